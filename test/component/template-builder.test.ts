@@ -195,7 +195,7 @@ describe('buildTemplate', () => {
   ])('a guest that %s has too little memory, and that is told at once', async (_what, told) => {
     await expect(build(null, told).built).rejects.toMatchObject({
       code: 'template_failed',
-      cause: '128 MiB of memory are too little for its modules: json',
+      cause: '128 MiB of memory is too little for its modules: json',
       remedy: expect.stringContaining('--memory'),
     });
     expectNothingLeft();

@@ -1,7 +1,7 @@
 /**
- * More memory for a sandbox that has a maximum beyond it: a step each time that its guest says it is pressed.
+ * Memory growth of a sandbox with a maximum: one step for each report of pressure by its guest.
  *
- * A guest that says so without need gets to its maximum and no further: there is no way down but its owner's.
+ * A guest that reports pressure without need reaches its maximum, and no more. Only the owner shrinks it.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -9,10 +9,10 @@ import type { Log } from '../../base/log.ts';
 import type { EventSink, SandboxEventBody } from '../events.ts';
 import { grownMib, type MemorySize } from './size.ts';
 
-/** After a step that failed, milliseconds. */
+/** No further step for this time after a failed one, milliseconds. */
 export const GROW_HOLD_OFF_MS = 10_000;
 
-/** A sandbox, as far as it is given more. */
+/** What growth needs of a sandbox. */
 export interface GrowingSandbox {
   readonly id: string;
   readonly spec: MemorySize;
@@ -24,13 +24,13 @@ export interface GrowthParts {
   readonly clock: Clock;
   readonly log: Log;
   /**
-   * Keeps memory of the host for one step, MiB; returns how to let go of it. Absent: as much as is asked for.
+   * Reserves host memory for one step, MiB; returns the function that releases it. Absent: no limit.
    * @throws SandboxError `memory_unavailable`
    */
   readonly reserve?: ((memoryMib: number) => () => void) | undefined;
 }
 
-/** What is told while a step is under way is answered by that step. */
+/** A report during a step joins that step. */
 interface Growth {
   step: Promise<boolean> | undefined;
   failedAtMs: number;
@@ -45,8 +45,8 @@ export class MemoryGrowth {
   }
 
   /**
-   * Resolves when what is to be done is done. Never rejects.
-   * @returns whether it has more than it had when it was pressed
+   * Resolves when the step, if any, is done. Never rejects.
+   * @returns whether the guest has more memory than at the report
    */
   async take(sandbox: GrowingSandbox, event: SandboxEventBody): Promise<boolean> {
     if (event.type !== 'near_oom' && event.type !== 'pressure') return false;
@@ -72,14 +72,14 @@ export class MemoryGrowth {
     const { memoryMib: fromMib } = sandbox.spec;
     let release: (() => void) | undefined;
     try {
-      // All sandboxes at once may be pressed, and each sees the same room.
+      // Several sandboxes may be under pressure at once, and each sees the same free memory.
       release = reserve?.(toMib - fromMib);
       await sandbox.growMemory(toMib);
-      log.info('a sandbox was given more memory', { sandbox: sandbox.id, fromMib, toMib });
+      log.info('the memory of a sandbox grew', { sandbox: sandbox.id, fromMib, toMib });
       return true;
     } catch (error) {
       const detail = `${fromMib} to ${toMib} MiB: ${describeError(error)}`;
-      log.warn('a sandbox could not be given more memory', { sandbox: sandbox.id, detail });
+      log.warn('the memory of a sandbox could not grow', { sandbox: sandbox.id, detail });
       sandbox.events.note({ type: 'action', action: 'grow', ok: false, detail });
       return false;
     } finally {

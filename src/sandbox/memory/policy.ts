@@ -1,13 +1,13 @@
 /**
- * What is done when a sandbox comes near its limit of memory, before the guest's kernel kills:
+ * The action when a sandbox is close to OOM, before the guest's kernel kills:
  *
- *     warn       the log says so (and the event stream, as in every case)
- *     pause      its processors stop: nothing is killed until somebody has looked and resumes it
- *     snapshot   its state is kept as `near-oom-<id>-<n>`; it goes on, and may be killed
- *     http://…   the event is posted there as JSON
+ *     warn       writes to the log (the event stream has the event in every case)
+ *     pause      stops the CPUs: nothing is killed until the owner resumes the sandbox
+ *     snapshot   saves the state as `near-oom-<id>-<n>`; the sandbox continues, and programs may be killed
+ *     http://…   posts the event there as JSON
  *
- * A sandbox that has a maximum beyond its memory is given more first; the above is what comes when it has all of it,
- * or can't be given more. `grow` is that and then `warn`.
+ * A sandbox with a memory maximum grows first; the action follows at the maximum, or if growth fails. `grow` means
+ * growth and then `warn`.
  */
 
 import { describeError, errorCode } from '../../base/errors.ts';
@@ -18,13 +18,13 @@ import type { ActionEvent, TimedEvent } from '../events.ts';
 import { type GrowingSandbox, type GrowthParts, MemoryGrowth } from './growth.ts';
 
 export const POLICY_LIMITS = {
-  /** Between two actions on one sandbox, milliseconds: who resumes a paused one gets that much time. */
+  /** Between two actions on one sandbox, milliseconds: the time that the owner has after a resume. */
   holdOffMs: 30_000,
-  /** In the life of a sandbox; each may be as large as its memory. */
+  /** Over the life of a sandbox; each may be as large as its memory. */
   snapshotsMax: 3,
 } as const;
 
-/** A sandbox, as far as something is done to it. */
+/** What an action needs of a sandbox. */
 export interface PressedSandbox extends GrowingSandbox {
   readonly policy: { readonly onMemoryPressure: MemoryAction };
   pause(to: 'memory'): Promise<void>;
@@ -32,7 +32,7 @@ export interface PressedSandbox extends GrowingSandbox {
 }
 
 export interface PolicyParts extends GrowthParts {
-  /** Posts an event, within seconds. Absent: this host has no way to. */
+  /** Posts an event within seconds. Absent: this host can't. */
   readonly notify?: ((url: string, event: object) => Promise<void>) | undefined;
 }
 
@@ -51,7 +51,7 @@ export class MemoryPolicy {
     this.#growth = new MemoryGrowth(parts);
   }
 
-  /** Resolves when what is to be done is done. Never rejects. */
+  /** Resolves when growth or action is done. Never rejects. */
   async take(sandbox: PressedSandbox, event: TimedEvent): Promise<void> {
     if (await this.#growth.take(sandbox, event)) return;
     if (event.type === 'near_oom') await this.#takeAction(sandbox, event);
@@ -73,7 +73,7 @@ export class MemoryPolicy {
       outcome = { ok: false, detail: describeError(error) };
     }
     const fields = { sandbox: sandbox.id, action: kind, ...outcome };
-    this.#parts.log.warn('a sandbox is near its limit of memory', fields);
+    this.#parts.log.warn('a sandbox is close to OOM', fields);
     sandbox.events.note({ type: 'action', action: kind, ...outcome });
   }
 
@@ -95,7 +95,7 @@ export class MemoryPolicy {
     return '';
   }
 
-  /** @returns its name. @throws SandboxError `snapshot_failed`: it has as many as it may */
+  /** Returns the name. @throws SandboxError `snapshot_failed`: the sandbox has the maximum already */
   async #snapshot(sandbox: PressedSandbox, acted: Acted): Promise<string> {
     while (acted.snapshots < POLICY_LIMITS.snapshotsMax) {
       acted.snapshots += 1;
@@ -105,10 +105,10 @@ export class MemoryPolicy {
         return name;
       } catch (error) {
         if (errorCode(error) !== 'name_taken') throw error;
-        ignore(error, 'taken by the process that had it before this one');
+        ignore(error, 'taken by an earlier process that held the sandbox');
       }
     }
-    const text = `it has ${POLICY_LIMITS.snapshotsMax} snapshots of this kind already`;
+    const text = `it already has ${POLICY_LIMITS.snapshotsMax} snapshots of this kind`;
     throw new SandboxError('snapshot_failed', text);
   }
 }

@@ -1,12 +1,11 @@
 /**
- * How much memory a guest has, where that can change: its VM has the maximum, and a balloon in the guest holds
- * the difference back.
+ * The memory size of a guest: its VM has the maximum as RAM, and a balloon in the guest holds back the difference.
  *
  *     0 ──── memoryMib (the guest has) ────┬──── balloon ────┬ memoryMaxMib (RAM of the VM)
  *                                          └─► grow    shrink ◄─┘
  *
- * A guest that is hostile can take all of the maximum at any time, and say what it likes about it: the VMM's own limits
- * count the maximum. What is waited for is bounded.
+ * A hostile guest can take the whole maximum at any time and report anything about it: the VMM's limits count the
+ * maximum, and all waits are bounded.
  */
 import type { Clock } from '../../base/clock.ts';
 import { timeLimit, wait } from '../../base/time-limit.ts';
@@ -20,45 +19,45 @@ import type { SandboxSpec } from '../spec.ts';
 export type MemorySize = Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>;
 
 export const RESIZE_LIMITS = {
-  /** A guest that is well moves 100 MiB in 50 ms (software emulation); one that stands still is not waited for. */
+  /** Without any progress. A healthy guest moves 100 MiB in 50 ms (software emulation). */
   stillMsMax: 5000,
   allMsMax: 60_000,
   pollMs: 10,
-  /** Its programs stand still until a step that was asked for is done: it is ahead of a kill on a busy host too. */
+  /** Programs are held until a requested step is done, so that it comes before an OOM kill on a busy host too. */
   holdMs: 5000,
-  /** Of its agent, to set its limits: meanwhile nobody can pause or save it. */
+  /** For the agent's answer to new limits; meanwhile the sandbox can't be paused or saved. */
   answerMsMax: 10_000,
-  /** Left free in one that shrinks, beside what its programs have now. */
+  /** Stays free in a guest that shrinks, beyond the usage of its programs. */
   freeMib: 32,
 } as const;
 
-/** RAM of its VM, MiB. */
+/** RAM of the VM, MiB. */
 export function ramMib({ memoryMib, memoryMaxMib }: MemorySize): number {
   return memoryMaxMib ?? memoryMib;
 }
 
-/** As a VMM is asked for it. */
+/** The memory part of a VM's spec. */
 export function vmMemory(size: MemorySize): Pick<VmSpec, 'memoryMib' | 'balloonMib'> {
   const memoryMib = ramMib(size);
   if (size.memoryMaxMib === undefined) return { memoryMib };
   return { memoryMib, balloonMib: memoryMib - size.memoryMib };
 }
 
-/** As it is after the step that is taken when memory runs short, MiB; null: it has all that it may have. */
+/** The size after the next step of growth, MiB; null: the guest has its maximum. */
 export function grownMib({ memoryMib, memoryMaxMib = 0 }: MemorySize): number | null {
   if (memoryMib >= memoryMaxMib) return null;
   return Math.min(memoryMaxMib, memoryMib + Math.max(STEP_MIB_MIN, Math.ceil(memoryMib / 2)));
 }
 
-/** Of its programs; the agent's own defaults beside, which are parts of what it has. */
+/** The limits of a guest's programs; others are the agent's defaults, which are shares of the guest's memory. */
 export function guestLimits(size: MemorySize): GuestLimits {
   return grownMib(size) === null ? {} : { holdMs: RESIZE_LIMITS.holdMs };
 }
 
-/** A program that takes memory as fast as it can is not to be ahead of many small steps. */
+/** Small steps could not keep up with a program that allocates as fast as it can. */
 const STEP_MIB_MIN = 64;
 
-/** What takes part in a change. */
+/** What a change of the size needs. */
 export interface ResizeParts {
   readonly clock: Clock;
   readonly vm: Vm | undefined;
@@ -67,8 +66,8 @@ export interface ResizeParts {
 }
 
 /**
- * After a start: a guest that boots gives up what its balloon is to hold, a clone may have been given more since
- * its snapshot was taken. @returns false: it has not done so in time. @throws VmmError, GuestError
+ * Sets the size after a start: a guest that boots fills its balloon; a clone may have another size than its
+ * snapshot. @returns false: the guest did not do so in time. @throws VmmError, GuestError
  */
 export async function fitMemory(parts: ResizeParts, size: MemorySize): Promise<boolean> {
   const balloon = parts.vm?.balloon;
@@ -79,9 +78,9 @@ export async function fitMemory(parts: ResizeParts, size: MemorySize): Promise<b
 }
 
 /**
- * @param changed is told what it has from then on
- * @throws SandboxError `spec_invalid`: not within what is possible, nothing has changed; `memory_unavailable`: its guest
- *   has not done it, and may still take what it was given; VmmError, GuestError
+ * @param changed called with the new size
+ * @throws SandboxError `spec_invalid`: out of range, nothing has changed; `memory_unavailable`: the guest did not
+ *   follow in time, and may still take the memory; VmmError, GuestError
  */
 export async function resizeMemory(
   parts: ResizeParts,
@@ -95,18 +94,18 @@ export async function resizeMemory(
   const { memoryMib: fromMib } = size;
   const isMore = toMib >= fromMib;
   if (!isMore) await requireFree(parts, fromMib, toMib);
-  // Also if it takes its time: once asked for, it is the guest's.
+  // Growth counts at once: the guest may take the memory at any time from now on.
   const isThere = await moveTo(parts, balloon, toMib, () => isMore && changed(toMib));
   const hasMib = isMore || isThere ? toMib : fromMib;
   if (!isMore) {
     if (isThere) changed(toMib);
-    // What it has not given back, it keeps.
+    // The guest keeps what it did not give back.
     else await moveTo(parts, balloon, fromMib);
   }
   await followMemory(parts, { ...size, memoryMib: hasMib });
   if (isThere) return;
-  const what = isMore ? 'taken the memory that it was given' : 'given its memory back';
-  throw new SandboxError('memory_unavailable', `its guest has not ${what} in time`);
+  const what = isMore ? 'take the new memory' : 'give memory back';
+  throw new SandboxError('memory_unavailable', `the guest did not ${what} in time`);
 }
 
 /** @throws SandboxError `spec_invalid` */
@@ -119,22 +118,22 @@ export function checkResize({ memoryMaxMib }: MemorySize, toMib: number): void {
 }
 
 function fixedSize(): SandboxError {
-  return new SandboxError('spec_invalid', 'memoryMib: the memory of this sandbox stays as it is', {
-    remedy: 'make one whose memory can change: --memory-max, memoryMaxMib',
+  return new SandboxError('spec_invalid', 'memoryMib: the memory size of this sandbox is fixed', {
+    remedy: 'create a sandbox with --memory-max (memoryMaxMib)',
   });
 }
 
-/** So that no program is killed for it. What it says is believed: if it lies, it hurts itself. */
+/** Shrinking must not cause an OOM kill. The guest's own report is trusted: a lie hurts only itself. */
 async function requireFree({ guest }: ResizeParts, fromMib: number, toMib: number): Promise<void> {
   const { memoryAvailableBytes } = await guest.stats();
   const leastMib = Math.ceil(fromMib - memoryAvailableBytes / MIB) + RESIZE_LIMITS.freeMib;
   if (toMib >= leastMib) return;
-  throw new SandboxError('memory_unavailable', `its programs leave less free than that`, {
-    remedy: `leave it at least ${Math.min(leastMib, fromMib)} MiB`,
+  throw new SandboxError('memory_unavailable', 'its programs use more memory than that', {
+    remedy: `use at least ${Math.min(leastMib, fromMib)} MiB`,
   });
 }
 
-/** @param asked called when it is under way. @returns false: its guest has stopped before it was there */
+/** @param asked called when the change is under way. @returns false: the guest stopped before the target */
 async function moveTo(
   { clock, signal }: ResizeParts,
   balloon: Balloon,
@@ -158,7 +157,7 @@ async function moveTo(
   return nearestMib < 1;
 }
 
-/** What its programs may have is a part of what it has. @throws GuestError; or it does not answer */
+/** The limits of programs follow the guest's memory. @throws GuestError, also without an answer */
 async function followMemory({ clock, guest, signal }: ResizeParts, size: MemorySize) {
   using limit = timeLimit(clock, RESIZE_LIMITS.answerMsMax, signal);
   await guest.update({ limits: guestLimits(size) }, limit.signal);

@@ -1,13 +1,13 @@
 /**
- * What the guest's kernel and the host's say of one VM's memory, joined to one bounded stream. Pure: what
- * comes in is answered by what is to be told.
+ * The memory events of one VM, from the guest's kernel and the host's, as one bounded stream. Pure: takes an event,
+ * returns the events to emit.
  *
  *     guest agent ── pressure, near_oom, oom, dropped ──┐
  *                                                       ├─► MemoryWatch ─► events, marks for the ending
  *     cgroup of the VMM, tracepoints ── HostMemoryEvents ┘
  *
- * A guest may say anything as often as it likes: each type has a budget of its own, so that a flood of one
- * pushes out no other, and what is over it is counted and told with the next event.
+ * A guest may send anything at any rate: each type has its own budget, so that a flood of one type does not push
+ * out another. Events over the budget are counted, and the count comes with the next event.
  */
 
 import { TokenBucket } from '../../base/token-bucket.ts';
@@ -22,17 +22,17 @@ import type {
 } from '../memory-events.ts';
 
 export const MEMORY_LIMITS = {
-  /** Of each type: events at once, and per second. */
+  /** Of each type: events in a burst, and per second. */
   burst: 10,
   perSecond: 2,
-  /** A detail, characters. */
+  /** Of a detail. */
   detailCharactersMax: 500,
 } as const;
 
-type Told = Exclude<MemoryEvent, DroppedEvent | ResizedEvent>;
+type LimitedEvent = Exclude<MemoryEvent, DroppedEvent | ResizedEvent>;
 
 export class MemoryWatch {
-  readonly #budgets: Readonly<Record<Told['type'], TokenBucket>>;
+  readonly #budgets: Readonly<Record<LimitedEvent['type'], TokenBucket>>;
   #dropped = 0;
   #lastPressure: PressureMark | null = null;
   #lastOom: OomMark | null = null;
@@ -42,7 +42,10 @@ export class MemoryWatch {
     const limit = { size: MEMORY_LIMITS.burst, refillPerSecond: MEMORY_LIMITS.perSecond };
     const budget = (): TokenBucket => new TokenBucket(limit, nowMs);
     this.#budgets = {
-      ...{ pressure: budget(), near_oom: budget(), oom: budget(), security: budget() },
+      pressure: budget(),
+      near_oom: budget(),
+      oom: budget(),
+      security: budget(),
     };
   }
 
@@ -60,15 +63,15 @@ export class MemoryWatch {
     switch (event.type) {
       case 'pressure': {
         const { type, memoryBytes, limitBytes, some, full } = event;
-        return this.#tell({ type, source, memoryBytes, limitBytes, some, full }, nowMs, wallMs);
+        return this.#limit({ type, source, memoryBytes, limitBytes, some, full }, nowMs, wallMs);
       }
       case 'near_oom': {
         const { type, memoryBytes, limitBytes } = event;
-        return this.#tell({ type, source, memoryBytes, limitBytes }, nowMs, wallMs);
+        return this.#limit({ type, source, memoryBytes, limitBytes }, nowMs, wallMs);
       }
       case 'oom': {
         const { type, victim, detail } = event;
-        return this.#tell({ type, source, victim, detail }, nowMs, wallMs);
+        return this.#limit({ type, source, victim, detail }, nowMs, wallMs);
       }
       case 'dropped':
         this.#dropped = Math.min(this.#dropped + event.count, Number.MAX_SAFE_INTEGER);
@@ -80,13 +83,13 @@ export class MemoryWatch {
 
   fromHost(event: HostMemoryEvent, nowMs: number, wallMs: number): readonly MemoryEvent[] {
     const source = 'host';
-    // Each alone, so that its other fields stay those of its type.
+    // Separate calls, so that the other fields keep their types.
     return event.type === 'security'
-      ? this.#tell({ ...event, source }, nowMs, wallMs)
-      : this.#tell({ ...event, source }, nowMs, wallMs);
+      ? this.#limit({ ...event, source }, nowMs, wallMs)
+      : this.#limit({ ...event, source }, nowMs, wallMs);
   }
 
-  #tell(given: Told, nowMs: number, atMs: number): readonly MemoryEvent[] {
+  #limit(given: LimitedEvent, nowMs: number, atMs: number): readonly MemoryEvent[] {
     const event = 'detail' in given ? { ...given, detail: cut(given.detail) } : given;
     if (event.type === 'oom') {
       const { type: _type, ...mark } = event;

@@ -1,6 +1,6 @@
 /**
- * A line that is first in, first out within a tenant and goes round over the tenants, so that one who
- * asks for a hundred things does not make another wait for all of them (R-CP-8).
+ * A queue that is first in, first out within a tenant and round-robin over tenants, so that a tenant with a
+ * hundred requests does not make another wait for all of them (R-CP-8).
  *
  *     a1 a2 a3          take ─► a1, b1, c1, a2, b2, a3
  *     b1 b2
@@ -9,7 +9,7 @@
  * A tenant that joins goes to the end of the round; all operations take constant time.
  */
 export class FairQueue<E> {
-  /** Insertion order of the map is the order of the round, that of a set the order of arrival. */
+  /** The map's insertion order is the order of the round, a set's the order of arrival. */
   readonly #tenants = new Map<string, Set<E>>();
   #size = 0;
 
@@ -17,7 +17,7 @@ export class FairQueue<E> {
     return this.#size;
   }
 
-  /** @param item not in the line yet. */
+  /** @param item not in the queue yet */
   add(tenant: string, item: E): void {
     const items = this.#tenants.get(tenant);
     if (items === undefined) this.#tenants.set(tenant, new Set([item]));
@@ -25,14 +25,14 @@ export class FairQueue<E> {
     this.#size++;
   }
 
-  /** Whose turn it is. Only `take` and `delete` change it, so nobody can be overtaken while he is first. */
+  /** The next item. Only `take` and `delete` change it, so the first item can't be overtaken. */
   first(): E | undefined {
     const [items] = this.#tenants.values();
     const [item] = items ?? [];
     return item;
   }
 
-  /** Removes the first; his tenant goes to the end of the round. */
+  /** Removes the first item; its tenant goes to the end of the round. */
   take(): E | undefined {
     const [entry] = this.#tenants;
     if (entry === undefined) return undefined;
@@ -43,7 +43,7 @@ export class FairQueue<E> {
     return item;
   }
 
-  /** Removes an item wherever it stands; nothing happens if it is not there. */
+  /** Removes an item at any position; does nothing if it is not there. */
   delete(tenant: string, item: E): void {
     const items = this.#tenants.get(tenant);
     if (items === undefined || !items.delete(item)) return;

@@ -4,17 +4,17 @@ import { RANGES } from '../limits.ts';
 
 const POOL_MEMBERS_MAX = RANGES.poolMembers.max;
 
-/** How long the target is kept after it was needed last. */
+/** The target stays this long after it was needed last. */
 export const CALM_MS = 60_000;
-/** Time to make a member before one has been made. */
+/** Assumed time to make a member before the first measurement. */
 const MAKE_MS_GUESS = 1000;
 /** Weight of the newest member in the average of these times. */
 const MAKE_MS_WEIGHT = 0.25;
 
 /**
- * How many members a pool should have. Rises at once to the number of claims that came within the time
- * that it takes to make one: had so many been ready, none would have found the pool empty. Falls by one
- * at each tick once it has not been needed for `CALM_MS`. Stays between min and max.
+ * The wanted number of members of a pool, between min and max. Rises at once to the number of claims within the
+ * time that it takes to make a member: with that many ready, none would have found the pool empty. Falls by one
+ * at each tick once it was not needed for `CALM_MS`.
  */
 export class PoolTarget {
   #limits: PoolLimits;
@@ -57,7 +57,7 @@ export class PoolTarget {
     this.#neededMs = nowMs;
   }
 
-  /** A member was ready this long after it was missing; its time in a queue is part of it. */
+  /** @param durationMs from the need for a member until it was ready, queue included */
   noteMade(durationMs: number): void {
     this.#makeMs += (durationMs - this.#makeMs) * MAKE_MS_WEIGHT;
   }

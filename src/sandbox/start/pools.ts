@@ -15,31 +15,31 @@ export interface OpenTemplate {
   readonly source: CloneSource;
 }
 
-/** A VM that is ready, and where it came from. */
+/** A ready VM, and its origin. */
 export interface Started {
   readonly supervisor: Supervisor;
   readonly origin: SandboxInfo['origin'];
-  /** False: it was started before anybody asked, and has yet to be bound to the request. */
+  /** False: a member of a pool that has yet to be bound to the request. */
   readonly isBound: boolean;
 }
 
-/** A clone that waits. */
+/** An idle clone. */
 interface Member extends PoolMember, Started {}
 
 interface Pool {
   readonly template: OpenTemplate;
   readonly handover: Handover<Started>;
   readonly warm: WarmPool<Member>;
-  /** The last claim that found a member. */
+  /** Time of the last claim that found a member. */
   claimedAtMs: number;
 }
 
 export interface PoolsOptions {
   readonly clock: Clock;
   readonly log: Log;
-  /** A clone of the template, ready. */
+  /** Starts a clone of the template. */
   start(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor>;
-  /** Runs `work` when a start of that size may go on without holding up a request. */
+  /** Runs `work` when a start of that size does not delay a request. */
   turn(
     template: OpenTemplate,
     signal: AbortSignal,
@@ -48,20 +48,20 @@ export interface PoolsOptions {
 }
 
 /**
- * In software emulation code that runs for the first time takes several times as long: what a claim and a
- * first script need is done beforehand.
+ * In software emulation, code takes several times as long on its first run: members rehearse what a claim and a
+ * first script need.
  */
 const FIRST_SCRIPT = 'print(1)';
 const REHEARSALS = 2;
-/** A claim is followed by the claimer's first operation, which a refill would hold up on a small host. */
+/** On a small host an immediate refill would delay the claimer's first operation. */
 export const REFILL_DELAY_MS = 200;
-/** It takes a place of the start queue meanwhile, so a guest that hangs must not keep it. */
+/** The script holds a place in the start queue, so a guest that hangs must not keep it. */
 const FIRST_SCRIPT_MS_MAX = 30_000;
 
 export class Pools {
   readonly #options: PoolsOptions;
   readonly #pools = new Map<string, Pool>();
-  /** Of pools that were given up and whose members have not all gone yet. */
+  /** Removed pools whose last members are still ending. */
   readonly #leaving = new Set<Promise<void>>();
 
   constructor(options: PoolsOptions) {
@@ -75,12 +75,12 @@ export class Pools {
     return claimed;
   }
 
-  /** Where a member may come from while a request waits. */
+  /** Hands new members to waiting requests. */
   handover(key: string): Handover<Started> | undefined {
     return this.#pools.get(key)?.handover;
   }
 
-  /** Limits of 0 end the pool. */
+  /** Limits of 0 remove the pool. */
   async set(template: OpenTemplate, limits: PoolLimits): Promise<PoolInfo> {
     const known = this.#pools.get(template.key);
     if (known !== undefined) known.warm.setLimits(limits);
@@ -124,7 +124,9 @@ export class Pools {
         await turn(template, signal, work);
       },
       offer: (member) => handover.offer(member),
-      ...{ limits, clock, log },
+      limits,
+      clock,
+      log,
     });
     const pool: Pool = { template, handover, warm, claimedAtMs: Number.NEGATIVE_INFINITY };
     return pool;
@@ -148,7 +150,9 @@ async function memberOf(supervisor: Supervisor, signal: AbortSignal): Promise<Me
   }
   return {
     id: supervisor.spec.id,
-    ...{ supervisor, origin: 'pool', isBound: false },
+    supervisor,
+    origin: 'pool',
+    isBound: false,
     ended: supervisor.ended,
     isAlive: () => supervisor.isAlive(),
     check: () => supervisor.guest().update({}),

@@ -130,7 +130,7 @@ describe('StartQueue', () => {
     clock.advance(1);
     await expect(late).rejects.toMatchObject({
       code: 'busy',
-      message: 'no turn within 1000 ms: 2 wait, 1 start',
+      message: 'not started within 1000 ms: 2 wait, 1 start',
     });
     await end('a1');
     expect(begun).toEqual(['a1', 'c1']);

@@ -1,6 +1,6 @@
 /**
- * Who may start when. Starting a VM takes a processor and memory for a moment; more starts at once than the
- * host has processors make all of them slower, and more than it has memory make it kill something.
+ * Admission of VM starts. A start takes a processor and memory for a moment: more concurrent starts than processors
+ * slow all of them down, and more than the free memory cause an OOM kill.
  *
  *     run(request, start) ──► normal ─┐                        concurrency
  *                             (fair)  ├─► first ── memory? ──► start ──► result
@@ -8,39 +8,39 @@
  *                                           └─ meanwhile: deadline, cancelled, closed ─► refused
  *                                              a `Handover` has what it wants        ─► result, without a start
  *
- * The first waits until its memory is there and nobody passes it, so a large one is not starved. A start
- * reserves its memory until it ends; what it has used by then shows in what is available. In between that
- * part counts twice, on the safe side.
+ * The first request waits until its memory is free and is never overtaken, so a large one is not starved. A start
+ * reserves its memory until it ends; by then the used part shows in the available memory. In between it counts
+ * twice, on the safe side.
  *
- * No I/O here: memory, time and the starts themselves come in.
+ * No I/O: memory, time and the starts themselves are injected.
  */
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import { BusyError, SandboxError } from '../errors.ts';
 import { FairQueue } from './fair-queue.ts';
 
-/** Requests that may wait for their turn, in each priority. */
+/** Maximum of waiting requests of each priority. */
 export const WAITING_MAX = 512;
-/** Memory that starts leave to the host. */
+/** Memory that stays free for the host. */
 export const RESERVE_MIB = 512;
-/** How soon freed memory is noticed: nothing tells when it grows. */
+/** Interval of memory checks: there is no notification of freed memory. */
 export const MEMORY_POLL_MS = 250;
-/** Bounds of the time that a refused one is told to wait. */
+/** Bounds of the retry delay of a refused request. */
 export const RETRY_MS_MIN = 250;
 export const RETRY_MS_MAX = 60_000;
-/** The same where memory is short: it comes back when a sandbox ends, which nobody can foresee. */
+/** Lower bound if memory is short: when a sandbox will free some is unknown. */
 export const RETRY_MEMORY_MS_MIN = 5000;
-/** Time of a start before one has been seen. */
+/** Assumed time of a start before the first measurement. */
 const START_MS_GUESS = 1000;
 /** Weight of the newest start in the average of their times. */
 const START_MS_WEIGHT = 0.25;
 
 export interface StartQueueOptions {
-  /** Starts at once; as many as the host has processors. */
+  /** Concurrent starts; the number of the host's processors. */
   readonly concurrency: number;
-  /** All memory of the host, MiB; what no host state could ever give is refused at once. */
+  /** Total memory of the host, MiB; a request that can never fit is refused at once. */
   readonly totalMib: number;
-  /** Memory that can be used now, MiB (`MemAvailable`). Called often; does not throw. */
+  /** Available memory, MiB (`MemAvailable`). Called often; does not throw. */
   readonly availableMib: () => number;
   readonly clock: Clock;
   /** Default `RESERVE_MIB`. */
@@ -50,30 +50,30 @@ export interface StartQueueOptions {
 }
 
 export interface StartRequest<T> {
-  /** For whom; each gets his turn. */
+  /** Tenants take turns. */
   readonly tenant: string;
   readonly memoryMib: number;
-  /** How long it may wait for its turn, milliseconds; null: until it is cancelled. */
+  /** Time limit in the queue, milliseconds; null: none. */
   readonly queueTimeoutMs: number | null;
-  /** `low` goes when no `normal` one waits. Default `normal`. */
+  /** `low` starts only if no `normal` request waits. Default `normal`. */
   readonly priority?: 'normal' | 'low' | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Where the result may come from instead, while it waits. */
+  /** May deliver the result instead while the request waits. */
   readonly handover?: Handover<T> | undefined;
 }
 
-/** Gives a value that has become ready elsewhere to one who waits for such; fair like the queue. */
+/** Hands values that become ready elsewhere to waiting requests; fair like the queue. */
 export class Handover<T> {
   readonly #line = new FairQueue<(value: T) => void>();
 
-  /** @returns whether somebody took it. */
+  /** @returns whether a request took it */
   offer(value: T): boolean {
     const give = this.#line.take();
     give?.(value);
     return give !== undefined;
   }
 
-  /** `give` is called at most once. Returns how to leave. */
+  /** `give` is called at most once. Returns the function that cancels the wait. */
   wait(tenant: string, give: (value: T) => void): () => void {
     this.#line.add(tenant, give);
     return () => this.#line.delete(tenant, give);
@@ -95,7 +95,7 @@ export class StartQueue {
   readonly #options: StartQueueOptions;
   readonly #reserveMib: number;
   readonly #waitingMax: number;
-  readonly #lines = { normal: new FairQueue<Waiting>(), low: new FairQueue<Waiting>() };
+  readonly #queues = { normal: new FairQueue<Waiting>(), low: new FairQueue<Waiting>() };
   /** Oldest first. */
   readonly #running = new Set<Running>();
   #reservedMib = 0;
@@ -111,13 +111,13 @@ export class StartQueue {
   }
 
   /**
-   * Calls `start` when its turn has come, and settles as that does.
-   * @throws SandboxError `spec_invalid` more memory than the host could ever give; `cancelled` by the
-   *   signal, or the queue is closed
-   * @throws BusyError the queue is full, or the turn did not come in time
+   * Calls `start` once the request is admitted, and settles as that does.
+   * @throws SandboxError `spec_invalid`: more memory than the host has; `cancelled`: by the signal, or the queue
+   *   is closed
+   * @throws BusyError the queue is full, or the request timed out in it
    */
   async run<T>(request: StartRequest<T>, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const line = this.#lines[request.priority ?? 'normal'];
+    const line = this.#queues[request.priority ?? 'normal'];
     this.#admit(request, line);
     const { tenant, memoryMib, queueTimeoutMs, handover } = request;
     const signal = request.signal ?? new AbortController().signal;
@@ -143,7 +143,7 @@ export class StartQueue {
         queueTimeoutMs === null
           ? undefined
           : this.#options.clock.after(queueTimeoutMs, () =>
-              waiting.refuse(this.#busy(`no turn within ${queueTimeoutMs} ms`)),
+              waiting.refuse(this.#busy(`not started within ${queueTimeoutMs} ms`)),
             );
       const onAbort = (): void => waiting.refuse(cancelled(signal.reason));
       const leave = (): void => {
@@ -161,18 +161,18 @@ export class StartQueue {
   stats(): StartQueueStats {
     return {
       running: this.#running.size,
-      waiting: this.#lines.normal.size,
-      waitingLow: this.#lines.low.size,
+      waiting: this.#queues.normal.size,
+      waitingLow: this.#queues.low.size,
       reservedMib: this.#reservedMib,
     };
   }
 
-  /** Refuses all that wait and all that come. Resolves when no start is under way any more. */
+  /** Refuses all waiting and new requests. Resolves when no start is under way. */
   close(): Promise<void> {
     if (this.#closed === undefined) {
       this.#closed = Promise.withResolvers();
       this.#cancelPoll?.();
-      for (const line of [this.#lines.normal, this.#lines.low]) {
+      for (const line of [this.#queues.normal, this.#queues.low]) {
         for (let one = line.take(); one !== undefined; one = line.take()) one.refuse(closed());
       }
       if (this.#running.size === 0) this.#closed.resolve();
@@ -185,20 +185,20 @@ export class StartQueue {
     if (this.#closed !== undefined) throw closed();
     if (signal?.aborted) throw cancelled(signal.reason);
     const largestMib = Math.floor(this.#options.totalMib - this.#reserveMib);
-    // Written so that NaN is refused as well.
+    // Also refuses NaN.
     if (!(memoryMib <= largestMib)) {
-      const message = `memory: ${memoryMib} MiB; this host can give at most ${largestMib} MiB`;
+      const message = `memory: ${memoryMib} MiB; this host has at most ${largestMib} MiB`;
       throw new SandboxError('spec_invalid', message, { remedy: 'ask for less memory' });
     }
     this.#dispatch();
     if (line.size >= this.#waitingMax) throw this.#busy('the queue is full');
   }
 
-  /** Begins what may begin now. Called whenever a place, memory or the first in line may have changed. */
+  /** Starts what can start now. Called whenever a place, memory or the first request may have changed. */
   #dispatch(): void {
     if (this.#closed !== undefined) return;
     while (this.#running.size < this.#options.concurrency) {
-      const line = this.#lines.normal.size > 0 ? this.#lines.normal : this.#lines.low;
+      const line = this.#queues.normal.size > 0 ? this.#queues.normal : this.#queues.low;
       const first = line.first();
       if (first === undefined) return;
       if (!this.#fits(first)) {
@@ -213,14 +213,14 @@ export class StartQueue {
     }
   }
 
-  /** Memory that can be given away now, MiB; below 0 where too much is. */
+  /** Memory that is free for sandboxes now, MiB; may be negative. */
   get roomMib(): number {
     return this.#options.availableMib() - this.#reservedMib - this.#reserveMib;
   }
 
   /**
-   * What a sandbox that runs is given, kept from all others until it has it; then it shows in what is available.
-   * @returns how to let go of it. @throws SandboxError `memory_unavailable`
+   * Reserves memory for the growth of a running sandbox, until it shows in the available memory.
+   * @returns the function that releases it. @throws SandboxError `memory_unavailable`
    */
   reserve(memoryMib: number): () => void {
     const room = this.roomMib;
@@ -259,7 +259,7 @@ export class StartQueue {
   }
 
   #busy(why: string): BusyError {
-    const { normal, low } = this.#lines;
+    const { normal, low } = this.#queues;
     const memoryIsShort = this.#cancelPoll !== undefined;
     const short = memoryIsShort ? ', memory of the host is short' : '';
     const message = `${why}: ${normal.size + low.size} wait, ${this.#running.size} start${short}`;
@@ -268,12 +268,12 @@ export class StartQueue {
     return new BusyError(message, Math.round(retryMs));
   }
 
-  /** How long all that wait now take. A start that has already taken longer than the average counts. */
+  /** Time to start all waiting requests, milliseconds. A current start that is slower than the average counts. */
   #drainMs(): number {
     const [oldest] = this.#running;
     const oldestMs = oldest === undefined ? 0 : this.#options.clock.now() - oldest.beganMs;
     const startMs = Math.max(this.#startMs, oldestMs);
-    const ahead = this.#lines.normal.size + this.#running.size;
+    const ahead = this.#queues.normal.size + this.#running.size;
     return (startMs * ahead) / this.#options.concurrency;
   }
 }
@@ -281,18 +281,18 @@ export class StartQueue {
 export interface StartQueueStats {
   /** Starts under way. */
   readonly running: number;
-  /** Requests that wait for their turn. */
+  /** Waiting requests of normal priority. */
   readonly waiting: number;
-  /** The same of low priority. */
+  /** Waiting requests of low priority. */
   readonly waitingLow: number;
-  /** Memory that the starts and growths under way have reserved, MiB. */
+  /** Memory reserved by starts and growth under way, MiB. */
   readonly reservedMib: number;
 }
 
 function cancelled(cause: unknown): SandboxError {
-  return new SandboxError('cancelled', 'a start was cancelled before its turn', { cause });
+  return new SandboxError('cancelled', 'the start was cancelled in the queue', { cause });
 }
 
 function closed(): SandboxError {
-  return new SandboxError('cancelled', 'no sandbox is started any more: the host is closing');
+  return new SandboxError('cancelled', 'the host is shutting down and starts no sandbox');
 }

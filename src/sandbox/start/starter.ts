@@ -1,12 +1,12 @@
 /**
- * Gets a VM for a request, in the fastest way that there is.
+ * Gets a VM for a request in the fastest possible way.
  *
  *     pool has a member ───────────────► bind it to the request          milliseconds
  *     template ── queue ─┬─────────────► clone                           a third of a second
  *                        └─ a member becomes ready meanwhile ─► bind it
  *     no template, or its clone fails ─► boot                            a second and more
  *
- * An empty pool is never an error, nor is a missing template (figures: software emulation).
+ * An empty pool or a missing template is not an error. Times are for software emulation.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -28,18 +28,18 @@ export interface StarterParts {
   /** Absent: nothing is traced. */
   readonly tracer?: Tracer | undefined;
   makeSpec(options: SandboxOptions): SandboxSpec;
-  /** Not started. @param source null: it boots */
+  /** Makes a supervisor, without starting it. @param source null: it boots */
   supervise(spec: SandboxSpec, source: CloneSource | null): Supervisor;
-  /** Absent: there is none. @throws SandboxError `network_unavailable`: no sandbox here can have one */
+  /** Absent: no network. @throws SandboxError `network_unavailable`: this host can't provide a network */
   openNetwork?(): Promise<unknown>;
-  /** What a request of this size starts from; null: it boots. */
+  /** The template for a request of this size; null: it boots. */
   templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<OpenTemplate | null>;
 }
 
 const QUEUE_TIMEOUT_MS = 60_000;
-/** A guest that is well answers within milliseconds; who has claimed one that hangs waits that long. */
+/** A healthy guest answers within milliseconds; a claim waits this long for one that hangs. */
 const BIND_MS_MAX = 2000;
-/** One host, one user, for now. */
+/** One host has one tenant, for now. */
 const TENANT = 'local';
 
 export class Starter {
@@ -53,7 +53,7 @@ export class Starter {
     this.pools = new Pools({
       clock: parts.clock,
       log: parts.log,
-      // Of nobody's trace: who takes a member only made room for the next.
+      // Outside any trace: a refill is not part of the claim that caused it.
       start: (template, signal) =>
         this.#tracer.run(null, () => this.#startMember(template, signal)),
       turn: ({ spec: { memoryMib } }, signal, work) =>
@@ -99,12 +99,12 @@ export class Starter {
     return { supervisor, origin: 'snapshot', isBound: true };
   }
 
-  /** From anything; queued. */
+  /** Starts a VM from `source` once the queue admits it. */
   async clone(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor> {
     return await this.#queued({}, spec, signal, (both) => this.#startOne(spec, source, both));
   }
 
-  /** Told before anything is started, and before it waits for its turn. */
+  /** Fails early: before the queue, and before anything starts. */
   async #requireNetwork(spec: SandboxSpec): Promise<void> {
     if (spec.network !== null) await this.#parts.openNetwork?.();
   }
@@ -122,7 +122,9 @@ export class Starter {
       } catch (error) {
         if (signal.aborted || isWithoutNetwork(error)) throw error;
         const reason = describeError(error);
-        this.#parts.log.warn('a sandbox could not start from its template and boots', { reason });
+        this.#parts.log.warn('a sandbox could not start from its template; it boots instead', {
+          reason,
+        });
       }
     }
     const supervisor = await this.#startOne(spec, null, signal);
@@ -135,7 +137,7 @@ export class Starter {
     } catch (error) {
       if (signal.aborted) throw cancelled(signal);
       const reason = describeError(error);
-      this.#parts.log.warn('there is no template, so a sandbox boots', { reason });
+      this.#parts.log.warn('no template; a sandbox boots instead', { reason });
       return null;
     }
   }
@@ -151,7 +153,7 @@ export class Starter {
     const { memoryMib } = spec;
     const place = { tenant: TENANT, memoryMib, queueTimeoutMs, signal, handover };
     const admission = this.#tracer.start('admission');
-    // Whoever frees a place calls it, and that may be another trace's.
+    // Called in the context of the start that freed the place, which may belong to another trace.
     const started = this.#tracer.bind(start);
     try {
       return await this.#parts.queue.run<T>(place, (both) => {
@@ -176,7 +178,7 @@ export class Starter {
     return supervisor;
   }
 
-  /** Members that are not well are ended, and the next is tried. */
+  /** Ends members that fail to bind, and tries the next. */
   async #claim(key: string, spec: SandboxSpec, signal: AbortSignal): Promise<Started | undefined> {
     for (;;) {
       const member = this.pools.claim(key);
@@ -194,7 +196,7 @@ export class Starter {
       if (signal.aborted) throw cancelled(signal);
       if (isWithoutNetwork(error)) throw error;
       const reason = describeError(error);
-      this.#parts.log.warn('a member of the pool was not well', { reason });
+      this.#parts.log.warn('a pool member did not answer and was ended', { reason });
       return false;
     }
   }

@@ -1,11 +1,11 @@
 /**
- * Builds a template: boots a guest with an identity that is thrown away, lets it import and rehearse, and
- * keeps it without the one device that carries identity.
+ * Builds a template: boots a guest with a throwaway identity, lets it import and rehearse, and saves it without
+ * the one device that carries identity.
  *
  *     boot ─► hello ─► import, one canned call ─► one script ─► sync, drop caches
  *          ─► unplug vsock (open connections end) ─► stop, save devices ─► RAM without zeros, disk
  *
- * No code of a user runs in here, so there is nothing in a template that a clone may not see.
+ * No user code runs here, so a template has nothing that a clone may not see.
  */
 
 import { randomInt } from 'node:crypto';
@@ -41,9 +41,9 @@ export interface TemplateParts
   /** Variables that modules see when they are imported. */
   readonly env: Readonly<Record<string, string>>;
   readonly hostCpus: number;
-  /** A model that answers every call alike and closes each connection. */
+  /** A fake model with one answer, which closes each connection. */
   serveCannedModel(channelPath: string): Promise<{ close(): Promise<void> }>;
-  /** Copies what is not zero. */
+  /** Copies without zeros. */
   keepMemory(from: string, to: string): Promise<void>;
   keepDisk(from: string, to: string): Promise<void>;
 }
@@ -61,20 +61,20 @@ export interface BuiltTemplate {
 
 export interface BuildOptions {
   readonly spec: TemplateSpec;
-  /** New files are made here. */
+  /** Of new files. */
   readonly paths: TemplatePaths;
   readonly signal: AbortSignal;
   readonly report: (fraction: number, detail: string) => void;
 }
 
-/** In software emulation LangChain takes 10 to 20 s; the guest's own limit is 180 s. */
+/** LangChain takes 10 to 20 s in software emulation; the guest's own limit is 180 s. */
 const WARM_MS_MAX = 200_000;
 /**
- * So often a guest may tell, once a second at most, that it is short of memory. One that stays so is slowed
- * down by its kernel to a crawl and would use up all of `WARM_MS_MAX`; one that finishes is of no use.
+ * Reports of memory pressure, at most one a second, before the build fails. Under constant pressure a guest crawls
+ * and would use up `WARM_MS_MAX`; even if it finished, the template would be useless.
  */
 const PRESSURES_MAX = 5;
-/** What a script needs first: the second fork of a process is four times as fast. */
+/** The second fork of a process is four times as fast as the first. */
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
 
 /** @throws SandboxError `template_failed`, `cancelled` */
@@ -119,7 +119,7 @@ async function build(
   const modules = await warmUp(parts, { guest, vm, spec }, signal);
   report(0.85, 'run a script');
   await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
-  // The page cache is on the host too, so a clone reads from there faster than its copy would cost.
+  // A clone reads from the host's page cache faster than it would copy the guest's.
   await guest.settle({ dropCaches: true }, signal);
   report(0.9, 'save');
   guest.suspend();
@@ -147,7 +147,7 @@ async function boot(
   cleanup.push('RAM', () => memory.close());
   const model = await parts.serveCannedModel(channelPath);
   cleanup.push('canned model', () => model.close());
-  const listener = await parts.listenForGuest(channelPath, throwAway(spec));
+  const listener = await parts.listenForGuest(channelPath, throwawayIdentity(spec));
   cleanup.push('guest listener', () => listener.close());
   const lease = parts.allocateCid();
   cleanup.push('context id', () => lease.release());
@@ -156,8 +156,14 @@ async function boot(
   const place = { id, dir: workspace.dir, channelPath, overlayPath, memoryFd: memory.fd };
   const vm = await parts.driver.start(
     {
-      ...{ ...place, cpus, ...vmMemory(spec), kernelPath, rootImagePath, guestCid: lease.cid },
-      ...{ console: 'log', bootArgs: TEMPLATE_BOOT_ARGS },
+      ...place,
+      cpus,
+      ...vmMemory(spec),
+      kernelPath,
+      rootImagePath,
+      guestCid: lease.cid,
+      console: 'log',
+      bootArgs: TEMPLATE_BOOT_ARGS,
     },
     signal,
   );
@@ -170,18 +176,18 @@ async function boot(
   if (vm.pid !== null) await workspace.recordVmm(vm.pid);
   const guest = await Promise.race([listener.ready(signal), died(vm)]);
   const hasFit = await Promise.race([fitMemory({ clock, vm, guest, signal }, spec), died(vm)]);
-  if (!hasFit) throw failed('its guest has not given its memory back in time');
+  if (!hasFit) throw failed('its guest did not give memory back in time');
   return { vm, guest, memory };
 }
 
-/** An identity that no clone keeps: each is given its own in its own hello. */
-function throwAway(spec: SandboxSpec): GuestIdentity {
+/** A throwaway identity: each clone gets its own in its hello. */
+function throwawayIdentity(spec: SandboxSpec): GuestIdentity {
   const { id, env, warm } = spec;
   const hostname = `template-${randomInt(1e6)}`;
   return { sandboxId: id, hostname, env, limits: {}, warm, rehearse: true };
 }
 
-/** Resolves when the fork server has imported and rehearsed everything. */
+/** Resolves when the fork server has imported and rehearsed all modules. */
 async function warmUp(
   parts: TemplateParts,
   { guest, vm, spec }: { readonly guest: Guest; readonly vm: Vm; readonly spec: TemplateSpec },
@@ -233,8 +239,8 @@ function unsupported(parts: TemplateParts): SandboxError {
 }
 
 function tooSmall({ memoryMib, warm }: TemplateSpec): SandboxError {
-  const cause = `${memoryMib} MiB of memory are too little for its modules: ${warm.join(', ')}`;
-  return failed(cause, 'give it more memory, or let it import less (--memory, --warm)');
+  const cause = `${memoryMib} MiB of memory is too little for its modules: ${warm.join(', ')}`;
+  return failed(cause, 'give it more memory (--memory) or import fewer modules (--warm)');
 }
 
 function failed(cause: string, remedy?: string): SandboxError {

@@ -1,15 +1,15 @@
 /**
- * What a template is: a booted, warmed guest without identity, kept as three files.
+ * A template: a booted, warmed guest without identity, saved as three files.
  *
  *     key = digest of all it was made from ──► <cache>/template/<key>/  ram  state  disk.ext4  manifest.json
  *
- * Two keys that differ in anything are two templates: one is never loaded in place of the other.
+ * A template is loaded only for exactly its key.
  */
 import { createHash } from 'node:crypto';
 import type { VmmCapabilities } from '../../vmm/driver.ts';
 import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../spec.ts';
 
-/** What a template is made from. */
+/** The inputs of a template; its key is their digest. */
 export interface TemplateInputs {
   readonly spec: TemplateSpec;
   readonly kernelDigest: string;
@@ -23,7 +23,7 @@ export interface TemplateInputs {
 
 export const TEMPLATE_FILES = { ram: 'ram', state: 'state', disk: 'disk.ext4' } as const;
 
-/** What an agent with a model needs, ten seconds of imports in software emulation. */
+/** The imports of an agent with a model, ten seconds in software emulation. */
 export const DEFAULT_WARM: readonly string[] = [
   'json',
   'numpy',
@@ -32,24 +32,24 @@ export const DEFAULT_WARM: readonly string[] = [
   'langchain_openai',
 ];
 
-/** The template that `run` uses unless it is told otherwise. */
+/** The template that `run` uses by default. */
 export const DEFAULT_TEMPLATE: TemplateSpec = { ...DEFAULTS, warm: DEFAULT_WARM };
 
 /**
- * Of the guest's kernel. Free pages hold zeros, so they need not be kept or copied, and nothing that the
- * build once had in memory is in a clone.
+ * Kernel arguments of the build. Free pages are zeroed, so they are neither saved nor copied, and clones have
+ * nothing of the build's freed memory.
  */
 export const TEMPLATE_BOOT_ARGS: readonly string[] = ['init_on_free=1'];
 
-/** Raise when a template is built in another way. */
+/** Increment when the build changes. */
 const FORMAT = 2;
 
-/** Whether a clone can become what is asked for. Templates have a console that is logged, and no network card. */
+/** Whether a clone can become the requested sandbox: templates have a logged console and no network card. */
 export function canBeCloned(
   { console = 'log', network = null, secrets = [] }: SandboxOptions,
   { hotplugNic }: Pick<VmmCapabilities, 'hotplugNic'>,
 ): boolean {
-  // Secrets come with a network.
+  // Secrets need a network.
   const wantsCard = network !== null || secrets.length > 0;
   return console === 'log' && (hotplugNic || !wantsCard);
 }

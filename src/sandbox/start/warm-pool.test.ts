@@ -439,7 +439,7 @@ describe('WarmPool with StartQueue', () => {
     expect(refused.length).toBe(200 - served.length);
     for (const error of refused) {
       expect(error).toBeInstanceOf(BusyError);
-      expect((error as BusyError).message).toMatch(/the queue is full|no turn within 30000 ms/);
+      expect((error as BusyError).message).toMatch(/the queue is full|not started within 30000 ms/);
       expect((error as BusyError).retryAfterMs).toBeGreaterThanOrEqual(250);
     }
     // Who is refused at once is told how long those ahead take: 130, two at a time.

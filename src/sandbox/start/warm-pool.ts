@@ -1,16 +1,16 @@
 /**
- * Members that are ready before anybody asks: clones that have said hello and wait for an owner.
+ * Members that are ready before a request: clones that have said hello and have no owner yet.
  *
  *              make (low priority)              claim
  *     missing ────────────────────► ready ──────────────────► the caller's
- *        ▲      fails: backs off      │  └── offer: one who waits already
+ *        ▲      fails: backs off      │  └── offer: a waiting request
  *        └────────────────────────────┘
  *           ended, not alive, unwell: discarded and replaced
  *
- * How many there should be follows the demand: pool-target.ts. An empty pool is no error: `claim` finds
- * none and the caller starts one.
+ * Their number follows the demand: pool-target.ts. An empty pool is not an error: `claim` finds none, and the
+ * caller starts a VM.
  *
- * No I/O here: members, how to make one and the clock come in.
+ * No I/O: members, how to make one and the clock are injected.
  */
 
 import type { Clock } from '../../base/clock.ts';
@@ -21,43 +21,43 @@ import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import type { PoolInfo, PoolLimits } from '../control.ts';
 import { PoolTarget } from './pool-target.ts';
 
-/** Members that are made at once. */
+/** Members that are made concurrently. */
 export const REFILL_CONCURRENCY = 2;
 /** Time between two rounds of checks; the target may fall by one in each. */
 export const TICK_MS = 10_000;
-/** Checks at once; a guest that answers needs milliseconds. */
+/** Concurrent checks; a healthy guest answers within milliseconds. */
 export const CHECK_CONCURRENCY = 4;
-/** A check without an answer for this long has failed. */
+/** Time limit of a check. */
 export const CHECK_TIMEOUT_MS = 5000;
-/** `close` waits that long for members that are being made or discarded; the rest is logged. */
+/** Time limit of `close` for members that are being made or discarded; the rest is logged. */
 export const CLOSE_MS_MAX = 30_000;
-/** Pause after a failure: doubles from the first to the second. */
+/** Backoff after a failure: doubles from min to max. */
 export const BACKOFF_MS_MIN = 1000;
 export const BACKOFF_MS_MAX = 60_000;
 
 export interface PoolMember {
   readonly id: string;
-  /** Settles when it has ended, by itself or not. */
+  /** Settles when it has ended, for whatever reason. */
   readonly ended: Promise<unknown>;
   /** Whether its process lives; synchronous and cheap. */
   isAlive(): boolean;
-  /** Asks the guest; rejects when it is unwell. */
+  /** Asks the guest; rejects when it is unhealthy. */
   check(): Promise<void>;
-  /** Ends it and removes all of it. Called at most once. */
+  /** Ends it and releases everything. Called at most once. */
   discard(): Promise<unknown>;
 }
 
 export interface WarmPoolOptions<M extends PoolMember> {
-  /** Rejects soon after the signal, or resolves all the same; the member is then discarded. */
+  /** Rejects soon after the signal, or resolves anyway; the member is then discarded. */
   readonly make: (signal: AbortSignal) => Promise<M>;
   /**
-   * Calls `run` when it is its turn to make one, and settles as that does. The member has been delivered
-   * by then, so that one who waits for it does not begin to make his own. Absent: at once.
+   * Calls `run` when the queue admits it, and settles as that does. By then the member is delivered, so that a
+   * request that waits for it does not start its own VM. Absent: at once.
    */
   readonly turn?:
     | ((signal: AbortSignal, run: (signal: AbortSignal) => Promise<void>) => Promise<void>)
     | undefined;
-  /** Gives a new member to one who waits already; false: nobody does. Absent: nobody ever does. */
+  /** Offers a new member to a waiting request; false: none waits. Absent: none ever waits. */
   readonly offer?: ((member: M) => boolean) | undefined;
   readonly limits: PoolLimits;
   readonly clock: Clock;
@@ -67,7 +67,7 @@ export interface WarmPoolOptions<M extends PoolMember> {
 }
 
 export type WarmPoolStats = Omit<PoolInfo, 'template' | 'spec'> & {
-  /** Of the misses: requests that a new member served while they waited. */
+  /** Misses that a new member served while they waited. */
   readonly handedOver: number;
 };
 
@@ -75,9 +75,9 @@ export type WarmPoolStats = Omit<PoolInfo, 'template' | 'spec'> & {
 interface Ready<M> {
   readonly member: M;
   readonly madeMs: number;
-  /** It has answered a check once. */
+  /** Has answered a check once. */
   proven: boolean;
-  /** `due`: it waits for its check; `asked`: it has not answered yet. */
+  /** `due`: to be checked; `asked`: the check is under way. */
   check: 'none' | 'due' | 'asked';
 }
 
@@ -86,11 +86,11 @@ export class WarmPool<M extends PoolMember> {
   readonly #target: PoolTarget;
   /** Oldest first. */
   readonly #ready = new Set<Ready<M>>();
-  /** Makes under way, oldest first; one that is aborted counts as one until it has settled. */
+  /** Makes under way, oldest first, aborted ones included until they settle. */
   readonly #makes = new Map<AbortController, Promise<void>>();
   readonly #discards = new Set<Promise<void>>();
   readonly #counts = { hits: 0, misses: 0, handedOver: 0, discarded: 0 };
-  /** Failures since a member that was made after the last of them was seen to be good. */
+  /** Failures in a row. A good member that was made after the last one resets them. */
   #failures = 0;
   #failedMs = Number.NEGATIVE_INFINITY;
   #cancelBackoff: (() => void) | undefined;
@@ -98,7 +98,7 @@ export class WarmPool<M extends PoolMember> {
   #cancelTick: () => void;
   #closing: Promise<void> | undefined;
 
-  /** Begins to make members. @throws SandboxError `spec_invalid` limits that contradict each other */
+  /** Begins to make members. @throws SandboxError `spec_invalid` */
   constructor(options: WarmPoolOptions<M>) {
     this.#options = options;
     this.#target = new PoolTarget(options.limits, options.clock.now());
@@ -106,7 +106,7 @@ export class WarmPool<M extends PoolMember> {
     this.#adjust();
   }
 
-  /** The oldest that is alive and well; undefined: there is none. It is the caller's now. */
+  /** Takes the oldest healthy member; undefined: none. */
   claim(): M | undefined {
     if (this.#closing !== undefined) return undefined;
     const found = this.#takeReady();
@@ -135,7 +135,7 @@ export class WarmPool<M extends PoolMember> {
   }
 
   /**
-   * Discards all members, also those that are still being made. Resolves when none is left, or after
+   * Discards all members, including those that are still being made. Resolves when none is left, or after
    * `CLOSE_MS_MAX`.
    */
   close(): Promise<void> {
@@ -144,7 +144,7 @@ export class WarmPool<M extends PoolMember> {
   }
 
   async #close(): Promise<void> {
-    // From here on `#closing` is set, so nothing that is ended below is replaced.
+    // From here on `#closing` is set, so members that end below are not replaced.
     await Promise.resolve();
     this.#cancelTick();
     this.#cancelBackoff?.();
@@ -155,7 +155,7 @@ export class WarmPool<M extends PoolMember> {
     const cancelTimer = clock.after(CLOSE_MS_MAX, () => late.resolve('late'));
     if ((await Promise.race([this.#emptied(), late.promise])) === 'late') {
       const left = { starting: this.#makes.size, discarded: this.#discards.size };
-      log.error('members of a pool did not end in time', left);
+      log.error('pool members did not end in time', left);
     }
     cancelTimer();
   }
@@ -166,7 +166,7 @@ export class WarmPool<M extends PoolMember> {
     }
   }
 
-  /** One whose guest has been asked and has not answered is taken only if there is no other. */
+  /** A member whose check is under way is taken only if there is no other. */
   #takeReady(): M | undefined {
     const inOrder = [...this.#ready];
     const asked = inOrder.filter((ready) => ready.check === 'asked');
@@ -176,12 +176,12 @@ export class WarmPool<M extends PoolMember> {
         this.#endStreak(ready);
         return ready.member;
       }
-      this.#lose(ready, 'its process is gone');
+      this.#evict(ready, 'its process is gone');
     }
     return undefined;
   }
 
-  /** Makes what is missing and ends what is too much. */
+  /** Makes missing members and ends surplus ones. */
   #adjust(): void {
     if (this.#closing !== undefined) return;
     const starting = this.#starting();
@@ -193,7 +193,7 @@ export class WarmPool<M extends PoolMember> {
       surplus--;
     }
     if (this.#cancelBackoff !== undefined) return;
-    // While makes fail, one at a time is enough to see that they work again.
+    // While makes fail, one at a time is enough to detect recovery.
     const parallel =
       this.#failures > 0 ? 1 : (this.#options.refillConcurrency ?? REFILL_CONCURRENCY);
     for (; surplus < 0 && this.#makes.size < parallel; surplus++) {
@@ -210,7 +210,7 @@ export class WarmPool<M extends PoolMember> {
   async #make(aborter: AbortController): Promise<void> {
     const { clock, make, turn = atOnce } = this.#options;
     const beganMs = clock.now();
-    // So that it is in the table of makes before it can settle, and `claim` need not wait for its beginning.
+    // The make must be in `#makes` before it settles, and `claim` must not wait for its beginning.
     await Promise.resolve();
     try {
       aborter.signal.throwIfAborted();
@@ -237,7 +237,7 @@ export class WarmPool<M extends PoolMember> {
       return;
     }
     if (!isAlive(member)) {
-      this.#lose(ready, 'it ended at once');
+      this.#evict(ready, 'it ended at once');
       return;
     }
     if (this.#options.offer?.(member)) {
@@ -246,17 +246,17 @@ export class WarmPool<M extends PoolMember> {
       this.#counts.handedOver++;
       return;
     }
-    const onEnd = (): void => this.#lose(ready, 'it ended');
+    const onEnd = (): void => this.#evict(ready, 'it ended');
     member.ended.then(onEnd, onEnd);
   }
 
-  /** It is not what a member should be: it is discarded and replaced. Nothing happens if it is not here. */
-  #lose(ready: Ready<M>, why: string): void {
+  /** Discards a bad member, which is then replaced. Does nothing if it is not in the pool. */
+  #evict(ready: Ready<M>, why: string): void {
     if (!this.#ready.has(ready)) return;
     this.#counts.discarded++;
     this.#discard(ready);
     const fields = { member: ready.member.id, why };
-    // Were each replaced at once, members that die young would be made without end.
+    // Without backoff, members that die young would be replaced in an endless loop.
     if (ready.proven) this.#options.log.warn('a pool member was lost', fields);
     else this.#fail('a new pool member was lost', fields);
     this.#adjust();
@@ -278,9 +278,9 @@ export class WarmPool<M extends PoolMember> {
     this.#discards.add(discarding);
   }
 
-  /** Nothing is made for a while. A streak of failures is logged once. */
+  /** Backs off. A streak of failures is logged once. */
   #fail(what: string, fields: Readonly<Record<string, string>>): void {
-    // Those that fail beside one another fail once.
+    // Concurrent failures count once.
     if (this.#cancelBackoff !== undefined) return;
     const backoffMs = Math.min(BACKOFF_MS_MIN * 2 ** this.#failures, BACKOFF_MS_MAX);
     if (this.#failures === 0) this.#options.log.warn(what, fields);
@@ -292,7 +292,7 @@ export class WarmPool<M extends PoolMember> {
     });
   }
 
-  /** `ready` was good enough to be handed out or to answer. */
+  /** Call it when `ready` was handed out, or has answered. */
   #endStreak(ready: Ready<M>): void {
     if (ready.madeMs > this.#failedMs) this.#failures = 0;
   }
@@ -303,7 +303,7 @@ export class WarmPool<M extends PoolMember> {
     this.#target.tick(clock.now());
     this.#adjust();
     for (const ready of this.#ready) {
-      if (!isAlive(ready.member)) this.#lose(ready, 'its process is gone');
+      if (!isAlive(ready.member)) this.#evict(ready, 'its process is gone');
       else if (ready.check === 'none') ready.check = 'due';
     }
     this.#askNext();
@@ -327,7 +327,7 @@ export class WarmPool<M extends PoolMember> {
       ready.proven = true;
       this.#endStreak(ready);
     } catch (error) {
-      this.#lose(ready, describeError(error));
+      this.#evict(ready, describeError(error));
     } finally {
       this.#checksAsked--;
     }
@@ -346,7 +346,7 @@ function isAlive(member: PoolMember): boolean {
   try {
     return member.isAlive();
   } catch (error) {
-    ignore(error, 'a member that cannot tell is not alive');
+    ignore(error, 'a member without an answer is not alive');
     return false;
   }
 }

@@ -66,7 +66,7 @@ export class NetworkCard {
   }
 
   /**
-   * For a VM that is yet to start, which then takes it: see `confirmHandover`.
+   * For a VM that is about to start; call `confirmHandover` once it has.
    * @throws SandboxError `network_unavailable`, `secrets_missing`
    */
   async lease(network: NetworkSpec, secrets = NO_SECRETS): Promise<NicSpec> {
@@ -124,8 +124,8 @@ export class NetworkCard {
   }
 
   /**
-   * Changes what it may connect to; makes a card where there is none, removes it where none is wanted. After
-   * an error `network` tells what holds.
+   * Changes the policy; plugs a missing card, unplugs an unwanted one. After an error `network` is the effective
+   * one.
    */
   async set(
     network: NetworkSpec | null,
