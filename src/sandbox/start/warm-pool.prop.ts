@@ -252,7 +252,8 @@ describe('WarmPool and StartQueue properties', () => {
             if (outcome.status === 'fulfilled') continue;
             const error: unknown = outcome.reason;
             const known =
-              error instanceof BusyError || /cancelled|shutting down|not started/.test(String(error));
+              error instanceof BusyError ||
+              /cancelled|shutting down|not started/.test(String(error));
             expect(known).toBe(true);
           }
           expect(new Set(served).size).toBe(served.length);
