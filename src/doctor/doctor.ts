@@ -18,22 +18,13 @@ import { confine } from '../runtime/jail.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
 import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
+import type { Check, Finding } from './check.ts';
 import { checkGpu } from './gpu.ts';
-
-export interface Check {
-  readonly name: string;
-  /** `limited`: it works, but not as well as it could. `unused`: it is absent, and nothing needs it. */
-  readonly verdict: 'ok' | 'limited' | 'missing' | 'unused';
-  readonly detail: string;
-  readonly remedy: string | null;
-}
 
 export interface DoctorOptions {
   readonly config: Config;
   readonly log: Log;
 }
-
-export type Finding = Omit<Check, 'name'>;
 
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 

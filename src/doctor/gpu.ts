@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import type { Config } from '../config.ts';
 import { findProcessor } from '../engine/processor.ts';
-import type { Finding } from './doctor.ts';
+import type { Finding } from './check.ts';
 
 /** The machine, as far as the check reads it; tests replace it. */
 export interface GpuSources {

@@ -29,13 +29,11 @@ import { bpfDir } from '../probes/latency.ts';
 import { CAPABILITY, hasCapability } from '../sys/capability.ts';
 import { isRunning } from '../sys/process-start.ts';
 import { TUN_DEVICE } from '../sys/tun.ts';
-import type { Check } from './doctor.ts';
+import type { Check, Finding } from './check.ts';
 
 const run = promisify(execFile);
 /** One line per table of legacy iptables in this network namespace. */
 const LEGACY_TABLES = '/proc/net/ip_tables_names';
-
-type Finding = Omit<Check, 'name'>;
 
 const FORWARD = '/proc/sys/net/ipv4/ip_forward';
 const nft = new Nft();

@@ -13,9 +13,7 @@ import { resolveHome } from '../home.ts';
 import { QEMU_BINARY } from '../runtime/driver.ts';
 import { confineFirecracker } from '../runtime/firecracker.ts';
 import { confine } from '../runtime/jail.ts';
-import type { Check } from './doctor.ts';
-
-type Finding = Omit<Check, 'name'>;
+import type { Check, Finding } from './check.ts';
 
 export interface HostFacts {
   /** The trimmed text of a file; null: absent or unreadable. */
