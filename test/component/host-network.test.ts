@@ -57,8 +57,8 @@ const forwarding = (where = a): string => where.run('cat', '/proc/sys/net/ipv4/i
 const records = async (): Promise<string[]> =>
   (await readdir(stateDir)).filter((name) => name.endsWith('.lease.json'));
 
-describe('leases', () => {
-  it('two have a TAP, addresses and a part of the packet filter each; released, nothing is left', async () => {
+describe('HostNetwork: leases', () => {
+  it('two leases have a TAP, addresses and rules each, and leave nothing after release', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
     const [one, two] = [newSandboxId(), newSandboxId()];
@@ -117,7 +117,7 @@ describe('leases', () => {
     },
   );
 
-  it('closed by the last process, no table is left; one that is open beside it still leases', async () => {
+  it('the last process removes the table, and one that opened meanwhile can still lease', async () => {
     await a.do('open', stateDir);
     const b = beside();
     await b.do('open', stateDir);
@@ -132,7 +132,7 @@ describe('leases', () => {
     expect(forwarding(b)).toBe('0');
   });
 
-  it('two hundred at once have an address each, and go all at once without a descriptor or a rule left', async () => {
+  it('two hundred leases have an address each, and leave no descriptor or rule', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
     // Once before, for what is opened once and stays.
@@ -153,13 +153,13 @@ describe('leases', () => {
     expect(await a.do('fds')).toBeLessThanOrEqual(before);
   });
 
-  it('no child process is given a descriptor of the network', async () => {
+  it('no child process inherits a descriptor', async () => {
     await a.do('open', stateDir);
     await a.do('many', [newSandboxId()]);
     expect(await a.do('inherited')).toEqual([]);
   });
 
-  it('a policy is changed in place, and what is recorded of it too', async () => {
+  it('setPolicy: changes rules and record in place', async () => {
     await a.do('open', stateDir);
     const id = newSandboxId();
     await a.do('lease', id, { mode: 'none' });
@@ -171,7 +171,7 @@ describe('leases', () => {
     expect(ruleset()).not.toContain('192.0.2.7');
   });
 
-  it('a budget that is used up is told once, and lasts: over a change, a flush, into the next lease', async () => {
+  it('an exhausted budget is logged once, and lasts over a change, a flush and into the next lease', async () => {
     await a.do('open', stateDir);
     const id = newSandboxId();
     const limits = { bytesMax: 100 };
@@ -208,7 +208,7 @@ describe('leases', () => {
     await expect.poll(toldTimes).toBe(2);
   });
 
-  it('the same sandbox has the same card again, and another address', async () => {
+  it('a second lease of a sandbox has the same MAC and another address', async () => {
     await a.do('open', stateDir);
     const id = newSandboxId();
     const first = await a.do<Leased>('lease', id);
@@ -218,7 +218,7 @@ describe('leases', () => {
     expect(second.address).not.toBe(first.address);
   });
 
-  it('a step that fails undoes those before it', async () => {
+  it('a failed step undoes the earlier ones', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
     const id = newSandboxId();
@@ -239,7 +239,7 @@ describe('leases', () => {
     expect(links()).toEqual(['lo', tap]);
   });
 
-  it('a closed network gives no more, and has taken back all', async () => {
+  it('a closed network refuses leases, and has released all', async () => {
     await a.do('open', stateDir);
     await a.do('many', [newSandboxId(), newSandboxId()]);
     expect(allLinks()).toContainEqual(expect.stringContaining(ANCHOR_PREFIX));
@@ -249,8 +249,8 @@ describe('leases', () => {
   });
 });
 
-describe('several processes', () => {
-  it('have different addresses; what one closes, the other keeps', async () => {
+describe('HostNetwork: several processes', () => {
+  it('have different addresses, and closing one does not affect the other', async () => {
     const b = beside();
     await a.do('open', stateDir);
     const one = newSandboxId();
@@ -269,7 +269,7 @@ describe('several processes', () => {
     expect(forwarding()).toBe('0');
   });
 
-  it('do not choose the address of a TAP that is lent: it comes back to it', async () => {
+  it('do not choose the address of a TAP that is lent', async () => {
     const b = beside();
     for (const one of [a, b]) await one.do('open', stateDir);
     const [lent, other] = [newSandboxId(), newSandboxId()];
@@ -289,7 +289,7 @@ describe('several processes', () => {
     ]);
   });
 
-  it('choose at the same time, and none twice', async () => {
+  it('choose addresses at the same time without a duplicate', async () => {
     const b = beside();
     await Promise.all([a.do('open', stateDir), b.do('open', stateDir)]);
     const ids = () => Array.from({ length: 10 }, () => newSandboxId());
@@ -301,7 +301,7 @@ describe('several processes', () => {
     expect(links()).toHaveLength(21);
   });
 
-  it('kill -9: the next one that opens takes away what is left of it, and nothing of the living', async () => {
+  it('kill -9: the next process to open reclaims its leases, and none of a running process', async () => {
     const holder = holdNamespace();
     const victim = beside();
     await a.do('open', stateDir);
@@ -328,7 +328,7 @@ describe('several processes', () => {
     await holder.kill();
   });
 
-  it('kill -9 of the only one: the next one restores ip_forward too', async () => {
+  it('kill -9 of the only process: the next one restores ip_forward, too', async () => {
     const holder = holdNamespace();
     const victim = beside();
     await victim.do('open', stateDir);
@@ -341,8 +341,8 @@ describe('several processes', () => {
   });
 });
 
-describe('others on the host', () => {
-  it('keep their tables and links, byte for byte', async () => {
+describe('HostNetwork: other programs on the host', () => {
+  it('keep their tables and links byte for byte', async () => {
     a.run('ip', 'tuntap', 'add', 'dev', 'nv-other', 'mode', 'tap');
     a.run('ip', 'address', 'add', '192.168.7.1/24', 'dev', 'nv-other');
     a.run(
@@ -361,7 +361,7 @@ describe('others on the host', () => {
     expect(others()).toBe(before);
   });
 
-  it('an address of theirs in the pool is told before anything is leased', async () => {
+  it('an address of theirs in the pool fails the open', async () => {
     a.run('ip', 'tuntap', 'add', 'dev', 'br0', 'mode', 'tap');
     a.run('ip', 'address', 'add', '10.201.9.1/24', 'dev', 'br0');
     const refusal = await a.refusal('open', stateDir);
@@ -374,7 +374,7 @@ describe('others on the host', () => {
     expect(await a.do('lease', newSandboxId())).toMatchObject({ address: '10.202.0.2' });
   });
 
-  it('who flushes the whole ruleset does not open the guests: it is restored by itself', async () => {
+  it('a flush of the whole ruleset is repaired without a request', async () => {
     await a.do('open', stateDir);
     await a.do('lease', newSandboxId(), { mode: 'allowlist', allow: ['192.0.2.7'] });
     const before = ruleset();
@@ -384,7 +384,7 @@ describe('others on the host', () => {
     }
   });
 
-  it('nor those of two processes, each of which restores its own', async () => {
+  it('a flush is repaired by each of two processes for its own sandboxes', async () => {
     const b = beside();
     await Promise.all([a.do('open', stateDir), b.do('open', stateDir)]);
     const [one, two] = [newSandboxId(), newSandboxId()];
@@ -395,7 +395,7 @@ describe('others on the host', () => {
     await expect.poll(() => [isThere(one), isThere(two)]).toEqual([true, true]);
   });
 
-  it('nor reaches a guest anything until then', async () => {
+  it('until the repair, a guest reaches nothing', async () => {
     await a.do('openStill', stateDir);
     a.run('ip', 'link', 'set', 'lo', 'up');
     const id = newSandboxId();
@@ -414,7 +414,7 @@ describe('others on the host', () => {
     await expect.poll(() => wholeRuleset()).not.toContain('guard');
   });
 
-  it('nor reaches a guest a metadata service until then, which is counted all the same', async () => {
+  it('until the repair, a guest reaches no metadata service, and tries are counted', async () => {
     await a.do('open', stateDir);
     const id = newSandboxId();
     await a.do('lease', id);
@@ -428,7 +428,7 @@ describe('others on the host', () => {
     expect(await a.do('warnings')).not.toContainEqual(expect.stringContaining('XDP'));
   });
 
-  it('a host that lets nobody use BPF is told once, and keeps guests from them all the same', async () => {
+  it('without BPF: one warning, and metadata services stay blocked', async () => {
     const weak = new NamespacedProcess(
       ['unshare', '-n', 'setpriv', '--bounding-set=-bpf,-sys_admin'],
       FIXTURE,
@@ -443,7 +443,7 @@ describe('others on the host', () => {
     expect(await weak.do('warnings')).toEqual([expect.stringContaining('not by XDP')]);
   });
 
-  it('nor until then: the next change restores it too', async () => {
+  it('the next change repairs a flush, too', async () => {
     await a.do('open', stateDir);
     const [one, two] = [newSandboxId(), newSandboxId()];
     await a.do('lease', one, { mode: 'allowlist', allow: ['192.0.2.7'] });
@@ -460,7 +460,7 @@ describe('others on the host', () => {
     expect(links()).toEqual(['lo']);
   });
 
-  it('a program that has port 53 of every address does not keep guests from names', async () => {
+  it('guests resolve names while another program has port 53 of every address', async () => {
     const holder = beside();
     await holder.do('open', stateDir);
     const squatter = beside();

@@ -15,7 +15,7 @@ beforeEach(() => {
 afterEach(() => host.kill());
 
 describe('MetadataGuards', () => {
-  it('keeps a guest from metadata services and nothing else, and counts', async () => {
+  it('blocks a guest from metadata services and nothing else, and counts', async () => {
     await host.do('guard');
     await host.do('up', [...METADATA, ...BESIDE]);
     expect(host.ip('link', 'show', 'nv-guard')).toMatchObject([
@@ -31,7 +31,7 @@ describe('MetadataGuards', () => {
     expect(await host.do('dropsOfLink')).toBeNull();
   });
 
-  it('control: without it they arrive, before and after', async () => {
+  it('control: without the guard, packets arrive', async () => {
     await host.do('up', [...METADATA, ...BESIDE]);
     const all = [...METADATA, ...BESIDE];
     expect(await host.do('send', ...all)).toEqual(all);
@@ -42,7 +42,7 @@ describe('MetadataGuards', () => {
     expect(await host.do('dropsOfLink')).toBeNull();
   });
 
-  it('the kernel says of every frame what the interpreter says', async () => {
+  it('kernel and interpreter agree on every frame', async () => {
     const frames = FRAMES.map(([, frame]) => Buffer.from(frame).toString('hex'));
     const expected = FRAMES.map(([what, , fate]) => [
       what,
@@ -52,7 +52,7 @@ describe('MetadataGuards', () => {
     expect(FRAMES.map(([what], index) => [what, ...(verdicts[index] ?? [])])).toEqual(expected);
   });
 
-  it('failed: another program is there; nothing is left open', async () => {
+  it('failed: another program is attached; nothing is left open', async () => {
     await host.do('guard');
     const before = await host.do('fds');
     expect(await host.refusal('guard')).toMatchObject({
@@ -62,7 +62,7 @@ describe('MetadataGuards', () => {
     expect(await host.do('fds')).toBe(before);
   });
 
-  it('a program that the kernel refuses is told with the reason', async () => {
+  it('a program that the kernel refuses fails with the reason', async () => {
     expect(await host.refusal('loadBad')).toMatchObject({
       code: 'EACCES',
       message: expect.stringContaining('invalid bpf_context access'),

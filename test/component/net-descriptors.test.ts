@@ -13,12 +13,12 @@ async function ask(when: 'warm' | 'cold'): Promise<unknown> {
   return JSON.parse(stdout);
 }
 
-describe('Nft without free descriptors', () => {
-  it('goes on with what it has opened, also for calls at once', async () => {
+describe('Nft: without free descriptors', () => {
+  it('apply: works with what is open already, also for concurrent calls', async () => {
     expect(await ask('warm')).toEqual({ without: 'ok ok ok', again: 'ok ok ok' });
   });
 
-  it('fails where it has opened nothing yet, and the process lives on', async () => {
+  it('apply: fails if nothing is open yet, and the process lives on', async () => {
     const failed = 'nft_failed nft_failed nft_failed';
     expect(await ask('cold')).toEqual({ without: failed, again: 'ok ok ok' });
   });

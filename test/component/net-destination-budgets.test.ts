@@ -35,8 +35,8 @@ function prepare(made: GatewayWorld, budgets: DestinationBudgets, port: number):
 const get = (path: string, host = 'a.example', more = 'Connection: close\r\n') =>
   `GET ${path} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`;
 
-describe('limits of bytes by name', () => {
-  it('over all connections and addresses, both ways; then 403, and other names go on', async () => {
+describe('Gateway: byte budgets by name', () => {
+  it('count all connections and addresses, both directions; exhausted: 403, while other names still work', async () => {
     const budgets = budgetsOf(1000);
     const { made, seen } = await httpWorld({ budgets });
     prepare(made, budgets, 80);
@@ -54,7 +54,7 @@ describe('limits of bytes by name', () => {
     expect(seen.map((line) => line.split(' ')[2])).toEqual(['/x', '/x', '/x', '/other']);
     expect(made.gateway.stats().ended.get('budget_spent')).toBe(1);
   });
-  it('what does not fit is not passed on, of an answer or of a request', async () => {
+  it('bytes beyond the budget are not passed on, of an answer or of a request', async () => {
     const budgets = budgetsOf(get('/x').length + 10);
     const { made, seen } = await httpWorld({ budgets });
     prepare(made, budgets, 80);
@@ -66,7 +66,7 @@ describe('limits of bytes by name', () => {
     expect(seen).toHaveLength(1);
     expect(made.reasons()).toEqual(['allowed', 'budget_spent', 'budget_spent']);
   });
-  it('a second name on a connection counts all that the connection has had', async () => {
+  it('a second name on a connection counts all earlier bytes of the connection', async () => {
     const budgets = budgetsOf(10_000);
     const { made } = await httpWorld({ budgets });
     prepare(made, budgets, 80);
@@ -74,7 +74,7 @@ describe('limits of bytes by name', () => {
     const reply = await talk(made.port, [first, get('/second')]);
     expect(usedOf(budgets)).toBe(first.length + get('/second').length + reply.length);
   });
-  it('TLS that is only passed on: its bytes, and an alert when they are used up', async () => {
+  it('undecrypted TLS counts its bytes, and gets an alert when the budget is exhausted', async () => {
     const budgets = budgetsOf(100_000);
     const made = await tlsWorld({}, { budgets });
     prepare(made, budgets, 443);
@@ -86,7 +86,7 @@ describe('limits of bytes by name', () => {
     expect((await sClient(made, '-servername', 'b.example')).out).toContain('hello b.example');
     expect(made.reasons()).toEqual(['allowed', 'budget_spent', 'allowed']);
   });
-  it('and is reset in the middle', async () => {
+  it('undecrypted TLS is reset when the budget runs out in the middle', async () => {
     const budgets = budgetsOf(400);
     const made = await tlsWorld({}, { budgets });
     prepare(made, budgets, 443);

@@ -114,7 +114,7 @@ function exchange(port: number, bytes: Uint8Array): Promise<Uint8Array> {
 const codeOf = (bytes: Uint8Array): number => (bytes[3] ?? 0) & 15;
 
 describe('DnsServer', () => {
-  it('answers an allowed name, and its addresses are pinned before the guest knows them', async () => {
+  it('answers an allowed name after pinning its addresses', async () => {
     const opened: string[] = [];
     const { promise, resolve } = Promise.withResolvers<void>();
     const { resolver, pins } = await world((query) => [records(query, '192.0.2.1', '10.0.0.1')], {
@@ -134,13 +134,13 @@ describe('DnsServer', () => {
     expect(pins.isPinned('a.example', '192.0.2.1')).toBe(true);
     expect(pins.isPinned('a.example', '10.0.0.1')).toBe(false);
   });
-  it('fails where the packet filter can’t be opened', async () => {
+  it('answers SERVFAIL if the packet filter can’t be opened', async () => {
     const { resolver } = await world((query) => [records(query, '192.0.2.1')], {
       onPinned: () => Promise.reject(new Error('nft')),
     });
     await expect(resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ESERVFAIL' });
   });
-  it('lets no query of another name out, by UDP or TCP', async () => {
+  it('sends no query for a refused name, over UDP or TCP', async () => {
     const { resolver, asked, port, names } = await world((query) => [records(query, '192.0.2.1')]);
     for (const name of ['c2hlbGw.attacker.example', 'w.example', 'metadata.google.internal'])
       await expect(resolver.resolve4(name)).rejects.toMatchObject({ code: 'ENOTFOUND' });
@@ -154,7 +154,7 @@ describe('DnsServer', () => {
     expect(await resolver.resolve4('a.example')).toEqual(['192.0.2.1']);
     expect(asked).toEqual(['a.example']);
   });
-  it('tells no private address: a name that flips from public to private is gone', async () => {
+  it('returns no private address: a name that changes from public to private does not resolve', async () => {
     const turns = ['192.0.2.1', '10.0.0.1', '169.254.169.254'];
     const { resolver, pins } = await world((query) => [records(query, turns.shift() ?? '')]);
     expect(await resolver.resolve4('a.example')).toEqual(['192.0.2.1']);
@@ -162,7 +162,7 @@ describe('DnsServer', () => {
       await expect(resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ENOTFOUND' });
     expect(pins.addressesOf('a.example')).toEqual(['192.0.2.1']);
   });
-  it('tells no keys for hidden hellos, and nothing of zones', async () => {
+  it('returns no ECH keys, and nothing about zones', async () => {
     const { port, asked } = await world((query) => [records(query, '192.0.2.1')]);
     for (const [type, code] of [
       [65, 0],
@@ -177,7 +177,7 @@ describe('DnsServer', () => {
     }
     expect(asked).toEqual([]);
   });
-  it('falls back to TCP on both sides where an answer is long', async () => {
+  it('falls back to TCP on both sides for a long answer', async () => {
     const many = Array.from({ length: 100 }, (_, i) => `192.0.2.${i}`);
     const { resolver, server } = await world((query, transport) => [
       transport === 'tcp'
@@ -189,7 +189,7 @@ describe('DnsServer', () => {
     expect(new Set(answer).size).toBe(32);
     expect(server.stats().udpQueries).toBe(1);
   });
-  it('says "truncated" to a client without EDNS, and the rest by TCP', async () => {
+  it('truncates for a client without EDNS, and answers fully over TCP', async () => {
     const many = Array.from({ length: 32 }, (_, i) => `192.0.2.${i}`);
     const { port } = await world((query) => [records(query, ...many)]);
     const plain = encodeQuery(6, 'a.example', 1).slice(0, -11);
@@ -200,7 +200,7 @@ describe('DnsServer', () => {
     const read = parseAnswer(whole ?? new Uint8Array());
     expect(read.ok && read.value.records.length).toBe(32);
   });
-  it('takes no forged answer: wrong id, wrong question, wrong letters', async () => {
+  it('ignores forged answers: wrong id, wrong question, wrong case of letters', async () => {
     const forged = '198.51.100.66';
     const { resolver } = await world((query, transport) => {
       if (transport === 'tcp') return [records(query, '192.0.2.1')];
@@ -218,7 +218,7 @@ describe('DnsServer', () => {
     const name = 'a-name-with-so-many-letters-that-it-is-never-spelled-all-small.w.example';
     expect(await resolver.resolve4(name)).toEqual(['192.0.2.1']);
   });
-  it('asks the next upstream where one is silent, and fails where all are', async () => {
+  it('asks the next upstream if one is silent, and fails if all are', async () => {
     const good = await upstream((query) => [records(query, '192.0.2.1')]);
     const limits = { upstreamTimeoutMs: 50, upstreamRounds: 1 };
     const silent = await upstream(() => []);
@@ -228,7 +228,7 @@ describe('DnsServer', () => {
     await expect(none.resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ESERVFAIL' });
     expect(none.names.inFlight).toBe(0);
   });
-  it('asks the next one where an upstream can’t be reached, and fails where none can', async () => {
+  it('asks the next upstream if one is unreachable, and fails if all are', async () => {
     // A socket that was not made for broadcasts may not be connected to it: refused at once, as without a route.
     const unreachable = { address: '255.255.255.255', port: 53 };
     const good = await upstream((query) => [records(query, '192.0.2.1')]);
@@ -237,7 +237,7 @@ describe('DnsServer', () => {
     const none = await world(() => [], { upstreams: [unreachable] });
     await expect(none.resolver.resolve4('a.example')).rejects.toMatchObject({ code: 'ESERVFAIL' });
   });
-  it('does not answer strangers', async () => {
+  it('does not answer addresses of no sandbox', async () => {
     const { port, server } = await world((query) => [records(query, '192.0.2.1')], {
       findSandbox: () => undefined,
     });
@@ -285,7 +285,7 @@ describe('DnsServer', () => {
     for (const socket of open) socket.destroy();
     await eventually(() => expect(server.stats().tcpConnections).toBe(0));
   });
-  it('closes a connection on which no whole message comes', async () => {
+  it('closes a connection without a complete message', async () => {
     const clock = new FakeClock();
     const { port, server } = await world(() => [], { clock });
     const socket = connect(port, HOST);
@@ -299,7 +299,7 @@ describe('DnsServer', () => {
     await closed;
     await eventually(() => expect(server.stats().tcpConnections).toBe(0));
   });
-  it('says why it can’t listen', async () => {
+  it('listen: an error says why it failed', async () => {
     const { port } = await world(() => []);
     const second = new DnsServer({
       address: HOST,

@@ -20,7 +20,7 @@ import { listPolicy } from '../support/net-policy.ts';
 afterEach(cleanUp);
 
 describe('Gateway: HTTP', () => {
-  it('passes requests, one after another on a connection', async () => {
+  it('passes several requests on one connection', async () => {
     const { made, seen } = await httpWorld();
     const url = 'http://a.example/x?y=1';
     const { out } = await curl(made, url, url, '--next', ...nextOf(made), '-d', 'body');
@@ -54,7 +54,7 @@ describe('Gateway: HTTP', () => {
     'a.example@169.254.169.254',
     'a.example:80:80',
     'a.example, 169.254.169.254',
-  ])('lets nothing out for the Host %j', async (host) => {
+  ])('sends nothing for the Host %j', async (host) => {
     const { made, seen } = await httpWorld();
     const reply = await talk(made.port, [`GET / HTTP/1.1\r\nHost: ${host}\r\n\r\n`]);
     expect(reply.toString()).toMatch(/^HTTP\/1\.1 40[03] /);
@@ -115,7 +115,7 @@ describe('Gateway: HTTP', () => {
     }
     expect(made.gateway.stats().ended.get(reason as never)).toBe(4);
   });
-  it('refuses a later request only after the answer to the earlier one, however late that is', async () => {
+  it('answers a refused later request only after the answer to the earlier one, however late', async () => {
     const { made } = await httpWorld();
     let respond = (_text: string, _isLast: boolean): void => undefined;
     const server = createServer((_request, response) => {
@@ -142,7 +142,7 @@ describe('Gateway: HTTP', () => {
       /first half, [\s\S]*middle, [\s\S]*second half\r\n0\r\n\r\nHTTP\/1\.1 403 /,
     );
   });
-  it('passes what is smuggled in a body on as a body', async () => {
+  it('passes a request inside of a body as body', async () => {
     const { made, seen } = await httpWorld();
     const inner = 'GET /admin HTTP/1.1\r\nHost: evil.example\r\n\r\n';
     const post = `POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: ${inner.length}\r\n\r\n${inner}`;
@@ -150,7 +150,7 @@ describe('Gateway: HTTP', () => {
     await talk(made.port, [post + chunked]);
     expect(seen).toEqual([`POST a.example / ${inner.length}`, `POST a.example / ${inner.length}`]);
   });
-  it('lets the policy decide on methods', async () => {
+  it('judges methods by the policy', async () => {
     const { made, seen } = await httpWorld();
     await curl(made, 'http://a.example/', '-X', 'TRACE');
     await curl(made, 'http://a.example/', '-X', 'OPTIONS', '--request-target', '*');
@@ -160,19 +160,19 @@ describe('Gateway: HTTP', () => {
     expect(JSON.parse(out).error.code).toBe('request_refused');
     expect(seen).toHaveLength(2);
   });
-  it('passes the absolute form on in origin form', async () => {
+  it('turns absolute form into origin form', async () => {
     const { made, seen } = await httpWorld();
     await curl(made, 'http://a.example/', '--request-target', 'http://a.example/abs?1');
     expect(seen).toEqual(['GET a.example /abs?1 0']);
   });
-  it('answers 502 for a destination that takes no connections', async () => {
+  it('answers 502 for a destination that refuses connections', async () => {
     const { made } = await httpWorld();
     made.internet.delete(`${ADDRESS}:80`);
     const reply = await talk(made.port, [GET]);
     expect(reply.toString()).toMatch(/^HTTP\/1\.1 502 /);
     expect(made.reasons()).toEqual(['allowed', 'unreachable']);
   });
-  it('reads the protocol of other ports off the first byte', async () => {
+  it('decides the protocol of other ports by the first byte', async () => {
     const { made } = await httpWorld();
     made.destination = { address: ADDRESS, port: 8443 };
     expect(await talk(made.port, [records(helloMessage({ serverName: 'evil.example' }))])).toEqual(

@@ -25,7 +25,7 @@ import { listPolicy } from '../support/net-policy.ts';
 afterEach(cleanUp);
 
 describe('Gateway: TLS', () => {
-  it('joins a client to the address it called, where the name is allowed and pinned', async () => {
+  it('connects a client to its destination if the name is allowed and pinned', async () => {
     const made = await tlsWorld();
     const { out } = await sClient(made, '-servername', 'a.example');
     expect(out).toContain('hello a.example');
@@ -49,7 +49,7 @@ describe('Gateway: TLS', () => {
     expect(made.reasons()).toEqual([reason]);
     expect(made.dialled).toEqual([]);
   });
-  it('refuses a hidden hello, and passes it where a rule allows the address', async () => {
+  it('refuses an encrypted hello (ECH), unless a rule allows the address', async () => {
     const made = await tlsWorld();
     const hello = records(helloMessage({ serverName: 'a.example', hasEch: true }));
     expect(await talk(made.port, [hello])).toEqual(ALERT);
@@ -60,7 +60,7 @@ describe('Gateway: TLS', () => {
     const { out } = await sClient(made, '-noservername');
     expect(out).toContain('hello false');
   });
-  it('refuses a metadata service whatever the name, the pin or the rule', async () => {
+  it('refuses a metadata service whatever name, pin or rule', async () => {
     const made = await tlsWorld();
     for (const address of ['169.254.169.254', '::ffff:169.254.169.254', 'fd00:ec2:0::254']) {
       made.destination = { address, port: 443 };
@@ -70,7 +70,7 @@ describe('Gateway: TLS', () => {
     expect(made.reasons()).toEqual(Array(3).fill('address_refused'));
     expect(made.dialled).toEqual([]);
   });
-  it('joins a client whose hello comes byte by byte, over records of any size', async () => {
+  it('connects a client whose hello comes byte by byte, in records of any size', async () => {
     const made = await tlsWorld();
     for (const fragmentBytes of [0x4000, 40]) {
       const bytes = records(helloMessage({ serverName: 'a.example' }), fragmentBytes);
@@ -89,12 +89,12 @@ describe('Gateway: TLS', () => {
     ['tls_not_tls', 'SSH-2.0-x\r\n'],
     ['tls_out_of_order', Buffer.of(22, 3, 1, 0, 4, 2, 0, 0, 0)],
     ['tls_too_long', Buffer.of(22, 3, 1, 0, 4, 1, 0xff, 0xff, 0xff)],
-  ])('refuses with %s what is no hello', async (reason, bytes) => {
+  ])('refuses with %s bytes that are no hello', async (reason, bytes) => {
     const made = await tlsWorld();
     expect(await talk(made.port, [bytes])).toEqual(ALERT);
     expect(made.reasons()).toEqual([reason]);
   });
-  it('passes a second hello of the same name, and refuses one of another', async () => {
+  it('passes a second hello with the same name, and refuses one with another', async () => {
     // The server wants P-384; the client offers a key for X25519 first: a retry (RFC 8446 section 4.1.4).
     const made = await tlsWorld({ ecdhCurve: 'P-384', minVersion: 'TLSv1.3' });
     const { out } = await sClient(made, '-servername', 'a.example', '-groups', 'X25519:P-384');
@@ -112,7 +112,7 @@ describe('Gateway: TLS', () => {
       expect(made.reasons().at(-1)).toBe(reason);
     }
   });
-  it('passes what comes behind the hello, and then the end, once the server has spoken', async () => {
+  it('passes bytes after the hello, and then the end, once the server has begun', async () => {
     const made = await world(443);
     const received: Buffer[] = [];
     let end = '';
@@ -135,7 +135,7 @@ describe('Gateway: TLS', () => {
     expect(await talk(made.port, [bytes], true)).toEqual(Buffer.of(21));
     expect(end).toBe(bytes.toString('hex'));
   });
-  it('moves much in both directions, whole, and both ends close in their own time', async () => {
+  it('passes much data in both directions, complete, and lets both ends close independently', async () => {
     const made = await tlsWorld();
     const sent = randomBytes(4 * 1024 * 1024);
     const socket = tlsConnect({
@@ -162,7 +162,7 @@ describe('Gateway: TLS', () => {
 });
 
 describe('Gateway: limits', () => {
-  it('ends a guest that takes too long over its head, first or later', async () => {
+  it('ends a guest that sends its first or a later head too slowly', async () => {
     const clock = new FakeClock();
     const { made, seen } = await httpWorld({ clock });
     const slow = talk(made.port, ['GET / HT']);
@@ -178,7 +178,7 @@ describe('Gateway: limits', () => {
     expect((await later).toString()).toMatch(/^HTTP\/1\.1 200 [\s\S]*HTTP\/1\.1 408 /);
     expect(made.gateway.stats().ended).toEqual(new Map([['head_timeout', 2]]));
   });
-  it('ends a silent connection, and one whose peer never closes', async () => {
+  it('ends an idle connection, and one whose peer never closes', async () => {
     const clock = new FakeClock();
     const made = await world(443, { clock });
     const held: Socket[] = [];
@@ -196,7 +196,7 @@ describe('Gateway: limits', () => {
     expect(await done).toEqual(Buffer.alloc(0));
     expect(made.reasons()).toEqual(['allowed', 'idle_timeout']);
   });
-  it('keeps no more than a little of what a slow reader has not taken', async () => {
+  it('buffers only little for a slow reader', async () => {
     const made = await world(80);
     let produced = 0;
     const server = createServer((socket) => {
@@ -226,7 +226,7 @@ describe('Gateway: limits', () => {
     socket.resetAndDestroy();
     await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
-  it('drops strangers, connections that were not redirected, and those over the limit', async () => {
+  it('drops unknown sources, connections without redirect, and those beyond the limit', async () => {
     const { made } = await httpWorld({ limits: { connectionsPerSandboxMax: 1 } });
     made.destination = undefined;
     await talk(made.port, [GET_ALL]);
@@ -240,7 +240,7 @@ describe('Gateway: limits', () => {
     expect(made.reasons()).toEqual(['no_destination', 'connection_limit']);
     expect(other.reasons()).toEqual(['unknown_sandbox']);
   });
-  it('counts the connections of all gateways that share a limit, until they end', async () => {
+  it('counts the open connections of all gateways that share a limit', async () => {
     const shared = { open: new OpenConnections(), limits: { connectionsMax: 1 } };
     const { made } = await httpWorld(shared);
     const { made: other } = await httpWorld(shared);
@@ -254,7 +254,7 @@ describe('Gateway: limits', () => {
     expect((await talk(other.port, [GET_ALL])).toString()).toMatch(/^HTTP\/1\.1 200/);
     await eventually(() => expect(shared.open.count).toBe(0));
   });
-  it('closes what a sandbox has open', async () => {
+  it('closeSandbox: closes all connections of a sandbox', async () => {
     const made = await tlsWorld();
     const socket = tlsConnect({
       host: HOST,
@@ -270,7 +270,7 @@ describe('Gateway: limits', () => {
     made.gateway.closeSandbox('sb-1');
     await closed;
   });
-  it('a service of the host itself hears nothing, whatever a rule allows', async () => {
+  it('never connects to a service of the host itself, whatever a rule allows', async () => {
     const heard: string[] = [];
     const calls: Promise<unknown>[] = [];
     const server = createServer((socket) => {
@@ -291,7 +291,7 @@ describe('Gateway: limits', () => {
     await Promise.all(calls);
     expect(heard).toEqual([]);
   });
-  it('a policy that becomes narrower ends what it forbids, and only that', async () => {
+  it('judgeSandbox: a narrower policy ends what it forbids, and only that', async () => {
     const made = await tlsWorld();
     const calls = ['a.example', 'a.example'].map((servername) =>
       tlsConnect({ host: HOST, port: made.port, servername, rejectUnauthorized: false }),

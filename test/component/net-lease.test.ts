@@ -93,7 +93,7 @@ async function ask(name: string): Promise<number | undefined> {
 }
 
 describe('SandboxLease', () => {
-  it('tells no name that the packet filter does not take, and holds no pin of it', async () => {
+  it('a name that the packet filter refuses is neither answered nor pinned', async () => {
     const { made, table } = await lease();
     table.isFull = true;
     expect(await ask('db.example')).toBe(2);
@@ -103,7 +103,7 @@ describe('SandboxLease', () => {
     expect(made.installedRules?.pins).toMatchObject([{ address: '93.184.216.34', port: 5432 }]);
     expect(table.pinned).toMatchObject([[{ address: '93.184.216.34', port: 5432 }]]);
   });
-  it('has the new policy also where that could not be recorded', async () => {
+  it('setPolicy: holds even if the record can’t be written', async () => {
     const { made } = await lease(() => {
       throw new Error('no space left on device');
     });
@@ -111,7 +111,7 @@ describe('SandboxLease', () => {
     await made.setPolicy(none);
     expect(made.policy).toBe(none);
   });
-  it('lends no TAP once it is released: another one may have its descriptor', async () => {
+  it('lend: fails after release, since another TAP may have the descriptor', async () => {
     const { made } = await lease();
     const opened: string[] = [];
     const open = async (name: string): Promise<void> => void opened.push(name);
@@ -120,7 +120,7 @@ describe('SandboxLease', () => {
     await expect(made.lend({ pid: 1, user: null }, open)).rejects.toMatchObject({ code: 'closed' });
     expect(opened).toHaveLength(1);
   });
-  it('records nothing of what was released while its policy was changed', async () => {
+  it('setPolicy: a lease released meanwhile is not recorded', async () => {
     const recorded: EgressPolicy[] = [];
     const { made, table } = await lease((policy) => recorded.push(policy));
     const { promise, resolve } = Promise.withResolvers<void>();

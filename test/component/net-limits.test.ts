@@ -21,7 +21,7 @@ const update = (
   renewed: readonly KeptChain[] = [],
 ): Promise<void> => world.nft.apply(updateSandbox(networkOf(world.a, policy, more), [], renewed));
 
-describe('limits', () => {
+describe('packet filter: limits', () => {
   const BUDGET = 300_000;
   /** The largest packet of a TAP with offloads. */
   const PACKET = 65_536;
@@ -38,7 +38,7 @@ describe('limits', () => {
     return sent.bytes + host.bytes + received.bytes;
   };
 
-  it('a budget cuts at its byte, and who sends is reset; more of it lets traffic go on', async () => {
+  it('a budget ends at its byte and resets the sender; a larger one lets traffic continue', async () => {
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
     const pump = { host: '8.8.8.8', port: 8080, bytes: 2_000_000, waitMs: 30_000 };
     expect(await world.a.peer.tell('pump', pump)).toMatchObject({ outcome: 'ECONNRESET' });
@@ -60,7 +60,7 @@ describe('limits', () => {
     expect(used).toBeGreaterThan(BUDGET);
     expect(used).toBeLessThan(BUDGET + 2000);
   });
-  it('who only waits for data hears of the end of the budget, too', async () => {
+  it('a client that only reads is reset at the end of the budget', async () => {
     await world.internet.tell('serveFlood', { host: '0.0.0.0', port: 9100 });
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
     const drink = { host: '8.8.8.8', port: 9100, waitMs: 30_000 };
@@ -72,7 +72,7 @@ describe('limits', () => {
     expect(received).toBeLessThan(BUDGET);
     expect(await passed()).toBeLessThanOrEqual(BUDGET + 10 * 40);
   });
-  it('also who has nothing to send, when the next word comes to him', async () => {
+  it('an idle client is reset by the next packet after the end of the budget', async () => {
     await world.internet.tell('serveLate', { host: '0.0.0.0', port: 9101 });
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
     const hold = { host: '8.8.8.8', port: 9101, waitMs: 5000 };
@@ -83,7 +83,7 @@ describe('limits', () => {
     await world.internet.tell('shout', {});
     expect(await heard).toEqual({ outcome: 'ECONNRESET' });
   });
-  it('bytes that were used before count; those of an update stay', async () => {
+  it('earlier usage counts, and an update keeps usage', async () => {
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET }, bytesUsed: BUDGET });
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
     await update({ mode: 'open', deny: ['1.1.1.1'] }, { limits: { bytesMax: BUDGET } });
@@ -108,7 +108,7 @@ describe('limits', () => {
     expect('uploadBytesPerSecond' in limits ? sent.bytes : got.bytes).toBeLessThanOrEqual(most);
     expect(seconds).toBeGreaterThan((bytes - 500_000 - 128 * 1024 - PACKET) / 500_000);
   });
-  it('the connection that is one too many is refused, the others go on, also after an update', async () => {
+  it('a connection beyond the limit is refused and others continue, also after an update', async () => {
     const limits = { connectionsMax: 5 };
     await begin({ mode: 'open' }, { limits });
     const five = { host: '8.8.8.8', port: 8080, count: 5, waitMs: 5000 };

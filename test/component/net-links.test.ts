@@ -45,8 +45,8 @@ async function network(process = host, change: object = {}) {
   return { sandboxId, name, linkIndex, address, route };
 }
 
-describe('links', () => {
-  it('a network is made, read back by us and by ip, and no process is started for it', async () => {
+describe('Links', () => {
+  it('creates a network that ip reads back the same, without a child process', async () => {
     const before = await host.do<{ childFaults: number }>('holds');
     const { name, linkIndex, address, sandboxId } = await network();
     expect(await host.do('links', 'find', name)).toEqual({
@@ -130,7 +130,7 @@ describe('links', () => {
     expect(host.ip('link', 'show')).toHaveLength((await baseline()).length);
   });
 
-  it('with the last descriptor the link goes, and all that hangs on it', async () => {
+  it('closing the last descriptor removes a TAP with everything on it', async () => {
     const { name } = await network();
     await host.do('close', name);
     expect(host.ip('link', 'show')).toHaveLength((await baseline()).length);
@@ -138,12 +138,12 @@ describe('links', () => {
     expect(host.ip('neigh', 'show')).toEqual([]);
   });
 
-  it('a child that inherits the descriptor keeps the link, and its death removes it', async () => {
+  it('a child with the descriptor keeps the TAP, and its death removes it', async () => {
     const { name } = await network();
     expect(await host.do('heir', name)).toEqual({ carrier: true, after: null });
   });
 
-  it('a TAP of another user: he alone, without any capability, takes it up and sends by it', async () => {
+  it('openTap: only the given user opens the TAP without capabilities, and sends through it', async () => {
     const user = { uid: 61_234, gid: 61_235 };
     const { name, linkIndex } = await network(host, { user, persistent: true });
     // Nobody holds a descriptor, so that it is free to be taken up.
@@ -169,7 +169,7 @@ os.write(fd, bytes(10) + bytes(60))
     await host.do('links', 'remove', linkIndex);
   });
 
-  it('a guest link is confined: no IPv6, no ARP for other addresses, no redirects', async () => {
+  it('openTap: confines the link: no IPv6, no ARP for other addresses, no redirects', async () => {
     const { name } = await network();
     const setting = (path: string): string =>
       host.run('cat', `/proc/sys/net/${path.replace('*', name)}`).trim();
@@ -190,7 +190,7 @@ os.write(fd, bytes(10) + bytes(60))
     );
   });
 
-  it('200 networks at once: all there, and nothing left', async () => {
+  it('200 networks at once all exist, and leave nothing', async () => {
     const before = await host.do<{ fds: number }>('holds');
     const links = (await baseline()).length;
     const made = await host.do('many', 200);
@@ -201,7 +201,7 @@ os.write(fd, bytes(10) + bytes(60))
     expect((await host.do<{ fds: number }>('holds')).fds).toBe(before.fds);
   });
 
-  it('a group of links goes at once, and no other link', async () => {
+  it('removeGroup: removes the links of a group at once, and no other', async () => {
     const names = ['nv-one', 'nv-two', 'nv-stays'];
     for (const [at, name] of names.entries()) {
       const { index } = await host.do<Link>('links', 'create', name, 'bridge');
@@ -218,7 +218,7 @@ os.write(fd, bytes(10) + bytes(60))
     expect(await host.do('links', 'find', 'nv-stays')).not.toBeNull();
   });
 
-  it('kill -9: the kernel removes a TAP; one that was made to stay is found by its mark', async () => {
+  it('kill -9: the kernel removes a TAP; a persistent one is found by its alias', async () => {
     const other = beside();
     const dying = await network(other);
     const staying = newSandboxId();
@@ -248,7 +248,7 @@ async function baseline(): Promise<object[]> {
   return fresh.ip('link', 'show');
 }
 
-describe('link errors', () => {
+describe('LinkError', () => {
   it('exists: names of TAPs and others, addresses, routes', async () => {
     const { name, address, route } = await network();
     const sandboxId = newSandboxId();
@@ -302,7 +302,7 @@ describe('link errors', () => {
   });
 });
 
-describe('forwarding', () => {
+describe('Forwarding', () => {
   let dir = '';
   const value = (): string => host.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
   const set = (name: string, to: string) =>
@@ -319,7 +319,7 @@ describe('forwarding', () => {
     await rm(dir, { recursive: true });
   });
 
-  it('on from the first lease to the last, and links are as they were', async () => {
+  it('is on from the first acquire to the last release, and restores links', async () => {
     set('conf/lo/forwarding', '1');
     await host.do('forwarding', 'acquire', dir);
     await host.do('forwarding', 'acquire', dir);
@@ -344,7 +344,7 @@ describe('forwarding', () => {
     }
   });
 
-  it('on already: it stays on, and no file says otherwise', async () => {
+  it('on already: stays on, without a file', async () => {
     set('ip_forward', '1');
     await host.do('forwarding', 'acquire', dir);
     expect(await stateFiles()).toEqual([]);
@@ -352,7 +352,7 @@ describe('forwarding', () => {
     expect(value()).toBe('1');
   });
 
-  it('two processes: the last one restores', async () => {
+  it('two processes: the last release restores', async () => {
     const other = beside();
     await host.do('forwarding', 'acquire', dir);
     await other.do('forwarding', 'acquire', dir);
@@ -362,7 +362,7 @@ describe('forwarding', () => {
     expect(value()).toBe('0');
   });
 
-  it('kill -9: the next start restores; not while another needs it', async () => {
+  it('kill -9: recover restores, unless another process needs it', async () => {
     const other = beside();
     await other.do('forwarding', 'acquire', dir);
     await host.do('forwarding', 'recover', dir);
@@ -374,7 +374,7 @@ describe('forwarding', () => {
     expect(await stateFiles()).toEqual([]);
   });
 
-  it('kill -9: a start that needs it at once restores in the end', async () => {
+  it('kill -9: the next holder restores at its release', async () => {
     const other = beside();
     await other.do('forwarding', 'acquire', dir);
     await other.kill();
@@ -384,7 +384,7 @@ describe('forwarding', () => {
     expect(value()).toBe('0');
   });
 
-  it('a file of another boot or a damaged one changes nothing', async () => {
+  it('recover: ignores a damaged file and one of another boot', async () => {
     await host.do('forwarding', 'acquire', dir);
     const [name = ''] = await stateFiles();
     set('ip_forward', '1');
@@ -398,7 +398,7 @@ describe('forwarding', () => {
     }
   });
 
-  it('not_permitted: a process that may not write it gets the remedy, and leaves no file', async () => {
+  it('not_permitted: a process that may not write gets a remedy and leaves no file', async () => {
     const plain = new NamespacedProcess(['unshare', '-n', 'setpriv', '--bounding-set=-all']);
     others.push(plain);
     await plain.do('holds');

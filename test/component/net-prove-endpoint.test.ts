@@ -74,7 +74,7 @@ const DEFAULT = ['HTTP', 'TLS', 'another port', 'DNS of another resolver', 'a na
 );
 
 describe('prove egress --endpoint', () => {
-  it('holds for sandboxes behind our network, by the command, and leaves none of them', async () => {
+  it('holds for sandboxes behind our network, and leaves none of them', async () => {
     const { command, made, left } = await suite({ without: [], isCommand: true });
     expect(command).toMatchObject({ status: 0, stderr: '' });
     const [proof] = JSON.parse(command?.stdout ?? '[]') as Proof[];
@@ -86,7 +86,7 @@ describe('prove egress --endpoint', () => {
     expect(left).toEqual([]);
   });
 
-  it('does not hold where everything is open', async () => {
+  it('does not hold if everything is open', async () => {
     const what = await failures(['all']);
     const expected = [
       ...QUESTIONS.filter((each) => each !== 'the same by TCP'),
@@ -108,22 +108,22 @@ describe('prove egress --endpoint', () => {
     expect(what.filter((each) => each.startsWith('control'))).toEqual([]);
   });
 
-  it('names leave: exactly the questions fail', async () => {
+  it('if names leave, exactly the DNS tries fail', async () => {
     expect(await failures(['dns'])).toEqual(QUESTIONS);
   });
 
-  it('Host is not judged: exactly the requests fail, and the narrower policy', async () => {
+  it('if Host is not judged, exactly the requests and the narrower policy fail', async () => {
     expect(await failures(['host'])).toEqual([...REQUESTS, ...NARROWING]);
   });
 
-  it('one metadata service, an open default, no updates: exactly those fail', async () => {
+  it('with an open metadata service, an open default or no updates, exactly those fail', async () => {
     const what = await failures(['metadata', 'default', 'updates']);
     expect(what).toEqual([...METADATA, ...NARROWING, ...DEFAULT]);
   });
 });
 
 describe('prove canary', () => {
-  it('hears all that it should, whatever was sent to it before', async () => {
+  it('records every try, whatever was sent to it before', async () => {
     const { stdout } = await run('unshare', ['--net', process.execPath, HOSTILE]);
     const seen = JSON.parse(stdout) as Tried[];
     expect(seen.length).toBe(8);

@@ -50,8 +50,8 @@ function prove(
 const isAllowed = (probe: Probe): boolean => 'host' in probe && probe.host === 'allowed.example';
 const PAGE = { outcome: 'answer', text: 'HTTP/1.1 200 OK\r\n\r\n' };
 
-describe('prove egress --endpoint, which can not be tried', () => {
-  it('with a key that is not taken, without one, and where nobody listens: status 2', async () => {
+describe('prove egress --endpoint: impossible to try', () => {
+  it('exits with 2 for a refused key, without a key, and without a server', async () => {
     await using endpoint = await endpointOf(guest(async () => said('')));
     const wrong = await prove(endpoint, NAMES, { E2B_API_KEY: 'e2b_11' });
     expect(wrong).toMatchObject({ status: 2, stderr: expect.stringContaining('make a sandbox') });
@@ -63,7 +63,7 @@ describe('prove egress --endpoint, which can not be tried', () => {
     expect(endpoint.made).toEqual([]);
   });
 
-  it('without python3 in the sandbox, which is said and ended', async () => {
+  it('reports a sandbox without python3, and ends it', async () => {
     await using endpoint = await endpointOf(guest(async () => said('', 127)));
     const { status, stderr } = await prove(endpoint);
     expect(status).toBe(2);
@@ -72,7 +72,7 @@ describe('prove egress --endpoint, which can not be tried', () => {
     expect([...endpoint.alive.keys()]).toEqual([]);
   });
 
-  it('where the sandbox says what no probe says', async () => {
+  it('reports output of the sandbox that no probe prints', async () => {
     for (const text of ['', '[]', '{"outcome":', '[1]\u001b[31m']) {
       await using endpoint = await endpointOf(guest(async () => said(text)));
       const { status, stderr } = await prove(endpoint);
@@ -82,7 +82,7 @@ describe('prove egress --endpoint, which can not be tried', () => {
     }
   });
 
-  it('where what is allowed does not work either', async () => {
+  it('reports that allowed destinations fail, too', async () => {
     await using endpoint = await endpointOf(pretend(() => ({})));
     const { status, stderr } = await prove(endpoint);
     expect(status).toBe(2);
@@ -90,7 +90,7 @@ describe('prove egress --endpoint, which can not be tried', () => {
     expect([...endpoint.alive.keys()]).toEqual([]);
   });
 
-  it('without a canary and names, with one that does not answer, in debug mode, for another proof', async () => {
+  it('reports a missing or silent canary, debug mode, and a wrong proof', async () => {
     await using endpoint = await endpointOf(pretend(() => ({})));
     const without = await prove(endpoint, []);
     expect(without).toMatchObject({ status: 2, stderr: expect.stringContaining('--canary') });
@@ -106,7 +106,7 @@ describe('prove egress --endpoint, which can not be tried', () => {
     expect(endpoint.made).toEqual([]);
   });
 
-  it('Ctrl-C ends the sandbox', async () => {
+  it('ends the sandbox on Ctrl-C', async () => {
     const asked = Promise.withResolvers<void>();
     await using endpoint = await endpointOf(
       guest(() => {
@@ -123,8 +123,8 @@ describe('prove egress --endpoint, which can not be tried', () => {
   });
 });
 
-describe('prove egress --endpoint, without a canary', () => {
-  it('believes the sandbox, says so, and does not hold for what could not be tried', async () => {
+describe('prove egress --endpoint: without a canary', () => {
+  it('trusts the sandbox, says so, and does not hold for what could not be tried', async () => {
     await using endpoint = await endpointOf(pretend((probe) => (isAllowed(probe) ? PAGE : {})));
     const { status, stdout } = await prove(endpoint, [...NAMES, '-o', 'json']);
     expect(status).toBe(1);
@@ -144,7 +144,7 @@ describe('prove egress --endpoint, without a canary', () => {
     expect(endpoint.alive.size).toBe(0);
   });
 
-  it('sees metadata services and resolvers that answer', async () => {
+  it('detects metadata services and resolvers that answer', async () => {
     const answers = (probe: Probe): Partial<ProbeOutcome> => {
       if (isAllowed(probe)) return PAGE;
       if ('host' in probe && probe.host === '169.254.169.254')

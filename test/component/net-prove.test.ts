@@ -37,7 +37,7 @@ describe('prove', () => {
     expect(all.length).toBeGreaterThan(30);
   });
 
-  it('metadata does not hold where the packet filter is taken out of the way', async () => {
+  it('metadata does not hold without the packet filter', async () => {
     const args = ['--net', process.execPath, UNFILTERED];
     const { stdout } = await run('unshare', args, { maxBuffer: 1024 * 1024 });
     const proof = JSON.parse(stdout) as Proof;
@@ -56,7 +56,7 @@ describe('prove', () => {
     expect(what.filter((each) => each.startsWith('open: the name'))).toEqual([]);
   });
 
-  it('the command prints them as JSON and ends with 0; a name it does not know is a wrong word', async () => {
+  it('the command prints proofs as JSON and exits with 0; an unknown name is a usage error', async () => {
     const { status, stdout } = await cli(['prove', 'egress', '-o', 'json']).result;
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject([

@@ -31,7 +31,7 @@ const policyOf = (...allow: string[]) => namePolicy(parsePolicy({ mode: 'allowli
 
 afterEach(cleanUp);
 
-describe('rules by path: plain HTTP', () => {
+describe('Gateway: rules by path, plain HTTP', () => {
   const request = (line: string, host = 'a.example', more = '') =>
     `${line} HTTP/1.1\r\nHost: ${host}\r\n${more}\r\n`;
   const last = 'Connection: close\r\n';
@@ -46,7 +46,7 @@ describe('rules by path: plain HTTP', () => {
     return { made, seen };
   }
 
-  it('each request of a connection is judged alone, and what is refused is answered', async () => {
+  it('each request of a connection is judged alone, and a refused one is answered', async () => {
     const { made, seen } = await judged('GET,POST http://a.example/v1/');
     const pieces = [
       request('GET /v1/a', 'a.example'),
@@ -62,7 +62,7 @@ describe('rules by path: plain HTTP', () => {
     expect(made.reasons()).toEqual(['allowed', 'allowed', 'path_refused']);
     expect(made.gateway.stats().ended.get('path_refused')).toBe(1);
   });
-  it('what would change a request does not come behind its body: it is told at once, and not to the server', async () => {
+  it('a trailer field that would change the request is refused, and never reaches the server', async () => {
     for (const trailer of ['X-HTTP-Method-Override: DELETE', 'x_copy_from: /admin']) {
       const { made, seen } = await judged('GET,POST http://a.example/v1/');
       const pieces = [
@@ -76,13 +76,13 @@ describe('rules by path: plain HTTP', () => {
       expect(errorOf(await talk(made.port, [pieces.slice(1).join('')]))).toBe('http_chunk');
     }
   });
-  it('one request in pieces of a byte', async () => {
+  it('a request that arrives byte by byte is judged the same', async () => {
     const { made, seen } = await judged('GET http://a.example/v1/');
     const bytes = [...request('GET /v1/../x', 'a.example', last)];
     expect(errorOf(await talk(made.port, bytes))).toBe('path_ambiguous');
     expect(seen).toEqual([]);
   });
-  it('another name of the same address on the same connection has its own rules', async () => {
+  it('another name of the same address on one connection has its own rules', async () => {
     const { made, seen } = await judged('GET http://a.example/v1/', 'b.example');
     const pieces = [
       request('DELETE /x', 'b.example'),
@@ -112,14 +112,14 @@ describe('rules by path: plain HTTP', () => {
       request('GET /v1/x', 'a.example', 'Connection: Upgrade\r\nUpgrade: websocket\r\n'),
     ],
     ['another port in Host', request('GET /v1/x', 'a.example:8080', last)],
-  ])('nothing arrives: %s', async (_what, text) => {
+  ])('nothing reaches the server: %s', async (_what, text) => {
     const { made, seen } = await judged('GET http://a.example/v1/');
     const reply = await talk(made.port, [text], true);
     expect(reply.toString()).toMatch(/^HTTP\/1\.1 40[03] /);
     expect(seen).toEqual([]);
     expect(made.reasons()).not.toContain('allowed');
   });
-  it('controls: Host in capitals and with its port, absolute-form, an encoded space', async () => {
+  it('controls: Host in capitals and with a port, absolute form, an encoded space pass', async () => {
     const { made, seen } = await judged('GET http://a.example/v1/');
     const pieces = [
       request('GET /v1/a%20b', 'A.Example:80'),
@@ -128,7 +128,7 @@ describe('rules by path: plain HTTP', () => {
     await talk(made.port, pieces);
     expect(seen).toEqual(['GET A.Example:80 /v1/a%20b 0', 'GET a.example /v1/c?q=// 0']);
   });
-  it('TLS to a name whose rules are of plain HTTP is refused', async () => {
+  it('TLS to a name with rules for plain HTTP only is refused', async () => {
     const made = await tlsWorld();
     made.policy = policyOf('GET http://a.example/v1/');
     made.pins.pin('a.example', [PUBLIC], 60);
@@ -191,8 +191,8 @@ async function httpsWorld(
   return { made, seen, client, root };
 }
 
-describe('rules by path: TLS', () => {
-  it('requests that a rule allows pass as they are, others are told why not', async () => {
+describe('Gateway: rules by path, TLS', () => {
+  it('allowed requests pass unchanged, and refused ones get the reason', async () => {
     const { made, seen, client } = await httpsWorld(['GET https://a.example/v1/']);
     expect((await client('https://a.example/v1/x?q=1')).out).toBe('hello GET\n');
     const refused = await client('https://a.example/admin', '-i');
@@ -205,23 +205,23 @@ describe('rules by path: TLS', () => {
     expect(seen).toEqual(['GET a.example /v1/x?q=1']);
     expect(made.reasons()).toContain('path_refused');
   });
-  it('compressed and partial answers are passed on, for no secret is to be found in them', async () => {
+  it('compressed and partial answers pass, since the host has no secrets', async () => {
     const { client } = await httpsWorld(['GET https://a.example/v1/']);
     expect((await client('https://a.example/v1/zip', '--compressed')).out).toMatch(/^asked .*gzip/);
     expect((await client('https://a.example/v1/x', '-r', '0-3')).out).toBe('part');
   });
-  it('HTTP/2 is not offered', async () => {
+  it('ALPN offers no HTTP/2', async () => {
     const { client } = await httpsWorld(['GET https://a.example/v1/']);
     const got = await client('https://a.example/v1/x', '--http2', '-w', '%{http_version}');
     expect(got.out).toBe('hello GET\n1.1');
   });
-  it('a second name inside the TLS of the first is refused', async () => {
+  it('a second Host inside the TLS of another name is refused', async () => {
     const { client, seen } = await httpsWorld(['GET https://a.example/v1/', 'b.example']);
     const got = await client('https://a.example/v1/x', '-H', 'Host: b.example');
     expect(got.out).toContain('host_not_sni');
     expect(seen).toEqual([]);
   });
-  it('TLS to a name without rules by path is not ended', async () => {
+  it('TLS to a name without rules by path is not decrypted', async () => {
     const { made, root } = await httpsWorld(['GET https://a.example/v1/', 'b.example']);
     const certificateOf = (servername: string) =>
       new Promise<string>((resolve, reject) => {
@@ -241,7 +241,7 @@ describe('rules by path: TLS', () => {
     expect(await certificateOf('a.example')).toBe('NeuroVisor');
     expect(await certificateOf('b.example')).toBe('the server’s own');
   });
-  it('without a certificate that the guest trusts in, nothing passes', async () => {
+  it('without a certificate that the guest trusts, nothing passes', async () => {
     const { made, seen } = await httpsWorld(['GET https://a.example/v1/'], {
       hasAuthority: false,
     });
@@ -250,13 +250,13 @@ describe('rules by path: TLS', () => {
     expect(made.reasons()).toEqual(['request_refused']);
     expect(seen).toEqual([]);
   });
-  it('an address that was not told for the name is refused', async () => {
+  it('an address that is not pinned to the name is refused', async () => {
     const { made, client } = await httpsWorld(['GET https://a.example/v1/', `${PUBLIC}`]);
     made.destination = { address: '93.184.216.35', port: 443 };
     expect((await client('https://a.example/v1/x')).code).not.toBe(0);
     expect(made.reasons()).toEqual(['not_pinned']);
   });
-  it('bytes by name are those inside of TLS; what does not fit is not passed on', async () => {
+  it('budgets by name count bytes inside of TLS; bytes beyond are not passed on', async () => {
     const budgets = new DestinationBudgets([{ name: 'a.example', bytesMax: 10_000 }], {});
     const { client, seen } = await httpsWorld(['GET https://a.example/v1/'], { budgets });
     expect((await client('https://a.example/v1/x')).out).toBe('hello GET\n');
@@ -269,7 +269,7 @@ describe('rules by path: TLS', () => {
     const refused = await client('https://a.example/v1/x');
     expect([refused.code === 0, seen.length]).toEqual([false, 2]);
   });
-  it('a WebSocket needs its word, and then flows both ways', async () => {
+  it('a WebSocket needs a WEBSOCKET rule, and then passes both ways', async () => {
     const ask = async (allow: string) => {
       const { made, root, seen } = await httpsWorld([allow]);
       const socket = connectTls({ host: HOST, port: made.port, servername: 'a.example', ca: root });
@@ -295,7 +295,7 @@ describe('rules by path: TLS', () => {
     expect(taken.text).toMatch(/ 101 [\s\S]*no frame\n$/);
     expect(taken.seen).toEqual(['upgrade /live']);
   });
-  it('a change of the rules ends what they no longer let through, and TLS that was only passed on', async () => {
+  it('changed rules end what they no longer allow, and undecrypted TLS', async () => {
     const { made, root } = await httpsWorld(['GET https://a.example/v1/', 'b.example']);
     const open = async (servername: string) => {
       const socket = connectTls({

@@ -24,7 +24,7 @@ describe('packet filter: secrets', () => {
     return world.hostPeer.arrivals.filter((one) => one.port === 3128).length > before;
   };
 
-  it('open: TCP 443 goes to the gateway, nothing else does, and QUIC falls back to it', async () => {
+  it('open: only TCP 443 goes to the gateway, and QUIC is refused', async () => {
     await begin({ mode: 'open' });
     expect([await atGateway(443), await atGateway(80)]).toEqual([false, false]);
     expect((await world.a.peer.udp(address, 443)).outcome).toBe('answer');
@@ -37,7 +37,7 @@ describe('packet filter: secrets', () => {
     expect((await world.a.peer.udp(address, 443)).outcome).not.toBe('answer');
     expect((await world.a.peer.tcp(address, 80)).outcome).toBe('answer');
   });
-  it('also to blocks that a rule allows, private ones too; not to what is closed', async () => {
+  it('TCP 443 to allowed blocks goes to the gateway, private ones too; to refused ones it does not', async () => {
     const [inside = '', other = ''] = PRIVATE;
     const policy = { mode: 'allowlist', allow: [`${address}/32`, `${inside}/32`] };
     await begin(policy);

@@ -35,8 +35,8 @@ const begin = (policy: EgressPolicyText): Promise<void> =>
 const update = (policy: EgressPolicyText): Promise<void> =>
   world.nft.apply(updateSandbox(network(world.a, policy), []));
 
-describe('the guest', () => {
-  it('inherits no connection of who had its address before', async () => {
+describe('packet filter: the guest', () => {
+  it('inherits no connection of the previous owner of its address', async () => {
     await begin({ mode: 'open' });
     const { peer, lease } = world.a;
     const hold = { host: '8.8.8.8', port: 8080, waitMs: 2000 };
@@ -61,12 +61,12 @@ describe('the guest', () => {
   });
 });
 
-describe('policies', () => {
+describe('packet filter: policies', () => {
   it.each<EgressPolicyText>([
     { mode: 'allowlist', allow: ['example.com'] },
     { mode: 'open', deny: ['evil.test'] },
     { mode: 'open' },
-  ])('the host’s own public address is not the web: %j', async (policy) => {
+  ])('a guest reaches no web server on the host’s public address: %j', async (policy) => {
     expect((await world.hostPeer.tcp(HOST_PUBLIC, 80)).outcome).toBe('answer');
     await begin(policy);
     for (const port of [80, 443]) {
@@ -78,7 +78,7 @@ describe('policies', () => {
     { mode: 'open' },
     { mode: 'open', deny: ['evil.test'] },
     { mode: 'allowlist', allow: ['8.8.8.8'] },
-  ])('other resolvers are closed, whatever a rule allows: %j', async (policy) => {
+  ])('other resolvers are blocked, whatever a rule allows: %j', async (policy) => {
     await begin(policy);
     const { peer, lease } = world.a;
     await world.internet.serve('tcp', '8.8.8.8', 853).catch(() => 'is served');
@@ -92,7 +92,7 @@ describe('policies', () => {
     { mode: 'open', deny: ['evil.test'] },
     { mode: 'open', allow: ['8.8.8.0/24'], deny: ['evil.test'] },
     { mode: 'allowlist', allow: ['8.8.8.0/24'], deny: ['evil.test'] },
-  ])('a connection from before names were denied ends: %j', async (policy) => {
+  ])('denying names ends older connections: %j', async (policy) => {
     await begin({ mode: 'open' });
     const { peer } = world.a;
     const hold = { host: '8.8.8.8', port: 80, waitMs: 2000 };
@@ -106,7 +106,7 @@ describe('policies', () => {
     expect((await peer.udp('8.8.8.8', 443)).outcome).not.toBe('answer');
     expect((await peer.tcp('8.8.8.8', 8080)).outcome).toBe('answer');
   });
-  it('with denied names an allowed private block is the gateway’s too, others are refused here', async () => {
+  it('with denied names, an allowed private block goes to the gateway, others are refused', async () => {
     await begin({ mode: 'open', allow: ['10.50.0.0/24'], deny: ['evil.test'] });
     expect((await world.a.peer.tcp('10.50.0.1', 80)).seenAs?.replace('::ffff:', '')).toBe(
       world.a.lease.guestAddress,

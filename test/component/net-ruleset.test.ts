@@ -60,8 +60,8 @@ async function dropsDuring(
   return (await read()) - before;
 }
 
-describe('metadata', () => {
-  it('is really there: without the table a guest reaches it', async () => {
+describe('packet filter: metadata', () => {
+  it('control: without the table a guest reaches it', async () => {
     await world.nft.apply(removeTable());
     for (const address of [...METADATA4, ...METADATA6, HOST_METADATA]) {
       // IPv6 needs a moment after the links are up.
@@ -72,7 +72,7 @@ describe('metadata', () => {
       }
     }
   });
-  it('can not be reached from an open guest that allows everything; the host still can', async () => {
+  it('is unreachable for a guest that allows everything, and reachable for the host', async () => {
     await begin(OPEN_TO_ALL);
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
     for (const address of [...METADATA4, HOST_METADATA, '169.254.0.23', '169.254.170.2']) {
@@ -93,7 +93,7 @@ describe('metadata', () => {
       ]);
     }
   });
-  it('nor by IPv6, of which nothing passes', async () => {
+  it('is unreachable over IPv6, of which nothing passes', async () => {
     const dropped = await dropsDuring(world.a, 'ipv6', async () => {
       for (const address of METADATA6) {
         expect(await arrivalsDuring(() => world.a.peer.tcp(address, 80))).toBe(0);
@@ -101,7 +101,7 @@ describe('metadata', () => {
     });
     expect(dropped).toBeGreaterThan(0);
   });
-  it('nor where another program translates an address to it', async () => {
+  it('is unreachable through another program’s address translation', async () => {
     await world.host.run(
       'nft',
       'add table ip other; add chain ip other pre { type nat hook prerouting priority -110; }; add rule ip other pre ip daddr 93.184.216.99 dnat to 169.254.169.254',
@@ -115,8 +115,8 @@ describe('metadata', () => {
   });
 });
 
-describe('the guest', () => {
-  it('leaves with the address of the host', async () => {
+describe('packet filter: the guest', () => {
+  it('reaches the network with the address of the host', async () => {
     await begin({ mode: 'open' });
     expect(await world.a.peer.tcp('8.8.8.8', 80)).toEqual({
       outcome: 'answer',
@@ -124,7 +124,7 @@ describe('the guest', () => {
     });
     expect(await world.a.peer.udp('8.8.8.8', 443)).toEqual({ outcome: 'answer', seenAs: UPLINK });
   });
-  it('is dropped and counted with the source address of another', async () => {
+  it('is dropped and counted with a foreign source address', async () => {
     const { namespace, peer } = world.a;
     for (const address of [world.b.lease.guestAddress, '8.8.4.4']) {
       await namespace.run('ip', 'address', 'add', `${address}/32`, 'dev', 'eth0');
@@ -135,7 +135,7 @@ describe('the guest', () => {
       await namespace.run('ip', 'address', 'del', `${address}/32`, 'dev', 'eth0');
     }
   });
-  it('is dropped and counted with the MAC of another', async () => {
+  it('is dropped and counted with a foreign MAC', async () => {
     const { namespace, peer, lease } = world.a;
     const shown = await world.host.run('ip', '-j', 'link', 'show', lease.tap);
     const hostMac: string = JSON.parse(shown)[0].address;
@@ -158,7 +158,7 @@ describe('the guest', () => {
     await namespace.run('ip', 'link', 'set', 'eth0', 'address', lease.guestMac);
     expect((await peer.udp('8.8.8.8', 443)).outcome).toBe('answer');
   });
-  it('does not reach another guest, by its address or by its gateway', async () => {
+  it('does not reach another guest, by its address or its gateway', async () => {
     await begin({ mode: 'open', allow: ['10.201.0.0/16'] });
     await world.b.peer.serve('udp', '0.0.0.0', 7000);
     const before = world.b.peer.arrivals.length;
@@ -186,7 +186,7 @@ describe('the guest', () => {
     // The gateway's port is there for what was redirected only.
     expect((await world.a.peer.tcp(host, 3128)).outcome).toBe('ECONNREFUSED');
   });
-  it('is not connected to, by the network or by the host', async () => {
+  it('gets no connection from the network or the host', async () => {
     await world.a.peer.serve('tcp', '0.0.0.0', 9000);
     expect((await world.internet.tcp(world.a.lease.guestAddress, 9000)).outcome).not.toBe('answer');
     expect((await world.hostPeer.tcp(world.a.lease.guestAddress, 9000)).outcome).not.toBe('answer');
@@ -228,7 +228,7 @@ describe('the guest', () => {
       expect(answered.map(({ from }) => from)).toEqual([hostAddress]);
     },
   );
-  it('has no neighbors: nobody of the network reaches its gateway, or speaks in its name', async () => {
+  it('has no neighbors: the network can’t reach its gateway, or spoof its address', async () => {
     const { hostAddress, guestAddress } = world.a.lease;
     await world.nft.apply(removeTable());
     const call = async (): Promise<string> => (await world.internet.tcp(hostAddress, 2222)).outcome;
@@ -252,7 +252,7 @@ describe('the guest', () => {
     await world.internetNamespace.run('ip', 'address', 'del', `${guestAddress}/32`, 'dev', 'lo');
     expect(await outside()).toBeGreaterThan(afterFirst);
   });
-  it('has each of its packets in one counter', async () => {
+  it('counts each packet in exactly one counter', async () => {
     await begin({ mode: 'open', deny: ['1.1.1.1'] });
     const { peer, lease } = world.a;
     await peer.tcp('8.8.8.8', 80);
@@ -276,8 +276,8 @@ describe('the guest', () => {
   });
 });
 
-describe('policies', () => {
-  it('open reaches no private range unless a block inside it is allowed', async () => {
+describe('packet filter: policies', () => {
+  it('open: no private range is reachable unless a block inside it is allowed', async () => {
     await begin(OPEN_TO_ALL);
     expect((await world.a.peer.tcp('10.50.0.1', 80)).outcome).toBe('ECONNREFUSED');
     await update({ mode: 'open', allow: ['10.50.0.0/24:80'] });
@@ -285,7 +285,7 @@ describe('policies', () => {
     expect((await world.a.peer.tcp('10.50.0.1', 443)).outcome).toBe('ECONNREFUSED');
     expect((await world.a.peer.tcp('192.168.77.1', 80)).outcome).toBe('ECONNREFUSED');
   });
-  it('none lets nothing out, and no name be asked for', async () => {
+  it('none: nothing leaves, DNS included', async () => {
     await begin({ mode: 'none' });
     const arrived = await arrivalsDuring(async () => {
       expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
@@ -294,7 +294,7 @@ describe('policies', () => {
     });
     expect(arrived).toBe(0);
   });
-  it('allowlist: blocks go direct, the web to the gateway, names to our resolver, the rest nowhere', async () => {
+  it('allowlist: blocks pass, web traffic goes to the gateway, DNS to our resolver, the rest is refused', async () => {
     await begin({ mode: 'allowlist', allow: ['1.1.1.1', '93.184.216.34:8080', 'example.com'] });
     const { peer } = world.a;
     expect((await peer.tcp('1.1.1.1', 443)).seenAs).toBe(`::ffff:${UPLINK}`);
@@ -314,7 +314,7 @@ describe('policies', () => {
     expect(dropped).toBe(2);
     expect(world.internet.arrivals.length).toBe(internet);
   });
-  it('a pin opens one address, protocol and port until its end, and a connection outlives it', async () => {
+  it('a pin opens one address, protocol and port until it expires, and a connection outlives it', async () => {
     await begin({ mode: 'allowlist', allow: ['db.example.com:5432'] });
     const { peer, lease } = world.a;
     const pin = { address: '8.8.8.8', protocol: 'tcp', port: 5432, seconds: 60 } as const;
@@ -331,7 +331,7 @@ describe('policies', () => {
     await expect.poll(async () => (await peer.tcp('8.8.8.8', 5432)).outcome).toBe('ECONNREFUSED');
     expect(await peer.tell('poke', { waitMs: 2000 })).toEqual({ outcome: 'answer' });
   });
-  it('an update takes effect on what is connected, keeps counters, and leaves others alone', async () => {
+  it('an update affects open connections, keeps counters, and leaves other sandboxes alone', async () => {
     await begin({ mode: 'open' });
     const hold = { host: '8.8.8.8', port: 8080, waitMs: 2000 };
     expect(await world.a.peer.tell('hold', hold)).toEqual({ outcome: 'answer' });
@@ -348,12 +348,12 @@ describe('policies', () => {
   });
 });
 
-describe('the table', () => {
+describe('packet filter: the table', () => {
   const listOthers = async (): Promise<string> =>
     (await world.host.run('nft', 'list table ip docker')) +
     (await world.host.run('nft', 'list table inet neurovisor2'));
 
-  it('comes and goes beside the tables of others, which stay byte for byte', async () => {
+  it('comes and goes while other programs’ tables stay byte for byte', async () => {
     await world.nft.apply(removeTable());
     await world.host.run(
       'nft',
@@ -373,7 +373,7 @@ describe('the table', () => {
     await world.host.run('nft', 'delete table ip docker; delete table inet neurovisor2');
     expect(await world.host.run('nft', 'list ruleset')).toBe('');
   });
-  it('removing a sandbox leaves nothing of it, and its TAP dead', async () => {
+  it('removing a sandbox leaves nothing of it, and blocks its TAP', async () => {
     await world.nft.apply(wholeTable([]));
     const empty = await world.host.run('nft', 'list', 'ruleset');
     await world.nft.apply(
@@ -403,7 +403,7 @@ describe('the table', () => {
     await expect(world.nft.apply(twice)).rejects.toMatchObject({ code: 'nft_refused' });
     expect(await world.nft.listTable()).toEqual(before);
   });
-  it('takes 200 sandboxes, and each policy that can be written', async () => {
+  it('takes 200 sandboxes with every kind of policy', async () => {
     const plan = new AddressPlan();
     const policies: EgressPolicyText[] = [
       { mode: 'open' },
@@ -444,14 +444,14 @@ describe('the table', () => {
 });
 
 describe('Nft', () => {
-  it('says that nft is missing, and what to install', async () => {
+  it('nft_missing: says what to install', async () => {
     const nft = new Nft({ command: ['nft-that-is-not-there'] });
     await expect(nft.apply(removeTable())).rejects.toMatchObject({
       code: 'nft_missing',
       remedy: expect.stringContaining('apt install nftables'),
     });
   });
-  it('says that it is not permitted', async () => {
+  it('nft_not_permitted: has a remedy', async () => {
     const nobody = ['setpriv', '--reuid', '65534', '--clear-groups', 'nft'];
     const nft = new Nft({ command: [...world.host.enter, ...nobody] });
     await expect(nft.apply(removeTable())).rejects.toMatchObject({
@@ -460,19 +460,19 @@ describe('Nft', () => {
     });
     await expect(nft.listTraffic()).rejects.toMatchObject({ code: 'nft_not_permitted' });
   });
-  it('tells what nft said when it refuses', async () => {
+  it('nft_refused: has the text of nft', async () => {
     await expect(world.nft.apply([{ add: { nonsense: {} } }])).rejects.toMatchObject({
       code: 'nft_refused',
       cause: { message: expect.stringContaining('Error') },
     });
   });
-  it('gives up a program that does not end, and one that says too much', async () => {
+  it('nft_failed: a program that does not end, and one that prints too much', async () => {
     const slow = new Nft({ command: ['sh', '-c', 'exec sleep 1000'], runMsMax: 50 });
     await expect(slow.apply(removeTable())).rejects.toMatchObject({ code: 'nft_failed' });
     const loud = new Nft({ command: ['sh', '-c', 'exec cat /dev/zero'] });
     await expect(loud.listTraffic()).rejects.toMatchObject({ code: 'nft_failed' });
   });
-  it('never touched the namespace of this machine', async () => {
+  it('control: the namespace of this machine is untouched', async () => {
     // A table of sandboxes that run on this machine may well be there; nothing of these two is.
     const { stdout } = await promisify(execFile)('nft', ['list', 'ruleset']);
     for (const { lease } of [world.a, world.b]) expect(stdout).not.toContain(lease.tap);

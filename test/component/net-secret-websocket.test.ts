@@ -20,7 +20,7 @@ function frame(first: number, text: string): Buffer {
   return Buffer.concat([head, payload]);
 }
 
-it.each([1, 7, 5000, 100_000])('messages arrive whole, %i bytes at a time', async (step) => {
+it.each([1, 7, 5000, 100_000])('messages arrive complete, %i bytes at a time', async (step) => {
   const long = `${'é'.repeat(3000)} ${TOKEN.slice(0, 11)}`;
   const texts = [frame(0x01, long), frame(0x80, `${TOKEN.slice(11)} end`), frame(0x81, TOKEN)];
   const server = createServer().on('upgrade', (request, socket) => {

@@ -76,8 +76,8 @@ async function secretWorld(options: WorldOptions & { roots?: string; answer?: An
   return { made, heard, uses, client, server, rootFile, state };
 }
 
-describe('secrets: the host that they belong to', () => {
-  it('gets the secret; the guest hears its placeholder', async () => {
+describe('secrets: their host', () => {
+  it('gets the secret, and the guest gets the placeholder back', async () => {
     const { client, heard, uses, made } = await secretWorld();
     const { out, code } = await client('https://a.example/x', ...KEY, '-i');
     expect(code).toBe(0);
@@ -88,7 +88,7 @@ describe('secrets: the host that they belong to', () => {
     expect(uses).toMatchObject([{ kind: 'filled', names: ['API_KEY'], host: 'a.example' }]);
     expect(made.dialled).toEqual([`${ADDRESS}:443`]);
   });
-  it('keeps a connection for several requests, with bodies', async () => {
+  it('several requests with bodies use one connection', async () => {
     const { client, heard, made, rootFile } = await secretWorld();
     const url = 'https://a.example/x';
     const body = join(dirname(rootFile), 'body');
@@ -98,24 +98,24 @@ describe('secrets: the host that they belong to', () => {
     expect(made.dialled).toHaveLength(1);
     expect(out).not.toContain('sk-live');
   });
-  it('is spoken to by HTTP/1.1 whatever else the client offers', async () => {
+  it('the protocol is HTTP/1.1 whatever the client offers', async () => {
     const { client } = await secretWorld();
     const { out } = await client('https://a.example/', '-w', ' v%{http_version}');
     expect(out).toMatch(/ v1\.1$/);
   });
-  it('must show a certificate of its own: otherwise 502 with why, and no secret leaves', async () => {
+  it('must have a valid certificate: otherwise 502 with the reason, and no secret leaves', async () => {
     const { client, heard } = await secretWorld({ roots: certificate().cert });
     const { out } = await client('https://a.example/', ...KEY, '-i');
     expect(out).toMatch(/^HTTP\/1\.1 502 [\s\S]*upstream_failed[\s\S]*certificate/);
     expect(heard).toEqual([]);
   });
-  it('does not answer: 502', async () => {
+  it('no answer of the host: 502', async () => {
     const { client, made } = await secretWorld();
     made.internet.clear();
     const { out } = await client('https://a.example/', ...KEY, '-i');
     expect(out).toMatch(/^HTTP\/1\.1 502 [\s\S]*ECONNREFUSED/);
   });
-  it('sends as much as is asked for and no faster than it is taken', async () => {
+  it('large answers pass completely, no faster than the guest reads', async () => {
     const bytes = 24 * 1024 * 1024;
     let sent = 0;
     const { client, made } = await secretWorld({
@@ -147,14 +147,14 @@ describe('secrets: the host that they belong to', () => {
   });
 });
 
-describe('secrets: anybody else', () => {
-  it('another Host within the same TLS', async () => {
+describe('secrets: other hosts', () => {
+  it('another Host inside the same TLS gets no secret', async () => {
     const { client, heard } = await secretWorld();
     const { out } = await client('https://a.example/', ...KEY, '-H', 'Host: b.example', '-i');
     expect(out).toMatch(/^HTTP\/1\.1 (?:403|421) /);
     expect(heard).toEqual([]);
   });
-  it('an address of somebody else under its name (curl --resolve)', async () => {
+  it('another address under the host’s name (curl --resolve) gets no secret', async () => {
     for (const isOpen of [false, true]) {
       const { client, heard, made } = await secretWorld();
       made.policy = listPolicy({ names: ['a.example'], isOpen });
@@ -166,7 +166,7 @@ describe('secrets: anybody else', () => {
       expect(heard).toEqual([]);
     }
   });
-  it('a TLS connection to another host is passed on as it is, and so is the placeholder in it', async () => {
+  it('TLS to another host passes unchanged, with the placeholder', async () => {
     const { made, client, heard, uses } = await secretWorld();
     made.policy = listPolicy({ isOpen: true });
     made.destination = { address: ATTACKER, port: 443 };
@@ -178,14 +178,14 @@ describe('secrets: anybody else', () => {
     expect(heard.join()).not.toContain('sk-live');
     expect(uses).toEqual([]);
   });
-  it('the placeholder of another host’s secret goes as it is, and is told', async () => {
+  it('the placeholder of another host’s secret passes unchanged, and is logged', async () => {
     const { client, heard, uses } = await secretWorld();
     await client('https://a.example/', '-H', `X-Api-Key: ${OTHER_PLACEHOLDER}`);
     expect(heard[0]).toContain(OTHER_PLACEHOLDER);
     expect(heard[0]).not.toContain(OTHER_TOKEN);
     expect(uses).toMatchObject([{ kind: 'unfilled', names: ['OTHER_KEY'], host: 'a.example' }]);
   });
-  it('plain HTTP, to whatever host', async () => {
+  it('plain HTTP gets no secret, whatever the host', async () => {
     const uses: SecretUse[] = [];
     const authority = new CertificateAuthority(systemClock);
     const { made, seen } = await httpWorld({
@@ -211,7 +211,7 @@ describe('secrets: anybody else', () => {
     expect(heard.join()).not.toContain('sk-live');
     expect(uses.map(({ kind }) => kind)).toEqual(['unfilled', 'unfilled']);
   });
-  it('an answer of an upstream that leads elsewhere has the placeholder', async () => {
+  it('a redirect to another host has the placeholder', async () => {
     const { client } = await secretWorld({
       answer: (request, response) => {
         const key = encodeURIComponent(String(request.headers['x-api-key']));
@@ -225,7 +225,7 @@ describe('secrets: anybody else', () => {
 });
 
 describe('secrets: the connection', () => {
-  it('a client that ends its side with the request is answered', async () => {
+  it('a client that half-closes after its request is answered', async () => {
     const { made, heard, rootFile } = await secretWorld();
     const { promise, resolve } = Promise.withResolvers<string>();
     const socket = connectTls({
@@ -243,7 +243,7 @@ describe('secrets: the connection', () => {
     expect(reply).toContain(PLACEHOLDER);
     expect(heard).toHaveLength(1);
   });
-  it('a client that ends without a request is ended', async () => {
+  it('a client that ends without a request is closed', async () => {
     const { made, rootFile } = await secretWorld();
     const options = { servername: 'a.example', ca: readFileSync(rootFile) };
     const socket = connectTls({ host: HOST, port: made.port, ...options });
@@ -251,7 +251,7 @@ describe('secrets: the connection', () => {
     socket.end();
     await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
-  it('a client that does not trust the certificate ends it', async () => {
+  it('a client that does not trust our certificate ends the connection', async () => {
     const { made, client, heard, rootFile } = await secretWorld();
     const other = join(dirname(rootFile), 'other.pem');
     writeFileSync(other, certificate().cert);
@@ -261,7 +261,7 @@ describe('secrets: the connection', () => {
     await eventually(() => expect(made.gateway.stats().connections).toBe(0));
     expect(heard).toEqual([]);
   });
-  it('other secrets: what was begun with the old ones ends', async () => {
+  it('setSecrets: ends connections that began with the old secrets', async () => {
     const { made, client, state } = await secretWorld({
       answer: (_request, response) => void response.write('begun'),
     });
@@ -274,7 +274,7 @@ describe('secrets: the connection', () => {
     expect((await waiting).code).not.toBe(0);
     await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
-  it('one that says too little after the handshake is ended; openssl finds its certificate good', async () => {
+  it('a client that is silent after the handshake is closed; openssl verifies our certificate', async () => {
     const { made, rootFile } = await secretWorld({ limits: { headMs: 500 } });
     const args = ['s_client', '-connect', `${HOST}:${made.port}`, '-servername', 'a.example'];
     const verify = ['-CAfile', rootFile, '-verify_return_error', '-verify_hostname', 'a.example'];
