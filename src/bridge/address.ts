@@ -14,6 +14,8 @@ export interface UpstreamTarget {
   readonly socketPath?: string;
   /** Sent as a bearer token. Stays on the host. */
   readonly apiKey?: string;
+  /** The user that runs it, if it was detected. */
+  readonly owner?: string;
   /** Its models, if known. The bridge fetches the list again for a name that is not in it. */
   readonly models?: readonly string[];
 }

@@ -21,7 +21,7 @@
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, headers, address, json-body, media, policy, sse, usage, dialect/.
- * Input and output: listener, exchange, body, reply, linger, relay, upstream, catalog, detect.
+ * Input and output: listener, exchange, body, reply, linger, relay, upstream, catalog, detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';

@@ -1,9 +1,14 @@
-/** Finds a model server on this machine (io). */
+/**
+ * Finds a model server on this machine (io). A server on a default port counts only if it belongs to root or to
+ * our own user, and never gets the key.
+ */
 import { type Clock, systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
-import { parseTarget, type UpstreamTarget } from './address.ts';
+import { type Log, silentLog } from '../base/log.ts';
+import { endpointOf, parseTarget, type UpstreamTarget } from './address.ts';
 import { fetchModels } from './catalog.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
+import { describeOwners, isTrustedOwner, listenerOwners } from './listener-owner.ts';
 import { UpstreamClient } from './upstream.ts';
 
 export interface DetectOptions {
@@ -12,6 +17,9 @@ export interface DetectOptions {
   readonly apiKey?: string;
   /** Default: the default addresses of common local servers. */
   readonly places?: readonly Place[];
+  /** User ids of the listeners at a port of 127.0.0.1. Default: from `/proc/net/tcp` and `tcp6`. */
+  readonly ownersOf?: (port: number) => Promise<readonly number[]>;
+  readonly log?: Log;
   readonly clock?: Clock;
   /** Timeout for each place. Default 1000 for the default places, 5000 for an explicit one. */
   readonly timeoutMs?: number;
@@ -66,7 +74,10 @@ export async function probeUpstreams(options: DetectOptions = {}): Promise<Probe
   const timeoutMs = options.timeoutMs ?? (usual ? USUAL_TIMEOUT_MS : EXPLICIT_TIMEOUT_MS);
   const client = new UpstreamClient(clock);
   try {
-    return await Promise.all(targets.map((target) => probe(client, clock, target, timeoutMs)));
+    const probes = await Promise.all(
+      targets.map((target) => probe(client, clock, target, timeoutMs)),
+    );
+    return usual ? await Promise.all(probes.map((each) => checkOwner(each, options))) : probes;
   } finally {
     client.close();
   }
@@ -88,4 +99,18 @@ async function probe(
   } catch (error) {
     return { name, target: null, models: [], detail: describeError(error) };
   }
+}
+
+/** Rejects a server that runs as another user: it would read all prompts and write all answers. */
+async function checkOwner(found: Probe, options: DetectOptions): Promise<Probe> {
+  const { ownersOf = listenerOwners, log = silentLog } = options;
+  const { target, name } = found;
+  if (target?.baseUrl === undefined) return found;
+  const { port, key } = endpointOf(target);
+  const uids = await ownersOf(port);
+  const owner = await describeOwners(uids);
+  if (isTrustedOwner(uids)) return { ...found, target: { ...target, owner } };
+  const remedy = `if you trust it, set NEUROVISOR_UPSTREAM=${key}`;
+  log.warn('model server not used: it belongs to another user', { server: name, owner, remedy });
+  return { ...found, target: null, detail: `belongs to ${owner}; ${remedy}` };
 }

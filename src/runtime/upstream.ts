@@ -6,8 +6,10 @@ import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
+import { endpointOf } from '../bridge/address.ts';
 import type { UpstreamTarget } from '../bridge/bridge.ts';
-import { detectUpstream } from '../bridge/detect.ts';
+import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../bridge/detect.ts';
+import { describeOwners, isTrustedOwner, listenerOwners } from '../bridge/listener-owner.ts';
 import type { Config } from '../config.ts';
 import { type Engine, startEngine } from '../engine/process.ts';
 import { MODEL_ID } from '../image/model.ts';
@@ -35,6 +37,8 @@ export interface UpstreamOptions {
   readonly runDir: string;
   readonly modelPath: string | undefined;
   readonly log: Log;
+  /** Default: the default addresses of common local servers, and the kernel's table of sockets. */
+  readonly detection?: Pick<DetectOptions, 'places' | 'ownersOf'>;
 }
 
 /** Longest wait of `host` for its model server, milliseconds. */
@@ -44,22 +48,46 @@ const ASK_MS_MAX = 1000;
 export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
   const { config, modelPath } = options;
   if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
-  const explicit = config.upstream === 'auto' ? undefined : config.upstream;
+  if (config.upstream === 'auto') return detectedUpstream(options);
+  const explicit = config.upstream;
   const key = config.upstreamKey === null ? {} : { apiKey: config.upstreamKey };
-  const found = await detectUpstream({ ...(explicit === undefined ? {} : { explicit }), ...key });
+  const found = await detectUpstream({ explicit, ...key });
   if (found !== null) {
-    const address = explicit ?? found.baseUrl;
     return serverUpstream(found, async () => {
-      if (address === undefined) return null;
-      return (await detectUpstream({ explicit: address, ...key, timeoutMs: ASK_MS_MAX }))?.models;
+      return (await detectUpstream({ explicit, ...key, timeoutMs: ASK_MS_MAX }))?.models;
     });
   }
-  if (explicit === undefined) return new EngineUpstream(options);
   throw new RuntimeError(
     'upstream_unreachable',
     `no OpenAI-compatible server answers at ${explicit}`,
     { remedy: 'start it, correct NEUROVISOR_UPSTREAM, or unset it to use the built-in engine' },
   );
+}
+
+/** A server on a default port, which never gets the key; else the engine. */
+async function detectedUpstream(options: UpstreamOptions): Promise<Upstream> {
+  const { detection = {}, log } = options;
+  const found = await detectUpstream({ ...detection, log });
+  if (found === null) return new EngineUpstream(options);
+  const { places = USUAL_PLACES } = detection;
+  // The same place again, with the check of its owner: another process may have taken the port.
+  const same = places.filter(({ baseUrl }) => baseUrl === found.baseUrl);
+  const again = { ...detection, places: same, timeoutMs: ASK_MS_MAX, log };
+  const upstream = serverUpstream(found, async () => (await detectUpstream(again))?.models);
+  const { ownersOf = listenerOwners } = detection;
+  const { port } = endpointOf(found);
+  return {
+    ...upstream,
+    // Another user may have taken the port since. Without any listener, the connection fails by itself.
+    async target() {
+      const uids = await ownersOf(port);
+      if (uids.length === 0 || isTrustedOwner(uids)) return found;
+      const owner = await describeOwners(uids);
+      throw new RuntimeError('upstream_unreachable', `${found.name} now belongs to ${owner}`, {
+        remedy: 'start the model server again, or set NEUROVISOR_UPSTREAM to another one',
+      });
+    },
+  };
 }
 
 /** @param ask returns the current models; undefined: no answer */
@@ -69,7 +97,8 @@ function serverUpstream(
 ): Upstream {
   const models = target.models ?? null;
   return {
-    description: target.name,
+    description:
+      target.owner === undefined ? target.name : `${target.name}, run by ${target.owner}`,
     needsModel: false,
     defaultModel: target.models?.[0] ?? null,
     models,

@@ -307,6 +307,7 @@ describe('detectUpstream', () => {
       name: `mock at ${new URL(places[2]?.baseUrl ?? '').host}`,
       baseUrl: places[2]?.baseUrl,
       models: ['m1', 'm2'],
+      owner: expect.stringMatching(/^root$|\(uid \d+\)$/),
     });
     const probes = await probeUpstreams({ places });
     expect(probes.map((probe) => probe.target !== null)).toEqual([false, false, true]);

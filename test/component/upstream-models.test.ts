@@ -1,6 +1,7 @@
 /** What a model server offers is asked anew, and a server that went away is told as it was. */
 import { expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
+import { listenerOwners } from '../../src/bridge/listener-owner.ts';
 import { readConfig } from '../../src/config.ts';
 import { chooseUpstream } from '../../src/runtime/upstream.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
@@ -35,4 +36,77 @@ it('offered: of a server that does not answer any more, what it had', async () =
 it('offered: the engine has its one model', async () => {
   const upstream = await choose('engine');
   expect(await upstream.offered()).toEqual([upstream.defaultModel]);
+});
+
+const detected = (baseUrl: string, owners: readonly number[], log = silentLog) =>
+  chooseUpstream({
+    config: readConfig({ NEUROVISOR_UPSTREAM_KEY: 'sk-host-secret' }),
+    runDir: '/nowhere',
+    modelPath: undefined,
+    log,
+    detection: { places: [{ name: 'Ollama', baseUrl }], ownersOf: async () => owners },
+  });
+
+it('chooseUpstream: a detected server never gets the key, also not when it is asked again', async () => {
+  const server = await startMockUpstream({ models: ['first'] });
+  try {
+    const upstream = await detected(server.target.baseUrl ?? '', [0]);
+    expect(upstream.description).toMatch(/^Ollama at 127\.0\.0\.1:\d+, run by root$/);
+    expect(await upstream.offered()).toEqual(['first']);
+    expect((await upstream.target(null)).apiKey).toBeUndefined();
+    expect(server.modelListCount()).toBe(2);
+    expect(server.modelListKeys()).toEqual([undefined, undefined]);
+  } finally {
+    await server.close();
+  }
+});
+
+it.each([
+  ['another user', [65_534], /nobody \(uid 65534\)/],
+  ['an unknown user', [], /an unknown user/],
+])(
+  'chooseUpstream: a detected server of %s is not used, and the log says why',
+  async (_, owners, owner) => {
+    const server = await startMockUpstream({ models: ['first'] });
+    const lines: unknown[] = [];
+    const log = { ...silentLog, warn: (...line: unknown[]) => void lines.push(line) };
+    try {
+      const { baseUrl = '' } = server.target;
+      expect((await detected(baseUrl, owners, log)).description).toBe('built-in engine');
+      expect(lines).toEqual([
+        [
+          'model server not used: it belongs to another user',
+          {
+            server: expect.stringContaining('Ollama'),
+            owner: expect.stringMatching(owner),
+            remedy: `if you trust it, set NEUROVISOR_UPSTREAM=${baseUrl}`,
+          },
+        ],
+      ]);
+    } finally {
+      await server.close();
+    }
+  },
+);
+
+it('chooseUpstream: no request goes to a user that takes the port of a detected server', async () => {
+  const server = await startMockUpstream({ models: ['first'] });
+  try {
+    const owners = [0];
+    const upstream = await detected(server.target.baseUrl ?? '', owners);
+    owners[0] = 65_534;
+    await expect(upstream.target(null)).rejects.toMatchObject({ code: 'upstream_unreachable' });
+    expect(await upstream.offered()).toEqual(['first']);
+    expect(server.modelListKeys()).not.toContain('Bearer sk-host-secret');
+  } finally {
+    await server.close();
+  }
+});
+
+it('listenerOwners: finds the owner of a real listener', async () => {
+  const server = await startMockUpstream();
+  const port = Number(new URL(server.target.baseUrl ?? '').port);
+  expect(await listenerOwners(port)).toEqual([process.getuid?.()]);
+  await server.close();
+  expect(await listenerOwners(port)).toEqual([]);
 });

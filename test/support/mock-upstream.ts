@@ -20,6 +20,8 @@ export interface MockUpstream {
   readonly requests: readonly Recorded[];
   /** Requests for the list of models. */
   modelListCount(): number;
+  /** The `authorization` header of each of them. */
+  modelListKeys(): readonly (string | undefined)[];
   /** The next request that arrives from now on. */
   next(): Promise<Recorded>;
   answer(answer: Answer): void;
@@ -36,11 +38,11 @@ export async function startMockUpstream(
   const requests: Recorded[] = [];
   const waiting: ((request: Recorded) => void)[] = [];
   const sockets = new Set<Socket>();
-  let modelLists = 0;
+  const modelListKeys: (string | undefined)[] = [];
   let answer: Answer = (_, response) => sendJson(response, 200, completion('hello'));
   const server = createServer((request, response) => {
     if (request.url?.endsWith('/models')) {
-      modelLists += 1;
+      modelListKeys.push(request.headers.authorization);
       if (models === null) sendJson(response, 404, { error: 'none' });
       else sendJson(response, 200, { object: 'list', data: models.map((id) => ({ id })) });
       return;
@@ -62,7 +64,8 @@ export async function startMockUpstream(
   return {
     target: { name: 'mock', ...place(server, socketPath), ...(apiKey ? { apiKey } : {}) },
     requests,
-    modelListCount: () => modelLists,
+    modelListCount: () => modelListKeys.length,
+    modelListKeys: () => modelListKeys,
     next: () => new Promise((resolve) => waiting.push(resolve)),
     answer(next) {
       answer = next;
