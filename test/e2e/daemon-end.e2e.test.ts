@@ -43,7 +43,7 @@ describe('serve: shutdown', () => {
 
     first.kill('SIGTERM');
     expect(await first.ended).toBe(0);
-    expect(first.stderr()).toContain('ending 1 sandbox; 1 paused to disk stays');
+    expect(first.stderr()).toContain('stopping 1 sandbox; 1 paused to disk is kept');
     expect(first.stdout()).toBe('');
     const { status, stderr } = await inUse.result;
     expect(status).toBe(125);
