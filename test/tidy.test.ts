@@ -237,6 +237,50 @@ function roomViolations(source: Source): string[] {
     .map((to) => `${source.path}: ${folder}/${from} may not import ${folder}/${to}`);
 }
 
+/** Modules of the guest agent's package that a source imports, on demand included. */
+function agentImportsOf({ path, text }: Source, modules: ReadonlySet<string>): string[] {
+  const folder = dirname(path);
+  const found = text.matchAll(/^[ \t]*from \.(\w*) import (\([^)]*\)|.*)$/gm);
+  return [...found].flatMap(([, module = '', names = '']) => {
+    if (module !== '') return [`${folder}/${module}.py`];
+    return [...names.matchAll(/\w+/g)]
+      .map(([name]) => `${folder}/${name}.py`)
+      .map((target) => (modules.has(target) ? target : `${folder}/__init__.py`));
+  });
+}
+
+/** Cycles of an import graph: at least one of each knot of files. */
+function importCycles(graph: ReadonlyMap<string, readonly string[]>): string[] {
+  const cycles: string[] = [];
+  const done = new Set<string>();
+  const path: string[] = [];
+  const visit = (file: string): void => {
+    const start = path.indexOf(file);
+    if (start >= 0) {
+      cycles.push([...path.slice(start), file].join(' → '));
+      return;
+    }
+    if (done.has(file)) return;
+    path.push(file);
+    for (const target of graph.get(file) ?? []) visit(target);
+    path.pop();
+    done.add(file);
+  };
+  for (const file of graph.keys()) visit(file);
+  return cycles;
+}
+
+function typescriptCycles(files: readonly Source[]): string[] {
+  return importCycles(
+    new Map(files.map((file) => [file.path, importsOf(file).map(({ target }) => target)])),
+  );
+}
+
+function agentCycles(files: readonly Source[]): string[] {
+  const modules = new Set(files.map(({ path }) => path));
+  return importCycles(new Map(files.map((file) => [file.path, agentImportsOf(file, modules)])));
+}
+
 /** Surfaces of the product: what a sandbox is made of they leave to the control plane. */
 const SURFACES = ['api', 'cli', 'client', 'index', 'library'];
 
@@ -295,6 +339,11 @@ describe('tidy', () => {
   });
   it('rooms: the rooms of a folder import only what the table allows', () => {
     expect(src.flatMap(roomViolations)).toEqual([]);
+  });
+  it('cycles: no files import one another, types and imports on demand included', () => {
+    const agent = sources('guest/agent/*.py');
+    expect(agent.length).toBeGreaterThan(0);
+    expect([...typescriptCycles(src), ...agentCycles(agent)]).toEqual([]);
   });
   it('waist: CLI, library and REST use sandboxes only through a control plane', () => {
     expect(src.flatMap(waistViolations)).toEqual([]);
@@ -377,6 +426,19 @@ describe('tidy', () => {
     expect(
       roomViolations(bad('src/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';")),
     ).toHaveLength(1);
+    const types = bad('src/a/x.ts', "import type { Y } from '../b/y.ts';");
+    const onDemand = bad('src/b/y.ts', "const x = await import('../a/x.ts');");
+    expect(typescriptCycles([types, onDemand])).toEqual(['src/a/x.ts → src/b/y.ts → src/a/x.ts']);
+    expect(typescriptCycles([types, bad('src/b/y.ts', '')])).toEqual([]);
+    expect(typescriptCycles([bad('src/x.ts', "export * from './x.ts';")])).toHaveLength(1);
+    expect(
+      agentCycles([
+        bad('agent/a.py', 'from . import VERSION, b'),
+        bad('agent/b.py', '    from .c import C'),
+        bad('agent/c.py', 'from . import (\n    a,\n    d,\n)'),
+        bad('agent/__init__.py', ''),
+      ]),
+    ).toEqual(['agent/a.py → agent/b.py → agent/c.py → agent/a.py']);
     const supervisor = "from '../sandbox/vm/supervisor.ts';";
     expect(
       waistViolations(bad('src/cli/x.ts', `import { type A, Supervisor } ${supervisor}`)),
