@@ -97,7 +97,7 @@ export function sealShrink(fd: number): void {
   check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl F_ADD_SEALS');
 }
 
-/** What tells one open file from every other on this host (fstat(2)); a descriptor's number doesn't. */
+/** Identifies an open file on this host (fstat(2)), unlike its descriptor's number. */
 export interface FileIdentity {
   readonly dev: bigint;
   readonly ino: bigint;

@@ -46,7 +46,7 @@ export function listenUnix(path: string, backlog: number): number {
   return fd;
 }
 
-/** @returns a connected fd or −errno (ENOENT, ECONNREFUSED: nobody listens; EAGAIN: backlog is full). */
+/** @returns a connected fd or −errno (ENOENT, ECONNREFUSED: no listener; EAGAIN: backlog is full). */
 export function connectUnix(path: string): number {
   const fd = orNegativeErrno(cSocket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0));
   if (fd < 0) return fd;
@@ -59,7 +59,7 @@ export function connectUnix(path: string): number {
   return fd;
 }
 
-/** @returns a non-blocking fd or −errno (EAGAIN: nobody waits). */
+/** @returns a non-blocking fd or −errno (EAGAIN: no connection waits). */
 export function acceptUnix(fd: number): number {
   return orNegativeErrno(cAccept4(fd, 0, 0, ACCEPT_NONBLOCK_CLOEXEC));
 }

@@ -66,7 +66,7 @@ describe('metadataOfName', () => {
 });
 
 describe('the tables', () => {
-  it('each row says who and where it is from', () => {
+  it('METADATA: each row has a provider and a source', () => {
     for (const { provider, source, blocks, names } of METADATA) {
       expect(provider).not.toBe('');
       expect(source).toMatch(/^https:\/\//);

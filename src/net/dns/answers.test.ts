@@ -60,7 +60,7 @@ function ask(names: SandboxNames, name: string, type: number = DNS_TYPE.A) {
 }
 
 describe('SandboxNames', () => {
-  it('asks nobody for a name that is not allowed', () => {
+  it('sends no query for a name that is not allowed', () => {
     const { names, events } = world();
     for (const name of [
       'b.example',
@@ -172,7 +172,7 @@ describe('SandboxNames', () => {
       reply: { code: DNS_CODE.noName, records: [] },
     });
   });
-  it('is empty for types that are not told, without asking', () => {
+  it('is empty for types that are never answered, without a query', () => {
     const { names } = world();
     for (const type of [DNS_TYPE.AAAA, DNS_TYPE.HTTPS, DNS_TYPE.SVCB, 16, 15, 2])
       expect(names.begin({ name: 'a.example', type })).toEqual({

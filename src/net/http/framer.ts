@@ -7,7 +7,8 @@
  *      └──────────────────────────────────── end ◄─────────────────────────────────────────────────┘
  *
  * The framer does not read heads: the caller says after each one how its body is framed. Without `readBody` the
- * message has no body, no `end` follows, and the next bytes are the next head. How the input is cut never matters.
+ * message has no body, no `end` follows, and the next bytes are the next head. The result never depends on how the
+ * input is cut.
  */
 
 export interface FramerRules {
@@ -89,7 +90,7 @@ export class HttpFramer {
     this.#enter('stopped');
   }
 
-  /** The stream has ended, and with it a body framed `until_close`. No frame tells of it. */
+  /** The stream has ended, and with it a body framed `until_close`. Yields no frame. */
   end(): void {
     if (this.#dataBytesLeft === Number.POSITIVE_INFINITY) this.#enter('head');
   }

@@ -1,4 +1,4 @@
-/** What the head of an HTTP/1.1 answer says of its body (RFC 9112 section 6.3). Lenient, unlike `head.ts`. Pure. */
+/** The framing of an HTTP/1.1 answer's body by its head (RFC 9112 section 6.3). Lenient, unlike `head.ts`. Pure. */
 import type { BodyFraming, FramerRules } from './framer.ts';
 
 /** Answers of upstreams: servers of all kinds. */
@@ -21,7 +21,7 @@ export function parseStatus(statusLine: string): number | undefined {
 /**
  * The framing of the body of a final answer.
  * @param method of the request
- * @returns undefined: its end can't be told
+ * @returns undefined: its end can't be found
  */
 export function responseFraming(
   status: number,
@@ -40,7 +40,7 @@ export function responseFraming(
   return Number(length) === 0 ? { kind: 'none' } : { kind: 'length', bytes: Number(length) };
 }
 
-/** Whatever its fields say. */
+/** Whether the answer has no body, whatever its fields say. */
 export function isBodiless(status: number, method: string): boolean {
   return method === 'HEAD' || status === 204 || status === 304;
 }

@@ -35,7 +35,7 @@ export class TableWatch {
     this.#options = options;
   }
 
-  /** Goes on until there are no leases. Idempotent. */
+  /** Runs until there are no leases. Idempotent. */
   start(): void {
     this.#cancel ??= this.#options.clock.after(WATCH_MS, () => {
       this.#cancel = undefined;

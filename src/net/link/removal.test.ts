@@ -91,7 +91,7 @@ describe('LinkRemoval', () => {
     ]);
   });
 
-  it('who can’t be removed hears of it, and only that one', async () => {
+  it('remove: fails for a TAP that can’t be removed, and only for that one', async () => {
     const host = new Host();
     host.heldByVmm.add(2);
     host.groupFails = true;

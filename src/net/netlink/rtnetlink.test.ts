@@ -282,7 +282,7 @@ describe('netlink addresses', () => {
     expect(decodeMac(encodeMac('AA:FC:00:0a:0B:ff'))).toBe('aa:fc:00:0a:0b:ff');
   });
 
-  it('isLinkName: what the kernel takes and nobody has to quote', () => {
+  it('isLinkName: accepts names that the kernel takes and that need no quotes', () => {
     expect(['nv-abcdefgh', 'eth0', 'br_0.100', 'x'.repeat(15)].every(isLinkName)).toBe(true);
     const bad = ['', '.', '..', 'a b', 'a/b', 'a:b', 'nv-%d', '-x', 'x'.repeat(16), 'é', 'a\n'];
     expect(bad.filter(isLinkName)).toEqual([]);

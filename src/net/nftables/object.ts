@@ -36,7 +36,7 @@ export function getNftObject(kind: NftObjectKind, name: string): Request {
   return { type: GET_OBJECT, flags: 0, body: body(kind, [named]) };
 }
 
-/** All of that kind in our table; none where there is no table. */
+/** All objects of a kind in our table; none if there is no table. */
 export function dumpNftObjects(kind: NftObjectKind): Request {
   return { type: GET_OBJECT, flags: FLAG.dump, body: body(kind, []) };
 }

@@ -30,7 +30,7 @@ describe('legacyFilters', () => {
 });
 
 describe('otherFilters', () => {
-  it('tells who drops what is forwarded, and what would let guests through', () => {
+  it('otherFilters: names the filter that drops forwarded packets, and the remedy', () => {
     const docker = [chain('filter', 'FORWARD', drop('forward')), chain('filter', 'DOCKER-USER')];
     expect(otherFilters(docker)).toEqual([
       {

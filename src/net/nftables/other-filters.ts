@@ -5,7 +5,7 @@ import { TAP_PREFIX } from '../addresses/address-plan.ts';
 import { type NftObject, TABLE_NAME } from './json.ts';
 
 export interface OtherFilter {
-  /** For people: `Docker`, or the table. */
+  /** For messages: `Docker`, or the table. */
   readonly manager: string;
   /** `forward`: blocks guests from the network; `input`: from our resolver and gateway. */
   readonly hook: 'forward' | 'input';

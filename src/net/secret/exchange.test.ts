@@ -280,7 +280,7 @@ describe('SecretExchange: answers', () => {
     expect(plain.reasons).toEqual(['response_encoded']);
     expect(plain.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 /);
   });
-  it('a part of an answer is not passed on: nobody asked for it', () => {
+  it('refuses a partial answer that was not requested', () => {
     const head = 'HTTP/1.1 206 Partial Content\r\nContent-Length: 9\r\n\r\n';
     const world = asked().upstream(`${head}${TOKEN.slice(0, 9)}`);
     expect(world.reasons).toEqual(['response_partial']);
@@ -309,7 +309,7 @@ describe('SecretExchange: answers', () => {
     expect(world.upstream(answers, 3).sent('to_guest')).toBe(answers);
     expect(world.reasons).toEqual([]);
   });
-  it('an upstream that can not be had is told as 502, with why', () => {
+  it('answers 502 with the reason for an unreachable upstream', () => {
     const world = asked().end('certificate has expired');
     expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 502 [\s\S]*certificate has expired/);
   });

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { SecretLog } from './log.ts';
 
-it('SecretLog: however many hosts a guest names, the first use of a secret is told', () => {
+it('SecretLog: logs the first use of a secret, however many hosts a guest names', () => {
   const lines: string[] = [];
   const line = (level: string) => (text: string) => void lines.push(`${level} ${text}`);
   const log = new SecretLog({

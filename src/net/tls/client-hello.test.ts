@@ -117,7 +117,7 @@ describe('hello retry', () => {
   const serverHello = (random: string): Buffer =>
     records(Buffer.from(`020000480303${random}${'00'.repeat(38)}`, 'hex'));
 
-  it('is told by the random of the server, over any pieces', () => {
+  it('ServerHelloStart: finds a retry by the server’s random, however the input is cut', () => {
     const other = '11'.repeat(32);
     expect(new ServerHelloStart().push(serverHello(RETRY_RANDOM))).toBe('retry');
     expect(new ServerHelloStart().push(serverHello(other))).toBe('other');
