@@ -3,7 +3,10 @@ import type { VmExit } from '../vmm/driver.ts';
 import { causeOfExit } from './ending.ts';
 
 const SHUTDOWN: VmExit = {
-  ...{ cause: 'guest-shutdown', exitCode: 0, signal: null, detail: 'guest-reset' },
+  cause: 'guest-shutdown',
+  exitCode: 0,
+  signal: null,
+  detail: 'guest-reset',
 };
 const CRASH: VmExit = { cause: 'vmm-crashed', exitCode: 1, signal: null, detail: '' };
 const panic = (why: string): string =>

@@ -5,7 +5,8 @@ import { StoreError } from '../store/errors.ts';
 import { fromStore, SandboxError, saveFailure } from './errors.ts';
 
 const FULL = new StoreError('disk_full', 'write a snapshot: no space left', {
-  ...{ cause: new Error('ENOSPC'), remedy: 'Free space.' },
+  cause: new Error('ENOSPC'),
+  remedy: 'Free space.',
 });
 
 describe('errors of sandboxes', () => {
@@ -20,7 +21,7 @@ describe('errors of sandboxes', () => {
   ] as const)('%s of the store is %s, and %i over HTTP', (code, expected, status) => {
     const error = fromStore(new StoreError(code, 'why', { cause: FULL, remedy: 'do this' }));
     expect(error).toBeInstanceOf(SandboxError);
-    expect(error).toMatchObject({ ...{ code: expected, cause: FULL }, remedy: 'do this' });
+    expect(error).toMatchObject({ code: expected, cause: FULL, remedy: 'do this' });
     expect(errorAnswer(error)).toMatchObject({ status, body: { error: { code: expected } } });
   });
 

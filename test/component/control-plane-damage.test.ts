@@ -151,7 +151,13 @@ describe('LocalControlPlane: a save that fails', () => {
 
 describe('LocalControlPlane: a resume that fails', () => {
   const RESUME: readonly Phase[] = [
-    ...(['workspace', 'listen', 'bridge', 'fill-memory', 'copy-disk', 'start', 'hello'] as const),
+    'workspace',
+    'listen',
+    'bridge',
+    'fill-memory',
+    'copy-disk',
+    'start',
+    'hello',
   ];
 
   it.each(RESUME)('from the disk, at %s: it stays there, and can be resumed', async (phase) => {

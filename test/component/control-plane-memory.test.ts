@@ -10,7 +10,12 @@ import { settle } from '../support/fake-members.ts';
 
 const NEAR: GuestEvent = { type: 'near_oom', memoryBytes: 95, limitBytes: 100 };
 const PRESSED: GuestEvent = {
-  ...{ type: 'pressure', memoryBytes: 80, limitBytes: 100, highEvents: 1, some: 0, full: 0 },
+  type: 'pressure',
+  memoryBytes: 80,
+  limitBytes: 100,
+  highEvents: 1,
+  some: 0,
+  full: 0,
 };
 const SIZE = { memoryMib: 256, memoryMaxMib: 1024 } as const;
 

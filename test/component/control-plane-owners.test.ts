@@ -20,7 +20,8 @@ class Neighbours implements AsyncDisposable {
 
   async open(owner: string): Promise<FakeHost> {
     const host = await FakeHost.open({
-      ...{ owner, dataDir: this.#dataDir },
+      owner,
+      dataDir: this.#dataDir,
       isOwnerAlive: async (other) => this.#alive.has(other),
     });
     this.#alive.set(owner, host);
@@ -238,7 +239,9 @@ describe('LocalControlPlane: after another', () => {
     const b = await both.open('b');
     for (const { id } of [running, inMemory]) {
       expect(await b.control.get(id)).toMatchObject({
-        ...{ status: 'ended', pausedTo: null, endsAtMs: null },
+        status: 'ended',
+        pausedTo: null,
+        endsAtMs: null,
         end: { cause: 'host-lost', detail: expect.stringContaining('killed') },
       });
       await expect(b.control.resume(id)).rejects.toMatchObject({ code: 'gone' });

@@ -24,18 +24,54 @@ interface Modelled {
 
 /** The more often, the more there is to go wrong. */
 const ASKS = [
-  ...(['create', 'remember', 'pause-memory', 'remove', 'remove-snapshot', 'die'] as const),
-  ...(['resume', 'resume', 'go-on', 'go-on', 'snapshot', 'snapshot'] as const),
-  ...(['give-network', 'give-network', 'take-network'] as const),
-  ...(['fork', 'fork', 'pause-disk', 'pause-disk', 'pause-disk'] as const),
-];
+  'create',
+  'remember',
+  'pause-memory',
+  'remove',
+  'remove-snapshot',
+  'die',
+  'resume',
+  'resume',
+  'go-on',
+  'go-on',
+  'snapshot',
+  'snapshot',
+  'give-network',
+  'give-network',
+  'take-network',
+  'fork',
+  'fork',
+  'pause-disk',
+  'pause-disk',
+  'pause-disk',
+] as const;
 type Ask = (typeof ASKS)[number];
 
 const PHASES: readonly Phase[] = [
-  ...(['workspace', 'listen', 'bridge', 'fill-memory', 'copy-disk', 'start', 'hello'] as const),
-  ...(['update', 'settle', 'unplug', 'save-state', 'keep-memory', 'keep-disk', 'commit'] as const),
-  ...(['pause', 'resume', 'plug', 'template', 'network', 'lease', 'plug-nic'] as const),
-  ...(['unplug-nic', 'withdraw-nic', 'return-nic'] as const),
+  'workspace',
+  'listen',
+  'bridge',
+  'fill-memory',
+  'copy-disk',
+  'start',
+  'hello',
+  'update',
+  'settle',
+  'unplug',
+  'save-state',
+  'keep-memory',
+  'keep-disk',
+  'commit',
+  'pause',
+  'resume',
+  'plug',
+  'template',
+  'network',
+  'lease',
+  'plug-nic',
+  'unplug-nic',
+  'withdraw-nic',
+  'return-nic',
 ];
 /** A VM that can not go on after a save is given up. */
 const DEADLY: readonly Phase[] = ['resume', 'plug', 'hello', 'return-nic'];

@@ -252,7 +252,12 @@ export class FakeHost implements Holdings, AsyncDisposable {
     const store = this.#scripted(this.#store);
     const template = this.#template();
     return {
-      ...{ clock, queue, store, log: silentLog, accelerator: 'fake', tracer: options.tracer },
+      clock,
+      queue,
+      store,
+      log: silentLog,
+      accelerator: 'fake',
+      tracer: options.tracer,
       snapshots: new SnapshotManager({
         store,
         copies: this.#copies(),
@@ -261,7 +266,11 @@ export class FakeHost implements Holdings, AsyncDisposable {
         machineOf: () => FAKE_MACHINE,
       }),
       describe: async () => ({
-        ...{ version: '0', vmm: 'fake', upstream: 'none', models: null, memoryAvailableMib: 1 },
+        version: '0',
+        vmm: 'fake',
+        upstream: 'none',
+        models: null,
+        memoryAvailableMib: 1,
       }),
       makeSpec: (wanted) => makeSpec(wanted, 8, parseEgress),
       parseEgress,
@@ -314,14 +323,22 @@ export class FakeHost implements Holdings, AsyncDisposable {
       tapFd: 1000 + n,
       connect: () => Promise.reject(new Error('no guest here')),
       guest: {
-        ...{ mac: `aa:fc:00:00:00:${last}`, address: `10.201.0.${n}`, prefixLength: 30 },
-        ...{ gateway: '10.201.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
+        mac: `aa:fc:00:00:00:${last}`,
+        address: `10.201.0.${n}`,
+        prefixLength: 30,
+        gateway: '10.201.0.1',
+        gatewayMac: 'aa:fd:00:00:00:01',
+        mtu: 1500,
       },
       confirmHandover: () => Promise.resolve(),
       lend: (_vmm, open) => open(`tap${n}`),
       setPolicy: () => this.script.step('network'),
       traffic: async () => ({
-        ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
+        packetsOut: 0,
+        bytesOut: 0,
+        packetsIn: 0,
+        bytesIn: 0,
+        refused: {},
         bytesUsed: this.bytesUsed,
       }),
       gatewayUse: () => ({ allowed: 0, refused: {}, destinations: this.destinations }),
@@ -362,7 +379,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
           return vm;
         },
       },
-      ...{ kernelPath: 'kernel', rootImagePath: 'image', clock, log: silentLog },
+      kernelPath: 'kernel',
+      rootImagePath: 'image',
+      clock,
+      log: silentLog,
       makeWorkspace: async () => {
         await script.step('workspace');
         const dir = await mkdtemp(join(this.#dir, 'run', `${spec.id}-`));

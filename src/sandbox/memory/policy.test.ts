@@ -10,7 +10,10 @@ import { MemoryPolicy, POLICY_LIMITS } from './policy.ts';
 import type { MemorySize } from './size.ts';
 
 const NEAR: SandboxEventBody = {
-  ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
+  type: 'near_oom',
+  source: 'guest',
+  memoryBytes: 1,
+  limitBytes: 2,
 };
 const ID = 'abcdefghij0123456789';
 
@@ -40,12 +43,16 @@ function world(
     };
   };
   const policy = new MemoryPolicy({
-    ...{ clock, log: silentLog, reserve },
+    clock,
+    log: silentLog,
+    reserve,
     notify: (url, event) => act(`post ${url} ${JSON.stringify(event)}`),
   });
   const events = new EventJournal(clock);
   const sandbox = {
-    ...{ id: ID, policy: { onMemoryPressure }, events },
+    id: ID,
+    policy: { onMemoryPressure },
+    events,
     pause: (to: string) => act(`pause ${to}`),
     snapshot: (name: string) => act(`snapshot ${name}`),
     get spec() {
@@ -131,7 +138,12 @@ describe('MemoryPolicy', () => {
 });
 
 const PRESSED: SandboxEventBody = {
-  ...{ type: 'pressure', source: 'guest', memoryBytes: 1, limitBytes: 2, some: 0, full: 0 },
+  type: 'pressure',
+  source: 'guest',
+  memoryBytes: 1,
+  limitBytes: 2,
+  some: 0,
+  full: 0,
 };
 
 describe('MemoryPolicy: a sandbox with a maximum', () => {

@@ -3,7 +3,12 @@ import type { GuestEvent } from '../../guest/guest.ts';
 import { MEMORY_LIMITS, MemoryWatch } from './watch.ts';
 
 const PRESSURE: GuestEvent = {
-  ...{ type: 'pressure', memoryBytes: 90, limitBytes: 100, highEvents: 3, some: 40, full: 10 },
+  type: 'pressure',
+  memoryBytes: 90,
+  limitBytes: 100,
+  highEvents: 3,
+  some: 40,
+  full: 10,
 };
 const NEAR: GuestEvent = { type: 'near_oom', memoryBytes: 95, limitBytes: 100 };
 const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };

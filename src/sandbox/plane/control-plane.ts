@@ -1,11 +1,10 @@
 /**
- * The sandboxes of this process: made, listed, paused, forked and ended; the one implementation of
- * `ControlPlane` that holds VMs.
+ * The sandboxes of this process; the one implementation of `ControlPlane` that holds VMs.
  *
  *     create ──► starter.ts ──► managed.ts (one per sandbox) ──► supervisor.ts (one per VM of it)
- *                  pools.ts         snapshots.ts ──► store
+ *                  pools.ts         snapshot-manager.ts ──► store
  *
- * Everything that does I/O comes in as parts.
+ * All I/O comes in as parts.
  */
 
 import type { Duplex } from 'node:stream';
@@ -74,15 +73,15 @@ export interface ControlParts extends StarterParts {
   readonly accelerator: string;
   /** Posts an event of a sandbox to its owner. */
   readonly notify?: PolicyParts['notify'];
-  /** For people and programs: what this host is. */
+  /** The host's part of `HostInfo`. */
   describe(): Promise<
     Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'models' | 'memoryAvailableMib'>
   >;
-  /** Builds it if need be. */
+  /** Builds the template if it is missing. */
   prepareTemplate(spec: Partial<TemplateSpec>): Promise<OpenTemplate>;
   /** A connection to the agent's operations. */
   dial(channelPath: string): Duplex;
-  /** This control plane, so that others know when its process is gone; no two have the same. */
+  /** Unique id of this control plane, with which other processes check whether it is alive. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
@@ -93,9 +92,9 @@ export class LocalControlPlane implements ControlPlane {
   readonly #starter: Starter;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #ended: EndedSandboxes;
-  /** Those whose end is being noted. */
-  readonly #leaving = new Map<string, ManagedSandbox>();
-  /** What happened last in any of them. */
+  /** Ended sandboxes whose end is not yet on disk. */
+  readonly #ending = new Map<string, ManagedSandbox>();
+  /** The newest events of all sandboxes. */
   readonly recentEvents = new RecentEvents();
   readonly #memoryPolicy: MemoryPolicy;
   readonly #changes = new Listeners<SandboxInfo>();
@@ -117,7 +116,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#memoryPolicy = new MemoryPolicy({ ...parts, reserve: (mib) => parts.queue.reserve(mib) });
   }
 
-  /** Takes note of what a killed process has left. */
+  /** Also marks sandboxes of killed processes as ended. */
   static async open(parts: ControlParts): Promise<LocalControlPlane> {
     const control = new LocalControlPlane(parts);
     await control.#rows.reconcile();
@@ -138,7 +137,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    // Of one that goes on from a snapshot that shows only then, and `grow` is at least `warn`.
+    // For a snapshot the maximum is known only later; without one, `grow` acts as `warn`.
     const canGrow = request.memoryMaxMib !== undefined || request.snapshot !== undefined;
     checkRequest(request, canGrow);
     this.#requireOpen();
@@ -277,7 +276,7 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async logs(id: string): Promise<SandboxLogs> {
-    await this.#leaving.get(id)?.endPersisted;
+    await this.#ending.get(id)?.endPersisted;
     if ((await this.#endOf(id)) === null) return logsOf((await this.#find(id)).vm);
     return (await translateStoreErrors(this.#rows.logs(id))) ?? { console: '', vmm: '' };
   }
@@ -291,7 +290,7 @@ export class LocalControlPlane implements ControlPlane {
     const { after = 0, follow = true, signal = new AbortController().signal } = options;
     const ended = await this.#endOf(id);
     if (ended?.end != null) {
-      // What came before went with the process, or the sandbox, that held it.
+      // Earlier events are gone with the process, or the sandbox, that held them.
       yield { type: 'end', end: ended.end, seq: after + 1, atMs: ended.end.atMs };
       return;
     }
@@ -304,12 +303,12 @@ export class LocalControlPlane implements ControlPlane {
     return this.#changes.listen(listener);
   }
 
-  /** For the bridge: a request of a sandbox is over. */
+  /** For the bridge: a model request is over. */
   noteUsage(record: UsageRecord): void {
     this.#sandboxes.get(record.sandboxId)?.usage.note(record);
   }
 
-  /** Ends all sandboxes but those that are paused to disk. Idempotent. */
+  /** Ends all sandboxes except those paused to disk. Idempotent. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -322,7 +321,7 @@ export class LocalControlPlane implements ControlPlane {
     const leaving = [...this.#sandboxes.values()].map((sandbox) => sandbox.leave());
     for (const left of await Promise.allSettled(leaving)) {
       if (left.status === 'fulfilled') continue;
-      // Who asked for its end has been told, and another process has it.
+      // Another process has it, and the caller of `remove` got the error.
       this.#parts.log.warn('a sandbox was not ended', { reason: describeError(left.reason) });
     }
   }
@@ -372,7 +371,7 @@ export class LocalControlPlane implements ControlPlane {
     }
   }
 
-  /** Unless nobody wants it any more. */
+  /** Stops the VM instead if the request was cancelled meanwhile. */
   async #adopt(
     { supervisor, askedAtMs }: { supervisor: Supervisor; askedAtMs: number },
     policy: LifetimePolicy,
@@ -385,15 +384,17 @@ export class LocalControlPlane implements ControlPlane {
     }
     const { clock } = this.#parts;
     const sandbox = ManagedSandbox.started(this.#managedParts(), {
-      ...{ supervisor, policy, readyMs: clock.now() - askedAtMs },
+      supervisor,
+      policy,
+      readyMs: clock.now() - askedAtMs,
       provenance: { ...provenance, createdAtMs: Math.round(clock.wall()) },
     });
     return sandbox.info();
   }
 
-  /** So that `close` can wait for it. */
+  /** Lets `close` wait for the work. */
   async #track<T>(work: Promise<T>): Promise<T> {
-    const settled = work.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+    const settled = work.catch((error: unknown) => ignore(error, 'reported to the caller'));
     this.#starts.add(settled);
     try {
       return await translateStoreErrors(work);
@@ -409,7 +410,11 @@ export class LocalControlPlane implements ControlPlane {
   #managedParts(): ManagedParts {
     const { clock, log, accelerator, snapshots } = this.#parts;
     return {
-      ...{ clock, log, accelerator, snapshots, rows: this.#rows },
+      clock,
+      log,
+      accelerator,
+      snapshots,
+      rows: this.#rows,
       start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
       reserve: (memoryMib) => this.#parts.queue.reserve(memoryMib),
       onChange: (sandbox) => this.#changed(sandbox),
@@ -433,8 +438,8 @@ export class LocalControlPlane implements ControlPlane {
       this.#forget(sandbox);
       this.#tracer.forget(sandbox.id);
       this.#ended.add(info);
-      this.#leaving.set(sandbox.id, sandbox);
-      void sandbox.endPersisted.then(() => this.#leaving.delete(sandbox.id));
+      this.#ending.set(sandbox.id, sandbox);
+      void sandbox.endPersisted.then(() => this.#ending.delete(sandbox.id));
     }
     this.#changes.emit(info);
   }
@@ -456,7 +461,7 @@ export class LocalControlPlane implements ControlPlane {
     });
   }
 
-  /** One that has ended, here or with the process that held it; null: it has not. */
+  /** An ended sandbox of this or another process; null: not ended. */
   async #endOf(id: string): Promise<SandboxInfo | null> {
     const known = this.#ended.own(id);
     if (known !== undefined) return known;
@@ -465,7 +470,7 @@ export class LocalControlPlane implements ControlPlane {
     return await this.#ended.stored(id);
   }
 
-  /** What is paused on the disk is everybody's who uses this store, and may have changed there. */
+  /** Suspended sandboxes are shared by all processes with this store, so their rows may have changed. */
   async #readPaused(): Promise<void> {
     const known = [...this.#sandboxes.values()].map((one) => ({ one, as: one.pausedSnapshotId }));
     const rows = await translateStoreErrors(this.#rows.paused());
@@ -499,5 +504,5 @@ export class LocalControlPlane implements ControlPlane {
 }
 
 function closing(): SandboxError {
-  return new SandboxError('cancelled', 'the host is being shut down');
+  return new SandboxError('cancelled', 'the host is shutting down');
 }

@@ -1,6 +1,5 @@
 /**
- * Sandboxes that have ended: the last of this process from memory, all others from their rows (io). A process
- * that was killed tells of its own nobody but the store.
+ * Ended sandboxes: the newest of this process from memory, all others from their rows (io).
  */
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SandboxInfo } from '../control.ts';
@@ -8,7 +7,7 @@ import { translateStoreErrors } from '../errors.ts';
 import { endedSandboxInfo } from './sandbox-info.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 
-/** Those that are kept in memory, and the most that a list has of them. */
+/** Maximum in memory, and in a list. */
 export const ENDED_MAX = 256;
 
 export class EndedSandboxes {
@@ -42,7 +41,7 @@ export class EndedSandboxes {
     return row === undefined ? null : this.#info(row);
   }
 
-  /** @param lives what this process holds has not ended, whatever its row says yet */
+  /** @param lives whether this process holds the sandbox, which has then not ended, whatever its row says */
   async all(lives: (id: string) => boolean): Promise<readonly SandboxInfo[]> {
     const rows = await translateStoreErrors(this.#rows.allEnded());
     const others = rows

@@ -5,7 +5,10 @@ import type { SandboxEventBody } from '../events.ts';
 import { EventJournal, JOURNAL_LIMITS } from './event-journal.ts';
 
 const NEAR: SandboxEventBody = {
-  ...{ type: 'near_oom', source: 'guest', memoryBytes: 1, limitBytes: 2 },
+  type: 'near_oom',
+  source: 'guest',
+  memoryBytes: 1,
+  limitBytes: 2,
 };
 const END: SandboxEventBody = {
   type: 'end',

@@ -1,6 +1,6 @@
 /**
- * What happened to one sandbox over all its lives, numbered: the newest are kept for who comes later, and
- * who listens hears each as it comes. In memory: it ends with the process that holds the sandbox.
+ * The numbered events of one sandbox over all its VMs. The newest are kept for later readers; listeners get each
+ * new one. In memory: lost with the process that holds the sandbox.
  */
 
 import type { Clock } from '../../base/clock.ts';
@@ -8,9 +8,9 @@ import { Listeners } from '../../base/listeners.ts';
 import type { EventSink, SandboxEventBody, TimedEvent } from '../events.ts';
 
 export const JOURNAL_LIMITS = {
-  /** Events that are kept. */
+  /** Kept events. */
   eventsMax: 256,
-  /** That wait for one reader of `read`; the oldest of more are dropped, which it sees by their numbers. */
+  /** Waiting events of one reader. Beyond it the oldest are dropped; the reader sees a gap in the numbers. */
   waitingMax: 256,
 } as const;
 
@@ -20,13 +20,13 @@ export class EventJournal implements EventSink {
   readonly #listeners = new Listeners<TimedEvent>();
   #seq = 0;
 
-  /** @param listener the first of them */
+  /** @param listener the first listener */
   constructor(clock: Pick<Clock, 'wall'>, listener?: (event: TimedEvent) => void) {
     this.#clock = clock;
     if (listener !== undefined) this.listen(listener);
   }
 
-  /** After `end` nothing is: what was still under way then has no reader. */
+  /** Ignores everything after an `end` event. */
   note(body: SandboxEventBody): void {
     if (this.#kept.at(-1)?.type === 'end') return;
     this.#seq += 1;
@@ -36,23 +36,23 @@ export class EventJournal implements EventSink {
     this.#listeners.emit(event);
   }
 
-  /** Readers and listeners that there are. */
+  /** Number of readers and listeners. */
   get listeners(): number {
     return this.#listeners.size;
   }
 
-  /** Those that come from now on. Returns how to stop. */
+  /** Gets new events. Returns the function that stops it. */
   listen(listener: (event: TimedEvent) => void): () => void {
     return this.#listeners.listen(listener);
   }
 
-  /** Those that are kept and are newer than `after`; a number that never was is of another journal. */
+  /** Kept events newer than `after`. A number from the future is of another journal: then all kept events. */
   since(after: number): readonly TimedEvent[] {
     const from = after > this.#seq ? 0 : after;
     return this.#kept.filter(({ seq }) => seq > from);
   }
 
-  /** What is kept, then what comes, up to the end of the sandbox or of `signal`. */
+  /** Yields kept events, then new ones, until the sandbox ends or `signal` aborts. */
   async *read(after: number, signal: AbortSignal): AsyncGenerator<TimedEvent, void, undefined> {
     const waiting: TimedEvent[] = [...this.since(after)];
     let wake = (): void => undefined;

@@ -1,17 +1,17 @@
-/** Tells when a sandbox has done nothing for a while: no open operation, no model request, no traffic. */
+/** Detects idle sandboxes: no open operation, no model request, no traffic. */
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 
 export interface Activity {
   readonly busy: boolean;
-  /** Of channel and network card, both ways, since they were plugged. */
+  /** Channel and network card, both directions, since they were plugged. */
   readonly bytes: number;
 }
 
-/** Looks so often within the time, so that it is at most this part late. */
-const LOOKS = 8;
-const LOOK_MS_MIN = 100;
-const LOOK_MS_MAX = 10_000;
+/** Checks per timeout; detection is late by at most one interval. */
+const CHECKS = 8;
+const CHECK_MS_MIN = 100;
+const CHECK_MS_MAX = 10_000;
 
 export class IdleWatch {
   readonly #clock: Clock;
@@ -21,10 +21,10 @@ export class IdleWatch {
   #activeAtMs = 0;
   #bytes = -1;
   #cancel: () => void = () => undefined;
-  /** Grows with each start and stop, so that a late answer of an earlier one means nothing. */
+  /** Incremented by each start and stop, so that late answers of an earlier run are ignored. */
   #turn = 0;
 
-  /** @param options.read null: it can't be told now, which counts as activity */
+  /** @param options.read null: unknown now, which counts as activity */
   constructor(options: {
     clock: Clock;
     read: () => Promise<Activity | null>;
@@ -49,20 +49,20 @@ export class IdleWatch {
     this.#limitMs = null;
   }
 
-  /** Something was asked of the sandbox. */
+  /** Restarts the idle time: the sandbox was used. */
   touch(): void {
     this.#activeAtMs = this.#clock.now();
   }
 
   #later(turn: number): void {
-    const limitMs = this.#limitMs ?? LOOK_MS_MAX;
-    const waitMs = Math.min(LOOK_MS_MAX, Math.max(LOOK_MS_MIN, limitMs / LOOKS));
-    this.#cancel = this.#clock.after(waitMs, () => void this.#look(turn));
+    const limitMs = this.#limitMs ?? CHECK_MS_MAX;
+    const waitMs = Math.min(CHECK_MS_MAX, Math.max(CHECK_MS_MIN, limitMs / CHECKS));
+    this.#cancel = this.#clock.after(waitMs, () => void this.#check(turn));
   }
 
-  async #look(turn: number): Promise<void> {
+  async #check(turn: number): Promise<void> {
     const seen = await this.#read().catch((error: unknown) => {
-      ignore(error, 'what can not be read counts as activity');
+      ignore(error, 'an unknown activity counts as activity');
       return null;
     });
     if (turn !== this.#turn || this.#limitMs === null) return;

@@ -1,6 +1,5 @@
 /**
- * How long a sandbox may run, and how long it may do nothing, and what happens then. Both count while it
- * runs; a pause that fails is tried again.
+ * Timeout and idle timeout of a sandbox. Both count while it runs; a pause that fails is retried.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -12,18 +11,18 @@ import { type Activity, IdleWatch } from './idle-watch.ts';
 export interface LifetimeOptions {
   readonly clock: Clock;
   readonly log: Log;
-  /** For the log. */
+  /** Id, for the log. */
   readonly sandbox: string;
-  /** What holds now. */
+  /** The current policy. */
   policy(): Pick<LifetimePolicy, 'timeoutMs' | 'onTimeout' | 'idleTimeoutMs'>;
-  /** Null: it can't be told now. */
+  /** Null: unknown now. */
   activity(): Promise<Activity | null>;
   kill(): void;
-  /** False: it does not run any more, so there is nothing to pause. */
+  /** False: the sandbox does not run any more. */
   pause(): Promise<boolean>;
 }
 
-/** After a pause that nobody asked for has failed. */
+/** Delay before the retry of a failed pause. */
 export const RETRY_PAUSE_MS = 60_000;
 
 export class Lifetime {
@@ -32,21 +31,21 @@ export class Lifetime {
   #endsAtMs: number | null = null;
   #cancelTimeout: () => void = () => undefined;
   #cancelIdle: () => void = () => undefined;
-  /** Each grows with its start and stop: a pause that fails later than that is not tried again. */
+  /** Incremented by each start and stop: a pause that fails later is not retried. */
   readonly #turns = { timeout: 0, idle: 0 };
 
   constructor(options: LifetimeOptions) {
     this.#options = options;
     const { clock, activity } = options;
-    this.#idle = new IdleWatch({ clock, read: activity, onIdle: () => this.#idleIsOver() });
+    this.#idle = new IdleWatch({ clock, read: activity, onIdle: () => this.#onIdle() });
   }
 
-  /** Wall clock; null: no limit, or it does not count now. */
+  /** Wall clock; null: no timeout, or it does not count now. */
   get endsAtMs(): number | null {
     return this.#endsAtMs;
   }
 
-  /** Both count from now. */
+  /** Restarts both timeouts. */
   start(): void {
     this.startTimeout();
     this.startIdle();
@@ -60,7 +59,7 @@ export class Lifetime {
     const { timeoutMs } = policy();
     if (timeoutMs === null) return;
     this.#endsAtMs = Math.round(clock.wall() + timeoutMs);
-    this.#cancelTimeout = clock.after(timeoutMs, () => this.#timeIsOver());
+    this.#cancelTimeout = clock.after(timeoutMs, () => this.#onTimeout());
   }
 
   startIdle(): void {
@@ -69,12 +68,12 @@ export class Lifetime {
     this.#idle.start(this.#options.policy().idleTimeoutMs);
   }
 
-  /** Something was asked of the sandbox. */
+  /** Restarts the idle time: the sandbox was used. */
   touch(): void {
     this.#idle.touch();
   }
 
-  /** @param what `idle`: its time goes on */
+  /** @param what `idle`: the timeout keeps counting */
   stop(what: 'all' | 'idle' = 'all'): void {
     this.#turns.idle += 1;
     this.#cancelIdle();
@@ -85,20 +84,20 @@ export class Lifetime {
     this.#endsAtMs = null;
   }
 
-  #timeIsOver(): void {
+  #onTimeout(): void {
     const { policy, kill, clock } = this.#options;
     if (policy().onTimeout === 'kill') {
       kill();
       return;
     }
-    void this.#pause('timeout', 'its time is over', () => {
-      this.#cancelTimeout = clock.after(RETRY_PAUSE_MS, () => this.#timeIsOver());
+    void this.#pause('timeout', 'its timeout', () => {
+      this.#cancelTimeout = clock.after(RETRY_PAUSE_MS, () => this.#onTimeout());
     });
   }
 
-  #idleIsOver(): void {
+  #onIdle(): void {
     void this.#pause('idle', 'it was idle', () => {
-      // It must then have been idle anew.
+      // The retry needs another idle period.
       this.#cancelIdle = this.#options.clock.after(RETRY_PAUSE_MS, () => this.startIdle());
     });
   }
@@ -117,12 +116,12 @@ export class Lifetime {
   }
 }
 
-/** Null: there is no VM, or it tells nothing now. */
+/** Null: no VM. */
 export async function activityOf(supervisor: Supervisor | undefined): Promise<Activity | null> {
   if (supervisor?.vm === undefined) return null;
   const stats = await supervisor.vm.channelStats();
   const onChannel = stats.bytesGuestToHost + stats.bytesHostToGuest;
   const bytes = onChannel + (await supervisor.card.bytes());
-  // One connection is the agent's own.
+  // One connection belongs to the agent itself.
   return { busy: stats.connectionsOpen > 1 || supervisor.modelRequests > 0, bytes };
 }

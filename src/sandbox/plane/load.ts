@@ -1,32 +1,32 @@
-/** What sandboxes use now, for a live view (types only). */
+/** The current usage of sandboxes, for a live view (types only). */
 
 import type { OomMark, PressureMark } from '../memory-events.ts';
 import type { SandboxState } from '../vm/lifecycle.ts';
 import type { SandboxTimedEvent } from './recent-events.ts';
 
 export interface SandboxLoad {
-  /** Of a sandbox, or of a member of a pool. */
+  /** Id of a sandbox or pool member. */
   readonly id: string;
   readonly state: SandboxState;
-  /** Of the host, that its VM holds; null: it has no process of its own. */
+  /** Host memory of the VM; null: no process of its own. */
   readonly memoryBytes: number | null;
   /** Requests to the model under way. */
   readonly modelRequests: number;
-  /** Of prompts and answers, of this VM's requests. */
+  /** Tokens of prompts and answers of this VM. */
   readonly tokens: number;
-  /** The last of its VM; null: none yet. How long ago is for the reader to judge. */
+  /** The last one of this VM; null: none yet. The reader checks its age. */
   readonly lastPressure: PressureMark | null;
   readonly lastOom: OomMark | null;
-  /** Of its network card, since it has that one; absent: they are not measured. */
+  /** Since the network card was plugged; absent: not measured. */
   readonly packets?: Readonly<Record<'peer' | 'guest' | 'forward', PacketTimes>> | undefined;
-  /** Of its VMM, by call, the most frequent first; absent: they are not counted. */
+  /** System calls of the VMM, the most frequent first; absent: not counted. */
   readonly syscalls?: Readonly<Record<string, number>> | undefined;
 }
 
-/** Of the packets on one path (docs/observability.md). */
+/** Latency of packets on one path (docs/observability.md). */
 export interface PacketTimes {
   readonly count: number;
-  /** Null without one. */
+  /** Null: no packet. */
   readonly p50Ns: number | null;
   readonly p95Ns: number | null;
 }
@@ -38,11 +38,11 @@ export interface MemoryPressure {
 }
 
 export interface SandboxLoads {
-  /** Of the host's clock, milliseconds since 1970. */
+  /** Milliseconds since 1970, by the host's clock. */
   readonly atMs: number;
   readonly sandboxes: readonly SandboxLoad[];
-  /** Null: the kernel does not tell. */
+  /** Null: the kernel does not report it. */
   readonly memoryPressure: MemoryPressure | null;
-  /** The newest of all sandboxes, oldest first (`recent-events.ts`). */
+  /** The newest events of all sandboxes, oldest first (`recent-events.ts`). */
   readonly events: readonly SandboxTimedEvent[];
 }

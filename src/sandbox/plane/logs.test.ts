@@ -22,7 +22,8 @@ class World {
   readonly listeners = new Set<(info: SandboxInfo) => void>();
   #status: SandboxInfo['status'] = 'running';
   readonly sandbox: { readonly id: string; vm: Vm | undefined; info(): SandboxInfo } = {
-    ...{ id: 'a', vm: newVm() },
+    id: 'a',
+    vm: newVm(),
     info: () => ({ id: 'a', status: this.#status }) as SandboxInfo,
   };
   readonly over: Promise<void>;

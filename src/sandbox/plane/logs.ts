@@ -1,9 +1,9 @@
 /**
- * What a sandbox writes, while it does: its console and its VMM's log, over all its VMs.
+ * Live logs of a sandbox: its console and its VMM's log, over all its VMs.
  *
  *     VM ── LogTail (the last bytes, counted) ──► followLogs ──► one reader, at its pace
  *
- * Nothing waits for a reader: what has left the tail before it was read is counted and told.
+ * The VM never waits for a reader: bytes that left the tail before they were read are counted.
  */
 import { StringDecoder } from 'node:string_decoder';
 import type { Clock } from '../../base/clock.ts';
@@ -14,20 +14,20 @@ import type { ControlPlane, LogChunk, SandboxInfo } from '../control.ts';
 import type { SandboxLogs } from '../ending.ts';
 
 export const FOLLOW_LIMITS = {
-  /** Of one chunk. */
+  /** Size of one chunk. */
   chunkBytesMax: 16 * 1024,
-  /** After a chunk, so that a guest that floods its console takes no processor of the host. */
+  /** Pause after a chunk, so that a guest that floods its console does not use up a host CPU. */
   restMs: 25,
 } as const;
 
 const SOURCES = ['console', 'vmm'] as const;
 
-/** As it is now. */
+/** The current tails. */
 export function logsOf(vm: Vm | undefined): SandboxLogs {
   return { console: vm?.consoleTail() ?? '', vmm: vm?.logs.vmm.text().trim() ?? '' };
 }
 
-/** Of one that has ended. */
+/** The logs of an ended sandbox as chunks. */
 export function* chunksOf(logs: SandboxLogs): Generator<LogChunk, void> {
   for (const source of SOURCES) {
     if (logs[source] !== '') yield { source, text: logs[source], skippedBytes: 0 };
@@ -47,15 +47,15 @@ export async function* followLogs(
   clock: Clock,
   signal: AbortSignal,
 ): AsyncGenerator<LogChunk, void> {
-  const news = new News(signal);
+  const wakeup = new Wakeup(signal);
   const stop = control.onChange(({ id }) => {
-    if (id === sandbox.id) news.tell();
+    if (id === sandbox.id) wakeup.set();
   });
   let vm: Vm | undefined;
   let readers: readonly Reader[] = [];
   try {
     while (!signal.aborted) {
-      news.clear();
+      wakeup.clear();
       const [next, isOver] = [sandbox.vm, sandbox.info().status === 'ended'];
       const chunks = readers.flatMap((reader) => reader.read());
       if (chunks.length > 0) {
@@ -66,33 +66,33 @@ export async function* followLogs(
       } else if (next !== undefined && next !== vm) {
         vm = next;
         for (const reader of readers) reader.close();
-        readers = SOURCES.map((source) => new Reader(source, next.logs[source], news));
+        readers = SOURCES.map((source) => new Reader(source, next.logs[source], wakeup));
       } else if (isOver) {
         return;
       } else {
-        await news.come();
+        await wakeup.wait();
       }
     }
   } finally {
     stop();
-    news.close();
+    wakeup.close();
     for (const reader of readers) reader.close();
   }
 }
 
-/** One of the logs of one VM, from its beginning on. */
+/** Reads one log of one VM from its beginning. */
 class Reader {
   readonly #source: LogChunk['source'];
   readonly #tail: LogTail;
-  /** A character may be cut in two by the end of a chunk. */
+  /** A chunk may end within a character. */
   readonly #decoder = new StringDecoder('utf8');
   readonly close: () => void;
   #position = 0;
 
-  constructor(source: LogChunk['source'], tail: LogTail, news: News) {
+  constructor(source: LogChunk['source'], tail: LogTail, wakeup: Wakeup) {
     this.#source = source;
     this.#tail = tail;
-    this.close = tail.onWrite(() => news.tell());
+    this.close = tail.onWrite(() => wakeup.set());
   }
 
   read(): readonly LogChunk[] {
@@ -105,33 +105,33 @@ class Reader {
   }
 }
 
-/** Whether something may have changed since it was last looked. */
-class News {
+/** A flag that wakes its waiter. */
+class Wakeup {
   readonly #signal: AbortSignal;
-  #isThere = false;
+  #isSet = false;
   #wake = (): void => undefined;
-  readonly tell = (): void => {
-    this.#isThere = true;
+  readonly set = (): void => {
+    this.#isSet = true;
     this.#wake();
   };
 
   constructor(signal: AbortSignal) {
     this.#signal = signal;
-    signal.addEventListener('abort', this.tell);
+    signal.addEventListener('abort', this.set);
   }
 
   clear(): void {
-    this.#isThere = false;
+    this.#isSet = false;
   }
 
-  async come(): Promise<void> {
-    if (this.#isThere) return;
+  async wait(): Promise<void> {
+    if (this.#isSet) return;
     await new Promise<void>((resolve) => {
       this.#wake = resolve;
     });
   }
 
   close(): void {
-    this.#signal.removeEventListener('abort', this.tell);
+    this.#signal.removeEventListener('abort', this.set);
   }
 }

@@ -1,6 +1,5 @@
 /**
- * The newest events of all sandboxes of a host, for a live view. One sandbox, however much it has to tell,
- * pushes out no more than its own share.
+ * The newest events of all sandboxes of a host, for a live view. One sandbox has a limited share.
  */
 import type { TimedEvent } from '../events.ts';
 

@@ -1,12 +1,11 @@
 /**
- * The rows of sandboxes in the store: whose they are, and in which order one sandbox's are written.
+ * The rows of sandboxes in the store: their owners, and the order of writes for one sandbox.
  *
- *     running, paused in memory    owned by the process that holds the VM; it dies, they end: `host-lost`
- *     paused on the disk           nobody's: whoever changes it claims it first, and only one gets it
- *     ended                        nobody's
+ *     running, paused in memory    owned by the process that holds the VM; ends with it (`host-lost`)
+ *     suspended (paused to disk)   without an owner; a process claims it before a change, and only one succeeds
+ *     ended                        without an owner
  *
- * An owner that was killed between its claim and its first write has lost nothing: the sandbox is on the
- * disk, and the next one may claim it.
+ * If an owner is killed between claim and first write, nothing is lost: the next process may claim the sandbox.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
@@ -24,23 +23,23 @@ export interface SandboxRowsParts {
   readonly store: Store;
   readonly clock: Clock;
   readonly log: Log;
-  /** This host of sandboxes, so that others know when it is gone; no two have the same. */
+  /** Unique id of this control plane, with which other processes check whether it is alive. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
 }
 
-/** What a row is made of. */
+/** The contents of a row. */
 export interface RowFacts {
   readonly id: string;
   readonly provenance: Provenance;
   readonly spec: SandboxSpec;
   readonly policy: LifetimePolicy;
-  /** It is on the disk; null: it is not. */
+  /** Null: not on disk. */
   readonly pausedSnapshotId: string | null;
-  /** Anywhere. */
+  /** To memory or disk. */
   readonly isPaused: boolean;
-  /** What is on the disk is ours. */
+  /** This process owns the suspended sandbox. */
   readonly isClaimed: boolean;
   readonly endsAtMs: number | null;
   readonly end: SandboxEnd | null;
@@ -72,16 +71,20 @@ export class SandboxRows {
     const isOver = end !== null;
     const isOnDisk = pausedSnapshotId !== null;
     const isPaused = isOnDisk || facts.isPaused;
-    const isNobodys = isOver || (isOnDisk && !facts.isClaimed);
+    const hasNoOwner = isOver || (isOnDisk && !facts.isClaimed);
     return {
       id,
-      ownerJson: isNobodys ? null : this.ownerJson,
+      ownerJson: hasNoOwner ? null : this.ownerJson,
       status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
       requestJson: formatRequest({ spec, policy, origin }),
-      ...{ metadata: policy.metadata, createdAtMs, parent, snapshot, pausedSnapshotId },
+      metadata: policy.metadata,
+      createdAtMs,
+      parent,
+      snapshot,
+      pausedSnapshotId,
       endsAtMs: isPaused ? null : facts.endsAtMs,
       end: isOver ? endInfo(end) : null,
-      // Who removes a sandbox wants nothing of it to stay.
+      // An explicit removal also deletes the logs.
       ...(isOver && end.cause !== 'stopped' ? { log: endLog(end) } : {}),
     };
   }
@@ -91,40 +94,43 @@ export class SandboxRows {
     await this.#parts.store.sandboxes.put(row);
   }
 
-  /** Failures are logged: a sandbox that can't be noted runs all the same. */
+  /** Logs failures: a sandbox runs even if its row can't be written. */
   async put(row: SandboxRow): Promise<void> {
     try {
       await this.keep(row);
     } catch (error) {
       const reason = describeError(error);
-      this.#parts.log.error('a sandbox could not be noted', { sandbox: row.id, reason });
+      this.#parts.log.error('the row of a sandbox could not be written', {
+        sandbox: row.id,
+        reason,
+      });
     }
   }
 
-  /** Those on the disk, whoever has them, newest first. */
+  /** Suspended sandboxes of all processes, newest first. */
   async paused(): Promise<readonly PausedRow[]> {
     return (await this.#parts.store.sandboxes.list('paused')).filter(isOnDisk);
   }
 
-  /** Of one that has ended and of which they are kept. */
+  /** The kept logs of an ended sandbox. */
   async logs(id: string): Promise<SandboxLogs | null> {
     const log = await this.#parts.store.sandboxes.log(id);
     return log === null ? null : { console: log.console.toString(), vmm: log.vmm.toString() };
   }
 
-  /** One that has ended, also in another process; undefined: none, or it has not. */
+  /** An ended sandbox of any process; undefined: none, or not ended. */
   async ended(id: string): Promise<SandboxRow | undefined> {
     const row = await this.#get(id);
     return row?.end === null ? undefined : row;
   }
 
-  /** All that have ended and are not forgotten, also in other processes. */
+  /** All kept ended sandboxes of all processes. */
   async allEnded(): Promise<readonly SandboxRow[]> {
     return await this.#parts.store.sandboxes.list('ended');
   }
 
   /**
-   * Makes one that is on the disk ours.
+   * Takes ownership of a suspended sandbox.
    * @throws SandboxError `not_ready`: another process has it; `gone`
    */
   async claim(id: string): Promise<PausedRow> {
@@ -136,7 +142,7 @@ export class SandboxRows {
     const { ownerJson: owner } = found;
     const isFree = owner === null || owner === ownerJson || !(await isOwnerAlive(owner));
     if (isFree && isOnDisk(found) && (await store.sandboxes.claim(id, owner, ownerJson))) {
-      // It may have run and been paused again since it was looked at.
+      // It may have run and been paused again since it was read.
       const row = await this.#get(id);
       if (row !== undefined && isOnDisk(row)) return row;
     }
@@ -145,18 +151,18 @@ export class SandboxRows {
     });
   }
 
-  /** It is still on the disk, for everybody. */
+  /** Gives up the ownership of a suspended sandbox. */
   async release(id: string): Promise<void> {
     const { store, log, ownerJson } = this.#parts;
     try {
       await store.sandboxes.claim(id, ownerJson, null);
     } catch (error) {
-      // While this process lives nobody else gets it; it can claim it again itself.
+      // Until this process ends, only it can claim the sandbox again.
       log.warn('a sandbox stays claimed', { sandbox: id, reason: describeError(error) });
     }
   }
 
-  /** Sandboxes whose process was killed have ended; who asks gets to know it. */
+  /** Marks the sandboxes of killed processes as ended. */
   async reconcile(): Promise<void> {
     const { store, log, clock, isOwnerAlive } = this.#parts;
     for (const row of await store.sandboxes.list()) {
@@ -186,7 +192,7 @@ export class SandboxRows {
   }
 }
 
-/** One sandbox's rows, one after another; each is made when its turn has come, so none is out of date. */
+/** Writes the rows of one sandbox one after another. Each row is made in its turn, so none is out of date. */
 export class RowWriter {
   readonly #rows: SandboxRows;
   #last: Promise<void> = Promise.resolve();
@@ -195,7 +201,7 @@ export class RowWriter {
     this.#rows = rows;
   }
 
-  /** Never rejects. @param make null: there is nothing to write any more */
+  /** Never rejects. @param make null: nothing to write any more */
   write(make: () => SandboxRow | null): Promise<void> {
     return this.inTurn(async () => {
       const row = make();
@@ -203,10 +209,10 @@ export class RowWriter {
     });
   }
 
-  /** For a row that something else writes. Rejects as `work` does. */
+  /** For work that writes the row itself. Rejects as `work` does. */
   inTurn(work: () => Promise<void>): Promise<void> {
     const turn = this.#last.then(work);
-    this.#last = turn.catch((error: unknown) => ignore(error, 'told to who asked for it'));
+    this.#last = turn.catch((error: unknown) => ignore(error, 'reported to the caller'));
     return turn;
   }
 }

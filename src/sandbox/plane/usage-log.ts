@@ -1,4 +1,4 @@
-/** The last requests of a sandbox to its model, oldest first. */
+/** The last model requests of a sandbox, oldest first. */
 import type { UsageRecord } from '../../bridge/bridge.ts';
 
 const RECORDS_MAX = 256;

@@ -200,7 +200,11 @@ describe('WarmPool and StartQueue properties', () => {
         async (scheduler, requests, closesEarly) => {
           const clock = new FakeClock();
           const queue = new StartQueue({
-            ...{ concurrency: 2, totalMib: 4096, availableMib: () => 4096, waitingMax: 12, clock },
+            concurrency: 2,
+            totalMib: 4096,
+            availableMib: () => 4096,
+            waitingMax: 12,
+            clock,
           });
           const handover = new Handover<FakeMember>();
           const made: FakeMember[] = [];
@@ -218,7 +222,8 @@ describe('WarmPool and StartQueue properties', () => {
               queue.run({ ...place, tenant: 'pool', priority: 'low', signal }, run),
             offer: (one) => handover.offer(one),
             limits: { min: 2, max: 3 },
-            ...{ clock, log: silentLog },
+            clock,
+            log: silentLog,
           });
           const served: FakeMember[] = [];
           const outcomes = requests.map(async ({ tenant, cancels, fails }) => {

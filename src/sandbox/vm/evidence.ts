@@ -113,7 +113,9 @@ export class Evidence {
     const { exitCode = null, signal = null, log = '' } = this.#exit ?? {};
     const { lastPressure, lastOom } = this.#memory;
     return {
-      ...{ cause, detail, atMs: Math.floor(this.#parts.clock.wall()) },
+      cause,
+      detail,
+      atMs: Math.floor(this.#parts.clock.wall()),
       evidence: { exitStatus: exitCode, signal, lastPressure, lastOom, lastViolation },
       console: this.#vm?.consoleTail() ?? '',
       vmmLog: log,

@@ -10,8 +10,12 @@ import { NetworkCard } from './network-card.ts';
 const LIST: NetworkSpec = { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };
 const OPEN: NetworkSpec = { policy: { mode: 'open', allow: [], deny: [] }, limits: {} };
 const SETTINGS = {
-  ...{ mac: 'aa:fc:00:00:00:01', address: '10.0.0.2', prefixLength: 30 },
-  ...{ gateway: '10.0.0.1', gatewayMac: 'aa:fd:00:00:00:01', mtu: 1500 },
+  mac: 'aa:fc:00:00:00:01',
+  address: '10.0.0.2',
+  prefixLength: 30,
+  gateway: '10.0.0.1',
+  gatewayMac: 'aa:fd:00:00:00:01',
+  mtu: 1500,
 };
 
 /** Everything that is done, in order; the step named `fail` fails. */

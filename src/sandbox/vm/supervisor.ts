@@ -330,7 +330,10 @@ export class Supervisor {
     if (this.#parts.template === undefined) await limitVm(vm, { diskLimits });
     await this.#fitMemory(vm, guest, signal);
     this.#timings = startTimings({
-      ...{ beganMs: began, preparedMs: preparedAt, vmm: vm.timings, readyMs: clock.now() },
+      beganMs: began,
+      preparedMs: preparedAt,
+      vmm: vm.timings,
+      readyMs: clock.now(),
       guest: this.#parts.template === undefined ? guest.info : null,
     });
     traceStart(span, this.#timings, began);
