@@ -201,7 +201,7 @@ export class Exchange {
     const inspection = inspected.value;
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
     const target = await this.#awaitUpstream();
-    const model = await this.#resolve(target, inspection.model);
+    const model = await this.#resolve(target, inspection.model, operation);
     if (!model.ok) return this.#refused(model.refusal);
     const bytes = edited(received.value, body.value, inspection, model.value);
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
@@ -233,14 +233,17 @@ export class Exchange {
     dispatched: Dispatched,
     body: Buffer,
   ): Promise<ExchangeEnd> {
-    const { client, limits } = this.#context;
+    const { client, limits, sandboxId } = this.#context;
     const { operation } = dispatched;
     const { signal } = this.#aborter;
     const response = await client.send({
       target,
       method: 'POST',
       path: operation.upstreamPath,
-      headers: { ...requestHeaders(this.#request.headers), ...traceHeaders(dispatched.span) },
+      headers: {
+        ...requestHeaders(this.#request.headers, sandboxId),
+        ...traceHeaders(dispatched.span),
+      },
       body,
       limits,
       signal,
@@ -260,11 +263,15 @@ export class Exchange {
     target: UpstreamTarget,
     dispatched: Dispatched,
   ): Promise<ExchangeEnd> {
-    const { limits, clock } = this.#context;
+    const { limits, clock, log } = this.#context;
     const { operation, inspection } = dispatched;
     const status = response.statusCode ?? 0;
     if (status < 200 || status >= 300) {
       dispatched.outcome = 'upstream-error';
+      if (status === 401 || status === 403) {
+        const remedy = 'check NEUROVISOR_UPSTREAM_KEY on the host';
+        log.warn('the model server denied a request', { upstream: target.name, status, remedy });
+      }
       await relayError(response, this.#reply, target.apiKey, limits);
       return 'served';
     }
@@ -304,17 +311,22 @@ export class Exchange {
     return this.#target;
   }
 
-  async #resolve(target: UpstreamTarget, asked: string | undefined): Promise<Checked<string>> {
+  async #resolve(
+    target: UpstreamTarget,
+    asked: string | undefined,
+    operation: Operation,
+  ): Promise<Checked<string>> {
+    const use = operation.generates ? 'text' : 'embeddings';
     const { policy, catalog } = this.#context;
     const alias = asked !== undefined && Object.hasOwn(policy.aliases ?? {}, asked);
-    if (alias || policy.allowModels !== undefined) return resolveModel(asked, policy, null);
+    if (alias || policy.allowModels !== undefined) return resolveModel(asked, policy, null, use);
     const names = (list: readonly { readonly id: string }[] | null): string[] | null =>
       list?.map((model) => model.id) ?? null;
     const known = await orAborted(catalog.models(target), this.#aborter.signal);
-    const resolved = resolveModel(asked, policy, names(known));
+    const resolved = resolveModel(asked, policy, names(known), use);
     if (resolved.ok) return resolved;
     const refreshed = await orAborted(catalog.refresh(target), this.#aborter.signal);
-    return resolveModel(asked, policy, names(refreshed));
+    return resolveModel(asked, policy, names(refreshed), use);
   }
 
   #refused(refusal: Refusal): ExchangeEnd {

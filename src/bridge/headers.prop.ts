@@ -27,14 +27,17 @@ describe('checkFraming', () => {
 describe('header filters', () => {
   it('pass only listed names with harmless values', () => {
     const allowed =
-      /^(accept|traceparent|tracestate|x-request-id|cache-control|content-(encoding|length|type)|retry-after|x-should-retry)$/;
+      /^(accept|traceparent|tracestate|x-(client-)?request-id|idempotency-key|openai-(beta|processing-ms)|cache-control|content-(encoding|length|type)|retry-after(-ms)?|x-should-retry|x-ratelimit-[a-z-]+)$/;
     const received = fc.dictionary(
-      fc.oneof(fc.constantFrom('accept', 'retry-after', 'cookie', '__proto__'), fc.string()),
+      fc.oneof(
+        fc.constantFrom('accept', 'retry-after', 'idempotency-key', 'cookie', '__proto__'),
+        fc.string(),
+      ),
       fc.oneof(fc.string(), fc.array(fc.string())),
     );
     fc.assert(
       fc.property(received, (headers) => {
-        for (const out of [requestHeaders(headers), responseHeaders(headers)]) {
+        for (const out of [requestHeaders(headers, 'a'), responseHeaders(headers)]) {
           for (const [key, value] of Object.entries(out)) {
             expect(key).toMatch(allowed);
             expect(value).not.toMatch(/[\r\n\0]/);

@@ -43,15 +43,39 @@ describe('requestHeaders', () => {
       connection: 'close',
       'content-type': 'text/plain',
     };
-    expect(requestHeaders(received)).toEqual({
+    expect(requestHeaders(received, 'a')).toEqual({
       accept: 'text/event-stream',
       traceparent: received.traceparent,
     });
   });
 });
 
+describe('requestHeaders: clients of OpenAI', () => {
+  it('passes the beta and request id, and an idempotency key of the sandbox’s own', () => {
+    const received = {
+      'openai-beta': 'assistants=v2',
+      'x-client-request-id': 'r-1',
+      'idempotency-key': 'k',
+    };
+    const of = (id: string) => requestHeaders(received, id);
+    expect(of('a')).toEqual({
+      ...received,
+      'idempotency-key': expect.stringMatching(/^[0-9a-f]{64}$/),
+    });
+    expect(of('a')).toEqual(of('a'));
+    expect(of('a')['idempotency-key']).not.toBe(of('b')['idempotency-key']);
+  });
+  it('drops values that are long or not visible ASCII', () => {
+    for (const value of ['a\r\nb', 'ä', 'x'.repeat(1025)]) {
+      const names = ['openai-beta', 'x-client-request-id', 'idempotency-key'];
+      const received = Object.fromEntries(names.map((name) => [name, value]));
+      expect(requestHeaders(received, 'a')).toEqual({});
+    }
+  });
+});
+
 describe('responseHeaders', () => {
-  it('passes the content and retry headers only', () => {
+  it('passes the content, retry and rate limit headers only', () => {
     const received = {
       'content-type': 'application/json',
       'content-length': '2',
@@ -60,13 +84,28 @@ describe('responseHeaders', () => {
       server: 'uvicorn',
       location: 'http://169.254.169.254/',
       'transfer-encoding': 'chunked',
+      'openai-organization': 'org-of-the-host',
       'x-ratelimit-remaining-tokens': '5',
+      'x-ratelimit-a_b': 'another name',
+      'retry-after-ms': '2500',
+      'openai-processing-ms': '12',
     };
     expect(responseHeaders(received)).toEqual({
       'content-type': 'application/json',
       'content-length': '2',
       'retry-after': '3',
+      'retry-after-ms': '2500',
+      'openai-processing-ms': '12',
+      'x-ratelimit-remaining-tokens': '5',
     });
+  });
+  it('passes at most 16 rate limits', () => {
+    const names = Array.from(
+      { length: 26 },
+      (_, n) => `x-ratelimit-${String.fromCharCode(97 + n)}`,
+    );
+    const received = Object.fromEntries(names.map((name) => [name, '1']));
+    expect(Object.keys(responseHeaders(received))).toHaveLength(16);
   });
   it('drops values that could end a line, and inherited members', () => {
     expect(responseHeaders({ 'retry-after': 'a\r\nb' })).toEqual({});

@@ -2,10 +2,19 @@
  * HTTP headers: checks that a request has unambiguous framing, and selects what passes in each direction.
  * Both directions are allowlists, so credentials, cookies and identity headers of either side stop here.
  */
+import { callerKey } from './caller-key.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
 /** From the guest to the upstream. The bridge sets content type, user agent and authorization. */
-const REQUEST_HEADERS = ['accept', 'traceparent', 'tracestate', 'x-request-id'] as const;
+const REQUEST_HEADERS = [
+  'accept',
+  'idempotency-key',
+  'openai-beta',
+  'traceparent',
+  'tracestate',
+  'x-client-request-id',
+  'x-request-id',
+] as const;
 
 /** From the upstream to the guest. */
 const RESPONSE_HEADERS = [
@@ -13,10 +22,16 @@ const RESPONSE_HEADERS = [
   'content-encoding',
   'content-length',
   'content-type',
+  'openai-processing-ms',
   'retry-after',
+  'retry-after-ms',
   'x-request-id',
   'x-should-retry',
 ] as const;
+
+/** Rate limits that the upstream reports: `x-ratelimit-remaining-tokens` and so on. */
+const RATE_LIMIT_HEADER = /^x-ratelimit-[a-z-]{1,40}$/;
+const RATE_LIMIT_HEADERS_MAX = 16;
 
 const HEADER_VALUE_CHARACTERS_MAX = 1024;
 
@@ -41,18 +56,26 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
   return accepted(undefined);
 }
 
-/** The guest's headers that the upstream gets. */
+/**
+ * The guest's headers that the upstream gets. All sandboxes share one key there, so equal idempotency keys of two
+ * sandboxes would give one the other's answer; each becomes one of the sandbox's own.
+ */
 export function requestHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
+  sandboxId: string,
 ): Record<string, string> {
-  return pick(received, REQUEST_HEADERS);
+  const picked = pick(received, REQUEST_HEADERS);
+  const key = picked['idempotency-key'];
+  if (key === undefined) return picked;
+  return { ...picked, 'idempotency-key': callerKey(sandboxId, 'idempotency', key) };
 }
 
 /** The upstream's headers that the guest gets. */
 export function responseHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
 ): Record<string, string> {
-  return pick(received, RESPONSE_HEADERS);
+  const limits = Object.keys(received).filter((name) => RATE_LIMIT_HEADER.test(name));
+  return pick(received, [...RESPONSE_HEADERS, ...limits.slice(0, RATE_LIMIT_HEADERS_MAX)]);
 }
 
 function pick(

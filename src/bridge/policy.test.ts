@@ -30,6 +30,33 @@ describe('resolveModel', () => {
     expect(result.ok ? result.value : result.refusal.status).toBe(expected);
   });
 
+  const mixed = ['llama3', 'fake-embed'];
+  const chat = { defaultModel: 'llama3' };
+  const small = 'text-embedding-3-small';
+  it.each<[string, string | undefined, BridgePolicy, string[] | null, string | number]>([
+    ['one embedding model', small, chat, mixed, 'fake-embed'],
+    ['no name, one embedding model', undefined, chat, mixed, 'fake-embed'],
+    ['no embedding model', small, chat, ['llama3'], 404],
+    ['no list', small, chat, null, small],
+    ['two embedding models', small, chat, [...mixed, 'bge-m3'], 404],
+    [
+      'the default is one of two',
+      small,
+      { defaultModel: 'bge-m3' },
+      [...mixed, 'bge-m3'],
+      'bge-m3',
+    ],
+    ['another unknown name', 'nope', chat, mixed, 404],
+    ['* is a chat model', 'nope', { aliases: { '*': 'llama3' } }, mixed, 404],
+    ['* is an embedding model', 'nope', { aliases: { '*': 'bge-m3' } }, mixed, 'bge-m3'],
+    ['an alias by name', small, { aliases: { [small]: 'own' } }, mixed, 'own'],
+    ['not allowed', small, { ...chat, allowModels: ['llama3'] }, mixed, 404],
+    ['a chat model by its name', 'llama3', chat, mixed, 'llama3'],
+  ])('embeddings: %s', (_, asked, policy, listed, expected) => {
+    const result = resolveModel(asked, policy, listed, 'embeddings');
+    expect(result.ok ? result.value : result.refusal.status).toBe(expected);
+  });
+
   it('names the available models when a model is unknown', () => {
     const result = resolveModel('nope', { aliases: { fast: 'qwen' } }, LISTED);
     expect(result.ok ? '' : result.refusal.message).toBe(

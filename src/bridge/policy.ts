@@ -32,17 +32,23 @@ export interface ModelEntry {
 const HOSTED_NAME =
   /^(?:(?:gpt|chatgpt|claude|gemini)-|o[1-9](?:-|$)|text-(?:embedding|davinci)-|davinci-|babbage-)/;
 
+/** Names of embedding models. A wrong guess leads to a 404 that lists the models, never to wrong vectors. */
+const EMBEDDING_NAME =
+  /embed|(?:^|[/_-])(?:bge|gte|e5|sbert|minilm|mpnet|labse|arctic|m3e|instructor)(?:[:/._-]|$)|minilm|mpnet/i;
+
 const MODELS_NAMED_MAX = 20;
 const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
 
 /**
- * The upstream name for the model that a guest requested.
+ * The upstream name for the model that a guest requested. An embedding request for a missing model gets only a
+ * model that is one by its name: vectors of a chat model would be wrong without any error.
  * @param listed models of the upstream; null: unknown, and then any name passes unless `allowModels` omits it
  */
 export function resolveModel(
   asked: string | undefined,
   policy: BridgePolicy,
   listed: readonly string[] | null,
+  use: 'text' | 'embeddings' = 'text',
 ): Checked<string> {
   const aliases = policy.aliases ?? {};
   const name = asked ?? '';
@@ -56,9 +62,14 @@ export function resolveModel(
   if (there?.includes(`${name}:latest`)) return accepted(`${name}:latest`);
   if (name !== '' && name === policy.defaultModel) return accepted(name);
   const rest = ownValue(aliases, '*');
-  if (rest !== undefined) return accepted(rest);
-  if (policy.defaultModel !== undefined && (unnamed || HOSTED_NAME.test(name))) {
-    return accepted(policy.defaultModel);
+  const isHosted = unnamed || HOSTED_NAME.test(name);
+  const fallback = rest ?? (isHosted ? policy.defaultModel : undefined);
+  if (fallback !== undefined && (use === 'text' || EMBEDDING_NAME.test(fallback))) {
+    return accepted(fallback);
+  }
+  if (use === 'embeddings' && isHosted) {
+    const [only, ...others] = (there ?? []).filter((id) => EMBEDDING_NAME.test(id));
+    if (only !== undefined && others.length === 0) return accepted(only);
   }
   return unknownModel(name, visibleNames(policy, listed));
 }

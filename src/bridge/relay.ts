@@ -88,9 +88,8 @@ export async function relayError(
   const raw = await readBounded(response, limits.errorBodyBytesMax);
   const own = ownRefusal(status, raw === undefined);
   if (own !== undefined) return reply.fail(own);
-  let text = raw?.toString('utf8') ?? '';
   // A server may echo the request; the guest must not learn the key.
-  if (apiKey !== undefined) text = text.replaceAll(apiKey, '[removed]');
+  const text = withoutKey(raw?.toString('utf8') ?? '', apiKey);
   if (reply.streaming) {
     return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) });
   }
@@ -108,18 +107,26 @@ export async function relayError(
 
 /** The bridge's own error, for answers that would mislead the guest. */
 function ownRefusal(status: number, tooLarge: boolean): Refusal | undefined {
-  if (status === 401 || status === 403) {
-    const message =
-      "The model server rejected the host's API key. Set NEUROVISOR_UPSTREAM_KEY on the host; " +
-      'keys inside the sandbox have no effect.';
-    return { status: 502, code: 'upstream_key_refused', message };
-  }
   if (status < 400) {
     const message = `The model server answered with the unexpected status ${status}.`;
     return { status: 502, code: 'upstream_protocol', message };
   }
   if (tooLarge) return { status, code: 'upstream_error', message: messageOf('', status) };
   return undefined;
+}
+
+const KEY_PREFIX_CHARACTERS = 6;
+
+/** Removes the key, also escaped or masked in part (`sk-pro***wxyz`). */
+export function withoutKey(text: string, apiKey: string | undefined): string {
+  if (apiKey === undefined || apiKey === '') return text;
+  const escaped = JSON.stringify(apiKey).slice(1, -1);
+  const forms = [apiKey, escaped, apiKey.replaceAll('/', '\\/'), encodeURIComponent(apiKey)];
+  let out = text;
+  for (const form of forms) out = out.replaceAll(form, '[removed]');
+  if (apiKey.length < 2 * KEY_PREFIX_CHARACTERS) return out;
+  const prefix = apiKey.slice(0, KEY_PREFIX_CHARACTERS).replace(/[^\w-]/g, '\\$&');
+  return out.replace(new RegExp(`${prefix}[\\w*.…•-]*`, 'g'), '[removed]');
 }
 
 const MESSAGE_CHARACTERS_MAX = 1000;

@@ -135,6 +135,20 @@ describe('bridge: models', () => {
     expect(errorOf(unknown.body)['message']).toContain('Available: m1, m2, fast.');
   });
 
+  it('answers an embedding request for a missing model with an embedding model or 404', async () => {
+    const policy = { defaultModel: 'llama3' };
+    const body = { model: 'text-embedding-3-small', input: 'x' };
+    fixture = await bridgeFixture({ models: ['llama3', 'fake-embed'], policy });
+    expect((await fixture.call('/v1/embeddings', body)).status).toBe(200);
+    expect(JSON.parse(fixture.mock.requests[0]?.body ?? '').model).toBe('fake-embed');
+    await fixture.close();
+    fixture = await bridgeFixture({ models: ['llama3'], policy });
+    const answer = await fixture.call('/v1/embeddings', body);
+    expect(answer.status).toBe(404);
+    expect(errorOf(answer.body)['message']).toContain('Available: llama3.');
+    expect(fixture.mock.requests).toEqual([]);
+  });
+
   it('fetches the list once for many requests, and passes any name without a list', async () => {
     fixture = await bridgeFixture();
     await Promise.all([1, 2, 3, 4].map(() => fixture.call(CHAT, chat())));
@@ -235,9 +249,27 @@ describe('bridge: errors of the upstream', () => {
   });
 
   it.each([
-    [401, 502, 'upstream_key_refused'],
-    [302, 502, 'upstream_protocol'],
-  ])(
+    [401, 'Incorrect API key provided: sk-host-secret-0123'],
+    [403, 'Not in your country, sk-hos***0123'],
+  ])('forwards status %i with the text of the upstream, without the key', async (status, text) => {
+    fixture = await bridgeFixture({ apiKey: 'sk-host-secret-0123' });
+    fixture.mock.answer((_, response) =>
+      sendJson(
+        response,
+        status,
+        { error: { message: text, code: 'theirs' } },
+        { 'www-authenticate': 'Bearer' },
+      ),
+    );
+    const plain = await fixture.call(CHAT, chat());
+    expect([plain.status, errorOf(plain.body)['code']]).toEqual([status, 'theirs']);
+    expect(errorOf(plain.body)['message']).toBe(text.replace(/sk-\S+/, '[removed]'));
+    expect(plain.headers).not.toHaveProperty('www-authenticate');
+    const streamed = await fixture.call(CHAT, chat({ stream: true }));
+    expect([streamed.status, streamed.body]).toEqual([status, plain.body]);
+  });
+
+  it.each([[302, 502, 'upstream_protocol']])(
     'replaces status %i of the upstream with the bridge’s own error',
     async (theirs, ours, code) => {
       fixture = await bridgeFixture();
