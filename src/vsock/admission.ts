@@ -68,7 +68,7 @@ export class Admission {
     }
   }
 
-  /** Milliseconds until `admit` may do more; Infinity: nobody waits. */
+  /** Milliseconds until `admit` may do more; Infinity: nothing waits. */
   nextTimeoutMs(nowMs: number): number {
     if (this.#waiting.size === 0) return Number.POSITIVE_INFINITY;
     return Math.max(this.#bucket.waitMs(nowMs), BACKLOG_RETRY_MS);

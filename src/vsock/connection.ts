@@ -16,9 +16,9 @@ export type ConnectionState =
   | 'open'
   /** The guest sends no more; the host may. */
   | 'guest-ended'
-  /** The host sends no more and the guest was told; the guest may. */
+  /** The host sends no more, and the guest knows; the guest may. */
   | 'host-ended'
-  /** Neither side sends; the guest was told and has to confirm with RST. */
+  /** Neither side sends; the guest knows and must confirm with RST. */
   | 'closing'
   /** The guest is done with it and may reuse the ports; held bytes still flow to the host. */
   | 'draining'
@@ -201,8 +201,8 @@ export class Connection {
 
   /**
    * Notes that the host took `bytes`.
-   * @returns true if the guest should be told: half of the window is free that it does not know of. The
-   * window is the smaller one of ours and the guest's own: Linux sends no more ahead than it would receive
+   * @returns true if the guest needs an update: half of the window is free without its knowing. The window
+   * is the smaller one of ours and the guest's own: Linux sends no more ahead than it would receive
    * ("vsock/virtio: cap TX credit to local buffer size"), so it may stop long before ours is used up.
    */
   noteForwarded(bytes: number): boolean {

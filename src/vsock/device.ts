@@ -272,7 +272,7 @@ export class Device implements VhostUserTarget, SocketEvents {
 
   // ── the VMM ──────────────────────────────────────────────────────────────────────────────────────
 
-  /** One front end per device: whoever comes later is refused by the closed listener. */
+  /** One front end per device: the closed listener refuses later ones. */
   #accept(): void {
     const fd = acceptUnix(this.#listenFd);
     if (fd < 0) return;

@@ -25,5 +25,5 @@ export interface HostSocket<C> {
   close(): void;
 }
 
-/** `refused`: nobody listens; `busy`: a listener is there, its backlog is full. */
+/** `refused`: no listener; `busy`: the listener's backlog is full. */
 export type ConnectResult<C> = HostSocket<C> | 'refused' | 'busy';

@@ -9,7 +9,7 @@
  *
  * Guest memory is mapped, and payload goes from the guest's rings to sockets and back by readv(2) and
  * writev(2) on that mapping: JavaScript never sees it. One stream of bytes per connection, as over TCP,
- * but without an address, a packet filter or a NIC: who the guest is, is which socket its bytes came by.
+ * but without an address, a packet filter or a NIC: the socket that bytes come from identifies the guest.
  *
  * What happens at which layer: `vhost-user` takes memory and rings over from the VMM, `virtqueue` walks
  * them, `packet` is the header, `connection` the states and the credit, `muxer` what they mean together,
@@ -42,8 +42,8 @@ export interface VsockDeviceSpec {
   /** The device listens here; the VMM connects as vhost-user front end. ≤ 107 bytes. */
   readonly vhostSocketPath: string;
   /**
-   * The device listens here for `CONNECT <port>\n`; a guest's connection to host port P goes to whoever
-   * listens at `<channelPath>_<P>`. ≤ 96 bytes.
+   * The device listens here for `CONNECT <port>\n`; a guest's connection to host port P goes to the
+   * listener at `<channelPath>_<P>`. ≤ 96 bytes.
    */
   readonly channelPath: string;
   readonly limits?: ChannelLimits;
@@ -104,10 +104,14 @@ class Host implements VsockHost {
   }
 
   async attach(spec: VsockDeviceSpec): Promise<VsockDevice> {
-    if (this.#isClosed) throw new VsockError('host_closed', `attach vsock device ${spec.id}`);
+    if (this.#isClosed)
+      throw new VsockError(
+        'host_closed',
+        `could not attach vsock device ${spec.id}: the host is closed`,
+      );
     const problem = specProblem(spec);
     if (problem !== undefined)
-      throw new VsockError('invalid_spec', `attach vsock device ${spec.id}: ${problem}`);
+      throw new VsockError('invalid_spec', `could not attach vsock device ${spec.id}: ${problem}`);
     const vhostFd = listen(spec.vhostSocketPath, 1);
     let channelFd: number;
     try {
@@ -166,7 +170,7 @@ class Host implements VsockHost {
       workerData: setup,
       name: 'vsock',
     });
-    // The thread blocks in epoll, so Node could not end it: at the end of the process it must be told.
+    // The thread blocks in epoll, so Node could not end it: it needs a command at the end of the process.
     const stop = (): void => {
       worker.postMessage({ kind: 'stop' } satisfies Command);
       signalEventFd(wakeFd);
@@ -250,9 +254,10 @@ class AttachedDevice implements VsockDevice {
 
   async setLimits(limits: ChannelLimits): Promise<void> {
     const problem = limitsProblem(limits);
-    const subject = `set limits of vsock device ${this.spec.id}`;
-    if (problem !== undefined) throw new VsockError('invalid_spec', `${subject}: ${problem}`);
-    if (this.#lastStats !== undefined) throw new VsockError('device_closed', subject);
+    const fault = `could not set the limits of vsock device ${this.spec.id}`;
+    if (problem !== undefined) throw new VsockError('invalid_spec', `${fault}: ${problem}`);
+    if (this.#lastStats !== undefined)
+      throw new VsockError('device_closed', `${fault}: the device is closed`);
     this.#host.send({ kind: 'set-limits', device: this.key, limits });
     // The answer comes after the limits are in force.
     await this.stats();
@@ -288,7 +293,7 @@ function specProblem(spec: VsockDeviceSpec): string | undefined {
   const badPort = guestPorts?.find(
     (port) => !(Number.isInteger(port) && port >= 0 && port <= PORT_MAX),
   );
-  if (badPort !== undefined) return `guest port ${badPort}`;
+  if (badPort !== undefined) return `guest port ${badPort} is not in 0 … ${PORT_MAX}`;
   return limits === undefined ? undefined : limitsProblem(limits);
 }
 
@@ -307,8 +312,8 @@ function listen(path: string, backlog: number): number {
     const fd = connectUnix(path);
     if (fd >= 0) {
       closeFd(fd);
-      throw new VsockError('path_in_use', `listen at ${path}`, {
-        remedy: 'Stop the process that listens there, or choose another path.',
+      throw new VsockError('path_in_use', `could not listen at ${path}: another process does`, {
+        remedy: 'Stop that process, or choose another path.',
       });
     }
     removeSocket(path);
@@ -318,7 +323,7 @@ function listen(path: string, backlog: number): number {
   } catch (cause) {
     const code = errorCode(cause) === 'EADDRINUSE' ? 'path_in_use' : 'listen_failed';
     const remedy = 'Check that the directory of the socket exists and can be written to.';
-    throw new VsockError(code, `listen at ${path}`, { cause, remedy });
+    throw new VsockError(code, `could not listen at ${path}`, { cause, remedy });
   }
 }
 

@@ -1,8 +1,8 @@
-/** Every bound of the vsock device. What happens beyond one stands with it. */
+/** The bounds of the vsock device, each with what happens beyond it. */
 import { assert } from '../base/assert.ts';
 import { MIB } from '../base/units.ts';
 
-/** Connections of one guest, in whatever state; more are reset (guest) or closed (host). */
+/** Connections of one guest, in any state; more are reset (guest) or closed (host). */
 export const CONNECTIONS_MAX = 1024;
 /** Host clients of one guest that have not sent their CONNECT line; more wait in the backlog. */
 export const HANDSHAKES_MAX = 64;
@@ -10,7 +10,7 @@ export const HANDSHAKES_MAX = 64;
 export const HANDSHAKE_TIMEOUT_MS = 5_000;
 /** `CONNECT <port>\n` with its line feed; a longer line closes the client. */
 export const CONNECT_LINE_BYTES_MAX = 64;
-/** From asking the guest for a connection to its answer; then both sides are told that it failed. */
+/** From a connection request to the guest's answer; then both sides see the connection fail. */
 export const REQUEST_TIMEOUT_MS = 5_000;
 /** How long a full backlog at `<channel>_<port>` is retried before the guest is refused. */
 export const BACKLOG_TIMEOUT_MS = 1_500;
@@ -21,7 +21,7 @@ export const CLOSE_TIMEOUT_MS = 8_000;
 /** How long bytes that a guest sent before it vanished may still flow to slow host sockets. */
 export const LINGER_MS = 2_000;
 
-/** Bytes that all connections of one guest may ask us to hold for host sockets that would block. */
+/** Bytes held for all connections of one guest, for host sockets that would block. */
 export const HELD_BYTES_MAX = 64 * MIB;
 /** Most (Linux's own default) and least receive window (`buf_alloc`) of a connection, out of that. */
 export const WINDOW_BYTES_MAX = 256 * 1024;

@@ -7,11 +7,11 @@
  *
  * A connection is a pair of ports. The guest opens one with REQUEST and gets RESPONSE or RST; so do we
  * for a host client. Data flows while the receiver has announced room: each header carries the sender's
- * window (`buf_alloc`) and how much it has taken out so far (`fwd_cnt`), and nobody sends more than fits.
+ * window (`buf_alloc`) and how much it has taken out so far (`fwd_cnt`), and no side sends more than fits.
  * SHUTDOWN ends one direction or both, RST ends all.
  *
  * The guest is hostile: a packet that makes no sense is answered by RST of that connection, or dropped if
- * there is nobody to answer; it is always counted, and always consumed.
+ * there is no connection; it is always counted, and always consumed.
  */
 
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
@@ -50,7 +50,7 @@ export interface MuxerOptions {
   readonly guestPorts?: ReadonlySet<number> | undefined;
   /** Where ports of host clients begin: a guest may remember those of its last device, of its snapshot. */
   readonly clientPortSeed?: number;
-  /** Connects to whoever listens for guests at a port. */
+  /** Connects to the host's listener for a port. */
   connect(hostPort: number): ConnectResult<Connection>;
 }
 
@@ -313,7 +313,7 @@ export class Muxer {
     const { length } = this.#header;
     const isClaimTrue = length <= chain.bytes - HEADER_BYTES && length <= PACKET_BYTES_MAX;
     if (!isClaimTrue) this.#violation(connection);
-    // What crossed our SHUTDOWN on its way has nobody to go to.
+    // Data that crossed our SHUTDOWN on its way has no receiver.
     else if (connection.state === 'closing') return;
     else if (!connection.acceptsGuestData) this.#violation(connection);
     else if (!connection.hasRoomFor(length, this.#toHost.gathered(connection)))
@@ -343,7 +343,7 @@ export class Muxer {
     this.#setDeadline(connection, Number.POSITIVE_INFINITY);
     this.#opened += 1;
     const line = okLine(connection.hostPort);
-    // A new socket has room for one line; if it does not take it, nobody is there.
+    // A new socket has room for one line; if it does not take it, its peer is gone.
     if (connection.socket?.writeHeld(line) === line.length) this.#toGuest.noteReadable(connection);
     else this.#hostEnded(connection, true);
   }

@@ -6,7 +6,7 @@
  */
 
 export const HEADER_BYTES = 44;
-/** VMADDR_CID_HOST: who guests dial. */
+/** VMADDR_CID_HOST: the CID that guests dial. */
 const HOST_CID = 2;
 const TYPE_STREAM = 1;
 

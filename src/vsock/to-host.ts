@@ -114,7 +114,7 @@ export class ToHost {
       if (written > 0) this.#passed(connection, written);
       if (connection.held.length === 0) this.#events.drained(connection);
       else if (written < turn.length) this.#block(connection);
-      // Deleted and added again: it stands last now, and this same loop comes back to it.
+      // Moved to the end: this loop comes back to it.
       else this.#pending.add(connection);
     }
   }

@@ -1,7 +1,7 @@
 /**
  * The host's end of a channel: unix sockets in Firecracker's convention (firecracker, docs/vsock.md).
  * Host clients connect to `<channel>` and say `CONNECT <port>`; a guest's connection to port P goes to
- * whoever listens at `<channel>_<P>`.
+ * the listener at `<channel>_<P>`.
  */
 import { EPOLL, type Epoll, type EpollHandler } from '../sys/epoll.ts';
 import { closeFd, read, readv, writeBytes, writev } from '../sys/fd.ts';
@@ -109,7 +109,7 @@ function taken(written: number): number {
   return written === -ERRNO.EAGAIN || written === -ERRNO.EINTR ? 0 : WRITE_BROKEN;
 }
 
-/** Connects to whoever listens at `<channel>_<port>`. */
+/** Connects to the listener at `<channel>_<port>`. */
 export function dialHost(
   channelPath: string,
   port: number,
@@ -205,7 +205,7 @@ export class ChannelListener implements EpollHandler {
     }
   }
 
-  /** Its place is free, so somebody who waits in the backlog can come. */
+  /** Frees a place, for which a client in the backlog may wait. */
   #end(handshake: Handshake): void {
     this.#epoll.remove(handshake.fd);
     this.#handshakes.delete(handshake);

@@ -294,7 +294,7 @@ export class VhostUserSession {
         return DONE;
       case REQUEST.setVringBase:
         if (ring.isStarted) return failed(`base of ring ${index} while it runs`);
-        // A base other than the one that we gave: the guest reset its device, so nothing of it is left.
+        // A base other than ours: the guest has reset its device, so all state is void.
         if (value !== ring.base) this.#target.reset();
         ring.base = value & 0xffff;
         return DONE;
