@@ -16,6 +16,8 @@ export interface UpstreamTarget {
   readonly apiKey?: string;
   /** The user that runs it, if it was detected. */
   readonly owner?: string;
+  /** `owned_by` of its models, if known: tells the kind of server. */
+  readonly modelOwner?: string;
   /** Its models, if known. The bridge fetches the list again for a name that is not in it. */
   readonly models?: readonly string[];
 }

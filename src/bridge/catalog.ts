@@ -59,7 +59,8 @@ export class Catalog {
     const { key, prefix } = endpointOf(target);
     const known = this.#entries.get(key + prefix);
     if (known !== undefined) return known;
-    const seed = target.models?.map((id) => ({ id, created: 0, ownedBy: target.name })) ?? null;
+    const ownedBy = target.modelOwner ?? target.name;
+    const seed = target.models?.map((id) => ({ id, created: 0, ownedBy })) ?? null;
     const askedAtMs = this.#clock.now() - RETRY_MS;
     const entry: Entry = { models: seed, askedAtMs, pending: undefined };
     this.#entries.set(key + prefix, entry);

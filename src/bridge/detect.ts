@@ -95,7 +95,9 @@ async function probe(
     const list = await fetchModels(client, clock, target, limits, timeoutMs);
     const models = list.map((model) => model.id);
     const detail = models.length === 0 ? 'answers, but has no models' : models.join(', ');
-    return { name, target: { ...target, models }, models, detail };
+    const modelOwner = list[0]?.ownedBy;
+    const owned = modelOwner === undefined ? {} : { modelOwner };
+    return { name, target: { ...target, models, ...owned }, models, detail };
   } catch (error) {
     return { name, target: null, models: [], detail: describeError(error) };
   }

@@ -15,6 +15,7 @@ import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { type BodyMemory, RequestBody } from './body.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
+import { callerKey } from './caller-key.ts';
 import type { Catalog } from './catalog.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
@@ -203,7 +204,9 @@ export class Exchange {
     const target = await this.#awaitUpstream();
     const model = await this.#resolve(target, inspection.model, operation);
     if (!model.ok) return this.#refused(model.refusal);
-    const bytes = edited(received.value, body.value, inspection, model.value);
+    const salt = await this.#cacheSalt(target, model.value);
+    const edits = { ...inspection.edits, ...salt };
+    const bytes = edited(received.value, body.value, { ...inspection, edits }, model.value);
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
       operation: operation.name,
       model: model.value,
@@ -329,6 +332,18 @@ export class Exchange {
     return resolveModel(asked, policy, names(refreshed), use);
   }
 
+  /**
+   * A salt keeps the sandbox's prompts apart in the upstream's cache. Only for servers that understand the field;
+   * others, e.g. hosted services, refuse unknown ones.
+   */
+  async #cacheSalt(target: UpstreamTarget, model: string): Promise<{ cache_salt?: string }> {
+    const { catalog, sandboxId } = this.#context;
+    const list = await orAborted(catalog.models(target), this.#aborter.signal);
+    const entry = list?.find(({ id }) => id === model) ?? list?.[0];
+    if (entry === undefined || !SALTED_OWNERS.has(entry.ownedBy)) return {};
+    return { cache_salt: callerKey(sandboxId, 'cache') };
+  }
+
   #refused(refusal: Refusal): ExchangeEnd {
     this.#body.release();
     this.#reply.fail(refusal);
@@ -387,6 +402,9 @@ export class Exchange {
       metrics.countUnsent(dialect.name, outcome);
   }
 }
+
+/** `owned_by` in the model lists of servers that understand `cache_salt`. */
+const SALTED_OWNERS = new Set(['vllm', 'sglang', 'neurovisor']);
 
 /** The guest's own bytes, or a copy with the edited members. */
 function edited(received: Buffer, body: JsonBody, inspection: Inspection, model: string): Buffer {

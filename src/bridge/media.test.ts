@@ -26,6 +26,7 @@ describe('inspectMedia (G28: inference servers as a way to the metadata service)
     ['parts within parts', message({ type: 'tool_result', content: [{ image: METADATA }] })],
     ['tool messages', { messages: [{ role: 'tool', content: [{ image_url: METADATA }] }] }],
     ['embeddings input', { input: [{ image: METADATA }] }],
+    ['the media cache', message({ type: 'image_url', uuid: 'x', image_url: { url: PICTURE } })],
     ['a top-level member', { messages: [], image_data: METADATA }],
   ];
   it.each(remote)('refuses remote media in %s', (_, body) => {

@@ -64,6 +64,9 @@ const MEDIA_KEYS = new Set([
 /** Keys that name files in the provider's account, which is the host's. */
 const FORBIDDEN_KEYS = new Set(['file_id', 'file_ids']);
 
+/** Keys of the upstream's media cache (vLLM), which all sandboxes share. */
+const CACHE_KEYS = new Set(['uuid', 'uuids', 'multi_modal_uuids']);
+
 /** Members with schemas, labels or settings: URLs in them are never fetched. */
 const SKIPPED_MEMBERS = new Set([
   'model',
@@ -108,6 +111,7 @@ export function inspectMedia(body: JsonObject): Checked<number> {
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     const { value, key } = next;
     if (FORBIDDEN_KEYS.has(key)) return fileRefused(key);
+    if (CACHE_KEYS.has(key)) return cacheRefused(key);
     if (typeof value === 'string') {
       if (!isLocal(key, value)) return mediaRefused(key);
       if (TEXT_KEYS.has(key)) characters += value.length;
@@ -150,6 +154,11 @@ function mediaRefused(key: string): Checked<never> {
 function fileRefused(key: string): Checked<never> {
   const message = `"${key}" is refused: it refers to a file in the host's account. Send the content inline.`;
   return refused(400, 'file_reference_refused', message, { param: key });
+}
+
+function cacheRefused(key: string): Checked<never> {
+  const message = `"${key}" is refused: it names an entry of a cache that all sandboxes share. Remove it.`;
+  return refused(400, 'field_refused', message, { param: key });
 }
 
 const KEY_CHARACTERS_SHOWN_MAX = 40;

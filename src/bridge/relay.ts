@@ -1,6 +1,10 @@
-/** Forwards the upstream's answer to the guest: unchanged, buffering only an incomplete event (io). */
+/**
+ * Forwards the upstream's answer to the guest, buffering only an incomplete event (io). Only what tells the state
+ * of the upstream's cache is changed.
+ */
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../base/clock.ts';
+import { CacheHintMask, eventLength } from './cache-hints.ts';
 import { readBounded } from './catalog.ts';
 import { BridgeError } from './errors.ts';
 import { responseHeaders } from './headers.ts';
@@ -37,13 +41,25 @@ export async function relayStream(
   usage: StreamUsage,
   context: RelayContext,
 ): Promise<void> {
+  requirePlain(response);
   const splitter = new SseSplitter(context.limits.eventBytesMax);
+  const mask = new CacheHintMask();
+  const masked = (bytes: Buffer, endsEvent: boolean): Buffer => {
+    const length = eventLength(bytes);
+    const data = bytes.subarray(0, length);
+    const safe = mask.mask(data);
+    if (endsEvent) mask.reset();
+    return safe === data ? bytes : Buffer.concat([safe, bytes.subarray(length)]);
+  };
   reply.startStream(responseHeaders(response.headers), () => splitter.atBoundary);
   await pump(response, reply, context, (chunk) => {
     let open = true;
     const before = usage.chunks;
-    for (const piece of splitter.push(chunk)) {
-      if (usage.accept(piece)) open = reply.write(piece.bytes);
+    const pieces = splitter.push(chunk);
+    for (const [i, piece] of pieces.entries()) {
+      // Only the last piece of a chunk may be a part of an event that continues.
+      const bytes = masked(piece.bytes, i + 1 < pieces.length || splitter.atBoundary);
+      if (usage.accept(piece)) open = reply.write(bytes);
     }
     context.onTokens(usage.chunks - before);
     return open;
@@ -52,7 +68,7 @@ export async function relayStream(
   const wanted = usage.accept({ bytes: rest, kind: 'event' });
   // Without chunked encoding, a killed server looks like one that has finished.
   if (!usage.finished && !usage.failed) throw died('the stream ended without a finish reason');
-  if (wanted && rest.length > 0) reply.write(rest);
+  if (wanted && rest.length > 0) reply.write(masked(rest, true));
   reply.end();
 }
 
@@ -69,12 +85,21 @@ export async function relayDocument(
       'the answer is not a stream, although one was requested',
     );
   }
+  requirePlain(response);
+  const mask = new CacheHintMask();
   reply.start(response.statusCode ?? 200, responseHeaders(response.headers));
   await pump(response, reply, context, (chunk) => {
     usage.push(chunk);
-    return reply.write(chunk);
+    return reply.write(mask.mask(chunk));
   });
   reply.end();
+}
+
+/** @throws BridgeError `upstream_protocol`: the bridge requested no compression, and can't read the answer */
+function requirePlain(response: IncomingMessage): void {
+  const encoding = response.headers['content-encoding'] ?? 'identity';
+  if (encoding === 'identity') return;
+  throw new BridgeError('upstream_protocol', `the answer is compressed: ${encoding}`);
 }
 
 /** Forwards an error of the upstream, without anything private to the host. */

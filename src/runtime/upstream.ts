@@ -140,6 +140,7 @@ class EngineUpstream implements Upstream {
       name: this.description,
       socketPath: engine.socketPath,
       models: [engine.modelId],
+      modelOwner: 'neurovisor',
     };
   }
 

@@ -339,6 +339,7 @@ describe('detectUpstream', () => {
       name: `mock at ${new URL(places[2]?.baseUrl ?? '').host}`,
       baseUrl: places[2]?.baseUrl,
       models: ['m1', 'm2'],
+      modelOwner: 'upstream',
       owner: expect.stringMatching(/^root$|\(uid \d+\)$/),
     });
     const probes = await probeUpstreams({ places });

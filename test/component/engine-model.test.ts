@@ -1,15 +1,16 @@
 /** The engine as a process, with a real model if there is one. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, globSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
-import { homedir, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type Engine, type EngineOptions, startEngine } from '../../src/engine/process.ts';
+import { findModel } from '../support/model.ts';
 import { requires } from '../support/requires.ts';
 
 let dir: string;
@@ -32,15 +33,6 @@ const start = (modelPath: string, more: Partial<EngineOptions> = {}): Promise<En
     clock: systemClock,
     ...more,
   });
-
-/** The model named in the environment, else the one that setup fetched, else the reason why there is none. */
-function findModel(): { readonly path: string } | string {
-  const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
-  const path =
-    process.env['NEUROVISOR_TEST_MODEL'] ?? globSync(join(home, 'cache/model/*/*.gguf'))[0];
-  if (path !== undefined) return { path };
-  return 'no model: run `./neurovisor setup` or set NEUROVISOR_TEST_MODEL to a GGUF file';
-}
 
 interface Answer {
   readonly choices: {

@@ -32,9 +32,14 @@ export interface MockUpstream {
 }
 
 export async function startMockUpstream(
-  options: { models?: readonly string[] | null; socketPath?: string; apiKey?: string } = {},
+  options: {
+    models?: readonly string[] | null;
+    ownedBy?: string;
+    socketPath?: string;
+    apiKey?: string;
+  } = {},
 ): Promise<MockUpstream> {
-  const { models = ['m1', 'm2'], socketPath, apiKey } = options;
+  const { models = ['m1', 'm2'], socketPath, apiKey, ownedBy } = options;
   const requests: Recorded[] = [];
   const waiting: ((request: Recorded) => void)[] = [];
   const sockets = new Set<Socket>();
@@ -44,7 +49,11 @@ export async function startMockUpstream(
     if (request.url?.endsWith('/models')) {
       modelListKeys.push(request.headers.authorization);
       if (models === null) sendJson(response, 404, { error: 'none' });
-      else sendJson(response, 200, { object: 'list', data: models.map((id) => ({ id })) });
+      else
+        sendJson(response, 200, {
+          object: 'list',
+          data: models.map((id) => ({ id, owned_by: ownedBy })),
+        });
       return;
     }
     void record(request, response).then((recorded) => {

@@ -79,6 +79,8 @@ describe('inspect', () => {
     'api_base',
     'lora_path',
     'cache_salt',
+    'extra_key',
+    'session_params',
     'models',
   ])('refuses the field %s', (field) => {
     expect(inspect({ [field]: 'x' })).toMatchObject({

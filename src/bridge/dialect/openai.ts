@@ -108,6 +108,8 @@ const REFUSED_FIELDS = new Set([
   'provider',
   'route',
   'cache_salt',
+  'extra_key',
+  'session_params',
   'priority',
   'id_slot',
   'slot_id',

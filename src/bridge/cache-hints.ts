@@ -1,0 +1,184 @@
+/**
+ * Masks the members of an answer that tell what the upstream had in its cache, and so what other sandboxes have
+ * asked. Works on the bytes as they pass: numbers become 0, objects and lists become empty, padded with spaces, so
+ * that the length stays the same. Text of a model is inside JSON strings and is never changed. Pure.
+ */
+
+/** Counts of cached tokens and times of the prompt, under the names that servers use. */
+const HINT_KEYS = new Set([
+  // OpenAI, vLLM, SGLang, our engine
+  'cached_tokens',
+  'num_cached_tokens',
+  'cache_write_tokens',
+  // llama.cpp
+  'timings',
+  'tokens_cached',
+  'tokens_evaluated',
+  // DeepSeek
+  'prompt_cache_hit_tokens',
+  'prompt_cache_miss_tokens',
+  // Anthropic, OpenRouter
+  'cache_read_input_tokens',
+  'cache_creation_input_tokens',
+  'cache_discount',
+  // Groq, Ollama
+  'prompt_time',
+  'queue_time',
+  'total_time',
+  'prompt_eval_duration',
+  'load_duration',
+  'total_duration',
+]);
+/** Longer strings are no key of the list, even if each character is escaped. */
+const KEY_BYTES_MAX = 256;
+
+const SPACE = 0x20;
+const LF = 0x0a;
+const CR = 0x0d;
+const TAB = 0x09;
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+const COLON = 0x3a;
+const ZERO = 0x30;
+
+type State =
+  | 'outside'
+  | 'string'
+  /** After a string that is one of the keys, if a colon follows. */
+  | 'key'
+  /** Before the value to mask. */
+  | 'value'
+  | 'number'
+  | 'text'
+  | 'nested'
+  | 'nested-string';
+
+export class CacheHintMask {
+  #state: State = 'outside';
+  #escaped = false;
+  #key: number[] = [];
+  #depth = 0;
+
+  /** Begins a new document. */
+  reset(): void {
+    this.#state = 'outside';
+    this.#escaped = false;
+  }
+
+  /** Returns the next bytes of the document, of the same length. The input stays unchanged. */
+  mask(bytes: Buffer): Buffer {
+    let out: Buffer | undefined;
+    for (let i = 0; i < bytes.length; i += 1) {
+      const byte = bytes[i] ?? 0;
+      const masked = this.#next(byte);
+      if (masked === byte) continue;
+      out ??= Buffer.from(bytes);
+      out[i] = masked;
+    }
+    return out ?? bytes;
+  }
+
+  #next(byte: number): number {
+    switch (this.#state) {
+      case 'outside':
+        if (byte === QUOTE) this.#beginString('string');
+        return byte;
+      case 'string':
+        this.#inString(byte);
+        return byte;
+      case 'key':
+        if (byte === COLON) this.#state = 'value';
+        else if (!isSpace(byte)) this.#restart(byte);
+        return byte;
+      case 'value':
+        return this.#beginValue(byte);
+      case 'number':
+        if (isNumeric(byte)) return SPACE;
+        this.#restart(byte);
+        return byte;
+      case 'text':
+        if (!this.#endsString(byte)) return SPACE;
+        this.#state = 'outside';
+        return byte;
+      case 'nested-string':
+        if (this.#endsString(byte)) this.#state = 'nested';
+        return SPACE;
+      case 'nested':
+        return this.#inNested(byte);
+    }
+  }
+
+  #restart(byte: number): void {
+    this.#state = 'outside';
+    if (byte === QUOTE) this.#beginString('string');
+  }
+
+  #beginString(state: 'string' | 'text' | 'nested-string'): void {
+    this.#state = state;
+    this.#escaped = false;
+    this.#key = [];
+  }
+
+  #inString(byte: number): void {
+    // JSON has no line ends in strings, so this was none, e.g. a comment in a stream.
+    if (byte === LF || byte === CR) this.#state = 'outside';
+    else if (this.#endsString(byte)) this.#state = this.#isHint() ? 'key' : 'outside';
+    else if (this.#key.length <= KEY_BYTES_MAX) this.#key.push(byte);
+  }
+
+  #endsString(byte: number): boolean {
+    const ends = byte === QUOTE && !this.#escaped;
+    this.#escaped = byte === BACKSLASH && !this.#escaped;
+    return ends;
+  }
+
+  #isHint(): boolean {
+    if (this.#key.length > KEY_BYTES_MAX) return false;
+    const raw = Buffer.from(this.#key).toString('utf8');
+    if (!raw.includes('\\')) return HINT_KEYS.has(raw);
+    try {
+      return HINT_KEYS.has(JSON.parse(`"${raw}"`));
+    } catch (error) {
+      if (error instanceof SyntaxError) return false;
+      throw error;
+    }
+  }
+
+  #beginValue(byte: number): number {
+    if (isSpace(byte)) return byte;
+    if (isNumeric(byte)) {
+      this.#state = 'number';
+      return ZERO;
+    }
+    if (byte === QUOTE) this.#beginString('text');
+    else if (isOpening(byte)) {
+      this.#state = 'nested';
+      this.#depth = 1;
+    } else this.#state = 'outside';
+    return byte;
+  }
+
+  #inNested(byte: number): number {
+    if (byte === QUOTE) this.#beginString('nested-string');
+    else if (isOpening(byte)) this.#depth += 1;
+    else if (isClosing(byte)) this.#depth -= 1;
+    if (this.#depth > 0) return SPACE;
+    this.#state = 'outside';
+    return byte;
+  }
+}
+
+/** Bytes of an event without the line ends after it, which are not part of its data. */
+export function eventLength(event: Buffer): number {
+  let length = event.length;
+  while (length > 0 && (event[length - 1] === LF || event[length - 1] === CR)) length -= 1;
+  return length;
+}
+
+const isSpace = (byte: number): boolean =>
+  byte === SPACE || byte === LF || byte === CR || byte === TAB;
+/** Digits, signs, point and exponent. `e` can't begin a value. */
+const isNumeric = (byte: number): boolean =>
+  (byte >= 0x30 && byte <= 0x39) || [0x2b, 0x2d, 0x2e, 0x45, 0x65].includes(byte);
+const isOpening = (byte: number): boolean => byte === 0x5b || byte === 0x7b;
+const isClosing = (byte: number): boolean => byte === 0x5d || byte === 0x7d;

@@ -1,0 +1,223 @@
+/** No sandbox learns through the upstream's prompt cache what another has asked. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
+import { callerKey } from '../../src/bridge/caller-key.ts';
+import { startEngine } from '../../src/engine/process.ts';
+import { createEngineServer } from '../../src/engine/server.ts';
+import { Service } from '../../src/engine/service.ts';
+import {
+  type Answered,
+  type BridgeFixture,
+  bridgeFixture,
+  call,
+} from '../support/bridge-fixture.ts';
+import { completion, sendJson, startEvents, startMockUpstream } from '../support/mock-upstream.ts';
+import { findModel } from '../support/model.ts';
+import { requires } from '../support/requires.ts';
+import { ScriptedBackend } from '../support/scripted-backend.ts';
+
+let fixture: BridgeFixture;
+const closers: (() => unknown)[] = [];
+afterEach(async () => {
+  await fixture?.close();
+  for (const close of closers.splice(0)) await close();
+});
+
+const CHAT = '/v1/chat/completions';
+const chat = (more: object = {}) => ({
+  model: 'm1',
+  messages: [{ role: 'user', content: 'hello' }],
+  ...more,
+});
+
+type Ask = (path: string, body: object) => Promise<Answered>;
+
+/** Two sandboxes at one upstream. */
+async function neighbors(upstream: () => Promise<UpstreamTarget>): Promise<[Ask, Ask]> {
+  fixture = await bridgeFixture({ upstream });
+  const socketPath = join(fixture.dir, 'w_1025');
+  await fixture.bridge.attach({ sandboxId: 'sandbox-b', socketPath });
+  return [fixture.call, (path, body) => call(socketPath, path, body)];
+}
+
+async function saltsAt(ownedBy: string | undefined): Promise<(string | undefined)[]> {
+  const mock = await startMockUpstream(ownedBy === undefined ? {} : { ownedBy });
+  closers.push(() => mock.close());
+  const [a, b] = await neighbors(async () => mock.target);
+  for (const ask of [a, a, b]) expect((await ask(CHAT, chat())).status).toBe(200);
+  return mock.requests.map(({ body }) => JSON.parse(body).cache_salt);
+}
+
+describe('bridge: salt of the cache', () => {
+  it.each(['vllm', 'sglang', 'neurovisor'])('%s gets a salt per sandbox', async (ownedBy) => {
+    const [first, again, other] = await saltsAt(ownedBy);
+    expect(first).toMatch(/^[0-9a-f]{64}$/);
+    expect(again).toBe(first);
+    expect(other).toMatch(/^[0-9a-f]{64}$/);
+    expect(other).not.toBe(first);
+  });
+
+  it.each(['openai', 'library', undefined])('%s gets no unknown field', async (ownedBy) => {
+    expect(await saltsAt(ownedBy)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('a guest can’t choose a salt', async () => {
+    const mock = await startMockUpstream({ ownedBy: 'vllm' });
+    closers.push(() => mock.close());
+    const [a] = await neighbors(async () => mock.target);
+    const answer = await a(CHAT, chat({ cache_salt: 'of another' }));
+    expect(answer.status).toBe(400);
+    expect(mock.requests).toEqual([]);
+  });
+
+  it('our engine keeps the prompts of two sandboxes apart, both ways, and tells no hits', async () => {
+    const backend = new ScriptedBackend();
+    const service = Promise.resolve(new Service(backend));
+    const server = createEngineServer({
+      modelId: 'm1',
+      service,
+      log: silentLog,
+      wall: () => 5_000,
+    });
+    const [a, b] = await neighbors(async () => ({
+      name: 'engine',
+      socketPath: join(fixture.dir, 'engine.sock'),
+      models: ['m1'],
+      modelOwner: 'neurovisor',
+    }));
+    await new Promise<void>((resolve) => server.listen(join(fixture.dir, 'engine.sock'), resolve));
+    closers.push(() => server.close().closeAllConnections());
+    const streamed = { stream: true, stream_options: { include_usage: true } };
+    for (const ask of [a, b, a, b]) {
+      const plain = await ask(CHAT, chat());
+      expect(JSON.parse(plain.body).usage).toMatchObject({
+        prompt_tokens: 1,
+        prompt_tokens_details: { cached_tokens: 0 },
+      });
+      const events = await ask(CHAT, chat(streamed));
+      expect(events.body).toContain('"cached_tokens":0');
+      expect(events.body).not.toContain('"cached_tokens":1');
+    }
+    const salts = backend.requests.map(({ cacheSalt }) => cacheSalt);
+    const [ofA, , ofB] = salts;
+    expect(ofA).not.toBe(ofB);
+    expect(salts).toEqual([ofA, ofA, ofB, ofB, ofA, ofA, ofB, ofB]);
+  });
+});
+
+requires('model', findModel()).describe('bridge: the cache of a real engine', (model) => {
+  it('a prompt of one sandbox is cached for it alone, both ways', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'engine-'));
+    closers.push(() => rm(dir, { recursive: true }));
+    const engine = await startEngine({
+      modelPath: model.path,
+      modelId: 'm1',
+      socketPath: join(dir, 'engine.sock'),
+      gpu: 'cpu',
+      contextTokens: 1_024,
+      log: silentLog,
+      clock: systemClock,
+    });
+    closers.unshift(() => engine.stop());
+    await engine.ready;
+    const target = { name: 'engine', models: ['m1'], modelOwner: 'neurovisor' };
+    const asks = await neighbors(async () => ({ ...target, socketPath: engine.socketPath }));
+    const ids = ['sandbox-a', 'sandbox-b'];
+    const prompts = ['Alpha has a secret', 'My neighbor Bob has another'];
+    for (const [n, ask] of asks.entries()) {
+      const content = `${prompts[n]} of many tokens: one two three four five six seven eight nine ten.`;
+      const body = chat({ messages: [{ role: 'user', content }], max_tokens: 2 });
+      expect((await ask(CHAT, body)).status).toBe(200);
+      // What the engine itself says, to each sandbox's salt.
+      const cachedFor = async (id = ''): Promise<number> => {
+        const salted = { ...body, cache_salt: callerKey(id, 'cache') };
+        const answer = await call(engine.socketPath, CHAT, salted);
+        return JSON.parse(answer.body).usage.prompt_tokens_details.cached_tokens;
+      };
+      expect(await cachedFor(ids[n])).toBeGreaterThan(20);
+      // At most the chat template, of the sandbox's own earlier prompt.
+      expect(await cachedFor(ids[1 - n])).toBeLessThan(8);
+    }
+  }, 120_000);
+});
+
+describe('bridge: hints of the cache', () => {
+  const usage = { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 8 } };
+  const timings = { cache_n: 8, prompt_ms: 1.5 };
+
+  it('are masked in documents, whose length and counts stay right', async () => {
+    fixture = await bridgeFixture();
+    const told = Object(completion('"cached_tokens": 8'));
+    const body = JSON.stringify({ ...told, usage, timings });
+    fixture.mock.answer((_, response) => {
+      response.writeHead(200, {
+        'content-type': 'application/json',
+        'content-length': body.length,
+      });
+      response.write(body.slice(0, -30));
+      setTimeout(() => response.end(body.slice(-30)), 20);
+    });
+    const settled = fixture.nextUsage();
+    const answer = await fixture.call(CHAT, chat());
+    expect(answer.broken).toBe(false);
+    expect(JSON.parse(answer.body)).toEqual({
+      ...told,
+      usage: { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 0 } },
+      timings: {},
+    });
+    expect(await settled).toMatchObject({ promptTokens: 9, estimated: false });
+  });
+
+  it.each([1, 5, 1000])('are masked in streams, %i bytes at a time', async (size) => {
+    fixture = await bridgeFixture();
+    const choices = [{ delta: { content: 'x' }, finish_reason: 'stop' }];
+    const text = `: "a\n\ndata: ${JSON.stringify({ choices, usage, timings })}\n\ndata: [DONE]\n\n`;
+    fixture.mock.answer(async (_, response) => {
+      startEvents(response);
+      for (let at = 0; at < text.length; at += size) {
+        response.write(text.slice(at, at + size));
+        await new Promise(setImmediate);
+      }
+      response.end();
+    });
+    const answer = await fixture.call(CHAT, chat({ stream: true }));
+    expect(answer.body).toBe(
+      text
+        .replace('"cached_tokens":8', '"cached_tokens":0')
+        .replace(/"timings":\{.*?\}/, (all) => `"timings":{${' '.repeat(all.length - 12)}}`),
+    );
+  });
+
+  it('are masked in an event that is larger than the buffer, after a comment with a quote', async () => {
+    fixture = await bridgeFixture({ policy: { limits: { eventBytesMax: 50 } } });
+    const long = {
+      choices: [{ delta: { content: 'y'.repeat(200) }, finish_reason: 'stop' }],
+      usage,
+    };
+    const text = `: "a\n\ndata: ${JSON.stringify(long)}\n\ndata: [DONE]\n\n`;
+    fixture.mock.answer(async (_, response) => {
+      startEvents(response);
+      for (const part of [text.slice(0, 150), text.slice(150)]) {
+        response.write(part);
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      response.end();
+    });
+    const answer = await fixture.call(CHAT, chat({ stream: true }));
+    expect(answer.body).toBe(text.replace('"cached_tokens":8', '"cached_tokens":0'));
+  });
+
+  it.each([false, true])('a compressed answer is refused (stream: %s)', async (stream) => {
+    fixture = await bridgeFixture();
+    fixture.mock.answer((_, response) =>
+      sendJson(response, 200, completion('x'), { 'content-encoding': 'gzip' }),
+    );
+    const answer = await fixture.call(CHAT, chat({ stream }));
+    expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([502, 'upstream_protocol']);
+  });
+});
