@@ -76,7 +76,7 @@ describe('causeOfExit', () => {
     expect(causeOfExit(exit, console, kills).cause).toBe(expected);
   });
 
-  it('the detail says what was seen, in one printable line of bounded length', () => {
+  it('detail: one printable line of bounded length', () => {
     expect(causeOfExit(SHUTDOWN, panic('a\u001b[31mb'), 0).detail).toBe('a [31mb');
     expect(causeOfExit(SHUTDOWN, panic('x'.repeat(9999)), 0).detail).toHaveLength(200);
     const segv = { ...CRASH, exitCode: null, signal: 'SIGSEGV', detail: 'last words' };

@@ -9,7 +9,7 @@ const FULL = new StoreError('disk_full', 'write a snapshot: no space left', {
   remedy: 'Free space.',
 });
 
-describe('errors of sandboxes', () => {
+describe('errors', () => {
   it.each([
     ['disk_full', 'disk_full', 507],
     ['snapshot_damaged', 'snapshot_damaged', 409],
@@ -25,13 +25,13 @@ describe('errors of sandboxes', () => {
     expect(errorAnswer(error)).toMatchObject({ status, body: { error: { code: expected } } });
   });
 
-  it('others stay as they are', () => {
+  it('fromStore: other errors stay as they are', () => {
     for (const error of [new Error('no'), new CodedError('disk_full', 'no'), undefined]) {
       expect(fromStore(error)).toBe(error);
     }
   });
 
-  it('a save that fails for want of space says so, any other that it failed; both with the remedy', () => {
+  it('saveFailure: disk_full for a full disk, else snapshot_failed; both with the remedy', () => {
     expect(saveFailure(FULL)).toMatchObject({ code: 'disk_full', remedy: 'Free space.' });
     expect(saveFailure(new Error('no'))).toMatchObject({
       code: 'snapshot_failed',

@@ -10,14 +10,14 @@ const secret = { name: 'API_KEY', hosts: ['API.example.com:443', 'b.example.'], 
 const make = (change: object) => () => makeSecrets([{ ...secret, ...change }]);
 
 describe('makeSecrets', () => {
-  it('gives each a placeholder of its length that nobody can guess', () => {
+  it('placeholder: as long as the value, and not guessable', () => {
     const [one, other] = [makeSecrets([secret])[0], makeSecrets([secret])[0]];
     expect(one?.hosts).toEqual(['api.example.com', 'b.example']);
     expect(one?.placeholder).toMatch(/^NV_SECRET_[\w-]{23}$/);
     expect(one?.placeholder).not.toBe(other?.placeholder);
     expect(make({ value: 'x'.repeat(16) })()[0]?.placeholder).toMatch(/^NV_[\w-]{13}$/);
   });
-  it('of the same name, the placeholder stays', () => {
+  it('before: a secret of the same name keeps its placeholder', () => {
     const before = makeSecrets([secret]);
     const [after] = makeSecrets([{ ...secret, value: `${VALUE}more` }], before);
     expect(after?.placeholder).toBe(before[0]?.placeholder);
@@ -48,7 +48,7 @@ describe('makeSecrets', () => {
     expect(error).toMatchObject({ code: 'spec_invalid' });
     expect(describeError(error)).not.toContain(VALUE.slice(0, 8));
   });
-  it('refuses two of a name, and one that env has too', () => {
+  it('refuses a name that is used twice, or is in env', () => {
     expect(() => makeSecrets([secret, secret])).toThrow('same name');
     const options = { env: { API_KEY: 'x' }, secrets: [secret] };
     expect(() => makeSpec(options, 4)).toThrow('API_KEY');
@@ -56,14 +56,14 @@ describe('makeSecrets', () => {
 });
 
 describe('secrets of a spec', () => {
-  it('mean a network that lets nothing else through; one that was asked for stays', () => {
+  it('network: secrets add one that allows only their hosts, and keep a requested one', () => {
     const { network } = makeSpec({ secrets: [secret] }, 4);
     expect(network).toEqual({ policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} });
     const open = makeSpec({ secrets: [secret], network: { mode: 'open' } }, 4, parseEgress);
     expect(open.network?.policy.mode).toBe('open');
     expect(makeSpec({}, 4).network).toBeNull();
   });
-  it('are written down, printed and shown without their values', () => {
+  it('values: never in a row, a log or the public view', () => {
     const spec = makeSpec({ secrets: [secret] }, 4);
     const shown = [JSON.stringify(spec), inspect(spec, { depth: 9 }), `${spec.secrets[0]?.value}`];
     for (const text of [...shown, JSON.stringify(secretInfo(spec.secrets))]) {
@@ -71,7 +71,7 @@ describe('secrets of a spec', () => {
     }
     expect(shown[0]).toContain(spec.secrets[0]?.placeholder);
   });
-  it('read from the disk, have the values that are known here, or are missed', () => {
+  it('withValues: secrets from disk get the values known here; requireValues refuses missing ones', () => {
     const spec = makeSpec({ secrets: [secret] }, 4);
     const stored = JSON.parse(JSON.stringify(spec)) as typeof spec;
     expect(() => requireValues('x', stored.secrets)).toThrow(/API_KEY/);

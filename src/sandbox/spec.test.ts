@@ -14,7 +14,7 @@ const withLimits = (limits: NetworkLimits): SandboxOptions => ({
 });
 
 describe('networkSpec', () => {
-  it('has the limits that are named, or else those of before', () => {
+  it('limits: those of the request, else the previous ones', () => {
     const limits = { bytesMax: 7, connectionsMax: 2 };
     const before = networkSpec({ mode: 'open', limits }, parseEgress);
     expect(networkSpec({ mode: 'none' }, parseEgress)?.limits).toEqual({});
@@ -39,7 +39,7 @@ describe('withDefaultModel', () => {
 });
 
 describe('makeSpec', () => {
-  it('defaults: the medium size, no limit of time, every model, a fresh id', () => {
+  it('defaults: the medium size, no timeout, every model, a new id', () => {
     const one = makeSpec({}, 2);
     const two = makeSpec({}, 2);
     expect(one).toMatchObject({ ...DEFAULTS, timeoutMs: null, env: {}, warm: [] });
@@ -69,7 +69,7 @@ describe('makeSpec', () => {
     ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],
     ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
   ];
-  it('CPUs: what the product may have, and what this host has, are two answers', () => {
+  it('cpus: beyond the product’s limit and beyond this host are two errors', () => {
     expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 is more than the 2 of this host');
     expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('64 is not a whole number from 1 to 32');
   });

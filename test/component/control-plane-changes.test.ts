@@ -1,4 +1,4 @@
-/** Changes of one sandbox that meet: whoever comes second waits, joins, or is told why not. No VMs. */
+/** Concurrent changes of one sandbox: the second waits, joins, or is refused with a reason. No VMs. */
 import { describe, expect, it } from 'vitest';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import { FakeHost } from '../support/fake-host.ts';
@@ -51,7 +51,7 @@ const MOMENTS: readonly (readonly [Change, Phase])[] = [
 ];
 
 describe('LocalControlPlane: remove', () => {
-  it.each(MOMENTS)('during a %s, at %s: ends it, once, and nothing is left', async (change, at) => {
+  it.each(MOMENTS)('during a %s, at %s: one end, and nothing is left', async (change, at) => {
     await using host = await FakeHost.open();
     const { id, go } = await begin(host, change);
     const held = host.script.hold(at);
@@ -71,7 +71,7 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
-  it('during a resume: does not wait for a guest that says nothing', async () => {
+  it('during a resume: does not wait for a guest that hangs', async () => {
     await using host = await FakeHost.open();
     const { id, go } = await begin(host, 'resume');
     const held = host.script.hold('hello');
@@ -83,7 +83,7 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
-  it('during a resume that comes through at that very moment', async () => {
+  it('during a resume that succeeds at that very moment: ends the new VM', async () => {
     await using host = await FakeHost.open();
     for (let moments = 0; moments < 40; moments++) {
       const { id, go } = await begin(host, 'resume');
@@ -99,7 +99,7 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
-  it.each(['disk', 'memory'] as const)('of one that is paused to %s', async (to) => {
+  it.each(['disk', 'memory'] as const)('of a sandbox paused to %s: leaves nothing', async (to) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.pause(id, to);
@@ -107,7 +107,7 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
-  it('while a VM that has died is taken away: its cause stays', async () => {
+  it('while a dead VM is cleaned up: its cause stays', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     const held = host.script.hold('kill');
@@ -121,7 +121,7 @@ describe('LocalControlPlane: remove', () => {
 });
 
 describe('LocalControlPlane: close during a change', () => {
-  it.each(MOMENTS)('%s, at %s: nothing is left but what is on the disk', async (change, at) => {
+  it.each(MOMENTS)('%s, at %s: only suspended sandboxes are left', async (change, at) => {
     await using host = await FakeHost.open();
     const { id, go } = await begin(host, change);
     const held = host.script.hold(at);
@@ -143,7 +143,7 @@ describe('LocalControlPlane: close during a change', () => {
 });
 
 describe('LocalControlPlane: resume', () => {
-  it.each(['disk', 'memory'] as const)('ten at once from %s are one', async (to) => {
+  it.each(['disk', 'memory'] as const)('ten at once from %s are one resume', async (to) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.pause(id, to);
@@ -156,7 +156,7 @@ describe('LocalControlPlane: resume', () => {
     await requireNothing(host);
   });
 
-  it('of one that runs is nothing', async () => {
+  it('of a running sandbox does nothing', async () => {
     await using host = await FakeHost.open();
     const { id, endsAtMs } = await host.control.create({ boot: true, timeoutMs: 60_000 });
     host.clock.advance(1000);
@@ -166,7 +166,7 @@ describe('LocalControlPlane: resume', () => {
     await requireNothing(host);
   });
 
-  it('who cancels his cancels nobody else', async () => {
+  it('a canceled call does not cancel another one', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.pause(id, 'disk');
@@ -184,7 +184,7 @@ describe('LocalControlPlane: resume', () => {
     await requireNothing(host);
   });
 
-  it('while it is being paused comes after that', async () => {
+  it('during a pause runs after it', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     const held = host.script.hold('keep-disk');
@@ -201,7 +201,7 @@ describe('LocalControlPlane: resume', () => {
 });
 
 describe('LocalControlPlane: pause', () => {
-  it('of one that is paused is refused, but from memory to disk it goes', async () => {
+  it('of a paused sandbox is refused, except from memory to disk', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     const { control } = host;
@@ -228,7 +228,7 @@ describe('LocalControlPlane: pause', () => {
     await requireNothing(host);
   });
 
-  it('an operation resumes it only if it may', async () => {
+  it('an operation resumes it only with autoResume', async () => {
     await using host = await FakeHost.open();
     const { control } = host;
     const { id } = await control.create({ boot: true, autoResume: false });
@@ -249,7 +249,7 @@ describe('LocalControlPlane: pause', () => {
 });
 
 describe('LocalControlPlane: rows', () => {
-  it('one that can not be noted runs all the same, and is resumed where it was', async () => {
+  it('a sandbox whose row can not be written runs, and resumes where it was', async () => {
     await using host = await FakeHost.open();
     host.script.fail('put');
     const { id } = await host.control.create({ boot: true });
@@ -261,7 +261,7 @@ describe('LocalControlPlane: rows', () => {
     await requireNothing(host);
   });
 
-  it('one that can not be taken off the disk is still there, and can be removed later', async () => {
+  it('a suspended sandbox whose removal fails stays, and can be removed later', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await (await host.guest(id)).remember('a thing');
@@ -273,7 +273,7 @@ describe('LocalControlPlane: rows', () => {
     await requireNothing(host);
   });
 
-  it('a listener that throws, or changes what it hears of, holds nobody up', async () => {
+  it('a listener that throws, or changes the sandbox, delays nothing', async () => {
     await using host = await FakeHost.open();
     host.control.onChange(() => {
       throw new Error('a bad listener');

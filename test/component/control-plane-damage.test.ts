@@ -52,7 +52,7 @@ const CASES = (['pause', 'snapshot', 'fork'] as const).flatMap((way) =>
 );
 
 describe('LocalControlPlane: a save that fails', () => {
-  it.each(CASES)('%s, at %s: it runs on as it was', async (way, phase) => {
+  it.each(CASES)('%s, at %s: the sandbox continues to run', async (way, phase) => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.script.fail(phase);
@@ -66,38 +66,38 @@ describe('LocalControlPlane: a save that fails', () => {
     await requireNothing(host);
   });
 
+  it.each(CASES)('%s of a sandbox paused in memory, at %s: it stays paused', async (way, phase) => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    await host.control.pause(id, 'memory');
+    host.script.fail(phase);
+    await refusal(WAYS[way](host, id));
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
+    expect(host.vm(id).runs).toBe(false);
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
+
   it.each(CASES)(
-    '%s of one paused in memory, at %s: it stands still as it did',
+    '%s, the VM dies at %s: the sandbox has ended, with the cause',
     async (way, phase) => {
       await using host = await FakeHost.open();
       const { id } = await begin(host);
-      await host.control.pause(id, 'memory');
-      host.script.fail(phase);
-      await refusal(WAYS[way](host, id));
-      expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'memory' });
-      expect(host.vm(id).runs).toBe(false);
-      await requireUsable(host, id);
+      host.script.die(phase);
+      const outcome = WAYS[way](host, id).catch((error: unknown) => error);
+      // From there on all that counts stands still, and is not the VM's: nothing is lost.
+      const isKept = way === 'pause' && ['keep-memory', 'keep-disk', 'commit'].includes(phase);
+      await host.became(id, isKept ? 'paused' : 'ended');
+      const done = await outcome;
+      if (isKept) {
+        expect(done).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+        await requireUsable(host, id);
+      } else {
+        expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
+      }
       await requireNothing(host);
     },
   );
-
-  it.each(CASES)('%s, its VM dies at %s: it has ended and says so', async (way, phase) => {
-    await using host = await FakeHost.open();
-    const { id } = await begin(host);
-    host.script.die(phase);
-    const outcome = WAYS[way](host, id).catch((error: unknown) => error);
-    // From there on all that counts stands still, and is not the VM's: nothing is lost.
-    const isKept = way === 'pause' && ['keep-memory', 'keep-disk', 'commit'].includes(phase);
-    await host.became(id, isKept ? 'paused' : 'ended');
-    const done = await outcome;
-    if (isKept) {
-      expect(done).toMatchObject({ status: 'paused', pausedTo: 'disk' });
-      await requireUsable(host, id);
-    } else {
-      expect(await host.control.get(id)).toMatchObject({ end: { cause: 'vmm-crashed' } });
-    }
-    await requireNothing(host);
-  });
 
   it.each(
     (['pause', 'snapshot', 'fork'] as const).flatMap((way) =>
@@ -134,7 +134,7 @@ describe('LocalControlPlane: a save that fails', () => {
     await requireNothing(host);
   });
 
-  it('a link that breaks while its VM stands still ends it once it runs again', async () => {
+  it('a link that breaks during a pause ends the sandbox at the resume', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.vm(id).loseAgent();
@@ -160,35 +160,41 @@ describe('LocalControlPlane: a resume that fails', () => {
     'hello',
   ];
 
-  it.each(RESUME)('from the disk, at %s: it stays there, and can be resumed', async (phase) => {
-    await using host = await FakeHost.open();
-    const { id } = await begin(host);
-    await host.control.pause(id, 'disk');
-    const before = await host.stored();
-    host.script.fail(phase);
-    const error = await refusal(host.control.resume(id));
-    expect(codesOf(error)[0]).toBe('start_failed');
-    expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
-    expect(await host.stored()).toEqual(before);
-    expect(await host.holdings()).toEqual(NOTHING);
-    // Anybody may have it.
-    expect(await host.store.sandboxes.get(id)).toMatchObject({ ownerJson: null });
-    await requireUsable(host, id);
-    await requireNothing(host);
-  });
+  it.each(RESUME)(
+    'from disk, at %s: the sandbox stays suspended, and can be resumed',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      const { id } = await begin(host);
+      await host.control.pause(id, 'disk');
+      const before = await host.stored();
+      host.script.fail(phase);
+      const error = await refusal(host.control.resume(id));
+      expect(codesOf(error)[0]).toBe('start_failed');
+      expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
+      expect(await host.stored()).toEqual(before);
+      expect(await host.holdings()).toEqual(NOTHING);
+      // Anybody may have it.
+      expect(await host.store.sandboxes.get(id)).toMatchObject({ ownerJson: null });
+      await requireUsable(host, id);
+      await requireNothing(host);
+    },
+  );
 
-  it.each(['start', 'hello'] as const)('from the disk, its VM dies at %s', async (phase) => {
-    await using host = await FakeHost.open();
-    const { id } = await begin(host);
-    await host.control.pause(id, 'disk');
-    host.script.die(phase);
-    await refusal(host.control.resume(id));
-    expect(await host.control.get(id)).toMatchObject({ status: 'paused' });
-    await requireUsable(host, id);
-    await requireNothing(host);
-  });
+  it.each(['start', 'hello'] as const)(
+    'from disk, the VM dies at %s: the sandbox stays suspended',
+    async (phase) => {
+      await using host = await FakeHost.open();
+      const { id } = await begin(host);
+      await host.control.pause(id, 'disk');
+      host.script.die(phase);
+      await refusal(host.control.resume(id));
+      expect(await host.control.get(id)).toMatchObject({ status: 'paused' });
+      await requireUsable(host, id);
+      await requireNothing(host);
+    },
+  );
 
-  it('in memory: it still stands still', async () => {
+  it('in memory: the sandbox stays paused', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     await host.control.pause(id, 'memory');
@@ -199,7 +205,7 @@ describe('LocalControlPlane: a resume that fails', () => {
     await requireNothing(host);
   });
 
-  it('in memory: a VM that dies of it has ended', async () => {
+  it('in memory, the VM dies: the sandbox has ended', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     await host.control.pause(id, 'memory');
@@ -211,7 +217,7 @@ describe('LocalControlPlane: a resume that fails', () => {
     await requireNothing(host);
   });
 
-  it('a guest that does not take its clock runs all the same', async () => {
+  it('a guest that refuses the new clock runs', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     await host.control.pause(id, 'memory');
@@ -227,7 +233,7 @@ describe('LocalControlPlane: a resume that fails', () => {
 
 describe('LocalControlPlane: forks', () => {
   it.each(['workspace', 'start', 'hello', 'fill-memory', 'copy-disk'] as const)(
-    'one that fails at %s leaves the others, and its parent',
+    'a fork that fails at %s affects neither the others nor the parent',
     async (phase) => {
       await using host = await FakeHost.open();
       const { id } = await begin(host);
@@ -251,7 +257,7 @@ describe('LocalControlPlane: forks', () => {
     },
   );
 
-  it('of one that has ended or is ending: a reason', async () => {
+  it('of an ended or ending sandbox: refused with a reason', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     const held = host.script.hold('kill');
@@ -264,7 +270,7 @@ describe('LocalControlPlane: forks', () => {
     await requireNothing(host);
   });
 
-  it('of one whose VM has just died: a reason', async () => {
+  it('of a sandbox whose VM has just died: refused with a reason', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.vm(id).die();

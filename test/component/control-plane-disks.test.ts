@@ -8,7 +8,7 @@ const SLOW = { bytesPerSecond: 1024 * 1024, opsPerSecond: 100 };
 
 describe('LocalControlPlane: limits of disks', () => {
   it.each([true, false])(
-    'create: none unless asked for; they hold when it is ready (boot: %s)',
+    'create: no limits by default; requested ones apply once ready (boot: %s)',
     async (boot) => {
       await using host = await FakeHost.open();
       const plain = await host.control.create({ boot });
@@ -22,7 +22,7 @@ describe('LocalControlPlane: limits of disks', () => {
     },
   );
 
-  it('create: one out of a pool gets them', async () => {
+  it('create: a member of a pool gets the limits', async () => {
     await using host = await FakeHost.open();
     await host.control.setPool({ min: 1, max: 1 });
     host.clock.advance(REFILL_DELAY_MS);
@@ -32,7 +32,7 @@ describe('LocalControlPlane: limits of disks', () => {
     await requireNothing(host);
   });
 
-  it('create: a boot is not slowed down by them; a clone has them before it runs', async () => {
+  it('create: a boot is not limited; a clone is limited before it runs', async () => {
     await using host = await FakeHost.open();
     const seen: unknown[] = [];
     const look = async (boot: boolean): Promise<void> => {
@@ -49,7 +49,7 @@ describe('LocalControlPlane: limits of disks', () => {
     await requireNothing(host);
   });
 
-  it('update: holds at once, and for its next lives and its forks', async () => {
+  it('update: applies at once, to later VMs and to forks', async () => {
     await using host = await FakeHost.open();
     const { control } = host;
     const { id } = await control.create({ boot: true, diskLimits: SLOW });

@@ -138,7 +138,7 @@ describe('an ending', () => {
     }
   });
 
-  it('the process that held it was killed', async () => {
+  it('the process that held the sandbox was killed: host-lost', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
     try {
       const host = await FakeHost.open({ dataDir });
@@ -153,7 +153,7 @@ describe('an ending', () => {
     }
   });
 
-  it('of one that its owner removes no console is kept', async () => {
+  it('a removal deletes the console', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     host.vm(id).console = 'private';
@@ -164,7 +164,7 @@ describe('an ending', () => {
     expect(await host.control.logs(id)).toEqual({ console: '', vmm: '' });
   });
 
-  it('its logs can be read as soon as it is known to have ended', async () => {
+  it('logs can be read as soon as the end is visible', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     host.vm(id).console = 'last words';
@@ -180,7 +180,7 @@ describe('an ending', () => {
 });
 
 describe('events', () => {
-  it('are those of the guest and of the host, over all lives of the sandbox, up to its end', async () => {
+  it('of guest and host, over all VMs, until the end', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     const seen: TimedEvent[] = [];
@@ -201,7 +201,7 @@ describe('events', () => {
     expect(seen[3]).toMatchObject({ source: 'host' });
   });
 
-  it('a guest that floods is cut, and its neighbour is not', async () => {
+  it('a flood of one guest does not affect its neighbor', async () => {
     await using host = await FakeHost.open();
     const [one, two] = [await begin(host), await begin(host)];
     for (let n = 0; n < 10_000; n += 1) (await host.guest(one)).emit(OOM);
@@ -215,7 +215,7 @@ describe('events', () => {
     expect(await count(two)).toBe(1);
   });
 
-  it('of no sandbox: refused', async () => {
+  it('of an unknown sandbox: refused', async () => {
     await using host = await FakeHost.open();
     const events = host.control.events('abcdefghij0123456789')[Symbol.asyncIterator]();
     await expect(events.next()).rejects.toMatchObject({ code: 'not_found' });
@@ -226,7 +226,7 @@ describe('events', () => {
 });
 
 describe('onMemoryPressure', () => {
-  it('pause: it stands still, in memory, before anything is killed', async () => {
+  it('pause: in memory, before anything is killed', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host, { onMemoryPressure: 'pause' });
     const paused = host.became(id, 'paused');
@@ -236,7 +236,7 @@ describe('onMemoryPressure', () => {
     expect(host.vm(id).runs).toBe(false);
   });
 
-  it('snapshot: there is one to go on from, and the sandbox goes on', async () => {
+  it('snapshot: is taken, and the sandbox continues', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host, { onMemoryPressure: 'snapshot' });
     const saving = host.became(id, 'saving');
@@ -249,7 +249,7 @@ describe('onMemoryPressure', () => {
       .toEqual([`near-oom-${id}-1`]);
   });
 
-  it('a URL: the event is posted there', async () => {
+  it('URL: gets the event', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host, { onMemoryPressure: 'http://127.0.0.1:9/hook' });
     (await host.guest(id)).emit(NEAR);
@@ -259,7 +259,7 @@ describe('onMemoryPressure', () => {
     ]);
   });
 
-  it('can be changed, and outlives a pause to disk', async () => {
+  it('can be changed, and survives a pause to disk', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     expect(await host.control.get(id)).toMatchObject({ onMemoryPressure: 'warn' });

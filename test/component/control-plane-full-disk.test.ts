@@ -13,7 +13,7 @@ async function eventsOf(host: FakeHost, id: string): Promise<TimedEvent[]> {
 }
 
 describe("the host's file system is full", () => {
-  it('a sandbox that stands still is paused, says why, and goes on when there is room', async () => {
+  it('a stopped VM is paused with a reason, and resumes when there is room', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await (await host.guest(id)).remember('all of it');
@@ -31,7 +31,7 @@ describe("the host's file system is full", () => {
     expect(await (await host.guest(id)).recall()).toBe('all of it');
   });
 
-  it('one that stood still before anybody could listen is paused as well', async () => {
+  it('a VM that stopped before its first listener is paused, too', async () => {
     await using host = await FakeHost.open({
       watch: (made) =>
         made.onTransition(({ state }) => {
@@ -44,7 +44,7 @@ describe("the host's file system is full", () => {
     );
   });
 
-  it('resumed while there is no room it is paused again', async () => {
+  it('a resume without room pauses it again', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     let paused = host.became(id, 'paused');
@@ -62,7 +62,7 @@ describe("the host's file system is full", () => {
     await host.control.remove(id);
   });
 
-  it('its time goes on, and it ends when that is over', async () => {
+  it('the timeout keeps counting, and ends it', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, timeoutMs: 60_000 });
     const paused = host.became(id, 'paused');
@@ -74,7 +74,7 @@ describe("the host's file system is full", () => {
     expect(await host.control.get(id)).toMatchObject({ end: { cause: 'timeout' } });
   });
 
-  it('a start fails at once, and says what is full', async () => {
+  it('a start fails at once, and names the full file system', async () => {
     await using host = await FakeHost.open();
     const hello = host.script.hold('hello');
     const starting = host.control.create({ boot: true });
@@ -90,7 +90,7 @@ describe("the host's file system is full", () => {
     hello.release();
   });
 
-  it('one that is saved goes on when there is room, and is not paused', async () => {
+  it('during a save the VM waits for room, and is not paused', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     const hello = host.script.hold('hello');
@@ -109,7 +109,7 @@ describe("the host's file system is full", () => {
     expect(host.vm(id).runs).toBe(true);
   });
 
-  it('an error that the guest was told is told outside, too', async () => {
+  it('an I/O error of the guest becomes an event', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     host.vm(id).failDisk();

@@ -40,7 +40,7 @@ async function until(
 const isResized = ({ type }: TimedEvent): boolean => type === 'resized';
 
 describe('memoryMaxMib', () => {
-  it('its VM has the maximum, its guest what was asked for, by which its limits are', async () => {
+  it('the VM has the maximum, the guest the requested size and limits by it', async () => {
     await using host = await FakeHost.open();
     const { id, ...info } = await begin(host);
     expect(info).toMatchObject(SIZE);
@@ -51,7 +51,7 @@ describe('memoryMaxMib', () => {
     await requireNothing(host);
   });
 
-  it('a guest that gives nothing up runs all the same', async () => {
+  it('a guest that does not fill its balloon runs', async () => {
     await using host = await FakeHost.open();
     const held = host.script.hold('hello');
     const made = begin(host);
@@ -63,7 +63,7 @@ describe('memoryMaxMib', () => {
     expect(await host.control.get(id)).toMatchObject({ status: 'running', memoryMib: 256 });
   });
 
-  it('pressed, it is given more, and that is told', async () => {
+  it('pressure: the guest grows, with an event', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     (await host.guest(id)).emit(PRESSED);
@@ -74,7 +74,7 @@ describe('memoryMaxMib', () => {
     expect(host.vm(id)).toMatchObject({ memoryMib: 384, limited: 2 });
   });
 
-  it('at its maximum the action is taken', async () => {
+  it('at the maximum the action follows', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host, { memoryMaxMib: 300, onMemoryPressure: 'pause' });
     const guest = await host.guest(id);
@@ -87,7 +87,7 @@ describe('memoryMaxMib', () => {
     expect(await host.control.get(id)).toMatchObject({ memoryMib: 300, pausedTo: 'memory' });
   });
 
-  it('a guest that floods gets its maximum and no more, and is asked for nothing again', async () => {
+  it('a guest that floods reaches its maximum, and no more', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     const guest = await host.guest(id);
@@ -107,7 +107,7 @@ describe('memoryMaxMib', () => {
     host.script.forget();
   });
 
-  it('a host without room gives nothing, and the sandbox goes on', async () => {
+  it('a host without free memory: no growth, and the sandbox continues', async () => {
     let availableMib = 65_536;
     await using host = await FakeHost.open({ availableMib: () => availableMib });
     const { id } = await begin(host);
@@ -118,7 +118,7 @@ describe('memoryMaxMib', () => {
     expect(await host.control.get(id)).toMatchObject({ status: 'running', memoryMib: 256 });
   });
 
-  it('all at once are given no more than the host has', async () => {
+  it('concurrent growth stays within the host’s memory', async () => {
     let availableMib = 65_536;
     await using host = await FakeHost.open({ availableMib: () => availableMib });
     const ids = [(await begin(host)).id, (await begin(host)).id, (await begin(host)).id];
@@ -137,7 +137,7 @@ describe('memoryMaxMib', () => {
     expect(host.queue.stats().reservedMib).toBe(0);
   });
 
-  it('a VM that dies of it leaves nothing', async () => {
+  it('a VM that dies during growth leaves nothing', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.script.die('balloon');
@@ -149,7 +149,7 @@ describe('memoryMaxMib', () => {
 });
 
 describe('what it has', () => {
-  it('outlives a pause to disk, and is that of its forks and of what goes on from a snapshot', async () => {
+  it('survives a pause to disk, and applies to forks and to sandboxes from a snapshot', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     await host.control.update(id, { memoryMib: 512 });
@@ -166,7 +166,7 @@ describe('what it has', () => {
     await requireNothing(host);
   });
 
-  it('of what goes on from a snapshot without a maximum: as the snapshot', async () => {
+  it('from a snapshot without a maximum: fixed, as the snapshot', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.snapshot(id, { name: 'fixed' });
@@ -176,7 +176,7 @@ describe('what it has', () => {
 });
 
 describe('update: memoryMib', () => {
-  it('more, and less as far as it is free', async () => {
+  it('grows, and shrinks by what is free', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     expect(await host.control.update(id, { memoryMib: 1024 })).toMatchObject({ memoryMib: 1024 });
@@ -191,7 +191,7 @@ describe('update: memoryMib', () => {
     ]);
   });
 
-  it('of one that has no maximum, or beyond it: refused', async () => {
+  it('without a maximum, or beyond it: refused', async () => {
     await using host = await FakeHost.open();
     const fixed = await host.control.create({ boot: true });
     for (const id of [fixed.id, (await begin(host)).id]) {
@@ -200,7 +200,7 @@ describe('update: memoryMib', () => {
     }
   });
 
-  it('grow is of one that has a maximum', async () => {
+  it('onMemoryPressure: grow needs a maximum', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host, { onMemoryPressure: 'grow' });
     expect(await host.control.get(id)).toMatchObject({ onMemoryPressure: 'grow' });

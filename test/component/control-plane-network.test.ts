@@ -20,7 +20,7 @@ async function fillPool(host: FakeHost, members: number): Promise<void> {
 }
 
 describe('LocalControlPlane: networks', () => {
-  it('create: none unless asked for; one is held as long as the sandbox, and told', async () => {
+  it('create: no network by default; a requested one lives as long as the sandbox, and is public', async () => {
     await using host = await FakeHost.open();
     const plain = await host.control.create({});
     expect(plain.network).toBeNull();
@@ -40,7 +40,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('create: a host that has no network says so before anything is started or waited for', async () => {
+  it('create: a host without networks refuses before anything starts or waits', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 1);
     const { started } = host;
@@ -52,7 +52,7 @@ describe('LocalControlPlane: networks', () => {
   });
 
   it.each([true, false])(
-    'create: no lease, and it neither boots instead nor takes another member (boot: %s)',
+    'create: a failed lease fails the request, without a boot or another member (boot: %s)',
     async (boot) => {
       await using host = await FakeHost.open();
       const { started } = host;
@@ -63,7 +63,7 @@ describe('LocalControlPlane: networks', () => {
     },
   );
 
-  it('a member of a pool gets one when it is claimed; without one the request fails, not the next member', async () => {
+  it('a member of a pool gets its network at the claim; a failed lease fails only the request', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     expect(await held(host)).toBe(0);
@@ -78,7 +78,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('a member whose card can not be plugged is ended, its lease with it, and the next is taken', async () => {
+  it('a member whose card can not be plugged is ended with its lease, and the next is taken', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     host.script.fail('plug-nic');
@@ -87,7 +87,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('pause to disk gives it back, resume leases another; in memory and for a snapshot it stays', async () => {
+  it('pause to disk releases the lease, resume takes another; in memory and for a snapshot it stays', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ network });
     const { mac } = host.vm(id).nic ?? {};
@@ -104,7 +104,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('a resume without a lease leaves it paused, and can be tried again', async () => {
+  it('a resume whose lease fails leaves the sandbox suspended, and can be retried', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ network });
     await host.control.pause(id, 'disk');
@@ -117,7 +117,7 @@ describe('LocalControlPlane: networks', () => {
   });
 
   it.each(['withdraw-nic', 'unplug', 'save-state', 'keep-memory', 'commit'] as const)(
-    'a save that fails at %s: it goes on with the card that it had',
+    'a save that fails at %s: the sandbox continues with the same card',
     async (phase) => {
       await using host = await FakeHost.open();
       const { id } = await host.control.create({ network });
@@ -133,7 +133,7 @@ describe('LocalControlPlane: networks', () => {
     },
   );
 
-  it('forks: each leases its own; one without a lease fails alone', async () => {
+  it('forks: each has its own lease; a failed lease fails one fork', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ network });
     host.script.fail('lease', REFUSED);
@@ -148,7 +148,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('limits: kept by an update of rules, a pause and forks; what is used by the pause alone', async () => {
+  it('limits: kept by an update of rules, a pause and forks; usage is kept by the pause only', async () => {
     await using host = await FakeHost.open();
     const limits = { bytesMax: 1000, connectionsMax: 5 };
     const { id } = await host.control.create({ network: { ...network, limits } });
@@ -169,7 +169,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('limits by name: what is used stays over pauses, a fork has the whole; told with what is used', async () => {
+  it('limits by name: usage is public and survives pauses; a fork starts at 0', async () => {
     await using host = await FakeHost.open();
     const limits = { destinations: [{ name: 'a.example', bytesMax: 1000 }] };
     const { id } = await host.control.create({ network: { ...network, limits } });
@@ -191,7 +191,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('limits by name: what can not be one is told', async () => {
+  it('limits by name: an invalid name is refused', async () => {
     await using host = await FakeHost.open();
     for (const destinations of [
       [{ name: 'localhost', bytesMax: 1 }],
@@ -209,7 +209,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('rules by path: a guest hears of the certificate, also without secrets, at a change', async () => {
+  it('rules by path: a change sends the certificate to the guest, also without secrets', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ network });
     const guest = await host.guest(id);
@@ -224,7 +224,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('update: changed, taken and given while it runs; what is refused changes nothing', async () => {
+  it('update: changes, removes and adds a network at runtime; a refused one changes nothing', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ network });
     const open: NetworkOptions = { mode: 'open' };
@@ -241,7 +241,7 @@ describe('LocalControlPlane: networks', () => {
     await requireNothing(host);
   });
 
-  it('update: in turn with a save, of a paused one after its resume', async () => {
+  it('update: waits for a save, and resumes a paused sandbox first', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ network });
     const saving = host.script.hold('save-state');
@@ -262,7 +262,7 @@ describe('LocalControlPlane: networks', () => {
 describe('LocalControlPlane: secrets', () => {
   const value = 'sk-live-0123456789-abcdefghijklmn';
   const secrets = [{ name: 'API_KEY', hosts: ['a.example'], value }];
-  it('bring a network, are told without values, and are in nothing that is kept', async () => {
+  it('bring a network; values are neither public nor on disk', async () => {
     await using host = await FakeHost.open();
     const { id, network: told, secrets: shown } = await host.control.create({ secrets });
     expect(told?.mode).toBe('allowlist');
@@ -276,7 +276,7 @@ describe('LocalControlPlane: secrets', () => {
     await requireNothing(host);
   });
 
-  it('a guest that does not answer keeps none: what is told, kept and forked is what the gateway has', async () => {
+  it('a guest that does not answer keeps no secret: info, row and forks follow the gateway', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ secrets });
     host.script.fail('update');
@@ -288,7 +288,7 @@ describe('LocalControlPlane: secrets', () => {
     await requireNothing(host);
   });
 
-  it('what another process has held: no resume and no fork before they are given again', async () => {
+  it('values held by another process: no resume and no fork until they are set again', async () => {
     const dataDir = await temporaryDir();
     const isOwnerAlive = async (): Promise<boolean> => true;
     await using first = await FakeHost.open({ owner: 'first', dataDir, isOwnerAlive });

@@ -1,4 +1,4 @@
-/** Several control planes over one store, and what one finds that comes after another was killed. No VMs. */
+/** Several control planes over one store, at once and after one was killed. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
@@ -56,7 +56,7 @@ async function pausedOne(host: FakeHost): Promise<string> {
 const ENDED_LISTED = 256;
 
 describe('LocalControlPlane: two over one store', () => {
-  it('what one has paused to disk the other sees, resumes and pauses again', async () => {
+  it('a sandbox paused to disk by one is seen, resumed and paused by the other', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];
     const id = await pausedOne(a);
@@ -74,7 +74,7 @@ describe('LocalControlPlane: two over one store', () => {
     await expect(b.control.resume(id)).rejects.toMatchObject({ code: 'gone' });
   });
 
-  it('both resume it at once: one has it, the other is told so', async () => {
+  it('a resume by both at once: one succeeds, the other is refused', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];
     for (let turn = 0; turn < 10; turn++) {
@@ -92,7 +92,7 @@ describe('LocalControlPlane: two over one store', () => {
     await requireNothing(a);
   });
 
-  it('while one resumes it, the other can change nothing, but may copy it', async () => {
+  it('during a resume by one, the other can copy the sandbox, but not change it', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];
     const id = await pausedOne(a);
@@ -119,7 +119,7 @@ describe('LocalControlPlane: two over one store', () => {
     await requireNothing(a);
   });
 
-  it('one resumes and the other removes it at once: one of them gets it', async () => {
+  it('a resume and a removal at once: one of them succeeds', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];
     for (let turn = 0; turn < 10; turn++) {
@@ -139,7 +139,7 @@ describe('LocalControlPlane: two over one store', () => {
     await requireNothing(a);
   });
 
-  it('what one changes of it the other goes on with', async () => {
+  it('a change by one applies to a resume by the other', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];
     const id = await pausedOne(a);
@@ -155,7 +155,7 @@ describe('LocalControlPlane: two over one store', () => {
     await requireNothing(a);
   });
 
-  it('close: a removal that is refused meanwhile does not fail it', async () => {
+  it('close: succeeds although a removal was refused', async () => {
     await using both = await Neighbours.make();
     const [a, b] = [await both.open('a'), await both.open('b')];
     const id = await pausedOne(a);
@@ -175,7 +175,7 @@ describe('LocalControlPlane: two over one store', () => {
 });
 
 describe('LocalControlPlane: after another', () => {
-  it('was closed: what is on the disk goes on, the rest has ended', async () => {
+  it('was closed: suspended sandboxes can be resumed, the others have ended', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
     const paused = await pausedOne(a);
@@ -188,7 +188,7 @@ describe('LocalControlPlane: after another', () => {
     await requireNothing(b);
   });
 
-  it('was killed or closed: who lists what has ended sees that of both, newest first', async () => {
+  it('was killed or closed: the list has the ended sandboxes of both, newest first', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
     const metadata = { of: 'a user' };
@@ -213,7 +213,7 @@ describe('LocalControlPlane: after another', () => {
     expect(await ids(await both.open('c'))).toEqual([own.id, first.id]);
   });
 
-  it('of many that have ended a list has the newest', async () => {
+  it('the list has only the newest ended sandboxes', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
     const made: string[] = [];
@@ -228,7 +228,7 @@ describe('LocalControlPlane: after another', () => {
     expect(listed.map(({ id }) => id)).toEqual(made.slice(0, ENDED_LISTED));
   });
 
-  it('was killed: those it held have ended with it, what is on the disk goes on', async () => {
+  it('was killed: its sandboxes have ended, suspended ones can be resumed', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
     const paused = await pausedOne(a);
@@ -250,7 +250,7 @@ describe('LocalControlPlane: after another', () => {
     await requireNothing(b);
   });
 
-  it('that lives: those it holds are left alone', async () => {
+  it('that lives: its sandboxes are left alone', async () => {
     await using both = await Neighbours.make();
     const a = await both.open('a');
     const { id } = await a.control.create({ boot: true });
@@ -261,7 +261,7 @@ describe('LocalControlPlane: after another', () => {
   });
 
   it.each(['before', 'after'] as const)(
-    'was killed while it resumed one: who was there %s may',
+    'was killed during a resume: a control plane opened %s it can resume the sandbox',
     async (when) => {
       await using both = await Neighbours.make();
       const a = await both.open('a');
@@ -279,7 +279,7 @@ describe('LocalControlPlane: after another', () => {
   );
 
   it.each(['save-state', 'keep-disk', 'commit'] as const)(
-    'was killed while it paused one, at %s: it has ended, and nothing is left of it',
+    'was killed during a pause, at %s: the sandbox has ended, and nothing is left',
     async (phase) => {
       await using both = await Neighbours.make();
       const a = await both.open('a');

@@ -14,7 +14,7 @@ async function fillPool(host: FakeHost, members: number): Promise<void> {
 }
 
 describe('LocalControlPlane: starts', () => {
-  it('200 at once with a pool of 4: all are served, each by a VM of its own, and nothing is left', async () => {
+  it('200 at once with a pool of 4: each gets its own VM, and nothing is left', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 4);
     const asked = Array.from({ length: 200 }, (_, index) =>
@@ -30,7 +30,7 @@ describe('LocalControlPlane: starts', () => {
     await requireNothing(host);
   });
 
-  it('who waits too long is refused with a time to try again, the rest is served in order', async () => {
+  it('a request that times out is refused with a retry delay, the rest is served in order', async () => {
     await using host = await FakeHost.open({ concurrency: 1 });
     const first = host.script.hold('start');
     const served: number[] = [];
@@ -55,7 +55,7 @@ describe('LocalControlPlane: starts', () => {
     await requireNothing(host);
   });
 
-  it('more than may wait are refused at once', async () => {
+  it('requests beyond the queue’s limit are refused at once', async () => {
     await using host = await FakeHost.open({ concurrency: 1 });
     const first = host.script.hold('start');
     const aborter = new AbortController();
@@ -75,7 +75,7 @@ describe('LocalControlPlane: starts', () => {
     expect(await host.holdings()).toEqual(NOTHING);
   });
 
-  it('members that have died or do not answer are not handed out', async () => {
+  it('dead or hanging members are not handed out', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 3);
     // What is in the environment is told to the guest, so its silence shows.
@@ -94,7 +94,7 @@ describe('LocalControlPlane: starts', () => {
     await requireNothing(host);
   });
 
-  it('a pool is refilled a moment after a claim, so that the claimer’s first operation has the host', async () => {
+  it('a pool is refilled a moment after a claim, so that the first operation is not delayed', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     await host.control.create({});
@@ -105,7 +105,7 @@ describe('LocalControlPlane: starts', () => {
     await expect.poll(() => host.vms().length).toBe(3);
   });
 
-  it('a member that dies while it waits is replaced, and an empty pool clones', async () => {
+  it('an idle member that dies is replaced, and an empty pool clones', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 1);
     const [first] = host.vms();
@@ -118,7 +118,7 @@ describe('LocalControlPlane: starts', () => {
   });
 
   it.each(['template', 'fill-memory', 'copy-disk', 'start', 'hello'] as const)(
-    'a failing %s of a clone is no error: it boots',
+    'a clone that fails at %s boots instead',
     async (phase) => {
       await using host = await FakeHost.open();
       host.script.fail(phase);
@@ -130,7 +130,7 @@ describe('LocalControlPlane: starts', () => {
   );
 
   it.each(['workspace', 'overlay', 'listen', 'bridge', 'start', 'hello'] as const)(
-    'a failing %s of a boot is told with its reason, and nothing is left',
+    'a boot that fails at %s reports the reason, and nothing is left',
     async (phase) => {
       await using host = await FakeHost.open();
       host.script.fail(phase);
@@ -144,7 +144,7 @@ describe('LocalControlPlane: starts', () => {
   );
 
   it.each(['template', 'workspace', 'start', 'hello', 'update'] as const)(
-    'who cancels at %s has nothing',
+    'a request canceled at %s leaves nothing',
     async (phase) => {
       await using host = await FakeHost.open();
       if (phase === 'update') await fillPool(host, 1);
@@ -161,7 +161,7 @@ describe('LocalControlPlane: starts', () => {
     },
   );
 
-  it('500 that come and go leave nothing behind', async () => {
+  it('500 sandboxes, created and removed, leave nothing', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     for (let cycle = 0; cycle < 500; cycle++) {
@@ -173,7 +173,7 @@ describe('LocalControlPlane: starts', () => {
 });
 
 describe('LocalControlPlane: close', () => {
-  it('waits for starts under way, ends all, and refuses what comes', async () => {
+  it('waits for starts under way, ends all sandboxes, and refuses new requests', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     const { id } = await host.control.create({});
@@ -199,7 +199,7 @@ describe('LocalControlPlane: close', () => {
     }
   });
 
-  it('waits for a member that is being bound, which ends', async () => {
+  it('waits for a member that is being bound, and ends it', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 1);
     const held = host.script.hold('update');
@@ -223,7 +223,7 @@ describe('LocalControlPlane: close', () => {
     expect(await host.holdings()).toEqual(NOTHING);
   });
 
-  it('waits for members of a pool that was given up just before', async () => {
+  it('waits for members of a pool that was just removed', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 1);
     const held = host.script.hold('kill');

@@ -1,4 +1,4 @@
-/** How long a sandbox may run, and how long it may do nothing: with a clock that the test moves, no VMs. */
+/** Timeout and idle timeout, with a fake clock. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
@@ -7,7 +7,7 @@ import { settle } from '../support/fake-members.ts';
 const RETRY_MS = 60_000;
 
 describe('LocalControlPlane: timeoutMs', () => {
-  it('kill: ends it then, with that cause, and not before', async () => {
+  it('kill: ends the sandbox at the timeout, with that cause', async () => {
     await using host = await FakeHost.open();
     const { id, endsAtMs } = await host.control.create({ boot: true, timeoutMs: 10_000 });
     expect(endsAtMs).toBe(host.clock.wall() + 10_000);
@@ -21,7 +21,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('pause: its memory is kept, and its time counts anew when it goes on', async () => {
+  it('pause: keeps the memory, and a resume restarts the timeout', async () => {
     await using host = await FakeHost.open();
     const { control, clock } = host;
     const request = { boot: true, timeoutMs: 10_000, onTimeout: 'pause' } as const;
@@ -39,7 +39,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it.each(['memory', 'disk'] as const)('does not count while it is paused to %s', async (to) => {
+  it.each(['memory', 'disk'] as const)('does not count while paused to %s', async (to) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, timeoutMs: 10_000 });
     host.clock.advance(9_000);
@@ -53,7 +53,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('update: counts from then, null takes it away, and what is not named stays', async () => {
+  it('update: restarts the timeout; null removes it; an absent field stays', async () => {
     await using host = await FakeHost.open();
     const { control, clock } = host;
     const { id, endsAtMs } = await control.create({ boot: true, timeoutMs: 10_000 });
@@ -69,7 +69,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('kill: ends it also while it is being saved', async () => {
+  it('kill: also during a save', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, timeoutMs: 10_000 });
     const held = host.script.hold('keep-disk');
@@ -84,7 +84,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('pause: one that fails is tried again, until it does not', async () => {
+  it('pause: retried until it succeeds', async () => {
     await using host = await FakeHost.open();
     const request = { boot: true, timeoutMs: 10_000, onTimeout: 'pause' } as const;
     const { id } = await host.control.create(request);
@@ -103,7 +103,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('pause: is tried again although its idle time was changed meanwhile', async () => {
+  it('pause: retried even if the idle timeout was changed meanwhile', async () => {
     await using host = await FakeHost.open();
     const request = { boot: true, timeoutMs: 10_000, onTimeout: 'pause' } as const;
     const { id } = await host.control.create(request);
@@ -121,7 +121,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('pause: is not tried again once it has been given more time', async () => {
+  it('pause: not retried once the timeout was extended', async () => {
     await using host = await FakeHost.open();
     const request = { boot: true, timeoutMs: 10_000, onTimeout: 'pause' } as const;
     const { id } = await host.control.create(request);
@@ -146,7 +146,7 @@ describe('LocalControlPlane: timeoutMs', () => {
 describe('LocalControlPlane: idleTimeoutMs', () => {
   const IDLE_MS = 8_000;
 
-  it('pauses one that does nothing, and an operation resumes it', async () => {
+  it('pauses an idle sandbox, and an operation resumes it', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, idleTimeoutMs: IDLE_MS });
     await host.passTime(host.became(id, 'saving'));
@@ -181,7 +181,7 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('a pause that fails is tried again after a while in which it did nothing', async () => {
+  it('a failed pause is retried after another idle period', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, idleTimeoutMs: IDLE_MS });
     host.script.fail('keep-disk');
@@ -192,7 +192,7 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
     await requireNothing(host);
   });
 
-  it('a sandbox that may not resume by itself stays paused', async () => {
+  it('a sandbox without autoResume stays paused', async () => {
     await using host = await FakeHost.open();
     const request = { boot: true, idleTimeoutMs: IDLE_MS, autoResume: false };
     const { id } = await host.control.create(request);

@@ -278,7 +278,7 @@ async function takeStep(host: FakeHost, model: Model, step: Step): Promise<void>
 }
 
 describe('control plane', () => {
-  it('one after another: each is what the model says, or has ended of what was injected', async () => {
+  it('one after another: each sandbox is as the model says, or has ended by the injected fault', async () => {
     await fc.assert(
       fc.asyncProperty(steps, async (all) => {
         await using host = await FakeHost.open();
@@ -291,7 +291,7 @@ describe('control plane', () => {
     );
   });
 
-  it('all at once: every one is answered, those that live can be used, and nothing is left', async () => {
+  it('all at once: every request is answered, living sandboxes work, and nothing is left', async () => {
     await fc.assert(
       fc.asyncProperty(steps, async (all) => {
         await using host = await FakeHost.open({ concurrency: 2 });

@@ -83,7 +83,7 @@ describe('MemoryPolicy', () => {
     expect(actions()).toMatchObject([{ action, ok: true }]);
   });
 
-  it('a URL gets the event, with the sandbox', async () => {
+  it('URL: gets the event and the sandbox’s id', async () => {
     const { done, press, actions } = world('http://127.0.0.1:9/hook');
     await press();
     expect(done[0]).toMatch(/^post http:\/\/127.0.0.1:9\/hook \{"sandbox":"abcdefghij0123456789"/);
@@ -91,7 +91,7 @@ describe('MemoryPolicy', () => {
     expect(actions()).toMatchObject([{ action: 'webhook', ok: true }]);
   });
 
-  it('what fails is told, and the next one is tried again', async () => {
+  it('a failed action becomes an event, and the next event acts again', async () => {
     const { clock, press, actions } = world('pause', (what) => new Error(`${what} failed`));
     await press();
     expect(actions()).toMatchObject([{ ok: false, detail: 'pause memory failed' }]);
@@ -100,7 +100,7 @@ describe('MemoryPolicy', () => {
     expect(actions()).toHaveLength(2);
   });
 
-  it('a guest that says it again and again is answered once in a while', async () => {
+  it('repeated events: one action per hold-off', async () => {
     const { clock, done, press } = world('pause');
     for (let n = 0; n < 100; n += 1) await press();
     expect(done).toHaveLength(1);
@@ -109,7 +109,7 @@ describe('MemoryPolicy', () => {
     expect(done).toHaveLength(2);
   });
 
-  it('does not fill the disk with snapshots', async () => {
+  it('snapshot: at most `snapshotsMax`', async () => {
     const { clock, done, press, actions } = world('snapshot');
     for (let n = 0; n < 10; n += 1) {
       await press();
@@ -119,7 +119,7 @@ describe('MemoryPolicy', () => {
     expect(actions().at(-1)).toMatchObject({ ok: false });
   });
 
-  it('counts the snapshots that a process before this one has taken', async () => {
+  it('snapshot: counts those of an earlier process', async () => {
     const taken = new SandboxError('name_taken', 'taken');
     const { done, press, actions } = world('snapshot', (name) =>
       name.endsWith('-1') ? taken : null,
@@ -129,7 +129,7 @@ describe('MemoryPolicy', () => {
     expect(actions()).toMatchObject([{ ok: true, detail: `near-oom-${ID}-2` }]);
   });
 
-  it('only near_oom is answered', async () => {
+  it('only near_oom causes an action', async () => {
     const { done, press } = world('pause');
     await press({ type: 'dropped', count: 1 });
     await press({ type: 'oom', source: 'guest', victim: null, detail: '' });
@@ -147,7 +147,7 @@ const PRESSED: SandboxEventBody = {
 };
 
 describe('MemoryPolicy: a sandbox with a maximum', () => {
-  it('pressure: a step each time, up to it; then nothing', async () => {
+  it('pressure: one step each, up to the maximum', async () => {
     const { done, press } = world('pause', undefined, { memoryMaxMib: 600 });
     for (let n = 0; n < 10; n += 1) await press(PRESSED);
     expect(done).toEqual(['grow 384', 'grow 576', 'grow 600']);
@@ -165,14 +165,14 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(actions()).toMatchObject([{ action: told, ok: true }]);
   });
 
-  it('what is told while a step is under way is answered by that step', async () => {
+  it('an event during a step joins that step', async () => {
     const { done, press, actions } = world('pause', undefined, { memoryMaxMib: 1024 });
     await Promise.all([press(), press(PRESSED), press()]);
     expect(done).toEqual(['grow 384']);
     expect(actions()).toEqual([]);
   });
 
-  it('a step that fails is told, not tried again at once, and the action is taken instead', async () => {
+  it('a failed step becomes an event, holds off the next one, and the action follows', async () => {
     const refuse = (what: string): Error | null =>
       what.startsWith('grow') ? new Error(`${what} failed`) : null;
     const { clock, done, press, actions } = world('pause', refuse, { memoryMaxMib: 1024 });
@@ -185,7 +185,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(actions()).toHaveLength(3);
   });
 
-  it('of a host that has no room: not given, and told', async () => {
+  it('a host without free memory: no growth, and an event', async () => {
     const { done, press, actions } = world('warn', undefined, { memoryMaxMib: 1024, roomMib: 127 });
     await press();
     expect(done).toEqual([]);
@@ -193,7 +193,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(actions()).toMatchObject([{ action: 'grow', ok: false, detail }, { action: 'warn' }]);
   });
 
-  it('what a step may need is kept from others while it is under way, well or not', async () => {
+  it('reserve: held during a step, successful or not', async () => {
     const seen: number[] = [];
     const more = { memoryMaxMib: 1024, roomMib: 500 };
     const look = (): null => {
@@ -208,7 +208,7 @@ describe('MemoryPolicy: a sandbox with a maximum', () => {
     expect(failed.room.mib).toBe(500);
   });
 
-  it('what the kernel of the host says is no reason: the guest may have enough', async () => {
+  it('events of the host’s kernel do not cause growth', async () => {
     const { done, press } = world('warn', undefined, { memoryMaxMib: 1024 });
     await press({ ...PRESSED, source: 'host' } as SandboxEventBody);
     await press({ ...NEAR, source: 'host' } as SandboxEventBody);

@@ -14,11 +14,11 @@ import {
 } from './size.ts';
 
 describe('ramMib, vmMemory', () => {
-  it('without a maximum: its memory, and no balloon', () => {
+  it('without a maximum: the memory as it is, and no balloon', () => {
     expect(ramMib({ memoryMib: 256 })).toBe(256);
     expect(vmMemory({ memoryMib: 256 })).toEqual({ memoryMib: 256 });
   });
-  it('with one: all of it, and a balloon, also when that holds nothing', () => {
+  it('with a maximum: all of it as RAM, and a balloon, even an empty one', () => {
     const vm = { memoryMib: 1024, balloonMib: 768 };
     expect(vmMemory({ memoryMib: 256, memoryMaxMib: 1024 })).toEqual(vm);
     expect(vmMemory({ memoryMib: 1024, memoryMaxMib: 1024 })).toEqual({ ...vm, balloonMib: 0 });
@@ -26,7 +26,7 @@ describe('ramMib, vmMemory', () => {
 });
 
 describe('grownMib', () => {
-  it('reaches any maximum in a few steps, and goes no further', () => {
+  it('reaches any maximum in a few steps, and stops there', () => {
     const steps = (size: MemorySize): number[] => {
       const next = grownMib(size);
       return next === null ? [] : [next, ...steps({ ...size, memoryMib: next })];
@@ -92,26 +92,26 @@ function world(moves: (nowMib: number, toMib: number) => number = (_now, to) => 
 }
 
 describe('resizeMemory', () => {
-  it('more: its own at once, and its limits follow when it has it', async () => {
+  it('grow: counts at once, and the limits follow once the guest has it', async () => {
     const { asked, changes, told, resize } = world((now, to) => Math.min(now + 10, to));
     await resize(384);
     expect([asked, changes.at(-1), told.limits]).toEqual([[384], 384, 1]);
   });
 
-  it('a guest that takes nothing is not waited for; it may still take it', async () => {
+  it('grow: a guest that takes nothing fails the change, and may still take the memory', async () => {
     const { clock, changes, resize } = world((now) => now);
     await expect(resize(384)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect(changes).toEqual([384]);
     expect(clock.now()).toBeLessThan(2 * RESIZE_LIMITS.stillMsMax);
   });
 
-  it('a guest that says that it moves, and does not arrive, neither', async () => {
+  it('grow: a guest that never arrives fails the change after `allMsMax`', async () => {
     const { clock, resize } = world((now, to) => now + (to - now) / 1000);
     await expect(resize(1024)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect(clock.now()).toBeLessThan(2 * RESIZE_LIMITS.allMsMax);
   });
 
-  it('as long as it can have more its programs wait for that, and no longer', async () => {
+  it('grow: programs are held only while the guest can still grow', async () => {
     const { told, resize } = world();
     await resize(1023);
     expect(told.holdMs).toBe(RESIZE_LIMITS.holdMs);
@@ -123,7 +123,7 @@ describe('resizeMemory', () => {
     expect(guestLimits({ memoryMib: 256 })).toEqual({});
   });
 
-  it('less: what its programs have is not taken from them', async () => {
+  it('shrink: refused below the usage of the programs', async () => {
     const { asked, resize } = world();
     await expect(resize(200)).rejects.toMatchObject({
       code: 'memory_unavailable',
@@ -132,19 +132,19 @@ describe('resizeMemory', () => {
     expect(asked).toEqual([]);
   });
 
-  it('less: what it has given back is no longer its own', async () => {
+  it('shrink: counts once the guest has given the memory back', async () => {
     const { changes, told, resize } = world();
     await resize(228);
     expect([changes, told.limits]).toEqual([[228], 1]);
   });
 
-  it('less: a guest that gives nothing back keeps what it had', async () => {
+  it('shrink: a guest that gives nothing back keeps its size', async () => {
     const { asked, changes, resize } = world((now, to) => Math.max(now, to));
     await expect(resize(228)).rejects.toMatchObject({ code: 'memory_unavailable' });
     expect([asked, changes]).toEqual([[228, 256], []]);
   });
 
-  it.each([384, 228])('%s: an agent that does not answer is not waited for', async (toMib) => {
+  it.each([384, 228])('to %s: an agent that does not answer fails the change', async (toMib) => {
     const { clock, asked, changes, answer, resize } = world();
     answer.isHeld = true;
     await expect(resize(toMib)).rejects.toThrow('longer than');
@@ -153,7 +153,7 @@ describe('resizeMemory', () => {
     expect(clock.now()).toBeLessThan(2 * RESIZE_LIMITS.answerMsMax);
   });
 
-  it('what the VMM refuses is not told as given', async () => {
+  it('a size that the VMM refuses does not count', async () => {
     const { parts, changes, resize } = world();
     const setMemory = async (): Promise<never> => {
       throw new Error('no');
@@ -163,13 +163,13 @@ describe('resizeMemory', () => {
     expect(changes).toEqual([]);
   });
 
-  it.each([127, 1025, 300.5, Number.NaN])('%s is refused', async (mib) => {
+  it.each([127, 1025, 300.5, Number.NaN])('refuses %s', async (mib) => {
     const { asked, resize } = world();
     await expect(resize(mib)).rejects.toMatchObject({ code: 'spec_invalid' });
     expect(asked).toEqual([]);
   });
 
-  it('without a maximum: refused, with what to do', async () => {
+  it('without a maximum: refused, with a remedy', async () => {
     const { resize } = world();
     await expect(resize(512, { memoryMib: 256 })).rejects.toMatchObject({
       code: 'spec_invalid',
@@ -179,7 +179,7 @@ describe('resizeMemory', () => {
 });
 
 describe('fitMemory', () => {
-  it('true when its guest has as much as it should; false when it does not do its part', async () => {
+  it('true if the guest has its size in time; false if not', async () => {
     const well = world();
     expect(await well.pass(fitMemory(well.parts, SIZE))).toBe(true);
     expect(well.told.limits).toBe(1);

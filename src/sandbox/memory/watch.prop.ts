@@ -32,7 +32,7 @@ const step = fc.record({
   wallMs: fc.integer(),
 });
 
-it('MemoryWatch: all that comes is told or counted, within its budget', () => {
+it('MemoryWatch: every event is emitted or counted, within its budget', () => {
   fc.assert(
     fc.property(fc.array(step, { minLength: 40, maxLength: 300, size: 'max' }), (steps) => {
       const watch = new MemoryWatch(0);

@@ -15,7 +15,7 @@ const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };
 const OOM: GuestEvent = { type: 'oom', oomKills: 1, detail: 'killed', victim: VICTIM };
 
 describe('MemoryWatch', () => {
-  it('guest and host come out as one stream, each with its source', () => {
+  it('events of guest and host form one stream, each with its source', () => {
     const watch = new MemoryWatch(0);
     expect(watch.fromGuest(PRESSURE, 0, 1)).toEqual([
       { type: 'pressure', source: 'guest', memoryBytes: 90, limitBytes: 100, some: 40, full: 10 },
@@ -28,7 +28,7 @@ describe('MemoryWatch', () => {
     expect(watch.fromGuest({ type: 'log', level: 'info', message: 'x' }, 3, 4)).toEqual([]);
   });
 
-  it('the last of each kind is kept as evidence, also when it is not told', () => {
+  it('marks: the last event of each kind, even if it was dropped', () => {
     const watch = new MemoryWatch(0);
     for (let n = 0; n < 100; n += 1) watch.fromGuest({ ...NEAR, memoryBytes: n }, 0, 1000 + n);
     expect(watch.lastPressure).toMatchObject({ type: 'near_oom', memoryBytes: 99, atMs: 1099 });
@@ -36,7 +36,7 @@ describe('MemoryWatch', () => {
     expect(watch.lastOom).toEqual({ source: 'guest', victim: VICTIM, detail: 'killed', atMs: 5 });
   });
 
-  it('a flood of one type is cut, counted, and takes nothing from another', () => {
+  it('flood: limited and counted per type', () => {
     const watch = new MemoryWatch(0);
     let told = 0;
     for (let n = 0; n < 10_000; n += 1) told += watch.fromGuest(PRESSURE, 0, 0).length;
@@ -53,7 +53,7 @@ describe('MemoryWatch', () => {
     ]);
   });
 
-  it('what a VMM must not do is told, cut, and is no mark of its memory', () => {
+  it('security events: emitted with a bounded detail, and no memory mark', () => {
     const watch = new MemoryWatch(0);
     const what = 'vmm_exec' as const;
     const event = { type: 'security', what, detail: 'x'.repeat(9999) } as const;
@@ -65,7 +65,7 @@ describe('MemoryWatch', () => {
     expect(watch.fromHost({ type: 'oom', victim: null, detail: '' }, 0, 1)).toHaveLength(2);
   });
 
-  it('over any time at most the burst and the rate are told, whatever the wall clock does', () => {
+  it('rate: at most burst and rate over any time, independent of the wall clock', () => {
     const watch = new MemoryWatch(0);
     let told = 0;
     for (let now = 0; now <= 60_000; now += 10) {
@@ -76,7 +76,7 @@ describe('MemoryWatch', () => {
     expect(told).toBeGreaterThan(60);
   });
 
-  it('a count that no number holds stays a number', () => {
+  it('dropped: a count beyond the safe range stays a number', () => {
     const watch = new MemoryWatch(0);
     const all = { type: 'dropped', count: Number.MAX_SAFE_INTEGER } as const;
     watch.fromGuest(all, 0, 0);

@@ -24,7 +24,7 @@ async function numbers(journal: EventJournal, after = 0, signal = never): Promis
 }
 
 describe('EventJournal', () => {
-  it('numbers and times what is noted, and keeps the newest', () => {
+  it('note: numbers and timestamps events, and keeps the newest', () => {
     const journal = new EventJournal(new FakeClock(5000));
     for (let n = 0; n < JOURNAL_LIMITS.eventsMax + 3; n += 1) journal.note(NEAR);
     const kept = journal.since(0);
@@ -33,13 +33,13 @@ describe('EventJournal', () => {
     expect(journal.since(JOURNAL_LIMITS.eventsMax + 2)).toHaveLength(1);
   });
 
-  it('a number of another journal, as of a daemon before this one, hides nothing', () => {
+  it('since: a number of another journal, as of an earlier daemon, returns all kept events', () => {
     const journal = new EventJournal(new FakeClock());
     journal.note(NEAR);
     expect(journal.since(57)).toHaveLength(1);
   });
 
-  it('read: what is kept, then what comes, up to the end', async () => {
+  it('read: yields kept events, then new ones, until the end', async () => {
     const journal = new EventJournal(new FakeClock());
     journal.note(NEAR);
     const all = numbers(journal);
@@ -52,14 +52,14 @@ describe('EventJournal', () => {
     expect(await later).toEqual([2, 3]);
   });
 
-  it('nothing comes after the end', () => {
+  it('note: ignores events after the end', () => {
     const journal = new EventJournal(new FakeClock());
     journal.note(END);
     journal.note(NEAR);
     expect(journal.since(0)).toMatchObject([{ type: 'end', seq: 1 }]);
   });
 
-  it('read: ends with its signal', async () => {
+  it('read: ends when the signal aborts', async () => {
     const journal = new EventJournal(new FakeClock());
     const aborter = new AbortController();
     const all = numbers(journal, 0, aborter.signal);
@@ -69,7 +69,7 @@ describe('EventJournal', () => {
     expect(await all).toEqual([1]);
   });
 
-  it('read: a reader that takes nothing loses the oldest, not the end', async () => {
+  it('read: a stalled reader loses the oldest events, not the end', async () => {
     const journal = new EventJournal(new FakeClock());
     const reading = journal.read(0, never);
     const first = reading.next();
@@ -83,7 +83,7 @@ describe('EventJournal', () => {
     expect(rest.at(-1)).toBe(5002);
   });
 
-  it('a listener that throws harms nobody', () => {
+  it('listen: a listener that throws does not stop the others', () => {
     const journal = new EventJournal(new FakeClock(), () => {
       throw new Error('no');
     });

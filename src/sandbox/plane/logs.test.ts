@@ -66,7 +66,7 @@ class World {
 }
 
 describe('followLogs', () => {
-  it('what is there, then what comes, of both, up to the end', async () => {
+  it('both logs: the kept text, then new text, until the end', async () => {
     const world = new World();
     world.print('boot\n');
     await world.settle();
@@ -87,7 +87,7 @@ describe('followLogs', () => {
     expect(world.listeners.size).toBe(0);
   });
 
-  it('goes on with the next VM, after all of the one before', async () => {
+  it('next VM: follows after all text of the previous one', async () => {
     const world = new World();
     world.print('one');
     await world.settle();
@@ -102,7 +102,7 @@ describe('followLogs', () => {
     await world.over;
   });
 
-  it('a flood: what has left the tail is counted, and no more than the tail is ever held', async () => {
+  it('flood: lost bytes are counted, and memory is bounded by the tail', async () => {
     const world = new World();
     await world.settle();
     world.print('x'.repeat(1_000_000));
@@ -116,7 +116,7 @@ describe('followLogs', () => {
     await world.over;
   });
 
-  it('rests between chunks', async () => {
+  it('pauses between chunks', async () => {
     const world = new World();
     world.print('x'.repeat(3 * FOLLOW_LIMITS.chunkBytesMax));
     for (let n = 0; n < 50; n += 1) await new Promise(setImmediate);
@@ -125,7 +125,7 @@ describe('followLogs', () => {
     await world.over;
   });
 
-  it('a character that is cut in two is one', async () => {
+  it('a character split over two chunks is decoded as one', async () => {
     const world = new World();
     const bytes = Buffer.from('é');
     world.print(bytes.subarray(0, 1));

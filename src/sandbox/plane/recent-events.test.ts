@@ -4,7 +4,7 @@ import { RECENT_LIMITS, RecentEvents } from './recent-events.ts';
 const { eventsMax, perSandboxMax } = RECENT_LIMITS;
 const dropped = (seq: number) => ({ type: 'dropped', count: 1, seq, atMs: seq }) as const;
 
-it('RecentEvents: a flood of one sandbox leaves those of others', () => {
+it('RecentEvents: a flood of one sandbox does not push out the events of others', () => {
   const recent = new RecentEvents();
   recent.note('quiet', dropped(1));
   for (let seq = 1; seq <= 1000; seq++) recent.note('loud', dropped(seq));

@@ -38,7 +38,7 @@ const step = fc.oneof(
 );
 
 describe('FairQueue properties', () => {
-  it('FairQueue: first in first out within a tenant, round over tenants, as a naive one does', () => {
+  it('FairQueue: first in, first out within a tenant, round-robin over tenants, as a naive model does', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
         const line = new FairQueue<number>();
@@ -63,7 +63,7 @@ describe('FairQueue properties', () => {
     );
   });
 
-  it('FairQueue: between two turns of a waiting tenant nobody else has two', () => {
+  it('FairQueue: no tenant has two turns between two turns of a waiting one', () => {
     fc.assert(
       fc.property(
         fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { minLength: 1, maxLength: 60 }),

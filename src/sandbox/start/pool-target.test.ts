@@ -27,7 +27,7 @@ describe('PoolTarget', () => {
     expect(target.count).toBe(expected);
   });
 
-  it('noteMade: the slower a member is made, the more are needed for the same demand', () => {
+  it('noteMade: slower makes need more members for the same demand', () => {
     const counts = [100, 1000, 4000].map((durationMs) => {
       const target = new PoolTarget({ min: 0, max: 64 }, 0);
       for (let i = 0; i < 60; i++) target.noteMade(durationMs);
@@ -59,7 +59,7 @@ describe('PoolTarget', () => {
     }
   });
 
-  it('setLimits: the count moves into them at once', () => {
+  it('setLimits: the count moves into the limits at once', () => {
     const target = targetOf(0, 8);
     for (let i = 0; i < 6; i++) target.noteClaim(0);
     target.setLimits({ min: 0, max: 2 });

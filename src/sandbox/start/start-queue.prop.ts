@@ -284,7 +284,7 @@ const steps = [
 ];
 
 describe('StartQueue properties', () => {
-  it('StartQueue: begins, serves and refuses as a naive model says; nothing is left at the end', async () => {
+  it('StartQueue: starts, serves and refuses as a naive model does; nothing is left at the end', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.commands(steps, { maxCommands: 60, size: 'max' }),

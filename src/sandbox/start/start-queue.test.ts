@@ -67,7 +67,7 @@ describe('StartQueue', () => {
     expect(queue.stats().reservedMib).toBe(512);
   });
 
-  it('run: at most `concurrency` at once; the outcome is that of the start', async () => {
+  it('run: at most `concurrency` at once; settles as the start does', async () => {
     const { queue, begun, ask, end, finish } = queueOf({ concurrency: 2 });
     const [one, two, three] = [ask('a1'), ask('a2'), ask('a3')];
     expect(begun).toEqual(['a1', 'a2']);
@@ -81,7 +81,7 @@ describe('StartQueue', () => {
     expect(queue.stats()).toEqual({ running: 0, waiting: 0, waitingLow: 0, reservedMib: 0 });
   });
 
-  it('run: a start that throws instead of rejecting gives its place back', async () => {
+  it('run: a start that throws synchronously releases its place', async () => {
     const { queue } = queueOf();
     const request = { tenant: 'a', memoryMib: 1, queueTimeoutMs: null };
     const thrown = queue.run(request, () => {
@@ -91,14 +91,14 @@ describe('StartQueue', () => {
     expect(queue.stats().running).toBe(0);
   });
 
-  it('run: first in first out within a tenant, round over tenants', async () => {
+  it('run: first in, first out within a tenant, round-robin over tenants', async () => {
     const { begun, ask, end } = queueOf();
     for (const name of ['a1', 'a2', 'a3', 'a4', 'b1', 'b2', 'c1']) ask(name);
     for (let i = 0; i < 7; i++) await end(begun[i] ?? '');
     expect(begun).toEqual(['a1', 'a2', 'b1', 'c1', 'a3', 'b2', 'a4']);
   });
 
-  it('run: low priority only when nobody else waits, whoever came first', async () => {
+  it('run: low priority starts only if no normal request waits', async () => {
     const { begun, ask, end } = queueOf();
     ask('a1');
     ask('pool', { priority: 'low', queueTimeoutMs: null });
@@ -120,7 +120,7 @@ describe('StartQueue', () => {
     await expect(ask('p3', { priority: 'low' })).rejects.toBeInstanceOf(BusyError);
   });
 
-  it('run: refused when its turn does not come in time, and the next moves up', async () => {
+  it('run: refused at the queue timeout, and the next moves up', async () => {
     const { clock, begun, ask, end } = queueOf();
     ask('a1');
     const late = ask('b1', { queueTimeoutMs: 1000 });
@@ -136,7 +136,7 @@ describe('StartQueue', () => {
     expect(begun).toEqual(['a1', 'c1']);
   });
 
-  it('run: a start under way is not touched by the time limit of the queue', async () => {
+  it('run: the queue timeout does not affect a start under way', async () => {
     const { clock, ask, end } = queueOf();
     const running = ask('a1', { queueTimeoutMs: 1000 });
     clock.advance(5000);
@@ -144,7 +144,7 @@ describe('StartQueue', () => {
     expect(await running).toBe('a1');
   });
 
-  it('run: cancelled while it waits, or before; a start under way gets the signal', async () => {
+  it('run: cancelled in the queue or before it; a start under way gets the signal', async () => {
     const { queue, begun, ask } = queueOf();
     ask('a1');
     const aborter = new AbortController();
@@ -170,7 +170,7 @@ describe('StartQueue', () => {
     expect(given.aborted).toBe(true);
   });
 
-  it('run: leaves the signal alone once a turn has come or will not come', async () => {
+  it('run: removes its abort listener once a request has started or was refused', async () => {
     const { clock, ask, end } = queueOf();
     const { signal } = new AbortController();
     ask('a1', { signal });
@@ -182,7 +182,7 @@ describe('StartQueue', () => {
     await end('a1');
   });
 
-  it('run: waits until memory is there beside the reserve and what starts have reserved', async () => {
+  it('run: waits for memory beyond the host’s reserve and running starts', async () => {
     const { queue, clock, host, begun, ask, end } = queueOf({ concurrency: 4, reserveMib: 500 });
     host.availableMib = 1600;
     ask('a1', { memoryMib: 600 });
@@ -202,7 +202,7 @@ describe('StartQueue', () => {
     expect(queue.stats().reservedMib).toBe(0);
   });
 
-  it('run: a large one that waits for memory is not passed by small ones', async () => {
+  it('run: a large request that waits for memory is not overtaken by small ones', async () => {
     const { clock, host, begun, ask, end } = queueOf({ concurrency: 4 });
     host.availableMib = 2000;
     ask('a1', { memoryMib: 4000, queueTimeoutMs: 10_000 });
@@ -215,7 +215,7 @@ describe('StartQueue', () => {
     await end('a1');
   });
 
-  it('run: when a large one gives up, those behind it start at once', async () => {
+  it('run: when a large request gives up, those behind it start at once', async () => {
     const { clock, host, begun, ask } = queueOf({ concurrency: 4 });
     host.availableMib = 2000;
     const large = ask('a1', { memoryMib: 4000, queueTimeoutMs: 1000 });
@@ -237,7 +237,7 @@ describe('StartQueue', () => {
     },
   );
 
-  it('BusyError: says how long those ahead take, by the starts of late', async () => {
+  it('BusyError: the retry delay follows the queue length and recent start times', async () => {
     const { clock, ask, end } = queueOf({ concurrency: 2, waitingMax: 8 });
     const retryAfter = async () => {
       const error: unknown = await ask('z').catch((reason: unknown) => reason);
@@ -258,7 +258,7 @@ describe('StartQueue', () => {
     expect(await retryAfter()).toBe(RETRY_MS_MAX);
   });
 
-  it('BusyError: never says "at once"', async () => {
+  it('BusyError: the retry delay is never 0', async () => {
     const { ask, end } = queueOf({ waitingMax: 1 });
     for (let i = 0; i < 30; i++) {
       ask(`w${i}`);
@@ -270,7 +270,7 @@ describe('StartQueue', () => {
     expect(error).toMatchObject({ code: 'busy', retryAfterMs: RETRY_MS_MIN });
   });
 
-  it('close: refuses all that wait and all that come, and waits for those under way', async () => {
+  it('close: refuses waiting and new requests, and waits for starts under way', async () => {
     const { queue, clock, begun, ask, end } = queueOf();
     const running = ask('a1');
     const waiting = [ask('a2'), ask('b1'), ask('p1', { priority: 'low' })];
@@ -293,7 +293,7 @@ describe('StartQueue', () => {
 });
 
 describe('Handover', () => {
-  it('offer: goes to the first who waits, fair over tenants, and to nobody who has started', async () => {
+  it('offer: goes to the first waiting request, fair over tenants, never to one that has started', async () => {
     const { queue, begun, ask, end } = queueOf();
     const handover = new Handover<string>();
     const asked = ['a1', 'a2', 'a3', 'b1'].map((name) => ask(name, { handover }));
@@ -306,7 +306,7 @@ describe('Handover', () => {
     expect(handover.offer('z')).toBe(false);
   });
 
-  it('offer: nobody waits any more after a refusal', async () => {
+  it('offer: a refused request does not wait any more', async () => {
     const { clock, ask } = queueOf();
     const handover = new Handover<string>();
     ask('a1');
@@ -321,7 +321,7 @@ describe('Handover', () => {
     expect(handover.offer('x')).toBe(false);
   });
 
-  it('offer: who waits for memory and is served so lets the next one start', async () => {
+  it('offer: a served request that waited for memory lets the next one start', async () => {
     const { host, begun, ask } = queueOf({ concurrency: 2 });
     const handover = new Handover<string>();
     host.availableMib = 1000;

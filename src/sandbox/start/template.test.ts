@@ -33,7 +33,7 @@ describe('templateKey', () => {
     expect(templateKey(changed)).not.toBe(templateKey(inputs));
   });
 
-  it('fields do not run into one another', () => {
+  it('a value moved to another field gives another key', () => {
     const kernelDigest = `${inputs.kernelDigest}r`;
     const rootImageDigest = inputs.rootImageDigest.slice(1);
     expect(templateKey({ ...inputs, kernelDigest, rootImageDigest })).not.toBe(templateKey(inputs));

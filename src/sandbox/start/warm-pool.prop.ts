@@ -149,7 +149,7 @@ const events: fc.Arbitrary<Event> = fc.oneof(
 );
 
 describe('WarmPool properties', () => {
-  it('WarmPool: whatever happens, only good members, each once, within the target; close leaves none', async () => {
+  it('WarmPool: hands out only good members, each once, within the target; close leaves none', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(events, { maxLength: 80, size: 'max' }),
@@ -191,7 +191,7 @@ const asked = fc.record({
 });
 
 describe('WarmPool and StartQueue properties', () => {
-  it('every request ends, no member is handed out twice or lost, whatever goes first', async () => {
+  it('any order: every request ends, and no member is handed out twice or lost', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.scheduler(),

@@ -52,7 +52,7 @@ function poolOf(min: number, max: number, options: Partial<WarmPoolOptions<FakeM
 }
 
 describe('WarmPool', () => {
-  it('refill: fills up to the minimum, so many at once', async () => {
+  it('refill: fills up to the minimum, at most `refillConcurrency` at once', async () => {
     const { pool, maker, fill } = poolOf(3, 8);
     await settle();
     expect(maker.pending).toHaveLength(REFILL_CONCURRENCY);
@@ -64,7 +64,7 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ ready: 3, starting: 0 });
   });
 
-  it('claim: the oldest, at once; what is missing is made at once', async () => {
+  it('claim: takes the oldest at once, and the pool refills at once', async () => {
     const { pool, maker, fill } = poolOf(2, 2);
     await fill();
     expect(pool.claim()).toBe(maker.members[0]);
@@ -76,7 +76,7 @@ describe('WarmPool', () => {
     expect(maker.members.map(({ discards }) => discards)).toEqual([0, 0]);
   });
 
-  it('claim: an empty pool whose minimum is none gets a member by demand, and loses it again', async () => {
+  it('claim: an empty pool with minimum 0 gets a member by demand, and drops it later', async () => {
     const { pool, maker, passWell, fill } = poolOf(0, 4);
     await settle();
     expect(maker.calls).toBe(0);
@@ -90,7 +90,7 @@ describe('WarmPool', () => {
     expect(maker.members[0]?.discards).toBe(1);
   });
 
-  it('claim: passes over members whose process is gone, and those are discarded', async () => {
+  it('claim: skips and discards members whose process is gone', async () => {
     const { pool, maker, fill } = poolOf(3, 3);
     await fill();
     maker.members[0]?.end('quietly');
@@ -100,7 +100,7 @@ describe('WarmPool', () => {
     expect(maker.members.map(({ discards }) => discards)).toEqual([1, 1, 0]);
   });
 
-  it('claim: one that cannot tell whether it is alive is not handed out', async () => {
+  it('claim: a member whose isAlive throws is not handed out', async () => {
     const { pool, maker, fill } = poolOf(1, 1);
     await fill();
     const [member] = maker.members;
@@ -113,7 +113,7 @@ describe('WarmPool', () => {
     expect(member?.discards).toBe(1);
   });
 
-  it('claim: one that has not answered its check yet is taken last', async () => {
+  it('claim: a member with an open check is taken last', async () => {
     const { pool, maker, advance, fill } = poolOf(2, 2);
     await fill();
     await advance(TICK_MS);
@@ -123,7 +123,7 @@ describe('WarmPool', () => {
     expect(pool.claim()).toBe(maker.members[0]);
   });
 
-  it('a member that ends by itself is dropped; a proven one is replaced at once', async () => {
+  it('ended: a member that ends is dropped; a proven one is replaced at once', async () => {
     const { pool, maker, logged, fill, passWell } = poolOf(2, 2);
     await fill();
     await passWell(TICK_MS);
@@ -136,7 +136,7 @@ describe('WarmPool', () => {
     expect(pool.stats().ready).toBe(2);
   });
 
-  it('a member that dies as soon as it is made is not replaced without end', async () => {
+  it('ended: members that die at once are replaced with backoff', async () => {
     const { pool, clock, maker, logged, advance } = poolOf(1, 1);
     const madeMs: number[] = [];
     await settle();
@@ -155,7 +155,7 @@ describe('WarmPool', () => {
     expect(logged).toEqual(['a new pool member was lost']);
   });
 
-  it('check: one that rejects is discarded and never handed out', async () => {
+  it('check: a member whose check fails is discarded and never handed out', async () => {
     const { pool, maker, advance, fill } = poolOf(2, 2);
     await fill();
     await advance(TICK_MS);
@@ -166,7 +166,7 @@ describe('WarmPool', () => {
     expect(maker.members[0]?.discards).toBe(1);
   });
 
-  it('check: one that hangs is unwell', async () => {
+  it('check: a member whose check times out is discarded', async () => {
     const { pool, maker, advance, fill } = poolOf(1, 1);
     await fill();
     await advance(TICK_MS);
@@ -177,7 +177,7 @@ describe('WarmPool', () => {
     expect(maker.members[0]?.discards).toBe(1);
   });
 
-  it('check: so many at once; each gets its turn, also when others hang', async () => {
+  it('check: at most `CHECK_CONCURRENCY` at once; each member is checked even if others hang', async () => {
     const { pool, maker, advance, fill } = poolOf(8, 8);
     await fill();
     const asked = () => maker.members.filter((member) => member.asked.length > 0).length;
@@ -193,7 +193,7 @@ describe('WarmPool', () => {
     expect(maker.members[0]?.discards).toBe(0);
   });
 
-  it('check: a bad answer about a member that was claimed meanwhile does no harm', async () => {
+  it('check: a failed check of a member that was claimed meanwhile has no effect', async () => {
     const { pool, maker, advance, fill } = poolOf(1, 1);
     await fill();
     await advance(TICK_MS);
@@ -205,7 +205,7 @@ describe('WarmPool', () => {
     expect(pool.stats().discarded).toBe(0);
   });
 
-  it('a claimed member that ends is not the pool’s any more', async () => {
+  it('claim: the end of a claimed member has no effect on the pool', async () => {
     const { pool, fill } = poolOf(1, 1);
     await fill();
     const claimed = pool.claim();
@@ -237,7 +237,7 @@ describe('WarmPool', () => {
     expect(maker.calls).toBe(failedMs.length + 1);
   });
 
-  it('make: after a failure one at a time until a member has proved good, then as before', async () => {
+  it('make: after a failure one at a time, until a member has proved good', async () => {
     const { pool, maker, logged, advance, fill } = poolOf(4, 4);
     await settle();
     maker.fail();
@@ -260,7 +260,7 @@ describe('WarmPool', () => {
     expect(logged).toHaveLength(2);
   });
 
-  it('make: one made before a failure does not end the streak when it is claimed', async () => {
+  it('make: a claim of a member made before the failure does not reset the backoff', async () => {
     const { pool, maker, logged, advance, fill } = poolOf(2, 2);
     await fill();
     pool.claim();
@@ -277,7 +277,7 @@ describe('WarmPool', () => {
     expect(logged).toHaveLength(1);
   });
 
-  it('setLimits: to none cancels what is made and discards what is ready', async () => {
+  it('setLimits: limits of 0 cancel makes and discard ready members', async () => {
     const { pool, maker } = poolOf(3, 3);
     await settle();
     maker.succeed();
@@ -295,7 +295,7 @@ describe('WarmPool', () => {
     expect(maker.pending).toHaveLength(0);
   });
 
-  it('setLimits: what is refused changes nothing', () => {
+  it('setLimits: refused limits change nothing', () => {
     const { pool } = poolOf(1, 2);
     expect(() => pool.setLimits({ min: 3, max: 2 })).toThrow(
       expect.objectContaining({ code: 'spec_invalid' }),
@@ -303,7 +303,7 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ min: 1, max: 2 });
   });
 
-  it('offer: a new member goes to one who waits, and is then his', async () => {
+  it('offer: a new member goes to a waiting request, which owns it', async () => {
     const taken: FakeMember[] = [];
     const offer = (member: FakeMember): boolean => taken.length < 1 && taken.push(member) > 0;
     const { pool, maker, fill } = poolOf(1, 1, { offer });
@@ -316,7 +316,7 @@ describe('WarmPool', () => {
     expect(pool.claim()).toBe(maker.members[1]);
   });
 
-  it('offer: never gets one that ended while it was made', async () => {
+  it('offer: never gets a member that ended while it was made', async () => {
     const offered: FakeMember[] = [];
     const { pool, maker } = poolOf(1, 1, { offer: (member) => offered.push(member) > 0 });
     await settle();
@@ -326,7 +326,7 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ ready: 0, discarded: 1 });
   });
 
-  it('close: discards all, cancels what is made, and waits until nothing is left', async () => {
+  it('close: discards members, cancels makes, and waits until nothing is left', async () => {
     const { pool, clock, maker, logged } = poolOf(3, 3);
     await settle();
     const slow = maker.succeed();
@@ -354,7 +354,7 @@ describe('WarmPool', () => {
     expect(pool.stats()).toMatchObject({ ready: 0, starting: 0, hits: 0, misses: 0, discarded: 0 });
   });
 
-  it('close: who claims while members are discarded gets none', async () => {
+  it('close: a claim meanwhile gets no member', async () => {
     const { pool, maker, fill } = poolOf(2, 2);
     await fill();
     const claimed: unknown[] = [];
@@ -369,7 +369,7 @@ describe('WarmPool', () => {
     expect(claimed).toEqual([undefined, undefined]);
   });
 
-  it('close: a member that cannot be discarded is logged and does not hold it up', async () => {
+  it('close: a member that fails to discard is logged and does not delay it', async () => {
     const { pool, maker, logged, fill } = poolOf(2, 2);
     await fill();
     const [member] = maker.members;
@@ -385,7 +385,7 @@ describe('WarmPool', () => {
 });
 
 describe('WarmPool with StartQueue', () => {
-  it('200 requests at once, a pool of 4, slow starts: all are served or refused with a reason', async () => {
+  it('200 requests at once, a pool of 4, slow starts: each is served or refused with a reason', async () => {
     const SLOW_MS = 900;
     const clock = new FakeClock();
     const queue = new StartQueue({
@@ -453,7 +453,7 @@ describe('WarmPool with StartQueue', () => {
     );
   });
 
-  it('a refill under way goes to the first who waits for it', async () => {
+  it('a refill under way goes to the first waiting request', async () => {
     const clock = new FakeClock();
     const maker = new FakeMaker();
     const queue = new StartQueue({

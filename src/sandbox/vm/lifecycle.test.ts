@@ -40,7 +40,7 @@ describe('lifecycle', () => {
     expect(STATES.filter(isFinal)).toEqual(['gone', 'failed']);
   });
 
-  it('lifecycleDiagram: docs/lifecycle.md holds the diagram of the table', () => {
+  it('lifecycleDiagram: docs/lifecycle.md contains the diagram of the table', () => {
     const doc = readFileSync(join(import.meta.dirname, '../../../docs/lifecycle.md'), 'utf8');
     expect(doc).toContain(lifecycleDiagram());
   });

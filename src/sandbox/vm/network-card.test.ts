@@ -80,7 +80,7 @@ function world(fail?: string) {
 const PLUG = `plug 9 ${SETTINGS.mac}`;
 
 describe('NetworkCard', () => {
-  it('set: a card is made, its policy changed, and it is taken away, in this order', async () => {
+  it('set: plugs a card, changes its policy and unplugs it, in the right order', async () => {
     const { card, vm, guest, done } = world();
     await card.set(null, vm, guest);
     expect(done.splice(0)).toEqual([]);
@@ -118,7 +118,7 @@ describe('NetworkCard', () => {
     },
   );
 
-  it('set: a VMM that plugs no cards keeps the one that it started with, and nothing passes it', async () => {
+  it('set: without hotplug the card stays, and lets nothing through', async () => {
     const { card, guest, done } = world();
     const vm = {} as Vm;
     await expect(card.set(LIST, vm, guest)).rejects.toMatchObject({
@@ -134,7 +134,7 @@ describe('NetworkCard', () => {
     expect(card.settings).toEqual(SETTINGS);
   });
 
-  it('set: a policy that is refused leaves the card as it is', async () => {
+  it('set: a refused policy leaves the card unchanged', async () => {
     const { card, vm, guest } = world('policy open');
     await card.set(LIST, vm, guest);
     await expect(card.set(OPEN, vm, guest)).rejects.toThrow('policy open');
@@ -142,7 +142,7 @@ describe('NetworkCard', () => {
     expect(card.settings).toEqual(SETTINGS);
   });
 
-  it('what is used of a budget goes with the sandbox: to its next card, and into another VM', async () => {
+  it('networkToKeep: used bytes carry over to the next card and the next VM', async () => {
     const { card, vm, guest, done } = world();
     const limited = { ...LIST, limits: { bytesMax: 100 } };
     await card.set({ ...limited, bytesUsed: 7 }, vm, guest);
@@ -156,7 +156,7 @@ describe('NetworkCard', () => {
     expect(done[0]).toBe('lease allowlist 42');
   });
 
-  it('and so does what is used of limits by name', async () => {
+  it('networkToKeep: used bytes by name carry over, too', async () => {
     const { card, vm, guest, destinations, leased } = world();
     const limits = { destinations: [{ name: 'a.example', bytesMax: 100 }] };
     const limited = { ...LIST, limits, destinationBytesUsed: { 'a.example': 7 } };
@@ -168,14 +168,14 @@ describe('NetworkCard', () => {
     expect(leased).toEqual([{ 'a.example': 7 }, { 'a.example': 30 }]);
   });
 
-  it('a budget that can not be counted is what it was', async () => {
+  it('networkToKeep: if counters can not be read, the last count stays', async () => {
     const { card, vm, guest } = world('count');
     const limited = { ...LIST, limits: { bytesMax: 100 }, bytesUsed: 7 };
     await card.set(limited, vm, guest);
     expect(await card.networkToKeep()).toEqual(limited);
   });
 
-  it('release: a lease that comes after the end is given back', async () => {
+  it('release: a lease that arrives after the end is released', async () => {
     const { card, done, granted } = world('late');
     const leasing = card.lease(LIST);
     await card.release();
@@ -184,12 +184,12 @@ describe('NetworkCard', () => {
     expect(done).toEqual(['lease allowlist', 'release']);
   });
 
-  it('lease: a host without networks says so', async () => {
+  it('lease: network_unavailable on a host without networks', async () => {
     const card = new NetworkCard('one', { clock: new FakeClock() });
     await expect(card.lease(LIST)).rejects.toMatchObject({ code: 'network_unavailable' });
   });
 
-  it('bytes: read anew after half a minute, or of another lease', async () => {
+  it('bytes: cached for half a minute, per lease', async () => {
     const { card, vm, guest, done, clock } = world();
     expect(await card.bytes()).toBe(0);
     await card.set(LIST, vm, guest);

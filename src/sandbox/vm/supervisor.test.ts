@@ -118,7 +118,7 @@ function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions =
 }
 
 describe('Supervisor', () => {
-  it('start: passes through the states and tells how long each phase took', async () => {
+  it('start: passes through the states and measures each phase', async () => {
     const fake = fakeParts();
     const { sandbox, states } = supervise(fake);
     await sandbox.start();
@@ -148,7 +148,7 @@ describe('Supervisor', () => {
   });
 
   const steps: Step[] = ['workspace', 'overlay', 'listener', 'bridge', 'vm', 'hello'];
-  it.each(steps)('start: a failing %s leaves nothing and says why', async (fail) => {
+  it.each(steps)('start: a failing %s releases everything and reports the reason', async (fail) => {
     const fake = fakeParts({ fail });
     const { sandbox } = supervise(fake);
     await expect(sandbox.start()).rejects.toMatchObject({
@@ -189,7 +189,7 @@ describe('Supervisor', () => {
     expect([...fake.held]).toEqual([]);
   });
 
-  it('start: a clone whose RAM can not be copied leaves nothing', async () => {
+  it('start: a clone whose RAM can not be copied releases everything', async () => {
     const fake = fakeParts();
     const template = {
       snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm' },
@@ -281,7 +281,7 @@ describe('Supervisor', () => {
     expect((await sandbox.ended).cause).toBe('vmm-killed');
   });
 
-  it('requests that are not legal now are refused and change nothing', async () => {
+  it('illegal requests are refused and change nothing', async () => {
     const fake = fakeParts();
     const { sandbox } = supervise(fake);
     expect(() => sandbox.guest()).toThrow(expect.objectContaining({ code: 'not_ready' }));
