@@ -1,4 +1,4 @@
-/** What stands between a channel and Firecracker, on real sockets; its clock stands still. */
+/** The relay between a channel and Firecracker, on real sockets with a fake clock. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -20,9 +20,9 @@ let channelPath: string;
 let clock: FakeClock;
 let relay: ChannelRelay;
 let device: Server;
-/** Connections that Firecracker has got, each with the line that came first. */
+/** Connections to Firecracker, each with its first line. */
 let asked: { readonly socket: Socket; readonly line: string }[];
-/** What it answers; null: nothing. */
+/** Firecracker's answer; null: none. */
 let answer: string | null;
 
 beforeEach(() => {
@@ -61,7 +61,7 @@ async function open(limits: ChannelLimits = {}): Promise<void> {
 async function dial(port = 5000): Promise<{ host: Socket; guest: Socket }> {
   const host = await dialGuest(channelPath, port);
   const guest = asked.at(-1)?.socket;
-  if (host === null || guest === undefined) throw new Error('nobody has answered');
+  if (host === null || guest === undefined) throw new Error('the relay has not answered');
   return { host, guest };
 }
 
@@ -73,14 +73,14 @@ const isOver = async (socket: Socket): Promise<boolean> => {
 };
 
 describe('ChannelRelay', () => {
-  it('connect: bytes go both ways as they were sent, and their ends; lines are not counted', async () => {
+  it('connect: relays bytes and ends of input both ways, and does not count handshake lines', async () => {
     await open();
     const { host, guest } = await dial();
     expect(asked.map(({ line }) => line)).toEqual(['CONNECT 5000\n']);
     const [there, back] = [randomBytes(3 * MIB), randomBytes(2 * MIB)];
     host.end(there);
     guest.end(back);
-    // Whoever reads to the end by `readAll` closes, and loses what it still sends.
+    // `readAll` closes the socket, and loses what is still to be sent.
     const [came, returned] = await Promise.all([
       readBytes(guest, there.length),
       readBytes(host, back.length),
@@ -101,7 +101,7 @@ describe('ChannelRelay', () => {
       });
   });
 
-  it('connect: a line that comes in pieces, with bytes behind it, goes on whole and alone', async () => {
+  it('connect: passes on a line that comes in pieces whole, and the bytes behind it apart', async () => {
     await open();
     const host = connect(channelPath);
     await once(host, 'connect');
@@ -115,14 +115,14 @@ describe('ChannelRelay', () => {
     host.destroy();
   });
 
-  it('connect: a port that the guest refuses is refused', async () => {
+  it('connect: refuses a port that the guest refuses', async () => {
     await open();
     answer = null;
     expect(await dialGuest(channelPath, 1)).toBeNull();
     expect(relay.stats()).toMatchObject({ connectionsOpened: 0, connectionsRefused: 1 });
   });
 
-  it('connect: who says no line in time, or too long a one, is closed', async () => {
+  it('connect: closes a client that sends no line in time, or one too long', async () => {
     await open();
     const [silent, wordy] = [connect(channelPath), connect(channelPath)];
     await Promise.all([silent, wordy].map((socket) => once(socket, 'connect')));
@@ -134,7 +134,7 @@ describe('ChannelRelay', () => {
     expect(asked).toEqual([]);
   });
 
-  it('connect: a guest that says neither yes nor no holds nobody for long, also who has gone', async () => {
+  it('connect: a guest that does not answer holds a client no longer than the timeout', async () => {
     await open();
     answer = '';
     const [patient, gone] = [connect(channelPath), connect(channelPath)];
@@ -150,20 +150,20 @@ describe('ChannelRelay', () => {
       .toMatchObject({ connectionsOpened: 0, connectionsRefused: 2 });
   });
 
-  it('connect: who is not read holds up who writes to it, and nobody else', async () => {
+  it('connect: a receiver that does not read slows its own sender only', async () => {
     await open();
     const [slow, other] = [await dial(), await dial()];
     const sent = randomBytes(8 * MIB);
     slow.host.write(sent);
     other.host.end('quick');
     expect((await readAll(other.guest)).toString()).toBe('quick');
-    // Of the buffers of two sockets and two streams.
+    // More than the buffers of two sockets and two streams.
     await expect.poll(() => slow.host.writableLength, PATIENT).toBeGreaterThan(4 * MIB);
     expect(relay.stats().bytesHostToGuest).toBeLessThan(4 * MIB);
     expect((await readBytes(slow.guest, sent.length)).equals(sent)).toBe(true);
   });
 
-  it('connect: what breaks on one side ends on the other', async () => {
+  it('connect: a connection that breaks on one side ends on the other', async () => {
     await open();
     const one = await dial();
     one.guest.destroy();
@@ -173,7 +173,7 @@ describe('ChannelRelay', () => {
     expect(await isOver(two.guest)).toBe(true);
   });
 
-  it('prepare: what the guest dials reaches the listener of that port, which was there before', async () => {
+  it('prepare: a guest reaches a host listener that was there before', async () => {
     const port = await listenForGuestPort(channelPath, 2000);
     await open();
     const guest = connect({ path: `${relay.innerPath}_2000`, allowHalfOpen: true });
@@ -190,7 +190,7 @@ describe('ChannelRelay', () => {
   });
 
   it.each(['hostToGuest', 'guestToHost'] as const)(
-    'setLimits: %s waits for its tokens, all its connections together; changed while they wait',
+    'setLimits: %s: all connections share one bucket, and a change applies while they wait',
     async (direction) => {
       const rate = MIB;
       await open({ [`${direction}Bytes`]: { size: MIB, refillPerSecond: rate } });
@@ -225,7 +225,7 @@ describe('ChannelRelay', () => {
     },
   );
 
-  it('setLimits: new connections either way wait for their tokens', async () => {
+  it('setLimits: new connections of either side wait for their tokens', async () => {
     const port = await listenForGuestPort(channelPath, 2000);
     await open({ connections: { size: 1, refillPerSecond: 1 } });
     const all = [
@@ -245,7 +245,7 @@ describe('ChannelRelay', () => {
     await port.close();
   });
 
-  it('setLimits: a limit that is none is refused by name, and the old ones hold', async () => {
+  it('setLimits: refuses an invalid limit, and keeps the old ones', async () => {
     await open();
     const wrong = { guestToHostBytes: { size: 0, refillPerSecond: 1 } };
     expect(() => relay.setLimits(wrong)).toThrow(
@@ -256,7 +256,7 @@ describe('ChannelRelay', () => {
     await dial();
   });
 
-  it('disconnect: ends what is connected; connect: it is reached again; close: nothing is left', async () => {
+  it('disconnect ends all connections, connect allows new ones, close leaves nothing', async () => {
     const port = await listenForGuestPort(channelPath, 2000);
     await open();
     const before = await dial();
@@ -269,7 +269,7 @@ describe('ChannelRelay', () => {
     await dial();
     await relay.close();
     await relay.close();
-    // Firecracker's own socket is removed by who made its directory.
+    // The maker of the directory removes Firecracker's own socket.
     expect(readdirSync(dir).sort()).toEqual(['c', 'v_2000']);
     await port.close();
   });

@@ -1,4 +1,4 @@
-/** Whether a process has a filter of its own, seen from one that has some itself (a service, a container). */
+/** Whether a process has a filter of its own, even if its parent has one too (a service, a container). */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -43,13 +43,13 @@ describe('checkConfinement', () => {
   }
   const node = [process.execPath, '--no-warnings', '--input-type=module', '-e', LOOK, '--'];
 
-  it('a filter of its own is seen', () => {
+  it('finds a filter of the process itself', () => {
     expect(look(...node, launcher, '/bin/cat')).toBe('confined');
     expect(look(...node, '/bin/cat')).toContain('no system call filter');
   });
 
-  it('one that it has from who started it is none of its own', async () => {
-    // Node has calls that this one logs.
+  it('does not take an inherited filter for one of its own', async () => {
+    // Node makes calls that this filter logs.
     const outer = await writeLauncher({ cacheDir: dir }, 'log');
     expect(look(outer, ...node, '/bin/cat')).toContain('no system call filter');
     expect(look(outer, ...node, launcher, '/bin/cat')).toBe('confined');

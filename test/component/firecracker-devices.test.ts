@@ -19,7 +19,7 @@ import { requiresFirecracker } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 import { requiresRoot } from '../support/requires.ts';
 
-/** On a busy machine too. */
+/** Enough for a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const MAC = 'aa:fc:00:00:00:07';
 const UID = 61_237;
@@ -60,7 +60,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     return bench;
   }
 
-  it('start: the size, the command line and the root that were asked for', async () => {
+  it('start: gives the guest the memory, command line and root of its spec', async () => {
     const of = await makeBench({ hasBalloon: true });
     const vm = await of.boot({ memoryMib: 100, guestCid: 77, bootArgs: ['loglevel=3'] });
     const mib = Number(await ask(vm, 'INFO memory')) / 2 ** 20;
@@ -81,7 +81,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(one).not.toBe(two);
   });
 
-  it('start: a limit makes a disk wait; a running VM can be given another', async () => {
+  it('start: a disk limit makes reads wait, and a running VM takes a new one', async () => {
     const slow = { ops: { size: 1, refillPerSecond: 20 } };
     const of = await makeBench({ limits: { disk: slow, entropy: slow } });
     const vm = await of.boot();
@@ -98,7 +98,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(await throttled()).toBe(settled);
   });
 
-  it('setDiskLimits: from the start, lifted, and never those of the VM that a clone is of', async () => {
+  it('setDiskLimits: hold from the start, can be lifted, and are not inherited by a clone', async () => {
     const of = await makeBench();
     const slow = { opsPerSecond: 10 };
     const spec = of.spec({ memoryMib: 64, diskLimits: slow });
@@ -117,9 +117,9 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(await isOnceThrottled(clone)).toBe(true);
   });
 
-  it('setChannelLimits: bytes wait for their tokens, and go on when there is no limit any more', async () => {
+  it('setChannelLimits: bytes wait for their tokens, and flow when the limit is lifted', async () => {
     const of = await makeBench();
-    // After what is in the bucket, nothing for days.
+    // One full bucket, then nothing for days.
     const limit = { size: 1024, refillPerSecond: 1e-6 };
     const vm = await of.boot({ channelLimits: { guestToHostBytes: limit } });
     const sent = randomBytes(4 * TURN_BYTES_MAX);
@@ -167,7 +167,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
       useTap(space, 'tap-b');
       expect(space.run('python3', '-c', PING).trim()).toBe('pong');
 
-      // One that is not there, or held by somebody.
+      // A TAP that is missing, or in use.
       for (const tapName of ['tap-none', 'tap-b']) {
         const failure = of.start(of.spec({ nic: { ...nic, tapName } }));
         await expect(failure).rejects.toMatchObject({
@@ -189,7 +189,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     space.run('ip', 'link', 'set', tap, 'up');
   }
 
-  it('start: a kernel that is none is told, and nothing is left', async () => {
+  it('start: reports an invalid kernel, and leaves nothing', async () => {
     const of = await makeBench();
     for (const content of ['', 'not an ELF file', '\x7fELF\x02\x01\x01']) {
       const spec = of.spec();
@@ -205,7 +205,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     }
   });
 
-  it('exited: killed by somebody else, or by a signal that it obeys, is a crash', async () => {
+  it('exited: a VMM killed from outside, or by a signal it handles, has crashed', async () => {
     const of = await makeBench();
     for (const signal of ['SIGKILL', 'SIGTERM', 'SIGHUP'] as const) {
       const vm = await of.boot();
@@ -217,7 +217,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     }
   });
 
-  it('kill: a guest that has stopped listening is ended all the same', async () => {
+  it('kill: ends a VMM that is stopped', async () => {
     const vm = await (await makeBench()).boot();
     (await openCommand(vm, 'SPIN')).resume();
     await vm.pause();
@@ -229,7 +229,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(await vm.exited).toMatchObject({ cause: 'killed', signal: 'SIGKILL' });
   });
 
-  it('consoleTail: the last words of a guest that panics are kept', async () => {
+  it('consoleTail: keeps the last lines of a guest that panics', async () => {
     const vm = await (await makeBench()).boot();
     (await openCommand(vm, 'PANIC')).resume();
     expect(await vm.exited).toMatchObject({

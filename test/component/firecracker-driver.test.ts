@@ -26,10 +26,10 @@ requiresFirecracker().describe('Firecracker driver', (files) => {
   });
   afterEach(() => bench.close());
 
-  // A card is on a TAP by name, and stays: firecracker-devices.test.ts.
+  // Firecracker takes its NIC by the TAP's name and keeps it: firecracker-devices.test.ts.
   driverParity(makeDriver, async () => files, ['nic', 'balloon']);
 
-  it('start: bytes go both ways over the channel', async () => {
+  it('start: the channel carries bytes both ways', async () => {
     const vm = await bench.boot();
     expect(await ask(vm, 'PRINT here')).toBe('done');
     expect(vm.consoleTail()).toContain('here');

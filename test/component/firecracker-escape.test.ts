@@ -1,4 +1,4 @@
-/** What a jailed Firecracker that was taken over could do: it is made to, by ptrace. Needs root and gcc. */
+/** System calls that a compromised Firecracker could make in its jail, injected by ptrace. Needs root and gcc. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ const BAD_FD = 0xffff_ffff;
 const AF_INET = 2;
 const SIGCHLD = 17;
 const O_RDONLY = 0;
-/** Of Firecracker's handler of SIGSYS: the filter refused. */
+/** Exit status of Firecracker's SIGSYS handler: the filter refused the call. */
 const REFUSED = 'exited 148';
 const ENOENT = 'returned -2';
 const EBADF = 'returned -9';
@@ -44,7 +44,7 @@ requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
     rmSync(dir, { recursive: true, force: true });
   });
 
-  /** What each call came to, made by a jailed VMM of its own and by one without a jail and our filter. */
+  /** The result of each call, each made by a VMM of its own. */
   async function tryCalls(
     calls: readonly SystemCall[],
     config: { jail: 'enforce' | 'log' | 'off'; firecrackerFilter: 'ours' | 'builtin' },
@@ -71,24 +71,24 @@ requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
   }
 
   it.each(['builtin', 'ours'] as const)(
-    'makeFirecracker: system calls that lead out of it are refused (%s)',
+    'makeFirecracker: the filters refuse system calls that lead out of the jail (%s)',
     async (firecrackerFilter) => {
       const seen = await tryCalls(FORBIDDEN, { jail: 'enforce', firecrackerFilter });
       expect(seen).toEqual(Object.fromEntries(FORBIDDEN.map(({ name }) => [name, REFUSED])));
-      // Not because the injection does not work.
+      // A control: the injection works.
       const allowed = { name: 'close', number: 3, args: [BAD_FD] };
       const config = { jail: 'enforce', firecrackerFilter } as const;
       expect(await tryCalls([allowed], config)).toEqual({ close: EBADF });
     },
   );
 
-  it('makeFirecracker: with --jail log they go through', async () => {
+  it('makeFirecracker: --jail log lets those calls through', async () => {
     const unshare = FORBIDDEN.filter(({ name }) => name === 'unshare');
     const seen = await tryCalls(unshare, { jail: 'log', firecrackerFilter: 'builtin' });
     expect(seen).toEqual({ unshare: 'returned 0' });
   });
 
-  it('makeFirecracker: files of the host are not there for it', async () => {
+  it('makeFirecracker: a jailed VMM sees no files of the host', async () => {
     const open = (path: string): SystemCall => ({
       name: path,
       number: 2,

@@ -1,4 +1,4 @@
-/** What a VMM that has been taken over can do with the names in its jail: a process of its user and root. Needs root. */
+/** What a compromised VMM can do with the names in its jail, tried by a process of its user and root. Needs root. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -34,7 +34,7 @@ import { requiresRoot } from '../support/requires.ts';
 
 const UID = 1_999_000_001;
 const BINARY = '/usr/bin/firecracker';
-/** Copied in several turns. */
+/** Needs several reads to copy. */
 const MEMORY_BYTES = 8 * 1024 * 1024;
 const GOLDEN = 'golden'.repeat(1000);
 const HTTP: RequestListener = (request, response) => {
@@ -114,7 +114,7 @@ os.chroot(${JSON.stringify(root())}); os.chdir('/'); os.setgroups([]); os.setgid
 ${python}`,
   ];
 
-  /** What the VMM does; each line by itself. @returns those that the kernel let it do */
+  /** Runs each line as the VMM. @returns the lines that the kernel allowed */
   function asVmm(...lines: string[]): string[] {
     const tries = lines.map(
       (line) => `try:\n  ${line}; print(${JSON.stringify(line)})\nexcept OSError: pass`,
@@ -123,7 +123,7 @@ ${python}`,
     return done.split('\n').filter((line) => line !== '');
   }
 
-  it('in fc: the VMM makes, renames and removes none, and opens what is for it', async () => {
+  it('fc: the VMM cannot make, rename or remove files, and can open its own', async () => {
     const refused = [
       "os.rename('/fc/root', '/fc/memory')",
       "os.rename('/fc/root', '/fc/s/root')",
@@ -142,17 +142,17 @@ ${python}`,
     expect(asVmm(...refused, ...may)).toEqual(may);
   });
 
-  it('lendMemory: another file that gets its name during the copy stays the host’s', async () => {
+  it('lendMemory: does not lend a file that takes the name during the copy', async () => {
     const from = join(root(), 'fc/root');
     const to = join(root(), 'fc/memory');
     const byVmm = (): string[] => asVmm("os.rename('/fc/root', '/fc/memory')");
-    // The directory is shut to the VMM; that root does it tries the second wall.
+    // The VMM cannot write the directory; root tries the second wall.
     const byRoot = (): void => renameSync(from, to);
     for (const rename of [byVmm, byRoot]) {
       rmSync(to, { force: true });
       const lent = place.lendMemory(memory('x'.repeat(MEMORY_BYTES)));
       while (!existsSync(to)) await nextTurn();
-      // The copy goes on only when this has ended.
+      // The copy waits until this has ended.
       const done = rename();
       await lent;
       expect(lstatSync(golden).uid).toBe(0);
@@ -162,7 +162,7 @@ ${python}`,
     expect(readFileSync(golden, 'utf8')).toBe(GOLDEN);
   });
 
-  it('returnMemory: what was lent comes back, whatever has its name now', async () => {
+  it('returnMemory: returns the lent file, whatever has its name now', async () => {
     const path = join(root(), 'fc/memory');
     const other = memory('other');
     const plants = [
@@ -174,7 +174,7 @@ ${python}`,
       const ours = memory('before');
       await place.lendMemory(ours);
       expect(asVmm("open('/fc/memory', 'r+').write('after!')")).toHaveLength(1);
-      // The directory is shut to the VMM; this is a second wall.
+      // The VMM cannot write the directory; this is a second wall.
       rmSync(path);
       plant();
       await place.returnMemory(ours);
@@ -184,7 +184,7 @@ ${python}`,
     expect(readFileSync(golden, 'utf8')).toBe(GOLDEN);
   });
 
-  it('returnMemory: a file that has another size now is refused', async () => {
+  it('returnMemory: refuses a file whose size has changed', async () => {
     const ours = memory('ours');
     for (const bytes of [4096, 2 * MEMORY_BYTES]) {
       await place.lendMemory(ours);
@@ -199,7 +199,7 @@ ${python}`,
     ['a listener of the host', () => asVmm("os.rename('/v_1', '/fc/s/a')")],
     ['a named pipe', () => asVmm("os.mkfifo('/fc/s/a')")],
     ['a file', () => asVmm("open('/fc/s/a', 'w')")],
-  ])('the API: %s in its place is not connected to', async (_, plant) => {
+  ])('the API: does not connect to %s in place of the socket', async (_, plant) => {
     await listen(join(base, 'host'));
     const asked: string[] = [];
     for (const server of servers) server.on('request', (request) => asked.push(`${request.url}`));
@@ -211,7 +211,7 @@ ${python}`,
     expect(asked).toEqual([]);
   });
 
-  it('the API: the socket that was found first stays the one', async () => {
+  it('the API: keeps the socket that it found first', async () => {
     const api = new ApiClient(() => place.apiPath(), systemClock);
     const call = { method: 'GET', path: '/vm' } as const;
     await expect(api.call(call)).rejects.toMatchObject({ code: 'vm_gone' });
@@ -226,7 +226,7 @@ ${python}`,
     expect(asked).toEqual([]);
   });
 
-  it('connectChannel: a link, a file or a listener of the host is not taken for it', async () => {
+  it('connectChannel: does not connect to a link, a file or a listener of the host', async () => {
     const plants = [
       () => symlinkSync(join(base, 'vm/v_1'), join(root(), 'v')),
       () => asVmm("open('/v', 'w')"),
@@ -240,7 +240,7 @@ ${python}`,
     }
   });
 
-  it('provide: a file that others have too is not lent to be written', async () => {
+  it('provide: does not lend a hard link, a symbolic link or a pipe for writing', async () => {
     linkSync(golden, join(base, 'second'));
     const wrong = [golden, join(base, 'link'), join(base, 'pipe')];
     symlinkSync(golden, join(base, 'link'));
@@ -254,7 +254,7 @@ ${python}`,
     expect(existsSync(join(root(), 'fc/state'))).toBe(false);
   });
 
-  it('withdraw: the file is its owner’s again, with the mode that it had, under whatever name', async () => {
+  it('withdraw: restores owner and mode of the file, whatever its name', async () => {
     await place.provide('fc/overlay', spec.overlayPath, 'write');
     asVmm("os.chmod('/fc/overlay', 0o4777)", "os.link('/fc/overlay', '/kept')");
     await place.withdraw('fc/overlay');
@@ -262,7 +262,7 @@ ${python}`,
     expect(asVmm("os.open('/kept', os.O_RDONLY)")).toEqual([]);
   });
 
-  it('release: what the VMM has started ends before its directory is removed', async () => {
+  it('release: ends processes of the VMM before it removes the directory', async () => {
     const script = hostile("print('ready', flush=True)\nimport time; time.sleep(600)");
     const child = spawn('python3', script, { stdio: ['ignore', 'pipe', 'inherit'] });
     const ended = once(child, 'exit');
@@ -276,7 +276,7 @@ ${python}`,
     expect(existsSync(root())).toBe(false);
   });
 
-  it('openJailPlace: a jail whose fc the VMM has put there is not taken over', async () => {
+  it('openJailPlace: does not take over a jail whose fc the VMM has made', async () => {
     expect(asVmm("os.rename('/fc', '/old')", "os.mkdir('/fc')")).toHaveLength(2);
     const { takeOver } = await openJailPlace(spec, BINARY, jail);
     await expect(takeOver()).rejects.toMatchObject({
@@ -285,7 +285,7 @@ ${python}`,
     });
   });
 
-  it('PipeReader: what is no named pipe is not read', () => {
+  it('PipeReader: reads only a named pipe', () => {
     const path = join(base, 'file');
     writeFileSync(path, 'of the host');
     const make = (): PipeReader => new PipeReader(path, () => undefined);

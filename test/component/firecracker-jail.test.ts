@@ -34,7 +34,7 @@ import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 
-/** On a busy machine too. */
+/** Enough for a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const HOLD = join(import.meta.dirname, '../fixtures/hold-jailed-vm.ts');
 /** bincode: a count, then for each thread its name's length, its name and the count of its instructions. */
@@ -86,7 +86,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     return bench;
   }
 
-  it('start: in a root of its own, as another user, with nothing it does not need', async () => {
+  it('start: runs in a root of its own, as another user, with minimal rights', async () => {
     const vm = await (await makeBench()).boot();
     const proc = `/proc/${vm.pid}`;
     const root = statSync(join(baseDir, 'firecracker', vm.id, 'root'));
@@ -106,7 +106,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(await vm.channelStats()).toMatchObject({ connectionsOpened: expect.any(Number) });
   });
 
-  it('kill: nothing of the jail is left, and the disk is its owner’s again', async () => {
+  it('kill: removes the jail, and gives the disk back to its owner', async () => {
     await makeBench();
     const spec = bench.spec();
     const vm = await bench.boot(spec);
@@ -119,7 +119,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(readFileSync(spec.overlayPath, 'latin1').slice(0, 5)).toBe('kept\0');
   });
 
-  it('saveWhole: out of a jail and into two others', async () => {
+  it('saveWhole: saves from one jail and starts clones in two others', async () => {
     await makeBench();
     const spec = bench.spec({ memoryMib: 64 });
     const vm = await bench.boot(spec);
@@ -158,7 +158,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     }
   });
 
-  it('saveState: into memory without a name and out of it', async () => {
+  it('saveState: saves to an unnamed memory file and starts from it', async () => {
     await makeBench();
     const of = await bench.saved();
     const vm = await bench.clone(of);
@@ -166,7 +166,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(lstatSync(of.snapshot.statePath).uid).toBe(0);
   });
 
-  it('start: a base that others may write to, or reach by a link, is refused, and nothing is made', async () => {
+  it('start: refuses a base that is a link or writable by others, and makes nothing', async () => {
     await makeBench();
     const refuse = async (dir: string, cause: string): Promise<void> => {
       await makeBench({ jail: () => ({ jailer, baseDir: dir, uid: UID, gid: GID }) });
@@ -192,7 +192,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     mkdirSync(theirs, { mode: 0o700 });
     execFileSync('chown', [`${UID}`, theirs]);
     await refuse(theirs, `its owner is user ${UID}`);
-    // A link that waits where jails of Firecracker are made (S2).
+    // A link planted where the driver makes jails (S2).
     const planted = join(baseDir, 'planted');
     mkdirSync(planted, { mode: 0o700 });
     mkdirSync(join(baseDir, 'target'), { mode: 0o700 });
@@ -201,7 +201,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(readdirSync(join(baseDir, 'target'))).toEqual([]);
   });
 
-  it('start: a jail of the same name is not touched', async () => {
+  it('start: does not touch a jail of the same name', async () => {
     await makeBench();
     const spec = bench.spec();
     const there = join(baseDir, 'firecracker', spec.id);
@@ -222,14 +222,14 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     { cgroup: { version: 1 as const, parent: '../x', settings: [] } },
     { netnsPath: '/run/../etc/passwd' },
     { netnsPath: 'relative' },
-  ])('start: a jail that is none is refused (%j)', async (wrong) => {
+  ])('start: refuses an invalid jail (%j)', async (wrong) => {
     await makeBench({ jail: () => ({ jailer, baseDir, uid: UID, gid: GID, ...wrong }) });
     const failure = bench.driver.start(bench.spec());
     await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
     expect(readdirSync(baseDir)).toEqual([]);
   });
 
-  it('start: an id with a path in it is refused', async () => {
+  it('start: refuses an id with a path in it', async () => {
     await makeBench();
     const specs: Partial<VmSpec>[] = [{ id: '../../x' }, { id: 'a/b' }, { id: 'a_b' }, { id: '' }];
     for (const wrong of specs) {
@@ -239,7 +239,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(readdirSync(baseDir)).toEqual([]);
   });
 
-  it('start: a filter that leaves a thread without one ends it', async () => {
+  it('start: ends a VMM if one of its threads has no filter', async () => {
     const filter = join(baseDir, '..', `nv-filter-${process.pid}`);
     try {
       writeFileSync(filter, emptyFilters(), { mode: 0o644 });
@@ -284,7 +284,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     }
   });
 
-  it('reclaimJails: what a killed owner has left is ended and removed, what lives is not', async () => {
+  it('reclaimJails: ends and removes jails of a killed owner only', async () => {
     await makeBench();
     const mine = await bench.boot();
     const dir = join(baseDir, 'vm');
@@ -305,7 +305,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     expect(await reclaimJails(join(baseDir, 'none'), silentLog)).toBe(0);
   });
 
-  it('adopt: a VM whose owner was killed goes on with another one, and ends with it', async () => {
+  it('adopt: a VM whose owner was killed continues with its new owner, and ends with it', async () => {
     await makeBench();
     const dir = join(baseDir, 'vm');
     mkdirSync(dir, { mode: 0o700 });
@@ -350,7 +350,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
   });
 
-  it('start: a VMM that puts a link in the place of its folder moves nothing of the host', async () => {
+  it('start: a VMM that replaces its folder by a link moves no file of the host', async () => {
     await makeBench({ tracksDirtyPages: true });
     const spec = bench.spec({ memoryMib: 64 });
     const vm = await bench.boot(spec);

@@ -116,7 +116,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     { jail: 'enforce', firecrackerFilter: 'ours' },
     { jail: 'off', firecrackerFilter: 'builtin' },
   ] as const)(
-    'start: what policy allows goes out and is answered, nothing else ($jail, $firecrackerFilter)',
+    'start: lets out only what the policy allows ($jail, $firecrackerFilter)',
     async (config) => {
       await open(config);
       const id = newSandboxId();
@@ -144,7 +144,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     },
   );
 
-  it('start: the VMM is alone in its network; the TAP is in that of the host, as it was leased', async () => {
+  it('start: the VMM has a network namespace of its own; its leased TAP stays on the host', async () => {
     await open();
     const id = newSandboxId();
     const guest = await start(id);
@@ -178,7 +178,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     }
   });
 
-  it('start: two at once have a TAP and an address each, and what they hold goes with them', async () => {
+  it('start: two VMs have a TAP and an address each, and release them at their end', async () => {
     await open();
     const before = await host.do<number>('holds');
     const ids = [newSandboxId(), newSandboxId()];
@@ -196,7 +196,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     expect(links()).toEqual(['lo', 'up0']);
   });
 
-  it('start: what is saved with a card goes on with a fresh TAP, address and MAC of its lease', async () => {
+  it('start: a snapshot with a NIC starts with the TAP, address and MAC of its new lease', async () => {
     await open();
     const parent = newSandboxId();
     const before = await start(parent);
@@ -219,7 +219,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await expectReached(parent, again, 'paused and resumed');
   });
 
-  it('start: who has saved a card gets one, who has saved none gets none', async () => {
+  it('start: a snapshot gets a NIC only if it was saved with one', async () => {
     await open();
     const [without, carded] = [newSandboxId(), newSandboxId()];
     await host.do('start', without, null);
@@ -236,7 +236,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await host.do('startFrom', newSandboxId(), without, null);
   });
 
-  it('start: what Firecracker refuses leaves nothing, and the next one starts', async () => {
+  it('start: a refused start leaves nothing, and the next one succeeds', async () => {
     await open();
     const failed = newSandboxId();
     // Its own name is what a TAP is opened by.
@@ -248,7 +248,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await expectReached(id, await start(id), 'next');
   });
 
-  it('start: an owner that is killed takes its VM with it; the next start removes TAP and rules', async () => {
+  it('start: the VM ends with its killed owner; the next start removes its TAP and rules', async () => {
     await open();
     const id = newSandboxId();
     const { pid } = await start(id);

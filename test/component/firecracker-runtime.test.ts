@@ -113,7 +113,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     );
   }
 
-  it('makeFirecracker: each VM is a user of its own, alone in its namespaces, with nothing it could use', async () => {
+  it('makeFirecracker: each VM has a user and namespaces of its own, and minimal rights', async () => {
     const { boot } = await opened();
     const [one, two] = [await boot(), await boot()];
     const [uid, other] = [one, two].map((vm) => Number(status(vm, 'Uid').split(/\s+/)[0]));
@@ -145,7 +145,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(warnings).not.toContain('VMMs are not jailed');
   });
 
-  it('makeFirecracker: a VM is in a control group of its size, which goes with it', async (context) => {
+  it('makeFirecracker: a VM has a control group of its size, which is removed with it', async (context) => {
     const { boot } = await opened();
     need(context, 'cgroup', wholeGroups());
     const vm = await boot();
@@ -182,7 +182,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     },
   );
 
-  it('makeFirecracker: an OOM-killed VMM is reported as one, even if its group is gone', async (context) => {
+  it('makeFirecracker: reports an OOM-killed VMM as one, even if its group is gone', async (context) => {
     const made = await open();
     need(context, 'cgroup', wholeGroups());
     const vm = await made.boot();
@@ -200,8 +200,8 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(causeOfExit(exit, vm.consoleTail(), watch.oomKills()).cause).toBe('host-oom');
   });
 
-  it('kill: the VM ends by it, and nothing of its jail is left; the id is free again', async () => {
-    // One id, that no other test takes.
+  it('kill: ends the VM, removes its jail and frees its id', async () => {
+    // The only id in the range; no other test uses it.
     const { boot } = await opened({ jailUids: '1950000300:1' });
     const vm = await boot();
     const uid = status(vm, 'Uid');
@@ -214,7 +214,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(status(await boot(), 'Uid')).toBe(uid);
   });
 
-  it('exited: how the guest or the process ended is told as without a jail', async () => {
+  it('exited: reports the end of guest and process as without a jail', async () => {
     const { boot } = await opened();
     const reboots = await boot();
     await ask(reboots, 'REBOOT').catch(String);
@@ -228,7 +228,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     await expect.poll(() => stops.isAlive(), PATIENT).toBe(false);
   });
 
-  it('makeFirecracker: our filters, in the encoding of its version, kept for their owner alone', async () => {
+  it('makeFirecracker: compiles our filters for its version, readable by their owner only', async () => {
     const { boot } = await opened({ firecrackerFilter: 'ours' });
     const vm = await boot();
     expect(confinement?.description).toContain('our seccomp filters');
@@ -247,7 +247,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(await ask(vm, 'PRINT again')).toBe('done');
   });
 
-  it('makeFirecracker: --jail log takes our filters, which log', async () => {
+  it('makeFirecracker: --jail log uses our filters in log mode', async () => {
     const { boot } = await opened({ jail: 'log' });
     const vm = await boot();
     expect(status(vm, 'Seccomp')).toBe('2');
@@ -257,7 +257,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   });
 
   it.each(['builtin', 'ours'] as const)(
-    'makeFirecracker: without a jail, each thread has its filters all the same (%s)',
+    'makeFirecracker: each thread has its filters even without a jail (%s)',
     async (firecrackerFilter) => {
       const { boot } = await opened({ jail: 'off', firecrackerFilter });
       const vm = await boot();
@@ -266,7 +266,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     },
   );
 
-  it('makeFirecracker: where there is no fit jailer, enforce says why, auto warns and goes on', async () => {
+  it('makeFirecracker: without a usable jailer, enforce fails and auto warns', async () => {
     const other = join(dir, 'jailer');
     writeFileSync(other, '#!/bin/sh\necho "Jailer v1.12.0"\n');
     chmodSync(other, 0o755);
@@ -283,7 +283,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(await ask(await boot(), 'PRINT hello')).toBe('done');
   });
 
-  it('makeFirecracker: a jailer that does not work is found out before the first VM', async () => {
+  it('makeFirecracker: detects a broken jailer before the first VM', async () => {
     const fails = join(dir, 'jailer');
     writeFileSync(
       fails,
@@ -297,7 +297,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(jails()).toEqual([]);
   });
 
-  it('makeFirecracker: the jailer beside Firecracker is found', async () => {
+  it('makeFirecracker: finds the jailer beside Firecracker', async () => {
     mkdirSync(join(dir, 'bin'));
     for (const name of ['firecracker', 'jailer'] as const) {
       copyFileSync(files[name], join(dir, 'bin', name));
@@ -307,13 +307,13 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     expect(confinement?.description).toMatch(/^jailed: /);
   });
 
-  it('makeFirecracker: a home that others may write to is refused', async () => {
+  it('makeFirecracker: refuses a home that others may write to', async () => {
     mkdirSync(join(dir, 'run'));
     chmodSync(join(dir, 'run'), 0o777);
     await expect(open()).rejects.toMatchObject({ code: 'jail_unavailable' });
   });
 
-  it('makeFirecracker: a VM ends with a killed owner; the next start removes what is left', async () => {
+  it('makeFirecracker: a VM ends with its killed owner; the next start removes the rest', async () => {
     await open();
     mkdirSync(join(dir, 'vm'), { mode: 0o700 });
     const text = JSON.stringify({ ...files, config: usual });
@@ -324,7 +324,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     const pid = Number(await Promise.race([started, once(owner, 'exit').then(() => Number.NaN)]));
     expect(pid).toBeGreaterThan(1);
     const groups = groupsOf(pid);
-    // The jail of one that lives is left alone.
+    // The jail of a live VM stays.
     await open();
     expect(startTicksOf(pid)).toBeDefined();
     expect(jails()).toEqual(['held']);
@@ -338,7 +338,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   });
 
   it.each(['before', 'after'] as const)(
-    'start: cancelled %s its API answers, and nothing is left',
+    'start: cancelled %s its API answers, leaves nothing',
     async (when) => {
       const made = await open();
       const before = held().children;
@@ -348,7 +348,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
       const never = new Promise<void>(() => undefined);
       const starting = made.driver.start({ ...spec, memoryReady: never }, cancel.signal);
       const refused = expect(starting).rejects.toMatchObject({ code: 'vm_cancelled' });
-      // The API's socket is there a moment before it answers; the jail some time before.
+      // The jail exists some time before the API answers, its socket a moment before.
       const mark = when === 'before' ? [] : ['root', FILES.api];
       await expect
         .poll(() => existsSync(join(folder, spec.id, ...mark)), { ...PATIENT, interval: 1 })
@@ -360,7 +360,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     },
   );
 
-  it('makeFirecracker: VMs that start at once are different users', async () => {
+  it('makeFirecracker: VMs that start at once have different users', async () => {
     const { boot } = await opened();
     const uids = (await Promise.all([boot(), boot(), boot()])).map((vm) => status(vm, 'Uid'));
     expect(new Set(uids).size).toBe(3);

@@ -1,4 +1,4 @@
-/** How the driver meets a Firecracker that hangs, lies or dies, and what it asks of versions not at hand. */
+/** The driver with a scripted Firecracker that hangs, lies or dies, and with versions not at hand. */
 import { spawn } from 'node:child_process';
 import {
   chmodSync,
@@ -55,7 +55,7 @@ function lapsingAt(call: string, text = ''): Clock {
   return { ...systemClock, after };
 }
 
-/** On a busy machine too. */
+/** Enough for a busy machine. */
 const PATIENT = { timeout: 120_000 };
 
 async function makeDriver(
@@ -81,7 +81,7 @@ function stub(mode: string, version: string): string {
   return path;
 }
 
-/** What it was asked, without the wait for its API. */
+/** The requests that Firecracker got, without the wait for its API. */
 function asked(): [string, Record<string, unknown> | null][] {
   const path = join(dir, 'record');
   // What follows the last end of a line is still being written.
@@ -100,17 +100,17 @@ async function failsToStart(driver: VmmDriver, expected: object): Promise<void> 
 }
 
 describe('start', () => {
-  it('start: one that ends at once is quoted', async () => {
+  it('start: quotes a Firecracker that exits at once', async () => {
     await failsToStart(await makeDriver('exits'), {
       code: 'vmm_start_failed',
       cause: 'it ended with status 153: stub-firecracker: no such machine',
     });
   });
-  it('start: one that never listens runs into the deadline', async () => {
+  it('start: a Firecracker that never listens runs into the deadline', async () => {
     const clock: Clock = { ...systemClock, now: () => systemClock.now() * 20 };
     await failsToStart(await makeDriver('deaf', '1.16.1', { clock }), { code: 'vmm_timeout' });
   });
-  it("start: a socket's file before anybody listens is waited for", async () => {
+  it('start: waits for a socket file that has no listener yet', async () => {
     await makeDriver('late');
     const vm = await bench.start(bench.spec());
     expect(vm.isAlive()).toBe(true);
@@ -130,7 +130,7 @@ describe('start', () => {
     const clock = what === 'hang' ? lapsingAt('PUT /vsock') : systemClock;
     await failsToStart(await makeDriver(`${what}@PUT /vsock`, '1.16.1', { clock }), expected);
   });
-  it('start: a launcher that is not installed is named, and one that throws leaves nothing', async () => {
+  it('start: names a launcher that is not installed, and leaves nothing if one throws', async () => {
     const absent: SpawnVmm = (_argv, stdio) => spawn(join(dir, 'none'), [], { stdio: [...stdio] });
     await failsToStart(await makeDriver('good', '1.16.1', { spawn: absent }), {
       code: 'vmm_missing',
@@ -145,7 +145,7 @@ describe('start', () => {
     await expect(driver.start(spec)).rejects.toMatchObject({ code: 'vmm_start_failed' });
     await expect.poll(held, PATIENT).toEqual(before);
   });
-  it('start: cancelled while it hangs, it leaves nothing', async () => {
+  it('start: leaves nothing if cancelled while Firecracker hangs', async () => {
     const driver = await makeDriver('hang@PUT /actions');
     const spec = bench.spec();
     const before = held();
@@ -157,12 +157,12 @@ describe('start', () => {
     expect(readdirSync(spec.dir)).toEqual(['overlay']);
     await expect.poll(held, PATIENT).toEqual(before);
   });
-  it('start: a socket that a dead VM has left behind is removed, anything else is not', async () => {
+  it('start: removes the socket of a dead VM, and no other file', async () => {
     const driver = await makeDriver('good');
     const spec = bench.spec();
     const stale = createServer().listen(spec.channelPath);
     await expect.poll(() => stale.listening, PATIENT).toBe(true);
-    // The file stays as if its process had been killed.
+    // Leaves the file, as a killed process does.
     writeFileSync(join(spec.dir, 'keep'), '');
     const vm = await bench.start(spec);
     await vm.kill();
@@ -172,7 +172,7 @@ describe('start', () => {
     await expect(driver.start(other)).rejects.toMatchObject({ code: expect.any(String) });
     expect(readFileSync(other.channelPath, 'utf8')).toBe('a file of somebody');
   });
-  it('start: what is told about a machine, in order, and never PCI or metadata', async () => {
+  it('start: configures a machine in order, and never PCI or metadata', async () => {
     await makeDriver('good', '1.16.1', {
       limits: {
         disk: { bandwidth: { size: 1000, refillPerSecond: 500, oneTimeBurst: 7 } },
@@ -239,13 +239,13 @@ describe('start', () => {
     { tapName: '' },
     { tapName: 'tap0\n' },
     { tapName: 'not-there' },
-  ])('start: a TAP that is none is refused ($tapName)', async ({ tapName }) => {
+  ])('start: refuses an invalid TAP ($tapName)', async ({ tapName }) => {
     const driver = await makeDriver('good');
     const nic = { tapFd: -1, tapName, mac: 'aa:fc:00:00:00:01' };
     const failure = driver.start(bench.spec({ nic }));
     await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
   });
-  it('start: what Firecracker has no means for is refused', async () => {
+  it('start: refuses what Firecracker does not support', async () => {
     const driver = await makeDriver('good');
     const plain = bench.spec();
     const elsewhere = bench.spec();
@@ -266,7 +266,7 @@ describe('start', () => {
   });
 });
 
-describe('a VM that runs', () => {
+describe('a running VM', () => {
   const running = async (mode: string, version?: string, clock?: Clock): Promise<Vm> => {
     await makeDriver(mode, version, clock === undefined ? {} : { clock });
     return bench.start(bench.spec({ memoryMib: 64 }));
@@ -288,19 +288,19 @@ describe('a VM that runs', () => {
     await vm.kill();
     expect(await vm.exited).toMatchObject({ cause: 'killed', signal: 'SIGKILL' });
   });
-  it('pause: one that dies meanwhile is gone', async () => {
+  it('pause: a VM that dies meanwhile is gone', async () => {
     const vm = await running('dies@PATCH /vm');
     await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
     expect(await vm.exited).toMatchObject({ cause: 'vmm-crashed', exitCode: 1 });
     await expect(vm.pause()).rejects.toMatchObject({ code: 'vm_gone' });
   });
-  it('exited: status 0 between two calls', async () => {
+  it('exited: reports status 0 between two calls', async () => {
     const vm = await running('dies-after@PATCH /vm');
     await vm.pause();
     await vm.exited;
     await expect(vm.resume()).rejects.toMatchObject({ code: 'vm_gone' });
   });
-  it('counters: those that are asked for, added up', async () => {
+  it('counters: adds up the requested ones', async () => {
     const vm = (await running('good')) as FirecrackerVm;
     expect((await vm.counters()).sum('vsock', 'tx_bytes_count')).toBe(20);
     expect((await vm.counters()).sum('vsock', 'tx_bytes_count')).toBe(40);
@@ -338,14 +338,14 @@ describe('versions', () => {
       expect(body).toMatchObject({ snapshot_type: 'Diff' });
     },
   );
-  it('resume: even a snapshot that is refused revives the vsock device of 1.16', async () => {
+  it('resume: even a refused snapshot revives the vsock device of 1.16', async () => {
     const calls = await pausedAndResumed('1.16.1', 'refuse@PUT /snapshot/create');
     expect(calls).toEqual(['PATCH /vm', 'PUT /snapshot/create', 'PATCH /vm', 'PATCH /vm']);
   });
   it.each(['1.12.1', '1.17.0'])('resume: %s needs none', async (version) => {
     expect(await pausedAndResumed(version)).toEqual(['PATCH /vm', 'PATCH /vm', 'PATCH /vm']);
   });
-  it('resume: none after a snapshot that somebody wanted', async () => {
+  it('resume: takes no extra snapshot after a requested one', async () => {
     await makeDriver('good', '1.16.1', { tracksDirtyPages: true });
     const spec = bench.spec({ memoryMib: 64 });
     const vm = await bench.start(spec);
@@ -388,18 +388,18 @@ describe('versions', () => {
     ['1.15.0', 'CVE-2026-5747'],
     ['2.0.0', 'only 1.x is'],
     ['one', 'has no version'],
-  ])('createFirecrackerDriver: %s is refused with a remedy', async (version, reason) => {
+  ])('createFirecrackerDriver: refuses %s with a remedy', async (version, reason) => {
     await expect(makeDriver('good', version)).rejects.toMatchObject({
       code: 'vmm_missing',
       cause: expect.stringContaining(reason),
       remedy: expect.stringContaining('1.16.1'),
     });
   });
-  it('createFirecrackerDriver: with a known hole it is refused even where older ones are allowed', async () => {
+  it('createFirecrackerDriver: refuses a vulnerable version even where older ones are allowed', async () => {
     const driver = makeDriver('good', '1.14.0', { allowOlder: true });
     await expect(driver).rejects.toMatchObject({ code: 'vmm_missing' });
   });
-  it('createFirecrackerDriver: one that is not there', async () => {
+  it('createFirecrackerDriver: refuses a binary that is missing', async () => {
     const common = { clock: systemClock, log: silentLog };
     const driver = createFirecrackerDriver({ binary: join(dir, 'none'), ...common });
     await expect(driver).rejects.toMatchObject({ cause: 'it is not installed' });

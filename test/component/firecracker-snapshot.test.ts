@@ -20,7 +20,7 @@ import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
-/** On a busy machine too. */
+/** Enough for a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const ROUNDS = 20;
 
@@ -71,7 +71,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     return vm;
   }
 
-  it('saveWhole: two clones side by side, each with its own channel, disk and generation', async () => {
+  it('saveWhole: two clones run side by side, each with its own channel, disk and generation', async () => {
     const of = await saved();
     const [one, two] = await Promise.all([clone(of), clone(of)]);
     expect(await ask(one, 'WRITE one')).toBe('done');
@@ -84,7 +84,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     await expect.poll(() => ask(of.vm, 'PRINT still here').catch(String), PATIENT).toBe('done');
   });
 
-  it('saveWhole: RAM and state are for their owner alone, and clones leave RAM as it is', async () => {
+  it('saveWhole: only the owner can read RAM and state, and clones do not change RAM', async () => {
     const of = await saved();
     const { statePath, memoryPath = '' } = of.snapshot;
     for (const path of [statePath, memoryPath]) expect(statSync(path).mode & 0o777).toBe(0o600);
@@ -92,7 +92,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     const vm = await clone(of);
     await ask(vm, 'PRINT something else');
     expect(readFileSync(memoryPath).equals(before)).toBe(true);
-    // Files that are there are nobody's to overwrite.
+    // Existing files are never overwritten.
     for (const taken of ['state', 'memory']) {
       const paths = {
         statePath: join(of.spec.dir, 'new-s'),
@@ -106,7 +106,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     expect(await ask(vm, 'PRINT still here')).toBe('done');
   });
 
-  it('saveWhole: a diff goes into the RAM of the snapshot before', async () => {
+  it('saveWhole: writes a diff into the RAM of the previous snapshot', async () => {
     const of = await saved();
     const memoryPath = join(of.spec.dir, 'next');
     copyFileSync(of.snapshot.memoryPath ?? '', memoryPath, constants.COPYFILE_FICLONE);
@@ -121,7 +121,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     expect(await ask(first, 'INFO loads')).toBe('1');
   });
 
-  it('saveWhole: no diff of a VM whose written pages are not tracked', async () => {
+  it('saveWhole: refuses a diff of a VM without tracking of written pages', async () => {
     const plain = new VmBench(await makeDriver({}), files);
     try {
       const spec = plain.spec({ memoryMib: 64 });
@@ -134,7 +134,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     }
   });
 
-  it('start: a snapshot that is cut off, altered, missing or of another machine is refused', async () => {
+  it('start: refuses a snapshot that is truncated, altered, missing or of another machine', async () => {
     const of = await saved();
     const { statePath, memoryPath = '' } = of.snapshot;
     const refuse = async (more: Partial<VmSpec>, code = 'snapshot_refused'): Promise<void> => {
@@ -161,7 +161,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     await refuse({});
   });
 
-  it(`start: ${ROUNDS} snapshots under traffic, each clone is reached (S9)`, async () => {
+  it(`start: ${ROUNDS} snapshots under traffic, and each clone answers (S9)`, async () => {
     const of = await saved();
     let vm = await clone(of);
     let last = of;
@@ -175,7 +175,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
       const spec = bench.spec({ memoryMib: 64, snapshot });
       const hello = await bench.listen(spec.channelPath, HELLO_PORT);
       vm = await bench.start(spec);
-      // Not even its hello is waited for; 1.12 loses the first connection if what was under way takes long to end.
+      // Does not wait for the hello; 1.12 loses the first connection if pending ones end slowly.
       await expect.poll(() => ask(vm, `PRINT round ${round}`).catch(String), PATIENT).toBe('done');
       expect((await readAll(await hello.accept())).toString()).toBe('ready\n');
     }
@@ -183,7 +183,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
   });
 
   it.each([true, false])(
-    'saveState: a clone of a clone has what both have seen (written pages tracked: %s)',
+    'saveState: each generation of clones keeps the state of those before (written pages tracked: %s)',
     async (tracksDirtyPages) => {
       const own = new VmBench(await makeDriver({ tracksDirtyPages }), files);
       try {
@@ -191,7 +191,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
         for (let generation = 1; generation <= 3; generation += 1) {
           const plain = own.spec();
           const memoryFd = own.memory(plain, spec.memoryFd);
-          // As that of a sandbox is.
+          // Like the file of a sandbox.
           sealShrink(memoryFd);
           const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
           const vm = await own.start(clone);
@@ -201,7 +201,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
           await vm.vsockHotplug?.unplugVsock();
           const taken = await vm.saveState?.(join(clone.dir, 'state'));
           if (taken === undefined) throw new Error('no snapshot');
-          // It goes on, too, and what it writes then is not in what was saved.
+          // The VM runs on; the snapshot lacks what it writes then.
           await vm.resume();
           await vm.vsockHotplug?.plugVsock(200);
           await expect.poll(() => ask(vm, 'PRINT on').catch(String), PATIENT).toBe('done');
@@ -214,7 +214,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
     },
   );
 
-  it('saveState: after a whole snapshot all of RAM is written, not what changed since', async () => {
+  it('saveState: writes all of RAM after a whole snapshot, not only later changes', async () => {
     const plain = bench.spec({ memoryMib: 64 });
     const spec = { ...plain, memoryFd: bench.memory(plain) };
     const vm = await bench.boot(spec);

@@ -1,4 +1,4 @@
-/** What a jailed VMM may have of the host's disks: its control group with the real kernel. */
+/** I/O limits of a jailed VMM: its control group with the real kernel. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -68,7 +68,7 @@ describe('launch', () => {
 });
 
 describe('ioLimits', () => {
-  it('ioLimits: files on one disk are one; those of no disk, and what is not limited, are left out', () => {
+  it('ioLimits: has one entry per disk, and none for files without a disk or a limit', () => {
     expect(ioLimits(['/proc/self/stat', join(dir, 'gone')], { opsPerSecond: 10 })).toEqual({
       disks: [],
       bytesPerSecond: null,
@@ -78,7 +78,7 @@ describe('ioLimits', () => {
     expect(new Set(both).size).toBe(both.length);
   });
 
-  it('deviceName: all bits of both numbers (makedev(3))', () => {
+  it('deviceName: uses all bits of both numbers (makedev(3))', () => {
     expect(deviceName(0xfe00n)).toBe('254:0');
     expect(deviceName(0x1234_5678_9abc_def0n)).toBe(`${0x1234_5000 | 0xcde}:${0x6789_ab00 | 0xf0}`);
   });

@@ -1,4 +1,4 @@
-/** What is made of `--jail` where the host can, can't, or can in part. */
+/** `--jail` on hosts that can jail, cannot, or can in part. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -25,7 +25,7 @@ afterEach(() => rmSync(dir, { recursive: true }));
 
 describe('confine', () => {
   const options = { home: { cacheDir: '' }, log: silentLog, binary: QEMU };
-  it('openJail: without bubblewrap it says what to install', async () => {
+  it('openJail: names the package to install if bubblewrap is missing', async () => {
     const opening = openJail({
       cacheDir: join(dir, 'cache'),
       stateDir: join(dir, 'state'),
@@ -42,12 +42,12 @@ describe('confine', () => {
       remedy: expect.stringContaining('bubblewrap'),
     });
   });
-  it('confine: off is off, and says so', async () => {
+  it('confine: off makes no jail, and says so', async () => {
     const none = await confine({ ...options, config: { jail: 'off', jailUids: null } });
     expect(none.description).toMatch(/^not jailed/);
     expect(none.gaps).toHaveLength(1);
   });
-  it('confine: where it can not be done, auto warns and goes on, enforce does not', async () => {
+  it('confine: on a host without a jail, auto warns and enforce fails', async () => {
     const cacheDir = join(dir, 'cache');
     mkdirSync(cacheDir);
     symlinkSync(tmpdir(), join(cacheDir, 'jail'));
@@ -86,7 +86,7 @@ describe('confine', () => {
       warnings: [],
     });
   });
-  /** Hosts that can't jail at all, and what they say. Each command becomes the rest of its arguments. */
+  /** Hosts without any jail, and the message for each. Each command becomes the rest of its arguments. */
   const UNFIT = [
     [
       'no user namespaces',
@@ -109,7 +109,7 @@ describe('confine', () => {
     throw new Error(stderr);
   };
   requiresRoot().it.each(UNFIT)(
-    'confine: a host with %s is told as that, with the remedy',
+    'confine: names the fault and remedy of a host with %s',
     (_, host, { why, remedy }) => {
       const enforced = JSON.parse(on(host, GAPS, dir, 'enforce'));
       expect(enforced).toMatchObject({ code: 'jail_unavailable', warnings: [] });
@@ -133,7 +133,7 @@ describe('confine', () => {
       });
     },
   );
-  it('readConfig: other modes and other ranges are refused', () => {
+  it('readConfig: refuses unknown modes and invalid ranges', () => {
     expect(() => readConfig({ NEUROVISOR_JAIL: 'maybe' })).toThrow(/NEUROVISOR_JAIL/);
     expect(() => readConfig({ NEUROVISOR_JAIL_UIDS: '5' })).toThrow(/FIRST:COUNT/);
   });

@@ -1,4 +1,4 @@
-/** The copy of the VMM's program that jails are made of. */
+/** The copy of the VMM's program for jails. */
 import {
   existsSync,
   mkdirSync,
@@ -41,7 +41,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-/** As another process: with locks of its own. */
+/** Like another process, with locks of its own. */
 function open(): ProgramTrees {
   const trees = new ProgramTrees(base, [program]);
   opened.push(trees);
@@ -56,7 +56,7 @@ function age(tree: ProgramTree, ageS: number): void {
 }
 
 describe('ProgramTrees', () => {
-  it('current: made once, also by two at once', async () => {
+  it('current: makes one tree, even for two calls at once', async () => {
     const trees = open();
     const [first, again] = await Promise.all([trees.current(), trees.current()]);
     expect(again).toBe(first);
@@ -66,24 +66,24 @@ describe('ProgramTrees', () => {
     expect(readdirSync(base)).toHaveLength(1);
   });
 
-  it('current: at the next start after a change it is the new one', async () => {
+  it('current: makes a new tree after the program has changed', async () => {
     const trees = open();
     const first = await trees.current();
     writeFileSync(program, 'another');
     const [second, third] = await Promise.all([trees.current(), trees.current()]);
     expect(programIn(second)).toBe('another');
     expect(third).toBe(second);
-    // A start that is on its way has it still.
+    // A start under way still uses it.
     expect(programIn(first)).toBe('one');
   });
 
-  it('current: a cache that was emptied is filled again', async () => {
+  it('current: fills an emptied cache again', async () => {
     const trees = open();
     rmSync(dirname((await trees.current()).dir), { recursive: true });
     expect(programIn(await trees.current())).toBe('one');
   });
 
-  it('current: a program that is gone is told, and found again', async () => {
+  it('current: reports a missing program, and finds it when it is back', async () => {
     const trees = open();
     await trees.current();
     rmSync(program);
@@ -92,7 +92,7 @@ describe('ProgramTrees', () => {
     expect(programIn(await trees.current())).toBe('again');
   });
 
-  it('current: no other process removes what one uses, however old it is', async () => {
+  it('current: another process does not remove a tree in use, however old', async () => {
     const daemon = open();
     const used = await daemon.current();
     age(used, 31 * DAY_S);
@@ -107,7 +107,7 @@ describe('ProgramTrees', () => {
     expect(existsSync(other.dir)).toBe(true);
   });
 
-  it('current: one that nobody used for a month goes, as does what was not made to its end', async () => {
+  it('current: removes trees unused for a month and unfinished ones', async () => {
     const trees = open();
     const idle = await trees.current();
     await trees.close();
@@ -126,7 +126,7 @@ describe('ProgramTrees', () => {
 });
 
 describe('openJail', () => {
-  it('start: what was updated while NeuroVisor runs is what a VMM gets', async () => {
+  it('start: a VMM runs the program as updated while NeuroVisor runs', async () => {
     const path = searchPath(process.env['PATH']);
     const files = await listQemuFiles('qemu-system-x86_64', path);
     const jail = await openJail({

@@ -1,4 +1,4 @@
-/** How long packets of a guest take, as the kernel measures it, on a host of our own. */
+/** Latency of a guest's packets, as the kernel measures it, on a host of our own. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -57,7 +57,7 @@ const fromPeer = async (...frames: string[]) => {
 };
 
 describe('LatencyProbes', () => {
-  it('counts every frame of a TAP, and the time of every answer', async () => {
+  it('counts every frame of a TAP, and times every answer', async () => {
     await watchAll();
     for (let number = 0; number < 25; number += 1) {
       await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, number));
@@ -78,7 +78,7 @@ describe('LatencyProbes', () => {
     expect(await host.do('readOf')).toEqual(seen);
   });
 
-  it('TCP: what acknowledges the last byte is the answer, each way', async () => {
+  it('TCP: the segment that acknowledges the last byte is the answer, each way', async () => {
     await watchAll();
     const guest = (segment: Segment) => fromGuest(tcp(out, segment));
     const ports = [9999, 40_000] as const;
@@ -101,7 +101,7 @@ describe('LatencyProbes', () => {
     });
   });
 
-  it('what is sent again has no time; a reset, a later fragment and half a header neither', async () => {
+  it('does not time retransmissions, resets, later fragments and partial headers', async () => {
     await watchAll();
     const segment = tcp(out, { sequence: 100, acknowledge: 1, bytes: 50 });
     await fromGuest(segment, segment, segment);
@@ -144,28 +144,32 @@ describe('LatencyProbes', () => {
     return systemClock.now() - begun;
   };
 
-  it.each(['guest', 'peer'] as const)('a delay of 20 ms moves p50 of %s there', async (path) => {
-    await watchAll();
-    for (let number = 0; number < 9; number += 1) await pass(path, number, 0);
-    const before = (await read()).paths[path];
-    expect(before.answered).toBe(9);
-    const took: number[] = [];
-    for (let number = 100; number < 109; number += 1) took.push(await pass(path, number, DELAY_MS));
-    const delayed = since((await read()).paths[path], before);
-    expect(quantileNs(delayed, 0.5) ?? 0).toBeGreaterThanOrEqual(2 ** bucketOf(DELAY_MS * 1e6));
-    expect(bucketOf(quantileNs(delayed, 0.5) ?? 0)).toBeLessThanOrEqual(
-      bucketOf(Math.max(...took) * 1e6),
-    );
-  });
+  it.each(['guest', 'peer'] as const)(
+    'a delay of 20 ms moves p50 of %s by as much',
+    async (path) => {
+      await watchAll();
+      for (let number = 0; number < 9; number += 1) await pass(path, number, 0);
+      const before = (await read()).paths[path];
+      expect(before.answered).toBe(9);
+      const took: number[] = [];
+      for (let number = 100; number < 109; number += 1)
+        took.push(await pass(path, number, DELAY_MS));
+      const delayed = since((await read()).paths[path], before);
+      expect(quantileNs(delayed, 0.5) ?? 0).toBeGreaterThanOrEqual(2 ** bucketOf(DELAY_MS * 1e6));
+      expect(bucketOf(quantileNs(delayed, 0.5) ?? 0)).toBeLessThanOrEqual(
+        bucketOf(Math.max(...took) * 1e6),
+      );
+    },
+  );
 
-  it('a host that keeps packets for 20 ms moves p50 of forward there, and only that', async () => {
+  it('a host that holds packets for 20 ms moves p50 of forward, and only that', async () => {
     await open();
     await host.do('watch');
     await host.do('watchUplink');
     const begun = systemClock.now();
     const frames = Array.from({ length: 9 }, (_, number) => echo(out, number));
     await host.do('send', 'guest', ...frames);
-    // They wait for the peer's MAC address.
+    // The packets wait for the peer's MAC address.
     await sleep(DELAY_MS);
     expect((await read()).paths.forward).toMatchObject({ started: 9, answered: 0 });
     await host.do('peerIsKnown');
@@ -179,7 +183,7 @@ describe('LatencyProbes', () => {
     expect(bucketOf(p50)).toBeLessThanOrEqual(bucketOf(tookNs));
   });
 
-  it('shares a TAP with the drop of packets to metadata services, and sees what that lets through', async () => {
+  it('shares a TAP with the metadata drop, and sees what that lets through', async () => {
     await host.do('guard');
     await open();
     expect(await host.do('watch')).toBe('tcx');
@@ -200,7 +204,7 @@ describe('LatencyProbes', () => {
     });
   });
 
-  it('a flood that nobody answers is bounded: the oldest are forgotten, and it shows', async () => {
+  it('bounds an unanswered flood: drops the oldest, and counts them', async () => {
     await watchAll({ pendingMax: 256, notedMax: 0 });
     const flood = Array.from({ length: 2000 }, (_, number) => echo(out, number));
     await host.do('send', 'guest', ...flood);
@@ -211,7 +215,7 @@ describe('LatencyProbes', () => {
     expect(peer.unanswered).toBe(1999);
   });
 
-  it('a flood of one guest has its share only: what another one waits for is not forgotten', async () => {
+  it('a flood of one guest does not push out the packets of another', async () => {
     await open({ pendingMax: 4096, notedMax: 8 });
     await host.do('watch');
     await host.do('watchOther', 'uplink');
@@ -235,7 +239,7 @@ describe('LatencyProbes', () => {
     expect(peer).toMatchObject({ answered: 0, failed: 0, repeated: 0 });
   });
 
-  it('lets pass whatever a guest sends, and counts it', async () => {
+  it('lets every packet of a guest pass, and counts it', async () => {
     const valid = [
       echo(out, 1),
       udp(out, 2),
@@ -264,7 +268,7 @@ describe('LatencyProbes', () => {
     expect(seen.paths.peer.started).toBeGreaterThan(10);
   });
 
-  it('after the end of its process nothing of it is left', async () => {
+  it('leaves nothing after the end of its process', async () => {
     await host.do('fds');
     const observer = host.beside();
     await observer.do('open', settings({}));
@@ -279,7 +283,7 @@ describe('LatencyProbes', () => {
     expect(await host.do('watch')).toBe('xdp-native');
   });
 
-  it('ends when it is told, keeps what it counted, and leaves no descriptor', async () => {
+  it('unwatch: stops counting and keeps the counts; close: leaves no descriptor', async () => {
     await open();
     await host.do('close');
     const before = await host.do('fds');
@@ -298,7 +302,7 @@ describe('LatencyProbes', () => {
     expect(await host.do('fds')).toBe(before);
   });
 
-  it('keeps what it counted when its TAP goes', async () => {
+  it('keeps the counts when its TAP is removed', async () => {
     await watchAll();
     await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, 1));
     await host.do('receive', 'guest');
@@ -313,7 +317,7 @@ describe('LatencyProbes', () => {
       ['ingress', 'egress'].map((way) => host.run('tc', 'filter', 'show', 'dev', 'nv-guest', way));
     const withClsact = () => host.run('tc', 'qdisc', 'show', 'dev', 'nv-guest').includes('clsact');
 
-    it('measures by filters of clsact, takes them away, and leaves uplinks alone', async () => {
+    it('measures by clsact filters, removes them, and leaves uplinks alone', async () => {
       await open({ withoutTcx: true });
       expect(await host.do('watch')).toBe('xdp-native');
       expect(await host.do('watchUplink')).toBe(false);
@@ -334,7 +338,7 @@ describe('LatencyProbes', () => {
       await host.do('unwatch');
     });
 
-    it('beside the drop of packets to metadata services, and clsact of somebody else survives', async () => {
+    it('works beside the metadata drop, and leaves a foreign clsact in place', async () => {
       // The TAP is there.
       await host.do('fds');
       host.run('tc', 'qdisc', 'add', 'dev', 'nv-guest', 'clsact');
@@ -348,12 +352,12 @@ describe('LatencyProbes', () => {
       expect(await read()).toMatchObject({ framesOut: 1, paths: { peer: { answered: 1 } } });
       await host.do('unwatch');
       expect(filters()).toEqual(['', '']);
-      // Somebody else has made it.
+      // Not made by the probes.
       expect(withClsact()).toBe(true);
     });
   });
 
-  it('taken, full, no_link: what can not be watched, and nothing is left of the try', async () => {
+  it('taken, full, no_link: refuses what it cannot watch, and leaves nothing', async () => {
     await open({ tapsMax: 2 });
     await host.do('watch');
     const before = await host.do('fds');
@@ -367,7 +371,7 @@ describe('LatencyProbes', () => {
     expect(await host.refusal('watch', 'xdp-generic')).toMatchObject({ code: 'taken' });
   });
 
-  it('no_compiler where there was never one; no_library; not_permitted without CAP_BPF', async () => {
+  it('no_compiler only without a cached object; no_library; not_permitted without CAP_BPF', async () => {
     const compiler = '/nowhere/clang';
     expect(await host.refusal('open', { dir: join(dir, 'empty'), compiler })).toMatchObject({
       code: 'no_compiler',

@@ -50,7 +50,7 @@ describe('layout', () => {
       expect(layout.fields.map(({ name, offset }) => [name, offset])).toEqual(
         Object.entries(offsets),
       );
-      // No padding, whose bytes nobody sets.
+      // No padding, whose bytes would stay unset.
       const ends = layout.fields.map(({ offset, bytes: size }) => offset + size);
       expect([0, ...ends]).toEqual([...layout.fields.map(({ offset }) => offset), bytes]);
     } finally {
@@ -60,7 +60,7 @@ describe('layout', () => {
 });
 
 describe('objectOf', () => {
-  it('the same bytes wherever the sources lie, made once', async () => {
+  it('makes the same bytes wherever the sources lie, and only once', async () => {
     const elsewhere = join(dir, 'a folder', 'bpf');
     cpSync(BPF, elsewhere, { recursive: true });
     for (const program of PROGRAMS) {
@@ -74,7 +74,7 @@ describe('objectOf', () => {
     }
   });
 
-  it('other sources are another object; what does not compile leaves nothing', async () => {
+  it('other sources make another object; a compile error leaves nothing', async () => {
     const sourceDir = join(dir, 'other');
     cpSync(BPF, sourceDir, { recursive: true });
     const kept = join(dir, 'kept');
@@ -89,7 +89,7 @@ describe('objectOf', () => {
 });
 
 describe('objects of another kernel', () => {
-  it('unsupported, with what the kernel says: a struct is not what it was', async () => {
+  it('unsupported: a changed struct fails with the message of the kernel', async () => {
     const btfPath = await objectOf('latency', { dir });
     const options = { dir, clock: new FakeClock(), onEvent: () => undefined };
     await expect(openTracepoints({ ...options, btfPath })).rejects.toMatchObject({
@@ -103,7 +103,7 @@ describe('objects of another kernel', () => {
     });
   });
 
-  it('Linux 6.1: what a victim held is counted in another way, and is not told', async () => {
+  it('Linux 6.1: omits the memory of a victim, which that kernel counts in another way', async () => {
     const source = join(dir, 'older.c');
     const types = [
       'struct mm_rss_stat { long count[4]; };',
@@ -114,7 +114,7 @@ describe('objects of another kernel', () => {
       'struct cred { kuid_t uid; };',
       'struct task_struct { int pid, tgid, exit_code; char comm[16]; struct mm_struct *mm;',
       '  struct signal_struct *signal; const struct cred *cred; };',
-      // A type is told whole where something is of it.
+      // A type is complete only where something has it.
       'struct task_struct a; struct mm_struct b; struct signal_struct c; struct cred d;',
     ];
     writeFileSync(source, types.join('\n'));

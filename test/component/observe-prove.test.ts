@@ -1,4 +1,4 @@
-/** The proof of what is measured holds, says so where it can't be made, and the command measures a sandbox. */
+/** `prove xdp` with and without a compiler, and `net latency` on a sandbox. */
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,7 +31,7 @@ describe('prove xdp', () => {
     expect(proof?.tried.filter(({ what }) => what.startsWith('control'))).toHaveLength(2);
   });
 
-  it('without a compiler it is not available, says why, and does not hold', async () => {
+  it('without a compiler it is unavailable, says why, and does not hold', async () => {
     // Everything but clang.
     const few = mkdtempSync(join(dir, 'few-'));
     for (const name of ['unshare', 'nft', 'dirname', 'readlink', 'uname', 'sha256sum', 'cat'])
@@ -48,7 +48,7 @@ describe('prove xdp', () => {
 });
 
 describe('net latency', () => {
-  it('measures a sandbox of another process, beside its drop of metadata packets', async () => {
+  it('measures a sandbox of another process, beside its metadata drop', async () => {
     const own = ['unshare', '-n', '-m', 'sh', '-c', 'mount -t tmpfs none /run && exec "$@"', 'sh'];
     const fixture = join(import.meta.dirname, '../fixtures/host-network.ts');
     await using stack = new AsyncDisposableStack();
@@ -90,7 +90,7 @@ interface Ended {
   readonly stderr: string;
 }
 
-/** In the network namespace of a process. */
+/** Runs in the network namespace of a process. */
 function neurovisor(pid: number, ...args: string[]): Promise<Ended> {
   const enter = ['-t', String(pid), '-n', '-m', join(ROOT, 'neurovisor')];
   const env = { ...process.env, NO_COLOR: '1', NEUROVISOR_HOME: join(dir, 'home') };

@@ -44,7 +44,7 @@ function python(code: string): { pid: number; work(): Promise<void>; end(): Prom
 }
 
 describe('SyscallCounts', () => {
-  it('counts each call of a process and its threads, and of no other', async () => {
+  it('counts each call of a process and its threads, and of no other process', async () => {
     counts = await openSyscallCounts({ dir });
     const one = python(
       [
@@ -63,10 +63,10 @@ describe('SyscallCounts', () => {
     expect(counts.counts(one.pid)?.get(GETPPID)).toBe(4000);
     expect(counts.counts(other.pid)?.get(GETPPID)).toBe(10);
     expect(counts.counts(stranger.pid)).toBeUndefined();
-    // What Python reads to start is not known.
+    // Python's own reads at its start are unknown.
     expect(counts.counts(one.pid)?.get(READ)).toBeGreaterThanOrEqual(500);
     expect(counts.counts(one.pid)?.has(null)).toBe(false);
-    // It stays as it was, however often it is asked for.
+    // The count stays the same, however often it is read.
     expect(counts.counts(one.pid)?.get(GETPPID)).toBe(4000);
     counts.watch(one.pid);
     expect(counts.counts(one.pid)?.get(GETPPID)).toBe(4000);
@@ -77,7 +77,7 @@ describe('SyscallCounts', () => {
     expect(counts.counts(one.pid)).toBeUndefined();
   });
 
-  it('begins when it is told, and ends with what holds it', async () => {
+  it('counts only calls after the start of its watch', async () => {
     const early = python('for _ in range(100): os.getppid()');
     await early.work();
     counts = await openSyscallCounts({ dir });

@@ -1,4 +1,4 @@
-/** What the kernel tells of processes of a sandbox, here of shells that we start. */
+/** Events of a sandbox's processes from the kernel, here of shells. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -56,7 +56,7 @@ const kinds = (of: SandboxId) =>
   told.filter(({ sandbox }) => sandbox === of).map(({ event }) => event.kind);
 
 describe('Tracepoints', () => {
-  it('tells every start and end of a sandbox’s processes, and of no other', async () => {
+  it('reports every start and end of a sandbox’s processes, and of no others', async () => {
     const all = await open();
     expect(all.missing).toEqual([]);
     const [first, second] = [newSandboxId(), newSandboxId()];
@@ -84,7 +84,7 @@ describe('Tracepoints', () => {
     expect(all.loss()).toEqual({ events: 0, processes: 0 });
   });
 
-  it('threads that end are no processes that end', async () => {
+  it('does not report the end of a thread', async () => {
     const all = await open();
     const sandbox = newSandboxId();
     const threads = [
@@ -101,7 +101,7 @@ describe('Tracepoints', () => {
     expect(all.counts(sandbox)).toMatchObject({ execs: 2, exits: 1 });
   });
 
-  it('the OOM killer’s victim, and before it what it waited for', async ({ skip }) => {
+  it('reports the OOM killer’s victim, and the stall before it', async ({ skip }) => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = await open();
     const sandbox = newSandboxId();
@@ -132,7 +132,7 @@ describe('Tracepoints', () => {
     expect(stalls).toBeGreaterThan(0);
   });
 
-  it('a ring that is full loses events, counted, and no count', async () => {
+  it('a full ring loses events but no counts, and counts the loss', async () => {
     const all = await open({ ringBytes: 4096 });
     const sandbox = newSandboxId();
     const many = shell('i=0; while [ $i -lt 60 ]; do /bin/true; i=$((i+1)); done');
@@ -142,7 +142,7 @@ describe('Tracepoints', () => {
     expect(all.counts(sandbox)).toMatchObject({ execs: 60, exits: 61 });
     expect(told.length).toBeGreaterThan(0);
     expect(told.length + all.loss().events).toBe(121);
-    // It goes on afterwards.
+    // It works afterwards.
     told = [];
     const next = shell('exit 0');
     all.watch(sandbox, next.child.pid ?? 0);
@@ -151,7 +151,7 @@ describe('Tracepoints', () => {
     expect(kinds(sandbox)).toEqual(['exit']);
   });
 
-  it('processes that there is no room for are counted; a sandbox that is one too many is refused', async () => {
+  it('counts processes beyond its room, and refuses a sandbox too many', async () => {
     const all = await open({ processesMax: 1 });
     const sandbox = newSandboxId();
     const parent = shell('/bin/true; /bin/true; exit 0');
@@ -165,7 +165,7 @@ describe('Tracepoints', () => {
     expect(all.counts(sandbox)).toMatchObject({ execs: 0, exits: 1 });
   });
 
-  it('one that has ended is not watched; what is forgotten is not told', async () => {
+  it('does not watch a process that has ended, nor report a forgotten one', async () => {
     const all = await open();
     const sandbox = newSandboxId();
     const gone = shell('exit 0');
@@ -181,7 +181,7 @@ describe('Tracepoints', () => {
     expect(all.counts(sandbox)).toBeUndefined();
   });
 
-  it('takes more sandboxes, one after the other, than it has room for at once', async () => {
+  it('takes more sandboxes in sequence than it has room for at once', async () => {
     const all = await open();
     const each = newSandboxId();
     for (let number = 0; number < 5000; number += 1) {

@@ -41,7 +41,7 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   const jails = (): string[] => readdirSync(join(home, 'run/jail/firecracker'));
 
   it(
-    'proveSeccomp: what leads out is refused on each thread, and goes through without a jail',
+    'proveSeccomp: each thread is refused every way out, and none without a jail',
     PATIENT,
     async () => {
       const some = /^(execve|fork|clone3|ptrace|socket|io_uring|by the number)/;
@@ -61,7 +61,7 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   );
 
   it(
-    'proveSeccomp: what Firecracker’s own filters let through, the launcher’s refuses',
+    'proveSeccomp: the launcher’s filter refuses what Firecracker’s own filters allow',
     PATIENT,
     async () => {
       const proof = await proveSeccomp(
@@ -73,26 +73,22 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     },
   );
 
-  it(
-    'proveSeccomp: a call that the filters let through is found, on each thread',
-    PATIENT,
-    async () => {
-      const close = { name: 'close', number: 3, args: [0xffff_ffff] };
-      const proof = await proveSeccomp(context(), [close]);
-      expect(proof.holds).toBe(false);
-      expect(failed(proof).filter((line) => !line.startsWith('control'))).toEqual(
-        ['firecracker', 'fc_api', 'fc_vcpu 0'].map(
-          (thread) => `close, by thread ${thread}: returned -9`,
-        ),
-      );
-    },
-  );
+  it('proveSeccomp: finds a call that the filters allow, on each thread', PATIENT, async () => {
+    const close = { name: 'close', number: 3, args: [0xffff_ffff] };
+    const proof = await proveSeccomp(context(), [close]);
+    expect(proof.holds).toBe(false);
+    expect(failed(proof).filter((line) => !line.startsWith('control'))).toEqual(
+      ['firecracker', 'fc_api', 'fc_vcpu 0'].map(
+        (thread) => `close, by thread ${thread}: returned -9`,
+      ),
+    );
+  });
 
   it.each([
     ['caps', proveCaps],
     ['cgroup', proveCgroup],
     ['image', proveImageWithoutLinux],
-  ] as const)('%s holds, with its controls, and nothing is left', PATIENT, async (name, prove) => {
+  ] as const)('%s holds, with its controls, and leaves nothing', PATIENT, async (name, prove) => {
     const proof = await prove(context());
     expect(failed(proof)).toEqual([]);
     expect(proof).toMatchObject({ name, holds: true });
@@ -100,7 +96,7 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     expect(jails()).toEqual([]);
   });
 
-  it('reachOfVmm: what the kernel has of each thread is what was compiled', PATIENT, async () => {
+  it('reachOfVmm: the kernel has the compiled filter on each thread', PATIENT, async () => {
     const threads = await reachOfVmm(context({ firecrackerFilter: 'ours' }));
     const text = readFileSync(join(POLICY_DIR, 'firecracker-x86_64.json'), 'utf8');
     const profile = parseProfile(text);
@@ -120,8 +116,8 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     expect(builtin.every(({ always }) => always.length > 10)).toBe(true);
   });
 
-  it('what can not be tried is an error with its reason, never a proof', PATIENT, async () => {
-    // The version floor holds for whoever does not ask for less.
+  it('a case that cannot run is an error with its reason, never a proof', PATIENT, async () => {
+    // The version floor is the default.
     const older = { ...context(), allowOlder: false };
     await expect(proveSeccomp(older)).rejects.toMatchObject({
       code: 'no_world',

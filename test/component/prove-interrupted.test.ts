@@ -1,4 +1,4 @@
-/** `prove` leaves nothing, whenever it is interrupted. */
+/** `prove` leaves nothing when it is interrupted. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
@@ -28,7 +28,7 @@ it.each(['SIGINT', 'SIGTERM'] as const)(
   },
 );
 
-it('an actor whose parent has gone ends without a word', async () => {
+it('an actor whose parent is gone exits silently', async () => {
   const module = JSON.stringify(join(ROOT, 'src/prove/actor.ts'));
   const code = `import(${module}).then(({ act }) => act({ never: () => 1 }));`;
   const child = spawn(process.execPath, ['-e', code], { stdio: ['pipe', 'pipe', 'pipe'] });
@@ -37,7 +37,7 @@ it('an actor whose parent has gone ends without a word', async () => {
     stderr += bytes.toString();
   });
   child.stdout.destroy();
-  // Its input stays open: only the answer can tell it.
+  // Its input stays open: only its answer shows that the parent is gone.
   child.stdin.on('error', () => undefined);
   child.stdin.write(`${JSON.stringify({ action: 'never', values: {} })}\n`);
   const [status] = await once(child, 'close');

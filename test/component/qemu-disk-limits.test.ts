@@ -1,6 +1,6 @@
 /**
- * What holds the disks of a VM to a rate, on a real QEMU. Time has lower bounds only: what waits for a limit takes at
- * least so long, however busy the machine is; without one, some try of many takes less.
+ * Disk limits on a real QEMU. Times have lower bounds only: a limited transfer takes at least its time, however busy
+ * the machine; without a limit, at least one of several tries takes less.
  */
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
@@ -21,7 +21,7 @@ async function isOnceBelow(leastMs: number, go: () => Promise<number>): Promise<
 }
 
 describe('limitDisks', () => {
-  it('bytesPerSecond: reads and writes of both disks have one budget; lifted, they are faster', async () => {
+  it('bytesPerSecond: reads and writes of both disks share one budget until it is lifted', async () => {
     await using qemu = await StandingQemu.start();
     const mixed = async (): Promise<number> =>
       (await qemu.io('overlay', 'write', 2, 2 * MIB)) +
@@ -35,7 +35,7 @@ describe('limitDisks', () => {
     expect(await isOnceBelow(least, mixed)).toBe(true);
   });
 
-  it('opsPerSecond: small ones wait too; a limit can be replaced by another', async () => {
+  it('opsPerSecond: small requests wait too, and a new limit replaces the old', async () => {
     await using qemu = await StandingQemu.start();
     const some = (): Promise<number> => qemu.io('overlay', 'write', 21, 512);
     const least = leastMs(21, 1, 20);
@@ -45,7 +45,7 @@ describe('limitDisks', () => {
     expect(await some()).toBeGreaterThan(least);
   });
 
-  it('limitDisks: a QEMU whose disks are not ours is told as that', async () => {
+  it('limitDisks: reports a QEMU whose disks are not ours', async () => {
     await using qemu = await StandingQemu.start();
     const execute = qemu.qmp.execute.bind(qemu.qmp);
     qemu.qmp.execute = async (command, ...more) =>

@@ -1,4 +1,4 @@
-/** How the QEMU driver meets a QEMU that does not do its part. */
+/** The QEMU driver with a QEMU that misbehaves. */
 import { spawn } from 'node:child_process';
 import {
   chmodSync,
@@ -67,7 +67,7 @@ async function withBench<T>(driver: VmmDriver, run: (bench: VmBench) => Promise<
   }
 }
 
-/** Starts, expects the failure, and that nothing of the start is left. */
+/** Starts a VM, and expects the failure and no leftovers. */
 async function failsToStart(driver: VmmDriver, expected: object): Promise<void> {
   await withBench(driver, async (bench) => {
     const spec = bench.spec();
@@ -81,22 +81,22 @@ async function failsToStart(driver: VmmDriver, expected: object): Promise<void> 
 }
 
 describe('start', () => {
-  it('start: a QEMU that ends at once is quoted', async () => {
+  it('start: quotes a QEMU that exits at once', async () => {
     await failsToStart(await makeDriver('exits'), {
       code: 'vmm_start_failed',
       cause: 'it ended with status 3: stub-qemu: could not load PC BIOS',
     });
   });
-  it('start: a QEMU that dies while it starts is quoted', async () => {
+  it('start: quotes a QEMU that dies while it starts', async () => {
     await failsToStart(await makeDriver('dies'), {
       code: 'vmm_start_failed',
       cause: 'it got SIGABRT: stub-qemu: assertion failed',
     });
   });
-  it.each(['garbage', 'flood'])('start: %s on the control connection ends it', async (mode) => {
+  it.each(['garbage', 'flood'])('start: fails on %s on the control connection', async (mode) => {
     await failsToStart(await makeDriver(mode), { code: 'vmm_command_failed' });
   });
-  it('start: a QEMU that says nothing runs into the deadline', async () => {
+  it('start: a silent QEMU runs into the deadline', async () => {
     // 15 s in 3/10 s: long enough for the stub to start, which is all it does.
     await failsToStart(await makeDriver('silent', { clock: hasty }), { code: 'vmm_timeout' });
   });
@@ -111,19 +111,19 @@ describe('start', () => {
       cause: 'Failed to read vhost-user protocol features',
     });
   });
-  it('start: a vsock device that can not be made ends it', async () => {
+  it('start: fails if its vsock device cannot be made', async () => {
     const failing: AttachVsock = () => Promise.reject(new Error('address in use'));
     await failsToStart(await makeDriver('chatty', { attachVsock: failing }), {
       code: 'vmm_start_failed',
       cause: expect.objectContaining({ message: 'address in use' }),
     });
   });
-  it('start: a launcher that is not installed is named', async () => {
+  it('start: names a launcher that is not installed', async () => {
     const launch: Launch = async ({ stdio }) =>
       ofChild(spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] }));
     await failsToStart(await makeDriver('chatty', { launch }), { code: 'vmm_missing' });
   });
-  it('start: cancelled while QEMU hangs, it leaves nothing', async () => {
+  it('start: leaves nothing if cancelled while QEMU hangs', async () => {
     const driver = await makeDriver('silent');
     await withBench(driver, async (bench) => {
       const spec = bench.spec();
@@ -139,7 +139,7 @@ describe('start', () => {
       await expect.poll(held).toEqual(before);
     });
   });
-  it('exited: carries no more of stderr than its last lines', async () => {
+  it('exited: carries only the last lines of stderr', async () => {
     const driver = await makeDriver('chatty');
     await withBench(driver, async (bench) => {
       const vm = await driver.start(bench.spec());
@@ -153,7 +153,7 @@ describe('start', () => {
 });
 
 describe('launch', () => {
-  it('launch: QEMU dies with its parent, even by SIGKILL', async () => {
+  it('launch: QEMU dies with its parent, even on SIGKILL', async () => {
     const args = [join(import.meta.dirname, '../fixtures/hold-vm.ts'), stub('chatty'), dir];
     const parent = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     const pid = Number(await new Promise((resolve) => parent.stdout.once('data', resolve)));
@@ -162,7 +162,7 @@ describe('launch', () => {
     parent.kill('SIGKILL');
     await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false);
   });
-  it('launch: the environment stays behind, and new privileges are out of reach', async () => {
+  it('launch: QEMU gets no environment and no new privileges', async () => {
     process.env['NEUROVISOR_UPSTREAM_KEY'] = 'secret';
     try {
       const driver = await makeDriver('chatty');
@@ -182,7 +182,7 @@ describe('launch', () => {
 
 describe('createQemuDriver', () => {
   const options = { accelerator: 'tcg' as const, attachVsock, clock: systemClock, log: silentLog };
-  it('createQemuDriver: a binary that is missing or too old is refused with a remedy', async () => {
+  it('createQemuDriver: refuses a missing or old binary with a remedy', async () => {
     for (const binary of [join(dir, 'none'), stub('old'), '/bin/true']) {
       const failure = createQemuDriver({ ...options, binary });
       await expect(failure).rejects.toMatchObject({
@@ -191,7 +191,7 @@ describe('createQemuDriver', () => {
       });
     }
   });
-  it('createQemuDriver: says what it is', async () => {
+  it('createQemuDriver: describes itself', async () => {
     const driver = await makeDriver('chatty');
     expect(driver.description).toBe('QEMU 7.2.22 (software emulation)');
   });

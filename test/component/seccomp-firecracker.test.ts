@@ -13,7 +13,7 @@ import { type Profile, parseProfile } from '../../src/jail/seccomp/profile.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
 const POLICY = join(import.meta.dirname, '../../policy/firecracker-x86_64.json');
-/** Of the Rust program's handler of SIGSYS. */
+/** Exit status of Firecracker's SIGSYS handler. */
 const EXIT_SECCOMP = 148;
 const WAIT_MS_MAX = 10_000;
 const ENTRY = 0x10_0000;
@@ -79,7 +79,7 @@ requiresFirecracker().describe('a filter file in Firecracker', (files) => {
     return await api('PUT', '/snapshot/create', files);
   };
 
-  it('is on every thread of a guest that runs, and lets it be paused and saved', async () => {
+  it('is on every thread of a running VM, which can still be paused and saved', async () => {
     await boot(firecrackerFilter(policy(), 'bincode', 'x86_64'));
     const threads = readdirSync(`/proc/${child.pid}/task`).map((id) => {
       const path = `/proc/${child.pid}/task/${id}`;
@@ -94,7 +94,7 @@ requiresFirecracker().describe('a filter file in Firecracker', (files) => {
     expect(await api('PATCH', '/vm', { state: 'Resumed' })).toBe(204);
   });
 
-  it('ends a Firecracker that makes a call which is not in it', async () => {
+  it('ends a Firecracker that makes a call outside the filter', async () => {
     const whole = policy();
     const vmm = whole.get('vmm');
     if (vmm === undefined) throw new Error('no thread vmm');
@@ -105,7 +105,7 @@ requiresFirecracker().describe('a filter file in Firecracker', (files) => {
     expect(await exited()).toBe(EXIT_SECCOMP);
   });
 
-  it('is refused at the start in the encoding of newer versions, or cut off', async () => {
+  it('is refused at the start if truncated, or in the encoding of newer versions', async () => {
     const file = (format: FilterFormat) => firecrackerFilter(policy(), format, 'x86_64');
     for (const bytes of [file('bitcode'), file('bincode').subarray(0, -8), new Uint8Array()]) {
       start(bytes);

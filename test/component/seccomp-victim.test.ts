@@ -1,4 +1,4 @@
-/** The compiler's programs under the real kernel: every action, every operator, other processors' calls. */
+/** The compiler's programs in the real kernel: every action, every operator, calls of other architectures. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { INSTRUCTIONS_MAX } from '../../src/jail/seccomp/cbpf.ts';
@@ -17,7 +17,7 @@ import { outcomeOf, Victim, type VictimCall } from '../support/seccomp-victim.ts
 
 const uid = process.getuid?.() ?? 0;
 const gid = process.getgid?.() ?? 0;
-/** Calls without arguments: the filter sees six nevertheless, and nothing depends on them. */
+/** Calls without arguments: the filter still sees six values, and the kernel ignores them. */
 const HARMLESS: Readonly<Record<string, number>> = {
   getuid: uid,
   geteuid: process.geteuid?.() ?? 0,
@@ -25,7 +25,7 @@ const HARMLESS: Readonly<Record<string, number>> = {
   getegid: process.getegid?.() ?? 0,
   sched_yield: 0,
 };
-/** By number, what the calls give. */
+/** Results of the calls by number. */
 const RESULTS = new Map(
   Object.entries(HARMLESS).map(([name, result]) => [syscallNumber(name, 'x86_64') ?? -1, result]),
 );
@@ -58,7 +58,7 @@ describe('a compiled filter in the kernel', () => {
   });
   afterAll(() => victim[Symbol.dispose]());
 
-  it('allows, logs, traps, kills and answers with an errno, as the entry says', () => {
+  it('allows, logs, traps, kills or returns an errno, by entry', () => {
     const actions: readonly Action[] = [
       ...(['allow', 'log', 'trap', 'kill_thread', 'kill_process'] as const),
       { errno: 0 },
@@ -88,7 +88,7 @@ describe('a compiled filter in the kernel', () => {
     expect(outcomes(byDefault)).toEqual(expected);
   });
 
-  it('compares each argument by each operator, with 32 bits and with 64', () => {
+  it('compares each argument by each operator, in 32 and 64 bits', () => {
     const middle = { dword: 0x8000_0000n, qword: 0x1_8000_0000n };
     const tried = (['dword', 'qword'] as const).flatMap((type) =>
       OPERATORS.flatMap((op) =>
@@ -127,8 +127,8 @@ describe('a compiled filter in the kernel', () => {
     expect(lines).toEqual(expected);
   });
 
-  it('looks at the bits of a mask only', () => {
-    // As the rule for threads: CLONE_THREAD, whatever else is asked for.
+  it('compares only the bits of a mask', () => {
+    // Like the rule for threads: CLONE_THREAD, with any other flags.
     const one = program(
       onGetuid({ index: 0, type: 'dword', op: { masked_eq: 0x1_0000 }, val: 0x1_0000 }),
     );
@@ -159,7 +159,7 @@ describe('a compiled filter in the kernel', () => {
     );
   });
 
-  it('kills a call by a number of x32 or in the way of a 32-bit program, even where all is allowed', () => {
+  it('kills x32 and 32-bit calls, even where all calls are allowed', () => {
     const open = program(
       filter({ default_action: 'allow', filter_action: { errno: 1 }, filter: [] }),
     );
@@ -177,7 +177,7 @@ describe('a compiled filter in the kernel', () => {
     expect(lines).toEqual([`returned ${uid}`, ...Array(3).fill('process died 31')]);
   });
 
-  it('takes 4096 instructions, and the compiler refuses what the kernel would', () => {
+  it('takes 4096 instructions; the compiler refuses more, like the kernel', () => {
     const nop = Uint8Array.of(0x20, 0, 0, 0, 0, 0, 0, 0);
     const allow = Uint8Array.of(6, 0, 0, 0, 0, 0, 0xff, 0x7f);
     const long = (count: number): Uint8Array =>
@@ -191,7 +191,7 @@ describe('a compiled filter in the kernel', () => {
     ).toEqual([`returned ${uid}`, 'program refused 22']);
   });
 
-  it('decides random calls under random profiles as they mean it', () => {
+  it('decides random calls as random profiles say', () => {
     const pairs = fc.sample(
       filtersOf(Object.keys(HARMLESS), 40).chain((filter) =>
         fc.tuple(

@@ -84,7 +84,7 @@ async function listen(path: string, serve: (socket: Socket) => void): Promise<Se
 }
 
 describe('host clients', () => {
-  it('CONNECT with payload in the same segment: OK, then bytes both ways', async () => {
+  it('CONNECT with payload in the same segment: answers OK, then carries bytes both ways', async () => {
     const made = await attach();
     const guest = await boot(made);
     guest.guest.listening.add(5000);
@@ -101,7 +101,7 @@ describe('host clients', () => {
     await guest.until(() => guest.guest.streams.size === 0, 'the end');
   });
 
-  it('CONNECT byte by byte', async () => {
+  it('takes a CONNECT line byte by byte', async () => {
     const made = await attach();
     const guest = await boot(made);
     guest.guest.listening.add(5000);
@@ -118,7 +118,7 @@ describe('host clients', () => {
   });
 
   it.each(['GET / HTTP/1.1\r\n\r\n', 'C'.repeat(64), 'CONNECT 99999999999\n'])(
-    'closes a client that says %j',
+    'closes a client that sends %j',
     async (line) => {
       const made = await attach();
       const guest = await boot(made);
@@ -130,7 +130,7 @@ describe('host clients', () => {
     },
   );
 
-  it('closes a client whose port nobody listens at in the guest', async () => {
+  it('closes a client whose port has no listener in the guest', async () => {
     const made = await attach();
     const guest = await boot(made);
     const client = connect(made.spec.channelPath);
@@ -140,7 +140,7 @@ describe('host clients', () => {
     expect(got.text()).toBe('');
   });
 
-  it('ends of input travel both ways, apart', async () => {
+  it('carries the ends of input both ways independently', async () => {
     const made = await attach();
     const guest = await boot(made);
     guest.guest.listening.add(5000);
@@ -158,7 +158,7 @@ describe('host clients', () => {
 });
 
 describe('guests', () => {
-  it('dial a listener; other ports are refused, also those that are not allowed', async () => {
+  it('reach a listener; ports without one, or not allowed, are refused', async () => {
     const made = await attach({ guestPorts: [80, 81] });
     const guest = await boot(made);
     let got: ReturnType<typeof collect> | undefined;
@@ -177,7 +177,7 @@ describe('guests', () => {
     expect(await made.device.stats()).toMatchObject({ connectionsRefused: 2, protocolErrors: 0 });
   });
 
-  it('10 000 connections one after another and 50 at once leave nothing (S8)', async () => {
+  it('10 000 connections in sequence and 50 at once leave nothing (S8)', async () => {
     const made = await attach();
     const guest = await boot(made);
     let accepted = 0;
@@ -207,7 +207,7 @@ describe('guests', () => {
     await guest.until(() => again.state === 'open', 'one more');
   });
 
-  it('1 GiB each way at once: all arrives, memory stays flat (R-IPC-3)', async () => {
+  it('1 GiB each way at once arrives, and memory stays flat (R-IPC-3)', async () => {
     const made = await attach();
     const guest = await boot(made);
     let fromGuest = 0;
@@ -259,7 +259,7 @@ describe('guests', () => {
 describe('limits', () => {
   const limit: BucketLimit = { size: 100_000, refillPerSecond: 200_000 };
 
-  it('hold bytes back both ways, are changed live, and lose nothing', async () => {
+  it('slow bytes both ways, change live, and lose nothing', async () => {
     const made = await attach({ limits: { guestToHostBytes: limit, hostToGuestBytes: limit } });
     const guest = await boot(made);
     const BYTES = 2_000_000;
@@ -293,7 +293,7 @@ describe('limits', () => {
     }, 'the rest');
   });
 
-  it('are refused when they make no sense', async () => {
+  it('are refused if invalid', async () => {
     const bad = { connections: { size: 0, refillPerSecond: 1 } };
     await expect(attach({ limits: bad })).rejects.toMatchObject({ code: 'invalid_spec' });
     const made = await attach();
@@ -302,7 +302,7 @@ describe('limits', () => {
 });
 
 describe('the VMM', () => {
-  it('that goes away closes its device: last bytes arrive, sockets and descriptors are gone', async () => {
+  it('that ends closes its device: last bytes arrive, sockets and descriptors are gone', async () => {
     const before = await attach();
     await before.device.detach();
     const fds = openFds();
@@ -329,7 +329,7 @@ describe('the VMM', () => {
     expect(openFds()).toEqual(fds);
   });
 
-  it('that pauses keeps its connections; bytes of the pause arrive after it', async () => {
+  it('that pauses keeps its connections, and their bytes arrive after the pause', async () => {
     const made = await attach();
     const guest = await boot(made);
     let got: ReturnType<typeof collect> | undefined;
@@ -347,7 +347,7 @@ describe('the VMM', () => {
     await guest.until(() => got?.text() === 'before after', 'the rest');
   });
 
-  it('that plugs the device again starts with no connection', async () => {
+  it('that plugs the device again starts without connections', async () => {
     const made = await attach();
     const guest = await boot(made);
     let got: ReturnType<typeof collect> | undefined;
@@ -400,7 +400,7 @@ describe('the VMM', () => {
     });
   });
 
-  it('maps only the file that was made for its VM', async () => {
+  it('maps only the memory file of its VM', async () => {
     const memoryFd = sealedMemFd(0);
     ftruncateSync(memoryFd, MEMORY_BYTES);
     const made = await attach({ memory: fileIdentity(memoryFd) });
@@ -453,7 +453,7 @@ describe('the VMM', () => {
 });
 
 describe('VsockHost', () => {
-  it('attaches again at the same paths after detach, and over sockets of a killed process', async () => {
+  it('attach: reuses its paths after detach, and those of a killed process', async () => {
     const made = await attach();
     const guest = await boot(made);
     await guest.until(() => true, '');
@@ -483,7 +483,7 @@ describe('VsockHost', () => {
     await expect(attach(change)).rejects.toMatchObject({ code });
   });
 
-  it('close ends all devices; nothing can be attached afterwards', async () => {
+  it('close: ends all devices, and attach fails afterwards', async () => {
     const made = await attach();
     await boot(made);
     await host.close();
