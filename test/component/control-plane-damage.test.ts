@@ -85,7 +85,7 @@ describe('LocalControlPlane: a save that fails', () => {
       const { id } = await begin(host);
       host.script.die(phase);
       const outcome = WAYS[way](host, id).catch((error: unknown) => error);
-      // From there on all that counts stands still, and is not the VM's: nothing is lost.
+      // From here on the VM is stopped and everything is copied, so nothing is lost.
       const isKept = way === 'pause' && ['keep-memory', 'keep-disk', 'commit'].includes(phase);
       await host.became(id, isKept ? 'paused' : 'ended');
       const done = await outcome;
@@ -122,7 +122,7 @@ describe('LocalControlPlane: a save that fails', () => {
     ['snapshot', 'keep-memory'],
     ['snapshot', 'keep-disk'],
     ['fork', 'keep-disk'],
-  ] as const)('%s, the disk is full at %s: it is told as that', async (way, phase) => {
+  ] as const)('%s, the disk is full at %s: reported as disk_full', async (way, phase) => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.script.fail(phase, NO_SPACE);

@@ -1,6 +1,6 @@
 /**
- * How sandboxes end, and what happens to their memory: each cause is told as what it was, with what speaks
- * for it, and outlives the process that held the sandbox.
+ * Endings and memory events: each cause is reported with its evidence, and survives the process that held the
+ * sandbox.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

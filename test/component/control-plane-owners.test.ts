@@ -52,7 +52,7 @@ async function pausedOne(host: FakeHost): Promise<string> {
   return id;
 }
 
-/** The most of those that have ended in one list. */
+/** Maximum of ended sandboxes in one list. */
 const ENDED_LISTED = 256;
 
 describe('LocalControlPlane: two over one store', () => {

@@ -78,7 +78,7 @@ describe('LocalControlPlane: starts', () => {
   it('dead or hanging members are not handed out', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 3);
-    // What is in the environment is told to the guest, so its silence shows.
+    // The environment is sent to the guest, so a guest that hangs shows.
     const request = { env: { OWN: 'mine' } };
     const silent = host.script.hold('update');
     host.script.die('update');
@@ -213,7 +213,7 @@ describe('LocalControlPlane: close', () => {
       isClosed = true;
     });
     await ending.reached;
-    // Of the others nothing is left by then: a workspace, and a file as RAM.
+    // Of the others nothing is left: no workspace, no file as RAM.
     await expect.poll(async () => (await host.holdings())['files of VMs']).toBe(2);
     for (let turn = 0; turn < 10; turn++) await settle();
     expect(isClosed).toBe(false);

@@ -119,7 +119,7 @@ describe('resizeMemory', () => {
     expect(told.holdMs).toBeUndefined();
     await resize(768);
     expect(told.holdMs).toBe(RESIZE_LIMITS.holdMs);
-    // Nobody would give it more: it has no maximum beyond.
+    // The guest has its maximum, so nothing would grow it.
     expect(guestLimits({ memoryMib: 256 })).toEqual({});
   });
 
@@ -148,7 +148,7 @@ describe('resizeMemory', () => {
     const { clock, asked, changes, answer, resize } = world();
     answer.isHeld = true;
     await expect(resize(toMib)).rejects.toThrow('longer than');
-    // What is told is what it has.
+    // The reported size is the current one.
     expect([asked, changes]).toEqual([[toMib], [toMib]]);
     expect(clock.now()).toBeLessThan(2 * RESIZE_LIMITS.answerMsMax);
   });

@@ -47,7 +47,7 @@ it('MemoryWatch: every event is emitted or counted, within its budget', () => {
           out.push(...watch.fromHost(event as never, now, wallMs));
         } else out.push(...watch.fromGuest(guest, now, wallMs));
       }
-      // What is counted now comes with the next one that is told: a minute makes room for it.
+      // Dropped events are reported with the next emitted one; a minute refills the budget.
       const last = { type: 'oom', oomKills: 1, detail: '', victim: null } as const;
       out.push(...watch.fromGuest(last, now + 60_000, 0));
       const counted = out.map((event) => (event.type === 'dropped' ? event.count : 1));

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FairQueue } from './fair-queue.ts';
 
-/** The same with arrays: who has waited longest for a turn of his tenant's, then for his own. */
+/** A naive model with arrays: the tenant that waits longest for its turn, then the item that waits longest. */
 class NaiveLine {
   items: { tenant: string; item: number }[] = [];
   round: string[] = [];

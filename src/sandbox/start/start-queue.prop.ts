@@ -1,6 +1,6 @@
 /**
  * The queue against a naive model: arrays, no timers, everything computed anew after each step. The model
- * says who has begun, in which order, and what became of each request.
+ * computes which requests have started, in which order, and the outcome of each.
  *
  * Time moves in quanta of the memory poll; time limits end inside a quantum, so nothing happens at the
  * same instant as a poll.
@@ -129,7 +129,7 @@ class Model {
     this.rounds[name] = [...this.rounds[name].filter((one) => one !== tenant), tenant];
   }
 
-  /** Tenants with nobody in the line leave the round, new ones join at its end. */
+  /** Tenants without a waiting request leave the round, new ones join at its end. */
   #keepRound(name: Priority | 'takes'): void {
     const inLine = name === 'takes' ? this.waiting.filter((one) => one.takes) : this.of(name);
     const tenants = new Set(inLine.map(({ tenant }) => tenant));
@@ -309,7 +309,7 @@ describe('StartQueue properties', () => {
   });
 });
 
-/** Nobody may be forgotten: with memory there, each that waits begins; after `close` each is refused. */
+/** No request is forgotten: with free memory each waiting one starts; after `close` each is refused. */
 async function endAll(model: Model, real: Real, closes: boolean): Promise<void> {
   const closing = new Step('close', () => {
     model.close();

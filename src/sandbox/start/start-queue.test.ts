@@ -49,7 +49,7 @@ function queueOf(options: Partial<StartQueueOptions> = {}) {
 }
 
 describe('StartQueue', () => {
-  it("reserve: what is given to a running sandbox is nobody else's meanwhile", async () => {
+  it('reserve: memory reserved for growth is not available to starts', async () => {
     const { queue, host, begun, ask } = queueOf();
     host.availableMib = 1024 + RESERVE_MIB;
     const release = queue.reserve(600);

@@ -44,7 +44,7 @@ class World {
     const before = this.pool.stats();
     const member = this.pool.claim();
     if (member !== undefined) this.#hand(member);
-    // A miss is honest: none of those that were ready was fit to be handed out.
+    // After a miss, no ready member was fit to be handed out.
     else expect(this.pool.stats().discarded - before.discarded).toBe(before.ready);
   }
 

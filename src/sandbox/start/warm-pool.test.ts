@@ -442,7 +442,7 @@ describe('WarmPool with StartQueue', () => {
       expect((error as BusyError).message).toMatch(/the queue is full|not started within 30000 ms/);
       expect((error as BusyError).retryAfterMs).toBeGreaterThanOrEqual(250);
     }
-    // Who is refused at once is told how long those ahead take: 130, two at a time.
+    // The retry delay is the time of the 130 requests ahead, two at a time.
     const atOnce = (refused as BusyError[]).find((one) => one.message.includes('full'));
     expect(atOnce?.retryAfterMs).toBeCloseTo((130 / 2) * SLOW_MS, -4);
     expect(pool.stats()).toMatchObject({ hits: 4, misses: 196, ready: 4, starting: 0 });

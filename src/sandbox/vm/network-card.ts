@@ -182,7 +182,7 @@ export class NetworkCard {
     return this.#counted.bytes;
   }
 
-  /** For who goes on with the sandbox in another VM: what holds, and what is used of its budget. */
+  /** The network for the next VM of the sandbox: the effective policy, and the used bytes. */
   async networkToKeep(): Promise<NetworkSpec | null> {
     await this.#countBudget();
     return this.#network && { ...this.#network, ...this.#used };

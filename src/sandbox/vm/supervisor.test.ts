@@ -11,7 +11,7 @@ import { Supervisor } from './supervisor.ts';
 
 type Step = 'workspace' | 'overlay' | 'listener' | 'bridge' | 'vm' | 'hello';
 
-/** Parts without a VM: they record what is held, and fail or hang where they are told to. */
+/** Parts without a VM: they record what is held, and fail or hang as configured. */
 function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const held = new Set<string>();
   const releases: string[] = [];
