@@ -213,7 +213,7 @@ describe('LocalControlPlane: close', () => {
       isClosed = true;
     });
     await ending.reached;
-    // Of the others nothing is left: no workspace, no file as RAM.
+    // Only the bound member is left: its workspace and its RAM file.
     await expect.poll(async () => (await host.holdings())['files of VMs']).toBe(2);
     for (let turn = 0; turn < 10; turn++) await settle();
     expect(isClosed).toBe(false);
