@@ -111,6 +111,26 @@ os._exit(0)
     await (await seen).aborted;
   });
 
+  it('refusals: a client that sends head and body apart, or 40 MiB, gets the answer', async () => {
+    const outcome = await run(`
+import time
+def apart(path, data, pause):
+    at = urlsplit(os.environ['OPENAI_BASE_URL'])
+    connection = http.client.HTTPConnection(at.hostname, at.port, timeout=60)
+    connection.putrequest('POST', at.path + path)
+    connection.putheader('Content-Length', str(len(data)))
+    connection.endheaders()
+    time.sleep(pause)
+    connection.send(data)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())['error']['code']
+
+print({apart('/responses', b'x' * 4000, 0.02 * n) for n in range(6)})
+print(apart('/chat/completions', bytes(40 << 20), 0.1))
+`);
+    expect(outcome.stdout).toBe("{(404, 'unknown_url')}\n(413, 'body_too_large')\n");
+  });
+
   it('policy: an unknown model and remote media are refused with errors of the dialect', async () => {
     const outcome = await run(`
 import sys
