@@ -15,7 +15,7 @@ describe('ignore', () => {
     expect(counted('none')).toBe(before.none + 1);
   });
 
-  it('ignore: a flood of codes has a bounded number of series', () => {
+  it('ignore: bounds the number of series', () => {
     for (let n = 0; n < 1_000; n += 1) ignore({ code: `invented_${n}` }, 'a test');
     expect(ignoredErrors.samples().length).toBeLessThanOrEqual(64);
     expect(counted('other')).toBeGreaterThan(900);

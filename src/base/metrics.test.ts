@@ -16,7 +16,7 @@ async function textOf(...metrics: readonly Metric[]): Promise<string> {
 }
 
 describe('MetricRegistry', () => {
-  it('text: help, type and each series, escaped, as format 0.0.4 wants it', async () => {
+  it('text: writes help, type and each series, escaped, in format 0.0.4', async () => {
     const asked = new Counter({
       name: 'asked_total',
       help: 'Asked,\nof a \\ kind.',
@@ -38,7 +38,7 @@ describe('MetricRegistry', () => {
     );
   });
 
-  it('histogram: cumulative buckets, the bound belongs to its bucket', async () => {
+  it('histogram: buckets are cumulative, and include their bound', async () => {
     const wait = new Histogram({
       name: 'wait_seconds',
       help: 'W.',
@@ -57,7 +57,7 @@ describe('MetricRegistry', () => {
     ]);
   });
 
-  it('counter, histogram: past their limit of series all is `other`, and nothing is lost', async () => {
+  it('counter, histogram: count everything past their limit of series as `other`', async () => {
     const spec = { help: 'x', unit: null, labels: ['trace'], seriesMax: 10 } as const;
     const counter = new Counter({ ...spec, name: 'c_total' });
     const histogram = new Histogram({ ...spec, name: 'h', bounds: [1] });
@@ -81,14 +81,14 @@ describe('MetricRegistry', () => {
     expect(metric.samples()).toHaveLength(200);
   });
 
-  it('text: a source that fails costs its own refresh only', async () => {
+  it('text: a failing source loses only its own refresh', async () => {
     const registry = new MetricRegistry();
     registry.add(single('gauge', { name: 'one', help: 'x', unit: null }, () => 1));
     registry.beforeScrape(() => Promise.reject(new Error('gone')));
     expect(await registry.text()).toContain('\none 1\n');
   });
 
-  it('histogramSamples: what a BPF map has counted', () => {
+  it('histogramSamples: reads the counts of a BPF map', () => {
     const buckets = [
       { le: 1, count: 2 },
       { le: Infinity, count: 3 },

@@ -21,7 +21,7 @@ describe('TokenBucket', () => {
     expect(bucket.tryOpen(1020)).toBe(true);
   });
 
-  it('lets a message larger than the bucket pass and has it paid for afterwards', () => {
+  it('lets a message larger than the bucket pass, into debt', () => {
     const bucket = new TokenBucket(limit, 0);
     bucket.spend(350);
     expect(bucket.tryOpen(4_999)).toBe(false);
@@ -45,7 +45,7 @@ describe('TokenBucket', () => {
     expect(bucket.tryOpen(1e9)).toBe(false);
   });
 
-  it('counts the time in which tokens were wanted and missing', () => {
+  it('counts the time that spenders waited for tokens', () => {
     const bucket = new TokenBucket(limit, 0);
     bucket.spend(200);
     bucket.tryOpen(100);

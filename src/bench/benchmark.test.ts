@@ -31,7 +31,7 @@ describe('benchmark', () => {
     });
   });
 
-  it('resultOf: no baseline, no ratio', () => {
+  it('resultOf: has no ratio without a baseline', () => {
     const result = resultOf({
       name: 'x',
       unit: 'ms',
@@ -43,7 +43,7 @@ describe('benchmark', () => {
     expect(result).toMatchObject({ baseline: null, ratio: null, note: 'first of its kind' });
   });
 
-  it('resultOf: attempts that failed are in the share of success; without a sample there is no figure', () => {
+  it('resultOf: failed attempts lower the share of success; no samples, no figure', () => {
     const some = { name: 'x', unit: 'ms', accelerator: 'tcg', baseline: null } as const;
     expect(resultOf({ ...some, samples: [1, 2, 3], failed: 1 })).toMatchObject({ success: 0.75 });
     const none = resultOf({
@@ -55,7 +55,7 @@ describe('benchmark', () => {
     expect(none).toMatchObject({ n: 0, p50: null, p95: null, success: 0, ratio: null });
   });
 
-  it('isWanted: a whole name, or what stands before its dot or stroke', () => {
+  it('isWanted: matches a whole name, or its part before a dot or slash', () => {
     expect(isWanted('fork.ready/4', [])).toBe(true);
     for (const wanted of ['fork', 'fork.ready', 'fork.ready/4']) {
       expect(isWanted('fork.ready/4', ['boot', wanted]), wanted).toBe(true);

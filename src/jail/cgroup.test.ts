@@ -82,7 +82,7 @@ const MOUNT = '/cg';
 const of = (dir: string) => ({ v1: new Map(), v2: { dir, mount: MOUNT } });
 
 describe('Cgroups: v2', () => {
-  it('create: sets every limit, and takes what is in the group with it', async () => {
+  it('create: sets every limit; remove: leaves no group', async () => {
     const kernel = new Unified(MOUNT, 'cpu io memory pids');
     const cgroups = new Cgroups(of(MOUNT), kernel);
     expect(cgroups.missing).toBeNull();
@@ -99,7 +99,7 @@ describe('Cgroups: v2', () => {
     expect(kernel.exists(dir)).toBe(false);
   });
 
-  it('limitIo: both ways of each disk; what a kernel does not know, and what is not named, is left', () => {
+  it('limitIo: limits both ways of each disk, and skips unknown and absent limits', () => {
     const kernel = new Unified(MOUNT, 'cpu io memory pids');
     const io = { disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null };
     const group = new Cgroups(of(MOUNT), kernel).create('vm', { ...LIMITS, io });
@@ -122,7 +122,7 @@ describe('Cgroups: v2', () => {
     expect(cgroups.create('vm', LIMITS).dirs[0]).toMatch(/^\/cg\/neurovisor\/vm\./);
   });
 
-  it('constructor: without permission, or without controllers, it has none and says which', () => {
+  it('constructor: names the missing controllers or permission', () => {
     const locked = new Unified(MOUNT, 'memory pids', () => true);
     expect(new Cgroups(of(MOUNT), locked).missing).toBe('memory, pids');
     // Made by another user.
@@ -134,7 +134,7 @@ describe('Cgroups: v2', () => {
     expect(new Cgroups(of(MOUNT), new Unified(MOUNT, 'pids')).missing).toBe('memory');
   });
 
-  it('create: one that can not be limited is not left', () => {
+  it('create: removes a group that it could not limit', () => {
     const kernel = new Unified(MOUNT, 'memory pids');
     const cgroups = new Cgroups(of(MOUNT), kernel);
     const write = kernel.write.bind(kernel);
@@ -148,7 +148,7 @@ describe('Cgroups: v2', () => {
     expect(kernel.list(`${MOUNT}/neurovisor`).filter((name) => name.startsWith('vm'))).toEqual([]);
   });
 
-  it('reclaim: removes the groups of owners that run no more, and no others', async () => {
+  it('reclaim: removes only groups of dead owners', async () => {
     const kernel = new Unified(MOUNT, 'memory pids');
     const cgroups = new Cgroups(of(MOUNT), kernel);
     cgroups.create('mine', LIMITS);
@@ -166,7 +166,7 @@ describe('Cgroups: v2', () => {
 });
 
 describe('ioFiles: v1', () => {
-  it('ioFiles: a file for each way and unit, 0 for none', () => {
+  it('ioFiles: writes a file for each way and unit, 0 for no limit', () => {
     expect(ioFiles(1, { disks: [], bytesPerSecond: 7, opsPerSecond: null })).toEqual([
       ['blkio.throttle.read_bps_device', '7'],
       ['blkio.throttle.read_iops_device', '0'],
@@ -185,7 +185,7 @@ describe('findCgroups', () => {
     '41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw',
   ].join('\n');
 
-  it('findCgroups: v1, v2 and both, below the root that is mounted', () => {
+  it('findCgroups: finds v1, v2 and both, below the mounted root', () => {
     const own = '4:memory:/docker/7/sub\n2:cpu,cpuacct:/\n1:name=systemd:/\n0::/x\n';
     const found = findCgroups(V1, own);
     expect([...found.v1].sort()).toEqual([
@@ -197,7 +197,7 @@ describe('findCgroups', () => {
       mount: '/sys/fs/cgroup/uni fied',
     });
   });
-  it('findCgroups: what is of another namespace is not there', () => {
+  it('findCgroups: ignores groups of another namespace', () => {
     expect(findCgroups(V1, '4:memory:/elsewhere\n0::/../up\n')).toEqual({
       v1: new Map(),
       v2: null,

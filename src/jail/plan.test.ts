@@ -15,7 +15,7 @@ describe('jailCommand', () => {
       { path: '/dev/kvm', access: 'device' },
     ],
   } as const;
-  it('jailCommand: with a user of its own, all capabilities are gone before the program', () => {
+  it('jailCommand: with a user of its own, drops all capabilities before the program', () => {
     const words = jailCommand(plan, { tools, tree, namespacePath: '/proc/1/fd/5', fds });
     expect(words.slice(0, 7)).toEqual([
       '/n',
@@ -58,7 +58,7 @@ describe('jailCommand', () => {
 });
 
 describe('parseUidRange', () => {
-  it('parseUidRange: takes ranges of nobody', () => {
+  it('parseUidRange: takes ranges of unused uids', () => {
     expect(parseUidRange('1900000000:4096')).toEqual({ first: 1_900_000_000, count: 4096 });
   });
   it.each([

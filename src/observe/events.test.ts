@@ -11,7 +11,7 @@ function event(fields: Partial<Record<keyof typeof EVENT, number>>, comm = 'qemu
 }
 
 describe('readEvent', () => {
-  it('an OOM victim, with what it held in bytes', () => {
+  it('reads an OOM victim, with its memory in bytes', () => {
     const fields = { at_ns: 5, sandbox: 7, kind: 1, tgid: 10, tid: 11, uid: 1000 };
     const more = { oom_score_adj: -300, anon_pages: 2, file_pages: 3, shmem_pages: 4 };
     expect(readEvent(event({ ...fields, ...more }))).toEqual({
@@ -29,7 +29,7 @@ describe('readEvent', () => {
     });
   });
 
-  it('a reclaim with its scope, time and yield', () => {
+  it('reads a reclaim with its scope, time and yield', () => {
     expect(readEvent(event({ kind: 2, scope: 1 }))).toMatchObject({ scope: 'cgroup' });
     const end = { kind: 3, scope: 0, duration_ns: 900, freed_pages: 32 };
     expect(readEvent(event(end))).toMatchObject({
@@ -50,20 +50,20 @@ describe('readEvent', () => {
     expect(readEvent(event({ kind: 5, status }))).toMatchObject({ kind: 'exit', exitCode, signal });
   });
 
-  it('the name that a process gives itself is made printable, and may have no end', () => {
+  it('makes the name of a process printable, also one without a terminator', () => {
     const name = (comm: string) => readEvent(event({ kind: 4 }, comm))?.comm;
     expect(name('a\u001b[31m\n"')).toBe('a?[31m?"');
     expect(name('0123456789abcdefgh')).toBe('0123456789abcdef');
   });
 
-  it('undefined for a kind that is not known, and for less than an event', () => {
+  it('returns undefined for an unknown kind and a truncated event', () => {
     expect(readEvent(event({ kind: 99 }))).toBeUndefined();
     expect(readEvent(event({ kind: 4 }).subarray(0, EVENT_BYTES - 1))).toBeUndefined();
   });
 });
 
 describe('readLoss', () => {
-  it('adds up what each processor counted', () => {
+  it('adds up the counts of all processors', () => {
     const view = new DataView(new ArrayBuffer(2 * LOSS_BYTES));
     for (const [at, value] of [1n, 10n, 2n, 20n].entries()) view.setBigUint64(8 * at, value, true);
     expect(readLoss(view)).toEqual({ events: 3, processes: 30 });

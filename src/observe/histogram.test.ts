@@ -36,7 +36,7 @@ describe('bucketOf', () => {
 });
 
 describe('quantileNs', () => {
-  it('is in the bucket of the time that it names, spread evenly there', () => {
+  it('interpolates within the bucket of the quantile', () => {
     const times = [1000, 1000, 1000, 20e6];
     expect(bucketOf(quantileNs(histogramOf(...times), 0.5) ?? 0)).toBe(bucketOf(1000));
     expect(bucketOf(quantileNs(histogramOf(...times), 0.9) ?? 0)).toBe(bucketOf(20e6));
@@ -44,19 +44,19 @@ describe('quantileNs', () => {
     expect(quantileNs(histogramOf(5), 1)).toBe(8);
   });
 
-  it('is unknown without a time', () => {
+  it('is undefined without samples', () => {
     expect(quantileNs(EMPTY, 0.5)).toBeUndefined();
   });
 });
 
 describe('since', () => {
-  it('is what came between two readings', () => {
+  it('returns the difference of two readings', () => {
     expect(since(histogramOf(5, 70, 5), histogramOf(5))).toEqual(histogramOf(70, 5));
   });
 });
 
 describe('toPrometheus', () => {
-  it('counts in seconds, with what is beyond its bounds in the first and the last', () => {
+  it('counts in seconds; values out of range are in the first and last bucket', () => {
     const { buckets, sum } = toPrometheus(histogramOf(1, 20e6, 100e9));
     expect(sum).toBeCloseTo(100.020000001, 9);
     expect(buckets).toHaveLength(25);

@@ -11,7 +11,7 @@ function tapOf(started: number, answered: number): DataView {
 }
 
 describe('readTap', () => {
-  it('tells that times may be missing when as much is awaited as is remembered', () => {
+  it('reports possibly missing times when the table of pending packets is full', () => {
     expect(readTap(tapOf(PENDING_MAX, 0)).mayBeIncomplete).toBe(true);
     expect(readTap(tapOf(9 * PENDING_MAX, 9 * PENDING_MAX - 5)).mayBeIncomplete).toBe(false);
     expect(readTap(tapOf(PENDING_MAX, 0)).paths.peer.unanswered).toBe(PENDING_MAX);

@@ -22,7 +22,7 @@ const reader = (files: Readonly<Record<string, string>>) => (name: string) => fi
 
 describe('readGroupMemory', () => {
   const both = { currentBytes: 1000, peakBytes: 1500, limitBytes: 2000 };
-  it('v1, v2; a peak that is not told is what there is now; null: it has gone', () => {
+  it('reads v1 and v2; takes current usage for an absent peak; null for a removed group', () => {
     const v2 = { ...V2, 'memory.peak': '1500\n' };
     expect(readGroupMemory(reader(v2))).toEqual(both);
     expect(readGroupMemory(reader({ ...V1, 'memory.max_usage_in_bytes': '1500\n' }))).toEqual(both);
@@ -40,12 +40,12 @@ describe('readSample', () => {
   it('v1', () => {
     expect(readSample(reader(V1))).toEqual({ ...both, some: 0, full: 0 });
   });
-  it('no limit is 0', () => {
+  it('reads no limit as 0', () => {
     expect(readSample(reader({ ...V2, 'memory.max': 'max\n' }))?.limitBytes).toBe(0);
     const most = { ...V1, 'memory.limit_in_bytes': '9223372036854771712\n' };
     expect(readSample(reader(most))?.limitBytes).toBe(0);
   });
-  it('what has gone, or is another thing, is null', () => {
+  it('returns null for a removed group or another file', () => {
     expect(readSample(reader({}))).toBeNull();
     expect(readSample(reader({ 'memory.usage_in_bytes': 'x' }))).toBeNull();
     expect(readSample(reader({ 'memory.events': '', 'memory.current': '' }))).toBeNull();
@@ -63,7 +63,7 @@ describe('CgroupMemory', () => {
     return { files, clock, memory, stop, types };
   }
 
-  it('tells of pressure, of a kill that is near, and of kills', () => {
+  it('reports pressure, a kill that is near, and kills', () => {
     const { files, clock, memory, types } = watched();
     clock.advance(1000);
     expect(types()).toEqual([]);
@@ -92,7 +92,7 @@ describe('CgroupMemory', () => {
     expect(types()).toEqual([]);
   });
 
-  it('looks once more at the end, and keeps what it knows when the group has gone', () => {
+  it('reads once more at the end, and keeps its last counts if the group is gone', () => {
     const { files, clock, memory, stop, types } = watched();
     files['memory.oom_control'] = 'oom_kill 1';
     stop();

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { ReclaimMeter } from './reclaim-meter.ts';
 
 describe('ReclaimMeter', () => {
-  it('tells the share of the last 10 s, at most every 5 s', () => {
+  it('reports the share of the last 10 s, at most every 5 s', () => {
     const meter = new ReclaimMeter();
     expect(meter.note(500e6, 1000)).toBe(5);
     expect(meter.note(700e6, 1100)).toBeNull();
@@ -13,7 +13,7 @@ describe('ReclaimMeter', () => {
     expect(meter.note(1138.518637e6, 60_000)).toBe(0.39);
   });
 
-  it('is at most all of it, however many threads wait', () => {
+  it('is at most 1, however many threads wait', () => {
     const meter = new ReclaimMeter();
     expect(meter.note(80e9, 0)).toBe(100);
   });

@@ -31,7 +31,7 @@ describe('parseSeccompRecord', () => {
     });
   });
 
-  it('a process that names itself like a record is not taken for another one', () => {
+  it('is not deceived by a process named like a record', () => {
     // The kernel writes names with such characters in hexadecimal; this one has none of them.
     const seen = parseSeccompRecord(datagram(record('"pid=1"', '0x80000000')));
     expect(seen).toMatchObject({ pid: 2023, syscall: 110 });
@@ -39,7 +39,7 @@ describe('parseSeccompRecord', () => {
     expect(parseSeccompRecord(datagram(hostile))).toMatchObject({ syscall: 110 });
   });
 
-  it('what is something else is nothing', () => {
+  it('ignores other lines', () => {
     expect(parseSeccompRecord(datagram(record('"t"', '0x0'), 1300))).toBeUndefined();
     expect(parseSeccompRecord(datagram(record('"t"', 'zero')))).toBeUndefined();
     expect(parseSeccompRecord(datagram(`${record('"t"', '0x0')} more=1`))).toBeUndefined();

@@ -3,7 +3,7 @@ import { echoFrame, isEcho, udpFrame } from './frames.ts';
 
 describe('udpFrame', () => {
   const macs = { fromMac: 'aa:fc:00:00:00:02', toMac: 'aa:fd:00:00:00:01' };
-  it('is what a kernel sends for the same datagram, by IPv4', () => {
+  it('equals the frame of the kernel for the same datagram, over IPv4', () => {
     const frame = udpFrame({ ...macs, from: '10.0.0.2', to: '10.0.0.1', port: 9, text: 'hi' });
     // Checksums as tshark computes them: 66cd of the IP header, e5a7… of UDP.
     const ip = frame.subarray(24, 44);
@@ -14,7 +14,7 @@ describe('udpFrame', () => {
     expect(onesComplement(ip)).toBe(0xffff);
     expect(onesComplement(pseudo(frame.subarray(36, 44), frame.subarray(44)))).toBe(0xffff);
   });
-  it('and by IPv6', () => {
+  it('equals it over IPv6', () => {
     const frame = udpFrame({ ...macs, from: 'fd00::2', to: 'fd00:ec2::254', port: 80, text: 'x' });
     expect(frame.subarray(22, 24).toString('hex')).toBe('86dd');
     expect(frame.subarray(24, 32).toString('hex')).toBe('6000000000091140');
@@ -23,7 +23,7 @@ describe('udpFrame', () => {
 });
 
 describe('echoFrame', () => {
-  it('is what ping sends, and known again', () => {
+  it('equals a frame of ping, and is recognized as an echo', () => {
     const macs = { fromMac: 'aa:fc:00:00:00:02', toMac: 'aa:fd:00:00:00:01' };
     const ends = { ...macs, from: '10.0.0.2', to: '10.0.0.1' };
     const frame = echoFrame({ ...ends, kind: 'request', sequence: 5 });

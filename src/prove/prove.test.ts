@@ -3,7 +3,7 @@ import { silentLog } from '../base/log.ts';
 import { readConfig } from '../config.ts';
 import { prove } from './prove.ts';
 
-it('prove: without root it refuses and says so', async () => {
+it('prove: refuses to run without root, and says so', async () => {
   using _ = vi.spyOn(process, 'geteuid').mockReturnValue(1000);
   const options = { config: readConfig({}), log: silentLog, signal: AbortSignal.abort() };
   await expect(prove(['metadata'], options)).rejects.toMatchObject({

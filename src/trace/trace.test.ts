@@ -16,7 +16,7 @@ function recording() {
 }
 
 describe('parseTraceparent', () => {
-  it('version 00 as it is, later ones with more behind it', () => {
+  it('takes version 00 exactly, and later versions with a suffix', () => {
     const context = { traceId: TRACE, spanId: SPAN, sampled: true };
     expect(parseTraceparent(HEADER)).toEqual(context);
     expect(parseTraceparent(`01-${TRACE}-${SPAN}-03-more`)).toEqual(context);
@@ -42,7 +42,7 @@ describe('parseTraceparent', () => {
 });
 
 describe('Tracer', () => {
-  it('span: child of the one within which it began, also when somebody else calls it later', async () => {
+  it('span: is a child of the span that it began in, even if called later from another', async () => {
     const { tracer, spans, clock } = recording();
     let later: () => void = () => undefined;
     await tracer.span('outer', {}, async (outer) => {
@@ -61,14 +61,14 @@ describe('Tracer', () => {
     }
   });
 
-  it('span: fails as its work does, and says why', async () => {
+  it('span: fails with its work, and records the error', async () => {
     const { tracer, spans } = recording();
     const failing = tracer.span('x', {}, () => Promise.reject(new Error('broken')));
     await expect(failing).rejects.toThrow('broken');
     expect(spans[0]?.error).toBe('broken');
   });
 
-  it('root: the parent where there is none nearer, and not of what belongs to nobody', () => {
+  it('root: is the parent of spans outside any other, but not of detached ones', () => {
     const { clock, spans } = recording();
     const [root, record] = [parseTraceparent(HEADER), (span: SpanRecord) => spans.push(span)];
     const tracer = new Tracer({ clock, randomHex: (n) => '7'.repeat(2 * n), record, root });
@@ -79,7 +79,7 @@ describe('Tracer', () => {
     expect(spans[0]?.context.traceId).toBe(TRACE);
   });
 
-  it('fromMs: a span may have begun before', () => {
+  it('fromMs: lets a span begin in the past', () => {
     const { tracer, spans, clock } = recording();
     const fromMs = clock.now();
     clock.advance(700);
@@ -87,7 +87,7 @@ describe('Tracer', () => {
     expect((spans[0]?.endMs ?? 0) - (spans[0]?.startMs ?? 0)).toBeCloseTo(700);
   });
 
-  it('a trace that is not sampled, or that nobody records, is passed on as it is', () => {
+  it('passes on an unsampled or unrecorded trace unchanged', () => {
     const { tracer, spans } = recording();
     const parent = parseTraceparent(`00-${TRACE}-${SPAN}-00`);
     expect(tracer.start('x', { parent }).context).toEqual(parent);
@@ -97,7 +97,7 @@ describe('Tracer', () => {
     expect(spans).toEqual([]);
   });
 
-  it('parentOf: a guest writes in no trace but those that it was given', () => {
+  it('parentOf: a guest can write only to traces that it was given', () => {
     const { tracer } = recording();
     const own = { traceId: TRACE, spanId: SPAN, sampled: true };
     tracer.note('one', own);
@@ -110,7 +110,7 @@ describe('Tracer', () => {
     expect(tracer.parentOf('one', formatTraceparent(own))).toBeNull();
   });
 
-  it('note: of one sandbox 32 traces are known, the newest', () => {
+  it('note: keeps the newest 32 traces of a sandbox', () => {
     const { tracer } = recording();
     const at = (n: number) => ({ traceId: `${n}`.padStart(32, '1'), spanId: SPAN, sampled: true });
     for (let n = 0; n < 10_000; n += 1) tracer.note('one', at(n));

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { ByteTail } from './tail.ts';
 
 describe('ByteTail', () => {
-  it('after: what is kept behind a position, as a plain string has it', () => {
+  it('after: returns the kept bytes after a position, like a plain string', () => {
     const size = 7;
     const tail = new ByteTail(size);
     let all = '';
@@ -19,7 +19,7 @@ describe('ByteTail', () => {
     }
   });
 
-  it('onWrite: each write is told until one stops; a listener that throws holds nobody up', () => {
+  it('onWrite: reports each write until stopped; a listener that throws stops no other', () => {
     const tail = new ByteTail(4);
     const told: number[] = [];
     tail.onWrite(() => {

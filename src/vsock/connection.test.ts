@@ -29,7 +29,7 @@ describe('Connection.transition', () => {
     expect(connection.state).toBe(state);
   });
 
-  it('refuses what the table does not have, and changes nothing', () => {
+  it('refuses events outside the table, and changes nothing', () => {
     const events = new Set(Object.values(TRANSITIONS).flatMap((row) => Object.keys(row)));
     for (const [state, path] of Object.entries(PATHS))
       for (const event of events as Set<ConnectionEvent>) {
@@ -41,7 +41,7 @@ describe('Connection.transition', () => {
       }
   });
 
-  it('leads out of every state but the last by a failure', () => {
+  it('a failure leaves every state but the last', () => {
     for (const [state, row] of Object.entries(TRANSITIONS))
       if (state !== 'gone') expect(row.fail).toBe('gone');
     expect(TRANSITIONS.gone).toEqual({});
@@ -49,7 +49,7 @@ describe('Connection.transition', () => {
 });
 
 describe('Connection credit', () => {
-  it('is what the peer announced, less what is under way', () => {
+  it('is the announced window less the bytes in flight', () => {
     const connection = make();
     expect(connection.credit).toBe(0);
     connection.updateCredit(1000, 0);
@@ -59,7 +59,7 @@ describe('Connection credit', () => {
     expect(connection.credit).toBe(900);
   });
 
-  it('is zero, not huge, when the window shrinks below what is under way (CVE-2026-23069)', () => {
+  it('is zero, not huge, when the window shrinks below the bytes in flight (CVE-2026-23069)', () => {
     const connection = make();
     connection.updateCredit(1000, 0);
     connection.noteSent(800);
@@ -69,7 +69,7 @@ describe('Connection credit', () => {
     expect(connection.credit).toBe(50);
   });
 
-  it('ignores a count of bytes that were never sent, and one from before', () => {
+  it('ignores a count of bytes never sent, and an old count', () => {
     const connection = make();
     connection.updateCredit(1000, 0);
     connection.noteSent(500);
@@ -105,7 +105,7 @@ describe('Connection.noteForwarded', () => {
     expect(connection.noteForwarded(1)).toBe(true);
   });
 
-  it('hasRoomFor: counts what is held and what is being passed on', () => {
+  it('hasRoomFor: counts held bytes and bytes on their way', () => {
     const connection = make();
     connection.held.push(new Uint8Array(1000));
     expect(connection.hasRoomFor(WINDOW - 3000, 2000)).toBe(true);

@@ -8,7 +8,7 @@ describe('parseConnectLine', () => {
     expect(parse('CONNECT 5000\nGET /')).toEqual({ kind: 'connect', port: 5000, lineBytes: 13 });
   });
 
-  it('waits for a line that is not whole', () => {
+  it('waits for the rest of a partial line', () => {
     for (const text of ['', 'C', 'CONNECT 5000', 'CONNECT ', 'nonsense'])
       expect(parse(text)).toEqual({ kind: 'incomplete' });
   });
@@ -31,7 +31,7 @@ describe('parseConnectLine', () => {
     expect(parse(text).kind).toBe('invalid');
   });
 
-  it('takes the last port', () => {
+  it('takes the highest port', () => {
     expect(parse('CONNECT 4294967294\n')).toMatchObject({ kind: 'connect', port: 4294967294 });
   });
 });

@@ -47,7 +47,7 @@ describe('Muxer: opening', () => {
     });
   });
 
-  it('a port without a listener, and one that is not allowed, is reset', () => {
+  it('resets a port without a listener, and one that is not allowed', () => {
     const world = new VsockWorld({ muxer: { guestPorts: new Set([80, 81]) } });
     world.host.listen(80);
     world.host.listen(99);
@@ -89,7 +89,7 @@ describe('Muxer: opening', () => {
     expect(answers).toEqual([`OK ${first}\n`, `OK ${second}\n`]);
   });
 
-  it('a host client is closed when nobody listens in the guest, or nobody answers', () => {
+  it('closes a host client if the guest refuses or does not answer', () => {
     const world = new VsockWorld();
     const refused = world.host.socket();
     world.muxer.addClient(refused, 5000, world.nowMs);
@@ -112,7 +112,7 @@ describe('Muxer: opening', () => {
     expect(ops(world)).toEqual([OP.request, OP.reset]);
   });
 
-  it('a full backlog delays the guest, then refuses it; other ports go on meanwhile', () => {
+  it('a full backlog delays the guest, then refuses it, and does not delay other ports', () => {
     const world = new VsockWorld();
     world.host.listen(80);
     world.host.listen(81);
@@ -185,7 +185,7 @@ describe('Muxer: closing', () => {
     expect(socket.isClosed).toBe(true);
   });
 
-  it('a host program that closes: what it wrote before still arrives, then both forget', () => {
+  it('a host program that closes: its bytes still arrive, then both sides forget it', () => {
     const { world, stream, socket } = dialled({ guestBufAlloc: 1000 });
     socket.programWrite(new Uint8Array(5000));
     socket.programClose(world.nowMs);
@@ -231,7 +231,7 @@ describe('Muxer: closing', () => {
     expect(world.muxer.connections).toBe(0);
   });
 
-  it('a host program that stops reading: the guest is told, and its bytes are dropped', () => {
+  it('a host program that stops reading: the guest stream closes, and its bytes are dropped', () => {
     const { world, stream, socket } = dialled();
     socket.programClose(world.nowMs);
     stream.write(new Uint8Array(100_000));
@@ -269,7 +269,7 @@ describe('Muxer: closing', () => {
 });
 
 describe('Muxer: back-pressure', () => {
-  it('a host program that does not read stops its guest stream, and no other one', () => {
+  it('a host program that does not read stops only its own guest stream', () => {
     const { world, stream, socket } = dialled({ socketBytes: 1000 });
     stream.write(new Uint8Array(2_000_000));
     world.settle();
@@ -337,7 +337,7 @@ describe('Muxer: back-pressure', () => {
     expect([toHost, toGuest]).toEqual([1_000_000, 1_000_000]);
   });
 
-  it('a throttled guest: its control packets and empty ring are not held up', () => {
+  it('a throttled guest: control packets and an empty ring are not delayed', () => {
     const { world, stream } = dialled({
       muxer: { limits: { guestToHostBytes: { size: 1, refillPerSecond: 1 } } },
     });
@@ -351,7 +351,7 @@ describe('Muxer: back-pressure', () => {
     expect(world.muxer.connections).toBe(1);
   });
 
-  it('the connection limit delays, and refuses nobody', () => {
+  it('the connection limit delays connections, and refuses none', () => {
     const world = new VsockWorld({
       muxer: { limits: { connections: { size: 1, refillPerSecond: 1 } } },
     });
@@ -447,7 +447,7 @@ describe('Muxer: a guest that breaks the protocol', () => {
     expect(credit(10_000, 10_050)).toBe(10_000);
   });
 
-  it('RX buffers too small for a header are given back unused', () => {
+  it('returns RX buffers too small for a header unused', () => {
     const world = new VsockWorld({ rxCuts: [43] });
     world.host.listen(80);
     world.guest.dial(80, 1);

@@ -80,7 +80,7 @@ function qemuStart({ say, u64 }: ReturnType<typeof setUp>): void {
 }
 
 describe('VhostUserSession', () => {
-  it('QEMU up to a running device: memory and rings are handed over', () => {
+  it('takes memory and rings from QEMU up to a running device', () => {
     const all = setUp();
     qemuStart(all);
     expect(all.log.map(([what]) => what)).toEqual([
@@ -110,7 +110,7 @@ describe('VhostUserSession', () => {
     expect(all.closed).toEqual([30]);
   });
 
-  it('answers with what it offers', () => {
+  it('answers with the features it offers', () => {
     const { say } = setUp();
     expect(reply(say(REQUEST.getFeatures)).readBigUInt64LE(12)).toBe(FEATURES);
     expect(reply(say(REQUEST.getProtocolFeatures)).readBigUInt64LE(12)).toBe(PROTOCOL_FEATURES);
@@ -128,7 +128,7 @@ describe('VhostUserSession', () => {
     expect(setUp().say(REQUEST.getConfig, [0xffffffff, 8, 0]).ok).toBe(false);
   });
 
-  it('GET_VRING_BASE stops a ring; the same base goes on, another means a new guest', () => {
+  it('GET_VRING_BASE stops a ring; the same base continues, another means a new guest', () => {
     const all = setUp();
     qemuStart(all);
     all.log.length = 0;
@@ -139,7 +139,7 @@ describe('VhostUserSession', () => {
     expect(all.log).toEqual([['stop', 1], ['reset']]);
   });
 
-  it('a device that is plugged again (SET_OWNER) starts from nothing', () => {
+  it('SET_OWNER: a device that is plugged again starts from scratch', () => {
     const all = setUp();
     qemuStart(all);
     all.log.length = 0;
@@ -158,7 +158,7 @@ describe('VhostUserSession', () => {
     ]);
   });
 
-  it('acknowledges when asked to', () => {
+  it('acknowledges on request', () => {
     const { say, u64 } = setUp();
     expect(say(REQUEST.setOwner, [], [], 9)).toEqual({ ok: true, reply: undefined });
     say(REQUEST.setProtocolFeatures, u64(PROTOCOL_FEATURES));

@@ -87,7 +87,7 @@ describe('Virtqueue.start', () => {
     expect(queue.isRunning).toBe(false);
   });
 
-  it('goes on from the base that it is given, across the wrap of the index', () => {
+  it('continues from the given base, across the wrap of the index', () => {
     const { ring, queue, view } = setUp('device-reads', false, 0xffff);
     view.setUint16(16 * 8 + 2, 0xffff, true);
     expect(queue.peek(0)).toBe('empty');
@@ -137,7 +137,7 @@ describe('Virtqueue.publish', () => {
     expect(queue.publish()).toBe(true);
   });
 
-  it('requestKick: asks for the next chain, and tells of one that came meanwhile', () => {
+  it('requestKick: asks for the next chain, and reports one that came meanwhile', () => {
     for (const usesEventIndex of [false, true]) {
       const { ring, queue } = setUp('device-reads', usesEventIndex);
       queue.suppressKicks();

@@ -15,7 +15,7 @@ Pss:                1024 kB
 `;
 
 describe('process memory', () => {
-  it('proportional set size of all mappings but those left out, MiB', () => {
+  it('adds up the proportional set size of all mappings but the excluded ones, in MiB', () => {
     expect(pssMibWithout(SMAPS, '/memfd:guest-ram')).toBe(3);
     expect(pssMibWithout(SMAPS, '/nothing')).toBeCloseTo(3 + 100_000 / 1024);
     expect(pssMibWithout('', '/nothing')).toBe(0);
@@ -23,7 +23,7 @@ describe('process memory', () => {
 });
 
 describe('busy share', () => {
-  it('is what was not idle of all processors between two readings', () => {
+  it('is the share of non-idle time of all processors between two readings', () => {
     const before = { idleMs: 1000, allMs: 2000 };
     expect(busyShare(before, { idleMs: 1180, allMs: 2200 })).toBeCloseTo(0.1);
     expect(busyShare(before, { idleMs: 1000, allMs: 2200 })).toBe(1);

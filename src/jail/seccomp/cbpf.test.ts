@@ -17,7 +17,7 @@ function far(count: number, endsInReturn: boolean): Uint8Array {
 }
 
 describe('Assembler', () => {
-  it('reaches a target at any distance, by an instruction more where a jump is too short', () => {
+  it('reaches a target at any distance, with an extra instruction if a jump is too short', () => {
     for (const endsInReturn of [true, false]) {
       for (const count of [1, 254, 255, 256, 257, 600]) {
         const program = far(count, endsInReturn);
@@ -29,7 +29,7 @@ describe('Assembler', () => {
     }
   });
 
-  it('writes a return rather than a jump to it', () => {
+  it('replaces a jump to a return by the return', () => {
     expect(disassemble(far(300, true)).slice(0, 4)).toEqual([
       'A = number',
       'if A == 0x7 goto 2 else 3',
@@ -39,7 +39,7 @@ describe('Assembler', () => {
     expect(disassemble(far(300, false)).at(2)).toBe('goto 303');
   });
 
-  it('loads a word once, but again where a way there has another', () => {
+  it('loads a word once, and again if a path there has loaded another', () => {
     const [a, b, c, end] = [{ name: 'a' }, { name: 'b' }, { name: 'c' }, { name: 'end' }];
     const code = new Assembler().load(16).branch('jumpIfEqual', 1, end, a);
     code.place(a).load(16).branch('jumpIfEqual', 2, end, b);
@@ -51,7 +51,7 @@ describe('Assembler', () => {
     expect(lines).toEqual(['A = number', 'return allow']);
   });
 
-  it('refuses a label behind its jump, and one that is placed twice', () => {
+  it('refuses a label before its jump, and one placed twice', () => {
     const [back, on] = [{ name: 'back' }, { name: 'on' }];
     const loop = new Assembler().load(0).place(back).branch('jumpIfEqual', 0, back, on);
     expect(() => loop.place(on).return(0).assemble()).toThrow('label back is before its jump');

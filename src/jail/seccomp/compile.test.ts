@@ -21,7 +21,7 @@ const listing = (profile: ThreadFilter, arch: 'x86_64' | 'aarch64' = 'x86_64'): 
 const argument = (op: string, val: number, index = 1, type = 'dword') => ({ index, type, op, val });
 
 describe('compileProfile', () => {
-  it('checks the processor, then searches; neighbours that end alike are one step', () => {
+  it('checks the architecture, then searches; merges neighbors with the same result', () => {
     const names = ['read', 'write', 'open', 'close'];
     const entries = names.map((syscall) => ({ syscall }));
     expect(listing(filter(entries, { default_action: 'trap' }))).toEqual([
@@ -48,7 +48,7 @@ describe('compileProfile', () => {
     expect(lines.filter((line) => line.startsWith('if A == 0x'))).toHaveLength(3);
   });
 
-  it('has the numbers of the processor that is asked for', () => {
+  it('uses the call numbers of the requested architecture', () => {
     const lines = listing(filter([{ syscall: 'openat' }]), 'aarch64');
     expect(lines.slice(0, 4)).toEqual([
       'A = arch',
@@ -63,7 +63,7 @@ describe('compileProfile', () => {
     );
   });
 
-  it('takes the first entry that matches; what follows one without arguments counts no more', () => {
+  it('takes the first matching entry, and ignores entries after one without arguments', () => {
     const deny = { action: { errno: 1 }, args: [argument('gt', 5)] };
     const first = filter([
       { syscall: 'ioctl', ...deny },
@@ -87,7 +87,7 @@ describe('compileProfile', () => {
     expect(instructions).toBeLessThanOrEqual(4096);
   });
 
-  it('log: what would kill is logged, an errno that an entry asks for stays', () => {
+  it('log: logs instead of killing, and keeps the errno of an entry', () => {
     const profile = filter([
       { syscall: 'read' },
       { syscall: 'clone3', action: { errno: 38 } },

@@ -19,7 +19,7 @@ const words = (name: keyof typeof three): string => {
 const u64 = (value: number): string => `${value.toString(16).padStart(2, '0')}${'0'.repeat(14)}`;
 
 describe('firecrackerFilter', () => {
-  it('bincode: lengths of 64 bits in front of everything', () => {
+  it('bincode: puts 64-bit lengths first', () => {
     // Its own reader, the crate of that name, took this file.
     const file = hex(firecrackerFilter(profile(three), 'bincode', 'x86_64'));
     expect(file).toBe(
@@ -41,7 +41,7 @@ describe('firecrackerFilter', () => {
     );
   });
 
-  it('bitcode: lengths, names and counts in groups, then all instructions', () => {
+  it('bitcode: groups lengths, names and counts before all instructions', () => {
     const file = hex(firecrackerFilter(profile(three), 'bitcode', 'x86_64'));
     const programs = words('api') + words('vcpu') + words('vmm');
     expect(file).toBe(
@@ -49,7 +49,7 @@ describe('firecrackerFilter', () => {
     );
   });
 
-  it('bitcode: a count of 255 and more stands in a group of its own', () => {
+  it('bitcode: puts counts of 255 and more in a group of their own', () => {
     const many = Array.from({ length: 300 }, (_, val) => ({
       syscall: 'ioctl',
       args: [{ index: 1, type: 'dword', op: 'eq', val }],

@@ -14,7 +14,7 @@ const program = (...instructions: [code: number, jt: number, jf: number, k: numb
 const call = { arch: 0xc000_003e, number: 5, args: [1n, 0xffff_ffff_0000_0002n] };
 
 describe('interpret', () => {
-  it('reads number, processor and the halves of arguments, without sign', () => {
+  it('reads number, architecture and argument halves as unsigned', () => {
     const word = (offset: number) =>
       interpret(
         program([0x20, 0, 0, offset], [0x35, 1, 0, 0xffff_ffff], [0x06, 0, 0, 1], [0x06, 0, 0, 2]),

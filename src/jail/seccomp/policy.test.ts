@@ -53,7 +53,7 @@ describe('policy', () => {
     });
   }
 
-  it('QEMU: no program, no process, nothing of the kernel that it does not need', () => {
+  it('QEMU: allows no exec, no new process and no unneeded part of the kernel', () => {
     const qemu = judge(read('qemu-x86_64.json'), 'qemu');
     for (const name of NEVER) expect([name, qemu(name)]).toEqual([name, 'kill_process']);
     // A process; a thread; what glibc tries first; a socket to the network; the terminal of others.
@@ -70,7 +70,7 @@ describe('policy', () => {
     expect(qemu('prctl', 4)).toBe('kill_process');
   });
 
-  it('Firecracker: each thread has its own, and none that of another', () => {
+  it('Firecracker: each thread has a filter of its own', () => {
     const profile = read('firecracker-x86_64.json');
     expect([...profile.keys()].sort()).toEqual(['api', 'vcpu', 'vmm']);
     const [vmm, api, vcpu] = ['vmm', 'api', 'vcpu'].map((name) => judge(profile, name));
@@ -98,7 +98,7 @@ describe('policy', () => {
     ]);
   });
 
-  it('Firecracker’s launcher: refuses what none of its threads needs, and leaves the jailer to its work', () => {
+  it('Firecracker’s launcher: refuses calls that no thread needs, and allows those of the jailer', () => {
     const launch = judge(read(LAUNCH), 'launch');
     const threads = ['api', 'vcpu', 'vmm'].map((name) =>
       judge(read('firecracker-x86_64.json'), name),
@@ -129,7 +129,7 @@ describe('policy', () => {
       expect([name, launch(name)]).toEqual([name, 'allow']);
   });
 
-  it('every call of the table is decided, and few are allowed', () => {
+  it('decides every call of the table, and allows few', () => {
     const qemu = judge(read('qemu-x86_64.json'), 'qemu');
     const allowed = syscallNames('x86_64').filter((name) => qemu(name) === 'allow');
     expect(allowed.length).toBeLessThan(120);

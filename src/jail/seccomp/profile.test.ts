@@ -54,7 +54,7 @@ describe('parseProfile', () => {
     });
   });
 
-  it('refuses what is no profile, and says where', () => {
+  it('refuses an invalid profile, and says where', () => {
     const cases: [text: string, message: string][] = [
       ['{', 'invalid JSON in a seccomp profile'],
       ['[]', 'expected record'],
@@ -81,7 +81,7 @@ describe('parseProfile', () => {
     for (const [text, message] of cases) expect(refusal(text)).toContain(message);
   });
 
-  it('refuses a key that is there twice: the first would be gone without a word', () => {
+  it('refuses a duplicate key, of which the first would silently be lost', () => {
     const twice = profile('').replace('{"vmm"', '{"vmm": {"default_action": "trap"}, "vmm"');
     expect(refusal(twice)).toContain('duplicate key "vmm"');
     expect(refusal(profile('{"syscall": "read", "sys\\u0063all": "write"}'))).toContain(
@@ -93,7 +93,7 @@ describe('parseProfile', () => {
 });
 
 describe('checkRules', () => {
-  it('refuses unknown calls and rules that contradict themselves or one another', () => {
+  it('refuses unknown calls and contradictory rules', () => {
     const mask = (mask: number, val: number): string =>
       ioctl(`{"index": 1, "type": "dword", "op": {"masked_eq": ${mask}}, "val": ${val}}`);
     const compare = (op: string, val: string, type = 'dword'): string =>
@@ -122,7 +122,7 @@ describe('checkRules', () => {
     );
   });
 
-  it('names entries that change nothing', () => {
+  it('names redundant entries', () => {
     const [filter] = parseProfile(
       profile(`${ioctl(eq('1'))}, ${ioctl(eq('2'))}, {"syscall": "ioctl"}, {"syscall": "read"}`),
     ).values();

@@ -28,20 +28,20 @@ function argument(condition: object): object {
 }
 
 describe('reachOf', () => {
-  it('what passes always, with some arguments, or never', () => {
+  it('finds calls that pass always, with some arguments, or never', () => {
     const program = small([{ syscall: 'read' }, threads]);
     expect(reachOf([program], ARCH)).toEqual({ always: ['read'], conditional: ['clone'] });
     expect(reachOf([], ARCH).always).toEqual(syscallNames(ARCH));
   });
 
-  it('a call that is logged passes, one that gets an errno does not', () => {
+  it('a logged call passes, one with an errno does not', () => {
     const logs = small([{ syscall: 'read' }], 'log');
     expect(reachOf([logs], ARCH).always).toEqual(['read']);
     const errno = small([{ syscall: 'clone3', action: { errno: 38 } }]);
     expect(reachOf([errno], ARCH)).toEqual({ always: [], conditional: [] });
   });
 
-  it('of two filters both must let it pass', () => {
+  it('a call passes only if both filters allow it', () => {
     const one = small([{ syscall: 'read' }, { syscall: 'write' }, { syscall: 'clone' }]);
     const two = small([{ syscall: 'read' }, threads]);
     expect(reachOf([one, two], ARCH)).toEqual({ always: ['read'], conditional: ['clone'] });

@@ -18,7 +18,7 @@ function told(name: string, { times = 0, type = 1 } = {}) {
 }
 
 describe('zoneReply', () => {
-  it('all names lead to the canary, but those of a run with a meaning', () => {
+  it('points all names to the canary, except special names of a run', () => {
     const of = (label: keyof typeof CANARY_LABELS) => runName(CANARY_LABELS[label], RUN, ZONE);
     const expected = [
       [ZONE, CANARY],
@@ -35,7 +35,7 @@ describe('zoneReply', () => {
     expect(told(of('flip'), { times: 1 }).addresses).toEqual(['169.254.169.254']);
   });
 
-  it('other types have no records; other zones are refused', () => {
+  it('has no records of other types, and refuses other zones', () => {
     expect(told(ZONE, { type: 28 })).toMatchObject({ code: 0, addresses: [] });
     for (const name of ['example.com', `x${ZONE}`, 'test'])
       expect(told(name)).toEqual({ code: 5, addresses: [], isAuthority: false });

@@ -6,7 +6,7 @@ import { probeCommand, readOutcomes } from './probe.ts';
 const run = 'b'.repeat(20);
 
 describe('probeCommand', () => {
-  it('holds the longest list; nothing in it means something to a shell', () => {
+  it('fits the longest list, without characters special to a shell', () => {
     const target = { run, address: '203.0.113.5', zone: 'canary.test' };
     const probes = confinedCases(target, tracer(run)).map(({ probe }) => probe);
     expect(probeCommand(probes, 5)).toMatch(
@@ -18,7 +18,7 @@ describe('probeCommand', () => {
 describe('readOutcomes', () => {
   const one = { outcome: 'silence', text: '', secured: false };
 
-  it('takes the last line, and nothing but what was asked for', () => {
+  it('takes the last line, and only requested cases', () => {
     expect(readOutcomes(`hello\n${JSON.stringify([one])}\n`, 1)).toEqual([one]);
     for (const text of ['', 'x', '{}', '[{}]', '[1]', JSON.stringify([one, one])])
       expect(readOutcomes(text, 1)).toBeUndefined();
@@ -26,7 +26,7 @@ describe('readOutcomes', () => {
 });
 
 describe('Arrivals', () => {
-  it('tells of one run only, in any case of letters, and keeps no more than it may', () => {
+  it('returns arrivals of one run only, ignores case, and is bounded', () => {
     const arrivals = new Arrivals();
     const text = `X${run.toUpperCase()}x0001`;
     arrivals.add({ protocol: 'dns', port: 53, text });

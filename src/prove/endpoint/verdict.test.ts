@@ -36,7 +36,7 @@ function traceOf(what: string): string {
 }
 
 describe('judge', () => {
-  it('a request that arrives as it was forged is out; one that was made to mean the allowed name is not', () => {
+  it('a forged request that arrives unchanged is a leak; one rewritten to the allowed name is not', () => {
     const what = 'two Hosts';
     const line = `GET /${traceOf(what)} HTTP/1.1\r\n`;
     expect(ok(what)).toBe(true);
@@ -47,25 +47,25 @@ describe('judge', () => {
     expect(ok(what, { arrivals: [http(absolute)] })).toBe(false);
   });
 
-  it('the arrival of another try is not this one’s', () => {
+  it('ignores arrivals of another try', () => {
     const arrivals = [http(`GET /${traceOf('no Host')} HTTP/1.1\r\n\r\n`)];
     expect(ok('two Hosts', { arrivals })).toBe(true);
     expect(ok('no Host', { arrivals })).toBe(false);
   });
 
-  it('a page of the canary under another name is out, though nothing was heard to arrive', () => {
+  it('a page of the canary under another name is a leak, even without an arrival', () => {
     const page = (name: string) =>
       answer(`HTTP/1.1 200 Canary\r\n\r\nhere is the canary: ${name}\n`);
     expect(ok('Host is another name', { outcome: page(allowed) })).toBe(true);
     expect(ok('Host is another name', { outcome: page(other) })).toBe(false);
   });
 
-  it('a forged server name is out as soon as its hello is heard', () => {
+  it('a forged server name is a leak as soon as its hello arrives', () => {
     const hello: CanaryArrival = { protocol: 'tls', port: 443, text: nameOf(target, 'elsewhere') };
     expect(ok('SNI is forged', { arrivals: [hello] })).toBe(false);
   });
 
-  it('questions: heard at the canary, in any case of letters; else by what the sandbox is told', () => {
+  it('DNS queries: judged by the canary, ignoring case; else by the answer in the sandbox', () => {
     const what = 'a name that no rule allows';
     const text = `${traceOf(what).toUpperCase()}.x`;
     const arrivals: CanaryArrival[] = [{ protocol: 'dns', port: 53, text }];
@@ -77,7 +77,7 @@ describe('judge', () => {
     expect(ok(what, { outcome: refused, hearsQuestions: false })).toBe(true);
   });
 
-  it('where no canary is: any answer but the wall’s own', () => {
+  it('without a canary: any answer but the wall’s own is a leak', () => {
     const what = 'metadata: 169.254.169.254 port 80';
     expect(ok(what)).toBe(true);
     for (const status of [200, 401, 404])
@@ -92,7 +92,7 @@ describe('judge', () => {
     );
   });
 
-  it('what is added on the way is out, but for what those who pass on add', () => {
+  it('a header added on the way is a leak, except those that proxies add', () => {
     const what = 'TRACE /: what is added on the way';
     const head = (field: string) =>
       http(`TRACE / HTTP/1.1\r\nHost: ${allowed}\r\nX-Trace: ${traceOf(what)}\r\n${field}\r\n\r\n`);
@@ -102,14 +102,14 @@ describe('judge', () => {
     expect(ok(what, { outcome: echo })).toBe(false);
   });
 
-  it('what could not be tried does not hold', () => {
+  it('a case that could not run does not hold', () => {
     expect(ok('two Hosts', { arrivals: undefined })).toBe(false);
     expect(ok('an allowed name that leads to a private address', { hearsQuestions: false })).toBe(
       false,
     );
   });
 
-  it('what others say is made plain', () => {
+  it('makes text from outside printable', () => {
     const outcome = answer('\u001b[2J\u0007hello\r\n');
     const evidence = { arrivals: [], hearsQuestions: true, wall: new Set<string>(), allowed: [] };
     expect(judge(caseOf('IPv6: 2606:4700:4700::1111 port 80'), { ...evidence, outcome }).seen).toBe(

@@ -5,7 +5,7 @@ const fast: KvmStep = { step: 'loop', instructionsPerSecond: 2.4e9 };
 const through = (...steps: KvmStep[]): KvmStep[] => [{ step: 'create' }, ...steps];
 
 describe('judgeSteps', () => {
-  it('judgeSteps: usable only when every step went well', () => {
+  it('judgeSteps: is usable only if every step succeeded', () => {
     const all = through(
       fast,
       { step: 'int3' },
@@ -46,7 +46,7 @@ describe('parseSteps', () => {
 
 describe('decide', () => {
   const bad = { usable: false, reason: '/dev/kvm does not exist', steps: [] };
-  it('decide: kvm, else tcg with QEMU, else none, always with the reason', () => {
+  it('decide: picks kvm, else tcg with QEMU, else none, with the reason', () => {
     expect(decide({ usable: true, reason: 'native', steps: [] }, true).accelerator).toBe('kvm');
     expect(decide(bad, true)).toEqual({ accelerator: 'tcg', reason: '/dev/kvm does not exist' });
     expect(decide(bad, false).accelerator).toBe('none');

@@ -8,7 +8,7 @@ const version = (text: string) => {
 };
 
 describe('parseVersion', () => {
-  it('parseVersion: the first line alone counts', () => {
+  it('parseVersion: reads the first line only', () => {
     const output = 'Firecracker v1.16.1\n\n2026-01-01T00:00:00 [anonymous-instance:main] exiting\n';
     expect(parseVersion(output)).toEqual({ major: 1, minor: 16, patch: 1, text: '1.16.1' });
     expect(parseVersion('Firecracker v1.17.0-dev\n')?.text).toBe('1.17.0-dev');
@@ -49,7 +49,7 @@ describe('versionProblem', () => {
       }
     },
   );
-  it.each(['1.14.4', '1.15.1', '1.12.99'])('versionProblem: %s has not', (text) => {
+  it.each(['1.14.4', '1.15.1', '1.12.99'])('versionProblem: %s is not vulnerable', (text) => {
     expect(versionProblem(version(text), true)).toBeUndefined();
   });
   it.each(['0.25.0', '2.0.0'])('versionProblem: %s is not supported', (text) => {

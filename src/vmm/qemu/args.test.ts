@@ -18,7 +18,7 @@ const plan = {
 } as const;
 
 describe('qemuArgs', () => {
-  it('qemuArgs: a whole command line, as one reads it', () => {
+  it('qemuArgs: builds the whole command line', () => {
     expect(
       qemuArgs(plan)
         .join(' ')
@@ -53,25 +53,25 @@ describe('qemuArgs', () => {
       ]
     `);
   });
-  it('qemuArgs: KVM takes the processor as it is, without nested virtualisation', () => {
+  it('qemuArgs: KVM gets the host processor, without nested virtualization', () => {
     const args = qemuArgs({ ...plan, accelerator: 'kvm' });
     expect(args[args.indexOf('-accel') + 1]).toBe('kvm');
     expect(args[args.indexOf('-cpu') + 1]).toBe('host,-vmx,-svm');
   });
-  it('qemuArgs: RAM may be inherited; a snapshot is waited for', () => {
+  it('qemuArgs: takes inherited RAM, and waits for a snapshot', () => {
     const args = qemuArgs({ ...plan, inheritsMemory: true, incoming: true });
     expect(args).toContain(
       '{"qom-type":"memory-backend-file","mem-path":"/proc/self/fd/5","id":"mem","size":268435456,"share":true}',
     );
     expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
   });
-  it('qemuArgs: a balloon that is no help to a guest which is out of memory', () => {
+  it('qemuArgs: the balloon does not deflate on OOM', () => {
     expect(qemuArgs({ ...plan, hasBalloon: true }).slice(-2)).toEqual([
       '-device',
       'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=',
     ]);
   });
-  it('qemuArgs: without qboot QEMU takes its own firmware', () => {
+  it('qemuArgs: without qboot, QEMU uses its own firmware', () => {
     expect(qemuArgs({ ...plan, firmwarePath: null })).not.toContain('-bios');
   });
 });
@@ -83,12 +83,12 @@ describe('kernelArgs', () => {
     tscKhz: 2_600_000,
     bootArgs: ['loglevel=7'],
   } as const;
-  it('kernelArgs: what is asked for comes last', () => {
+  it('kernelArgs: puts requested arguments last', () => {
     expect(kernelArgs(kernel).join(' ')).toMatchInlineSnapshot(
       `"console=ttyS0 quiet reboot=t panic=-1 acpi=noirq no_timer_check noapictimer noreplace-smp tsc_early_khz=2600000 tsc=reliable root=/dev/vda rootfstype=erofs ro init=/sbin/neurovisor-init loglevel=7"`,
     );
   });
-  it('kernelArgs: the timer of one emulated processor is the HPET, of others their own', () => {
+  it('kernelArgs: one emulated processor uses the HPET, several use their own timers', () => {
     const machine = (args: string[]) => args[args.indexOf('-machine') + 1];
     for (const [accelerator, cpus, hpet] of [
       ['tcg', 1, true],
@@ -105,7 +105,7 @@ describe('kernelArgs', () => {
     expect(kernelArgs({ ...kernel, cpus: 2 })).toContain(`lpj=${2_600_000_000 / hz}`);
     expect(kernelArgs(kernel).join(' ')).not.toContain('lpj');
   });
-  it('kernelArgs: the counter is told in software emulation only, and only when it is known', () => {
+  it('kernelArgs: gives the counter in software emulation only, and only if known', () => {
     expect(kernelArgs({ ...kernel, accelerator: 'kvm' }).join(' ')).not.toContain('tsc_early');
     expect(kernelArgs({ ...kernel, tscKhz: null }).join(' ')).not.toContain('tsc_early');
   });

@@ -30,7 +30,7 @@ function world(freeBytes: () => Promise<number> = () => Promise.resolve(4096)) {
 const FULL = { kind: 'full', path: '/run/x/disk.ext4', freeBytes: 4096 };
 
 describe('DiskWatch', () => {
-  it('full: told once for all requests that wait, with the file and its free space', async () => {
+  it('full: reported once for all waiting requests, with the file and its free space', async () => {
     const { told, says, pass } = world();
     for (let n = 0; n < 5; n += 1) await says('BLOCK_IO_ERROR', 'stop');
     await says('STOP');
@@ -39,7 +39,7 @@ describe('DiskWatch', () => {
     expect(told).toEqual([FULL]);
   });
 
-  it('full again after a resume: told again, also if that is at once', async () => {
+  it('full again after a resume: reported again, even at once', async () => {
     const { told, says, pass } = world();
     await says('BLOCK_IO_ERROR', 'stop');
     await says('RESUME');
@@ -49,7 +49,7 @@ describe('DiskWatch', () => {
     expect(told).toEqual([FULL, FULL]);
   });
 
-  it('full: why it stands still, as long as it does', async () => {
+  it('full: is the reason of the pause while it lasts', async () => {
     const { watch, says } = world();
     expect(watch.full).toBeNull();
     await says('BLOCK_IO_ERROR', 'stop');
@@ -58,7 +58,7 @@ describe('DiskWatch', () => {
     expect(watch.full).toBeNull();
   });
 
-  it('one that goes on before it could be told has no trouble', async () => {
+  it('a request that succeeds before the report is not reported', async () => {
     const asked = Promise.withResolvers<number>();
     const { told, says } = world(() => asked.promise);
     await says('BLOCK_IO_ERROR', 'stop');
@@ -68,7 +68,7 @@ describe('DiskWatch', () => {
     expect(told).toEqual([]);
   });
 
-  it('failed: the guest has been told; of a flood one in a second', async () => {
+  it('failed: reported at most once a second', async () => {
     const { told, says, pass } = world();
     for (let n = 0; n < 1000; n += 1) await says('BLOCK_IO_ERROR', 'report');
     expect(told).toEqual([{ ...FULL, kind: 'failed' }]);

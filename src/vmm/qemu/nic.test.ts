@@ -44,7 +44,7 @@ const NETDEV = 'netdev_add tap tap nic-tap false';
 const DEVICE = 'device_add virtio-net-pci nic tap aa:fc:00:00:00:01 false  6';
 
 describe('NicSlot', () => {
-  it('plugNic, withdrawNic, returnNic, unplugNic: backend and device, each once', async () => {
+  it('plugNic, withdrawNic, returnNic, unplugNic: handle backend and device once each', async () => {
     const { slot, told } = qmp();
     await slot.unplugNic();
     await slot.withdrawNic();
@@ -64,7 +64,7 @@ describe('NicSlot', () => {
     await slot.plugNic(NIC);
   });
 
-  it('plugNic: a second card is refused before QEMU hears of it', async () => {
+  it('plugNic: refuses a second NIC without asking QEMU', async () => {
     const { slot, told } = qmp();
     await slot.plugNic(NIC);
     told.splice(0);
@@ -72,7 +72,7 @@ describe('NicSlot', () => {
     expect(told).toEqual([]);
   });
 
-  it('plugNic: where QEMU refuses, it keeps neither descriptor nor backend', async () => {
+  it('plugNic: if QEMU refuses, removes descriptor and backend', async () => {
     const one = qmp({ refuse: 'netdev_add' });
     await expect(one.slot.plugNic(NIC)).rejects.toThrow('netdev_add refused');
     expect(one.told).toEqual([GETFD, NETDEV, 'closefd nic-tap']);
@@ -82,7 +82,7 @@ describe('NicSlot', () => {
     expect(two.slot.isPlugged).toBe(false);
   });
 
-  it('unplugNic: a guest that gives the card up too late has lost it all the same', async () => {
+  it('unplugNic: a NIC that the guest releases late is unplugged all the same', async () => {
     const { slot, told, emit } = qmp({ obeys: false });
     await slot.plugNic(NIC);
     await expect(slot.unplugNic()).rejects.toThrow('no answer');
@@ -94,7 +94,7 @@ describe('NicSlot', () => {
     expect(told).toEqual(['netdev_del tap']);
   });
 
-  it('returnNic: a card that the guest gives up only afterwards comes back at once', async () => {
+  it('returnNic: plugs a NIC again at once if the guest releases it late', async () => {
     const { slot, told, emit } = qmp({ obeys: false });
     await slot.plugNic(NIC);
     await expect(slot.withdrawNic()).rejects.toThrow('no answer');
@@ -111,7 +111,7 @@ describe('NicSlot', () => {
     expect(told).toEqual([DEVICE, 'device_del nic']);
   });
 
-  it('returnNic: where QEMU takes the late card no more, the next return tries again', async () => {
+  it('returnNic: if QEMU refuses the late NIC, the next return tries again', async () => {
     const options: { refuse?: string; obeys: boolean } = { obeys: false };
     const { slot, told, emit } = qmp(options);
     await slot.plugNic(NIC);

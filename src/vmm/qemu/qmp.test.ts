@@ -23,7 +23,7 @@ function pair() {
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 describe('QmpDecoder', () => {
-  it('QmpDecoder: tells greeting, answers, errors and events apart', () => {
+  it('QmpDecoder: distinguishes greeting, answers, errors and events', () => {
     const result = new QmpDecoder().receive(
       Buffer.from(
         `${GREETING}{"return": {}, "id": 1}\r\n{"id": 2, "error": {"class": "GenericError", "desc": "no"}}\n\n{"event": "STOP", "timestamp": {}}\n`,
@@ -45,7 +45,7 @@ describe('QmpDecoder', () => {
       expect(new QmpDecoder().receive(Buffer.from(line)).ok).toBe(false);
     },
   );
-  it('QmpDecoder: a line without end is refused at its limit', () => {
+  it('QmpDecoder: refuses a line beyond its limit', () => {
     const decoder = new QmpDecoder();
     const piece = Buffer.alloc(64 * 1024, 'x');
     let pieces = 0;
@@ -66,7 +66,7 @@ describe('QmpClient', () => {
     says({ return: {}, id: 1 });
     await done;
   });
-  it('negotiate: a QEMU that says nothing runs into the deadline', async () => {
+  it('negotiate: a silent QEMU runs into the deadline', async () => {
     const { client, clock } = pair();
     const failure = expect(client.negotiate(1_000)).rejects.toMatchObject({ code: 'vmm_timeout' });
     clock.advance(1_000);
@@ -80,7 +80,7 @@ describe('QmpClient', () => {
     expect(await two).toBe('second');
     expect(await one).toBe(1);
   });
-  it('execute: a refusal carries the words of QEMU and the name of the command', async () => {
+  it('execute: a refusal carries the message of QEMU and the command', async () => {
     const { client, says } = pair();
     const failure = client.execute('device_add', { driver: 'x' });
     says({ id: 1, error: { class: 'GenericError', desc: "'x' is not a valid device" } });
@@ -90,7 +90,7 @@ describe('QmpClient', () => {
       cause: "'x' is not a valid device",
     });
   });
-  it('execute: an answer that comes too late is dropped', async () => {
+  it('execute: drops a late answer', async () => {
     const { client, clock, says } = pair();
     const failure = expect(client.execute('stop', {}, 50)).rejects.toMatchObject({
       code: 'vmm_timeout',
@@ -102,14 +102,14 @@ describe('QmpClient', () => {
     says({ return: {}, id: 2 });
     expect(await next).toEqual({});
   });
-  it('execute: no more than 32 commands wait at one time', async () => {
+  it('execute: at most 32 commands wait at a time', async () => {
     const { client } = pair();
     const waiting = Array.from({ length: 32 }, () => client.execute('stop').catch(String));
     await expect(client.execute('stop')).rejects.toMatchObject({ code: 'vmm_command_failed' });
     client.close();
     await Promise.all(waiting);
   });
-  it('closed: garbage and the end of the stream fail what waits and what comes', async () => {
+  it('closed: garbage and the end of the stream fail pending and later commands', async () => {
     for (const [text, code] of [
       ['garbage\n', 'vmm_command_failed'],
       [null, 'vm_gone'],
@@ -123,7 +123,7 @@ describe('QmpClient', () => {
       expect((await client.closed).code).toBe(code);
     }
   });
-  it('execute: a command that is answered leaves no reaction on `closed`', async () => {
+  it('execute: an answered command leaves no reaction on `closed`', async () => {
     const { client, says } = pair();
     const reactions = vi.spyOn(client.closed, 'then');
     for (const id of [1, 2, 3]) {
@@ -133,7 +133,7 @@ describe('QmpClient', () => {
     }
     expect(reactions).not.toHaveBeenCalled();
   });
-  it('event: the end of the connection fails what waits and what comes', async () => {
+  it('event: the end of the connection fails pending and later waits', async () => {
     const { client, hangUp } = pair();
     const waiting = expect(client.event(() => true, 1_000)).rejects.toMatchObject({
       code: 'vm_gone',

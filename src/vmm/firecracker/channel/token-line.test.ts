@@ -22,14 +22,14 @@ function lineOf(limit: ConstructorParameters<typeof TokenLine>[1]) {
 }
 
 describe('TokenLine', () => {
-  it('add: without a limit all go at once, and nobody has waited', () => {
+  it('add: without a limit serves all at once, without a wait', () => {
     const { clock, line, passed, want } = lineOf(undefined);
     want('a', 3);
     clock.advance(1000);
     expect(passed).toEqual(['a', 'a', 'a']);
     expect(line.throttledMs()).toBe(0);
   });
-  it('add: at the rate of the limit, in turns, and the wait is counted', () => {
+  it('add: serves in turns at the rate of the limit, and counts the wait', () => {
     const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 100 });
     want('a', 3);
     want('b', 3);
@@ -40,7 +40,7 @@ describe('TokenLine', () => {
     expect(line.throttledMs()).toBeGreaterThan(400);
     expect(line.throttledMs()).toBeLessThan(560);
   });
-  it('setLimit: holds for those that wait', () => {
+  it('setLimit: applies to those that wait', () => {
     const { line, passed, want } = lineOf({ size: 1, refillPerSecond: 0.001 });
     want('a', 1);
     want('b', 2);
@@ -48,7 +48,7 @@ describe('TokenLine', () => {
     line.setLimit(undefined);
     expect(passed).toEqual(['a', 'b', 'b']);
   });
-  it('forget: who has gone is not served, and the wait ends with the next token', () => {
+  it('forget: does not serve a removed waiter, and counts the wait to the next token', () => {
     const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 10 });
     want('a', 2);
     line.forget('a');
@@ -56,7 +56,7 @@ describe('TokenLine', () => {
     expect(passed).toEqual(['a']);
     expect(line.throttledMs()).toBeLessThan(2_000);
   });
-  it('close: nobody is served any more, and nothing is scheduled', () => {
+  it('close: serves no waiter, and schedules nothing', () => {
     const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 10 });
     want('a', 5);
     line.close();

@@ -6,7 +6,7 @@ const end = (more: object) =>
   judgeExit({ exitCode: 0, signal: null, killed: false, log: '', stderr: '', ...more });
 
 describe('judgeExit', () => {
-  it('judgeExit: status 0 is the end by the guest, a reset or a triple fault', () => {
+  it('judgeExit: status 0 is an end by the guest: a reset or a triple fault', () => {
     const log = line('Vmm is stopping.') + line('Firecracker exiting successfully. exit_code=0');
     expect(end({ log })).toMatchObject({ cause: 'guest-shutdown', detail: 'reset' });
     const fault = line('Received KVM_EXIT_SHUTDOWN signal') + log;
@@ -30,12 +30,12 @@ describe('judgeExit', () => {
     expect(end({ exitCode: 148 }).cause).toBe('vmm-crashed');
     expect(end({ exitCode: null, signal: 'SIGKILL', killed: true }).cause).toBe('killed');
   });
-  it('judgeExit: a call that its filter refused is told by number, with its own status only', () => {
+  it('judgeExit: names a refused call by number, only with the status for one', () => {
     const log = line('Shutting down VM after intercepting a bad syscall (59).');
     expect(end({ exitCode: 148, log })).toMatchObject({ cause: 'vmm-crashed', refusedSyscall: 59 });
     expect(end({ exitCode: 1, log }).refusedSyscall).toBeUndefined();
   });
-  it('judgeExit: the last words are short, without times and calls that went well', () => {
+  it('judgeExit: quotes the last lines without times and successful calls', () => {
     const calls = line('The API server received a Put request on "/vsock"').repeat(100);
     const log = calls + line('something odd') + line('API server started.');
     const exit = end({ exitCode: 1, log, stderr: 'a panic\n' });

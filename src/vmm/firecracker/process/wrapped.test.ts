@@ -11,7 +11,7 @@ describe('unwrapEnd', () => {
   ] as const)('unwrapEnd: status %s, signal %s', (exitCode, signal, expected) => {
     expect(unwrapEnd(exitCode, signal)).toEqual(expected);
   });
-  it('unwrapEnd: what Firecracker itself ends with is no signal', () => {
+  it('unwrapEnd: does not take a status of Firecracker for a signal', () => {
     for (let status = 148; status <= 157; status += 1) {
       expect(unwrapEnd(status, null)).toEqual({ exitCode: status, signal: null });
     }
