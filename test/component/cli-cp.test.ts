@@ -7,6 +7,7 @@ import {
   readdir,
   readFile,
   readlink,
+  rename,
   rm,
   stat,
   symlink,
@@ -223,11 +224,55 @@ describe('cp from a hostile guest', () => {
     },
   );
 
-  it('rejects a root whose path ends in ..', async () => {
+  it.each([
+    ['another directory', directory('.ssh')],
+    ['another file', entry('.bashrc')],
+    ['a path that ends in ..', entry('..')],
+  ])('takes the name that was asked for when the guest answers %s', async (_what, root) => {
     await mkdir(join(here, 'in'));
-    const guest = guestWith(entry('x', { path: '/src/..' }), {});
-    await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'hostile_name' });
-    expect(await readdir(here)).toEqual(['in']);
+    const lists = { '/src': [entry('authorized_keys')] };
+    await out(guestWith(root, lists), join(here, 'in'));
+    expect(await readdir(join(here, 'in'))).toEqual(['src']);
+  });
+
+  it('never makes the source itself a link', async () => {
+    await mkdir(join(here, 'outside'));
+    const root = entry('src', { type: 'symlink', symlinkTarget: join(here, 'outside') });
+    await expect(out(guestWith(root, {}), join(here, 'out'))).rejects.toMatchObject({
+      code: 'usage',
+    });
+    expect(await readdir(here)).toEqual(['outside']);
+  });
+
+  it('never follows a target that is a link', async () => {
+    await mkdir(join(here, 'outside'));
+    await symlink(join(here, 'outside'), join(here, 'out'));
+    const guest = guestWith(directory('src'), { '/src': [entry('evil')] });
+    await expect(out(guest, join(here, 'out'))).rejects.toMatchObject({ code: 'in_the_way' });
+    await expect(out(guestWith(entry('src'), {}), join(here, 'out'))).rejects.toMatchObject({
+      code: 'in_the_way',
+    });
+    expect(await readdir(join(here, 'outside'))).toEqual([]);
+    // The slash says that the directory behind it is meant.
+    await out(guest, join(here, 'out/'));
+    expect(await readdir(join(here, 'outside'))).toEqual(['src']);
+  });
+
+  it('never follows a directory that becomes a link during the copy', async () => {
+    await mkdir(join(here, 'outside'));
+    const guest = guestWith(directory('src'), {
+      '/src': [directory('a')],
+      '/src/a': [entry('evil')],
+    });
+    const files = guest.files as { read: Guest['files']['read'] };
+    const read = files.read;
+    files.read = async (path, options) => {
+      await rename(join(here, 'in/a'), join(here, 'in/b'));
+      await symlink(join(here, 'outside'), join(here, 'in/a'));
+      return await read(path, options);
+    };
+    await expect(out(guest, join(here, 'in'))).rejects.toMatchObject({ code: 'in_the_way' });
+    expect(await readdir(join(here, 'outside'))).toEqual([]);
   });
 
   it('never writes through a link that the guest also lists as a directory', async () => {

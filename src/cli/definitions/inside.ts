@@ -101,7 +101,8 @@ function addCopy(program: Command): void {
     .description(
       'Copy files and directories to or from a sandbox, with their modes and symbolic links. If TARGET is a ' +
         'directory, copy into it; otherwise copy to that name and create missing parent directories. ' +
-        'SOURCE/. copies the contents of a directory.',
+        'SOURCE/. copies the contents of a directory. Links are copied as links and never followed; TARGET/ ' +
+        'copies into the directory that a link leads to.',
     )
     .argument('<source>', PATHS)
     .argument('<target>', PATHS)

@@ -1,25 +1,24 @@
 /**
  * Copies files of a guest to this machine: `cp ID:PATH TARGET`.
  *
- * The guest lists its directories and is hostile: a name must be a single path component and occur once; links are
- * created last, and nothing is ever written through a link. So nothing is written outside the target.
+ * The guest answers for its files and is hostile. The name at the top comes from the caller, never from the guest;
+ * a listed name must be a single path component and occur once; links are created last; and no path below the
+ * target is resolved through a link (`CopyTarget`). So nothing is written outside the target.
  */
-import { createWriteStream } from 'node:fs';
-import { chmod, lstat, mkdir, rename, rm, stat, symlink } from 'node:fs/promises';
+import { lstat, mkdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import { errorCode } from '../../base/errors.ts';
-import { newSandboxId } from '../../base/ids.ts';
 import type { FileEntry, Guest } from '../../guest/link.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { CopyTarget } from './copy-target.ts';
 import { CopyError, ENTRIES_MAX, someAtOnce, TransferProgress } from './transfer.ts';
 
 interface Planned {
   readonly entry: FileEntry;
   /** Path in the guest. */
   readonly from: string;
-  /** Path on this machine. */
+  /** Path below the target, of single components. */
   readonly to: string;
 }
 
@@ -37,26 +36,29 @@ export async function copyOut(
 ): Promise<void> {
   const as = options.user === undefined ? {} : { user: options.user };
   const root = await guest.files.stat(source, as);
+  if (root.type === 'symlink') throw rootLink(source, root);
   const wholeContent = /(^|\/)\.$/.test(source);
-  const into = !wholeContent && (target.endsWith('/') || (await isDirectory(target)));
-  const name = basename(root.path) || 'root';
-  const to = resolve(into ? join(target, checkFileName(name)) : target);
+  const into = (await isDirectory(target)) && !wholeContent;
+  const to = resolve(into ? join(target, nameOf(source)) : target);
   await mkdir(dirname(to), { recursive: true });
-  const plan = await planOf(guest, { entry: root, from: source, to }, as);
+  const plan = await planOf(guest, { entry: root, from: source, to: basename(to) }, as);
   const files = plan.filter(({ entry }) => entry.type === 'file');
   const total = files.reduce((sum, { entry }) => sum + entry.bytes, 0);
   const progress = new TransferProgress(cli, `Copy ${source}`, total);
+  const below = new CopyTarget(dirname(to));
   let succeeded = false;
   try {
     const directories = plan.filter(({ entry }) => entry.type === 'directory');
-    for (const one of directories) await makeDirectory(one.to, one === plan[0] && wholeContent);
+    for (const one of directories) await below.makeDirectory(one.to);
     await someAtOnce(files, async ({ entry, from, to: path }) => {
       const content = await guest.files.read(from, { signal: cli.cancelled, ...as });
-      await replaceFile(path, entry.mode, progress.count(content));
+      await below.writeFile(path, entry.mode, progress.count(content));
     });
-    for (const one of plan) if (one.entry.type === 'symlink') await replaceLink(one);
+    for (const { entry, to: path } of plan) {
+      if (entry.type === 'symlink') await below.makeLink(path, entry.symlinkTarget ?? '');
+    }
     // Last, and deepest first: the mode may close a directory to its owner.
-    for (const one of directories.reverse()) await chmod(one.to, one.entry.mode & 0o777);
+    for (const one of directories.reverse()) await below.setMode(one.to, one.entry.mode);
     succeeded = true;
   } finally {
     progress.end(succeeded);
@@ -107,53 +109,38 @@ function hostile(what: string): CopyError {
   });
 }
 
-async function isDirectory(path: string): Promise<boolean> {
-  try {
-    return (await stat(path)).isDirectory();
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return false;
-    throw error;
-  }
+/** The name that the source gets in a directory; the guest has no say in it. */
+function nameOf(source: string): string {
+  const name = basename(source);
+  if (name === '') return 'root';
+  if (name === '~') return 'home';
+  if (name !== '.' && name !== '..') return name;
+  throw new UsageError(`${source}: does not name a file`, 'use the path of the file or directory');
 }
 
-/** Never follows a link: one left by an earlier copy could lead elsewhere. */
-async function makeDirectory(path: string, mayBeLink: boolean): Promise<void> {
-  const there = await lstat(path).catch((error: unknown) => {
-    if (errorCode(error) !== 'ENOENT') throw error;
-    return null;
-  });
-  if (there === null) await mkdir(path, { mode: 0o700 });
-  else if (!there.isDirectory() && !(mayBeLink && (await isDirectory(path)))) {
-    throw new CopyError('in_the_way', `${path} exists and is not a directory`, {
-      remedy: 'remove it, or choose another target',
-    });
-  }
+function rootLink(source: string, { symlinkTarget }: FileEntry): UsageError {
+  const leads = symlinkTarget === null ? '' : ` to ${quoted(symlinkTarget)}`;
+  return new UsageError(
+    `${source}: a symbolic link${leads}`,
+    'copy the file or directory that it leads to',
+  );
 }
 
-/** Writes all or nothing; an existing link is replaced, not followed. */
-async function replaceFile(
-  path: string,
-  mode: number,
-  content: AsyncIterable<Uint8Array>,
-): Promise<void> {
-  const part = join(dirname(path), `.${newSandboxId()}.part`);
+/**
+ * Never follows a link, unless a slash after it asks for that: an earlier copy could have left one that leads
+ * anywhere.
+ */
+async function isDirectory(target: string): Promise<boolean> {
   try {
-    await pipeline(content, createWriteStream(part, { flags: 'wx', mode: 0o600 }));
-    await chmod(part, mode & 0o777);
-    await rename(part, path);
+    const there = await lstat(target);
+    if (there.isSymbolicLink()) {
+      throw new CopyError('in_the_way', `${target} is a symbolic link`, {
+        remedy: `use the path that it leads to, or ${target}/ to copy into that directory`,
+      });
+    }
+    return there.isDirectory();
   } catch (error) {
-    await rm(part, { force: true });
-    throw error;
-  }
-}
-
-async function replaceLink({ entry, to }: Planned): Promise<void> {
-  const part = join(dirname(to), `.${newSandboxId()}.part`);
-  await symlink(entry.symlinkTarget ?? '', part);
-  try {
-    await rename(part, to);
-  } catch (error) {
-    await rm(part, { force: true });
+    if (errorCode(error) === 'ENOENT') return target.endsWith('/');
     throw error;
   }
 }

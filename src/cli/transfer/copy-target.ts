@@ -1,0 +1,124 @@
+/**
+ * A directory of this machine that a copy writes below. Each component of a path below it is opened by itself with
+ * O_NOFOLLOW, and files are made relative to the descriptor of their directory: the equal of openat2(2) with
+ * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which Node lacks. So a link below it never leads a write elsewhere,
+ * whether an earlier copy left it or another program makes it meanwhile.
+ */
+import { constants } from 'node:fs';
+import {
+  type FileHandle,
+  lstat,
+  mkdir,
+  open,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { errorCode } from '../../base/errors.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import { CopyError } from './transfer.ts';
+
+const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants;
+
+export class CopyTarget {
+  readonly #dir: string;
+
+  /** @param dir an existing directory; links on the way to it are followed, for its owner names it */
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  /** Keeps an existing directory. @throws CopyError `in_the_way` */
+  makeDirectory(path: string): Promise<void> {
+    return this.#inParent(path, async (at) => {
+      try {
+        await mkdir(at, { mode: 0o700 });
+      } catch (error) {
+        if (errorCode(error) !== 'EEXIST') throw error;
+        if (!(await lstat(at)).isDirectory()) throw this.#inTheWay(path);
+      }
+    });
+  }
+
+  /** Writes all or nothing; an existing link is replaced, not followed. */
+  writeFile(path: string, mode: number, content: AsyncIterable<Uint8Array>): Promise<void> {
+    return this.#replace(path, async (part) => {
+      const file = await open(part, 'wx', 0o600);
+      try {
+        await writeFile(file, content);
+        await file.chmod(mode & 0o777);
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
+  makeLink(path: string, target: string): Promise<void> {
+    return this.#replace(path, (part) => symlink(target, part));
+  }
+
+  /** Sets the permissions of a directory, and no other mode bits. */
+  async setMode(path: string, mode: number): Promise<void> {
+    const directory = await this.#open(path.split('/'));
+    try {
+      await directory.chmod(mode & 0o777);
+    } finally {
+      await directory.close();
+    }
+  }
+
+  async #replace(path: string, make: (part: string) => Promise<void>): Promise<void> {
+    await this.#inParent(path, async (at, parent) => {
+      const part = join(parent, `.${newSandboxId()}.part`);
+      try {
+        await make(part);
+        await rename(part, at);
+      } catch (error) {
+        await rm(part, { force: true });
+        throw error;
+      }
+    });
+  }
+
+  /** @param use gets the path of the file and of its directory, both through the descriptor of the directory */
+  async #inParent(path: string, use: (at: string, parent: string) => Promise<void>): Promise<void> {
+    const components = path.split('/');
+    const name = components.pop() ?? '';
+    const directory = await this.#open(components);
+    try {
+      const parent = `/proc/self/fd/${directory.fd}`;
+      await use(join(parent, name), parent);
+    } finally {
+      await directory.close();
+    }
+  }
+
+  async #open(components: readonly string[]): Promise<FileHandle> {
+    let directory = await open(this.#dir, O_RDONLY | O_DIRECTORY);
+    let path = '';
+    for (const component of components) {
+      path = join(path, component);
+      const parent = directory;
+      try {
+        directory = await open(
+          `/proc/self/fd/${parent.fd}/${component}`,
+          O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+        );
+      } catch (error) {
+        const code = errorCode(error);
+        throw code === 'ELOOP' || code === 'ENOTDIR' ? this.#inTheWay(path) : error;
+      } finally {
+        await parent.close();
+      }
+    }
+    return directory;
+  }
+
+  #inTheWay(path: string): CopyError {
+    return new CopyError('in_the_way', `${join(this.#dir, path)} exists and is not a directory`, {
+      remedy: 'remove it, or choose another target',
+    });
+  }
+}
