@@ -6,6 +6,7 @@ import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { isPidAlive } from '../alive.ts';
+import { childEnd, drain } from '../child-end.ts';
 import type { Vm, VmExit } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { Launched } from '../launch.ts';
@@ -15,8 +16,6 @@ import { QmpClient, type QmpEvent } from './qmp.ts';
 
 const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
-/** Time to read its last output after the process has ended. */
-const DRAIN_MS_MAX = 1_000;
 
 export class QemuProcess {
   readonly qmp: QmpClient;
@@ -118,20 +117,12 @@ export class QemuProcess {
 
   async #watch(serial: Duplex, clock: Clock): Promise<VmExit> {
     const child = this.#child;
-    const ended = Promise.withResolvers<void>();
-    child.on('exit', () => ended.resolve());
-    child.on('error', (error) => {
+    await childEnd(child, (error) => {
       this.#spawnError = error;
-      // The same event reports a signal that could not be sent; then `exit` follows.
-      if (child.pid === undefined) ended.resolve();
     });
-    await ended.promise;
     // Its last output is still in the sockets: the reason of its end, and a panic on the console.
     if (this.terminal !== null) finishTerminal(serial, this.terminal.output);
-    const late = Promise.withResolvers<void>();
-    const cancel = clock.after(DRAIN_MS_MAX, late.resolve);
-    await Promise.race([Promise.all([this.qmp.closed, streamClosed(serial)]), late.promise]);
-    cancel();
+    await drain([this.qmp.closed, streamClosed(serial)], clock);
     serial.destroy();
     this.qmp.close();
     return this.#exit();

@@ -7,6 +7,7 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { isRunning, startTicksOf } from '../../../sys/process-start.ts';
 import { isPidAlive } from '../../alive.ts';
+import { childEnd, drain } from '../../child-end.ts';
 import type { Vm, VmExit } from '../../driver.ts';
 import { VmmError } from '../../errors.ts';
 import type { LaunchStdio } from '../../launch.ts';
@@ -22,8 +23,6 @@ const CONSOLE_TAIL_BYTES = 64 * 1024;
 const STDERR_TAIL_BYTES = 4 * 1024;
 /** A guest can make Firecracker log endlessly; only the end matters. */
 const LOG_TAIL_BYTES = 16 * 1024;
-/** Time to read its last output after the process has ended. */
-const DRAIN_MS_MAX = 1_000;
 
 interface ProcessPipes {
   /** Existing named pipes. */
@@ -156,20 +155,12 @@ export class FirecrackerProcess {
 
   async #watch(clock: Clock): Promise<VmExit> {
     const child = this.#child;
-    const ended = Promise.withResolvers<void>();
-    child.on('exit', () => ended.resolve());
-    child.on('error', (error) => {
+    await childEnd(child, (error) => {
       this.#spawnError = error;
-      // The same event reports a signal that could not be sent; then `exit` follows.
-      if (child.pid === undefined) ended.resolve();
     });
-    await ended.promise;
     this.api.close();
     if (this.#output !== null) this.#finishTerminal(this.#output);
-    const late = Promise.withResolvers<void>();
-    const cancel = clock.after(DRAIN_MS_MAX, late.resolve);
-    await Promise.race([Promise.all([closed(child.stdout), closed(child.stderr)]), late.promise]);
-    cancel();
+    await drain([closed(child.stdout), closed(child.stderr)], clock);
     for (const stream of [this.#input, child.stdout, child.stderr]) stream?.destroy();
     for (const pipe of this.#pipes) pipe.finish();
     this.#output?.end();
