@@ -25,6 +25,10 @@ export const LIMITS = {
   execsMax: 64,
   /** Output of one such program, stdout and stderr together, bytes; the rest is dropped and `truncated` is set. */
   outputBytesMax: 16 * MIB,
+  /** Listings that run at once [429]; each may hold `GUEST_LIMITS.listBytesMax`. */
+  listingsMax: 32,
+  /** Listings per sandbox [429], so that one whose guest never answers can't take all. */
+  listingsPerSandboxMax: 4,
   /** Open tunnels [429]. */
   tunnelsMax: 512,
   /** Tunnels per sandbox [429], as many as its agent serves, so that one sandbox can't take all. */

@@ -1,6 +1,8 @@
 /** Files of the guest over operations. The guest checks every path with its user's own rights. */
 import { Readable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
+import { GuestError } from './errors.ts';
 import { FRAME, type Frame, LineDecoder } from './framing.ts';
 import type { FileEntry, FileEvent, FileOptions, FileWatch, GuestFiles } from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
@@ -193,15 +195,20 @@ function contentStream(operation: Operation, what: string): Readable {
 async function readEntries(stream: Readable, path: string): Promise<readonly FileEntry[]> {
   const lines = new LineDecoder(GUEST_LIMITS.listLineBytesMax);
   const entries: FileEntry[] = [];
+  let bytes = 0;
   for await (const chunk of stream) {
     let rest: Buffer = chunk;
+    bytes += rest.length;
+    if (bytes > GUEST_LIMITS.listBytesMax) {
+      throw tooLargeList(path, `${GUEST_LIMITS.listBytesMax / MIB} MiB of entries`);
+    }
     for (;;) {
       const result = lines.receive(rest);
       if (!result.ok) throw guestError('protocol_error', `list ${path}: ${result.reason}`);
       if (result.line === null) break;
       rest = result.rest;
       if (result.line.subarray(0, CUT.length).equals(CUT)) {
-        throw guestError('too_large', `list ${path}: more entries than one listing may have`);
+        throw tooLargeList(path, `${GUEST_LIMITS.listEntriesMax - 1} entries`);
       }
       const parsed = parseEntry(result.line);
       if (!parsed.ok) throw guestError('protocol_error', `list ${path}: ${parsed.reason}`);
@@ -211,6 +218,13 @@ async function readEntries(stream: Readable, path: string): Promise<readonly Fil
     }
   }
   return entries;
+}
+
+function tooLargeList(path: string, limit: string): GuestError {
+  return new GuestError('too_large', `list ${path}: more than ${limit}`, {
+    remedy:
+      'List its subdirectories one by one, or pack it with `tar` in the sandbox and copy the archive.',
+  });
 }
 
 /** Prefix of the line with which the agent marks a truncated listing. */

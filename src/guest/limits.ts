@@ -21,6 +21,12 @@ export const GUEST_LIMITS = {
   messageCharactersMax: 500,
   /** Entries of one `list`. The agent cuts at 20 000 and marks the cut. */
   listEntriesMax: 20_001,
+  /** Lines of one `list` together, bytes. */
+  listBytesMax: 8 * MIB,
+  /** File name, bytes, as in Linux. */
+  fileNameBytesMax: 255,
+  /** Path or link target, bytes, as in Linux. */
+  pathBytesMax: 4096,
   /** One entry or path in a list, bytes. */
   listLineBytesMax: 64 * 1024,
   /** Events read per second; above that the connection pauses for the rest of the second. */

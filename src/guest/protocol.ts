@@ -86,16 +86,19 @@ const eventSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('dropped'), count }),
 ]);
 
+const fileName = fileText(GUEST_LIMITS.fileNameBytesMax);
+const filePath = fileText(GUEST_LIMITS.pathBytesMax);
+
 const entrySchema = z.object({
-  name: z.string(),
-  path: z.string(),
+  name: fileName,
+  path: filePath,
   type: z.enum(['file', 'directory', 'symlink', 'other']),
   bytes: count,
   mode: z.number().int().min(0).max(0o7777),
   owner: z.string().max(256),
   group: z.string().max(256),
   modifiedMs: z.number().int().safe(),
-  symlinkTarget: z.string().nullable(),
+  symlinkTarget: filePath.nullable(),
 });
 
 const statsSchema = z.object({
@@ -134,7 +137,7 @@ const entryReplySchema = z.object({ entry: entrySchema });
 const exitFrameSchema = exitSchema.extend({ type: z.literal('exit') });
 const fileEventSchema = z.object({
   type: z.enum(['create', 'write', 'remove', 'rename', 'chmod', 'overflow', 'ended']),
-  name: z.string().default(''),
+  name: filePath.default(''),
 });
 
 export type Parsed<T> =
@@ -200,6 +203,16 @@ function reader<T>(schema: z.ZodType<T>): (value: unknown) => Parsed<T> {
     const where = issue?.path.map(String).join('.') ?? '';
     return { ok: false, reason: `${where === '' ? 'message' : where}: ${issue?.message ?? 'bad'}` };
   };
+}
+
+/** A name or path. The agent writes a byte that is no UTF-8 as a lone surrogate, U+DC80 to U+DCFF. */
+function fileText(bytesMax: number): z.ZodType<string> {
+  const fits = (text: string): boolean => {
+    if (text.length > bytesMax) return false;
+    const escaped = text.match(/[\udc80-\udcff]/gu)?.length ?? 0;
+    return Buffer.byteLength(text) - 2 * escaped <= bytesMax;
+  };
+  return z.string().refine(fits, `longer than ${bytesMax} bytes`);
 }
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true });

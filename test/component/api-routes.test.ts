@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { GuestError } from '../../src/guest/errors.ts';
 import type { ForkResult, SandboxInfo } from '../../src/sandbox/control.ts';
 import { BusyError } from '../../src/sandbox/errors.ts';
 import { OPENAPI_FILE, openapiDocument } from '../../tools/openapi.ts';
@@ -290,6 +291,26 @@ describe('programs and files', () => {
     expect((await api.ask('GET', `${at}${query}`)).json).toMatchObject({
       error: { code: 'guest_not_found' },
     });
+  });
+
+  it('list: a guest that never answers takes 4 slots, its own, until its clients leave', async () => {
+    const hung = await create();
+    const other = await create();
+    const { control } = api;
+    const release = Promise.withResolvers<never>();
+    const guestOf = control.guest.bind(control);
+    control.guest = (id) => (id === hung.id ? release.promise : guestOf(id));
+    const list = (id: string) => api.ask('GET', `/sandboxes/${id}/files/list?path=/`);
+    const waiting = Array.from({ length: 4 }, () => list(hung.id));
+    await new Promise(setImmediate);
+    const refused = await list(hung.id);
+    expect(refused.status).toBe(429);
+    expect(refused.text).toContain(`sandbox ${hung.id}: 4 listings are in progress`);
+    expect((await list(other.id)).status).toBe(200);
+    release.reject(new GuestError('connection_lost', 'gone'));
+    await Promise.all(waiting);
+    control.guest = guestOf;
+    expect((await list(hung.id)).status).toBe(200);
   });
 
   it('guest, processes, channel, usage: return the control plane’s data', async () => {

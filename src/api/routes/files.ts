@@ -3,14 +3,17 @@ import { Readable } from 'node:stream';
 import { z } from 'zod';
 import type { FileOptions } from '../../guest/guest.ts';
 import { withIdleLimit } from '../body.ts';
+import { LIMITS } from '../limits.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
 import { fileEntry, fileList } from '../schema/answers.ts';
 import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/requests.ts';
+import { Slots } from '../slots.ts';
 
 const tags = ['files'];
 const content = z.custom<Readable>().meta({ type: 'string', format: 'binary' });
 
 export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
+  const listings = new Slots('listings', LIMITS.listingsMax, LIMITS.listingsPerSandboxMax);
   // File content passes through unchanged, whatever its Content-Type.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
@@ -96,9 +99,14 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
     },
     async ({ params, query }, reply) => {
       const { path, user, depth = 1 } = query;
-      const { files } = await control.guest(params.id);
       const options = fileOptions(user, clientGone(reply));
-      return { entries: [...(await files.list(path, { ...options, depth }))] };
+      const giveBack = listings.take(params.id);
+      try {
+        const { files } = await control.guest(params.id);
+        return { entries: [...(await files.list(path, { ...options, depth }))] };
+      } finally {
+        giveBack();
+      }
     },
   );
 }
