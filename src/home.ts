@@ -6,8 +6,14 @@
  *     run/     one directory per running sandbox, and the daemon's socket; otherwise empty
  */
 import { createHash } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
+import { CodedError } from './base/errors.ts';
+import { privateDirFault, sharedDirFault } from './base/private-dir.ts';
+
+/** Another user could have prepared, or could replace, the run directory in the temporary directory. */
+export class HomeError extends CodedError<'run_dir_unsafe'> {}
 
 export interface Home {
   readonly dir: string;
@@ -26,11 +32,39 @@ export function resolveHome(home: string): Home {
   const inHome = join(dir, 'run');
   // Sockets of a home with a long path live in a directory of its own with a short path.
   const short = join(
-    tmpdir(),
+    resolve(tmpdir()),
     `nv-${process.getuid?.() ?? 0}-${createHash('sha256').update(dir).digest('hex').slice(0, 12)}`,
   );
   const runDir = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX ? inHome : short;
   return { dir, cacheDir: join(dir, 'cache'), runDir };
+}
+
+/**
+ * Creates the run directory, or accepts an existing one that no other user can have prepared.
+ * @throws HomeError; Error of Node if it can't be created
+ */
+export function requireRunDir(runDir: string): void {
+  // Before mkdir, too: its errors about a file or a dangling link name no remedy.
+  checkRunDir(runDir);
+  mkdirSync(runDir, { recursive: true, mode: 0o700 });
+  checkRunDir(runDir);
+}
+
+/**
+ * Refuses a run directory in the temporary directory that is not this user's alone: its sockets get environments and
+ * secrets, its records say which processes to kill. One in the home is as safe as the home. A missing one is accepted.
+ * @throws HomeError
+ */
+export function checkRunDir(runDir: string): void {
+  const parent = dirname(runDir);
+  if (parent !== resolve(tmpdir())) return;
+  const cause = privateDirFault(runDir) ?? sharedDirFault(parent);
+  if (cause === undefined) return;
+  throw new HomeError('run_dir_unsafe', `could not use the run directory ${runDir}`, {
+    cause,
+    remedy:
+      'set NEUROVISOR_HOME to a directory with a shorter path, so that it holds the run directory',
+  });
 }
 
 /** The socket of this home's daemon. */

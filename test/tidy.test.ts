@@ -14,7 +14,7 @@ const LAYERS: Record<string, readonly string[]> = {
   sys: ['base'],
   trace: ['base'],
   config: ['base'],
-  home: [],
+  home: ['base'],
   ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys', 'trace']])),
   engine: ['base'],
   sandbox: ['base', 'trace', ...MECHANISM_TYPES],

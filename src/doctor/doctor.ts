@@ -1,6 +1,6 @@
 /** What this machine can do, found by doing it. A check that fails never hides another. */
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { freemem } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -9,7 +9,7 @@ import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
 import { probeUpstreams } from '../bridge/detect.ts';
 import type { Config } from '../config.ts';
-import { resolveHome } from '../home.ts';
+import { requireRunDir, resolveHome } from '../home.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
 import { judgeFirecracker, QEMU_BINARY } from '../runtime/driver.ts';
@@ -142,7 +142,7 @@ async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
 /** Attaches a device in a worker, as for a sandbox, and connects to its socket. */
 async function checkVsock({ config, log }: DoctorOptions): Promise<Finding> {
   const { runDir } = resolveHome(config.home);
-  await mkdir(runDir, { recursive: true, mode: 0o700 });
+  requireRunDir(runDir);
   const dir = await mkdtemp(join(runDir, 'doctor-'));
   const host = createVsockHost({ log });
   try {

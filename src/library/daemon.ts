@@ -3,13 +3,13 @@ import { existsSync } from 'node:fs';
 import { systemClock } from '../base/clock.ts';
 import type { RemoteControlPlane } from '../client/client.ts';
 import type { Config } from '../config.ts';
-import { daemonSocket, resolveHome } from '../home.ts';
+import { checkRunDir, daemonSocket, resolveHome } from '../home.ts';
 import { parseTraceparent, type SpanContext } from '../trace/trace.ts';
 
 /** The daemon's control plane; dispose of it to close its connections. */
 export type Daemon = RemoteControlPlane;
 
-/** @throws ClientError `daemon_unreachable`, `unauthorized` */
+/** @throws ClientError `daemon_unreachable`, `unauthorized`; HomeError `run_dir_unsafe` */
 export async function openDaemon(config: Config): Promise<Daemon> {
   // Loaded only here: sandboxes of this process need no client.
   const { connectDaemon } = await import('../client/client.ts');
@@ -44,4 +44,9 @@ export async function openDaemonIfRunning(config: Config): Promise<Daemon | null
 const traceOf = ({ traceparent }: Config): SpanContext | undefined =>
   parseTraceparent(traceparent) ?? undefined;
 
-const socketPath = ({ home }: Config): string => daemonSocket(resolveHome(home));
+/** @throws HomeError `run_dir_unsafe`: another user could answer there */
+function socketPath(config: Config): string {
+  const home = resolveHome(config.home);
+  checkRunDir(home.runDir);
+  return daemonSocket(home);
+}

@@ -9,12 +9,12 @@
  * the shell above it, which stays root and only waits, takes the pid namespace down with it.
  */
 import { closeSync, constants, openSync } from 'node:fs';
-import { access, mkdir, realpath, stat } from 'node:fs/promises';
+import { access, realpath, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
-import type { Home } from '../home.ts';
+import { type Home, requireRunDir } from '../home.ts';
 import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
 import { ioLimits } from '../jail/disk-io.ts';
 import { JailError } from '../jail/errors.ts';
@@ -87,7 +87,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   }
   const binary = await findBinary(config.firecracker);
   const jailer = await findJailer(options, binary);
-  await mkdir(home.runDir, { recursive: true, mode: 0o700 });
+  requireRunDir(home.runDir);
   const baseDir = join(await realpath(home.runDir), 'jail');
   requirePrivateDir(baseDir);
   await reclaimJails(baseDir, log);

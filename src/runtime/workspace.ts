@@ -12,6 +12,7 @@ import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { PORTS } from '../guest/limits.ts';
+import { checkRunDir, requireRunDir } from '../home.ts';
 import type { Workspace } from '../sandbox/parts.ts';
 import { startTicksOf } from '../sys/process-start.ts';
 
@@ -28,9 +29,10 @@ interface Owner {
   readonly vmm: ProcessRef | null;
 }
 
+/** @throws HomeError `run_dir_unsafe` */
 export async function makeWorkspace(runDir: string, id: string): Promise<Workspace> {
   const dir = join(runDir, id);
-  await mkdir(runDir, { recursive: true, mode: 0o700 });
+  requireRunDir(runDir);
   await mkdir(dir, { mode: 0o700 });
   const owner = await processRef(process.pid);
   await writeOwner(dir, { owner, vmm: null });
@@ -48,8 +50,10 @@ export const inferenceSocket = (channelPath: string): string => `${channelPath}_
 
 /**
  * Kills the VMMs and removes the directories of sandboxes whose owner is gone. Returns the number of directories.
+ * @throws HomeError `run_dir_unsafe`
  */
 export async function reclaim(runDir: string, log: Log): Promise<number> {
+  checkRunDir(runDir);
   let reclaimed = 0;
   for (const name of await entries(runDir)) {
     if (parseSandboxId(name) === undefined) continue;

@@ -1,13 +1,28 @@
 /** Workspaces against the real file system and real processes. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { resolveHome } from '../../src/home.ts';
+import { readConfig } from '../../src/config.ts';
+import { daemonSocket, requireRunDir, resolveHome } from '../../src/home.ts';
+import { openDaemon, openDaemonIfRunning } from '../../src/library/daemon.ts';
 import { makeWorkspace, reclaim } from '../../src/runtime/workspace.ts';
 
 let runDir = '';
@@ -23,6 +38,7 @@ function sleeper() {
   return {
     pid: child.pid ?? 0,
     exited,
+    isRunning: () => child.exitCode === null && child.signalCode === null,
     end: async () => {
       child.kill('SIGKILL');
       await exited;
@@ -111,5 +127,88 @@ describe('workspace', () => {
     expect(`${long.runDir}/${'a'.repeat(20)}/v.vhost_65535`.length).toBeLessThan(108);
     expect(resolveHome('/tmp/h').runDir).toBe('/tmp/h/run');
     expect(resolveHome(`/tmp/${'x'.repeat(100)}`).runDir).toBe(long.runDir);
+  });
+});
+
+describe('a run directory in the temporary directory', () => {
+  const UNSAFE = {
+    code: 'run_dir_unsafe',
+    remedy: expect.stringContaining('NEUROVISOR_HOME'),
+  };
+
+  /** A home with a long path; its run directory, here missing, goes after the test. */
+  function longHome() {
+    const home = resolveHome(`/tmp/${'x'.repeat(100)}-${newSandboxId()}`);
+    return {
+      ...home,
+      config: readConfig({ NEUROVISOR_HOME: home.dir }),
+      [Symbol.asyncDispose]: () => rm(home.runDir, { recursive: true, force: true }),
+    };
+  }
+
+  const prepared: readonly (readonly [string, (runDir: string) => Promise<void>])[] = [
+    [
+      'others can write to it',
+      async (dir) => {
+        await mkdir(dir);
+        await chmod(dir, 0o777);
+      },
+    ],
+    ['it is a link', (dir) => symlink(runDir, dir)],
+    ['it is a dangling link', (dir) => symlink(join(runDir, 'nothing'), dir)],
+    ['it is a file', (dir) => writeFile(dir, '')],
+  ];
+
+  it.each(prepared)('makeWorkspace, reclaim and clients refuse it: %s', async (_why, prepare) => {
+    await using home = longHome();
+    await prepare(home.runDir);
+    await expect(makeWorkspace(home.runDir, newSandboxId())).rejects.toMatchObject(UNSAFE);
+    await expect(reclaim(home.runDir, silentLog)).rejects.toMatchObject(UNSAFE);
+    await expect(openDaemon(home.config)).rejects.toMatchObject(UNSAFE);
+    await expect(openDaemonIfRunning(home.config)).rejects.toMatchObject(UNSAFE);
+  });
+
+  it('clients never connect to the socket of whoever prepared it', async () => {
+    await using home = longHome();
+    await mkdir(home.runDir);
+    await chmod(home.runDir, 0o777);
+    let connections = 0;
+    const server = createServer((socket) => {
+      connections += 1;
+      socket.destroy();
+    });
+    server.listen(daemonSocket(home));
+    await once(server, 'listening');
+    await expect(openDaemonIfRunning(home.config)).rejects.toMatchObject(UNSAFE);
+    await expect(openDaemon(home.config)).rejects.toMatchObject(UNSAFE);
+    server.close();
+    await once(server, 'close');
+    expect(connections).toBe(0);
+  });
+
+  it('reclaim ends no process that a prepared record names', async () => {
+    await using home = longHome();
+    const victim = sleeper();
+    const id = await orphan(victim.pid);
+    await mkdir(home.runDir);
+    await rename(join(runDir, id), join(home.runDir, id));
+    await chmod(home.runDir, 0o777);
+    await expect(reclaim(home.runDir, silentLog)).rejects.toMatchObject(UNSAFE);
+    expect(victim.isRunning()).toBe(true);
+    await victim.end();
+  });
+
+  it('a missing one is created private and accepted again', async () => {
+    await using home = longHome();
+    expect(await reclaim(home.runDir, silentLog)).toBe(0);
+    expect(await openDaemonIfRunning(home.config)).toBeNull();
+    requireRunDir(home.runDir);
+    requireRunDir(home.runDir);
+    expect((await stat(home.runDir)).mode & 0o777).toBe(0o700);
+  });
+
+  it('in the home it may be a link, as the home is its owner’s', async () => {
+    await symlink(runDir, join(runDir, 'run'));
+    expect(() => requireRunDir(join(runDir, 'run'))).not.toThrow();
   });
 });

@@ -1,12 +1,12 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import type { JailMode } from '../../config.ts';
-import { daemonSocket, resolveHome } from '../../home.ts';
+import { daemonSocket, requireRunDir, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
@@ -70,7 +70,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       ...(key === null ? {} : { apiKey: key.key }),
     });
     cleanup.push('REST server', () => api.close());
-    await mkdir(dirname(socketPath), { recursive: true, mode: 0o700 });
+    requireRunDir(home.runDir);
     // Before anything else: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
     const port = flags.port === undefined ? null : await api.listen({ port: flags.port });
