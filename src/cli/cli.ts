@@ -1,5 +1,6 @@
 /** The context of a command: streams, configuration, progress, signals. */
 import type { Readable, Writable } from 'node:stream';
+import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
@@ -34,10 +35,12 @@ export class Cli {
   readonly progress: ProgressView;
   readonly log: Log;
   readonly #aborter = new AbortController();
-  #signals: HandledSignal[] = [];
+  #signals: (HandledSignal | 'SIGPIPE')[] = [];
   #interruptHandler: (() => void) | undefined;
   #interruptGraceMs: number | null = null;
   #endHandler: (() => void) | undefined;
+  #isOutputClosed = false;
+  #endsWithOutput = true;
 
   constructor(options: {
     streams: CliStreams;
@@ -54,15 +57,22 @@ export class Cli {
     this.json = options.json;
     this.progress = options.progress;
     this.log = lineLog(this.stderr, options.config.logLevel);
-    // The reader of our output may close early (`| head`), which is not an error.
     for (const stream of [this.stdout, this.stderr]) {
-      stream.on('error', (error) => ignore(error, 'the reader of our output left'));
+      stream.on('error', (error) => {
+        ignore(error, 'the reader of our output left');
+        if (errorCode(error) === 'EPIPE') this.#handleClosedOutput();
+      });
     }
   }
 
   /** Aborts when the user interrupts this command. */
   get cancelled(): AbortSignal {
     return this.#aborter.signal;
+  }
+
+  /** True once the reader of our output has closed it (`| head`), which ends the command. */
+  get isOutputClosed(): boolean {
+    return this.#isOutputClosed;
   }
 
   /** Exit status of the last signal; null: no signal. */
@@ -80,9 +90,14 @@ export class Cli {
     this.#interruptGraceMs = graceMs;
   }
 
-  /** Sets what runs when the command must stop: second Ctrl-C, end of the grace period, SIGTERM, SIGHUP. */
+  /** Sets what runs when the command must stop: second Ctrl-C, end of the grace period, SIGTERM, SIGHUP, closed output. */
   onEnd(handler: () => void): void {
     this.#endHandler = handler;
+  }
+
+  /** Continues when the reader of our output has left, as a daemon must. */
+  ignoreClosedOutput(): void {
+    this.#endsWithOutput = false;
   }
 
   handleSignal(signal: HandledSignal): void {
@@ -105,7 +120,7 @@ export class Cli {
   async unlessCancelled<T>(work: Promise<T>): Promise<T> {
     const cancelled = Promise.withResolvers<never>();
     const end = (): void => {
-      if (!this.json)
+      if (!this.json && !this.#isOutputClosed)
         this.stderr.write('neurovisor: interrupted; the daemon may still complete the request\n');
       cancelled.reject(this.cancelled.reason);
     };
@@ -121,6 +136,14 @@ export class Cli {
 
   printJson(value: unknown): void {
     this.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+  }
+
+  /** As SIGPIPE ends other programs. */
+  #handleClosedOutput(): void {
+    if (!this.#endsWithOutput || this.#isOutputClosed) return;
+    this.#isOutputClosed = true;
+    this.#signals.push('SIGPIPE');
+    this.#endAll();
   }
 
   #endAll(): void {

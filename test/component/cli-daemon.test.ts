@@ -1,10 +1,13 @@
 /** `neurovisor` as a process, on a daemon at its socket: words, streams, exit status. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { SandboxEventBody } from '../../src/sandbox/events.ts';
-import { cli } from '../support/cli.ts';
+import { cli, ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { startCollector } from '../support/otlp-collector.ts';
 
@@ -43,6 +46,24 @@ describe('commands on a daemon', () => {
     expect((await there(['snapshot', 'rm', 'ready']).result).status).toBe(0);
     expect((await there(['rm', '--all']).result).stdout.trim().split('\n')).toHaveLength(3);
     expect(await daemon.control.list()).toEqual([]);
+  });
+
+  it('`| head -1` ends exec, run, events and ls with 141 and without a word', async () => {
+    const id = (await there(['create']).result).stdout.trim();
+    const into = (reader: string, ...args: string[]) => pipedInto(reader, args, daemon.env);
+    const ended = { status: 141, stdout: 'y\n', stderr: '' };
+    expect(await into('| head -1', 'exec', id, '--', 'yes')).toEqual(ended);
+    const onStderr = ['exec', id, '--', 'sh', '-c', 'yes >&2'];
+    expect(await into('2>&1 | head -1', ...onStderr)).toEqual(ended);
+    expect(await into('| head -1', 'run', '-c', 'while True: print("y")')).toEqual(ended);
+    const flood = setInterval(() => {
+      daemon.control.journal(id).note({ type: 'dropped', count: 1 });
+    }, 10);
+    expect(await into('| head -1', 'events', id)).toMatchObject({ status: 141, stderr: '' });
+    clearInterval(flood);
+    expect(await into('| true', 'ls')).toEqual({ ...ended, stdout: '' });
+    expect((await daemon.control.list()).map((one) => one.id)).toEqual([id]);
+    await daemon.control.remove(id);
   });
 
   it('events follows a sandbox until its end or Ctrl-C; inspect and exec report the end', async () => {
@@ -246,3 +267,18 @@ describe('run with a daemon', () => {
     expect(status).toBe(125);
   });
 });
+
+/** Status of the command, output of its reader. @param reader e.g. `| head -1` */
+async function pipedInto(reader: string, args: readonly string[], env: FakeDaemon['env']) {
+  const line = `"$@" ${reader}; exit "\${PIPESTATUS[0]}"`;
+  const child = spawn('bash', ['-c', line, 'bash', join(ROOT, 'neurovisor'), ...args], {
+    env: { ...process.env, NEUROVISOR_UPSTREAM: 'engine', NO_COLOR: '1', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const [stdout, stderr, [status]] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+    once(child, 'exit') as Promise<[number | null]>,
+  ]);
+  return { status, stdout, stderr };
+}

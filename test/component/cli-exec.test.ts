@@ -110,6 +110,24 @@ describe('exec', () => {
       .toEqual([]);
   });
 
+  it('a closed output, as of `| head -1`, ends the program with 141, also if it ignores signals', async () => {
+    for (const script of [
+      'while :; do echo y; done',
+      'trap "" PIPE TERM INT; while :; do echo y; done',
+    ]) {
+      const { cli, seen, stderr } = testCli();
+      const running = exec(cli, control, id, ['sh', '-c', script], NO_FLAGS);
+      await seen('y');
+      cli.stdout.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }));
+      await expect(running).rejects.toMatchObject({ code: 'cancelled' });
+      expect([cli.signalStatus, stderr()]).toEqual([141, '']);
+      const guest = await control.guest(id);
+      await expect
+        .poll(async () => (await guest.processes()).filter(({ argv }) => argv.includes(script)))
+        .toEqual([]);
+    }
+  });
+
   it('reports a sandbox that ends or is paused under the program', async () => {
     const other = await control.create({});
     const ended = testCli();

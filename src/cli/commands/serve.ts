@@ -46,6 +46,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
   const cleanup = new CleanupStack();
+  cli.ignoreClosedOutput();
   try {
     cleanup.push('lock of the home', release);
     const runtime = await openRuntime(cli, {

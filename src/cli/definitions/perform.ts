@@ -32,6 +32,10 @@ export async function perform(
       cli.handleSignal(signal);
     });
   }
+  // The last write may fail after the command has set its status.
+  process.once('exit', () => {
+    if (cli?.isOutputClosed === true) process.exitCode = exitOfSignal('SIGPIPE');
+  });
   try {
     cli = await openCli(json, vmm);
     process.exitCode = await body(cli);

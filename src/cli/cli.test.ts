@@ -1,0 +1,33 @@
+import { setImmediate as turn } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { testCli } from '../../test/support/test-cli.ts';
+import type { Cli } from './cli.ts';
+
+async function closeOutput(cli: Cli, code: string): Promise<void> {
+  cli.stdout.destroy(Object.assign(new Error(code), { code }));
+  await turn();
+}
+
+describe('Cli, closed output', () => {
+  it('EPIPE ends the command as SIGPIPE does, once', async () => {
+    const { cli } = testCli();
+    let ends = 0;
+    cli.onInterrupt(() => expect.unreachable(), null);
+    cli.onEnd(() => {
+      ends += 1;
+    });
+    await closeOutput(cli, 'EPIPE');
+    cli.stderr.destroy(Object.assign(new Error('EPIPE'), { code: 'EPIPE' }));
+    await turn();
+    expect([ends, cli.isOutputClosed, cli.cancelled.aborted]).toEqual([1, true, true]);
+    expect(cli.signalStatus).toBe(141);
+  });
+
+  it('ignoreClosedOutput: a daemon continues', async () => {
+    const { cli } = testCli();
+    cli.ignoreClosedOutput();
+    await closeOutput(cli, 'EPIPE');
+    expect([cli.isOutputClosed, cli.cancelled.aborted]).toEqual([false, false]);
+    expect(cli.signalStatus).toBeNull();
+  });
+});
