@@ -24,7 +24,8 @@ export async function collect(
       process.exit,
     ]);
     signal?.throwIfAborted();
-    return { ...exit, stdout, stderr };
+    const truncated = exit.truncated || stdout.dropped || stderr.dropped;
+    return { ...exit, stdout: stdout.text, stderr: stderr.text, truncated };
   } finally {
     signal?.removeEventListener('abort', onAbort);
   }
@@ -35,15 +36,23 @@ export function withoutCallbacks(options: RunOptions): GuestRunOptions & { signa
   return rest;
 }
 
-async function keep(stream: Readable, onChunk?: (chunk: Buffer) => void): Promise<string> {
+interface Kept {
+  readonly text: string;
+  /** True: the stream had more than this. */
+  readonly dropped: boolean;
+}
+
+async function keep(stream: Readable, onChunk?: (chunk: Buffer) => void): Promise<Kept> {
   const chunks: Buffer[] = [];
   let bytes = 0;
+  let dropped = false;
   for await (const chunk of stream as AsyncIterable<Buffer>) {
     onChunk?.(chunk);
-    if (bytes >= KEPT_BYTES_MAX) continue;
     const part = chunk.subarray(0, KEPT_BYTES_MAX - bytes);
+    if (part.length < chunk.length) dropped = true;
+    if (part.length === 0) continue;
     bytes += part.length;
     chunks.push(part);
   }
-  return Buffer.concat(chunks).toString('utf8');
+  return { text: Buffer.concat(chunks).toString('utf8'), dropped };
 }

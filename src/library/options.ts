@@ -22,7 +22,7 @@ export interface RunOptions
 }
 
 export interface RunResult extends ProcessExit {
-  /** At most 16 MiB of each stream are kept; `onStdout` and `onStderr` get all of it. */
+  /** At most 16 MiB of each stream are kept; more sets `truncated`. `onStdout` and `onStderr` get all of it. */
   readonly stdout: string;
   readonly stderr: string;
 }

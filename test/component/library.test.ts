@@ -39,6 +39,12 @@ describe('Sandbox in a daemon', () => {
     expect(pieces.join('')).toBe('typed');
   });
 
+  it('exec: sets truncated when it drops output', async () => {
+    const sandbox = await Sandbox.create();
+    const result = await sandbox.exec(['head', '-c', '20000000', '/dev/zero']);
+    expect([result.stdout.length, result.truncated]).toEqual([16 * 1024 * 1024, true]);
+  });
+
   it('files, stats, connect', async () => {
     const sandbox = await Sandbox.create();
     const path = `${await daemon.control.dirOf(sandbox.id)}/data/b.bin`;
