@@ -19,3 +19,21 @@ describe('NEUROVISOR_PROBES', () => {
     );
   });
 });
+
+describe('NEUROVISOR_WEBHOOK_HOSTS', () => {
+  it('is a list of HOST or HOST:PORT', () => {
+    expect(readConfig({}).webhookHosts).toEqual([]);
+    const text = '127.0.0.1:9000,hooks.internal,[::1],[fd00::1]:80';
+    const { webhookHosts } = readConfig({ NEUROVISOR_WEBHOOK_HOSTS: text });
+    expect(webhookHosts).toEqual(text.split(','));
+  });
+
+  it.each(['http://a', 'a,', 'a b', '10.0.0.0/8', '*.a', '::1', 'a:b', 'u@a'])(
+    '"%s" is refused',
+    (text) => {
+      expect(() => readConfig({ NEUROVISOR_WEBHOOK_HOSTS: text })).toThrowError(
+        expect.objectContaining({ code: 'config_invalid' }),
+      );
+    },
+  );
+});

@@ -35,6 +35,8 @@ const oneOf =
 const HTTP_URL = /^https?:\/\/\S+$/;
 const url = matching(HTTP_URL, 'an http(s) URL');
 
+const WEBHOOK_HOST = String.raw`([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?`;
+
 const VARIABLES = {
   /** Directory of caches and running sandboxes; empty: `~/.neurovisor`. */
   NEUROVISOR_HOME: text(),
@@ -64,6 +66,11 @@ const VARIABLES = {
   NEUROVISOR_API_KEY: text(),
   /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */
   NEUROVISOR_NET_POOL: text(),
+  /** Hosts of webhooks that may have private addresses: `HOST` or `HOST:PORT`, separated by commas. */
+  NEUROVISOR_WEBHOOK_HOSTS: matching(
+    new RegExp(`^${WEBHOOK_HOST}(,${WEBHOOK_HOST})*$`),
+    'HOST or HOST:PORT, separated by commas, IPv6 in brackets',
+  ),
   /**
    * The jail around VMMs. `auto`: if the host supports it, otherwise none, with a warning · `enforce`: the whole jail or
    * no VM starts · `log`: allow and log system calls that the profile refuses · `off`.
@@ -117,6 +124,8 @@ export interface Config {
   readonly daemonKey: string | null;
   /** Null: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;
+  /** `HOST` or `HOST:PORT`. */
+  readonly webhookHosts: readonly string[];
   readonly jail: JailMode;
   /** Null: the default. */
   readonly jailUids: string | null;
@@ -151,6 +160,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
     networkPool: values.NEUROVISOR_NET_POOL || null,
+    webhookHosts: values.NEUROVISOR_WEBHOOK_HOSTS.split(',').filter((host) => host !== ''),
     jail: values.NEUROVISOR_JAIL,
     jailUids: values.NEUROVISOR_JAIL_UIDS || null,
     probes: probesOf(values.NEUROVISOR_PROBES),

@@ -23,7 +23,7 @@ import {
 import { makeMemory } from './memory.ts';
 import { parseEgress } from './network.ts';
 import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
-import { postEvent } from './webhook.ts';
+import { eventPoster } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
 
 const COPIES: Copies = {
@@ -100,7 +100,7 @@ export async function openControlPlane(
       templateFor: (options) => runtime.templateFor(options),
       prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
       dial: (channelPath) => dialChannel(channelPath)(),
-      notify: postEvent,
+      notify: eventPoster({ hosts: runtime.webhookHosts, log }),
       ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
     });

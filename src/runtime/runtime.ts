@@ -94,6 +94,8 @@ export class Runtime {
   readonly network: Network;
   readonly metrics: HostMetrics;
   readonly tracer: Tracer;
+  /** Hosts of webhooks that may have private addresses. */
+  readonly webhookHosts: readonly string[];
   readonly #guestTraces: GuestTraces | null;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
@@ -127,6 +129,7 @@ export class Runtime {
   ) {
     this.#options = options;
     this.home = made.home;
+    this.webhookHosts = options.config.webhookHosts;
     this.driver = made.driver;
     this.confinement = made.confinement;
     this.#vmmMemory = made.vmmMemory;

@@ -1,12 +1,8 @@
 /** Events and logs of a sandbox over HTTP, with a plain client and with ours. */
-import { once } from 'node:events';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { RemoteControlPlane } from '../../src/client/client.ts';
-import { postEvent } from '../../src/runtime/webhook.ts';
 import type { LogChunk } from '../../src/sandbox/control.ts';
 import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/events.ts';
 import { type ApiFixture, startApi } from '../support/api-fixture.ts';
@@ -136,30 +132,5 @@ describe('GET /sandboxes/:id/logs/stream', () => {
       }
     })();
     await expect(read).rejects.toMatchObject({ code: 'daemon_lost' });
-  });
-});
-
-describe('postEvent', () => {
-  it('posts JSON; redirects, error statuses and unreachable hosts fail', async () => {
-    const bodies: string[] = [];
-    const server = createServer((request, response) => {
-      void text(request).then((body) => {
-        bodies.push(`${request.method} ${request.headers['content-type']} ${body}`);
-        if (request.url === '/moved') response.writeHead(302, { location: '/' });
-        if (request.url === '/no') response.writeHead(500);
-        response.end('ignored');
-      });
-    });
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    await postEvent(base, { a: 1 });
-    expect(bodies).toEqual(['POST application/json {"a":1}']);
-    await expect(postEvent(`${base}/no`, {})).rejects.toThrow('status 500');
-    await expect(postEvent(`${base}/moved`, {})).rejects.toThrow();
-    expect(bodies).toHaveLength(3);
-    server.closeAllConnections();
-    server.close();
-    await expect(postEvent(base, {})).rejects.toThrow();
   });
 });
