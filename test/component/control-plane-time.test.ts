@@ -4,7 +4,9 @@ import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 
-const RETRY_MS = 60_000;
+/** Delay before the retry of a failed pause: after the timeout, and of an idle sandbox. */
+const TIMEOUT_RETRY_MS = 10_000;
+const IDLE_RETRY_MS = 60_000;
 
 describe('LocalControlPlane: timeoutMs', () => {
   it('kill: ends the sandbox at the timeout, with that cause', async () => {
@@ -95,10 +97,10 @@ describe('LocalControlPlane: timeoutMs', () => {
       host.clock.advance(at);
       await back;
       await settle();
-      at = RETRY_MS;
+      at = TIMEOUT_RETRY_MS;
     }
     const paused = host.became(id, 'paused');
-    host.clock.advance(RETRY_MS);
+    host.clock.advance(TIMEOUT_RETRY_MS);
     await paused;
     await requireNothing(host);
   });
@@ -116,7 +118,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     await back;
     await settle();
     const paused = host.became(id, 'paused');
-    host.clock.advance(RETRY_MS);
+    host.clock.advance(TIMEOUT_RETRY_MS);
     await paused;
     await requireNothing(host);
   });
@@ -133,7 +135,7 @@ describe('LocalControlPlane: timeoutMs', () => {
     held.release(new Error('no'));
     await back;
     await settle();
-    host.clock.advance(RETRY_MS);
+    host.clock.advance(TIMEOUT_RETRY_MS);
     await settle();
     expect(await host.control.get(id)).toMatchObject({
       status: 'running',
@@ -188,7 +190,7 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
     await host.passTime(host.became(id, 'saving'));
     const failedMs = host.clock.now();
     await host.passTime(host.became(id, 'paused'));
-    expect(host.clock.now() - failedMs).toBeGreaterThanOrEqual(RETRY_MS);
+    expect(host.clock.now() - failedMs).toBeGreaterThanOrEqual(IDLE_RETRY_MS);
     await requireNothing(host);
   });
 

@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
-import { silentLog } from '../../src/base/log.ts';
+import { type Log, silentLog } from '../../src/base/log.ts';
 import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
@@ -64,6 +64,8 @@ export interface FakeHostOptions {
   /** Default: more than enough. */
   readonly availableMib?: () => number;
   readonly tracer?: Tracer;
+  /** Called with each warning. */
+  readonly warn?: Log['warn'];
   /** Called with each, before it starts. */
   readonly watch?: (sandbox: Supervisor) => void;
 }
@@ -255,7 +257,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       clock,
       queue,
       store,
-      log: silentLog,
+      log: { ...silentLog, warn: options.warn ?? silentLog.warn },
       accelerator: 'fake',
       tracer: options.tracer,
       snapshots: new SnapshotManager({

@@ -1,5 +1,6 @@
 /**
- * Timeout and idle timeout of a sandbox. Both count while it runs; a pause that fails is retried.
+ * Timeout and idle timeout of a sandbox. Both count while it runs; a pause that fails is retried. The timeout is a
+ * deadline: a sandbox that is not paused when its grace is over is killed.
  */
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -22,14 +23,20 @@ export interface LifetimeOptions {
   pause(): Promise<boolean>;
 }
 
-/** Delay before the retry of a failed pause. */
-export const RETRY_PAUSE_MS = 60_000;
+/**
+ * Time after the timeout within which `onTimeout: pause` must succeed; then the sandbox is killed. A pause needs answers
+ * of the guest and the VMM, and they may never come.
+ */
+export const PAUSE_GRACE_MS = 120_000;
+/** Delay before a failed pause is retried: within the grace, and of an idle sandbox. */
+const RETRY_MS = { timeout: 10_000, idle: 60_000 } as const;
 
 export class Lifetime {
   readonly #options: LifetimeOptions;
   readonly #idle: IdleWatch;
   #endsAtMs: number | null = null;
   #cancelTimeout: () => void = () => undefined;
+  #cancelGrace: () => void = () => undefined;
   #cancelIdle: () => void = () => undefined;
   /** Incremented by each start and stop: a pause that fails later is not retried. */
   readonly #turns = { timeout: 0, idle: 0 };
@@ -54,6 +61,7 @@ export class Lifetime {
   startTimeout(): void {
     this.#turns.timeout += 1;
     this.#cancelTimeout();
+    this.#cancelGrace();
     this.#endsAtMs = null;
     const { clock, policy } = this.#options;
     const { timeoutMs } = policy();
@@ -81,6 +89,7 @@ export class Lifetime {
     if (what === 'idle') return;
     this.#turns.timeout += 1;
     this.#cancelTimeout();
+    this.#cancelGrace();
     this.#endsAtMs = null;
   }
 
@@ -90,20 +99,36 @@ export class Lifetime {
       kill();
       return;
     }
-    void this.#pause('timeout', 'its timeout', () => {
-      this.#cancelTimeout = clock.after(RETRY_PAUSE_MS, () => this.#onTimeout());
-    });
+    let reason = `the pause did not succeed within ${PAUSE_GRACE_MS / 1000} s`;
+    this.#cancelGrace = clock.after(PAUSE_GRACE_MS, () => this.#killUnpaused(reason));
+    const pause = (): void => {
+      void this.#pause('timeout', 'its timeout', (failure) => {
+        reason = failure;
+        this.#cancelTimeout = clock.after(RETRY_MS.timeout, pause);
+      });
+    };
+    pause();
+  }
+
+  #killUnpaused(reason: string): void {
+    const { sandbox, log, kill } = this.#options;
+    log.warn('a sandbox is killed: it could not be paused after its timeout', { sandbox, reason });
+    kill();
   }
 
   #onIdle(): void {
     void this.#pause('idle', 'it was idle', () => {
       // The retry needs another idle period.
-      this.#cancelIdle = this.#options.clock.after(RETRY_PAUSE_MS, () => this.startIdle());
+      this.#cancelIdle = this.#options.clock.after(RETRY_MS.idle, () => this.startIdle());
     });
   }
 
   /** Never rejects. */
-  async #pause(limit: 'timeout' | 'idle', why: string, again: () => void): Promise<void> {
+  async #pause(
+    limit: 'timeout' | 'idle',
+    why: string,
+    onFailure: (reason: string) => void,
+  ): Promise<void> {
     const { sandbox, log, pause } = this.#options;
     const turn = this.#turns[limit];
     try {
@@ -111,7 +136,7 @@ export class Lifetime {
     } catch (error) {
       const reason = describeError(error);
       log.warn('a sandbox could not be paused', { sandbox, why, reason });
-      if (turn === this.#turns[limit]) again();
+      if (turn === this.#turns[limit]) onFailure(reason);
     }
   }
 }

@@ -421,12 +421,13 @@ export class ManagedSandbox {
             this.#spec = { ...supervisor.spec, network: await supervisor.card.networkToKeep() };
             await commit(this.#row(snapshotId));
             this.#life.commit(snapshotId);
+            // From here on the sandbox is on disk, and must not be killed with its VM.
+            this.#lifetime.stop();
           }),
         ),
       );
     } finally {
       const state = this.#life.state;
-      if (this.#life.snapshotId !== null) this.#lifetime.stop();
       if (state.kind === 'saved') {
         const { snapshotId } = state;
         this.#life.move(state, 'vm-released', { snapshotId, isClaimed: false });
