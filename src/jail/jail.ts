@@ -178,7 +178,7 @@ function launch(
     kill() {
       // The parent then reaps it and ends.
       if (vmm !== undefined && isRunning(vmm)) process.kill(vmm.pid, 'SIGKILL');
-      else child.kill('SIGKILL');
+      else killGroup(child);
     },
     limitDisks: (limits) => held.cgroup?.limitIo(ioLimits(pathsOf(plan), limits)),
     release() {
@@ -204,10 +204,24 @@ async function admit(
     return pid;
   } catch (cause) {
     block?.destroy();
-    child.kill('SIGKILL');
+    killGroup(child);
     throw cause instanceof JailError
       ? cause
       : new JailError('jail_failed', 'could not set the limits of a VMM', { cause });
+  }
+}
+
+/**
+ * Kills bubblewrap with the child that it may have forked. That child binds its life to its parent's only after the
+ * fork: with the parent alone killed in between, it would wait for it for good.
+ */
+function killGroup({ pid, exitCode, signalCode }: ChildProcess): void {
+  // Not reaped yet, so the group is still its own.
+  if (pid === undefined || exitCode !== null || signalCode !== null) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    ignore(error, 'it has ended, which its exit reports');
   }
 }
 

@@ -22,6 +22,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
@@ -217,6 +218,18 @@ describe('launch', () => {
     const three = await Promise.all(['a', 'b', 'c'].map((id) => launch({ id: `jailed${id}` })));
     const uids = three.map(({ pid }) => statSync(`/proc/${pid}`).uid);
     expect(new Set(uids).size).toBe(isRoot ? 3 : 1);
+  });
+
+  it('kill: at any moment of the start it leaves no process', async () => {
+    // A process that was orphaned on the way holds the other end of a pipe of ours open.
+    for (let round = 0; round < 60; round += 1) {
+      const launched = await jail.launch(plan());
+      started.add(launched);
+      const outputs = launched.child.stdio.filter((stream) => stream !== null);
+      await sleep((round % 20) * 2);
+      await end(launched);
+      await expect.poll(() => outputs.every((stream) => stream?.destroyed)).toBe(true);
+    }
   });
 
   it('launch: the signal that ended it is told, and who kills its parent kills it', async () => {
