@@ -319,6 +319,10 @@ const consoleUses = linesMatching(/^(?!\s*(\*|\/\/)).*(?<![.\w#])console\.\w+\(/
 const shellUses = linesMatching(
   /\bshell:\s*true\b|\bexecSync\(|\bimport\s*\{[^}]*\bexec\b[^}]*\}\s*from\s*'node:child_process'/,
 );
+/** Text of others that a command prints past `src/base/plain.ts`. */
+const rawWrites = linesMatching(
+  /\.write\(.*(?:\bJSON\.stringify\(|\$\{describeError\(|\$\{(?:\w+\.)+(?:message|remedy)\})/,
+);
 /** `/home/user` is the guest's. */
 const machinePaths = linesMatching(/(?<![\w.])\/(?:work\/|home\/(?!user\b)\w+\/|root\/)/);
 /** A property with a seed of its own tries the same inputs for ever. */
@@ -361,6 +365,10 @@ describe('tidy', () => {
   });
   it('output: no console outside cli', () => {
     expect(src.filter((s) => !s.path.startsWith('src/cli/')).flatMap(consoleUses)).toEqual([]);
+  });
+  it('terminal: commands print JSON and messages through src/base/plain.ts', () => {
+    const commands = src.filter((s) => s.path.startsWith('src/cli/') && !isTest(s.path));
+    expect(commands.flatMap(rawWrites)).toEqual([]);
   });
   it('processes: no shell strings', () => {
     expect(all.filter((s) => s.path !== self).flatMap(shellUses)).toEqual([]);
@@ -450,6 +458,9 @@ describe('tidy', () => {
     expect(emptyCatches(bad('src/x.ts', 'try { f(); } catch (e) {\n}'))).toHaveLength(1);
     expect(anyCasts(bad('src/x.ts', 'const a = b as any;'))).toHaveLength(1);
     expect(consoleUses(bad('src/x.ts', 'console.log(1);'))).toHaveLength(1);
+    expect(rawWrites(bad('src/cli/x.ts', `out.write(\`a: \${one.message}\`);`))).toHaveLength(1);
+    expect(rawWrites(bad('src/cli/x.ts', 'out.write(JSON.stringify(a));'))).toHaveLength(1);
+    expect(rawWrites(bad('src/cli/x.ts', `out.write(\`\${plain(one.message)}\`);`))).toEqual([]);
     expect(shellUses(bad('src/x.ts', "spawn('a', { shell: true });"))).toHaveLength(1);
     expect(fixedSeeds(bad('src/x.prop.ts', '{ numRuns: 100, seed: 20_261_124 },'))).toHaveLength(1);
     expect(ownSkips(bad('test/x.test.ts', "it.skipIf(!isRoot)('x', () => {"))).toHaveLength(1);

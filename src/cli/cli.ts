@@ -3,6 +3,7 @@ import type { Readable, Writable } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
+import { plain, plainJson } from '../base/plain.ts';
 import type { Progress } from '../base/progress.ts';
 import type { Config } from '../config.ts';
 import { exitOfSignal, type HandledSignal } from './exit-status.ts';
@@ -135,7 +136,7 @@ export class Cli {
   }
 
   printJson(value: unknown): void {
-    this.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+    this.stdout.write(`${plainJson(value, 2)}\n`);
   }
 
   /** As SIGPIPE ends other programs. */
@@ -157,7 +158,7 @@ function lineLog(stream: Writable, level: (typeof LEVELS)[number]): Log {
   const write = (at: (typeof LEVELS)[number]) => (message: string, fields?: LogFields) => {
     if (LEVELS.indexOf(at) > LEVELS.indexOf(level)) return;
     const details = Object.entries(fields ?? {}).map(([name, value]) => ` ${name}=${value}`);
-    stream.write(`neurovisor ${at}: ${message}${details.join('')}\n`);
+    stream.write(`neurovisor ${at}: ${plain(`${message}${details.join('')}`)}\n`);
   };
   return {
     error: write('error'),

@@ -1,6 +1,7 @@
 /** How a failed command reports, to a person or to a program, what went wrong and what to do. */
 import { styleText } from 'node:util';
 import { CodedError, describeError, remedyOf } from '../base/errors.ts';
+import { plainJson, plainLines } from '../base/plain.ts';
 
 /** A wrong command line: unknown option, invalid argument, missing file, unknown id. */
 export class UsageError extends CodedError<'usage'> {
@@ -9,10 +10,13 @@ export class UsageError extends CodedError<'usage'> {
   }
 }
 
+/** For a terminal: causes may quote a guest, a VMM or a model server. */
 export function failureText(error: unknown): string {
   const remedy = remedyOf(error);
-  const head = `${styleText('red', 'neurovisor:')} ${describeError(error)}`;
-  return remedy === undefined ? head : `${head}\n${styleText('yellow', 'fix:')} ${remedy}`;
+  const head = `${styleText('red', 'neurovisor:')} ${plainLines(describeError(error))}`;
+  return remedy === undefined
+    ? head
+    : `${head}\n${styleText('yellow', 'fix:')} ${plainLines(remedy)}`;
 }
 
 export function failureJson(error: unknown): object {
@@ -27,6 +31,6 @@ export function failureJson(error: unknown): object {
 
 /** JSON: one object on stdout. Text: on stderr. */
 export function printFailure(error: unknown, json: boolean): void {
-  if (json) process.stdout.write(`${JSON.stringify(failureJson(error), null, 2)}\n`);
+  if (json) process.stdout.write(`${plainJson(failureJson(error), 2)}\n`);
   else process.stderr.write(`${failureText(error)}\n`);
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseEvent, parseExitFrame } from './protocol.ts';
+import { parseEntry, parseEvent, parseExitFrame, parseReply } from './protocol.ts';
 
 const event = (fields: object) => parseEvent(Buffer.from(JSON.stringify(fields)));
 const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };
@@ -40,6 +40,16 @@ describe('events of memory', () => {
     const name = parsed.ok && parsed.value.type === 'oom' ? (parsed.value.victim?.name ?? '') : '';
     expect(name).toMatch(/^a \[2J b+$/);
     expect(name.length).toBeLessThanOrEqual(500);
+  });
+});
+
+describe('reason of a refusal', () => {
+  it('quotes no control character of the guest', () => {
+    for (const parse of [parseEvent, parseReply, parseEntry]) {
+      const parsed = parse(Buffer.from('\x1b]0;owned\x07\u009b2J'));
+      expect(parsed).toEqual({ ok: false, reason: expect.stringContaining('not JSON') });
+      expect(JSON.stringify(parsed)).not.toMatch(/\p{Cc}|\\u001b/u);
+    }
   });
 });
 

@@ -189,7 +189,9 @@ function parser<T>(schema: z.ZodType<T>): (bytes: Uint8Array) => Parsed<T> {
     try {
       value = JSON.parse(UTF8.decode(bytes));
     } catch (error) {
-      return { ok: false, reason: `not JSON: ${error instanceof Error ? error.message : ''}` };
+      // V8 quotes the text.
+      const why = error instanceof Error ? printable(error.message) : '';
+      return { ok: false, reason: `not JSON: ${why}` };
     }
     return read(value);
   };
@@ -201,7 +203,8 @@ function reader<T>(schema: z.ZodType<T>): (value: unknown) => Parsed<T> {
     if (result.success) return { ok: true, value: result.data };
     const issue = result.error.issues[0];
     const where = issue?.path.map(String).join('.') ?? '';
-    return { ok: false, reason: `${where === '' ? 'message' : where}: ${issue?.message ?? 'bad'}` };
+    const what = where === '' ? 'message' : where;
+    return { ok: false, reason: printable(`${what}: ${issue?.message ?? 'bad'}`) };
   };
 }
 

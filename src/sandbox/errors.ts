@@ -1,4 +1,5 @@
 import { CodedError, describeError, errorCode, remedyOf } from '../base/errors.ts';
+import { plainLines } from '../base/plain.ts';
 import type { StoreErrorCode } from '../store/errors.ts';
 
 export type SandboxErrorCode =
@@ -107,7 +108,11 @@ const CONSOLE_LINES_IN_ERROR = 12;
 /** Includes the last lines of the guest's console, which often show the cause. */
 export function startFailure(error: unknown, consoleTail: string): SandboxError {
   if (isWithoutNetwork(error)) return error;
-  const lastLines = consoleTail.trimEnd().split('\n').slice(-CONSOLE_LINES_IN_ERROR).join('\n');
+  const lastLines = plainLines(consoleTail)
+    .trimEnd()
+    .split('\n')
+    .slice(-CONSOLE_LINES_IN_ERROR)
+    .join('\n');
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
   return new SandboxError('start_failed', 'the sandbox could not be started', {
     cause: new Error(`${describeError(error)}${console}`),

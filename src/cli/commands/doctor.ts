@@ -1,4 +1,5 @@
 /** `neurovisor doctor`: checks each capability, and prints how to fix what does not work. */
+import { plain } from '../../base/plain.ts';
 import { examine } from '../../doctor/doctor.ts';
 import { auditHost } from '../../doctor/security.ts';
 import type { Cli } from '../cli.ts';
@@ -24,6 +25,6 @@ export async function doctor(cli: Cli, flags: DoctorFlags): Promise<number> {
   );
   const remedies = checks.filter((check) => check.remedy !== null);
   if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
-  for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${remedy}\n`);
+  for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${plain(remedy ?? '')}\n`);
   return status;
 }

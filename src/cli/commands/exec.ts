@@ -1,5 +1,6 @@
 /** `neurovisor exec` and `shell`: run a program in a sandbox, on the streams of this command. */
 import { CodedError, describeError } from '../../base/errors.ts';
+import { plain } from '../../base/plain.ts';
 import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
@@ -108,7 +109,7 @@ async function execOrThrow(
   cli.onEnd(() => aborter.abort());
   const stopWatching = watchFullDisk(control, id, (text) => {
     const remedy = `free space, then continue with: neurovisor resume ${id}`;
-    cli.stderr.write(`neurovisor: the sandbox is paused: ${text}; ${remedy}\n`);
+    cli.stderr.write(`neurovisor: the sandbox is paused: ${plain(text)}; ${remedy}\n`);
   });
   const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
   stopWatching();

@@ -1,14 +1,16 @@
 /** `neurovisor events`, `logs`, `inspect`: the events, output and details of one sandbox. */
+
 import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
+import { plain, plainJson, plainLines } from '../../base/plain.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { ViolationMark } from '../../sandbox/ending.ts';
 import type { TimedEvent } from '../../sandbox/events.ts';
 import type { PressureMark } from '../../sandbox/memory-events.ts';
 import type { Cli } from '../cli.ts';
 import { sandboxId } from '../flags/pick.ts';
-import { amount, eventText, plain, victimText } from '../output/event-text.ts';
-import { LogLines, plainLines } from '../output/log-lines.ts';
+import { amount, eventText, victimText } from '../output/event-text.ts';
+import { LogLines } from '../output/log-lines.ts';
 import {
   diskRows,
   lifetimeRows,
@@ -34,7 +36,7 @@ export async function events(
   const id = await sandboxId(control, text);
   const signal = cli.cancelled;
   for await (const event of control.events(id, { follow: flags.follow !== false, signal })) {
-    cli.stdout.write(`${cli.json ? JSON.stringify(event) : eventLine(event)}\n`);
+    cli.stdout.write(`${cli.json ? plainJson(event) : eventLine(event)}\n`);
   }
   // Ctrl-C is the normal way to stop.
   return 0;
@@ -85,7 +87,7 @@ async function follow(
     const { source, skippedBytes } = chunk;
     if (onlyVmm && source !== 'vmm') continue;
     if (cli.json) {
-      await print(`${JSON.stringify(chunk)}\n`);
+      await print(`${plainJson(chunk)}\n`);
       continue;
     }
     if (skippedBytes > 0) {

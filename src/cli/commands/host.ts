@@ -6,7 +6,6 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
-import { plain } from '../output/event-text.ts';
 import { coarse, table } from '../output/table.ts';
 
 export async function host(cli: Cli, control: ControlPlane): Promise<number> {
@@ -135,8 +134,8 @@ export function processTable(list: readonly ProcessInfo[]): string {
     one.user,
     coarse(one.ageMs),
     [one.detached ? 'detached' : '', one.pty ? 'terminal' : ''].filter(Boolean).join(' ') || '-',
-    plain(one.cwd),
-    plain(one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' ')),
+    one.cwd,
+    one.kind === 'python' ? ['python3', ...one.argv].join(' ') : one.argv.join(' '),
   ]);
   return table(['pid', 'user', 'age', 'mode', 'directory', 'program'], rows);
 }

@@ -1,5 +1,6 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether the host supports them. */
 
+import { plain } from '../../base/plain.ts';
 import { examineNetwork } from '../../doctor/network.ts';
 import { cleanNetworks, type NetworkView, viewNetworks } from '../../doctor/network-view.ts';
 import { resolveHome } from '../../home.ts';
@@ -74,7 +75,7 @@ export async function netDoctor(cli: Cli, { clean = false }: NetDoctorFlags = {}
   cli.stdout.write(`${table(['capability', 'verdict', 'found'], rows)}\n`);
   const remedies = checks.filter(({ remedy }) => remedy !== null);
   if (remedies.length > 0) cli.stdout.write('\nTo fix:\n');
-  for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${remedy}\n`);
+  for (const { name, remedy } of remedies) cli.stdout.write(`  ${name}: ${plain(remedy ?? '')}\n`);
   return status;
 }
 
@@ -83,7 +84,7 @@ async function cleanUp(cli: Cli): Promise<void> {
   const orphans = (await viewNetworks()).filter(({ state }) => state === 'orphaned');
   await cleanNetworks();
   for (const { sandbox, interface: name } of orphans) {
-    cli.stderr.write(`removed leftovers of ${sandbox} (${name})\n`);
+    cli.stderr.write(`${plain(`removed leftovers of ${sandbox} (${name})`)}\n`);
   }
 }
 
@@ -109,7 +110,7 @@ function describeView(view: NetworkView): string {
   }
   for (const [reason, count] of Object.entries(gatewayUse?.refused ?? {}))
     rows.push(['gateway', `refused ${count}: ${reason}`]);
-  return rows.map(([name = '', value = '']) => `${name.padEnd(11)}${value}`).join('\n');
+  return rows.map(([name = '', value = '']) => `${name.padEnd(11)}${plain(value)}`).join('\n');
 }
 
 function limitRows({ limits, bytesLeft, gatewayUse }: NetworkView): string[][] {

@@ -118,7 +118,7 @@ function proofName(word: string): ProofName {
 
 function describeProof({ name, holds, tried }: Proof): string {
   const rows = tried.map(({ what, expected, seen, ok }) => [
-    ok ? styleText('green', 'ok') : styleText('red', 'NOT'),
+    ok ? { style: 'green' as const, text: 'ok' } : { style: 'red' as const, text: 'NOT' },
     what,
     ok ? seen : `${seen} (expected ${expected})`,
   ]);

@@ -1,10 +1,12 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
+
 import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
+import { plain } from '../../base/plain.ts';
 import type { JailMode } from '../../config.ts';
 import { daemonSocket, requireRunDir, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';
@@ -140,7 +142,7 @@ function printReport(cli: Cli, report: ServeReport): void {
     ...jail.gaps.filter((gap) => !gap.includes(jail.description)).map((gap) => `          ${gap}`),
     'Press Ctrl-C to stop. Sandboxes end; those paused to disk are kept.',
   ];
-  cli.stderr.write(`${lines.join('\n')}\n`);
+  cli.stderr.write(`${lines.map(plain).join('\n')}\n`);
 }
 
 function poolText({ min, max }: PoolLimits): string {

@@ -1,6 +1,8 @@
 /** `neurovisor snapshot` and `fork`: snapshots and copies of sandboxes. */
+
 import { snapshotName } from '../../api/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
+import { plainLines } from '../../base/plain.ts';
 import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -95,7 +97,10 @@ export async function fork(
   else {
     for (const [at, one] of results.entries()) {
       if (one.ok) cli.stdout.write(`${one.sandbox.id}\n`);
-      else cli.stderr.write(`neurovisor: fork ${at + 1} of ${results.length}: ${one.message}\n`);
+      else
+        cli.stderr.write(
+          `neurovisor: fork ${at + 1} of ${results.length}: ${plainLines(one.message)}\n`,
+        );
     }
   }
   return results.every(({ ok }) => ok) ? 0 : 1;

@@ -1,5 +1,6 @@
 /** Formats events of a sandbox for people. Pure. */
 
+import { plain } from '../../base/plain.ts';
 import type { SandboxEventBody } from '../../sandbox/events.ts';
 import { diskFullText } from '../../sandbox/events.ts';
 import type { OomMark } from '../../sandbox/memory-events.ts';
@@ -49,11 +50,4 @@ export function amount(event: {
 export function victimText({ victim, detail }: Pick<OomMark, 'victim' | 'detail'>): string {
   if (victim === null) return plain(detail);
   return `${plain(victim.name)} (pid ${victim.pid}, ${bytes(victim.rssBytes)})`;
-}
-
-/** Makes text of a guest safe for one line of a terminal. */
-export function plain(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) =>
-    char === '\n' || char === '\t' ? ' ' : '?',
-  );
 }

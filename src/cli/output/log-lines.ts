@@ -1,15 +1,9 @@
 /** Merges the live output of a sandbox's console and its VMM for one reader. Pure. */
+import { plainLines } from '../../base/plain.ts';
 import type { LogChunk } from '../../sandbox/control.ts';
 
 /** Longer lines of the VMM are split, characters. */
 const LINE_CHARACTERS_MAX = 4096;
-
-/** Replaces control characters that could steer a terminal. */
-export function plainLines(text: string): string {
-  return text
-    .replaceAll('\r\n', '\n')
-    .replaceAll(/[\p{Cc}\p{Cf}]/gu, (char) => (char === '\n' || char === '\t' ? char : '?'));
-}
 
 export interface LogView {
   /** Only the VMM's output, unchanged. Otherwise the console, with whole lines of the VMM marked. */

@@ -1,6 +1,7 @@
 /** Explains a lost connection to a program: the sandbox knows the cause, the broken stream does not. */
 import { sleep } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { plain } from '../../base/plain.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { EndInfo, SandboxEnd } from '../../sandbox/ending.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
@@ -74,7 +75,7 @@ export function statusOfEnd(
   // `reboot` or `poweroff` in the guest is a normal end.
   if (end.cause === 'guest-shutdown') return 0;
   if (!cli.json) {
-    const detail = end.detail && `: ${end.detail}`;
+    const detail = end.detail && `: ${plain(end.detail)}`;
     cli.stderr.write(`neurovisor: the sandbox ended before ${what} did: ${end.cause}${detail}\n`);
   }
   return EXIT_NEUROVISOR_FAILED;

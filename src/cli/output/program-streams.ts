@@ -3,6 +3,7 @@ import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { plain } from '../../base/plain.ts';
 import { MIB } from '../../base/units.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
 import type { Cli } from '../cli.ts';
@@ -74,7 +75,7 @@ export async function relay(
 /** @param what e.g. `the script` */
 export function exitStatus(cli: Cli, exit: ProcessExit, what: string): number {
   const say = (text: string): void => {
-    if (!cli.json) cli.stderr.write(`neurovisor: ${text}\n`);
+    if (!cli.json) cli.stderr.write(`neurovisor: ${plain(text)}\n`);
   };
   if (exit.truncated) say(`${what} exceeded its output limit; the rest was discarded`);
   if (exit.timedOut) {

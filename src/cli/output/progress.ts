@@ -4,6 +4,7 @@
  */
 import { createRequire } from 'node:module';
 import { styleText } from 'node:util';
+import { plain } from '../../base/plain.ts';
 import type { ProgressEvent } from '../../base/progress.ts';
 import type { ProgressView } from '../cli.ts';
 import { duration } from './table.ts';
@@ -98,20 +99,20 @@ function apply(
   if (event.kind === 'start') {
     const { title, estimateMs, isWhole = false } = event;
     const begun = { startedAt: now, fraction: undefined, detail: '' };
-    steps.set(event.step, { title, estimateMs, isWhole, ...begun });
+    steps.set(event.step, { title: plain(title), estimateMs, isWhole, ...begun });
     return;
   }
   if (step === undefined) return;
   if (event.kind === 'update') {
     step.fraction = event.fraction ?? step.fraction;
-    step.detail = event.detail ?? step.detail;
+    step.detail = plain(event.detail ?? step.detail);
     return;
   }
   steps.delete(event.step);
   if (event.kind === 'failed') {
     // The rest of the message is for the error handler, e.g. the end of a console.
     const [reason = ''] = event.message.split('\n');
-    print(`${styleText('red', '✗')} ${step.title}${reason === '' ? '' : `: ${reason}`}`);
+    print(`${styleText('red', '✗')} ${step.title}${reason === '' ? '' : `: ${plain(reason)}`}`);
   } else if (!event.cached) {
     print(
       `${styleText('green', '✓')} ${step.title} ${styleText('dim', duration(event.durationMs))}`,

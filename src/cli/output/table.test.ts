@@ -4,12 +4,12 @@ import { bytes, coarse, duration, table } from './table.ts';
 
 describe('table', () => {
   it('aligns columns by visible width, ignoring color codes', () => {
-    const red = styleText('red', 'no', { validateStream: false });
+    const red = styleText('red', 'no');
     expect(
       table(
         ['a', 'b'],
         [
-          [red, 'x'],
+          [{ style: 'red', text: 'no' }, 'x'],
           ['longer', 'y'],
         ],
       ),

@@ -1,15 +1,29 @@
 /** Plain aligned columns, as `kubectl` prints them: upper-case heads, two spaces between. */
-import { stripVTControlCharacters } from 'node:util';
+import { styleText } from 'node:util';
+import { plain } from '../../base/plain.ts';
 
-const width = (text: string): number => stripVTControlCharacters(text).length;
+/** A text in a color. Escape sequences in the text itself would be replaced. */
+export interface Styled {
+  readonly style: Parameters<typeof styleText>[0];
+  readonly text: string;
+}
 
-export function table(heads: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [heads.map((head) => head.toUpperCase()), ...rows];
-  const widths = heads.map((_, column) => Math.max(...all.map((row) => width(row[column] ?? ''))));
+type Cell = string | Styled;
+
+const shownText = (cell: Cell): string => plain(typeof cell === 'string' ? cell : cell.text);
+
+const styledText = (cell: Cell): string =>
+  typeof cell === 'string' ? plain(cell) : styleText(cell.style, plain(cell.text));
+
+/** @param rows may hold text of a guest, a VMM or a model server */
+export function table(heads: readonly string[], rows: readonly (readonly Cell[])[]): string {
+  const all: (readonly Cell[])[] = [heads.map((head) => head.toUpperCase()), ...rows];
+  const width = (cell: Cell = ''): number => shownText(cell).length;
+  const widths = heads.map((_, column) => Math.max(...all.map((row) => width(row[column]))));
   return all
     .map((row) =>
       row
-        .map((cell, column) => cell + ' '.repeat((widths[column] ?? 0) - width(cell)))
+        .map((cell, column) => styledText(cell) + ' '.repeat((widths[column] ?? 0) - width(cell)))
         .join('  ')
         .trimEnd(),
     )

@@ -1,4 +1,5 @@
 /** Time breakdown of a run, by phase. */
+import { plain } from '../../base/plain.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { StartTimings } from '../../sandbox/parts.ts';
 import { duration, table } from './table.ts';
@@ -59,5 +60,5 @@ export function phases(
 
 export function timingsTable(list: readonly Phase[], vmm: string): string {
   const rows = list.map((phase) => [phase.name, duration(phase.ms), phase.what]);
-  return `${table(['phase', 'time', 'from … to'], rows)}\non ${vmm}`;
+  return `${table(['phase', 'time', 'from … to'], rows)}\non ${plain(vmm)}`;
 }

@@ -1,5 +1,6 @@
 /** Colors, and text that is safe for a terminal. Pure. */
 import { stripVTControlCharacters, styleText } from 'node:util';
+import { plain } from '../../base/plain.ts';
 
 export type Ink = Parameters<typeof styleText>[0];
 export type Inked = (style: Ink, text: string) => string;
@@ -8,9 +9,9 @@ export function inked(color: boolean): Inked {
   return (style, text) => (color ? styleText(style, text, { validateStream: false }) : text);
 }
 
-/** Removes escape sequences and control characters from a daemon's text. */
+/** Removes escape sequences and replaces control characters of a daemon's text. */
 export function safeText(text: string): string {
-  return stripVTControlCharacters(text).replaceAll(/\p{Cc}/gu, ' ');
+  return plain(stripVTControlCharacters(text));
 }
 
 export function rateText(rate: number | null): string {

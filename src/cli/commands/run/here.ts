@@ -1,5 +1,7 @@
 /** `neurovisor run` with a control plane of this process, which ends with the command. */
+
 import { systemClock } from '../../../base/clock.ts';
+import { plain } from '../../../base/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import { openTemporaryControlPlane } from '../../../runtime/control.ts';
 import type { ControlPlane, CreateRequest } from '../../../sandbox/control.ts';
@@ -62,7 +64,7 @@ const HOST_FAILURES: ReadonlySet<string> = new Set<EndCause>([
 async function consoleStatus(cli: Cli, control: ControlPlane, sandbox: RunSandbox) {
   await sandbox.remove();
   const full = sandbox.fullDisk();
-  if (full !== null) cli.stderr.write(`neurovisor: ${full}\n`);
+  if (full !== null) cli.stderr.write(`neurovisor: ${plain(full)}\n`);
   const { end } = await control.get(sandbox.info.id);
   const isHosts = full !== null || (end !== null && HOST_FAILURES.has(end.cause));
   return isHosts ? EXIT_NEUROVISOR_FAILED : 0;
