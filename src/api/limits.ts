@@ -23,6 +23,8 @@ export const LIMITS = {
   connectionsMax: 1024,
   /** Programs of the `exec` route that run at once [429]; each may buffer `outputBytesMax`. */
   execsMax: 64,
+  /** Such programs per sandbox [429], so that one sandbox can't take all. */
+  execsPerSandboxMax: 32,
   /** Output of one such program, stdout and stderr together, bytes; the rest is dropped and `truncated` is set. */
   outputBytesMax: 16 * MIB,
   /** Listings that run at once [429]; each may hold `GUEST_LIMITS.listBytesMax`. */

@@ -293,6 +293,26 @@ describe('programs and files', () => {
     });
   });
 
+  it('exec: programs of one sandbox leave slots for another', async () => {
+    const [greedy, other] = [await create(), await create()];
+    const exec = (id: string, argv: string[]) => api.ask('POST', `/sandboxes/${id}/exec`, { argv });
+    const release = Promise.withResolvers<never>();
+    const { control } = api;
+    const guestOf = control.guest.bind(control);
+    control.guest = (id) => (id === greedy.id ? release.promise : guestOf(id));
+    const waiting = Array.from({ length: 32 }, () => exec(greedy.id, ['true']));
+    await new Promise(setImmediate);
+    const refused = await exec(greedy.id, ['true']);
+    expect([refused.status, refused.text]).toEqual([
+      429,
+      expect.stringContaining(`sandbox ${greedy.id}: 32 programs are in progress`),
+    ]);
+    expect((await exec(other.id, ['true'])).json).toMatchObject({ exitCode: 0 });
+    release.reject(new GuestError('connection_lost', 'gone'));
+    await Promise.all(waiting);
+    control.guest = guestOf;
+  });
+
   it('list: a guest that never answers takes 4 slots, its own, until its clients leave', async () => {
     const hung = await create();
     const other = await create();

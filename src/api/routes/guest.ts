@@ -97,7 +97,7 @@ function addExec(
   app: App,
   { control, clock, counted }: Parameters<typeof addGuestRoutes>[1],
 ): void {
-  const slots = new Slots('programs', LIMITS.execsMax);
+  const slots = new Slots('programs', LIMITS.execsMax, LIMITS.execsPerSandboxMax);
   app.post(
     '/sandboxes/:id/exec',
     {
@@ -115,7 +115,7 @@ function addExec(
     async ({ params, body }, reply) => {
       const outputBytesMax = Math.min(body.outputBytesMax ?? Infinity, LIMITS.outputBytesMax);
       const gone = clientGone(reply);
-      const giveBack = slots.take();
+      const giveBack = slots.take(params.id);
       try {
         const guest = await control.guest(params.id);
         const askedMs = clock.now();
