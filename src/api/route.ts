@@ -1,4 +1,5 @@
 /** Types and helpers that the routes share. */
+import type { Duplex } from 'node:stream';
 import type {
   FastifyInstance,
   FastifyReply,
@@ -31,10 +32,40 @@ export interface ApiParts {
 export const failures = { default: errorBody } as const;
 
 /** Returns a signal that is aborted when the client disconnects before its answer is complete. */
-export function clientGone(reply: FastifyReply): AbortSignal {
+export function clientGone({ raw }: FastifyReply): AbortSignal {
   const controller = new AbortController();
-  reply.raw.once('close', () => {
-    if (!reply.raw.writableFinished) controller.abort(new Error('the client disconnected'));
-  });
+  const onClose = (): void => {
+    if (!raw.writableFinished) controller.abort(new Error('the client disconnected'));
+  };
+  if (raw.closed || raw.destroyed) onClose();
+  else raw.once('close', onClose);
   return controller.signal;
+}
+
+/** Connections whose last answer may be unread, each with how to end the watch. */
+const unread = new WeakMap<Duplex, () => void>();
+
+/**
+ * Calls `undo` if the client disconnects without its answer. A client of a unix socket that closes it with unread
+ * data resets the connection (unix(7)). A reset of a TCP connection shows nothing: the client may have read all.
+ */
+export function onUndelivered({ raw }: FastifyReply, gone: AbortSignal, undo: () => void): void {
+  const { socket } = raw;
+  if (gone.aborted || socket === null) {
+    undo();
+    return;
+  }
+  gone.addEventListener('abort', undo, { once: true });
+  if (socket.remoteAddress !== undefined) return;
+  const onError = (): void => {
+    if (raw.writableFinished) undo();
+  };
+  socket.once('error', onError);
+  unread.set(socket, () => socket.off('error', onError));
+}
+
+/** The client sent another request, so it has read the answer to its last one. */
+export function noteDelivered(socket: Duplex): void {
+  unread.get(socket)?.();
+  unread.delete(socket);
 }

@@ -33,7 +33,7 @@ import { ApiError, errorAnswer, statusOf } from './errors.ts';
 import { LIMITS } from './limits.ts';
 import { createListener, type ListenAt, listenAt, portOf } from './listener.ts';
 import { describeApi } from './openapi.ts';
-import type { ApiParts, App } from './route.ts';
+import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
@@ -108,8 +108,10 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     const server = createListener({
       request: (request, response) => app.routing(request, response),
       takesUpgrade: ({ headers }) => isTunnelProtocol(headers.upgrade?.toLowerCase()),
-      upgrade: (request, client, head) =>
-        void tunnels.accept(request, client, head, refusal(request)),
+      upgrade: (request, client, head) => {
+        noteDelivered(client);
+        void tunnels.accept(request, client, head, refusal(request));
+      },
     });
     if ('socketPath' in at) server.on('connection', (socket) => localUsers.add(socket));
     await listenAt(server, at);
@@ -149,6 +151,7 @@ async function createApp(
     readJsonBody(body, clock),
   );
   app.addHook('onRequest', async (request) => {
+    noteDelivered(request.raw.socket);
     const error = refusal(request.raw);
     if (error !== null) throw error;
   });

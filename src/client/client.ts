@@ -105,7 +105,14 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
-    return await this.#post('/sandboxes', request, answers.sandboxInfo, signal);
+    return await this.#transport.call({
+      method: 'POST',
+      path: '/sandboxes',
+      body: request,
+      answer: answers.sandboxInfo,
+      signal,
+      undo: ({ id }) => this.remove(id),
+    });
   }
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {

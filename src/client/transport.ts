@@ -1,5 +1,11 @@
 /** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
-import { Agent, type IncomingMessage, type RequestOptions, request } from 'node:http';
+import {
+  Agent,
+  type ClientRequest,
+  type IncomingMessage,
+  type RequestOptions,
+  request,
+} from 'node:http';
 import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
@@ -28,6 +34,8 @@ export interface Call<T> {
   readonly body?: unknown;
   readonly answer: Answer<T>;
   readonly signal?: AbortSignal | undefined;
+  /** Reverses the request: for an answer that arrives after the abort. */
+  readonly undo?: (value: T) => Promise<unknown>;
 }
 
 const LIMITS = {
@@ -35,6 +43,8 @@ const LIMITS = {
   answerBytesMax: 64 * MIB,
   /** Idle keep-alive connections. */
   idleSocketsMax: 8,
+  /** Time for the daemon to close the connection of an aborted request, milliseconds. */
+  abortMsMax: 5000,
 } as const;
 
 export class Transport {
@@ -65,8 +75,27 @@ export class Transport {
 
   /** @throws ClientError; SandboxError, as the daemon's control plane threw it */
   async call<T>(call: Call<T>): Promise<T> {
+    const { undo } = call;
+    if (undo === undefined) return this.#parse(call, await this.#send(call), call.signal);
+    // An answer that has begun names what to undo, so it is read to its end.
     const answer = await this.#send(call);
-    const text = await this.#read(answer, call.signal);
+    const value = await this.#parse(call, answer, undefined);
+    if (call.signal?.aborted !== true) return value;
+    let failure: unknown = call.signal.reason;
+    try {
+      await undo(value);
+    } catch (error) {
+      failure = error;
+    }
+    throw new SandboxError('cancelled', 'the request was canceled', { cause: failure });
+  }
+
+  async #parse<T>(
+    call: Call<T>,
+    answer: IncomingMessage,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
+    const text = await this.#read(answer, signal);
     const body = text === '' ? null : parseJson(text);
     const { statusCode: status = 0 } = answer;
     if (status >= 300 || status < 200) throw answerError(status, body);
@@ -131,14 +160,22 @@ export class Transport {
     const { method, path, query, body, signal } = call;
     const search = query === undefined || query.size === 0 ? '' : `?${query}`;
     const text = body === undefined ? undefined : JSON.stringify(body);
-    return await this.#sent({ method, path: path + search, signal }, text);
+    return await this.#sent({ method, path: path + search, signal, undo: call.undo }, text);
   }
 
   async #sent(
-    call: { method: string; path: string; signal: AbortSignal | undefined; base?: string },
+    call: {
+      method: string;
+      path: string;
+      signal: AbortSignal | undefined;
+      base?: string;
+      undo?: Call<never>['undo'];
+    },
     body: string | undefined,
   ): Promise<IncomingMessage> {
     const { method, path, signal, base = '/v1' } = call;
+    if (signal?.aborted === true) throw this.#failure(signal.reason, signal);
+    const isDestroyedOnAbort = call.undo === undefined;
     const type = body === undefined ? {} : { 'content-type': 'application/json' };
     for (let attempt = 1; ; attempt += 1) {
       const outgoing = request({
@@ -147,15 +184,20 @@ export class Transport {
         method,
         path: base + path,
         headers: { ...this.#target.headers, ...type },
-        ...(signal === undefined ? {} : { signal }),
+        ...(signal !== undefined && isDestroyedOnAbort ? { signal } : {}),
       });
+      const stop = isDestroyedOnAbort ? undefined : endOnAbort(outgoing, signal);
       try {
         return await new Promise((resolve, reject) => {
-          outgoing.once('response', resolve);
+          outgoing.once('response', (answer) => {
+            stop?.();
+            resolve(answer);
+          });
           outgoing.on('error', reject);
           outgoing.end(body);
         });
       } catch (error) {
+        stop?.();
         // The daemon closed the idle connection just now, before it read the request.
         const stale = outgoing.reusedSocket && errorCode(error) === 'ECONNRESET';
         if (!stale || method !== 'GET' || attempt > 1) throw this.#failure(error, signal);
@@ -186,6 +228,28 @@ export class Transport {
     }
     return connectFailure(error, this.#place);
   }
+}
+
+/**
+ * On an abort ends the sending half of the connection. The daemon then cancels the request and closes its half; an
+ * answer that it wrote before still arrives. Returns how to stop.
+ */
+function endOnAbort(outgoing: ClientRequest, signal: AbortSignal | undefined): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  const onAbort = (): void => {
+    const { socket } = outgoing;
+    if (socket === null || socket.connecting) {
+      outgoing.destroy();
+      return;
+    }
+    socket.end();
+    timer = setTimeout(() => outgoing.destroy(), LIMITS.abortMsMax);
+  };
+  signal?.addEventListener('abort', onAbort, { once: true });
+  return () => {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', onAbort);
+  };
 }
 
 function traceHeader({ trace }: DaemonAddress): Record<string, string> {

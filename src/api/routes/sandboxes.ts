@@ -1,9 +1,11 @@
 /** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
 
+import { describeError } from '../../base/errors.ts';
+import type { Log } from '../../base/log.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
 import { IdempotentRequests } from '../idempotency.ts';
-import { type ApiParts, type App, clientGone, failures } from '../route.ts';
+import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
 import { forkList, sandboxInfo, sandboxList, snapshotInfo } from '../schema/answers.ts';
 import {
   createRequest,
@@ -18,8 +20,8 @@ import {
 
 const tags = ['sandboxes'];
 
-export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
-  addCreate(app, control, new IdempotentRequests<SandboxInfo>(clock));
+export function addSandboxRoutes(app: App, { control, clock, log }: ApiParts): void {
+  addCreate(app, { control, log }, new IdempotentRequests<SandboxInfo>(clock));
   app.get(
     '/sandboxes',
     {
@@ -81,7 +83,7 @@ export function addSandboxRoutes(app: App, { control, clock }: ApiParts): void {
 
 function addCreate(
   app: App,
-  control: ControlPlane,
+  { control, log }: Pick<ApiParts, 'control' | 'log'>,
   remembered: IdempotentRequests<SandboxInfo>,
 ): void {
   app.post(
@@ -102,12 +104,15 @@ function addCreate(
       const gone = clientGone(reply);
       const create = (signal: AbortSignal) => createOrUndo(control, body, signal);
       const key = headers['idempotency-key'];
-      const made =
-        key === undefined
-          ? await create(gone)
-          : await remembered.run(key, JSON.stringify(body), gone, create);
+      if (key === undefined) {
+        const made = await create(gone);
+        onUndelivered(reply, gone, () => void removeUndelivered(control, made.id, log));
+        return await reply.status(201).send(made);
+      }
+      // Stays without an answer: the client asks again with its key.
+      const { id } = await remembered.run(key, JSON.stringify(body), gone, create);
       // A sandbox of an earlier request with this key may have changed since.
-      const info = key === undefined ? made : await control.get(made.id);
+      const info = await control.get(id);
       return await reply.status(201).send(info);
     },
   );
@@ -123,6 +128,17 @@ async function createOrUndo(
   if (!signal.aborted) return info;
   await control.remove(info.id);
   throw new SandboxError('cancelled', 'create: cancelled', { cause: signal.reason });
+}
+
+/** Never rejects. */
+async function removeUndelivered(control: ControlPlane, id: string, log: Log): Promise<void> {
+  log.info('a sandbox is removed: its client disconnected without the answer', { sandbox: id });
+  try {
+    await control.remove(id);
+  } catch (error) {
+    const fields = { sandbox: id, reason: describeError(error) };
+    log.warn('a sandbox without a client could not be removed', fields);
+  }
 }
 
 function addStateRoutes(app: App, control: ControlPlane): void {
