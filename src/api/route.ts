@@ -1,4 +1,5 @@
 /** Types and helpers that the routes share. */
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type {
   FastifyInstance,
@@ -50,11 +51,13 @@ const unread = new WeakMap<Duplex, () => void>();
  * data resets the connection (unix(7)). A reset of a TCP connection shows nothing: the client may have read all.
  */
 export function onUndelivered({ raw }: FastifyReply, gone: AbortSignal, undo: () => void): void {
-  const { socket } = raw;
-  if (gone.aborted || socket === null) {
+  if (gone.aborted) {
     undo();
     return;
   }
+  const { socket } = raw;
+  // A request of `app.inject` has no connection.
+  if (!(socket instanceof Socket)) return;
   gone.addEventListener('abort', undo, { once: true });
   if (socket.remoteAddress !== undefined) return;
   const onError = (): void => {
