@@ -16,6 +16,7 @@ import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
 import { systemClock } from './base/clock.ts';
 import type { DiskLimits } from './base/disk-limits.ts';
+import { errorCode } from './base/errors.ts';
 import { ignore } from './base/ignore.ts';
 import type { UsageRecord } from './bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
@@ -302,7 +303,7 @@ export class Sandbox {
   async kill(): Promise<End> {
     if (this.#end !== undefined) return this.#end;
     const { end } = await this.#host.use((control) => control.remove(this.id));
-    this.#end = end ?? unknownEnd('');
+    this.#end = end ?? unknownEnd('stopped', '');
     return this.#end;
   }
 
@@ -330,8 +331,13 @@ export class Sandbox {
         if (end !== null) resolve(end);
       },
       (error: unknown) => {
-        ignore(error, 'the sandbox is forgotten');
-        resolve(unknownEnd('the cause is no longer known'));
+        ignore(error, 'the sandbox is forgotten, or its daemon is gone');
+        const isLost = DAEMON_GONE.has(errorCode(error) ?? '');
+        resolve(
+          isLost
+            ? unknownEnd('host-lost', 'the daemon that held it does not answer')
+            : unknownEnd('stopped', 'the cause is no longer known'),
+        );
       },
     );
     this.#end = await promise;
@@ -340,8 +346,10 @@ export class Sandbox {
   }
 }
 
-function unknownEnd(detail: string): End {
-  return { cause: 'stopped', detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };
+const DAEMON_GONE: ReadonlySet<string> = new Set(['daemon_unreachable', 'daemon_lost']);
+
+function unknownEnd(cause: 'stopped' | 'host-lost', detail: string): End {
+  return { cause, detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };
 }
 
 function gone(id: string, end: End | null): SandboxError {

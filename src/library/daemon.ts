@@ -33,11 +33,18 @@ export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
 
 /** The daemon at this home's socket; null: none answers. */
 export async function openDaemonIfRunning(config: Config): Promise<Daemon | null> {
+  if (!(await isHomeDaemonRunning(config))) return null;
+  const { RemoteControlPlane } = await import('../client/client.ts');
+  const address = { socketPath: socketPath(config), trace: traceOf(config) };
+  return new RemoteControlPlane(address, systemClock);
+}
+
+/** Whether a daemon answers at this home's socket. */
+export async function isHomeDaemonRunning(config: Config): Promise<boolean> {
   const path = socketPath(config);
-  if (!existsSync(path)) return null;
-  const { isDaemonRunning, RemoteControlPlane } = await import('../client/client.ts');
-  if (!(await isDaemonRunning(path))) return null;
-  return new RemoteControlPlane({ socketPath: path, trace: traceOf(config) }, systemClock);
+  if (!existsSync(path)) return false;
+  const { isDaemonRunning } = await import('../client/client.ts');
+  return await isDaemonRunning(path);
 }
 
 /** The trace of this process, from its environment. */

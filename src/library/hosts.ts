@@ -1,5 +1,5 @@
 import { type Config, readConfig } from '../config.ts';
-import { type Daemon, openDaemon, openUsualDaemon } from './daemon.ts';
+import { type Daemon, isHomeDaemonRunning, openDaemon, openUsualDaemon } from './daemon.ts';
 import type { Host, HostOptions } from './host.ts';
 import { LocalPlane } from './local.ts';
 
@@ -16,7 +16,11 @@ export class Hosts {
     if (choice === 'auto') {
       const address = addressOf(config);
       const known = this.#daemons.get(address);
-      if (known !== undefined) return await known;
+      if (known !== undefined) {
+        // The daemon may have ended. Its sandboxes keep their host, which it uses again once it is back.
+        const isThere = config.daemonUrl !== null || (await isHomeDaemonRunning(config));
+        return isThere ? await known : this.#local.host(options);
+      }
       const daemon = await openUsualDaemon(config);
       if (daemon === null) return this.#local.host(options);
       return await this.#remember(address, async () => daemon);
