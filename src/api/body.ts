@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { ApiError } from './errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 /** Returns undefined for an empty body. @throws ApiError `too_large`, `request_timeout`, `request_invalid` */
 export async function readJsonBody(body: Readable, clock: Clock): Promise<unknown> {
@@ -13,16 +13,16 @@ export async function readJsonBody(body: Readable, clock: Clock): Promise<unknow
   const reading = (async (): Promise<void> => {
     for await (const part of chunks(body)) {
       bytes += part.length;
-      if (bytes > LIMITS.bodyBytesMax) {
+      if (bytes > API_LIMITS.bodyBytesMax) {
         throw new ApiError(
           'too_large',
-          `the JSON body is larger than ${LIMITS.bodyBytesMax} bytes`,
+          `the JSON body is larger than ${API_LIMITS.bodyBytesMax} bytes`,
         );
       }
       parts.push(part);
     }
   })();
-  await within(reading, clock, LIMITS.bodyMsMax, 'the body');
+  await within(reading, clock, API_LIMITS.bodyMsMax, 'the body');
   if (bytes === 0) return undefined;
   try {
     return JSON.parse(Buffer.concat(parts).toString()) as unknown;
@@ -39,7 +39,7 @@ export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerat
       const next = await within(
         source.next(),
         clock,
-        LIMITS.uploadIdleMsMax,
+        API_LIMITS.uploadIdleMsMax,
         'more of the content',
       );
       if (next.done === true) return;
@@ -63,7 +63,7 @@ export function discardRest(request: IncomingMessage, clock: Clock): Promise<voi
   request.on('data', () => undefined);
   request.resume();
   return new Promise((resolve) => {
-    const stop = clock.after(LIMITS.lingerMsMax, resolve);
+    const stop = clock.after(API_LIMITS.lingerMsMax, resolve);
     request.once('close', () => {
       stop();
       resolve();

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { GuestError } from '../guest/errors.ts';
 import { BusyError, SandboxError } from '../sandbox/errors.ts';
 import { ApiError, errorAnswer } from './errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 describe('errorAnswer', () => {
   it.each([
@@ -33,10 +33,10 @@ describe('errorAnswer', () => {
   });
 
   it('a known error: includes its causes, up to the message limit', () => {
-    const cause = new Error('x'.repeat(2 * LIMITS.messageCharactersMax));
+    const cause = new Error('x'.repeat(2 * API_LIMITS.messageCharactersMax));
     const { message } = errorAnswer(new SandboxError('start_failed', 'm', { cause })).body.error;
     expect(message.startsWith('m: xxx')).toBe(true);
-    expect(message).toHaveLength(LIMITS.messageCharactersMax);
+    expect(message).toHaveLength(API_LIMITS.messageCharactersMax);
   });
 
   it.each([

@@ -2,7 +2,7 @@
 import { CodedError, describeError } from '../base/errors.ts';
 import type { GuestErrorCode } from '../guest/errors.ts';
 import { BusyError, SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 export type ApiErrorCode =
   /** Malformed HTTP or JSON, or a missing, unknown or invalid field; the message names it. */
@@ -125,7 +125,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   }
   const body = {
     code: isGuestError(error) ? `guest_${error.code.replace(/^guest_/, '')}` : error.code,
-    message: describeError(error).slice(0, LIMITS.messageCharactersMax),
+    message: describeError(error).slice(0, API_LIMITS.messageCharactersMax),
     remedy: error.remedy ?? null,
   };
   if (!(error instanceof BusyError)) return { status, headers: {}, body: { error: body } };

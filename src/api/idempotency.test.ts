@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { IdempotentRequests } from './idempotency.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 const stays = (): AbortSignal => new AbortController().signal;
 
@@ -26,7 +26,7 @@ describe('IdempotentRequests', () => {
     const clock = new FakeClock();
     const requests = new IdempotentRequests<number>(clock);
     expect(await requests.run('k', '{}', stays(), async () => 1)).toBe(1);
-    clock.advance(LIMITS.idempotencyMs - 1);
+    clock.advance(API_LIMITS.idempotencyMs - 1);
     expect(await requests.run('k', '{}', stays(), async () => 2)).toBe(1);
     clock.advance(1);
     expect(await requests.run('k', '{}', stays(), async () => 3)).toBe(3);
@@ -68,7 +68,7 @@ describe('IdempotentRequests', () => {
 
   it('key limit: drops the oldest finished key, none in progress', async () => {
     const requests = new IdempotentRequests<number>(new FakeClock());
-    for (let key = 0; key < LIMITS.idempotencyKeysMax; key += 1) {
+    for (let key = 0; key < API_LIMITS.idempotencyKeysMax; key += 1) {
       await requests.run(`k${key}`, '{}', stays(), async () => key);
     }
     await requests.run('one more', '{}', stays(), async () => 0);
@@ -77,12 +77,12 @@ describe('IdempotentRequests', () => {
 
     const busy = new IdempotentRequests<number>(new FakeClock());
     const never = (): Promise<number> => new Promise(() => undefined);
-    for (let key = 0; key < LIMITS.idempotencyKeysMax; key += 1) {
+    for (let key = 0; key < API_LIMITS.idempotencyKeysMax; key += 1) {
       void busy.run(`k${key}`, '{}', stays(), never);
     }
     await expect(busy.run('one more', '{}', stays(), never)).rejects.toMatchObject({
       code: 'busy',
-      retryAfterMs: LIMITS.retryAfterMs,
+      retryAfterMs: API_LIMITS.retryAfterMs,
     });
   });
 });

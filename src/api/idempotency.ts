@@ -9,7 +9,7 @@ import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { BusyError } from '../sandbox/errors.ts';
 import { ApiError } from './errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 interface Entry<T> {
   /** Digest of the request, which may be large and hold secrets. */
@@ -62,7 +62,10 @@ export class IdempotentRequests<T> {
   #get(key: string, request: string): Entry<T> | undefined {
     const entry = this.#entries.get(key);
     if (entry === undefined) return undefined;
-    if (entry.endedMs !== undefined && entry.endedMs + LIMITS.idempotencyMs <= this.#clock.now()) {
+    if (
+      entry.endedMs !== undefined &&
+      entry.endedMs + API_LIMITS.idempotencyMs <= this.#clock.now()
+    ) {
       this.#entries.delete(key);
       return undefined;
     }
@@ -96,7 +99,7 @@ export class IdempotentRequests<T> {
 
   /** Drops the oldest finished entry; entries in progress stay. */
   #makeRoom(): void {
-    if (this.#entries.size < LIMITS.idempotencyKeysMax) return;
+    if (this.#entries.size < API_LIMITS.idempotencyKeysMax) return;
     for (const [key, entry] of this.#entries) {
       if (entry.endedMs === undefined) continue;
       this.#entries.delete(key);
@@ -104,7 +107,7 @@ export class IdempotentRequests<T> {
     }
     throw new BusyError(
       'too many requests with an Idempotency-Key are in progress',
-      LIMITS.retryAfterMs,
+      API_LIMITS.retryAfterMs,
     );
   }
 }

@@ -2,7 +2,7 @@ import { assert } from '../base/assert.ts';
 import { MIB } from '../base/units.ts';
 
 /** Limits of the REST server, with the status that answers a violation in brackets. */
-export const LIMITS = {
+export const API_LIMITS = {
   /** Request line and headers together, bytes [431]. */
   headerBytesMax: 16 * 1024,
   /** A JSON body, bytes [413]: a script and its input. Files are limited only by the sandbox's disk. */
@@ -55,9 +55,9 @@ export const LIMITS = {
   messageCharactersMax: 4096,
 } as const;
 
-assert(LIMITS.headerBytesMax < LIMITS.bodyBytesMax, 'a body is larger than its headers');
+assert(API_LIMITS.headerBytesMax < API_LIMITS.bodyBytesMax, 'a body is larger than its headers');
 assert(
-  LIMITS.eventStreamsMax < LIMITS.connectionsMax,
+  API_LIMITS.eventStreamsMax < API_LIMITS.connectionsMax,
   'event streams leave connections for others',
 );
-assert(LIMITS.tunnelsMax < LIMITS.connectionsMax, 'tunnels leave connections for others');
+assert(API_LIMITS.tunnelsMax < API_LIMITS.connectionsMax, 'tunnels leave connections for others');

@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { ApiError } from './errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 export type ListenAt =
   | { readonly socketPath: string }
@@ -26,18 +26,18 @@ const SOCKET_PATH_BYTES_MAX = 107;
 export function createListener(handlers: Handlers): Server {
   const server = createServer(
     {
-      maxHeaderSize: LIMITS.headerBytesMax,
-      headersTimeout: LIMITS.headersMsMax,
+      maxHeaderSize: API_LIMITS.headerBytesMax,
+      headersTimeout: API_LIMITS.headersMsMax,
       // Bodies have their own limits: uploads may take as long as they make progress.
       requestTimeout: 0,
-      keepAliveTimeout: LIMITS.keepAliveMs,
-      connectionsCheckingInterval: LIMITS.headersMsMax / 2,
+      keepAliveTimeout: API_LIMITS.keepAliveMs,
+      connectionsCheckingInterval: API_LIMITS.headersMsMax / 2,
       noDelay: true,
       shouldUpgradeCallback: handlers.takesUpgrade,
     },
     handlers.request,
   );
-  server.maxConnections = LIMITS.connectionsMax;
+  server.maxConnections = API_LIMITS.connectionsMax;
   server.on('upgrade', handlers.upgrade);
   server.on('clientError', answerBroken);
   return server;

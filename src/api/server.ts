@@ -30,7 +30,7 @@ import { ApiMetrics } from './api-metrics.ts';
 import { refuseCaller } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 import { createListener, type ListenAt, listenAt, portOf } from './listener.ts';
 import { describeApi } from './openapi.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
@@ -163,7 +163,7 @@ async function createApp(
     parts.counted.answered({ method, route: routeOptions.url, status, seconds });
   });
   app.addHook('onSend', async (_request, { raw }) => {
-    raw.setTimeout(LIMITS.answerIdleMsMax, () => raw.destroy());
+    raw.setTimeout(API_LIMITS.answerIdleMsMax, () => raw.destroy());
   });
   app.setErrorHandler(async (error: FastifyError, request, reply) => {
     await discardBody(request, reply, clock);

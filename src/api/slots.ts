@@ -1,5 +1,5 @@
 import { BusyError } from '../sandbox/errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 
 /** A limit on concurrent operations of one kind; more are refused. */
 export class Slots {
@@ -43,6 +43,6 @@ export class Slots {
 
   #busy(where: string, used: number): BusyError {
     const message = `${where}${used} ${this.#what} are in progress, the maximum`;
-    return new BusyError(message, LIMITS.retryAfterMs);
+    return new BusyError(message, API_LIMITS.retryAfterMs);
   }
 }

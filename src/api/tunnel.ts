@@ -21,7 +21,7 @@ import { BusyError } from '../sandbox/errors.ts';
 import { parseTraceparent, type Tracer } from '../trace/trace.ts';
 import { type Meter, watchAnswer } from './answer-time.ts';
 import { ApiError, errorAnswer } from './errors.ts';
-import { LIMITS } from './limits.ts';
+import { API_LIMITS } from './limits.ts';
 import { type App, failures } from './route.ts';
 import { idParams, portParams } from './schema/requests.ts';
 import { Slots } from './slots.ts';
@@ -82,7 +82,7 @@ export class Tunnels {
   readonly #log: Log;
   readonly #tracer: Tracer;
   readonly #meter: Meter;
-  readonly #slots = new Slots('tunnels', LIMITS.tunnelsMax);
+  readonly #slots = new Slots('tunnels', API_LIMITS.tunnelsMax);
   /** Client → id of its sandbox; null: not known yet. */
   readonly #open = new Map<Duplex, string | null>();
 
@@ -155,10 +155,10 @@ export class Tunnels {
   /** @throws BusyError */
   #count(client: Duplex, id: string): void {
     const used = [...this.#open.values()].filter((other) => other === id).length;
-    if (used >= LIMITS.tunnelsPerSandboxMax) {
+    if (used >= API_LIMITS.tunnelsPerSandboxMax) {
       throw new BusyError(
         `sandbox ${id}: ${used} operations are in progress, the maximum`,
-        LIMITS.retryAfterMs,
+        API_LIMITS.retryAfterMs,
       );
     }
     this.#open.set(client, id);
@@ -212,7 +212,7 @@ function join(client: Duplex, guest: Duplex, head: Buffer, protocol: string): vo
   guest.pipe(client);
   client.once('end', () => {
     if (client instanceof Socket) {
-      client.setTimeout(LIMITS.halfClosedIdleMsMax, () => client.destroy());
+      client.setTimeout(API_LIMITS.halfClosedIdleMsMax, () => client.destroy());
     }
   });
 }

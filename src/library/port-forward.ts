@@ -25,7 +25,7 @@ export type ForwardErrorCode =
 
 export class ForwardError extends CodedError<ForwardErrorCode> {}
 
-export const LIMITS = {
+export const FORWARD_LIMITS = {
   /** Per forwarded port; further ones are reset. Half of an agent's limit. */
   connectionsMax: 64,
 } as const;
@@ -125,8 +125,8 @@ class ListeningForward implements PortForward {
 
   /** @throws ForwardError `too_many` */
   #take(client: Socket): void {
-    if (this.#clients.size >= LIMITS.connectionsMax) {
-      const message = `port ${this.guestPort}: ${LIMITS.connectionsMax} connections are open`;
+    if (this.#clients.size >= FORWARD_LIMITS.connectionsMax) {
+      const message = `port ${this.guestPort}: ${FORWARD_LIMITS.connectionsMax} connections are open`;
       throw new ForwardError('too_many', message, { remedy: 'close some of them first' });
     }
     this.#clients.add(client);

@@ -32,7 +32,7 @@ export const RANGES = {
   secretCharacters: { min: 16, max: 4096 },
 } as const satisfies Record<string, Range>;
 
-export const LIMITS = {
+export const REQUEST_LIMITS = {
   /** The guest's kernel keeps 1/64 of the maximum for page tables, out of what it has at the start. */
   memoryMaxTimes: 16,
   envVariablesMax: 256,

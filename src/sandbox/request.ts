@@ -1,7 +1,7 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
-import { LIMITS, RANGES } from './limits.ts';
+import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { inRange } from './spec.ts';
 
 /** The part of a request that concerns the sandbox over all its VMs. */
@@ -45,7 +45,7 @@ export function checkRequest(request: CreateRequest | SandboxChange, canGrow = f
 }
 
 function checkMetadata(metadata: Readonly<Record<string, string>>): void {
-  const { metadataPairsMax, metadataKeyCharactersMax, metadataValueCharactersMax } = LIMITS;
+  const { metadataPairsMax, metadataKeyCharactersMax, metadataValueCharactersMax } = REQUEST_LIMITS;
   const pairs = Object.entries(metadata);
   if (pairs.length > metadataPairsMax)
     throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
@@ -81,7 +81,7 @@ export function checkMemoryAction(action: string | undefined, canGrow = false): 
       { remedy: 'create the sandbox with --memory-max (memoryMaxMib)' },
     );
   }
-  const url = action.length <= LIMITS.webhookUrlCharactersMax ? URL.parse(action) : null;
+  const url = action.length <= REQUEST_LIMITS.webhookUrlCharactersMax ? URL.parse(action) : null;
   const isWeb = url !== null && ['http:', 'https:'].includes(url.protocol);
   if (isWeb && url.username === '' && url.password === '') return;
   throw new SandboxError(

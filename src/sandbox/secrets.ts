@@ -4,7 +4,7 @@
  */
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
 import { SandboxError } from './errors.ts';
-import { LIMITS, RANGES } from './limits.ts';
+import { RANGES, REQUEST_LIMITS } from './limits.ts';
 
 export interface SecretOptions {
   /** Name of the guest's variable that holds the placeholder. */
@@ -45,7 +45,7 @@ export function makeSecrets(
   options: readonly SecretOptions[],
   before: readonly SandboxSecret[] = [],
 ): readonly SandboxSecret[] {
-  const { secretsMax } = LIMITS;
+  const { secretsMax } = REQUEST_LIMITS;
   check(options.length <= secretsMax, 'secrets', `at most ${secretsMax}`);
   const names = new Set(options.map(({ name }) => name));
   check(names.size === options.length, 'secrets', 'two have the same name');
@@ -96,7 +96,7 @@ export function placeholdersOf(
 }
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
-  const { secretHostsMax: hostsMax } = LIMITS;
+  const { secretHostsMax: hostsMax } = REQUEST_LIMITS;
   check(hosts.length > 0 && hosts.length <= hostsMax, name, `1 to ${hostsMax} hosts`);
   return [...new Set(hosts.map((host) => makeHost(name, host)))];
 }

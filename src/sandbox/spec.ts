@@ -6,7 +6,7 @@ import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
-import { isInRange, LIMITS, RANGES, type Range } from './limits.ts';
+import { isInRange, RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
 import {
   makeSecrets,
   placeholdersOf,
@@ -156,7 +156,11 @@ export function makeSpec(
   const secrets = makeSecrets(options.secrets ?? []);
   checkEnv(env, secrets);
   const warm = options.warm ?? [];
-  check(warm.length <= LIMITS.warmModulesMax, 'warm', `at most ${LIMITS.warmModulesMax} modules`);
+  check(
+    warm.length <= REQUEST_LIMITS.warmModulesMax,
+    'warm',
+    `at most ${REQUEST_LIMITS.warmModulesMax} modules`,
+  );
   for (const name of warm) check(MODULE_NAME.test(name), 'warm', `"${name}" is not a module name`);
   const models: ModelPolicy = {
     defaultModel: options.models?.defaultModel ?? null,
@@ -168,7 +172,7 @@ export function makeSpec(
     ...(models.allow ?? []),
     ...Object.entries(models.aliases).flat(),
   ]) {
-    const { modelNameCharactersMax: most } = LIMITS;
+    const { modelNameCharactersMax: most } = REQUEST_LIMITS;
     const ok = name.length > 0 && name.length <= most && !/\p{Cc}/u.test(name);
     check(ok, 'models', `a model name has 1 to ${most} printable characters`);
   }
@@ -233,7 +237,7 @@ const DESTINATION = /^(?=.{1,255}$)(?:\*\.)?(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,
 
 function destinationLimits(limits: readonly DestinationLimit[]): DestinationLimit[] {
   const field = 'network.limits.destinations';
-  const { networkDestinationsMax: most } = LIMITS;
+  const { networkDestinationsMax: most } = REQUEST_LIMITS;
   check(limits.length <= most, field, `at most ${most}`);
   const made = limits.map(({ name: text, bytesMax }) => {
     const name = text.toLowerCase().replace(/\.$/, '');
@@ -300,9 +304,9 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
   check(twice === undefined, 'secrets', `${twice?.name} is also a variable of env`);
   const entries = Object.entries({ ...env, ...placeholdersOf(secrets) });
   check(
-    entries.length <= LIMITS.envVariablesMax,
+    entries.length <= REQUEST_LIMITS.envVariablesMax,
     'env',
-    `at most ${LIMITS.envVariablesMax} variables`,
+    `at most ${REQUEST_LIMITS.envVariablesMax} variables`,
   );
   let bytes = 0;
   for (const [name, value] of entries) {
@@ -310,7 +314,11 @@ function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly Sandb
     check(!value.includes('\0'), 'env', `the value of ${name} contains a NUL byte`);
     bytes += Buffer.byteLength(name) + Buffer.byteLength(value) + 2;
   }
-  check(bytes <= LIMITS.envBytesMax, 'env', `at most ${LIMITS.envBytesMax} bytes in all`);
+  check(
+    bytes <= REQUEST_LIMITS.envBytesMax,
+    'env',
+    `at most ${REQUEST_LIMITS.envBytesMax} bytes in all`,
+  );
 }
 
 function cpusOf(cpus: number, hostCpus: number): number {
@@ -344,7 +352,7 @@ function inRanges<T extends { readonly [K in keyof T]?: number | undefined }>(
 }
 
 function inMaxRange(memoryMaxMib: number, memoryMib: number): number {
-  const max = Math.min(RANGES.memoryMib.max, memoryMib * LIMITS.memoryMaxTimes);
+  const max = Math.min(RANGES.memoryMib.max, memoryMib * REQUEST_LIMITS.memoryMaxTimes);
   return inRange('memoryMaxMib', memoryMaxMib, { min: memoryMib, max });
 }
 

@@ -6,7 +6,7 @@ import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, expect, it } from 'vitest';
-import { LIMITS } from '../../src/api/limits.ts';
+import { API_LIMITS } from '../../src/api/limits.ts';
 import { createApiServer } from '../../src/api/server.ts';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -38,13 +38,13 @@ describe('malformed requests get a typed error', () => {
     ['TLS', '\x16\x03\x01\x02\x00\x01\x00', 400, 'request_invalid'],
     [
       'large headers',
-      `GET /v1/host HTTP/1.1\r\nhost: x\r\na: ${'a'.repeat(LIMITS.headerBytesMax)}\r\n\r\n`,
+      `GET /v1/host HTTP/1.1\r\nhost: x\r\na: ${'a'.repeat(API_LIMITS.headerBytesMax)}\r\n\r\n`,
       431,
       'too_large',
     ],
     [
       'a large path',
-      `GET /v1/${'a'.repeat(LIMITS.headerBytesMax)} HTTP/1.1\r\nhost: x\r\n\r\n`,
+      `GET /v1/${'a'.repeat(API_LIMITS.headerBytesMax)} HTTP/1.1\r\nhost: x\r\n\r\n`,
       431,
       'too_large',
     ],
@@ -107,7 +107,7 @@ describe('bodies', () => {
     await using api = await startApi();
     const socket = api.connect();
     const answer = text(socket);
-    const length = 2 * LIMITS.bodyBytesMax;
+    const length = 2 * API_LIMITS.bodyBytesMax;
     socket.write(post('/v1/sandboxes', json('', length)));
     socket.write(Buffer.alloc(length, ' '));
     const refused = await answer;
@@ -120,7 +120,7 @@ describe('bodies', () => {
     const socket = api.connect();
     socket.write(`POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\n${json('', 100)}\r\n{`);
     const answer = once(socket, 'data');
-    await clock.runOut(LIMITS.bodyMsMax);
+    await clock.runOut(API_LIMITS.bodyMsMax);
     const refused = String((await answer)[0]);
     expect([statusOf(refused), codeOf(refused)]).toEqual([408, 'request_timeout']);
   });
@@ -136,7 +136,7 @@ describe('bodies', () => {
     socket.write(`PUT ${url} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf`);
     const answer = once(socket, 'data');
     // One timer for `half`, one for the rest.
-    await clock.runOut(LIMITS.uploadIdleMsMax, 2);
+    await clock.runOut(API_LIMITS.uploadIdleMsMax, 2);
     expect(codeOf(String((await answer)[0]))).toBe('request_timeout');
     // The guest replaces a file only by a complete one.
     expect(statSync(path).size).toBe(3);

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { Duplex, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { LIMITS } from '../../src/api/limits.ts';
+import { API_LIMITS } from '../../src/api/limits.ts';
 import { MIB } from '../../src/base/units.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
@@ -197,12 +197,12 @@ describe('tunnel', () => {
     // A guest that never answers and never ends.
     api.control.openOperation = async () =>
       new Duplex({ read: () => undefined, write: (_bytes, _encoding, done) => done() });
-    await fill(id, LIMITS.tunnelsPerSandboxMax);
+    await fill(id, API_LIMITS.tunnelsPerSandboxMax);
     const busy = { code: 'busy', message: expect.stringContaining(id) };
     await expect(remote.openOperation(id)).rejects.toMatchObject(busy);
-    for (let used = open.length; used < LIMITS.tunnelsMax; used = open.length) {
+    for (let used = open.length; used < API_LIMITS.tunnelsMax; used = open.length) {
       const other = await remote.create({});
-      await fill(other.id, LIMITS.tunnelsPerSandboxMax);
+      await fill(other.id, API_LIMITS.tunnelsPerSandboxMax);
     }
     const last = await remote.create({});
     const full = { code: 'busy', message: expect.stringContaining('tunnels') };

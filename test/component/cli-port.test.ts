@@ -11,7 +11,11 @@ import { MIB } from '../../src/base/units.ts';
 import { type PortFlags, type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { daemonSocket, resolveHome } from '../../src/home.ts';
-import { type ForwardOptions, forwardPort, LIMITS } from '../../src/library/port-forward.ts';
+import {
+  FORWARD_LIMITS,
+  type ForwardOptions,
+  forwardPort,
+} from '../../src/library/port-forward.ts';
 import { cli as command } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { freePort } from '../support/free-port.ts';
@@ -159,7 +163,7 @@ describe('port', () => {
   it('resets and reports connections above the limit, and accepts again below it', async () => {
     const number = await guestServer(echo);
     const { local, stderr } = await usually([`${number}`]);
-    const sockets = Array.from({ length: LIMITS.connectionsMax }, () => client(local));
+    const sockets = Array.from({ length: FORWARD_LIMITS.connectionsMax }, () => client(local));
     const said = sockets.map(async (socket, n) => {
       socket.write(`number ${n}`);
       return String((await once(socket, 'data'))[0]);

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { Gateway, type GatewayEvent, type GatewayOptions } from '../../src/net/gateway/gateway.ts';
 import type { GatewaySandbox } from '../../src/net/gateway/sandbox.ts';
-import type { Destination, GatewayPolicy } from '../../src/net/policy/judge.ts';
+import type { Endpoint, GatewayPolicy } from '../../src/net/policy/judge.ts';
 import { Pins } from '../../src/net/policy/pins.ts';
 
 export const HOST = '127.0.0.1';
@@ -20,7 +20,7 @@ export interface GatewayWorld {
   /** What the gateway called, as `address:port`. */
   readonly dialled: string[];
   /** Where the next connections "were redirected from". */
-  destination: Destination | undefined;
+  destination: Endpoint | undefined;
   policy: GatewayPolicy;
   /** `address:port` → local port. */
   readonly internet: Map<string, number>;
@@ -32,7 +32,7 @@ export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'secre
 
 export async function gatewayWorld(
   policy: GatewayPolicy,
-  destination: Destination,
+  destination: Endpoint,
   options: WorldOptions = {},
 ): Promise<GatewayWorld> {
   const pins = new Pins(systemClock);

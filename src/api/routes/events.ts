@@ -7,14 +7,14 @@ import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { ControlPlane, LogChunk } from '../../sandbox/control.ts';
 import type { TimedEvent } from '../../sandbox/events.ts';
-import { LIMITS } from '../limits.ts';
+import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, failures } from '../route.ts';
 import { logChunk, timedEvent } from '../schema/answers.ts';
 import { eventsQuery, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
 export function addEventRoutes(app: App, { control, clock, log }: ApiParts): void {
-  const slots = new Slots('event streams', LIMITS.eventStreamsMax);
+  const slots = new Slots('event streams', API_LIMITS.eventStreamsMax);
   app.get(
     '/events',
     {
@@ -157,7 +157,7 @@ function begin(response: ServerResponse, clock: Clock, title: string, onClose: (
   response.write(`: ${title}\n\n`);
   let stopTimer = (): void => undefined;
   const keepAlive = (): void => {
-    stopTimer = clock.after(LIMITS.eventKeepAliveMs, () => {
+    stopTimer = clock.after(API_LIMITS.eventKeepAliveMs, () => {
       // A reader that is behind needs no keep-alive: it has unread bytes.
       if (response.writableLength === 0) response.write(':\n\n');
       keepAlive();
@@ -173,7 +173,7 @@ function begin(response: ServerResponse, clock: Clock, title: string, onClose: (
 function streamChanges(response: ServerResponse, control: ControlPlane, clock: Clock): void {
   begin(response, clock, 'changes of all sandboxes', () => stop());
   const stop = control.onChange((info) => {
-    if (response.writableLength < LIMITS.eventQueueBytesMax) {
+    if (response.writableLength < API_LIMITS.eventQueueBytesMax) {
       response.write(`event: sandbox\ndata: ${JSON.stringify(info)}\n\n`);
       return;
     }

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { z } from 'zod';
 import type { FileOptions } from '../../guest/guest.ts';
 import { withIdleLimit } from '../body.ts';
-import { LIMITS } from '../limits.ts';
+import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
 import { fileEntry, fileList } from '../schema/answers.ts';
 import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/requests.ts';
@@ -13,7 +13,7 @@ const tags = ['files'];
 const content = z.custom<Readable>().meta({ type: 'string', format: 'binary' });
 
 export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
-  const listings = new Slots('listings', LIMITS.listingsMax, LIMITS.listingsPerSandboxMax);
+  const listings = new Slots('listings', API_LIMITS.listingsMax, API_LIMITS.listingsPerSandboxMax);
   // File content passes through unchanged, whatever its Content-Type.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));

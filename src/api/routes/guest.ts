@@ -1,7 +1,7 @@
 /** Programs in a sandbox, and information about its guest. */
 import type { Guest, Process } from '../../guest/guest.ts';
 import type { ApiMetrics } from '../api-metrics.ts';
-import { LIMITS } from '../limits.ts';
+import { API_LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
 import {
@@ -97,7 +97,7 @@ function addExec(
   app: App,
   { control, clock, counted }: Parameters<typeof addGuestRoutes>[1],
 ): void {
-  const slots = new Slots('programs', LIMITS.execsMax, LIMITS.execsPerSandboxMax);
+  const slots = new Slots('programs', API_LIMITS.execsMax, API_LIMITS.execsPerSandboxMax);
   app.post(
     '/sandboxes/:id/exec',
     {
@@ -113,7 +113,7 @@ function addExec(
       },
     },
     async ({ params, body }, reply) => {
-      const outputBytesMax = Math.min(body.outputBytesMax ?? Infinity, LIMITS.outputBytesMax);
+      const outputBytesMax = Math.min(body.outputBytesMax ?? Infinity, API_LIMITS.outputBytesMax);
       const gone = clientGone(reply);
       const giveBack = slots.take(params.id);
       try {

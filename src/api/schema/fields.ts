@@ -9,7 +9,7 @@ import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/control.ts';
-import { LIMITS, RANGES, type Range, SNAPSHOT_NAME } from '../../sandbox/limits.ts';
+import { RANGES, type Range, REQUEST_LIMITS, SNAPSHOT_NAME } from '../../sandbox/limits.ts';
 import type { NetworkLimits } from '../../sandbox/spec.ts';
 
 export const count = z.number().int().nonnegative();
@@ -36,12 +36,15 @@ export const snapshotName = z
   })
   .describe('Name of a snapshot.');
 export const metadata = z
-  .record(text(LIMITS.metadataKeyCharactersMax).min(1), text(LIMITS.metadataValueCharactersMax))
-  .refine((pairs) => Object.keys(pairs).length <= LIMITS.metadataPairsMax, {
-    error: `expected at most ${LIMITS.metadataPairsMax} pairs`,
+  .record(
+    text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1),
+    text(REQUEST_LIMITS.metadataValueCharactersMax),
+  )
+  .refine((pairs) => Object.keys(pairs).length <= REQUEST_LIMITS.metadataPairsMax, {
+    error: `expected at most ${REQUEST_LIMITS.metadataPairsMax} pairs`,
   })
   .describe('Labels of the owner’s choice; the list can be filtered by them.');
-export const environment = z.record(text(256), text(LIMITS.envBytesMax));
+export const environment = z.record(text(256), text(REQUEST_LIMITS.envBytesMax));
 export const status = z
   .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
   .describe('`saving`: the state is being written; then the sandbox continues or is paused.');
@@ -77,12 +80,12 @@ export const networkLimits = z.strictObject({
         name: z
           .string()
           .min(1)
-          .max(LIMITS.destinationCharactersMax)
+          .max(REQUEST_LIMITS.destinationCharactersMax)
           .describe('`api.example.com`, or `*.example.com` for all names below it.'),
         bytesMax: whole(RANGES.networkBytes),
       } satisfies Record<keyof DestinationLimit, z.ZodType>),
     )
-    .max(LIMITS.networkDestinationsMax)
+    .max(REQUEST_LIMITS.networkDestinationsMax)
     .exactOptional()
     .describe('Bytes per name at ports 80 and 443, both directions. Then connections are reset.'),
 } satisfies Record<keyof NetworkLimits, z.ZodType>);

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
-import { LIMITS, RANGES } from '../../sandbox/limits.ts';
+import { RANGES, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { NetworkOptions, TemplateSpec } from '../../sandbox/spec.ts';
 import {
@@ -36,7 +36,7 @@ const channelLimits = z
     connections: bucket.exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
   .describe('Rate limits of the channel between sandbox and host.');
-const modelName = text(LIMITS.modelNameCharactersMax);
+const modelName = text(REQUEST_LIMITS.modelNameCharactersMax);
 const rules = z
   .array(text(EGRESS_LIMITS.ruleCharactersMax))
   .max(EGRESS_LIMITS.rulesMax)
@@ -54,8 +54,8 @@ const size = {
   ),
   diskMib: whole(RANGES.diskMib).describe('Size of the writable disk, MiB. Default 2048.'),
   warm: z
-    .array(text(LIMITS.warmModuleCharactersMax))
-    .max(LIMITS.warmModulesMax)
+    .array(text(REQUEST_LIMITS.warmModuleCharactersMax))
+    .max(REQUEST_LIMITS.warmModulesMax)
     .describe('Python modules to import before the first script.'),
 } satisfies Record<keyof TemplateSpec, z.ZodType>;
 
@@ -94,14 +94,14 @@ const lifeFields = {
         name: text(128).describe('Variable in the guest that holds the placeholder.'),
         hosts: z
           .array(text(320))
-          .max(LIMITS.secretHostsMax)
+          .max(REQUEST_LIMITS.secretHostsMax)
           .describe('The only hosts that get the value, by HTTPS at port 443.'),
         value: text(RANGES.secretCharacters.max).describe(
           'Visible ASCII. Kept in memory only and never returned.',
         ),
       } satisfies Record<keyof SecretOptions, z.ZodType>),
     )
-    .max(LIMITS.secretsMax)
+    .max(REQUEST_LIMITS.secretsMax)
     .optional()
     .describe('Secrets that the guest can use but not read; replaces all of them.'),
 } satisfies Record<Exclude<keyof SandboxChange, 'memoryMib'>, z.ZodType>;
@@ -117,7 +117,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
     models: z
       .strictObject({
         defaultModel: modelName.nullable().exactOptional(),
-        allow: z.array(modelName).max(LIMITS.modelsMax).nullable().exactOptional(),
+        allow: z.array(modelName).max(REQUEST_LIMITS.modelsMax).nullable().exactOptional(),
         aliases: z.record(modelName, modelName).exactOptional(),
       })
       .optional()

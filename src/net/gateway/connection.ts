@@ -16,7 +16,7 @@ import { hostText, type RequestHead } from '../http/head.ts';
 import { httpRefusal, type RefusalStatus, tlsRefusal } from '../http/refusal.ts';
 import { type HttpPiece, HttpRequestReader } from '../http/requests.ts';
 import { HttpResponses } from '../http/responses.ts';
-import { type Destination, exhaustedText, GatewayJudge } from '../policy/judge.ts';
+import { type Endpoint, exhaustedText, GatewayJudge } from '../policy/judge.ts';
 import { SecretConnection } from '../secret/connection.ts';
 import { type EgressSecrets, needsSecrets, placeholdersIn } from '../secret/secret.ts';
 import type { ClientHello } from '../tls/client-hello.ts';
@@ -55,7 +55,7 @@ export class GatewayConnection {
   #decrypted:
     | { readonly connection: SecretConnection; readonly secrets: EgressSecrets }
     | undefined;
-  readonly #destination: Destination;
+  readonly #destination: Endpoint;
   readonly #judge: GatewayJudge;
   #phase: Phase = 'reading';
   #protocol: GatewayProtocol | undefined;
@@ -82,7 +82,7 @@ export class GatewayConnection {
     context: ConnectionContext,
     guest: Socket,
     sandbox: GatewaySandbox,
-    destination: Destination,
+    destination: Endpoint,
     protocol: GatewayProtocol | undefined,
   ) {
     this.#context = context;

@@ -16,7 +16,7 @@ import { type Log, silentLog } from '../../base/log.ts';
 import { plainAddress } from '../addresses/host-name.ts';
 import { listenError } from '../listen-error.ts';
 import { Meter } from '../policy/destination-budgets.ts';
-import { type Destination, exhaustedText } from '../policy/judge.ts';
+import { type Endpoint, exhaustedText } from '../policy/judge.ts';
 import type { SecretUse } from '../secret/connection.ts';
 import { GatewayConnection } from './connection.ts';
 import type {
@@ -51,7 +51,7 @@ type GatewayEndReason = EndReason | 'unknown_sandbox' | 'no_destination' | 'conn
 
 export interface GatewayEvent {
   readonly sandboxId: string | undefined;
-  readonly destination: Destination | undefined;
+  readonly destination: Endpoint | undefined;
   /** The name that the guest gave, if known. */
   readonly name: string | undefined;
   readonly outcome: 'allowed' | GatewayEndReason;
@@ -65,11 +65,11 @@ export interface GatewayOptions {
   /** @param remoteAddress in the form of `plainAddress` */
   readonly findSandbox: (remoteAddress: string) => GatewaySandbox | undefined;
   /** The destination before the redirect (SO_ORIGINAL_DST). */
-  readonly originalDestination: (socket: Socket) => Destination | undefined;
+  readonly originalDestination: (socket: Socket) => Endpoint | undefined;
   /** The protocol of a port; undefined: decided by the first byte. */
   readonly protocolOf?: (port: number) => GatewayProtocol | undefined;
   /** With `allowHalfOpen`. */
-  readonly dial?: (destination: Destination) => Socket;
+  readonly dial?: (destination: Endpoint) => Socket;
   /** Called once per judged connection or request. */
   readonly onEvent?: (event: GatewayEvent) => void;
   /** Called once per readable request with a secret or placeholder. */
@@ -178,7 +178,7 @@ export class Gateway {
     this.#serve(socket, sandbox, destination);
   }
 
-  #serve(socket: Socket, sandbox: GatewaySandbox, destination: Destination): void {
+  #serve(socket: Socket, sandbox: GatewaySandbox, destination: Endpoint): void {
     const {
       clock = systemClock,
       dial = dialDirectly,
@@ -250,7 +250,7 @@ export class Gateway {
  * Refuses to connect to the host itself. The packet filter redirects no such connection; this is a second check:
  * Linux connects to one of its own addresses from that same address.
  */
-export function dialDirectly({ address, port }: Destination): Socket {
+export function dialDirectly({ address, port }: Endpoint): Socket {
   const socket = connect({ host: address, port, allowHalfOpen: true, noDelay: true });
   socket.once('connect', () => {
     if (socket.localAddress === socket.remoteAddress) {

@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net';
 import type { Clock } from '../../base/clock.ts';
 import type { DestinationBudgets } from '../policy/destination-budgets.ts';
-import type { Destination, GatewayPolicy, RefusalReason } from '../policy/judge.ts';
+import type { Endpoint, GatewayPolicy, RefusalReason } from '../policy/judge.ts';
 import type { Pins } from '../policy/pins.ts';
 import type { SecretEndReason, SecretUse } from '../secret/connection.ts';
 import type { EgressSecrets } from '../secret/secret.ts';
@@ -42,7 +42,7 @@ export interface ConnectionContext {
   readonly clock: Clock;
   readonly timeouts: GatewayTimeouts;
   /** Returns a socket that connects to the destination, with `allowHalfOpen`. */
-  readonly dial: (destination: Destination) => Socket;
+  readonly dial: (destination: Endpoint) => Socket;
   /** False: the bytes so far exceed the budget of the name. */
   readonly onAllowed: (protocol: GatewayProtocol, name: string | undefined) => boolean;
   readonly onRefused: (reason: EndReason, why: string, name: string | undefined) => void;

@@ -29,7 +29,7 @@ import {
   DestinationBudgets,
   widestLimits,
 } from '../policy/destination-budgets.ts';
-import type { Destination } from '../policy/judge.ts';
+import type { Endpoint } from '../policy/judge.ts';
 import { namePolicy } from '../policy/name-policy.ts';
 import { PIN_LIMITS, type Pin, Pins } from '../policy/pins.ts';
 import { type EgressPolicy, pinnedPorts } from '../policy/policy.ts';
@@ -416,7 +416,7 @@ export function trafficOf(
 }
 
 /** Undefined for a connection that was not redirected, or has ended already. */
-function redirectedFrom(socket: Socket): Destination | undefined {
+function redirectedFrom(socket: Socket): Endpoint | undefined {
   const handle: unknown = Reflect.get(socket, '_handle');
   const fd: unknown =
     typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'fd') : undefined;

@@ -11,7 +11,7 @@ import type { Pins } from './pins.ts';
 import type { RequestRefusal, RequestVerdict } from './request-policy.ts';
 import type { NamePolicy, Verdict } from './verdict.ts';
 
-export interface Destination {
+export interface Endpoint {
   /** In the form of `plainAddress`. */
   readonly address: string;
   readonly port: number;
@@ -25,7 +25,7 @@ export interface GatewayVerdict extends Verdict {
 /** The part of an egress policy that the gateway needs; see `name-policy.ts`. */
 export interface GatewayPolicy extends NamePolicy {
   /** @param names the destination's names; empty if unknown */
-  decide(destination: Destination, names: readonly string[]): GatewayVerdict;
+  decide(destination: Endpoint, names: readonly string[]): GatewayVerdict;
   /** Judges method and path, after host and port were allowed. Absent: allows every request. */
   allowsRequest?(request: RequestHead): RequestVerdict;
   /** Whether `allowsRequest` must read requests to this name, so that TLS ends here. Absent: never. */
@@ -63,12 +63,12 @@ export type Judgement =
 export class GatewayJudge {
   readonly #policy: () => GatewayPolicy;
   readonly #pins: Pins;
-  readonly #destination: Destination;
+  readonly #destination: Endpoint;
   /** The name that was pinned at its first use here: a connection outlives its pins. */
   #pinnedName: string | undefined;
 
   /** @param policy called for every request, since it may change */
-  constructor(policy: () => GatewayPolicy, pins: Pins, destination: Destination) {
+  constructor(policy: () => GatewayPolicy, pins: Pins, destination: Endpoint) {
     this.#policy = policy;
     this.#pins = pins;
     this.#destination = destination;

@@ -13,7 +13,7 @@ import { describeError } from '../../base/errors.ts';
 import { IdleTimer } from '../../base/idle-timer.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { RequestHead } from '../http/head.ts';
-import type { Destination, Judgement } from '../policy/judge.ts';
+import type { Endpoint, Judgement } from '../policy/judge.ts';
 import { type ExchangeOutput, type ExchangeReason, SecretExchange } from './exchange.ts';
 import type { EgressSecrets } from './secret.ts';
 
@@ -37,7 +37,7 @@ export interface SecretUse {
 interface SecretConnectionContext {
   readonly clock: Clock;
   readonly timeouts: SecretTimeouts;
-  readonly dial: (destination: Destination) => Socket;
+  readonly dial: (destination: Endpoint) => Socket;
   readonly judge: (head: RequestHead) => Judgement;
   readonly onRequest: (host: string) => void;
   readonly onRefused: (reason: SecretEndReason, why: string) => void;
@@ -54,7 +54,7 @@ export class SecretConnection {
   readonly #context: SecretConnectionContext;
   readonly #socket: Socket;
   readonly #host: string;
-  readonly #destination: Destination;
+  readonly #destination: Endpoint;
   readonly #secrets: EgressSecrets;
   readonly #exchange: SecretExchange;
   #guest: TLSSocket | undefined;
@@ -75,7 +75,7 @@ export class SecretConnection {
     context: SecretConnectionContext,
     socket: Socket,
     host: string,
-    destination: Destination,
+    destination: Endpoint,
     secrets: EgressSecrets,
   ) {
     this.#context = context;

@@ -38,10 +38,10 @@ import {
 } from './client.ts';
 import { narrowing } from './narrowing.ts';
 import type { Probe, ProbeOutcome } from './probe.ts';
-import { type Common, type RunOptions, SuiteRun } from './suite-run.ts';
+import { type Common, SuiteRun, type SuiteRunOptions } from './suite-run.ts';
 import { firstLine, notTried } from './verdict.ts';
 
-interface SuiteOptions extends EndpointOptions, RunOptions {
+interface SuiteOptions extends EndpointOptions, SuiteRunOptions {
   /** Address or name of a machine where `neurovisor prove canary` runs. */
   readonly canary?: string;
   /** Undefined: the canary's name. */

@@ -8,7 +8,7 @@ import type { Endpoint, NetworkPolicy, RemoteSandbox } from './client.ts';
 import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './probe.ts';
 import { type Evidence, judge, plain, summaryOf } from './verdict.ts';
 
-export interface RunOptions {
+export interface SuiteRunOptions {
   /** How long silence must last to be called silence (default 5). */
   readonly silenceSeconds?: number;
   /** A sandbox that could not be ended: it ends by itself, later. */
@@ -24,13 +24,13 @@ export type Common = Omit<Evidence, 'outcome'>;
 export class SuiteRun implements AsyncDisposable {
   readonly tried: Tried[] = [];
   readonly #endpoint: Endpoint;
-  readonly #options: RunOptions;
+  readonly #options: SuiteRunOptions;
   readonly #signal: AbortSignal;
   /** What still runs in a sandbox must not keep us here. */
   readonly #ending = new AbortController();
   readonly #sandboxes = new Set<RemoteSandbox>();
 
-  constructor(endpoint: Endpoint, options: RunOptions, signal: AbortSignal) {
+  constructor(endpoint: Endpoint, options: SuiteRunOptions, signal: AbortSignal) {
     this.#endpoint = endpoint;
     this.#options = options;
     this.#signal = signal;
