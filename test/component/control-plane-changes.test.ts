@@ -28,7 +28,7 @@ async function begin(
   return { id, go };
 }
 
-/** The statuses that it went through, each told once. */
+/** The statuses of the sandbox in order, without repeats. */
 function history(host: FakeHost, id: string): SandboxStatus[] {
   const seen: SandboxStatus[] = [];
   host.control.onChange((info) => {

@@ -28,7 +28,7 @@ async function requireUsable(host: FakeHost, id: string): Promise<void> {
   expect(await (await host.guest(id)).recall()).toBe('a thing');
 }
 
-/** Of an error and its causes. */
+/** The codes of an error and its causes. */
 function codesOf(error: unknown): readonly string[] {
   if (!(error instanceof CodedError)) return [];
   return [error.code, ...codesOf(error.cause)];
@@ -173,7 +173,7 @@ describe('LocalControlPlane: a resume that fails', () => {
       expect(await host.control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
       expect(await host.stored()).toEqual(before);
       expect(await host.holdings()).toEqual(NOTHING);
-      // Anybody may have it.
+      // The row has no owner, so any process may resume it.
       expect(await host.store.sandboxes.get(id)).toMatchObject({ ownerJson: null });
       await requireUsable(host, id);
       await requireNothing(host);
@@ -237,7 +237,7 @@ describe('LocalControlPlane: forks', () => {
     async (phase) => {
       await using host = await FakeHost.open();
       const { id } = await begin(host);
-      // The parent goes on with a hello, the first after it is a fork's.
+      // The parent resumes with a hello; the one after it belongs to a fork.
       if (phase === 'hello') host.script.next('hello', () => undefined);
       host.script.fail(phase);
       const results = await host.control.fork(id, { count: 4, metadata: { of: id } });

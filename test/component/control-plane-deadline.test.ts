@@ -31,7 +31,7 @@ async function open(): Promise<Watched> {
   return { host, id, warnings };
 }
 
-/** Steps, so that work between timers is done. */
+/** Advances the clock in steps, so that work between timers is done. */
 async function passMs(host: FakeHost, ms: number): Promise<void> {
   for (let passed = 0; passed < ms; passed += STEP_MS) {
     host.clock.advance(STEP_MS);
@@ -89,7 +89,7 @@ describe('LocalControlPlane: onTimeout pause', () => {
         if (reached === phase) throw new Error(`${phase} refused`);
       };
       await passMs(host, TIMEOUT_MS);
-      // The store's files are real.
+      // The store's files are real, so no fake clock covers their time.
       await expect.poll(() => watched.warnings.length).toBe(1);
       await passMs(host, PAUSE_GRACE_MS);
       await requireTimeout(watched, new RegExp(`${phase} refused`));

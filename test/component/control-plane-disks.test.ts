@@ -1,4 +1,4 @@
-/** Limits of disks through all that happens to a sandbox: no VM is started. */
+/** Disk limits over the life of a sandbox. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';

@@ -25,7 +25,7 @@ async function begin(host: FakeHost, request: CreateRequest = {}): Promise<strin
 const RESET = { exitCode: 0, detail: 'guest-reset', log: 'of the VMM' };
 const panic = (why: string): string => `boot\nKernel panic - not syncing: ${why}\nmore\n`;
 
-/** What ends a sandbox, and what is then told of it. */
+/** Ways to end a sandbox, with the cause and evidence that follow. */
 const ENDINGS: Record<string, [(host: FakeHost, id: string) => Promise<void>, EndCause, object]> = {
   'its owner removes it': [
     async (host, id) => void (await host.control.remove(id)),
@@ -122,7 +122,7 @@ describe('an ending', () => {
         expect(host.memory.listeners).toBe(0);
         await requireNothing(host);
       }
-      // The next process on this store knows the same.
+      // The next process on this store reports the same.
       await using next = await FakeHost.open({ dataDir, owner: 'two' });
       const info = await next.control.get(id);
       expect(info).toMatchObject({ status: 'ended', end: told });

@@ -1,4 +1,4 @@
-/** The host's file system is full: nothing hangs in silence, and nothing is lost. */
+/** A full file system on the host: no silent hang and no data loss. */
 import { describe, expect, it } from 'vitest';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
 import { RETRY_FULL_MS } from '../../src/sandbox/vm/identity.ts';
@@ -54,7 +54,7 @@ describe("the host's file system is full", () => {
     host.vm(id).isHostFull = true;
     paused = host.became(id, 'paused');
     const resumed = host.control.resume(id);
-    // Its clock can't be set then.
+    // The guest's clock cannot be set then.
     await host.passTime(Promise.all([resumed, paused]));
     await settle();
     const events = await eventsOf(host, id);

@@ -1,4 +1,4 @@
-/** Sandboxes whose memory can change: by themselves when they run short of it, and by their owner. */
+/** Sandboxes with variable memory: growth under memory pressure, and updates by the owner. */
 import { describe, expect, it } from 'vitest';
 import type { GuestEvent } from '../../src/guest/guest.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
@@ -23,7 +23,7 @@ async function begin(host: FakeHost, request: CreateRequest = {}): Promise<Sandb
   return await host.control.create({ boot: true, ...SIZE, ...request });
 }
 
-/** Its events, when one of them fits. */
+/** Waits for an event that matches. @returns the events */
 async function until(
   host: FakeHost,
   id: string,
@@ -124,7 +124,7 @@ describe('memoryMaxMib', () => {
     const ids = [(await begin(host)).id, (await begin(host)).id, (await begin(host)).id];
     const [one = '', two = '', three = ''] = ids;
     for (const id of ids) host.vm(id).isHelpful = false;
-    // What a step gives shows only when it is used.
+    // Granted memory shows in the host's free memory only once it is used.
     availableMib = RESERVE_MIB + 300;
     for (const id of ids) (await host.guest(id)).emit(PRESSED);
     const refused = await until(host, three, ({ type }) => type === 'action');
@@ -137,7 +137,7 @@ describe('memoryMaxMib', () => {
     expect(host.queue.stats().reservedMib).toBe(0);
   });
 
-  it('a VM that dies during growth leaves nothing', async () => {
+  it('a VM that dies during growth: nothing is left', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     host.script.die('balloon');
@@ -148,7 +148,7 @@ describe('memoryMaxMib', () => {
   });
 });
 
-describe('what it has', () => {
+describe('memory size', () => {
   it('survives a pause to disk, and applies to forks and to sandboxes from a snapshot', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);

@@ -1,4 +1,4 @@
-/** Networks of sandboxes through all that happens to them: no VM is started. */
+/** Networks over the life of a sandbox. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { CertificateAuthority } from '../../src/net/secret/authority.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
@@ -14,7 +14,7 @@ const held = async (host: FakeHost): Promise<number> => (await host.holdings())[
 
 async function fillPool(host: FakeHost, members: number): Promise<void> {
   await host.control.setPool({ min: members, max: members });
-  // The time for which a refill waits after a claim.
+  // Delay of a refill after a claim.
   host.clock.advance(REFILL_DELAY_MS);
   await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
 }
@@ -271,7 +271,7 @@ describe('LocalControlPlane: secrets', () => {
     const row = await host.store.sandboxes.get(id);
     expect(JSON.stringify(row)).toContain('API_KEY');
     expect(JSON.stringify(row)).not.toContain(value);
-    // This process still has it.
+    // This process still has the value.
     expect((await host.control.resume(id)).secrets).toMatchObject([{ held: true }]);
     await requireNothing(host);
   });

@@ -1,11 +1,11 @@
-/** Several control planes over one store, at once and after one was killed. No VMs. */
+/** Several control planes over one store, concurrently and after one was killed. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 import { temporaryDir } from '../support/store.ts';
 
-/** Hosts over one store that know which of them live. */
+/** Hosts over one store, with a shared record of live ones. */
 class Neighbours implements AsyncDisposable {
   readonly #dataDir: string;
   readonly #alive = new Map<string, FakeHost>();
@@ -44,7 +44,7 @@ class Neighbours implements AsyncDisposable {
   }
 }
 
-/** One that is paused to disk, and remembers something. */
+/** A sandbox that is paused to disk and whose guest remembers something. */
 async function pausedOne(host: FakeHost): Promise<string> {
   const { id } = await host.control.create({ boot: true, metadata: { of: 'a user' } });
   await (await host.guest(id)).remember('a thing');

@@ -1,4 +1,4 @@
-/** Many sandboxes at once and one after another, from a pool, a template or a boot: no VM is started. */
+/** Many sandboxes, concurrently and in sequence, from a pool, a template or a boot. No VMs. */
 import { describe, expect, it } from 'vitest';
 import { BusyError } from '../../src/sandbox/errors.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
@@ -7,7 +7,7 @@ import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';
 
-/** A pool of that many members, all ready. */
+/** Creates a pool with this many ready members. */
 async function fillPool(host: FakeHost, members: number): Promise<void> {
   await host.control.setPool({ min: members, max: members });
   await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
@@ -161,7 +161,7 @@ describe('LocalControlPlane: starts', () => {
     },
   );
 
-  it('500 sandboxes, created and removed, leave nothing', async () => {
+  it('500 sandboxes, created and removed: nothing is left', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);
     for (let cycle = 0; cycle < 500; cycle++) {

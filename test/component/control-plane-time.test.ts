@@ -152,7 +152,7 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, idleTimeoutMs: IDLE_MS });
     await host.passTime(host.became(id, 'saving'));
-    // It is seen at the next look, which comes eight times in the time.
+    // The idle check runs eight times per idle timeout.
     expect(host.clock.now()).toBeGreaterThanOrEqual(IDLE_MS);
     expect(host.clock.now()).toBeLessThanOrEqual(IDLE_MS * 1.5);
     await host.became(id, 'paused');

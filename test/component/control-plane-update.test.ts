@@ -64,7 +64,7 @@ describe('LocalControlPlane: update', () => {
     const { control } = host;
     const { id } = await control.create({ boot: true, memoryMaxMib: 1024, network: NETWORK });
     host.script.fail('balloon');
-    // The change itself works, its undo does not.
+    // The change succeeds; its undo fails.
     host.script.next('network', () => undefined);
     host.script.fail('network');
     const change = { network: { mode: 'open' }, memoryMib: 1024 } as const;

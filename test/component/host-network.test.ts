@@ -1,4 +1,4 @@
-/** The network of a host against the kernel, between processes that come, go and are killed. */
+/** The network of a host against the kernel, with processes that start, close and are killed. */
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -41,16 +41,16 @@ function beside(): NamespacedProcess {
   return other;
 }
 
-/** A process in the namespace that holds it open, whoever is killed. */
+/** A process that keeps the namespace open when the others are killed. */
 function holdNamespace(): NamespacedProcess {
   return beside();
 }
 
 const allLinks = (): string[] => a.ip<{ ifname: string }>('link').map(({ ifname }) => ifname);
-/** But for the link that a process keeps while it has a network. */
+/** All links except the one that a process keeps while it has a network. */
 const links = (): string[] => allLinks().filter((name) => !name.startsWith(ANCHOR_PREFIX));
 const wholeRuleset = (where = a): string => where.run('nft', 'list', 'ruleset');
-/** Without the table that no flush takes. */
+/** The ruleset without the guard table, which survives a flush. */
 const ruleset = (where = a): string =>
   wholeRuleset(where).replace(/^table inet neurovisor_guard_.*\n(?:\t.*\n|\n)*\}\n/gm, '');
 const forwarding = (where = a): string => where.run('cat', '/proc/sys/net/ipv4/ip_forward').trim();
@@ -58,7 +58,7 @@ const records = async (): Promise<string[]> =>
   (await readdir(stateDir)).filter((name) => name.endsWith('.lease.json'));
 
 describe('HostNetwork: leases', () => {
-  it('two leases have a TAP, addresses and rules each, and leave nothing after release', async () => {
+  it('two leases have a TAP, addresses and rules each, and nothing is left after release', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
     const [one, two] = [newSandboxId(), newSandboxId()];
@@ -102,7 +102,7 @@ describe('HostNetwork: leases', () => {
   });
 
   it.each([false, true])(
-    'one that is lent and not opened goes with its lease, and the next is leased (its VMM is killed: %s)',
+    'a lent TAP that was not opened is removed with its lease, and the next lease succeeds (VMM killed: %s)',
     async (dies) => {
       await a.do('openStill', stateDir);
       const id = newSandboxId();
@@ -135,7 +135,7 @@ describe('HostNetwork: leases', () => {
   it('two hundred leases have an address each, and leave no descriptor or rule', async () => {
     await a.do('open', stateDir);
     const empty = ruleset();
-    // Once before, for what is opened once and stays.
+    // Warm-up, for descriptors that are opened once and stay open.
     await a.do('many', [newSandboxId()]);
     await a.do('releaseAll');
     const before = await a.do<number>('fds');
@@ -188,7 +188,7 @@ describe('HostNetwork: leases', () => {
       (await a.do<{ bytesUsed: number }>('traffic', id)).bytesUsed;
     const toldTimes = async (): Promise<number> =>
       (await a.do<string[]>('infos')).filter((info) => info.includes('budget')).length;
-    // Of 29 bytes each.
+    // A datagram has 29 bytes.
     await send(1);
     expect(await used()).toBe(49);
     expect(await toldTimes()).toBe(0);
@@ -198,7 +198,7 @@ describe('HostNetwork: leases', () => {
     await a.do('setPolicy', id, { mode: 'open', deny: ['192.0.2.1'] });
     a.run('nft', 'flush', 'ruleset');
     await expect.poll(() => ruleset()).toContain('over 100 bytes used 100 bytes');
-    // What was refused is no part of what is added.
+    // Refused traffic is not added.
     await a.do('setPolicy', id, { mode: 'open' }, { bytesMax: 150 });
     expect(await used()).toBe(100);
     await send(1);
@@ -277,7 +277,7 @@ describe('HostNetwork: several processes', () => {
     await a.do('lend', lent);
     expect(links()).not.toContain(first.interfaceName);
     const leasing = b.do<Leased>('lease', other);
-    // Time enough to do it wrong.
+    // Long enough for a wrong implementation to choose the lent address.
     await Promise.race([leasing, sleep(300)]);
     await a.do('takeBack');
     expect((await leasing).address).not.toBe(first.address);
@@ -422,7 +422,7 @@ describe('HostNetwork: other programs on the host', () => {
     await a.do('datagram', id, '169.254.169.254');
     await a.do('datagram', id, '168.63.129.16');
     expect(await a.do('traffic', id)).toMatchObject({ refused: { metadata: 2 } });
-    // Not by the packet filter, which was not there.
+    // Not counted by the packet filter, which was flushed.
     const counter = ['list', 'counter', 'inet', 'neurovisor', `metadata_${id}`];
     await expect.poll(() => a.run('nft', ...counter)).toContain('packets 0');
     expect(await a.do('warnings')).not.toContainEqual(expect.stringContaining('XDP'));

@@ -20,7 +20,7 @@ afterEach(() => rmSync(dir, { recursive: true }));
 
 describe('launch', () => {
   diskLimits.it(
-    'launch: its group holds it to what its disks are limited to, with room for the host; limitDisks: changes that',
+    'launch: the control group applies the disk limits, with headroom for the host; limitDisks: changes them',
     async () => {
       const confinement = { jail: 'enforce', jailUids: null } as const;
       const home = { cacheDir: join(dir, 'cache') };

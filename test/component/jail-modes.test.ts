@@ -12,7 +12,7 @@ import { confine } from '../../src/runtime/jail.ts';
 import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 import { requiresRoot } from '../support/requires.ts';
 
-/** Its controllers can be taken away one by one. */
+/** A cgroup v1 host, whose controllers can be unmounted one by one. */
 const cgroupV1 = requiresCgroupV1('pids');
 const QEMU = 'qemu-system-x86_64';
 
@@ -63,7 +63,7 @@ describe('confine', () => {
   });
   const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
   const GAPS = join(import.meta.dirname, '../fixtures/jail-gaps.ts');
-  /** Where these controllers have no control groups. @returns what the fixture tells */
+  /** Runs the fixture on a host without these controllers. @returns the fixture's output */
   const without = (controllers: string, mode: string): Record<string, unknown> => {
     const script = `for name in ${controllers}; do umount -l $(findmnt -n -o TARGET -t cgroup,cgroup2 -O $name); done; exec "$@"`;
     const run = ['--mount', 'sh', '-ec', script, 'sh', process.execPath, GAPS, dir, mode];
@@ -104,7 +104,7 @@ describe('confine', () => {
     const run = [...before.reverse(), `${script}; exec "$@"`, 'sh', process.execPath, ...argv];
     const env = { ...process.env, NEUROVISOR_HOME: dir };
     const { status, stdout, stderr } = spawnSync('unshare', run, { encoding: 'utf8', env });
-    // Of `doctor`: something is missing.
+    // `doctor` exits nonzero when something is missing.
     if (status === 0 || stdout !== '') return stdout;
     throw new Error(stderr);
   };

@@ -41,7 +41,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-/** Like another process, with locks of its own. */
+/** Opens the cache as another process does, with its own locks. */
 function open(): ProgramTrees {
   const trees = new ProgramTrees(base, [program]);
   opened.push(trees);
@@ -73,7 +73,7 @@ describe('ProgramTrees', () => {
     const [second, third] = await Promise.all([trees.current(), trees.current()]);
     expect(programIn(second)).toBe('another');
     expect(third).toBe(second);
-    // A start under way still uses it.
+    // A start in progress still uses the old tree.
     expect(programIn(first)).toBe('one');
   });
 

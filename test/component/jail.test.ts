@@ -80,7 +80,7 @@ function plan(more: Partial<JailPlan> = {}): JailPlan {
   };
 }
 
-/** Until it greets. */
+/** Launches a VMM and waits for its greeting. */
 async function launch(more: Partial<JailPlan> = {}): Promise<{ launched: Launched; pid: number }> {
   const launched = await jail.launch(plan(more));
   started.add(launched);
@@ -107,7 +107,7 @@ const groups = (): string[] =>
     .split('\n')
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
-/** Control groups for every limit, or what they lack. */
+/** True if every limit has a control group, else the gaps. */
 const wholeGroups = (): true | string => jail.gaps.length === 0 || jail.gaps.join('; ');
 
 function isSleep(pid: string): boolean {
@@ -124,7 +124,7 @@ const isThere = (pid: number): boolean =>
   !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 
 describe('launch', () => {
-  it('launch: the VMM is another user, alone, with nothing in its root but its program and its files', async (context) => {
+  it('launch: the VMM has its own user and processes, and a root with only its program and files', async (context) => {
     const image = join(dir, 'image');
     const disk = join(dir, 'disk');
     writeFileSync(image, 'golden');
@@ -152,7 +152,7 @@ describe('launch', () => {
     expect(statSync(image).uid).toBe(0);
   });
 
-  it('launch: its limits are set before it runs, and its group goes with it', async (context) => {
+  it('launch: limits are set before the VMM runs, and its control group is removed after it', async (context) => {
     const { launched, pid } = await launch({ memoryMib: 100, cpus: 2 });
     const limits = readFileSync(`/proc/${pid}/limits`, 'latin1');
     expect(limits).toMatch(/^Max core file size\s+0\s+0 /m);
@@ -173,7 +173,7 @@ describe('launch', () => {
   });
 
   requiresRoot().it(
-    'launch: an ordinary user gets all but an id for each VM, and is told so',
+    'launch: without root, only the user per VM is missing, and the gap is reported',
     async () => {
       const uid = 1500;
       chmodSync(dir, 0o755);
@@ -214,14 +214,14 @@ describe('launch', () => {
     await logging.close();
   });
 
-  it('launch: three at once are three users', async () => {
+  it('launch: three concurrent VMMs have three users', async () => {
     const three = await Promise.all(['a', 'b', 'c'].map((id) => launch({ id: `jailed${id}` })));
     const uids = three.map(({ pid }) => statSync(`/proc/${pid}`).uid);
     expect(new Set(uids).size).toBe(isRoot ? 3 : 1);
   });
 
-  it('kill: at any moment of the start it leaves no process', async () => {
-    // A process that was orphaned on the way holds the other end of a pipe of ours open.
+  it('kill: at any moment of a start, no process is left', async () => {
+    // A process orphaned during the start keeps the other end of our pipe open.
     for (let round = 0; round < 60; round += 1) {
       const launched = await jail.launch(plan());
       started.add(launched);
@@ -232,7 +232,7 @@ describe('launch', () => {
     }
   });
 
-  it('launch: the signal that ended it is told, and who kills its parent kills it', async () => {
+  it('launch: reports the signal that ended the VMM; the death of its parent kills it', async () => {
     const one = await launch();
     const status = new Promise((resolve) => one.launched.child.once('exit', resolve));
     process.kill(one.pid, 'SIGKILL');
@@ -243,7 +243,7 @@ describe('launch', () => {
     await expect.poll(() => isThere(other.pid)).toBe(false);
   });
 
-  it('launch: a program that is not there is told in the words of the jail, and leaves nothing', async () => {
+  it('launch: a VMM that fails at start keeps its error output, and nothing is left', async () => {
     const launched = await jail.launch(plan({ argv: [QEMU, '-nonsense'] }));
     let words = '';
     launched.child.stderr?.on('data', (bytes: Buffer) => {
@@ -258,7 +258,7 @@ describe('launch', () => {
 });
 
 describe('descriptors', () => {
-  /** What a process has open, without the counters and sets of events that QEMU makes for itself. */
+  /** Open descriptors of a process, without the eventfds and epoll sets that QEMU creates. */
   const open = (pid: number): string[][] =>
     readdirSync(`/proc/${pid}/fd`)
       .map((fd) => [fd, readlinkSync(`/proc/${pid}/fd/${fd}`).replace(/:.*/, '')])
@@ -271,12 +271,12 @@ describe('descriptors', () => {
   ];
 
   it.each(['jailed', 'free'])(
-    'launch: a VMM that is %s has those it was given alone',
+    'launch: a VMM that is %s has only the descriptors passed to it',
     async (how) => {
       const secret = join(dir, 'secret');
       writeFileSync(secret, 'of the host');
       const fd = openSync(secret, 'r+');
-      // Above the first gap: Node leaves it as it was when it inherits it.
+      // Above the first gap: Node leaves such an inherited descriptor as it is.
       const stdio = Array.from({ length: 41 }, (): 'ignore' | number => 'ignore').with(40, fd);
       const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir, how];
       const owner = spawn(process.execPath, args, {
@@ -294,7 +294,7 @@ describe('descriptors', () => {
 });
 
 describe('the owner is killed', () => {
-  it('reclaim: its VMM ends with it; the next one removes its group', async (context) => {
+  it('reclaim: a VMM dies with its owner; the next owner removes its control group', async (context) => {
     const args = [join(import.meta.dirname, '../fixtures/hold-jailed.ts'), home, dir];
     const owner: ChildProcess = spawn(process.execPath, args, {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -321,7 +321,7 @@ describe('the owner is killed', () => {
   });
 
   requiresRoot().it(
-    'endOrphans: ends VMMs without a parent whose user nobody holds, and no others',
+    'endOrphans: ends only VMMs without a parent whose user has no holder',
     async () => {
       const range = { first: 1_950_000_000, count: 8 };
       const state = join(dir, 'state');
@@ -340,14 +340,14 @@ describe('the owner is killed', () => {
       const [orphanUid, containerUid] = [range.first + 5, range.first + 6];
       const mine = run(...alone, ...as(held.uid), 'sleep', '60');
       const orphan = run(...alone, ...as(orphanUid), 'sleep', '60');
-      // In a container of this host, whose locks are elsewhere.
+      // A process in a container of this host, whose locks are elsewhere.
       const inContainer = ['unshare', '--user', ...alone.slice(1)];
       const theirs = run(...as(containerUid), ...inContainer, 'sleep', '60');
       const sleepers = (uid: number): number[] =>
         readdirSync('/proc')
           .filter((pid) => /^\d+$/.test(pid) && isSleep(pid) && uidOf(pid) === uid)
           .map(Number);
-      // Undefined: it has ended meanwhile.
+      // Undefined if the process has ended.
       const uidOf = (pid: string) => statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid;
       const sleeping = (uid: number): boolean => sleepers(uid).length > 0;
       await expect.poll(() => [held.uid, orphanUid, containerUid].every(sleeping)).toBe(true);
@@ -356,7 +356,7 @@ describe('the owner is killed', () => {
       expect(other.endOrphans()).toBe(1);
       await over;
       expect([held.uid, orphanUid, containerUid].map(sleeping)).toEqual([true, false, true]);
-      // Nor is a user taken whom somebody has.
+      // A user with running processes is not acquired.
       const taken = await Promise.all([other.acquire(), other.acquire(), other.acquire()]);
       expect(taken.map(({ uid }) => uid)).not.toContain(containerUid);
       const ended = [mine, theirs].map(
@@ -373,14 +373,14 @@ describe('the owner is killed', () => {
   );
 
   requiresRoot().it(
-    'acquire: two processes of a host never share a user; when all are taken, that is told',
+    'acquire: two processes of a host never share a user; reports when all are in use',
     async () => {
       const range = { first: 1_950_000_100, count: 2 };
       const state = join(dir, 'state');
       const [one, other] = [new Identities(state, range, null), new Identities(state, range, null)];
       const first = await one.acquire();
       const second = await other.acquire().catch((error: unknown) => error);
-      // The first keeps one ready; with two in all, the other may find none.
+      // The first keeps one user ready; with two in all, the second may find none.
       if (!(second instanceof Error)) expect((second as typeof first).uid).not.toBe(first.uid);
       else expect(second).toMatchObject({ code: 'jail_unavailable', cause: 'all are in use' });
       await one.close();
@@ -392,13 +392,13 @@ describe('the owner is killed', () => {
 describe('bad input', () => {
   const refused = { code: 'jail_plan_invalid' };
   it.each(['../up', 'a/b', 'A', '', 'x'.repeat(65), 'a\0', 'a%2e', 'ä'])(
-    'launch: the id %j is refused',
+    'launch: rejects the ID %j',
     async (id) => {
       await expect(jail.launch(plan({ id }))).rejects.toMatchObject(refused);
     },
   );
 
-  it('launch: a file elsewhere, also the golden image, can not be had for writing', async () => {
+  it('launch: rejects a writable file outside the directory of the VM, also the golden image', async () => {
     const golden = join(home, 'golden');
     writeFileSync(golden, 'golden');
     for (const path of [
@@ -415,7 +415,7 @@ describe('bad input', () => {
     expect(statSync(golden).uid).toBe(process.geteuid?.());
   });
 
-  it('launch: a link planted in the place of the disk is not followed', async () => {
+  it('launch: does not follow a link in place of the disk', async () => {
     const golden = join(home, 'other-golden');
     writeFileSync(golden, 'golden');
     const path = join(dir, 'disk');
@@ -431,7 +431,7 @@ describe('bad input', () => {
     expect(statSync(golden).uid).toBe(process.geteuid?.());
   });
 
-  it('launch: a device outside /dev, too many files and no size are refused', async () => {
+  it('launch: rejects a device outside /dev, too many files and a missing size', async () => {
     const device = [{ path: '/etc/passwd', access: 'device' as const }];
     await expect(jail.launch(plan({ files: device }))).rejects.toMatchObject(refused);
     const many = Array.from({ length: 17 }, () => ({
@@ -443,7 +443,7 @@ describe('bad input', () => {
     expect(groups()).toEqual([]);
   });
 
-  it('ProgramTrees, Identities: a link, or a directory of others, in the place of their own is refused', async () => {
+  it('ProgramTrees, Identities: reject a link, or a directory of another user, in place of their own', async () => {
     const treeOf = (base: string) => new ProgramTrees(base, ['/bin/true']).current();
     const unsafe = { code: 'jail_dir_unsafe' };
     const link = join(dir, 'link');
@@ -494,7 +494,7 @@ requiresRoot().describe('prove', () => {
   requires('kvm', existsSync('/dev/kvm') || 'no /dev/kvm').it(
     'and of VMMs with KVM, whose jail has its device (no guest runs)',
     async () => {
-      // A device of a group's, as hosts have it, in place of this one's, seen by nobody else.
+      // /dev/kvm owned by a group, as on real hosts, in a mount namespace of the test.
       const script = `mount -t tmpfs tmpfs "$1" && mknod "$1/kvm" c 10 232 && chgrp 61239 "$1/kvm" && chmod 660 "$1/kvm" &&
         mount --bind "$1/kvm" /dev/kvm && shift && exec "$@"`;
       const words = [join(ROOT, 'neurovisor'), 'prove', ...NAMES, '-o', 'json'];

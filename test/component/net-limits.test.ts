@@ -1,4 +1,4 @@
-/** Limits of a sandbox's network against the real kernel, judged by bytes and packets that are counted. */
+/** Limits of a sandbox's network against the real kernel, checked by counted bytes and packets. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
 import type { ChainInput, KeptChain } from '../../src/net/nftables/sandbox-chains.ts';
@@ -12,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-/** A table with both guests under the same limits, from nothing. */
+/** Creates a new table with both guests under the same limits. */
 const begin = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
 const update = (
@@ -25,7 +25,7 @@ describe('packet filter: limits', () => {
   const BUDGET = 300_000;
   /** The largest packet of a TAP with offloads. */
   const PACKET = 65_536;
-  /** Connections that were one too many while `act` ran. */
+  /** Number of connections refused by the limit while `act` runs. */
   async function refusedDuring(act: () => Promise<void>): Promise<number> {
     const read = async (): Promise<number> =>
       (await world.traffic(world.a)).counts.connections.packets;
@@ -42,7 +42,7 @@ describe('packet filter: limits', () => {
     await begin({ mode: 'open' }, { limits: { bytesMax: BUDGET } });
     const pump = { host: '8.8.8.8', port: 8080, bytes: 2_000_000, waitMs: 30_000 };
     expect(await world.a.peer.tell('pump', pump)).toMatchObject({ outcome: 'ECONNRESET' });
-    // Bare ends of connections are told all the same.
+    // Packets that only end connections still pass.
     const slack = 10 * 40;
     expect(await passed()).toBeLessThanOrEqual(BUDGET + slack);
     expect(await passed()).toBeGreaterThan(BUDGET - PACKET);
@@ -55,7 +55,7 @@ describe('packet filter: limits', () => {
     const more = { limits: { bytesMax: 2 * BUDGET }, bytesUsed: BUDGET };
     await update({ mode: 'open' }, more, ['spent']);
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    // What was refused meanwhile is no part of it.
+    // Refused traffic does not count as used.
     const used = (await world.traffic(world.a)).budgetBytesUsed;
     expect(used).toBeGreaterThan(BUDGET);
     expect(used).toBeLessThan(BUDGET + 2000);
@@ -103,7 +103,7 @@ describe('packet filter: limits', () => {
     expect(received).toBeGreaterThanOrEqual(bytes);
     const { sent, received: got, rate } = (await world.traffic(world.a)).counts;
     expect(rate.packets).toBeGreaterThan(0);
-    // A slow machine only makes it less. The bucket holds a second of the rate and a burst.
+    // A slow machine only sends less. The bucket holds one second at the rate, plus a burst.
     const most = 500_000 * (seconds + 1) + 128 * 1024 + PACKET;
     expect('uploadBytesPerSecond' in limits ? sent.bytes : got.bytes).toBeLessThanOrEqual(most);
     expect(seconds).toBeGreaterThan((bytes - 500_000 - 128 * 1024 - PACKET) / 500_000);
@@ -117,7 +117,7 @@ describe('packet filter: limits', () => {
     });
     const refused = await refusedDuring(async () => {
       expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('ECONNREFUSED');
-      // Those to the host count with them, but for questions to our resolver.
+      // Connections to the host count, except queries to our resolver.
       expect((await world.a.peer.tcp(world.a.lease.hostAddress, 2222)).outcome).toBe(
         'ECONNREFUSED',
       );

@@ -30,7 +30,7 @@ function beside(): NamespacedProcess {
   return other;
 }
 
-/** A sandbox's network, up. */
+/** Creates the network of a sandbox and sets it up. */
 async function network(process = host, change: object = {}) {
   const sandboxId = newSandboxId();
   const name = tapName(sandboxId);
@@ -105,7 +105,7 @@ describe('Links', () => {
 
     const after = await host.do<{ childFaults: number }>('holds');
     expect(after.childFaults).toBe(before.childFaults);
-    // The spy sees a child: with that one the number changes.
+    // Positive control: a child process changes the count.
     await host.do('child');
     const withChild = await host.do<{ childFaults: number }>('holds');
     expect(withChild.childFaults).toBeGreaterThan(after.childFaults);
@@ -146,9 +146,9 @@ describe('Links', () => {
   it('openTap: only the given user opens the TAP without capabilities, and sends through it', async () => {
     const user = { uid: 61_234, gid: 61_235 };
     const { name, linkIndex } = await network(host, { user, persistent: true });
-    // Nobody holds a descriptor, so that it is free to be taken up.
+    // Without an open descriptor, the TAP can be opened again.
     await host.do('close', name);
-    // The device may be root's alone; what counts is who takes the link up.
+    // /dev/net/tun may belong to root; the check concerns the user that opens the link.
     const take = `
 import fcntl, os, struct, sys
 fd = os.open('/dev/net/tun', os.O_RDWR)
@@ -190,7 +190,7 @@ os.write(fd, bytes(10) + bytes(60))
     );
   });
 
-  it('200 networks at once all exist, and leave nothing', async () => {
+  it('200 networks at once all exist, and nothing is left after removal', async () => {
     const before = await host.do<{ fds: number }>('holds');
     const links = (await baseline()).length;
     const made = await host.do('many', 200);
@@ -210,7 +210,7 @@ os.write(fd, bytes(10) + bytes(60))
     await host.do('links', 'removeGroup', 4242);
     const found = await Promise.all(names.map((name) => host.do('links', 'find', name)));
     expect(found).toEqual([null, null, expect.objectContaining({ name: 'nv-stays' })]);
-    // There is none of it, and group 0 is all other links of the host.
+    // No link has group 4242, and group 0 has all other links of the host.
     for (const group of [4242, 0])
       expect(await host.refusal('links', 'removeGroup', group)).toMatchObject({
         code: expect.stringMatching(/not_found|not_permitted/),
@@ -240,7 +240,7 @@ os.write(fd, bytes(10) + bytes(60))
   });
 });
 
-/** The links of a fresh namespace: `lo`, and what this kernel adds. */
+/** The links of a fresh namespace: `lo` and those that this kernel adds. */
 async function baseline(): Promise<object[]> {
   const fresh = NamespacedProcess.inNewNamespace();
   others.push(fresh);
@@ -259,7 +259,7 @@ describe('LinkError', () => {
     });
     expect(await host.refusal('open', { name, sandboxId })).toEqual(exists);
     expect(await host.refusal('open', { name: 'lo', sandboxId })).toEqual(exists);
-    // Nobody holds it: without IFF_TUN_EXCL we would take it over.
+    // A TAP without an open descriptor: without IFF_TUN_EXCL, `open` would take it over.
     host.run('ip', 'tuntap', 'add', 'nv-stranger', 'mode', 'tap');
     expect(await host.refusal('open', { name: 'nv-stranger', sandboxId })).toEqual(exists);
     expect((await host.do<{ fds: number }>('holds')).fds).toBe(fds);

@@ -1,4 +1,4 @@
-/** What the packet filter gives the gateway where secrets are put in, against the real kernel. */
+/** Traffic that the packet filter redirects to the gateway for secrets, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
 import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';

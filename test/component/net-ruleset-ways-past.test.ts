@@ -1,4 +1,4 @@
-/** Ways past resolver and gateway, and into what was another's, against the real kernel. */
+/** Bypasses of resolver and gateway, and connections of previous owners, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import {
@@ -99,7 +99,7 @@ describe('packet filter: policies', () => {
     expect(await peer.tell('hold', hold)).toEqual({ outcome: 'answer' });
     await update(policy);
     expect(await peer.tell('poke', { waitMs: 2000 })).toEqual({ outcome: 'ECONNRESET' });
-    // The gateway.
+    // Answered by the gateway.
     expect((await peer.tcp('8.8.8.8', 80)).seenAs?.replace('::ffff:', '')).toBe(
       world.a.lease.guestAddress,
     );

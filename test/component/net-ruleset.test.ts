@@ -1,4 +1,4 @@
-/** The packet filter against the real kernel, between namespaces of the test's own. */
+/** The packet filter against the real kernel, between namespaces of the test. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -36,19 +36,19 @@ beforeAll(async () => {
 });
 afterAll(() => world[Symbol.asyncDispose]());
 
-/** A table with both guests under the same policy, from nothing. */
+/** Creates a new table with both guests under the same policy. */
 const begin = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(wholeTable([world.a, world.b].map((guest) => networkOf(guest, policy, more))));
 const update = (policy: EgressPolicyText, more: Partial<ChainInput> = {}): Promise<void> =>
   world.nft.apply(updateSandbox(networkOf(world.a, policy, more), []));
-/** What got to the internet, or to the host, while `act` ran. */
+/** Number of arrivals at the internet and the host while `act` runs. */
 async function arrivalsDuring(act: () => Promise<unknown>): Promise<number> {
   const all = (): number => world.internet.arrivals.length + world.hostPeer.arrivals.length;
   const before = all();
   await act();
   return all() - before;
 }
-/** How far one counter moved while `act` ran. */
+/** Increase of one counter while `act` runs. */
 async function dropsDuring(
   guest: Guest,
   counter: keyof typeof DROP_COUNTERS,
@@ -93,7 +93,7 @@ describe('packet filter: metadata', () => {
       ]);
     }
   });
-  it('is unreachable over IPv6, of which nothing passes', async () => {
+  it('is unreachable over IPv6: no IPv6 packet passes', async () => {
     const dropped = await dropsDuring(world.a, 'ipv6', async () => {
       for (const address of METADATA6) {
         expect(await arrivalsDuring(() => world.a.peer.tcp(address, 80))).toBe(0);
@@ -183,7 +183,7 @@ describe('packet filter: the guest', () => {
       expect((await world.a.peer.tcp(UPLINK, 3128)).outcome).toBe('ECONNREFUSED');
     });
     expect(dropped).toBe(3);
-    // The gateway's port is there for what was redirected only.
+    // The gateway's port accepts only redirected connections.
     expect((await world.a.peer.tcp(host, 3128)).outcome).toBe('ECONNREFUSED');
   });
   it('gets no connection from the network or the host', async () => {
@@ -196,7 +196,7 @@ describe('packet filter: the guest', () => {
     expect((await world.internet.tcp(world.a.lease.guestAddress, 9000)).outcome).toBe('answer');
   });
   it.each(['none', 'open'])(
-    'is connected to by sockets of ours alone, whatever the policy (%s)',
+    'accepts connections only from marked sockets of the host, under any policy (%s)',
     async (mode) => {
       const { guestAddress, hostAddress } = world.a.lease;
       await begin({ mode }, { limits: { bytesMax: 100_000 } });
@@ -209,7 +209,7 @@ describe('packet filter: the guest', () => {
         outcome: 'answer',
         seenAs: hostAddress,
       });
-      // Nobody listens there: the guest says so.
+      // No listener on that port: the guest refuses.
       expect(await world.hostPeer.tell('marked', { host: guestAddress, port: 9 })).toEqual({
         outcome: 'ECONNREFUSED',
       });
@@ -221,7 +221,7 @@ describe('packet filter: the guest', () => {
       expect((await world.internet.tcp(guestAddress, port)).outcome).toBe('silence');
       expect((await world.b.peer.tcp(guestAddress, port)).outcome).not.toBe('answer');
       expect(await unasked()).toBeGreaterThan(0);
-      // A mark is worth nothing beyond this host, or under another address of it.
+      // The mark has no effect outside this host, or from another address of it.
       expect(await world.internet.tell('marked', connect)).not.toMatchObject({ outcome: 'answer' });
       expect(await world.b.peer.tell('marked', connect)).not.toMatchObject({ outcome: 'answer' });
       const answered = world.a.peer.arrivals.filter((each) => each.port === port);
@@ -326,7 +326,7 @@ describe('packet filter: policies', () => {
     expect((await world.b.peer.tcp('8.8.8.8', 5432)).outcome).toBe('ECONNREFUSED');
     const hold = { host: '8.8.8.8', port: 5432, waitMs: 2000 };
     expect(await peer.tell('hold', hold)).toEqual({ outcome: 'answer' });
-    // The same pin with a nearer end replaces the first, although that would still be valid.
+    // The same pin with an earlier expiry replaces the first, which would still be valid.
     await world.nft.apply(addPins(lease.id, [{ ...pin, seconds: 1 }]));
     await expect.poll(async () => (await peer.tcp('8.8.8.8', 5432)).outcome).toBe('ECONNREFUSED');
     expect(await peer.tell('poke', { waitMs: 2000 })).toEqual({ outcome: 'answer' });
@@ -373,7 +373,7 @@ describe('packet filter: the table', () => {
     await world.host.run('nft', 'delete table ip docker; delete table inet neurovisor2');
     expect(await world.host.run('nft', 'list ruleset')).toBe('');
   });
-  it('removing a sandbox leaves nothing of it, and blocks its TAP', async () => {
+  it('removing a sandbox removes all its rules, and blocks its TAP', async () => {
     await world.nft.apply(wholeTable([]));
     // Without counts: the kernel's own packets (neighbor discovery) may be counted as unknown at any time.
     const rules = async () =>
@@ -469,14 +469,14 @@ describe('Nft', () => {
       cause: { message: expect.stringContaining('Error') },
     });
   });
-  it('nft_failed: a program that does not end, and one that prints too much', async () => {
+  it('nft_failed: a program that does not end, or prints too much', async () => {
     const slow = new Nft({ command: ['sh', '-c', 'exec sleep 1000'], runMsMax: 50 });
     await expect(slow.apply(removeTable())).rejects.toMatchObject({ code: 'nft_failed' });
     const loud = new Nft({ command: ['sh', '-c', 'exec cat /dev/zero'] });
     await expect(loud.listTraffic()).rejects.toMatchObject({ code: 'nft_failed' });
   });
   it('control: the namespace of this machine is untouched', async () => {
-    // A table of sandboxes that run on this machine may well be there; nothing of these two is.
+    // The machine may have a table for its own sandboxes, but without these two.
     const { stdout } = await promisify(execFile)('nft', ['list', 'ruleset']);
     for (const { lease } of [world.a, world.b]) expect(stdout).not.toContain(lease.tap);
   });

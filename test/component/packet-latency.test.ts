@@ -1,4 +1,4 @@
-/** Packets of sandboxes are measured by the daemon as long as they have a card, on a host of our own. */
+/** The daemon measures packets of sandboxes while they have a network card; in a namespace of the test. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -17,7 +17,7 @@ let cacheDir: string;
 let host: NamespacedProcess;
 beforeAll(async () => {
   cacheDir = mkdtempSync(join(tmpdir(), 'nv-packets-'));
-  // The fixture finds no compiler.
+  // Compiled here because the fixture finds no compiler.
   await objectOf('latency', { dir: join(cacheDir, 'bpf') });
 });
 afterAll(() => rmSync(cacheDir, { recursive: true, force: true }));
@@ -26,7 +26,7 @@ beforeEach(() => {
 });
 afterEach(() => host.kill());
 
-/** Echoes of the guest, answered by the host. */
+/** Sends echo requests from the guest, which the host answers. */
 async function echoes(first: number, count: number): Promise<void> {
   for (let number = first; number < first + count; number += 1) {
     await host.do('send', 'guest', echo({ from: GUEST, to: HOST }, number));
@@ -46,7 +46,7 @@ async function counted(name: string, labels: Record<string, string> = {}): Promi
 }
 
 describe('PacketLatency', () => {
-  it('measures a card from the start to the end; its times stay in the sums', async () => {
+  it('measures a card from attach to detach; its latencies stay in the sums', async () => {
     await host.do('daemon', cacheDir);
     expect(await counted('neurovisor_probe_loaded', { probe: 'latency' })).toBe(0);
     await host.do('card', 'one', 'nv-guest');
@@ -63,14 +63,14 @@ describe('PacketLatency', () => {
     expect(await counted(COUNT, { path: 'peer' })).toBe(5);
     expect(await counted('neurovisor_network_latency_cards')).toBe(0);
     expect(await host.do('latencyOf', 'one')).toBeNull();
-    // The next one begins anew and adds to it.
+    // The next card starts at zero and adds to the sums.
     await host.do('card', 'two', 'nv-guest');
     await echoes(10, 3);
     expect(await counted(COUNT, { path: 'peer' })).toBe(8);
     expect(await host.do('told')).toEqual([]);
   });
 
-  it('a card that has gone, or is another’s, is not measured, which is told once', async () => {
+  it('a missing card, or one measured by another process, is not measured, with one warning', async () => {
     await host.do('daemon', cacheDir);
     await host.do('card', 'none', 'nv-none');
     expect(await host.do('told')).toEqual([]);
@@ -86,7 +86,7 @@ describe('PacketLatency', () => {
     expect(await counted(COUNT, { path: 'peer' })).toBe(1);
   });
 
-  it('without what it needs nothing is measured, which is told once, and the rest goes on', async () => {
+  it('without its requirements nothing is measured, with one warning, and the daemon runs', async () => {
     await host.do('daemon', join(cacheDir, 'empty'));
     await host.do('card', 'one', 'nv-guest');
     await host.do('card', 'two', 'nv-uplink');
@@ -99,7 +99,7 @@ describe('PacketLatency', () => {
     await host.do('endDaemon');
   });
 
-  it('after its end nothing is on the TAP, and its descriptors are given back', async () => {
+  it('close: removes its programs from the TAP and closes its descriptors', async () => {
     const before = await host.do<number>('fds');
     await host.do('daemon', cacheDir);
     await host.do('card', 'one', 'nv-guest');
@@ -109,7 +109,7 @@ describe('PacketLatency', () => {
     expect(await host.do('fds')).toBe(before);
   });
 
-  it('a daemon that is killed leaves nothing', async () => {
+  it('a killed daemon leaves no programs on the TAP', async () => {
     await host.do('fds');
     const killed = host.beside();
     await killed.do('daemon', cacheDir);
@@ -121,7 +121,7 @@ describe('PacketLatency', () => {
     await expect
       .poll(() => host.ip<object>('link', 'show', 'nv-guest')[0], { timeout: 20_000 })
       .not.toHaveProperty('xdp');
-    // The next one has the card to itself.
+    // The next daemon finds the card free.
     await host.do('daemon', cacheDir);
     await host.do('card', 'one', 'nv-guest');
     expect(await host.do('told')).toEqual([]);

@@ -1,4 +1,4 @@
-/** Building a template with the fake driver: the order of the steps, and that every failure leaves nothing. */
+/** Building a template with the fake driver: the order of the steps, and cleanup after every failure. */
 import { mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -36,7 +36,7 @@ function fakeProcess(exitCode: number): Process {
   } as unknown as Process;
 }
 
-/** What a guest tells while it imports. */
+/** Events of a guest during its imports. */
 const events = (modules: readonly WarmModule[]): readonly GuestEvent[] => [
   { type: 'warm', modules },
 ];
@@ -103,7 +103,7 @@ function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
 
 const IMPORTED: readonly WarmModule[] = [{ name: 'json', durationMs: 1, error: null }];
 
-/** Its VM stands still as soon as it runs. */
+/** A driver whose VM stops on a full disk as soon as it runs. */
 function onFullDisk(given: TemplateParts): TemplateParts {
   const start: VmmDriver['start'] = async (spec, signal) => {
     const vm = await given.driver.start(spec, signal);
@@ -131,7 +131,7 @@ function build(
   return { built, out };
 }
 
-/** Of this process. */
+/** Guest memory files that this process has open. */
 function guestMemories(): string[] {
   const targets = readdirSync('/proc/self/fd').map((fd) => {
     try {
@@ -143,7 +143,7 @@ function guestMemories(): string[] {
   return targets.filter((target) => target.includes('guest-ram'));
 }
 
-/** Nothing is held and no file is left. */
+/** Requires that no memory is held and no file is left. */
 function expectNothingLeft(): void {
   expect(readdirSync(join(root, 'run'))).toEqual([]);
   expect(guestMemories()).toEqual([]);
@@ -152,7 +152,7 @@ function expectNothingLeft(): void {
 }
 
 describe('buildTemplate', () => {
-  it('gives RAM, state and disk of a guest that was warmed under a throw-away identity', async () => {
+  it('saves RAM, state and disk of a guest that was warmed under a throw-away identity', async () => {
     const { built, out } = build(null);
     const { snapshot, modules } = await built;
     expect(readdirSync(out).sort()).toEqual(['disk', 'ram', 'state']);
@@ -169,14 +169,14 @@ describe('buildTemplate', () => {
   });
 
   it.each(['memory', 'model', 'listener', 'hello', 'script', 'keepMemory', 'keepDisk'] as const)(
-    'a failing %s is told, and leaves nothing',
+    'a failing %s is reported, and nothing is left',
     async (fail) => {
       await expect(build(fail).built).rejects.toMatchObject({ code: 'template_failed' });
       expectNothingLeft();
     },
   );
 
-  it('a module that can not be imported is named', async () => {
+  it('an error names the module that cannot be imported', async () => {
     const wrong = [{ name: 'json', durationMs: 1, error: 'ImportError: no json' }];
     await expect(build(null, events(wrong)).built).rejects.toMatchObject({
       code: 'template_failed',
@@ -201,12 +201,12 @@ describe('buildTemplate', () => {
     expectNothingLeft();
   });
 
-  it('a guest that is short of memory for a moment goes on', async () => {
+  it('brief memory pressure in the guest does not fail the build', async () => {
     const told = [...Array.from({ length: 5 }, () => PRESSURE), ...events(IMPORTED)];
     expect(await build(null, told).built).toMatchObject({ modules: IMPORTED });
   });
 
-  it('a full file system of the host is told at once', async () => {
+  it('a full host file system is reported at once', async () => {
     const { built } = build(null, [], undefined, onFullDisk);
     await expect(built).rejects.toMatchObject({
       code: 'template_failed',
@@ -216,7 +216,7 @@ describe('buildTemplate', () => {
     expectNothingLeft();
   });
 
-  it('cancelled: says so, and leaves nothing', async () => {
+  it('a canceled build is reported as canceled, and nothing is left', async () => {
     const aborter = new AbortController();
     aborter.abort();
     const { built } = build(null, events(IMPORTED), aborter.signal);

@@ -1,4 +1,4 @@
-/** One trace from a request to the first token, as a collector gets it. */
+/** One trace from a request to the first token, as a collector receives it. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -51,14 +51,14 @@ describe('a trace', () => {
     });
     const socketPath = await world.guestSocket(id);
     const body = { model: 'm1', stream: true, messages: [{ role: 'user', content: 'hi' }] };
-    // Of a program that knows nothing of traces.
+    // A program without trace headers.
     await call(socketPath, '/v1/chat/completions', body);
     const sent = upstream.requests.at(-1)?.headers ?? {};
     expect([sent['traceparent'], sent['x-trace-id']]).toEqual([
       expect.stringMatching(`^00-${TRACE}-[0-9a-f]{16}-01$`),
       TRACE,
     ]);
-    // Of one that does, and of one that says it belongs elsewhere.
+    // A program that passes its trace on, and one that claims a foreign trace.
     await call(socketPath, '/v1/chat/completions', body, { traceparent: env['TRACEPARENT'] ?? '' });
     const foreign = `00-${'e'.repeat(32)}-${CALLER}-01`;
     await call(socketPath, '/v1/chat/completions', body, { traceparent: foreign });
@@ -100,7 +100,7 @@ describe('a trace', () => {
 });
 
 describe('a pool', () => {
-  it('a claim is a `bind`; the start of the next member belongs to nobody’s request', async () => {
+  it('a claim is a `bind`; the start of the next member belongs to no trace of a request', async () => {
     const spans: SpanRecord[] = [];
     let made = 0;
     const tracer = new Tracer({
@@ -126,7 +126,7 @@ describe('a pool', () => {
 });
 
 describe('admission', () => {
-  it('who waits for his turn keeps his own trace, whoever makes room for him', async () => {
+  it('a queued request keeps its own trace, whichever request makes room for it', async () => {
     const spans: SpanRecord[] = [];
     let made = 0;
     const tracer = new Tracer({
@@ -169,7 +169,7 @@ const counts = (of: TraceExporter): Record<string, number> =>
   );
 
 describe('TraceExporter', () => {
-  it('every kind of attribute, a status, its headers', async () => {
+  it('sends every kind of attribute, the status and the headers', async () => {
     const before = collector.spans.length;
     const one = exporter(new FakeClock());
     one.record(span(1));
@@ -183,7 +183,7 @@ describe('TraceExporter', () => {
     expect(collector.headers.at(-1)).toMatchObject({ authorization: 'Bearer x' });
   });
 
-  it('10 000 spans at once: what does not fit is dropped and counted, nothing waits', async () => {
+  it('10 000 spans at once: excess spans are dropped and counted, and no caller waits', async () => {
     const one = exporter(new FakeClock());
     for (let n = 0; n < 10_000; n += 1) one.record(span(n));
     await one.close();
@@ -195,7 +195,7 @@ describe('TraceExporter', () => {
     expect(counts(one)['dropped']).toBe(dropped + 1);
   });
 
-  it('what waits when it is closed and can’t be sent is counted too', async () => {
+  it('close: queued spans that cannot be sent are counted as dropped', async () => {
     const one = exporter(new FakeClock(), 'http://127.0.0.1:1/v1/traces');
     for (let n = 0; n < 1000; n += 1) one.record(span(n));
     await one.close();
@@ -203,7 +203,7 @@ describe('TraceExporter', () => {
     expect([exported, dropped + failed]).toEqual([0, 1000]);
   });
 
-  it('a collector that refuses, or is not there, costs its batch', async () => {
+  it('counts a batch as failed if the collector refuses it or is unreachable', async () => {
     collector.status = 503;
     const refused = exporter(new FakeClock());
     refused.record(span(1));
@@ -218,7 +218,7 @@ describe('TraceExporter', () => {
 });
 
 describe('readConfig: traces', () => {
-  it('our variable, else OpenTelemetry’s; headers decoded', () => {
+  it('prefers NEUROVISOR_OTLP_ENDPOINT over OpenTelemetry’s variable; decodes headers', () => {
     const traces = (env: Record<string, string>) => readConfig(env).traces;
     expect(traces({})).toBeNull();
     const own = { NEUROVISOR_OTLP_ENDPOINT: 'http://a:1/' };

@@ -1,4 +1,4 @@
-/** What a model server offers is asked anew, and a server that went away is told as it was. */
+/** Models of a model server: queried again on each use; an unreachable server keeps its last list. */
 import { expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { listenerOwners } from '../../src/bridge/listener-owner.ts';
@@ -14,7 +14,7 @@ const choose = (where: string) =>
     log: silentLog,
   });
 
-it('offered: a model that was added since is in it', async () => {
+it('offered: includes a model that was added later', async () => {
   const models = ['first'];
   const server = await startMockUpstream({ models });
   try {
@@ -27,13 +27,13 @@ it('offered: a model that was added since is in it', async () => {
   }
 });
 
-it('offered: of a server that does not answer any more, what it had', async () => {
+it('offered: an unreachable server keeps its last known models', async () => {
   const server = await startMockUpstream({ models: ['first'] });
   const upstream = await choose(server.target.baseUrl ?? '').finally(() => server.close());
   expect(await upstream.offered()).toEqual(['first']);
 });
 
-it('offered: the engine has its one model', async () => {
+it('offered: the engine has exactly one model', async () => {
   const upstream = await choose('engine');
   expect(await upstream.offered()).toEqual([upstream.defaultModel]);
 });
@@ -47,7 +47,7 @@ const detected = (baseUrl: string, owners: readonly number[], log = silentLog) =
     detection: { places: [{ name: 'Ollama', baseUrl }], ownersOf: async () => owners },
   });
 
-it('chooseUpstream: a detected server never gets the key, also not when it is asked again', async () => {
+it('chooseUpstream: a detected server never gets the key, on no request', async () => {
   const server = await startMockUpstream({ models: ['first'] });
   try {
     const upstream = await detected(server.target.baseUrl ?? '', [0]);

@@ -1,4 +1,4 @@
-/** What becomes of a sandbox's host side, with the kernel's own tracepoints; VMMs are shells that we start. */
+/** OOM kills and executed programs of VMMs, from the kernel's tracepoints; the VMMs are shells. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -74,7 +74,7 @@ describe('VmmProcesses', () => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make();
     await all.start();
-    // tail keeps what has no line end; exec: the VMM itself.
+    // tail buffers input without a line end; its memory belongs to the VMM's group.
     const greedy = vmm('tail -n 1 /dev/zero', cgroup.dir);
     const told: HostMemoryEvent[] = [];
     const group = new CgroupMemory(cgroup.dir, clock);
@@ -92,7 +92,6 @@ describe('VmmProcesses', () => {
     const [oom] = told.filter((event) => event.type === 'oom');
     expect(oom?.victim?.rssBytes).toBeGreaterThan(8 * 1024 * 1024);
     expect(watched?.oomKills()).toBe(1);
-    // What it waited for before.
     expect(told.find(({ type }) => type === 'pressure')).toBeDefined();
     expect(await sample('neurovisor_host_oom_kills_total', { process: 'vmm' })).toBe(1);
     expect(await sample('neurovisor_vmms_followed')).toBe(0);
@@ -105,7 +104,9 @@ describe('VmmProcesses', () => {
     expect(count?.value).toBeGreaterThan(0);
   });
 
-  it('without tracepoints the control group tells it, without a victim', async ({ skip }) => {
+  it('without tracepoints: an OOM kill is reported by the control group, without its victim', async ({
+    skip,
+  }) => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = make({ open: () => Promise.reject(new Error('not today')) });
     await all.start();
@@ -122,7 +123,7 @@ describe('VmmProcesses', () => {
     ]);
   });
 
-  it('a program that a VMM executes is told, logged and counted; its process is not known', async () => {
+  it('a program that a VMM executes is reported, logged and counted; its process is unknown', async () => {
     const all = make();
     await all.start();
     const bad = vmm('/bin/true; exit 0');
@@ -142,7 +143,7 @@ describe('VmmProcesses', () => {
     expect(await sample('neurovisor_vmm_exits_total', { process: 'unknown' })).toBe(1);
   });
 
-  it('a VMM that is there before the tracepoints are is followed when they are', async () => {
+  it('a VMM that starts before the tracepoints is followed once they are attached', async () => {
     const all = make();
     const early = vmm('exec /bin/true');
     const told: HostMemoryEvent[] = [];
@@ -153,7 +154,7 @@ describe('VmmProcesses', () => {
     expect(told).toMatchObject([{ type: 'security' }]);
   });
 
-  it('the next VMM of a sandbox takes the place of the one before, whose listener hears no more', async () => {
+  it('the next VMM of a sandbox replaces the previous one, whose listener gets no more events', async () => {
     const all = make();
     await all.start();
     const id = newSandboxId();
@@ -169,7 +170,7 @@ describe('VmmProcesses', () => {
     expect(await sample('neurovisor_vmms_followed')).toBe(0);
   });
 
-  it('switched off: what the control group says remains, and nothing is opened', async () => {
+  it('switched off: events of the control group remain, and no tracepoint is opened', async () => {
     const all = make({ open: null });
     await all.start();
     const group = { listen: () => () => undefined, oomKills: () => 7 };

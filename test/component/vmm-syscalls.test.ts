@@ -6,7 +6,7 @@ import { VmmSyscalls, type VmmSyscallsParts } from '../../src/probes/vmm-syscall
 
 const NAMES: Readonly<Record<number, string>> = { 0: 'read', 1: 'write', 271: 'ppoll' };
 
-/** As the kernel counts. */
+/** Counts of system calls per process, as the kernel keeps them. */
 class FakeCounts {
   readonly calls = new Map<number, Map<number | null, number>>();
   isClosed = false;
@@ -43,7 +43,7 @@ function make(more: Partial<VmmSyscallsParts> = {}) {
 }
 
 describe('VmmSyscalls', () => {
-  it('adds up what came since, over VMMs that end and numbers that come again', async () => {
+  it('adds the calls since the last read, across ended VMMs and reused process IDs', async () => {
     const { counts, vmms, total } = make();
     vmms.watch(7);
     await vmms.start();
@@ -71,7 +71,7 @@ describe('VmmSyscalls', () => {
     expect(total('read')).toBe(16);
   });
 
-  it('off, or not to be had: nothing is counted, and who asked for it is told', async () => {
+  it('off or unavailable: nothing is counted, and a request for counts gets the reason', async () => {
     const off = make({ open: null });
     off.vmms.watch(7);
     await off.vmms.start();

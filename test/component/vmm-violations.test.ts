@@ -1,4 +1,4 @@
-/** Refused and logged system calls of VMMs, as the real kernel tells of them. Needs root and gcc. */
+/** Refused and logged system calls of VMMs, as the real kernel reports them. Needs root and gcc. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -50,7 +50,7 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
     log: silentLog,
   });
 
-  it('a call that is only logged is counted while the VMM goes on', async () => {
+  it('a call that is only logged is counted, and the VMM continues', async () => {
     listen('qemu');
     await using injector = await Injector.make();
     await using vmms = await openVmms({ ...context(), onlyLogs: true });
@@ -66,7 +66,7 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
     });
   });
 
-  it('a call that ends QEMU is named from what the kernel tells', async () => {
+  it('a call that ends QEMU is named from the report of the kernel', async () => {
     listen('qemu');
     await using injector = await Injector.make();
     await using vmms = await openVmms(context());
@@ -80,7 +80,7 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
 
   const firecracker = firecrackerFiles();
   requires('firecracker', firecracker).it(
-    'a call that ends Firecracker is named from what it says itself',
+    'a call that ends Firecracker is named from its own log',
     async () => {
       if (typeof firecracker === 'string') throw new Error(firecracker);
       listen('firecracker');
