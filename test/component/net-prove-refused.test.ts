@@ -77,7 +77,7 @@ describe('prove egress --endpoint: impossible to try', () => {
       await using endpoint = await endpointOf(guest(async () => said(text)));
       const { status, stderr } = await prove(endpoint);
       expect(status).toBe(2);
-      expect(stderr).toContain('what the probes saw');
+      expect(stderr).toContain('the results of the probes');
       expect([...endpoint.alive.keys()]).toEqual([]);
     }
   });
@@ -133,7 +133,7 @@ describe('prove egress --endpoint: without a canary', () => {
     expect(failed).toEqual([
       ['SNI is another name', expect.stringContaining('200')],
       ...['forged Host and SNI', 'smuggling', 'redirects', 'rebinding']
-        .concat('what is added to requests')
+        .concat('header fields added to requests')
         .map((what) => [what, expect.stringMatching(/^not tried/)]),
     ]);
     const isTried = ({ what, expected, ok }: Proof['tried'][number]) =>

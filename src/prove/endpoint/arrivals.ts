@@ -1,24 +1,24 @@
-/** What has arrived at a canary, as it is kept and told. Pure. */
+/** A bounded record of the arrivals at a canary. Pure. */
 import { z } from 'zod';
 
-/** Kept; the oldest go first. */
+/** The oldest are dropped first. */
 export const ARRIVALS_MAX = 10_000;
 export const ARRIVAL_CHARACTERS_MAX = 2048;
-/** Told at once. */
-const TOLD_MAX = 2000;
+/** The maximum in one answer. */
+const ANSWER_ARRIVALS_MAX = 2000;
 
 const CANARY_PROTOCOLS = ['http', 'tls', 'tcp', 'udp', 'dns'] as const;
 
 const arrivalSchema = z.object({
   protocol: z.enum(CANARY_PROTOCOLS),
   port: z.number().int(),
-  /** Head of a request, server name of a TLS hello, question, or whatever came. */
+  /** Request head, server name of a TLS hello, queried name, or raw bytes. */
   text: z.string().max(ARRIVAL_CHARACTERS_MAX),
 });
 export type CanaryArrival = z.infer<typeof arrivalSchema>;
-export const arrivalsSchema = z.array(arrivalSchema).max(TOLD_MAX);
+export const arrivalsSchema = z.array(arrivalSchema).max(ANSWER_ARRIVALS_MAX);
 
-/** Of a run: nobody guesses it, so who knows it may hear what arrived with it. */
+/** Run ids can't be guessed, so knowing one authorizes reading its arrivals. */
 export const RUN_ID = /^[0-9a-f]{20}$/;
 
 export class Arrivals {
@@ -29,8 +29,10 @@ export class Arrivals {
     if (this.#kept.length > ARRIVALS_MAX) this.#kept.splice(0, ARRIVALS_MAX / 10);
   }
 
-  /** In the order of arrival. DNS names come in any case. */
+  /** The arrivals of a run, oldest first. Ignores case, since resolvers may change that of DNS names. */
   of(run: string): readonly CanaryArrival[] {
-    return this.#kept.filter(({ text }) => text.toLowerCase().includes(run)).slice(-TOLD_MAX);
+    return this.#kept
+      .filter(({ text }) => text.toLowerCase().includes(run))
+      .slice(-ANSWER_ARRIVALS_MAX);
   }
 }

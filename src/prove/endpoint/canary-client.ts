@@ -1,4 +1,4 @@
-/** Asks a canary what arrived, and sees to it that it hears what a runner with nothing in its way sends (io). */
+/** Fetches the arrivals of a run from a canary, and checks that the canary records unfiltered traffic (io). */
 import { request } from 'node:http';
 import { connect as connectTls } from 'node:tls';
 import { ignore } from '../../base/ignore.ts';
@@ -34,18 +34,18 @@ function download(host: string, path: string): Promise<string> {
       let text = '';
       answer.on('data', (bytes: Buffer) => {
         text += bytes.toString('latin1');
-        if (text.length > ANSWER_BYTES_MAX) asked.destroy(new Error('it says too much'));
+        if (text.length > ANSWER_BYTES_MAX) asked.destroy(new Error('answer too long'));
       });
       answer.on('end', () => resolve(text));
       answer.on('error', reject);
     });
-    asked.on('timeout', () => asked.destroy(new Error('it does not answer')));
+    asked.on('timeout', () => asked.destroy(new Error('timeout')));
     asked.on('error', reject);
     asked.end();
   });
 }
 
-/** Without them, "nothing arrived" would say nothing: each of the canary's ears, from here. */
+/** Positive controls: each port of the canary, from the runner. Without them "nothing arrived" proves nothing. */
 export async function canaryControls(target: Target, next: Tracer): Promise<readonly Tried[]> {
   const { address, run } = target;
   const other = nameOf(target, 'other');
@@ -90,10 +90,10 @@ export async function canaryControls(target: Target, next: Tracer): Promise<read
 
 function exchangeTls(host: string, port: number, servername: string, text: string): Promise<void> {
   return new Promise((resolve) => {
-    // Its certificate is its own; nothing is told to it but that we were here.
+    // The certificate is self-signed, and nothing confidential is sent.
     const socket = connectTls({ host, port, servername, rejectUnauthorized: false });
     socket.setTimeout(TIMEOUT_MS, () => socket.destroy());
-    socket.on('error', (error) => ignore(error, 'a control that fails: nothing arrives'));
+    socket.on('error', (error) => ignore(error, 'a failed control: nothing arrives'));
     socket.once('close', () => resolve());
     socket.resume();
     socket.end(text);

@@ -1,4 +1,4 @@
-/** What the canary's names lead to. Pure: a zone in which all names lead to the canary, but for a few. */
+/** The canary's DNS zone: all names resolve to the canary, except the special names of a run. Pure. */
 import {
   DNS_CODE,
   DNS_TYPE,
@@ -9,20 +9,21 @@ import {
 import { METADATA_ADDRESSES } from '../map.ts';
 
 /**
- * What the last label before the zone may begin with; each run has its own. Any other name leads to the
- * canary, and so does the zone itself.
+ * Prefixes of the last label before the zone; the run id follows. All other names resolve to the canary, as does
+ * the zone itself.
  */
 export const CANARY_LABELS = {
-  /** What the policies under test allow. */
+  /** Allowed by the policies under test. */
   allowed: 'allowed',
-  /** What they don't; it and all names below it. */
+  /** Not allowed, nor any name below it. */
   other: 'other',
-  /** Allowed, and leads to nobody (RFC 5737): who connects to the canary under this name has forged it. */
+  /** Allowed, with an unreachable address (RFC 5737): a connection to the canary under this name is forged. */
   elsewhere: 'elsewhere',
-  /** Allowed, and leads to a metadata service, or to a private address. */
+  /** Allowed, and resolves to a metadata service. */
   rebind: 'rebind',
+  /** Allowed, and resolves to a private address. */
   private: 'private',
-  /** Allowed, and leads to the canary the first time it is asked for, then to a metadata service. */
+  /** Allowed, and resolves to the canary at the first query, then to a metadata service. */
   flip: 'flip',
 } as const;
 
@@ -33,15 +34,15 @@ export function runName(label: CanaryLabel, run: string, zone: string): string {
   return `${label}-${run}.${zone}`;
 }
 
-export const NOBODY = '192.0.2.1';
-export const PRIVATE = '10.0.0.1';
+export const UNREACHABLE_ADDRESS = '192.0.2.1';
+export const PRIVATE_ADDRESS = '10.0.0.1';
 const TTL_SECONDS = 0;
 const REPLY_BYTES_MAX = 1232;
 /** RFC 1035 section 4.1.1, in the third byte: authoritative answer; in the fourth: recursion available. */
 const AUTHORITATIVE = 0x04;
 const RECURSION = 0x80;
 
-/** @param times that this name was asked for before */
+/** @param times the number of earlier queries for this name and type */
 export function zoneReply(
   query: DnsQuery,
   zone: string,
@@ -72,11 +73,11 @@ function zoneAddress(name: string, zone: string, canaryAddress: string, times: n
   const [metadata] = METADATA_ADDRESSES;
   switch (/^([a-z]+)-[0-9a-f]{20}$/.exec(name.slice(0, -zone.length - 1))?.[1]) {
     case CANARY_LABELS.elsewhere:
-      return NOBODY;
+      return UNREACHABLE_ADDRESS;
     case CANARY_LABELS.rebind:
       return metadata;
     case CANARY_LABELS.private:
-      return PRIVATE;
+      return PRIVATE_ADDRESS;
     case CANARY_LABELS.flip:
       return times === 0 ? canaryAddress : metadata;
     default:

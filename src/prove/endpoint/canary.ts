@@ -1,11 +1,11 @@
 /**
- * The far side of the egress suite: a machine that a sandbox must reach under allowed names only, which
- * remembers all that arrives and tells a runner what of it came from its run (io).
+ * The far side of the egress suite: a server that a sandbox may reach under allowed names only. It records all
+ * arrivals and returns to a runner those of its run (io).
  *
- *     80, 8080   HTTP: `canary`; TRACE echoes; /to-… redirects; ARRIVALS_PATH/RUN tells
- *     443        the same in TLS, with a certificate that it makes for itself
+ *     80, 8080   HTTP: `canary`; TRACE echoes; /to-… redirects; ARRIVALS_PATH/RUN returns the arrivals of a run
+ *     443        the same in TLS, with a self-signed certificate
  *     53, 853    DNS by UDP, TCP and TLS: authoritative for its zone, see `canary-zone.ts`
- *     443, 9999  UDP: noted, no answer
+ *     443, 9999  UDP: recorded, not answered
  */
 import { createSocket } from 'node:dgram';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -21,7 +21,7 @@ import { CANARY_LABELS, runName, zoneReply } from './canary-zone.ts';
 import { makeCertificate } from './certificate.ts';
 
 export const ARRIVALS_PATH = '/neurovisor-canary/';
-/** In every answer. */
+/** Part of every answer. */
 export const CANARY_CONTENT = 'here is the canary';
 const DNS_OVER_TLS_PORT = 853;
 export const CANARY_PORTS = {
@@ -35,18 +35,18 @@ const CONNECTIONS_MAX = 256;
 const IDLE_MS = 15_000;
 /** RFC 8446 section 5.1: the first byte of a record with a hello in it. */
 const TLS_HANDSHAKE = 22;
-/** How many names' questions are counted. */
+/** The maximum of names whose queries are counted. */
 const NAMES_MAX = 10_000;
 
 interface CanaryOptions {
-  /** IPv4, to listen at. */
+  /** IPv4 address to listen at. */
   readonly listen: string;
-  /** Where the names of the zone lead; the same, unless `listen` is 0.0.0.0 or behind a translation. */
+  /** Address of the zone's names; differs from `listen` for 0.0.0.0 and behind NAT. */
   readonly address: string;
   readonly zone: string;
 }
 
-/** @throws ProofError `canary_failed`: a port can't be had */
+/** @throws ProofError `canary_failed` if a port is not available */
 export async function startCanary(options: CanaryOptions): Promise<AsyncDisposable> {
   const { listen, zone } = options;
   const stack = new AsyncDisposableStack();
@@ -56,16 +56,16 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
   stack.defer(() => {
     for (const socket of sockets) socket.destroy();
   });
-  const note = (protocol: CanaryArrival['protocol'], port: number, text: string): void =>
+  const record = (protocol: CanaryArrival['protocol'], port: number, text: string): void =>
     arrivals.add({ protocol, port, text });
   const answer = (bytes: Buffer, port: number): Uint8Array | undefined => {
     const parsed = parseQuery(bytes);
     if (!parsed.ok) {
-      note('dns', port, bytes.toString('latin1'));
+      record('dns', port, bytes.toString('latin1'));
       return undefined;
     }
     const { name, type } = parsed.value.question;
-    note('dns', port, name);
+    record('dns', port, name);
     const key = `${name} ${type}`;
     const times = asked.get(key) ?? 0;
     if (asked.size >= NAMES_MAX) asked.clear();
@@ -73,12 +73,12 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
     return zoneReply(parsed.value, zone, options.address, times);
   };
   const serve = (socket: Socket, port: number): void => {
-    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the client broke the connection'));
     if (port !== DNS_OVER_TLS_PORT) {
-      new Conversation(socket, zone, arrivals, (text) => note('http', port, text)).start();
+      new Conversation(socket, zone, arrivals, (text) => record('http', port, text)).start();
       return;
     }
-    socket.once('data', (bytes: Buffer) => note('tls', port, bytes.toString('latin1')));
+    socket.once('data', (bytes: Buffer) => record('tls', port, bytes.toString('latin1')));
     converse(socket, (bytes) => answer(bytes, port));
   };
   try {
@@ -88,15 +88,15 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
         {
           key,
           cert,
-          // Called for every hello that names a server, whether or not the handshake ends well.
+          // Called for every hello with a server name, even if the handshake then fails.
           SNICallback: (name, done) => {
-            note('tls', port, name);
+            record('tls', port, name);
             done(null, createSecureContext({ key, cert }));
           },
         },
         (socket) => serve(socket, port),
       );
-      server.on('tlsClientError', (error) => ignore(error, 'the caller broke off'));
+      server.on('tlsClientError', (error) => ignore(error, 'the client broke off the handshake'));
       return createServer((socket) => {
         socket.once('data', (bytes: Buffer) => {
           if (bytes[0] === TLS_HANDSHAKE) {
@@ -105,7 +105,7 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
             server.emit('connection', socket);
             return;
           }
-          note('tcp', port, bytes.toString('latin1'));
+          record('tcp', port, bytes.toString('latin1'));
           socket.end(`${CANARY_CONTENT}, which speaks TLS at this port\n`);
         });
       });
@@ -128,7 +128,7 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
     await listenUdp(stack, CANARY_PORTS.dns, listen, (bytes) => answer(bytes, 53));
     for (const port of CANARY_PORTS.udp)
       await listenUdp(stack, port, listen, (bytes) => {
-        note('udp', port, bytes.toString('latin1'));
+        record('udp', port, bytes.toString('latin1'));
         return undefined;
       });
     return stack;
@@ -139,21 +139,21 @@ export async function startCanary(options: CanaryOptions): Promise<AsyncDisposab
   }
 }
 
-/** HTTP on one connection: each request is noted when its head is there, and answered. */
+/** HTTP on one connection: records each request as soon as its head is complete, and answers it. */
 class Conversation {
   readonly #socket: Socket;
   readonly #zone: string;
   readonly #arrivals: Arrivals;
-  readonly #note: (text: string) => void;
+  readonly #record: (text: string) => void;
   readonly #reader = new HttpRequestReader();
-  /** For what our reader does not take for a request, and others might. */
+  /** Recent bytes, for input that this parser refuses and another might accept. */
   #raw = '';
 
-  constructor(socket: Socket, zone: string, arrivals: Arrivals, note: (text: string) => void) {
+  constructor(socket: Socket, zone: string, arrivals: Arrivals, record: (text: string) => void) {
     this.#socket = socket;
     this.#zone = zone;
     this.#arrivals = arrivals;
-    this.#note = note;
+    this.#record = record;
   }
 
   start(): void {
@@ -169,18 +169,18 @@ class Conversation {
   }
 
   #refuse(reason: string): void {
-    this.#note(this.#raw);
+    this.#record(this.#raw);
     this.#socket.end(response(400, `${CANARY_CONTENT}, which does not understand: ${reason}\n`));
   }
 
   #answer({ method, path, host, forward }: RequestHead): void {
     const run = path.startsWith(ARRIVALS_PATH) ? path.slice(ARRIVALS_PATH.length) : '';
     if (RUN_ID.test(run)) {
-      const told = JSON.stringify(this.#arrivals.of(run));
-      this.#socket.end(response(200, told, ['Content-Type: application/json']));
+      const body = JSON.stringify(this.#arrivals.of(run));
+      this.#socket.end(response(200, body, ['Content-Type: application/json']));
       return;
     }
-    this.#note(forward);
+    this.#record(forward);
     const redirect = /^\/to-(other|metadata)\/([0-9a-f]{20})(x\d{1,6})$/.exec(path);
     if (redirect !== null) {
       const [, where, id = '', rest] = redirect;
@@ -201,7 +201,7 @@ function response(status: number, body: string, fields: readonly string[] = []):
   return `${[`HTTP/1.1 ${status} Canary`, length, ...fields].join('\r\n')}\r\n\r\n${body}`;
 }
 
-/** RFC 7766: a message behind its length; one question for each connection. */
+/** RFC 7766: a length-prefixed message; one query per connection. */
 function converse(socket: Socket, answer: (bytes: Buffer) => Uint8Array | undefined): void {
   let received = Buffer.alloc(0);
   socket.on('data', (bytes: Buffer) => {
@@ -227,7 +227,7 @@ async function listenTcp(
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    socket.on('error', (error) => ignore(error, 'the caller broke its connection'));
+    socket.on('error', (error) => ignore(error, 'the client broke the connection'));
     socket.setTimeout(IDLE_MS, () => socket.destroy());
   });
   await new Promise<void>((resolve, reject) => {
@@ -252,5 +252,5 @@ async function listenUdp(
     socket.once('error', reject);
     socket.bind(port, address, resolve);
   });
-  socket.on('error', (error) => ignore(error, 'an answer that could not be sent'));
+  socket.on('error', (error) => ignore(error, 'the answer could not be sent'));
 }

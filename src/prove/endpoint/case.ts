@@ -8,15 +8,15 @@ export interface Case {
 }
 
 type Judged =
-  /** Nothing that this is true of arrives. */
+  /** Holds if no such arrival reaches the canary. */
   | { readonly by: 'canary'; readonly isArrival: (arrival: CanaryArrival) => boolean }
-  /** The same of a question; where the canary does not hear questions, no address comes back. */
+  /** The same for a DNS query; if the canary receives none, holds if no address comes back. */
   | { readonly by: 'question'; readonly isArrival: (arrival: CanaryArrival) => boolean }
-  /** Nobody answers but the wall itself: there is no canary where this goes. */
+  /** Holds if only the endpoint itself answers; no canary can run at the destination. */
   | { readonly by: 'answer' }
-  /** The same, for a name whose address only the canary's own zone can give. */
+  /** The same, for a name that only the canary's own zone resolves. */
   | { readonly by: 'answer-of-zone' }
-  /** It may arrive, with no header fields but what the guest sent. */
+  /** May arrive, without added header fields. */
   | { readonly by: 'fields'; readonly trace: string; readonly sent: readonly string[] }
-  /** Either way: the table tells what was seen. */
+  /** Always holds; the row documents a known limit. */
   | { readonly by: 'limit'; readonly trace: string };

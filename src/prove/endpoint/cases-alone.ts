@@ -1,18 +1,18 @@
-/** What a sandbox can try without a canary: public names, judged by whether somebody answers. Pure. */
+/** The cases without a canary: public names, judged by their answers. Pure. */
 import { DNS_TYPE } from '../../net/dns/message.ts';
 import { get } from '../forged-requests.ts';
 import type { Case } from './case.ts';
 import type { Probe } from './probe.ts';
 
 export interface PublicNames {
-  /** Web sites of somebody, with HTTP and TLS. */
+  /** Public web sites with HTTP and TLS. */
   readonly allowed: string;
   readonly denied: string;
-  /** Of somebody, at whom names may be asked by UDP, TCP and TLS. */
+  /** A public DNS resolver with UDP, TCP and TLS. */
   readonly resolver: string;
 }
 
-/** @param address of the denied name */
+/** @param address the address of the denied name */
 export function aloneCases(names: PublicNames, address: string): readonly Case[] {
   const { allowed, denied, resolver } = names;
   const answer = (what: string, probe: Probe): Case => ({ what, probe, judged: { by: 'answer' } });
@@ -54,7 +54,7 @@ export function aloneCases(names: PublicNames, address: string): readonly Case[]
   ];
 }
 
-/** Of a sandbox that may reach nothing. @param who begins each row */
+/** The cases of a sandbox that may reach nothing. @param who the prefix of each row */
 export function aloneClosedCases(
   { denied, resolver }: PublicNames,
   address: string,

@@ -1,10 +1,10 @@
-/** Where no sandbox should get to, whatever its policy, and where no canary can be. Pure. */
+/** Destinations that no sandbox may reach, whatever its policy, and where no canary can run. Pure. */
 import { METADATA } from '../../net/addresses/metadata.ts';
 import { get, METADATA_SPELLINGS } from '../forged-requests.ts';
 import { HOST_AGENT, METADATA_ADDRESSES } from '../map.ts';
 import type { Case } from './case.ts';
 
-/** Metadata services of any cloud, in every form. */
+/** The metadata services of all clouds, in every spelling. */
 export function metadataCases(): readonly Case[] {
   const [first] = METADATA_ADDRESSES;
   const tcp = (host: string, port = 80): Case => ({
@@ -35,7 +35,7 @@ export function metadataCases(): readonly Case[] {
   ];
 }
 
-/** Where nobody but the endpoint's own machines could be, and the other internet. */
+/** Private ranges, where only the endpoint's own machines can be, and IPv6. */
 export function privateCases(): readonly Case[] {
   const tcp = (what: string, host: string, port: number): Case => ({
     what: `${what}: ${host} port ${port}`,
@@ -50,7 +50,7 @@ export function privateCases(): readonly Case[] {
   ];
 }
 
-/** With what Google and Azure want to see first. */
+/** A request with the header fields that Google and Azure require. */
 export function metadataGet(host: string): string {
   const fields = ['Metadata-Flavor: Google', 'Metadata: true', 'Connection: close'];
   return `GET / HTTP/1.1\r\nHost: ${host}\r\n${fields.join('\r\n')}\r\n\r\n`;

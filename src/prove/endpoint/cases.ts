@@ -1,6 +1,6 @@
 /**
- * What the egress suite has a sandbox of another endpoint try. Pure: a list of tries, each with what of it
- * would be seen at the canary if it got through.
+ * The cases of the egress suite for another endpoint, each with the arrival at the canary that would show a leak.
+ * Pure.
  */
 import { DNS_TYPE } from '../../net/dns/message.ts';
 import { forgedRequests, get, METADATA_SPELLINGS } from '../forged-requests.ts';
@@ -18,7 +18,7 @@ export interface Target {
   readonly zone: string;
 }
 
-/** Numbers tries, so that each is told from the others wherever it arrives. */
+/** Returns a new mark for each try, which identifies its arrivals. */
 export type Tracer = () => string;
 
 export function tracer(run: string): Tracer {
@@ -38,7 +38,7 @@ export function allowedNames(target: Target): readonly string[] {
   return labels.map((label) => nameOf(target, label));
 }
 
-/** Of a sandbox that may reach `allowedNames`. */
+/** The cases of a sandbox that may reach `allowedNames`. */
 export function confinedCases(target: Target, next: Tracer): readonly Case[] {
   return [
     ...questions(target, next),
@@ -54,7 +54,7 @@ export function confinedCases(target: Target, next: Tracer): readonly Case[] {
   ];
 }
 
-/** Of a sandbox that may reach nothing. @param who begins each row */
+/** The cases of a sandbox that may reach nothing. @param who the prefix of each row */
 export function closedCases(target: Target, next: Tracer, who: string): readonly Case[] {
   const { address } = target;
   const allowed = nameOf(target, 'allowed');
@@ -224,7 +224,7 @@ function hellos(target: Target, next: Tracer): Case[] {
   ];
 }
 
-/** Requests whose end is told in two ways: who is in front reads one, who is behind reads two. */
+/** Requests with an ambiguous length: a proxy may read one where the server behind it reads two. */
 function smuggled(target: Target, next: Tracer): Case[] {
   const allowed = nameOf(target, 'allowed');
   const other = nameOf(target, 'other');
@@ -354,7 +354,7 @@ function http(what: string, { host, text, trace, allowed }: HttpTry): Case {
   };
 }
 
-/** A request that was made to mean the allowed name and nothing else may arrive. */
+/** Whether an arrival is not plainly for the allowed name; a request rewritten to that name alone may arrive. */
 function isMisleading(text: string, trace: string, allowed: string): boolean {
   if (!text.includes(trace)) return false;
   const hosts = [...text.matchAll(/^host *:[ \t]*(.*?)\r?$/gim)].map((match) => match[1]);

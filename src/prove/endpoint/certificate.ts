@@ -1,9 +1,9 @@
-/** A certificate that vouches for itself: good enough to see who gets as far as a handshake (io: random numbers). */
+/** A self-signed certificate, enough to detect TLS handshakes (io: random numbers). */
 
 const YEAR_MS = 365 * 24 * 3600 * 1000;
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 
-/** @param names that it is for; the first is its subject. @returns PEM */
+/** @param names the first is the subject. @returns PEM */
 export async function makeCertificate(
   names: readonly string[],
 ): Promise<{ key: string; cert: string }> {

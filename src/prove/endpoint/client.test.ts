@@ -23,7 +23,7 @@ describe('connectionOf', () => {
     expect(connectionOf({ env: KEY }).apiUrl).toBe('https://api.e2b.app');
   });
 
-  it('takes E2B’s key or ours', () => {
+  it('takes E2B’s key or NeuroVisor’s', () => {
     expect(connectionOf({ env: { NEUROVISOR_API_KEY: 'k' } }).apiKey).toBe('k');
     expect(() => connectionOf({ env: { E2B_API_KEY: '' } })).toThrow('without a key');
     expect(() => connectionOf({ env: KEY, url: 'nowhere' })).toThrow('invalid URL');

@@ -5,14 +5,14 @@ import { loadE2b } from './e2b.ts';
 import { plain } from './verdict.ts';
 
 export interface EndpointOptions {
-  /** Of the control plane; undefined: E2B_API_URL, or `api.` and the domain. */
+  /** URL of the control plane (default: E2B_API_URL, or `api.` and the domain). */
   readonly url?: string;
   readonly domain?: string;
   readonly template?: string;
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 
-/** As E2B's API has it; all of it replaced by an update. */
+/** The policy in E2B's API; an update replaces it as a whole. */
 export interface NetworkPolicy {
   readonly allowInternetAccess?: boolean;
   readonly network?: { readonly allowOut?: string[]; readonly denyOut?: string[] };
@@ -28,32 +28,32 @@ export interface RemoteSandbox {
   readonly id: string;
   /** @returns stdout. @throws ProofError `endpoint_failed` */
   run(command: string, signal: AbortSignal): Promise<string>;
-  /** @returns why not */
+  /** @returns the reason of a refusal, or undefined on success */
   updateNetwork(policy: NetworkPolicy): Promise<string | undefined>;
-  /** @throws Error: it is perhaps still there */
+  /** @throws Error if the sandbox may still exist */
   kill(): Promise<void>;
 }
 
 export interface Endpoint {
   readonly url: string;
-  /** @param policy undefined: none is named. @throws ProofError `endpoint_failed` */
+  /** @param policy undefined: the request has no policy. @throws ProofError `endpoint_failed` */
   create(policy: NetworkPolicy | undefined): Promise<RemoteSandbox>;
 }
 
-/** Sandboxes end by themselves if nobody is left to end them. */
+/** Timeout of sandboxes that the runner can't end. */
 const LIFE_MS = 10 * 60_000;
 const COMMAND_MS = 3 * 60_000;
 const REQUEST_MS = 60_000;
-/** As shells. */
+/** Exit status of shells for a missing program. */
 const EXIT_NO_PROGRAM = 127;
 const CAUSE_CHARACTERS_MAX = 300;
 
-/** @throws ProofError `endpoint_failed`: no key, or one that would go to another's domain */
+/** @throws ProofError `endpoint_failed`, for example without a key */
 export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> {
   const { env, template = 'base' } = options;
   const connection = connectionOf(options);
   if (env['E2B_DEBUG'] === 'true') {
-    const remedy = 'Unset E2B_DEBUG: with it the client makes no sandbox.';
+    const remedy = 'Unset E2B_DEBUG: with it the client creates no sandbox.';
     throw new ProofError('endpoint_failed', 'could not ask the endpoint', { remedy });
   }
   const { CommandExitError, Sandbox } = await loadE2b();
@@ -72,8 +72,8 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
           throw failed('run the probes in a sandbox', error);
         const isMissing = error.exitCode === EXIT_NO_PROGRAM;
         const why = `status ${error.exitCode}: ${plain(error.stderr, CAUSE_CHARACTERS_MAX)}`;
-        const cause = new Error(isMissing ? `it has no python3 (${why})` : why);
-        const remedy = 'Choose a template with python3 and its standard library by --template.';
+        const cause = new Error(isMissing ? `no python3 (${why})` : why);
+        const remedy = 'Use --template to choose a template with python3 and its standard library.';
         throw new ProofError('endpoint_failed', 'could not run the probes in a sandbox', {
           cause,
           remedy,
@@ -107,14 +107,14 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
         });
         return remote(sandbox);
       } catch (cause) {
-        const remedy = `Look whether ${connection.apiUrl} takes this key, has the template ${template}, and takes network rules.`;
+        const remedy = `Check that ${connection.apiUrl} accepts this key, has the template ${template}, and supports network rules.`;
         throw failed('make a sandbox', cause, remedy);
       }
     },
   };
 }
 
-/** In words for a terminal: they may be the endpoint's. */
+/** Makes the cause printable, since it may contain the endpoint's text. */
 function failed(what: string, error: unknown, remedy?: string): ProofError {
   const cause = new Error(plain(describeError(error), CAUSE_CHARACTERS_MAX));
   const more = remedy === undefined ? { cause } : { cause, remedy };
@@ -129,11 +129,11 @@ interface Connection {
 }
 
 /**
- * A server on one port has its sandboxes behind the same URL; one that is called `api.` has them below the
- * rest of its name. E2B's client itself would send what belongs to a sandbox to E2B's domain.
+ * A server on one port serves its sandboxes at the same URL; a server named `api.` serves them below the rest of its
+ * name. By default E2B's client would send a sandbox's requests to E2B's domain.
  */
 export function connectionOf({ url, domain: named, env }: EndpointOptions): Connection {
-  // A variable that is empty is one that is not set.
+  // An empty variable counts as unset.
   const variable = (name: string): string | undefined => env[name] || undefined;
   const apiKey = variable('E2B_API_KEY') ?? variable('NEUROVISOR_API_KEY');
   if (apiKey === undefined) {

@@ -1,4 +1,4 @@
-/** E2B's own client, 14 MB that only this proof needs: no dependency, but loaded from where it is installed. */
+/** Loads E2B's own client if installed: 14 MB that only this proof needs, so it is not a dependency. */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';

@@ -1,4 +1,4 @@
-/** A policy that becomes narrower while a sandbox runs: what it forbids ends (io). */
+/** Narrowing the policy of a running sandbox ends the connections that it no longer allows (io). */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ignore } from '../../base/ignore.ts';
 import { get } from '../forged-requests.ts';
@@ -10,10 +10,10 @@ import { closedBut, type RemoteSandbox } from './client.ts';
 import type { SuiteRun } from './suite-run.ts';
 import { notTried, summaryOf } from './verdict.ts';
 
-/** Of the time that silence takes: long enough for a slow endpoint to take an update. */
+/** Duration of the held connection in silence timeouts, enough for a slow endpoint to apply an update. */
 const HOLD_SILENCES = 4;
-/** How often the canary is asked whether the connection is there. */
-const ASK_EACH_MS = 100;
+/** Interval between queries to the canary for the held connection. */
+const POLL_MS = 100;
 
 export async function narrowing(
   run: SuiteRun,
@@ -30,7 +30,7 @@ export async function narrowing(
   const [held, fresh] = [next(), next()];
   const text = `GET /${held} HTTP/1.1\r\nHost: ${allowed}\r\n\r\n`;
   const holding = run.probe(sandbox, [{ kind: 'hold', host: allowed, port: 80, text, seconds }]);
-  holding.catch((error: unknown) => ignore(error, 'it is looked at below'));
+  holding.catch((error: unknown) => ignore(error, 'awaited below'));
   const isHeld = await isThere(run, target, seconds, ({ text: line }) => line.includes(held));
   const refused = await run.unlessAborted(
     sandbox.updateNetwork(closedBut([nameOf(target, 'elsewhere')])),
@@ -64,9 +64,9 @@ async function isThere(
   seconds: number,
   isIt: (arrival: CanaryArrival) => boolean,
 ): Promise<boolean> {
-  for (let ms = 0; ms < seconds * 1000; ms += ASK_EACH_MS) {
+  for (let ms = 0; ms < seconds * 1000; ms += POLL_MS) {
     if ((await run.unlessAborted(askArrivals(target))).some(isIt)) return true;
-    await sleep(ASK_EACH_MS);
+    await sleep(POLL_MS);
   }
   return false;
 }

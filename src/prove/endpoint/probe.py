@@ -1,9 +1,9 @@
-"""Tries what its first argument lists (JSON, base64), all at once, and prints what became of each as JSON.
+"""Runs the probes in its first argument (JSON, base64) concurrently, and prints their outcomes as JSON.
 
-The second argument says for how many seconds silence must last to be called silence.
+The second argument is the number of seconds without an answer that count as silence.
 
-Runs inside the sandbox under test, with nothing but the standard library of Python 3.7 or later. It reads
-nothing of the sandbox but /etc/resolv.conf.
+Runs inside the sandbox under test and needs only the standard library of Python 3.7 or later. The only file
+that it reads is /etc/resolv.conf.
 """
 
 import base64
@@ -36,7 +36,7 @@ def outcome_of(error):
 
 
 def read_all(connection):
-    """What comes until the other side closes, or says nothing for a while."""
+    """Collects data until the other side closes or is silent."""
     received = b""
     end = "closed"
     deadline = time.monotonic() + 2 * SECONDS
@@ -103,7 +103,7 @@ def ask_name(server, name, kind, transport):
 
 
 def hold(host, port, text, seconds):
-    """One connection, asked again and again: how long is it answered?"""
+    """Sends the text repeatedly on one connection until it is no longer answered."""
     deadline = time.monotonic() + seconds
     answers = 0
     end = "still answered"
@@ -157,7 +157,7 @@ def attempt(probe):
 def report(probe):
     try:
         outcome, text, *rest = attempt(probe)
-    # An answer that is none, or is cut off, is no OSError.
+    # Malformed and truncated answers raise other errors than OSError.
     except (http.client.HTTPException, OSError, ValueError) as error:
         outcome, text, rest = outcome_of(error), "", []
     return {"outcome": outcome, "text": text[:BYTES_MAX], "secured": bool(rest and rest[0])}

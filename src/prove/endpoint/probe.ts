@@ -1,33 +1,33 @@
-/** What a sandbox is told to try, and what it says became of it: `probe.py` and its two languages. Pure but for reading it. */
+/** The probes of a sandbox and their outcomes: the input and output of `probe.py`. Pure, except that it reads that file. */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { MIB } from '../../base/units.ts';
 
 export type Probe =
-  /** Everything that comes back to `text` is the outcome. */
+  /** Sends `text`; the outcome is the whole answer. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number; readonly text: string }
   | {
       readonly kind: 'tls';
       readonly host: string;
       readonly port: number;
-      /** Undefined: the hello names none. */
+      /** Undefined: a hello without a server name. */
       readonly servername?: string;
       readonly text: string;
     }
   | { readonly kind: 'udp'; readonly host: string; readonly port: number; readonly text: string }
-  /** As programs do, by the C library. */
+  /** Resolves a name through the C library, as programs do. */
   | { readonly kind: 'name'; readonly name: string }
   | {
       readonly kind: 'dns';
-      /** Undefined: the sandbox's own. */
+      /** Default: the sandbox's own resolver. */
       readonly server?: string;
       readonly name: string;
       readonly type: number;
       readonly transport: 'udp' | 'tcp' | 'tls';
     }
-  /** Redirects are followed. */
+  /** Follows redirects. */
   | { readonly kind: 'url'; readonly url: string }
-  /** One connection, on which `text` is sent again and again. */
+  /** Sends `text` repeatedly on one connection. */
   | {
       readonly kind: 'hold';
       readonly host: string;
@@ -36,12 +36,12 @@ export type Probe =
       readonly seconds: number;
     };
 
-/** The sandbox says so: to be believed no further than that. */
+/** Reported by the sandbox, so not trusted. */
 export interface ProbeOutcome {
-  /** `answer`, `silence`, `closed`, or why not. */
+  /** `answer`, `silence`, `closed`, or the error. */
   readonly outcome: string;
   readonly text: string;
-  /** A TLS handshake was completed. */
+  /** Whether a TLS handshake was completed. */
   readonly secured: boolean;
 }
 
@@ -54,7 +54,7 @@ const OUTPUT_CHARACTERS_MAX = 4 * MIB;
 
 const script = new URL('./probe.py', import.meta.url);
 
-/** For `sh -c`. @param silenceSeconds how long silence must last to be called silence */
+/** A command for `sh -c`. @param silenceSeconds seconds without an answer that count as silence */
 export function probeCommand(probes: readonly Probe[], silenceSeconds: number): string {
   const source = readFileSync(script).toString('base64');
   const list = Buffer.from(JSON.stringify(probes)).toString('base64');
@@ -63,10 +63,10 @@ export function probeCommand(probes: readonly Probe[], silenceSeconds: number): 
   return command;
 }
 
-/** @returns undefined: that is not what the script prints */
+/** @returns undefined if the output is not the script's */
 export function readOutcomes(stdout: string, count: number): readonly ProbeOutcome[] | undefined {
   if (stdout.length > OUTPUT_CHARACTERS_MAX) return undefined;
-  // Login shells may have something to say first.
+  // Login shells may print text first.
   const line = stdout.trimEnd().split('\n').at(-1) ?? '';
   try {
     const read = outcomesSchema.safeParse(JSON.parse(line));

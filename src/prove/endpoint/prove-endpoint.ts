@@ -1,12 +1,11 @@
 /**
- * The egress suite against an endpoint that speaks E2B's API: what its sandboxes reach, and whether that is
- * what their policy says (io).
+ * The egress suite against an endpoint with E2B's API: do its sandboxes reach only what their policy allows? (io)
  *
- *     runner ── E2B's client ──► endpoint ──► sandbox: probe.py ──?──► canary (a machine of ours)
- *        └───────────────────── what has arrived? ────────────────────────┘
+ *     runner ── E2B's client ──► endpoint ──► sandbox: probe.py ──?──► canary (a machine of the runner)
+ *        └───────────────────── what arrived? ────────────────────────────┘
  *
- * Four sandboxes, one after another: one with allowed names, one that may reach anything (a control), one
- * that may reach nothing, and one for which no policy is named.
+ * Four sandboxes, one after another: with allowed names, with full access (a control), without access, and without
+ * a policy in the request.
  */
 import { randomBytes } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
@@ -16,7 +15,7 @@ import { get } from '../forged-requests.ts';
 import { type Proof, SEEN_CHARACTERS_MAX } from '../proof.ts';
 import { CANARY_CONTENT } from './canary.ts';
 import { askArrivals, canaryControls } from './canary-client.ts';
-import { NOBODY } from './canary-zone.ts';
+import { UNREACHABLE_ADDRESS } from './canary-zone.ts';
 import type { Case } from './case.ts';
 import {
   allowedNames,
@@ -44,13 +43,13 @@ import { firstLine, notTried } from './verdict.ts';
 interface SuiteOptions extends EndpointOptions, SuiteRunOptions {
   /** Address or name of a machine where `neurovisor prove canary` runs. */
   readonly canary?: string;
-  /** Undefined: the canary's name. */
+  /** Default: the canary's name. */
   readonly zone?: string;
-  /** Without a canary. */
+  /** Used without a canary. */
   readonly names?: PublicNames;
 }
 
-/** @throws ProofError: it could not be tried; AbortError. No sandbox is left either way. */
+/** Ends its sandboxes in every case. @throws ProofError if the suite can't run; AbortError */
 export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal): Promise<Proof> {
   const endpoint = await openEndpoint(options);
   await using run = new SuiteRun(endpoint, options, signal);
@@ -61,7 +60,7 @@ export async function proveEndpoint(options: SuiteOptions, signal: AbortSignal):
   return { name: 'egress', holds: tried.every(({ ok }) => ok), tried };
 }
 
-/** No row of their own fails for it: nothing was promised. */
+/** Always holds: the API offers no such rules. */
 const NO_SUCH_RULES = {
   what: 'rules by method and path, limits of bytes by name',
   expected: 'n/a',
@@ -88,9 +87,9 @@ async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Co
   );
   if (!works)
     throw new ProofError('no_control', `could not reach ${allowed}, which the policy allows`, {
-      remedy: `See that ${allowed} leads to the canary (${target.address}) and that the endpoint allows names.`,
+      remedy: `Check that ${allowed} resolves to the canary (${target.address}) and that the endpoint supports rules by name.`,
     });
-  const isHeard = hearsQuestions ? 'it is' : 'it is not: cases of names have weaker evidence';
+  const isHeard = hearsQuestions ? 'it is' : 'it is not: cases with names have weaker evidence';
   run.tried.push({
     what: `control: the canary is asked for the names of ${target.zone}`,
     expected: 'it is',
@@ -114,7 +113,7 @@ async function confined(run: SuiteRun, target: Target, next: Tracer): Promise<Co
   return common;
 }
 
-/** @returns whether something got there, so that what does not can be told from what is not there */
+/** Positive controls of a sandbox. @returns whether it reached the name by HTTP or TLS */
 async function controlled(
   run: SuiteRun,
   target: Target,
@@ -137,17 +136,17 @@ async function controlled(
     run.control(by('HTTP'), CANARY_CONTENT, byHttp, has(http)),
     run.control(by('TLS'), CANARY_CONTENT, byTls, has(tls)),
   ];
-  run.control(`${who} is told where the name "${label}" leads`, target.address, named);
+  run.control(`${who} resolves the name "${label}"`, target.address, named);
   return reached.includes(true);
 }
 
-/** Policies by which nothing may be reached. */
+/** Policies that allow nothing. */
 const CLOSED = [
   { who: 'no internet access', policy: { allowInternetAccess: false } },
   { who: 'no policy is named', policy: undefined },
 ] as const;
 
-/** The same program, and no policy in its way. */
+/** A control: the same probes without a restricting policy. */
 async function open(run: SuiteRun, target: Target, next: Tracer): Promise<void> {
   let sandbox: RemoteSandbox;
   try {
@@ -185,10 +184,10 @@ async function inSandbox(
   return outcomes;
 }
 
-/** What only the sandbox's own word tells. */
+/** The suite without a canary, with evidence only from inside the sandbox. */
 async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<void> {
   if (names === undefined)
-    throw new ProofError('no_control', 'could not tell what is blocked from what is not there', {
+    throw new ProofError('no_control', 'could not tell blocked from nonexistent destinations', {
       remedy:
         'Name a canary (--canary), or two public web sites: one to allow (--allow-name), one not (--deny-name).',
     });
@@ -223,9 +222,9 @@ async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<voi
     'smuggling',
     'redirects',
     'rebinding',
-    'what is added to requests',
+    'header fields added to requests',
   ];
-  const why = 'only a canary could tell (--canary)';
+  const why = 'requires a canary (--canary)';
   run.tried.push(...needs.map((what) => notTried(what, why)));
   await run.kill(sandbox);
   for (const { who, policy } of CLOSED) {
@@ -234,11 +233,11 @@ async function alone(run: SuiteRun, names: PublicNames | undefined): Promise<voi
   }
 }
 
-/** Where nobody can be: an answer from there is the wall's. And the first question for a name that flips. */
+/** Probes an unreachable address, where any answer is the endpoint's own, and makes the first query for `name`. */
 function wallProbes(name: string): readonly Probe[] {
   return [
-    { kind: 'tcp', host: NOBODY, port: 80, text: get(NOBODY) },
-    { kind: 'tcp', host: NOBODY, port: 8080, text: get(NOBODY) },
+    { kind: 'tcp', host: UNREACHABLE_ADDRESS, port: 80, text: get(UNREACHABLE_ADDRESS) },
+    { kind: 'tcp', host: UNREACHABLE_ADDRESS, port: 8080, text: get(UNREACHABLE_ADDRESS) },
     { kind: 'name', name },
   ];
 }
@@ -246,14 +245,14 @@ function wallProbes(name: string): readonly Probe[] {
 function wallOf(outcomes: readonly ProbeOutcome[]): ReadonlySet<string> {
   const [web, other] = outcomes;
   const texts = [web, other].flatMap((one) => (one?.outcome === 'answer' ? [one.text] : []));
-  // Who says yes to everything has said nothing.
+  // A success or redirect can't serve as a refusal.
   return new Set(texts.map(firstLine).filter((line) => !/^HTTP\/1\.[01] [123]/.test(line)));
 }
 
 async function targetOf({ canary = '', zone }: SuiteOptions): Promise<Target> {
   const run = randomBytes(10).toString('hex');
   if (isIPv4(canary) && zone === undefined) {
-    const remedy = 'Name it by --zone, or name the canary by it instead of by its address.';
+    const remedy = 'Give the zone with --zone, or give --canary as a name instead of an address.';
     throw new ProofError('canary_failed', 'could not find names that lead to the canary', {
       remedy,
     });
@@ -266,7 +265,7 @@ async function resolve(name: string): Promise<{ address: string }> {
   try {
     return await lookup(name, { family: 4 });
   } catch (cause) {
-    const remedy = 'It has to have an IPv4 address that is known here.';
+    const remedy = 'Use a name with an IPv4 address that this machine can resolve.';
     throw new ProofError('canary_failed', `could not find ${name}`, { cause, remedy });
   }
 }

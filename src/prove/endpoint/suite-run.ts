@@ -1,4 +1,4 @@
-/** The sandboxes of one run of the suite, and what was seen in them (io). */
+/** One run of the suite: its sandboxes and the rows of its result (io). */
 
 import { orAborted } from '../../base/time-limit.ts';
 import { ProofError } from '../errors.ts';
@@ -9,24 +9,24 @@ import { type Probe, type ProbeOutcome, probeCommand, readOutcomes } from './pro
 import { type Evidence, judge, plain, summaryOf } from './verdict.ts';
 
 export interface SuiteRunOptions {
-  /** How long silence must last to be called silence (default 5). */
+  /** Seconds without an answer that count as silence (default 5). */
   readonly silenceSeconds?: number;
-  /** A sandbox that could not be ended: it ends by itself, later. */
+  /** Called for a sandbox that could not be ended; its own timeout ends it later. */
   readonly onLeft?: (sandboxId: string, error: unknown) => void;
 }
 
 const SILENCE_SECONDS = 5;
 
-/** Of all tries of one sandbox. */
+/** The evidence that all cases of one sandbox share. */
 export type Common = Omit<Evidence, 'outcome'>;
 
-/** Sandboxes of one run, and what was seen in them. */
+/** Ends its sandboxes on disposal. */
 export class SuiteRun implements AsyncDisposable {
   readonly tried: Tried[] = [];
   readonly #endpoint: Endpoint;
   readonly #options: SuiteRunOptions;
   readonly #signal: AbortSignal;
-  /** What still runs in a sandbox must not keep us here. */
+  /** Aborts commands that still run in sandboxes. */
   readonly #ending = new AbortController();
   readonly #sandboxes = new Set<RemoteSandbox>();
 
@@ -42,7 +42,7 @@ export class SuiteRun implements AsyncDisposable {
 
   async create(policy: NetworkPolicy | undefined): Promise<RemoteSandbox> {
     this.#signal.throwIfAborted();
-    // Not given up half-way: nobody would know its id.
+    // Not aborted half-way: without its id the sandbox could not be ended.
     const sandbox = await this.#endpoint.create(policy);
     this.#sandboxes.add(sandbox);
     this.#signal.throwIfAborted();
@@ -63,8 +63,8 @@ export class SuiteRun implements AsyncDisposable {
     const stdout = await this.unlessAborted(sandbox.run(command, this.#ending.signal));
     const outcomes = readOutcomes(stdout, probes.length);
     if (outcomes !== undefined) return outcomes;
-    const cause = new Error(`it says "${plain(stdout)}"`);
-    throw new ProofError('endpoint_failed', 'could not read what the probes saw', { cause });
+    const cause = new Error(`invalid output "${plain(stdout)}"`);
+    throw new ProofError('endpoint_failed', 'could not read the results of the probes', { cause });
   }
 
   unlessAborted<T>(work: Promise<T>): Promise<T> {

@@ -69,15 +69,15 @@ describe('judge', () => {
     const what = 'a name that no rule allows';
     const text = `${traceOf(what).toUpperCase()}.x`;
     const arrivals: CanaryArrival[] = [{ protocol: 'dns', port: 53, text }];
-    const told = answer('code 0, 1 answers');
-    expect(ok(what, { outcome: told })).toBe(true);
-    expect(ok(what, { outcome: told, arrivals })).toBe(false);
-    expect(ok(what, { outcome: told, hearsQuestions: false })).toBe(false);
+    const resolved = answer('code 0, 1 answers');
+    expect(ok(what, { outcome: resolved })).toBe(true);
+    expect(ok(what, { outcome: resolved, arrivals })).toBe(false);
+    expect(ok(what, { outcome: resolved, hearsQuestions: false })).toBe(false);
     const refused = answer('code 3, 0 answers');
     expect(ok(what, { outcome: refused, hearsQuestions: false })).toBe(true);
   });
 
-  it('without a canary: any answer but the wall’s own is a leak', () => {
+  it('without a canary: any answer but the endpoint’s own refusal is a leak', () => {
     const what = 'metadata: 169.254.169.254 port 80';
     expect(ok(what)).toBe(true);
     for (const status of [200, 401, 404])
@@ -86,7 +86,7 @@ describe('judge', () => {
     const wall = new Set(['go away']);
     expect(ok(what, { outcome: answer('go away\n'), wall })).toBe(true);
     expect(ok(what, { outcome: answer('come in\n'), wall })).toBe(false);
-    // Where a name that changes its mind led before.
+    // The former address of a name that flips.
     expect(ok(what, { outcome: answer('HTTP/1.1 200 x\r\n\r\nhere is the canary: x\n') })).toBe(
       true,
     );
@@ -102,7 +102,7 @@ describe('judge', () => {
     expect(ok(what, { outcome: echo })).toBe(false);
   });
 
-  it('a case that could not run does not hold', () => {
+  it('a case that could not run fails', () => {
     expect(ok('two Hosts', { arrivals: undefined })).toBe(false);
     expect(ok('an allowed name that leads to a private address', { hearsQuestions: false })).toBe(
       false,

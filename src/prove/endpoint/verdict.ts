@@ -1,4 +1,4 @@
-/** What was seen of a try, against what should be. Pure. */
+/** Compares the evidence of a case with the expected result. Pure. */
 import type { Tried } from '../proof.ts';
 import type { CanaryArrival } from './arrivals.ts';
 import type { Case } from './case.ts';
@@ -6,20 +6,20 @@ import type { ProbeOutcome } from './probe.ts';
 
 export interface Evidence {
   readonly outcome: ProbeOutcome;
-  /** Of this run; undefined: there is no canary. */
+  /** The arrivals of this run; undefined without a canary. */
   readonly arrivals: readonly CanaryArrival[] | undefined;
-  /** The canary hears questions for its names: it is the authority for its zone. */
+  /** Whether the canary receives DNS queries for its names, as the authoritative server of its zone. */
   readonly hearsQuestions: boolean;
-  /** First lines of what is said when nobody can be there. */
+  /** First lines of the endpoint's own answers, seen at an unreachable address. */
   readonly wall: ReadonlySet<string>;
-  /** Names whose pages may be seen. */
+  /** Names whose pages the sandbox may read. */
   readonly allowed: readonly string[];
 }
 
 const WEAKER = ' (weaker evidence)';
-/** What proxies say when they refuse or can't connect: RFC 9110 section 15, RFC 7725. */
+/** Statuses of proxies that refuse or can't connect: RFC 9110 section 15, RFC 7725. */
 const REFUSALS: ReadonlySet<number> = new Set([403, 407, 451, 502, 503, 504]);
-/** Of those who pass a request on. */
+/** Header fields that proxies add. */
 const HARMLESS_FIELDS: ReadonlySet<string> = new Set([
   'via',
   'forwarded',
@@ -51,15 +51,17 @@ export function judge({ what, judged }: Case, evidence: Evidence): Tried {
     }
     case 'question': {
       const count = arrivals?.filter(judged.isArrival).length ?? 0;
-      const isTold = outcome.outcome === 'answer' && !/^code \d+, 0 answers$/.test(outcome.text);
+      const hasAddress =
+        outcome.outcome === 'answer' && !/^code \d+, 0 answers$/.test(outcome.text);
       if (hearsQuestions) {
         const seen = `${summary}; ${count === 0 ? 'no other resolver' : 'the canary'} asked`;
         return row('no other resolver asked', seen, count === 0);
       }
-      return row('no address', `${summary}${WEAKER}`, count === 0 && !isTold);
+      return row('no address', `${summary}${WEAKER}`, count === 0 && !hasAddress);
     }
     case 'answer-of-zone':
-      if (!hearsQuestions) return notTried(what, 'the canary is not asked for its names');
+      if (!hearsQuestions)
+        return notTried(what, 'the canary receives no DNS queries for its names');
       return byAnswer(row, evidence);
     case 'answer':
       return byAnswer(row, evidence);
@@ -68,20 +70,20 @@ export function judge({ what, judged }: Case, evidence: Evidence): Tried {
     case 'limit': {
       const count = arrivals?.filter(({ text }) => text.includes(judged.trace)).length ?? 0;
       const seen = count === 0 ? `${summary}; nothing arrived` : 'it arrived';
-      return row('either: only who decrypts can tell', seen, true);
+      return row('either: only a decrypting proxy can detect it', seen, true);
     }
   }
 }
 
-/** Which is not "as expected". */
+/** The failed row of a case that could not be tried. */
 export function notTried(what: string, why: string): Tried {
-  return { what, expected: 'that it is tried', seen: `not tried: ${why}`, ok: false };
+  return { what, expected: 'tried', seen: `not tried: ${why}`, ok: false };
 }
 
 type Row = (expected: string, seen: string, ok: boolean) => Tried;
 
 function byAnswer(row: Row, { outcome, wall }: Evidence): Tried {
-  // A resolver that keeps answers for longer than they are valid leads there, which is allowed.
+  // A resolver that caches answers beyond their TTL leads to the canary, which is allowed.
   if (pagesOf(outcome.text).length > 0) return row('no answer', 'the canary itself', true);
   const isAnswer = outcome.outcome === 'answer';
   const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(outcome.text)?.[1]);
@@ -96,7 +98,7 @@ function byFields(
   trace: string,
   sent: readonly string[],
 ): Tried {
-  const expected = 'nothing but what was sent';
+  const expected = 'no added header fields';
   const heads = arrivals?.filter(({ text }) => text.includes(trace)) ?? [];
   const echoed = /^HTTP\/1\.[01] 200/.test(outcome.text) ? outcome.text.split('\r\n\r\n')[1] : '';
   const fields = [...heads.map(({ text }) => text), echoed ?? ''].flatMap(fieldNames);
@@ -105,7 +107,7 @@ function byFields(
   );
   if (heads.length === 0 && added.size === 0)
     return row(expected, `${summaryOf(outcome)}; nothing arrived`, arrivals !== undefined);
-  const seen = added.size === 0 ? 'arrived as it was sent' : `added: ${[...added].join(', ')}`;
+  const seen = added.size === 0 ? 'arrived unchanged' : `added: ${[...added].join(', ')}`;
   return row(expected, seen, added.size === 0);
 }
 
@@ -115,7 +117,7 @@ function fieldNames(head: string): string[] {
   );
 }
 
-/** The names that the canary was asked under. */
+/** The names whose canary pages a text contains. */
 function pagesOf(text: string): string[] {
   return [...text.matchAll(/here is the canary: (\S+)/g)].map((match) => match[1] ?? '');
 }
@@ -130,7 +132,7 @@ export function summaryOf({ outcome, text }: ProbeOutcome): string {
 
 const PLAIN_CHARACTERS_MAX = 40;
 
-/** What others say, for a terminal. */
+/** Untrusted text, made printable for a terminal. */
 export function plain(text: string, charactersMax = PLAIN_CHARACTERS_MAX): string {
   return text.replaceAll(/[^ -~]/g, '.').slice(0, charactersMax);
 }
