@@ -73,8 +73,8 @@ describe('Tracer', () => {
     const [root, record] = [parseTraceparent(HEADER), (span: SpanRecord) => spans.push(span)];
     const tracer = new Tracer({ clock, randomHex: (n) => '7'.repeat(2 * n), record, root });
     tracer.start('mine').end();
-    tracer.run(null, () => tracer.start('of nobody').end());
-    tracer.start('of another', { parent: null }).end();
+    tracer.run(null, () => tracer.start('no parent').end());
+    tracer.start('explicit root', { parent: null }).end();
     expect(spans.map(({ parentSpanId }) => parentSpanId)).toEqual([SPAN, '', '']);
     expect(spans[0]?.context.traceId).toBe(TRACE);
   });

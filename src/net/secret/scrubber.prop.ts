@@ -6,7 +6,7 @@ import { Scrubber } from './scrubber.ts';
 import { matcherOf } from './secret.ts';
 
 const RUNS = { numRuns: 3000 };
-/** Short, so that more comes in one word than is held back. */
+/** Short, so that one word can be longer than what is held back. */
 const LENGTH_MAX = 3;
 // A small alphabet, so that texts overlap, contain and begin one another, and spellings can be read in two ways.
 const letter = fc.constantFrom('a', 'b', '%', '6', '1');
@@ -35,7 +35,7 @@ function spellingsOf(letterOf: string): string[] {
   return [letterOf, ...coded, ...escaped];
 }
 
-/** Where a text can end that begins at a place. */
+/** All ends of matches of `find`, in any spelling, that begin at `start`. */
 function endsOf(bytes: string, find: string, start: number): number[] {
   let ends = [start];
   for (const one of find)
@@ -47,7 +47,7 @@ function endsOf(bytes: string, find: string, start: number): number[] {
   return ends;
 }
 
-/** Leftmost first, the longest of several, the rest of those that overlap: without a stream. */
+/** The reference without streaming: leftmost match, longest first; of overlapping matches masks the rest. */
 function naive(list: readonly Pattern[], bytes: string): string {
   const out = [...bytes];
   let covered = 0;
@@ -62,7 +62,7 @@ function naive(list: readonly Pattern[], bytes: string): string {
   return out.join('');
 }
 
-/** As it comes out, one text for each piece. */
+/** The output, one text per input piece. */
 function pieces(matcher: Matcher, bytes: string, sizes: readonly number[]): string[] {
   const scrubber = new Scrubber(matcher);
   const out: string[] = [];
@@ -76,7 +76,7 @@ function pieces(matcher: Matcher, bytes: string, sizes: readonly number[]): stri
 }
 
 describe('Scrubber properties', () => {
-  it('whatever the cuts: what the whole text gives', () => {
+  it('output is the same however the text is cut', () => {
     fc.assert(
       fc.property(patterns, text, cuts, (list, bytes, sizes) => {
         const out = pieces(new Matcher(list, LENGTH_MAX), bytes, sizes).join('');
@@ -85,7 +85,7 @@ describe('Scrubber properties', () => {
       RUNS,
     );
   });
-  it('what is held back is the same whatever the secrets are', () => {
+  it('the length held back does not depend on the secrets', () => {
     fc.assert(
       fc.property(patterns, patterns, text, cuts, (some, others, bytes, sizes) => {
         const lengths = (list: readonly Pattern[]): number[] =>
@@ -95,7 +95,7 @@ describe('Scrubber properties', () => {
       RUNS,
     );
   });
-  it('the longest spelling, in the midst of a word, a byte at a time', () => {
+  it('replaces the longest spelling within a word, one byte at a time', () => {
     const longest = [...'bab'].map((one) => `\\u00${one.charCodeAt(0).toString(16)}`).join('');
     const bytes = `${'a'.repeat(50)}${longest}${'a'.repeat(50)}`;
     const sizes = Array.from({ length: bytes.length }, () => 1);
@@ -111,7 +111,7 @@ describe('Scrubber properties', () => {
       RUNS,
     );
   });
-  it('base64 of a secret, wherever it lies in it, is base64 of its placeholder', () => {
+  it('replaces base64 of a secret at any offset by base64 of its placeholder', () => {
     const visible = fc.string({
       unit: fc.integer({ min: 0x21, max: 0x7e }).map((code) => String.fromCharCode(code)),
       minLength: 16,
@@ -128,7 +128,7 @@ describe('Scrubber properties', () => {
             how,
           );
         const out = pieces(matcherOf([secret], 'h'), `x ${encode(value)} y`, sizes).join('');
-        // Of its edges it can't be told which alphabet they are of.
+        // At the edges the base64 alphabet is ambiguous.
         const plain = (text: string): string => text.replaceAll('-', '+').replaceAll('_', '/');
         expect(plain(out)).toBe(plain(`x ${encode(placeholder)} y`));
       }),

@@ -76,7 +76,7 @@ export class Scrubber {
     let covered = this.#begun.length;
     for (const { start, end, put } of decided) {
       if (start >= covered) put.copy(out, start);
-      // Of two that overlap: the rest of the second.
+      // Overlapping matches: masks the rest of the second.
       else if (end > covered) out.fill(FILL, covered, end);
       covered = Math.max(covered, end);
     }

@@ -1,17 +1,17 @@
 /*
- * What proofs do to processes, as root.
+ * Operations of the proofs on processes, as root.
  *
- *   inject call PID NUMBER [ARGUMENT ...]   has a running process make one system call, as one that was
- *                                           taken over would, and tells what became of it
- *   inject filters TID                      prints its seccomp programs, one a line, in hexadecimal
- *   inject eat MIB                          waits for a byte on stdin, then touches that much memory
- *   inject spawn COUNT                      waits for a byte, then forks so many; tells how many there were
- *   inject write FILE COUNT KIB             waits for a byte, then writes so often so much past the page cache;
- *                                           tells in which time
+ *   inject call PID NUMBER [ARGUMENT ...]   makes a running process execute one system call, as if it were
+ *                                           compromised, and prints the outcome
+ *   inject filters TID                      prints the thread's seccomp programs in hexadecimal, one per line
+ *   inject eat MIB                          waits for a byte on stdin, then touches MIB of memory
+ *   inject spawn COUNT                      waits for a byte, then forks COUNT times; prints the number of children
+ *   inject write FILE COUNT KIB             waits for a byte, then makes COUNT writes of KIB each with O_DIRECT;
+ *                                           prints the duration
  *
- * `call` prints "returned N" (and the process goes on), "killed by N", "executed" or "exited N". An argument
- * "@TEXT" is the address of that text in the process (its stack is used); a number is taken as it is. Children
- * that a call makes are ended.
+ * `call` prints "returned N" (the process continues), "killed by N", "executed", "exited N" or "signalled N". An
+ * argument "@TEXT" is the address of that text on the stack of the process; other arguments are numbers. Children of
+ * the call are killed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,7 +31,7 @@
 #define TEXT_BYTES_MAX 256
 /* Below the stack pointer, beyond the red zone of the ABI. */
 #define SCRATCH_BYTES 4096
-/* 0f 05, as the processor reads it. */
+/* The bytes 0f 05, little-endian. */
 #define SYSCALL_CODE 0x050f
 #define SYSCALL_BYTES 2
 #define FILTERS_MAX 16
@@ -62,7 +62,7 @@ static int poke(pid_t pid, unsigned long at, const char *text)
 	return 0;
 }
 
-/* Runs until the next stop of this thread; ends children on the way. Returns waitpid's status. */
+/* Waits for the next stop of this thread, and kills its children meanwhile. Stores waitpid's status. */
 static int next_stop(pid_t pid, int *status)
 {
 	unsigned long former;
@@ -73,19 +73,19 @@ static int next_stop(pid_t pid, int *status)
 			return -1;
 		if (seen == pid)
 			return 0;
-		/* A thread that becomes another program has the id of its process from then on. */
+		/* After execve a thread has the id of its process. */
 		if (*status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8) &&
 		    ptrace(PTRACE_GETEVENTMSG, seen, 0, &former) == 0 && former == (unsigned long)pid)
 			return 0;
 		if (!WIFSTOPPED(*status))
 			continue;
 		kill(seen, SIGKILL);
-		/* It stops once more on its way out. */
+		/* It stops once more as it exits. */
 		ptrace(PTRACE_CONT, seen, 0, 0);
 	}
 }
 
-static int tell_end(int status)
+static int print_end(int status)
 {
 	if (WIFSIGNALED(status))
 		printf("killed by %d\n", WTERMSIG(status));
@@ -95,10 +95,10 @@ static int tell_end(int status)
 }
 
 /*
- * Tells how the thread ends that is about to: of a first thread that a filter ends alone nobody would hear before all
- * others have ended. Returns false for another stop.
+ * Prints the status of a thread that is about to exit: if a filter kills only the main thread, waitpid reports it only
+ * after all other threads. Returns false for another stop.
  */
-static int tell_exit(pid_t pid, int status)
+static int print_exit(pid_t pid, int status)
 {
 	unsigned long code;
 
@@ -106,13 +106,13 @@ static int tell_exit(pid_t pid, int status)
 		return 0;
 	if (ptrace(PTRACE_GETEVENTMSG, pid, 0, &code) < 0)
 		code = SIGKILL;
-	tell_end((int)code);
+	print_end((int)code);
 	return 1;
 }
 
 /*
- * The call was broken off (the kernel's own codes are of include/linux/errno.h): the thread waits for something, and so
- * holds no lock that what becomes of the next call may want, as a handler of SIGSYS that logs.
+ * Whether the call was interrupted (kernel-internal codes: include/linux/errno.h). Then the thread was blocked, and
+ * holds no lock that a handler of the injected call's SIGSYS may need, for example to log.
  */
 static int waited(const struct user_regs_struct *regs)
 {
@@ -122,8 +122,8 @@ static int waited(const struct user_regs_struct *regs)
 }
 
 /*
- * Stops the process where it waits in a system call, so that the instruction before is `syscall`, which is then
- * stepped over once more with other registers. Its code is left as it is: other threads run it too.
+ * Stops the thread while it is blocked in a system call: the previous instruction is `syscall`, which is then
+ * executed again with other registers. The code stays unchanged, since other threads run it too.
  */
 static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 {
@@ -133,8 +133,8 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 		if (ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 || next_stop(pid, &status) < 0)
 			return -1;
 		if (!WIFSTOPPED(status))
-			exit(tell_end(status));
-		if (tell_exit(pid, status))
+			exit(print_end(status));
+		if (print_exit(pid, status))
 			exit(0);
 		if (status >> 16 == 0) {
 			if (ptrace(PTRACE_CONT, pid, 0, WSTOPSIG(status)) < 0)
@@ -155,7 +155,7 @@ static int stop_in_call(pid_t pid, struct user_regs_struct *regs)
 	return -1;
 }
 
-/* Real-time signals are how threads of a VMM wake one another: not what came of the call, and passed on after it. */
+/* Threads of a VMM wake one another with real-time signals: not an outcome of the call, and delivered after it. */
 static int is_kick(int status)
 {
 	return status >> 16 == 0 && WSTOPSIG(status) >= SIGNAL_RT_FIRST;
@@ -172,7 +172,7 @@ static int call(pid_t pid, int count, char **words)
 	if (ptrace(PTRACE_SEIZE, pid, 0, options) < 0)
 		return fail("seize");
 	if (stop_in_call(pid, &saved) < 0)
-		return fail("stop it in a system call");
+		return fail("stop the process in a system call");
 	unsigned long scratch = (saved.rsp - SCRATCH_BYTES) & ~15UL;
 	for (int i = 0; i < count && i < 1 + ARGUMENTS_MAX; i++) {
 		if (words[i][0] == '@') {
@@ -185,7 +185,7 @@ static int call(pid_t pid, int count, char **words)
 	}
 	changed = saved;
 	changed.rip -= SYSCALL_BYTES;
-	/* Not taken for a call that a signal has interrupted, which would be made anew. */
+	/* Keeps the kernel from restarting this as an interrupted call. */
 	changed.orig_rax = -1;
 	changed.rax = value[0];
 	changed.rdi = value[1];
@@ -200,10 +200,10 @@ static int call(pid_t pid, int count, char **words)
 		if (ptrace(PTRACE_SINGLESTEP, pid, 0, 0) < 0 || next_stop(pid, &status) < 0)
 			return fail("step");
 		if (!WIFSTOPPED(status))
-			return tell_end(status);
-		if (tell_exit(pid, status))
+			return print_end(status);
+		if (print_exit(pid, status))
 			return 0;
-		/* Stops that tell of a new child or program come before the call's own end. */
+		/* Stops for a new child or program precede the end of the call. */
 		if (status >> 16 == 0 && !is_kick(status))
 			break;
 		if (is_kick(status))
@@ -218,10 +218,10 @@ static int call(pid_t pid, int count, char **words)
 		int next = signal;
 		do {
 			if (ptrace(PTRACE_CONT, pid, 0, next) < 0 || next_stop(pid, &status) < 0)
-				return fail("pass a signal on");
+				return fail("deliver a signal");
 			if (!WIFSTOPPED(status))
-				return tell_end(status);
-			if (tell_exit(pid, status))
+				return print_end(status);
+			if (print_exit(pid, status))
 				return 0;
 			next = WSTOPSIG(status);
 		} while (is_kick(status));
@@ -230,14 +230,14 @@ static int call(pid_t pid, int count, char **words)
 	}
 	if (ptrace(PTRACE_GETREGS, pid, 0, &changed) < 0)
 		return fail("read the result");
-	/* It goes on where it was: the kernel takes up the call that was interrupted. */
+	/* The process continues: the kernel restarts the interrupted call. */
 	if (ptrace(PTRACE_SETREGS, pid, 0, &saved) < 0 || ptrace(PTRACE_DETACH, pid, 0, kick) < 0)
-		return fail("let it go on");
+		return fail("resume the process");
 	printf("returned %ld\n", (long)changed.rax);
 	return 0;
 }
 
-/* The newest first, as the kernel runs them (PTRACE_SECCOMP_GET_FILTER; root, CONFIG_CHECKPOINT_RESTORE). */
+/* Prints the newest filter first, as the kernel runs them (PTRACE_SECCOMP_GET_FILTER; root, CONFIG_CHECKPOINT_RESTORE). */
 static int filters(pid_t pid)
 {
 	static struct sock_filter program[BPF_MAXINSNS];
@@ -245,7 +245,7 @@ static int filters(pid_t pid)
 
 	if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0 || ptrace(PTRACE_INTERRUPT, pid, 0, 0) < 0 ||
 	    next_stop(pid, &status) < 0)
-		return fail("stop it");
+		return fail("stop the thread");
 	for (long index = 0; index < FILTERS_MAX; index++) {
 		long count = ptrace(PTRACE_SECCOMP_GET_FILTER, pid, index, program);
 		if (count < 0 && errno == ENOENT)
@@ -260,7 +260,7 @@ static int filters(pid_t pid)
 	return 0;
 }
 
-static void wait_for_word(void)
+static void wait_for_byte(void)
 {
 	char byte;
 	if (read(0, &byte, 1) != 1)
@@ -269,7 +269,7 @@ static void wait_for_word(void)
 
 static int eat(unsigned long mib)
 {
-	wait_for_word();
+	wait_for_byte();
 	for (unsigned long i = 0; i < mib; i++) {
 		char *block = malloc(1 << 20);
 		if (block == NULL)
@@ -284,7 +284,7 @@ static int spawn(int count)
 {
 	int made = 0;
 
-	wait_for_word();
+	wait_for_byte();
 	for (; made < count; made++) {
 		pid_t child = fork();
 		if (child < 0)
@@ -313,10 +313,10 @@ static int write_direct(const char *path, int count, size_t bytes)
 {
 	void *block;
 
-	wait_for_word();
+	wait_for_byte();
 	int fd = open(path, O_WRONLY | O_CREAT | O_DIRECT, 0600);
 	if (fd < 0)
-		return fail("open a file past the page cache");
+		return fail("open a file with O_DIRECT");
 	if (posix_memalign(&block, 4096, bytes) != 0)
 		return fail("allocate");
 	memset(block, 1, bytes);

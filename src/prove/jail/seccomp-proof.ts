@@ -18,7 +18,7 @@ const BAD_FD = 0xffff_ffff;
 const NOWHERE = 8;
 const PTRACE_ATTACH = 16;
 /** Above any pid. */
-const NOBODY = 0x3fff_ffff;
+const NO_PID = 0x3fff_ffff;
 
 /**
  * System calls that lead out of a jail, or once did. Controls make the same calls as the host's root, so the arguments
@@ -33,8 +33,8 @@ export const FORBIDDEN: readonly SystemCall[] = [
   { name: 'clone of a process', number: 56, args: [SIGCHLD, 0, 0, 0, 0] },
   { name: 'clone3', number: 435, args: [NOWHERE, 88] },
   { name: 'clone with a user namespace', number: 56, args: [CLONE_NEWUSER + SIGCHLD, 0, 0, 0, 0] },
-  { name: 'ptrace', number: 101, args: [PTRACE_ATTACH, NOBODY, 0, 0] },
-  { name: 'process_vm_writev', number: 311, args: [NOBODY, 0, 0, 0, 0, 0] },
+  { name: 'ptrace', number: 101, args: [PTRACE_ATTACH, NO_PID, 0, 0] },
+  { name: 'process_vm_writev', number: 311, args: [NO_PID, 0, 0, 0, 0, 0] },
   { name: 'mount', number: 165, args: ['@none', '@/proc/nowhere/x', '@tmpfs', 0, 0] },
   { name: 'umount2', number: 166, args: ['@/proc/nowhere/x', 0] },
   { name: 'move_mount', number: 429, args: [BAD_FD, '@x', BAD_FD, '@x', 0] },

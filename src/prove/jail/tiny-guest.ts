@@ -1,6 +1,6 @@
 /**
- * A guest of 14 KB, for a host whose KVM boots no Linux: it has a driver of disks, so it can try to write to
- * one. It answers one command a connection (`tiny-guest/guest.c`).
+ * A guest of 14 KB, for a host whose KVM boots no Linux: its disk driver can try to write to a disk.
+ * It answers one command per connection (`tiny-guest/guest.c`).
  */
 import { execFile } from 'node:child_process';
 import { connect, createServer, type Server } from 'node:net';
@@ -41,7 +41,7 @@ export async function buildTinyGuest(path: string): Promise<void> {
   }
 }
 
-/** Listens for its first word, which is to be done before it starts. */
+/** Listens for the guest's greeting; called before it starts. */
 export async function awaitTinyGuest(
   channelPath: string,
 ): Promise<{ readonly ready: Promise<void>; close(): Promise<void> }> {
@@ -60,7 +60,7 @@ export async function awaitTinyGuest(
   return { ready, close: () => new Promise((closed) => server.close(() => closed())) };
 }
 
-/** @returns what it answers to one command */
+/** @returns the guest's answer to one command */
 export function askTinyGuest(channelPath: string, command: string): Promise<string> {
   return new Promise((resolve, reject) => {
     const socket = connect({ path: channelPath, allowHalfOpen: true });
