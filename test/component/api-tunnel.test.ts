@@ -210,7 +210,7 @@ describe('tunnel', () => {
     for (const socket of open) socket.destroy();
   });
 
-  /** By hand, over the socket. */
+  /** Opens a tunnel by hand, over the socket. */
   async function upgrade(behind = '', sandbox = id): Promise<{ socket: Socket; head: string }> {
     const socket = api.connect();
     socket.on('error', () => undefined);

@@ -75,7 +75,7 @@ describe('bridge: salt of the cache', () => {
     expect(mock.requests).toEqual([]);
   });
 
-  it('our engine keeps the prompts of two sandboxes apart, both ways, and tells no hits', async () => {
+  it('our engine isolates the prompts of two sandboxes, both ways, and reports no hits', async () => {
     const backend = new ScriptedBackend();
     const service = Promise.resolve(new Service(backend));
     const server = createEngineServer({
@@ -133,14 +133,14 @@ requires('model', findModel()).describe('bridge: the cache of a real engine', (m
       const content = `${prompts[n]} of many tokens: one two three four five six seven eight nine ten.`;
       const body = chat({ messages: [{ role: 'user', content }], max_tokens: 2 });
       expect((await ask(CHAT, body)).status).toBe(200);
-      // What the engine itself says, to each sandbox's salt.
+      // Cached tokens that the engine reports for each sandbox's salt.
       const cachedFor = async (id = ''): Promise<number> => {
         const salted = { ...body, cache_salt: callerKey(id, 'cache') };
         const answer = await call(engine.socketPath, CHAT, salted);
         return JSON.parse(answer.body).usage.prompt_tokens_details.cached_tokens;
       };
       expect(await cachedFor(ids[n])).toBeGreaterThan(20);
-      // At most the chat template, of the sandbox's own earlier prompt.
+      // At most the chat template, from the sandbox's own earlier prompt.
       expect(await cachedFor(ids[1 - n])).toBeLessThan(8);
     }
   }, 120_000);

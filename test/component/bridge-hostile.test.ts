@@ -248,7 +248,7 @@ describe('bridge: early refusals', () => {
   it.each([
     ['bytes', { lingerBytesMax: 1000 }],
     ['time', { lingerTimeoutMs: 100 }],
-  ])('a client that goes on sending is disconnected beyond the limit of %s', async (_, limits) => {
+  ])('a client that keeps sending is disconnected beyond the limit of %s', async (_, limits) => {
     fixture = await bridgeFixture({ policy: { limits } });
     const socket = await fixture.connect();
     socket.resume();

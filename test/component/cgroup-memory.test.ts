@@ -17,7 +17,7 @@ const BALLOON = 'input()\nkept = []\nwhile True: kept.append(bytearray(1 << 20))
 requires('cgroup', made ?? 'no group that limits memory').describe(
   'CgroupMemory, in a real group',
   (group) => {
-    it('counts the kill and tells of it, also when the group goes right after', async () => {
+    it('counts and reports the kill, even if the group is removed right after', async () => {
       group.limit(40 * 2 ** 20);
       const memory = new CgroupMemory(group.dir, systemClock);
       const watch: HostMemoryEvents = memory;

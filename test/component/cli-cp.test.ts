@@ -96,7 +96,7 @@ describe('cp', () => {
     await mkdir(join(here, 'back'));
     await copy(`${id}:${there}/tree`, join(here, 'back'));
     expect(await treeOf(join(here, 'back/tree'))).toEqual(await treeOf(original));
-    // And over what is there already.
+    // A second copy overwrites the first.
     await copy(`${id}:${there}/tree`, join(here, 'back'));
     expect(await treeOf(join(here, 'back/tree'))).toEqual(await treeOf(original));
     await copy(original, `${id}:${there}`);

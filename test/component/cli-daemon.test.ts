@@ -48,7 +48,7 @@ describe('commands on a daemon', () => {
     expect(await daemon.control.list()).toEqual([]);
   });
 
-  it('`| head -1` ends exec, run, events and ls with 141 and without a word', async () => {
+  it('`| head -1` ends exec, run, events and ls with 141 and no message', async () => {
     const id = (await there(['create']).result).stdout.trim();
     const into = (reader: string, ...args: string[]) => pipedInto(reader, args, daemon.env);
     const ended = { status: 141, stdout: 'y\n', stderr: '' };

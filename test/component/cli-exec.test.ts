@@ -11,7 +11,7 @@ import { testCli } from '../support/test-cli.ts';
 const NO_FLAGS = { env: [] };
 const SLEEPER = 'echo started; exec sleep 600';
 
-/** As its control plane does it. */
+/** Reports a full host disk as the control plane does. */
 async function fillHost(control: FakeControlPlane, id: string): Promise<void> {
   const journal = control.journal(id);
   journal.note({ type: 'disk_full', path: '/run/disk.ext4', freeBytes: 0 });
@@ -315,7 +315,7 @@ except KeyboardInterrupt:
     await expect(running).rejects.toBe(gone);
     expect(stderr()).toContain('ends within a minute');
     isGone = false;
-    // In a VM it would have gone with its agent.
+    // In a VM, the program would end with the agent.
     process.kill(pid ?? 0, 'SIGKILL');
   });
 });

@@ -19,7 +19,7 @@ const run = (...words: string[]): Promise<CliResult> =>
 
 const KEY = 'a'.repeat(64);
 
-/** As a build leaves it, of another kernel. */
+/** A template as a build with another kernel leaves it. */
 async function keepTemplate(): Promise<void> {
   const dir = join(home, 'cache/template', KEY);
   await mkdir(dir, { recursive: true });

@@ -85,7 +85,7 @@ async function usually(words: readonly string[]) {
 const client = (number: number, host = '127.0.0.1'): Socket =>
   connect({ port: number, host, allowHalfOpen: true });
 
-/** How a connection ends: what was read in order, or the code of its error. */
+/** Result of a connection: the bytes read up to its end, or the code of its error. */
 async function outcome(socket: Socket): Promise<string> {
   return await text(socket).catch((error: NodeJS.ErrnoException) => error.code ?? 'no code');
 }
@@ -259,7 +259,7 @@ describe('port', () => {
 });
 
 describe('a forwarded port', () => {
-  /** One whose guest is a stream of the test. */
+  /** A forwarded port whose guest is a stream of the test. */
   async function forward(connect: ForwardOptions['connect']) {
     const refused: unknown[] = [];
     const onRefused = (error: unknown): void => void refused.push(error);

@@ -1,4 +1,4 @@
-/** What commands do while a daemon has the lock of its home, but does not listen yet. */
+/** Commands while a daemon holds the lock of its home but does not listen yet. */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

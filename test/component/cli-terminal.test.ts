@@ -35,7 +35,7 @@ describe('shell', () => {
     terminal.type('stty size; tty; echo $TERM-$((40 + 2))\r');
     await terminal.sees('33 111\n/dev/pts/');
     await terminal.sees('-42');
-    // One process that says so itself: before it has the terminal, bash would take the Ctrl-C.
+    // One process that reports that it runs: before it has the terminal, bash would get the Ctrl-C.
     terminal.type("sh -c 'echo started-$((40 + 2)); exec sleep 600'\r");
     await terminal.sees('started-42');
     terminal.type('\x03');

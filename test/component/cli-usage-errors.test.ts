@@ -1,4 +1,4 @@
-/** What `neurovisor` says of words that are wrong, where no daemon runs: nothing is asked of one for that. */
+/** Usage errors of `neurovisor` without a daemon: arguments are checked before any request. */
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -99,7 +99,7 @@ describe('LocalControlPlane: remove', () => {
     await requireNothing(host);
   });
 
-  it.each(['disk', 'memory'] as const)('of a sandbox paused to %s: leaves nothing', async (to) => {
+  it.each(['disk', 'memory'] as const)('of a sandbox paused to %s: nothing is left', async (to) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true });
     await host.control.pause(id, to);

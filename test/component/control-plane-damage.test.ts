@@ -1,6 +1,6 @@
 /**
- * What goes wrong while a sandbox is saved, paused, resumed or forked: it is as it was and goes on, or has
- * ended and says why; nothing is left of what was begun.
+ * Failures while a sandbox is saved, paused, resumed or forked: it continues as before, or it has ended with a
+ * cause; partial work is cleaned up.
  */
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
@@ -103,7 +103,7 @@ describe('LocalControlPlane: a save that fails', () => {
     (['pause', 'snapshot', 'fork'] as const).flatMap((way) =>
       (['resume', 'plug', 'hello'] as const).map((phase) => [way, phase] as const),
     ),
-  )('%s, and then it can not go on at %s: it has ended, nothing hangs', async (way, phase) => {
+  )('%s, then a failed %s: the sandbox has ended, and nothing hangs', async (way, phase) => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);
     if (way === 'pause') host.script.fail('commit');

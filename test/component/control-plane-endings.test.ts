@@ -71,7 +71,7 @@ const ENDINGS: Record<string, [(host: FakeHost, id: string) => Promise<void>, En
     'host-oom',
     { signal: 'SIGKILL', lastOom: { source: 'host', victim: { name: 'qemu' } } },
   ],
-  'somebody kills its VMM': [
+  'another process kills its VMM': [
     async (host, id) => host.vm(id).die('vmm-crashed', { signal: 'SIGKILL' }),
     'vmm-killed',
     { signal: 'SIGKILL' },

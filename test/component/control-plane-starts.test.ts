@@ -144,7 +144,7 @@ describe('LocalControlPlane: starts', () => {
   );
 
   it.each(['template', 'workspace', 'start', 'hello', 'update'] as const)(
-    'a request canceled at %s leaves nothing',
+    'a request canceled at %s: nothing is left',
     async (phase) => {
       await using host = await FakeHost.open();
       if (phase === 'update') await fillPool(host, 1);

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { expect, it } from 'vitest';
 
-it('writeNoCore: a crash leaves no core, and what it starts has the limit too', () => {
+it('writeNoCore: a crash leaves no core, and child processes have the limit, too', () => {
   const module = new URL('../../src/sys/core-dump.ts', import.meta.url).href;
   const koffi = import.meta.resolve('koffi');
   const code = `

@@ -36,7 +36,7 @@ const compose = read(
 );
 const services = Object.entries(compose.services);
 
-/** Where the container finds it → where it is here, or null: a volume. */
+/** Path in the container → path in the repository, or null for a volume. */
 const mounts = services.flatMap(([service, { volumes = [] }]) =>
   volumes.map((text) => {
     const [source = '', target = '', mode] = text.split(':');
@@ -49,7 +49,7 @@ describe('compose.yaml', () => {
     for (const [, { image }] of services) expect(image).toMatch(/^[a-z]+\/[a-z]+:v?\d+\.\d+\.\d+$/);
   });
 
-  it('files that are mounted are there, read only; volumes and services that are named exist', () => {
+  it('mounted files exist and are read-only; named volumes and services exist', () => {
     for (const { here, source, mode } of mounts) {
       if (here === null) expect(compose.volumes).toHaveProperty(source);
       else expect([here, existsSync(join(DEPLOY, here)), mode]).toEqual([here, true, 'ro']);
@@ -59,7 +59,7 @@ describe('compose.yaml', () => {
     }
   });
 
-  it('what a command or a variable names is mounted where it is looked for', () => {
+  it('each file that a command or a variable names is mounted at that path', () => {
     const targets = mounts.map(({ service, target }) => `${service} ${target}`);
     expect(targets).toEqual(
       expect.arrayContaining([
@@ -78,7 +78,7 @@ describe('compose.yaml', () => {
     expect(home).toBe('/etc/neurovisor/dashboards/neurovisor.json');
   });
 
-  it('nothing listens but on the loopback', () => {
+  it('ports listen only on the loopback address', () => {
     const { prometheus, grafana } = compose.services;
     expect(prometheus?.command).toContain('--web.listen-address=127.0.0.1:9090');
     expect(grafana?.environment?.['GF_SERVER_HTTP_ADDR']).toBe('127.0.0.1');
@@ -90,7 +90,7 @@ describe('compose.yaml', () => {
 });
 
 describe('addresses', () => {
-  it('Prometheus finds the daemon’s metrics, without a key with --open-metrics', async () => {
+  it('Prometheus scrapes the daemon’s metrics, and needs no key with --open-metrics', async () => {
     const target = z.object({ targets: z.tuple([z.literal('127.0.0.1:7070')]) });
     const { scrape_configs: jobs } = read(
       'prometheus/prometheus.yml',

@@ -17,7 +17,7 @@ describe('fake driver', () => {
     async () => files,
   );
 
-  it('crash: is told apart from a shutdown', async () => {
+  it('crash: differs from a shutdown', async () => {
     const driver = createFakeDriver({ clock: systemClock, guest: (io) => io.crash() });
     const bench = new VmBench(driver, files);
     const vm = await driver.start(bench.spec());
@@ -25,7 +25,7 @@ describe('fake driver', () => {
     await bench.close();
   });
 
-  it('guest: one that throws panics on its console', async () => {
+  it('guest: a guest that throws panics on its console', async () => {
     const driver = createFakeDriver({
       clock: systemClock,
       guest: () => Promise.reject(new Error('no init found')),

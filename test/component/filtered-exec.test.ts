@@ -35,14 +35,14 @@ describe('filteredExec', () => {
     return { status, stdout, stderr };
   };
 
-  it('what it becomes has its words, environment and status', () => {
+  it('the executed program gets the arguments and environment, and its status is returned', () => {
     const script = 'printf "%s|" "$0" "$@" "$GREETING"; exit 7';
     expect(run('/bin/sh', '-c', script, 'zero', 'a b', '', 'c')).toEqual({
       ...{ status: 7, stdout: 'zero|a b||c|hello there|', stderr: '' },
     });
   });
 
-  it('and all that it starts has the filter, and no way to new privileges', () => {
+  it('the program and its children have the filter and no new privileges', () => {
     const told = (text: string, name: string): number =>
       Number(new RegExp(`^${name}:\\s*(\\d+)$`, 'm').exec(text)?.[1]);
     const [plain, filtered] = [
@@ -58,7 +58,7 @@ describe('filteredExec', () => {
     expect(run('/bin/rmdir', join(dir, 'none')).stderr).toContain('No such file');
   });
 
-  it('a program that is not there, cannot be run, or none: 126, and nothing was run', () => {
+  it('a program that is missing, not executable or not given: exits with 126', () => {
     const text = join(dir, 'text');
     writeFileSync(text, 'no program');
     chmodSync(text, 0o600);
@@ -66,7 +66,7 @@ describe('filteredExec', () => {
       expect(run(...words)).toEqual({ status: LAUNCHER_ENDS.program, stdout: '', stderr: '' });
   });
 
-  it('a filter that the kernel does not take: an end of its own, and the program is not started without it', () => {
+  it('a filter that the kernel rejects: its own exit status, and the program does not start', () => {
     const wrong = join(dir, 'wrong');
     const program = Uint8Array.from(Array(16).fill(0xff));
     writeFileSync(wrong, filteredExec({ program, instructions: 2 }), { mode: 0o700 });

@@ -101,7 +101,7 @@ describe('ChannelRelay', () => {
       });
   });
 
-  it('connect: passes on a line that comes in pieces whole, and the bytes behind it apart', async () => {
+  it('connect: joins a line that arrives in pieces, and passes on the bytes after it separately', async () => {
     await open();
     const host = connect(channelPath);
     await once(host, 'connect');
@@ -157,7 +157,7 @@ describe('ChannelRelay', () => {
     slow.host.write(sent);
     other.host.end('quick');
     expect((await readAll(other.guest)).toString()).toBe('quick');
-    // More than the buffers of two sockets and two streams.
+    // More bytes than the buffers of two sockets and two streams hold.
     await expect.poll(() => slow.host.writableLength, PATIENT).toBeGreaterThan(4 * MIB);
     expect(relay.stats().bytesHostToGuest).toBeLessThan(4 * MIB);
     expect((await readBytes(slow.guest, sent.length)).equals(sent)).toBe(true);
@@ -173,7 +173,7 @@ describe('ChannelRelay', () => {
     expect(await isOver(two.guest)).toBe(true);
   });
 
-  it('prepare: a guest reaches a host listener that was there before', async () => {
+  it('prepare: a guest reaches a host listener that existed before', async () => {
     const port = await listenForGuestPort(channelPath, 2000);
     await open();
     const guest = connect({ path: `${relay.innerPath}_2000`, allowHalfOpen: true });
@@ -256,7 +256,7 @@ describe('ChannelRelay', () => {
     await dial();
   });
 
-  it('disconnect ends all connections, connect allows new ones, close leaves nothing', async () => {
+  it('disconnect ends all connections, connect allows new ones, close removes all sockets', async () => {
     const port = await listenForGuestPort(channelPath, 2000);
     await open();
     const before = await dial();

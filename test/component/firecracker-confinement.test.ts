@@ -15,7 +15,7 @@ import { checkConfinement } from '${join(ROOT, 'src/vmm/firecracker/jail/confine
 const [command, ...args] = process.argv.slice(1);
 const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
 child.stdin.write('started');
-// It is what it is to be: it answers.
+// An answer shows that the program runs.
 await once(child.stdout, 'data');
 try {
   checkConfinement(child.pid, null);
@@ -48,7 +48,7 @@ describe('checkConfinement', () => {
     expect(look(...node, '/bin/cat')).toContain('no system call filter');
   });
 
-  it('does not take an inherited filter for one of its own', async () => {
+  it('does not accept an inherited filter as one of the process itself', async () => {
     // Node makes calls that this filter logs.
     const outer = await writeLauncher({ cacheDir: dir }, 'log');
     expect(look(outer, ...node, '/bin/cat')).toContain('no system call filter');

@@ -1,4 +1,4 @@
-/** What a real Firecracker gives its guest, and how it ends. */
+/** Devices and end of a VM in a real Firecracker. */
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -19,7 +19,7 @@ import { requiresFirecracker } from '../support/firecracker.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 import { requiresRoot } from '../support/requires.ts';
 
-/** Enough for a busy machine. */
+/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const MAC = 'aa:fc:00:00:00:07';
 const UID = 61_237;
@@ -119,7 +119,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
 
   it('setChannelLimits: bytes wait for their tokens, and flow when the limit is lifted', async () => {
     const of = await makeBench();
-    // One full bucket, then nothing for days.
+    // One full bucket, then no token for days.
     const limit = { size: 1024, refillPerSecond: 1e-6 };
     const vm = await of.boot({ channelLimits: { guestToHostBytes: limit } });
     const sent = randomBytes(4 * TURN_BYTES_MAX);
@@ -189,7 +189,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     space.run('ip', 'link', 'set', tap, 'up');
   }
 
-  it('start: reports an invalid kernel, and leaves nothing', async () => {
+  it('start: reports an invalid kernel, and nothing is left', async () => {
     const of = await makeBench();
     for (const content of ['', 'not an ELF file', '\x7fELF\x02\x01\x01']) {
       const spec = of.spec();
@@ -244,7 +244,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
 const READS = 8;
 const ROUNDS_MAX = 50;
 
-/** By what its guest reads now. */
+/** Whether reads of the guest are throttled now. */
 async function isThrottled(vm: Vm): Promise<boolean> {
   if (!(vm instanceof FirecrackerVm)) throw new Error('another VM');
   const throttled = async (): Promise<number> =>

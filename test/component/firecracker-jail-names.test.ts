@@ -1,4 +1,4 @@
-/** What a compromised VMM can do with the names in its jail, tried by a process of its user and root. Needs root. */
+/** Attacks by a compromised VMM on names in its jail, made by a process with its user and root. Needs root. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {

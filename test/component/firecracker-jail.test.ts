@@ -34,7 +34,7 @@ import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 
-/** Enough for a busy machine. */
+/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const HOLD = join(import.meta.dirname, '../fixtures/hold-jailed-vm.ts');
 /** bincode: a count, then for each thread its name's length, its name and the count of its instructions. */
@@ -248,7 +248,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
         code: 'vmm_start_failed',
         cause: expect.stringContaining('no system call filter'),
       });
-      // One that comes with the jail is not Firecracker's.
+      // A filter installed by the jail is not Firecracker's own.
       const launcher = await writeLauncher({ cacheDir: baseDir }, 'enforce');
       const wrapper = ['sh', '-c', '"$@"; exit $?', 'sh', launcher];
       await bench.close();
@@ -325,7 +325,7 @@ requiresFirecrackerAsRoot().describe('Firecracker in a jail', (files) => {
     const before = sockets();
     expect(before).toContain('v');
     await expect(driver.adopt(spec)).rejects.toMatchObject({ code: 'vm_unsupported' });
-    // Its owner's channel is not touched.
+    // The owner's channel is unchanged.
     expect(sockets()).toEqual(before);
     owner.kill('SIGKILL');
     await once(owner, 'exit');

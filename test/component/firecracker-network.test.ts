@@ -86,7 +86,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     links().filter((name) => name.startsWith('nv-') && !name.startsWith(ANCHOR_PREFIX));
   const ruleset = (): string => host.run('nft', 'list', 'ruleset');
 
-  /** As the guest's card sends it. */
+  /** Sends a datagram from the guest's card. */
   async function send(
     id: string,
     guest: Started,
@@ -101,7 +101,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
 
   const arrived = (text: string): boolean => internet.arrivals.some((one) => one.text === text);
 
-  /** It goes out, and its answer comes back to the guest. */
+  /** Requires that a datagram reaches the internet and its answer the guest. */
   async function expectReached(id: string, guest: Started, text: string): Promise<void> {
     await send(id, guest, ALLOWED, { text });
     await expect.poll(() => arrived(text), PATIENT).toBe(true);
@@ -207,7 +207,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     const guest = await host.do<Started>('startFrom', fork, parent, POLICY);
     expect([guest.mac, guest.address]).not.toEqual([before.mac, before.address]);
     expect(taps()).toHaveLength(2);
-    // What the guest still takes for its own is nobody's; the agent sets what the lease says.
+    // The guest's old address has no owner now; the agent sets that of the new lease.
     await send(fork, guest, ALLOWED, { text: 'old', from: before.address, fromMac: before.mac });
     await expectReached(fork, guest, 'the fork');
     expect(arrived('old')).toBe(false);
@@ -236,10 +236,10 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await host.do('startFrom', newSandboxId(), without, null);
   });
 
-  it('start: a refused start leaves nothing, and the next one succeeds', async () => {
+  it('start: a refused start is cleaned up, and the next one succeeds', async () => {
     await open();
     const failed = newSandboxId();
-    // Its own name is what a TAP is opened by.
+    // Firecracker opens a TAP by name.
     const refusal = await host.refusal('startWithWrongTap', failed, POLICY);
     expect(refusal.code).toBe('vmm_command_failed');
     expect(taps()).toEqual([]);

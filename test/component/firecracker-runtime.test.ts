@@ -338,7 +338,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   });
 
   it.each(['before', 'after'] as const)(
-    'start: cancelled %s its API answers, leaves nothing',
+    'start: cancelled %s its API answers, nothing is left',
     async (when) => {
       const made = await open();
       const before = held().children;

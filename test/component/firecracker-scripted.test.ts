@@ -55,7 +55,7 @@ function lapsingAt(call: string, text = ''): Clock {
   return { ...systemClock, after };
 }
 
-/** Enough for a busy machine. */
+/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 
 async function makeDriver(
@@ -84,7 +84,7 @@ function stub(mode: string, version: string): string {
 /** The requests that Firecracker got, without the wait for its API. */
 function asked(): [string, Record<string, unknown> | null][] {
   const path = join(dir, 'record');
-  // What follows the last end of a line is still being written.
+  // The text after the last line end is still being written.
   const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n').slice(0, -1) : [];
   return lines.map((line) => JSON.parse(line)).filter(([call]) => call !== 'GET /');
 }
@@ -130,7 +130,7 @@ describe('start', () => {
     const clock = what === 'hang' ? lapsingAt('PUT /vsock') : systemClock;
     await failsToStart(await makeDriver(`${what}@PUT /vsock`, '1.16.1', { clock }), expected);
   });
-  it('start: names a launcher that is not installed, and leaves nothing if one throws', async () => {
+  it('start: names a launcher that is not installed, and cleans up if one throws', async () => {
     const absent: SpawnVmm = (_argv, stdio) => spawn(join(dir, 'none'), [], { stdio: [...stdio] });
     await failsToStart(await makeDriver('good', '1.16.1', { spawn: absent }), {
       code: 'vmm_missing',
@@ -145,7 +145,7 @@ describe('start', () => {
     await expect(driver.start(spec)).rejects.toMatchObject({ code: 'vmm_start_failed' });
     await expect.poll(held, PATIENT).toEqual(before);
   });
-  it('start: leaves nothing if cancelled while Firecracker hangs', async () => {
+  it('start: cleans up if cancelled while Firecracker hangs', async () => {
     const driver = await makeDriver('hang@PUT /actions');
     const spec = bench.spec();
     const before = held();
@@ -305,7 +305,7 @@ describe('a running VM', () => {
     expect((await vm.counters()).sum('vsock', 'tx_bytes_count')).toBe(20);
     expect((await vm.counters()).sum('vsock', 'tx_bytes_count')).toBe(40);
   });
-  it('counters: those that do not come', async () => {
+  it('counters: missing counters', async () => {
     const clock = lapsingAt('PUT /actions', 'FlushMetrics');
     const vm = (await running('quiet', '1.16.1', clock)) as FirecrackerVm;
     await expect(vm.counters()).rejects.toMatchObject({ code: 'vmm_timeout' });

@@ -20,7 +20,7 @@ import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
-/** Enough for a busy machine. */
+/** Timeout that suits a busy machine. */
 const PATIENT = { timeout: 120_000 };
 const ROUNDS = 20;
 
@@ -191,7 +191,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
         for (let generation = 1; generation <= 3; generation += 1) {
           const plain = own.spec();
           const memoryFd = own.memory(plain, spec.memoryFd);
-          // Like the file of a sandbox.
+          // Named like the file of a sandbox.
           sealShrink(memoryFd);
           const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
           const vm = await own.start(clone);

@@ -246,7 +246,7 @@ describe('python', () => {
     expect(await process.exit).toMatchObject({ exitCode: null, signal: null, timedOut: false });
   });
 
-  it('scripts directory: a script that wrote nothing leaves nothing', async () => {
+  it('scripts directory: removed after a script that wrote nothing', async () => {
     await run({ script: { code: 'pass', name: 'a.py' } });
     const got = await run({
       script: { code: 'import os; print(len(os.listdir("..")))', name: 'b.py' },

@@ -268,7 +268,7 @@ describe('second hello', () => {
 describe('unplug, all connections end at once', () => {
   const descriptors = (): number => readdirSync(`/proc/${agent.child.pid}/fd`).length;
 
-  it('operations interrupted in request, answer or content leave nothing behind', async () => {
+  it('operations interrupted in request, answer or content: nothing is left', async () => {
     const { guest } = agent;
     await guest.stats();
     await sleep(1500);

@@ -113,7 +113,7 @@ describe('POST /otlp/v1/traces of a guest', () => {
       expect(answer.status).toBe(200);
       rejected += rejectedOf(answer.body);
     }
-    // Its initial share, and the part refilled meanwhile.
+    // The initial budget, and what was refilled meanwhile.
     expect(rejected).toBeLessThan(9010);
     expect(rejected).toBeGreaterThan(5000);
   });

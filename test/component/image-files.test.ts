@@ -118,7 +118,7 @@ describe('createOverlay', () => {
     expect(await readFile(target, 'utf8')).toBe('mine');
   });
 
-  it('refuses a size too small for a filesystem, and leaves nothing', async () => {
+  it('refuses a size too small for a filesystem, and leaves no file', async () => {
     const dir = await temporaryDirectory();
     for (const size of [0, -1, 1.5, 4096]) {
       await expect(formatOverlay(join(dir, 'disk'), size)).rejects.toMatchObject({
@@ -130,7 +130,7 @@ describe('createOverlay', () => {
 });
 
 describe('prepareOverlayTemplate', () => {
-  it('is made once, identical everywhere, and made again when changed', async () => {
+  it('is made once, identical on every host, and made again when changed', async () => {
     const dir = await temporaryDirectory();
     const path = await prepareOverlayTemplate(dir);
     const made = await stat(path);

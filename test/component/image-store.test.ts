@@ -24,7 +24,7 @@ describe('prepareArtifact', () => {
     expect(done.map((event) => event.kind === 'done' && event.cached)).toEqual([false, true]);
   });
 
-  it('leaves nothing behind when a build fails, and builds the next time', async () => {
+  it('a failed build is cleaned up, and the next one succeeds', async () => {
     const context = await testContext();
     let fail = true;
     const recipe = tinyRecipe('x', {

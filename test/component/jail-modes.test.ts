@@ -70,7 +70,7 @@ describe('confine', () => {
     return JSON.parse(execFileSync('unshare', run, { encoding: 'utf8' }));
   };
   const NO_PIDS = 'no limit of pids: no control group of it can be made here';
-  cgroupV1.it('confine: a gap is told once under auto; what limits there are stay', () => {
+  cgroupV1.it('confine: auto reports a gap once and keeps the other limits', () => {
     expect(without('pids', 'auto')).toEqual({
       description: expect.stringMatching(/limits of .*memory/),
       gaps: [NO_PIDS],

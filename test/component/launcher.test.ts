@@ -20,7 +20,7 @@ beforeEach(async () => {
   for (const main of ['src/cli/main.ts', 'tools/test/main.ts']) {
     await writeFile(join(dir, main), `console.log('${main}', ...process.argv.slice(2));\n`);
   }
-  // What `run` needs is there, what tests need is not.
+  // The packages that `run` needs are installed, those of the tests are not.
   await writeFile(join(dir, 'node_modules/.package-lock.json'), '');
   await utimes(join(dir, 'package-lock.json'), 1, 1);
   await symlink(process.execPath, join(dir, 'bin/node'));

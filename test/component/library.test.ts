@@ -56,7 +56,7 @@ describe('Sandbox in a daemon', () => {
     await expect(sandbox.connect(1)).rejects.toBeInstanceOf(CodedError);
   });
 
-  it('forward: a port of the guest at one of this machine, until the sandbox ends', async () => {
+  it('forward: maps a local port to a port of the guest until the sandbox ends', async () => {
     const server = createServer((socket) => void socket.end('hi'));
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
@@ -85,7 +85,7 @@ describe('Sandbox in a daemon', () => {
     expect(await taken.exit).toMatchObject({ exitCode: 0 });
   });
 
-  it('a signal kills the program and rejects', async () => {
+  it('signal: an abort kills the program and rejects', async () => {
     const sandbox = await Sandbox.create();
     const aborter = new AbortController();
     const onStdout = (): void => aborter.abort();
@@ -124,7 +124,7 @@ describe('Sandbox in a daemon', () => {
     expect((await sandbox.info()).diskLimits).toEqual({ opsPerSecond: 100 });
   });
 
-  it('list and connect: by metadata and id; the handle is as good', async () => {
+  it('list and connect: find by metadata and ID; the handle works like the first', async () => {
     const sandbox = await Sandbox.create({ metadata: { user: '42' } });
     await Sandbox.create({ metadata: { user: '43' } });
     const list = await Sandbox.list({ metadata: { user: '42' } });
@@ -134,7 +134,7 @@ describe('Sandbox in a daemon', () => {
     await expect(Sandbox.connect('z'.repeat(20))).rejects.toMatchObject({ code: 'not_found' });
   });
 
-  it('kill: idempotent; all else says that it is gone', async () => {
+  it('kill: idempotent; other calls report that the sandbox has ended', async () => {
     const sandbox = await Sandbox.create();
     const other = await Sandbox.connect(sandbox.id);
     const { ended } = other;
@@ -147,13 +147,13 @@ describe('Sandbox in a daemon', () => {
     expect(await sandbox.ended).toMatchObject({ cause: 'stopped' });
   });
 
-  it('ended: also for one that ended before anybody asked', async () => {
+  it('ended: resolves even if the sandbox ended before the call', async () => {
     const sandbox = await Sandbox.create();
     await daemon.control.remove(sandbox.id);
     expect(await sandbox.ended).toMatchObject({ cause: 'stopped' });
   });
 
-  it('await using ends it', async () => {
+  it('await using: ends the sandbox', async () => {
     {
       await using sandbox = await Sandbox.create();
       await sandbox.exec(['true']);
@@ -161,7 +161,7 @@ describe('Sandbox in a daemon', () => {
     expect(await Sandbox.list()).toEqual([]);
   });
 
-  it('a URL names a daemon; the key is that of the environment', async () => {
+  it('url: selects the daemon; the key comes from the environment', async () => {
     const { NEUROVISOR_URL: url = '', NEUROVISOR_API_KEY: key } = await daemon.listenOnPort();
     process.env['NEUROVISOR_API_KEY'] = key;
     const sandbox = await Sandbox.create({ daemon: url as `http://${string}` });
@@ -172,7 +172,7 @@ describe('Sandbox in a daemon', () => {
     });
   });
 
-  it('a bad option is refused with its name', async () => {
+  it('an invalid option is refused with its name', async () => {
     await expect(Sandbox.create({ cpus: 4096 })).rejects.toMatchObject({
       code: 'spec_invalid',
       message: expect.stringContaining('cpus'),

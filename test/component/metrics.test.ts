@@ -99,7 +99,7 @@ describe('GET /metrics', () => {
     expect((await open.scrape({ host: 'evil.example' })).status).toBe(403);
   });
 
-  it('every metric has a sample, and buckets that ascend', async () => {
+  it('every metric has a sample, and its buckets ascend', async () => {
     for (const { name, type, samples } of await families()) {
       expect(samples, name).not.toHaveLength(0);
       if (type !== 'histogram') continue;
@@ -113,7 +113,7 @@ describe('GET /metrics', () => {
     }
   });
 
-  it('starts, ends, tokens, traffic: what has happened', async () => {
+  it('starts, ends, tokens, traffic: match the events', async () => {
     expect(await counted('neurovisor_vm_boot_seconds_count', { origin: 'boot' })).toBe(1);
     expect(await counted('neurovisor_vm_acquire_seconds_count', { origin: 'pool' })).toBe(1);
     expect(await counted('neurovisor_sandboxes', { status: 'running' })).toBe(2);
@@ -131,7 +131,7 @@ describe('GET /metrics', () => {
     expect(await counted('neurovisor_network_refused_packets_total')).toBe(5);
   });
 
-  it('channel traffic of a sandbox that has ended stays counted', async () => {
+  it('channel traffic of an ended sandbox stays counted', async () => {
     const { id } = await world.host.control.create({ boot: true });
     const before = await counted('neurovisor_channel_bytes_total');
     for (let n = 0; n < 5; n += 1) world.host.carry(id);
@@ -155,7 +155,7 @@ describe('GET /metrics', () => {
     expect(await counted('neurovisor_sandboxes', { status: 'running' })).toBe(2);
   });
 
-  it('names of models and routes that a guest or client invents become no series', async () => {
+  it('unknown models and routes in requests create no series', async () => {
     const { server, upstream } = world;
     const before = (await families()).flatMap(({ samples }) => samples).length;
     upstream.answer((_, response) => sendJson(response, 404, { error: 'no such model' }));
@@ -225,7 +225,7 @@ function rowOf({ name, type, unit, labels, help }: Metric): string {
 }
 
 describe('neurovisor_ignored_errors_total', () => {
-  it('an error that is ignored shows by its code', async () => {
+  it('an ignored error is counted by its code', async () => {
     const before = await counted('neurovisor_ignored_errors_total', { code: 'EIO' });
     ignore(Object.assign(new Error('i/o error'), { code: 'EIO' }), 'a test');
     expect(await counted('neurovisor_ignored_errors_total', { code: 'EIO' })).toBe(before + 1);
@@ -242,7 +242,7 @@ describe('docs/metrics.md', () => {
 });
 
 describe('deploy/grafana/neurovisor.json', () => {
-  it('each name and label of each expression is in a live /metrics', async () => {
+  it('each name and label in each expression exists in a live /metrics', async () => {
     const dashboard: unknown = JSON.parse(
       readFileSync(join(ROOT, 'deploy/grafana/neurovisor.json'), 'utf8'),
     );
@@ -260,12 +260,12 @@ describe('deploy/grafana/neurovisor.json', () => {
     }
   });
 
-  it('every metric is in it', () => {
+  it('the dashboard uses every metric', () => {
     const text = readFileSync(join(ROOT, 'deploy/grafana/neurovisor.json'), 'utf8');
     for (const { name } of world.metrics.registry.list()) expect(text).toContain(name);
   });
 
-  it('canaries: a wrong name, label or bracket is found', () => {
+  it('canaries: the check finds a wrong name, label or bracket', () => {
     expect(namesIn('sum by (a, b) (rate(x_total{c="d"}[5m])) / y')).toEqual([
       { name: 'x_total', labels: ['c', 'a', 'b'] },
       { name: 'y', labels: ['a', 'b'] },

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/nft-without-descriptors.ts');
 
-/** In a network namespace of its own. @throws when the process ends with anything but 0 */
+/** Runs the code in its own network namespace. @throws if the process exits nonzero */
 async function ask(when: 'warm' | 'cold'): Promise<unknown> {
   const limited = ['--net', 'prlimit', '--nofile=200', process.execPath, FIXTURE, when];
   const { stdout } = await promisify(execFile)('unshare', limited);

@@ -67,7 +67,7 @@ async function upstream(answer: Answer) {
       for (const reply of answer(read(bytes.subarray(2)), 'tcp')) {
         const length = Buffer.alloc(2);
         length.writeUInt16BE(reply.length);
-        // In pieces, as TCP may.
+        // Sent in pieces, as TCP may deliver it.
         for (const byte of Buffer.concat([length, reply])) socket.write(Buffer.of(byte));
       }
     });
@@ -102,7 +102,7 @@ async function world(answer: Answer, options: Partial<DnsServerOptions> = {}) {
   return { asked: up.asked, pins, names, server, port, resolver };
 }
 
-/** One datagram there, one back. */
+/** Sends one datagram and returns the answer. */
 function exchange(port: number, bytes: Uint8Array): Promise<Uint8Array> {
   const socket = createSocket('udp4');
   undo.push(() => socket.close());

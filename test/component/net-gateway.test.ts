@@ -74,7 +74,7 @@ describe('Gateway: TLS', () => {
     const made = await tlsWorld();
     for (const fragmentBytes of [0x4000, 40]) {
       const bytes = records(helloMessage({ serverName: 'a.example' }), fragmentBytes);
-      // Not a hello that a server would like, but it gets there whole: the server answers with an alert of its own.
+      // An unacceptable hello that arrives whole: the server answers with its own alert.
       const reply = await talk(
         made.port,
         [...bytes].map((byte) => Buffer.of(byte)),
@@ -123,7 +123,7 @@ describe('Gateway: TLS', () => {
         end = Buffer.concat(received).toString('hex');
         socket.end();
       });
-      // Not before the hello was there: a server that begins with an alert asks for no second hello.
+      // Sent only after the hello: a server that begins with an alert requests no second hello.
       socket.once('data', () => socket.write(Buffer.of(21)));
     });
     made.internet.set(`${ADDRESS}:443`, await listen(server));

@@ -13,7 +13,7 @@ import type { PacketPin } from '../../src/net/nftables/ruleset.ts';
 import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import type { EgressPolicy } from '../../src/net/policy/policy.ts';
 
-/** Of loopback: host and guest in one. */
+/** A loopback address, for both host and guest. */
 const HERE = '127.53.0.1';
 const DATABASE = parsePolicy({ mode: 'allowlist', allow: ['db.example:5432'] });
 const undo: (() => unknown)[] = [];

@@ -74,7 +74,7 @@ const DEFAULT = ['HTTP', 'TLS', 'another port', 'DNS of another resolver', 'a na
 );
 
 describe('prove egress --endpoint', () => {
-  it('holds for sandboxes behind our network, and leaves none of them', async () => {
+  it('holds for sandboxes behind our network, and no sandbox is left', async () => {
     const { command, made, left } = await suite({ without: [], isCommand: true });
     expect(command).toMatchObject({ status: 0, stderr: '' });
     const [proof] = JSON.parse(command?.stdout ?? '[]') as Proof[];

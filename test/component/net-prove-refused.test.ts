@@ -25,7 +25,7 @@ const guest = (run: (argv: readonly string[]) => Promise<CommandResult>): Endpoi
   end: async () => undefined,
 });
 
-/** What the probes ask for, answered without trying it. */
+/** A guest that answers the probes without running them. */
 const pretend = (answer: (probe: Probe) => Partial<ProbeOutcome>): EndpointGuest =>
   guest(async (argv) => {
     const [, list = ''] = /decode\("[^"]*"\)\)' (\S+) /.exec(argv.at(-1) ?? '') ?? [];

@@ -52,7 +52,7 @@ describe('prove', () => {
         'open: a frame of UDP to 169.254.169.254 port 9999, past the guest’s kernel',
       ]),
     );
-    // What names alone decide is not the packet filter's.
+    // Cases decided by name alone do not depend on the packet filter.
     expect(what.filter((each) => each.startsWith('open: the name'))).toEqual([]);
   });
 

@@ -164,7 +164,7 @@ async function httpsWorld(
     } else response.end(`hello ${request.method}\n`);
   };
   const server = createServer(identity, answer);
-  // What ends is ended by the gateway.
+  // The server closes no idle connection, so that each close is the gateway's.
   server.keepAliveTimeout = 0;
   server.on('upgrade', (request, socket) => {
     seen.push(`upgrade ${request.url}`);

@@ -1,4 +1,4 @@
-/** What a WebSocket client makes of messages that secrets were taken out of. */
+/** WebSocket messages with redacted secrets, as a WebSocket client reads them. */
 import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 import { afterEach, expect, it } from 'vitest';

@@ -170,7 +170,7 @@ describe('secrets: other hosts', () => {
     const { made, client, heard, uses } = await secretWorld();
     made.policy = listPolicy({ isOpen: true });
     made.destination = { address: ATTACKER, port: 443 };
-    // The certificate is the server's own: nobody has looked into it.
+    // The certificate is the server's own: the connection is not decrypted.
     const { code } = await client('https://c.example/', ...KEY);
     expect(code).not.toBe(0);
     const { out } = await client('https://c.example/', ...KEY, '-k');

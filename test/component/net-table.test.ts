@@ -1,4 +1,4 @@
-/** The shared table against the kernel, where a part of it is refused, lost or somebody else's. */
+/** The shared table against the kernel: parts that are refused, lost or owned by another program. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -104,7 +104,7 @@ describe('HostTable: a table changed by another program', () => {
     await table.add(input);
     expect((await ruleset()).split('\n').sort()).toEqual(before.split('\n').sort());
   });
-  it('repair: leaves nothing of a sandbox that is removed meanwhile', async () => {
+  it('repair: does not restore a sandbox that is removed meanwhile', async () => {
     const empty = await ruleset();
     const one = installedRules(LISTED);
     ours = [one];

@@ -35,7 +35,7 @@ beforeEach(() => {
 });
 afterEach(() => host.kill());
 
-/** Its PATH is empty, so that no other command is found. */
+/** A host whose PATH is empty, so that no command is found. */
 const settings = (more: object) => ({ dir, compiler: '/usr/bin/clang', ...more });
 const open = (more: object = {}) => host.do('open', settings(more));
 const read = () => host.do<TapLatency>('read');
@@ -92,7 +92,7 @@ describe('LatencyProbes', () => {
     await guest({ sequence: 85, acknowledge: 5001, bytes: 10 });
     await guest({ sequence: 95, acknowledge: 5001, bytes: 10, flags: FLAGS.fin });
     await peer({ sequence: 5001, acknowledge: 106 });
-    // Once more, which answers nothing that is still awaited.
+    // A repeated acknowledgment, which matches no pending segment.
     await peer({ sequence: 5001, acknowledge: 106 });
     expect((await read()).paths).toMatchObject({
       peer: { started: 4, answered: 3, unanswered: 1 },
@@ -268,7 +268,7 @@ describe('LatencyProbes', () => {
     expect(seen.paths.peer.started).toBeGreaterThan(10);
   });
 
-  it('leaves nothing after the end of its process', async () => {
+  it('the end of its process removes all programs', async () => {
     await host.do('fds');
     const observer = host.beside();
     await observer.do('open', settings({}));
@@ -352,12 +352,12 @@ describe('LatencyProbes', () => {
       expect(await read()).toMatchObject({ framesOut: 1, paths: { peer: { answered: 1 } } });
       await host.do('unwatch');
       expect(filters()).toEqual(['', '']);
-      // Not made by the probes.
+      // A foreign clsact, which the probes did not create.
       expect(withClsact()).toBe(true);
     });
   });
 
-  it('taken, full, no_link: refuses what it cannot watch, and leaves nothing', async () => {
+  it('taken, full, no_link: refuses what it cannot watch, and nothing is left', async () => {
     await open({ tapsMax: 2 });
     await host.do('watch');
     const before = await host.do('fds');

@@ -74,7 +74,7 @@ describe('objectOf', () => {
     }
   });
 
-  it('other sources make another object; a compile error leaves nothing', async () => {
+  it('changed sources make a new object; a compile error leaves no file', async () => {
     const sourceDir = join(dir, 'other');
     cpSync(BPF, sourceDir, { recursive: true });
     const kept = join(dir, 'kept');

@@ -31,7 +31,7 @@ describe('prove xdp', () => {
     expect(proof?.tried.filter(({ what }) => what.startsWith('control'))).toHaveLength(2);
   });
 
-  it('without a compiler it is unavailable, says why, and does not hold', async () => {
+  it('without a compiler: unavailable with a reason, and does not hold', async () => {
     // Everything but clang.
     const few = mkdtempSync(join(dir, 'few-'));
     for (const name of ['unshare', 'nft', 'dirname', 'readlink', 'uname', 'sha256sum', 'cat'])

@@ -142,7 +142,6 @@ describe('Tracepoints', () => {
     expect(all.counts(sandbox)).toMatchObject({ execs: 60, exits: 61 });
     expect(told.length).toBeGreaterThan(0);
     expect(told.length + all.loss().events).toBe(121);
-    // It works afterwards.
     told = [];
     const next = shell('exit 0');
     all.watch(sandbox, next.child.pid ?? 0);
@@ -151,7 +150,7 @@ describe('Tracepoints', () => {
     expect(kinds(sandbox)).toEqual(['exit']);
   });
 
-  it('counts processes beyond its room, and refuses a sandbox too many', async () => {
+  it('counts processes beyond its capacity, and refuses sandboxes beyond the limit', async () => {
     const all = await open({ processesMax: 1 });
     const sandbox = newSandboxId();
     const parent = shell('/bin/true; /bin/true; exit 0');
@@ -181,7 +180,7 @@ describe('Tracepoints', () => {
     expect(all.counts(sandbox)).toBeUndefined();
   });
 
-  it('takes more sandboxes in sequence than it has room for at once', async () => {
+  it('watches more sandboxes in sequence than fit at once', async () => {
     const all = await open();
     const each = newSandboxId();
     for (let number = 0; number < 5000; number += 1) {

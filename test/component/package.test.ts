@@ -43,7 +43,7 @@ const typeErrors = async (code: string): Promise<string> => {
   );
 };
 
-// In a copy: the compiled files of this checkout may be in use.
+// Packs a copy: the compiled files of this checkout may be in use.
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-package-'));
   const clone = join(dir, 'clone');
@@ -59,7 +59,7 @@ beforeAll(async () => {
   await mkdir(installed, { recursive: true });
   const [tarball = ''] = globSync('*.tgz', { cwd: dir });
   await run('tar', ['-xzf', join(dir, tarball), '-C', installed, '--strip-components=1']);
-  // In the place of what npm would fetch.
+  // Replaces what npm would fetch.
   await symlink(modules, join(installed, 'node_modules'));
   await symlink(join(modules, '@types'), join(app, 'node_modules/@types'));
   await writeFile(join(app, 'package.json'), JSON.stringify({ type: 'module' }));
@@ -128,7 +128,7 @@ describe('npm package', () => {
         /join\(import\.meta\.dirname, '(.+?)'|new URL\('(.+?)', import\.meta\.url\)/g,
       );
       for (const [, joined, url] of paths) named.push(join(dirname(path), joined ?? url ?? ''));
-      // One that is named in another way would be looked for as TypeScript.
+      // A module named in any other way would be looked up as TypeScript.
       expect(text.replace(/(?:modulePath|new Actor)\('.*?'/g, ''), path).not.toMatch(
         /new URL\('[^']*\.ts'|dirname, '[^']*\.ts'|filename\)/,
       );

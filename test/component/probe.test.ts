@@ -32,7 +32,7 @@ describe('probeAccelerator', () => {
     const second = await probeAccelerator({ cacheDir: dir });
     expect(second.accelerator).toBe(first.accelerator);
     expect(second.details.kvm).toEqual(first.details.kvm);
-    // Where the device can't be opened nothing is measured, so nothing is cached.
+    // Without access to the device nothing is measured, so nothing is cached.
     expect(second.details.cached).toBe(first.details.kvm.steps.length > 0);
   });
 
@@ -49,7 +49,7 @@ describe('probeAccelerator', () => {
     expect(existsSync(cache())).toBe(false);
   });
 
-  it('probeAccelerator: a device that is missing is not cached', async () => {
+  it('probeAccelerator: does not cache a missing device', async () => {
     const verdict = await probe([], { kvmDevice: join(dir, 'no-kvm') });
     expect(verdict.reason).toContain('does not exist');
     expect(existsSync(cache())).toBe(false);

@@ -41,7 +41,7 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   const jails = (): string[] => readdirSync(join(home, 'run/jail/firecracker'));
 
   it(
-    'proveSeccomp: each thread is refused every way out, and none without a jail',
+    'proveSeccomp: every escape is refused on each thread, and none without a jail',
     PATIENT,
     async () => {
       const some = /^(execve|fork|clone3|ptrace|socket|io_uring|by the number)/;
@@ -88,7 +88,7 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     ['caps', proveCaps],
     ['cgroup', proveCgroup],
     ['image', proveImageWithoutLinux],
-  ] as const)('%s holds, with its controls, and leaves nothing', PATIENT, async (name, prove) => {
+  ] as const)('%s holds, with its controls, and nothing is left', PATIENT, async (name, prove) => {
     const proof = await prove(context());
     expect(failed(proof)).toEqual([]);
     expect(proof).toMatchObject({ name, holds: true });

@@ -1,4 +1,4 @@
-/** `prove` leaves nothing when it is interrupted. */
+/** Cleanup when `prove` is interrupted. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
@@ -37,7 +37,7 @@ it('an actor whose parent is gone exits silently', async () => {
     stderr += bytes.toString();
   });
   child.stdout.destroy();
-  // Its input stays open: only its answer shows that the parent is gone.
+  // Its input stays open: only a failed answer shows that the parent is gone.
   child.stdin.on('error', () => undefined);
   child.stdin.write(`${JSON.stringify({ action: 'never', values: {} })}\n`);
   const [status] = await once(child, 'close');

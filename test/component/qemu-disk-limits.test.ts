@@ -8,10 +8,10 @@ import { limitDisks } from '../../src/vmm/qemu/disk-limits.ts';
 import { StandingQemu } from '../support/standing-qemu.ts';
 
 const TRIES_MAX = 50;
-/** Of timers: what QEMU takes for the end of a wait. */
+/** QEMU's timers may end a wait this early, as a fraction of the wait. */
 const EARLY = 0.95;
 
-/** At least, in a bucket of a tenth of a second; the first request may go into debt. */
+/** Minimum time with a bucket of a tenth of a second; the first request may overdraw it. */
 const leastMs = (requests: number, each: number, perSecond: number): number =>
   EARLY * 1000 * (((requests - 1) * each) / perSecond - 0.1);
 

@@ -104,7 +104,7 @@ describe('start', () => {
     const clock: Clock = { ...systemClock, after: (ms, run) => systemClock.after(ms / 10, run) };
     await failsToStart(await makeDriver('hangs', { clock }), { code: 'vmm_timeout' });
   });
-  it('start: a refused command is told in the words of QEMU', async () => {
+  it('start: a refused command is reported with the message of QEMU', async () => {
     await failsToStart(await makeDriver('refuses'), {
       code: 'vmm_command_failed',
       message: 'QEMU refused "device_add"',
@@ -123,7 +123,7 @@ describe('start', () => {
       ofChild(spawn(join(dir, 'no-jail'), [], { stdio: [...stdio] }));
     await failsToStart(await makeDriver('chatty', { launch }), { code: 'vmm_missing' });
   });
-  it('start: leaves nothing if cancelled while QEMU hangs', async () => {
+  it('start: cleans up if cancelled while QEMU hangs', async () => {
     const driver = await makeDriver('silent');
     await withBench(driver, async (bench) => {
       const spec = bench.spec();

@@ -25,7 +25,7 @@ it('warmSparseThreads: a process does not end while a thread is loading, which w
   expect({ status, stdout }).toEqual({ status: 0, stdout: 'true,0' });
 });
 
-it('warmSparseThreads: a process that has nothing more to do ends, whether it copied or not', async () => {
+it('warmSparseThreads: idle threads do not keep a process alive, with or without a copy', async () => {
   const module = JSON.stringify(join(ROOT, 'src/sys/sparse-threads.ts'));
   const work = `import(${module}).then(async ({ warmSparseThreads, digestSparse }) => {
     warmSparseThreads();
@@ -37,7 +37,7 @@ it('warmSparseThreads: a process that has nothing more to do ends, whether it co
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     await once(child.stdout, 'data');
-    // It ends at once, or never.
+    // The process ends at once or hangs forever.
     const giveUp = setTimeout(() => child.kill('SIGKILL'), 10_000);
     const [status] = await once(child, 'exit');
     clearTimeout(giveUp);

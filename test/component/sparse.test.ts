@@ -19,7 +19,7 @@ const ALLOCATED_SLACK_BYTES = 256 * 1024;
 let disk = '';
 let memory = '';
 let source = '';
-/** What `source` holds, and how many bytes of it are not holes. */
+/** Content of `source`, and its number of bytes outside holes. */
 let content = Buffer.alloc(0);
 
 beforeAll(async () => {
@@ -65,14 +65,14 @@ describe.each([
     expect(bytes).toBeLessThan(mebibytes * 1024 * 1024 + ALLOCATED_SLACK_BYTES);
   });
 
-  it('refuses a target that is there, and leaves it alone', async () => {
+  it('refuses an existing target, and does not change it', async () => {
     const target = join(disk, `${name}-taken`);
     await writeFile(target, 'mine');
     await expect(copy(source, target)).rejects.toMatchObject({ code: 'EEXIST' });
     expect(await readFile(target, 'utf8')).toBe('mine');
   });
 
-  it('leaves nothing when the source is not there', async () => {
+  it('a missing source: no target is left', async () => {
     const target = join(disk, `${name}-none`);
     await expect(copy(join(disk, 'none'), target)).rejects.toMatchObject({ code: 'ENOENT' });
     expect(existsSync(target)).toBe(false);
@@ -80,7 +80,7 @@ describe.each([
 });
 
 describe('copyDataBetween', () => {
-  it('copies no further than it is told, though the file has grown', async () => {
+  it('copies no more than the requested bytes of a file that has grown', async () => {
     const path = join(memory, 'grown');
     const bytes = 10 * 1024 * 1024;
     await using from = await open(source, 'r');
@@ -90,7 +90,7 @@ describe('copyDataBetween', () => {
     expect((await readFile(path)).equals(content.subarray(0, bytes))).toBe(true);
   });
 
-  it('tells of a file that has shrunk', async () => {
+  it('reports a file that has shrunk', async () => {
     const paths = [join(disk, 'shrinks'), join(memory, 'shrunk')] as const;
     await writeFile(paths[0], Buffer.alloc(64 * PAGE, 1));
     await using from = await open(paths[0], 'r+');
@@ -104,7 +104,7 @@ describe('copyDataBetween', () => {
 });
 
 describe('digestSparse', () => {
-  it('is the same wherever the holes are, and another for each flipped or moved byte', async () => {
+  it('is independent of holes, and differs for each flipped or moved byte', async () => {
     const same = join(memory, 'same');
     await writeFile(same, content);
     const digest = await digestSparse(source);

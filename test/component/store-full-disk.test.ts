@@ -10,7 +10,7 @@ import { temporaryDir } from '../support/store.ts';
 const UNSHARE = ['--mount', '--propagation', 'private'];
 
 requiresRoot().it(
-  'store: a full disk is disk_full, leaves nothing, and can be cleared',
+  'store: a full disk is disk_full, leaves no file, and can be cleared',
   async () => {
     const dir = dirname(await temporaryDir());
     await mkdir(dir, { recursive: true });

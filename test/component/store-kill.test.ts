@@ -44,7 +44,7 @@ async function killedChurn(dir: string): Promise<string[]> {
 }
 
 it(
-  'store: kill -9 at any moment loses no finished snapshot and leaves nothing',
+  'store: kill -9 at any moment loses no finished snapshot and leaves no partial one',
   TIMEOUT,
   async () => {
     const dir = await temporaryDir();

@@ -20,7 +20,7 @@ const RUNS = 40;
 const NAMES = ['red', 'green', 'blue'];
 
 interface Model {
-  /** In the order in which they were taken. */
+  /** Oldest first. */
   readonly snapshots: { id: string; seed: number; name: string | null; pauses: string | null }[];
   readonly sandboxes: Map<string, SandboxRow>;
   /** Seeds of the snapshots that are held open. */

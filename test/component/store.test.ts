@@ -211,7 +211,7 @@ describe('sandboxes', () => {
     expect(await store.sandboxes.list('running')).toEqual([running]);
   });
 
-  it('log: written and removed with the row, read by itself', async () => {
+  it('log: written and removed with the row, read separately', async () => {
     const { dir, store } = await temporaryStore();
     const end = { cause: 'guest-panic', detail: 'why', atMs: 1, evidence: { signal: null } };
     const log = { console: Buffer.from('a\0\ufffd'), vmm: Buffer.from('of QEMU') };
@@ -318,7 +318,7 @@ describe('snapshots', () => {
     await lock.close();
   });
 
-  it('commit: refuses a taken name and leaves nothing; the first stays', async () => {
+  it('commit: refuses a taken name and cleans up; the first snapshot stays', async () => {
     const { dir, store } = await temporaryStore();
     const first = await takeSnapshot(store, 1, { name: 'mine' });
     await expect(takeSnapshot(store, 2, { name: 'mine' })).rejects.toMatchObject({
@@ -359,7 +359,7 @@ describe('snapshots', () => {
     expect(await readdir(join(dir, 'staging', own[0] ?? ''))).toEqual([]);
   });
 
-  it('discard: idempotent; leaves nothing', async () => {
+  it('discard: idempotent; no file is left', async () => {
     const { dir, store } = await temporaryStore();
     const staging = await store.snapshots.stage();
     await staging.write((paths) => writeSnapshot(paths, 1));

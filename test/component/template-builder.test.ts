@@ -190,9 +190,12 @@ describe('buildTemplate', () => {
     ...{ limitBytes: 7e7, some: 40, full: 10 },
   };
   it.each<[string, readonly GuestEvent[]]>([
-    ['kills what imports', [{ type: 'oom', oomKills: 1, detail: 'python3', victim: null }]],
-    ['slows it down again and again', Array.from({ length: 6 }, () => PRESSURE)],
-  ])('a guest that %s has too little memory, and that is told at once', async (_what, told) => {
+    [
+      'kills the importing process',
+      [{ type: 'oom', oomKills: 1, detail: 'python3', victim: null }],
+    ],
+    ['has repeated memory pressure', Array.from({ length: 6 }, () => PRESSURE)],
+  ])('a guest that %s has too little memory, and the build fails at once', async (_what, told) => {
     await expect(build(null, told).built).rejects.toMatchObject({
       code: 'template_failed',
       cause: '128 MiB of memory is too little for its modules: json',

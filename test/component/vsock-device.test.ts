@@ -177,7 +177,7 @@ describe('guests', () => {
     expect(await made.device.stats()).toMatchObject({ connectionsRefused: 2, protocolErrors: 0 });
   });
 
-  it('10 000 connections in sequence and 50 at once leave nothing (S8)', async () => {
+  it('10 000 connections in sequence and 50 at once: nothing is left (S8)', async () => {
     const made = await attach();
     const guest = await boot(made);
     let accepted = 0;
@@ -367,7 +367,7 @@ describe('the VMM', () => {
     ['claims more memory than its file has', (f) => f.shareMemory(2 ** 30), /of a file of/],
     ['starts a ring outside memory', (f) => f.startRings([0, 0]), /outside memory/],
     ['sends an unknown request', (f) => f.tell(200), /request 200: unknown/],
-  ])('that %s loses its device; others go on', async (_name, offend, detail) => {
+  ])('that %s loses its device; other devices keep working', async (_name, offend, detail) => {
     const good = await attach();
     const guest = await boot(good);
     guest.guest.listening.add(5000);
@@ -418,7 +418,7 @@ describe('the VMM', () => {
   });
 
   it.each([
-    // Its pages would be charged to this process, as many as a taken-over VMM names.
+    // Its pages are charged to this process, as many as a compromised VMM claims.
     ['a sealed sparse file', () => sealedMemFd(0)],
     // Touching it where no huge page is free is SIGBUS, the end of this process.
     ['a sealed file of huge pages', () => sealedMemFd(MFD_HUGETLB)],

@@ -63,7 +63,7 @@ async function orphan(vmmPid: number | null): Promise<string> {
 }
 
 describe('workspace', () => {
-  it('makeWorkspace: private directory, removed with all that is in it', async () => {
+  it('makeWorkspace: private directory, removed with its contents', async () => {
     const workspace = await makeWorkspace(runDir, newSandboxId());
     expect((await stat(workspace.dir)).mode & 0o777).toBe(0o700);
     await writeFile(workspace.overlayPath, 'x');
@@ -105,7 +105,7 @@ describe('workspace', () => {
     await vmm.end();
   });
 
-  it('reclaim: a directory without a readable owner goes when it is no longer young', async () => {
+  it('reclaim: removes an old directory without a readable owner', async () => {
     const young = newSandboxId();
     await mkdir(join(runDir, young));
     expect(await reclaim(runDir, silentLog)).toBe(0);
@@ -114,7 +114,7 @@ describe('workspace', () => {
     expect(await readdir(runDir)).toEqual([young]);
   });
 
-  it('reclaim: touches nothing that has another name', async () => {
+  it('reclaim: ignores files with other names', async () => {
     await mkdir(join(runDir, 'something-else'));
     await utimes(join(runDir, 'something-else'), 0, 0);
     expect(await reclaim(runDir, silentLog)).toBe(0);
@@ -168,7 +168,7 @@ describe('a run directory in the temporary directory', () => {
     await expect(openDaemonIfRunning(home.config)).rejects.toMatchObject(UNSAFE);
   });
 
-  it('clients never connect to the socket of whoever prepared it', async () => {
+  it('clients never connect to a socket prepared by another user', async () => {
     await using home = longHome();
     await mkdir(home.runDir);
     await chmod(home.runDir, 0o777);
