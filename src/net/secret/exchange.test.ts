@@ -59,7 +59,7 @@ class World {
 }
 
 describe('SecretExchange: requests', () => {
-  it('puts a secret into values of fields, Basic credentials and the query, and asks for plain answers', () => {
+  it('puts a secret into header values, Basic credentials and the query, and requests uncompressed answers', () => {
     const basic = (secret: string): string => Buffer.from(`me:${secret}`).toString('base64');
     const world = new World().guest(
       crlf(
@@ -81,7 +81,7 @@ describe('SecretExchange: requests', () => {
     );
     expect(world.filled).toEqual(['API_KEY']);
   });
-  it('a request without a placeholder: its own fields stay, and it asks for all of a plain answer too', () => {
+  it('a request without a placeholder: keeps its fields, and also requests a whole uncompressed answer', () => {
     const own = get('X: y', 'Authorization: Bearer of-the-guest');
     const more = ['Accept-Encoding: gzip', 'TE: trailers', 'HTTP2-Settings: AAMAAABk'];
     const parts = ['Range: bytes=0-11', 'If-Range: "x"', 'Request-Range: bytes=0-11'];
@@ -90,11 +90,11 @@ describe('SecretExchange: requests', () => {
       own.replace(/\r\n$/, 'Accept-Encoding: identity\r\n\r\n'),
     );
   });
-  it('never puts one into what says how long a request is, or for whom', () => {
+  it('never puts a secret into the length or destination fields of a request', () => {
     const field = `Connection: ${PLACEHOLDER}`;
     expect(new World().guest(get(field)).sent('to_upstream')).toContain(field);
   });
-  it('never puts one into a path, a body or a trailer', () => {
+  it('never puts a secret into a path, a body or a trailer', () => {
     const text =
       crlf(`POST /${PLACEHOLDER} HTTP/1.1`, 'Host: a.example', 'Transfer-Encoding: chunked') +
       `1e\r\n${PLACEHOLDER}\r\n0\r\nX: ${PLACEHOLDER}\r\n\r\n`;
@@ -103,7 +103,7 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_upstream')).toBe(sent);
     expect(world.filled).toEqual([]);
   });
-  it('passes the placeholder of a secret of another host as it is, and says so', () => {
+  it('passes the placeholder of another host’s secret unchanged, and reports it', () => {
     const world = new World().guest(get(`X-Api-Key: ${OTHER_PLACEHOLDER}`));
     expect(world.sent('to_upstream')).toContain(OTHER_PLACEHOLDER);
     expect(world.sent('to_upstream')).not.toContain(OTHER_TOKEN);
@@ -142,7 +142,7 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_upstream').replace(/^GET [\s\S]*websocket[\s\S]*$/, '')).toBe('');
     expect(world.outputs.at(-1)?.kind === 'close').toBe(reason !== 'early');
   });
-  it('a body that is refused is answered once earlier requests are, for its own request never will be', () => {
+  it('a refused body is answered after earlier requests, instead of its own request', () => {
     const chunked = crlf('POST /y HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked');
     const cut = `${chunked}1\r\na\r\n0\r\nX-Original-URL: /admin\r\n\r\n`;
     const alone = new World().guest(cut);
@@ -155,7 +155,7 @@ describe('SecretExchange: requests', () => {
     expect(world.outputs.at(-1)).toEqual({ kind: 'close' });
     expect(world.sent('to_upstream')).not.toContain('X-Original');
   });
-  it('a second request that is refused is answered after the first, and is the last', () => {
+  it('a refused second request is answered after the first, and is the last', () => {
     const world = new World().guest(
       get(BEARER) + crlf('GET / HTTP/1.1', 'Host: b.example', BEARER) + get(BEARER),
     );
@@ -184,15 +184,18 @@ describe('SecretExchange: answers', () => {
   ];
   const told = `you said ${spellings.join(', ')}`;
 
-  it.each(steps)('turns a secret back in head and body, %i bytes at a time', (step) => {
-    const text = `${OK}X-Seen: Bearer ${TOKEN}\r\nContent-Length: ${told.length}\r\n\r\n${told}`;
-    const seen = asked().upstream(text, step).sent('to_guest');
-    expect(seen).toHaveLength(text.length);
-    expect(seen).toContain(`X-Seen: Bearer ${PLACEHOLDER}\r\n`);
-    expect(seen).toContain(`you said ${PLACEHOLDER}, ${PLACEHOLDER}`);
-    expect(seen).not.toContain('sk-live');
-  });
-  it.each(steps)('also where it lies across chunks, %i bytes at a time', (step) => {
+  it.each(steps)(
+    'replaces a secret by its placeholder in head and body, %i bytes at a time',
+    (step) => {
+      const text = `${OK}X-Seen: Bearer ${TOKEN}\r\nContent-Length: ${told.length}\r\n\r\n${told}`;
+      const seen = asked().upstream(text, step).sent('to_guest');
+      expect(seen).toHaveLength(text.length);
+      expect(seen).toContain(`X-Seen: Bearer ${PLACEHOLDER}\r\n`);
+      expect(seen).toContain(`you said ${PLACEHOLDER}, ${PLACEHOLDER}`);
+      expect(seen).not.toContain('sk-live');
+    },
+  );
+  it.each(steps)('replaces a secret that spans chunks, %i bytes at a time', (step) => {
     const chunks = [told.slice(0, 12), told.slice(12, 20), told.slice(20)];
     const body = chunks.map((one) => `${one.length.toString(16)};x=y\r\n${one}\r\n`).join('');
     const text = `${OK}Transfer-Encoding: chunked\r\n\r\n${body}0\r\nX: ${TOKEN}\r\n\r\n`;
@@ -202,14 +205,14 @@ describe('SecretExchange: answers', () => {
     expect(data).toContain(`you said ${PLACEHOLDER},`);
     expect(seen.replaceAll('\r\n', '')).not.toMatch(/sk-|live/);
   });
-  it('also in a body that ends with the connection', () => {
+  it('replaces a secret in a body that ends with the connection', () => {
     const world = asked()
       .upstream(`${OK}\r\n${TOKEN}${TOKEN.slice(0, 9)}`)
       .end();
     expect(world.sent('to_guest')).toBe(`${OK}\r\n${PLACEHOLDER}${TOKEN.slice(0, 9)}`);
     expect(world.outputs.at(-1)?.kind).toBe('close');
   });
-  it('also of Basic credentials as they were sent', () => {
+  it('replaces Basic credentials in the form that was sent', () => {
     const before = Buffer.from(`me:${PLACEHOLDER}`).toString('base64');
     const after = Buffer.from(`me:${TOKEN}`).toString('base64');
     const world = new World().guest(get(`Authorization: Basic ${before}`));
@@ -217,11 +220,11 @@ describe('SecretExchange: answers', () => {
     world.upstream(`${OK}Content-Length: ${after.length}\r\n\r\n${after}`);
     expect(world.sent('to_guest')).toMatch(new RegExp(`\r\n\r\n${before}$`));
   });
-  it('also of one that an earlier connection brought there', () => {
+  it('replaces a secret that only an earlier connection sent', () => {
     const seen = new World().guest(get()).upstream(`${OK}Content-Length: 30\r\n\r\n${TOKEN}`);
     expect(seen.sent('to_guest')).toContain(PLACEHOLDER);
   });
-  it('chunks are cut alike for a right and a wrong guess of how a secret begins', () => {
+  it('cuts chunks alike for a right and a wrong guess of the beginning of a secret', () => {
     const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`;
     const sizes = (guess: string): number[] => {
       const body = ['hello ', guess, ' bye', guess].map(chunk).join('');
@@ -241,7 +244,7 @@ describe('SecretExchange: answers', () => {
       [...TOKEN].map((one) => `%${one.charCodeAt(0).toString(16)}`).join(''),
     ],
     ['in base64 of a longer text', Buffer.from(`{"k":"${TOKEN}"}`).toString('base64')],
-  ])('a secret %s is not told', (_, spelled) => {
+  ])('replaces a secret %s', (_, spelled) => {
     const length = `Content-Length: ${spelled.length}\r\n\r\n`;
     const seen = new World().guest(get()).upstream(`${OK}${length}${spelled}`).sent('to_guest');
     const body = seen.slice(seen.indexOf('\r\n\r\n') + 4);
@@ -249,7 +252,7 @@ describe('SecretExchange: answers', () => {
     expect(body + Buffer.from(body, 'base64').toString('latin1')).toContain(PLACEHOLDER);
     expect(Buffer.from(body, 'base64').toString('latin1')).not.toContain(TOKEN);
   });
-  it('no connection has finds of its own: what a guest sends makes the search no dearer', () => {
+  it('connections add no patterns: a guest’s requests do not make the search more expensive', () => {
     expect(matcherOf(SECRETS, 'a.example')).toBe(matcherOf(SECRETS, 'a.example'));
     const before = matcherOf(SECRETS, 'a.example').patterns.length;
     for (let at = 0; at < 100; at += 1) {
@@ -259,18 +262,18 @@ describe('SecretExchange: answers', () => {
     }
     expect(matcherOf(SECRETS, 'a.example').patterns).toHaveLength(before);
   });
-  it('also of Basic credentials that another connection sent', () => {
+  it('replaces Basic credentials that another connection sent', () => {
     const sent = Buffer.from(`somebody:${TOKEN}`).toString('base64');
     const text = `${OK}Content-Length: ${sent.length}\r\n\r\n${sent}`;
     const known = Buffer.from(`somebody:${PLACEHOLDER}`).toString('base64');
     expect(new World().guest(get()).upstream(text).sent('to_guest').endsWith(known)).toBe(true);
   });
-  it('delays nothing that ends with a line', () => {
+  it('does not delay complete lines', () => {
     const event = 'data: {"x":1}\n\n';
     const world = asked().upstream(`${OK}Content-Type: text/event-stream\r\n\r\n${event}`);
     expect(world.sent('to_guest')).toContain(event);
   });
-  it('a compressed answer is not passed on, also to a request without a secret', () => {
+  it('refuses a compressed answer, also to a request without a secret', () => {
     const body = gzipSync(TOKEN);
     const head = `${OK}Content-Encoding: gzip\r\nContent-Length: ${body.length}\r\n\r\n`;
     const world = asked().upstream(Buffer.concat([Buffer.from(head), body]));
@@ -300,7 +303,7 @@ describe('SecretExchange: answers', () => {
     expect(world.reasons).toEqual([reason]);
     expect(world.outputs.at(-1)?.kind).toBe('close');
   });
-  it('interim answers, HEAD and 304 do not confuse what follows', () => {
+  it('interim answers, HEAD and 304 keep later answers in step', () => {
     const world = new World().guest(
       crlf('HEAD / HTTP/1.1', 'Host: a.example', BEARER) + get(BEARER) + get(BEARER),
     );
@@ -322,7 +325,7 @@ describe('SecretExchange: another protocol', () => {
   const frame = (first: number, text: string): string =>
     `${String.fromCharCode(first, text.length)}${text}`;
 
-  it('goes on in both directions, and is searched still', () => {
+  it('continues in both directions, and is still searched', () => {
     const world = new World().guest(ask);
     expect(world.exchange.isOpen).toBe(false);
     world.upstream(`${agree}${frame(0x81, TOKEN)}`, 3);
@@ -341,7 +344,7 @@ describe('SecretExchange: another protocol', () => {
     expect(payloadOf(seen)).toBe(`ping|x ${PLACEHOLDER} y|`);
     expect(world.reasons).toEqual([]);
   });
-  it('a message is not held back beyond its end, whatever it is', () => {
+  it('holds no message back beyond its end, whatever its content', () => {
     const texts = ['{"x":1}', TOKEN.slice(0, 9), 'x'.repeat(120)];
     for (const text of texts) {
       const world = new World().guest(ask).upstream(agree);
@@ -349,7 +352,7 @@ describe('SecretExchange: another protocol', () => {
       expect(world.sent('to_guest')).toBe(`${agree}${frame(0x81, text)}`);
     }
   });
-  it('a long message, in frames of each length', () => {
+  it('passes a long message unchanged, in frames of each length', () => {
     for (const length of [125, 126, 65_535, 65_536, 100_000]) {
       const head = Buffer.alloc(10);
       head.writeUInt16BE(0x82_7f);
@@ -360,33 +363,36 @@ describe('SecretExchange: another protocol', () => {
     }
   });
   it.each([
-    ['reserved bits, as of compression', frame(0xc1, 'x')],
+    ['reserved bits, as compression sets', frame(0xc1, 'x')],
     ['a masked frame', '\x81\x81\x00\x00\x00\x00x'],
     ['a continuation of nothing', frame(0x80, 'x')],
     ['a message within another', `${frame(0x01, 'x')}${frame(0x01, 'x')}`],
     ['a control frame in fragments', frame(0x09, 'x')],
-    ['a control frame that is long', `\x89\x7e\x00\xff${'x'.repeat(255)}`],
+    ['a long control frame', `\x89\x7e\x00\xff${'x'.repeat(255)}`],
     ['an unknown kind', frame(0x83, 'x')],
-    ['more than there can be', `\x82\x7f${'\xff'.repeat(8)}`],
+    ['a length over the maximum', `\x82\x7f${'\xff'.repeat(8)}`],
   ])('ends with %s', (_, bytes) => {
     const world = new World().guest(ask).upstream(`${agree}${bytes}`);
     expect(world.reasons).toEqual(['response_malformed']);
     expect(world.outputs.at(-1)?.kind).toBe('close');
   });
-  it.each(['Upgrade: h2c\r\n', 'Upgrade: websocket, h2c\r\n', ''])('only to it: %j', (field) => {
-    const world = new World().guest(ask);
-    world.upstream(`HTTP/1.1 101 Switching Protocols\r\n${field}\r\nx`);
-    expect(world.reasons).toEqual(['response_malformed']);
-    expect(world.sent('to_guest')).toBe('');
-  });
-  it('not taken: HTTP goes on, and each request is judged', () => {
+  it.each(['Upgrade: h2c\r\n', 'Upgrade: websocket, h2c\r\n', ''])(
+    'refuses a switch to a protocol that was not requested: %j',
+    (field) => {
+      const world = new World().guest(ask);
+      world.upstream(`HTTP/1.1 101 Switching Protocols\r\n${field}\r\nx`);
+      expect(world.reasons).toEqual(['response_malformed']);
+      expect(world.sent('to_guest')).toBe('');
+    },
+  );
+  it('without an upgrade, HTTP continues and each request is checked', () => {
     const world = new World().guest(ask).upstream(`${OK}Content-Length: 0\r\n\r\n`);
     world.guest(crlf('GET / HTTP/1.1', 'Host: b.example', BEARER));
     expect(world.reasons).toEqual(['host_not_sni']);
   });
 });
 
-/** Of all messages, control frames first as they come; `|` between them. */
+/** The payloads of all messages, separated by `|`; a control frame precedes the message that it interrupts. */
 function payloadOf(frames: string): string {
   const bytes = Buffer.from(frames, 'latin1');
   const done: string[] = [];
