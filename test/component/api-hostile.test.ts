@@ -211,7 +211,7 @@ describe('event stream', () => {
     for (let change = 0; change < 200; change += 1) await api.control.update(id, { metadata });
     const events = await text(socket);
     expect(events.endsWith('event: overflow\ndata: {}\n\n\r\n0\r\n\r\n')).toBe(true);
-    // Plus what the kernel had buffered.
+    // Plus the bytes that the kernel had buffered.
     expect(events.length).toBeLessThan(3 * 1024 * 1024);
   });
 });

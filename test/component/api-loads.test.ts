@@ -1,4 +1,4 @@
-/** `GET /v1/loads`: what sandboxes of a real control plane use and have said of their memory. */
+/** `GET /v1/loads`: usage and memory events of sandboxes of a real control plane. */
 import { expect, it } from 'vitest';
 import type { SandboxLoads } from '../../src/sandbox/plane/load.ts';
 import { METRICS_KEY, openMetricsWorld } from '../support/metrics-world.ts';

@@ -1,4 +1,4 @@
-/** No sandbox learns through the upstream's prompt cache what another has asked. */
+/** No sandbox can infer prompts of another from the upstream's prompt cache. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -37,7 +37,7 @@ const chat = (more: object = {}) => ({
 
 type Ask = (path: string, body: object) => Promise<Answered>;
 
-/** Two sandboxes at one upstream. */
+/** Two sandboxes with the same upstream. */
 async function neighbors(upstream: () => Promise<UpstreamTarget>): Promise<[Ask, Ask]> {
   fixture = await bridgeFixture({ upstream });
   const socketPath = join(fixture.dir, 'w_1025');

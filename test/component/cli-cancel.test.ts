@@ -1,4 +1,4 @@
-/** Ctrl-C on commands whose work is the daemon's and may take minutes: they end, and say what that means. */
+/** Ctrl-C on commands that wait for the daemon: they end, and report the effect on the work. */
 import { expect, it } from 'vitest';
 import type { Cli } from '../../src/cli/cli.ts';
 import { poolSet } from '../../src/cli/commands/host.ts';

@@ -47,7 +47,7 @@ async function makeTree(dir: string): Promise<void> {
   await chmod(join(dir, 'sub'), 0o500);
 }
 
-/** Name → what it is, with mode and content; for comparing. */
+/** Name → type, mode and content, for comparison. */
 async function treeOf(dir: string): Promise<Record<string, string>> {
   const tree: Record<string, string> = {};
   for (const name of await readdir(dir, { recursive: true })) {
@@ -200,7 +200,7 @@ describe('cp from a hostile guest', () => {
   });
   const directory = (name: string): FileEntry => entry(name, { type: 'directory', mode: 0o755 });
 
-  /** `lists`: what the guest says is in each of its directories. */
+  /** @param lists entries that the guest reports for each of its directories */
   const guestWith = (root: FileEntry, lists: Record<string, FileEntry[]>): Guest => {
     const files = {
       stat: async () => root,
@@ -253,7 +253,7 @@ describe('cp from a hostile guest', () => {
       code: 'in_the_way',
     });
     expect(await readdir(join(here, 'outside'))).toEqual([]);
-    // The slash says that the directory behind it is meant.
+    // The slash selects the directory behind the link.
     await out(guest, join(here, 'out/'));
     expect(await readdir(join(here, 'outside'))).toEqual(['src']);
   });

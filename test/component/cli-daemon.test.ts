@@ -1,4 +1,4 @@
-/** `neurovisor` as a process, on a daemon at its socket: words, streams, exit status. */
+/** `neurovisor` as a process, on a daemon at its socket: arguments, streams, exit status. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -248,7 +248,7 @@ describe('run with a daemon', () => {
     expect(program).toBeDefined();
     process.kill(run.pid, 'SIGKILL');
     await run.result;
-    // The program ends at once: its connection does.
+    // The program ends at once, with its connection.
     const left = async () => (await (await daemon.control.guest(id)).processes()).length;
     await expect.poll(left).toBe(0);
     await daemon.control.remove(id);
@@ -268,7 +268,7 @@ describe('run with a daemon', () => {
   });
 });
 
-/** Status of the command, output of its reader. @param reader e.g. `| head -1` */
+/** Runs a command. @param reader e.g. `| head -1` @returns status of the command, output of the reader */
 async function pipedInto(reader: string, args: readonly string[], env: FakeDaemon['env']) {
   const line = `"$@" ${reader}; exit "\${PIPESTATUS[0]}"`;
   const child = spawn('bash', ['-c', line, 'bash', join(ROOT, 'neurovisor'), ...args], {

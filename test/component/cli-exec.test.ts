@@ -320,7 +320,7 @@ except KeyboardInterrupt:
   });
 });
 
-/** The agent that a program of it runs under. */
+/** The agent under which a program runs. */
 async function agentOf(pid: number): Promise<number> {
   const { readFile } = await import('node:fs/promises');
   const parentOf = async (child: number): Promise<number> =>

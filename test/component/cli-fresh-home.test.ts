@@ -1,4 +1,4 @@
-/** `neurovisor` with a home in which nothing is set up: what needs no VM does not begin to set one up. */
+/** `neurovisor` with an empty home: commands that need no VM start no set-up. */
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ import { type CliResult, cli } from '../support/cli.ts';
 let home: string;
 beforeEach(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-fresh-'));
-  // A set-up fails at it, instead of building for minutes.
+  // A set-up fails here at once, instead of building for minutes.
   await mkdir(join(home, 'cache'));
   await writeFile(join(home, 'cache/kernel'), '');
 });

@@ -1,4 +1,4 @@
-/** `neurovisor events`, `logs`, `inspect`, in this process: what they print, and that a guest steers no terminal. */
+/** `neurovisor events`, `logs`, `inspect`, in this process: output, without control characters of the guest. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { events, inspect, inspectText, logs } from '../../src/cli/commands/history.ts';
 import { list } from '../../src/cli/commands/sandboxes.ts';

@@ -7,7 +7,7 @@ import { ROOT } from '../support/cli.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/host-network.ts');
-/** A network and a /run of its own. */
+/** A namespace with its own network and /run. */
 const OWN = ['unshare', '-n', '-m', 'sh', '-c', 'mount -t tmpfs none /run && exec "$@"', 'sh'];
 
 let owner: NamespacedProcess;
@@ -19,7 +19,7 @@ afterEach(() => owner.kill());
 
 const neurovisor = (...args: string[]) => neurovisorAs([], ...args);
 
-/** @param before what the command is given to, e.g. `setpriv` with options */
+/** @param before a wrapper for the command, e.g. `setpriv` with options */
 function neurovisorAs(
   before: readonly string[],
   ...args: string[]

@@ -1,4 +1,4 @@
-/** The commands on sandboxes as a whole, in this process: what they do and what they print. */
+/** Commands on whole sandboxes, in this process: effects and output. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';

@@ -88,7 +88,7 @@ describe('seccomp', () => {
     const calls = JSON.parse(stdout).cat.filter.map(({ syscall }: { syscall: string }) => syscall);
     expect(calls).toEqual(expect.arrayContaining(['execve', 'read', 'write', 'exit_group']));
     expect(calls).not.toContain('socket');
-    // The last program is not the one that is meant.
+    // The last program is not the requested one.
     const both = ['sh', '-c', `cat ${QEMU} >&2; ls / >&2; sleep 0`];
     const named = await run('learn', '--thread', 'cat', '--program', 'cat', '--', ...both);
     const ofCat = JSON.parse(named.stdout).cat.filter.map(

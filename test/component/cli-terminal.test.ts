@@ -1,4 +1,4 @@
-/** `shell` and `exec -t` on a real pseudo-terminal: keys as they are, the size, the terminal restored. */
+/** `shell` and `exec -t` on a real pseudo-terminal: raw keys, size, restored terminal. */
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -20,7 +20,7 @@ afterAll(async () => {
 const onDaemon = (...words: string[]) =>
   onTerminal([process.execPath, join(ROOT, 'src/cli/main.ts'), ...words], daemon.env);
 
-/** The one child of a process. */
+/** The only child of a process. */
 async function childOf(pid: number): Promise<number> {
   const tasks = await readdir(`/proc/${pid}/task`);
   const lists = tasks.map((task) => readFile(`/proc/${pid}/task/${task}/children`, 'utf8'));

@@ -31,7 +31,7 @@ const topOn = (env = daemon.env, ...words: string[]) =>
 const ESC = '\x1b';
 const LEFT = '\x1b[?25h\x1b[?1049l';
 
-/** The one child of a process. */
+/** The only child of a process. */
 async function childOf(pid: number): Promise<number> {
   const tasks = await readdir(`/proc/${pid}/task`);
   const lists = tasks.map((task) => readFile(`/proc/${pid}/task/${task}/children`, 'utf8'));

@@ -8,7 +8,7 @@ import { type CliResult, cli } from '../support/cli.ts';
 let home: string;
 beforeAll(async () => {
   home = await mkdtemp(join(tmpdir(), 'nv-words-'));
-  // A set-up fails at it, instead of building for minutes.
+  // A set-up fails here at once, instead of building for minutes.
   await mkdir(join(home, 'cache'));
   await writeFile(join(home, 'cache/kernel'), '');
 });

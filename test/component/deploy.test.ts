@@ -1,4 +1,4 @@
-/** `deploy/`: what can be known of it without containers. */
+/** `deploy/`: checks that need no containers. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';

@@ -1,4 +1,4 @@
-/** The processor that llama.cpp can load here, asked in a child process. */
+/** The processor that llama.cpp can load here, detected in a child process. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

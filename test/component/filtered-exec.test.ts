@@ -1,4 +1,4 @@
-/** The program that filters itself and becomes another one, under the real kernel. */
+/** The launcher that installs a filter and executes a program, under the real kernel. */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

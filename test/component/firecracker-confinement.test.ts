@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { writeLauncher } from '../../src/runtime/firecracker-filters.ts';
 import { ROOT } from '../support/cli.ts';
 
-/** Starts a program and looks at it; the last word of what it prints is the cause of a refusal, or `confined`. */
+/** Starts a program and checks it; the last word of the output is the cause of a refusal, or `confined`. */
 const LOOK = `
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

@@ -127,7 +127,7 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
       await send(id, guest, METADATA, { text: 'metadata' });
       await send(id, guest, ALLOWED, { text: 'address', from: '10.201.0.77' });
       await send(id, guest, ALLOWED, { text: 'mac', fromMac: 'aa:fc:00:00:00:99' });
-      // One behind the other on the same way.
+      // Datagrams keep their order, so the earlier ones were dropped once this one arrives.
       await expectReached(id, guest, 'last');
       for (const text of ['other', 'metadata', 'address', 'mac']) expect(arrived(text)).toBe(false);
       const traffic = await host.do<Traffic>('traffic', id);

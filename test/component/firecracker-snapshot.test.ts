@@ -191,7 +191,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
         for (let generation = 1; generation <= 3; generation += 1) {
           const plain = own.spec();
           const memoryFd = own.memory(plain, spec.memoryFd);
-          // Named like the file of a sandbox.
+          // Sealed like the memory file of a sandbox.
           sealShrink(memoryFd);
           const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
           const vm = await own.start(clone);

@@ -1,4 +1,4 @@
-/** The content store: an artifact is complete and unaltered, or it is built. */
+/** The content store: returns only complete, unaltered artifacts, or builds them. */
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

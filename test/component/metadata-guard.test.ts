@@ -1,4 +1,4 @@
-/** The drop in front of the packet filter, as the kernel does it, on a host that has no packet filter. */
+/** The XDP drop of metadata traffic in the kernel, on a host without a packet filter. */
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FRAMES } from '../support/metadata-frames.ts';

@@ -1,4 +1,4 @@
-/** `/metrics` of a host whose every part is real but the VMs: names, labels, bounds, the dashboard, the docs. */
+/** `/metrics` of a host where only the VMs are fake: names, labels, bounds, the dashboard, the docs. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -20,7 +20,7 @@ import { expressions, namesIn } from '../support/promql.ts';
 
 let world: MetricsWorld;
 
-/** Something of everything, so that each metric has a sample. */
+/** Activity of every kind, so that each metric has a sample. */
 async function live(): Promise<void> {
   const { host, upstream } = world;
   await host.control.setPool({ min: 1, max: 1 });

@@ -48,7 +48,7 @@ const lowered = (query: DnsQuery): DnsQuery => ({
   wire: Uint8Array.from(query.wire, (byte) => (byte > 64 && byte < 91 ? byte + 32 : byte)),
 });
 
-/** An upstream on both transports; it remembers what it was asked. */
+/** An upstream on both transports that records its queries. */
 async function upstream(answer: Answer) {
   const asked: string[] = [];
   const read = (bytes: Uint8Array): DnsQuery => {
@@ -72,7 +72,7 @@ async function upstream(answer: Answer) {
       }
     });
   });
-  // TCP chooses the port: connections that go out use up its numbers, and hardly those of UDP.
+  // TCP chooses the port: outgoing connections use up TCP ports, but hardly UDP ports.
   await once(tcp.listen(0, HOST), 'listening');
   const { port } = tcp.address() as AddressInfo;
   udp.bind(port, HOST);
@@ -214,7 +214,7 @@ describe('DnsServer', () => {
         records(lowered(query), forged),
       ];
     });
-    // A name of many letters: that all of them are lower by chance would take a thousand years.
+    // A long name: all letters in lower case by chance is practically impossible.
     const name = 'a-name-with-so-many-letters-that-it-is-never-spelled-all-small.w.example';
     expect(await resolver.resolve4(name)).toEqual(['192.0.2.1']);
   });
@@ -229,7 +229,7 @@ describe('DnsServer', () => {
     expect(none.names.inFlight).toBe(0);
   });
   it('asks the next upstream if one is unreachable, and fails if all are', async () => {
-    // A socket that was not made for broadcasts may not be connected to it: refused at once, as without a route.
+    // Without SO_BROADCAST, a connect to the broadcast address is refused at once, as without a route.
     const unreachable = { address: '255.255.255.255', port: 53 };
     const good = await upstream((query) => [records(query, '192.0.2.1')]);
     const both = await world(() => [], { upstreams: [unreachable, good.at] });
@@ -318,7 +318,7 @@ describe('DnsServer', () => {
   });
 });
 
-/** All messages at once, then what comes back until as many replies or the end. */
+/** Sends all messages at once. @returns what arrives until as many replies or the end */
 function tcpExchange(port: number, messages: readonly Uint8Array[]): Promise<Uint8Array[]> {
   const socket = connect(port, HOST);
   undo.push(() => socket.destroy());

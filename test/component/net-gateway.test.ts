@@ -107,7 +107,7 @@ describe('Gateway: TLS', () => {
       [other, 'second_hello'],
     ] as const) {
       made.events.length = 0;
-      // Pipelined: the second hello is there before the server has asked for it.
+      // Pipelined: the second hello arrives before the server has requested it.
       await talk(made.port, [Buffer.concat([got, Buffer.of(20, 3, 3, 0, 1, 1), second])], true);
       expect(made.reasons().at(-1)).toBe(reason);
     }
@@ -214,7 +214,7 @@ describe('Gateway: limits', () => {
     const socket = connect({ host: HOST, port: made.port });
     socket.pause();
     socket.write(GET_ALL);
-    // Stable for a while: everybody waits for everybody.
+    // Stable for a while: each side waits for the other.
     let last = -1;
     const isStable = (): boolean => {
       const is = produced > 0 && produced === last;

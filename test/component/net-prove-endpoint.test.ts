@@ -1,4 +1,4 @@
-/** The egress suite against another endpoint: it holds where our network is the wall, and not where a wall is taken out. */
+/** The egress suite against another endpoint: it holds behind our network, and fails without one of its walls. */
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';

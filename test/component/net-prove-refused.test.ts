@@ -1,4 +1,4 @@
-/** The egress suite where it can't be tried, and where only a sandbox's own word is there. */
+/** The egress suite where it cannot run, and where only the sandbox itself reports. */
 import { describe, expect, it } from 'vitest';
 import type { Probe, ProbeOutcome } from '../../src/prove/endpoint/probe.ts';
 import type { Proof } from '../../src/prove/proof.ts';
@@ -12,7 +12,7 @@ import {
 
 const API_KEY = 'e2b_00';
 const ENV = { E2B_API_KEY: API_KEY, E2B_DEBUG: '', E2B_SANDBOX_URL: '', E2B_DOMAIN: '' };
-/** `localhost` is what is denied: its address is known everywhere. */
+/** Denies `localhost`, which resolves everywhere. */
 const NAMES = ['--allow-name', 'allowed.example', '--deny-name', 'localhost'];
 const NOTHING = new Uint8Array();
 

@@ -1,4 +1,4 @@
-/** The proofs hold, and would not if the packet filter let guests through. */
+/** The proofs hold, and fail if the packet filter lets guests through. */
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';

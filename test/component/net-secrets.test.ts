@@ -31,7 +31,7 @@ const KEY = ['-H', `X-Api-Key: ${PLACEHOLDER}`];
 const ATTACKER = '203.0.113.9';
 
 type Answer = (request: IncomingMessage, response: ServerResponse) => void;
-/** Tells back what it has heard, in two pieces. */
+/** Echoes the request in two pieces. */
 const reflect: Answer = (request, response) => {
   const heard = `${request.method} ${request.url} ${JSON.stringify(request.headers)}`;
   const at = heard.indexOf('sk-live') + 5;

@@ -1,4 +1,4 @@
-/** Latency of a guest's packets, as the kernel measures it, on a host of our own. */
+/** Latency of a guest's packets, as the kernel measures it, in a namespace of the test. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -85,10 +85,10 @@ describe('LatencyProbes', () => {
     const peer = (segment: Segment) => fromPeer(tcp(back, { ports, ...segment }));
     await guest({ sequence: 0xffff_fff0, flags: FLAGS.syn });
     await peer({ sequence: 5000, acknowledge: 0xffff_fff1, flags: FLAGS.syn });
-    // Over the end of the sequence numbers; 5001 acknowledges the SYN.
+    // Sequence numbers wrap around; 5001 acknowledges the SYN.
     await guest({ sequence: 0xffff_fff1, acknowledge: 5001, bytes: 100 });
     await peer({ sequence: 5001, acknowledge: 85 });
-    // Two, answered by one.
+    // Two segments with one acknowledgment.
     await guest({ sequence: 85, acknowledge: 5001, bytes: 10 });
     await guest({ sequence: 95, acknowledge: 5001, bytes: 10, flags: FLAGS.fin });
     await peer({ sequence: 5001, acknowledge: 106 });
@@ -129,7 +129,7 @@ describe('LatencyProbes', () => {
     });
   });
 
-  /** @returns how long it took at most, ms, seen from outside */
+  /** @returns an upper bound of the duration in ms, measured outside */
   const pass = async (path: Path, number: number, delayMs: number): Promise<number> => {
     const begun = systemClock.now();
     if (path === 'guest') {
@@ -264,7 +264,7 @@ describe('LatencyProbes', () => {
     const seen = await host.do<TapLatency & { verdicts: number[] }>('verdicts', settings({}), hex);
     expect(seen).toMatchObject({ ingress: 'xdp-generic', verdicts: [2], framesOut: 3000 });
     expect(seen.unreadable).toBeGreaterThan(100);
-    // Most are the same packet again.
+    // Most packets are repeats.
     expect(seen.paths.peer.started).toBeGreaterThan(10);
   });
 
@@ -339,7 +339,7 @@ describe('LatencyProbes', () => {
     });
 
     it('works beside the metadata drop, and leaves a foreign clsact in place', async () => {
-      // The TAP is there.
+      // The TAP exists.
       await host.do('fds');
       host.run('tc', 'qdisc', 'add', 'dev', 'nv-guest', 'clsact');
       await host.do('guard');
@@ -379,7 +379,7 @@ describe('LatencyProbes', () => {
     });
     await open();
     await host.do('close');
-    // The object is there now.
+    // The object is cached now.
     await open({ compiler });
     await using stack = new AsyncDisposableStack();
     const start = (prefix: readonly string[]) =>

@@ -23,7 +23,7 @@ afterEach(() => {
   for (const child of children.splice(0)) child.kill('SIGKILL');
 });
 
-/** Python that waits for its stdin, does something, says so, and waits once more. */
+/** Python that waits for stdin, runs the workload, reports the end, and waits again. */
 function python(code: string): { pid: number; work(): Promise<void>; end(): Promise<void> } {
   const script = `import os, sys, threading\nos.read(0, 1)\n${code}\nos.write(1, b'.')\nos.read(0, 1)\n`;
   const child = spawn('/usr/bin/python3', ['-ISc', script], { stdio: ['pipe', 'pipe', 'inherit'] });

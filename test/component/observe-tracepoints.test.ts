@@ -105,7 +105,7 @@ describe('Tracepoints', () => {
     using cgroup = need({ skip }, 'cgroup', makeSmallCgroup(24 * 1024 * 1024));
     const all = await open();
     const sandbox = newSandboxId();
-    // tail keeps what has no line end.
+    // tail buffers input without a line end.
     const greedy = shell('tail -n 1 /dev/zero', cgroup.dir);
     all.watch(sandbox, greedy.child.pid ?? 0);
     await greedy.run();

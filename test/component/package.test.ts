@@ -18,7 +18,7 @@ let app: string;
 let installed: string;
 let daemon: FakeDaemon;
 
-/** Files of this checkout, from the root; those that are new and not committed yet only of some folders. */
+/** Files of this checkout, from the root; uncommitted new ones only of some folders. */
 async function filesOf(...folders: readonly string[]): Promise<string[]> {
   const args = ['ls-files', ...(folders.length === 0 ? [] : ['-co', '--exclude-standard'])];
   const { stdout } = await run('git', [...args, '--', ...folders], { cwd: ROOT });

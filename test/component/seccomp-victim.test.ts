@@ -205,7 +205,7 @@ describe('a compiled filter in the kernel', () => {
       const calls = random
         .filter(({ arch }) => arch === AUDIT_ARCH.x86_64)
         .map((call) => ({ call, action: decide(filter, 'x86_64', call) }))
-        // A neighbour of a harmless call may not be made.
+        // A call next to a harmless one may not be made.
         .filter(({ call, action }) => isRefusal(action) || RESULTS.has(call.number));
       return { filter, calls };
     });

@@ -7,7 +7,7 @@ import { ROOT } from '../support/cli.ts';
 
 it('warmSparseThreads: a process does not end while a thread is loading, which would abort it', async () => {
   const module = JSON.stringify(join(ROOT, 'src/sys/sparse-threads.ts'));
-  // A thread that is slow to begin; the main one has nothing to do then.
+  // A thread that starts slowly while the main thread is idle.
   const slow = `import { isMainThread } from 'node:worker_threads';
     if (!isMainThread) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500)`;
   const work = `import(${module}).then(({ warmSparseThreads, threadsThatLoad }) => {

@@ -37,7 +37,7 @@ beforeAll(async () => {
   for (const [at, bytes] of [
     [0, PAGE],
     [3 * PAGE, 2 * PAGE],
-    // Zeros that are written, not holes.
+    // Written zeros, not holes.
     [1024 * 1024, 1024 * 1024],
     [9 * 1024 * 1024 - PAGE, 3 * 1024 * 1024 + PAGE],
     [SIZE - 100, 100],

@@ -219,7 +219,7 @@ describe('sandboxes', () => {
     expect(await store.sandboxes.log(row.id)).toBeNull();
     await store.sandboxes.put({ ...row, log });
     expect(await store.sandboxes.get(row.id)).toEqual(row);
-    // A row that is written again without it keeps it.
+    // A row written again without a log keeps its log.
     await store.sandboxes.put(row);
     const other = await temporaryStore(dir);
     expect(await other.store.sandboxes.log(row.id)).toEqual(log);
@@ -325,7 +325,7 @@ describe('snapshots', () => {
       code: 'name_taken',
       remedy: expect.any(String),
     });
-    // Two at once: the second finds the name free at first.
+    // Two commits at once: the second finds the name free at first.
     const both = await Promise.allSettled([
       takeSnapshot(store, 3, { name: 'both' }),
       takeSnapshot(store, 4, { name: 'both' }),
@@ -464,7 +464,7 @@ describe('collect', () => {
   it('concurrent with commits and removals: removes nothing needed', async () => {
     const { dir, store } = await temporaryStore();
     const other = await temporaryStore(dir);
-    // Equal content: what one removes the other commits.
+    // Equal content: one removes the files that the other commits.
     const churn = async (where: typeof store): Promise<void> => {
       for (let i = 0; i < 10; i += 1) {
         const id = await takeSnapshot(where, i % 2);

@@ -11,7 +11,7 @@ import { eventPoster, type WebhookOptions } from '../../src/runtime/webhook.ts';
 const FAILED = 'the event was not delivered; the log of the host has the cause';
 const LOCAL = { address: '127.0.0.1', family: 4 };
 
-/** A server at 127.0.0.1, and what it saw. */
+/** A server at 127.0.0.1, and its recorded requests. */
 async function listening(server: Server) {
   let connections = 0;
   const sockets = new Set<Socket>();
@@ -35,7 +35,7 @@ async function listening(server: Server) {
 
 const http = (answer: RequestListener) => listening(createHttpServer(answer));
 
-/** Posts, and returns the outcome for the caller, and what is logged. */
+/** Posts. @returns the outcome for the caller, and the log */
 async function post(url: string, options: Partial<WebhookOptions> = {}) {
   const logged: unknown[] = [];
   const log = { ...silentLog, warn: (_: string, fields?: object) => logged.push(fields) };

@@ -31,7 +31,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(runDir, { recursive: true, force: true }));
 
-/** A process that sleeps; its end is awaited by `end`. */
+/** A process that sleeps; `end` waits for its exit. */
 function sleeper() {
   const child = spawn('sleep', ['60'], { stdio: 'ignore' });
   const exited = once(child, 'exit');
@@ -105,7 +105,7 @@ describe('workspace', () => {
     await vmm.end();
   });
 
-  it('reclaim: removes an old directory without a readable owner', async () => {
+  it('reclaim: keeps a young directory without a readable owner', async () => {
     const young = newSandboxId();
     await mkdir(join(runDir, young));
     expect(await reclaim(runDir, silentLog)).toBe(0);
@@ -114,7 +114,7 @@ describe('workspace', () => {
     expect(await readdir(runDir)).toEqual([young]);
   });
 
-  it('reclaim: ignores files with other names', async () => {
+  it('reclaim: ignores entries with other names', async () => {
     await mkdir(join(runDir, 'something-else'));
     await utimes(join(runDir, 'something-else'), 0, 0);
     expect(await reclaim(runDir, silentLog)).toBe(0);
