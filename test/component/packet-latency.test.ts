@@ -70,7 +70,7 @@ describe('PacketLatency', () => {
     expect(await host.do('told')).toEqual([]);
   });
 
-  it('a missing card, or one measured by another process, is not measured, with one warning', async () => {
+  it('a missing card, or one that is already measured, is not measured; one warning', async () => {
     await host.do('daemon', cacheDir);
     await host.do('card', 'none', 'nv-none');
     expect(await host.do('told')).toEqual([]);

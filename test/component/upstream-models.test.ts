@@ -47,7 +47,7 @@ const detected = (baseUrl: string, owners: readonly number[], log = silentLog) =
     detection: { places: [{ name: 'Ollama', baseUrl }], ownersOf: async () => owners },
   });
 
-it('chooseUpstream: a detected server never gets the key, on no request', async () => {
+it('chooseUpstream: a detected server gets no key, also not on later requests', async () => {
   const server = await startMockUpstream({ models: ['first'] });
   try {
     const upstream = await detected(server.target.baseUrl ?? '', [0]);

@@ -71,7 +71,7 @@ describe('VmmSyscalls', () => {
     expect(total('read')).toBe(16);
   });
 
-  it('off or unavailable: nothing is counted, and a request for counts gets the reason', async () => {
+  it('off or unavailable: nothing is counted; if unavailable, a warning has the reason', async () => {
     const off = make({ open: null });
     off.vmms.watch(7);
     await off.vmms.start();
