@@ -41,8 +41,8 @@ describe('a sandbox whose program takes all memory', () => {
     expect(types.at(-1)).toBe('end');
     expect(await says('ls', '-a')).toContain('ended (vmm-killed)');
     const shown = await says('inspect', id);
-    expect(shown).toMatch(/ended +\d+ s ago, vmm-killed: another process sent SIGKILL/);
-    expect(shown).toMatch(/last OOM kill +\d+ s ago, guest: python/);
+    expect(shown).toMatch(/ended +\d+ (s|min.*) ago, vmm-killed: another process sent SIGKILL/);
+    expect(shown).toMatch(/last OOM kill +\d+ (s|min.*) ago, guest: python/);
     expect(await says('logs', id)).toContain('Killed process');
     const gone = await there(['exec', id, '--', 'true']).result;
     expect(gone.stderr).toContain(`sandbox ${id} has ended: vmm-killed`);
