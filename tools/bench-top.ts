@@ -26,10 +26,16 @@ const cpuMs = (): number => {
 async function serve(sandboxes: number): Promise<void> {
   const daemon = await startFakeDaemon();
   const tokens = new Counter({
-    ...{ name: 'neurovisor_tokens_generated_total', help: 'x', unit: null, labels: ['model'] },
+    name: 'neurovisor_tokens_generated_total',
+    help: 'x',
+    unit: null,
+    labels: ['model'],
   });
   const ready = new Histogram({
-    ...{ name: 'neurovisor_vm_acquire_seconds', help: 'x', unit: 'seconds', labels: ['origin'] },
+    name: 'neurovisor_vm_acquire_seconds',
+    help: 'x',
+    unit: 'seconds',
+    labels: ['origin'],
   });
   daemon.metrics.add(tokens, ready);
   for (let n = 0; n < sandboxes; n += 1) {

@@ -54,8 +54,17 @@ function makeSpec(more: Partial<VmSpec> = {}): VmSpec {
   const overlayPath = join(dir, 'overlay');
   writeFileSync(overlayPath, Buffer.alloc(65_536));
   return {
-    ...{ id: `figures${made}`, dir, cpus: 1, memoryMib: MEMORY_MIB, kernelPath, rootImagePath },
-    ...{ overlayPath, guestCid: 3, channelPath: join(dir, 'v'), console: 'log', ...more },
+    id: `figures${made}`,
+    dir,
+    cpus: 1,
+    memoryMib: MEMORY_MIB,
+    kernelPath,
+    rootImagePath,
+    overlayPath,
+    guestCid: 3,
+    channelPath: join(dir, 'v'),
+    console: 'log',
+    ...more,
   };
 }
 
@@ -197,7 +206,10 @@ const ROWS: readonly (readonly [name: string, what: string, unit: string, baseli
 ];
 
 const common = {
-  ...{ binary: firecracker, clock: systemClock, log: silentLog, allowOlder: true },
+  binary: firecracker,
+  clock: systemClock,
+  log: silentLog,
+  allowOlder: true,
   tracksDirtyPages: true,
 };
 
@@ -205,7 +217,10 @@ async function openJailed(): Promise<Jailed & { close(): Promise<void> }> {
   const home = { cacheDir: join(base, 'cache'), runDir: join(base, 'run') };
   const { driver: confined, confinement } = await makeFirecracker({
     config: { ...readConfig({}), firecracker, jailer, jail: 'enforce' },
-    ...{ home, log: silentLog, allowOlder: true, acceptsGaps: true },
+    home,
+    log: silentLog,
+    allowOlder: true,
+    acceptsGaps: true,
   });
   const baseDir = join(base, 'jails');
   mkdirSync(baseDir, { mode: 0o700 });

@@ -35,7 +35,12 @@ try {
     const report = join(scratch, `${name}.json`);
     const asked = join(imageDir, `${name}.in`);
     await runTool('python3', [
-      ...['-m', 'pip', 'install', '--dry-run', '--ignore-installed', '--no-cache-dir'],
+      '-m',
+      'pip',
+      'install',
+      '--dry-run',
+      '--ignore-installed',
+      '--no-cache-dir',
       ...options,
       ...[...wheelOptions(), '--target', scratch, '--report', report, '-r', asked],
     ]);

@@ -17,7 +17,9 @@ class SlowProbes implements Probes {
     const paths = { guest: none, peer: { ...none, answered: 7 }, forward: none };
     const counts = { framesOut: 0, framesIn: 0, unreadable: 0, mayBeIncomplete: false };
     return {
-      ...{ linkIndex: 1, ingress: 'tcx', read: () => ({ ...counts, paths }) },
+      linkIndex: 1,
+      ingress: 'tcx',
+      read: () => ({ ...counts, paths }),
       [Symbol.dispose]: () => {
         this.attached -= 1;
       },

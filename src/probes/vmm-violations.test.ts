@@ -44,7 +44,10 @@ function world(hasSource = true) {
     close: () => undefined,
   };
   const violations = new VmmViolations({
-    ...{ clock, log, vmm: 'qemu', source: hasSource ? source : null },
+    clock,
+    log,
+    vmm: 'qemu',
+    source: hasSource ? source : null,
   });
   const registry = new MetricRegistry();
   registry.add(...violations.metrics);
@@ -69,7 +72,11 @@ describe('VmmViolations', () => {
       'a VMM made a system call that its seccomp filter logged {"vmmPid":7,"syscall":"execve"}',
     ]);
     expect(await watch.settle(undefined)).toEqual({
-      ...{ count: 2, syscall: 272, name: 'unshare', address: '0x7f', action: 'logged' },
+      count: 2,
+      syscall: 272,
+      name: 'unshare',
+      address: '0x7f',
+      action: 'logged',
       atMs: clock.wall(),
     });
     // It has ended: what has its number from now on is another process.

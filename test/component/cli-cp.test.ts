@@ -195,8 +195,16 @@ describe('cp', () => {
 
 describe('cp from a hostile guest', () => {
   const entry = (name: string, more: Partial<FileEntry> = {}): FileEntry => ({
-    ...{ name, path: `/src/${name}`, type: 'file', bytes: 4, mode: 0o644 },
-    ...{ owner: 'user', group: 'user', modifiedMs: 0, symlinkTarget: null, ...more },
+    name,
+    path: `/src/${name}`,
+    type: 'file',
+    bytes: 4,
+    mode: 0o644,
+    owner: 'user',
+    group: 'user',
+    modifiedMs: 0,
+    symlinkTarget: null,
+    ...more,
   });
   const directory = (name: string): FileEntry => entry(name, { type: 'directory', mode: 0o755 });
 

@@ -204,8 +204,10 @@ describe('run with a daemon', () => {
     const code = 'import os, sys; print(sys.argv[1:], os.environ["A"]); sys.exit(7)';
     const run = there(['run', '-c', code, '-e', 'A=b', '--', '--flag']);
     expect(await run.result).toEqual({
-      ...{ status: 7, signal: null },
-      ...{ stdout: "['--flag'] b\n", stderr: '' },
+      status: 7,
+      signal: null,
+      stdout: "['--flag'] b\n",
+      stderr: '',
     });
     expect(await daemon.control.list()).toEqual([]);
   });

@@ -200,7 +200,8 @@ describe('run with a daemon', () => {
     denyOut: [],
   };
   const job = (code: string, more: Partial<RunFlags> = {}, args: string[] = []) => ({
-    ...{ script: { code, filename: '<string>' }, args },
+    script: { code, filename: '<string>' },
+    args,
     flags: { ...flags, ...more },
   });
 

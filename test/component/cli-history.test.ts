@@ -96,7 +96,9 @@ describe('logs as a command', () => {
     daemon.control.logsOf.set(id, { console: 'of the guest\n', vmm: 'of QEMU\n' });
     const { env } = daemon;
     expect(await cliOf(['logs', '--vmm', id], { env: { ...env } }).result).toMatchObject({
-      ...{ status: 0, stdout: 'of QEMU\n', stderr: '' },
+      status: 0,
+      stdout: 'of QEMU\n',
+      stderr: '',
     });
   });
 
@@ -110,7 +112,9 @@ describe('logs as a command', () => {
     vmm.push(Buffer.from('of QEMU\n'));
     await daemon.control.remove(id);
     expect(await follow.result).toMatchObject({
-      ...{ status: 0, stdout: 'boot\n[vmm] of QEMU\n', stderr: '' },
+      status: 0,
+      stdout: 'boot\n[vmm] of QEMU\n',
+      stderr: '',
     });
   });
 });
@@ -185,8 +189,13 @@ describe('inspect, ls -a', () => {
 
 describe('exitStatus', () => {
   const KILLED: ProcessExit = {
-    ...{ exitCode: null, signal: 'SIGKILL', timedOut: false, oomKilled: true, truncated: false },
-    ...{ oomVictim: { ...VICTIM, name: 'python3' }, durationMs: 1 },
+    exitCode: null,
+    signal: 'SIGKILL',
+    timedOut: false,
+    oomKilled: true,
+    truncated: false,
+    oomVictim: { ...VICTIM, name: 'python3' },
+    durationMs: 1,
   };
 
   it('reports an OOM kill with the process and its memory', () => {

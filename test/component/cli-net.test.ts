@@ -41,7 +41,9 @@ describe('net', () => {
     const limits = { bytesMax: 1000, connectionsMax: 7, destinations };
     const rules = { mode: 'allowlist', allow: ['pypi.org'], deny: ['192.0.2.1'] };
     await owner.do('lease', one, rules, {
-      ...{ limits, bytesUsed: 400, destinationBytesUsed: { 'pypi.org': 1024 } },
+      limits,
+      bytesUsed: 400,
+      destinationBytesUsed: { 'pypi.org': 1024 },
     });
     await owner.do('lease', two, { mode: 'none' });
     const listed = await neurovisor('net', 'ls', '-o', 'json');
@@ -58,11 +60,16 @@ describe('net', () => {
           limits,
           bytesLeft: 600,
           traffic: {
-            ...{ packetsOut: 0, bytesOut: 0, packetsIn: 0, bytesIn: 0, refused: {} },
+            packetsOut: 0,
+            bytesOut: 0,
+            packetsIn: 0,
+            bytesIn: 0,
+            refused: {},
             bytesUsed: 400,
           },
           gatewayUse: {
-            ...{ allowed: 0, refused: {} },
+            allowed: 0,
+            refused: {},
             destinations: [{ name: 'pypi.org', bytesMax: 2048, bytesUsed: 1024 }],
           },
         },

@@ -134,7 +134,9 @@ describe('port', () => {
     });
     const { local, report, stop, stderr } = await forwarding([`${number}`, `${counter}`]);
     const port = (guestPort: number) => ({
-      ...{ guestPort, address: '127.0.0.1', localPort: expect.any(Number) },
+      guestPort,
+      address: '127.0.0.1',
+      localPort: expect.any(Number),
     });
     expect(report).toEqual({ sandbox: id, ports: [port(number), port(counter)] });
     expect(local).not.toBe(number);
@@ -154,7 +156,9 @@ describe('port', () => {
     const [free, named] = [await freePort(), await freePort()];
     const { report } = await usually([`${free}`, `${number}:${named}`, `${number}:0`]);
     expect(report.ports.map(({ localPort }) => localPort)).toEqual([
-      ...[free, named, expect.any(Number)],
+      free,
+      named,
+      expect.any(Number),
     ]);
     expect(await outcome(client(named))).toBe('hi');
     expect(await outcome(client(named, '127.0.0.2'))).toBe('ECONNREFUSED');

@@ -16,8 +16,13 @@ beforeAll(async () => {
   daemon = await startFakeDaemon();
   ({ id } = await daemon.control.create({}));
   daemon.loads.push({
-    ...{ id, state: 'ready', memoryBytes: 500 * MIB, modelRequests: 2, tokens: 77 },
-    ...{ lastPressure: null, lastOom: null },
+    id,
+    state: 'ready',
+    memoryBytes: 500 * MIB,
+    modelRequests: 2,
+    tokens: 77,
+    lastPressure: null,
+    lastOom: null,
   });
 });
 afterAll(() => daemon[Symbol.asyncDispose]());
@@ -158,8 +163,13 @@ describe('top without a terminal', () => {
     const amount = { source: 'guest', memoryBytes: 95, limitBytes: 100 } as const;
     const atMs = Date.now();
     other.loads.push({
-      ...{ id: sandbox, state: 'ready', memoryBytes: 1, modelRequests: 0, tokens: 0 },
-      ...{ lastPressure: { type: 'near_oom', ...amount, atMs }, lastOom: null },
+      id: sandbox,
+      state: 'ready',
+      memoryBytes: 1,
+      modelRequests: 0,
+      tokens: 0,
+      lastPressure: { type: 'near_oom', ...amount, atMs },
+      lastOom: null,
     });
     other.events.push({ type: 'near_oom', ...amount, sandbox, seq: 1, atMs });
     const { stdout } = await cli(['top', '-o', 'json'], { env: { ...other.env } }).result;

@@ -38,7 +38,9 @@ describe('filteredExec', () => {
   it('the executed program gets the arguments and environment, and its status is returned', () => {
     const script = 'printf "%s|" "$0" "$@" "$GREETING"; exit 7';
     expect(run('/bin/sh', '-c', script, 'zero', 'a b', '', 'c')).toEqual({
-      ...{ status: 7, stdout: 'zero|a b||c|hello there|', stderr: '' },
+      status: 7,
+      stdout: 'zero|a b||c|hello there|',
+      stderr: '',
     });
   });
 
@@ -71,7 +73,8 @@ describe('filteredExec', () => {
     const program = Uint8Array.from(Array(16).fill(0xff));
     writeFileSync(wrong, filteredExec({ program, instructions: 2 }), { mode: 0o700 });
     expect(spawnSync(wrong, ['/bin/echo', 'started'], { encoding: 'utf8' })).toMatchObject({
-      ...{ status: LAUNCHER_ENDS.filter, stdout: '' },
+      status: LAUNCHER_ENDS.filter,
+      stdout: '',
     });
   });
 });

@@ -67,7 +67,8 @@ describe('Sandbox in a daemon', () => {
     const read = () => text(connect(forward.localPort, forward.address));
     expect(await read()).toBe('hi');
     await expect(sandbox.forward(1, { localPort: forward.localPort })).rejects.toMatchObject({
-      ...{ code: 'port_in_use', remedy: expect.any(String) },
+      code: 'port_in_use',
+      remedy: expect.any(String),
     });
     await sandbox.kill();
     await expect.poll(() => read().catch(({ code }) => code)).toBe('ECONNREFUSED');
@@ -90,7 +91,8 @@ describe('Sandbox in a daemon', () => {
     const aborter = new AbortController();
     const onStdout = (): void => aborter.abort();
     const running = sandbox.exec(['sh', '-c', 'echo started; exec sleep 600'], {
-      ...{ signal: aborter.signal, onStdout },
+      signal: aborter.signal,
+      onStdout,
     });
     await expect(running).rejects.toMatchObject({ name: 'AbortError' });
     await expect.poll(() => sandbox.processes()).toEqual([]);

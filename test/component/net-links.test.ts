@@ -163,7 +163,10 @@ os.write(fd, bytes(10) + bytes(60))
     expect(() => as(user.uid + 9, user.gid)).toThrow(/Operation not permitted/);
     expect(as(user.uid, user.gid)).toBe('');
     const [{ stats64: stats }] = host.ip<{ stats64: { rx: { packets: number } } }>(
-      ...['-s', 'link', 'show', name],
+      '-s',
+      'link',
+      'show',
+      name,
     ) as [{ stats64: { rx: { packets: number } } }];
     expect(stats.rx.packets).toBe(1);
     await host.do('links', 'remove', linkIndex);

@@ -136,7 +136,10 @@ describe('PacketLatency', () => {
       await other.do('beginMeasure', cacheDir);
       await echoes(5, 3);
       expect(await other.do<LatencyReport>('endMeasure')).toMatchObject({
-        ...{ interface: 'nv-guest', ingress: 'other process', framesOut: 3, framesIn: 3 },
+        interface: 'nv-guest',
+        ingress: 'other process',
+        framesOut: 3,
+        framesIn: 3,
         paths: { peer: { started: 3, answered: 3 }, guest: { started: 0 } },
       });
     } finally {

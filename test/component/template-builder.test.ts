@@ -187,7 +187,9 @@ describe('buildTemplate', () => {
 
   const PRESSURE = {
     ...({ type: 'pressure', memoryBytes: 6e7, highEvents: 9 } as const),
-    ...{ limitBytes: 7e7, some: 40, full: 10 },
+    limitBytes: 7e7,
+    some: 40,
+    full: 10,
   };
   it.each<[string, readonly GuestEvent[]]>([
     [

@@ -153,7 +153,12 @@ describe('admission', () => {
 });
 
 const span = (n: number): SpanRecord => ({
-  ...{ name: `span ${n}`, kind: 'internal', parentSpanId: '', startMs: 1, endMs: 2, error: 'no' },
+  name: `span ${n}`,
+  kind: 'internal',
+  parentSpanId: '',
+  startMs: 1,
+  endMs: 2,
+  error: 'no',
   context: { traceId: TRACE, spanId: CALLER, sampled: true },
   attributes: { text: 'a', count: 3, share: 0.5, is: true, none: null },
 });
@@ -176,7 +181,8 @@ describe('TraceExporter', () => {
     await one.close();
     expect(collector.spans.slice(before)).toMatchObject([
       {
-        ...{ name: 'span 1', status: 'STATUS_CODE_ERROR' },
+        name: 'span 1',
+        status: 'STATUS_CODE_ERROR',
         attributes: { text: 'a', count: '3', share: 0.5, is: true },
       },
     ]);

@@ -38,7 +38,9 @@ afterEach(() => {
 function make(more: Partial<VmmProcessesParts> = {}): VmmProcesses {
   vmms = new VmmProcesses({
     open: (onEvent) => openTracepoints({ dir, clock, onEvent }),
-    ...{ clock, residentBytes, log },
+    clock,
+    residentBytes,
+    log,
     ...more,
   });
   return vmms;

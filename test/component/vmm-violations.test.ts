@@ -61,7 +61,10 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
     await expect.poll(() => registry.text(), PATIENT).toContain(line);
     await vmm.end();
     expect(await watch.settle(undefined)).toMatchObject({
-      ...{ count: 1, syscall: 272, name: 'unshare', action: 'logged' },
+      count: 1,
+      syscall: 272,
+      name: 'unshare',
+      action: 'logged',
       address: expect.stringMatching(/^0x[0-9a-f]+$/),
     });
   });
@@ -88,7 +91,9 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
       const { driver, confinement } = await makeFirecracker({
         config: { ...firecracker, jail: 'enforce', jailUids: null, firecrackerFilter: 'builtin' },
         home: { cacheDir: join(home, 'cache'), runDir: join(home, 'run') },
-        ...{ log: silentLog, allowOlder: true, acceptsGaps: true },
+        log: silentLog,
+        allowOlder: true,
+        acceptsGaps: true,
       });
       const bench = new VmBench(driver, firecracker);
       try {

@@ -103,8 +103,26 @@ describe('bench', () => {
 
 describe('--help', () => {
   it.each([
-    ...['run', 'create', 'ls', 'rm', 'pause', 'resume', 'snapshot', 'fork', 'exec', 'shell', 'cp'],
-    ...['ps', 'serve', 'host', 'pool', 'template', 'setup', 'doctor', 'bench', 'test'],
+    'run',
+    'create',
+    'ls',
+    'rm',
+    'pause',
+    'resume',
+    'snapshot',
+    'fork',
+    'exec',
+    'shell',
+    'cp',
+    'ps',
+    'serve',
+    'host',
+    'pool',
+    'template',
+    'setup',
+    'doctor',
+    'bench',
+    'test',
   ])('%s --help prints usage', async (name) => {
     const { status, stdout } = await cli([name, '--help']).result;
     expect(stdout).toContain(`Usage: neurovisor ${name}`);

@@ -305,8 +305,10 @@ describe('run', () => {
     const code = 'import sys; print(sys.stdin.read().upper(), sys.argv[1:]); sys.exit(7)';
     const run = there(['run', '-c', code, '--', '--flag'], { input: 'hi' });
     expect(await run.result).toEqual({
-      ...{ status: 7, signal: null },
-      ...{ stdout: "HI ['--flag']\n", stderr: '' },
+      status: 7,
+      signal: null,
+      stdout: "HI ['--flag']\n",
+      stderr: '',
     });
     expect(await list()).toMatchObject([{ id }]);
   });

@@ -225,7 +225,8 @@ async function quiet(host: FakeHost): Promise<void> {
 function possible(step: Step, one: Modelled, before: Kept | undefined): readonly string[] {
   const { phase, how } = step.trouble ?? { phase: 'template', how: 'fail' };
   return [
-    ...[one.kept, before ?? one.kept],
+    one.kept,
+    before ?? one.kept,
     ...(how === 'die' || DEADLY.includes(phase) ? ['ended'] : []),
     // It ran for the save, and can not be paused again; or it was resumed for what then failed.
     ...(phase === 'pause' || RESUMING.includes(step.ask) ? ['running'] : []),

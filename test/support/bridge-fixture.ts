@@ -92,7 +92,12 @@ export async function bridgeFixture(
   };
   const port = await bridge.attach(caller);
   return {
-    ...{ dir, socketPath, mock, bridge, port, usage },
+    dir,
+    socketPath,
+    mock,
+    bridge,
+    port,
+    usage,
     nextUsage: () => new Promise((resolve) => waiting.push(resolve)),
     call: (path, body, headers) => call(socketPath, path, body, headers),
     open: (path, body) => open(socketPath, path, body),

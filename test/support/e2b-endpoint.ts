@@ -62,7 +62,10 @@ export async function startE2bEndpoint(options: E2bEndpointOptions): Promise<E2b
       alive.set(sandboxID, await options.makeGuest(networkOf(body)));
       made.push(sandboxID);
       json(response, 201, {
-        ...{ templateID: 'base', sandboxID, clientID: 'test', envdVersion: '0.6.13' },
+        templateID: 'base',
+        sandboxID,
+        clientID: 'test',
+        envdVersion: '0.6.13',
         envdAccessToken: randomUUID(),
       });
     } else if (guest === undefined) refuse(response, 404, 'there is no such sandbox');

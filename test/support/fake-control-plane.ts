@@ -236,8 +236,14 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     const whole = { ...DEFAULT_TEMPLATE, ...spec };
     const template = JSON.stringify(whole);
     const pool: PoolInfo = {
-      ...{ template, spec: whole, target: limits.min, ready: limits.min, starting: 0 },
-      ...{ hits: 0, misses: 0, discarded: 0 },
+      template,
+      spec: whole,
+      target: limits.min,
+      ready: limits.min,
+      starting: 0,
+      hits: 0,
+      misses: 0,
+      discarded: 0,
       ...limits,
     };
     this.#pools.set(template, pool);
@@ -275,9 +281,14 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     this.#options.before?.('channelStats');
     const { operations } = this.#live(id);
     return {
-      ...{ bytesGuestToHost: 0, bytesHostToGuest: 0, connectionsOpened: 0 },
-      ...{ connectionsOpen: operations.size, connectionsRefused: 0, protocolErrors: 0 },
-      ...{ throttledMsGuestToHost: 0, throttledMsHostToGuest: 0 },
+      bytesGuestToHost: 0,
+      bytesHostToGuest: 0,
+      connectionsOpened: 0,
+      connectionsOpen: operations.size,
+      connectionsRefused: 0,
+      protocolErrors: 0,
+      throttledMsGuestToHost: 0,
+      throttledMsHostToGuest: 0,
     };
   }
 
@@ -335,9 +346,17 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   ): SandboxInfo {
     const { id, cpus, memoryMib, memoryMaxMib = null, diskMib } = spec;
     const info: SandboxInfo = {
-      ...{ id, status: 'running', pausedTo: null, cpus, memoryMib, memoryMaxMib, diskMib },
+      id,
+      status: 'running',
+      pausedTo: null,
+      cpus,
+      memoryMib,
+      memoryMaxMib,
+      diskMib,
       metadata: request.metadata ?? {},
-      ...{ snapshot: null, parent: null, ...from },
+      snapshot: null,
+      parent: null,
+      ...from,
       accelerator: 'fake',
       diskLimits: spec.diskLimits,
       network: networkInfo(spec.network),
@@ -353,7 +372,10 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       end: null,
     };
     const sandbox: FakeSandbox = {
-      ...{ info, spec, agent: undefined, operations: new Set() },
+      info,
+      spec,
+      agent: undefined,
+      operations: new Set(),
       events: new EventJournal(systemClock),
       tails: { console: new ByteTail(64 * 1024), vmm: new ByteTail(4096) },
       stopTimer: () => undefined,

@@ -37,15 +37,23 @@ export async function startFakeDaemon(): Promise<FakeDaemon> {
   const loads: SandboxLoad[] = [];
   const events: SandboxTimedEvent[] = [];
   const server = await createApiServer({
-    ...{ control, log: silentLog, apiKey: API_KEY, metrics },
+    control,
+    log: silentLog,
+    apiKey: API_KEY,
+    metrics,
     loads: () => ({
-      ...{ atMs: Date.now(), sandboxes: loads, events },
+      atMs: Date.now(),
+      sandboxes: loads,
+      events,
       memoryPressure: { some: 0.2, full: 0.01 },
     }),
   });
   await server.listen({ socketPath: daemonSocket(home) });
   return {
-    ...{ control, metrics, loads, events },
+    control,
+    metrics,
+    loads,
+    events,
     // Only a command that starts its own sandbox would choose an upstream; none of these does.
     env: { NEUROVISOR_HOME: dir, NEUROVISOR_UPSTREAM: '' },
     listenOnPort: async () => {

@@ -53,7 +53,10 @@ export async function openMetricsWorld(
   cleanup.push('upstream', () => upstream.close());
   const bridge = createBridge({
     upstream: () => Promise.resolve(upstream.target),
-    ...{ clock: systemClock, log: silentLog, tracer, takeTraces: options.takeTraces },
+    clock: systemClock,
+    log: silentLog,
+    tracer,
+    takeTraces: options.takeTraces,
     onUsage: (usage) => metrics.noteUsage(usage),
   });
   cleanup.push('bridge', () => bridge.close());
@@ -71,12 +74,21 @@ export async function openMetricsWorld(
   };
   const socketPath = await guestSocket('guest');
   const server = await createApiServer({
-    ...{ control: host.control, log: silentLog, apiKey: METRICS_KEY, ...options },
-    ...{ metrics: metrics.registry, loads: () => metrics.loads() },
+    control: host.control,
+    log: silentLog,
+    apiKey: METRICS_KEY,
+    ...options,
+    metrics: metrics.registry,
+    loads: () => metrics.loads(),
   });
   cleanup.push('server', () => server.close());
   return {
-    ...{ host, metrics, server, bridge, upstream, guestSocket },
+    host,
+    metrics,
+    server,
+    bridge,
+    upstream,
+    guestSocket,
     scrape: async (headers = { authorization: `Bearer ${METRICS_KEY}` }) => {
       const url = '/metrics';
       const answer = await server.app.inject({ url, headers: { host: '127.0.0.1', ...headers } });

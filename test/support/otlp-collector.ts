@@ -56,7 +56,9 @@ export async function startCollector(): Promise<Collector> {
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const collector: Collector = {
-    ...{ spans, headers, status: 200 },
+    spans,
+    headers,
+    status: 200,
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
@@ -122,13 +124,16 @@ function collected(span: JsonSpan): CollectedSpan {
   const { name, kind, startTimeUnixNano, endTimeUnixNano, attributes, status } = span;
   const hex = (base64: string): string => Buffer.from(base64, 'base64').toString('hex');
   return {
-    ...{ name, kind, status: status?.code ?? 'STATUS_CODE_UNSET' },
+    name,
+    kind,
+    status: status?.code ?? 'STATUS_CODE_UNSET',
     ...{
       traceId: hex(span.traceId),
       spanId: hex(span.spanId),
       parentSpanId: hex(span.parentSpanId),
     },
-    ...{ startNs: BigInt(startTimeUnixNano), endNs: BigInt(endTimeUnixNano) },
+    startNs: BigInt(startTimeUnixNano),
+    endNs: BigInt(endTimeUnixNano),
     attributes: Object.fromEntries(
       attributes.map(({ key, value }) => [key, Object.values(value)[0]]),
     ),

@@ -192,8 +192,12 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
   it('run --secret: the host receives the secret, the guest only its placeholder', async () => {
     await writeFile(join(world.home, 'secret'), `${SECRET}\n`);
     const { status, stdout, stderr } = await world.command([
-      ...['run', '--no-daemon', '--secret', `API_KEY@${ALLOWED.name}=${world.home}/secret`],
-      ...['-c', CALL],
+      'run',
+      '--no-daemon',
+      '--secret',
+      `API_KEY@${ALLOWED.name}=${world.home}/secret`,
+      '-c',
+      CALL,
     ]);
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
     expect(stdout).toContain('NV_SECRET_');

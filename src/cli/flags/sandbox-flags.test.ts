@@ -59,8 +59,18 @@ describe('--disk-limit', () => {
 
   it('rejects invalid limits', () => {
     for (const text of [
-      ...['', 'rate', 'rate=', 'rate=1K', 'rate=2T', 'iops=9', 'iops=1.5', 'ops=100'],
-      ...['toString=1', 'none,rate=1M', 'rate=1M,rate=2M', 'RATE=1M'],
+      '',
+      'rate',
+      'rate=',
+      'rate=1K',
+      'rate=2T',
+      'iops=9',
+      'iops=1.5',
+      'ops=100',
+      'toString=1',
+      'none,rate=1M',
+      'rate=1M,rate=2M',
+      'RATE=1M',
     ]) {
       expect(() => parseDiskLimits([text]), text).toThrow(usage);
     }
@@ -91,9 +101,25 @@ describe('--net-limit', () => {
 
   it('rejects invalid limits', () => {
     for (const text of [
-      ...['', 'bytes', 'bytes=', 'bytes=-1', 'up=1', 'up=1T', 'connections=0', 'connections=1.5'],
-      ...['connections=1e3', 'toString=1', 'none,up=1M', 'up=1M,up=2M', 'bytes=1M,', 'BYTES=1'],
-      ...['a.b', 'a.b=', 'a.b=0', 'a.b=x', 'a.b=1,a.b=2'],
+      '',
+      'bytes',
+      'bytes=',
+      'bytes=-1',
+      'up=1',
+      'up=1T',
+      'connections=0',
+      'connections=1.5',
+      'connections=1e3',
+      'toString=1',
+      'none,up=1M',
+      'up=1M,up=2M',
+      'bytes=1M,',
+      'BYTES=1',
+      'a.b',
+      'a.b=',
+      'a.b=0',
+      'a.b=x',
+      'a.b=1,a.b=2',
     ]) {
       expect(() => limitsOfFlags(text), text).toThrow(usage);
     }

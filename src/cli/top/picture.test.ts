@@ -13,7 +13,8 @@ const ids = Array.from({ length: 50 }, (_, n) => `${n + 10}`.padStart(20, 'a'));
 const NO_MARKS = { lastPressure: null, lastOom: null };
 const PRESSURE = {
   ...({ type: 'pressure', source: 'guest', some: 12.4, full: 3 } as const),
-  ...{ memoryBytes: 90 * MIB, limitBytes: 100 * MIB },
+  memoryBytes: 90 * MIB,
+  limitBytes: 100 * MIB,
 };
 const OOM = {
   ...({ source: 'guest', victim: { pid: 7, name: 'python3', rssBytes: MIB }, detail: '' } as const),
@@ -30,7 +31,11 @@ function scrape(
   return {
     host: {
       ...{ version: '1', vmm: 'QEMU \x1b[2J7', accelerator: 'tcg', upstream: 'x', models: [] },
-      ...{ sandboxes: 1, paused: 0, queued: 0, memoryAvailableMib: 100, startedAtMs: 0 },
+      sandboxes: 1,
+      paused: 0,
+      queued: 0,
+      memoryAvailableMib: 100,
+      startedAtMs: 0,
     },
     list: ids.map((id, n) => ({
       ...{
@@ -42,8 +47,15 @@ function scrape(
         memoryMaxMib: null,
         diskMib: 1,
       },
-      ...{ metadata: {}, origin: 'pool', snapshot: null, parent: null, accelerator: 'tcg' },
-      ...{ createdAtMs: n, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: null },
+      metadata: {},
+      origin: 'pool',
+      snapshot: null,
+      parent: null,
+      accelerator: 'tcg',
+      createdAtMs: n,
+      endsAtMs: null,
+      onTimeout: 'kill',
+      idleTimeoutMs: null,
       ...{
         autoResume: true,
         onMemoryPressure: 'warn',
@@ -57,8 +69,12 @@ function scrape(
     })),
     loads: {
       sandboxes: ids.map((id, n) => ({
-        ...{ id, state: 'ready', memoryBytes: n === 3 ? null : (50 + n) * MIB },
-        ...{ modelRequests: 0, tokens: n === 7 ? tokens : 0, ...(marks[n] ?? NO_MARKS) },
+        id,
+        state: 'ready',
+        memoryBytes: n === 3 ? null : (50 + n) * MIB,
+        modelRequests: 0,
+        tokens: n === 7 ? tokens : 0,
+        ...(marks[n] ?? NO_MARKS),
       })),
       atMs,
       events,
@@ -83,7 +99,11 @@ describe('frameOf', () => {
   it('marks a VM at 90 % and 98 % of its memory', () => {
     const marks = frame.sandboxes.map(({ pressure }) => pressure);
     expect([marks[3], marks[39], marks[40], marks[47], marks[48]]).toEqual([
-      ...['none', 'none', 'high', 'high', 'full'],
+      'none',
+      'none',
+      'high',
+      'high',
+      'full',
     ]);
   });
 });
@@ -96,7 +116,9 @@ describe('frameOf: memory pressure', () => {
   it('shows pressure, near OOM and a kill for a limited time', () => {
     const pressure = { ...PRESSURE, atMs: at - 15_000 };
     expect(shortageAt({ lastPressure: pressure, lastOom: null })).toEqual({
-      ...{ type: 'pressure', some: 12.4, full: 3 },
+      type: 'pressure',
+      some: 12.4,
+      full: 3,
     });
     const old = { ...PRESSURE, atMs: at - 15_001 };
     expect(shortageAt({ lastPressure: old, lastOom: null })).toBeNull();
@@ -104,7 +126,8 @@ describe('frameOf: memory pressure', () => {
     expect(shortageAt({ lastPressure: near, lastOom: null })).toEqual({ type: 'near_oom' });
     const killed = { ...OOM, atMs: at - 60_000 };
     expect(shortageAt({ lastPressure: old, lastOom: killed })).toEqual({
-      ...{ type: 'oom', victim: 'python3' },
+      type: 'oom',
+      victim: 'python3',
     });
   });
 
@@ -199,7 +222,10 @@ describe('draw', () => {
     const first = (sort: View['sort'], reverse = false): string | undefined =>
       sortRows(frame.sandboxes, { sort, reverse })[0]?.id;
     expect([first('memory'), first('tokens'), first('age'), first('id')]).toEqual([
-      ...[ids[49], ids[7], ids[0], ids[0]],
+      ids[49],
+      ids[7],
+      ids[0],
+      ids[0],
     ]);
     expect([first('memory', true), first('id', true)]).toEqual([ids[3], ids[49]]);
   });

@@ -13,7 +13,9 @@ import {
 const list = (...allow: string[]): EgressPolicy => parsePolicy({ mode: 'allowlist', allow });
 /** Also with rules of IPv6, which a policy that people write is refused for. */
 const open = (allow: string[] = [], deny: string[] = []): EgressPolicy => ({
-  ...{ mode: 'open', allow: allow.map(parseRule), deny: deny.map(parseRule) },
+  mode: 'open',
+  allow: allow.map(parseRule),
+  deny: deny.map(parseRule),
 });
 const to = (
   policy: EgressPolicy,

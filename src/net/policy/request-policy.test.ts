@@ -135,7 +135,10 @@ describe('rules by method and path: what they let through', () => {
 
 describe('rules by method and path: what else they open and close', () => {
   const to = (port: number, protocol: 'tcp' | 'udp' = 'tcp', names = [API]) => ({
-    ...{ address: '93.184.216.34', port, protocol, names },
+    address: '93.184.216.34',
+    port,
+    protocol,
+    names,
   });
   it('the port of the scheme alone, and the name', () => {
     const policy = list(`GET https://${API}/v1/`);

@@ -180,7 +180,8 @@ describe('SecretExchange: answers', () => {
       encodeURIComponent(TOKEN),
       encodeURIComponent(TOKEN).replaceAll(/%../g, (byte) => byte.toLowerCase()),
     ],
-    ...[JSON.stringify(TOKEN), JSON.stringify(TOKEN).replaceAll('/', '\\/')],
+    JSON.stringify(TOKEN),
+    JSON.stringify(TOKEN).replaceAll('/', '\\/'),
   ];
   const told = `you said ${spellings.join(', ')}`;
 

@@ -5,7 +5,10 @@ it('SecretLog: logs the first use of a secret, however many hosts a guest names'
   const lines: string[] = [];
   const line = (level: string) => (text: string) => void lines.push(`${level} ${text}`);
   const log = new SecretLog({
-    ...{ debug: () => undefined, info: line('info'), warn: line('warn'), error: line('error') },
+    debug: () => undefined,
+    info: line('info'),
+    warn: line('warn'),
+    error: line('error'),
   } as never);
   const use = { sandboxId: 'sb-1', names: ['API_KEY'] };
   for (let at = 0; at < 1000; at += 1) log.note({ ...use, kind: 'unfilled', host: `h${at}.x` });

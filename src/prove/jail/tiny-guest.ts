@@ -12,10 +12,23 @@ import { ProofError } from '../errors.ts';
 
 export const TINY_GUEST_DIR = join(import.meta.dirname, 'tiny-guest');
 export const TINY_GUEST_FLAGS: readonly string[] = [
-  ...['-ffreestanding', '-nostdlib', '-static', '-fno-pic', '-no-pie', '-O1', '-Wall', '-Werror'],
+  '-ffreestanding',
+  '-nostdlib',
+  '-static',
+  '-fno-pic',
+  '-no-pie',
+  '-O1',
+  '-Wall',
+  '-Werror',
   // Integer instructions only: KVM may emulate them one by one.
-  ...['-mno-sse', '-mno-mmx', '-mgeneral-regs-only', '-fno-stack-protector', '-mno-red-zone'],
-  ...['-fcf-protection=none', '-fno-asynchronous-unwind-tables', '-fno-strict-aliasing'],
+  '-mno-sse',
+  '-mno-mmx',
+  '-mgeneral-regs-only',
+  '-fno-stack-protector',
+  '-mno-red-zone',
+  '-fcf-protection=none',
+  '-fno-asynchronous-unwind-tables',
+  '-fno-strict-aliasing',
   '-Wl,-T,link.ld,--build-id=none,-z,noexecstack,--no-warn-rwx-segments',
 ];
 
