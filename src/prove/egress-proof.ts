@@ -1,4 +1,5 @@
 /** A guest with an allowlist reaches only what the list names. */
+import { sleep } from '../base/clock.ts';
 import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { forgedRequests, get } from './forged-requests.ts';
 import {
@@ -263,7 +264,7 @@ async function spoofed(tries: Tries, { guest, lease }: LeasedGuest, other: Guest
 async function neighbours(tries: Tries, world: World, guest: Guest, other: Guest): Promise<void> {
   const received = (one: Guest) => one.actor.ask<string[]>('received');
   for (const each of [other, world.plain]) await each.actor.ask('listen', { port: GUEST_PORT });
-  // One datagram may be lost on a busy host, so each look sends another.
+  // The first may be dropped while the neighbor is resolved, so each look sends another.
   const reached = await eventually(async () => {
     await world.internet.ask('send', { host: world.plain.address, port: GUEST_PORT, text: 'n0' });
     return (await received(world.plain)).includes('n0');
@@ -351,10 +352,14 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
   ]);
 }
 
-const TRIES_MAX = 20;
+const LOOK_MS = 20;
+const LOOKS_MAX = 500;
 
-/** Each try is a round trip to another process, so no sleep is needed. */
+/** Asks for ten seconds: frames pass a thread of their own, which a busy host may run late. */
 async function eventually(isTrue: () => Promise<boolean>): Promise<boolean> {
-  for (let tries = 0; tries < TRIES_MAX; tries += 1) if (await isTrue()) return true;
+  for (let looks = 0; looks < LOOKS_MAX; looks += 1) {
+    if (await isTrue()) return true;
+    await sleep(LOOK_MS);
+  }
   return false;
 }
