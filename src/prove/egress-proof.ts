@@ -1,5 +1,4 @@
 /** A guest with an allowlist reaches only what the list names. */
-import { sleep } from '../base/clock.ts';
 import { parsePolicy } from '../net/policy/egress-rules.ts';
 import { forgedRequests, get } from './forged-requests.ts';
 import {
@@ -11,7 +10,7 @@ import {
   OTHER,
   PRIVATE_ADDRESSES,
 } from './map.ts';
-import { type Forbidden, type Proof, Tries } from './proof.ts';
+import { eventually, type Forbidden, type Proof, Tries } from './proof.ts';
 import { requestTries } from './request-tries.ts';
 import { type Guest, HOST_PORT, type LeasedGuest, type World } from './world.ts';
 
@@ -350,16 +349,4 @@ async function narrowed(tries: Tries, { guest, lease }: LeasedGuest): Promise<vo
       secret: ALLOWED.name,
     },
   ]);
-}
-
-const LOOK_MS = 20;
-const LOOKS_MAX = 500;
-
-/** Asks for ten seconds: frames pass a thread of their own, which a busy host may run late. */
-async function eventually(isTrue: () => Promise<boolean>): Promise<boolean> {
-  for (let looks = 0; looks < LOOKS_MAX; looks += 1) {
-    if (await isTrue()) return true;
-    await sleep(LOOK_MS);
-  }
-  return false;
 }

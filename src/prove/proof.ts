@@ -1,4 +1,5 @@
 /** A proof is a list of tries, each with the expected and the seen result. */
+import { sleep } from '../base/clock.ts';
 import type { CallOutcome, DnsOutcome } from './caller.ts';
 import type { Arrival } from './map.ts';
 import type { World } from './world.ts';
@@ -73,7 +74,7 @@ export class Tries extends Notes {
   async arrives(what: string, send: () => Promise<unknown>, is: Forbidden['isArrival']) {
     const arrivals = await this.#world.watch();
     await send();
-    const arrived = (await arrivals()).some(is);
+    const arrived = await eventually(async () => (await arrivals()).some(is));
     this.note(what, 'it arrives', arrived ? 'it arrives' : 'nothing arrived', arrived);
   }
 
@@ -120,4 +121,16 @@ function summary(outcome: string, text: string): string {
   const [line = ''] = text.split('\r\n');
   const plain = line.trim().replaceAll(/[^ -~]/g, '.');
   return outcome === 'answer' ? `answer "${plain}"` : outcome;
+}
+
+const LOOK_MS = 20;
+const LOOKS_MAX = 500;
+
+/** Asks for ten seconds: frames pass a thread of their own, which a busy host may run late. */
+export async function eventually(isTrue: () => Promise<boolean>): Promise<boolean> {
+  for (let looks = 0; looks < LOOKS_MAX; looks += 1) {
+    if (await isTrue()) return true;
+    await sleep(LOOK_MS);
+  }
+  return false;
 }

@@ -478,6 +478,7 @@ requiresRoot().describe('prove', () => {
 
   function expectAllHold(text: string): Proved[] {
     const proofs = JSON.parse(text) as Proved[];
+    expect(proofs, text).toBeInstanceOf(Array);
     expect(proofs.flatMap(({ tried }) => tried.filter(({ ok }) => !ok))).toEqual([]);
     expect(proofs.map(({ name, holds }) => [name, holds])).toEqual(
       NAMES.map((name) => [name, true]),
