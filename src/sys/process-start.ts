@@ -18,3 +18,14 @@ export function startTicksOf(pid: number): string | undefined {
 export function isRunning(process: { readonly pid: number; readonly startTicks: string }): boolean {
   return startTicksOf(process.pid) === process.startTicks;
 }
+
+/** Sends SIGKILL to this process, unless it has ended. */
+export function killIfRunning(target: { readonly pid: number; readonly startTicks: string }): void {
+  if (!isRunning(target)) return;
+  try {
+    process.kill(target.pid, 'SIGKILL');
+  } catch (error) {
+    // It has ended since.
+    if (errorCode(error) !== 'ESRCH') throw error;
+  }
+}

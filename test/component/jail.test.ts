@@ -220,6 +220,19 @@ describe('launch', () => {
     expect(new Set(uids).size).toBe(isRoot ? 3 : 1);
   });
 
+  it('kill: does not throw while the VMM ends by itself', async () => {
+    for (let round = 0; round < 20; round += 1) {
+      const { launched, pid } = await launch();
+      const { child } = launched;
+      process.kill(pid, 'SIGKILL');
+      while (child.exitCode === null && child.signalCode === null) {
+        for (let times = 0; times < 50; times += 1) launched.kill();
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await end(launched);
+    }
+  });
+
   it('kill: at any moment of a start, no process is left', async () => {
     // A process orphaned during the start keeps the other end of our pipe open.
     for (let round = 0; round < 60; round += 1) {
