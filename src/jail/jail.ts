@@ -33,7 +33,7 @@ import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
-import { isRunning, killIfRunning, startTicksOf } from '../sys/process-start.ts';
+import { killIfRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
 import type { Cgroup, Cgroups } from './cgroup.ts';
 import type { CgroupLimits } from './cgroup-settings.ts';
@@ -177,8 +177,7 @@ function launch(
     pid,
     kill() {
       // The parent then reaps it and ends.
-      if (vmm !== undefined && isRunning(vmm)) killIfRunning(vmm);
-      else killGroup(child);
+      if (vmm === undefined || !killIfRunning(vmm)) killGroup(child);
     },
     limitDisks: (limits) => held.cgroup?.limitIo(ioLimits(pathsOf(plan), limits)),
     release() {

@@ -19,13 +19,17 @@ export function isRunning(process: { readonly pid: number; readonly startTicks: 
   return startTicksOf(process.pid) === process.startTicks;
 }
 
-/** Sends SIGKILL to this process, unless it has ended. */
-export function killIfRunning(target: { readonly pid: number; readonly startTicks: string }): void {
-  if (!isRunning(target)) return;
+/** Sends SIGKILL to this process. @returns false if it has ended */
+export function killIfRunning(target: {
+  readonly pid: number;
+  readonly startTicks: string;
+}): boolean {
+  if (!isRunning(target)) return false;
   try {
-    process.kill(target.pid, 'SIGKILL');
+    return process.kill(target.pid, 'SIGKILL');
   } catch (error) {
     // It has ended since.
     if (errorCode(error) !== 'ESRCH') throw error;
+    return false;
   }
 }
