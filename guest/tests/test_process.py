@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import account, limits
+from neurovisor_agent import account, cgroup, limits
 from neurovisor_agent.account import Account
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.connection import Connection
@@ -282,6 +283,61 @@ class States(unittest.TestCase):
         self.enterContext(mock.patch.object(process, "_on_complete", self.fail))
         process._refuse(RequestError("guest_failed", "later"))
         self.assertEqual(process._state, "refused")
+
+    def test_a_timeout_sends_sigterm_once_to_each_process(self) -> None:
+        place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, place)
+        self.enterContext(mock.patch.object(limits, "TERM_GRACE_S", 0.2))
+        # Two signals in a row would merge into one while the first is pending.
+        for name in ("kill", "killpg"):
+            self.enterContext(mock.patch.object(os, name, slow(getattr(os, name))))
+        time_out = Process._time_out
+
+        def of_cgroup(process: Process) -> None:
+            if len(cgroup.members(str(place))) < 2:
+                process._loop.after(0.01, lambda: of_cgroup(process))
+                return
+            process.launch.cgroup = str(place)
+            time_out(process)
+
+        self.enterContext(mock.patch.object(Process, "_time_out", of_cgroup))
+        program = [sys.executable, "-c", TWO_SESSIONS, str(place)]
+        self.rig.request({"op": "exec", "argv": program, "timeoutMs": 1}, b"", None)
+        self.rig.run_until(lambda: (place / "member-ended").exists())
+        self.assertEqual(sorted((place / "signals").read_text().split()), ["leader", "member"])
+
+
+def slow(send: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """`send`, with time for the process to handle the signal."""
+
+    def send_and_wait(pid: int, number: int) -> None:
+        send(pid, number)
+        time.sleep(0.05)
+
+    return send_and_wait
+
+
+# A program with a second process in a session of its own: both are in the cgroup, one in the process group.
+TWO_SESSIONS = """
+import os, signal, sys, time
+os.chdir(sys.argv[1])
+def note(path, text):
+    with open(path, "a") as file:
+        file.write(text + "\\n")
+member = os.fork()
+name = "leader" if member else "member"
+signal.signal(signal.SIGTERM, lambda *_: note("signals", name))
+note("cgroup.procs", str(os.getpid()))
+if member:
+    time.sleep(30)
+os.setsid()
+for fd in range(3):
+    os.close(fd)
+while not os.path.exists("signals"):
+    time.sleep(0.01)
+time.sleep(0.5)
+note("member-ended", "")
+"""
 
 
 if __name__ == "__main__":

@@ -438,9 +438,12 @@ class Process:
 
     def _time_out(self) -> None:
         self._timed_out = True
-        for pid in cgroup.members(self.launch.cgroup) if self.launch.cgroup else []:
-            signals.send(pid, _signal.SIGTERM)
+        # Programs may count signals, so each process gets it once: with its group, or as a member outside of it.
+        members = cgroup.members(self.launch.cgroup) if self.launch.cgroup else []
+        others = [pid for pid in members if not signals.is_in_group(pid, self.pid)]
         self.kill(_signal.SIGTERM)
+        for pid in others:
+            signals.send(pid, _signal.SIGTERM)
         self._timers.append(
             self._loop.after(limits.TERM_GRACE_S, lambda: self.kill(_signal.SIGKILL))
         )

@@ -28,3 +28,11 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
     except OSError:
         return  # Exited meanwhile.
+
+
+def is_in_group(pid: int, group: int) -> bool:
+    """Whether the process is in the process group; also True once it has exited."""
+    try:
+        return os.getpgid(pid) == group
+    except OSError:
+        return True
