@@ -19,9 +19,6 @@ const EFD_CLOEXEC_NONBLOCK = 0o2004000;
 const MFD_CLOEXEC_ALLOW_SEALING = 3;
 const F_ADD_SEALS = 1033;
 const F_SEAL_SHRINK = 2;
-const F_GETFL = 3;
-const F_SETFL = 4;
-const O_NONBLOCK = 0o4000;
 const SEEK_END = 2;
 
 /** Closing can't fail in a way that a caller could act on (close(2), "dealing with error returns"). */
@@ -62,7 +59,10 @@ export function createEventFd(): number {
 const one = allocateNative(8);
 new BigUint64Array(one.buffer)[0] = 1n;
 
-/** Adds one to an event counter. A full counter (EAGAIN) is signaled already, so nothing is lost. */
+/**
+ * Adds one to an event counter that only this process holds; a VMM's: `EventSignaler`. A full counter (EAGAIN) is
+ * signaled already, so nothing is lost.
+ */
 export function signalEventFd(fd: number): void {
   cWrite(fd, one.address, 8);
 }
@@ -84,12 +84,6 @@ export function createMemFd(name: string, bytes: number): number {
 /** Size in bytes of what a seekable fd refers to, or −errno. Moves its file position. */
 export function fileSize(fd: number): number {
   return orNegativeErrno(Number(cLseek(fd, 0, SEEK_END)));
-}
-
-/** Makes calls on the open file (so on all its duplicates) return EAGAIN instead of waiting. */
-export function setNonBlocking(fd: number): void {
-  const flags = check(cFcntl(fd, F_GETFL, 0), 'fcntl F_GETFL');
-  if ((flags & O_NONBLOCK) === 0) check(cFcntl(fd, F_SETFL, flags | O_NONBLOCK), 'fcntl F_SETFL');
 }
 
 /** Permanently forbids shrinking a memfd. @throws SyscallError */

@@ -11,6 +11,7 @@ import { randomInt } from 'node:crypto';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import { EPOLL, type Epoll } from '../sys/epoll.ts';
+import type { EventSignaler } from '../sys/event-signal.ts';
 import { closeFd, type FileIdentity, fileIdentity, fileSize } from '../sys/fd.ts';
 import { ERRNO, SyscallError } from '../sys/libc.ts';
 import { type Mapping, mapShared } from '../sys/memory.ts';
@@ -53,6 +54,7 @@ interface DeviceOptions {
   readonly vhostFd: number;
   readonly channelFd: number;
   readonly epoll: Epoll;
+  readonly signaler: EventSignaler;
   /** Monotonic milliseconds. */
   now(): number;
   /** Asks the loop to call `run` soon. */
@@ -84,7 +86,7 @@ export class Device implements VhostUserTarget, SocketEvents {
   #isClosed = false;
 
   constructor(options: DeviceOptions) {
-    const { epoll } = options;
+    const { epoll, signaler } = options;
     this.#options = options;
     this.#muxer = new Muxer(
       {
@@ -97,8 +99,8 @@ export class Device implements VhostUserTarget, SocketEvents {
       options.now(),
     );
     const wake = (): void => options.wake(this);
-    this.#rx = new Ring('device-writes', epoll, wake);
-    this.#tx = new Ring('device-reads', epoll, wake);
+    this.#rx = new Ring('device-writes', epoll, signaler, wake);
+    this.#tx = new Ring('device-reads', epoll, signaler, wake);
     this.#session = new VhostUserSession(this, options.guestCid);
     this.#channel = new ChannelListener(options.channelFd, epoll, options.now, (fd, port) =>
       this.#guard(() => this.#addClient(fd, port)),

@@ -1,7 +1,10 @@
-/** A virtqueue with its two eventfds: `kick` from the guest, `call` to it. */
+/**
+ * A virtqueue with its two eventfds: `kick` from the guest, `call` to it. The VMM holds both too and may clear
+ * O_NONBLOCK at any time, so neither is ever read or written here.
+ */
 import { EPOLL, type Epoll, type EpollHandler } from '../sys/epoll.ts';
-import { closeFd, setNonBlocking, signalEventFd } from '../sys/fd.ts';
-import { SyscallError } from '../sys/libc.ts';
+import type { EventSignaler } from '../sys/event-signal.ts';
+import { closeFd } from '../sys/fd.ts';
 import type { GuestMemory } from './guest-memory.ts';
 import { type RingAddresses, Virtqueue } from './virtqueue.ts';
 
@@ -9,14 +12,21 @@ export class Ring {
   readonly queue: Virtqueue;
   isEnabled = false;
   readonly #epoll: Epoll;
+  readonly #signaler: EventSignaler;
   readonly #onKick: EpollHandler;
   #addresses: RingAddresses | undefined;
   #kickFd = -1;
   #callFd = -1;
 
-  constructor(direction: 'device-writes' | 'device-reads', epoll: Epoll, onKick: () => void) {
+  constructor(
+    direction: 'device-writes' | 'device-reads',
+    epoll: Epoll,
+    signaler: EventSignaler,
+    onKick: () => void,
+  ) {
     this.queue = new Virtqueue(direction);
     this.#epoll = epoll;
+    this.#signaler = signaler;
     this.#onKick = { onEvents: onKick };
   }
 
@@ -33,15 +43,12 @@ export class Ring {
     usesEventIndex: boolean,
     kickFd: number,
   ): string | undefined {
-    const problem = this.queue.start(memory, addresses, base, usesEventIndex);
-    // Edge-triggered, so the counter need never be read: each write of it is an event.
-    if (
-      problem !== undefined ||
-      this.#epoll.add(kickFd, (EPOLL.in | EPOLL.edge) >>> 0, this.#onKick) < 0
-    ) {
+    const problem =
+      this.queue.start(memory, addresses, base, usesEventIndex) ?? this.#watch(kickFd);
+    if (problem !== undefined) {
       this.queue.stop();
       closeFd(kickFd);
-      return problem ?? 'a kick descriptor that can not be polled';
+      return problem;
     }
     this.#addresses = addresses;
     this.#kickFd = kickFd;
@@ -55,7 +62,7 @@ export class Ring {
 
   /** Shows completions to the guest and interrupts it if it wants that. */
   publish(): void {
-    if (this.queue.publish() && this.#callFd >= 0) signalEventFd(this.#callFd);
+    if (this.queue.publish() && this.#callFd >= 0) this.#signaler.signal(this.#callFd);
   }
 
   /** @returns the chain to go on from. */
@@ -71,29 +78,30 @@ export class Ring {
     return base;
   }
 
-  /**
-   * Owns `fd` from now on; −1: the guest wants no interrupts. A front end that clears O_NONBLOCK again
-   * and fills the counter could still stop the worker: VMMs are jailed, not trusted, but not fought here.
-   */
+  /** Owns `fd` from now on; −1: the guest wants no interrupts. @returns what is wrong, or undefined. */
   setCall(fd: number): string | undefined {
     this.#closeCall();
     if (fd < 0) return undefined;
-    try {
-      setNonBlocking(fd);
-    } catch (error) {
+    // The guest may have missed what was published without an interrupt to raise.
+    if (this.#signaler.signal(fd) < 0) {
       closeFd(fd);
-      if (error instanceof SyscallError) return error.message;
-      throw error;
+      return 'a call descriptor that is no eventfd';
     }
     this.#callFd = fd;
-    // The guest may have missed what was published without an interrupt to raise.
-    signalEventFd(fd);
     return undefined;
   }
 
   close(): void {
     this.stop();
     this.#closeCall();
+  }
+
+  #watch(kickFd: number): string | undefined {
+    // Asking another kind of file for events can wait for a program (a file of FUSE). The one signal too many does no harm.
+    if (this.#signaler.signal(kickFd) < 0) return 'a kick descriptor that is no eventfd';
+    // Edge-triggered, so the counter need never be read: each write of it is an event.
+    const added = this.#epoll.add(kickFd, (EPOLL.in | EPOLL.edge) >>> 0, this.#onKick);
+    return added < 0 ? 'a kick descriptor that can not be watched' : undefined;
   }
 
   #closeCall(): void {

@@ -5,6 +5,7 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { EPOLL, Epoll } from '../sys/epoll.ts';
+import { EventSignaler } from '../sys/event-signal.ts';
 import { drainEventFd } from '../sys/fd.ts';
 import { Device } from './device.ts';
 import type { Command, Report, WorkerSetup } from './messages.ts';
@@ -14,6 +15,7 @@ const port = parentPort;
 const { wakeFd } = workerData as WorkerSetup;
 
 const epoll = new Epoll();
+const signaler = new EventSignaler();
 const devices = new Map<number, Device>();
 /** Devices with something to do now. */
 const ready = new Set<Device>();
@@ -41,6 +43,7 @@ while (!isStopping) {
 }
 for (const device of [...devices.values()]) device.detach();
 epoll.close();
+signaler.close();
 port.close();
 
 /** Rounded up: waking before the time would be a turn for nothing. */
@@ -76,6 +79,7 @@ function attach(command: Command & { kind: 'attach' }): void {
     ...command,
     guestPorts: command.guestPorts === undefined ? undefined : new Set(command.guestPorts),
     epoll,
+    signaler,
     now,
     wake: (self) => ready.add(self),
     closed(self, closed) {

@@ -10,6 +10,7 @@ import type { BucketLimit } from '../../src/base/token-bucket.ts';
 import { GIB, MIB } from '../../src/base/units.ts';
 import { fileIdentity, sealShrink } from '../../src/sys/fd.ts';
 import { libc } from '../../src/sys/libc.ts';
+import { connectUnix } from '../../src/sys/socket.ts';
 import {
   createVsockHost,
   type VsockDevice,
@@ -442,6 +443,52 @@ describe('the VMM', () => {
     guest.close();
     expect(openFds()).toEqual(fds);
     closeSync(other);
+  });
+
+  it('whose call eventfds block and are full delays no other device', async () => {
+    const good = await attach();
+    const guest = await boot(good);
+    guest.guest.listening.add(5000);
+    const bad = await attach();
+    const offender = await boot(bad);
+    offender.blockCalls();
+    // The device answers with a reset, and with the interrupt for it.
+    offender.guest.dial(80, 1);
+    await offender.until(() => offender.guest.streams.size === 0, 'the reset');
+    try {
+      const client = connect(good.spec.channelPath);
+      const got = collect(client);
+      client.write('CONNECT 5000\n');
+      await guest.until(() => got.text().startsWith('OK'), 'the other guest', 5_000);
+      client.destroy();
+      expect(await bad.device.stats()).toMatchObject({ connectionsRefused: 1 });
+    } finally {
+      offender.close();
+    }
+  });
+
+  it.each<[string, RegExp]>([
+    ['call', /request 13: a call descriptor that is no eventfd/],
+    ['kick', /request 12: ring 0: a kick descriptor that is no eventfd/],
+  ])('that hands over a socket as %s descriptor loses its device', async (role, detail) => {
+    const other = await attach();
+    await boot(other);
+    const socket = connectUnix(other.spec.channelPath);
+    await other.device.stats();
+    const fds = openFds();
+    const made = await attach();
+    const offender = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid);
+    frontEnds.push(offender);
+    await offender.negotiate();
+    offender.shareMemory();
+    offender.startRings([0, 0], { [role]: socket });
+    expect(await made.device.closed).toMatchObject({
+      reason: 'protocol-error',
+      detail: expect.stringMatching(detail),
+    });
+    offender.close();
+    expect(openFds()).toEqual(fds);
+    closeSync(socket);
   });
 
   it('is alone: a second front end is refused', async () => {

@@ -3,8 +3,15 @@
  * driver in this process. Over the real socket, with real descriptors, against the real worker.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { closeFd, createEventFd, createMemFd, signalEventFd } from '../../src/sys/fd.ts';
-import { ERRNO } from '../../src/sys/libc.ts';
+import {
+  closeFd,
+  createEventFd,
+  createMemFd,
+  drainEventFd,
+  signalEventFd,
+  writeBytes,
+} from '../../src/sys/fd.ts';
+import { ERRNO, libc } from '../../src/sys/libc.ts';
 import { type Mapping, mapShared } from '../../src/sys/memory.ts';
 import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
 import { MESSAGE_HEADER_BYTES, PROTOCOL_FEATURES, REQUEST } from '../../src/vsock/vhost-user.ts';
@@ -20,6 +27,11 @@ import {
 
 const FEATURES = (1n << 32n) | (1n << 30n);
 const REPLY_TIMEOUT_MS = 5_000;
+/** The largest counter that write(2) reaches: the next write has no room. */
+const COUNTER_MAX = 2n ** 64n - 2n;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
+const setFlags = libc.func('int fcntl(int fd, int command, int flags)');
 
 export class VhostFrontEnd {
   readonly rings: GuestRings;
@@ -94,15 +106,16 @@ export class VhostFrontEnd {
     this.tell(REQUEST.setMemTable, record, [fd]);
   }
 
-  startRings(bases: readonly number[]): void {
+  /** @param fds stand in for kick and call of both rings */
+  startRings(bases: readonly number[], fds: { kick?: number; call?: number } = {}): void {
     for (const [index, ring] of [this.rings.rx, this.rings.tx].entries()) {
       const { size, descriptors, used, available } = ring.addresses;
       this.tell(REQUEST.setVringNum, u32(index, size));
       this.tell(REQUEST.setVringBase, u32(index, bases[index] ?? 0));
       const addresses = [BigInt(index), BigInt(descriptors), BigInt(used), BigInt(available), 0n];
       this.tell(REQUEST.setVringAddr, u64(...addresses));
-      this.tell(REQUEST.setVringCall, u64(BigInt(index)), [this.#callFds[index] ?? -1]);
-      this.tell(REQUEST.setVringKick, u64(BigInt(index)), [this.#kickFds[index] ?? -1]);
+      this.tell(REQUEST.setVringCall, u64(BigInt(index)), [fds.call ?? this.#callFds[index] ?? -1]);
+      this.tell(REQUEST.setVringKick, u64(BigInt(index)), [fds.kick ?? this.#kickFds[index] ?? -1]);
       this.tell(REQUEST.setVringEnable, u32(index, 1));
     }
   }
@@ -138,6 +151,15 @@ export class VhostFrontEnd {
     signalEventFd(this.#kickFds[ring === this.rings.rx ? 0 : 1] ?? -1);
   }
 
+  /** As a taken-over VMM: who writes to a call eventfd from now on waits until `close`. */
+  blockCalls(): void {
+    for (const fd of this.#callFds) {
+      drainEventFd(fd);
+      setFlags(fd, F_SETFL, 0);
+      writeBytes(fd, u64(COUNTER_MAX));
+    }
+  }
+
   tell(
     request: number,
     payload: Uint8Array = new Uint8Array(0),
@@ -164,6 +186,10 @@ export class VhostFrontEnd {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    for (const fd of this.#callFds) {
+      setFlags(fd, F_SETFL, O_NONBLOCK);
+      drainEventFd(fd);
+    }
     for (const fd of [this.#fd, this.#memoryFd, ...this.#kickFds, ...this.#callFds]) closeFd(fd);
     this.#mapping.unmap();
   }
