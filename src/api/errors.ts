@@ -23,6 +23,8 @@ export type ApiErrorCode =
   | 'upgrade_required'
   /** The `Idempotency-Key` was used before with another body. */
   | 'key_reused'
+  /** The session is closed, so nothing is created in it. */
+  | 'session_closed'
   /** A bug in the server; its log says more. */
   | 'internal'
   /** Another server listens at the address. */
@@ -62,6 +64,7 @@ const API: Record<ApiErrorCode, number> = {
   media_type: 415,
   upgrade_required: 426,
   key_reused: 409,
+  session_closed: 409,
   internal: 500,
   already_running: 500,
   listen_failed: 500,

@@ -41,6 +41,8 @@ export const API_LIMITS = {
   halfClosedIdleMsMax: 600_000,
   /** Open event streams [429]. */
   eventStreamsMax: 64,
+  /** Open sessions [429]: one per `neurovisor run`. */
+  sessionsMax: 512,
   /** Backlog of an event stream, bytes; beyond it the stream ends. */
   eventQueueBytesMax: 256 * 1024,
   /** Interval of keep-alive comments on an event stream, milliseconds. */
@@ -60,4 +62,5 @@ assert(
   API_LIMITS.eventStreamsMax < API_LIMITS.connectionsMax,
   'event streams leave connections for others',
 );
+assert(API_LIMITS.sessionsMax < API_LIMITS.connectionsMax, 'sessions leave connections for others');
 assert(API_LIMITS.tunnelsMax < API_LIMITS.connectionsMax, 'tunnels leave connections for others');

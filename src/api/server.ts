@@ -40,6 +40,8 @@ import { addGuestRoutes } from './routes/guest.ts';
 import { addHostRoutes, addPoolRoutes, addSnapshotRoutes } from './routes/host.ts';
 import { addLoadRoute, addMetricsRoute, METRICS_PATH } from './routes/metrics.ts';
 import { addSandboxRoutes } from './routes/sandboxes.ts';
+import { addSessionRoute } from './routes/sessions.ts';
+import { Sessions } from './sessions.ts';
 import { addTracing } from './tracing.ts';
 import { addTunnelRoutes, isTunnelProtocol, Tunnels } from './tunnel.ts';
 
@@ -182,7 +184,9 @@ async function createApp(
         request.body ??= {};
       });
       addHostRoutes(routes, parts);
-      addSandboxRoutes(routes, parts);
+      const sessions = new Sessions(parts.control, log);
+      addSessionRoute(routes, { clock, sessions });
+      addSandboxRoutes(routes, { ...parts, sessions });
       addSnapshotRoutes(routes, parts);
       addPoolRoutes(routes, parts);
       addGuestRoutes(routes, parts);

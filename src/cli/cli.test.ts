@@ -12,7 +12,7 @@ describe('Cli, closed output', () => {
   it('EPIPE ends the command as SIGPIPE does, once', async () => {
     const { cli } = testCli();
     let ends = 0;
-    cli.onInterrupt(() => expect.unreachable(), null);
+    cli.onSignal(() => expect.unreachable(), null);
     cli.onEnd(() => {
       ends += 1;
     });

@@ -20,8 +20,8 @@ export interface ProgressView {
   close(): void;
 }
 
-/** Grace period of an interrupted script before its sandbox is stopped. */
-export const INTERRUPT_GRACE_MS = 3_000;
+/** Time for a program to end after a signal, before it is killed or its sandbox removed. */
+export const SIGNAL_GRACE_MS = 3_000;
 
 const LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 
@@ -37,7 +37,7 @@ export class Cli {
   readonly log: Log;
   readonly #aborter = new AbortController();
   #signals: (HandledSignal | 'SIGPIPE')[] = [];
-  #interruptHandler: (() => void) | undefined;
+  #signalHandler: ((signal: HandledSignal) => void) | undefined;
   #interruptGraceMs: number | null = null;
   #endHandler: (() => void) | undefined;
   #isOutputClosed = false;
@@ -82,16 +82,23 @@ export class Cli {
     return last === undefined ? null : exitOfSignal(last);
   }
 
-  /**
-   * Handles the first Ctrl-C instead of stopping the command.
-   * @param graceMs delay until the command stops anyway; null: only at a second Ctrl-C
-   */
-  onInterrupt(handler: () => void, graceMs: number | null): void {
-    this.#interruptHandler = handler;
-    this.#interruptGraceMs = graceMs;
+  /** Exit status after SIGTERM or SIGHUP, which ask this command to end, whatever its program makes of them. */
+  get terminationStatus(): number | null {
+    const signal = this.#signals.find((one) => one === 'SIGTERM' || one === 'SIGHUP');
+    return signal === undefined ? null : exitOfSignal(signal);
   }
 
-  /** Sets what runs when the command must stop: second Ctrl-C, end of the grace period, SIGTERM, SIGHUP, closed output. */
+  /**
+   * Handles the first signal instead of stopping the command.
+   * @param interruptGraceMs delay from Ctrl-C until the command stops anyway; null: only at a second signal. SIGTERM
+   *   and SIGHUP always stop it after `SIGNAL_GRACE_MS`.
+   */
+  onSignal(handler: (signal: HandledSignal) => void, interruptGraceMs: number | null): void {
+    this.#signalHandler = handler;
+    this.#interruptGraceMs = interruptGraceMs;
+  }
+
+  /** Sets what runs when the command must stop: second signal, end of the grace period, closed output. */
   onEnd(handler: () => void): void {
     this.#endHandler = handler;
   }
@@ -104,14 +111,13 @@ export class Cli {
   handleSignal(signal: HandledSignal): void {
     this.#signals.push(signal);
     const isFirst = this.#signals.length === 1;
-    if (signal === 'SIGINT' && isFirst && this.#interruptHandler !== undefined) {
-      this.#interruptHandler();
-      if (this.#interruptGraceMs !== null) {
-        setTimeout(() => this.#endAll(), this.#interruptGraceMs).unref();
-      }
+    if (!isFirst || this.#signalHandler === undefined) {
+      this.#endAll();
       return;
     }
-    this.#endAll();
+    this.#signalHandler(signal);
+    const graceMs = signal === 'SIGINT' ? this.#interruptGraceMs : SIGNAL_GRACE_MS;
+    if (graceMs !== null) setTimeout(() => this.#endAll(), graceMs).unref();
   }
 
   /**

@@ -41,6 +41,7 @@ import * as answers from './answers.ts';
 import { Changes } from './changes.ts';
 import { readEvents } from './events.ts';
 import { readLogs } from './logs.ts';
+import { openSession } from './session.ts';
 import { type DaemonAddress, Transport } from './transport.ts';
 
 export type { DaemonAddress } from './transport.ts';
@@ -84,6 +85,9 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   readonly #clock: Clock;
   readonly #changes: Changes;
   readonly #guests = new Set<Guest>();
+  /** Closes the session's connection. */
+  readonly #leaving = new AbortController();
+  #session: Readonly<Record<string, string>> = {};
 
   constructor(address: DaemonAddress, clock: Clock) {
     const transport = new Transport(address);
@@ -100,6 +104,18 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     );
   }
 
+  /**
+   * From now on, sandboxes that this client creates end with it: the daemon removes them when the client is disposed
+   * of or its process ends, however it ends.
+   */
+  async openSession(): Promise<void> {
+    const id = await openSession(
+      (signal) => this.#transport.stream('/session', signal, false),
+      this.#leaving.signal,
+    );
+    this.#session = { 'neurovisor-session': id };
+  }
+
   async host(): Promise<HostInfo> {
     return await this.#get('/host', answers.hostInfo);
   }
@@ -108,6 +124,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return await this.#transport.call({
       method: 'POST',
       path: '/sandboxes',
+      headers: this.#session,
       body: request,
       answer: answers.sandboxInfo,
       signal,
@@ -151,7 +168,15 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
-    return (await this.#post(`${sandbox(id)}/fork`, options, answers.forkList)).forks;
+    const path = `${sandbox(id)}/fork`;
+    const { forks } = await this.#transport.call({
+      method: 'POST',
+      path,
+      headers: this.#session,
+      body: options,
+      answer: answers.forkList,
+    });
+    return forks;
   }
 
   async snapshots(): Promise<readonly SnapshotInfo[]> {
@@ -237,9 +262,10 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return this.#changes.listen(listener);
   }
 
-  /** Closes the connections of this client. The sandboxes keep running. */
+  /** Closes the connections of this client. Sandboxes keep running, except those of its session. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#changes.close();
+    this.#leaving.abort();
     for (const guest of this.#guests) guest.close();
     this.#transport.close();
   }

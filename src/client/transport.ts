@@ -31,6 +31,7 @@ export interface Call<T> {
   /** Below `/v1`. */
   readonly path: string;
   readonly query?: URLSearchParams | undefined;
+  readonly headers?: Readonly<Record<string, string>>;
   readonly body?: unknown;
   readonly answer: Answer<T>;
   readonly signal?: AbortSignal | undefined;
@@ -157,10 +158,11 @@ export class Transport {
   }
 
   async #send<T>(call: Call<T>): Promise<IncomingMessage> {
-    const { method, path, query, body, signal } = call;
+    const { method, path, query, body, signal, headers } = call;
     const search = query === undefined || query.size === 0 ? '' : `?${query}`;
     const text = body === undefined ? undefined : JSON.stringify(body);
-    return await this.#sent({ method, path: path + search, signal, undo: call.undo }, text);
+    const sent = { method, path: path + search, signal, undo: call.undo, headers };
+    return await this.#sent(sent, text);
   }
 
   async #sent(
@@ -170,6 +172,7 @@ export class Transport {
       signal: AbortSignal | undefined;
       base?: string;
       undo?: Call<never>['undo'];
+      headers?: Call<never>['headers'];
     },
     body: string | undefined,
   ): Promise<IncomingMessage> {
@@ -183,7 +186,7 @@ export class Transport {
         agent: this.#agent,
         method,
         path: base + path,
-        headers: { ...this.#target.headers, ...type },
+        headers: { ...this.#target.headers, ...type, ...call.headers },
         ...(signal !== undefined && isDestroyedOnAbort ? { signal } : {}),
       });
       const stop = isDestroyedOnAbort ? undefined : endOnAbort(outgoing, signal);

@@ -132,7 +132,7 @@ async function streamTexts(
   read: (signal: AbortSignal) => AsyncIterable<string>,
 ): Promise<void> {
   const left = new AbortController();
-  begin(response, clock, title, () => left.abort());
+  beginStream(response, clock, title, () => left.abort());
   try {
     for await (const text of read(left.signal)) {
       // While this waits, the source buffers within its own limit.
@@ -148,7 +148,12 @@ async function streamTexts(
 }
 
 /** Sends the response head and keep-alive comments. */
-function begin(response: ServerResponse, clock: Clock, title: string, onClose: () => void): void {
+export function beginStream(
+  response: ServerResponse,
+  clock: Clock,
+  title: string,
+  onClose: () => void,
+): void {
   response.writeHead(200, {
     'content-type': 'text/event-stream',
     'cache-control': 'no-store',
@@ -171,7 +176,7 @@ function begin(response: ServerResponse, clock: Clock, title: string, onClose: (
 }
 
 function streamChanges(response: ServerResponse, control: ControlPlane, clock: Clock): void {
-  begin(response, clock, 'changes of all sandboxes', () => stop());
+  beginStream(response, clock, 'changes of all sandboxes', () => stop());
   const stop = control.onChange((info) => {
     if (response.writableLength < API_LIMITS.eventQueueBytesMax) {
       response.write(`event: sandbox\ndata: ${JSON.stringify(info)}\n\n`);

@@ -1,27 +1,32 @@
 /** Sandboxes: create, list, update, pause, resume, fork, snapshot, remove. */
 
-import { describeError } from '../../base/errors.ts';
-import type { Log } from '../../base/log.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
 import { IdempotentRequests } from '../idempotency.ts';
 import { type ApiParts, type App, clientGone, failures, onUndelivered } from '../route.ts';
 import { forkList, sandboxInfo, sandboxList, snapshotInfo } from '../schema/answers.ts';
 import {
+  createHeaders,
   createRequest,
   forkRequest,
-  idempotencyHeaders,
   idParams,
   listQuery,
   pauseRequest,
   sandboxChange,
+  sessionHeaders,
   snapshotRequest,
 } from '../schema/requests.ts';
+import { removeAbandoned, type Session, type Sessions } from '../sessions.ts';
 
 const tags = ['sandboxes'];
 
-export function addSandboxRoutes(app: App, { control, clock, log }: ApiParts): void {
-  addCreate(app, { control, log }, new IdempotentRequests<SandboxInfo>(clock));
+interface Parts extends ApiParts {
+  readonly sessions: Sessions;
+}
+
+export function addSandboxRoutes(app: App, parts: Parts): void {
+  const { control } = parts;
+  addCreate(app, parts, new IdempotentRequests<SandboxInfo>(parts.clock));
   app.get(
     '/sandboxes',
     {
@@ -79,11 +84,12 @@ export function addSandboxRoutes(app: App, { control, clock, log }: ApiParts): v
     ({ params }) => control.remove(params.id),
   );
   addStateRoutes(app, control);
+  addFork(app, parts);
 }
 
 function addCreate(
   app: App,
-  { control, log }: Pick<ApiParts, 'control' | 'log'>,
+  { control, log, sessions }: Parts,
   remembered: IdempotentRequests<SandboxInfo>,
 ): void {
   app.post(
@@ -95,18 +101,24 @@ function addCreate(
         summary: 'Create a sandbox',
         description:
           'Answers when the sandbox is ready. If the client disconnects before, nothing is created.',
-        headers: idempotencyHeaders,
+        headers: createHeaders,
         body: createRequest,
         response: { 201: sandboxInfo, ...failures },
       },
     },
     async ({ body, headers }, reply) => {
       const gone = clientGone(reply);
-      const create = (signal: AbortSignal) => createOrUndo(control, body, signal);
+      const session = sessionOf(sessions, headers);
+      const create = async (signal: AbortSignal) => {
+        const until = session === null ? signal : AbortSignal.any([signal, session.closed]);
+        const made = await createOrUndo(control, body, until);
+        session?.keep(made.id);
+        return made;
+      };
       const key = headers['idempotency-key'];
       if (key === undefined) {
         const made = await create(gone);
-        onUndelivered(reply, gone, () => void removeUndelivered(control, made.id, log));
+        onUndelivered(reply, gone, () => void removeAbandoned(control, log, made.id, UNDELIVERED));
         return await reply.status(201).send(made);
       }
       // Stays without an answer: the client asks again with its key.
@@ -130,15 +142,43 @@ async function createOrUndo(
   throw new SandboxError('cancelled', 'create: cancelled', { cause: signal.reason });
 }
 
-/** Never rejects. */
-async function removeUndelivered(control: ControlPlane, id: string, log: Log): Promise<void> {
-  log.info('a sandbox is removed: its client disconnected without the answer', { sandbox: id });
-  try {
-    await control.remove(id);
-  } catch (error) {
-    const fields = { sandbox: id, reason: describeError(error) };
-    log.warn('a sandbox without a client could not be removed', fields);
-  }
+const UNDELIVERED = 'its client disconnected without the answer';
+
+/** The session that a request names; null: none. @throws ApiError `session_closed` */
+function sessionOf(
+  sessions: Sessions,
+  { 'neurovisor-session': id }: { readonly 'neurovisor-session'?: string | undefined },
+): Session | null {
+  return id === undefined ? null : sessions.get(id);
+}
+
+function addFork(app: App, { control, log, sessions }: Parts): void {
+  app.post(
+    '/sandboxes/:id/fork',
+    {
+      schema: {
+        tags,
+        operationId: 'forkSandbox',
+        summary: 'Fork a sandbox into copies, each with its own identity',
+        description: 'If the client disconnects before the answer, the copies are removed.',
+        params: idParams,
+        headers: sessionHeaders,
+        body: forkRequest,
+        response: { 201: forkList, ...failures },
+      },
+    },
+    async ({ params, body, headers }, reply) => {
+      const gone = clientGone(reply);
+      const session = sessionOf(sessions, headers);
+      const forks = [...(await control.fork(params.id, body))];
+      const ids = forks.flatMap((fork) => (fork.ok ? [fork.sandbox.id] : []));
+      for (const id of ids) session?.keep(id);
+      onUndelivered(reply, gone, () => {
+        for (const id of ids) void removeAbandoned(control, log, id, UNDELIVERED);
+      });
+      return await reply.status(201).send({ forks });
+    },
+  );
 }
 
 function addStateRoutes(app: App, control: ControlPlane): void {
@@ -169,23 +209,6 @@ function addStateRoutes(app: App, control: ControlPlane): void {
       },
     },
     ({ params }, reply) => control.resume(params.id, clientGone(reply)),
-  );
-  app.post(
-    '/sandboxes/:id/fork',
-    {
-      schema: {
-        tags,
-        operationId: 'forkSandbox',
-        summary: 'Fork a sandbox into copies, each with its own identity',
-        params: idParams,
-        body: forkRequest,
-        response: { 201: forkList, ...failures },
-      },
-    },
-    async ({ params, body }, reply) => {
-      const forks = [...(await control.fork(params.id, body))];
-      return await reply.status(201).send({ forks });
-    },
   );
   app.post(
     '/sandboxes/:id/snapshots',

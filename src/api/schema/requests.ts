@@ -286,7 +286,15 @@ export const fileListQuery = z.strictObject({
     .describe("1 (default): only the directory's own entries; at most 32."),
 });
 
-export const idempotencyHeaders = z.object({
+const session = z
+  .string()
+  .regex(/^[0-9a-f]{32}$/, { error: 'expected the id of a session' })
+  .optional()
+  .describe('The sandbox is removed when the connection of this session closes.');
+export const sessionHeaders = z.object({ 'neurovisor-session': session });
+
+export const createHeaders = z.object({
+  'neurovisor-session': session,
   'idempotency-key': z
     .string()
     .regex(/^[\x21-\x7e]{1,255}$/, { error: 'expected 1 to 255 printable characters' })

@@ -34,7 +34,7 @@ export async function netLatency(
   const durationMs = ranges.latencyTime(flags.for ?? String(SECONDS_DEFAULT));
   const view = await viewOf(word);
   const stop = new AbortController();
-  cli.onInterrupt(() => stop.abort(), null);
+  cli.onSignal(() => stop.abort(), null);
   cli.onEnd(() => stop.abort());
   const home = resolveHome(cli.config.home);
   const options = { home, interfaceName: view.interface, durationMs, stop: stop.signal };

@@ -36,7 +36,7 @@ export const NOT_TRUNCATED: Truncated = { stdoutBytes: 0, stderrBytes: 0 };
 
 /**
  * Resolves when the program has ended and its output has been written.
- * @param graceMs see `Cli.onInterrupt`
+ * @param graceMs see `Cli.onSignal`
  */
 export async function relay(
   cli: Cli,
@@ -44,7 +44,7 @@ export async function relay(
   options: { readonly stdin: boolean; readonly graceMs: number | null },
 ): Promise<Relayed> {
   const stopForwarding = forwardStdin(cli, process, options.stdin);
-  cli.onInterrupt(() => process.kill('SIGINT'), options.graceMs);
+  cli.onSignal((signal) => process.kill(signal), options.graceMs);
   let firstAt: number | undefined;
   const onOutput = (): void => {
     firstAt ??= performance.now();
@@ -77,6 +77,7 @@ export function exitStatus(cli: Cli, exit: ProcessExit, what: string): number {
   const say = (text: string): void => {
     if (!cli.json) cli.stderr.write(`neurovisor: ${plain(text)}\n`);
   };
+  if (cli.terminationStatus !== null) return cli.terminationStatus;
   if (exit.truncated) say(`${what} exceeded its output limit; the rest was discarded`);
   if (exit.timedOut) {
     say(`${what} exceeded its time limit and was killed`);

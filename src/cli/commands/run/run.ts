@@ -28,10 +28,14 @@ export async function run(
   await using control = await daemonFor(cli, flags);
   if (control !== null) {
     const { runInDaemon } = await import('./daemon.ts');
-    if (cli.config.traces === null) return await runInDaemon(cli, control, job);
+    if (cli.config.traces === null) {
+      await control.openSession();
+      return await runInDaemon(cli, control, job);
+    }
     const { inTrace } = await import('./traced-run.ts');
     return await inTrace(cli, async (config) => {
       await using traced = await openDaemon(config);
+      await traced.openSession();
       return await runInDaemon(cli, traced, job);
     });
   }

@@ -7,7 +7,7 @@ import { ignore } from '../../../base/ignore.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';
-import { type Cli, INTERRUPT_GRACE_MS } from '../../cli.ts';
+import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
 import { exitStatus, relay } from '../../output/program-streams.ts';
 import { phases, timingsTable } from '../../output/timings.ts';
@@ -25,8 +25,8 @@ export interface RunSandbox {
 }
 
 /**
- * Creates a sandbox for `work` and removes it afterwards. SIGTERM, SIGHUP and a second Ctrl-C remove it at once, and
- * so does a full host file system, since a paused run could not be resumed.
+ * Creates a sandbox for `work` and removes it afterwards. A second signal removes it at once, and so does a full host
+ * file system, since a paused run could not be resumed.
  */
 export async function withSandbox(
   cli: Cli,
@@ -77,7 +77,7 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
   const process = await guest.python(pythonSpec(script, job.args, flags));
   const started = performance.now();
   const stdin = readsStdin(script);
-  const relayed = await relay(cli, process, { stdin, graceMs: INTERRUPT_GRACE_MS });
+  const relayed = await relay(cli, process, { stdin, graceMs: SIGNAL_GRACE_MS });
   const ended = performance.now();
   const { exit, stdout, stderr, firstAt: first } = relayed;
   const end = exit === null ? await endOf(cli, control, sandbox, relayed.lost) : null;
