@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { CodedError } from './errors.ts';
-import { ignore, ignoredErrors } from './ignore.ts';
+import { addIgnored, ignore, ignoredErrors, takeIgnored } from './ignore.ts';
 
 const counted = (code: string): number =>
   ignoredErrors.samples().find(({ labels }) => labels['code'] === code)?.value ?? 0;
@@ -13,6 +13,19 @@ describe('ignore', () => {
     ignore('not an error', 'a test');
     expect(counted('vm_gone')).toBe(before.gone + 2);
     expect(counted('none')).toBe(before.none + 1);
+  });
+
+  it('takeIgnored: returns what came since the last call, addIgnored counts it', () => {
+    takeIgnored();
+    expect(takeIgnored()).toBeUndefined();
+    ignore({ code: 'taken' }, 'a test');
+    ignore({ code: 'taken' }, 'a test');
+    const counts = takeIgnored() ?? new Map();
+    expect(counts).toEqual(new Map([['taken', 2]]));
+    ignore({ code: 'taken' }, 'a test');
+    expect(takeIgnored()).toEqual(new Map([['taken', 1]]));
+    addIgnored(counts);
+    expect(counted('taken')).toBe(5);
   });
 
   it('ignore: bounds the number of series', () => {

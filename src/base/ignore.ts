@@ -5,7 +5,7 @@ const NO_CODE = 'none';
 /** Codes of the system and closed sets of ours: a daemon meets a few dozen. */
 const CODES_MAX = 64;
 
-/** Of this thread. By code, not by reason: reasons are many, and a flood has one code (`EMFILE`, `EPIPE`). */
+/** Of this thread, and of threads that hand theirs over. By code, not by reason: reasons are many, and a flood has one code (`EMFILE`, `EPIPE`). */
 export const ignoredErrors = new Counter({
   name: 'neurovisor_ignored_errors_total',
   help: 'Errors that the daemon ignored as harmless, by code of the error; none: without a code.',
@@ -17,4 +17,33 @@ export const ignoredErrors = new Counter({
 /** The only way to drop an error: with a reason for the reader, and counted, so that a flood shows. */
 export function ignore(error: unknown, _reason: string): void {
   ignoredErrors.add({ code: errorCode(error) ?? NO_CODE });
+  hasUntaken = true;
+}
+
+/** How many errors were ignored, by code. */
+export type IgnoredCounts = ReadonlyMap<string, number>;
+
+let hasUntaken = false;
+const taken = new Map<string, number>();
+
+/**
+ * For a worker, whose own `ignoredErrors` nobody exports: what it ignored since the last call, to send to the main thread.
+ * Undefined: nothing.
+ */
+export function takeIgnored(): IgnoredCounts | undefined {
+  if (!hasUntaken) return undefined;
+  hasUntaken = false;
+  const counts = new Map<string, number>();
+  for (const { labels, value } of ignoredErrors.samples()) {
+    const code = labels['code'] ?? NO_CODE;
+    const more = value - (taken.get(code) ?? 0);
+    if (more > 0) counts.set(code, more);
+    taken.set(code, value);
+  }
+  return counts;
+}
+
+/** Counts what a worker ignored. */
+export function addIgnored(counts: IgnoredCounts): void {
+  for (const [code, count] of counts) ignoredErrors.add({ code }, count);
 }

@@ -7,7 +7,7 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
-import { ignore } from '../base/ignore.ts';
+import { addIgnored, ignore } from '../base/ignore.ts';
 import { modulePath } from '../base/module-path.ts';
 import type { SparseAnswer, SparseJob } from './sparse-worker.ts';
 
@@ -93,6 +93,7 @@ function start(): Thread {
   loading.promise.catch((error: unknown) => ignore(error, 'the next request reports it'));
   made.pending.set(LOADED, loading);
   worker.on('message', (answer: SparseAnswer) => {
+    if (answer.ignored !== undefined) addIgnored(answer.ignored);
     const waiting = made.pending.get(answer.key);
     if (answer.key === LOADED) settle(made, LOADED);
     if (answer.ok) waiting?.resolve(answer.result);

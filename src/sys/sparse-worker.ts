@@ -2,6 +2,7 @@
 import { parentPort } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
+import { type IgnoredCounts, takeIgnored } from '../base/ignore.ts';
 import * as sparse from './sparse.ts';
 
 /** A key that no job has: the thread has loaded. */
@@ -22,7 +23,7 @@ export interface SparseJob {
   readonly paths: readonly [from: string, to: string];
 }
 
-export type SparseAnswer =
+type Outcome =
   /** The first of all. */
   | { readonly key: typeof LOADED; readonly ok: true; readonly result: undefined }
   | { readonly key: number; readonly ok: true; readonly result: string | undefined }
@@ -33,10 +34,15 @@ export type SparseAnswer =
       readonly code: string | undefined;
     };
 
+export type SparseAnswer = Outcome & {
+  /** Errors that the thread ignored since its last answer. */
+  readonly ignored: IgnoredCounts | undefined;
+};
+
 const port = parentPort;
 assert(port !== null, 'sparse-worker.ts runs as a worker thread');
 
-async function answer({ key, work, paths }: SparseJob): Promise<SparseAnswer> {
+async function answer({ key, work, paths }: SparseJob): Promise<Outcome> {
   try {
     const result = await WORK[work](...paths);
     return { key, ok: true, result: result ?? undefined };
@@ -46,5 +52,8 @@ async function answer({ key, work, paths }: SparseJob): Promise<SparseAnswer> {
   }
 }
 
-port.postMessage({ key: LOADED, ok: true, result: undefined } satisfies SparseAnswer);
-port.on('message', (job: SparseJob) => void answer(job).then((reply) => port.postMessage(reply)));
+const send = (outcome: Outcome): void =>
+  port.postMessage({ ...outcome, ignored: takeIgnored() } satisfies SparseAnswer);
+
+send({ key: LOADED, ok: true, result: undefined });
+port.on('message', (job: SparseJob) => void answer(job).then(send));

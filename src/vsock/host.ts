@@ -20,7 +20,7 @@ import { lstatSync, unlinkSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { errorCode } from '../base/errors.ts';
-import { ignore } from '../base/ignore.ts';
+import { addIgnored, ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
 import { modulePath } from '../base/module-path.ts';
 import { bucketLimitProblem } from '../base/token-bucket.ts';
@@ -198,6 +198,10 @@ class Host implements VsockHost {
     if (message.kind === 'stats') {
       this.#requests.get(message.request)?.answer(message.stats);
       this.#requests.delete(message.request);
+      return;
+    }
+    if (message.kind === 'ignored') {
+      addIgnored(message.counts);
       return;
     }
     const device = this.#devices.get(message.device);

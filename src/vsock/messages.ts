@@ -1,6 +1,7 @@
 /** What the main thread and the worker of all devices say to each other. Both are this process. */
 
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
+import type { IgnoredCounts } from '../base/ignore.ts';
 import type { FileIdentity } from '../sys/fd.ts';
 import type { DeviceClosed } from './device.ts';
 
@@ -24,6 +25,8 @@ export type Command =
 
 export type Report =
   | { readonly kind: 'stats'; readonly request: number; readonly stats: ChannelStats }
+  /** Errors that the worker ignored since its last report of them. */
+  | { readonly kind: 'ignored'; readonly counts: IgnoredCounts }
   /** The last thing that is said of a device. */
   | {
       readonly kind: 'closed';

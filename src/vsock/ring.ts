@@ -2,9 +2,11 @@
  * A virtqueue with its two eventfds: `kick` from the guest, `call` to it. The VMM holds both too and may clear
  * O_NONBLOCK at any time, so neither is ever read or written here.
  */
+import { ignore } from '../base/ignore.ts';
 import { EPOLL, type Epoll, type EpollHandler } from '../sys/epoll.ts';
 import type { EventSignaler } from '../sys/event-signal.ts';
 import { closeFd } from '../sys/fd.ts';
+import { SyscallError } from '../sys/libc.ts';
 import type { GuestMemory } from './guest-memory.ts';
 import { type RingAddresses, Virtqueue } from './virtqueue.ts';
 
@@ -62,7 +64,9 @@ export class Ring {
 
   /** Shows completions to the guest and interrupts it if it wants that. */
   publish(): void {
-    if (this.queue.publish() && this.#callFd >= 0) this.#signaler.signal(this.#callFd);
+    if (!this.queue.publish() || this.#callFd < 0) return;
+    const result = this.#signaler.signal(this.#callFd);
+    if (result < 0) ignore(new SyscallError('io_submit', -result), 'the next interrupt repeats it');
   }
 
   /** @returns the chain to go on from. */

@@ -4,6 +4,7 @@
  */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
+import { takeIgnored } from '../base/ignore.ts';
 import { EPOLL, Epoll } from '../sys/epoll.ts';
 import { EventSignaler } from '../sys/event-signal.ts';
 import { drainEventFd } from '../sys/fd.ts';
@@ -40,6 +41,8 @@ while (!isStopping) {
     ready.delete(device);
     if (device.run(nowMs)) ready.add(device);
   }
+  const counts = takeIgnored();
+  if (counts !== undefined) report({ kind: 'ignored', counts });
 }
 for (const device of [...devices.values()]) device.detach();
 epoll.close();
