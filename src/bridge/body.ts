@@ -1,31 +1,20 @@
 /** Reads the body of a request into bounded memory (io). */
 import type { IncomingMessage } from 'node:http';
+import type { FairShareLimits, Hold } from '../base/fair-share.ts';
+import { MIB } from '../base/units.ts';
 import { BridgeError } from './errors.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
-/** The memory budget for all bodies of a port. */
-export class BodyMemory {
-  readonly #bytesMax: number;
-  #bytes = 0;
-
-  constructor(bytesMax: number) {
-    this.#bytesMax = bytesMax;
-  }
-
-  get bytes(): number {
-    return this.#bytes;
-  }
-
-  reserve(bytes: number): boolean {
-    if (this.#bytes + bytes > this.#bytesMax) return false;
-    this.#bytes += bytes;
-    return true;
-  }
-
-  release(bytes: number): void {
-    this.#bytes -= bytes;
-  }
-}
+/**
+ * Bytes of the bodies of all sandboxes, on their way or held until an upstream answers. Whatever others do, a sandbox
+ * can send bodies of its guaranteed size together. `bodyTotalBytesMax` of its port limits it, too.
+ */
+export const BODY_MEMORY: FairShareLimits = {
+  sumMax: 256 * MIB,
+  ownMax: 256 * MIB,
+  guaranteed: MIB,
+  places: 128,
+};
 
 const FIRST_CAPACITY_BYTES = 4 * 1024;
 const LARGE_BYTES = 128 * 1024;
@@ -35,14 +24,16 @@ const LARGE_BYTES = 128 * 1024;
  * a hundred bytes of memory for each.
  */
 export class RequestBody {
-  readonly #memory: BodyMemory;
+  readonly #reserveBytes: (bytes: number) => Hold | undefined;
   readonly #bytesMax: number;
+  #hold: Hold | undefined;
   #buffer = Buffer.alloc(0);
   #length = 0;
   #declared = 0;
 
-  constructor(memory: BodyMemory, bytesMax: number) {
-    this.#memory = memory;
+  /** @param reserve reserves memory; undefined: there is none */
+  constructor(reserve: (bytes: number) => Hold | undefined, bytesMax: number) {
+    this.#reserveBytes = reserve;
     this.#bytesMax = bytesMax;
   }
 
@@ -80,7 +71,8 @@ export class RequestBody {
 
   /** Returns the memory to the budget. Idempotent. */
   release(): void {
-    this.#memory.release(this.#buffer.length);
+    this.#hold?.release();
+    this.#hold = undefined;
     this.#buffer = Buffer.alloc(0);
   }
 
@@ -92,8 +84,8 @@ export class RequestBody {
       const large = length > LARGE_BYTES ? this.#declared : 0;
       const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES, large);
       const capacity = Math.min(wanted, this.#bytesMax);
-      if (!this.#memory.reserve(capacity - this.#buffer.length)) {
-        const message = 'This sandbox has too many large requests in flight. Retry later.';
+      if (!this.#reserve(capacity)) {
+        const message = 'Too many large requests are in flight. Retry later.';
         return refused(429, 'body_memory_full', message, { retryAfterSeconds: 1 });
       }
       const grown = Buffer.allocUnsafeSlow(capacity);
@@ -103,6 +95,12 @@ export class RequestBody {
     piece.copy(this.#buffer, this.#length);
     this.#length = length;
     return accepted(undefined);
+  }
+
+  #reserve(bytes: number): boolean {
+    if (this.#hold !== undefined) return this.#hold.resize(bytes);
+    this.#hold = this.#reserveBytes(bytes);
+    return this.#hold !== undefined;
   }
 
   #tooLarge(): Checked<never> {

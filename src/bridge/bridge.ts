@@ -24,11 +24,12 @@
  * Input and output: listener, exchange, body, reply, linger, relay, upstream, catalog, detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';
+import { FairShare, type FairShareLimits } from '../base/fair-share.ts';
 import type { Log } from '../base/log.ts';
 import { type Metric, single } from '../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
-import { BodyMemory } from './body.ts';
+import { BODY_MEMORY } from './body.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
 import { Catalog } from './catalog.ts';
 import { openaiDialect } from './dialect/openai.ts';
@@ -59,6 +60,8 @@ export interface BridgeOptions {
   readonly tracer?: Tracer;
   /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
   readonly takeTraces?: TakeTraces | undefined;
+  /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
+  readonly bodyMemory?: FairShareLimits;
 }
 
 export interface Caller {
@@ -92,6 +95,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const { upstream, clock, log } = options;
   const client = new UpstreamClient(clock);
   const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
+  const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -101,7 +105,6 @@ export function createBridge(options: BridgeOptions): Bridge {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
       const { sandboxId, socketPath, policy = {} } = caller;
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
-      const memory = new BodyMemory(limits.bodyTotalBytesMax);
       const onUsage = options.onUsage ?? ((): void => undefined);
       const listener = new Listener({
         sandboxId,

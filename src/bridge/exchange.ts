@@ -8,12 +8,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
+import type { FairShare } from '../base/fair-share.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
 import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
-import { type BodyMemory, RequestBody } from './body.ts';
+import { RequestBody } from './body.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKey } from './caller-key.ts';
 import type { Catalog } from './catalog.ts';
@@ -44,7 +45,8 @@ export interface ExchangeContext {
   readonly policy: BridgePolicy;
   readonly limits: BridgeLimits;
   readonly dialect: Dialect;
-  readonly memory: BodyMemory;
+  /** For bodies of all sandboxes, in bytes. */
+  readonly memory: FairShare;
   readonly upstream: () => Promise<UpstreamTarget>;
   readonly client: UpstreamClient;
   readonly catalog: Catalog;
@@ -87,12 +89,15 @@ export class Exchange {
   #dispatched: Dispatched | undefined;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
-    const { memory, limits, clock } = context;
+    const { memory, limits, clock, sandboxId } = context;
     this.#context = context;
     this.#request = request;
     this.#response = response;
     this.#reply = new Reply(request, response, context);
-    this.#body = new RequestBody(memory, limits.bodyBytesMax);
+    this.#body = new RequestBody(
+      (bytes) => memory.take(sandboxId, bytes, limits.bodyTotalBytesMax),
+      limits.bodyBytesMax,
+    );
     this.#startedAtMs = clock.now();
   }
 

@@ -14,7 +14,7 @@ export interface BridgeLimits {
   readonly requestHeadersMax: number;
   /** Body of one request; more gets 413. */
   readonly bodyBytesMax: number;
-  /** Memory for all bodies of a port together; more gets 429. */
+  /** Memory for all bodies of a port together; more gets 429, as does too much of all ports (`BODY_MEMORY`). */
   readonly bodyTotalBytesMax: number;
   /** Nesting depth of arrays and objects in a body; more gets 400. */
   readonly jsonDepthMax: number;

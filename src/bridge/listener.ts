@@ -89,9 +89,14 @@ export class Listener {
   }
 
   stats(): PortStats {
-    const { memory } = this.#context;
+    const { memory, sandboxId } = this.#context;
     const inFlight = this.#exchanges.size;
-    return { connections: this.#connections, inFlight, bodyBytes: memory.bytes, ...this.#counts };
+    return {
+      connections: this.#connections,
+      inFlight,
+      bodyBytes: memory.heldBy(sandboxId),
+      ...this.#counts,
+    };
   }
 
   /** Cancels requests in flight and closes every connection. */

@@ -1,6 +1,7 @@
 /** Guests that violate HTTP or exceed their limits (B22, S16). */
 import { readdir } from 'node:fs/promises';
-import { createConnection } from 'node:net';
+import { connect, createConnection, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { completion, sendJson } from '../support/mock-upstream.ts';
@@ -153,6 +154,39 @@ describe('bridge: floods', () => {
     for (const socket of sockets) socket.destroy();
     await expect.poll(() => fixture.port.stats()).toMatchObject({ bodyBytes: 0, inFlight: 0 });
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
+  });
+
+  it('floods of other sandboxes leave each sandbox its share of the memory for bodies', async () => {
+    const bodyMemory = { sumMax: 1_200_000, ownMax: 600_000, guaranteed: 100_000, places: 4 };
+    fixture = await bridgeFixture({ bodyMemory });
+    const head = `POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n`;
+    const sockets: Socket[] = [];
+    let refused = 0;
+    for (const id of ['hostile-1', 'hostile-2', 'hostile-3']) {
+      const socketPath = join(fixture.dir, id);
+      await fixture.bridge.attach({ sandboxId: id, socketPath });
+      for (let i = 0; i < 5; i += 1) {
+        const socket = connect(socketPath);
+        sockets.push(socket);
+        socket.on('error', () => socket.destroy());
+        socket.on('data', (part) => {
+          if (part.includes('body_memory_full')) refused += 1;
+        });
+        socket.write(head + 'x'.repeat(190_000));
+      }
+    }
+    await expect.poll(() => refused).toBeGreaterThan(3);
+    const held = fixture.bridge.metrics().find(({ name }) => name.endsWith('_body_bytes'));
+    expect(held?.samples()[0]?.value).toBeLessThanOrEqual(bodyMemory.sumMax);
+    fixture.mock.answer((_, response) => sendJson(response, 200, completion('ok')));
+    const text = 'x'.repeat(90_000);
+    const answer = await fixture.call(CHAT, {
+      ...BODY,
+      messages: [{ role: 'user', content: text }],
+    });
+    expect(answer.status).toBe(200);
+    for (const socket of sockets) socket.destroy();
+    await expect.poll(() => held?.samples()[0]?.value).toBe(0);
   });
 
   it('a body in chunks of one byte takes no more memory than its size', async () => {

@@ -4,7 +4,8 @@ import { connect, createServer, type Socket } from 'node:net';
 import { connect as tlsConnect } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
-import { dialDirectly, OpenConnections } from '../../src/net/gateway/gateway.ts';
+import { FairShare } from '../../src/base/fair-share.ts';
+import { dialDirectly } from '../../src/net/gateway/gateway.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import { eventually } from '../support/eventually.ts';
 import {
@@ -227,7 +228,8 @@ describe('Gateway: limits', () => {
     await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
   it('drops unknown sources, connections without redirect, and those beyond the limit', async () => {
-    const { made } = await httpWorld({ limits: { connectionsPerSandboxMax: 1 } });
+    const limits = { sumMax: 2, ownMax: 1, guaranteed: 1, places: 1 };
+    const { made } = await httpWorld({ connections: new FairShare(limits) });
     made.destination = undefined;
     await talk(made.port, [GET_ALL]);
     made.destination = { address: ADDRESS, port: 80 };
@@ -240,19 +242,25 @@ describe('Gateway: limits', () => {
     expect(made.reasons()).toEqual(['no_destination', 'connection_limit']);
     expect(other.reasons()).toEqual(['unknown_sandbox']);
   });
-  it('counts the open connections of all gateways that share a limit', async () => {
-    const shared = { open: new OpenConnections(), limits: { connectionsMax: 1 } };
-    const { made } = await httpWorld(shared);
-    const { made: other } = await httpWorld(shared);
-    const idle = connect({ host: HOST, port: made.port });
-    undo.push(() => idle.destroy());
-    await eventually(() => expect(made.gateway.stats().connections).toBe(1));
-    expect(await talk(other.port, [GET_ALL])).toEqual(Buffer.alloc(0));
-    expect(other.reasons()).toEqual(['connection_limit']);
-    idle.destroy();
-    await eventually(() => expect(made.gateway.stats().connections).toBe(0));
-    expect((await talk(other.port, [GET_ALL])).toString()).toMatch(/^HTTP\/1\.1 200/);
-    await eventually(() => expect(shared.open.count).toBe(0));
+  it('shares connections among gateways: a flood of many sandboxes leaves each other one its guarantee', async () => {
+    const limits = { sumMax: 40, ownMax: 10, guaranteed: 2, places: 10 };
+    const connections = new FairShare(limits);
+    const flood = async (id: string): Promise<void> => {
+      const { made } = await httpWorld({ connections, id });
+      for (let i = 0; i < limits.ownMax; i += 1) {
+        const socket = connect({ host: HOST, port: made.port });
+        socket.on('error', () => socket.destroy());
+        undo.push(() => socket.destroy());
+      }
+      await eventually(() => expect(made.gateway.stats().accepted).toBe(limits.ownMax));
+    };
+    for (let i = 0; i < 8; i += 1) await flood(`hostile-${i}`);
+    expect(connections.held).toBeLessThanOrEqual(limits.sumMax);
+    expect(connections.refused).toBeGreaterThan(0);
+    const { made } = await httpWorld({ connections, id: 'polite' });
+    const answers = await Promise.all([1, 2].map(() => talk(made.port, [GET_ALL])));
+    for (const answer of answers) expect(answer.toString()).toMatch(/^HTTP\/1\.1 200/);
+    await eventually(() => expect(connections.heldBy('polite')).toBe(0));
   });
   it('closeSandbox: closes all connections of a sandbox', async () => {
     const made = await tlsWorld();

@@ -7,8 +7,8 @@ import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type AddressLease, AddressPlan } from '../../src/net/addresses/address-plan.ts';
 import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/net/dns/message.ts';
-import { OpenConnections } from '../../src/net/gateway/gateway.ts';
 import { SandboxLease, type SandboxLeaseOptions } from '../../src/net/lease/sandbox-lease.ts';
+import { NetworkShares } from '../../src/net/lease/shares.ts';
 import type { PacketPin } from '../../src/net/nftables/ruleset.ts';
 import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import type { EgressPolicy } from '../../src/net/policy/policy.ts';
@@ -66,7 +66,7 @@ async function lease(
       table,
       record,
       upstreams,
-      connections: new OpenConnections(),
+      shares: new NetworkShares(),
       clock: systemClock,
       log: silentLog,
       ...own,

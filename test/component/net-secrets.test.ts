@@ -275,7 +275,7 @@ describe('secrets: the connection', () => {
     await eventually(() => expect(made.gateway.stats().connections).toBe(0));
   });
   it('a client that is silent after the handshake is closed; openssl verifies our certificate', async () => {
-    const { made, rootFile } = await secretWorld({ limits: { headMs: 500 } });
+    const { made, rootFile } = await secretWorld({ timeouts: { headMs: 500 } });
     const args = ['s_client', '-connect', `${HOST}:${made.port}`, '-servername', 'a.example'];
     const verify = ['-CAfile', rootFile, '-verify_return_error', '-verify_hostname', 'a.example'];
     const { out } = await command('openssl', [...args, ...verify]);

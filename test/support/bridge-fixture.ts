@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
+import type { FairShareLimits } from '../../src/base/fair-share.ts';
 import { silentLog } from '../../src/base/log.ts';
 import {
   type Bridge,
@@ -61,6 +62,7 @@ export async function bridgeFixture(
     upstream?: (mock: MockUpstream) => Promise<UpstreamTarget>;
     models?: readonly string[] | null;
     apiKey?: string;
+    bodyMemory?: FairShareLimits;
   } = {},
 ): Promise<BridgeFixture> {
   const cleanup = new CleanupStack();
@@ -77,6 +79,7 @@ export async function bridgeFixture(
     upstream: () => options.upstream?.(mock) ?? Promise.resolve(mock.target),
     clock: systemClock,
     log: silentLog,
+    ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
     onUsage(record) {
       usage.push(record);
       for (const resolve of waiting.splice(0)) resolve(record);

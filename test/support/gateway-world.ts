@@ -28,7 +28,11 @@ export interface GatewayWorld {
   close(): Promise<void>;
 }
 
-export type WorldOptions = Partial<GatewayOptions> & Pick<GatewaySandbox, 'secrets' | 'budgets'>;
+export type WorldOptions = Partial<GatewayOptions> &
+  Pick<GatewaySandbox, 'secrets' | 'budgets'> & {
+    /** Of the sandbox. */
+    readonly id?: string;
+  };
 
 export async function gatewayWorld(
   policy: GatewayPolicy,
@@ -39,9 +43,9 @@ export async function gatewayWorld(
   const events: GatewayEvent[] = [];
   const dialled: string[] = [];
   const internet = new Map<string, number>();
-  const { secrets, budgets, ...rest } = options;
+  const { secrets, budgets, id = 'sb-1', ...rest } = options;
   const sandbox = {
-    id: 'sb-1',
+    id,
     policy: () => world.policy,
     pins,
     ...(secrets === undefined ? {} : { secrets }),

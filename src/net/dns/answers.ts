@@ -10,6 +10,7 @@
  * allowed, so no name leads inside (rebinding).
  */
 import type { Clock } from '../../base/clock.ts';
+import { FairShare, type FairShareLimits } from '../../base/fair-share.ts';
 import { type BucketLimit, TokenBucket } from '../../base/token-bucket.ts';
 import { parseHostName } from '../addresses/host-name.ts';
 import { PIN_MARGIN_SECONDS, type Pin, type Pins, pinSeconds } from '../policy/pins.ts';
@@ -29,15 +30,26 @@ export const ALIASES_MAX = 8;
 export const ASKS_MAX = 4;
 const ADDRESSES_PER_ANSWER_MAX = 32;
 
+/**
+ * Questions of all sandboxes that wait for an upstream; each takes a socket. Whatever others do, a sandbox can have its
+ * guaranteed ones.
+ */
+export const QUESTION_SHARES: FairShareLimits = {
+  sumMax: 1024,
+  ownMax: 32,
+  guaranteed: 4,
+  places: 128,
+};
+
 interface NameLimits {
   readonly queries: BucketLimit;
-  /** Questions waiting for an upstream. */
+  /** Questions of the sandbox that wait for an upstream. */
   readonly inFlightMax: number;
 }
 
 const NAME_LIMITS: NameLimits = {
   queries: { size: 100, refillPerSecond: 20 },
-  inFlightMax: 32,
+  inFlightMax: QUESTION_SHARES.ownMax,
 };
 
 type NameOutcome =
@@ -63,6 +75,10 @@ export interface SandboxNamesOptions {
   readonly pins: Pins;
   readonly clock: Clock;
   readonly limits?: NameLimits;
+  /** The sandbox's key in `questions`. */
+  readonly sandboxId?: string;
+  /** Shared with other sandboxes. Absent: its own. */
+  readonly questions?: FairShare;
   /** Whether the sandbox has IPv6. Without it, AAAA is empty and goes to no upstream. */
   readonly hasIpv6?: boolean;
   readonly onEvent?: (event: NameEvent) => void;
@@ -87,7 +103,8 @@ export class SandboxNames {
   readonly #hasIpv6: boolean;
   readonly #onEvent: (event: NameEvent) => void;
   readonly #counts = new Map<NameOutcome, number>();
-  #inFlight = 0;
+  readonly #sandboxId: string;
+  readonly #questions: FairShare;
 
   constructor(options: SandboxNamesOptions) {
     this.pins = options.pins;
@@ -95,6 +112,8 @@ export class SandboxNames {
     this.#clock = options.clock;
     this.#limits = options.limits ?? NAME_LIMITS;
     this.#bucket = new TokenBucket(this.#limits.queries, options.clock.now());
+    this.#sandboxId = options.sandboxId ?? '';
+    this.#questions = options.questions ?? new FairShare(QUESTION_SHARES);
     this.#hasIpv6 = options.hasIpv6 ?? false;
     this.#onEvent = options.onEvent ?? (() => undefined);
   }
@@ -104,7 +123,7 @@ export class SandboxNames {
   }
 
   get inFlight(): number {
-    return this.#inFlight;
+    return this.#questions.heldBy(this.#sandboxId);
   }
 
   /** Number of queries by outcome. */
@@ -138,13 +157,10 @@ export class SandboxNames {
       type === DNS_TYPE.A || type === DNS_TYPE.CNAME || (type === DNS_TYPE.AAAA && this.#hasIpv6);
     // HTTPS and SVCB too: they would bring keys for Encrypted ClientHello, and other ports and addresses.
     if (!isAsked) return reply(DNS_CODE.ok, 'empty', 'only addresses and aliases are answered');
-    if (this.#inFlight >= this.#limits.inFlightMax)
+    const hold = this.#questions.take(this.#sandboxId, 1, this.#limits.inFlightMax);
+    if (hold === undefined)
       return reply(DNS_CODE.refused, 'query_limit', 'too many queries at once');
-    this.#inFlight += 1;
-    const resolution = new Resolution(this, question, () => {
-      this.#inFlight -= 1;
-    });
-    return { kind: 'ask', resolution };
+    return { kind: 'ask', resolution: new Resolution(this, question, hold.release) };
   }
 
   note(event: NameEvent): void {

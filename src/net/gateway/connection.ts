@@ -193,6 +193,12 @@ export class GatewayConnection {
     const judged = this.#judge.decryptable(serverName, secrets !== undefined);
     if (!judged.ok) this.#refuse(judged.reason, judged.why, serverName);
     if (!judged.ok || secrets === undefined || !this.#isAdmitted(serverName)) return;
+    const hold = this.#context.takeDecryption();
+    if (hold === undefined) {
+      this.#refuse('decryption_limit', 'too many connections to hosts with secrets', serverName);
+      return;
+    }
+    this.#guest.once('close', hold.release);
     const { clock, dial, timeouts, onAllowed, onBytes, onRefused, onSecrets } = this.#context;
     this.#disarmHead();
     this.#idle.stop();

@@ -11,6 +11,7 @@
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../../base/clock.ts';
+import { FairShare, type FairShareLimits } from '../../base/fair-share.ts';
 import { ignore } from '../../base/ignore.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { plainAddress } from '../addresses/host-name.ts';
@@ -19,28 +20,24 @@ import { Meter } from '../policy/destination-budgets.ts';
 import { type Endpoint, exhaustedText } from '../policy/judge.ts';
 import type { SecretUse } from '../secret/connection.ts';
 import { GatewayConnection } from './connection.ts';
-import type {
-  ConnectionContext,
-  EndReason,
-  GatewayProtocol,
-  GatewaySandbox,
-  GatewayTimeouts,
+import {
+  type ConnectionContext,
+  DECRYPTION_SHARES,
+  type EndReason,
+  type GatewayProtocol,
+  type GatewaySandbox,
+  type GatewayTimeouts,
 } from './sandbox.ts';
 
-/** The number of connections of all gateways that share it. */
-export class OpenConnections {
-  count = 0;
-}
+/** Of all gateways of a process. Whatever others do, a sandbox can have its guaranteed connections. */
+export const CONNECTION_SHARES: FairShareLimits = {
+  sumMax: 4096,
+  ownMax: 256,
+  guaranteed: 16,
+  places: 128,
+};
 
-interface GatewayLimits extends GatewayTimeouts {
-  /** Of all gateways that share one `OpenConnections`. */
-  readonly connectionsMax: number;
-  readonly connectionsPerSandboxMax: number;
-}
-
-const GATEWAY_LIMITS: GatewayLimits = {
-  connectionsMax: 4096,
-  connectionsPerSandboxMax: 256,
+const GATEWAY_TIMEOUTS: GatewayTimeouts = {
   headMs: 10_000,
   connectMs: 10_000,
   idleMs: 300_000,
@@ -75,9 +72,11 @@ export interface GatewayOptions {
   /** Called once per readable request with a secret or placeholder. */
   readonly onSecrets?: (use: SecretUse & { readonly sandboxId: string }) => void;
   readonly clock?: Clock;
-  readonly limits?: Partial<GatewayLimits>;
-  /** Absent: its own. */
-  readonly open?: OpenConnections;
+  readonly timeouts?: Partial<GatewayTimeouts>;
+  /** Connections, shared with other gateways. Absent: its own. */
+  readonly connections?: FairShare;
+  /** The same for decrypted connections. */
+  readonly decryptions?: FairShare;
   readonly log?: Log;
 }
 
@@ -98,19 +97,20 @@ const DEFAULT_PROTOCOLS = new Map<number, GatewayProtocol>([
 
 export class Gateway {
   readonly #options: GatewayOptions;
-  readonly #limits: GatewayLimits;
-  readonly #open: OpenConnections;
+  readonly #timeouts: GatewayTimeouts;
+  readonly #open: FairShare;
+  readonly #decryptions: FairShare;
   readonly #log: Log;
   readonly #server: Server;
   readonly #connections = new Map<GatewayConnection, string>();
-  readonly #perSandbox = new Map<string, number>();
   readonly #ended = new Map<GatewayEndReason, number>();
   readonly #counts = { accepted: 0, allowed: 0, bytesSent: 0, bytesReceived: 0 };
 
   constructor(options: GatewayOptions) {
     this.#options = options;
-    this.#limits = { ...GATEWAY_LIMITS, ...options.limits };
-    this.#open = options.open ?? new OpenConnections();
+    this.#timeouts = { ...GATEWAY_TIMEOUTS, ...options.timeouts };
+    this.#open = options.connections ?? new FairShare(CONNECTION_SHARES);
+    this.#decryptions = options.decryptions ?? new FairShare(DECRYPTION_SHARES);
     this.#log = options.log ?? silentLog;
     this.#server = createServer({ allowHalfOpen: true, noDelay: true }, (s) => this.#onSocket(s));
   }
@@ -166,14 +166,12 @@ export class Gateway {
       this.#drop(socket, 'no_destination', 'the connection was not redirected', sandbox.id);
       return;
     }
-    const own = this.#perSandbox.get(sandbox.id) ?? 0;
-    const { connectionsMax, connectionsPerSandboxMax } = this.#limits;
-    const isFull = this.#open.count >= connectionsMax || own >= connectionsPerSandboxMax;
-    if (isFull) {
+    const hold = this.#open.take(sandbox.id, 1);
+    if (hold === undefined) {
       this.#drop(socket, 'connection_limit', 'too many connections', sandbox.id);
       return;
     }
-    this.#perSandbox.set(sandbox.id, own + 1);
+    socket.once('close', hold.release);
     const destination = { address: plainAddress(original.address), port: original.port };
     this.#serve(socket, sandbox, destination);
   }
@@ -193,7 +191,7 @@ export class Gateway {
     const meter = new Meter(sandbox.budgets);
     const context: ConnectionContext = {
       clock,
-      timeouts: this.#limits,
+      timeouts: this.#timeouts,
       dial,
       onAllowed: (_protocol: GatewayProtocol, name: string | undefined) => {
         if (!meter.add(name)) return false;
@@ -215,17 +213,11 @@ export class Gateway {
         return true;
       },
       onSecrets: (use: SecretUse) => onSecrets?.({ ...use, sandboxId: sandbox.id }),
+      takeDecryption: () => this.#decryptions.take(sandbox.id, 1),
     };
     const connection = new GatewayConnection(context, socket, sandbox, destination, protocol);
     this.#connections.set(connection, sandbox.id);
-    this.#open.count += 1;
-    socket.once('close', () => {
-      this.#connections.delete(connection);
-      this.#open.count -= 1;
-      const left = (this.#perSandbox.get(sandbox.id) ?? 1) - 1;
-      if (left === 0) this.#perSandbox.delete(sandbox.id);
-      else this.#perSandbox.set(sandbox.id, left);
-    });
+    socket.once('close', () => this.#connections.delete(connection));
   }
 
   #drop(socket: Socket, reason: GatewayEndReason, why: string, sandboxId?: string): void {

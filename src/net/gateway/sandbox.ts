@@ -1,11 +1,23 @@
-/** A gateway's view of a sandbox, and the context of its connections (types only). */
+/** A gateway's view of a sandbox, and the context of its connections. */
 import type { Socket } from 'node:net';
 import type { Clock } from '../../base/clock.ts';
+import type { FairShareLimits, Hold } from '../../base/fair-share.ts';
 import type { DestinationBudgets } from '../policy/destination-budgets.ts';
 import type { Endpoint, GatewayPolicy, RefusalReason } from '../policy/judge.ts';
 import type { Pins } from '../policy/pins.ts';
 import type { SecretEndReason, SecretUse } from '../secret/connection.ts';
 import type { EgressSecrets } from '../secret/secret.ts';
+
+/**
+ * Connections of all sandboxes to hosts with secrets or request rules. Each has the state of two TLS connections, and
+ * its handshakes cost time of the event loop.
+ */
+export const DECRYPTION_SHARES: FairShareLimits = {
+  sumMax: 1024,
+  ownMax: 128,
+  guaranteed: 4,
+  places: 128,
+};
 
 export interface GatewaySandbox {
   readonly id: string;
@@ -34,7 +46,9 @@ export type EndReason =
   | 'head_timeout'
   | 'idle_timeout'
   | 'unreachable'
-  | 'ended_early';
+  | 'ended_early'
+  /** Too many decrypted connections. */
+  | 'decryption_limit';
 
 export type GatewayProtocol = 'tls' | 'http';
 
@@ -49,4 +63,6 @@ export interface ConnectionContext {
   /** Called before bytes are passed on. False: they must not be, and the connection has been destroyed. */
   readonly onBytes: (direction: 'sent' | 'received', bytes: number) => boolean;
   readonly onSecrets: (use: SecretUse) => void;
+  /** Undefined: too many connections are decrypted. */
+  readonly takeDecryption: () => Hold | undefined;
 }

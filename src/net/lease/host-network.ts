@@ -20,7 +20,6 @@ import { startTicksOf } from '../../sys/process-start.ts';
 import { POOL_DEFAULT } from '../addresses/address-plan.ts';
 import type { DnsUpstream } from '../dns/upstream.ts';
 import { NetError } from '../errors.ts';
-import { OpenConnections } from '../gateway/gateway.ts';
 import { HostLock } from '../host-lock.ts';
 import { Forwarding } from '../link/forwarding.ts';
 import { Links } from '../link/links.ts';
@@ -35,6 +34,7 @@ import type { HostNetwork, NetworkLease, NetworkRequest } from './lease.ts';
 import { LeaseRecords } from './record.ts';
 import { SandboxLease } from './sandbox-lease.ts';
 import { SandboxTaps } from './sandbox-taps.ts';
+import { NetworkShares } from './shares.ts';
 import { TableWatch } from './table-watch.ts';
 
 /** Shared by all homes, since the network belongs to the host. A reboot clears it, like links. */
@@ -99,7 +99,7 @@ class KernelNetwork implements HostNetwork {
   readonly #watch: TableWatch;
   readonly #forwarding: Forwarding;
   readonly #records: LeaseRecords;
-  readonly #connections = new OpenConnections();
+  readonly #shares = new NetworkShares();
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #leases = new Map<SandboxId, SandboxLease>();
@@ -228,7 +228,7 @@ class KernelNetwork implements HostNetwork {
           table: this.#table,
           record: (...now) => this.#records.write(id, this.#owner, ...now),
           upstreams: this.#upstreams ?? hostResolvers(this.#log),
-          connections: this.#connections,
+          shares: this.#shares,
           clock: this.#clock,
           log: this.#log,
         },

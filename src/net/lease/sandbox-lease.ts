@@ -16,7 +16,7 @@ import { type NameEvent, SandboxNames } from '../dns/answers.ts';
 import { DnsServer, type DnsServerOptions } from '../dns/server.ts';
 import type { DnsUpstream } from '../dns/upstream.ts';
 import { NetError } from '../errors.ts';
-import { Gateway, type GatewayEvent, type OpenConnections } from '../gateway/gateway.ts';
+import { Gateway, type GatewayEvent } from '../gateway/gateway.ts';
 import type { Tap } from '../link/tap.ts';
 import type { TapBorrower } from '../link/tap-loan.ts';
 import { ListenError } from '../listen-error.ts';
@@ -39,6 +39,7 @@ import type { MetadataGuard } from '../xdp/metadata-guard.ts';
 import type { MetadataDrops } from '../xdp/metadata-program.ts';
 import { GuestConnections } from './guest-connection.ts';
 import type { GatewayUse, LeaseLimits, NetworkLease, NetworkTraffic } from './lease.ts';
+import type { NetworkShares } from './shares.ts';
 
 const DNS_PORT = 53;
 const REFUSALS = [...Object.keys(DROP_COUNTERS), 'unasked'] as readonly (
@@ -67,8 +68,8 @@ export interface SandboxLeaseOptions {
   /** Writes what other processes show of this lease. */
   readonly record: (policy: EgressPolicy, limits: LeaseLimits, use: GatewayUse) => void;
   readonly upstreams: readonly DnsUpstream[];
-  /** Shared by the gateways of all sandboxes of this process. */
-  readonly connections: OpenConnections;
+  /** Of all sandboxes of this process. */
+  readonly shares: NetworkShares;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -131,7 +132,14 @@ export class SandboxLease implements NetworkLease {
       ({ name, bytesMax }) => this.#logExhausted(name, bytesMax),
     );
     const onEvent = (event: NameEvent): void => this.#logName(event);
-    this.#names = new SandboxNames({ policy: namePolicy(policy), pins, clock, onEvent });
+    this.#names = new SandboxNames({
+      policy: namePolicy(policy),
+      pins,
+      clock,
+      onEvent,
+      sandboxId: addresses.id,
+      questions: options.shares.questions,
+    });
     const budgets = this.#budgets;
     const sandbox = {
       id: addresses.id,
@@ -149,7 +157,8 @@ export class SandboxLease implements NetworkLease {
       originalDestination: redirectedFrom,
       onEvent: (event) => this.#logConnection(event),
       onSecrets: (use) => secretLog.note(use),
-      open: options.connections,
+      connections: options.shares.connections,
+      decryptions: options.shares.decryptions,
       clock,
       log: options.log,
     });
