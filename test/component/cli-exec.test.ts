@@ -200,7 +200,7 @@ describe('run with a daemon', () => {
     denyOut: [],
   };
   const job = (code: string, more: Partial<RunFlags> = {}, args: string[] = []) => ({
-    script: { code, filename: '<string>' },
+    script: { code, filename: '<string>', path: null },
     args,
     flags: { ...flags, ...more },
   });
@@ -250,7 +250,7 @@ sys.exit(7)
     expect(stderr()).toContain('on none (agents as processes)');
   });
 
-  it('Ctrl-C lets the script end by itself; SIGTERM stops everything at once', async () => {
+  it('Ctrl-C lets the script end by itself; SIGTERM ends it with 143', async () => {
     await using control = new FakeControlPlane();
     const code = `
 import time

@@ -21,10 +21,11 @@ export interface CliRun {
 
 export function cli(
   args: readonly string[],
-  options: { env?: Record<string, string>; input?: string } = {},
+  options: { env?: Record<string, string>; input?: string; cwd?: string } = {},
 ): CliRun {
   const child = spawn(join(ROOT, 'neurovisor'), args, {
     env: { ...process.env, NEUROVISOR_UPSTREAM: 'engine', NO_COLOR: '1', ...options.env },
+    cwd: options.cwd,
     stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
   });
   child.stdin?.end(options.input);

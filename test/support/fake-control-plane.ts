@@ -58,6 +58,8 @@ export interface FakeOptions {
     request: CreateRequest,
     signal: AbortSignal | undefined,
   ) => Promise<void> | void;
+  /** Home of the users of every sandbox. Default: that of this process. */
+  readonly home?: string;
   /** Called first by every method; what it throws is the method's error. */
   readonly before?: (method: string) => void;
 }
@@ -442,7 +444,11 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
 
   #agent(sandbox: FakeSandbox): Promise<RunningAgent> {
     const { id: sandboxId, hostname, env, warm } = sandbox.spec;
-    sandbox.agent ??= startAgent({ identity: { sandboxId, hostname, env, warm } });
+    const { home } = this.#options;
+    sandbox.agent ??= startAgent({
+      identity: { sandboxId, hostname, env, warm },
+      ...(home === undefined ? {} : { home }),
+    });
     return sandbox.agent;
   }
 

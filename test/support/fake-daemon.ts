@@ -8,7 +8,7 @@ import { MetricRegistry } from '../../src/base/metrics.ts';
 import { daemonSocket, resolveHome } from '../../src/home.ts';
 import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
 import type { SandboxTimedEvent } from '../../src/sandbox/plane/recent-events.ts';
-import { FakeControlPlane } from './fake-control-plane.ts';
+import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
 
 export interface FakeDaemon extends AsyncDisposable {
   readonly control: FakeControlPlane;
@@ -28,11 +28,11 @@ export interface FakeDaemon extends AsyncDisposable {
 
 const API_KEY = 'key-for-tests';
 
-export async function startFakeDaemon(): Promise<FakeDaemon> {
+export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDaemon> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-home-'));
   const home = resolveHome(dir);
   await mkdir(home.runDir, { recursive: true });
-  const control = new FakeControlPlane();
+  const control = new FakeControlPlane(options);
   const metrics = new MetricRegistry();
   const loads: SandboxLoad[] = [];
   const events: SandboxTimedEvent[] = [];

@@ -40,6 +40,8 @@ export interface RunningAgent extends AsyncDisposable {
 export interface AgentOptions {
   readonly identity?: Partial<GuestIdentity>;
   readonly log?: Log;
+  /** Home of every user. Default: that of this process. */
+  readonly home?: string;
 }
 
 export async function startAgent(options: AgentOptions = {}): Promise<RunningAgent> {
@@ -59,7 +61,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
     entropy: () => randomBytes(64),
     log: options.log ?? silentLog,
   });
-  const child = spawnAgent(channelPath);
+  const child = spawnAgent(channelPath, options.home);
   // From the beginning: a test may kill it, and its end then comes at any moment.
   const exited = once(child, 'exit');
   let text = '';
@@ -99,9 +101,10 @@ function kill(pid: number): void {
   }
 }
 
-export function spawnAgent(channelPath: string): ChildProcess {
+export function spawnAgent(channelPath: string, home?: string): ChildProcess {
   const args = ['-I', '-S', AGENT, '--unix', channelPath, '--inference-port', '0'];
-  return spawn(agentPython, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const env = home === undefined ? process.env : { ...process.env, HOME: home };
+  return spawn(agentPython, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 export interface Outcome {

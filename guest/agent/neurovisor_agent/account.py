@@ -33,7 +33,9 @@ class Account:
 
 
 def find(name: str | None, in_vm: bool) -> Account:
-    """The account named `name`, by default `user`. Outside a VM (tests) a missing `user` is the agent's own account.
+    """The account named `name`, by default `user`.
+
+    Outside a VM (tests) a missing `user` is the agent's own account, and every home is HOME.
 
     Raises RequestError `not_found` for an unknown user, `permission_denied` when the agent can't become it.
     """
@@ -48,7 +50,10 @@ def find(name: str | None, in_vm: bool) -> Account:
         account = look_up(pwd.getpwuid(os.geteuid()).pw_name)
     if os.geteuid() not in (0, account.uid):
         raise RequestError("permission_denied", f"the agent may not become user {wanted!r}")
-    return account
+    if in_vm:
+        return account
+    home = os.environ.get("HOME", account.home)
+    return Account(account.name, account.uid, account.gid, account.groups, home)
 
 
 def look_up(name: str) -> Account:

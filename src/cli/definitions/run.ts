@@ -17,6 +17,9 @@ export function addRun(program: Command): void {
   const command = program
     .command('run')
     .summary('run a Python script in a fresh microVM')
+    .showHelpAfterError(
+      '(put the options of the script after --, for example neurovisor run FILE -- --verbose)',
+    )
     .description(
       'Start a microVM, run a Python script in it, stream its output, and remove the microVM. ' +
         'The guest has no network by default; OPENAI_BASE_URL in the guest points to a model on this host.\n\n' +
@@ -26,6 +29,8 @@ export function addRun(program: Command): void {
         'for it.\n\n' +
         'The microVM starts in this process, not in the daemon, with -it, --no-template, --jail, --vmm, a .gguf ' +
         'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
+        'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
+        'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
         'Exit status: that of the script, or 124 timeout, 125 NeuroVisor failed, 128+n ended by signal n, 2 usage ' +
         'error.',
     )
@@ -42,7 +47,8 @@ export function addRun(program: Command): void {
     )
     .option(
       '--copy <PATH[:TARGET]>',
-      'copy a file or directory into the guest first (repeatable)',
+      'copy a file or directory into the guest first, as cp does (default target: the home of the guest user; ' +
+        'repeatable)',
       collect,
       [],
     );
@@ -55,6 +61,7 @@ export function addRun(program: Command): void {
     .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
     .addOption(memoryMaxOption())
     .option('--user <name>', 'guest user: user or root (default: user)')
+    .option('--cwd <dir>', 'working directory (default: home of the guest user)')
     .option(
       '--model <name>',
       'default model of the guest: a name on the model server, or a .gguf file',
@@ -72,6 +79,8 @@ export function addRun(program: Command): void {
 Examples:
   neurovisor run examples/agent.py
   neurovisor run -c 'import numpy; print(numpy.arange(3))'
+  neurovisor run --copy helper.py --copy data main.py
+  neurovisor run --copy . src/main.py
   neurovisor run --memory 1G --timeout 5m script.py -- --verbose input.txt
   neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
   neurovisor run -it

@@ -12,6 +12,8 @@ import { bytes } from './table.ts';
 
 /** JSON mode holds the output of each stream up to this limit, to print one object. */
 const JSON_OUTPUT_BYTES_MAX = 16 * MIB;
+/** Enough for the last line of a traceback. */
+const LAST_STDERR_BYTES = 4096;
 
 export interface Relayed {
   /** Null: the connection or the sandbox was lost first. */
@@ -23,6 +25,8 @@ export interface Relayed {
   /** Held output in JSON mode, otherwise empty. */
   readonly stdout: string;
   readonly stderr: string;
+  /** The end of stderr, at most `LAST_STDERR_BYTES`: untrusted. */
+  readonly lastStderr: string;
   readonly truncated: Truncated;
 }
 
@@ -68,6 +72,7 @@ export async function relay(
     firstAt,
     stdout: stdout.text(),
     stderr: stderr.text(),
+    lastStderr: stderr.last(),
     truncated: { stdoutBytes: stdout.droppedBytes, stderrBytes: stderr.droppedBytes },
   };
 }
@@ -103,6 +108,7 @@ class OutputStream {
   readonly #onOutput: () => void;
   readonly #chunks: Buffer[] = [];
   #heldBytes = 0;
+  #last: Buffer = Buffer.alloc(0);
 
   constructor(isHeld: boolean, onOutput: () => void) {
     this.#isHeld = isHeld;
@@ -125,9 +131,15 @@ class OutputStream {
     return Buffer.concat(this.#chunks).toString('utf8');
   }
 
+  last(): string {
+    return this.#last.toString('utf8');
+  }
+
   async *#shown(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
     for await (const chunk of source) {
       this.#onOutput();
+      const last = Buffer.concat([this.#last, chunk.subarray(-LAST_STDERR_BYTES)]);
+      this.#last = last.subarray(-LAST_STDERR_BYTES);
       if (this.#isHeld) this.#hold(chunk);
       else yield chunk;
     }

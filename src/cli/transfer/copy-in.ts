@@ -1,6 +1,6 @@
 /** Copies files of this machine into a guest: `cp PATH ID:TARGET` and `run --copy PATH[:TARGET]`. */
 import { createReadStream } from 'node:fs';
-import { lstat, readdir, readlink, stat } from 'node:fs/promises';
+import { lstat, readdir, readlink, realpath, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { describeError, errorCode } from '../../base/errors.ts';
 import type { Guest } from '../../guest/link.ts';
@@ -20,14 +20,26 @@ interface Planned {
 
 export interface CopyInOptions {
   readonly user?: string | undefined;
-  /** Keep symbolic links. Default: refuse them. */
-  readonly links?: boolean;
 }
 
-/** `--copy PATH[:TARGET]` */
-export async function copyForRun(cli: Cli, guest: Guest, spec: string): Promise<void> {
+/** A copied file or directory. */
+export interface Copied {
+  /** Real path on this machine. */
+  readonly from: string;
+  /** Path in the guest. */
+  readonly to: string;
+}
+
+/** `--copy PATH[:TARGET]`: as `cp PATH ID:TARGET`. */
+export async function copyForRun(
+  cli: Cli,
+  guest: Guest,
+  spec: string,
+  options: CopyInOptions,
+): Promise<Copied> {
   const { source, target } = parseCopy(spec);
-  await copyTree(cli, guest, source, target, {});
+  const to = await copyIn(cli, guest, source, target, options);
+  return { from: await realpath(source), to };
 }
 
 /** Checked before a sandbox starts. @throws UsageError */
@@ -38,7 +50,7 @@ export async function requireCopies(specs: readonly string[]): Promise<void> {
 function parseCopy(spec: string): { readonly source: string; readonly target: string } {
   const at = spec.lastIndexOf(':');
   const source = at > 0 ? spec.slice(0, at) : spec;
-  return { source, target: at > 0 ? spec.slice(at + 1) : basename(resolve(source)) };
+  return { source, target: (at > 0 && spec.slice(at + 1)) || '~' };
 }
 
 /** Checked before a sandbox is resumed. @throws UsageError */
@@ -46,18 +58,19 @@ export async function requireSource(path: string): Promise<void> {
   await readable(path, stat(path));
 }
 
-/** `cp`: copies into `target` if it is a directory, otherwise to that name. */
+/** Copies into `target` if it is a directory, otherwise to that name. Returns the path in the guest. */
 export async function copyIn(
   cli: Cli,
   guest: Guest,
   source: string,
   target: string,
   options: CopyInOptions,
-): Promise<void> {
+): Promise<string> {
   const name = basename(resolve(source));
   const into = (await isDirectory(guest, target, options)) && !/(^|\/)\.$/.test(source);
   const to = into ? join(target, name) : target;
-  await copyTree(cli, guest, source, to, { ...options, links: true });
+  await copyTree(cli, guest, source, to, options);
+  return to;
 }
 
 async function isDirectory(guest: Guest, path: string, { user }: CopyInOptions): Promise<boolean> {
@@ -81,7 +94,7 @@ async function copyTree(
   target: string,
   options: CopyInOptions,
 ): Promise<void> {
-  const plan = await planOf(source, target, options);
+  const plan = await planOf(source, target);
   const files = plan.filter(({ type }) => type === 'file');
   const total = files.reduce((sum, { bytes }) => sum + bytes, 0);
   const progress = new TransferProgress(cli, `Copy ${source}`, total);
@@ -116,21 +129,17 @@ async function copyTree(
 const DEFAULT_DIRECTORY_MODE = 0o755;
 
 /** Lists everything, parents first. @throws UsageError for what cannot be copied */
-async function planOf(
-  source: string,
-  target: string,
-  { links = false }: CopyInOptions,
-): Promise<Planned[]> {
+async function planOf(source: string, target: string): Promise<Planned[]> {
   const plan: Planned[] = [];
   const add = async (from: string, to: string, isRoot: boolean): Promise<void> => {
     if (plan.length >= ENTRIES_MAX) {
       throw new UsageError(`${source}: more than ${ENTRIES_MAX} files`, 'copy an archive instead');
     }
-    // The named path itself may be a link; links below it are kept or refused.
+    // The named path itself may be a link; links below it are kept.
     const info = await readable(from, isRoot ? stat(from) : lstat(from));
     const entry = { from, to, mode: info.mode & 0o777, bytes: info.size };
     if (info.isFile()) plan.push({ type: 'file', ...entry });
-    else if (info.isSymbolicLink() && links) plan.push({ type: 'symlink', ...entry });
+    else if (info.isSymbolicLink()) plan.push({ type: 'symlink', ...entry });
     else if (info.isDirectory()) {
       plan.push({ type: 'directory', ...entry });
       for (const name of await readable(from, readdir(from)))

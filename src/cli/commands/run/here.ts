@@ -14,6 +14,7 @@ import { sandboxOptions } from '../../flags/sandbox-flags.ts';
 import { attachConsole } from '../../output/console.ts';
 import { openRuntime } from '../open-runtime.ts';
 import type { RunJob } from './job.ts';
+import { copyFiles } from './placement.ts';
 import type { Script } from './script.ts';
 import { type RunSandbox, runScript, withSandbox } from './session.ts';
 
@@ -43,6 +44,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
       cli.progress.close();
       span.set({ 'neurovisor.sandbox.id': sandbox.info.id });
       if (wantsConsole) {
+        await copyFiles(cli, await control.guest(sandbox.info.id), flags);
         await attachConsole(cli, control, sandbox.info.id, script);
         return await consoleStatus(cli, control, sandbox);
       }

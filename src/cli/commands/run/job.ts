@@ -18,6 +18,7 @@ export interface RunFlags extends SandboxFlags {
   readonly timeout?: string;
   readonly model?: string;
   readonly user?: string;
+  readonly cwd?: string;
   readonly timings?: boolean;
   readonly jail?: JailMode;
   /** False with `--no-template`. */
@@ -58,12 +59,15 @@ export function checkJob(flags: RunFlags): void {
 }
 
 /** The request to the guest. */
-export function pythonSpec(script: Script, args: readonly string[], flags: RunFlags): PythonSpec {
-  const { code, filename } = script;
+export function pythonSpec(
+  placed: Pick<PythonSpec, 'script' | 'cwd'>,
+  { args, flags }: RunJob,
+  stdin: boolean,
+): PythonSpec {
   return {
-    script: filename === '<string>' ? { code } : { code, name: filename },
+    ...placed,
     args,
-    stdin: readsStdin(script),
+    stdin,
     ...(flags.timeout === undefined ? {} : { timeoutMs: ranges.timeout(flags.timeout) }),
     ...(flags.user === undefined ? {} : { user: flags.user }),
   };

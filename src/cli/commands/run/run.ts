@@ -64,7 +64,7 @@ export function onlyHere(flags: RunFlags): string | null {
 }
 
 async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Promise<Script> {
-  if (flags.code !== undefined) return { code: flags.code, filename: '<string>' };
+  if (flags.code !== undefined) return { code: flags.code, filename: '<string>', path: null };
   if (file === undefined) {
     throw new UsageError(
       'missing script',

@@ -21,12 +21,13 @@ describe('readScript', () => {
     expect(await readScript(join(dir, 'a.py'), none)).toEqual({
       code: 'print("é")\n',
       filename: 'a.py',
+      path: join(dir, 'a.py'),
     });
   });
 
   it('reads standard input for "-"', async () => {
     const script = await readScript('-', Readable.from([Buffer.from('x = 1\n')]));
-    expect(script).toEqual({ code: 'x = 1\n', filename: '<stdin>' });
+    expect(script).toEqual({ code: 'x = 1\n', filename: '<stdin>', path: null });
   });
 
   it('refuses a missing file, with a hint when the suffix is missing', async () => {

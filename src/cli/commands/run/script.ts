@@ -10,6 +10,8 @@ export interface Script {
   readonly code: string;
   /** Shown in tracebacks and as `__file__`. */
   readonly filename: string;
+  /** Path on this machine; null: standard input, or code of the command line. */
+  readonly path: string | null;
 }
 
 export const SCRIPT_BYTES_MAX = 8 * MIB;
@@ -17,10 +19,14 @@ export const SCRIPT_BYTES_MAX = 8 * MIB;
 /** @param file a path, or `-` for standard input */
 export async function readScript(file: string, stdin: Readable): Promise<Script> {
   if (file === '-') {
-    return { code: decode(await readAll(stdin), 'standard input'), filename: '<stdin>' };
+    return {
+      code: decode(await readAll(stdin), 'standard input'),
+      filename: '<stdin>',
+      path: null,
+    };
   }
   const bytes = await readRegularFile(file);
-  return { code: decode(bytes, file), filename: basename(file) };
+  return { code: decode(bytes, file), filename: basename(file), path: file };
 }
 
 async function readRegularFile(file: string): Promise<Buffer> {

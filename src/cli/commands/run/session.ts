@@ -4,6 +4,7 @@
  */
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
+import { plain } from '../../../base/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';
@@ -11,8 +12,8 @@ import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
 import { exitStatus, relay } from '../../output/program-streams.ts';
 import { phases, timingsTable } from '../../output/timings.ts';
-import { copyForRun } from '../../transfer/copy-in.ts';
 import { pythonSpec, type RunJob, type RunReport, readsStdin } from './job.ts';
+import { missingFileHint, placeFiles } from './placement.ts';
 import type { Script } from './script.ts';
 
 /** The sandbox of a run, ready. */
@@ -72,11 +73,11 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
   const { flags } = job;
   const { id, accelerator, timings, readyMs: claimMs } = sandbox.info;
   const guest = await control.guest(id);
-  for (const path of flags.copy) await copyForRun(cli, guest, path);
-  const asked = performance.now();
-  const process = await guest.python(pythonSpec(script, job.args, flags));
-  const started = performance.now();
   const stdin = readsStdin(script);
+  const { copied, spec } = await placeFiles(cli, guest, script, flags);
+  const asked = performance.now();
+  const process = await guest.python(pythonSpec(spec, job, stdin));
+  const started = performance.now();
   const relayed = await relay(cli, process, { stdin, graceMs: SIGNAL_GRACE_MS });
   const ended = performance.now();
   const { exit, stdout, stderr, firstAt: first } = relayed;
@@ -100,7 +101,13 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
       cli.stderr.write(`${timingsTable(list, (await control.host()).vmm)}\n`);
     }
   }
-  if (exit !== null) return exitStatus(cli, exit, 'the script');
+  if (exit !== null) {
+    if (exit.exitCode === 1 && !cli.json) {
+      const hint = await missingFileHint(script, copied, relayed.lastStderr);
+      if (hint !== null) cli.stderr.write(`neurovisor: ${plain(hint)}\n`);
+    }
+    return exitStatus(cli, exit, 'the script');
+  }
   return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
 }
 

@@ -1,0 +1,134 @@
+/**
+ * Where a script and its copied files are in the guest. Copies go to the home, which stands for the working directory
+ * here; the script is beside them, or in its place in a copied directory:
+ *
+ *     run main.py --copy helper.py --copy data    ~/main.py  ~/helper.py  ~/data/…    starts in ~
+ *     run src/main.py --copy .                    ~/src/main.py  ~/data/…             starts in ~
+ *     run src/main.py --copy .:/srv               /srv/src/main.py  /srv/data/…       starts in /srv
+ *
+ * So imports and relative paths work as they do with `python3` here.
+ */
+import { realpath, stat } from 'node:fs/promises';
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { errorCode } from '../../../base/errors.ts';
+import { ignore } from '../../../base/ignore.ts';
+import type { Guest, PythonSpec } from '../../../guest/link.ts';
+import type { Cli } from '../../cli.ts';
+import { UsageError } from '../../failure.ts';
+import { type Copied, copyForRun } from '../../transfer/copy-in.ts';
+import type { RunFlags } from './job.ts';
+import type { Script } from './script.ts';
+
+export interface Placement {
+  readonly copied: readonly Copied[];
+  readonly spec: Pick<PythonSpec, 'script' | 'cwd'>;
+}
+
+/** Copies the files, then the script if it is not among them. */
+export async function placeFiles(
+  cli: Cli,
+  guest: Guest,
+  script: Script,
+  flags: Pick<RunFlags, 'copy' | 'user' | 'cwd'>,
+): Promise<Placement> {
+  const copied = await copyFiles(cli, guest, flags);
+  const cwd = flags.cwd ?? placeOf(copied, process.cwd());
+  const start = cwd === null ? {} : { cwd };
+  const { code, filename, path } = script;
+  if (filename === '<string>') return { copied, spec: { script: { code }, ...start } };
+  if (copied.length === 0) return { copied, spec: { script: { code, name: filename }, ...start } };
+  const placed = path === null ? null : placeOf(copied, await realpath(path));
+  const at = await writeScript(guest, placed, { code, filename }, flags.user);
+  return { copied, spec: { script: { path: at }, ...start } };
+}
+
+export async function copyFiles(
+  cli: Cli,
+  guest: Guest,
+  { copy, user }: Pick<RunFlags, 'copy' | 'user'>,
+): Promise<readonly Copied[]> {
+  const copied: Copied[] = [];
+  for (const spec of copy) copied.push(await copyForRun(cli, guest, spec, { user }));
+  return copied;
+}
+
+/** Returns the absolute path of the script in the guest. @param placed null: not among the copied files */
+async function writeScript(
+  guest: Guest,
+  placed: string | null,
+  { code, filename }: { readonly code: string; readonly filename: string },
+  user: string | undefined,
+): Promise<string> {
+  const as = user === undefined ? {} : { user };
+  if (placed !== null) return (await guest.files.stat(placed, as)).path;
+  if (await isThere(guest, filename, as)) {
+    throw new UsageError(
+      `a copied file has the name of the script, ${filename}`,
+      'rename one of them, or copy to another TARGET',
+    );
+  }
+  return (await guest.files.write(filename, code, as)).path;
+}
+
+async function isThere(guest: Guest, path: string, as: { user?: string }): Promise<boolean> {
+  try {
+    await guest.files.stat(path, as);
+    return true;
+  } catch (error) {
+    if (errorCode(error) === 'not_found') return false;
+    throw error;
+  }
+}
+
+/** Path in the guest of a path here, if a copy includes it. */
+function placeOf(copied: readonly Copied[], path: string): string | null {
+  // The last copy wins, as it does in the guest.
+  for (const { from, to } of copied.toReversed()) {
+    const below = relative(from, path);
+    if (below === '') return to;
+    if (!isAbsolute(below) && below.split('/')[0] !== '..') return join(to, below);
+  }
+  return null;
+}
+
+const NO_MODULE = /^ModuleNotFoundError: No module named '([A-Za-z_]\w{0,99})/gm;
+const NO_FILE =
+  /^FileNotFoundError: \[Errno 2\] No such file or directory: '([^'\n/][^'\n]{0,199})'/gm;
+
+/**
+ * Explains a script that misses a file of this machine; null: it does not seem to.
+ * @param stderr the last output of the script: untrusted
+ */
+export async function missingFileHint(
+  { path, filename }: Script,
+  copied: readonly Copied[],
+  stderr: string,
+): Promise<string | null> {
+  const dir = path === null ? process.cwd() : dirname(path);
+  const module = [...stderr.matchAll(NO_MODULE)].at(-1)?.[1];
+  const file = [...stderr.matchAll(NO_FILE)]
+    .at(-1)?.[1]
+    ?.replace(/^(\.\/)+/, '')
+    .split('/')[0];
+  const candidates = [
+    ...(module === undefined ? [] : [join(dir, `${module}.py`), join(dir, module)]),
+    ...(file === undefined || file === '' || file === '..' || file === '.' ? [] : [resolve(file)]),
+  ];
+  for (const candidate of candidates) {
+    if (!(await isHere(candidate)) || placeOf(copied, await realpath(candidate)) !== null) continue;
+    const name = relative(process.cwd(), candidate);
+    const what = path === null ? name : `${name}, which ${filename} needs,`;
+    return `${what} is on this machine but not in the guest; add: --copy ${name}`;
+  }
+  return null;
+}
+
+async function isHere(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    ignore(error, 'not a file of this machine');
+    return false;
+  }
+}
