@@ -20,6 +20,20 @@ describe('NEUROVISOR_PROBES', () => {
   });
 });
 
+describe('NEUROVISOR_ALLOW_FIELDS', () => {
+  it('is a list of paths', () => {
+    expect(readConfig({}).allowFields).toEqual([]);
+    const { allowFields } = readConfig({ NEUROVISOR_ALLOW_FIELDS: 'a,messages.b-c.$d' });
+    expect(allowFields).toEqual(['a', 'messages.b-c.$d']);
+  });
+
+  it.each(['a,', 'a b', 'a..b', '.a', '*', 'messages[].a'])('"%s" is refused', (text) => {
+    expect(() => readConfig({ NEUROVISOR_ALLOW_FIELDS: text })).toThrowError(
+      expect.objectContaining({ code: 'config_invalid' }),
+    );
+  });
+});
+
 describe('NEUROVISOR_WEBHOOK_HOSTS', () => {
   it('is a list of HOST or HOST:PORT', () => {
     expect(readConfig({}).webhookHosts).toEqual([]);

@@ -3,6 +3,7 @@
  * Each command reads it before anything else, so it loads no library.
  */
 import { CodedError, describeError } from './base/errors.ts';
+import { FIELD_PATHS } from './base/field-path.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 
@@ -48,6 +49,11 @@ const VARIABLES = {
   ),
   /** API key for the upstream; stays on the host. */
   NEUROVISOR_UPSTREAM_KEY: text(),
+  /** Fields that requests of all sandboxes to the model may carry unchecked, by their paths, separated by commas. */
+  NEUROVISOR_ALLOW_FIELDS: matching(
+    FIELD_PATHS,
+    'fields such as enable_search or messages.content.uuid, separated by commas',
+  ),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** VMM of the VMs; `auto`: QEMU if it is installed. */
@@ -111,6 +117,8 @@ export interface Config {
   readonly home: string;
   readonly upstream: string;
   readonly upstreamKey: string | null;
+  /** Paths of fields. */
+  readonly allowFields: readonly string[];
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
@@ -151,6 +159,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     home: values.NEUROVISOR_HOME,
     upstream: values.NEUROVISOR_UPSTREAM,
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
+    allowFields: listed(values.NEUROVISOR_ALLOW_FIELDS),
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
@@ -160,7 +169,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
     networkPool: values.NEUROVISOR_NET_POOL || null,
-    webhookHosts: values.NEUROVISOR_WEBHOOK_HOSTS.split(',').filter((host) => host !== ''),
+    webhookHosts: listed(values.NEUROVISOR_WEBHOOK_HOSTS),
     jail: values.NEUROVISOR_JAIL,
     jailUids: values.NEUROVISOR_JAIL_UIDS || null,
     probes: probesOf(values.NEUROVISOR_PROBES),
@@ -183,6 +192,8 @@ function readVariables(env: Readonly<Record<string, string | undefined>>): Value
   });
   return Object.fromEntries(read) as Values;
 }
+
+const listed = (text: string): string[] => text.split(',').filter((one) => one !== '');
 
 function probesOf(text: string): Probes {
   const names = text === 'auto' ? ['latency', 'processes'] : text.split(',');

@@ -20,7 +20,7 @@
  * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, cache-hints, caller-key, headers, address, json-body, media, policy, sse, usage, dialect/.
+ * Pure: limits, refusal, cache-hints, caller-key, headers, address, json-body, fields, policy, sse, usage, dialect/.
  * Input and output: listener, exchange, body, reply, linger, relay, upstream, catalog, detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';

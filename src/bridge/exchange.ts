@@ -210,7 +210,7 @@ export class Exchange {
     const model = await this.#resolve(target, inspection.model, operation);
     if (!model.ok) return this.#refused(model.refusal);
     const salt = await this.#cacheSalt(target, model.value);
-    const edits = { ...inspection.edits, ...salt };
+    const edits = { ...inspection.edits, ...this.#boundFields(inspection), ...salt };
     const bytes = edited(received.value, body.value, { ...inspection, edits }, model.value);
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
       operation: operation.name,
@@ -335,6 +335,15 @@ export class Exchange {
     if (resolved.ok) return resolved;
     const refreshed = await orAborted(catalog.refresh(target), this.#aborter.signal);
     return resolveModel(asked, policy, names(refreshed), use);
+  }
+
+  #boundFields({ bound }: Inspection): Record<string, string> {
+    const { sandboxId } = this.#context;
+    const own = Object.entries(bound).map(([name, value]) => [
+      name,
+      callerKey(sandboxId, name, value),
+    ]);
+    return Object.fromEntries(own);
   }
 
   /**

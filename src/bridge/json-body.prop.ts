@@ -63,7 +63,7 @@ describe('parseJsonBody', () => {
 });
 
 describe('inspect', () => {
-  const known = ['model', 'stream', 'stream_options', 'tools', 'messages', 'image_url', 'url'];
+  const known = ['content', 'text', 'type', 'image_url', 'url', 'tool_calls', 'annotations'];
   const hostile = fc.letrec<{ value: unknown; body: JsonObject }>((tie) => ({
     value: fc.oneof(
       { maxDepth: 4 },
@@ -73,8 +73,12 @@ describe('inspect', () => {
       tie('body'),
     ),
     body: fc.dictionary(
-      fc.oneof(fc.constantFrom(...known), fc.string()),
+      fc.oneof(
+        { weight: 30, arbitrary: fc.constantFrom(...known) },
+        { weight: 1, arbitrary: fc.string() },
+      ),
       tie('value'),
+      { maxKeys: 3 },
     ) as fc.Arbitrary<JsonObject>,
   })).body;
 
@@ -82,14 +86,19 @@ describe('inspect', () => {
     const route = openaiDialect.route('POST', '/v1/chat/completions');
     if (!route.ok || route.value.kind !== 'inference') throw new Error('no route');
     const { operation } = route.value;
+    let passed = 0;
     fc.assert(
       fc.property(hostile, (body) => {
         const result = openaiDialect.inspect(operation, { messages: [body] }, {});
         expect(openaiDialect.inspect(operation, body, {}).ok).toBeTypeOf('boolean');
-        if (result.ok) expect(mediaUrls(body)).toEqual([]);
+        if (!result.ok) return;
+        passed += 1;
+        expect(mediaUrls(body)).toEqual([]);
       }),
       { numRuns: 1000 },
     );
+    // Refusing everything would hold too.
+    expect(passed).toBeGreaterThan(50);
   });
 });
 

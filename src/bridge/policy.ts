@@ -15,8 +15,8 @@ export interface BridgePolicy {
    * agents written for those services run unchanged. Absent: such requests get 404.
    */
   readonly defaultModel?: string;
-  /** Allows tools that the upstream itself runs (web search, MCP, code). Default false. */
-  readonly allowProviderTools?: boolean;
+  /** Paths of fields that pass unchecked, e.g. `enable_search`, `messages.content.uuid`: see `fields.ts`. */
+  readonly allowFields?: readonly string[];
   readonly limits?: Partial<BridgeLimits>;
 }
 

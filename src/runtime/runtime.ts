@@ -322,6 +322,15 @@ export class Runtime {
     return this.driver.accelerator === 'tcg' ? { OPENBLAS_L2_SIZE: '256' } : {};
   }
 
+  #bridgePolicy(models: ModelPolicy): BridgePolicy {
+    return {
+      aliases: models.aliases,
+      allowFields: [...this.#options.config.allowFields, ...models.allowFields],
+      ...(models.allow === null ? {} : { allowModels: models.allow }),
+      ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
+    };
+  }
+
   #parts(): SandboxParts {
     const { log } = this.#options;
     return {
@@ -344,10 +353,10 @@ export class Runtime {
         }),
       attachBridge: async (sandboxId, channelPath, models) => {
         const socketPath = inferenceSocket(channelPath);
-        const policy = bridgePolicy(models);
+        const policy = this.#bridgePolicy(models);
         const port = await this.#bridge.attach({ sandboxId, socketPath, policy });
         return {
-          setModels: (changed) => port.setPolicy(bridgePolicy(changed)),
+          setModels: (changed) => port.setPolicy(this.#bridgePolicy(changed)),
           inFlight: () => port.stats().inFlight,
           close: () => port.close(),
         };
@@ -367,14 +376,6 @@ async function openKernelNetwork(config: Config, log: Log): Promise<HostNetwork>
   const { openHostNetwork } = await import('../net/lease/host-network.ts');
   const { networkPool: pool } = config;
   return await openHostNetwork({ clock: systemClock, log, ...(pool === null ? {} : { pool }) });
-}
-
-function bridgePolicy(models: ModelPolicy): BridgePolicy {
-  return {
-    aliases: models.aliases,
-    ...(models.allow === null ? {} : { allowModels: models.allow }),
-    ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
-  };
 }
 
 /** @throws SandboxError `spec_invalid`: this driver cannot change a VM's memory */

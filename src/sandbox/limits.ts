@@ -41,6 +41,7 @@ export const REQUEST_LIMITS = {
   warmModuleCharactersMax: 256,
   modelsMax: 256,
   modelNameCharactersMax: 256,
+  allowedFieldsMax: 64,
   metadataPairsMax: 32,
   metadataKeyCharactersMax: 64,
   metadataValueCharactersMax: 1024,

@@ -43,7 +43,12 @@ describe('makeSpec', () => {
     const one = makeSpec({}, 2);
     const two = makeSpec({}, 2);
     expect(one).toMatchObject({ ...DEFAULTS, timeoutMs: null, env: {}, warm: [] });
-    expect(one.models).toEqual({ defaultModel: null, allow: null, aliases: {} });
+    expect(one.models).toEqual({
+      defaultModel: null,
+      allow: null,
+      aliases: {},
+      allowFields: [],
+    });
     expect(one.id).toMatch(/^[a-z0-9]{20}$/);
     expect(one.id).not.toBe(two.id);
   });
@@ -64,6 +69,14 @@ describe('makeSpec', () => {
     ['an environment that is too large', { env: { A: 'x'.repeat(40_000) } }, 'env'],
     ['a module name that is code', { warm: ['os;import sys'] }, 'warm'],
     ['a model name with a newline', { models: { defaultModel: 'a\nb' } }, 'models'],
+    ['a field with a space', { models: { allowFields: ['a b'] } }, 'models'],
+    ['an empty part of a field', { models: { allowFields: ['messages.'] } }, 'models'],
+    ['a long field', { models: { allowFields: ['x'.repeat(201)] } }, 'models'],
+    [
+      '65 fields',
+      { models: { allowFields: Array.from({ length: 65 }, (_, n) => `f${n}`) } },
+      'models',
+    ],
     ['no connections', withLimits({ connectionsMax: 0 }), 'network.limits.connectionsMax'],
     ['half a byte', withLimits({ bytesMax: 0.5 }), 'network.limits.bytesMax'],
     ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],

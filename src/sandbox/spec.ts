@@ -1,5 +1,6 @@
 /** The spec of a sandbox. Checked once, here; a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
+import { isFieldPath } from '../base/field-path.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
 import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
@@ -101,6 +102,8 @@ export interface ModelPolicy {
   readonly allow: readonly string[] | null;
   /** The guest's name of a model → the upstream's name. */
   readonly aliases: Readonly<Record<string, string>>;
+  /** Fields of requests that the bridge would refuse otherwise, by their paths, e.g. `enable_search`. */
+  readonly allowFields: readonly string[];
 }
 
 /**
@@ -166,7 +169,14 @@ export function makeSpec(
     defaultModel: options.models?.defaultModel ?? null,
     allow: options.models?.allow ?? null,
     aliases: options.models?.aliases ?? {},
+    allowFields: options.models?.allowFields ?? [],
   };
+  const { allowedFieldsMax: fields } = REQUEST_LIMITS;
+  check(models.allowFields.length <= fields, 'models', `at most ${fields} allowed fields`);
+  for (const path of models.allowFields) {
+    const why = `"${path.slice(0, 80)}" is not a field, such as enable_search or messages.content.uuid`;
+    check(isFieldPath(path), 'models', why);
+  }
   for (const name of [
     models.defaultModel ?? 'x',
     ...(models.allow ?? []),

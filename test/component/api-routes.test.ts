@@ -33,7 +33,12 @@ describe('sandboxes', () => {
       diskMib: 64,
       warm: ['json'],
       env: { A: 'b' },
-      models: { defaultModel: 'm', allow: null, aliases: { a: 'b' } },
+      models: {
+        defaultModel: 'm',
+        allow: null,
+        aliases: { a: 'b' },
+        allowFields: ['messages.content.uuid'],
+      },
       channelLimits: { connections: { size: 1, refillPerSecond: 2, oneTimeBurst: 3 } },
       diskLimits: { bytesPerSecond: 1_000_000, opsPerSecond: 100 },
       console: 'log',

@@ -75,6 +75,22 @@ describe('bridge: salt of the cache', () => {
     expect(mock.requests).toEqual([]);
   });
 
+  it('labels of caches and users are the sandbox’s own', async () => {
+    const mock = await startMockUpstream({});
+    closers.push(() => mock.close());
+    const [a, b] = await neighbors(async () => mock.target);
+    const labels = { prompt_cache_key: 'x', user: 'x', safety_identifier: 'x' };
+    for (const ask of [a, a, b]) expect((await ask(CHAT, chat(labels))).status).toBe(200);
+    const [first, again, other] = mock.requests.map(({ body }) => {
+      const { prompt_cache_key: key, user, safety_identifier: safety } = JSON.parse(body);
+      return [key, user, safety];
+    });
+    expect(again).toEqual(first);
+    const all = [...(first ?? []), ...(other ?? [])];
+    expect(new Set(all).size).toBe(6);
+    for (const label of all) expect(label).toMatch(/^[0-9a-f]{64}$/);
+  });
+
   it('our engine isolates the prompts of two sandboxes, both ways, and reports no hits', async () => {
     const backend = new ScriptedBackend();
     const service = Promise.resolve(new Service(backend));

@@ -31,7 +31,7 @@ const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, u
 describe('bridge: requests', () => {
   it('forwards a body unchanged when the policy changes nothing', async () => {
     fixture = await bridgeFixture();
-    const text = '{ "seed": 18446744073709551615,"model":"m1",\n"messages":[],"x":1.50 }';
+    const text = '{ "seed": 18446744073709551615,"model":"m1",\n"messages":[],"top_p":0.50 }';
     const answer = await fixture.call(CHAT, text, { 'content-type': 'text/plain' });
     expect(answer).toMatchObject({ status: 200, broken: false });
     expect(JSON.parse(answer.body)).toEqual(completion('hello'));
@@ -133,6 +133,17 @@ describe('bridge: models', () => {
     expect(fixture.mock.requests.map((r) => JSON.parse(r.body).model)).toEqual(['m2', 'm1']);
     expect(unknown.status).toBe(404);
     expect(errorOf(unknown.body)['message']).toContain('Available: m1, m2, fast.');
+  });
+
+  it('sends only listed fields upstream, and those that the policy allows', async () => {
+    fixture = await bridgeFixture();
+    const body = chat({ enable_search: true });
+    const refused = await fixture.call(CHAT, body);
+    expect([refused.status, errorOf(refused.body)['param']]).toEqual([400, 'enable_search']);
+    expect(errorOf(refused.body)['message']).toContain('--allow-field enable_search');
+    fixture.port.setPolicy({ allowFields: ['enable_search'] });
+    expect((await fixture.call(CHAT, body)).status).toBe(200);
+    expect(fixture.mock.requests.map((r) => r.body)).toEqual([JSON.stringify(body)]);
   });
 
   it('answers an embedding request for a missing model with an embedding model or 404', async () => {

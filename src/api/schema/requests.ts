@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
+import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/field-path.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { RANGES, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
@@ -119,9 +120,17 @@ export const createRequest: z.ZodType<CreateRequest> = z
         defaultModel: modelName.nullable().exactOptional(),
         allow: z.array(modelName).max(REQUEST_LIMITS.modelsMax).nullable().exactOptional(),
         aliases: z.record(modelName, modelName).exactOptional(),
+        allowFields: z
+          .array(z.string().max(FIELD_PATH_CHARACTERS_MAX).regex(FIELD_PATH))
+          .max(REQUEST_LIMITS.allowedFieldsMax)
+          .exactOptional()
+          .describe(
+            'Fields of its requests to the model that the bridge would refuse otherwise, by their paths: ' +
+              '`enable_search`, `messages.content.uuid`. They pass unchecked.',
+          ),
       })
       .optional()
-      .describe('Models it may use, and their aliases.'),
+      .describe('Models it may use, their aliases, and what its requests may contain.'),
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),

@@ -1,9 +1,10 @@
 /** The OpenAI API: chat completions, completions, embeddings, models. */
+import { type AllowedFields, checkFields } from '../fields.ts';
 import { isJsonObject, type JsonObject } from '../json-body.ts';
-import { foldKey, inspectMedia } from '../media.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect.ts';
+import { BOUND_FIELDS, OPENAI_FIELDS, OPENAI_HAZARDS } from './openai-fields.ts';
 
 export const openaiDialect: Dialect = {
   name: 'openai',
@@ -16,7 +17,9 @@ export const openaiDialect: Dialect = {
   model: modelObject,
 };
 
-const OPERATIONS: Readonly<Record<string, Operation>> = {
+type OpenaiOperation = Operation & { readonly name: keyof typeof OPENAI_FIELDS };
+
+const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
   '/chat/completions': {
     name: 'chat',
     upstreamPath: '/chat/completions',
@@ -83,65 +86,15 @@ function wrongMethod(method: string, allowed: string): Checked<never> {
   return refused(405, 'method_not_allowed', message);
 }
 
-/**
- * Fields with which a request would escape its limits on some upstream: other hosts and files of the host
- * (SSRF, code), models outside the allowlist, other sandboxes' caches and queues.
- */
-const REFUSED_FIELDS = new Set([
-  'kv_transfer_params',
-  'ec_transfer_params',
-  'bootstrap_host',
-  'bootstrap_port',
-  'bootstrap_room',
-  'api_base',
-  'base_url',
-  'api_key',
-  'callback_url',
-  'webhook',
-  'lora_path',
-  'lora',
-  'lora_request',
-  'custom_logit_processor',
-  'logits_processors',
-  'models',
-  'fallbacks',
-  'provider',
-  'route',
-  'cache_salt',
-  'extra_key',
-  'session_params',
-  'priority',
-  'id_slot',
-  'slot_id',
-]);
-
-/** Fields that make the upstream run its own tools: a way out of a sandbox without a network (B13). */
-const PROVIDER_TOOL_FIELDS = new Set([
-  'web_search_options',
-  'search_parameters',
-  'mcp_servers',
-  'plugins',
-  'data_sources',
-]);
-
-/** Fields that the checks below read. Another spelling of one is refused, see `foldKey`. */
-const READ_FIELDS = new Set([
-  'model',
-  'stream',
-  'stream_options',
-  'tools',
-  'messages',
-  'prompt',
-  'input',
-]);
-
 function inspect(
   operation: Operation,
   body: JsonObject,
   policy: BridgePolicy,
 ): Checked<Inspection> {
-  const fields = checkFields(body, policy);
-  if (!fields.ok) return fields;
+  const allowed = new Set(policy.allowFields);
+  const fields = OPENAI_FIELDS[operation.name as OpenaiOperation['name']];
+  const prompt = checkFields(body, fields, { hazards: OPENAI_HAZARDS, allowed });
+  if (!prompt.ok) return prompt;
   if (!operation.required.some((name) => body[name] !== undefined && body[name] !== null)) {
     return invalid(operation.required[0] ?? '', 'is missing');
   }
@@ -151,50 +104,31 @@ function inspect(
   if (operation.required[0] === 'messages' && !Array.isArray(body['messages'])) {
     return invalid('messages', 'must be a list');
   }
-  const tools = policy.allowProviderTools ? accepted(undefined) : checkTools(body['tools']);
-  if (!tools.ok) return tools;
-  const prompt = inspectMedia(body);
-  if (!prompt.ok) return prompt;
+  if (!isOptionalList(body['tools'])) return invalid('tools', 'must be a list');
+  const bound = boundFields(body, allowed);
+  if (!bound.ok) return bound;
   const usage = usageEdits(operation, stream === true, body['stream_options']);
   return accepted({
     model: typeof model === 'string' ? model : undefined,
     stream: stream === true,
     ...usage,
+    bound: bound.value,
     promptTokensEstimate: prompt.value,
   });
 }
 
-function checkFields(body: JsonObject, policy: BridgePolicy): Checked<void> {
-  for (const key of Object.keys(body)) {
-    const folded = foldKey(key);
-    if (key !== folded && READ_FIELDS.has(folded)) return invalid(folded, 'is misspelled');
-    if (REFUSED_FIELDS.has(folded)) {
-      return refused(400, 'field_refused', `A sandbox may not set "${folded}". Remove the field.`, {
-        param: folded,
-      });
-    }
-    if (PROVIDER_TOOL_FIELDS.has(folded) && !policy.allowProviderTools) return toolRefused(folded);
+function boundFields(
+  body: JsonObject,
+  allowed: AllowedFields,
+): Checked<Readonly<Record<string, string>>> {
+  const bound: Record<string, string> = {};
+  for (const name of BOUND_FIELDS) {
+    const value = body[name];
+    if (value === undefined || value === null || allowed.has(name)) continue;
+    if (typeof value !== 'string') return invalid(name, 'must be a string');
+    bound[name] = value;
   }
-  return accepted(undefined);
-}
-
-/** Accepts tools that the client runs; the upstream would run all others. */
-function checkTools(tools: unknown): Checked<void> {
-  if (tools === undefined || tools === null) return accepted(undefined);
-  if (!Array.isArray(tools)) return invalid('tools', 'must be a list');
-  for (const tool of tools) {
-    const type = isJsonObject(tool) ? tool['type'] : undefined;
-    if (type === 'function' || type === 'custom') continue;
-    return toolRefused(typeof type === 'string' ? type.slice(0, 40) : 'a tool without a type');
-  }
-  return accepted(undefined);
-}
-
-function toolRefused(what: string): Checked<never> {
-  const message =
-    `Tools that the model server runs are refused ("${what}"): they would give the sandbox a way to the ` +
-    'network. Run the tool in the sandbox and offer it as type "function".';
-  return refused(400, 'provider_tool_refused', message, { param: 'tools' });
+  return accepted(bound);
 }
 
 /** Requests the usage of a stream from the upstream, even if the client did not. */
@@ -214,6 +148,10 @@ function usageEdits(
 
 function isOptional(value: unknown, type: 'string' | 'boolean'): boolean {
   return value === undefined || value === null || typeof value === type;
+}
+
+function isOptionalList(value: unknown): boolean {
+  return value === undefined || value === null || Array.isArray(value);
 }
 
 function invalid(param: string, why: string): Checked<never> {

@@ -14,12 +14,14 @@ import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { modelChoice } from '../flags/model-choice.ts';
+import { checkedFields } from '../flags/sandbox-flags.ts';
 import { openRuntime } from './open-runtime.ts';
 
 export interface ServeFlags {
   readonly port?: number;
   readonly pool: PoolLimits;
   readonly model?: string;
+  readonly allowField?: readonly string[];
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -47,6 +49,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
+  const allowFields = [...cli.config.allowFields, ...checkedFields(flags.allowField ?? [])];
   const cleanup = new CleanupStack();
   cli.ignoreClosedOutput();
   try {
@@ -54,7 +57,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
-      config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
+      config: { ...cli.config, allowFields, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
     });
     cleanup.push('runtime', () => runtime.close());

@@ -8,6 +8,7 @@ import { SORTS } from '../top/picture.ts';
 import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
   addSizeOptions,
+  allowFieldOption,
   collect,
   jailOption,
   memoryMaxOption,
@@ -36,6 +37,7 @@ export function addDaemon(program: Command): void {
     )
     .option('--port <n>', 'also listen on this port of 127.0.0.1, with an API key', ranges.port)
     .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
+    .addOption(allowFieldOption())
     .addOption(jailOption())
     .addOption(vmmOption())
     .option('--open-metrics', 'serve /metrics on the port without an API key')

@@ -24,6 +24,15 @@ export const jailOption = (): Option =>
     'jail of the VMMs: auto (if the host supports it), enforce, log (allow forbidden system calls and log them) or off (default: auto)',
   ).choices(JAIL_MODES);
 
+/** `--allow-field` */
+export const allowFieldOption = (): Option =>
+  new Option(
+    '--allow-field <path>',
+    'let requests to the model carry this field, for example enable_search, unchecked (repeatable)',
+  )
+    .argParser(collect)
+    .default([], 'none');
+
 /** `--memory-max`, for sandboxes that stay. */
 export function memoryMaxOption(): Option {
   return new Option(
@@ -63,6 +72,7 @@ export function addSandboxOptions(command: Command): Command {
       [],
     )
     .option('--allow-model <name>', 'restrict the guest to this model (repeatable)', collect, [])
+    .addOption(allowFieldOption())
     .option(
       '--warm <module>',
       'Python module to import before the script starts (repeatable)',

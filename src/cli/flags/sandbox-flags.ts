@@ -1,4 +1,5 @@
 /** Options of a new sandbox, shared by `run` and `create`. */
+import { isFieldPath } from '../../base/field-path.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
@@ -22,6 +23,7 @@ export interface SandboxFlags extends NetworkFlags {
   readonly warm: readonly string[];
   readonly alias: readonly string[];
   readonly allowModel: readonly string[];
+  readonly allowField?: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
   readonly memoryMax?: string;
@@ -51,6 +53,7 @@ export function sandboxOptions(
       ...model,
       aliases: parseAliases(flags.alias),
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
+      ...allowedFields(flags),
     },
     network: networkOptions(flags),
     ...secretOptions(cli, flags),
@@ -59,6 +62,20 @@ export function sandboxOptions(
       : { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } }),
     ...(diskLimits === undefined ? {} : { diskLimits }),
   };
+}
+
+function allowedFields({ allowField = [] }: SandboxFlags): Partial<ModelPolicy> {
+  return allowField.length === 0 ? {} : { allowFields: checkedFields(allowField) };
+}
+
+/** The values of `--allow-field`. @throws UsageError */
+export function checkedFields(paths: readonly string[]): readonly string[] {
+  const wrong = paths.find((path) => !isFieldPath(path));
+  if (wrong === undefined) return paths;
+  throw new UsageError(
+    `invalid field "${wrong.slice(0, 80)}" for --allow-field`,
+    'name it as the error does, for example enable_search or messages.content.uuid',
+  );
 }
 
 /** Rules without a mode imply `egress`. @throws UsageError */

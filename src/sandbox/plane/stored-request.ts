@@ -6,6 +6,7 @@ import { type LifetimePolicy, lifetimePolicyOf } from '../request.ts';
 import {
   type EgressText,
   egressText,
+  type ModelPolicy,
   type NetworkSpec,
   type ParseEgress,
   type SandboxSpec,
@@ -18,8 +19,9 @@ export interface StoredRequest {
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, and secrets. */
-type StoredSpec = Omit<SandboxSpec, 'network'> & {
+/** Older rows lack a network, limits of networks and disks, secrets, and allowed fields. */
+type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
+  readonly models: Omit<ModelPolicy, 'allowFields'> & Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
 };
 
@@ -50,7 +52,7 @@ export function parseRequest(
     const { secrets = [], diskLimits = {} } = spec as Partial<SandboxSpec>;
     const network = parseNetwork(spec.network ?? null, parseEgress);
     return {
-      spec: { ...spec, network, secrets, diskLimits },
+      spec: { ...spec, models: { allowFields: [], ...spec.models }, network, secrets, diskLimits },
       // Older rows lack `onMemoryPressure`.
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
       origin,

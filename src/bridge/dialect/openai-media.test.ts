@@ -1,11 +1,21 @@
 import { describe, expect, it } from 'vitest';
-import { inspectMedia } from './media.ts';
+import { openaiDialect } from './openai.ts';
 
 const METADATA = 'http://169.254.169.254/latest/meta-data/';
 const PICTURE = 'data:image/png;base64,AAAA';
+/** Checks the body of a route: the first that takes one of its members. */
+function inspect(body: Record<string, unknown>, allowFields: readonly string[] = []) {
+  const name =
+    'input' in body ? 'embeddings' : 'prompt' in body ? 'completions' : 'chat/completions';
+  const route = openaiDialect.route('POST', `/v1/${name}`);
+  if (!route.ok || route.value.kind !== 'inference') throw new Error(name);
+  const whole = name === 'chat/completions' ? { messages: [], ...body } : body;
+  return openaiDialect.inspect(route.value.operation, whole, { allowFields });
+}
+
 const message = (...content: unknown[]) => ({ messages: [{ role: 'user', content }] });
 
-describe('inspectMedia (G28: inference servers as a way to the metadata service)', () => {
+describe('inspect: remote media, which the model server would fetch for the guest', () => {
   const remote: [string, Record<string, unknown>][] = [
     ['image_url', message({ type: 'image_url', image_url: { url: METADATA } })],
     ['image_url as a string', message({ type: 'image_url', image_url: METADATA })],
@@ -18,6 +28,12 @@ describe('inspectMedia (G28: inference servers as a way to the metadata service)
     ['a bare path', message({ type: 'image_url', image_url: { url: '/etc/passwd' } })],
     ['other capitals', message({ type: 'image_url', Image_URL: { URL: METADATA } })],
     ['a long s', message({ type: 'x', imageſ: [METADATA] })],
+    ['audio', { messages: [{ role: 'assistant', audio: { id: 'x', data: METADATA } }] }],
+    ['a predicted output', { prediction: { type: 'content', content: [{ image_url: METADATA }] } }],
+    [
+      'a tool call',
+      { messages: [{ role: 'assistant', tool_calls: [{ extra_content: { a: METADATA } }] }] },
+    ],
     ['a scheme in capitals', message({ type: 'image_url', image_url: { url: 'HTTP://a/' } })],
     ['leading space', message({ type: 'image_url', image_url: { url: ` ${METADATA}` } })],
     ['an unknown part', message({ type: 'hologram', hologram: METADATA })],
@@ -30,7 +46,7 @@ describe('inspectMedia (G28: inference servers as a way to the metadata service)
     ['a top-level member', { messages: [], image_data: METADATA }],
   ];
   it.each(remote)('refuses remote media in %s', (_, body) => {
-    expect(inspectMedia(body)).toMatchObject({ ok: false, refusal: { status: 400 } });
+    expect(inspect(body)).toMatchObject({ ok: false, refusal: { status: 400 } });
   });
 
   const local: [string, Record<string, unknown>][] = [
@@ -41,7 +57,10 @@ describe('inspectMedia (G28: inference servers as a way to the metadata service)
     ['URLs in prompts', { prompt: [METADATA] }],
     ['URLs in embeddings input', { input: METADATA }],
     ['URLs in tool schemas', { tools: [{ function: { parameters: { url: METADATA } } }] }],
-    ['URLs in response schemas', { response_format: { json_schema: { $id: METADATA } } }],
+    [
+      'URLs in response schemas',
+      { response_format: { json_schema: { schema: { $id: METADATA } } } },
+    ],
     [
       'tool calls sent back',
       {
@@ -54,16 +73,17 @@ describe('inspectMedia (G28: inference servers as a way to the metadata service)
       'citations sent back',
       { messages: [{ role: 'assistant', content: '', annotations: [{ url: METADATA }] }] },
     ],
+    ['JPEG in base64', message({ type: 'input_audio', input_audio: { data: '/9j/4AAQ' } })],
     ['a user label', { user: METADATA }],
   ];
   it.each(local)('accepts %s', (_, body) => {
-    expect(inspectMedia(body).ok).toBe(true);
+    expect(inspect(body).ok).toBe(true);
   });
 
   it('estimates tokens of text and counts token ids, without the bytes of images', () => {
     const value = (body: Record<string, unknown>) => {
-      const result = inspectMedia(body);
-      return result.ok ? result.value : -1;
+      const result = inspect(body);
+      return result.ok ? result.value.promptTokensEstimate : -1;
     };
     expect(value({ input: [[1, 2, 3], [4]] })).toBe(4);
     expect(value({ prompt: 'x'.repeat(40) })).toBe(10);

@@ -1,0 +1,25 @@
+import { describe, expect, it } from 'vitest';
+import { lifetimePolicyOf } from '../request.ts';
+import { makeSpec, withoutIdentity } from '../spec.ts';
+import { formatRequest, parseRequest } from './stored-request.ts';
+
+const parseEgress = (): never => {
+  throw new Error('no network here');
+};
+const origin = 'boot';
+const spec = makeSpec({ models: { allow: ['m'], allowFields: ['enable_search'] } }, 4);
+const stored = (): string => formatRequest({ spec, policy: lifetimePolicyOf({}), origin });
+const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
+
+describe('parseRequest', () => {
+  it('keeps which models a sandbox may use, and which fields its requests may carry', () => {
+    expect(parsed(stored())?.spec.models).toEqual(spec.models);
+    expect(withoutIdentity(spec).models).toEqual(spec.models);
+  });
+
+  it('allows no fields where an older row names none', () => {
+    const { allowFields: _, ...models } = spec.models;
+    const older = JSON.stringify({ ...JSON.parse(stored()), spec: { ...spec, models } });
+    expect(parsed(older)?.spec.models).toEqual({ ...models, allowFields: [] });
+  });
+});
