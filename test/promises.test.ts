@@ -38,7 +38,7 @@ describe('promises', () => {
       `| Promise | Test |\n|---|---|\n| It holds. | ${cell} |\n`;
     expect(problems(table('`src/base/plain.test.ts`'), 'Test')).toEqual([]);
     expect(problems(table('`plain.test.ts`, `neurovisor prove caps io`'), 'Test')).toEqual([]);
-    expect(problems(table('`src/vsock/*.prop.ts`'), 'Test')).toEqual([]);
+    expect(problems(table('`src/base/*.prop.ts`'), 'Test')).toEqual([]);
     expect(problems(table('`caps`'), 'Test')).toEqual([]);
     expect(problems(table('–'), 'Test')).toEqual(['no test: It holds.']);
     expect(problems(table('`neurovisor bench oom`'), 'Test')).toEqual(['no test: It holds.']);

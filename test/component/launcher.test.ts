@@ -11,13 +11,13 @@ beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-launcher-'));
   // The second is for machines with a GPU.
   const cuda = 'node_modules/@node-llama-cpp/linux-x64-cuda';
-  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli', 'tools/test']) {
+  for (const name of ['node_modules', cuda, 'bin', 'home', 'src/cli', 'tools/test', 'tools/fuzz']) {
     await mkdir(join(dir, name), { recursive: true });
   }
   for (const name of ['neurovisor', 'package-lock.json']) {
     await copyFile(join(ROOT, name), join(dir, name));
   }
-  for (const main of ['src/cli/main.ts', 'tools/test/main.ts']) {
+  for (const main of ['src/cli/main.ts', 'tools/test/main.ts', 'tools/fuzz/main.ts']) {
     await writeFile(join(dir, main), `console.log('${main}', ...process.argv.slice(2));\n`);
   }
   // The packages that `run` needs are installed, those of the tests are not.
@@ -39,13 +39,15 @@ function launch(...words: string[]): Promise<{ stdout: string; stderr: string }>
   });
 }
 
-it('neurovisor: only `test` starts the runner and installs its packages, and its help installs none', async () => {
+it('neurovisor: only `test` and `fuzz` start developer tools and install their packages, and their help installs none', async () => {
   expect(await launch('ls')).toEqual({ stdout: 'src/cli/main.ts ls\n', stderr: '' });
-  for (const help of ['--help', '-h']) {
-    const expected = { stdout: `tools/test/main.ts ${help}\n`, stderr: '' };
-    expect(await launch('test', help)).toEqual(expected);
+  for (const tool of ['test', 'fuzz']) {
+    for (const help of ['--help', '-h']) {
+      const expected = { stdout: `tools/${tool}/main.ts ${help}\n`, stderr: '' };
+      expect(await launch(tool, help)).toEqual(expected);
+    }
+    const { stdout, stderr } = await launch(tool, 'unit');
+    expect(stdout).toBe('');
+    expect(stderr).toContain('npm retries 2: ci ');
   }
-  const { stdout, stderr } = await launch('test', 'unit');
-  expect(stdout).toBe('');
-  expect(stderr).toContain('npm retries 2: ci ');
 });

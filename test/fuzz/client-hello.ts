@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { parseHostName } from '../../src/net/addresses/host-name.ts';
 import { ClientHelloReader, HELLO_WIRE_BYTES_MAX } from '../../src/net/tls/client-hello.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const shape = fc
   .record({
@@ -30,9 +30,8 @@ const shape = fc
     ...(protocols === undefined ? {} : { protocols }),
   }));
 
-export const clientHello = target(
+export const clientHello = structured(
   'client-hello',
-  1500,
   fc.record({
     shape,
     fragmentBytes: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constant(0x4000)),

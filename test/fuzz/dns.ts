@@ -9,7 +9,7 @@ import {
   parseQuery,
   RECORDS_MAX,
 } from '../../src/net/dns/message.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const label = fc.stringMatching(/^[a-zA-Z0-9_-]{1,63}$/);
 const name = fc
@@ -84,9 +84,8 @@ function checkHostile(bytes: Uint8Array): void {
   must(Buffer.from(bytes).toString('hex') === before, 'input was changed');
 }
 
-export const dns = target(
+export const dns = structured(
   'dns',
-  2000,
   fc.record({
     exchange,
     hostile,

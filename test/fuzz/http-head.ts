@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { HEAD_BYTES_MAX, type RequestHead } from '../../src/net/http/head.ts';
 import { HttpRequestReader } from '../../src/net/http/requests.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const part = fc.oneof(
   fc.constantFrom(
@@ -57,9 +57,8 @@ function read(bytes: Buffer, cuts: readonly number[]): Read {
   return { heads, passed, isRefused };
 }
 
-export const httpHead = target(
+export const httpHead = structured(
   'http-head',
-  2000,
   fc.record({
     parts: fc.array(part, { maxLength: 12 }),
     cuts: fc.array(fc.nat(400), { maxLength: 12 }),

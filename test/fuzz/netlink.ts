@@ -17,7 +17,7 @@ import {
 import { parseAddress } from '../../src/net/netlink/rtnetlink-address.ts';
 import { dumpLinks, parseLink } from '../../src/net/netlink/rtnetlink-link.ts';
 import { parseRoute } from '../../src/net/netlink/rtnetlink-route.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const SEQUENCE = 9;
 const PORT = 3;
@@ -54,9 +54,8 @@ const framed = fc
     bytes: new Uint8Array(messages.flatMap((message) => [...encodeMessage(message)])),
   }));
 
-export const netlink = target(
+export const netlink = structured(
   'netlink',
-  2000,
   fc.record({
     framed,
     noise: fc.uint8Array({ maxLength: 200 }),

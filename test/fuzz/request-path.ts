@@ -7,7 +7,7 @@ import { parseHead } from '../../src/net/http/head.ts';
 import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
 import { readPath } from '../../src/net/policy/request-path.ts';
 import { decideRequest } from '../../src/net/policy/request-policy.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const RULES = ['/v1/', '/v1/models', '/a-b/c.d/'] as const;
 const dot = fc.constantFrom(
@@ -160,9 +160,8 @@ function resolve(path: string): string {
 
 const order = fc.array(fc.constantFrom(...Object.keys(STEPS)), { minLength: 1, maxLength: 8 });
 
-export const requestPath = target(
+export const requestPath = structured(
   'request-path',
-  4000,
   fc.record({
     rule: fc.constantFrom(...RULES),
     isBelow: fc.boolean(),

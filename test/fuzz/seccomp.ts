@@ -11,7 +11,7 @@ import { OPERATORS, type Profile, parseProfile } from '../../src/jail/seccomp/pr
 import { tracedCalls } from '../../src/jail/seccomp/strace.ts';
 import { AUDIT_ARCH } from '../../src/jail/seccomp/syscalls.ts';
 import { decide } from '../support/seccomp-reference.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const some = (...values: readonly unknown[]): fc.Arbitrary<unknown> =>
   fc.oneof({ weight: 200, arbitrary: fc.constantFrom(...values) }, fc.jsonValue({ maxDepth: 1 }));
@@ -80,7 +80,7 @@ const trace = fc
   )
   .map((lines) => lines.join('\n'));
 
-export const seccomp = target('seccomp', 1000, fc.tuple(text, trace), ([json, traced]) => {
+export const seccomp = structured('seccomp', fc.tuple(text, trace), ([json, traced]) => {
   const read = typed(() => parseProfile(json));
   if (read !== undefined) decidesAsItMeans(read);
   for (const since of ['exec', 'filter'] as const) {

@@ -1,26 +1,60 @@
-/** What can be fuzzed: an input and a check that throws. Runs are short in `prop` and long in tools/fuzz.ts. */
+/** A fuzz target: a check of any bytes that throws if they show a bug. Shorter inputs are simpler ones. */
 import fc from 'fast-check';
+import { ByteRandom } from './byte-random.ts';
 
 export interface FuzzTarget {
   readonly name: string;
-  /** Runs of a short test. */
-  readonly runs: number;
-  readonly input: fc.Arbitrary<unknown>;
-  /** Throws if the input shows a bug. */
-  check(input: unknown): void;
+  /** Longer inputs are not tried. */
+  readonly maxBytes: number;
+  /** Inputs to start from: messages that the code accepts. */
+  readonly seeds: readonly Uint8Array[];
+  /** Throws, or rejects, if the input shows a bug. */
+  check(bytes: Uint8Array): void | Promise<void>;
+  /** What the bytes stand for, for people. */
+  describe(bytes: Uint8Array): string;
 }
 
-export function target<T>(
+export interface TargetOptions {
+  readonly maxBytes?: number;
+  readonly seeds?: readonly (Uint8Array | string)[];
+}
+
+const MAX_BYTES = 4096;
+
+/** @param check of the bytes themselves */
+export function target(
   name: string,
-  runs: number,
-  input: fc.Arbitrary<T>,
-  check: (value: T) => void,
+  check: (bytes: Buffer) => void | Promise<void>,
+  options: TargetOptions = {},
 ): FuzzTarget {
-  return { name, runs, input, check: (value) => check(value as T) };
+  const { maxBytes = MAX_BYTES, seeds = [] } = options;
+  return {
+    name,
+    maxBytes,
+    seeds: seeds.map((each) => (typeof each === 'string' ? Buffer.from(each, 'latin1') : each)),
+    // A copy: what a check leaves in its input would become part of the corpus.
+    check: (bytes) => check(Buffer.from(bytes)),
+    describe: (bytes) => JSON.stringify(Buffer.from(bytes).toString('latin1')),
+  };
 }
 
-export const propertyOf = ({ input, check }: FuzzTarget): fc.IProperty<[unknown]> =>
-  fc.property(input, check);
+/**
+ * A target whose input has a structure: the bytes are the choices of its generator. A changed byte is another choice, so
+ * coverage guides the structure.
+ */
+export function structured<T>(
+  name: string,
+  input: fc.Arbitrary<T>,
+  check: (value: T) => void | Promise<void>,
+  options: TargetOptions = {},
+): FuzzTarget {
+  const generated = (bytes: Uint8Array): T =>
+    input.generate(new ByteRandom(bytes), undefined).value;
+  return {
+    ...target(name, (bytes) => check(generated(bytes)), options),
+    describe: (bytes) => fc.stringify(generated(bytes)),
+  };
+}
 
 /** Throws with the fault; the tool has no assertions of a test framework. */
 export function must(condition: unknown, message: string): asserts condition {

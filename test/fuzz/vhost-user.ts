@@ -10,7 +10,7 @@ import {
   VhostUserSession,
   type VhostUserTarget,
 } from '../../src/vsock/vhost-user.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const u32 = fc.oneof(fc.nat({ max: 3 }), fc.nat({ max: 0x200 }), fc.nat({ max: 0xffffffff }));
 const u64 = fc.oneof(
@@ -45,9 +45,8 @@ const message = fc.record({
   claim: fc.option(u32, { freq: 20 }),
 });
 
-export const vhostUser = target(
+export const vhostUser = structured(
   'vhost-user',
-  2000,
   fc.record({
     messages: fc.array(message, { minLength: 1, maxLength: 12 }),
     cuts: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 8 }),

@@ -7,7 +7,7 @@ import { GuestMemory, makeRegion } from '../../src/vsock/guest-memory.ts';
 import { SEGMENTS_MAX } from '../../src/vsock/limits.ts';
 import { Virtqueue } from '../../src/vsock/virtqueue.ts';
 import { DriverRing, GUEST_BASE, USER_BASE } from '../support/guest-rings.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const MEMORY_BYTES = 0x10000;
 const HIGH_BASE = GUEST_BASE + MEMORY_BYTES;
@@ -40,9 +40,8 @@ const index = fc.oneof(
   { weight: 1, arbitrary: fc.nat({ max: 0xffff }) },
 );
 
-export const virtqueue = target(
+export const virtqueue = structured(
   'virtqueue',
-  1500,
   fc.record({
     sizeBits: fc.nat({ max: 4 }),
     direction: fc.constantFrom('device-writes' as const, 'device-reads' as const),

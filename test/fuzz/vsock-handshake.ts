@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { parseConnectLine } from '../../src/vsock/handshake.ts';
 import { CONNECT_LINE_BYTES_MAX } from '../../src/vsock/limits.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const text = (value: string): Uint8Array => new Uint8Array(Buffer.from(value, 'latin1'));
 const lines = fc.oneof(
@@ -12,9 +12,8 @@ const lines = fc.oneof(
   fc.constantFrom('CONNECT 1\r\n', 'connect 1\n', 'CONNECT  1\n', 'CONNECT 01\n', '\n').map(text),
 );
 
-export const vsockHandshake = target(
+export const vsockHandshake = structured(
   'vsock-handshake',
-  3000,
   fc.record({ line: lines, payload: fc.uint8Array({ maxLength: 80 }) }),
   ({ line, payload }) => {
     const all = new Uint8Array([...line, ...payload]);

@@ -9,7 +9,7 @@ import { OP } from '../../src/vsock/packet.ts';
 import type { GuestStream } from '../support/guest-peer.ts';
 import type { MemorySocket } from '../support/memory-sockets.ts';
 import { VsockWorld } from '../support/vsock-world.ts';
-import { must, target } from './target.ts';
+import { must, structured } from './target.ts';
 
 const cuts = fc.record({
   rxCuts: fc.constantFrom([3776], [44, 4096], [20, 30, 100], [45], [70000], [43, 2, 1]),
@@ -60,9 +60,8 @@ const hostileStep = fc.oneof(
   { weight: 3, arbitrary: fc.constant({ kind: 'turn' as const }) },
 );
 
-export const vsockMuxer = target(
+export const vsockMuxer = structured(
   'vsock-muxer',
-  300,
   fc.record({ cuts, steps: fc.array(hostileStep, { maxLength: 60 }) }),
   ({ cuts: rings, steps }) => {
     const world = new VsockWorld({ ...rings, socketBytes: 30_000 });
@@ -221,9 +220,8 @@ function generate(pipe: Pipe, size: number): Uint8Array {
   return bytes;
 }
 
-export const vsockStreams = target(
+export const vsockStreams = structured(
   'vsock-streams',
-  150,
   fc.record({
     cuts,
     guestBufAlloc: fc.constantFrom(100, 4096, 65_536, 262_144),

@@ -1,19 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { clientHello } from '../../../test/fuzz/client-hello.ts';
-import { dns } from '../../../test/fuzz/dns.ts';
-import { httpHead } from '../../../test/fuzz/http-head.ts';
-import { runTarget } from '../../../test/fuzz/regressions.ts';
-import { requestPath } from '../../../test/fuzz/request-path.ts';
 import { FakeClock } from '../../base/clock.ts';
 import { Pins, pinSeconds } from './pins.ts';
 
-describe('names properties', () => {
-  it('dns: reads any bytes, and reads back what it writes', () => runTarget(dns));
-  it('client hello: decides the same however it is cut', () => runTarget(clientHello));
-  it('http head: what is passed on is what was judged', () => runTarget(httpHead));
-  it('request path: no server reads what is let through as another', () => runTarget(requestPath));
-
+describe('pins properties', () => {
   it('pins: are those of a plain list, and never more than allowed', () => {
     const limits = { namesMax: 3, addressesPerNameMax: 3, pinsMax: 6 };
     const step = fc.record({

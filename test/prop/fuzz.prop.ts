@@ -1,0 +1,47 @@
+/** A short run of the fuzzer on each target, from the kept inputs and with the seed of this run. */
+import { describe, expect, it } from 'vitest';
+import { type CampaignResult, runCampaign } from '../../tools/fuzz/campaign.ts';
+import { canary } from '../fuzz/canary.ts';
+import { keepCrasher, keptInputs } from '../fuzz/kept-inputs.ts';
+import { CANARY, TARGETS } from '../fuzz/registry.ts';
+import { repeatLine } from '../support/repeat-line.ts';
+import { randomFrom, runSeed } from '../support/run-seed.ts';
+
+const SMOKE_MS = 500;
+/** The canary takes about 12,000 runs. */
+const CANARY_RUNS_MAX = 1_000_000;
+
+function campaign(name: string, timeMs: number, runs = Infinity): Promise<CampaignResult> {
+  const inputs = [...keptInputs('crashers', name), ...keptInputs('corpus', name)];
+  const { signal } = new AbortController();
+  return runCampaign({ name, seed: runSeed(), jobs: 1, timeMs, runs, inputs, signal });
+}
+
+describe('fuzz targets', () => {
+  it.each(Object.keys(TARGETS))('%s: a short run finds no bug', async (name) => {
+    const { found, progress } = await campaign(name, SMOKE_MS);
+    if (found !== undefined) {
+      const path = keepCrasher(name, found.bytes);
+      const text = `${found.reason}\ninput: ${found.meaning}\n${repeatLine()}`;
+      throw new Error(`${name}: ${text}\nsaved in ${path}: commit it with the fix`);
+    }
+    expect(progress.executions).toBeGreaterThan(progress.inputs);
+    expect(progress.branches).toBeGreaterThan(0);
+  });
+});
+
+describe('canary', () => {
+  it('coverage leads the fuzzer to a planted bug', async () => {
+    const { found, progress } = await campaign(CANARY, Infinity, CANARY_RUNS_MAX);
+    expect(found?.reason).toContain('the planted bug');
+    expect(progress.executions).toBeLessThan(CANARY_RUNS_MAX);
+  });
+
+  it('no random bytes reach the planted bug', () => {
+    const random = randomFrom(runSeed());
+    for (let run = 0; run < 200_000; run += 1) {
+      const length = 12 + Math.floor(random() * 20);
+      void canary.check(new Uint8Array(length).map(() => Math.floor(random() * 256)));
+    }
+  });
+});
