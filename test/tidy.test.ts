@@ -47,6 +47,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'runtime',
     'config',
     'home',
+    'type:guest',
   ],
   bench: [
     'base',

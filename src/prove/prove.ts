@@ -25,6 +25,7 @@ export const PROOF_NAMES = [
   'cgroup',
   'image',
   'io',
+  'files',
   'oom',
   'load',
 ] as const;
@@ -42,6 +43,7 @@ const VMM_PROOFS: Readonly<
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
   io: async () => (await import('./jail/io-proof.ts')).proveIo,
+  files: async () => (await import('./files-proof.ts')).proveFiles,
   load: async () => (await import('./load-proof.ts')).proveLoad,
   oom: async () => (await import('./oom-proof.ts')).proveOom,
 };

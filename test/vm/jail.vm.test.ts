@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { copyOut } from '../../src/cli/transfer/copy-out.ts';
 import { readConfig } from '../../src/config.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { prove } from '../../src/prove/prove.ts';
@@ -17,6 +18,7 @@ import { createVsockHost } from '../../src/vsock/host.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
 import { requiresEchoGuest } from '../support/echo-image.ts';
 import { requiresRoot } from '../support/requires.ts';
+import { testCli } from '../support/test-cli.ts';
 
 const BINARY = 'qemu-system-x86_64';
 
@@ -113,12 +115,14 @@ requiresRoot().describe('prove', () => {
       'a guest gets no more of its disks than its limits, and its VMM no more than its group',
       9,
     ],
+    ['files', 'a guest that answers hostile names, links and listings harms nothing', 20],
     ['oom', 'OOM kills are announced, and endings have the right cause', 18],
     ['load', 'a VMM at work makes no call that its filter refuses', 12],
   ] as const)('%s: %s', async (name, _what, tries) => {
     const [proof] = await prove([name], {
       config: readConfig(process.env),
       log: silentLog,
+      copyOut: (guest, source, target) => copyOut(testCli().cli, guest, source, target, {}),
       // One round of everything.
       loadMs: 1,
       signal: new AbortController().signal,

@@ -2,6 +2,7 @@
 import { isIPv4 } from 'node:net';
 import { styleText } from 'node:util';
 import { describeError } from '../../base/errors.ts';
+import type { Guest } from '../../guest/link.ts';
 import { ProofError } from '../../prove/errors.ts';
 import type { Proof } from '../../prove/proof.ts';
 import {
@@ -46,7 +47,11 @@ export async function prove(
   const names = words.length === 0 ? USUAL_PROOFS : [...new Set(words.map(proofName))];
   const { config, log, cancelled: signal } = cli;
   const { allowOlder = false, for: loadMs } = flags;
-  const more = { allowOlder, ...(loadMs === undefined ? {} : { loadMs }) };
+  const copy = async (guest: Guest, source: string, target: string): Promise<void> => {
+    const { copyOut } = await import('../transfer/copy-out.ts');
+    await copyOut(cli, guest, source, target, {});
+  };
+  const more = { allowOlder, copyOut: copy, ...(loadMs === undefined ? {} : { loadMs }) };
   const proofs = await proveHere(names, { config, log, signal, ...more }, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });
