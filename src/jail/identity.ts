@@ -3,8 +3,8 @@
  *
  *     in the namespace      on the host
  *     0  the VMM       ──►  the user id of this sandbox; no capability, and no way to get one
- *     1                ──►  0, so that bubblewrap may look up files of root while it makes the mounts
  *
+ * No other id is mapped, root's least of all: whatever goes wrong in the jail, nothing in it becomes root.
  * bubblewrap runs as 0 of the namespace, so it and the VMM are the same user: only then does the kernel let the
  * parent's death kill the child (kernel/signal.c, `kill_ok_by_cred`). Only root makes such namespaces, so this works
  * even where unprivileged user namespaces are forbidden.
@@ -124,8 +124,8 @@ async function makeNamespace(uid: number, gid: number): Promise<number> {
   const child = spawn('unshare', ['--user', '--', 'cat'], { stdio: ['pipe', 'pipe', 'pipe'] });
   try {
     await answers(child);
-    writeFileSync(`/proc/${child.pid}/uid_map`, `0 ${uid} 1\n1 0 1\n`);
-    writeFileSync(`/proc/${child.pid}/gid_map`, `0 ${gid} 1\n${gid === 0 ? '' : '1 0 1\n'}`);
+    writeFileSync(`/proc/${child.pid}/uid_map`, `0 ${uid} 1\n`);
+    writeFileSync(`/proc/${child.pid}/gid_map`, `0 ${gid} 1\n`);
     return openSync(`/proc/${child.pid}/ns/user`, 'r');
   } catch (cause) {
     throw new JailError(

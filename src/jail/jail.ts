@@ -8,9 +8,9 @@
  *     a list of system calls    seccomp: `compile.ts` makes it of `policy/`
  *     limits                    a control group (`cgroup.ts`) and rlimits
  *
- *     daemon ── nsenter ── setpriv ── bwrap ─┬─ stays, as the parent; ends when the daemon does
- *                                            └─ mounts … waits ──► the VMM (same pid; ends when bwrap does)
- *                              daemon: control group, rlimits ─► "continue"
+ *     daemon ── mount ── nsenter ── setpriv ── bwrap ─┬─ stays, as the parent; ends when the daemon does
+ *                                                     └─ mounts … waits ──► the VMM (same pid; ends when bwrap does)
+ *                                       daemon: control group, rlimits ─► "continue"
  *
  * The VMM starts only once its limits are set. VMMs of an ordinary user keep that user's id; all else holds.
  */
@@ -22,10 +22,12 @@ import {
   fstatSync,
   openSync,
   realpathSync,
+  rmSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
 import { ignore } from '../base/ignore.ts';
@@ -42,6 +44,7 @@ import { JailError } from './errors.ts';
 import type { Identities, Identity } from './identity.ts';
 import { checkPlan, invalid, type JailPlan, type JailTools, jailCommand } from './plan.ts';
 import type { ProgramTree, ProgramTrees } from './program-tree.ts';
+import { type Stage, stageTable } from './stage.ts';
 
 /** A process in its jail, or being put there. */
 export interface Jailed {
@@ -64,6 +67,8 @@ export interface JailParts {
   readonly filter: Uint8Array;
   /** Null: VMMs keep the user id of this process. */
   readonly identities: Identities | null;
+  /** Set if `identities` is. */
+  readonly stage: Stage | null;
   /** Null: this host allows none. */
   readonly cgroups: Cgroups | null;
   readonly log: Log;
@@ -92,7 +97,8 @@ export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jai
   checkPlan(plan);
   const tree = await parts.trees.current();
   const identity = (await parts.identities?.acquire()) ?? null;
-  const held: Held = { cgroup: null, identity };
+  const tablePath = join(plan.dir, `mounts.${plan.id}`);
+  const held: Held = { cgroup: null, identity, tablePath };
   try {
     const fileBytes = openFiles(plan, identity);
     held.cgroup = makeCgroup(parts.cgroups, plan);
@@ -106,9 +112,15 @@ export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jai
 interface Held {
   cgroup: Cgroup | null;
   readonly identity: Identity | null;
+  /** Exists while a process with a user of its own starts or runs. */
+  readonly tablePath: string;
 }
 
-async function release({ identities }: JailParts, { cgroup, identity }: Held): Promise<void> {
+async function release(
+  { identities }: JailParts,
+  { cgroup, identity, tablePath }: Held,
+): Promise<void> {
+  rmSync(tablePath, { force: true });
   try {
     await cgroup?.remove();
   } finally {
@@ -147,9 +159,14 @@ function launch(
 ): Jailed {
   const own = plan.stdio.length;
   const fds = { info: own, block: own + 1, seccomp: own + 2 };
-  const { tools } = parts;
-  const namespacePath = held.identity?.namespacePath ?? null;
-  const [command = '', ...args] = jailCommand(plan, { tools, tree, namespacePath, fds });
+  const { tools, stage } = parts;
+  const { identity, tablePath } = held;
+  const user =
+    identity === null || stage === null ? null : { ...identity, stageDir: stage.dir, tablePath };
+  const [command = '', ...args] = jailCommand(plan, { tools, tree, user, fds });
+  if (user !== null && stage !== null) {
+    writeFileSync(tablePath, stageTable(stage, tree, plan), { mode: 0o600, flag: 'wx' });
+  }
   const seccomp = createMemFd('seccomp', 0);
   let child: ChildProcess;
   try {

@@ -15,6 +15,7 @@ import { Identities } from './identity.ts';
 import { type Jailed, type JailParts, startJailed } from './jail.ts';
 import type { JailPlan, JailTools } from './plan.ts';
 import { ProgramTrees } from './program-tree.ts';
+import { prepareStage } from './stage.ts';
 import type { UidRange } from './user-ids.ts';
 
 interface JailOptions {
@@ -66,6 +67,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     tools,
     trees,
     identities,
+    stage: identities === null ? null : prepareStage(options.stateDir),
     log,
     filter: options.filter,
     cgroups: cgroups?.controllers.length === 0 ? null : cgroups,
@@ -170,6 +172,9 @@ function findTools(searchPath: string): JailTools {
     bwrap: find('bwrap', 'bubblewrap'),
     setpriv: find('setpriv', 'util-linux'),
     nsenter: find('nsenter', 'util-linux'),
+    unshare: find('unshare', 'util-linux'),
+    mount: find('mount', 'mount'),
+    sh: find('sh', 'dash'),
   };
 }
 

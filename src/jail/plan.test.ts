@@ -2,7 +2,15 @@ import { describe, expect, it } from 'vitest';
 import { jailCommand } from './plan.ts';
 import { parseUidRange } from './user-ids.ts';
 
-const tools = { bwrap: '/b', setpriv: '/s', nsenter: '/n' };
+const tools = {
+  bwrap: '/b',
+  setpriv: '/s',
+  nsenter: '/n',
+  unshare: '/u',
+  mount: '/m',
+  sh: '/sh',
+};
+const user = { namespacePath: '/proc/1/fd/5', stageDir: '/run/x', tablePath: '/d/mounts.x' };
 const tree = { dir: '/t/tree', entries: ['lib', 'usr'] };
 const fds = { info: 6, block: 7, seccomp: 8 };
 
@@ -16,8 +24,10 @@ describe('jailCommand', () => {
     ],
   } as const;
   it('jailCommand: with a user of its own, drops all capabilities before the program', () => {
-    const words = jailCommand(plan, { tools, tree, namespacePath: '/proc/1/fd/5', fds });
-    expect(words.slice(0, 7)).toEqual([
+    const words = jailCommand(plan, { tools, tree, user, fds });
+    expect(words[0]).toBe('/u');
+    const at = words.indexOf('/n');
+    expect(words.slice(at, at + 7)).toEqual([
       '/n',
       '--user=/proc/1/fd/5',
       '--setuid',
@@ -29,32 +39,27 @@ describe('jailCommand', () => {
     expect(words).toContain('--bounding-set');
     expect(words).not.toContain('--unshare-user');
   });
-  it.each([null, '/proc/1/fd/5'])(
-    'jailCommand: nothing of the program is an option of the jail (%s)',
-    (namespacePath) => {
-      const words = jailCommand(plan, { tools, tree, namespacePath, fds });
-      expect(words.slice(words.lastIndexOf('--'))).toEqual(['--', ...plan.argv]);
-      const own = words.slice(words.indexOf('/b'), words.lastIndexOf('--'));
-      expect(own.filter((word) => word === '--bind')).toHaveLength(1);
-      const after = (path: string): string | undefined => own[own.indexOf(path) - 1];
-      expect(['/k', '/d/disk', '/dev/kvm', '/t/tree/usr'].map(after)).toEqual([
-        '--ro-bind',
-        '--bind',
-        '--dev-bind',
-        '--ro-bind',
-      ]);
-      for (const word of [
-        '--die-with-parent',
-        '--unshare-net',
-        '--unshare-pid',
-        '--clearenv',
-        '--new-session',
-      ]) {
-        expect(own).toContain(word);
-      }
-      expect(own.indexOf('--remount-ro')).toBeGreaterThan(own.indexOf('/dev/kvm'));
-    },
-  );
+  it.each([
+    [null, ['/k', '/d/disk', '/dev/kvm', '/t/tree/usr']],
+    [user, ['/run/x/0', '/run/x/1', '/dev/kvm', '/run/x/tree/usr']],
+  ])('jailCommand: nothing of the program is an option of the jail (%o)', (user, sources) => {
+    const words = jailCommand(plan, { tools, tree, user, fds });
+    expect(words.slice(words.lastIndexOf('--'))).toEqual(['--', ...plan.argv]);
+    const own = words.slice(words.indexOf('/b'), words.lastIndexOf('--'));
+    expect(own.filter((word) => word === '--bind')).toHaveLength(1);
+    const after = (path: string): string | undefined => own[own.indexOf(path) - 1];
+    expect(sources.map(after)).toEqual(['--ro-bind', '--bind', '--dev-bind', '--ro-bind']);
+    for (const word of [
+      '--die-with-parent',
+      '--unshare-net',
+      '--unshare-pid',
+      '--clearenv',
+      '--new-session',
+    ]) {
+      expect(own).toContain(word);
+    }
+    expect(own.indexOf('--remount-ro')).toBeGreaterThan(own.indexOf('/dev/kvm'));
+  });
 });
 
 describe('parseUidRange', () => {

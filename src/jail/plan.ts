@@ -36,7 +36,7 @@ export interface JailPlan {
 const ID = /^[a-z0-9]{1,64}$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const PATH = /^(\/[^/\u0000-\u001f\u007f]+)+$/;
-const FILES_MAX = 16;
+export const FILES_MAX = 16;
 
 /**
  * Checks the texts, which become arguments and mounts of a program that may run as root. Numbers were checked with the
@@ -80,6 +80,9 @@ export interface JailTools {
   readonly bwrap: string;
   readonly setpriv: string;
   readonly nsenter: string;
+  readonly unshare: string;
+  readonly mount: string;
+  readonly sh: string;
 }
 
 /** bubblewrap's descriptors, after the VMM's. */
@@ -91,38 +94,65 @@ interface JailFds {
   readonly seccomp: number;
 }
 
-/** @param options.namespacePath the user namespace to enter; null: bubblewrap makes one with this user alone */
+/** The user that the VMM gets, and what bubblewrap needs to run as that user. */
+export interface JailUser {
+  /** The user namespace to enter. */
+  readonly namespacePath: string;
+  /** Where the tree and the files are, once `tablePath` is mounted. */
+  readonly stageDir: string;
+  /** The list of mounts, in the format of fstab(5). */
+  readonly tablePath: string;
+}
+
+/** Places below `stageDir`. */
+export const stagedTree = (dir: string): string => join(dir, 'tree');
+export const stagedFile = (dir: string, index: number): string => join(dir, `${index}`);
+
+/** Mounts the table, then executes the rest. */
+const STAGE = '"$1" -n -a -T "$2" && shift 2 && exec "$@"';
+
+/** @param options.user null: bubblewrap makes a user namespace with this process' user alone */
 export function jailCommand(
   plan: Pick<JailPlan, 'argv' | 'files'>,
   options: {
     readonly tools: JailTools;
     readonly tree: ProgramTree;
-    readonly namespacePath: string | null;
+    readonly user: JailUser | null;
     readonly fds: JailFds;
   },
 ): string[] {
-  const { tools, tree, namespacePath, fds } = options;
-  const enter = [tools.nsenter, `--user=${namespacePath}`, '--setuid', '0', '--setgid', '0', '--'];
+  const { tools, tree, user, fds } = options;
   // From here on it dies with its parent; bubblewrap sets the same for itself and the VMM.
   const tie = [tools.setpriv, '--pdeathsig', 'KILL'];
   // bubblewrap inherits its capabilities, so that no program started by the VMM can gain any.
   // Two steps: a capability outside the bounding set can't be made inheritable.
   const bound = ['--inh-caps', '+all', '--', tools.setpriv, '--bounding-set', '-all'];
+  const treeDir = user === null ? tree.dir : stagedTree(user.stageDir);
   return [
-    ...(namespacePath === null ? tie : [...enter, ...tie, ...bound]),
+    ...(user === null ? tie : [...enter(tools, user), ...tie, ...bound]),
     '--',
     tools.bwrap,
-    ...(namespacePath === null ? ['--unshare-user', '--uid', '65534', '--gid', '65534'] : []),
+    ...(user === null ? ['--unshare-user', '--uid', '65534', '--gid', '65534'] : []),
     ['--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
     ['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
     ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
-    ...tree.entries.flatMap((name) => ['--ro-bind', join(tree.dir, name), `/${name}`]),
+    ...tree.entries.flatMap((name) => ['--ro-bind', join(treeDir, name), `/${name}`]),
     // Of /proc only its own descriptors: its RAM is one of them.
     ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],
-    ...plan.files.flatMap(({ path, access }) => [MOUNT[access], path, path]),
+    ...plan.files.flatMap(({ path, access }, index) => {
+      const isStaged = user !== null && access !== 'device';
+      return [MOUNT[access], isStaged ? stagedFile(user.stageDir, index) : path, path];
+    }),
     ['--remount-ro', '/', '--chdir', '/', '--'],
     ...plan.argv,
   ].flat();
+}
+
+/** Shows the files to the user in a mount namespace, then becomes the user. */
+function enter(tools: JailTools, { namespacePath, tablePath }: JailUser): string[] {
+  const stage = [tools.sh, '-c', STAGE, 'sh', tools.mount, tablePath];
+  const become = [tools.nsenter, `--user=${namespacePath}`, '--setuid', '0', '--setgid', '0'];
+  return [tools.unshare, '--mount', '--propagation', 'slave', '--', ...stage, ...become, '--'];
 }
 
 const MOUNT = { read: '--ro-bind', write: '--bind', device: '--dev-bind' } as const;

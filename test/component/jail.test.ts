@@ -1,5 +1,5 @@
 /** The jail with the real bubblewrap, kernel and control groups; its VMM is QEMU without a machine. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -151,6 +151,31 @@ describe('launch', () => {
     expect(statSync(disk).uid).toBe(uid);
     expect(statSync(image).uid).toBe(0);
   });
+
+  requiresRoot().it(
+    'launch: with all capabilities in its user namespace, nobody in it becomes root',
+    async () => {
+      const { pid } = await launch();
+      const { uid, gid } = statSync(`/proc/${pid}`);
+      const read = (name: string): string =>
+        readFileSync(`/proc/${pid}/${name}`, 'latin1').trim().replaceAll(/ +/g, ' ');
+      expect([read('uid_map'), read('gid_map')]).toEqual([`0 ${uid} 1`, `0 ${gid} 1`]);
+      // Entering from outside gives all capabilities that a bug inside could give.
+      const enter = [`--user=/proc/${pid}/ns/user`, '--setuid', '0', '--setgid', '0', '--'];
+      for (const other of ['1', '2', '65534']) {
+        const become = ['setpriv', '--reuid', other, 'cat', '/proc/self/status'];
+        const { status, stderr } = spawnSync('nsenter', [...enter, ...become], {
+          encoding: 'utf8',
+        });
+        expect(stderr).toContain('Invalid argument');
+        expect(status).not.toBe(0);
+      }
+      const control = ['setpriv', '--reuid', '0', 'cat', '/proc/self/status'];
+      const { stdout } = spawnSync('nsenter', [...enter, ...control], { encoding: 'utf8' });
+      expect(stdout).toMatch(/^Uid:\s0\s/m);
+      expect(stdout).toMatch(/^CapEff:\s0*1ff/m);
+    },
+  );
 
   it('launch: limits are set before the VMM runs, and its control group is removed after it', async (context) => {
     const { launched, pid } = await launch({ memoryMib: 100, cpus: 2 });

@@ -51,6 +51,7 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
     notes.note(`thread ${thread.get('Name')}`, expected, seen, ok);
   }
   notes.same('control: Seccomp without a jail', '0', other.get('Seccomp') ?? '');
+  if (traits.mapsOnlyItself) maps(notes, jailed, free);
   for (const name of traits.namespaces) {
     const link = (pid: number | string): string => readlinkSync(`/proc/${pid}/ns/${name}`);
     const differs = link(jailed) !== link('self');
@@ -82,6 +83,23 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
     readFileSync(`/proc/${jailed}/environ`, 'latin1').replaceAll('\0', ' ').trim(),
   );
   notes.same('its core files', '0 bytes', `${limit(jailed, 'Max core file size')} bytes`);
+}
+
+/** The users and groups that exist in its user namespace: whoever can change ids there can become only these. */
+function maps(notes: Notes, jailed: number, free: number): void {
+  for (const kind of ['uid', 'gid'] as const) {
+    const read = (pid: number): string =>
+      readFileSync(`/proc/${pid}/${kind}_map`, 'latin1')
+        .trim()
+        .replaceAll(/[ \t]+/g, ' ');
+    const own = readFileSync(`/proc/${jailed}/status`, 'latin1');
+    const id = new RegExp(`^${kind === 'uid' ? 'Uid' : 'Gid'}:\\s+(\\d+)`, 'm').exec(own)?.[1];
+    const seen = read(jailed);
+    const isOwn = new RegExp(`^\\d+ ${id} 1$`).test(seen);
+    notes.note(`the ${kind}s of its user namespace`, `${id} alone`, seen, isOwn);
+    const control = read(free);
+    notes.note(`control: ${kind}s without a jail`, 'more than one', control, !/ 1$/.test(control));
+  }
 }
 
 /** Opens files of the host by path. */

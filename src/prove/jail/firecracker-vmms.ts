@@ -45,6 +45,7 @@ const TRAITS: VmmTraits = {
   filters: 2,
   threads: ['firecracker', 'fc_api', VCPU],
   // Its jailer makes no user namespace; its user is an otherwise unused one of the host.
+  mapsOnlyItself: false,
   namespaces: ['mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
   root: /^(dev|fc|firecracker|firecracker\.pid|run|api|c|ch|v| )*$/,
   devices: /^(kvm|net|urandom|userfaultfd| )*$/,

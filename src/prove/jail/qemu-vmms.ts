@@ -45,6 +45,7 @@ const TRAITS: VmmTraits = {
   allowed: { name: 'getpid', number: 39, returns: 'returned 1' },
   filters: 2,
   threads: ['qemu-system-x86'],
+  mapsOnlyItself: true,
   namespaces: ['user', 'mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
   root: /^(lib|lib64|proc|usr| )*$/,
   devices: /^none$/,

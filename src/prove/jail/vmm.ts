@@ -46,6 +46,8 @@ export interface VmmTraits {
   readonly filters: number;
   /** Threads that make the calls: the first, and those with another filter. */
   readonly threads: readonly string[];
+  /** Whether it is in a user namespace that maps only its own ids. */
+  readonly mapsOnlyItself: boolean;
   /** Its own namespaces. */
   readonly namespaces: readonly string[];
   /** All that its root may contain. */

@@ -1,0 +1,67 @@
+/**
+ * Shows bubblewrap the files of a jail at places that any user may look up (io). Root's files often lie below
+ * directories that only root may enter. bubblewrap runs as the VMM's user, which is not root in any namespace, so root
+ * mounts each file at a public place first, in a mount namespace of this start:
+ *
+ *     /run/neurovisor/tree    ◄── the program's tree
+ *                     0, 1 …  ◄── the plan's files, by their index
+ *
+ * On the host these places hold the state directory itself, and nothing is mounted there.
+ */
+import { chmodSync, closeSync, mkdirSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import { FILES_MAX, type JailPlan, stagedFile, stagedTree } from './plan.ts';
+import { requirePrivateDir } from './private-dir.ts';
+import type { ProgramTree } from './program-tree.ts';
+
+/** Everyone may pass, none may list. */
+const PASSAGE = 0o711;
+
+export interface Stage {
+  /** Where the files are in the mount namespace of a start. */
+  readonly dir: string;
+  /** Empty files and a directory to mount on. */
+  readonly pointsDir: string;
+}
+
+/**
+ * @param stateDir the same for all processes of the host
+ * @throws JailError `jail_dir_unsafe`
+ */
+export function prepareStage(stateDir: string): Stage {
+  requirePrivateDir(stateDir);
+  const pointsDir = join(stateDir, 'stage');
+  requirePrivateDir(pointsDir);
+  chmodSync(pointsDir, PASSAGE);
+  mkdirSync(stagedTree(pointsDir), { recursive: true });
+  for (let index = 0; index < FILES_MAX; index += 1) {
+    closeSync(openSync(stagedFile(pointsDir, index), 'a', 0o600));
+  }
+  return { dir: stateDir, pointsDir };
+}
+
+/** The mounts of one start, in the format of fstab(5). */
+export function stageTable(
+  { dir, pointsDir }: Stage,
+  { dir: tree }: Pick<ProgramTree, 'dir'>,
+  { files }: Pick<JailPlan, 'files'>,
+): string {
+  const mounts = [
+    [pointsDir, dir],
+    [tree, stagedTree(dir)],
+    // Devices are in /dev, which all users may enter.
+    ...files.flatMap(({ path, access }, index) =>
+      access === 'device' ? [] : [[path, stagedFile(dir, index)]],
+    ),
+  ];
+  return mounts
+    .map(([from = '', to = '']) => `${escaped(from)} ${escaped(to)} none bind 0 0\n`)
+    .join('');
+}
+
+/** fstab(5) separates its fields by blanks. */
+function escaped(path: string): string {
+  return path.replaceAll(/[\s\\#]/g, (character) => {
+    return `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`;
+  });
+}
