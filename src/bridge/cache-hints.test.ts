@@ -19,6 +19,9 @@ const ANSWER = {
   prompt_cache_hit_tokens: -1.5e3,
   tokens_cached: null,
   total_time: 'fast',
+  metrics: { time_to_first_token_ms: 3 },
+  sglext: { cached_tokens_details: { device: 7, host: 1 } },
+  cost: 0.004,
   last: 9,
 };
 
@@ -33,6 +36,9 @@ describe('CacheHintMask', () => {
         timings: {},
         prompt_cache_hit_tokens: 0,
         total_time: '    ',
+        metrics: {},
+        sglext: { cached_tokens_details: {} },
+        cost: 0,
       });
     }
   });

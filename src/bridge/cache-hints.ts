@@ -10,8 +10,13 @@ const HINT_KEYS = new Set([
   'cached_tokens',
   'num_cached_tokens',
   'cache_write_tokens',
+  'cached_tokens_details',
+  'metrics',
+  'time_to_first_token_ms',
+  'queue_time_ms',
   // llama.cpp
   'timings',
+  'prompt_progress',
   'tokens_cached',
   'tokens_evaluated',
   // DeepSeek
@@ -21,6 +26,12 @@ const HINT_KEYS = new Set([
   'cache_read_input_tokens',
   'cache_creation_input_tokens',
   'cache_discount',
+  // Cached tokens cost less.
+  'cost',
+  'cost_details',
+  // xAI, Gemini
+  'cached_prompt_text_tokens',
+  'cached_content_token_count',
   // Groq, Ollama
   'prompt_time',
   'queue_time',

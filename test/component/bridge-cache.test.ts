@@ -127,7 +127,7 @@ describe('bridge: salt of the cache', () => {
 });
 
 requires('model', findModel()).describe('bridge: the cache of a real engine', (model) => {
-  it('a prompt of one sandbox is cached for it alone, both ways', async () => {
+  async function askEngine() {
     const dir = await mkdtemp(join(tmpdir(), 'engine-'));
     closers.push(() => rm(dir, { recursive: true }));
     const engine = await startEngine({
@@ -143,6 +143,11 @@ requires('model', findModel()).describe('bridge: the cache of a real engine', (m
     await engine.ready;
     const target = { name: 'engine', models: ['m1'], modelOwner: 'neurovisor' };
     const asks = await neighbors(async () => ({ ...target, socketPath: engine.socketPath }));
+    return { engine, asks };
+  }
+
+  it('a prompt of one sandbox is cached for it alone, both ways', async () => {
+    const { engine, asks } = await askEngine();
     const ids = ['sandbox-a', 'sandbox-b'];
     const prompts = ['Alpha has a secret', 'My neighbor Bob has another'];
     for (const [n, ask] of asks.entries()) {
@@ -160,6 +165,45 @@ requires('model', findModel()).describe('bridge: the cache of a real engine', (m
       expect(await cachedFor(ids[1 - n])).toBeLessThan(8);
     }
   }, 120_000);
+
+  it('a prompt of a neighbor takes as long as one that nobody has sent, both ways', async () => {
+    const { asks } = await askEngine();
+    const [a, b] = asks;
+    let prompts = 0;
+    const fresh = (): string => {
+      prompts += 1;
+      return `${prompts} ${Array.from({ length: 60 }, (_, n) => (n * 7919 * prompts) % 997).join(' ')}`;
+    };
+    /** Milliseconds until the answer of one token. */
+    const timeOf = async (ask: Ask, content: string): Promise<number> => {
+      const body = chat({ messages: [{ role: 'user', content }], max_tokens: 1 });
+      const startedAt = performance.now();
+      const answer = await ask(CHAT, body);
+      const ms = performance.now() - startedAt;
+      const { usage } = JSON.parse(answer.body);
+      expect(usage.prompt_tokens).toBeGreaterThan(120);
+      expect(usage.prompt_tokens_details.cached_tokens).toBe(0);
+      return ms;
+    };
+    for (const [owner, neighbor] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      const times = { repeated: [] as number[], neighbors: [] as number[], unsent: [] as number[] };
+      for (let round = 0; round < 2; round += 1) {
+        const prompt = fresh();
+        await timeOf(owner, prompt);
+        times.repeated.push(await timeOf(owner, prompt));
+        times.neighbors.push(await timeOf(neighbor, prompt));
+        times.unsent.push(await timeOf(neighbor, fresh()));
+      }
+      // The shortest times: other load on the host only makes them longer.
+      const unsent = Math.min(...times.unsent);
+      // The control: the time does tell a cached prompt.
+      expect(Math.min(...times.repeated)).toBeLessThan(unsent / 3);
+      expect(Math.min(...times.neighbors)).toBeGreaterThan(unsent / 2);
+    }
+  }, 240_000);
 });
 
 describe('bridge: hints of the cache', () => {
