@@ -38,6 +38,7 @@ export type { ChannelLimits, ChannelStats } from './base/channel.ts';
 export type { DiskLimits } from './base/disk-limits.ts';
 export { CodedError } from './base/errors.ts';
 export type { ProgressEvent } from './base/progress.ts';
+export type { SecretPlace } from './base/secret-place.ts';
 export type { UsageRecord } from './bridge/bridge.ts';
 export type {
   FileEntry,

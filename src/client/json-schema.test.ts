@@ -33,7 +33,7 @@ const SANDBOX: SandboxInfo = {
     address: null,
     gatewayUse: { allowed: 1, refused: { name: 2 }, destinations: [] },
   },
-  secrets: [{ name: 'KEY', hosts: ['a.example'], held: false }],
+  secrets: [{ name: 'KEY', hosts: ['a.example'], places: [], held: false }],
   timings: { origin: 'clone', prepareMs: 1, vmmMs: 1, kernelMs: 0, agentMs: 1, totalMs: 3 },
   readyMs: 3.5,
   end: {

@@ -1,4 +1,7 @@
-/** A guest can use a secret at its one server, and never gets it, there or anywhere else. */
+/**
+ * A guest can use a secret at its one server and in its places of a request, and never gets it, there or anywhere else.
+ * The server has other tenants: a value beside the guest's own credential would be stored with that one's account.
+ */
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../base/clock.ts';
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
@@ -11,6 +14,9 @@ import type { Guest, World } from './world.ts';
 
 const VALUE = 'sk-of-the-proof/0123456789+abcdef';
 const KNOWN = newPlaceholder(VALUE.length);
+/** Of a second secret, which belongs into the query. */
+const QUERY_VALUE = 'key-of-the-proof/9876543210+fedcba';
+const QUERY_KNOWN = newPlaceholder(QUERY_VALUE.length);
 const KEY = `X-Api-Key: ${KNOWN}`;
 const HTTP2 = [
   'Connection: Upgrade, HTTP2-Settings',
@@ -18,7 +24,12 @@ const HTTP2 = [
   'HTTP2-Settings: AAMAAABk',
 ];
 /** Forms of the value that a line of JSON could echo. */
-const TRACES = [VALUE, encodeURIComponent(VALUE), basic(VALUE)];
+const TRACES = [VALUE, QUERY_VALUE].flatMap((value) => [
+  value,
+  encodeURIComponent(value),
+  basic(value),
+]);
+const OWN = 'Authorization: Bearer of-the-guest';
 
 interface Setting {
   readonly tries: Tries;
@@ -36,8 +47,16 @@ export async function proveSecrets(world: World): Promise<Proof> {
       {
         name: 'API_KEY',
         hosts: [VAULT.name],
+        places: [],
         placeholder: KNOWN,
         value: new SecretValue(VALUE),
+      },
+      {
+        name: 'QUERY_KEY',
+        hosts: [VAULT.name],
+        places: [{ in: 'query', name: 'key' }],
+        placeholder: QUERY_KNOWN,
+        value: new SecretValue(QUERY_VALUE),
       },
     ],
     authority,
@@ -61,6 +80,7 @@ export async function proveSecrets(world: World): Promise<Proof> {
   await echoed(setting);
   await guessed(setting);
   await otherRequests(setting);
+  await deposits(setting);
   await untrusted(setting, secrets, listed.lease);
   return tries.proof('secrets');
 }
@@ -77,8 +97,8 @@ async function controls(setting: Setting, how: string): Promise<void> {
     const seen = ok ? 'the server got it, the guest did not' : `${outcome.outcome} ${outcome.text}`;
     tries.note(`control (${how}): in ${what}`, 'the server gets it', seen, ok);
   }
-  const { arrived, outcome } = await ask(setting, request({ path: `/?key=${KNOWN}` }));
-  const ok = arrived.includes(encodeURIComponent(VALUE)) && isClean(outcome);
+  const { arrived, outcome } = await ask(setting, request({ path: `/?key=${QUERY_KNOWN}` }));
+  const ok = arrived.includes(encodeURIComponent(QUERY_VALUE)) && isClean(outcome);
   tries.note(
     `control (${how}): in the query`,
     'the server gets it',
@@ -128,6 +148,43 @@ async function otherRequests(setting: Setting): Promise<void> {
     await nothing(setting, what, () =>
       setting.guest.https(VAULT.address, VAULT.name, setting.root, text),
     );
+}
+
+/** Requests that would leave the value with the guest's own account at the same server. */
+async function deposits(setting: Setting): Promise<void> {
+  const { guest, root, tries, world } = setting;
+  const bearer = `Authorization: Bearer ${KNOWN}`;
+  const requests: readonly [string, Parameters<typeof request>[0]][] = [
+    ['in metadata of an object', { method: 'PUT', fields: [OWN, `X-Goog-Meta-L: ${KNOWN}`] }],
+    ['in a field that is logged', { fields: [OWN, `User-Agent: ${KNOWN}`] }],
+    ['in a cookie', { fields: [OWN, `Cookie: l=${KNOWN}`] }],
+    ['in the query', { path: `/?prefix=${KNOWN}`, fields: [OWN] }],
+    ['in another parameter than its own', { path: `/?name=${QUERY_KNOWN}`, fields: [OWN] }],
+    ['in the name of an object', { method: 'PUT', path: `/o/${KNOWN}`, fields: [OWN] }],
+    ['in another credential field', { fields: [OWN, KEY] }],
+    ['in a second Authorization', { fields: [OWN, bearer] }],
+    ['in a list of credentials', { fields: [`${OWN}, Bearer ${KNOWN}`] }],
+    ['in its place, beside a signed URL', { path: '/?X-Amz-Signature=0f', fields: [bearer] }],
+    ['in its parameter, beside a token', { path: `/?key=${QUERY_KNOWN}`, fields: [OWN] }],
+  ];
+  for (const [what, given] of requests) {
+    const arrivals = await world.watch();
+    const outcome = await guest.https(VAULT.address, VAULT.name, root, request(given));
+    const arrived = await arrivals();
+    const [, code] = /"code":"(\w+)"/.exec(outcome.text) ?? [];
+    const isRefused = code === 'secret_misplaced' || code === 'credential_beside_secret';
+    const ok = isRefused && arrived.length === 0 && isClean(outcome);
+    const seen = ok ? `403 ${code}` : `${outcome.outcome} ${outcome.text}`;
+    tries.note(`a deposit ${what}`, 'refused, nothing arrives', seen, ok);
+  }
+  const { arrived } = await ask(setting, request({ fields: ['Cookie: session=mine', bearer] }));
+  const ok = arrived.includes(VALUE) && !arrived.includes('session=mine');
+  const seen = ok ? 'the server got no cookies' : arrived;
+  tries.note('a cookie beside the secret', 'not sent', seen, ok);
+  const own = await ask(setting, request({ method: 'PUT', fields: [OWN, 'X-Goog-Meta-L: x'] }));
+  const isPassed = own.arrived.includes('of-the-guest');
+  const shown = isPassed ? 'the server got it' : own.outcome.text;
+  tries.note('control: its own credential alone', 'the server gets it', shown, isPassed);
 }
 
 async function echoed(setting: Setting): Promise<void> {

@@ -104,7 +104,7 @@ describe('Network: rules by path', () => {
       'policy GET https://b.example/',
     ]);
     const value = new SecretValue('0123456789abcdef');
-    const secret = { name: 'KEY', hosts: ['c.example'], placeholder: 'NV_1', value };
+    const secret = { name: 'KEY', hosts: ['c.example'], places: [], placeholder: 'NV_1', value };
     await lease.setSecrets([secret]);
     await lease.setSecrets([]);
     expect(given.map((each) => each?.secrets.length)).toEqual([0, 1, 0]);

@@ -49,6 +49,7 @@ export const REQUEST_LIMITS = {
   destinationCharactersMax: 255,
   secretsMax: 32,
   secretHostsMax: 16,
+  secretPlacesMax: 8,
   webhookUrlCharactersMax: 2048,
 } as const;
 

@@ -17,6 +17,11 @@ describe('makeSecrets', () => {
     expect(one?.placeholder).not.toBe(other?.placeholder);
     expect(make({ value: 'x'.repeat(16) })()[0]?.placeholder).toMatch(/^NV_[\w-]{13}$/);
   });
+  it('places: none by default; each once', () => {
+    expect(make({})()[0]?.places).toEqual([]);
+    const places = ['X-A', 'x-a', 'X-B'].map((name) => ({ in: 'header', name }));
+    expect(make({ places })()[0]?.places).toEqual([places[0], places[2]]);
+  });
   it('before: a secret of the same name keeps its placeholder', () => {
     const before = makeSecrets([secret]);
     const [after] = makeSecrets([{ ...secret, value: `${VALUE}more` }], before);
@@ -38,6 +43,14 @@ describe('makeSecrets', () => {
     ['an address in another spelling', { hosts: ['10.0x1'] }],
     ['one label', { hosts: ['localhost'] }],
     ['a URL', { hosts: ['https://a.example'] }],
+    ['a field that routes', { places: [{ in: 'header', name: 'Host' }] }],
+    ['a field that proxies log', { places: [{ in: 'header', name: 'X-Forwarded-For' }] }],
+    ['a field that is not passed on', { places: [{ in: 'header', name: 'range' }] }],
+    ['no field', { places: [{ in: 'header', name: 'a b' }] }],
+    ['an encoded parameter', { places: [{ in: 'query', name: 'a%20' }] }],
+    ['a long name', { places: [{ in: 'query', name: 'a'.repeat(65) }] }],
+    ['another kind of place', { places: [{ in: 'body', name: 'a' }] }],
+    ['nine places', { places: [...'abcdefghi'].map((name) => ({ in: 'query', name })) }],
   ])('refuses %s, and does not tell the value', (_what, change) => {
     let error: unknown;
     try {

@@ -1,7 +1,14 @@
 /**
- * Secrets of a sandbox. Their values stay in memory: on disk there are only names, hosts and placeholders
+ * Secrets of a sandbox. Their values stay in memory: on disk there are only names, hosts, places and placeholders
  * (`docs/decisions/0011-secrets.md`).
  */
+import {
+  isPlace,
+  isSamePlace,
+  PLACE_NAME_CHARACTERS_MAX,
+  placeText,
+  type SecretPlace,
+} from '../base/secret-place.ts';
 import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
@@ -11,6 +18,11 @@ export interface SecretOptions {
   readonly name: string;
   /** Host names, reached by HTTPS on port 443. */
   readonly hosts: readonly string[];
+  /**
+   * Where requests may have it: as one header field or query parameter. Omitted or empty: in the usual credential
+   * fields, such as `Authorization` and `X-Api-Key`.
+   */
+  readonly places?: readonly SecretPlace[] | undefined;
   /** 16 to 4096 visible ASCII characters. */
   readonly value: string;
 }
@@ -18,6 +30,8 @@ export interface SecretOptions {
 export interface SandboxSecret {
   readonly name: string;
   readonly hosts: readonly string[];
+  /** Empty: the usual credential fields. */
+  readonly places: readonly SecretPlace[];
   /** What the guest has instead of the value. Survives changes of the value, pauses and forks: programs may hold it. */
   readonly placeholder: string;
   /** Null: unknown here, because another process held the sandbox. */
@@ -28,6 +42,8 @@ export interface SandboxSecret {
 export interface SecretInfo {
   readonly name: string;
   readonly hosts: readonly string[];
+  /** Empty: the usual credential fields. */
+  readonly places: readonly SecretPlace[];
   /** False: set the value again; the process that had it has ended. */
   readonly held: boolean;
 }
@@ -49,13 +65,14 @@ export function makeSecrets(
   check(options.length <= secretsMax, 'secrets', `at most ${secretsMax}`);
   const names = new Set(options.map(({ name }) => name));
   check(names.size === options.length, 'secrets', 'two have the same name');
-  return options.map(({ name, hosts, value }) => {
+  return options.map(({ name, hosts, places = [], value }) => {
     check(NAME.test(name), 'secrets', `"${name.slice(0, 128)}" is not a variable name`);
     checkValue(name, value);
     const known = before.find((one) => one.name === name);
     return {
       name,
       hosts: makeHosts(name, hosts),
+      places: makePlaces(name, places),
       placeholder: known?.placeholder ?? newPlaceholder(value.length),
       value: new SecretValue(value),
     };
@@ -85,7 +102,12 @@ export function requireValues(id: string, secrets: readonly SandboxSecret[]): vo
 }
 
 export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretInfo[] {
-  return secrets.map(({ name, hosts, value }) => ({ name, hosts, held: value !== null }));
+  return secrets.map(({ name, hosts, places, value }) => ({
+    name,
+    hosts,
+    places,
+    held: value !== null,
+  }));
 }
 
 /** The guest's variables. */
@@ -108,6 +130,18 @@ function makeHost(name: string, text: string): string {
   check(!/:\d+$/.test(host), name, `"${shown(text)}": secrets are inserted on port 443 only`);
   check(isHost, name, `"${shown(text)}" is not a host name such as api.example.com`);
   return host;
+}
+
+function makePlaces(name: string, places: readonly SecretPlace[]): readonly SecretPlace[] {
+  const { secretPlacesMax: placesMax } = REQUEST_LIMITS;
+  check(places.length <= placesMax, name, `at most ${placesMax} places`);
+  for (const place of places) {
+    const why = `"${shown(placeText(place))}" is no place for a secret: use header=FIELD, but no field that frames, routes or reshapes the request, or query=PARAMETER, with at most ${PLACE_NAME_CHARACTERS_MAX} characters`;
+    check(isPlace(place), name, why);
+  }
+  const isNew = (place: SecretPlace, index: number): boolean =>
+    places.findIndex((one) => isSamePlace(one, place)) === index;
+  return places.filter(isNew).map(({ in: kind, name: text }) => ({ in: kind, name: text }));
 }
 
 function checkValue(name: string, value: string): void {

@@ -266,7 +266,7 @@ describe('LocalControlPlane: secrets', () => {
     await using host = await FakeHost.open();
     const { id, network: told, secrets: shown } = await host.control.create({ secrets });
     expect(told?.mode).toBe('allowlist');
-    expect(shown).toEqual([{ name: 'API_KEY', hosts: ['a.example'], held: true }]);
+    expect(shown).toEqual([{ name: 'API_KEY', hosts: ['a.example'], places: [], held: true }]);
     await host.control.pause(id, 'disk');
     const row = await host.store.sandboxes.get(id);
     expect(JSON.stringify(row)).toContain('API_KEY');

@@ -11,12 +11,14 @@ export const SECRETS: readonly EgressSecret[] = [
   {
     name: 'API_KEY',
     hosts: ['a.example'],
+    places: [],
     placeholder: PLACEHOLDER,
     value: new SecretValue(TOKEN),
   },
   {
     name: 'OTHER_KEY',
     hosts: ['b.example'],
+    places: [],
     placeholder: OTHER_PLACEHOLDER,
     value: new SecretValue(OTHER_TOKEN),
   },

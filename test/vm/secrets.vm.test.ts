@@ -70,7 +70,7 @@ describe('secrets', () => {
   it('urllib, requests and httpx: the host receives the secret, the guest only its placeholder', async () => {
     const { id, network, secrets } = await create();
     expect(network).toMatchObject({ mode: 'allowlist', allow: [] });
-    expect(secrets).toEqual([{ name: 'API_KEY', hosts: [ALLOWED.name], held: true }]);
+    expect(secrets).toEqual([{ name: 'API_KEY', hosts: [ALLOWED.name], places: [], held: true }]);
     const known = await placeholder(id);
     expect(known).toMatch(/^NV_SECRET_/);
     expect(known).toHaveLength(SECRET.length);

@@ -25,6 +25,7 @@ import {
   onMemoryPressure,
   onTimeout,
   sandboxId,
+  secretPlace,
   status,
   wallMs,
 } from './fields.ts';
@@ -206,6 +207,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
         z.object({
           name: z.string(),
           hosts: z.array(z.string()),
+          places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
           held: z.boolean().describe('False: the value must be given again.'),
         }),
       )

@@ -7,6 +7,7 @@
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
+import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS, SNAPSHOT_NAME } from '../../sandbox/limits.ts';
@@ -99,3 +100,9 @@ export const diskLimits = z
       .describe('Reads and writes together.'),
   } satisfies Record<keyof DiskLimits, z.ZodType>)
   .describe('Limits for both disks together; with Firecracker, for each disk.');
+export const secretPlace = z.strictObject({
+  in: z.enum(['header', 'query']),
+  name: text(PLACE_NAME_CHARACTERS_MAX).describe(
+    'A header field, in any case, or a query parameter.',
+  ),
+} satisfies Record<keyof SecretPlace, z.ZodType>);

@@ -17,6 +17,7 @@ import {
   onMemoryPressure,
   onTimeout,
   sandboxId,
+  secretPlace,
   snapshotName,
   status,
   text,
@@ -97,6 +98,13 @@ const lifeFields = {
           .array(text(320))
           .max(REQUEST_LIMITS.secretHostsMax)
           .describe('The only hosts that get the value, by HTTPS at port 443.'),
+        places: z
+          .array(secretPlace)
+          .max(REQUEST_LIMITS.secretPlacesMax)
+          .optional()
+          .describe(
+            'Where requests may have the value. If omitted or empty: in the usual credential fields, such as Authorization and X-Api-Key.',
+          ),
         value: text(RANGES.secretCharacters.max).describe(
           'Visible ASCII. Kept in memory only and never returned.',
         ),

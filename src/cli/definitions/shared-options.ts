@@ -117,7 +117,7 @@ export function addNetworkOptions(command: Command, byDefault = ''): Command {
     )
     .option(
       '--secret <NAME@host>',
-      'let the guest use the value of variable NAME at this host, without seeing it (repeatable)',
+      'let the guest use the value of variable NAME at this host, without seeing it; NAME@host:PLACE restricts where (repeatable)',
       collect,
       [],
     );
@@ -148,6 +148,10 @@ Secrets:
   --secret NAME@api.example.com            the value of NAME in this environment
   --secret NAME@a.example,b.example        the same, for several hosts
   --secret NAME@api.example.com=FILE       the content of a file
-In the guest, NAME holds a placeholder. The host replaces it with the value in HTTPS requests to that host.
+  --secret NAME@api.example.com:header=X-My-Key,query=key
+                                           in this header field or query parameter only
+In the guest, NAME holds a placeholder. The host replaces it with the value in HTTPS requests to that host: without a
+place, in credential fields such as Authorization and X-Api-Key. A placeholder elsewhere, or another credential in
+the same request, is refused with 403.
 --secret also allows its host. Without --net and rules, nothing else is allowed.
 `;

@@ -15,10 +15,27 @@ describe('parseSecrets', () => {
       { name: 'API_KEY', hosts: ['a.example', 'b.example'], value: 'from the environment' },
       { name: 'B', hosts: ['c.example'], value: 'from a file' },
     ]);
+    const both = parseSecrets([`B@c.example:443,d.example:header=X-A=${file}`], env);
+    expect(both).toMatchObject([
+      { hosts: ['c.example:443', 'd.example'], places: [{ in: 'header', name: 'X-A' }] },
+    ]);
     rmSync(folder, { recursive: true });
+  });
+  it('reads the places of a secret', () => {
+    const [secret] = parseSecrets(['API_KEY@a.example:header=Authorization,query=key'], env);
+    expect(secret?.hosts).toEqual(['a.example']);
+    expect(secret?.places).toEqual([
+      { in: 'header', name: 'Authorization' },
+      { in: 'query', name: 'key' },
+    ]);
   });
   it.each([
     'API_KEY',
+    'API_KEY@a.example:body=x',
+    'API_KEY@a.example:header',
+    'API_KEY@a.example:header=',
+    'API_KEY@a.example:header=X,b.example',
+    'API_KEY@a.example:query=k:query=l',
     'API_KEY=sk-live-1',
     '@a.example',
     'API_KEY@',

@@ -1,11 +1,18 @@
-/** `--secret NAME@host`: parses it and reads the value. */
+/** `--secret NAME@HOST[,HOST…][:PLACE[,PLACE…]][=FILE]`: parses it and reads the value. */
 import { readFileSync } from 'node:fs';
 import { describeError } from '../../base/errors.ts';
+import type { SecretPlace } from '../../base/secret-place.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import { UsageError } from '../failure.ts';
 
 const HOW =
-  'use --secret NAME@api.example.com with NAME set in the environment, or --secret NAME@host=FILE';
+  'use --secret NAME@api.example.com with NAME set in the environment, or --secret NAME@host=FILE; for a place other than the credential fields, --secret NAME@host:header=FIELD or NAME@host:query=PARAMETER';
+const HOST = '[^=,:]+(?::\\d+)?';
+const PLACE = '(?:header|query)=[^=,]+';
+const SECRET = new RegExp(
+  `^([A-Za-z_][A-Za-z0-9_]*)@(${HOST}(?:,${HOST})*)(?::(${PLACE}(?:,${PLACE})*))?(?:=(.+))?$`,
+  's',
+);
 
 /**
  * Values come from the environment or from files, never from the command line, which other users can read.
@@ -17,8 +24,8 @@ export function parseSecrets(
 ): readonly SecretOptions[] {
   const secrets = new Map<string, SecretOptions>();
   for (const text of texts) {
-    const match = /^([A-Za-z_][A-Za-z0-9_]*)@([^=]+)(?:=(.+))?$/s.exec(text);
-    const [, name = '', places = '', file] = match ?? [];
+    const match = SECRET.exec(text);
+    const [, name = '', hosts = '', places, file] = match ?? [];
     // The text may contain the value, so the message does not repeat it.
     if (match === null) throw new UsageError('--secret: expected NAME@host', HOW);
     if (secrets.has(name)) {
@@ -30,9 +37,15 @@ export function parseSecrets(
     const value = file === undefined ? hostEnv[name] : contentOf(name, file);
     if (value === undefined)
       throw new UsageError(`--secret ${name}: variable is not set in this environment`, HOW);
-    secrets.set(name, { name, hosts: places.split(','), value });
+    const where = places === undefined ? {} : { places: places.split(',').map(placeOf) };
+    secrets.set(name, { name, hosts: hosts.split(','), ...where, value });
   }
   return [...secrets.values()];
+}
+
+function placeOf(text: string): SecretPlace {
+  const [kind, name = ''] = text.split('=');
+  return { in: kind === 'query' ? 'query' : 'header', name };
 }
 
 /** Drops the final newline that editors add. */

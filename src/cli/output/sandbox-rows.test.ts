@@ -32,7 +32,11 @@ it('provenanceRows, secretRows: name the origin, and secrets without values', ()
     ['snapshot', 's'],
     ['fork of', 'p'],
   ]);
-  const secret = { name: 'KEY', hosts: ['a.example', 'b.example'], held: true };
+  const secret = { name: 'KEY', hosts: ['a.example', 'b.example'], places: [], held: true };
+  const places = [{ in: 'header', name: 'X-A' } as const, { in: 'query', name: 'key' } as const];
+  expect(secretRows({ secrets: [{ ...secret, places }] })).toEqual([
+    ['secret', 'KEY at a.example, b.example in header=X-A, query=key'],
+  ]);
   expect(secretRows({ secrets: [secret, { ...secret, held: false }] })).toEqual([
     ['secret', 'KEY at a.example, b.example'],
     [

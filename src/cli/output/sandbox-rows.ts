@@ -1,4 +1,5 @@
 /** Rows of `inspect`: lifetime, provenance, limits, network and secrets of a sandbox. Pure. */
+import { placeText } from '../../base/secret-place.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { bytes, coarse } from './table.ts';
 
@@ -32,9 +33,10 @@ export function provenanceRows({
 }
 
 export function secretRows({ secrets }: Pick<SandboxInfo, 'secrets'>): readonly Row[] {
-  return secrets.map(({ name, hosts, held }) => {
+  return secrets.map(({ name, hosts, places, held }) => {
     const missing = held ? '' : '; value missing, set it again with neurovisor update --secret';
-    return ['secret', `${name} at ${hosts.join(', ')}${missing}`] as const;
+    const where = places.length === 0 ? '' : ` in ${places.map(placeText).join(', ')}`;
+    return ['secret', `${name} at ${hosts.join(', ')}${where}${missing}`] as const;
   });
 }
 

@@ -190,7 +190,7 @@ describe('rules by method and path: what else they open and close', () => {
     const policy = list(`GET https://${API}/v1/`);
     const value = new SecretValue('0123456789abcdef');
     const hosts = [API, 'b.example.com'];
-    const secrets = [{ name: 'KEY', hosts, placeholder: 'NV_1', value }];
+    const secrets = [{ name: 'KEY', hosts, places: [], placeholder: 'NV_1', value }];
     const given = { secrets, authority: new CertificateAuthority({ wall: () => 0 }) };
     const both = withSecretHosts(policy, { ...given, roots: () => createSecureContext() });
     expect(both.allow.map(({ text }) => text)).toEqual([

@@ -26,12 +26,17 @@ interface SecretTimeouts {
 
 export type SecretEndReason = ExchangeReason | 'head_timeout' | 'idle_timeout';
 
-/** Secrets, or placeholders left in place, of one request. */
+/** Secrets or placeholders of one request. */
 export interface SecretUse {
-  /** `unfilled`: a placeholder was sent unchanged, since its secret does not belong to the host. */
-  readonly kind: 'filled' | 'unfilled';
+  /**
+   * `unfilled`: a placeholder was sent unchanged, since its secret does not belong to the host. `unplaced`: the
+   * request was refused. `without_cookies`: sent with a secret, without the cookies.
+   */
+  readonly kind: 'filled' | 'unfilled' | 'unplaced' | 'without_cookies';
   readonly names: readonly string[];
   readonly host: string;
+  /** Why the request was refused. */
+  readonly why?: string;
 }
 
 interface SecretConnectionContext {
@@ -141,13 +146,12 @@ export class SecretConnection {
       if (output.kind === 'to_upstream') this.#toUpstream(output.bytes);
       else if (output.kind === 'to_guest') this.#toGuest(output.bytes);
       else if (output.kind === 'refused') onRefused(output.reason, output.why);
-      else if (output.kind === 'unfilled') onSecrets({ ...output, host });
       else if (output.kind === 'close') this.#close();
-      else {
+      else if (output.kind === 'request') {
         onRequest(host);
         const names = output.filled;
         if (names.length > 0) onSecrets({ kind: 'filled', names, host });
-      }
+      } else onSecrets({ ...output, host });
     }
     if (this.#isClosing) return;
     if (!this.#exchange.isOpen) this.#guest?.pause();

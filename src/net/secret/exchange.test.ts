@@ -59,11 +59,11 @@ class World {
 }
 
 describe('SecretExchange: requests', () => {
-  it('puts a secret into header values, Basic credentials and the query, and requests uncompressed answers', () => {
+  it('puts a secret into credential fields, also into Basic, and requests uncompressed answers', () => {
     const basic = (secret: string): string => Buffer.from(`me:${secret}`).toString('base64');
     const world = new World().guest(
       crlf(
-        `GET /x?key=${PLACEHOLDER}&y=1 HTTP/1.1`,
+        'GET /x?y=1 HTTP/1.1',
         'Host: a.example',
         'Accept-Encoding: gzip, br',
         `X-Api-Key: ${PLACEHOLDER}`,
@@ -72,7 +72,7 @@ describe('SecretExchange: requests', () => {
     );
     expect(world.sent('to_upstream')).toBe(
       crlf(
-        `GET /x?key=${encodeURIComponent(TOKEN)}&y=1 HTTP/1.1`,
+        'GET /x?y=1 HTTP/1.1',
         'Host: a.example',
         `X-Api-Key: ${TOKEN}`,
         `Authorization: Basic ${basic(TOKEN)}`,
@@ -90,13 +90,30 @@ describe('SecretExchange: requests', () => {
       own.replace(/\r\n$/, 'Accept-Encoding: identity\r\n\r\n'),
     );
   });
-  it('never puts a secret into the length or destination fields of a request', () => {
-    const field = `Connection: ${PLACEHOLDER}`;
-    expect(new World().guest(get(field)).sent('to_upstream')).toContain(field);
+  it.each([
+    ['secret_misplaced', get(`Connection: ${PLACEHOLDER}`)],
+    ['secret_misplaced', get('Authorization: Bearer mine', `X-Amz-Meta-L: ${PLACEHOLDER}`)],
+    ['credential_beside_secret', get('X-Auth-Token: mine', BEARER)],
+    ['credential_beside_secret', get('Upgrade: websocket', 'X-Auth-Token: mine', BEARER)],
+  ])('answers 403 %s with the remedy, sends nothing, and reports it: %j', (reason, text) => {
+    const world = new World().guest(text);
+    expect(world.sent('to_upstream')).toBe('');
+    expect(world.reasons).toEqual([reason]);
+    expect(world.sent('to_guest')).toMatch(/^HTTP\/1\.1 403 /);
+    expect(world.sent('to_guest')).toMatch(/--secret API_KEY@HOST|omit it/);
+    const unplaced = { kind: 'unplaced', names: ['API_KEY'], why: expect.any(String) };
+    expect(world.outputs[0]).toEqual(unplaced);
+    expect(world.outputs.at(-1)).toEqual({ kind: 'close' });
   });
-  it('never puts a secret into a path, a body or a trailer', () => {
+  it('sends no cookies beside a secret, and reports it', () => {
+    const world = new World().guest(get('Cookie: __cf_bm=x', BEARER));
+    expect(world.sent('to_upstream')).toContain(TOKEN);
+    expect(world.sent('to_upstream')).not.toContain('__cf_bm');
+    expect(world.outputs).toContainEqual({ kind: 'without_cookies', names: ['API_KEY'] });
+  });
+  it('never puts a secret into a body or a trailer', () => {
     const text =
-      crlf(`POST /${PLACEHOLDER} HTTP/1.1`, 'Host: a.example', 'Transfer-Encoding: chunked') +
+      crlf('POST /x HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked') +
       `1e\r\n${PLACEHOLDER}\r\n0\r\nX: ${PLACEHOLDER}\r\n\r\n`;
     const world = new World().guest(text);
     const sent = text.replace('chunked\r\n', 'chunked\r\nAccept-Encoding: identity\r\n');

@@ -12,13 +12,14 @@ import { hostText, type RequestHead } from '../http/head.ts';
 import { httpRefusal, type RefusalStatus } from '../http/refusal.ts';
 import { type HttpPiece, HttpRequestReader } from '../http/requests.ts';
 import type { Judgement, RefusalReason } from '../policy/judge.ts';
-import { type FilledHead, fillHead } from './head.ts';
+import { type FilledHead, fillHead, type PlacementProblem, type RefusedHead } from './head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './responses.ts';
 import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
 
 export type ExchangeReason =
   | RefusalReason
   | ResponseProblem
+  | PlacementProblem
   /** `Host` differs from the SNI. */
   | 'host_not_sni'
   /** A method whose answer repeats the request. */
@@ -32,6 +33,10 @@ export type ExchangeOutput =
   | { readonly kind: 'to_guest'; readonly bytes: Uint8Array }
   /** A request is sent. @param filled names of the secrets in it */
   | { readonly kind: 'request'; readonly name: string; readonly filled: readonly string[] }
+  /** Cookies were removed from the request, because secrets of these names are in it. */
+  | { readonly kind: 'without_cookies'; readonly names: readonly string[] }
+  /** Names of secrets whose placeholders are in a refused request. */
+  | { readonly kind: 'unplaced'; readonly names: readonly string[]; readonly why: string }
   /** Names of placeholders sent unchanged: their secrets do not belong to this host, or not in such a request. */
   | { readonly kind: 'unfilled'; readonly names: readonly string[] }
   | { readonly kind: 'refused'; readonly reason: ExchangeReason; readonly why: string }
@@ -144,6 +149,11 @@ export class SecretExchange {
     }
     this.#lastHead = head;
     const filled = this.#fill(head);
+    if (!filled.ok) {
+      this.#out.push({ kind: 'unplaced', names: filled.names, why: filled.why });
+      this.#refuse(403, filled.reason, filled.why);
+      return;
+    }
     const unfilled = placeholdersIn(secrets, filled.forward);
     if (unfilled.length > 0) this.#out.push({ kind: 'unfilled', names: unfilled });
     const isUpgrade = head.upgrade !== undefined;
@@ -154,12 +164,14 @@ export class SecretExchange {
     }
     if (isUpgrade) this.#phase = 'upgrading';
     this.#out.push({ kind: 'request', name: host, filled: filled.used });
+    if (filled.isWithoutCookies) this.#out.push({ kind: 'without_cookies', names: filled.used });
     this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(filled.forward, 'latin1') });
   }
 
   /** To a host without secrets, the request goes unchanged, and its answer needs no scrubbing. */
-  #fill(head: RequestHead): FilledHead {
-    if (this.#own.length === 0) return { forward: head.forward, used: [] };
+  #fill(head: RequestHead): FilledHead | RefusedHead {
+    if (this.#own.length === 0)
+      return { ok: true, forward: head.forward, used: [], isWithoutCookies: false };
     return fillHead(head, this.#mayFill(head) ? this.#own : []);
   }
 

@@ -14,5 +14,11 @@ it('SecretLog: logs the first use of a secret, however many hosts a guest names'
   for (let at = 0; at < 1000; at += 1) log.note({ ...use, kind: 'unfilled', host: `h${at}.x` });
   expect(lines).toHaveLength(256);
   for (const _ of [1, 2]) log.note({ ...use, kind: 'filled', host: 'a.example' });
-  expect(lines.slice(256)).toEqual(['info secret API_KEY was sent to a.example']);
+  for (const _ of [1, 2]) log.note({ ...use, kind: 'unplaced', host: 'a.example', why: 'in X' });
+  for (const _ of [1, 2]) log.note({ ...use, kind: 'without_cookies', host: 'a.example' });
+  expect(lines.slice(256)).toEqual([
+    'info secret API_KEY was sent to a.example',
+    'warn a request to a.example with the placeholder of API_KEY was refused',
+    'info a request with secret API_KEY was sent to a.example without its cookies',
+  ]);
 });

@@ -1,4 +1,4 @@
-/** Logs where each secret of a sandbox was sent, and where only its placeholder was. */
+/** Logs where each secret of a sandbox was sent, where only its placeholder was, and what was refused. */
 import type { Log } from '../../base/log.ts';
 import type { SecretUse } from './connection.ts';
 
@@ -7,26 +7,41 @@ const UNFILLED_MAX = 256;
 
 export class SecretLog {
   readonly #log: Log;
-  /** At most secrets times their hosts. */
-  readonly #filled = new Set<string>();
+  /** At their own hosts: at most three times secrets times their hosts. */
+  readonly #own = new Set<string>();
   readonly #unfilled = new Set<string>();
 
   constructor(log: Log) {
     this.#log = log;
   }
 
-  /** Logs the first use of a secret at a host as info, later ones as debug. */
-  note({ sandboxId: sandbox, kind, names, host }: SecretUse & { sandboxId: string }): void {
+  /** Logs the first use of a secret at a host as info, the first failed one as a warning, later ones as debug. */
+  note({ sandboxId: sandbox, kind, names, host, why }: SecretUse & { sandboxId: string }): void {
     for (const name of names) {
-      if (kind === 'filled') {
-        const isNew = isAdded(this.#filled, `${name} ${host}`, Number.POSITIVE_INFINITY);
-        this.#log[isNew ? 'info' : 'debug'](`secret ${name} was sent to ${host}`, { sandbox });
-      } else {
-        const isNew = isAdded(this.#unfilled, `${name} ${host}`, UNFILLED_MAX);
-        const what = `the placeholder of ${name} was sent to ${host} unchanged`;
-        this.#log[isNew ? 'warn' : 'debug'](what, { sandbox });
-      }
+      const [known, max] =
+        kind === 'unfilled'
+          ? [this.#unfilled, UNFILLED_MAX]
+          : [this.#own, Number.POSITIVE_INFINITY];
+      const isNew = isAdded(known, `${kind} ${name} ${host}`, max);
+      const level = kind === 'filled' || kind === 'without_cookies' ? 'info' : 'warn';
+      this.#log[isNew ? level : 'debug'](textOf(kind, name, host), {
+        sandbox,
+        ...(why === undefined ? {} : { why }),
+      });
     }
+  }
+}
+
+function textOf(kind: SecretUse['kind'], name: string, host: string): string {
+  switch (kind) {
+    case 'filled':
+      return `secret ${name} was sent to ${host}`;
+    case 'unfilled':
+      return `the placeholder of ${name} was sent to ${host} unchanged`;
+    case 'unplaced':
+      return `a request to ${host} with the placeholder of ${name} was refused`;
+    case 'without_cookies':
+      return `a request with secret ${name} was sent to ${host} without its cookies`;
   }
 }
 

@@ -11,6 +11,7 @@ const VALUE = 'tok_0123456789abcdef';
 const SECRET = {
   name: 'K',
   hosts: ['h'],
+  places: [],
   placeholder: 'NV_aaaaaaaaaaaaaaaaa',
   value: new SecretValue(VALUE),
 };

@@ -122,7 +122,13 @@ describe('Scrubber properties', () => {
     fc.assert(
       fc.property(visible, any, any, alphabet, cuts, (value, before, after, how, sizes) => {
         const placeholder = 'NV_aaaaaaaaaaaaaaaaaaaaaaaaa'.slice(0, value.length);
-        const secret = { name: 'K', hosts: ['h'], placeholder, value: new SecretValue(value) };
+        const secret = {
+          name: 'K',
+          hosts: ['h'],
+          places: [],
+          placeholder,
+          value: new SecretValue(value),
+        };
         const encode = (middle: string): string =>
           Buffer.concat([Buffer.from(before), Buffer.from(middle), Buffer.from(after)]).toString(
             how,

@@ -6,10 +6,11 @@
  *              Authorization: NV_…        │  NV_… → secret in the head of a request
  *                                         │  secret → NV_… in all of the answer
  *
- * `head` fills secrets in · `matcher` finds them, `scrubber` and `responses` take them out · `exchange` is one
+ * `head` fills secrets in at their places, which `credentials` knows · `matcher` finds them, `scrubber` and `responses` take them out · `exchange` is one
  * connection without I/O · `connection` (io) its two ends · `authority` the certificates.
  */
 import type { SecureContext } from 'node:tls';
+import type { SecretPlace } from '../../base/secret-place.ts';
 import type { SecretValue } from '../../base/secret-value.ts';
 import { type EgressPolicy, type NameRule, requestRulesFor } from '../policy/policy.ts';
 import { Matcher, type Pattern } from './matcher.ts';
@@ -19,6 +20,8 @@ export interface EgressSecret {
   readonly name: string;
   /** Canonical host names. */
   readonly hosts: readonly string[];
+  /** Where requests have it; empty: in the usual credential fields. */
+  readonly places: readonly SecretPlace[];
   /** The guest's substitute: letters, digits, `_` and `-`. */
   readonly placeholder: string;
   /** Visible ASCII. */

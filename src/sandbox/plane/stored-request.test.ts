@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { parseEgress as parseRules } from '../../runtime/network.ts';
 import { lifetimePolicyOf } from '../request.ts';
 import { makeSpec, withoutIdentity } from '../spec.ts';
 import { formatRequest, parseRequest } from './stored-request.ts';
@@ -21,5 +22,20 @@ describe('parseRequest', () => {
     const { allowFields: _, ...models } = spec.models;
     const older = JSON.stringify({ ...JSON.parse(stored()), spec: { ...spec, models } });
     expect(parsed(older)?.spec.models).toEqual({ ...models, allowFields: [] });
+  });
+
+  it('keeps the places of a secret; one of an older row goes into credential fields', () => {
+    const places = [{ in: 'query', name: 'key' }] as const;
+    const placesOf = (json: string) =>
+      parseRequest({ requestJson: json, metadata: {} }, parseRules)?.spec.secrets[0]?.places;
+    const storedWith = (options: object): string => {
+      const secret = { name: 'KEY', hosts: ['a.example'], value: 'v'.repeat(32), ...options };
+      const withSecret = makeSpec({ secrets: [secret] }, 4, parseRules);
+      return formatRequest({ spec: withSecret, policy: lifetimePolicyOf({}), origin });
+    };
+    expect(placesOf(storedWith({ places }))).toEqual(places);
+    const older = storedWith({}).replace('"places":[],', '');
+    expect(older).not.toContain('places');
+    expect(placesOf(older)).toEqual([]);
   });
 });

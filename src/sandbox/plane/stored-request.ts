@@ -3,6 +3,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SandboxInfo } from '../control.ts';
 import { type LifetimePolicy, lifetimePolicyOf } from '../request.ts';
+import type { SandboxSecret } from '../secrets.ts';
 import {
   type EgressText,
   egressText,
@@ -19,7 +20,7 @@ export interface StoredRequest {
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, secrets, and allowed fields. */
+/** Older rows lack a network, limits of networks and disks, secrets or their places, and allowed fields. */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly models: Omit<ModelPolicy, 'allowFields'> & Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
@@ -52,7 +53,13 @@ export function parseRequest(
     const { secrets = [], diskLimits = {} } = spec as Partial<SandboxSpec>;
     const network = parseNetwork(spec.network ?? null, parseEgress);
     return {
-      spec: { ...spec, models: { allowFields: [], ...spec.models }, network, secrets, diskLimits },
+      spec: {
+        ...spec,
+        models: { allowFields: [], ...spec.models },
+        network,
+        secrets: secrets.map(withPlaces),
+        diskLimits,
+      },
       // Older rows lack `onMemoryPressure`.
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
       origin,
@@ -61,6 +68,10 @@ export function parseRequest(
     ignore(error, 'a row of another version');
     return null;
   }
+}
+
+function withPlaces(secret: Omit<SandboxSecret, 'places'> & Partial<SandboxSecret>): SandboxSecret {
+  return { ...secret, places: secret.places ?? [] };
 }
 
 function parseNetwork(
