@@ -1,6 +1,7 @@
 import { PassThrough, Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import type { Process } from '../guest/guest.ts';
+import { AnswerMemory } from './answer-buffer.ts';
 import { collectOutput } from './output.ts';
 
 const EXIT = {
@@ -28,26 +29,32 @@ function process(stdout: readonly Buffer[], stderr: readonly Buffer[], truncated
 
 const bytes = (...texts: string[]): Buffer[] => texts.map((text) => Buffer.from(text));
 
+const collect = (program: Process, bytesMax: number) => {
+  const memory = new AnswerMemory();
+  const stdout = memory.buffer('a', bytesMax);
+  return collectOutput(program, bytesMax, { stdout, stderr: memory.buffer('a', bytesMax) });
+};
+
 describe('collectOutput', () => {
   it('joins chunks, also ones that split a character', async () => {
     const [a, b] = [Buffer.from('é').subarray(0, 1), Buffer.from('é').subarray(1)];
-    const output = await collectOutput(process([a, b], bytes('x', 'y')), 100);
+    const output = await collect(process([a, b], bytes('x', 'y')), 100);
     expect(output).toMatchObject({ stdout: 'é', stderr: 'xy', truncated: false });
   });
 
   it('limits stdout and stderr together, and reads on to the end', async () => {
     const many = Array.from({ length: 1000 }, () => Buffer.from('abc'));
-    const output = await collectOutput(process(many, many), 100);
+    const output = await collect(process(many, many), 100);
     expect(output.stdout.length + output.stderr.length).toBe(100);
     expect(output.truncated).toBe(true);
   });
 
   it('output of exactly the limit: not truncated', async () => {
-    const output = await collectOutput(process(bytes('abcd'), []), 4);
+    const output = await collect(process(bytes('abcd'), []), 4);
     expect(output).toMatchObject({ stdout: 'abcd', truncated: false });
   });
 
   it('truncation by the guest: reported', async () => {
-    expect((await collectOutput(process([], [], true), 4)).truncated).toBe(true);
+    expect((await collect(process([], [], true), 4)).truncated).toBe(true);
   });
 });

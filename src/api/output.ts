@@ -1,6 +1,7 @@
 /** Buffers the output of a program for the `exec` route. */
 import type { Readable } from 'node:stream';
 import type { Process, ProcessExit } from '../guest/guest.ts';
+import type { AnswerBuffer } from './answer-buffer.ts';
 
 export interface CollectedOutput {
   readonly exit: ProcessExit;
@@ -11,48 +12,32 @@ export interface CollectedOutput {
 }
 
 /**
- * Reads a program's output to its end and keeps the first `bytesMax` bytes. The agent has the same limit, but
- * a hostile agent need not respect it. Invalid UTF-8 becomes U+FFFD.
+ * Reads a program's output to its end and keeps what fits into the buffers, together `bytesMax` bytes at most. The
+ * agent has the same limit, but a hostile agent need not respect it. Invalid UTF-8 becomes U+FFFD.
  * @throws GuestError if the end of the program is unknown
  */
-export async function collectOutput(process: Process, bytesMax: number): Promise<CollectedOutput> {
+export async function collectOutput(
+  process: Process,
+  bytesMax: number,
+  buffers: { readonly stdout: AnswerBuffer; readonly stderr: AnswerBuffer },
+): Promise<CollectedOutput> {
   let left = bytesMax;
   let dropped = false;
-  const collect = async (stream: Readable): Promise<string> => {
-    const kept = new GrowingBuffer();
+  const collect = async (stream: Readable, into: AnswerBuffer): Promise<string> => {
+    let isFull = false;
     for await (const chunk of stream as AsyncIterable<Buffer>) {
-      const part = chunk.subarray(0, left);
-      if (part.length < chunk.length) dropped = true;
-      left -= part.length;
-      kept.append(part);
+      const kept: number = isFull ? 0 : into.append(chunk.subarray(0, left));
+      left -= kept;
+      // What comes after a gap is dropped, too.
+      isFull ||= kept < chunk.length;
     }
-    return kept.text();
+    dropped ||= isFull;
+    return into.content().toString('utf8');
   };
   const [stdout, stderr, exit] = await Promise.all([
-    collect(process.stdout),
-    collect(process.stderr),
+    collect(process.stdout, buffers.stdout),
+    collect(process.stderr, buffers.stderr),
     process.exit,
   ]);
   return { exit, stdout, stderr, truncated: dropped || exit.truncated };
-}
-
-/** Copies chunks together, so that a guest that sends single bytes costs bytes, not objects. */
-class GrowingBuffer {
-  #bytes = Buffer.alloc(0);
-  #length = 0;
-
-  append(part: Buffer): void {
-    const length = this.#length + part.length;
-    if (length > this.#bytes.length) {
-      const larger = Buffer.alloc(Math.max(length, 2 * this.#bytes.length));
-      this.#bytes.copy(larger, 0, 0, this.#length);
-      this.#bytes = larger;
-    }
-    part.copy(this.#bytes, this.#length);
-    this.#length = length;
-  }
-
-  text(): string {
-    return this.#bytes.toString('utf8', 0, this.#length);
-  }
 }

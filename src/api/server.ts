@@ -26,6 +26,7 @@ import { MetricRegistry, single } from '../base/metrics.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
+import { AnswerMemory } from './answer-buffer.ts';
 import { ApiMetrics } from './api-metrics.ts';
 import { refuseCaller } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
@@ -189,11 +190,12 @@ async function createApp(
       addSandboxRoutes(routes, { ...parts, sessions });
       addSnapshotRoutes(routes, parts);
       addPoolRoutes(routes, parts);
-      addGuestRoutes(routes, parts);
+      const memory = new AnswerMemory();
+      addGuestRoutes(routes, { ...parts, memory });
       addEventRoutes(routes, parts);
       addTunnelRoutes(routes);
       addLoadRoute(routes, parts.loads);
-      await v1.register(async (files) => addFileRoutes(files as App, parts));
+      await v1.register(async (files) => addFileRoutes(files as App, { ...parts, memory }));
     },
     { prefix: '/v1' },
   );

@@ -93,10 +93,19 @@ export class ChannelFiles implements GuestFiles {
     path: string,
     options: FileOptions & { readonly depth?: number } = {},
   ): Promise<readonly FileEntry[]> {
+    const entries: FileEntry[] = [];
+    for await (const entry of this.entries(path, options)) entries.push(entry);
+    return entries;
+  }
+
+  async *entries(
+    path: string,
+    options: FileOptions & { readonly depth?: number } = {},
+  ): AsyncGenerator<FileEntry> {
     const { depth = 1 } = options;
     const operation = this.#begin('list', path, { depth }, options);
     await operation.reply(anything);
-    return await readEntries(contentStream(operation, path), path);
+    yield* readEntries(contentStream(operation, path), path);
   }
 
   async watch(
@@ -192,9 +201,9 @@ function contentStream(operation: Operation, what: string): Readable {
   return stream;
 }
 
-async function readEntries(stream: Readable, path: string): Promise<readonly FileEntry[]> {
+async function* readEntries(stream: Readable, path: string): AsyncGenerator<FileEntry> {
   const lines = new LineDecoder(GUEST_LIMITS.listLineBytesMax);
-  const entries: FileEntry[] = [];
+  let count = 0;
   let bytes = 0;
   for await (const chunk of stream) {
     let rest: Buffer = chunk;
@@ -212,12 +221,13 @@ async function readEntries(stream: Readable, path: string): Promise<readonly Fil
       }
       const parsed = parseEntry(result.line);
       if (!parsed.ok) throw guestError('protocol_error', `list ${path}: ${parsed.reason}`);
-      if (entries.push(parsed.value) > GUEST_LIMITS.listEntriesMax) {
+      count += 1;
+      if (count > GUEST_LIMITS.listEntriesMax) {
         throw guestError('protocol_error', `list ${path}: more entries than the agent sends`);
       }
+      yield parsed.value;
     }
   }
-  return entries;
 }
 
 function tooLargeList(path: string, limit: string): GuestError {

@@ -240,6 +240,11 @@ export interface GuestFiles {
     path: string,
     options?: FileOptions & { readonly depth?: number },
   ): Promise<readonly FileEntry[]>;
+  /** The entries of `list` one by one; nothing is kept. */
+  entries(
+    path: string,
+    options?: FileOptions & { readonly depth?: number },
+  ): AsyncIterable<FileEntry>;
   move(from: string, to: string, options?: FileOptions): Promise<FileEntry>;
   /** Removes recursively. @throws GuestError `not_found` */
   remove(path: string, options?: FileOptions): Promise<void>;

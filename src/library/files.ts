@@ -9,6 +9,9 @@ export function filesOf(guest: () => Promise<Guest>): GuestFiles {
       await (await guest()).files.write(path, content, options),
     stat: async (path, options) => await (await guest()).files.stat(path, options),
     list: async (path, options) => await (await guest()).files.list(path, options),
+    async *entries(path, options) {
+      yield* (await guest()).files.entries(path, options);
+    },
     move: async (from, to, options) => await (await guest()).files.move(from, to, options),
     remove: async (path, options) => await (await guest()).files.remove(path, options),
     makeDirectory: async (path, options) =>

@@ -1,7 +1,9 @@
 /** Each route of the REST server with good and bad input, against a control plane in memory. */
+
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { MIB } from '../../src/base/units.ts';
 import { GuestError } from '../../src/guest/errors.ts';
 import type { ForkResult, SandboxInfo } from '../../src/sandbox/control.ts';
 import { BusyError } from '../../src/sandbox/errors.ts';
@@ -316,6 +318,23 @@ describe('programs and files', () => {
     release.reject(new GuestError('connection_lost', 'gone'));
     await Promise.all(waiting);
     control.guest = guestOf;
+  });
+
+  it('exec: programs of one sandbox share a memory for their output, and say what was dropped', async () => {
+    const { id } = await create();
+    const argv = ['sh', '-c', 'yes | head -c 16777216'];
+    const run = async (): Promise<number> => {
+      const { json } = await api.ask('POST', `/sandboxes/${id}/exec`, { argv });
+      const { stdout, truncated } = json as { stdout: string; truncated: boolean };
+      expect(truncated).toBe(stdout.length < 16 * MIB);
+      return stdout.length;
+    };
+    const lengths = await Promise.all(Array.from({ length: 8 }, run));
+    const sum = lengths.reduce((total, length) => total + length, 0);
+    expect(sum).toBeGreaterThan(32 * MIB);
+    expect(sum).toBeLessThanOrEqual(64 * MIB);
+    // What was sent is free again.
+    expect(await run()).toBe(16 * MIB);
   });
 
   it('list: a guest that never answers takes 4 slots, its own, until its clients leave', async () => {

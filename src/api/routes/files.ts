@@ -1,7 +1,11 @@
 /** Files of a sandbox as streams. Nothing is buffered here; a slow side slows the other down. */
 import { Readable } from 'node:stream';
+import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import type { FileOptions } from '../../guest/guest.ts';
+import { MIB } from '../../base/units.ts';
+import type { FileEntry, FileOptions } from '../../guest/guest.ts';
+import { BusyError } from '../../sandbox/errors.ts';
+import type { AnswerBuffer, AnswerMemory } from '../answer-buffer.ts';
 import { withIdleLimit } from '../body.ts';
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, clientGone, failures } from '../route.ts';
@@ -10,9 +14,14 @@ import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/re
 import { Slots } from '../slots.ts';
 
 const tags = ['files'];
+/** A guest's listing has 8 MiB; its text here may be longer by other escapes. */
+const LIST_ANSWER_BYTES_MAX = 16 * MIB;
 const content = z.custom<Readable>().meta({ type: 'string', format: 'binary' });
 
-export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
+export function addFileRoutes(
+  app: App,
+  { control, clock, memory }: ApiParts & { readonly memory: AnswerMemory },
+): void {
   const listings = new Slots('listings', API_LIMITS.listingsMax, API_LIMITS.listingsPerSandboxMax);
   // File content passes through unchanged, whatever its Content-Type.
   app.removeAllContentTypeParsers();
@@ -101,14 +110,41 @@ export function addFileRoutes(app: App, { control, clock }: ApiParts): void {
       const { path, user, depth = 1 } = query;
       const options = fileOptions(user, clientGone(reply));
       const giveBack = listings.take(params.id);
+      const answer = memory.buffer(params.id, LIST_ANSWER_BYTES_MAX);
+      reply.raw.once('close', () => answer.release());
       try {
         const { files } = await control.guest(params.id);
-        return { entries: [...(await files.list(path, { ...options, depth }))] };
+        await collectEntries(files.entries(path, { ...options, depth }), answer);
       } finally {
         giveBack();
       }
+      // Bytes are sent as they are; the document has their schema.
+      const bytes: FastifyReply = reply;
+      return await bytes.type('application/json; charset=utf-8').send(answer.content());
     },
   );
+}
+
+/**
+ * Keeps text, not objects, which would take several times as much.
+ * @throws BusyError if the answers of all sandboxes use up their memory
+ */
+async function collectEntries(
+  entries: AsyncIterable<FileEntry>,
+  answer: AnswerBuffer,
+): Promise<void> {
+  const append = (text: string): void => {
+    const part = Buffer.from(text);
+    if (answer.append(part) < part.length)
+      throw new BusyError('the memory for answers is in use', API_LIMITS.retryAfterMs);
+  };
+  let separator = '';
+  append('{"entries":[');
+  for await (const entry of entries) {
+    append(`${separator}${JSON.stringify(entry)}`);
+    separator = ',';
+  }
+  append(']}');
 }
 
 function fileOptions(user: string | undefined, signal: AbortSignal): FileOptions {

@@ -1,5 +1,6 @@
 /** Programs in a sandbox, and information about its guest. */
 import type { Guest, Process } from '../../guest/guest.ts';
+import type { AnswerMemory } from '../answer-buffer.ts';
 import type { ApiMetrics } from '../api-metrics.ts';
 import { API_LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
@@ -19,7 +20,10 @@ const tags = ['guest'];
 
 export function addGuestRoutes(
   app: App,
-  parts: ApiParts & { readonly counted: Pick<ApiMetrics, 'operationAnswered'> },
+  parts: ApiParts & {
+    readonly counted: Pick<ApiMetrics, 'operationAnswered'>;
+    readonly memory: AnswerMemory;
+  },
 ): void {
   const { control } = parts;
   addExec(app, parts);
@@ -95,7 +99,7 @@ export function addGuestRoutes(
 
 function addExec(
   app: App,
-  { control, clock, counted }: Parameters<typeof addGuestRoutes>[1],
+  { control, clock, counted, memory }: Parameters<typeof addGuestRoutes>[1],
 ): void {
   const slots = new Slots('programs', API_LIMITS.execsMax, API_LIMITS.execsPerSandboxMax);
   app.post(
@@ -116,13 +120,21 @@ function addExec(
       const outputBytesMax = Math.min(body.outputBytesMax ?? Infinity, API_LIMITS.outputBytesMax);
       const gone = clientGone(reply);
       const giveBack = slots.take(params.id);
+      const buffers = {
+        stdout: memory.buffer(params.id, outputBytesMax),
+        stderr: memory.buffer(params.id, outputBytesMax),
+      };
+      reply.raw.once('close', () => {
+        buffers.stdout.release();
+        buffers.stderr.release();
+      });
       try {
         const guest = await control.guest(params.id);
         const askedMs = clock.now();
         const process = await start(guest, { ...body, outputBytesMax }, gone);
         counted.operationAnswered((clock.now() - askedMs) / 1000);
         process.stdin.end(body.stdin);
-        const { exit, ...output } = await collectOutput(process, outputBytesMax);
+        const { exit, ...output } = await collectOutput(process, outputBytesMax, buffers);
         return { ...exit, ...output };
       } finally {
         giveBack();
