@@ -20,6 +20,7 @@ import { errorCode } from './base/errors.ts';
 import { ignore } from './base/ignore.ts';
 import type { UsageRecord } from './bridge/bridge.ts';
 import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
+import { withAbort } from './library/abort.ts';
 import { collect, withoutCallbacks } from './library/collect.ts';
 import { filesOf } from './library/files.ts';
 import type { Host, HostOptions } from './library/host.ts';
@@ -36,7 +37,6 @@ import type { NetworkOptions } from './sandbox/spec.ts';
 
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
 export type { DiskLimits } from './base/disk-limits.ts';
-export { CodedError } from './base/errors.ts';
 export type { ProgressEvent } from './base/progress.ts';
 export type { SecretPlace } from './base/secret-place.ts';
 export type { UsageRecord } from './bridge/bridge.ts';
@@ -49,6 +49,7 @@ export type {
   ProcessExit,
   ProcessInfo,
 } from './guest/link.ts';
+export * from './library/errors.ts';
 export type { DaemonChoice, HostOptions } from './library/host.ts';
 export type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
 export type { PortForward } from './library/port-forward.ts';
@@ -82,8 +83,9 @@ export type Fork =
   | { readonly ok: false; readonly code: string; readonly message: string };
 
 /**
- * One microVM. Ends with `kill`, its `timeoutMs`, or `await using`. Methods reject with a CodedError: `gone` if it has
- * ended, `not_ready` if it is paused without `autoResume`.
+ * One microVM. Ends with `kill`, its `timeoutMs`, or `await using`. Methods reject with a CodedError: a SandboxError
+ * (`gone` if it has ended, `not_ready` if it is paused without `autoResume`), a GuestError of the operation in the guest,
+ * or a ClientError of the connection to a daemon. After an abort they reject with the signal's reason, as `fetch` does.
  */
 export class Sandbox {
   /** `[a-z0-9]{20}`. */
@@ -110,29 +112,35 @@ export class Sandbox {
   /**
    * Starts a sandbox in the fastest way: from a pool, a template of its size, or a boot. It is ready when the promise
    * resolves.
-   * @throws CodedError with `code` and, if known, `remedy`: `spec_invalid`, `start_failed`, `cancelled`, `busy`,
-   *   `daemon_unreachable`, `upstream_unreachable`, or an error of the set-up
+   * @throws SandboxError `spec_invalid`, `start_failed`, `busy`; ClientError `daemon_unreachable`; ConfigError; without a
+   *   daemon, an error of the set-up (ImageError, RuntimeError, BridgeError, VmmError, JailError); the signal's reason
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {
     const { daemon, signal, onProgress, log, ...request } = options;
-    const host = await hosts.open({ daemon, signal, onProgress, log });
-    const info = await host.use((control) => control.create(request, signal));
-    return new Sandbox(host, info);
+    return await withAbort(signal, async () => {
+      const host = await hosts.open({ daemon, signal, onProgress, log });
+      const info = await host.use((control) => control.create(request, signal));
+      return new Sandbox(host, info);
+    });
   }
 
-  /** Returns a sandbox by its id. @throws CodedError `not_found`, `gone` */
+  /** Returns a sandbox by its id. @throws SandboxError `not_found`, `gone` */
   static async connect(id: string, options: HostOptions = {}): Promise<Sandbox> {
-    const host = await hosts.open(options);
-    const info = await host.use((control) => control.get(id));
-    if (info.status === 'ended') throw gone(id, info.end);
-    return new Sandbox(host, info);
+    return await withAbort(options.signal, async () => {
+      const host = await hosts.open(options);
+      const info = await host.use((control) => control.get(id));
+      if (info.status === 'ended') throw gone(id, info.end);
+      return new Sandbox(host, info);
+    });
   }
 
   /** Lists sandboxes, newest first; without a daemon those of this process, and those paused to disk. */
   static async list(options: ListOptions = {}): Promise<readonly SandboxInfo[]> {
     const { status, metadata, ...where } = options;
-    const host = await hosts.open(where);
-    return await host.use((control) => control.list({ status, metadata }));
+    return await withAbort(where.signal, async () => {
+      const host = await hosts.open(where);
+      return await host.use((control) => control.list({ status, metadata }));
+    });
   }
 
   /** Returns the present state, labels, size and times. */
@@ -165,7 +173,9 @@ export class Sandbox {
   /** Starts a long-running or interactive program and returns its streams. */
   async start(argv: readonly string[], options: RunOptions = {}): Promise<Process> {
     const { signal, ...rest } = withoutCallbacks(options);
-    return await (await this.#guest()).exec({ ...rest, argv }, signal);
+    return await withAbort(signal, async () =>
+      (await this.#guest()).exec({ ...rest, argv }, signal),
+    );
   }
 
   /** Lists the running programs that were started here. */
@@ -187,7 +197,7 @@ export class Sandbox {
    * Listens at 127.0.0.1 and forwards connections to a TCP port of the guest, until `close` or the sandbox's end.
    * @param options.over `channel` (default): the guest's loopback. `nic`: the address of its network card
    * @param options.localPort default: the same number if it is free, else any free port
-   * @throws CodedError `port_in_use`, `not_permitted`, `listen_failed`
+   * @throws ForwardError `port_in_use`, `not_permitted`, `listen_failed`
    */
   async forward(
     port: number,
@@ -228,7 +238,7 @@ export class Sandbox {
 
   /**
    * Replaces the network policy at once; forbidden connections are closed. Null: unplugs the network card.
-   * @throws CodedError `spec_invalid`, naming the rule; `network_unavailable`
+   * @throws SandboxError `spec_invalid`, naming the rule; `network_unavailable`
    */
   async setNetwork(network: NetworkOptions | null): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { network }));

@@ -234,6 +234,15 @@ const REMEDIES: Partial<Record<GuestErrorCode, string>> = {
   suspended:
     'Resume the sandbox if it is paused, then attach to the program, which is still running.',
   hello_refused: 'Run `neurovisor setup` to rebuild the image with the agent of this version.',
+  connection_lost:
+    'Check whether the sandbox still runs (`neurovisor inspect`), then repeat the operation; a program that was not ' +
+    'detached has ended with its connection.',
+  timeout:
+    'Repeat it when the guest has less work, or remove the sandbox if its agent no longer answers.',
+  not_found: 'Check the name; relative paths start at the home of the guest user.',
+  already_exists: 'Choose another name, or remove what is there.',
+  permission_denied: 'Choose a path of the guest user, or use the user root.',
+  protocol_error: 'Remove the sandbox: its agent was damaged or taken over.',
 };
 
 const CODES: ReadonlySet<string> = new Set([

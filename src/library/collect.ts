@@ -2,6 +2,7 @@
 import type { Readable } from 'node:stream';
 import { MIB } from '../base/units.ts';
 import type { RunOptions as GuestRunOptions, Process } from '../guest/link.ts';
+import { withAbort } from './abort.ts';
 import type { RunOptions, RunResult } from './options.ts';
 
 const KEPT_BYTES_MAX = 16 * MIB;
@@ -10,7 +11,13 @@ export async function collect(
   begin: (options: GuestRunOptions) => Promise<Process>,
   options: RunOptions,
 ): Promise<RunResult> {
-  options.signal?.throwIfAborted();
+  return await withAbort(options.signal, () => run(begin, options));
+}
+
+async function run(
+  begin: (options: GuestRunOptions) => Promise<Process>,
+  options: RunOptions,
+): Promise<RunResult> {
   const { signal, ...rest } = withoutCallbacks(options);
   const process = await begin({ ...rest, stdin: options.stdin !== undefined });
   const onAbort = (): void => process.kill('SIGKILL');

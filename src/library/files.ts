@@ -1,22 +1,24 @@
 /** Files of a sandbox. Each call gets the guest anew, since a pause may have replaced it. */
 import type { Guest, GuestFiles } from '../guest/link.ts';
+import { withAbort } from './abort.ts';
 
 export function filesOf(guest: () => Promise<Guest>): GuestFiles {
+  const files = <T>(
+    options: { readonly signal?: AbortSignal } | undefined,
+    use: (files: GuestFiles) => Promise<T>,
+  ): Promise<T> => withAbort(options?.signal, async () => await use((await guest()).files));
   return {
-    read: async (path, options) => await (await guest()).files.read(path, options),
-    readAll: async (path, options) => await (await guest()).files.readAll(path, options),
-    write: async (path, content, options) =>
-      await (await guest()).files.write(path, content, options),
-    stat: async (path, options) => await (await guest()).files.stat(path, options),
-    list: async (path, options) => await (await guest()).files.list(path, options),
+    read: (path, options) => files(options, (to) => to.read(path, options)),
+    readAll: (path, options) => files(options, (to) => to.readAll(path, options)),
+    write: (path, content, options) => files(options, (to) => to.write(path, content, options)),
+    stat: (path, options) => files(options, (to) => to.stat(path, options)),
+    list: (path, options) => files(options, (to) => to.list(path, options)),
     async *entries(path, options) {
       yield* (await guest()).files.entries(path, options);
     },
-    move: async (from, to, options) => await (await guest()).files.move(from, to, options),
-    remove: async (path, options) => await (await guest()).files.remove(path, options),
-    makeDirectory: async (path, options) =>
-      await (await guest()).files.makeDirectory(path, options),
-    watch: async (path, options, listener) =>
-      await (await guest()).files.watch(path, options, listener),
+    move: (from, target, options) => files(options, (to) => to.move(from, target, options)),
+    remove: (path, options) => files(options, (to) => to.remove(path, options)),
+    makeDirectory: (path, options) => files(options, (to) => to.makeDirectory(path, options)),
+    watch: (path, options, listener) => files(options, (to) => to.watch(path, options, listener)),
   };
 }

@@ -42,7 +42,22 @@ export type SandboxErrorCode =
   /** The caller cancelled. */
   | 'cancelled';
 
-export class SandboxError extends CodedError<SandboxErrorCode> {}
+/** For errors that do not name a better one, nor does their cause. */
+const REMEDIES: Partial<Record<SandboxErrorCode, string>> = {
+  gone: 'create a new sandbox; its end is in `neurovisor ls -a`',
+  not_found: 'neurovisor ls',
+};
+
+export class SandboxError extends CodedError<SandboxErrorCode> {
+  constructor(
+    code: SandboxErrorCode,
+    message: string,
+    options: { cause?: unknown; remedy?: string | undefined } = {},
+  ) {
+    const remedy = options.remedy ?? remedyOf(options.cause) ?? REMEDIES[code];
+    super(code, message, { ...options, remedy });
+  }
+}
 
 /** Store errors that keep their meaning; any other becomes `store_failed`. */
 const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {

@@ -493,7 +493,9 @@ export class LocalControlPlane implements ControlPlane {
   async #openSnapshot(idOrName: string): Promise<SnapshotLease> {
     const row = await this.#parts.snapshots.find(idOrName);
     if (row.kind === 'pause') {
-      throw new SandboxError('not_found', `there is no snapshot ${idOrName}`);
+      throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
+        remedy: 'neurovisor snapshot ls',
+      });
     }
     return await this.#parts.snapshots.open(row.id);
   }
