@@ -78,8 +78,8 @@ const VARIABLES = {
     'HOST or HOST:PORT, separated by commas, IPv6 in brackets',
   ),
   /**
-   * The jail around VMMs. `auto`: if the host supports it, otherwise none, with a warning · `enforce`: the whole jail or
-   * no VM starts · `log`: allow and log system calls that the profile refuses · `off`.
+   * The jail around VMMs. `auto`: namespaces and seccomp, or no VM starts; a user and limits of their own where the host
+   * has them, otherwise a warning · `enforce`: the whole jail or no VM starts · `log`: allow and log system calls that the profile refuses · `off`.
    */
   NEUROVISOR_JAIL: oneOf(JAIL_MODES, 'auto'),
   /** User IDs for VMMs, `FIRST:COUNT`; empty: 1900000000:4096. Only for root. */

@@ -1,4 +1,5 @@
 /** Finds out whether VMMs can be jailed on this host, by jailing one (io). */
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
@@ -148,6 +149,43 @@ function requireUserNamespaces(): void {
   });
 }
 
+/**
+ * Fails if this host certainly denies user namespaces to this user. Without bubblewrap, which set-up installs, it can't
+ * tell.
+ * @throws JailError `jail_unavailable`
+ */
+export async function checkNamespaces(searchPath: string): Promise<void> {
+  requireUserNamespaces();
+  const bwrap = findProgram(searchPath, 'bwrap');
+  // Root makes the namespaces of its VMMs itself.
+  if (bwrap === undefined || isRootWith(NEEDED_CAPABILITIES)) return;
+  const namespaces = ['--unshare-user', '--unshare-net', '--unshare-pid', '--unshare-ipc'];
+  const args = [...namespaces, '--ro-bind', '/', '/', '--', bwrap, '--version'];
+  const words = await new Promise<string | null>((resolve) => {
+    execFile(bwrap, args, { timeout: TRY_MS_MAX }, (error, _, stderr) =>
+      resolve(error === null ? null : stderr.trim().slice(0, PROBE_OUTPUT_BYTES_MAX)),
+    );
+  });
+  if (words === null) return;
+  throw new JailError('jail_unavailable', 'could not make a user namespace', {
+    cause: words === '' ? 'bubblewrap failed' : words,
+    remedy: namespaceRemedy(textOf),
+  });
+}
+
+const TRY_MS_MAX = 10_000;
+
+/** @param read returns a kernel setting, or null if the kernel does not have it */
+export function namespaceRemedy(read: (path: string) => string | null): string {
+  if (read('/proc/sys/kernel/unprivileged_userns_clone') === '0') {
+    return 'Allow user namespaces (sudo sysctl -w kernel.unprivileged_userns_clone=1), or run as root.';
+  }
+  if (read('/proc/sys/kernel/apparmor_restrict_unprivileged_userns') === '1') {
+    return 'Allow user namespaces to bubblewrap by an AppArmor profile (docs/security.md, Hosts) or to all (sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0), or run as root.';
+  }
+  return 'Let this user make user namespaces (sysctl user.max_user_namespaces; in a container its seccomp profile), or run as root.';
+}
+
 function textOf(path: string): string | null {
   try {
     return readFileSync(path, 'utf8').trim();
@@ -159,10 +197,8 @@ function textOf(path: string): string | null {
 
 function findTools(searchPath: string): JailTools {
   const find = (name: string, packageName: string): string => {
-    for (const dir of searchPath.split(delimiter)) {
-      const path = join(dir, name);
-      if (dir.startsWith('/') && isExecutable(path)) return path;
-    }
+    const path = findProgram(searchPath, name);
+    if (path !== undefined) return path;
     throw new JailError('jail_unavailable', `could not find ${name} in PATH`, {
       cause: 'it is not installed',
       remedy: `Install it: apt-get install ${packageName}, or run ./neurovisor setup as root.`,
@@ -176,6 +212,14 @@ function findTools(searchPath: string): JailTools {
     mount: find('mount', 'mount'),
     sh: find('sh', 'dash'),
   };
+}
+
+function findProgram(searchPath: string, name: string): string | undefined {
+  for (const dir of searchPath.split(delimiter)) {
+    const path = join(dir, name);
+    if (dir.startsWith('/') && isExecutable(path)) return path;
+  }
+  return undefined;
 }
 
 function isExecutable(path: string): boolean {
@@ -218,15 +262,12 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
     const how = words.trim() || (typeof pid === 'string' ? pid : `it ended with ${String(status)}`);
     throw new JailError('jail_unavailable', 'could not start a VMM in a jail', {
       cause: how,
-      remedy: REMEDY,
+      remedy: namespaceRemedy(textOf),
     });
   }
   await writeFile(`${stampPath}.${process.pid}`, stamp);
   await rename(`${stampPath}.${process.pid}`, stampPath);
 }
-
-const REMEDY =
-  'Let this user make user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or run as root.';
 
 function stampOf(parts: JailParts, options: JailOptions, treeDir: string): string {
   const { tools, filter } = parts;

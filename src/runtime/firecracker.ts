@@ -15,7 +15,7 @@ import {
   modeOf,
   SWITCHED_OFF,
   unconfined,
-  whyUnjailed,
+  unjailable,
 } from './jail.ts';
 
 /** @throws RuntimeError `jail_unavailable`: a jail is required and not available; VmmError `vmm_missing` */
@@ -64,8 +64,7 @@ export async function confineFirecracker(
     const { gaps } = jail;
     return { jail, confinement: { state, description, gaps, close: () => jail.close() } };
   } catch (error) {
-    const reason = whyUnjailed(error, mode, options.log);
-    return { jail: null, confinement: unconfined(`${reason}; only its seccomp filters apply`) };
+    throw unjailable(error);
   }
 }
 

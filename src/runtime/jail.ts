@@ -2,13 +2,13 @@
 import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CodedError, describeError } from '../base/errors.ts';
+import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { searchPath } from '../base/search-path.ts';
-import type { Config, JailMode } from '../config.ts';
+import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
-import { type Jail, openJail } from '../jail/open.ts';
+import { checkNamespaces, type Jail, openJail } from '../jail/open.ts';
 import { compileProfile } from '../jail/seccomp/compile.ts';
 import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
 import type { JailState } from '../jail/state.ts';
@@ -40,7 +40,7 @@ export interface QemuConfinement extends Confinement {
 export const STATE_DIR = '/run/neurovisor';
 export const POLICY_DIR = join(import.meta.dirname, '../../policy');
 
-/** @throws RuntimeError `jail_unavailable`: a jail is required and not available */
+/** @throws RuntimeError `jail_unavailable`: a jail is required (any mode but `off`) and not available */
 export async function confine(options: {
   readonly config: Pick<Config, 'jail' | 'jailUids'> & Partial<Pick<Config, 'accelerator'>>;
   readonly home: Pick<Home, 'cacheDir'>;
@@ -65,27 +65,34 @@ export async function confine(options: {
     }
     return confinedBy(opened, mode);
   } catch (error) {
-    return { ...unconfined(whyUnjailed(error, mode, log)), ...direct };
+    throw unjailable(error);
   }
 }
 
 export const SWITCHED_OFF = 'disabled by NEUROVISOR_JAIL';
 
-/**
- * Returns the reason, which has been logged.
- * @throws RuntimeError `jail_unavailable`: a jail is required
- */
-export function whyUnjailed(error: unknown, mode: JailMode, log: Log): string {
+/** The refusal of every mode but `off`: no VMM runs without namespaces and seccomp unless the owner says so. */
+export function unjailable(error: unknown): RuntimeError {
+  if (error instanceof RuntimeError) return error;
   const remedy = error instanceof CodedError ? error.remedy : undefined;
-  if (mode !== 'auto') {
-    throw new RuntimeError('jail_unavailable', 'cannot jail VMMs on this host', {
-      cause: error,
-      remedy: remedy ?? 'run `./neurovisor doctor --security`, or set NEUROVISOR_JAIL=auto',
-    });
+  const first = remedy?.replace(/\.$/, '') ?? 'Run `./neurovisor doctor --security`';
+  return new RuntimeError('jail_unavailable', 'cannot jail VMMs on this host', {
+    cause: error,
+    remedy: `${first}. To run VMs without a jail: --jail off (NEUROVISOR_JAIL=off).`,
+  });
+}
+
+/**
+ * Refuses before the set-up, which takes minutes, what the host will not allow after it.
+ * @throws RuntimeError `jail_unavailable`
+ */
+export async function checkJailChoice({ jail, vmm }: Pick<Config, 'jail' | 'vmm'>): Promise<void> {
+  if (jail === 'off' || vmm === 'firecracker') return;
+  try {
+    await checkNamespaces(searchPath(process.env['PATH']));
+  } catch (error) {
+    throw unjailable(error);
   }
-  const reason = describeError(error);
-  log.warn('VMMs are not jailed', { reason, ...(remedy === undefined ? {} : { remedy }) });
-  return reason;
 }
 
 /**

@@ -51,7 +51,7 @@ import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { checkVmmChoice, makeDriver } from './driver.ts';
-import type { Confinement } from './jail.ts';
+import { type Confinement, checkJailChoice } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
@@ -165,6 +165,7 @@ export class Runtime {
       warmSparseThreads();
       await reclaim(home.runDir, log);
       await checkVmmChoice(config, home);
+      await checkJailChoice(config);
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,

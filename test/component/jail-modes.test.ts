@@ -1,12 +1,20 @@
 /** `--jail` on hosts that can jail, cannot, or can in part. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
-import { openJail } from '../../src/jail/open.ts';
+import { namespaceRemedy, openJail } from '../../src/jail/open.ts';
 import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
 import { confine } from '../../src/runtime/jail.ts';
 import { requiresCgroupV1 } from '../support/host-cgroup.ts';
@@ -47,19 +55,23 @@ describe('confine', () => {
     expect(none.description).toMatch(/^not jailed/);
     expect(none.gaps).toHaveLength(1);
   });
-  it('confine: on a host without a jail, auto warns and enforce fails', async () => {
+  it('confine: on a host without a jail, auto and enforce fail and name the way without', async () => {
     const cacheDir = join(dir, 'cache');
     mkdirSync(cacheDir);
     symlinkSync(tmpdir(), join(cacheDir, 'jail'));
     const warnings: unknown[] = [];
     const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
     const broken = { ...options, home: { cacheDir }, log };
-    const auto = await confine({ ...broken, config: { jail: 'auto', jailUids: null } });
-    expect(auto.description).toMatch(/^not jailed: .*symbolic link/);
-    expect(warnings).toHaveLength(1);
-    await expect(
-      confine({ ...broken, config: { jail: 'enforce', jailUids: null } }),
-    ).rejects.toMatchObject({ code: 'jail_unavailable', remedy: expect.any(String) });
+    for (const mode of ['auto', 'enforce', 'log'] as const) {
+      await expect(
+        confine({ ...broken, config: { jail: mode, jailUids: null } }),
+      ).rejects.toMatchObject({
+        code: 'jail_unavailable',
+        cause: { cause: 'it is a symbolic link' },
+        remedy: expect.stringContaining('--jail off'),
+      });
+    }
+    expect(warnings).toEqual([]);
   });
   const MAIN = join(import.meta.dirname, '../../src/cli/main.ts');
   const GAPS = join(import.meta.dirname, '../fixtures/jail-gaps.ts');
@@ -80,9 +92,10 @@ describe('confine', () => {
   cgroupV1.it('confine: a gap is a refusal under enforce', () => {
     expect(without('pids memory', 'enforce')).toEqual({
       code: 'jail_unavailable',
-      cause: 'no limit of memory, pids: no control group of it can be made here',
       remedy: expect.stringMatching(/control groups.*NEUROVISOR_JAIL=auto/),
-      why: expect.any(String),
+      why: expect.stringMatching(
+        /no limit of memory, pids: no control group of it can be made here/,
+      ),
       warnings: [],
     });
   });
@@ -111,19 +124,13 @@ describe('confine', () => {
   requiresRoot().it.each(UNFIT)(
     'confine: names the fault and remedy of a host with %s',
     (_, host, { why, remedy }) => {
-      const enforced = JSON.parse(on(host, GAPS, dir, 'enforce'));
-      expect(enforced).toMatchObject({ code: 'jail_unavailable', warnings: [] });
-      expect(enforced.why).toMatch(why);
-      expect(enforced.remedy).toMatch(remedy);
-      const auto = JSON.parse(on(host, GAPS, dir, 'auto'));
-      expect(auto.description).toMatch(/^not jailed: /);
-      expect(auto.description).toMatch(why);
-      expect(auto.warnings).toEqual([
-        [
-          'VMMs are not jailed',
-          { reason: expect.stringMatching(why), remedy: expect.stringMatching(remedy) },
-        ],
-      ]);
+      for (const mode of ['enforce', 'auto']) {
+        const refused = JSON.parse(on(host, GAPS, dir, mode));
+        expect(refused).toMatchObject({ code: 'jail_unavailable', warnings: [] });
+        expect(refused.why).toMatch(why);
+        expect(refused.remedy).toMatch(remedy);
+        expect(refused.remedy).toMatch(/without a jail: --jail off/);
+      }
       const checks = JSON.parse(on(host, MAIN, 'doctor', '--security', '-o', 'json'));
       expect(checks).toContainEqual({
         name: 'jail',
@@ -131,6 +138,37 @@ describe('confine', () => {
         detail: expect.stringMatching(why),
         remedy: expect.stringMatching(remedy),
       });
+    },
+  );
+  requiresRoot().it('run: a host that denies user namespaces is refused before the set-up', () => {
+    expect(() => on(UNFIT[0][1], MAIN, 'run', '-c', '1')).toThrow(/user\.max_user_namespaces is 0/);
+    expect(readdirSync(dir, { recursive: true })).not.toContain('cache');
+  });
+  requiresRoot().it('checkNamespaces: asks bubblewrap as an ordinary user', () => {
+    const check = join(import.meta.dirname, '../../src/jail/open.ts');
+    const script = `import { checkNamespaces } from ${JSON.stringify(check)};
+      await checkNamespaces(process.argv[1]).then(() => console.log('ok'), (error) => console.log(error.code, error.cause));`;
+    const as = (path: string): string => {
+      const user = ['--reuid', '1500', '--regid', '1500', '--clear-groups', '--'];
+      const node = [process.execPath, '--input-type=module', '-e', script, '--', path];
+      return execFileSync('setpriv', [...user, ...node], { encoding: 'utf8' }).trim();
+    };
+    chmodSync(dir, 0o755);
+    expect(as('/usr/bin')).toBe('ok');
+    const fake = '#!/bin/sh\necho "setting up uid map: denied" >&2; exit 1\n';
+    writeFileSync(join(dir, 'bwrap'), fake, { mode: 0o755 });
+    expect(as(dir)).toBe('jail_unavailable setting up uid map: denied');
+  });
+  it.each([
+    [{ '/proc/sys/kernel/unprivileged_userns_clone': '0' }, 'kernel.unprivileged_userns_clone=1'],
+    [{ '/proc/sys/kernel/apparmor_restrict_unprivileged_userns': '1' }, 'AppArmor profile'],
+    [{}, 'user.max_user_namespaces'],
+  ])(
+    'namespaceRemedy: names the setting that denies (%j)',
+    (settings: Record<string, string>, named) => {
+      const remedy = namespaceRemedy((path) => settings[path] ?? null);
+      expect(remedy).toContain(named);
+      expect(remedy).toContain('run as root');
     },
   );
   it('readConfig: refuses unknown modes and invalid ranges', () => {

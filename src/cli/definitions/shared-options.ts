@@ -21,7 +21,7 @@ export const output = (): Option =>
 export const jailOption = (): Option =>
   new Option(
     '--jail <mode>',
-    'jail of the VMMs: auto (if the host supports it), enforce, log (allow forbidden system calls and log them) or off (default: auto)',
+    'jail of the VMMs: auto (limits only where the host has control groups), enforce (all of it, or no VM starts), log (allow forbidden system calls and log them) or off (default: auto)',
   ).choices(JAIL_MODES);
 
 /** `--allow-field` */
