@@ -37,12 +37,12 @@ describe('probeAccelerator', () => {
   });
 
   it('probeAccelerator: kvm when the child went through all steps', async () => {
-    const all = says('create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done');
+    const all = says('start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done');
     expect((await probe(child(all))).accelerator).toBe('kvm');
   });
 
   it('probeAccelerator: a KVM_RUN that never returns is killed and named', async () => {
-    const verdict = await probe(child(`${says('create', 'loop')} for (;;);`));
+    const verdict = await probe(child(`${says('start', 'create', 'loop')} for (;;);`));
     expect(verdict.accelerator).not.toBe('kvm');
     expect(verdict.reason).toMatch(/"int3" did not return/);
     // The next start asks again: a busy machine may have been the reason.
@@ -65,11 +65,11 @@ describe('probeAccelerator', () => {
   });
 
   it('probeAccelerator: an unreadable cache or one of another boot is not trusted', async () => {
-    const usable = child(says('create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'));
+    const usable = child(says('start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'));
     await probe(usable);
     expect((await probe(usable)).details.cached).toBe(true);
     const written = readFileSync(cache(), 'utf8');
-    for (const bad of ['{"version":1', written.replace(/"bootId": "[^"]+"/, '"bootId": "other"')]) {
+    for (const bad of ['{"version":2', written.replace(/"bootId": "[^"]+"/, '"bootId": "other"')]) {
       writeFileSync(cache(), bad);
       expect((await probe(usable)).details.cached).toBe(false);
     }
@@ -80,8 +80,16 @@ describe('runChild', () => {
   it('runChild: a program that can not be run has no steps', async () => {
     expect(await runChild([join(dir, 'nothing')])).toEqual({ steps: [], ended: 'exited' });
   });
+  it('runChild: the time until the child starts is not that of its first step', async () => {
+    const all = ['start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'];
+    const slow = child(`await new Promise((go) => setTimeout(go, 1500)); ${says(...all)}`);
+    const { steps, ended } = await runChild(slow, { startMsMax: 60_000, stepMsMax: 1000 });
+    expect([steps.length, ended]).toEqual([all.length, 'exited']);
+    const never = child('setInterval(() => undefined, 1000)');
+    expect(await runChild(never, { startMsMax: 1000 })).toEqual({ steps: [], ended: 'timed-out' });
+  });
   it('runChild: a flood on standard output is cut', async () => {
-    const flood = `${says('create')} for (let i = 0; i < 1e5; i++) console.log('x'.repeat(100));`;
-    expect((await runChild(child(flood))).steps).toEqual([{ step: 'create' }]);
+    const flood = `${says('start', 'create')} for (let i = 0; i < 1e5; i++) console.log('x'.repeat(100));`;
+    expect((await runChild(child(flood))).steps).toEqual([{ step: 'start' }, { step: 'create' }]);
   });
 });

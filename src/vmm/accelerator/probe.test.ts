@@ -2,7 +2,11 @@ import { describe, expect, it } from 'vitest';
 import { decide, judgeSteps, type KvmStep, parseSteps } from './probe.ts';
 
 const fast: KvmStep = { step: 'loop', instructionsPerSecond: 2.4e9 };
-const through = (...steps: KvmStep[]): KvmStep[] => [{ step: 'create' }, ...steps];
+const through = (...steps: KvmStep[]): KvmStep[] => [
+  { step: 'start' },
+  { step: 'create' },
+  ...steps,
+];
 
 describe('judgeSteps', () => {
   it('judgeSteps: is usable only if every step succeeded', () => {
@@ -28,17 +32,26 @@ describe('judgeSteps', () => {
     expect(judgeSteps(through(fast), 'exited').reason).toMatch(/"int3" ended the probe/);
     expect(judgeSteps(through(fast, { step: 'int3', error: 'KVM reason 17' }), 'exited').reason) //
       .toMatch(/int3 failed: KVM reason 17/);
-    expect(judgeSteps([{ step: 'create', error: 'errno 12' }], 'exited').reason) //
+    expect(judgeSteps([{ step: 'start' }, { step: 'create', error: 'errno 12' }], 'exited').reason) //
       .toMatch(/can't create a VM: errno 12/);
+  });
+});
+
+describe('judgeSteps, for a slow host', () => {
+  it('a process that did not start says nothing about KVM', () => {
+    const { usable, reason } = judgeSteps([], 'timed-out');
+    expect(usable).toBe(false);
+    expect(reason).toMatch(/did not start within 30 s, so the host is too busy to tell/);
+    expect(reason).not.toMatch(/can't run Linux/);
   });
 });
 
 describe('parseSteps', () => {
   it('parseSteps: stops at garbage, at a step out of order and at an unfinished line', () => {
-    const good = '{"step":"create"}\n{"step":"loop","instructionsPerSecond":1}\n';
-    expect(parseSteps(good)).toHaveLength(2);
-    expect(parseSteps(`${good}{"step":"xrstor"}\n{"step":"done"}\n`)).toHaveLength(2);
-    expect(parseSteps(`${good}{"step":"int`)).toHaveLength(2);
+    const good = '{"step":"start"}\n{"step":"create"}\n{"step":"loop","instructionsPerSecond":1}\n';
+    expect(parseSteps(good)).toHaveLength(3);
+    expect(parseSteps(`${good}{"step":"xrstor"}\n{"step":"done"}\n`)).toHaveLength(3);
+    expect(parseSteps(`${good}{"step":"int`)).toHaveLength(3);
     expect(parseSteps(`garbage\n${good}`)).toEqual([]);
     expect(parseSteps('{"step":"done"}\n')).toEqual([]);
   });
