@@ -13,6 +13,8 @@ export type ApiErrorCode =
   | 'forbidden'
   /** No route matches. */
   | 'route_not_found'
+  /** The route has other methods; the header `Allow` lists them. */
+  | 'method_not_allowed'
   /** The body or the headers exceed their limit. */
   | 'too_large'
   /** The client took too long to send. */
@@ -59,6 +61,7 @@ const API: Record<ApiErrorCode, number> = {
   unauthorized: 401,
   forbidden: 403,
   route_not_found: 404,
+  method_not_allowed: 405,
   too_large: 413,
   request_timeout: 408,
   media_type: 415,

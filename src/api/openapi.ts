@@ -1,7 +1,12 @@
 /** The OpenAPI document, generated from the schemas: `spec/openapi.json`, `GET /v1/openapi.json`. */
+import { isDeepStrictEqual } from 'node:util';
 import swagger from '@fastify/swagger';
 import type { FastifyInstance } from 'fastify';
-import { jsonSchemaTransform, jsonSchemaTransformObject } from 'fastify-type-provider-zod';
+import {
+  createJsonSchemaTransform,
+  createJsonSchemaTransformObject,
+} from 'fastify-type-provider-zod';
+import { assert } from '../base/assert.ts';
 
 /** Version of the API, not of the product: changes when clients have to change. */
 const API_VERSION = '1.0.0';
@@ -19,6 +24,19 @@ A first sandbox, with the server of \`neurovisor serve\` at its unix socket:
 On a port, every request needs the API key. Errors have one shape, \`{"error": {"code", "message",
 "remedy"}}\`; \`code\` is stable. A busy server answers 429 with \`Retry-After\`.
 `.trim();
+
+type SchemaOptions = NonNullable<
+  Parameters<typeof createJsonSchemaTransformObject>[0]['zodToJsonConfig']
+>;
+/** Answers may grow, so they are open; requests are strict, so they stay closed. */
+const JSON_SCHEMA: SchemaOptions = {
+  override: ({ zodSchema, jsonSchema }) => {
+    const { def } = zodSchema._zod;
+    if (def.type === 'object' && !('catchall' in def)) delete jsonSchema.additionalProperties;
+  },
+};
+
+const completed = createJsonSchemaTransformObject({ zodToJsonConfig: JSON_SCHEMA });
 
 export async function describeApi(app: FastifyInstance): Promise<void> {
   await app.register(swagger, {
@@ -52,14 +70,19 @@ export async function describeApi(app: FastifyInstance): Promise<void> {
       },
       security: [{ bearer: [] }, { header: [] }, {}],
     },
-    transform: jsonSchemaTransform,
-    transformObject: (document) => tidy(jsonSchemaTransformObject(document)),
+    transform: createJsonSchemaTransform({ zodToJsonConfig: JSON_SCHEMA }),
+    transformObject: (document) => tidy(completed(document)),
   });
 }
 
-/** Cleans up after the generators: unused schemas, empty descriptions, optional bodies. */
+/** Schemas of lines of event streams: OpenAPI 3.1 describes only a whole body, which is text. */
+const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk'];
+
+/** Cleans up after the generators: schemas twice or unused, formats, unions, empty descriptions, optional bodies. */
 function tidy(document: object): object {
-  const described = JSON.parse(JSON.stringify(document, withoutNoise)) as OpenApiDocument;
+  const described = withSchemasOnce(JSON.parse(JSON.stringify(document, withoutNoise)));
+  const { schemas } = described.components;
+  completeSchemas(described, schemas);
   for (const operation of Object.values(described.paths).flatMap((path) => Object.values(path))) {
     for (const [status, response] of Object.entries(operation.responses)) {
       if (response.description !== 'Default Response') continue;
@@ -68,10 +91,10 @@ function tidy(document: object): object {
     const body = operation.requestBody;
     const schema = body?.content['application/json']?.schema;
     if (body === undefined || schema === undefined) continue;
-    const whole = described.components.schemas[schema.$ref?.split('/').at(-1) ?? ''] ?? schema;
+    const whole = schemas[nameOf(schema.$ref)] ?? schema;
     body.required = whole.required !== undefined || whole.oneOf !== undefined;
   }
-  return withUsedSchemas(described);
+  return described;
 }
 
 /** Drops a maximum that every JSON number has. */
@@ -80,25 +103,74 @@ function withoutNoise(key: string, value: unknown): unknown {
 }
 
 /**
- * Removes unused schemas. The generator emits each schema twice, for requests (`…Input`) and for answers;
- * here each is used in one of the two only.
+ * The generator emits each schema twice, as `…Input` for requests. One is kept, under its own name, and none that
+ * nothing refers to.
  */
-function withUsedSchemas(document: OpenApiDocument): object {
-  const { schemas } = document.components;
-  const isUsed = (name: string): boolean =>
-    JSON.stringify(document).includes(`"#/components/schemas/${name}"`);
-  for (let before = -1; before !== Object.keys(schemas).length; ) {
-    before = Object.keys(schemas).length;
-    for (const name of Object.keys(schemas)) if (!isUsed(name)) delete schemas[name];
-  }
-  let text = JSON.stringify(document);
-  for (const name of Object.keys(schemas)) {
+function withSchemasOnce(document: OpenApiDocument): OpenApiDocument {
+  const { schemas, ...components } = document.components;
+  const used = new Map(STREAMED.map((name) => [name, schemas[name]] as const));
+  const collect = (text: string): void => {
+    for (const [, name = ''] of text.matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
+      if (used.has(name)) continue;
+      used.set(name, schemas[name]);
+      collect(JSON.stringify(schemas[name]));
+    }
+  };
+  for (const name of STREAMED) collect(JSON.stringify(schemas[name]));
+  collect(JSON.stringify({ ...document, components }));
+  const once: Record<string, OpenApiSchema> = {};
+  for (const [name, schema] of used) {
     const short = name.replace(/Input$/, '');
-    if (short in schemas) continue;
-    text = text.replaceAll(`"#/components/schemas/${name}"`, `"#/components/schemas/${short}"`);
-    text = text.replace(`"${name}":{`, `"${short}":{`);
+    const renamed = JSON.parse(withoutInput(JSON.stringify(schema))) as OpenApiSchema;
+    assert(
+      once[short] === undefined || isDeepStrictEqual(once[short], renamed),
+      `the schema ${short} differs between requests and answers: it needs two names`,
+    );
+    once[short] = renamed;
   }
-  return JSON.parse(text) as object;
+  const rest = JSON.parse(withoutInput(JSON.stringify({ ...document, components })));
+  return { ...rest, components: { ...components, schemas: once } };
+}
+
+const withoutInput = (text: string): string =>
+  text.replaceAll(/("#\/components\/schemas\/\w+?)Input"/g, '$1"');
+
+const nameOf = ($ref = ''): string => $ref.replace('#/components/schemas/', '');
+
+/**
+ * Says what generators need and JSON Schema does not: which field tells the members of a union apart, and that
+ * numbers are 64 bits wide (Go's generator takes 32 otherwise).
+ */
+function completeSchemas(value: unknown, schemas: OpenApiDocument['components']['schemas']): void {
+  if (typeof value !== 'object' || value === null) return;
+  const schema = value as OpenApiSchema;
+  const types = [schema.type].flat();
+  if (types.includes('integer')) schema.format ??= 'int64';
+  if (types.includes('number')) schema.format ??= 'double';
+  if (Array.isArray(schema.oneOf)) {
+    const discriminator = discriminatorOf(schema.oneOf, schemas);
+    if (discriminator !== undefined) schema.discriminator = discriminator;
+  }
+  for (const inner of Object.values(value)) completeSchemas(inner, schemas);
+}
+
+/** The first field whose texts differ between all options. */
+function discriminatorOf(
+  options: readonly OpenApiSchema[],
+  schemas: OpenApiDocument['components']['schemas'],
+): OpenApiSchema['discriminator'] {
+  const [first] = options;
+  for (const propertyName of Object.keys(schemas[nameOf(first?.$ref)]?.properties ?? {})) {
+    const pairs = options.flatMap(({ $ref = '' }) => {
+      const field = schemas[nameOf($ref)]?.properties?.[propertyName];
+      const texts = field?.enum ?? [field?.const];
+      return texts.map((text) => [text, $ref] as const);
+    });
+    const mapping = Object.fromEntries(pairs);
+    const areTexts = pairs.every(([text]) => typeof text === 'string');
+    if (areTexts && Object.keys(mapping).length === pairs.length) return { propertyName, mapping };
+  }
+  return undefined;
 }
 
 interface OpenApiDocument {
@@ -116,6 +188,14 @@ interface OpenApiOperation {
 
 interface OpenApiSchema {
   readonly $ref?: string;
+  readonly type?: string | readonly string[];
+  readonly const?: unknown;
+  readonly enum?: readonly unknown[];
+  readonly properties?: Readonly<Record<string, OpenApiSchema>>;
   readonly required?: readonly string[];
-  readonly oneOf?: readonly object[];
+  readonly oneOf?: readonly OpenApiSchema[];
+  format?: string;
+  discriminator?:
+    | { readonly propertyName: string; readonly mapping: Readonly<Record<string, string>> }
+    | undefined;
 }

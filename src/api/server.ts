@@ -35,6 +35,7 @@ import { API_LIMITS } from './limits.ts';
 import { createListener, type ListenAt, listenAt, portOf } from './listener.ts';
 import { describeApi } from './openapi.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
+import { RouteMethods } from './route-methods.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addFileRoutes } from './routes/files.ts';
 import { addGuestRoutes } from './routes/guest.ts';
@@ -159,6 +160,16 @@ async function createApp(
     if (error !== null) throw error;
   });
   addTracing(app, parts.tracer);
+  const methods = new RouteMethods();
+  app.addHook('onRoute', ({ method, url }) => methods.add(url, [method].flat()));
+  app.addHook('onRequest', async (request, reply) => {
+    if (!request.is404) return;
+    const what = `${request.method} ${request.url.slice(0, 200)}`;
+    const allowed = methods.of(request.url);
+    if (allowed.length === 0) throw new ApiError('route_not_found', `no route ${what}`);
+    void reply.header('allow', allowed.join(', '));
+    throw new ApiError('method_not_allowed', `${what}: this path takes ${allowed.join(', ')}`);
+  });
   app.addHook('onResponse', async (request, reply) => {
     const { method, routeOptions } = request;
     const seconds = reply.elapsedTime / 1000;
@@ -172,17 +183,13 @@ async function createApp(
     await discardBody(request, reply, clock);
     return sendError(asCoded(error), request, reply, log);
   });
-  app.setNotFoundHandler((request) => {
-    const what = `no route ${request.method} ${request.url.slice(0, 200)}`;
-    throw new ApiError('route_not_found', what);
-  });
   await describeApi(app);
   await app.register(
     async (v1) => {
       const routes = v1.withTypeProvider() as App;
-      // All fields of a body are optional, so the body is, too.
+      // All fields of a body are optional, so the body is, too. JSON's null is not an empty body.
       routes.addHook('preValidation', async (request) => {
-        request.body ??= {};
+        if (request.body === undefined) request.body = {};
       });
       addHostRoutes(routes, parts);
       const sessions = new Sessions(parts.control, log);

@@ -79,7 +79,7 @@ export const sandboxLogs = named<SandboxLogs>('Logs');
 export const sandboxLoads = named<SandboxLoads>('Loads');
 export const timedEvent = named<TimedEvent>('SandboxEvent');
 export const logChunk = named<LogChunk>('LogChunk');
-export const errorBody = named<ErrorBody>('Error');
+export const errorBody = named<ErrorBody>('ErrorBody');
 export const health = answer<{ readonly status: 'ok' }>({
   type: 'object',
   properties: { status: { const: 'ok' } },

@@ -124,6 +124,9 @@ describe('conform', () => {
     'allOf',
     'description',
     'examples',
+    // For generators only.
+    'format',
+    'discriminator',
   ]);
   const keywordsOf = (schema: AnswerSchema): string[] => [
     ...Object.keys(schema),
@@ -133,13 +136,24 @@ describe('conform', () => {
   ];
 
   it('knows every keyword of the schemas of answers', () => {
-    const document = JSON.parse(
+    const { paths, components } = JSON.parse(
       readFileSync(new URL('../../spec/openapi.json', import.meta.url), 'utf8'),
-    ) as { components: { schemas: Record<string, AnswerSchema> } };
-    const names = Object.keys(document.components.schemas).filter(
-      (name) => !/Request$|Change$/.test(name),
-    );
-    const keywords = names.flatMap((name) => keywordsOf(document.components.schemas[name] ?? {}));
+    ) as {
+      paths: Record<string, Record<string, { responses: object }>>;
+      components: { schemas: Record<string, AnswerSchema> };
+    };
+    const found = new Set<string>();
+    const collect = (part: unknown): void => {
+      for (const [, name = ''] of JSON.stringify(part).matchAll(/#\/components\/schemas\/(\w+)/g)) {
+        if (found.has(name)) continue;
+        found.add(name);
+        collect(components.schemas[name]);
+      }
+    };
+    const operations = Object.values(paths).flatMap((path) => Object.values(path));
+    collect(operations.map(({ responses }) => responses));
+    expect([...found]).toEqual(expect.arrayContaining(['Sandbox', 'SandboxEvent', 'End']));
+    const keywords = [...found].flatMap((name) => keywordsOf(components.schemas[name] ?? {}));
     expect(keywords.filter((keyword) => !KNOWN.has(keyword))).toEqual([]);
   });
 

@@ -1,4 +1,5 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
+import { isAtMost } from '../base/characters.ts';
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
@@ -50,10 +51,10 @@ function checkMetadata(metadata: Readonly<Record<string, string>>): void {
   if (pairs.length > metadataPairsMax)
     throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
   for (const [key, value] of pairs) {
-    if (key.length < 1 || key.length > metadataKeyCharactersMax) {
+    if (key.length < 1 || !isAtMost(key, metadataKeyCharactersMax)) {
       throw invalid('metadata', `a key has 1 to ${metadataKeyCharactersMax} characters`);
     }
-    if (value.length > metadataValueCharactersMax) {
+    if (!isAtMost(value, metadataValueCharactersMax)) {
       throw invalid('metadata', `a value has at most ${metadataValueCharactersMax} characters`);
     }
   }

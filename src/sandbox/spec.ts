@@ -199,7 +199,7 @@ export function makeSpec(
     env,
     timeoutMs,
     warm,
-    channelLimits: options.channelLimits ?? {},
+    channelLimits: checkChannelLimits(options.channelLimits ?? {}),
     diskLimits: checkDiskLimits(options.diskLimits ?? {}),
     models,
     network: networkWith(secrets, networkSpec(options.network ?? null, parseEgress)),
@@ -271,6 +271,27 @@ const DISK_RANGES = {
 /** @throws SandboxError `spec_invalid` */
 export function checkDiskLimits(limits: DiskLimits): DiskLimits {
   return inRanges('diskLimits', limits, DISK_RANGES);
+}
+
+const CHANNEL_RANGES = {
+  guestToHostBytes: RANGES.channelBytes,
+  hostToGuestBytes: RANGES.channelBytes,
+  connections: RANGES.channelConnections,
+} satisfies Record<keyof ChannelLimits, Range>;
+
+/** Too low, a limit also stops the host's own operations. @throws SandboxError `spec_invalid` */
+export function checkChannelLimits(limits: ChannelLimits): ChannelLimits {
+  for (const [name, { min, max }] of Object.entries(CHANNEL_RANGES)) {
+    const bucket = limits[name as keyof ChannelLimits];
+    if (bucket === undefined) continue;
+    const { size, refillPerSecond, oneTimeBurst = 0 } = bucket;
+    const isFine =
+      [size, refillPerSecond].every((value) => value >= min && value <= max) &&
+      oneTimeBurst >= 0 &&
+      oneTimeBurst <= max;
+    check(isFine, `channelLimits.${name}`, `size and refillPerSecond are ${min} to ${max}`);
+  }
+  return limits;
 }
 
 /** Secrets need a network: by default one that allows only their hosts. */

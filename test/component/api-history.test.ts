@@ -37,7 +37,7 @@ describe('GET /sandboxes/:id/events', () => {
     expect(answer).toContain('content-type: text/event-stream');
     const sent = [...answer.matchAll(/id: (\d+)\nevent: near_oom\ndata: (.*)\n/g)];
     expect(sent.map(([, seq]) => seq)).toEqual(['2', '3']);
-    expect(JSON.parse(sent[0]?.[2] ?? '')).toMatchObject({ ...NEAR, seq: 2 });
+    expect(JSON.parse(sent[0]?.[2] ?? '')).toMatchObject({ ...NEAR, sandbox: id, seq: 2 });
   });
 
   it('unknown sandboxes and invalid queries: an error status, no stream', async () => {

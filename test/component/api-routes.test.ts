@@ -1,6 +1,7 @@
 /** Each route of the REST server with good and bad input, against a control plane in memory. */
 
 import { existsSync, readFileSync, statSync } from 'node:fs';
+import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
@@ -24,6 +25,8 @@ async function create(body: object = {}): Promise<SandboxInfo> {
 }
 
 const UNKNOWN_ID = 'aaaaaaaaaaaaaaaaaaaa';
+/** So low that no operation of the host would ever pass. */
+const SLOW = { size: 5e-324, refillPerSecond: 5e-324 };
 
 describe('sandboxes', () => {
   it('create: accepts no body and all fields', async () => {
@@ -41,7 +44,7 @@ describe('sandboxes', () => {
         aliases: { a: 'b' },
         allowFields: ['messages.content.uuid'],
       },
-      channelLimits: { connections: { size: 1, refillPerSecond: 2, oneTimeBurst: 3 } },
+      channelLimits: { connections: { size: 1, refillPerSecond: 2.5, oneTimeBurst: 3 } },
       diskLimits: { bytesPerSecond: 1_000_000, opsPerSecond: 100 },
       console: 'log',
       boot: true,
@@ -63,6 +66,15 @@ describe('sandboxes', () => {
     });
   });
 
+  it('create: labels are counted in characters, as the document counts them', async () => {
+    const key = '𝖆'.repeat(64);
+    expect(await create({ metadata: { [key]: '𝖇'.repeat(1024) } })).toMatchObject({
+      metadata: { [key]: '𝖇'.repeat(1024) },
+    });
+    const more = await api.ask('POST', '/sandboxes', { metadata: { k: '𝖇'.repeat(1025) } });
+    expect(more).toMatchObject({ status: 400, text: expect.stringContaining('body.metadata.k') });
+  });
+
   it('list: filters by status and metadata', async () => {
     const { id } = await create({ metadata: { job: 'a=b', user: 'x' } });
     await create({ metadata: { job: 'other' } });
@@ -73,6 +85,7 @@ describe('sandboxes', () => {
     expect(await ids('metadata=job=a%3Db')).toEqual([id]);
     expect(await ids('metadata=job=a%3Db&metadata=user=x&status=running,paused')).toEqual([id]);
     expect(await ids('metadata=job=a%3Db&metadata=user=y')).toEqual([]);
+    expect(await ids('metadata=job=a%3Db&status=running&status=paused')).toEqual([id]);
     expect(await ids('metadata=job=a%3Db&status=paused')).toEqual([]);
   });
 
@@ -193,7 +206,9 @@ describe('invalid input: refused with the name of the field', () => {
     ['POST', `/sandboxes/${UNKNOWN_ID}/snapshots`, { name: 'a/b' }, 400, 'body.name'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, {}, 400, 'argv'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'], code: 'b' }, 400, 'argv'],
-    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: [] }, 400, 'body.argv'],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: [] }, 400, 'body: argv: '],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { code: 'x', cwd: '' }, 400, 'body: cwd: '],
+    ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { code: 'x', more: 1 }, 400, '"more"'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'], args: ['b'] }, 400, 'args'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'] }, 404, UNKNOWN_ID],
     ['DELETE', '/snapshots/a%2Fb', undefined, 400, 'params.snapshot'],
@@ -203,11 +218,35 @@ describe('invalid input: refused with the name of the field', () => {
     ['GET', `/sandboxes/${UNKNOWN_ID}/files/list?path=/&depth=x`, undefined, 400, 'depth'],
     ['GET', `/sandboxes/${UNKNOWN_ID}/operations`, undefined, 426, 'upgrade'],
     ['GET', '/nothing', undefined, 404, 'route'],
-    ['DELETE', '/host', undefined, 404, 'route'],
+    ['DELETE', '/host', undefined, 405, 'this path takes GET'],
+    ['POST', '/sandboxes', 'null', 400, 'body'],
+    ['POST', '/sandboxes', { channelLimits: { hostToGuestBytes: SLOW } }, 400, 'hostToGuestBytes'],
+    ['PATCH', `/sandboxes/${UNKNOWN_ID}`, { channelLimits: { connections: SLOW } }, 400, 'conn'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}/files/list?path=/&depth=0`, undefined, 400, 'depth'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}/events?follow=maybe`, undefined, 400, 'true or false'],
+    ['GET', `/sandboxes/${UNKNOWN_ID}/events?after=1e3`, undefined, 400, 'after'],
   ])('%s %s %j: %i', async (method, path, body, status, names) => {
     const answer = await api.ask(method, path, body);
     expect(answer.status).toBe(status);
     expect((answer.json as { error: { message: string } }).error.message).toContain(names);
+    expect(api.errors).toEqual([]);
+  });
+});
+
+describe('methods that a path does not have', () => {
+  it.each([
+    ['TRACE', '/v1/sandboxes', 'POST, GET'],
+    ['QUERY', '/v1/sandboxes', 'POST, GET'],
+    ['OPTIONS', `/v1/sandboxes/${UNKNOWN_ID}/files?path=x`, 'GET, PUT, DELETE'],
+    ['HEAD', '/metrics', 'GET'],
+  ])('%s %s: 405, with those that it has', async (method, path, allow) => {
+    const { promise: answered, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+    const { socketPath } = api;
+    request({ socketPath, method, path, headers: { host: 'localhost' } }, resolve)
+      .on('error', reject)
+      .end();
+    const answer = (await answered).resume();
+    expect([answer.statusCode, answer.headers.allow]).toEqual([405, allow]);
     expect(api.errors).toEqual([]);
   });
 });

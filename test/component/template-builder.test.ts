@@ -179,7 +179,7 @@ describe('buildTemplate', () => {
   it('an error names the module that cannot be imported', async () => {
     const wrong = [{ name: 'json', durationMs: 1, error: 'ImportError: no json' }];
     await expect(build(null, events(wrong)).built).rejects.toMatchObject({
-      code: 'template_failed',
+      code: 'spec_invalid',
       cause: 'module json: ImportError: no json',
     });
     expectNothingLeft();
@@ -199,7 +199,7 @@ describe('buildTemplate', () => {
     ['has repeated memory pressure', Array.from({ length: 6 }, () => PRESSURE)],
   ])('a guest that %s has too little memory, and the build fails at once', async (_what, told) => {
     await expect(build(null, told).built).rejects.toMatchObject({
-      code: 'template_failed',
+      code: 'spec_invalid',
       cause: '128 MiB of memory is too little for its modules: json',
       remedy: expect.stringContaining('--memory'),
     });

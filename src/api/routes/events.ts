@@ -6,10 +6,9 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { ControlPlane, LogChunk } from '../../sandbox/control.ts';
-import type { TimedEvent } from '../../sandbox/events.ts';
+import type { SandboxTimedEvent } from '../../sandbox/plane/recent-events.ts';
 import { API_LIMITS } from '../limits.ts';
 import { type ApiParts, type App, failures } from '../route.ts';
-import { logChunk, timedEvent } from '../schema/answers.ts';
 import { eventsQuery, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -57,7 +56,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
         response: {
           200: {
             description: 'The event stream.',
-            content: { 'text/event-stream': { schema: timedEvent } },
+            content: { 'text/event-stream': { schema: z.string() } },
           },
           ...failures,
         },
@@ -72,7 +71,9 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       const parts = { clock, log, title: 'events of a sandbox' };
       const { after, follow } = query;
       await streamTexts(reply.raw, parts, (signal) =>
-        texts(control.events(params.id, { after, follow, signal }), eventText),
+        texts(control.events(params.id, { after, follow, signal }), (event) =>
+          eventText({ ...event, sandbox: params.id }),
+        ),
       );
     },
   );
@@ -94,7 +95,7 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
         response: {
           200: {
             description: 'The log stream.',
-            content: { 'text/event-stream': { schema: logChunk } },
+            content: { 'text/event-stream': { schema: z.string() } },
           },
           ...failures,
         },
@@ -113,7 +114,7 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
   );
 }
 
-const eventText = (event: TimedEvent): string =>
+const eventText = (event: SandboxTimedEvent): string =>
   `id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
 const chunkText = (chunk: LogChunk): string => `data: ${JSON.stringify(chunk)}\n\n`;
 

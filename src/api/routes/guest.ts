@@ -144,7 +144,7 @@ function addExec(
 }
 
 function start(guest: Guest, request: ExecRequest, signal: AbortSignal): Promise<Process> {
-  const { argv, code, args = [], env, cwd, user, stdin, timeoutMs, outputBytesMax } = request;
+  const { env, cwd, user, stdin, timeoutMs, outputBytesMax } = request;
   const options = {
     stdin: stdin !== undefined,
     ...(env === undefined ? {} : { env }),
@@ -153,6 +153,7 @@ function start(guest: Guest, request: ExecRequest, signal: AbortSignal): Promise
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
     ...(outputBytesMax === undefined ? {} : { outputBytesMax }),
   };
-  if (argv !== undefined) return guest.exec({ argv, ...options }, signal);
-  return guest.python({ script: { code: code ?? '' }, args, ...options }, signal);
+  if ('argv' in request) return guest.exec({ argv: request.argv, ...options }, signal);
+  const { code, args = [] } = request;
+  return guest.python({ script: { code }, args, ...options }, signal);
 }

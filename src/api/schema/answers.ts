@@ -12,8 +12,8 @@ import type {
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
-import type { TimedEvent } from '../../sandbox/events.ts';
-import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { SandboxTimedEvent } from '../../sandbox/plane/recent-events.ts';
 import type { SandboxState } from '../../sandbox/vm/lifecycle.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
@@ -24,92 +24,117 @@ import {
   networkMode,
   onMemoryPressure,
   onTimeout,
+  pausedTo,
   sandboxId,
   secretPlace,
   status,
   wallMs,
 } from './fields.ts';
 
-const timings = z.object({
-  origin: z.enum(['boot', 'clone']),
-  prepareMs: ms.describe('Directory, disk, sockets; for a clone, also its RAM.'),
-  vmmMs: ms.describe('From the start of the VMM process until guest code runs.'),
-  kernelMs: ms.describe('Until the first process; 0 in a clone.'),
-  agentMs: ms.describe('Until the agent is confirmed.'),
-  totalMs: ms,
-});
+const timings = z
+  .object({
+    origin: z.enum(['boot', 'clone']),
+    prepareMs: ms.describe('Directory, disk, sockets; for a clone, also its RAM.'),
+    vmmMs: ms.describe('From the start of the VMM process until guest code runs.'),
+    kernelMs: ms.describe('Until the first process; 0 in a clone.'),
+    agentMs: ms.describe('Until the agent is confirmed.'),
+    totalMs: ms,
+  })
+  .meta({ id: 'StartTimings' });
 
-const victim = z.object({
-  pid: count,
-  name: z.string(),
-  rssBytes: count.describe('Its resident memory.'),
-});
-const source = z.enum(['guest', 'host']).describe('The kernel that reports it.');
+const victim = z
+  .object({
+    pid: count,
+    name: z.string(),
+    rssBytes: count.describe('Its resident memory.'),
+  })
+  .meta({ id: 'OomVictim' });
+const source = z
+  .enum(['guest', 'host'])
+  .meta({ id: 'MemorySource', description: 'The kernel that reports it.' });
 const amount = {
   source,
   memoryBytes: count,
   limitBytes: count.describe('Limit at which the kernel kills; 0: unknown.'),
 };
-const pressure = z.object({
+const pressure = {
   type: z.literal('pressure'),
   ...amount,
   some: z
     .number()
     .describe('Percent of the last 10 s in which some programs waited for memory (PSI).'),
   full: z.number().describe('The same for all programs.'),
-});
-const nearOom = z.object({ type: z.literal('near_oom'), ...amount });
-const oom = { source, victim: victim.nullable(), detail: z.string() };
-
-const lastMarks = {
-  lastPressure: z
-    .discriminatedUnion('type', [
-      pressure.extend({ atMs: wallMs }),
-      nearOom.extend({ atMs: wallMs }),
-    ])
-    .nullable(),
-  lastOom: z.object({ ...oom, atMs: wallMs }).nullable(),
 };
+const nearOom = { type: z.literal('near_oom'), ...amount };
+const oom = { source, victim: victim.nullable(), detail: z.string() };
+const atMs = wallMs;
+
+const memoryMark = z
+  .discriminatedUnion('type', [
+    z.object({ ...pressure, atMs }).meta({ id: 'PressureMark' }),
+    z.object({ ...nearOom, atMs }).meta({ id: 'NearOomMark' }),
+  ])
+  .meta({ id: 'MemoryMark', description: 'The last sign of memory pressure.' });
+const lastMarks = {
+  lastPressure: memoryMark.nullable(),
+  lastOom: z
+    .object({ ...oom, atMs })
+    .meta({ id: 'OomMark', description: 'The last OOM kill.' })
+    .nullable(),
+};
+const lastViolation = z
+  .object({
+    count: count.describe('All violations of this VMM.'),
+    syscall: z.number(),
+    name: z.string().nullable(),
+    address: z.string().nullable(),
+    action: z.enum(['refused', 'logged']),
+    atMs,
+  })
+  .meta({
+    id: 'SyscallViolation',
+    description: 'The last system call that the seccomp filter of the VMM refused or logged.',
+  });
 
 const endInfo: z.ZodType<EndInfo> = z
   .object({
-    cause: z.enum(END_CAUSES),
+    cause: z.enum(END_CAUSES).meta({ id: 'EndCause' }),
     detail: z.string(),
-    atMs: wallMs,
-    evidence: z.object({
-      exitStatus: z.number().nullable().describe('Exit status of the VMM.'),
-      signal: z.string().nullable(),
-      ...lastMarks,
-      lastViolation: z
-        .object({
-          count: count.describe('All violations of this VMM.'),
-          syscall: z.number(),
-          name: z.string().nullable(),
-          address: z.string().nullable(),
-          action: z.enum(['refused', 'logged']),
-          atMs: wallMs,
-        })
-        .nullable()
-        .describe('The last system call that the seccomp filter of the VMM refused or logged.'),
-    }),
+    atMs,
+    evidence: z
+      .object({
+        exitStatus: z.number().nullable().describe('Exit status of the VMM.'),
+        signal: z.string().nullable(),
+        ...lastMarks,
+        lastViolation: lastViolation.nullable(),
+      })
+      .meta({ id: 'EndEvidence' }),
   })
   .meta({ id: 'End' });
 
-const stamp = { seq: count.describe('Sequence number, from 1.'), atMs: wallMs };
-/** One line of the event stream. */
-export const timedEvent: z.ZodType<TimedEvent> = z
+/** An event of one type, as a schema of its own. */
+const event = <Id extends string, Shape extends z.core.$ZodLooseShape>(id: Id, shape: Shape) =>
+  z
+    .object({
+      ...shape,
+      sandbox: sandboxId,
+      seq: count.describe('Sequence number, from 1.'),
+      atMs,
+    })
+    .meta({ id });
+/** One event of a sandbox: a line of its stream, an entry of the load. */
+export const timedEvent: z.ZodType<SandboxTimedEvent> = z
   .discriminatedUnion('type', [
-    pressure.extend(stamp),
-    nearOom.extend(stamp),
-    z.object({ type: z.literal('oom'), ...oom, ...stamp }),
-    z.object({
+    event('PressureEvent', pressure),
+    event('NearOomEvent', nearOom),
+    event('OomEvent', { type: z.literal('oom'), ...oom }),
+    event('SecurityEvent', {
       type: z.literal('security'),
       source: z.literal('host'),
-      what: z.enum(['vmm_exec']).describe('The VMM executed a program, which must never happen.'),
+      what: z.literal('vmm_exec').describe('The VMM executed a program, which must never happen.'),
       detail: z.string(),
-      ...stamp,
     }),
-    z.object({
+    event('DiskEvent', {
       type: z
         .enum(['disk_full', 'disk_error'])
         .describe(
@@ -117,25 +142,22 @@ export const timedEvent: z.ZodType<TimedEvent> = z
         ),
       path: z.string().describe('The disk’s file on the host.'),
       freeBytes: count.nullable(),
-      ...stamp,
     }),
-    z.object({ type: z.literal('dropped'), count, ...stamp }),
-    z.object({
+    event('DroppedEvent', { type: z.literal('dropped'), count }),
+    event('ActionEvent', {
       type: z.literal('action'),
       action: z.enum(['warn', 'pause', 'snapshot', 'webhook', 'grow']),
       ok: z.boolean(),
       detail: z.string(),
-      ...stamp,
     }),
-    z.object({
+    event('ResizedEvent', {
       type: z.literal('resized'),
       by: z.enum(['pressure', 'owner']),
       fromMib: count,
       toMib: count,
       durationMs: ms,
-      ...stamp,
     }),
-    z.object({ type: z.literal('end'), end: endInfo, ...stamp }),
+    event('EndEvent', { type: z.literal('end'), end: endInfo }),
   ])
   .meta({ id: 'SandboxEvent' });
 
@@ -154,11 +176,45 @@ export const logChunk: z.ZodType<LogChunk> = z
   })
   .meta({ id: 'LogChunk' });
 
+const gatewayUse = z
+  .object({
+    allowed: z.number().describe('Allowed TLS connections and HTTP requests.'),
+    refused: z.record(z.string(), z.number()).describe('Refused ones, by reason.'),
+    destinations: z
+      .array(
+        z
+          .object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() })
+          .meta({ id: 'DestinationUse' }),
+      )
+      .describe('Use of the limits by name.'),
+  })
+  .meta({ id: 'GatewayUse' });
+const networkInfo = z
+  .object({
+    mode: networkMode,
+    allow: z.array(z.string()),
+    deny: z.array(z.string()),
+    limits: networkLimits,
+    address: z.string().nullable().describe('IPv4 address; null while there is no network card.'),
+    gatewayUse: gatewayUse
+      .nullable()
+      .describe('What the gateway allowed and refused; null while there is no network card.'),
+  })
+  .meta({ id: 'Network' });
+const secretInfo = z
+  .object({
+    name: z.string(),
+    hosts: z.array(z.string()),
+    places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
+    held: z.boolean().describe('False: the value must be given again.'),
+  })
+  .meta({ id: 'SecretInfo' });
+
 export const sandboxInfo: z.ZodType<SandboxInfo> = z
   .object({
     id: sandboxId,
     status,
-    pausedTo: z.enum(['memory', 'disk']).nullable(),
+    pausedTo: pausedTo.nullable(),
     cpus: count,
     memoryMib: count.describe('Memory of the guest now, MiB.'),
     memoryMaxMib: count
@@ -166,9 +222,10 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
       .describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
     diskMib: count,
     metadata: z.record(z.string(), z.string()),
-    origin: z
-      .enum(['pool', 'clone', 'boot', 'snapshot', 'fork'])
-      .describe('How it was created: from a pool, as a clone of a template, by a boot, ….'),
+    origin: z.enum(['pool', 'clone', 'boot', 'snapshot', 'fork']).meta({
+      id: 'SandboxOrigin',
+      description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
+    }),
     snapshot: z.string().nullable().describe('The snapshot it was created from.'),
     parent: z.string().nullable().describe('The sandbox it was forked from.'),
     accelerator: z.string(),
@@ -179,45 +236,18 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     autoResume: z.boolean(),
     onMemoryPressure,
     diskLimits,
-    network: z
-      .object({
-        mode: networkMode,
-        allow: z.array(z.string()),
-        deny: z.array(z.string()),
-        limits: networkLimits,
-        address: z
-          .string()
-          .nullable()
-          .describe('IPv4 address; null while there is no network card.'),
-        gatewayUse: z
-          .object({
-            allowed: z.number().describe('Allowed TLS connections and HTTP requests.'),
-            refused: z.record(z.string(), z.number()).describe('Refused ones, by reason.'),
-            destinations: z
-              .array(z.object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() }))
-              .describe('Use of the limits by name.'),
-          })
-          .nullable()
-          .describe('What the gateway allowed and refused; null while there is no network card.'),
-      })
-      .nullable()
-      .describe('Network policy; null: no network.'),
+    network: networkInfo.nullable().describe('Network policy; null: no network.'),
     secrets: z
-      .array(
-        z.object({
-          name: z.string(),
-          hosts: z.array(z.string()),
-          places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
-          held: z.boolean().describe('False: the value must be given again.'),
-        }),
-      )
+      .array(secretInfo)
       .describe('Secrets that requests to these hosts get; never the values.'),
     timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
     readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
     end: endInfo.nullable().describe('Why it ended; null if it has not.'),
   })
   .meta({ id: 'Sandbox' });
-export const sandboxList = z.object({ sandboxes: z.array(sandboxInfo) });
+export const sandboxList = z
+  .object({ sandboxes: z.array(sandboxInfo) })
+  .meta({ id: 'SandboxList' });
 
 export const snapshotInfo: z.ZodType<SnapshotInfo> = z
   .object({
@@ -234,26 +264,32 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
       .describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
   })
   .meta({ id: 'Snapshot' });
-export const snapshotList = z.object({ snapshots: z.array(snapshotInfo) });
+export const snapshotList = z
+  .object({ snapshots: z.array(snapshotInfo) })
+  .meta({ id: 'SnapshotList' });
 
 const forkResult: z.ZodType<ForkResult> = z
   .discriminatedUnion('ok', [
-    z.object({ ok: z.literal(true), sandbox: sandboxInfo }),
-    z.object({ ok: z.literal(false), code: z.string(), message: z.string() }),
+    z.object({ ok: z.literal(true), sandbox: sandboxInfo }).meta({ id: 'ForkSuccess' }),
+    z
+      .object({ ok: z.literal(false), code: z.string(), message: z.string() })
+      .meta({ id: 'ForkFailure' }),
   ])
   .meta({ id: 'ForkResult', description: 'Each fork succeeds or fails on its own.' });
-export const forkList = z.object({ forks: z.array(forkResult) });
+export const forkList = z.object({ forks: z.array(forkResult) }).meta({ id: 'ForkList' });
 
 export const poolInfo: z.ZodType<PoolInfo> = z
   .object({
     template: z.string(),
-    spec: z.object({
-      cpus: count,
-      memoryMib: count,
-      memoryMaxMib: count.exactOptional(),
-      diskMib: count,
-      warm: z.array(z.string()),
-    }),
+    spec: z
+      .object({
+        cpus: count,
+        memoryMib: count,
+        memoryMaxMib: count.exactOptional(),
+        diskMib: count,
+        warm: z.array(z.string()),
+      })
+      .meta({ id: 'PoolTemplate' }),
     min: count,
     max: count,
     target: count.describe('Members wanted now, by demand.'),
@@ -264,7 +300,7 @@ export const poolInfo: z.ZodType<PoolInfo> = z
     discarded: count.describe('Members that died or did not respond.'),
   })
   .meta({ id: 'Pool' });
-export const poolList = z.object({ pools: z.array(poolInfo) });
+export const poolList = z.object({ pools: z.array(poolInfo) }).meta({ id: 'PoolList' });
 
 export const hostInfo: z.ZodType<HostInfo> = z
   .object({
@@ -281,11 +317,13 @@ export const hostInfo: z.ZodType<HostInfo> = z
   })
   .meta({ id: 'Host' });
 
-const packetTimes = z.object({
-  count: count.describe('Measured packets.'),
-  p50Ns: z.number().nullable(),
-  p95Ns: z.number().nullable(),
-});
+const packetTimes = z
+  .object({
+    count: count.describe('Measured packets.'),
+    p50Ns: z.number().nullable(),
+    p95Ns: z.number().nullable(),
+  })
+  .meta({ id: 'PacketTimes' });
 
 const VM_STATES: Readonly<Record<SandboxState, true>> = {
   creating: true,
@@ -298,35 +336,39 @@ const VM_STATES: Readonly<Record<SandboxState, true>> = {
   failed: true,
 };
 
+const sandboxLoad: z.ZodType<SandboxLoad> = z
+  .object({
+    id: sandboxId,
+    state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
+    memoryBytes: count.nullable().describe('Host memory that the VM holds; null: unknown.'),
+    modelRequests: count.describe('Model requests in flight.'),
+    tokens: count.describe('Tokens of prompts and completions.'),
+    ...lastMarks,
+    packets: z
+      .object({ peer: packetTimes, guest: packetTimes, forward: packetTimes })
+      .meta({ id: 'NetworkTimes' })
+      .optional()
+      .describe('Latency of the network card’s packets; absent: not measured.'),
+    syscalls: z
+      .record(z.string(), count)
+      .optional()
+      .describe('System calls of the VMM by name; absent: not counted.'),
+  })
+  .meta({ id: 'SandboxLoad' });
+
 export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
     atMs: wallMs,
-    sandboxes: z.array(
-      z.object({
-        id: sandboxId,
-        state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
-        memoryBytes: count.nullable().describe('Host memory that the VM holds; null: unknown.'),
-        modelRequests: count.describe('Model requests in flight.'),
-        tokens: count.describe('Tokens of prompts and completions.'),
-        ...lastMarks,
-        packets: z
-          .object({ peer: packetTimes, guest: packetTimes, forward: packetTimes })
-          .optional()
-          .describe('Latency of the network card’s packets; absent: not measured.'),
-        syscalls: z
-          .record(z.string(), count)
-          .optional()
-          .describe('System calls of the VMM by name; absent: not counted.'),
-      }),
-    ),
+    sandboxes: z.array(sandboxLoad),
     memoryPressure: z
       .object({ some: z.number(), full: z.number() })
+      .meta({ id: 'MemoryPressure' })
       .nullable()
       .describe(
         'Share of the last 10 s in which some, or all, tasks of the host waited for memory (PSI).',
       ),
     events: z
-      .array(z.intersection(timedEvent, z.object({ sandbox: sandboxId })))
+      .array(timedEvent)
       .describe(
         'The newest events of all sandboxes, oldest first: at most 64, at most 16 per sandbox.',
       ),
@@ -357,10 +399,12 @@ const usageRecord: z.ZodType<UsageRecord> = z
     stream: z.boolean(),
     status: z.number(),
     outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
-    timings: z.object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms }),
+    timings: z
+      .object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms })
+      .meta({ id: 'UsageTimings' }),
   })
   .meta({ id: 'Usage', description: 'One model request.' });
-export const usageList = z.object({ usage: z.array(usageRecord) });
+export const usageList = z.object({ usage: z.array(usageRecord) }).meta({ id: 'UsageList' });
 
 export const guestInfo: z.ZodType<GuestInfo> = z
   .object({
@@ -390,7 +434,9 @@ const processInfo: z.ZodType<ProcessInfo> = z
     ageMs: ms,
   })
   .meta({ id: 'Process' });
-export const processList = z.object({ processes: z.array(processInfo) });
+export const processList = z
+  .object({ processes: z.array(processInfo) })
+  .meta({ id: 'ProcessList' });
 
 export const execResult = z
   .object({
@@ -419,21 +465,23 @@ export const fileEntry: z.ZodType<FileEntry> = z
     symlinkTarget: z.string().nullable(),
   })
   .meta({ id: 'FileEntry' });
-export const fileList = z.object({ entries: z.array(fileEntry) });
+export const fileList = z.object({ entries: z.array(fileEntry) }).meta({ id: 'FileList' });
 
-export const health = z.object({ status: z.literal('ok') });
+export const health = z.object({ status: z.literal('ok') }).meta({ id: 'Health' });
 
 export const errorBody: z.ZodType<ErrorBody> = z
   .object({
-    error: z.object({
-      code: z.string().describe('Stable code, for programs.'),
-      message: z.string(),
-      remedy: z.string().nullable().describe('How to fix it.'),
-      retryAfterMs: ms.optional().describe('When to retry, milliseconds.'),
-    }),
+    error: z
+      .object({
+        code: z.string().describe('Stable code, for programs.'),
+        message: z.string(),
+        remedy: z.string().nullable().describe('How to fix it.'),
+        retryAfterMs: ms.optional().describe('When to retry, milliseconds.'),
+      })
+      .meta({ id: 'ErrorDetail' }),
   })
   .meta({
-    id: 'Error',
+    id: 'ErrorBody',
     examples: [
       {
         error: {

@@ -6,6 +6,7 @@
  * fields. The types are the control plane's, so a field added there does not compile until it is added here.
  */
 import { z } from 'zod';
+import { isAtMost } from '../../base/characters.ts';
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
@@ -16,7 +17,14 @@ import type { NetworkLimits } from '../../sandbox/spec.ts';
 export const count = z.number().int().nonnegative();
 export const ms = z.number();
 export const wallMs = z.number().describe('Milliseconds since 1970.');
-export const text = (charactersMax: number) => z.string().max(charactersMax);
+/** At most so many characters, counted as JSON Schema does: a character beyond the BMP is one, not two. */
+export const text = (charactersMax: number) =>
+  z
+    .string()
+    .refine((value) => isAtMost(value, charactersMax), {
+      error: `expected at most ${charactersMax} characters`,
+    })
+    .meta({ maxLength: charactersMax });
 /** A whole number in a range, with one message for every fault: what is valid. */
 export function whole({ min, max }: Range) {
   const error = `expected a whole number from ${min} to ${max}`;
@@ -44,52 +52,65 @@ export const metadata = z
   .refine((pairs) => Object.keys(pairs).length <= REQUEST_LIMITS.metadataPairsMax, {
     error: `expected at most ${REQUEST_LIMITS.metadataPairsMax} pairs`,
   })
-  .describe('Labels of the owner’s choice; the list can be filtered by them.');
-export const environment = z.record(text(256), text(REQUEST_LIMITS.envBytesMax));
+  .meta({
+    id: 'Metadata',
+    description: 'Labels of the owner’s choice; the list can be filtered by them.',
+    maxProperties: REQUEST_LIMITS.metadataPairsMax,
+  });
 export const status = z
   .enum(['starting', 'running', 'saving', 'paused', 'resuming', 'ending', 'ended'])
-  .describe('`saving`: the state is being written; then the sandbox continues or is paused.');
-export const onTimeout = z.enum(['kill', 'pause']);
+  .meta({
+    id: 'SandboxStatus',
+    description: '`saving`: the state is being written; then the sandbox continues or is paused.',
+  });
+export const pausedTo = z.enum(['memory', 'disk']).meta({ id: 'PauseTarget' });
+export const onTimeout = z.enum(['kill', 'pause']).meta({ id: 'TimeoutAction' });
 /** Checked by the control plane: a schema can't say what a valid URL is. */
 export const onMemoryPressure = z
   .custom<MemoryAction>((value) => typeof value === 'string')
   .meta({
+    id: 'MemoryAction',
     type: 'string',
     description:
       'Action when close to OOM (with `memoryMaxMib`: at that maximum): `warn`, `pause` (in memory), ' +
       '`snapshot`, or a URL to post the event to. `grow`: requires `memoryMaxMib`; at the maximum, as `warn`.',
     examples: ['snapshot'],
   });
-export const networkMode = z
-  .enum(['none', 'allowlist', 'open'])
-  .describe(
+export const networkMode = z.enum(['none', 'allowlist', 'open']).meta({
+  id: 'NetworkMode',
+  description:
     '`none`: no traffic. `allowlist`: what a rule allows. `open`: the public internet except what a rule denies.',
-  );
+});
+const destinationLimit = z
+  .strictObject({
+    name: z
+      .string()
+      .min(1)
+      .max(REQUEST_LIMITS.destinationCharactersMax)
+      .describe('`api.example.com`, or `*.example.com` for all names below it.'),
+    bytesMax: whole(RANGES.networkBytes),
+  } satisfies Record<keyof DestinationLimit, z.ZodType>)
+  .meta({ id: 'DestinationLimit' });
 const bytesPerSecond = whole(RANGES.networkBytesPerSecond);
-export const networkLimits = z.strictObject({
-  bytesMax: whole(RANGES.networkBytes)
-    .exactOptional()
-    .describe('Bytes in both directions over the life of the sandbox. Then connections are reset.'),
-  uploadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate from the guest.'),
-  downloadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate to the guest.'),
-  connectionsMax: whole(RANGES.networkConnections)
-    .exactOptional()
-    .describe('Open connections at a time. Default 2048.'),
-  destinations: z
-    .array(
-      z.strictObject({
-        name: z
-          .string()
-          .min(1)
-          .max(REQUEST_LIMITS.destinationCharactersMax)
-          .describe('`api.example.com`, or `*.example.com` for all names below it.'),
-        bytesMax: whole(RANGES.networkBytes),
-      } satisfies Record<keyof DestinationLimit, z.ZodType>),
-    )
-    .max(REQUEST_LIMITS.networkDestinationsMax)
-    .exactOptional()
-    .describe('Bytes per name at ports 80 and 443, both directions. Then connections are reset.'),
-} satisfies Record<keyof NetworkLimits, z.ZodType>);
+export const networkLimits = z
+  .strictObject({
+    bytesMax: whole(RANGES.networkBytes)
+      .exactOptional()
+      .describe(
+        'Bytes in both directions over the life of the sandbox. Then connections are reset.',
+      ),
+    uploadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate from the guest.'),
+    downloadBytesPerSecond: bytesPerSecond.exactOptional().describe('Rate to the guest.'),
+    connectionsMax: whole(RANGES.networkConnections)
+      .exactOptional()
+      .describe('Open connections at a time. Default 2048.'),
+    destinations: z
+      .array(destinationLimit)
+      .max(REQUEST_LIMITS.networkDestinationsMax)
+      .exactOptional()
+      .describe('Bytes per name at ports 80 and 443, both directions. Then connections are reset.'),
+  } satisfies Record<keyof NetworkLimits, z.ZodType>)
+  .meta({ id: 'NetworkLimits' });
 export const diskLimits = z
   .strictObject({
     bytesPerSecond: whole(RANGES.diskBytesPerSecond)
@@ -99,10 +120,15 @@ export const diskLimits = z
       .exactOptional()
       .describe('Reads and writes together.'),
   } satisfies Record<keyof DiskLimits, z.ZodType>)
-  .describe('Limits for both disks together; with Firecracker, for each disk.');
-export const secretPlace = z.strictObject({
-  in: z.enum(['header', 'query']),
-  name: text(PLACE_NAME_CHARACTERS_MAX).describe(
-    'A header field, in any case, or a query parameter.',
-  ),
-} satisfies Record<keyof SecretPlace, z.ZodType>);
+  .meta({
+    id: 'DiskLimits',
+    description: 'Limits for both disks together; with Firecracker, for each disk.',
+  });
+export const secretPlace = z
+  .strictObject({
+    in: z.enum(['header', 'query']),
+    name: text(PLACE_NAME_CHARACTERS_MAX).describe(
+      'A header field, in any case, or a query parameter.',
+    ),
+  } satisfies Record<keyof SecretPlace, z.ZodType>)
+  .meta({ id: 'SecretPlace' });

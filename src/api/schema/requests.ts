@@ -3,19 +3,20 @@ import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/field-path.ts';
+import type { BucketLimit } from '../../base/token-bucket.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
-import { RANGES, REQUEST_LIMITS } from '../../sandbox/limits.ts';
+import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { NetworkOptions, TemplateSpec } from '../../sandbox/spec.ts';
 import {
   diskLimits,
-  environment,
   metadata,
   milliseconds,
   networkLimits,
   networkMode,
   onMemoryPressure,
   onTimeout,
+  pausedTo,
   sandboxId,
   secretPlace,
   snapshotName,
@@ -24,20 +25,33 @@ import {
   whole,
 } from './fields.ts';
 
-const bucket = z
-  .strictObject({
-    size: z.number().positive(),
-    refillPerSecond: z.number().positive(),
-    oneTimeBurst: z.number().nonnegative().exactOptional(),
-  })
-  .describe('Token bucket: `size` tokens, refilled by `refillPerSecond`.');
+/** Fractions are fine: the rate of a bucket is a quotient. */
+const bucket = (id: string, { min, max }: Range, what: string) =>
+  z
+    .strictObject({
+      size: z.number().min(min).max(max),
+      refillPerSecond: z.number().min(min).max(max),
+      oneTimeBurst: z.number().min(0).max(max).exactOptional(),
+    } satisfies Record<keyof BucketLimit, z.ZodType>)
+    .meta({
+      id,
+      description: `Token bucket of ${what}: \`size\` tokens, refilled by \`refillPerSecond\`.`,
+    });
+const byteBucket = bucket('ByteBucket', RANGES.channelBytes, 'bytes');
 const channelLimits = z
   .strictObject({
-    guestToHostBytes: bucket.exactOptional(),
-    hostToGuestBytes: bucket.exactOptional(),
-    connections: bucket.exactOptional(),
+    guestToHostBytes: byteBucket.exactOptional(),
+    hostToGuestBytes: byteBucket.exactOptional(),
+    connections: bucket(
+      'ConnectionBucket',
+      RANGES.channelConnections,
+      'new connections',
+    ).exactOptional(),
   } satisfies Record<keyof ChannelLimits, z.ZodType>)
-  .describe('Rate limits of the channel between sandbox and host.');
+  .meta({
+    id: 'ChannelLimits',
+    description: 'Rate limits of the channel between sandbox and host.',
+  });
 const modelName = text(REQUEST_LIMITS.modelNameCharactersMax);
 const rules = z
   .array(text(EGRESS_LIMITS.ruleCharactersMax))
@@ -47,6 +61,10 @@ const rules = z
       '`allow` also takes methods and a URL: `GET,HEAD https://api.example.com/v1/` allows these requests to ' +
       'all paths below it.',
   );
+
+const environment = z
+  .record(text(256), text(REQUEST_LIMITS.envBytesMax))
+  .meta({ id: 'Environment', description: 'Environment variables.' });
 
 const size = {
   cpus: whole(RANGES.cpus).describe('Virtual CPUs. Default 1.'),
@@ -60,6 +78,36 @@ const size = {
     .max(REQUEST_LIMITS.warmModulesMax)
     .describe('Python modules to import before the first script.'),
 } satisfies Record<keyof TemplateSpec, z.ZodType>;
+
+const networkOptions = z
+  .strictObject({
+    mode: networkMode,
+    allow: rules.optional(),
+    deny: rules.optional(),
+    limits: networkLimits
+      .optional()
+      .describe('Replaces all limits. If omitted: none; in an update, unchanged.'),
+  } satisfies Record<keyof NetworkOptions, z.ZodType>)
+  .meta({ id: 'NetworkOptions' });
+const secretOptions = z
+  .strictObject({
+    name: text(128).describe('Variable in the guest that holds the placeholder.'),
+    hosts: z
+      .array(text(320))
+      .max(REQUEST_LIMITS.secretHostsMax)
+      .describe('The only hosts that get the value, by HTTPS at port 443.'),
+    places: z
+      .array(secretPlace)
+      .max(REQUEST_LIMITS.secretPlacesMax)
+      .optional()
+      .describe(
+        'Where requests may have the value. If omitted or empty: in the usual credential fields, such as Authorization and X-Api-Key.',
+      ),
+    value: text(RANGES.secretCharacters.max).describe(
+      'Visible ASCII. Kept in memory only and never returned.',
+    ),
+  } satisfies Record<keyof SecretOptions, z.ZodType>)
+  .meta({ id: 'Secret' });
 
 const lifeFields = {
   timeoutMs: milliseconds
@@ -78,42 +126,35 @@ const lifeFields = {
   diskLimits: diskLimits
     .optional()
     .describe('Disk limits; replaces all of them. Default: no limit.'),
-  network: z
-    .strictObject({
-      mode: networkMode,
-      allow: rules.optional(),
-      deny: rules.optional(),
-      limits: networkLimits
-        .optional()
-        .describe('Replaces all limits. If omitted: none; in an update, unchanged.'),
-    } satisfies Record<keyof NetworkOptions, z.ZodType>)
+  network: networkOptions
     .nullable()
     .optional()
     .describe('Network policy. Null (default): no network card.'),
   secrets: z
-    .array(
-      z.strictObject({
-        name: text(128).describe('Variable in the guest that holds the placeholder.'),
-        hosts: z
-          .array(text(320))
-          .max(REQUEST_LIMITS.secretHostsMax)
-          .describe('The only hosts that get the value, by HTTPS at port 443.'),
-        places: z
-          .array(secretPlace)
-          .max(REQUEST_LIMITS.secretPlacesMax)
-          .optional()
-          .describe(
-            'Where requests may have the value. If omitted or empty: in the usual credential fields, such as Authorization and X-Api-Key.',
-          ),
-        value: text(RANGES.secretCharacters.max).describe(
-          'Visible ASCII. Kept in memory only and never returned.',
-        ),
-      } satisfies Record<keyof SecretOptions, z.ZodType>),
-    )
+    .array(secretOptions)
     .max(REQUEST_LIMITS.secretsMax)
     .optional()
     .describe('Secrets that the guest can use but not read; replaces all of them.'),
 } satisfies Record<Exclude<keyof SandboxChange, 'memoryMib'>, z.ZodType>;
+
+const models = z
+  .strictObject({
+    defaultModel: modelName.nullable().exactOptional(),
+    allow: z.array(modelName).max(REQUEST_LIMITS.modelsMax).nullable().exactOptional(),
+    aliases: z.record(modelName, modelName).exactOptional(),
+    allowFields: z
+      .array(z.string().max(FIELD_PATH_CHARACTERS_MAX).regex(FIELD_PATH))
+      .max(REQUEST_LIMITS.allowedFieldsMax)
+      .exactOptional()
+      .describe(
+        'Fields of its requests to the model that the bridge would refuse otherwise, by their paths: ' +
+          '`enable_search`, `messages.content.uuid`. They pass unchecked.',
+      ),
+  })
+  .meta({
+    id: 'ModelOptions',
+    description: 'Models it may use, their aliases, and what its requests may contain.',
+  });
 
 export const createRequest: z.ZodType<CreateRequest> = z
   .strictObject({
@@ -123,22 +164,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
     diskMib: size.diskMib.optional(),
     warm: size.warm.optional(),
     env: environment.optional().describe('Environment variables of every program.'),
-    models: z
-      .strictObject({
-        defaultModel: modelName.nullable().exactOptional(),
-        allow: z.array(modelName).max(REQUEST_LIMITS.modelsMax).nullable().exactOptional(),
-        aliases: z.record(modelName, modelName).exactOptional(),
-        allowFields: z
-          .array(z.string().max(FIELD_PATH_CHARACTERS_MAX).regex(FIELD_PATH))
-          .max(REQUEST_LIMITS.allowedFieldsMax)
-          .exactOptional()
-          .describe(
-            'Fields of its requests to the model that the bridge would refuse otherwise, by their paths: ' +
-              '`enable_search`, `messages.content.uuid`. They pass unchecked.',
-          ),
-      })
-      .optional()
-      .describe('Models it may use, their aliases, and what its requests may contain.'),
+    models: models.optional(),
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
@@ -168,109 +194,130 @@ export const sandboxChange: z.ZodType<SandboxChange> = z
     examples: [{ timeoutMs: 60_000, onTimeout: 'pause' }],
   });
 
-export const pauseRequest = z.strictObject({
-  to: z
-    .enum(['memory', 'disk'])
-    .default('memory')
-    .describe('`memory`: the CPUs stop. `disk`: the memory is freed and connections end.'),
-});
-
-export const forkRequest: z.ZodType<ForkOptions> = z.strictObject({
-  count: whole(RANGES.forks).default(1).describe('Number of forks.'),
-  timeoutMs: lifeFields.timeoutMs,
-  metadata: metadata.exactOptional(),
-} satisfies Record<keyof ForkOptions, z.ZodType>);
-
-export const snapshotRequest = z.strictObject({ name: snapshotName.exactOptional() });
-
-export const poolRequest = z.strictObject({
-  min: whole(RANGES.poolMembers).describe('Minimum of ready members.'),
-  max: whole(RANGES.poolMembers).describe('Maximum of ready members.'),
-  spec: z
-    .strictObject({
-      cpus: size.cpus.exactOptional(),
-      memoryMib: size.memoryMib.exactOptional(),
-      memoryMaxMib: size.memoryMaxMib.exactOptional(),
-      diskMib: size.diskMib.exactOptional(),
-      warm: size.warm.exactOptional(),
-    } satisfies Record<keyof TemplateSpec, z.ZodType>)
-    .exactOptional()
-    .describe('Size and modules of the members. Default: those of a sandbox without options.'),
-});
-
-export const execRequest = z
+export const pauseRequest = z
   .strictObject({
-    argv: z
-      .array(z.string())
-      .min(1)
-      .max(65_536)
-      .optional()
-      .describe('Program and arguments; no shell.'),
-    code: z
-      .string()
-      .optional()
-      .describe('A Python script; runs in a fork of the warmed interpreter.'),
+    to: pausedTo
+      .default('memory')
+      .describe('`memory`: the CPUs stop. `disk`: the memory is freed and connections end.'),
+  })
+  .meta({ id: 'PauseRequest' });
+
+export const forkRequest: z.ZodType<ForkOptions> = z
+  .strictObject({
+    count: whole(RANGES.forks).default(1).describe('Number of forks.'),
+    timeoutMs: lifeFields.timeoutMs,
+    metadata: metadata.exactOptional(),
+  } satisfies Record<keyof ForkOptions, z.ZodType>)
+  .meta({ id: 'ForkRequest' });
+
+export const snapshotRequest = z
+  .strictObject({ name: snapshotName.exactOptional() })
+  .meta({ id: 'SnapshotRequest' });
+
+export const poolRequest = z
+  .strictObject({
+    min: whole(RANGES.poolMembers).describe('Minimum of ready members.'),
+    max: whole(RANGES.poolMembers).describe('Maximum of ready members.'),
+    spec: z
+      .strictObject({
+        cpus: size.cpus.exactOptional(),
+        memoryMib: size.memoryMib.exactOptional(),
+        memoryMaxMib: size.memoryMaxMib.exactOptional(),
+        diskMib: size.diskMib.exactOptional(),
+        warm: size.warm.exactOptional(),
+      } satisfies Record<keyof TemplateSpec, z.ZodType>)
+      .meta({
+        id: 'PoolMembers',
+        description:
+          'Size and modules of the members. Default: those of a sandbox without options.',
+      })
+      .exactOptional(),
+  })
+  .meta({ id: 'PoolRequest' });
+
+const runFields = {
+  env: environment.optional().describe("Added to the sandbox's environment."),
+  cwd: text(4096).min(1).optional().describe("Default: the user's home."),
+  user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
+  stdin: z.string().optional().describe('Standard input. Default: empty.'),
+  timeoutMs: milliseconds.optional().describe('Time limit of the program.'),
+  outputBytesMax: whole({ min: 0, max: Number.MAX_SAFE_INTEGER })
+    .optional()
+    .describe('Output beyond this is dropped. At most 16 MiB.'),
+};
+const execProgram = z
+  .strictObject({
+    argv: z.array(z.string()).min(1).max(65_536).describe('Program and arguments; no shell.'),
+    ...runFields,
+  })
+  .meta({ id: 'ExecProgram', examples: [{ argv: ['ls', '-l'] }] });
+const execScript = z
+  .strictObject({
+    code: z.string().describe('A Python script; runs in a fork of the warmed interpreter.'),
     args: z.array(z.string()).max(65_536).optional().describe('Arguments of the script.'),
-    env: environment.optional().describe("Added to the sandbox's environment."),
-    cwd: text(4096).min(1).optional().describe("Default: the user's home."),
-    user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
-    stdin: z.string().optional().describe('Standard input. Default: empty.'),
-    timeoutMs: milliseconds.optional().describe('Time limit of the program.'),
-    outputBytesMax: whole({ min: 0, max: Number.MAX_SAFE_INTEGER })
-      .optional()
-      .describe('Output beyond this is dropped. At most 16 MiB.'),
+    ...runFields,
   })
-  .refine(({ argv, code }) => (argv === undefined) !== (code === undefined), {
-    error: 'give either `argv` or `code`',
-  })
-  .refine(({ args, code }) => args === undefined || code !== undefined, {
-    error: '`args` requires `code`',
-  })
-  .meta({
-    id: 'ExecRequest',
-    description: 'Either `argv` or `code`.',
-    oneOf: [{ required: ['argv'] }, { required: ['code'] }],
-    examples: [{ argv: ['ls', '-l'] }, { code: 'print(6 * 7)' }],
-  });
+  .meta({ id: 'ExecScript', examples: [{ code: 'print(6 * 7)' }] });
+export const execRequest = z.xor([execProgram, execScript], { error: execFault }).meta({
+  id: 'ExecRequest',
+  description: 'A program or a Python script.',
+  examples: [{ argv: ['ls', '-l'] }, { code: 'print(6 * 7)' }],
+});
 export type ExecRequest = z.output<typeof execRequest>;
 
+/** What is wrong with the kind of request that was meant: a union's own message names no field. */
+function execFault({ input, errors }: { input?: unknown; errors?: unknown }): string {
+  const given = typeof input === 'object' && input !== null ? input : {};
+  if ('argv' in given === 'code' in given) return 'give either `argv` or `code`';
+  if ('args' in given && 'argv' in given) return '`args` requires `code`';
+  const [program = [], script = []] = errors as readonly (readonly z.core.$ZodIssue[])[];
+  return ('argv' in given ? program : script)
+    .map(({ path, message }) => [...path.map(String), message].join(': '))
+    .join('; ');
+}
+
+/** Parameters are text: a whole number in decimal digits. */
+const wholeText = (range: Range) =>
+  z.preprocess(
+    (given) => (typeof given === 'string' && /^\d{1,16}$/.test(given) ? Number(given) : given),
+    whole(range),
+  );
 export const idParams = z.strictObject({ id: sandboxId });
 export const portParams = z.strictObject({
   id: sandboxId,
-  port: z.coerce.number().int().min(1).max(65_535).describe('TCP port in the sandbox.'),
+  port: wholeText({ min: 1, max: 65_535 }).describe('TCP port in the sandbox.'),
 });
 export const snapshotParams = z.strictObject({
   snapshot: snapshotName.describe('Id or name of a snapshot.'),
 });
-/** `a,b` */
-const statusList = z
-  .string()
-  .transform((list) => list.split(','))
-  .pipe(z.array(status).max(16));
-/** `key=value`, repeatable. */
-const pairs = z
-  .union([z.string().max(2048), z.array(z.string().max(2048)).max(32)])
-  .transform((given) => [given].flat().map(splitPair))
-  .transform(Object.fromEntries)
-  .pipe(z.record(z.string(), z.string()));
+/** A parameter that is given several times is a list; once, it is text. */
+const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>
+  z.preprocess(
+    (given) => (typeof given === 'string' ? given.split(split) : given),
+    z.array(item).max(max),
+  );
+/** Never splits. */
+const WHOLE = /(?!)/;
 
 export const listQuery = z.strictObject({
-  status: statusList
+  status: listOf(status, 16, /,/)
     .optional()
-    .describe('Statuses, separated by commas. Default: all except `ended`.'),
-  metadata: pairs.optional().describe('`key=value`; repeatable, all must match.'),
+    .describe('Repeatable, or separated by commas. Default: all except `ended`.'),
+  metadata: listOf(z.string().max(2048), 32, WHOLE)
+    .transform((pairs) => Object.fromEntries(pairs.map(splitPair)))
+    .optional()
+    .describe('`key=value`; repeatable, all must match.'),
 });
 
 export const eventsQuery = z.strictObject({
-  after: z
-    .string()
-    .regex(/^[0-9]{1,15}$/, { error: 'expected the sequence number of an event' })
-    .transform(Number)
+  after: wholeText({ min: 0, max: Number.MAX_SAFE_INTEGER })
     .optional()
     .describe('Only events with a higher sequence number.'),
   follow: z
-    .enum(['true', 'false'])
-    .transform((value) => value === 'true')
+    .preprocess(
+      (given) => ({ true: true, false: false })[String(given)] ?? given,
+      z.boolean({ error: 'expected true or false' }),
+    )
     .optional()
     .describe('`false`: only stored events. Default true.'),
 });
@@ -294,11 +341,7 @@ export const fileWriteQuery = z.strictObject({
 export const fileListQuery = z.strictObject({
   path,
   user,
-  depth: z
-    .string()
-    .regex(/^\d{1,2}$/, { error: 'expected a number from 1 to 32' })
-    .transform(Number)
-    .pipe(z.number().min(1).max(32))
+  depth: wholeText({ min: 1, max: 32 })
     .optional()
     .describe("1 (default): only the directory's own entries; at most 32."),
 });

@@ -5,7 +5,7 @@
 import type { PoolLimits } from '../../sandbox/control.ts';
 import { RANGES, type Range } from '../../sandbox/limits.ts';
 import { UsageError } from '../failure.ts';
-import { parseCount, parseDuration, parseMemory } from './options.ts';
+import { parseCount, parseDuration, parseMemory, parseRate } from './options.ts';
 
 const HOUR_MS = 3_600_000;
 
@@ -22,6 +22,9 @@ export const memory = sized('--memory', RANGES.memoryMib);
 export const memoryMax = sized('--memory-max', RANGES.memoryMib);
 /** MiB */
 export const disk = sized('--disk', RANGES.diskMib);
+
+/** Bytes per second of the channel. */
+export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);
 
 /** Milliseconds; for sandboxes and programs alike. */
 export const timeout = timed('--timeout', RANGES.timeoutMs);

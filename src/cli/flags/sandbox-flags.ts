@@ -6,7 +6,7 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from './disk-limits.ts';
 import { parseNetLimits } from './net-limits.ts';
-import { parseAliases, parseEnv, parseRate } from './options.ts';
+import { parseAliases, parseEnv } from './options.ts';
 import * as ranges from './ranges.ts';
 import { parseSecrets } from './secret-flags.ts';
 
@@ -42,7 +42,7 @@ export function sandboxOptions(
   model: Partial<ModelPolicy>,
 ): SandboxOptions {
   const { rate: text } = flags;
-  const rate = text === undefined ? undefined : ranges.withOption('--rate', () => parseRate(text));
+  const rate = text === undefined ? undefined : ranges.rate(text);
   const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   return {

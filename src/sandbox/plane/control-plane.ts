@@ -47,6 +47,7 @@ import {
 import { requireValues } from '../secrets.ts';
 import type { TemplateSpec } from '../spec.ts';
 import {
+  checkChannelLimits,
   checkDiskLimits,
   inRange,
   networkSpec,
@@ -175,7 +176,7 @@ export class LocalControlPlane implements ControlPlane {
     const update: SandboxUpdate = {
       secrets,
       limits: {
-        ...(channelLimits && { channelLimits }),
+        ...(channelLimits && { channelLimits: checkChannelLimits(channelLimits) }),
         ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),
       },
       network:

@@ -16,7 +16,7 @@ import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
-import { SandboxError } from '../errors.ts';
+import { SandboxError, type SandboxErrorCode } from '../errors.ts';
 import { diskFullText } from '../events.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
 import type { GuestMemory, SandboxParts, Workspace } from '../parts.ts';
@@ -77,7 +77,7 @@ const PRESSURES_MAX = 5;
 /** The second fork of a process is four times as fast as the first. */
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
 
-/** @throws SandboxError `template_failed`, `cancelled` */
+/** @throws SandboxError `spec_invalid` for a size or module that does not work, `template_failed`, `cancelled` */
 export async function buildTemplate(
   parts: TemplateParts,
   options: BuildOptions,
@@ -206,7 +206,7 @@ async function warmUp(
   try {
     const modules = await orAborted(Promise.race([over.promise, died(vm)]), signal);
     const wrong = modules.find((module) => module.error !== null);
-    if (wrong !== undefined) throw failed(`module ${wrong.name}: ${wrong.error}`);
+    if (wrong !== undefined) throw unfit(`module ${wrong.name}: ${wrong.error}`);
     return modules;
   } finally {
     cancel();
@@ -240,10 +240,19 @@ function unsupported(parts: TemplateParts): SandboxError {
 
 function tooSmall({ memoryMib, warm }: TemplateSpec): SandboxError {
   const cause = `${memoryMib} MiB of memory is too little for its modules: ${warm.join(', ')}`;
-  return failed(cause, 'give it more memory (--memory) or import fewer modules (--warm)');
+  return unfit(cause, 'give it more memory (--memory) or import fewer modules (--warm)');
 }
 
-function failed(cause: string, remedy?: string): SandboxError {
+/** The host can build templates, but not the one that was asked for. */
+function unfit(cause: string, remedy?: string): SandboxError {
+  return failed(cause, remedy, 'spec_invalid');
+}
+
+function failed(
+  cause: string,
+  remedy?: string,
+  code: SandboxErrorCode = 'template_failed',
+): SandboxError {
   const options = remedy === undefined ? { cause } : { cause, remedy };
-  return new SandboxError('template_failed', 'the template could not be built', options);
+  return new SandboxError(code, 'the template could not be built', options);
 }

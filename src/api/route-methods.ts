@@ -1,0 +1,24 @@
+/** The methods of each route, for the answer 405 to others (RFC 9110, section 15.5.6). Pure. */
+export class RouteMethods {
+  readonly #routes = new Map<string, { readonly path: RegExp; readonly methods: string[] }>();
+
+  /** @param pattern as Fastify writes it: `/a/:id/b` */
+  add(pattern: string, methods: readonly string[]): void {
+    const known = this.#routes.get(pattern);
+    if (known !== undefined) {
+      known.methods.push(...methods);
+      return;
+    }
+    const parts = pattern.split('/').map((part) => (part.startsWith(':') ? '[^/]+' : part));
+    const path = new RegExp(`^${parts.join('/').replaceAll('.', '\\.')}$`);
+    this.#routes.set(pattern, { path, methods: [...methods] });
+  }
+
+  /** The methods of the routes that match the path of a URL; none: no route matches. */
+  of(url: string): readonly string[] {
+    const [path = ''] = url.split('?', 1);
+    return [...this.#routes.values()].flatMap((route) =>
+      route.path.test(path) ? route.methods : [],
+    );
+  }
+}
