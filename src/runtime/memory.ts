@@ -1,6 +1,6 @@
 /** RAM of guests, as memfds: without a name, outside any file system, and freed with the last descriptor. */
 import type { GuestMemory } from '../sandbox/parts.ts';
-import { closeFd, createMemFd, sealShrink } from '../sys/fd.ts';
+import { closeInPool, createMemFd, sealShrink } from '../sys/fd.ts';
 
 /** Only touched pages use memory. @throws SyscallError */
 export function makeMemory(bytes: number): GuestMemory {
@@ -12,7 +12,8 @@ export function makeMemory(bytes: number): GuestMemory {
     fd,
     path: `/proc/self/fd/${fd}`,
     close() {
-      if (open) closeFd(fd);
+      // Freeing its pages on this thread would hold up the answers of all sandboxes.
+      if (open) void closeInPool(fd);
       open = false;
     },
   };

@@ -1,5 +1,5 @@
 /** File descriptors: read, write, eventfd, memfd. The caller must close descriptors that it gets here. */
-import { fstatSync } from 'node:fs';
+import { close, fstatSync, readlinkSync } from 'node:fs';
 import { check, libc, orNegativeErrno } from './libc.ts';
 import { allocateNative } from './memory.ts';
 
@@ -24,6 +24,11 @@ const SEEK_END = 2;
 /** Closing can't fail in a way that a caller could act on (close(2), "dealing with error returns"). */
 export function closeFd(fd: number): void {
   cClose(fd);
+}
+
+/** Closes on a thread of Node's pool: the last close of a memory file frees its pages, a second for some gigabytes. */
+export async function closeInPool(fd: number): Promise<void> {
+  await new Promise<void>((resolve) => close(fd, () => resolve()));
 }
 
 /** @returns bytes read, 0 at the end, or −errno. */
@@ -54,6 +59,12 @@ export function writeBytes(fd: number, bytes: Uint8Array): number {
 /** A non-blocking event counter. @throws SyscallError */
 export function createEventFd(): number {
   return check(cEventfd(0, EFD_CLOEXEC_NONBLOCK), 'eventfd');
+}
+
+/** Touches only the descriptor: asking another kind of file for events, or for its state, could wait. */
+export function isEventFd(fd: number): boolean {
+  // The path of a file starts with a slash.
+  return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventfd]';
 }
 
 const one = allocateNative(8);

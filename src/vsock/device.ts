@@ -12,12 +12,12 @@ import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import { describeError } from '../base/errors.ts';
 import { EPOLL, type Epoll } from '../sys/epoll.ts';
 import type { EventSignaler } from '../sys/event-signal.ts';
-import { closeFd, type FileIdentity, fileIdentity, fileSize } from '../sys/fd.ts';
+import { closeFd, type FileIdentity, fileIdentity, fileSize, isEventFd } from '../sys/fd.ts';
 import { ERRNO, SyscallError } from '../sys/libc.ts';
 import { type Mapping, mapShared } from '../sys/memory.ts';
 import { acceptUnix, FdChannel } from '../sys/socket.ts';
 import { EMPTY_MEMORY, GuestMemory, makeRegion } from './guest-memory.ts';
-import { LINGER_MS, MEMORY_REGIONS_MAX, VHOST_PAYLOAD_BYTES_MAX } from './limits.ts';
+import { LINGER_MS, MESSAGE_FDS_MAX, VHOST_PAYLOAD_BYTES_MAX } from './limits.ts';
 import { Muxer } from './muxer.ts';
 import { Ring } from './ring.ts';
 import { ChannelListener, dialHost, type SocketEvents, UdsSocket } from './uds.ts';
@@ -55,6 +55,11 @@ interface DeviceOptions {
   readonly channelFd: number;
   readonly epoll: Epoll;
   readonly signaler: EventSignaler;
+  /**
+   * Closes descriptors that came from the VMM, of any kind, on another thread: the last close of some kinds takes long
+   * (memory with gigabytes of pages, a KVM machine).
+   */
+  discard(fds: readonly number[]): void;
   /** Monotonic milliseconds. */
   now(): number;
   /** Asks the loop to call `run` soon. */
@@ -70,10 +75,7 @@ export class Device implements VhostUserTarget, SocketEvents {
   readonly #muxer: Muxer;
   readonly #channel: ChannelListener;
   readonly #session: VhostUserSession;
-  readonly #messages = new FdChannel(
-    Math.max(VHOST_PAYLOAD_BYTES_MAX, 512),
-    MEMORY_REGIONS_MAX + 1,
-  );
+  readonly #messages = new FdChannel(Math.max(VHOST_PAYLOAD_BYTES_MAX, 512), MESSAGE_FDS_MAX);
   readonly #rx: Ring;
   readonly #tx: Ring;
   #listenFd: number;
@@ -237,16 +239,24 @@ export class Device implements VhostUserTarget, SocketEvents {
     this.#options.wake(this);
   }
 
-  setCall(index: number, fd: number): string | undefined {
-    return this.#ring(index).setCall(fd);
+  setCall(index: number, fd: number): void {
+    this.#ring(index).setCall(fd);
   }
 
   reset(): void {
     this.#muxer.guestGone(this.#options.now());
   }
 
+  isEventFd(fd: number): boolean {
+    return isEventFd(fd);
+  }
+
   closeFd(fd: number): void {
     closeFd(fd);
+  }
+
+  discard(fds: readonly number[]): void {
+    if (fds.length > 0) this.#options.discard(fds);
   }
 
   // ── what sockets report ──────────────────────────────────────────────────────────────────────────
@@ -289,7 +299,7 @@ export class Device implements VhostUserTarget, SocketEvents {
       const part = this.#messages.receive(this.#vhostFd, this.#session.wantedBytes);
       if (part.received === -ERRNO.EAGAIN || part.received === -ERRNO.EINTR) return;
       if (part.received <= 0) {
-        for (const fd of part.fds) closeFd(fd);
+        this.discard(part.fds);
         this.#vmmGone();
         return;
       }
@@ -344,7 +354,8 @@ export class Device implements VhostUserTarget, SocketEvents {
     this.#unmap();
     if (this.#vhostFd < 0) return;
     this.#options.epoll.remove(this.#vhostFd);
-    closeFd(this.#vhostFd);
+    // Not received messages may carry descriptors, which go with it.
+    this.discard([this.#vhostFd]);
     this.#vhostFd = -1;
   }
 

@@ -24,7 +24,13 @@ import { addIgnored, ignore } from '../base/ignore.ts';
 import { type Log, silentLog } from '../base/log.ts';
 import { modulePath } from '../base/module-path.ts';
 import { bucketLimitProblem } from '../base/token-bucket.ts';
-import { closeFd, createEventFd, type FileIdentity, signalEventFd } from '../sys/fd.ts';
+import {
+  closeFd,
+  closeInPool,
+  createEventFd,
+  type FileIdentity,
+  signalEventFd,
+} from '../sys/fd.ts';
 import { connectUnix, listenUnix } from '../sys/socket.ts';
 import type { DeviceClosed } from './device.ts';
 import { VsockError } from './errors.ts';
@@ -97,6 +103,7 @@ class Host implements VsockHost {
   readonly #requests = new Map<number, { device: number; answer: (stats: ChannelStats) => void }>();
   #thread: { worker: Worker; wakeFd: number; exited: Promise<void> } | undefined;
   #lastKey = 0;
+  #discarded: Promise<void> = Promise.resolve();
   #isClosed = false;
 
   constructor(log: Log) {
@@ -200,12 +207,21 @@ class Host implements VsockHost {
       this.#requests.delete(message.request);
       return;
     }
+    if (message.kind === 'discard') {
+      for (const fd of message.fds) this.#discard(fd);
+      return;
+    }
     if (message.kind === 'ignored') {
       addIgnored(message.counts);
       return;
     }
     const device = this.#devices.get(message.device);
     if (device !== undefined) this.#ended(device, message.closed, message.stats);
+  }
+
+  /** One after the other, so that descriptors that are slow to close hold one thread of Node's pool at most. */
+  #discard(fd: number): void {
+    this.#discarded = this.#discarded.then(() => closeInPool(fd));
   }
 
   #ended(device: AttachedDevice, closed: DeviceClosed, stats: ChannelStats): void {

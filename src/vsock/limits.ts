@@ -42,6 +42,11 @@ export const QUEUE_SIZE_MAX = 1024;
 export const SEGMENTS_MAX = 512;
 /** Regions of guest memory in one SET_MEM_TABLE. More is a protocol error. */
 export const MEMORY_REGIONS_MAX = 32;
+/**
+ * Descriptors that the kernel lets one message carry (SCM_MAX_FD). With less room here the kernel would close the rest
+ * on this thread.
+ */
+export const MESSAGE_FDS_MAX = 253;
 /** Guest memory in all. More is a protocol error. */
 export const GUEST_MEMORY_BYTES_MAX = 2 ** 40;
 /** Payload of a vhost-user message; the longest legal one is a full memory table. */

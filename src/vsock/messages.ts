@@ -27,6 +27,8 @@ export type Report =
   | { readonly kind: 'stats'; readonly request: number; readonly stats: ChannelStats }
   /** Errors that the worker ignored since its last report of them. */
   | { readonly kind: 'ignored'; readonly counts: IgnoredCounts }
+  /** The main thread closes these: they came from a VMM. */
+  | { readonly kind: 'discard'; readonly fds: readonly number[] }
   /** The last thing that is said of a device. */
   | {
       readonly kind: 'closed';

@@ -37,7 +37,7 @@ export class Ring {
     return this.isEnabled && this.queue.isRunning;
   }
 
-  /** Owns `kickFd` from now on. @returns what is wrong, or undefined. */
+  /** Owns `kickFd`, an eventfd, from now on. @returns what is wrong, or undefined. */
   start(
     memory: GuestMemory,
     addresses: RingAddresses,
@@ -64,9 +64,7 @@ export class Ring {
 
   /** Shows completions to the guest and interrupts it if it wants that. */
   publish(): void {
-    if (!this.queue.publish() || this.#callFd < 0) return;
-    const result = this.#signaler.signal(this.#callFd);
-    if (result < 0) ignore(new SyscallError('io_submit', -result), 'the next interrupt repeats it');
+    if (this.queue.publish() && this.#callFd >= 0) this.#interrupt();
   }
 
   /** @returns the chain to go on from. */
@@ -82,17 +80,12 @@ export class Ring {
     return base;
   }
 
-  /** Owns `fd` from now on; −1: the guest wants no interrupts. @returns what is wrong, or undefined. */
-  setCall(fd: number): string | undefined {
+  /** Owns `fd` from now on, an eventfd; −1: the guest wants no interrupts. */
+  setCall(fd: number): void {
     this.#closeCall();
-    if (fd < 0) return undefined;
-    // The guest may have missed what was published without an interrupt to raise.
-    if (this.#signaler.signal(fd) < 0) {
-      closeFd(fd);
-      return 'a call descriptor that is no eventfd';
-    }
     this.#callFd = fd;
-    return undefined;
+    // The guest may have missed what was published without an interrupt to raise.
+    if (fd >= 0) this.#interrupt();
   }
 
   close(): void {
@@ -101,11 +94,14 @@ export class Ring {
   }
 
   #watch(kickFd: number): string | undefined {
-    // Asking another kind of file for events can wait for a program (a file of FUSE). The one signal too many does no harm.
-    if (this.#signaler.signal(kickFd) < 0) return 'a kick descriptor that is no eventfd';
     // Edge-triggered, so the counter need never be read: each write of it is an event.
     const added = this.#epoll.add(kickFd, (EPOLL.in | EPOLL.edge) >>> 0, this.#onKick);
     return added < 0 ? 'a kick descriptor that can not be watched' : undefined;
+  }
+
+  #interrupt(): void {
+    const result = this.#signaler.signal(this.#callFd);
+    if (result < 0) ignore(new SyscallError('io_submit', -result), 'the next interrupt repeats it');
   }
 
   #closeCall(): void {

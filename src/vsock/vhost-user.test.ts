@@ -9,6 +9,8 @@ import {
   type VhostUserTarget,
 } from './vhost-user.ts';
 
+const NO_EVENT_FD = 99;
+
 function setUp() {
   const log: unknown[][] = [];
   const closed: number[] = [];
@@ -26,10 +28,9 @@ function setUp() {
       return 77;
     },
     enableRing: (...values) => void log.push(['enable', ...values]),
-    setCall(...values) {
-      log.push(['call', ...values]);
-      return undefined;
-    },
+    setCall: (...values) => void log.push(['call', ...values]),
+    isEventFd: (fd) => fd !== NO_EVENT_FD,
+    discard: (fds) => void closed.push(...fds),
     reset: () => void log.push(['reset']),
     closeFd: (fd) => void closed.push(fd),
   };
@@ -192,12 +193,28 @@ describe('VhostUserSession', () => {
     ['a kick for polling', REQUEST.setVringKick, [0x100n], 0],
     ['a kick without descriptor', REQUEST.setVringKick, [0n], 0],
     ['an unknown request', 99, [], 0],
+    ['a descriptor with a request that takes none', REQUEST.getFeatures, [], 1],
   ])('ends at %s and closes what came with it', (_name, request, words, fdCount) => {
     const { say, u64, closed } = setUp();
     const fds = Array.from({ length: fdCount }, (_, index) => 60 + index);
     expect(say(request, u64(...words), fds).ok).toBe(false);
     expect(closed.toSorted()).toEqual(fds);
   });
+
+  it.each(['setVringKick', 'setVringCall', 'setVringErr'] as const)(
+    '%s: ends at a descriptor that is no eventfd',
+    (name) => {
+      const all = setUp();
+      qemuStart(all);
+      all.log.length = 0;
+      const outcome = all.say(REQUEST[name], [1, 0], [NO_EVENT_FD]);
+      expect(outcome).toMatchObject({
+        problem: expect.stringMatching(/ring 1 that is no eventfd/),
+      });
+      expect(all.closed).toContain(NO_EVENT_FD);
+      expect(all.log).toEqual([]);
+    },
+  );
 
   it('ends at a message that is too long, before its body comes', () => {
     const { say } = setUp();

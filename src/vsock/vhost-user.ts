@@ -31,6 +31,13 @@ export const REQUEST = {
   getConfig: 24,
 } as const;
 
+const REQUESTS_WITH_FDS: ReadonlySet<number> = new Set([
+  REQUEST.setMemTable,
+  REQUEST.setVringKick,
+  REQUEST.setVringCall,
+  REQUEST.setVringErr,
+]);
+
 export const MESSAGE_HEADER_BYTES = 12;
 const FLAG_VERSION = 1;
 const FLAG_REPLY = 4;
@@ -81,10 +88,15 @@ export interface VhostUserTarget {
   /** A disabled ring moves no data. */
   enableRing(index: number, isEnabled: boolean): void;
   /** Replaces the interrupt of ring `index`; −1: none. The descriptor becomes the target's. */
-  setCall(index: number, fd: number): string | undefined;
+  setCall(index: number, fd: number): void;
   /** A new device at the front end: no connection of the old one is left. */
   reset(): void;
+  /** Whether it is the descriptor of an event counter. */
+  isEventFd(fd: number): boolean;
+  /** Closes an event counter, or a file that `setMemory` took. */
   closeFd(fd: number): void;
+  /** Closes descriptors of any kind: a hostile front end chose them. */
+  discard(fds: readonly number[]): void;
 }
 
 interface RingState {
@@ -152,7 +164,7 @@ export class VhostUserSession {
 
   /** Closes descriptors of a message that never became whole. */
   close(): void {
-    for (const fd of this.#fds.splice(0)) this.#target.closeFd(fd);
+    if (this.#fds.length > 0) this.#target.discard(this.#fds.splice(0));
   }
 
   #end(problem: string): MessageResult {
@@ -167,10 +179,13 @@ export class VhostUserSession {
     const flags = header.getUint32(4, true);
     if ((flags & 3) !== FLAG_VERSION || (flags & FLAG_REPLY) !== 0)
       return this.#end(`flags ${flags} of request ${request}`);
-    const outcome = this.#handle(request, new DataView(this.#payload.buffer));
+    const outcome =
+      this.#fds.length > 0 && !REQUESTS_WITH_FDS.has(request)
+        ? failed(`${this.#fds.length} descriptors`)
+        : this.#handle(request, new DataView(this.#payload.buffer));
     // What no handler took is closed here, whatever happened.
-    this.close();
-    if (!outcome.ok) return failed(`request ${request}: ${outcome.problem}`);
+    if (!outcome.ok) return this.#end(`request ${request}: ${outcome.problem}`);
+    for (const fd of this.#fds.splice(0)) this.#target.closeFd(fd);
     const needsReply = (flags & FLAG_NEED_REPLY) !== 0;
     if (outcome.reply === undefined && needsReply && this.#protocolFeatures & PROTOCOL_REPLY_ACK)
       return this.#u64Reply(0n);
@@ -331,10 +346,12 @@ export class VhostUserSession {
     if (ring === undefined) return failed(`ring ${index}`);
     const hasFd = (value & NO_FD) === 0;
     if (this.#fds.length !== (hasFd ? 1 : 0)) return failed(`${this.#fds.length} descriptors`);
+    if (this.#fds.some((fd) => !this.#target.isEventFd(fd)))
+      return failed(`a descriptor for ring ${index} that is no eventfd`);
     if (request === REQUEST.setVringErr) return DONE;
     if (request === REQUEST.setVringCall) {
-      const problem = this.#target.setCall(index, this.#fds.pop() ?? -1);
-      return problem === undefined ? DONE : failed(problem);
+      this.#target.setCall(index, this.#fds.pop() ?? -1);
+      return DONE;
     }
     if (!hasFd) return failed(`ring ${index} without kicks`);
     if (ring.addresses === undefined) return failed(`kick of ring ${index} without addresses`);

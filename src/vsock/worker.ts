@@ -83,6 +83,7 @@ function attach(command: Command & { kind: 'attach' }): void {
     guestPorts: command.guestPorts === undefined ? undefined : new Set(command.guestPorts),
     epoll,
     signaler,
+    discard: (fds) => report({ kind: 'discard', fds }),
     now,
     wake: (self) => ready.add(self),
     closed(self, closed) {

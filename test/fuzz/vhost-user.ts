@@ -136,9 +136,10 @@ function recorder(log: string[], open: Set<number>): VhostUserTarget {
     setCall(index, fd) {
       take(fd);
       log.push(`call ${index} ${fd >= 0}`);
-      return undefined;
     },
     reset: () => void log.push('reset'),
+    isEventFd: (fd) => fd % 7 !== 0,
     closeFd: take,
+    discard: (fds) => fds.forEach(take),
   };
 }
