@@ -27,6 +27,7 @@ export class RequestBody {
   readonly #reserveBytes: (bytes: number) => Hold | undefined;
   readonly #bytesMax: number;
   #hold: Hold | undefined;
+  #inUse: Promise<void> | undefined;
   #buffer = Buffer.alloc(0);
   #length = 0;
   #declared = 0;
@@ -69,11 +70,23 @@ export class RequestBody {
     });
   }
 
+  /** The memory is in use until `work` settles, even after `release`. */
+  keepUntilSettled(work: Promise<unknown>): void {
+    const settled = Promise.withResolvers<void>();
+    work.then(
+      () => settled.resolve(),
+      () => settled.resolve(),
+    );
+    this.#inUse = settled.promise;
+  }
+
   /** Returns the memory to the budget. Idempotent. */
   release(): void {
-    this.#hold?.release();
+    const hold = this.#hold;
     this.#hold = undefined;
     this.#buffer = Buffer.alloc(0);
+    if (this.#inUse === undefined) hold?.release();
+    else void this.#inUse.then(() => hold?.release());
   }
 
   #add(piece: Buffer): Checked<void> {

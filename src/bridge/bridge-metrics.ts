@@ -81,6 +81,14 @@ export class BridgeMetrics {
     bounds: BODY_BOUNDS,
   });
 
+  readonly #checks = new Histogram({
+    name: 'neurovisor_bridge_body_check_seconds',
+    help: 'Time to check the body of an inference request, with the wait for a thread; `where` is loop or thread.',
+    unit: 'seconds',
+    labels: ['where'],
+    bounds: SECONDS_BOUNDS,
+  });
+
   list(): readonly Metric[] {
     return [
       this.#requests,
@@ -92,11 +100,16 @@ export class BridgeMetrics {
       this.#firstToken,
       this.#interToken,
       this.#bodies,
+      this.#checks,
     ];
   }
 
   countBody(dialect: string, bytes: number): void {
     this.#bodies.observe({ dialect }, bytes);
+  }
+
+  countCheck(where: 'loop' | 'thread', tookMs: number): void {
+    this.#checks.observe({ where }, tookMs / 1000);
   }
 
   /** Counts an error answer to a guest. */

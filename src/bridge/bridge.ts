@@ -20,21 +20,25 @@
  * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, cache-hints, caller-key, headers, address, json-body, fields, policy, sse, usage, dialect/.
- * Input and output: listener, exchange, body, reply, linger, relay, upstream, catalog, detect, listener-owner.
+ * Pure: limits, refusal, check-body, cache-hints, caller-key, headers, address, json-body, fields, policy, sse, usage,
+ * dialect/.
+ * Input and output: listener, exchange, body, body-checker, body-worker, reply, linger, relay, upstream, catalog,
+ * detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fair-share.ts';
 import type { Log } from '../base/log.ts';
+import { LoopTime } from '../base/loop-time.ts';
 import { type Metric, single } from '../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { BODY_MEMORY } from './body.ts';
+import { BODY_LOOP_TIME, BodyChecker } from './body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
 import { Catalog } from './catalog.ts';
 import { openaiDialect } from './dialect/openai.ts';
 import { BridgeError } from './errors.ts';
-import type { TakeTraces } from './guest-traces.ts';
+import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
@@ -96,6 +100,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const client = new UpstreamClient(clock);
   const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
   const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
+  const checker = new BodyChecker({ clock, log });
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -111,6 +116,9 @@ export function createBridge(options: BridgeOptions): Bridge {
         policy,
         limits,
         dialect: openaiDialect,
+        checker,
+        bodyTime: new LoopTime(BODY_LOOP_TIME, clock),
+        traceTime: new LoopTime(TRACE_LOOP_TIME, clock),
         memory,
         upstream,
         client,
@@ -136,12 +144,27 @@ export function createBridge(options: BridgeOptions): Bridge {
       ports.add(port);
       return port;
     },
-    metrics: () => [...metrics.list(), ...portGauges(ports)],
+    metrics: () => [...metrics.list(), ...portGauges(ports), waitingBodies(checker)],
     close() {
-      closing ??= Promise.all([...ports].map((port) => port.close())).then(() => client.close());
+      closing ??= Promise.all([...ports].map((port) => port.close())).then(async () => {
+        client.close();
+        await checker.close();
+      });
       return closing;
     },
   };
+}
+
+function waitingBodies(checker: BodyChecker): Metric {
+  return single(
+    'gauge',
+    {
+      name: 'neurovisor_bridge_bodies_waiting',
+      help: 'Request bodies that wait for a thread to check them.',
+      unit: null,
+    },
+    () => checker.waiting,
+  );
 }
 
 function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {

@@ -11,10 +11,12 @@ import { CodedError, describeError } from '../base/errors.ts';
 import type { FairShare } from '../base/fair-share.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
 import type { Log } from '../base/log.ts';
+import type { LoopTime } from '../base/loop-time.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { RequestBody } from './body.ts';
+import type { BodyChecker, CheckedBytes } from './body-checker.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKey } from './caller-key.ts';
 import type { Catalog } from './catalog.ts';
@@ -28,7 +30,7 @@ import {
   tracesAnswer,
 } from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
-import { type JsonBody, parseJsonBody } from './json-body.ts';
+import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
 import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
 import type { Checked, Refusal } from './refusal.ts';
@@ -45,6 +47,9 @@ export interface ExchangeContext {
   readonly policy: BridgePolicy;
   readonly limits: BridgeLimits;
   readonly dialect: Dialect;
+  readonly checker: BodyChecker;
+  readonly bodyTime: LoopTime;
+  readonly traceTime: LoopTime;
   /** For bodies of all sandboxes, in bytes. */
   readonly memory: FairShare;
   readonly upstream: () => Promise<UpstreamTarget>;
@@ -155,16 +160,17 @@ export class Exchange {
   }
 
   async #takeTraces(take: TakeTraces): Promise<ExchangeEnd> {
-    const { sandboxId } = this.#context;
+    const { sandboxId, traceTime } = this.#context;
     const checked = checkTraces(this.#request.headers);
     if (!checked.ok) return this.#refused(checked.refusal);
+    if (!traceTime.isOpen) return this.#refused(TRACES_TOO_FAST);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     if (received.value.length > TRACES_BODY_BYTES_MAX) {
       const message = `The traces have more than ${TRACES_BODY_BYTES_MAX} bytes. Send smaller batches.`;
       return this.#refused({ status: 413, code: 'body_too_large', message });
     }
-    const answer = tracesAnswer(take(sandboxId, received.value));
+    const answer = tracesAnswer(traceTime.run(() => take(sandboxId, received.value)));
     if (!answer.ok) return this.#refused(answer.refusal);
     this.#reply.start(200, answer.value.headers);
     this.#reply.end(answer.value.body);
@@ -195,23 +201,22 @@ export class Exchange {
   }
 
   async #infer(operation: Operation): Promise<ExchangeEnd> {
-    const { dialect, policy, limits, clock } = this.#context;
+    const { dialect, limits, clock } = this.#context;
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();
     this.#context.metrics.countBody(dialect.name, received.value.length);
-    const body = parseJsonBody(received.value, limits);
-    if (!body.ok) return this.#refused(body.refusal);
-    const inspected = dialect.inspect(operation, body.value.value, policy);
-    if (!inspected.ok) return this.#refused(inspected.refusal);
-    const inspection = inspected.value;
+    const { checked, bytes } = await this.#check(operation, received.value);
+    if (!checked.ok) return this.#refused(checked.refusal);
+    const { inspection, layout } = checked.value;
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
     const target = await this.#awaitUpstream();
     const model = await this.#resolve(target, inspection.model, operation);
     if (!model.ok) return this.#refused(model.refusal);
     const salt = await this.#cacheSalt(target, model.value);
     const edits = { ...inspection.edits, ...this.#boundFields(inspection), ...salt };
-    const bytes = edited(received.value, body.value, { ...inspection, edits }, model.value);
+    const named = inspection.model === model.value ? edits : { ...edits, model: model.value };
+    const pieces = editJson(bytes, layout, named);
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
       operation: operation.name,
       model: model.value,
@@ -233,13 +238,32 @@ export class Exchange {
       complete: () => false,
       outcome: 'upstream-lost',
     };
-    return this.#forward(target, this.#dispatched, bytes);
+    return this.#forward(target, this.#dispatched, pieces);
+  }
+
+  /** Maybe in a thread, which has the bytes meanwhile. */
+  async #check(operation: Operation, bytes: Buffer): Promise<CheckedBytes> {
+    const { checker, dialect, policy, limits, sandboxId, metrics, clock } = this.#context;
+    const { signal } = this.#aborter;
+    const begunAtMs = clock.now();
+    const check = { dialect: dialect.name, operation, policy, limits: jsonLimits(limits) };
+    const checking = checker.check({
+      sandboxId,
+      loopTime: this.#context.bodyTime,
+      bytes,
+      check,
+      signal,
+    });
+    this.#body.keepUntilSettled(checking);
+    const result = await orAborted(checking, signal);
+    metrics.countCheck(result.where, clock.now() - begunAtMs);
+    return result;
   }
 
   async #forward(
     target: UpstreamTarget,
     dispatched: Dispatched,
-    body: Buffer,
+    body: readonly Buffer[],
   ): Promise<ExchangeEnd> {
     const { client, limits, sandboxId } = this.#context;
     const { operation } = dispatched;
@@ -420,18 +444,19 @@ export class Exchange {
 /** `owned_by` in the model lists of servers that understand `cache_salt`. */
 const SALTED_OWNERS = new Set(['vllm', 'sglang', 'neurovisor']);
 
-/** The guest's own bytes, or a copy with the edited members. */
-function edited(received: Buffer, body: JsonBody, inspection: Inspection, model: string): Buffer {
-  const edits = inspection.model === model ? inspection.edits : { ...inspection.edits, model };
-  return Object.keys(edits).length === 0 ? received : body.edited(edits);
-}
-
 /** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
 const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
   served: null,
   refused: 'refused',
   failed: 'upstream-lost',
   cancelled: 'cancelled',
+};
+
+const TRACES_TOO_FAST: Refusal = {
+  status: 429,
+  code: 'too_many_traces',
+  message: 'This sandbox sends traces faster than they can be read. Retry later.',
+  retryAfterSeconds: 1,
 };
 
 const INTERNAL: Refusal = {

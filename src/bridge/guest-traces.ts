@@ -1,5 +1,6 @@
 /** `POST /otlp/v1/traces` of a guest: OTLP/HTTP in protobuf, the default of OpenTelemetry's SDKs. Pure. */
 import type { IncomingHttpHeaders } from 'node:http';
+import type { BucketLimit } from '../base/token-bucket.ts';
 import { MIB } from '../base/units.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
@@ -7,6 +8,8 @@ import { accepted, type Checked, refused } from './refusal.ts';
 export const TRACES_PATH = '/otlp/v1/traces';
 /** A batch of 512 spans has about 200 KiB. */
 export const TRACES_BODY_BYTES_MAX = MIB;
+/** For reading the traces of one sandbox on the event loop, in milliseconds; beyond it, they get 429. */
+export const TRACE_LOOP_TIME: BucketLimit = { size: 200, refillPerSecond: 50 };
 const TYPE = 'application/x-protobuf';
 
 /** @returns null: the body is not an OTLP message */

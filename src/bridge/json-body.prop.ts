@@ -1,10 +1,16 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { openaiDialect } from './dialect/openai.ts';
-import { isJsonObject, type JsonObject, parseJsonBody } from './json-body.ts';
+import { editJson, isJsonObject, type JsonObject, parseJsonBody } from './json-body.ts';
 import { resolveModel } from './policy.ts';
 
-const LIMITS = { jsonDepthMax: 20, jsonContainersMax: 1000, jsonValuesMax: 1000 };
+const LIMITS = {
+  jsonDepthMax: 20,
+  jsonContainersMax: 1000,
+  jsonValuesMax: 1000,
+  jsonKeysMax: 1000,
+  jsonMembersMax: 1000,
+};
 const object = fc.dictionary(fc.string({ unit: 'grapheme' }), fc.jsonValue());
 const spaced = fc.tuple(object, fc.nat(3)).map(([value, space]) => ({
   value,
@@ -27,7 +33,7 @@ describe('parseJsonBody', () => {
       fc.property(spaced, ({ value, bytes }) => {
         const parsed = parseJsonBody(bytes, LIMITS);
         if (parsed.ok) expect(parsed.value.value).toEqual(JSON.parse(JSON.stringify(value)));
-        else expect(parsed.refusal.message).toMatch(/levels|values|lists/);
+        else expect(parsed.refusal.message).toMatch(/levels|values|lists|keys|members/);
       }),
     );
   });
@@ -38,9 +44,11 @@ describe('parseJsonBody', () => {
     fc.assert(
       fc.property(body, fc.nat(3), changes, ([rest, own], space, edits) => {
         const before = { ...rest, ...own };
-        const parsed = parseJsonBody(Buffer.from(JSON.stringify(before, null, space)), LIMITS);
+        const bytes = Buffer.from(JSON.stringify(before, null, space));
+        const parsed = parseJsonBody(bytes, LIMITS);
         if (!parsed.ok) return;
-        const after: unknown = JSON.parse(parsed.value.edited(edits).toString());
+        const pieces = editJson(bytes, parsed.value.layout, edits);
+        const after: unknown = JSON.parse(Buffer.concat(pieces).toString());
         expect(after).toEqual(JSON.parse(JSON.stringify({ ...before, ...edits })));
       }),
     );

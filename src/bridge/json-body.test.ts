@@ -1,7 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import { parseJsonBody } from './json-body.ts';
+import { editJson, parseJsonBody } from './json-body.ts';
 
-const LIMITS = { jsonDepthMax: 8, jsonContainersMax: 30, jsonValuesMax: 50 };
+const LIMITS = {
+  jsonDepthMax: 8,
+  jsonContainersMax: 30,
+  jsonValuesMax: 50,
+  jsonKeysMax: 40,
+  jsonMembersMax: 20,
+};
 const parse = (text: string | Buffer) => parseJsonBody(Buffer.from(text as string), LIMITS);
 
 describe('parseJsonBody', () => {
@@ -34,7 +40,7 @@ describe('parseJsonBody', () => {
     expect(parse(text).ok).toBe(true);
   });
 
-  it('limits depth, containers and values', () => {
+  it('limits depth, containers, values and keys', () => {
     const deep = (n: number) => `{"a":${'['.repeat(n)}${']'.repeat(n)}}`;
     expect(parse(deep(7)).ok).toBe(true);
     expect(parse(deep(8)).ok).toBe(false);
@@ -44,14 +50,19 @@ describe('parseJsonBody', () => {
     const full = (n: number) => `{"a":[${Array(n).fill('{}').join()}]}`;
     expect(parse(full(28)).ok).toBe(true);
     expect(parse(full(29)).ok).toBe(false);
+    const keys = (n: number) => Array.from({ length: n }, (_, i) => `"${i}":1`).join();
+    expect(parse(`{"a":{${keys(39)}}}`).ok).toBe(true);
+    expect(parse(`{"a":{${keys(40)}}}`).ok).toBe(false);
+    expect(parse(`{${keys(20)}}`).ok).toBe(true);
+    expect(parse(`{${keys(21)}}`).ok).toBe(false);
   });
 });
 
-describe('edited', () => {
+describe('editJson', () => {
   const edit = (text: string, changes: Record<string, unknown>): string => {
     const body = parse(text);
     if (!body.ok) throw new Error(body.refusal.message);
-    return body.value.edited(changes).toString();
+    return Buffer.concat(editJson(Buffer.from(text), body.value.layout, changes)).toString();
   };
 
   it('leaves every other byte unchanged', () => {

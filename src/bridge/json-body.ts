@@ -11,11 +11,26 @@ export type JsonObject = { readonly [key: string]: unknown };
 
 export interface JsonBody {
   readonly value: JsonObject;
-  /** The bytes with top-level members replaced or added. */
-  edited(members: Readonly<Record<string, unknown>>): Buffer;
+  readonly layout: JsonLayout;
 }
 
-export type JsonLimits = Pick<BridgeLimits, 'jsonDepthMax' | 'jsonContainersMax' | 'jsonValuesMax'>;
+/** Where the top-level members are. */
+export interface JsonLayout {
+  readonly members: ReadonlyMap<string, Span>;
+  /** Index of the last brace. */
+  readonly end: number;
+}
+
+export type JsonLimits = Pick<
+  BridgeLimits,
+  'jsonDepthMax' | 'jsonContainersMax' | 'jsonValuesMax' | 'jsonKeysMax' | 'jsonMembersMax'
+>;
+
+/** Those of a port. */
+export function jsonLimits(limits: BridgeLimits): JsonLimits {
+  const { jsonDepthMax, jsonContainersMax, jsonValuesMax, jsonKeysMax, jsonMembersMax } = limits;
+  return { jsonDepthMax, jsonContainersMax, jsonValuesMax, jsonKeysMax, jsonMembersMax };
+}
 
 export function parseJsonBody(bytes: Buffer, limits: JsonLimits): Checked<JsonBody> {
   if (!isUtf8(bytes)) return invalid('it is not UTF-8');
@@ -31,7 +46,7 @@ export function parseJsonBody(bytes: Buffer, limits: JsonLimits): Checked<JsonBo
   // Parsers differ in which of two equal keys wins, so each could see another value.
   if (countKeys(value) !== scan.value.keys) return invalid('a key occurs twice in one object');
   const { members } = scan.value;
-  return accepted({ value, edited: (changes) => edit(bytes, members, changes) });
+  return accepted({ value, layout: { members, end: bytes.lastIndexOf(CLOSE_OBJECT) } });
 }
 
 export function isJsonObject(value: unknown): value is JsonObject {
@@ -39,7 +54,7 @@ export function isJsonObject(value: unknown): value is JsonObject {
 }
 
 /** Byte range of a top-level member's value, with the white space around it. */
-interface Span {
+export interface Span {
   readonly start: number;
   readonly end: number;
 }
@@ -109,6 +124,8 @@ function scanJson(bytes: Buffer, limits: JsonLimits): Checked<Scan> {
       default:
     }
     if (values > limits.jsonValuesMax) return tooMany(limits);
+    if (keys > limits.jsonKeysMax) return tooManyKeys(limits);
+    if (members.size > limits.jsonMembersMax) return tooManyMembers(limits);
   }
   return accepted({ keys, members });
 }
@@ -150,11 +167,13 @@ function countKeys(root: JsonObject): number {
   return keys;
 }
 
-function edit(
+/** The bytes in pieces, with top-level members replaced or added. Copies nothing of them. */
+export function editJson(
   bytes: Buffer,
-  members: ReadonlyMap<string, Span>,
+  { members, end }: JsonLayout,
   changes: Readonly<Record<string, unknown>>,
-): Buffer {
+): readonly Buffer[] {
+  if (Object.keys(changes).length === 0) return [bytes];
   const replaced: { span: Span; text: string }[] = [];
   let added = '';
   for (const [name, value] of Object.entries(changes)) {
@@ -169,10 +188,9 @@ function edit(
     parts.push(bytes.subarray(position, span.start), Buffer.from(text));
     position = span.end;
   }
-  const end = bytes.lastIndexOf(CLOSE_OBJECT);
   parts.push(bytes.subarray(position, end));
   parts.push(Buffer.from(members.size === 0 ? added.slice(1) : added), bytes.subarray(end));
-  return Buffer.concat(parts);
+  return parts;
 }
 
 function invalid(why: string): Checked<never> {
@@ -184,6 +202,12 @@ const tooDeep = (limits: JsonLimits): Checked<never> =>
 
 const tooManyContainers = (limits: JsonLimits): Checked<never> =>
   invalid(`it has more than ${limits.jsonContainersMax} objects and arrays`);
+
+const tooManyKeys = (limits: JsonLimits): Checked<never> =>
+  invalid(`it has more than ${limits.jsonKeysMax} keys`);
+
+const tooManyMembers = (limits: JsonLimits): Checked<never> =>
+  invalid(`it has more than ${limits.jsonMembersMax} members at its top level`);
 
 const tooMany = (limits: JsonLimits): Checked<never> =>
   invalid(`it has more than ${limits.jsonValuesMax} values`);

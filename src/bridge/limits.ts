@@ -22,6 +22,10 @@ export interface BridgeLimits {
   readonly jsonContainersMax: number;
   /** Values in a body, e.g. token ids; more gets 400. */
   readonly jsonValuesMax: number;
+  /** Keys of all objects in a body; more get 400. Objects with many different keys take the longest to parse. */
+  readonly jsonKeysMax: number;
+  /** Keys at the top level of a body; more get 400. */
+  readonly jsonMembersMax: number;
   /** From the first byte of a request to the end of its headers; longer gets 408. */
   readonly headersTimeoutMs: number;
   /** From the first byte of a request to the end of its body; longer gets 408. */
@@ -60,6 +64,8 @@ export const BRIDGE_LIMITS: BridgeLimits = {
   jsonDepthMax: 100,
   jsonContainersMax: 100_000,
   jsonValuesMax: 1_000_000,
+  jsonKeysMax: 200_000,
+  jsonMembersMax: 1_000,
   headersTimeoutMs: 10_000,
   bodyTimeoutMs: 60_000,
   lingerBytesMax: 64 * MIB,

@@ -18,7 +18,8 @@ export interface UpstreamRequest {
   /** Path below the target's prefix. */
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
-  readonly body?: Buffer;
+  /** In pieces. */
+  readonly body?: readonly Buffer[];
   readonly limits: Pick<BridgeLimits, 'connectTimeoutMs'>;
   /** Cancels in every phase, including while the answer is read. */
   readonly signal: AbortSignal;
@@ -88,7 +89,11 @@ export class UpstreamClient {
         else if (outgoing.reusedSocket && isClosedByPeer(error)) resolve('stale');
         else reject(error instanceof BridgeError ? error : unreachable(target, error));
       });
-      outgoing.end(request.body);
+      // Sent together with the head where they fit into one packet.
+      outgoing.cork();
+      for (const piece of request.body ?? []) outgoing.write(piece);
+      outgoing.end();
+      outgoing.uncork();
     });
   }
 
@@ -136,7 +141,7 @@ function open(
   };
   if (body !== undefined) {
     headers['content-type'] = 'application/json';
-    headers['content-length'] = String(body.length);
+    headers['content-length'] = String(body.reduce((sum, { length }) => sum + length, 0));
   }
   if (target.apiKey !== undefined) headers['authorization'] = `Bearer ${target.apiKey}`;
   const place =

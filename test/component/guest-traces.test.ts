@@ -110,8 +110,8 @@ describe('POST /otlp/v1/traces of a guest', () => {
     let rejected = 0;
     for (let n = 0; n < 20; n += 1) {
       const answer = await post(bodyOf(Array.from({ length: 500 }, () => spanOf(OWN))));
-      expect(answer.status).toBe(200);
-      rejected += rejectedOf(answer.body);
+      expect([200, 429]).toContain(answer.status);
+      rejected += answer.status === 200 ? rejectedOf(answer.body) : 500;
     }
     // The initial budget, and what was refilled meanwhile.
     expect(rejected).toBeLessThan(9010);
@@ -119,7 +119,9 @@ describe('POST /otlp/v1/traces of a guest', () => {
   });
 
   it('invalid bytes, another type, too many bytes: refused with a message', async () => {
-    expect((await post(Buffer.from('{"resourceSpans":[]}'))).status).toBe(400);
+    // After the flood above, traces may be refused for a moment.
+    const invalid = Buffer.from('{"resourceSpans":[]}');
+    await expect.poll(async () => (await post(invalid)).status).toBe(400);
     expect((await post(Buffer.from('{}'), 'application/json')).status).toBe(415);
     expect((await post(Buffer.alloc(MIB + 1))).status).toBe(413);
   });
