@@ -1,8 +1,8 @@
 /** `neurovisor prove … --vmm firecracker`, with a real one. Needs root and gcc; no Linux guest. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { type Config, readConfig } from '../../src/config.ts';
 import { compileProfile } from '../../src/jail/seccomp/compile.ts';
@@ -10,6 +10,7 @@ import { parseProfile } from '../../src/jail/seccomp/profile.ts';
 import { reachOf } from '../../src/jail/seccomp/reach.ts';
 import { proveCaps } from '../../src/prove/jail/caps-proof.ts';
 import { proveCgroup } from '../../src/prove/jail/cgroup-proof.ts';
+import { FirecrackerVmms } from '../../src/prove/jail/firecracker-vmms.ts';
 import { proveImage } from '../../src/prove/jail/image-proof.ts';
 import { proveImageWithoutLinux } from '../../src/prove/jail/image-without-linux.ts';
 import { reachOfVmm } from '../../src/prove/jail/reach-vmm.ts';
@@ -39,6 +40,24 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   const failed = ({ tried }: Proof): string[] =>
     tried.filter(({ ok }) => !ok).map(({ what, seen }) => `${what}: ${seen}`);
   const jails = (): string[] => readdirSync(join(home, 'run/jail/firecracker'));
+
+  it(
+    'a temporary directory on another file system than the home is no obstacle',
+    PATIENT,
+    async () => {
+      const elsewhere = mkdtempSync('/dev/shm/nv-tmp-');
+      vi.stubEnv('TMPDIR', elsewhere);
+      try {
+        expect(statSync(tmpdir()).dev).not.toBe(statSync(home).dev);
+        await using vmms = await FirecrackerVmms.open(context());
+        expect((await vmms.jailed()).pid).toBeGreaterThan(0);
+      } finally {
+        vi.unstubAllEnvs();
+        rmSync(elsewhere, { recursive: true });
+      }
+      expect(readdirSync(join(home, 'run')).filter((name) => name !== 'jail')).toEqual([]);
+    },
+  );
 
   it(
     'proveSeccomp: every escape is refused on each thread, and none without a jail',

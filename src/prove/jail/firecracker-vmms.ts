@@ -4,16 +4,17 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { sleep } from '../../base/clock.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
+import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import { makeFirecracker } from '../../runtime/firecracker.ts';
 import type { Confinement } from '../../runtime/jail.ts';
+import { makeWorkspace } from '../../runtime/workspace.ts';
 import type { Vm, VmmDriver, VmSpec } from '../../vmm/driver.ts';
 import { findBinary } from '../../vmm/firecracker/installation.ts';
 import { ProofError } from '../errors.ts';
@@ -82,12 +83,14 @@ export class FirecrackerVmms implements Vmms {
 
   /** @throws ProofError `no_world` with the reason, if it can't be proved here */
   static async open({ config, log, allowOlder = false }: JailContext): Promise<FirecrackerVmms> {
-    const dir = await mkdtemp(join(tmpdir(), 'nv-prove-'));
+    const home = resolveHome(config.home);
+    // Where sandboxes have theirs: a jail takes disks by hard links, which need one file system.
+    const { dir } = await makeWorkspace(home.runDir, newSandboxId());
     try {
       const binary = await findBinary(config.firecracker);
       const made = await makeFirecracker({
         config: { ...config, jail: 'enforce' },
-        home: resolveHome(config.home),
+        home,
         log,
         allowOlder,
         acceptsGaps: true,
@@ -169,7 +172,7 @@ export class FirecrackerVmms implements Vmms {
   async place(): Promise<VmmPlace> {
     this.#count += 1;
     const id = `prove${process.pid}x${this.#count}`;
-    const dir = join(this.#dir, id);
+    const dir = join(this.#dir, `${this.#count}`);
     await mkdir(dir, { mode: 0o700 });
     const overlayPath = join(dir, 'overlay');
     await writeFile(overlayPath, Buffer.alloc(DISK_BYTES));
