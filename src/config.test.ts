@@ -20,6 +20,25 @@ describe('NEUROVISOR_PROBES', () => {
   });
 });
 
+describe('NEUROVISOR_URL', () => {
+  it('is http://HOST:PORT', () => {
+    const { daemonUrl } = readConfig({ NEUROVISOR_URL: 'http://127.0.0.1:7070' });
+    expect(daemonUrl).toBe('http://127.0.0.1:7070');
+  });
+
+  it.each(['https://127.0.0.1:7070', 'ftp://a', 'http://', 'http://a/b', 'http://a?b'])(
+    '"%s" is refused, with what to use',
+    (text) => {
+      expect(() => readConfig({ NEUROVISOR_URL: text })).toThrowError(
+        expect.objectContaining({
+          code: 'config_invalid',
+          message: expect.stringContaining('expected http://HOST:PORT'),
+        }),
+      );
+    },
+  );
+});
+
 describe('NEUROVISOR_ALLOW_FIELDS', () => {
   it('is a list of paths', () => {
     expect(readConfig({}).allowFields).toEqual([]);

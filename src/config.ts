@@ -67,7 +67,10 @@ const VARIABLES = {
   /** Processor of the engine. */
   NEUROVISOR_GPU: oneOf(['auto', 'cpu', 'cuda', 'vulkan'], 'auto'),
   /** A daemon on a port, e.g. `http://127.0.0.1:7070`; empty: the one at this home's socket. */
-  NEUROVISOR_URL: url,
+  NEUROVISOR_URL: matching(
+    /^http:\/\/[^\s/?#]+\/?$/,
+    'http://HOST:PORT, since a daemon speaks plain HTTP; reach one on another machine by an SSH tunnel',
+  ),
   /** API key for that daemon. */
   NEUROVISOR_API_KEY: text(),
   /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */

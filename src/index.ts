@@ -333,31 +333,36 @@ export class Sandbox {
   async #untilEnded(): Promise<End> {
     if (this.#end !== undefined) return this.#end;
     const { promise, resolve } = Promise.withResolvers<End>();
-    const stop = this.#host.onChange(({ id, end }) => {
-      if (id === this.id && end !== null) resolve(end);
-    });
-    // It may have ended before `onChange`.
-    this.info().then(
-      ({ end }) => {
-        if (end !== null) resolve(end);
-      },
-      (error: unknown) => {
+    let isOnDisk = false;
+    const look = ({ end, status, pausedTo }: SandboxInfo): void => {
+      isOnDisk = status === 'paused' && pausedTo === 'disk';
+      if (end !== null) resolve(end);
+    };
+    const ask = (): void => {
+      this.info().then(look, (error: unknown) => {
         ignore(error, 'the sandbox is forgotten, or its daemon is gone');
-        const isLost = DAEMON_GONE.has(errorCode(error) ?? '');
-        resolve(
-          isLost
-            ? unknownEnd('host-lost', 'the daemon that held it does not answer')
-            : unknownEnd('stopped', 'the cause is no longer known'),
-        );
-      },
-    );
+        const code = errorCode(error);
+        // The next interruption tells whether the daemon is gone.
+        if (code === 'daemon_lost') return;
+        if (code !== 'daemon_unreachable') {
+          resolve(unknownEnd('stopped', 'the cause is no longer known'));
+        } else if (!isOnDisk) {
+          resolve(unknownEnd('host-lost', 'the daemon that held it does not answer'));
+        }
+      });
+    };
+    const stop = this.#host.onChange((info) => {
+      if (info.id === this.id) look(info);
+    });
+    const stopInterruptions = this.#host.onInterruption(ask);
+    // It may have ended before `onChange`.
+    ask();
     this.#end = await promise;
+    stopInterruptions();
     stop();
     return this.#end;
   }
 }
-
-const DAEMON_GONE: ReadonlySet<string> = new Set(['daemon_unreachable', 'daemon_lost']);
 
 function unknownEnd(cause: 'stopped' | 'host-lost', detail: string): End {
   return { cause, detail, atMs: systemClock.wall(), evidence: NO_EVIDENCE };

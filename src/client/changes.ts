@@ -30,6 +30,7 @@ export class Changes {
   readonly #source: ChangeSource;
   readonly #clock: Clock;
   readonly #listeners = new Listeners<SandboxInfo>();
+  readonly #interruptionListeners = new Listeners<void>();
   /** Id → last reported status, without ended sandboxes. */
   readonly #seen = new Map<string, string>();
   #running: AbortController | undefined;
@@ -51,8 +52,14 @@ export class Changes {
     };
   }
 
+  /** Also called for sandboxes of which this client has seen no change. */
+  listenInterruptions(listener: () => void): () => void {
+    return this.#interruptionListeners.listen(listener);
+  }
+
   close(): void {
     this.#listeners.clear();
+    this.#interruptionListeners.clear();
     this.#seen.clear();
     this.#running?.abort();
     this.#running = undefined;
@@ -62,10 +69,14 @@ export class Changes {
     for (let first = true; !signal.aborted; first = false) {
       try {
         const stream = await this.#source.open(signal);
-        if (!first) await this.#catchUp(signal);
+        if (!first) {
+          await this.#catchUp(signal);
+          this.#interrupted(signal);
+        }
         await this.#read(stream, signal);
       } catch (error) {
         ignore(error, 'the stream reconnects');
+        this.#interrupted(signal);
       }
       if (!signal.aborted) await this.#waitToRetry(signal);
     }
@@ -94,6 +105,10 @@ export class Changes {
         ignore(error, 'the daemon has forgotten the ended sandbox');
       }
     }
+  }
+
+  #interrupted(signal: AbortSignal): void {
+    if (!signal.aborted) this.#interruptionListeners.emit();
   }
 
   #report(info: SandboxInfo, signal: AbortSignal): void {

@@ -262,6 +262,11 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return this.#changes.listen(listener);
   }
 
+  /** Calls the listener when the stream of changes was interrupted: the daemon ended, or came back. Only with `onChange`. */
+  onInterruption(listener: () => void): () => void {
+    return this.#changes.listenInterruptions(listener);
+  }
+
   /** Closes the connections of this client. Sandboxes keep running, except those of its session. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#changes.close();

@@ -64,7 +64,8 @@ export class Transport {
     const url = URL.parse(address.url);
     if (url === null || url.protocol !== 'http:' || url.pathname !== '/' || url.search !== '') {
       throw new ClientError('address_invalid', `invalid daemon address "${address.url}"`, {
-        remedy: 'use http://HOST:PORT, for example http://127.0.0.1:7070',
+        remedy:
+          'use http://HOST:PORT, for example http://127.0.0.1:7070; reach another machine by an SSH tunnel',
       });
     }
     const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };

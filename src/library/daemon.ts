@@ -1,10 +1,15 @@
 /** Finds the daemon: at this home's socket, or at NEUROVISOR_URL. */
 import { existsSync } from 'node:fs';
-import { systemClock } from '../base/clock.ts';
+import { type Clock, sleep, systemClock } from '../base/clock.ts';
+import { errorCode } from '../base/errors.ts';
 import type { RemoteControlPlane } from '../client/client.ts';
 import type { Config } from '../config.ts';
 import { checkRunDir, daemonSocket, resolveHome } from '../home.ts';
 import { parseTraceparent, type SpanContext } from '../trace/trace.ts';
+
+/** Enough for a start, but not for the set-up of a new machine. */
+const STARTING_MS_MAX = 30_000;
+const POLL_MS = 100;
 
 /** The daemon's control plane; dispose of it to close its connections. */
 export type Daemon = RemoteControlPlane;
@@ -17,6 +22,39 @@ export async function openDaemon(config: Config): Promise<Daemon> {
   const trace = traceOf(config);
   if (url === null) return await connectDaemon({ socketPath: socketPath(config), trace });
   return await connectDaemon({ url, trace, ...(apiKey === null ? {} : { apiKey }) });
+}
+
+/**
+ * Waits for a daemon of this home that is starting.
+ * @param options.onWait called once if it has to wait
+ * @throws ClientError as `openDaemon`: at once if no daemon is starting, otherwise at the time limit
+ */
+export async function openDaemonOnceReady(
+  config: Config,
+  options: { readonly signal?: AbortSignal | undefined; readonly onWait?: () => void } = {},
+  clock: Clock = systemClock,
+): Promise<Daemon> {
+  const startedAtMs = clock.now();
+  for (let isReported = false; ; isReported = true) {
+    try {
+      return await openDaemon(config);
+    } catch (error) {
+      if (errorCode(error) !== 'daemon_unreachable' || config.daemonUrl !== null) throw error;
+      const { isDaemonLocked } = await import('../runtime/daemon-lock.ts');
+      if (!isDaemonLocked(resolveHome(config.home))) throw error;
+      if (clock.now() - startedAtMs >= STARTING_MS_MAX) throw await stillNotReady(error);
+    }
+    if (!isReported) options.onWait?.();
+    await sleep(POLL_MS, options.signal);
+  }
+}
+
+async function stillNotReady(cause: unknown): Promise<Error> {
+  const { ClientError } = await import('../client/errors.ts');
+  return new ClientError('daemon_unreachable', 'the daemon of this home is not ready', {
+    cause,
+    remedy: 'retry when `neurovisor serve` reports that it is ready',
+  });
 }
 
 /**

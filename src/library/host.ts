@@ -12,7 +12,7 @@ import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
  * `auto`: the daemon of this home if it runs, else this process · `never`: this process · `require`: the
  * daemon of this home, or of NEUROVISOR_URL · a URL: the daemon there, with NEUROVISOR_API_KEY.
  */
-export type DaemonChoice = 'auto' | 'never' | 'require' | `http://${string}` | `https://${string}`;
+export type DaemonChoice = 'auto' | 'never' | 'require' | `http://${string}`;
 
 export interface HostOptions {
   /** Default `auto`. */
@@ -30,4 +30,6 @@ export interface Host {
   /** True: a guest is valid for the sandbox's whole life, however often it is paused. */
   readonly guestsLast: boolean;
   onChange(listener: (info: SandboxInfo) => void): () => void;
+  /** Calls the listener when changes may have been missed, since a daemon ended or came back. Only with `onChange`. */
+  onInterruption(listener: () => void): () => void;
 }

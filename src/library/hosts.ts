@@ -1,5 +1,10 @@
 import { type Config, readConfig } from '../config.ts';
-import { type Daemon, isHomeDaemonRunning, openDaemon, openUsualDaemon } from './daemon.ts';
+import {
+  type Daemon,
+  isHomeDaemonRunning,
+  openDaemonOnceReady,
+  openUsualDaemon,
+} from './daemon.ts';
 import type { Host, HostOptions } from './host.ts';
 import { LocalPlane } from './local.ts';
 
@@ -26,7 +31,8 @@ export class Hosts {
       return await this.#remember(address, async () => daemon);
     }
     const there: Config = choice === 'require' ? config : { ...config, daemonUrl: choice };
-    return await this.#remember(addressOf(there), () => openDaemon(there));
+    const { signal } = options;
+    return await this.#remember(addressOf(there), () => openDaemonOnceReady(there, { signal }));
   }
 
   #remember(address: string, open: () => Promise<Daemon>): Promise<Host> {
@@ -47,5 +53,6 @@ function daemonHost(control: Daemon): Host {
     // Each operation is a request of its own.
     guestsLast: true,
     onChange: (listener) => control.onChange(listener),
+    onInterruption: (listener) => control.onInterruption(listener),
   };
 }

@@ -46,6 +46,7 @@ export class LocalPlane {
       },
       guestsLast: false,
       onChange: (listener) => this.#listeners.listen(listener),
+      onInterruption: () => () => undefined,
     };
   }
 
