@@ -1,4 +1,5 @@
 import { type Config, readConfig } from '../config.ts';
+import { waitUnlessAborted } from './abort.ts';
 import {
   type Daemon,
   isHomeDaemonRunning,
@@ -31,8 +32,8 @@ export class Hosts {
       return await this.#remember(address, async () => daemon);
     }
     const there: Config = choice === 'require' ? config : { ...config, daemonUrl: choice };
-    const { signal } = options;
-    return await this.#remember(addressOf(there), () => openDaemonOnceReady(there, { signal }));
+    const opening = this.#remember(addressOf(there), () => openDaemonOnceReady(there));
+    return await waitUnlessAborted(options.signal, opening);
   }
 
   #remember(address: string, open: () => Promise<Daemon>): Promise<Host> {

@@ -254,9 +254,9 @@ describe('run with a daemon', () => {
     ['SIGHUP', 129],
   ])('%s: the script gets it and can clean up; the status is %s', async (signal, expected) => {
     const code = `
-import signal, sys, time
+import os, signal, sys, time
 def end(number, _):
-    print("cleaned up", signal.Signals(number).name)
+    os.write(1, b"cleaned up " + signal.Signals(number).name.encode() + b"\\n")
     sys.exit(0)
 signal.signal(signal.${signal}, end)
 print("started")

@@ -91,9 +91,10 @@ it('Hosts: waits for a daemon that is starting, if it requires one', async () =>
     code: 'daemon_unreachable',
   });
   const release = tryLockDaemon(home);
-  const opening = new Hosts().open({ daemon: 'require' });
+  const hosts = new Hosts();
   const abort = new AbortController();
-  const aborted = new Hosts().open({ daemon: 'require', signal: abort.signal });
+  const aborted = hosts.open({ daemon: 'require', signal: abort.signal });
+  const opening = hosts.open({ daemon: 'require' });
   abort.abort();
   await expect(aborted).rejects.toMatchObject({ name: 'AbortError' });
   expect(await isSettled(opening)).toBe(false);
