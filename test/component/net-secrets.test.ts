@@ -1,18 +1,16 @@
 /** Secrets at egress with real TLS clients and a real server, on loopback. */
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { connect as connectTls, createSecureContext } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { CertificateAuthority } from '../../src/net/secret/authority.ts';
 import type { SecretUse } from '../../src/net/secret/connection.ts';
-import type { EgressSecrets } from '../../src/net/secret/secret.ts';
 import { eventually } from '../support/eventually.ts';
-import { ADDRESS, cleanUp, httpWorld, undo, world } from '../support/gateway-servers.ts';
+import { ADDRESS, cleanUp, httpWorld, undo } from '../support/gateway-servers.ts';
 import {
   certificate,
   command,
@@ -22,6 +20,7 @@ import {
   type WorldOptions,
 } from '../support/gateway-world.ts';
 import { listPolicy } from '../support/net-policy.ts';
+import { secretGateway } from '../support/secret-world.ts';
 import { OTHER_PLACEHOLDER, OTHER_TOKEN, PLACEHOLDER, SECRETS, TOKEN } from '../support/secrets.ts';
 
 afterEach(cleanUp);
@@ -42,16 +41,8 @@ const reflect: Answer = (request, response) => {
 
 async function secretWorld(options: WorldOptions & { roots?: string; answer?: Answer } = {}) {
   const { roots = identity.cert, answer = reflect, ...rest } = options;
-  const authority = new CertificateAuthority(systemClock);
-  const state: { secrets: EgressSecrets } = {
-    secrets: { secrets: SECRETS, authority, roots: () => createSecureContext({ ca: roots }) },
-  };
-  const uses: SecretUse[] = [];
-  const made = await world(443, {
-    secrets: () => state.secrets,
-    onSecrets: (use) => uses.push(use),
-    ...rest,
-  });
+  const gateway = await secretGateway(SECRETS, roots, rest);
+  const { made } = gateway;
   const heard: string[] = [];
   const server = createServer(identity, (request, response) => {
     heard.push(`${request.method} ${request.headers.host} ${JSON.stringify(request.headers)}`);
@@ -64,16 +55,7 @@ async function secretWorld(options: WorldOptions & { roots?: string; answer?: An
     () => server.close(),
     () => server.closeAllConnections(),
   );
-  const folder = mkdtempSync(join(tmpdir(), 'nv-root-'));
-  undo.push(() => rmSync(folder, { recursive: true, force: true }));
-  const rootFile = join(folder, 'root.pem');
-  writeFileSync(rootFile, await authority.certificate());
-  const client = (url: string, ...args: string[]) => {
-    const to = `${new URL(url).hostname}:443:${HOST}:${made.port}`;
-    const common = ['-sS', '--noproxy', '*', '--connect-to', to, '--cacert', rootFile];
-    return command('curl', [...common, ...args, url]);
-  };
-  return { made, heard, uses, client, server, rootFile, state };
+  return { ...gateway, heard, server };
 }
 
 describe('secrets: their host', () => {

@@ -11,6 +11,7 @@ export const CAPABILITIES = [
   'cgroup-v1',
   'disk-limits',
   'seccomp-records',
+  's3-server',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 

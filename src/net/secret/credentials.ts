@@ -50,7 +50,7 @@ const METADATA = /^x-(?:[a-z]+-)*meta-/i;
 const IN_PROTOCOL = /key|token|auth|bearer/i;
 
 const PARAMETER =
-  /^(?:key|token|auth|sig|sign|hmac|pass|passwd|pwd|ticket|session|sid)$|(?:authorization|signature|secret|password|credentials?|jwt|assertion|(?:access|api|app|auth|bearer|id|job|login|oauth|private|refresh|security|session)token|(?:access|api|app|auth|secret|subscription)key)$/;
+  /^(?:key|token|auth|sig|sign|hmac|pass|passwd|pwd|ticket|session|sid)$|(?:authorization|signature|secret|password|jwt|assertion|(?:access|api|app|auth|bearer|id|job|login|oauth|private|refresh|security|session)token|(?:access|api|app|auth|secret|subscription)key)$/;
 
 /** Whether a server may take this field for a credential. */
 export function isCredentialField({ name, value }: Field): boolean {

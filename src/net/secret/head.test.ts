@@ -61,6 +61,11 @@ describe('fillHead: the places of a secret', () => {
       `POST /x?a=1&key=${encodeURIComponent(VALUE)}&b HTTP/1.1\r\n`,
     );
   });
+  it('the signature of a URL: the name of its key is no credential', () => {
+    const secrets = [secret([{ in: 'query', name: 'X-Amz-Signature' }])];
+    const target = `/o?X-Amz-Credential=me%2F1%2Fus%2Fs3%2Faws4_request&X-Amz-Signature=${MARK}`;
+    expect(fill(target, [], secrets)).toMatchObject({ ok: true, used: ['API_KEY'] });
+  });
   it('a cookie, if the field has nothing else', () => {
     const secrets = [secret([{ in: 'header', name: 'Cookie' }])];
     expect(sent('/', [`Cookie: session=${MARK}`], secrets)).toContain(`session=${VALUE}\r\n`);
