@@ -1,3 +1,4 @@
+import { fstatSync, ftruncateSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../base/units.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
@@ -21,6 +22,16 @@ function msOf(action: () => void): number {
 }
 
 describe('makeMemory', () => {
+  it.each([0, BYTES - PAGE_BYTES, BYTES + PAGE_BYTES])(
+    'memory: a VMM that holds it cannot resize it to %d bytes',
+    (bytes) => {
+      const memory = makeMemory(BYTES);
+      expect(() => ftruncateSync(memory.fd, bytes)).toThrow('EPERM');
+      expect(fstatSync(memory.fd).size).toBe(BYTES);
+      memory.close();
+    },
+  );
+
   it('close: does not free the pages on the calling thread', () => {
     let [ours, plain] = [0, 0];
     for (let turn = 0; turn < 5; turn += 1) {

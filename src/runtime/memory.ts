@@ -1,12 +1,13 @@
 /** RAM of guests, as memfds: without a name, outside any file system, and freed with the last descriptor. */
 import type { GuestMemory } from '../sandbox/parts.ts';
-import { closeInPool, createMemFd, sealShrink } from '../sys/fd.ts';
+import { closeInPool, createMemFd, sealSize } from '../sys/fd.ts';
 
 /** Only touched pages use memory. @throws SyscallError */
 export function makeMemory(bytes: number): GuestMemory {
   const fd = createMemFd('guest-ram', bytes);
-  // Our vsock device maps it: a compromised VMM must not be able to shrink it under us.
-  sealShrink(fd);
+  // Our vsock device maps it: a compromised VMM must not be able to shrink it under us, nor have us
+  // touch, and so pay for, more pages than its guest has.
+  sealSize(fd);
   let open = true;
   return {
     fd,

@@ -18,7 +18,7 @@ const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 const EFD_CLOEXEC_NONBLOCK = 0o2004000;
 const MFD_CLOEXEC_ALLOW_SEALING = 3;
 const F_ADD_SEALS = 1033;
-const F_SEAL_SHRINK = 2;
+const F_SEAL_SHRINK_GROW = 6;
 const SEEK_END = 2;
 
 /** Closing can't fail in a way that a caller could act on (close(2), "dealing with error returns"). */
@@ -97,9 +97,9 @@ export function fileSize(fd: number): number {
   return orNegativeErrno(Number(cLseek(fd, 0, SEEK_END)));
 }
 
-/** Permanently forbids shrinking a memfd. @throws SyscallError */
-export function sealShrink(fd: number): void {
-  check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl F_ADD_SEALS');
+/** Fixes the size of a memfd for ever. @throws SyscallError */
+export function sealSize(fd: number): void {
+  check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK_GROW), 'fcntl F_ADD_SEALS');
 }
 
 /** Identifies an open file on this host (fstat(2)), unlike its descriptor's number. */

@@ -56,7 +56,7 @@ export interface VsockDeviceSpec {
   /** Host ports that the guest may dial; absent: any with a listener. */
   readonly guestPorts?: readonly number[];
   /**
-   * The file that the guest's memory must be, sealed against shrinking by its maker. Absent: any file, which takes
+   * The file that the guest's memory must be, sealed against resizing by its maker. Absent: any file, which takes
    * trust in the VMM: one under an attacker's control ends this process with memory that it truncates later.
    */
   readonly memory?: FileIdentity;

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { sealShrink } from '../../src/sys/fd.ts';
+import { sealSize } from '../../src/sys/fd.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { readAll, readBytes } from '../support/channel.ts';
@@ -192,7 +192,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
           const plain = own.spec();
           const memoryFd = own.memory(plain, spec.memoryFd);
           // Sealed like the memory file of a sandbox.
-          sealShrink(memoryFd);
+          sealSize(memoryFd);
           const clone = { ...plain, memoryFd, snapshot, channelLimits: {} };
           const vm = await own.start(clone);
           await expect

@@ -8,7 +8,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BucketLimit } from '../../src/base/token-bucket.ts';
 import { GIB, MIB } from '../../src/base/units.ts';
-import { fileIdentity, sealShrink } from '../../src/sys/fd.ts';
+import { fileIdentity, sealSize } from '../../src/sys/fd.ts';
 import { libc } from '../../src/sys/libc.ts';
 import { connectUnix } from '../../src/sys/socket.ts';
 import {
@@ -49,7 +49,8 @@ const memfdCreate = libc.func('int memfd_create(const char *name, unsigned int f
 
 function sealedMemFd(flags: number): number {
   const fd: number = memfdCreate('memory', MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
-  sealShrink(fd);
+  ftruncateSync(fd, MEMORY_BYTES);
+  sealSize(fd);
   return fd;
 }
 
@@ -403,7 +404,6 @@ describe('the VMM', () => {
 
   it('maps only the memory file of its VM', async () => {
     const memoryFd = sealedMemFd(0);
-    ftruncateSync(memoryFd, MEMORY_BYTES);
     const made = await attach({ memory: fileIdentity(memoryFd) });
     const guest = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid, memoryFd);
     frontEnds.push(guest);
@@ -431,7 +431,6 @@ describe('the VMM', () => {
     ftruncateSync(other, MEMORY_BYTES);
     const fds = openFds();
     const memoryFd = sealedMemFd(0);
-    ftruncateSync(memoryFd, MEMORY_BYTES);
     const made = await attach({ memory: fileIdentity(memoryFd) });
     const guest = VhostFrontEnd.connect(made.spec.vhostSocketPath, made.spec.guestCid, memoryFd);
     frontEnds.push(guest);

@@ -16,7 +16,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MIB } from '../../src/base/units.ts';
-import { closeFd, createMemFd, fileIdentity, sealShrink } from '../../src/sys/fd.ts';
+import { makeMemory } from '../../src/runtime/memory.ts';
+import { fileIdentity } from '../../src/sys/fd.ts';
 import { randomFrom } from './run-seed.ts';
 import { VhostFrontEnd } from './vhost-front-end.ts';
 import { VsockProcess } from './vsock-process.ts';
@@ -157,11 +158,10 @@ class World {
     const cid = this.#lastCid;
     const channelPath = join(this.#dir, `c${cid}`);
     const vhostSocketPath = join(this.#dir, `v${cid}`);
-    const memoryFd = createMemFd('guest', MEMORY_BYTES);
+    const ram = makeMemory(MEMORY_BYTES);
     const servers: Server[] = [];
     try {
-      sealShrink(memoryFd);
-      const { dev, ino } = fileIdentity(memoryFd);
+      const { dev, ino } = fileIdentity(ram.fd);
       const memory = { dev: String(dev), ino: String(ino) };
       const device = await this.#devices.attach({ cid, vhostSocketPath, channelPath, memory });
       for (const port of HOST_PORTS)
@@ -170,7 +170,7 @@ class World {
       const seed = Math.floor(random() * 2 ** 31);
       const args = [vhostSocketPath, String(cid), String(seed), String(ms)];
       const child = spawn(this.#program, args, {
-        stdio: ['ignore', 'ignore', 'inherit', memoryFd],
+        stdio: ['ignore', 'ignore', 'inherit', ram.fd],
       });
       const exited = new Promise((resolve) => child.once('exit', resolve));
       const client = connect(channelPath);
@@ -187,7 +187,7 @@ class World {
       const end = `${reason} ${detail.replaceAll(/-?\d+/g, 'n')}`.trim();
       this.#ends.set(end, (this.#ends.get(end) ?? 0) + 1);
     } finally {
-      closeFd(memoryFd);
+      ram.close();
       for (const server of servers) server.close();
     }
   }
