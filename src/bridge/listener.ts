@@ -6,12 +6,12 @@ import { chmod } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { dropInput } from '../base/drop-input.ts';
 import { errorCode } from '../base/errors.ts';
 import { BridgeError } from './errors.ts';
 import { Exchange, type ExchangeContext } from './exchange.ts';
 import { checkFraming } from './headers.ts';
 import type { BridgeLimits } from './limits.ts';
-import { dropInput } from './linger.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Refusal } from './refusal.ts';
 

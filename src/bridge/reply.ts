@@ -1,10 +1,10 @@
 /** Writes the answer to one request (io). */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
+import { type DropLimits, dropInput } from '../base/drop-input.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Dialect } from './dialect/dialect.ts';
-import { dropInput, type LingerLimits } from './linger.ts';
 import type { Refusal } from './refusal.ts';
 
 export class Reply {
@@ -19,12 +19,12 @@ export class Reply {
   #refusal: Refusal | null = null;
   #lingering = false;
   readonly #clock: Clock;
-  readonly #limits: LingerLimits;
+  readonly #limits: DropLimits;
 
   constructor(
     request: IncomingMessage,
     response: ServerResponse,
-    context: { readonly dialect: Dialect; readonly clock: Clock; readonly limits: LingerLimits },
+    context: { readonly dialect: Dialect; readonly clock: Clock; readonly limits: DropLimits },
   ) {
     const { dialect, clock, limits } = context;
     this.#limits = limits;

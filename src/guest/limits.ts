@@ -46,6 +46,11 @@ export const GUEST_LIMITS = {
    * this long after the timeout it hangs or lies, and the host reports the timeout instead, milliseconds.
    */
   overdueMs: 10_000,
+  /** Connections that are told that another agent is linked, at one time; more are reset. */
+  busyConnectionsMax: 8,
+  /** What such a connection may still send, bytes, and for how long, milliseconds; then it is reset. */
+  busyBytesMax: 64 * 1024,
+  busyMsMax: 2_000,
   /** Between two steps of the hello on one connection, milliseconds. */
   helloStepMsMax: 10_000,
 } as const;

@@ -23,6 +23,7 @@
 import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Clock } from '../base/clock.ts';
+import { dropInput } from '../base/drop-input.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
@@ -82,6 +83,8 @@ class LinkListener implements GuestListener {
   readonly #options: ListenOptions;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  /** Those of them that are told that another agent is linked. */
+  readonly #refused = new Set<Socket>();
   #identity: GuestIdentity;
   #next = pendingGuest();
   /** Undefined: `ready` has not been called for the next guest. */
@@ -142,8 +145,7 @@ class LinkListener implements GuestListener {
     socket.on('error', (error) => ignore(error, 'the close that follows reports it'));
     socket.on('close', () => this.#sockets.delete(socket));
     if (this.#active !== undefined || !this.#waiting) {
-      socket.end(BUSY);
-      socket.resume();
+      this.#refuse(socket);
       return;
     }
     this.#active = socket;
@@ -160,6 +162,18 @@ class LinkListener implements GuestListener {
         if (wasReady && this.#closing === undefined) this.#await();
       },
     });
+  }
+
+  /** Lets the other end read why, but not send on: programs of a guest can dial, too. */
+  #refuse(socket: Socket): void {
+    if (this.#refused.size >= GUEST_LIMITS.busyConnectionsMax) {
+      socket.destroy();
+      return;
+    }
+    this.#refused.add(socket);
+    socket.once('close', () => this.#refused.delete(socket));
+    socket.end(BUSY);
+    dropInput(socket, { clock: this.#options.clock, limits: BUSY_LIMITS }, () => socket.destroy());
   }
 
   /** Waits for the next hello, which may take long: the sandbox may be paused. */
@@ -290,6 +304,11 @@ function pendingGuest(): PromiseWithResolvers<Guest> {
   pending.promise.catch((error: unknown) => ignore(error, 'the caller of ready gets it'));
   return pending;
 }
+
+const BUSY_LIMITS = {
+  lingerBytesMax: GUEST_LIMITS.busyBytesMax,
+  lingerTimeoutMs: GUEST_LIMITS.busyMsMax,
+};
 
 const BUSY = `${JSON.stringify({
   type: 'refused',

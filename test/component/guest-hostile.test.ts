@@ -8,6 +8,7 @@ import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Clock, FakeClock, sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { GUEST_LIMITS } from '../../src/guest/limits.ts';
 import { type GuestListener, listenForGuest } from '../../src/guest/link.ts';
 import { outcome, type RunningAgent, spawnAgent, startAgent } from '../support/guest-agent.ts';
 
@@ -193,6 +194,47 @@ describe('listenForGuest, against a bad guest', () => {
     await linked();
     await listener.ready();
     expect(JSON.parse(await text(await dial()))).toMatchObject({ type: 'refused', code: 'busy' });
+  });
+
+  it('a flood of connections beside the linked agent: few are told, each is read within limits', async () => {
+    await listener.close();
+    const clock = new FakeClock();
+    listener = await listen(100_000, clock);
+    await linked();
+    await listener.ready();
+    const flood = await Promise.all(
+      Array.from({ length: 30 }, async () => {
+        const socket = await dial();
+        const state = { hasEnd: false, said: '' };
+        // Keeps its own end open, as a hostile guest would.
+        socket.allowHalfOpen = true;
+        socket.on('data', (bytes) => {
+          state.said += bytes.toString();
+        });
+        socket.on('end', () => {
+          state.hasEnd = true;
+        });
+        return { socket, state };
+      }),
+    );
+    await expect.poll(() => flood.every(({ state }) => state.hasEnd)).toBe(true);
+    const told = flood.filter(({ state }) => state.said.includes('"code":"busy"'));
+    expect(told).toHaveLength(GUEST_LIMITS.busyConnectionsMax);
+    // Written to a closed end, a socket breaks.
+    const isRead = ({ socket }: (typeof told)[number], bytes: number): boolean => {
+      if (!socket.destroyed) socket.write(Buffer.alloc(bytes));
+      return !socket.destroyed;
+    };
+    const [talker, ...silent] = told;
+    if (talker === undefined) throw new Error('nobody was told');
+    let sent = 0;
+    // Without the limit this would go on for ever: stop at a hundred times of it.
+    for (; sent < 100 * GUEST_LIMITS.busyBytesMax && isRead(talker, 16_384); sent += 16_384)
+      await sleep(1);
+    expect(sent).toBeLessThan(100 * GUEST_LIMITS.busyBytesMax);
+    expect(silent.every((each) => isRead(each, 1))).toBe(true);
+    clock.advance(GUEST_LIMITS.busyMsMax);
+    await expect.poll(() => silent.filter((each) => isRead(each, 1)).length).toBe(0);
   });
 
   it('readyMs: counts from the connection, not from the start of listening', async () => {

@@ -72,6 +72,28 @@ describe('QmpClient', () => {
     clock.advance(1_000);
     await failure;
   });
+  it('a VMM that floods with events is read within a budget of time, and later read on', async () => {
+    const { client, clock, says } = pair();
+    let seen = 0;
+    client.onEvent(() => {
+      seen += 1;
+    });
+    const chunk = '{"event":"FLOOD"}\n'.repeat(3_500);
+    const flood = async (): Promise<number> => {
+      let chunks = 0;
+      for (let last = -1; chunks < 500 && seen !== last; chunks += 1) {
+        last = seen;
+        says(chunk);
+        await turn();
+      }
+      return chunks;
+    };
+    expect(await flood()).toBeLessThan(500);
+    const before = seen;
+    clock.advance(10_000);
+    await turn();
+    expect(seen).toBeGreaterThan(before);
+  });
   it('execute: answers find their commands, in any order, with events between', async () => {
     const { client, says } = pair();
     const one = client.execute('stop');

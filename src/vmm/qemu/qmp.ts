@@ -11,6 +11,8 @@ import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
+import { LoopTime } from '../../base/loop-time.ts';
+import type { BucketLimit } from '../../base/token-bucket.ts';
 import { FdChannel } from '../../sys/socket.ts';
 import { VmmError } from '../errors.ts';
 
@@ -19,6 +21,8 @@ export const QMP_LINE_BYTES_MAX = 256 * 1024;
 /** Commands without an answer at one time. */
 const QMP_PENDING_MAX = 32;
 const QMP_COMMAND_MS_MAX = 10_000;
+/** Of the event loop, for the messages of one VMM, in milliseconds; beyond it, they wait. Usual is 1 ms per second. */
+const QMP_LOOP_TIME: BucketLimit = { size: 100, refillPerSecond: 50 };
 
 export type QmpMessage =
   | { readonly kind: 'greeting' }
@@ -110,6 +114,7 @@ export class QmpClient {
   readonly #stream: Duplex;
   readonly #clock: Clock;
   readonly #decoder = new QmpDecoder();
+  readonly #loopTime: LoopTime;
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Listeners<QmpEvent>();
   /** Rejects pending waits for an event. */
@@ -122,10 +127,14 @@ export class QmpClient {
   constructor(stream: Duplex, clock: Clock) {
     this.#stream = stream;
     this.#clock = clock;
+    this.#loopTime = new LoopTime(QMP_LOOP_TIME, clock);
     void this.#greeted.promise.catch((error: unknown) =>
       ignore(error, 'no negotiation is waiting'),
     );
-    stream.on('data', (bytes: Buffer) => this.#receive(bytes));
+    stream.on('data', (bytes: Buffer) => {
+      this.#loopTime.run(() => this.#receive(bytes));
+      this.#pace();
+    });
     stream.on('error', (error) => this.#fail('vm_gone', 'the control connection broke', error));
     stream.on('close', () => this.#fail('vm_gone', 'the control connection ended'));
     stream.on('end', () => this.#fail('vm_gone', 'the control connection ended'));
@@ -237,6 +246,13 @@ export class QmpClient {
     } finally {
       cancel();
     }
+  }
+
+  /** Lets a VMM that floods wait, so that it does not hold up the event loop. */
+  #pace(): void {
+    if (this.#loopTime.isOpen || this.#stream.destroyed) return;
+    this.#stream.pause();
+    this.#clock.after(Math.ceil(this.#loopTime.waitMs), () => this.#stream.resume());
   }
 
   #receive(bytes: Buffer): void {

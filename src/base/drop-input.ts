@@ -3,15 +3,19 @@
  * connection, and the client would lose the answer (RFC 9112 section 9.6).
  */
 import type { Readable } from 'node:stream';
-import type { Clock } from '../base/clock.ts';
-import type { BridgeLimits } from './limits.ts';
+import type { Clock } from './clock.ts';
 
-export type LingerLimits = Pick<BridgeLimits, 'lingerBytesMax' | 'lingerTimeoutMs'>;
+export interface DropLimits {
+  /** Bytes dropped; more end it. */
+  readonly lingerBytesMax: number;
+  /** Reading and dropping; longer ends it. */
+  readonly lingerTimeoutMs: number;
+}
 
 /** Calls `onEnd` once: at the end of the input, or beyond a limit. */
 export function dropInput(
   input: Readable,
-  { clock, limits }: { readonly clock: Clock; readonly limits: LingerLimits },
+  { clock, limits }: { readonly clock: Clock; readonly limits: DropLimits },
   onEnd: () => void,
 ): void {
   let bytes = 0;
