@@ -31,7 +31,7 @@ it.each([1, 7, 5000, 100_000])('messages arrive complete, %i bytes at a time', a
     const frames = new SecretWebSocket(matcherOf(SECRETS, 'a.example'));
     const bytes = Buffer.concat(texts);
     for (let at = 0; at < bytes.length; at += step)
-      for (const piece of frames.push(bytes.subarray(at, at + step)) ?? []) socket.write(piece);
+      for (const piece of frames.push(bytes.subarray(at, at + step)).pieces) socket.write(piece);
   });
   const port = await listen(server);
   undo.push(

@@ -46,7 +46,7 @@ export class Corpus {
   add(bytes: Uint8Array): boolean {
     const found = this.#gains(bytes.length);
     if (found.length === 0) return false;
-    const entry: Entry = { bytes: bytes.slice(), owned: found.length, tries: 0 };
+    const entry: Entry = { bytes: new Uint8Array(bytes), owned: found.length, tries: 0 };
     let hasEmptied = false;
     for (const feature of found) {
       const owner = this.#owners[feature];
@@ -62,6 +62,17 @@ export class Corpus {
     this.added += 1;
     this.longest = this.entries.reduce((most, each) => Math.max(most, each.bytes.length), 0);
     return true;
+  }
+
+  /** Without those that are kept whatever they reach. */
+  get found(): readonly Entry[] {
+    return this.entries.filter(({ owned }) => owned !== Infinity);
+  }
+
+  /** Keeps an input whatever it reaches: one that the target starts from. */
+  pin(bytes: Uint8Array): void {
+    this.entries.push({ bytes: new Uint8Array(bytes), owned: Infinity, tries: 0 });
+    this.longest = Math.max(this.longest, bytes.length);
   }
 
   /** Inputs added after the first `known`, if they are still there. */

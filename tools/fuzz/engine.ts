@@ -39,7 +39,8 @@ export class Engine {
 
   /** Runs given inputs: those of earlier runs, and what the target starts from. */
   async seed(inputs: Iterable<Uint8Array>): Promise<Failure | undefined> {
-    for (const bytes of [new Uint8Array(), ...inputs]) {
+    for (const bytes of this.#target.seeds) this.corpus.pin(bytes);
+    for (const bytes of [new Uint8Array(), ...this.#target.seeds, ...inputs]) {
       const failure = await this.run(bytes.subarray(0, this.#target.maxBytes));
       if (failure !== undefined) return failure;
     }
@@ -95,7 +96,7 @@ export class Engine {
       runs += 1;
       const again = await this.run(bytes);
       if (again === undefined || blurred(again.error) !== message) return false;
-      best = { bytes: bytes.slice(), error: again.error };
+      best = { bytes: new Uint8Array(bytes), error: again.error };
       return true;
     };
     for (let size = Math.ceil(best.bytes.length / 2); size >= 1; size = Math.floor(size / 2)) {

@@ -1,9 +1,12 @@
 /** Makes a new input of a known one, by a few small changes, some of them guided by the comparisons of the last runs. */
+import { changeJson } from './json-change.ts';
 import { recent } from './probe.ts';
 
 const CHANGES_MAX = 6;
 const DELTA_MAX = 35;
 const INTERESTING = [0, 1, 2, 7, 8, 16, 32, 63, 64, 100, 127, 128, 255, 256, 4096, 0x7fff, 0x8000];
+/** Of many text protocols. */
+const TOKENS = ['\r\n', '\n', '\0', 'null', '{}', '[]', '-1', '1e400', '"', '\\u', ': ', '\u00e9'];
 const WIDTHS = [1, 2, 4] as const;
 const INSERT_MAX = 16;
 
@@ -12,11 +15,13 @@ export type Random = () => number;
 export class Mutator {
   readonly #random: Random;
   readonly #words: readonly Uint8Array[];
+  readonly #texts: readonly string[];
 
   /** @param literals words of what the target parses */
   constructor(random: Random, literals: readonly (string | number)[] = []) {
     this.#random = random;
-    this.#words = literals.flatMap(encodings);
+    this.#words = [...TOKENS, ...literals].flatMap(encodings);
+    this.#texts = literals.filter((literal) => typeof literal === 'string');
   }
 
   below(end: number): number {
@@ -24,7 +29,9 @@ export class Mutator {
   }
 
   mutate(from: Uint8Array, other: Uint8Array, maxBytes: number): Uint8Array {
-    let bytes = from;
+    const json = this.below(4) === 0 ? changeJson(from, this.#random, this.#texts) : undefined;
+    if (json !== undefined && this.below(3) > 0) return json.subarray(0, maxBytes);
+    let bytes = json ?? from;
     const changes = 1 + Math.floor(this.#random() ** 2 * CHANGES_MAX);
     for (let change = 0; change < changes; change += 1) bytes = this.#change(bytes, other);
     return bytes.length > maxBytes ? bytes.subarray(0, maxBytes) : bytes;
@@ -64,8 +71,9 @@ export class Mutator {
     }
   }
 
+  /** Copies by `new`: `slice` of a Buffer is no copy. */
   #with(bytes: Uint8Array, change: (copy: Uint8Array, at: number) => void): Uint8Array {
-    const copy = bytes.slice();
+    const copy = new Uint8Array(bytes);
     change(copy, this.below(copy.length));
     return copy;
   }
@@ -75,14 +83,14 @@ export class Mutator {
     const at = this.below(bytes.length - width + 1);
     const isLittle = this.below(2) === 0;
     const delta = this.below(2 * DELTA_MAX + 1) - DELTA_MAX;
-    const copy = bytes.slice();
+    const copy = new Uint8Array(bytes);
     writeNumber(copy, at, width, isLittle, readNumber(copy, at, width, isLittle) + delta);
     return copy;
   }
 
   #number(bytes: Uint8Array, value: number): Uint8Array {
     const width = this.#width(bytes.length);
-    const copy = bytes.slice();
+    const copy = new Uint8Array(bytes);
     writeNumber(copy, this.below(copy.length - width + 1), width, this.below(2) === 0, value);
     return copy;
   }
@@ -117,7 +125,7 @@ export class Mutator {
   }
 
   #overwritten(bytes: Uint8Array, piece: Uint8Array, at = this.below(bytes.length)): Uint8Array {
-    const copy = bytes.slice();
+    const copy = new Uint8Array(bytes);
     copy.set(piece.subarray(0, copy.length - at), at);
     return copy;
   }

@@ -37,10 +37,10 @@ const engine = new Engine(target, {
 const startMs = performance.now();
 let reportedMs = startMs;
 send({ kind: 'ready' });
-const failure = (await engine.seed([...job.inputs, ...target.seeds])) ?? (await loop());
+const failure = (await engine.seed(job.inputs)) ?? (await loop());
 report();
 if (failure !== undefined) await fail(failure);
-send({ kind: 'end', inputs: engine.corpus.entries.map(({ bytes }) => bytes) });
+send({ kind: 'end', inputs: engine.corpus.found.map(({ bytes }) => bytes) });
 port.close();
 
 async function loop(): Promise<Failure | undefined> {

@@ -145,9 +145,9 @@ export class SecretResponses {
       return;
     }
     this.#frames ??= new SecretWebSocket(this.#matcher);
-    const pieces = this.#frames.push(bytes);
-    if (pieces === undefined) this.#refuse('response_malformed');
-    else for (const piece of pieces) this.#pass(piece);
+    const { pieces, isBroken } = this.#frames.push(bytes);
+    for (const piece of pieces) this.#pass(piece);
+    if (isBroken) this.#refuse('response_malformed');
   }
 
   #onHead([statusLine = '', ...fields]: readonly string[]): void {

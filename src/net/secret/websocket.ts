@@ -42,22 +42,22 @@ export class SecretWebSocket {
     this.#message = new Scrubber(matcher);
   }
 
-  /** @returns bytes to pass on; undefined: invalid frames, after which nothing more is read */
-  push(bytes: Buffer): Buffer[] | undefined {
-    const out: Buffer[] = [];
+  /** @returns bytes to pass on, and whether an invalid frame came after them; then nothing more is read */
+  push(bytes: Buffer): { readonly pieces: readonly Buffer[]; readonly isBroken: boolean } {
+    const pieces: Buffer[] = [];
     for (let rest = bytes; rest.length > 0; ) {
       if (!this.#isInFrame) {
         const taken = this.#takeHead(rest);
-        if (taken === undefined) return undefined;
+        if (taken === undefined) return { pieces, isBroken: true };
         rest = rest.subarray(taken);
       }
       if (!this.#isInFrame) continue;
       const payload = rest.subarray(0, this.#bytesLeft);
       rest = rest.subarray(payload.length);
       this.#bytesLeft -= payload.length;
-      out.push(...this.#onPayload(payload));
+      pieces.push(...this.#onPayload(payload));
     }
-    return out;
+    return { pieces, isBroken: false };
   }
 
   /** @returns the number of header bytes; undefined: an invalid frame */
