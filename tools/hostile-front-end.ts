@@ -6,24 +6,19 @@
  * Prints what was found and ends with status 1 after a fault.
  */
 import { parseArgs } from 'node:util';
+import { describeError } from '../src/base/errors.ts';
+import { parseDuration } from '../src/cli/flags/options.ts';
 import { runHostileFrontEnds } from '../test/support/hostile-front-ends.ts';
 import { runSeed } from '../test/support/run-seed.ts';
-
-const UNIT_MS = { s: 1_000, m: 60_000, h: 3_600_000 } as const;
 
 const { values } = parseArgs({
   options: { time: { type: 'string', default: '1m' }, seed: { type: 'string' } },
 });
-const [, number, unit] = /^(\d+)([smh])$/.exec(values.time) ?? [];
-if (number === undefined) {
-  console.error(`invalid time "${values.time}": use a number and a unit, for example 90s or 10m`);
-  process.exit(2);
-}
-const ms = Number(number) * UNIT_MS[unit as keyof typeof UNIT_MS];
 if (values.seed !== undefined) process.env['NEUROVISOR_SEED'] = values.seed;
 const seed = runSeed();
-console.log(`hostile front ends for ${values.time} from seed ${seed}`);
 try {
+  const ms = parseDuration(values.time);
+  console.log(`hostile front ends for ${values.time} from seed ${seed}`);
   const { sessions, ends, connections, bytes, echoMs, growthBytes } = await runHostileFrontEnds({
     seed,
     ms,
@@ -38,6 +33,6 @@ try {
     `polite echo: p50 ${at(0.5)} ms, p95 ${at(0.95)} ms, longest ${at(1)} ms (n ${echoMs.length})`,
   );
 } catch (error) {
-  console.error(String(error));
+  console.error(describeError(error));
   process.exitCode = 1;
 }

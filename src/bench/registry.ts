@@ -3,6 +3,7 @@ import type { Benchmark } from './benchmark.ts';
 import { bridgeBenchmark } from './channel/bridge.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
+import { workerBenchmark } from './channel/worker.ts';
 import { probesBenchmark } from './kernel/probes.ts';
 import { seccompBenchmark } from './kernel/seccomp.ts';
 import { syscallsBenchmark } from './kernel/syscalls.ts';
@@ -31,6 +32,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   memoryBenchmark,
   channelBenchmark,
   channelMemoryBenchmark,
+  workerBenchmark,
   ipcBenchmark,
   bridgeBenchmark,
   networkBenchmark,

@@ -116,9 +116,7 @@ class World {
         sessions += LANES;
         await this.#settled(descriptors);
       } catch (error) {
-        throw new Error(`hostile front ends, --seed ${roundSeed}: ${String(error)}`, {
-          cause: error,
-        });
+        throw new Error(`hostile front ends, --seed ${roundSeed}`, { cause: error });
       }
       descriptors ??= this.#devices.descriptors();
       if (round === WARM_ROUNDS) warmBytes = this.#devices.residentBytes();
