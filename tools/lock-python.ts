@@ -1,6 +1,7 @@
 /**
- * Regenerates the lock files in `image/`: asks pip for the newest versions that fit each other and the
- * guest's Python, and writes them with the digests of their wheels. Run by hand, when versions should move:
+ * Regenerates the lock files of Python packages, in `image/` and for tests: asks pip for the newest versions that fit
+ * each other and the guest's Python, and writes them with the digests of their wheels. Run by hand, when versions
+ * should move:
  *
  *     node tools/lock-python.ts
  */
@@ -13,10 +14,11 @@ import { runTool } from '../src/image/tool.ts';
 
 /** The model's package is only unpacked, so what it would import is left out. */
 const LOCKS = [
-  { name: 'requirements', options: [] },
-  { name: 'model', options: ['--no-deps'] },
+  { dir: 'image', name: 'requirements', options: [] },
+  { dir: 'image', name: 'model', options: ['--no-deps'] },
+  { dir: 'test/fixtures/api-clients/python', name: 'requirements', options: [] },
 ];
-const imageDir = join(import.meta.dirname, '..', 'image');
+const root = join(import.meta.dirname, '..');
 
 const reportSchema = z.object({
   install: z.array(
@@ -31,9 +33,9 @@ const reportSchema = z.object({
 
 const scratch = await mkdtemp(join(tmpdir(), 'nv-lock-'));
 try {
-  for (const { name, options } of LOCKS) {
-    const report = join(scratch, `${name}.json`);
-    const asked = join(imageDir, `${name}.in`);
+  for (const { dir, name, options } of LOCKS) {
+    const report = join(scratch, 'report.json');
+    const asked = join(root, dir, `${name}.in`);
     await runTool('python3', [
       '-m',
       'pip',
@@ -51,8 +53,8 @@ try {
       return `${normal}==${metadata.version} --hash=sha256:${sha256}\n`;
     });
     const header = `# Made by tools/lock-python.ts from ${name}.in: exact wheels for CPython 3.11 on x86-64.\n`;
-    await writeFile(join(imageDir, `${name}.lock`), header + lines.sort().join(''));
-    console.log(`image/${name}.lock: ${lines.length} packages`);
+    await writeFile(join(root, dir, `${name}.lock`), header + lines.sort().join(''));
+    console.log(`${dir}/${name}.lock: ${lines.length} packages`);
   }
 } finally {
   await rm(scratch, { recursive: true, force: true });

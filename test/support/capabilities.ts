@@ -12,6 +12,7 @@ export const CAPABILITIES = [
   'disk-limits',
   'seccomp-records',
   's3-server',
+  'generators',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 
