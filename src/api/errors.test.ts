@@ -20,7 +20,7 @@ describe('errorAnswer', () => {
     expect(errorAnswer(error)).toEqual({
       status,
       headers: {},
-      body: { error: { code, message: 'm', remedy: null } },
+      body: { error: { code, message: 'm', remedy: error.remedy ?? null } },
     });
   });
 

@@ -93,6 +93,17 @@ describe('exec', () => {
     });
   });
 
+  it('-o json: output that is not UTF-8 is base64', async () => {
+    const { cli, stdout } = testCli({ stdin: '', json: true });
+    const argv = ['sh', '-c', String.raw`printf '\377\000a'; echo é >&2`];
+    expect(await exec(cli, control, id, argv, NO_FLAGS)).toBe(0);
+    expect(JSON.parse(stdout())).toMatchObject({
+      stdout: Buffer.from([0xff, 0, 0x61]).toString('base64'),
+      stderr: 'é\n',
+      encoding: { stdout: 'base64', stderr: 'utf8' },
+    });
+  });
+
   it('the first Ctrl-C goes to the program, the second kills it', async () => {
     const { cli, seen, stdout } = testCli();
     const script = 'trap "echo caught" INT; echo started; while :; do sleep 0.05; done';
@@ -233,6 +244,7 @@ sys.exit(7)
       'end',
       'stdout',
       'stderr',
+      'encoding',
       'truncated',
       'phases',
       'usage',

@@ -438,6 +438,7 @@ export const processList = z
   .object({ processes: z.array(processInfo) })
   .meta({ id: 'ProcessList' });
 
+const outputEncoding = z.enum(['utf8', 'base64']);
 export const execResult = z
   .object({
     exitCode: z.number().nullable().describe('Null if a signal ended it.'),
@@ -448,6 +449,10 @@ export const execResult = z
     truncated: z.boolean().describe('True: output beyond the limit was dropped.'),
     stdout: z.string(),
     stderr: z.string(),
+    encoding: z
+      .object({ stdout: outputEncoding, stderr: outputEncoding })
+      .meta({ id: 'OutputEncoding' })
+      .describe('`base64` for output that is not UTF-8.'),
     durationMs: ms,
   })
   .meta({ id: 'ExecResult' });

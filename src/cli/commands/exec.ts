@@ -10,7 +10,13 @@ import { parseEnv } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../output/loss.ts';
-import { exitStatus, NOT_TRUNCATED, relay, type Truncated } from '../output/program-streams.ts';
+import {
+  type Encoding,
+  exitStatus,
+  NOT_TRUNCATED,
+  relay,
+  type Truncated,
+} from '../output/program-streams.ts';
 import { inRawMode, requireTerminal, terminalSize } from '../output/terminal.ts';
 
 export interface ExecFlags {
@@ -33,6 +39,7 @@ export interface ExecReport {
   readonly exit: ProcessExit | null;
   readonly stdout: string;
   readonly stderr: string;
+  readonly encoding: Encoding;
   readonly truncated: Truncated;
 }
 
@@ -85,7 +92,8 @@ async function execOrThrow(
     const { pid } = await begin({ detached: true, stdin: false });
     // The program keeps running without its connection.
     aborter.abort();
-    const output = { stdout: '', stderr: '', truncated: NOT_TRUNCATED };
+    const encoding: Encoding = { stdout: 'utf8', stderr: 'utf8' };
+    const output = { stdout: '', stderr: '', encoding, truncated: NOT_TRUNCATED };
     const report: ExecReport = { sandbox: id, pid, exit: null, ...output };
     if (cli.json) cli.printJson(report);
     else cli.stdout.write(`${pid}\n`);
@@ -113,14 +121,15 @@ async function execOrThrow(
   });
   const relayed = await relay(cli, process, { stdin: readsStdin, graceMs: null });
   stopWatching();
-  const { exit, stdout, stderr, truncated } = relayed;
+  const { exit, stdout, stderr, encoding, truncated } = relayed;
   if (exit === null) {
     if (cli.cancelled.aborted) throw relayed.lost;
     return statusOfEnd(cli, await endAfterLoss(cli, control, id, relayed.lost), 'the program');
   }
   if (cli.json) {
     const { pid } = process;
-    cli.printJson({ sandbox: id, pid, exit, stdout, stderr, truncated } satisfies ExecReport);
+    const report: ExecReport = { sandbox: id, pid, exit, stdout, stderr, encoding, truncated };
+    cli.printJson(report);
   }
   return exitStatus(cli, exit, 'the program');
 }

@@ -3,6 +3,7 @@ import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { type OutputEncoding, type OutputText, outputText } from '../../base/output-text.ts';
 import { plain } from '../../base/plain.ts';
 import { MIB } from '../../base/units.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
@@ -25,6 +26,7 @@ export interface Relayed {
   /** Held output in JSON mode, otherwise empty. */
   readonly stdout: string;
   readonly stderr: string;
+  readonly encoding: Encoding;
   /** The end of stderr, at most `LAST_STDERR_BYTES`: untrusted. */
   readonly lastStderr: string;
   readonly truncated: Truncated;
@@ -35,6 +37,9 @@ export interface Truncated {
   readonly stdoutBytes: number;
   readonly stderrBytes: number;
 }
+
+/** `base64` for output that is not UTF-8. */
+export type Encoding = Readonly<Record<'stdout' | 'stderr', OutputEncoding>>;
 
 export const NOT_TRUNCATED: Truncated = { stdoutBytes: 0, stderrBytes: 0 };
 
@@ -66,12 +71,14 @@ export async function relay(
   });
   await drained;
   stopForwarding();
+  const [out, err] = [stdout.text(), stderr.text()];
   return {
     exit,
     lost,
     firstAt,
-    stdout: stdout.text(),
-    stderr: stderr.text(),
+    stdout: out.text,
+    stderr: err.text,
+    encoding: { stdout: out.encoding, stderr: err.encoding },
     lastStderr: stderr.last(),
     truncated: { stdoutBytes: stdout.droppedBytes, stderrBytes: stderr.droppedBytes },
   };
@@ -127,8 +134,8 @@ class OutputStream {
     }
   }
 
-  text(): string {
-    return Buffer.concat(this.#chunks).toString('utf8');
+  text(): OutputText {
+    return outputText(Buffer.concat(this.#chunks), this.droppedBytes > 0);
   }
 
   last(): string {

@@ -6,7 +6,7 @@ import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
 import * as ranges from '../../flags/ranges.ts';
 import type { SandboxFlags } from '../../flags/sandbox-flags.ts';
-import type { Truncated } from '../../output/program-streams.ts';
+import type { Encoding, Truncated } from '../../output/program-streams.ts';
 import type { Phase } from '../../output/timings.ts';
 import type { Script } from './script.ts';
 
@@ -43,6 +43,7 @@ export interface RunReport {
   readonly end: SandboxEnd['cause'] | null;
   readonly stdout: string;
   readonly stderr: string;
+  readonly encoding: Encoding;
   readonly truncated: Truncated;
   readonly phases: readonly Phase[];
   readonly usage: readonly UsageRecord[];

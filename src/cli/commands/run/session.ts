@@ -93,6 +93,7 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
         end: end?.cause ?? null,
         stdout,
         stderr,
+        encoding: relayed.encoding,
         truncated: relayed.truncated,
         phases: list,
         usage,
