@@ -12,11 +12,17 @@ import { parseNetLimits } from '../flags/net-limits.ts';
 import { parseDuration, parsePairs } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
-import { type NetworkFlags, networkOptions, secretOptions } from '../flags/sandbox-flags.ts';
+import {
+  channelOptions,
+  type NetworkFlags,
+  networkOptions,
+  secretOptions,
+} from '../flags/sandbox-flags.ts';
 
 export interface UpdateFlags extends NetworkFlags {
   readonly label: readonly string[];
   readonly diskLimit?: readonly string[];
+  readonly rate?: string;
   readonly timeout?: string;
   readonly memory?: string;
   readonly onMemoryPressure?: string;
@@ -56,8 +62,8 @@ export function limitsOf(
   const { mode, allow, deny } = network;
   const limits = parseNetLimits(flags.netLimit ?? []);
   const { netLimit: _parsed, ...rest } = flags;
-  const { label, timeout, onMemoryPressure, memory, diskLimit = [] } = rest;
-  const named = [timeout, onMemoryPressure, memory].some((flag) => flag !== undefined);
+  const { label, timeout, onMemoryPressure, memory, rate, diskLimit = [] } = rest;
+  const named = [timeout, onMemoryPressure, memory, rate].some((flag) => flag !== undefined);
   const isMore = label.length > 0 || named || diskLimit.length > 0;
   const others = isMore ? changeOf(rest, env) : {};
   return { ...others, network: { mode, allow, deny, limits } };
@@ -80,6 +86,7 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
       ? {}
       : { onMemoryPressure: onMemoryPressure as MemoryAction }),
     ...(diskLimits === undefined ? {} : { diskLimits }),
+    ...channelOptions(flags),
     ...(label.length === 0 ? {} : { metadata: parsePairs(label, '--label') }),
   };
   if (Object.keys(change).length > 0) return change;

@@ -14,6 +14,7 @@ import {
   memoryMaxOption,
   NETWORK_HELP,
   output,
+  RATE,
   SANDBOX,
 } from './shared-options.ts';
 
@@ -99,12 +100,13 @@ function addUpdate(program: Command): void {
     .command('update')
     .summary('change a running sandbox')
     .description(
-      'Change the network, memory, disk limits, lifetime or labels of a running sandbox. Changes take effect ' +
-        'immediately. What is not named stays as it is.',
+      'Change the network, memory, limits of disks and channel, lifetime or labels of a running sandbox. Changes ' +
+        'take effect immediately. What is not named stays as it is.',
     )
     .argument(...SANDBOX);
   addNetworkOptions(command)
     .option(...DISK_LIMIT, collect, [])
+    .option(...RATE)
     .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
     .option('--memory <size>', 'new memory size; needs a sandbox created with --memory-max')
     .option(
@@ -120,7 +122,7 @@ Examples:
   neurovisor update 7ds14n1k --allow-out api.github.com
   neurovisor update 7ds14n1k --net none --timeout 10m
   neurovisor update 7ds14n1k --net-limit bytes=2G,down=5M
-  neurovisor update 7ds14n1k --disk-limit rate=20M
+  neurovisor update 7ds14n1k --disk-limit rate=20M --rate 5M
   neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
   neurovisor update 7ds14n1k --memory 768M
 `,

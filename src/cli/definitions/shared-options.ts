@@ -57,6 +57,11 @@ export function vmmOption(): Option {
   ).choices(['auto', 'firecracker', 'qemu']);
 }
 
+export const RATE = [
+  '--rate <bytes>',
+  'channel bandwidth in each direction, bytes per second, for example 5M, or none',
+] as const;
+
 export const DISK_LIMIT = [
   '--disk-limit <limits>',
   'disk limits, reads and writes together, for example rate=20M,iops=500, or none',
@@ -79,10 +84,7 @@ export function addSandboxOptions(command: Command): Command {
       collect,
       [],
     )
-    .option(
-      '--rate <bytes>',
-      'channel bandwidth in each direction, bytes per second, for example 5M',
-    )
+    .option(...RATE)
     .option(...DISK_LIMIT, collect, []);
   return addNetworkOptions(command, ' (default: none)');
 }

@@ -1,7 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from '../commands/update.ts';
 import { parseDiskLimits } from './disk-limits.ts';
-import { type NetworkFlags, networkOptions } from './sandbox-flags.ts';
+import {
+  channelOptions,
+  type NetworkFlags,
+  networkOptions,
+  sandboxOptions,
+} from './sandbox-flags.ts';
 
 const NO_FLAGS: NetworkFlags = { allowOut: [], denyOut: [] };
 const usage = expect.objectContaining({ code: 'usage' });
@@ -29,6 +34,36 @@ describe('networkOptions', () => {
       { ...NO_FLAGS, net: 'none', allowOut: ['x.example'] },
     ] as const) {
       expect(() => networkOptions(flags)).toThrow(usage);
+    }
+  });
+});
+
+describe('--rate', () => {
+  const bucket = { size: 5 * 1024 ** 2, refillPerSecond: 5 * 1024 ** 2 };
+  const channelLimits = { guestToHostBytes: bucket, hostToGuestBytes: bucket };
+
+  it('limits both directions, for create and update; none lifts the limits', () => {
+    expect(channelOptions({ rate: '5M' })).toEqual({ channelLimits });
+    expect(channelOptions({})).toEqual({});
+    const flags = { ...NO_FLAGS, label: [] };
+    expect(changeOf({ ...flags, rate: '5M' })).toEqual({ channelLimits });
+    expect(changeOf({ ...flags, rate: 'none' })).toEqual({ channelLimits: {} });
+    expect(() => changeOf({ ...flags, rate: 'fast' })).toThrow(usage);
+  });
+});
+
+describe('--allow-field', () => {
+  it('names fields by their paths', () => {
+    const flags = { ...NO_FLAGS, env: [], warm: [], alias: [], allowModel: [] };
+    const allowed = (...allowField: string[]) =>
+      sandboxOptions({ env: {} }, { ...flags, allowField }, {}).models?.allowFields;
+    expect(allowed('enable_search', 'messages.content.uuid')).toEqual([
+      'enable_search',
+      'messages.content.uuid',
+    ]);
+    expect(allowed()).toBeUndefined();
+    for (const wrong of ['', 'a b', 'messages[].uuid', '.a', '*']) {
+      expect(() => allowed(wrong), wrong).toThrow(usage);
     }
   });
 });

@@ -41,9 +41,6 @@ export function sandboxOptions(
   flags: SandboxFlags,
   model: Partial<ModelPolicy>,
 ): SandboxOptions {
-  const { rate: text } = flags;
-  const rate = text === undefined ? undefined : ranges.rate(text);
-  const bucket = rate === undefined ? undefined : { size: rate, refillPerSecond: rate };
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   return {
     ...sizeOptions(flags),
@@ -57,11 +54,20 @@ export function sandboxOptions(
     },
     network: networkOptions(flags),
     ...secretOptions(cli, flags),
-    ...(bucket === undefined
-      ? {}
-      : { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } }),
+    ...channelOptions(flags),
     ...(diskLimits === undefined ? {} : { diskLimits }),
   };
+}
+
+/** `--rate`: each direction may send a second's bytes at once. `none`: no limits. @throws UsageError */
+export function channelOptions({
+  rate: text,
+}: Pick<SandboxFlags, 'rate'>): Pick<SandboxOptions, 'channelLimits'> {
+  if (text === undefined) return {};
+  if (text === 'none') return { channelLimits: {} };
+  const rate = ranges.rate(text);
+  const bucket = { size: rate, refillPerSecond: rate };
+  return { channelLimits: { guestToHostBytes: bucket, hostToGuestBytes: bucket } };
 }
 
 function allowedFields({ allowField = [] }: SandboxFlags): Partial<ModelPolicy> {
