@@ -85,9 +85,15 @@ describe('secrets of a spec', () => {
     expect(shown[0]).toContain(spec.secrets[0]?.placeholder);
   });
   it('withValues: secrets from disk get the values known here; requireValues refuses missing ones', () => {
-    const spec = makeSpec({ secrets: [secret] }, 4);
+    const places = [{ in: 'query', name: 'key' }] as const;
+    const spec = makeSpec({ secrets: [{ ...secret, places }] }, 4);
     const stored = JSON.parse(JSON.stringify(spec)) as typeof spec;
-    expect(() => requireValues('x', stored.secrets)).toThrow(/API_KEY/);
+    expect(() => requireValues('x', stored.secrets)).toThrow(
+      expect.objectContaining({
+        message: expect.stringContaining('API_KEY'),
+        remedy: expect.stringMatching(/--secret API_KEY@api\.example\.com,b\.example:query=key$/),
+      }),
+    );
     expect(secretInfo(stored.secrets)).toMatchObject([{ held: false }]);
     expect(unwritten(stored, spec).secrets[0]?.value?.reveal()).toBe(VALUE);
     expect(withValues(stored.secrets, [])[0]?.value).toBeNull();

@@ -92,13 +92,20 @@ export function withValues(
 
 /** @throws SandboxError `secrets_missing`: without values the placeholders would be sent */
 export function requireValues(id: string, secrets: readonly SandboxSecret[]): void {
-  const missing = secrets.filter(({ value }) => value === null).map(({ name }) => name);
-  if (missing.length === 0) return;
-  const [first = ''] = missing;
-  const text = `sandbox ${id} has secrets whose values are lost with the process that held them: ${missing.join(', ')}`;
+  const missing = secrets.filter(({ value }) => value === null);
+  const [first] = missing;
+  if (first === undefined) return;
+  const names = missing.map(({ name }) => name).join(', ');
+  const text = `sandbox ${id} has secrets whose values are lost with the process that held them: ${names}`;
   throw new SandboxError('secrets_missing', text, {
-    remedy: `set all of them again: neurovisor update ${id} --secret ${first}@HOST`,
+    remedy: `set all of them again: neurovisor update ${id} --secret ${secretText(first)}`,
   });
+}
+
+/** As in `--secret`, so that a place is not lost when the value is set again. */
+function secretText({ name, hosts, places }: SandboxSecret): string {
+  const where = places.length === 0 ? '' : `:${places.map(placeText).join(',')}`;
+  return `${name}@${hosts.join(',')}${where}`;
 }
 
 export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretInfo[] {

@@ -15,6 +15,7 @@ import { python } from '../support/vm.ts';
 
 const SECRET = 'sk-live-Zm9vYmFyYmF6cXV4-0123456789';
 const SECRETS = [{ name: 'API_KEY', hosts: [ALLOWED.name], value: SECRET }];
+const PLACES = [{ in: 'header', name: 'Authorization' }] as const;
 
 let world: NetworkWorld;
 let daemon: DaemonProcess;
@@ -126,6 +127,8 @@ request = urllib.request.Request('https://${FORBIDDEN.name}/', headers={'X': os.
 print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified_context()).read().decode())
 `;
     expect(JSON.parse(await run(id, other)).headers.x).toBe(await placeholder(id));
+    const deposit = CALL.replace('headers={', "headers={'X-Meta': os.environ['API_KEY'], ");
+    expect(await run(id, deposit)).toContain('HTTP Error 403');
     // Where everything is open its own host gets it all the same.
     await run(id, CALL);
     const all = (await heard()).slice(before);
@@ -137,12 +140,13 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
   it('a fork has its parent’s secrets; programs that start after a change see the change', async () => {
     const { id } = await create({ secrets: undefined });
     expect((await control.get(id)).network).toBeNull();
-    await control.update(id, { secrets: SECRETS });
+    await control.update(id, { secrets: SECRETS.map((one) => ({ ...one, places: PLACES })) });
     const known = await placeholder(id);
     await run(id, CALL);
     const [fork] = await control.fork(id, { count: 1 });
     if (fork?.ok !== true) throw new Error('the fork failed');
     expect(await placeholder(fork.sandbox.id)).toBe(known);
+    expect(fork.sandbox.secrets).toMatchObject([{ places: PLACES, held: true }]);
     expect(JSON.parse(await run(fork.sandbox.id, CALL)).headers.authorization).toBe(
       `Bearer ${known}`,
     );
@@ -170,17 +174,17 @@ print(urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified
   });
 
   it('a restarted daemon has no secrets until they are provided again', async () => {
-    const { id } = await create();
+    const { id } = await create({ secrets: SECRETS.map((one) => ({ ...one, places: PLACES })) });
     const known = await placeholder(id);
     await control.pause(id, 'disk');
     daemon.kill('SIGTERM');
     await daemon.ended;
     await control[Symbol.asyncDispose]();
     ({ process: daemon, control } = await world.serve());
-    expect((await control.get(id)).secrets).toMatchObject([{ name: 'API_KEY', held: false }]);
+    expect((await control.get(id)).secrets).toMatchObject([{ places: PLACES, held: false }]);
     await expect(control.resume(id)).rejects.toMatchObject({
       code: 'secrets_missing',
-      remedy: expect.stringContaining('--secret API_KEY@'),
+      remedy: expect.stringContaining(`--secret API_KEY@${ALLOWED.name}:header=Authorization`),
     });
     await control.update(id, { secrets: SECRETS });
     expect((await control.get(id)).status).toBe('paused');
