@@ -1,4 +1,4 @@
-/** Every fuzz target by name. A target is imported when it runs, so that only what it checks is instrumented. */
+/** Every fuzz target in TypeScript by name. A target is imported when it runs, so that only what it checks is instrumented. */
 import type { FuzzTarget } from './target.ts';
 
 type Load = () => Promise<FuzzTarget>;

@@ -11,6 +11,7 @@ export const CAPABILITIES = [
   'cgroup-v1',
   'disk-limits',
   'seccomp-records',
+  'atheris',
   's3-server',
   'generators',
 ] as const;

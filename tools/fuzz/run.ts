@@ -7,7 +7,8 @@ import { keepCrasher, keepInputs, keptInputs, keptPath } from '../../test/fuzz/k
 import { CANARY, loadTarget, TARGETS } from '../../test/fuzz/registry.ts';
 import { replay } from '../../test/fuzz/replay.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
-import { type CampaignResult, type Found, runCampaign } from './campaign.ts';
+import { AGENT_CANARY, AGENT_TARGETS, runAgentCampaign } from './agent.ts';
+import { type CampaignOptions, type CampaignResult, type Found, runCampaign } from './campaign.ts';
 import type { Progress } from './messages.ts';
 import { WorkDir } from './work-dir.ts';
 
@@ -20,6 +21,8 @@ export interface FuzzFlags {
   readonly replay?: boolean;
 }
 
+const ALL = [...AGENT_TARGETS, ...Object.keys(TARGETS)];
+const CANARIES = [CANARY, AGENT_CANARY];
 const QUIET_MS = 30_000;
 /** Of one target in the repository. */
 const KEPT_BYTES_MAX = 18 * 1024;
@@ -32,7 +35,7 @@ export async function runFuzz(
 ): Promise<number> {
   const print = (text: string): void => void cli.stdout.write(`${text}\n`);
   if (flags.list === true) {
-    for (const name of Object.keys(TARGETS)) print(listed(name));
+    for (const name of ALL) print(listed(name));
     return 0;
   }
   const names = namesOf(words);
@@ -59,13 +62,12 @@ export async function runFuzz(
 }
 
 function namesOf(words: readonly string[]): readonly string[] {
-  const all = Object.keys(TARGETS);
   if (words.length === 0)
-    throw new UsageError('no fuzz target is named', `use all, or ${all.join(', ')}`);
-  const names = words.flatMap((word) => (word === 'all' ? all : [word]));
-  const unknown = names.find((name) => !all.includes(name) && name !== CANARY);
+    throw new UsageError('no fuzz target is named', `use all, or ${ALL.join(', ')}`);
+  const names = words.flatMap((word) => (word === 'all' ? ALL : [word]));
+  const unknown = names.find((name) => !ALL.includes(name) && !CANARIES.includes(name));
   if (unknown === undefined) return [...new Set(names)];
-  throw new UsageError(`no fuzz target "${unknown}"`, `use all, or ${all.join(', ')}`);
+  throw new UsageError(`no fuzz target "${unknown}"`, `use all, or ${ALL.join(', ')}`);
 }
 
 function listed(name: string): string {
@@ -76,6 +78,10 @@ function listed(name: string): string {
 async function replayAll(names: readonly string[], print: (text: string) => void): Promise<number> {
   let status = 0;
   for (const name of names) {
+    if (AGENT_TARGETS.includes(name)) {
+      print(`${name}: ./neurovisor test guest runs its kept inputs`);
+      continue;
+    }
     const failure = await replay(await loadTarget(name));
     print(failure === undefined ? `${name}: every kept input passes` : failure);
     if (failure !== undefined) status = 1;
@@ -93,6 +99,13 @@ interface Context {
   print(text: string): void;
 }
 
+/** libFuzzer takes no jobs here: start another command. */
+function campaign({ cli, name }: Context, options: CampaignOptions): Promise<CampaignResult> {
+  const isAgent = AGENT_TARGETS.includes(name) || name === AGENT_CANARY;
+  if (!isAgent) return runCampaign(options);
+  return runAgentCampaign({ ...options, cacheDir: resolveHome(cli.config.home).cacheDir });
+}
+
 const known = ({ name, work }: Context): readonly Uint8Array[] => [
   ...keptInputs('crashers', name),
   ...keptInputs('corpus', name),
@@ -102,7 +115,7 @@ const known = ({ name, work }: Context): readonly Uint8Array[] => [
 async function fuzz(context: Context): Promise<CampaignResult> {
   const { cli, name, seed, jobs, timeMs, work, print } = context;
   let printedMs = performance.now();
-  const result = await runCampaign({
+  const result = await campaign(context, {
     name,
     seed,
     jobs,
@@ -125,9 +138,10 @@ async function fuzz(context: Context): Promise<CampaignResult> {
 
 function report({ name, seed, print }: Context, { bytes, reason, meaning }: Found): void {
   print(`${name}: FAILED (seed ${seed})\n${reason}\ninput: ${meaning}`);
-  if (name === CANARY) return;
+  if (CANARIES.includes(name)) return;
   print(`saved in ${keepCrasher(name, bytes)}: commit it with the fix`);
-  print(`replay: ./neurovisor fuzz ${name} --replay`);
+  const isAgent = AGENT_TARGETS.includes(name);
+  print(`replay: ./neurovisor ${isAgent ? 'test guest' : `fuzz ${name} --replay`}`);
 }
 
 function figures({ executions, ms, inputs, bytes, branches, features }: Progress): string {
@@ -146,7 +160,7 @@ async function minimize(context: Context): Promise<CampaignResult> {
   const inputs = known(context)
     .filter(({ length }) => length <= KEPT_INPUT_BYTES_MAX)
     .sort((a, b) => a.length - b.length);
-  const result = await runCampaign({
+  const result = await campaign(context, {
     name,
     seed,
     jobs: 1,
@@ -161,10 +175,12 @@ async function minimize(context: Context): Promise<CampaignResult> {
     return result;
   }
   let left = KEPT_BYTES_MAX;
-  const kept = result.inputs.filter(({ length }) => {
-    left -= length;
-    return length > 0 && left >= 0;
-  });
+  const kept = [...result.inputs]
+    .sort((a, b) => a.length - b.length)
+    .filter(({ length }) => {
+      left -= length;
+      return length > 0 && left >= 0;
+    });
   if (kept.length > 0) keepInputs('corpus', name, kept);
   print(`${name}: ${inputs.length} inputs, ${kept.length} kept in ${keptPath('corpus', name)}`);
   return result;

@@ -98,25 +98,34 @@ class Victims:
         self.on_victim(victim)
 
 
+# Of a 64-bit number.
+_DIGITS = 20
+
+
 def parse(record: str) -> tuple[int, str, int] | None:
     """Pid, name and resident bytes of the victim in a record of /dev/kmsg; None: another record."""
     head, _, text = record.partition(";")
-    priority = head.split(",", 1)[0]
+    priority = _number(head.split(",", 1)[0])
     # Facility 0 is the kernel's, and writers to /dev/kmsg can't use it.
-    if not priority.isdigit() or int(priority) > 7:
+    if priority is None or priority > 7:
         return None
     text = text.split("\n", 1)[0]
     at = text.find(_MARK)
     end = text.rfind(") total-vm:")
     if at < 0 or end < at or "ut of memory" not in text[:at]:
         return None
-    pid, _, name = text[at + len(_MARK) : end].partition(" (")
-    if not pid.isdigit():
+    digits, _, name = text[at + len(_MARK) : end].partition(" (")
+    pid = _number(digits)
+    if pid is None:
         return None
     rss_kib = 0
     for part in text[end:].split():
         for label in _RSS:
-            value = part.removeprefix(label).rstrip(",").removesuffix("kB")
-            if part.startswith(label) and value.isdigit():
-                rss_kib += int(value)
-    return int(pid), name[: limits.NAME_CHARACTERS], rss_kib * 1024
+            if part.startswith(label):
+                rss_kib += _number(part.removeprefix(label).rstrip(",").removesuffix("kB")) or 0
+    return pid, name[: limits.NAME_CHARACTERS], rss_kib * 1024
+
+
+def _number(text: str) -> int | None:
+    """`isdigit` alone also takes digits that int() does not, such as a superscript."""
+    return int(text) if len(text) <= _DIGITS and text.isascii() and text.isdigit() else None
