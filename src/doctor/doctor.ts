@@ -148,7 +148,14 @@ async function checkVsock({ config, log }: DoctorOptions): Promise<Finding> {
   try {
     const channelPath = join(dir, 'v');
     const vhostSocketPath = join(dir, 'u');
-    await host.attach({ id: 'doctor', guestCid: 3, channelPath, vhostSocketPath });
+    const device = await host.attach({ id: 'doctor', guestCid: 3, channelPath, vhostSocketPath });
+    // The worker has answered, or could not start.
+    await device.stats();
+    const ended = await Promise.race([device.closed, undefined]);
+    if (ended !== undefined) {
+      const remedy = 'if `io_setup` failed, raise the sysctl fs.aio-max-nr';
+      return { verdict: 'missing', detail: ended.detail, remedy };
+    }
     await canConnect(channelPath);
     return ok('the vhost-user device answers');
   } finally {
