@@ -65,6 +65,15 @@ describe('requestHeaders: clients of OpenAI', () => {
     expect(of('a')).toEqual(of('a'));
     expect(of('a')['idempotency-key']).not.toBe(of('b')['idempotency-key']);
   });
+  it('makes request ids the sandbox’s own, still readable', () => {
+    const of = (id: string, value = 'r-1') =>
+      requestHeaders({ 'x-request-id': value }, id)['x-request-id'] ?? '';
+    expect(of('a')).toMatch(/^r-1-[0-9a-f]{16}$/);
+    expect(of('a')).toBe(of('a'));
+    expect(of('a')).not.toBe(of('b'));
+    // Nor can a sandbox ask for the id that another has got.
+    expect(of('b', of('a'))).not.toBe(of('a'));
+  });
   it('drops values that are long or not visible ASCII', () => {
     for (const value of ['a\r\nb', 'ä', 'x'.repeat(1025)]) {
       const names = ['openai-beta', 'x-client-request-id', 'idempotency-key'];
@@ -88,6 +97,7 @@ describe('responseHeaders', () => {
       'x-ratelimit-remaining-tokens': '5',
       'x-ratelimit-a_b': 'another name',
       'retry-after-ms': '2500',
+      // The server's time shows what it had in its cache.
       'openai-processing-ms': '12',
     };
     expect(responseHeaders(received)).toEqual({
@@ -95,7 +105,6 @@ describe('responseHeaders', () => {
       'content-length': '2',
       'retry-after': '3',
       'retry-after-ms': '2500',
-      'openai-processing-ms': '12',
       'x-ratelimit-remaining-tokens': '5',
     });
   });

@@ -22,7 +22,6 @@ const RESPONSE_HEADERS = [
   'content-encoding',
   'content-length',
   'content-type',
-  'openai-processing-ms',
   'retry-after',
   'retry-after-ms',
   'x-request-id',
@@ -34,6 +33,8 @@ const RATE_LIMIT_HEADER = /^x-ratelimit-[a-z-]{1,40}$/;
 const RATE_LIMIT_HEADERS_MAX = 16;
 
 const HEADER_VALUE_CHARACTERS_MAX = 1024;
+/** 64 bits: nobody finds the id of another sandbox by chance or search. */
+const REQUEST_ID_DIGITS = 16;
 
 /**
  * Refuses requests that two HTTP parsers could read differently (RFC 9112 section 6.3, 11.2). Node's parser
@@ -58,16 +59,21 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
 
 /**
  * The guest's headers that the upstream gets. All sandboxes share one key there, so equal idempotency keys of two
- * sandboxes would give one the other's answer; each becomes one of the sandbox's own.
+ * sandboxes would give one the other's answer, and vLLM takes `X-Request-Id` for the identity of a running request;
+ * each becomes one of the sandbox's own. The request id stays readable, for logs.
  */
 export function requestHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
   sandboxId: string,
 ): Record<string, string> {
   const picked = pick(received, REQUEST_HEADERS);
-  const key = picked['idempotency-key'];
-  if (key === undefined) return picked;
-  return { ...picked, 'idempotency-key': callerKey(sandboxId, 'idempotency', key) };
+  const { 'idempotency-key': key, 'x-request-id': id } = picked;
+  if (key !== undefined) picked['idempotency-key'] = callerKey(sandboxId, 'idempotency', key);
+  if (id !== undefined) {
+    const own = callerKey(sandboxId, 'request', id).slice(0, REQUEST_ID_DIGITS);
+    picked['x-request-id'] = `${id}-${own}`;
+  }
+  return picked;
 }
 
 /** The upstream's headers that the guest gets. */
