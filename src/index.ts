@@ -12,6 +12,7 @@
  * `onProgress` to watch). Sandboxes then share the vsock worker, the bridge and the model server, which end with the
  * last sandbox.
  */
+import './library/require-node.ts';
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
 import { systemClock } from './base/clock.ts';

@@ -1,6 +1,6 @@
 /**
  * `npm run build`: makes `dist/`, which the npm package has in the place of `src/`, as Node runs no
- * TypeScript under `node_modules`. npm does it by itself (`prepare`) before it links or packs this checkout.
+ * TypeScript under `node_modules`. npm does it by itself (`prepare`, by `prepare.mjs`) before it links or packs this checkout.
  * Nothing here needs it: `./neurovisor` and the tests run the sources.
  *
  *     src/**.ts ── tsc ──► dist/**.js, .d.ts
