@@ -26,6 +26,7 @@ import type {
   Turn,
 } from './backend.ts';
 import { EngineError } from './errors.ts';
+import { SaltedCache } from './salted-cache.ts';
 
 export type GpuChoice = 'auto' | 'cpu' | 'cuda' | 'vulkan';
 
@@ -123,7 +124,7 @@ class LlamaBackend implements Backend {
   readonly #model: LlamaModel;
   readonly #sequences: Sequence[];
   readonly #wrapper: ChatWrapper | null;
-  readonly #grammars = new Map<string, LlamaGrammar>();
+  readonly #grammars = new SaltedCache(GRAMMARS_MAX, (gbnf) => this.#compile(gbnf));
   #embedder: Promise<LlamaEmbeddingContext> | undefined;
   #uses = 0;
 
@@ -313,7 +314,7 @@ class LlamaBackend implements Backend {
     written: Token[],
     reply: { readonly text: string },
   ): SequenceEvaluateOptions {
-    const { sampling, grammar } = options;
+    const { sampling, grammar, cacheSalt } = options;
     const penalised = sampling.presencePenalty !== 0 || sampling.frequencyPenalty !== 0;
     return {
       temperature: sampling.temperature,
@@ -330,15 +331,18 @@ class LlamaBackend implements Backend {
             },
           }
         : {}),
-      ...(grammar === null ? {} : { grammarEvaluationState: this.#grammarState(grammar, reply) }),
+      ...(grammar === null
+        ? {}
+        : { grammarEvaluationState: this.#grammarState(grammar, cacheSalt, reply) }),
     };
   }
 
   #grammarState(
     use: NonNullable<GenerateOptions['grammar']>,
+    salt: string,
     reply: { readonly text: string },
   ): NonNullable<SequenceEvaluateOptions['grammarEvaluationState']> {
-    const grammar = this.#grammar(use.gbnf);
+    const grammar = this.#grammars.get(salt, use.gbnf);
     const state = new this.#library.LlamaGrammarEvaluationState({ model: this.#model, grammar });
     const { onlyAfter } = use;
     if (onlyAfter === null) return state;
@@ -348,21 +352,14 @@ class LlamaBackend implements Backend {
     };
   }
 
-  #grammar(gbnf: string): LlamaGrammar {
-    const known = this.#grammars.get(gbnf);
-    if (known !== undefined) return known;
-    let grammar: LlamaGrammar;
+  #compile(gbnf: string): LlamaGrammar {
     try {
-      grammar = new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
+      return new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
     } catch (error) {
       throw new EngineError('bad_request', 'llama.cpp rejects the grammar of the schema', {
         cause: error,
       });
     }
-    const [oldest] = this.#grammars.keys();
-    if (this.#grammars.size >= GRAMMARS_MAX && oldest !== undefined) this.#grammars.delete(oldest);
-    this.#grammars.set(gbnf, grammar);
-    return grammar;
   }
 }
 
