@@ -51,6 +51,7 @@ const IN_PROTOCOL = /key|token|auth|bearer/i;
 
 const PARAMETER =
   /^(?:key|token|auth|sig|sign|hmac|pass|passwd|pwd|ticket|session|sid)$|(?:authorization|signature|secret|password|jwt|assertion|(?:access|api|app|auth|bearer|id|job|login|oauth|private|refresh|security|session)token|(?:access|api|app|auth|secret|subscription)key)$/;
+const PLAIN = /^[a-z0-9]*$/;
 
 /** Whether a server may take this field for a credential. */
 export function isCredentialField({ name, value }: Field): boolean {
@@ -65,19 +66,15 @@ export function isCookie(name: string): boolean {
   return /^cookie2?$/.test(plainName(name));
 }
 
-/** @param name percent-encoded */
+/** Whether a server may take a parameter of this name for a credential. @param name may be percent-encoded */
 export function isCredentialParameter(name: string): boolean {
-  return PARAMETER.test(plainName(decoded(name)));
+  return PARAMETER.test(plainName(name));
 }
 
-/** Whether a server may take two names for the same. @param other percent-encoded, if in a query */
-export function isSameName(one: string, other: string): boolean {
-  return plainName(decoded(one)) === plainName(decoded(other));
-}
-
-/** Servers differ in case and punctuation: `X_Api_Key`, `api-key`, `key[]`. */
-function plainName(name: string): string {
-  return name.toLowerCase().replaceAll(/[^a-z0-9]/g, '');
+/** Servers differ in case and punctuation: `X_Api_Key`, `api-key`, `key[]`. @param name may be percent-encoded */
+export function plainName(name: string): string {
+  const lower = (name.includes('%') ? decoded(name) : name).toLowerCase();
+  return PLAIN.test(lower) ? lower : lower.replaceAll(/[^a-z0-9]/g, '');
 }
 
 function decoded(name: string): string {

@@ -14,7 +14,7 @@ import {
   isCookie,
   isCredentialField,
   isCredentialParameter,
-  isSameName,
+  plainName,
 } from './credentials.ts';
 import type { EgressSecret } from './secret.ts';
 
@@ -59,8 +59,7 @@ interface Part {
   /** The secrets whose placeholders are in it. */
   readonly found: readonly EgressSecret[];
   readonly problem?: 'elsewhere' | 'not_alone' | undefined;
-  /** The guest's own. */
-  readonly isCredential?: boolean;
+  /** Absent: the path. */
   readonly place?: SecretPlace;
 }
 
@@ -68,17 +67,19 @@ interface FieldPart extends Part {
   readonly place: SecretPlace;
 }
 
-/** @param secrets of the request's host */
+/** @param ofHost the secrets of the request's host */
 export function fillHead(
   head: RequestHead,
-  secrets: readonly EgressSecret[],
+  ofHost: readonly EgressSecret[],
 ): FilledHead | RefusedHead {
+  // Mostly none or one: a guest must not make each of thousands of parameters cost the work of all secrets.
+  const secrets = secretsOfHead(head, ofHost);
   const [path = '', ...rest] = head.path.split('?');
   const query = rest.length === 0 ? undefined : rest.join('?').split('&');
   const fields = head.fields.map((field) => fillField(field, secrets));
   const parameters = query?.map((text) => fillParameter(text, secrets));
   const parts: Part[] = [fillPath(path, secrets), ...(parameters ?? []), ...fields];
-  const refused = judge(parts);
+  const refused = judge(parts, ofHost);
   if (refused !== undefined) return refused;
   const used = secretsIn(parts);
   const isDropped = ({ place, found }: FieldPart): boolean =>
@@ -95,7 +96,7 @@ export function fillHead(
   return { ok: true, forward, used, isWithoutCookies: fields.some(isDropped) };
 }
 
-function judge(parts: readonly Part[]): RefusedHead | undefined {
+function judge(parts: readonly Part[], ofHost: readonly EgressSecret[]): RefusedHead | undefined {
   const names = secretsIn(parts);
   if (names.length === 0) return undefined;
   const refuse = (reason: PlacementProblem, why: string): RefusedHead => {
@@ -104,14 +105,14 @@ function judge(parts: readonly Part[]): RefusedHead | undefined {
   const wrong = parts.find(({ problem }) => problem !== undefined);
   if (wrong !== undefined) return refuse('secret_misplaced', problemText(wrong));
   const filled = parts.filter(({ found }) => found.length > 0);
-  const twice = filled.find((part, index) =>
-    filled.some((other, at) => at < index && isNamedAs(part.place, other.place)),
-  );
+  const keys = filled.map(({ place }) => keyOf(place));
+  const twice = filled[keys.findIndex((key, index) => keys.indexOf(key) < index)];
   if (twice !== undefined) {
     const why = `${twice.what} occurs twice with a placeholder; send it once`;
     return refuse('secret_misplaced', why);
   }
-  const foreign = parts.find(({ isCredential }) => isCredential);
+  const placed = new Set(ofHost.flatMap(({ places }) => places.map(keyOf)));
+  const foreign = parts.find((part) => part.found.length === 0 && isCredential(part, placed));
   if (foreign === undefined) return undefined;
   const why = `${foreign.what} is another credential beside the secret ${names.join(', ')}, whose value could be stored with it; omit it, or make it a secret of the sandbox, too`;
   return refuse('credential_beside_secret', why);
@@ -147,11 +148,7 @@ function fillParameter(text: string, secrets: readonly EgressSecret[]): Part {
   const what = `the query parameter ${shown(name)}`;
   const found = foundIn(text, secrets);
   const [secret] = found;
-  if (secret === undefined) {
-    // Some servers separate parameters by semicolons, too.
-    const isCredential = text.split(';').some((one) => isForeignParameter(one, secrets));
-    return { what, text, found, isCredential };
-  }
+  if (secret === undefined) return { what, text, found, place };
   if (!found.every((one) => hasPlace(one, place)))
     return {
       what: name.includes(secret.placeholder) ? 'the query' : what,
@@ -163,26 +160,33 @@ function fillParameter(text: string, secrets: readonly EgressSecret[]): Part {
   return { what, text: `${name}=${encodeURIComponent(secret.value.reveal())}`, found, place };
 }
 
-function isForeignParameter(text: string, secrets: readonly EgressSecret[]): boolean {
-  const [name = '', ...rest] = text.split('=');
-  if (rest.join('=') === '') return false;
-  return isCredentialParameter(name) || isNamePlaced({ in: 'query', name }, secrets);
+/** @param placed keys of the places that owners named, in any spelling that a server may take for them */
+function isCredential({ text, place }: Part, placed: ReadonlySet<string>): boolean {
+  if (place === undefined) return false;
+  if (place.in === 'header') {
+    const isPlaced = text !== '' && placed.has(keyOf(place));
+    return (
+      !isCookie(place.name) && (isPlaced || isCredentialField({ name: place.name, value: text }))
+    );
+  }
+  // Some servers separate parameters by semicolons, too.
+  return text.split(';').some((one) => {
+    const [name = '', ...rest] = one.split('=');
+    if (rest.join('=') === '') return false;
+    return isCredentialParameter(name) || placed.has(keyOf({ in: 'query', name }));
+  });
 }
 
 function fillField({ name, value }: Field, secrets: readonly EgressSecret[]): FieldPart {
   const place = { in: 'header', name } as const;
-  const [, scheme = '', encoded = ''] = BASIC.exec(value) ?? [];
-  const pair = Buffer.from(encoded, 'base64').toString('latin1');
+  const scheme = BASIC.exec(value)?.[1] ?? '';
+  const pair = basicPair(value);
   const found = secrets.filter(({ placeholder }) =>
     [name, value, pair].some((text) => text.includes(placeholder)),
   );
   const what = `the header field ${shown(name)}`;
   const part = { what, text: value, found, place };
-  if (found.length === 0) {
-    const isPlaced = value !== '' && isNamePlaced(place, secrets);
-    const isCredential = !isCookie(name) && (isCredentialField({ name, value }) || isPlaced);
-    return { ...part, isCredential };
-  }
+  if (found.length === 0) return part;
   if (!found.every((one) => hasPlace(one, place))) return { ...part, problem: 'elsewhere' };
   const text = scheme !== '' ? filledBasic(scheme, pair, found) : filledAlone(value, found);
   return text === undefined ? { ...part, problem: 'not_alone' } : { ...part, text };
@@ -217,13 +221,22 @@ function hasPlace({ places }: EgressSecret, place: SecretPlace): boolean {
   return (places.length === 0 ? DEFAULT_PLACES : places).some((one) => isSamePlace(one, place));
 }
 
-/** Whether the owner of a secret named this place, in any spelling that a server may take for it. */
-function isNamePlaced(place: SecretPlace, secrets: readonly EgressSecret[]): boolean {
-  return secrets.some(({ places }) => places.some((one) => isNamedAs(one, place)));
+function keyOf(place: SecretPlace | undefined): string {
+  return `${place?.in} ${plainName(place?.name ?? '')}`;
 }
 
-function isNamedAs(one: SecretPlace | undefined, other: SecretPlace | undefined): boolean {
-  return one?.in === other?.in && isSameName(one?.name ?? '', other?.name ?? '');
+/** The secrets whose placeholders are anywhere in it. */
+function secretsOfHead(
+  { path, fields }: RequestHead,
+  secrets: readonly EgressSecret[],
+): readonly EgressSecret[] {
+  const texts = fields.flatMap(({ name, value }) => [name, value, basicPair(value)]);
+  return foundIn([path, ...texts].join('\n'), secrets);
+}
+
+/** User and password of Basic credentials; otherwise empty. */
+function basicPair(value: string): string {
+  return Buffer.from(BASIC.exec(value)?.[2] ?? '', 'base64').toString('latin1');
 }
 
 function foundIn(text: string, secrets: readonly EgressSecret[]): readonly EgressSecret[] {
