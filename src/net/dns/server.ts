@@ -23,6 +23,7 @@ import {
   QUERY_BYTES_MAX,
   udpReplyBytesMax,
 } from './message.ts';
+import { TcpMessages, tcpMessage } from './tcp-messages.ts';
 import { askUpstreams, type DnsUpstream } from './upstream.ts';
 
 interface DnsServerLimits {
@@ -162,27 +163,23 @@ export class DnsServer {
 
   /** Messages after their length (RFC 7766). One at a time, so a client that does not read waits. */
   async #converse(socket: Socket, names: SandboxNames): Promise<void> {
-    let received = Buffer.alloc(0);
+    const messages = new TcpMessages(QUERY_BYTES_MAX);
     const arm = () => this.#clock.after(this.#limits.tcpIdleTimeoutMs, () => socket.destroy());
     let disarm = arm();
     try {
       for await (const chunk of socket as AsyncIterable<Buffer>) {
-        received = Buffer.concat([received, chunk]);
-        while (received.length >= 2) {
-          const size = received.readUInt16BE();
-          if (size > QUERY_BYTES_MAX) {
+        messages.push(chunk);
+        for (let message = messages.next(); message !== undefined; message = messages.next()) {
+          if (message === 'too_long') {
             this.#counts.malformed += 1;
             return;
           }
-          if (received.length < 2 + size) break;
-          const message = received.subarray(2, 2 + size);
           disarm();
           this.#counts.tcpQueries += 1;
           const reply = await this.#answer(names, message, () => TCP_REPLY_BYTES_MAX);
           disarm = arm();
           if (reply === undefined) return;
           await writeMessage(socket, reply);
-          received = Buffer.from(received.subarray(2 + size));
         }
       }
     } catch (error) {
@@ -268,10 +265,8 @@ function listenTcp(
 }
 
 function writeMessage(socket: Socket, message: Uint8Array): Promise<void> {
-  const length = Buffer.alloc(2);
-  length.writeUInt16BE(message.length);
   return new Promise((resolve, reject) => {
-    socket.write(Buffer.concat([length, message]), (error) => {
+    socket.write(tcpMessage(message), (error) => {
       if (error) reject(error);
       else resolve();
     });

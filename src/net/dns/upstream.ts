@@ -13,6 +13,7 @@ import {
   encodeQuery,
   parseAnswer,
 } from './message.ts';
+import { TcpMessages, tcpMessage } from './tcp-messages.ts';
 
 export interface DnsUpstream {
   readonly address: string;
@@ -116,18 +117,16 @@ function askByTcp(
     signal,
     () => socket.destroy(),
     (end) => {
-      let received = Buffer.alloc(0);
-      const length = Buffer.alloc(2);
-      length.writeUInt16BE(asked.bytes.length);
-      socket.on('connect', () => socket.write(Buffer.concat([length, asked.bytes])));
+      const messages = new TcpMessages(ANSWER_BYTES_MAX);
+      socket.on('connect', () => socket.write(tcpMessage(asked.bytes)));
       socket.on('error', () => end(undefined));
       socket.on('end', () => end(undefined));
       socket.on('data', (bytes) => {
-        received = Buffer.concat([received, bytes]);
-        const size = received.length < 2 ? 0 : received.readUInt16BE();
-        if (size > ANSWER_BYTES_MAX) return end(undefined);
-        if (received.length < 2 || received.length < 2 + size) return undefined;
-        const parsed = parseAnswer(received.subarray(2, 2 + size));
+        messages.push(bytes);
+        const message = messages.next();
+        if (message === undefined) return undefined;
+        if (message === 'too_long') return end(undefined);
+        const parsed = parseAnswer(message);
         return end(parsed.ok && isAnswerTo(parsed.value, asked, 'tcp') ? parsed.value : undefined);
       });
     },

@@ -7,6 +7,7 @@ import { text as readText } from 'node:stream/consumers';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { VmmError, type VmmErrorCode } from '../errors.ts';
+import { readAnswer } from './api-answer.ts';
 
 export interface ApiCall {
   readonly method: 'GET' | 'PUT' | 'PATCH';
@@ -22,7 +23,6 @@ const CALL_MS_MAX = 10_000;
 /** The longest, `/vm/config`, has some kilobytes. */
 const ANSWER_BYTES_MAX = 256 * 1024;
 const HEADER_BYTES_MAX = 8 * 1024;
-const FAULT_LENGTH_MAX = 1_000;
 
 /** R-CP-5: names the call, its status and Firecracker's message. */
 export class FirecrackerApiError extends VmmError {
@@ -82,17 +82,13 @@ export class ApiClient {
     if (this.#isClosed) throw gone(call, 'the process has ended');
     const { response, body } = await this.#exchange(call, this.#find(call));
     const status = response.statusCode ?? 0;
-    const answer = parseAnswer(body);
-    if (status >= 400) {
-      const fault = faultOf(answer, body);
-      throw new FirecrackerApiError('vmm_command_failed', call, 'refused', { status, fault });
-    }
-    if (status === 204 && body === '') return null;
-    if (status !== 200 || answer === undefined) {
-      const fault = `invalid answer: status ${status}, ${tidied(body.slice(0, 80))}`;
-      throw new FirecrackerApiError('vmm_command_failed', call, 'broke off', { status, fault });
-    }
-    return answer;
+    const answer = readAnswer(status, body);
+    if (answer.kind === 'value') return answer.value;
+    const what = answer.kind === 'refused' ? 'refused' : 'broke off';
+    throw new FirecrackerApiError('vmm_command_failed', call, what, {
+      status,
+      fault: answer.fault,
+    });
   }
 
   #find(call: ApiCall): string {
@@ -179,25 +175,4 @@ function failed(call: ApiCall, error: unknown, hasAnswer: boolean): FirecrackerA
 
 function gone(call: ApiCall, cause: unknown): FirecrackerApiError {
   return new FirecrackerApiError('vm_gone', call, 'is gone at', { cause });
-}
-
-function parseAnswer(body: string): unknown {
-  try {
-    return JSON.parse(body);
-  } catch {
-    // For an unsupported method the JSON has a raw newline in a string; the text itself is reported then.
-    return undefined;
-  }
-}
-
-function faultOf(answer: unknown, body: string): string {
-  const fields = typeof answer === 'object' && answer !== null ? answer : {};
-  const named =
-    'fault_message' in fields ? fields.fault_message : 'error' in fields ? fields.error : body;
-  return tidied(typeof named === 'string' ? named : body);
-}
-
-function tidied(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern removes them
-  return text.slice(0, FAULT_LENGTH_MAX).replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, ' ');
 }
