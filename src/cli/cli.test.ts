@@ -8,6 +8,21 @@ async function closeOutput(cli: Cli, code: string): Promise<void> {
   await turn();
 }
 
+describe('Cli, logs', () => {
+  it.each([
+    [{}, 'neurovisor error: c\n'],
+    [{ NEUROVISOR_LOG: '' }, 'neurovisor error: c\n'],
+    [{ NEUROVISOR_LOG: 'warn' }, 'neurovisor warn: b\nneurovisor error: c\n'],
+    [{ NEUROVISOR_LOG: 'info' }, 'neurovisor info: a\nneurovisor warn: b\nneurovisor error: c\n'],
+  ])('planeLog with %j shows %j', (env, expected) => {
+    const { cli, stderr } = testCli({ env });
+    cli.planeLog.info('a');
+    cli.planeLog.warn('b');
+    cli.planeLog.error('c');
+    expect(stderr()).toBe(expected);
+  });
+});
+
 describe('Cli, closed output', () => {
   it('EPIPE ends the command as SIGPIPE does, once', async () => {
     const { cli } = testCli();

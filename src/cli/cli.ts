@@ -35,6 +35,11 @@ export class Cli {
   readonly json: boolean;
   readonly progress: ProgressView;
   readonly log: Log;
+  /**
+   * Of the control plane of this process. A command reports what happens to its one sandbox itself, so warnings about
+   * it are shown only if NEUROVISOR_LOG asks for a level.
+   */
+  readonly planeLog: Log;
   readonly #aborter = new AbortController();
   #signals: (HandledSignal | 'SIGPIPE')[] = [];
   #signalHandler: ((signal: HandledSignal) => void) | undefined;
@@ -57,7 +62,10 @@ export class Cli {
     this.config = options.config;
     this.json = options.json;
     this.progress = options.progress;
-    this.log = lineLog(this.stderr, options.config.logLevel);
+    const { logLevel } = options.config;
+    this.log = lineLog(this.stderr, logLevel);
+    const isAsked = (options.env['NEUROVISOR_LOG'] ?? '') !== '';
+    this.planeLog = lineLog(this.stderr, isAsked ? logLevel : 'error');
     for (const stream of [this.stdout, this.stderr]) {
       stream.on('error', (error) => {
         ignore(error, 'the reader of our output left');

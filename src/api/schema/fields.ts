@@ -73,7 +73,8 @@ export const onMemoryPressure = z
     type: 'string',
     description:
       'Action when close to OOM (with `memoryMaxMib`: at that maximum): `warn`, `pause` (in memory), ' +
-      '`snapshot`, or a URL to post the event to. `grow`: requires `memoryMaxMib`; at the maximum, as `warn`.',
+      '`snapshot`, or a URL to post the event to (a private address only if `NEUROVISOR_WEBHOOK_HOSTS` of the ' +
+      'daemon names it). `grow`: requires `memoryMaxMib`; at the maximum, as `warn`.',
     examples: ['snapshot'],
   });
 export const networkMode = z.enum(['none', 'allowlist', 'open']).meta({

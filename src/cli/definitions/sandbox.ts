@@ -64,8 +64,9 @@ function addCreate(program: Command): void {
     )
     .option(
       '--on-memory-pressure <action>',
-      'action when close to OOM (at --memory-max, if set): warn, pause, snapshot, a URL to POST the event to, ' +
-        'or grow (like warn, but requires --memory-max) (default: warn)',
+      'action when close to OOM (at --memory-max, if set): warn, pause, snapshot, a URL to POST the event to ' +
+        '(a private address only if NEUROVISOR_WEBHOOK_HOSTS of the daemon names it), or grow (like warn, but ' +
+        'requires --memory-max) (default: warn)',
     )
     .option(
       '--no-auto-resume',

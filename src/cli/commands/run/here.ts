@@ -37,7 +37,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   });
   return await runtime.tracer.span('run', { fromMs }, async (span) => {
     choice.check(runtime.upstream);
-    await using opened = await openTemporaryControlPlane(runtime, cli.log);
+    await using opened = await openTemporaryControlPlane(runtime, cli.planeLog);
     const { control } = opened;
     span.part('set-up', fromMs, systemClock.now());
     return await withSandbox(cli, control, request, async (sandbox) => {

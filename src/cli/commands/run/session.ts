@@ -129,6 +129,6 @@ async function removeQuietly(cli: Cli, control: ControlPlane, id: string): Promi
   } catch (error) {
     const code = errorCode(error);
     if (code === 'gone' || code === 'not_found') ignore(error, 'the sandbox ended by itself');
-    else cli.log.warn('the sandbox could not be removed now; it ends within a minute', { id });
+    else cli.log.warn('the sandbox could not be removed now; it ends with this command', { id });
   }
 }
