@@ -43,6 +43,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'jail',
     'vmm',
     'image',
+    'engine',
     'probes',
     'runtime',
     'config',

@@ -7,7 +7,8 @@ import type { GpuChoice } from './llama.ts';
 export interface ChildConfig {
   readonly modelPath: string;
   readonly modelId: string;
-  readonly socketPath: string;
+  /** Where to listen: a path, or the descriptor of a socket that listens already. */
+  readonly socket: string | number;
   /** For development: also listen on this port of 127.0.0.1; 0: any free port. */
   readonly port: number | null;
   readonly gpu: GpuChoice;

@@ -34,7 +34,7 @@ function send(event: ChildEvent): void {
 
 async function listen(
   server: Server,
-  where: { path: string } | { port: number; host: string },
+  where: { path: string } | { fd: number } | { port: number; host: string },
 ): Promise<void> {
   try {
     server.listen(where);
@@ -46,14 +46,19 @@ async function listen(
   }
 }
 
+async function listenAt(server: Server, socket: ChildConfig['socket']): Promise<void> {
+  if (typeof socket === 'number') return await listen(server, { fd: socket });
+  // Left by a killed engine; the path is not shared.
+  await rm(socket, { force: true });
+  await listen(server, { path: socket });
+  await chmod(socket, SOCKET_MODE);
+}
+
 async function main(config: ChildConfig): Promise<void> {
   const { promise: service, resolve, reject } = Promise.withResolvers<Service>();
   const options = { modelId: config.modelId, service, log, wall: systemClock.wall };
   const server = createEngineServer(options);
-  // Left by a killed engine; the path is not shared.
-  await rm(config.socketPath, { force: true });
-  await listen(server, { path: config.socketPath });
-  await chmod(config.socketPath, SOCKET_MODE);
+  await listenAt(server, config.socket);
   let port: number | null = null;
   if (config.port !== null) {
     const development = createEngineServer(options);
@@ -74,9 +79,12 @@ async function main(config: ChildConfig): Promise<void> {
 
 const config = JSON.parse(process.argv[2] ?? '') as ChildConfig;
 
-/** Not `process.exit`, which waits for native threads that may be loading a model for minutes. */
+/**
+ * Not `process.exit`, which waits for native threads that may be loading a model for minutes. The first process of a
+ * jail survives its own signal; there the parent kills it.
+ */
 function exitNow(): void {
-  rmSync(config.socketPath, { force: true });
+  if (typeof config.socket === 'string') rmSync(config.socket, { force: true });
   process.kill(process.pid, 'SIGKILL');
 }
 

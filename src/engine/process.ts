@@ -4,13 +4,13 @@
  * Used when no other model server is configured or found. One child process serves the OpenAI API on a unix
  * socket, so to the bridge it is an upstream like any other.
  *
- *     startEngine ──spawn──► main.ts ── server.ts ── service.ts ── llama.ts ── llama.cpp
+ *     startEngine ──launch─► main.ts ── server.ts ── service.ts ── llama.ts ── llama.cpp
  *        │  ▲                            paths,       prompt.ts     tokens,     CPU, CUDA
  *        │  └─ stdout: JSON lines        streams      grammar.ts    slots       or Vulkan
  *        └──── stdin: held open; when it closes, the child exits
  *
  * A child process, because llama.cpp is native code: when it crashes or runs out of memory, the daemon and
- * its sandboxes keep running. The socket opens before the model is loaded, and requests wait for the model,
+ * its sandboxes keep running; and it can be jailed (`EngineLaunch`), since prompts and grammars are hostile. The socket opens before the model is loaded, and requests wait for the model,
  * so the bridge need not know whether the engine is ready.
  *
  * Terms: *slot*: room for one generation; several share each pass through the model. *Prefix reuse*: a slot
@@ -20,8 +20,10 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { rm } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { createInterface } from 'node:readline';
 import type { Clock } from '../base/clock.ts';
+import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { modulePath } from '../base/module-path.ts';
@@ -63,6 +65,32 @@ export interface EngineOptions {
   readonly clock: Clock;
   /** Stops the engine when it aborts. */
   readonly signal?: AbortSignal;
+  /** Starts the process. Default: without a jail, and it opens its socket itself. */
+  readonly launch?: EngineLaunch;
+}
+
+/**
+ * Starts the engine's process in a jail.
+ *
+ * - Its descriptors 0, 1 and 2 are pipes; 3 is a socket that listens at the path.
+ * - It ends when this process does, even by SIGKILL.
+ */
+export type EngineLaunch = (plan: {
+  /** The program by its absolute path, and its arguments. */
+  readonly argv: readonly string[];
+  readonly modelPath: string;
+  readonly socketPath: string;
+  readonly environment: Readonly<Record<string, string>>;
+}) => Promise<LaunchedEngine>;
+
+export interface LaunchedEngine {
+  /** The engine, or a process that ends with it; then a status of 128 + n means that signal n ended it. */
+  readonly child: ChildProcess;
+  readonly pid: number;
+  /** Kills the engine. Idempotent. */
+  kill(): void;
+  /** Call it after the end of `child`. */
+  release(): Promise<void>;
 }
 
 export interface Engine {
@@ -94,9 +122,44 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
       },
     );
   }
-  const engine = new EngineProcess(options);
+  const engine = new EngineProcess(options, await launchEngine(options));
   await engine.listening;
   return engine;
+}
+
+/** @throws EngineError `engine_crashed` */
+async function launchEngine(options: EngineOptions): Promise<LaunchedEngine> {
+  const { launch, modelPath, socketPath } = options;
+  const config = JSON.stringify(childConfig(options));
+  const main = modulePath('./main.ts', import.meta.url);
+  const argv = [process.execPath, '--disable-warning=ExperimentalWarning', main, config];
+  const environment = engineEnvironment();
+  if (launch === undefined) return launchFree(argv, environment);
+  try {
+    return await launch({ argv, modelPath, socketPath, environment });
+  } catch (cause) {
+    throw new EngineError('engine_crashed', 'the engine could not be started in its jail', {
+      cause,
+      remedy: remedyOf(cause) ?? 'run `neurovisor doctor --security`, or use another model server',
+    });
+  }
+}
+
+function remedyOf(error: unknown): string | undefined {
+  return error instanceof CodedError ? error.remedy : undefined;
+}
+
+function launchFree(
+  [command = '', ...args]: readonly string[],
+  environment: Readonly<Record<string, string>>,
+): LaunchedEngine {
+  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'], env: environment });
+  return {
+    child,
+    pid: child.pid ?? -1,
+    kill: () => child.kill('SIGKILL'),
+    release: () => Promise.resolve(),
+  };
 }
 
 class EngineProcess implements Engine {
@@ -107,24 +170,18 @@ class EngineProcess implements Engine {
   readonly listening: Promise<void>;
   port: number | null = null;
   readonly #options: EngineOptions;
+  readonly #launched: LaunchedEngine;
   readonly #child: ChildProcess;
   readonly #stderr: string[] = [];
   #stopping: Promise<void> | undefined;
   #failure: EngineError | undefined;
 
-  constructor(options: EngineOptions) {
+  constructor(options: EngineOptions, launched: LaunchedEngine) {
     this.#options = options;
     this.socketPath = options.socketPath;
     this.modelId = options.modelId;
-    this.#child = spawn(
-      process.execPath,
-      [
-        '--disable-warning=ExperimentalWarning',
-        modulePath('./main.ts', import.meta.url),
-        JSON.stringify(childConfig(options)),
-      ],
-      { stdio: ['pipe', 'pipe', 'pipe'], env: engineEnvironment() },
-    );
+    this.#launched = launched;
+    this.#child = launched.child;
     const listening = Promise.withResolvers<void>();
     const ready = Promise.withResolvers<ReadyInfo>();
     this.listening = listening.promise;
@@ -150,7 +207,7 @@ class EngineProcess implements Engine {
   }
 
   get pid(): number {
-    return this.#child.pid ?? -1;
+    return this.#launched.pid;
   }
 
   stop(): Promise<void> {
@@ -160,7 +217,9 @@ class EngineProcess implements Engine {
 
   async #stop(): Promise<void> {
     this.#child.stdin?.end();
-    const cancel = this.#options.clock.after(STOP_TIMEOUT_MS, () => this.#child.kill('SIGKILL'));
+    // In its jail it is the first process, which can't kill itself.
+    const delayMs = this.#options.launch === undefined ? STOP_TIMEOUT_MS : 0;
+    const cancel = this.#options.clock.after(delayMs, () => this.#launched.kill());
     await this.exited;
     cancel();
   }
@@ -169,9 +228,12 @@ class EngineProcess implements Engine {
     const { log } = this.#options;
     const reason = await new Promise<string>((resolve) => {
       this.#child.on('error', (error) => resolve(error.message));
-      this.#child.on('close', (code, signal) => resolve(signal ?? `exit status ${code}`));
+      this.#child.on('close', (code, signal) => resolve(signal ?? endOf(code)));
     });
     await rm(this.socketPath, { force: true });
+    await this.#launched.release().catch((error: unknown) => {
+      log.warn('could not remove the jail of the engine', { error: describeError(error) });
+    });
     if (this.#stopping !== undefined) {
       fail(new EngineError('engine_stopped', 'the engine was stopped'));
       return null;
@@ -214,7 +276,7 @@ function childConfig(options: EngineOptions): ChildConfig {
   return {
     modelPath: options.modelPath,
     modelId: options.modelId,
-    socketPath: options.socketPath,
+    socket: options.launch === undefined ? options.socketPath : JAILED_SOCKET_FD,
     port: options.port ?? null,
     gpu: options.gpu ?? 'auto',
     threads: options.threads ?? null,
@@ -223,9 +285,25 @@ function childConfig(options: EngineOptions): ChildConfig {
   };
 }
 
-export function engineEnvironment(): Record<string, string | undefined> {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => ENV_PATTERN.test(name)));
+/** See `EngineLaunch`. */
+const JAILED_SOCKET_FD = 3;
+
+export function engineEnvironment(): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(process.env).flatMap(([name, value]) =>
+      value !== undefined && ENV_PATTERN.test(name) ? [[name, value]] : [],
+    ),
+  );
 }
+
+/** The signal's name, where a jail's status means one. */
+function endOf(status: number | null): string {
+  const number = (status ?? 0) - SIGNALED;
+  const [name] = Object.entries(constants.signals).find(([, value]) => value === number) ?? [];
+  return name ?? `exit status ${status}`;
+}
+
+const SIGNALED = 128;
 
 function parseEvent(line: string): ChildEvent | undefined {
   if (!line.startsWith('{"type":"')) return undefined;

@@ -62,7 +62,8 @@ export interface Jailed {
 
 export interface JailParts {
   readonly tools: JailTools;
-  readonly trees: ProgramTrees;
+  /** Null: the plan's files hold the program, too. */
+  readonly trees: ProgramTrees | null;
   /** `struct sock_filter[]`. */
   readonly filter: Uint8Array;
   /** Null: VMMs keep the user id of this process. */
@@ -93,9 +94,11 @@ export const TASKS_MAX = 80;
 const OPEN_FILES_MAX = 256;
 const INFO_BYTES_MAX = 4 * 1024;
 
+const NO_TREE: ProgramTree = { dir: '/', entries: [] };
+
 export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jailed> {
   checkPlan(plan);
-  const tree = await parts.trees.current();
+  const tree = (await parts.trees?.current()) ?? NO_TREE;
   const identity = (await parts.identities?.acquire()) ?? null;
   const tablePath = join(plan.dir, `mounts.${plan.id}`);
   const held: Held = { cgroup: null, identity, tablePath };
@@ -135,14 +138,20 @@ function makeCgroup(cgroups: Cgroups | null, plan: JailPlan): Cgroup | null {
 }
 
 function pathsOf({ files }: JailPlan): string[] {
-  return files.flatMap(({ path, access }) => (access === 'device' ? [] : [path]));
+  return files.flatMap(({ path, access }) =>
+    access === 'read' || access === 'write' ? [path] : [],
+  );
 }
 
 /** The limits of a VMM whose guest has this size. */
-export function limitsOf({ memoryMib, cpus }: Pick<JailPlan, 'memoryMib' | 'cpus'>): CgroupLimits {
+export function limitsOf({
+  memoryMib,
+  cpus,
+  tasksMax,
+}: Pick<JailPlan, 'memoryMib' | 'cpus' | 'tasksMax'>): CgroupLimits {
   return {
     memoryBytes: memoryLimitMib(memoryMib) * MIB,
-    tasks: TASKS_MAX + cpus,
+    tasks: tasksMax ?? TASKS_MAX + cpus,
     // One more than the guest has, for I/O.
     cpus: cpus + 1,
   };
@@ -185,7 +194,8 @@ function launch(
   const pid = admit(child, fds, (pid) => {
     vmm = { pid, startTicks: startTicksOf(pid) ?? '' };
     held.cgroup?.add(pid);
-    setLimits(pid, held.identity === null ? null : TASKS_MAX + plan.cpus, fileBytes);
+    const tasks = held.identity === null ? null : limitsOf(plan).tasks;
+    setLimits(pid, { tasks, fileBytes, openFiles: plan.openFilesMax ?? OPEN_FILES_MAX });
   });
   pid.catch((error: unknown) => ignore(error, 'the end of the process is reported as well'));
   let released: Promise<void> | undefined;
@@ -258,10 +268,14 @@ function readPid(child: ChildProcess, info: Duplex | undefined): Promise<number>
 }
 
 /** Sets limits of the process that becomes the VMM; none can be raised later. */
-function setLimits(pid: number, tasks: number | null, fileBytes: number): void {
+function setLimits(
+  pid: number,
+  limits: { readonly tasks: number | null; readonly fileBytes: number; readonly openFiles: number },
+): void {
+  const { tasks, fileBytes, openFiles } = limits;
   // A core dump would contain the guest's memory.
   setLimit(pid, 'core', 0);
-  setLimit(pid, 'openFiles', OPEN_FILES_MAX);
+  setLimit(pid, 'openFiles', openFiles);
   setLimit(pid, 'fileSize', fileBytes);
   setLimit(pid, 'lockedMemory', 0);
   setLimit(pid, 'messageQueues', 0);
@@ -303,13 +317,16 @@ function give(path: string, dir: string, identity: Identity | null): number {
   }
 }
 
-function checkOpenToOthers(path: string, access: 'read' | 'device', identity: Identity): void {
+/** Bits of a mode, for one class of users. */
+const WANTED = { read: 0o4, tree: 0o5, device: 0o6 } as const;
+
+function checkOpenToOthers(path: string, access: keyof typeof WANTED, identity: Identity): void {
   const { mode, gid } = statSync(path);
-  const wanted = access === 'read' ? 0o4 : 0o6;
+  const wanted = WANTED[access];
   const isOpen =
     (mode & wanted) === wanted || (gid === identity.gid && ((mode >> 3) & wanted) === wanted);
   if (isOpen) return;
-  const readers = access === 'read' ? 'all users' : 'its group';
+  const readers = access === 'device' ? 'its group' : 'all users';
   throw invalid(
     'files',
     `${path} can't be opened by ${readers}`,

@@ -26,7 +26,7 @@ interface JailOptions {
   readonly stateDir: string;
   /** A PATH to find bubblewrap and the programs of util-linux. */
   readonly searchPath: string;
-  /** The VMM's program, first, and the files that it opens; absolute paths. */
+  /** The program, first, and the files that it opens; absolute paths. Empty: plans name them. */
   readonly programFiles: readonly string[];
   /** Arguments with which the program prints something and exits with 0 at once. */
   readonly probeArgs: readonly string[];
@@ -60,7 +60,10 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   const identities = hasOwnUsers
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
     : null;
-  const trees = new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
+  const trees =
+    options.programFiles.length === 0
+      ? null
+      : new ProgramTrees(join(options.cacheDir, 'jail'), options.programFiles);
   const cgroups = await openCgroups(log);
   const orphans = identities?.endOrphans() ?? 0;
   if (orphans > 0) log.info('ended VMMs whose owner was killed', { count: orphans });
@@ -75,9 +78,10 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   };
   try {
     identities?.prepare();
-    await probe(parts, options, (await trees.current()).dir);
+    const tree = await trees?.current();
+    if (tree !== undefined) await probe(parts, options, tree.dir);
   } catch (error) {
-    await Promise.all([identities?.close(), trees.close()]);
+    await Promise.all([identities?.close(), trees?.close()]);
     throw error;
   }
   return {
@@ -97,7 +101,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     ],
     start: (plan) => startJailed(parts, plan),
     close: async () => {
-      await Promise.all([identities?.close(), trees.close()]);
+      await Promise.all([identities?.close(), trees?.close()]);
     },
   };
 }

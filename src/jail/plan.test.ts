@@ -41,7 +41,7 @@ describe('jailCommand', () => {
   });
   it.each([
     [null, ['/k', '/d/disk', '/dev/kvm', '/t/tree/usr']],
-    [user, ['/run/x/0', '/run/x/1', '/dev/kvm', '/run/x/tree/usr']],
+    [user, ['/run/x/f0', '/run/x/f1', '/dev/kvm', '/run/x/tree/usr']],
   ])('jailCommand: nothing of the program is an option of the jail (%o)', (user, sources) => {
     const words = jailCommand(plan, { tools, tree, user, fds });
     expect(words.slice(words.lastIndexOf('--'))).toEqual(['--', ...plan.argv]);

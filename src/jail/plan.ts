@@ -13,8 +13,8 @@ type JailStdio = ('ignore' | 'pipe' | number)[];
 interface JailFile {
   /** The same path in the jail. */
   readonly path: string;
-  /** `write`: only in the VM's own directory. `device`: read and write, and ioctl. */
-  readonly access: 'read' | 'write' | 'device';
+  /** `tree`: a directory, read-only. `write`: only in the VM's own directory. `device`: read and write, and ioctl. */
+  readonly access: 'read' | 'tree' | 'write' | 'device';
 }
 
 export interface JailPlan {
@@ -31,12 +31,20 @@ export interface JailPlan {
   readonly memoryMib: number;
   readonly cpus: number;
   readonly diskLimits?: DiskLimits;
+  /** Its environment. Default: empty. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Processes and threads. Default: those of a VMM with these processors. */
+  readonly tasksMax?: number;
+  /** It loads a driver, which looks into /proc/self and writes to /tmp. Default: it does not. */
+  readonly hasDriver?: boolean;
+  /** Open descriptors. Default: enough for a VMM. */
+  readonly openFilesMax?: number;
 }
 
 const ID = /^[a-z0-9]{1,64}$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const PATH = /^(\/[^/\u0000-\u001f\u007f]+)+$/;
-export const FILES_MAX = 16;
+export const FILES_MAX = 48;
 
 /**
  * Checks the texts, which become arguments and mounts of a program that may run as root. Numbers were checked with the
@@ -69,7 +77,7 @@ function checkPath(field: string, path: string): void {
 }
 
 export function invalid(field: string, cause: unknown, remedy?: string): JailError {
-  return new JailError('jail_plan_invalid', `the VM can't be jailed with this ${field}`, {
+  return new JailError('jail_plan_invalid', `cannot make a jail with this ${field}`, {
     cause,
     ...(remedy === undefined ? {} : { remedy }),
   });
@@ -106,14 +114,15 @@ export interface JailUser {
 
 /** Places below `stageDir`. */
 export const stagedTree = (dir: string): string => join(dir, 'tree');
-export const stagedFile = (dir: string, index: number): string => join(dir, `${index}`);
+export const stagedFile = (dir: string, index: number, access: JailFile['access']): string =>
+  join(dir, `${access === 'tree' ? 'd' : 'f'}${index}`);
 
 /** Mounts the table, then executes the rest. */
 const STAGE = '"$1" -n -a -T "$2" && shift 2 && exec "$@"';
 
 /** @param options.user null: bubblewrap makes a user namespace with this process' user alone */
 export function jailCommand(
-  plan: Pick<JailPlan, 'argv' | 'files'>,
+  plan: Pick<JailPlan, 'argv' | 'files' | 'env' | 'hasDriver'>,
   options: {
     readonly tools: JailTools;
     readonly tree: ProgramTree;
@@ -138,11 +147,14 @@ export function jailCommand(
     ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],
     ...tree.entries.flatMap((name) => ['--ro-bind', join(treeDir, name), `/${name}`]),
     // Of /proc only its own descriptors: its RAM is one of them.
-    ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],
+    plan.hasDriver === true
+      ? ['--ro-bind', '/proc/self', '/proc/self', '--tmpfs', '/tmp']
+      : ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],
     ...plan.files.flatMap(({ path, access }, index) => {
       const isStaged = user !== null && access !== 'device';
-      return [MOUNT[access], isStaged ? stagedFile(user.stageDir, index) : path, path];
+      return [MOUNT[access], isStaged ? stagedFile(user.stageDir, index, access) : path, path];
     }),
+    ...Object.entries(plan.env ?? {}).flatMap(([name, value]) => ['--setenv', name, value]),
     ['--remount-ro', '/', '--chdir', '/', '--'],
     ...plan.argv,
   ].flat();
@@ -155,4 +167,9 @@ function enter(tools: JailTools, { namespacePath, tablePath }: JailUser): string
   return [tools.unshare, '--mount', '--propagation', 'slave', '--', ...stage, ...become, '--'];
 }
 
-const MOUNT = { read: '--ro-bind', write: '--bind', device: '--dev-bind' } as const;
+const MOUNT = {
+  read: '--ro-bind',
+  tree: '--ro-bind',
+  write: '--bind',
+  device: '--dev-bind',
+} as const;

@@ -288,7 +288,7 @@ function identify(path: string): string {
 }
 
 /** @returns an empty list for a file without libraries, such as firmware */
-async function librariesOf(path: string): Promise<string[]> {
+export async function librariesOf(path: string): Promise<string[]> {
   if (!(await isElf(path))) return [];
   const listed = await new Promise<string>((resolve, reject) => {
     execFile('ldd', [path], { timeout: LDD_MS_MAX, env: { LC_ALL: 'C' } }, (error, stdout) => {

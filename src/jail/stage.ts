@@ -3,8 +3,8 @@
  * directories that only root may enter. bubblewrap runs as the VMM's user, which is not root in any namespace, so root
  * mounts each file at a public place first, in a mount namespace of this start:
  *
- *     /run/neurovisor/tree    ◄── the program's tree
- *                     0, 1 …  ◄── the plan's files, by their index
+ *     /run/neurovisor/tree      ◄── the program's tree
+ *                     f0, d1 …  ◄── the plan's files and directories, by their index
  *
  * On the host these places hold the state directory itself, and nothing is mounted there.
  */
@@ -20,7 +20,7 @@ const PASSAGE = 0o711;
 export interface Stage {
   /** Where the files are in the mount namespace of a start. */
   readonly dir: string;
-  /** Empty files and a directory to mount on. */
+  /** Empty files and directories to mount on. */
   readonly pointsDir: string;
 }
 
@@ -35,7 +35,8 @@ export function prepareStage(stateDir: string): Stage {
   chmodSync(pointsDir, PASSAGE);
   mkdirSync(stagedTree(pointsDir), { recursive: true });
   for (let index = 0; index < FILES_MAX; index += 1) {
-    closeSync(openSync(stagedFile(pointsDir, index), 'a', 0o600));
+    closeSync(openSync(stagedFile(pointsDir, index, 'read'), 'a', 0o600));
+    mkdirSync(stagedFile(pointsDir, index, 'tree'), { recursive: true });
   }
   return { dir: stateDir, pointsDir };
 }
@@ -43,15 +44,15 @@ export function prepareStage(stateDir: string): Stage {
 /** The mounts of one start, in the format of fstab(5). */
 export function stageTable(
   { dir, pointsDir }: Stage,
-  { dir: tree }: Pick<ProgramTree, 'dir'>,
+  tree: ProgramTree,
   { files }: Pick<JailPlan, 'files'>,
 ): string {
   const mounts = [
     [pointsDir, dir],
-    [tree, stagedTree(dir)],
+    ...(tree.entries.length === 0 ? [] : [[tree.dir, stagedTree(dir)]]),
     // Devices are in /dev, which all users may enter.
     ...files.flatMap(({ path, access }, index) =>
-      access === 'device' ? [] : [[path, stagedFile(dir, index)]],
+      access === 'device' ? [] : [[path, stagedFile(dir, index, access)]],
     ),
   ];
   return mounts

@@ -26,6 +26,7 @@ export const PROOF_NAMES = [
   'image',
   'io',
   'files',
+  'engine',
   'oom',
   'load',
 ] as const;
@@ -44,6 +45,7 @@ const VMM_PROOFS: Readonly<
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
   io: async () => (await import('./jail/io-proof.ts')).proveIo,
   files: async () => (await import('./files-proof.ts')).proveFiles,
+  engine: async () => (await import('./jail/engine-proof.ts')).proveEngine,
   load: async () => (await import('./load-proof.ts')).proveLoad,
   oom: async () => (await import('./oom-proof.ts')).proveOom,
 };

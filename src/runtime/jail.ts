@@ -99,7 +99,12 @@ export async function checkJailChoice({ jail, vmm }: Pick<Config, 'jail' | 'vmm'
  * Logs the gaps of a jail.
  * @throws RuntimeError `jail_unavailable`: with `enforce` the jail must be complete
  */
-export function judgeGaps(gaps: readonly string[], mode: Config['jail'], log: Log): void {
+export function judgeGaps(
+  gaps: readonly string[],
+  mode: Config['jail'],
+  log: Log,
+  of = 'VMMs',
+): void {
   if (gaps.length === 0) return;
   if (mode === 'enforce') {
     throw new RuntimeError('jail_unavailable', 'the jail would be incomplete', {
@@ -108,7 +113,7 @@ export function judgeGaps(gaps: readonly string[], mode: Config['jail'], log: Lo
         'run NeuroVisor as root on a host with control groups (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto',
     });
   }
-  for (const gap of gaps) log.warn('the jail of VMMs is incomplete', { gap });
+  for (const gap of gaps) log.warn(`the jail of ${of} is incomplete`, { gap });
 }
 
 function confinedBy(

@@ -169,6 +169,7 @@ export class Runtime {
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,
+        cacheDir: home.cacheDir,
         modelPath: options.modelPath,
         log,
       });

@@ -4,7 +4,9 @@
  */
 import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { endpointOf } from '../bridge/address.ts';
 import type { UpstreamTarget } from '../bridge/bridge.ts';
@@ -13,6 +15,8 @@ import { describeOwners, isTrustedOwner, listenerOwners } from '../bridge/listen
 import type { Config } from '../config.ts';
 import { type Engine, startEngine } from '../engine/process.ts';
 import { MODEL_ID } from '../image/model.ts';
+import type { Workspace } from '../sandbox/parts.ts';
+import { type EngineJail, openEngineJail } from './engine-jail.ts';
 import { RuntimeError } from './errors.ts';
 import type { Model } from './setup.ts';
 import { makeWorkspace } from './workspace.ts';
@@ -35,6 +39,8 @@ export interface Upstream {
 export interface UpstreamOptions {
   readonly config: Config;
   readonly runDir: string;
+  /** Of the engine's jail. */
+  readonly cacheDir: string;
   readonly modelPath: string | undefined;
   readonly log: Log;
   /** Default: the default addresses of common local servers, and the kernel's table of sockets. */
@@ -151,10 +157,13 @@ class EngineUpstream implements Upstream {
   }
 
   async #start(model: Model | null): Promise<{ engine: Engine; remove: () => Promise<void> }> {
-    const { config, modelPath, log, runDir } = this.#options;
+    const { config, modelPath, log, runDir, cacheDir } = this.#options;
     // A directory like a sandbox's, so that it is reclaimed like one after a kill.
-    const workspace = await makeWorkspace(runDir, newSandboxId());
+    const id = newSandboxId();
+    const workspace = await makeWorkspace(runDir, id);
+    let jail: EngineJail | null = null;
     try {
+      jail = await openEngineJail({ config, cacheDir, log, id, dir: workspace.dir });
       const engine = await startEngine({
         modelPath: modelPath ?? model?.path ?? '',
         modelId: this.defaultModel,
@@ -162,16 +171,38 @@ class EngineUpstream implements Upstream {
         gpu: config.gpu,
         clock: systemClock,
         log,
+        ...(jail === null ? {} : { launch: jail.launch }),
       });
-      void engine.exited.then(() => {
+      const removed = engine.exited.then(async () => {
         this.#starting = undefined;
+        await remove(workspace, jail);
       });
-      return { engine, remove: () => workspace.remove() };
+      removed.catch((error: unknown) => {
+        log.warn('could not remove what the engine left', { error: describeError(error) });
+      });
+      await workspace.recordVmm(engine.pid);
+      if (jail?.hasGpu === true && config.gpu === 'auto') warnWithoutGpu(engine, log);
+      return { engine, remove: () => removed };
     } catch (error) {
-      await workspace.remove();
+      await remove(workspace, jail);
       throw error;
     }
   }
+}
+
+/** Which paths a GPU's driver needs differs from one to the next, so its jail may lack some. */
+function warnWithoutGpu(engine: Engine, log: Log): void {
+  const check = async (): Promise<void> => {
+    if ((await engine.ready).gpu !== 'cpu') return;
+    const remedy = 'try --jail off, or another model server, if `neurovisor doctor` finds a GPU';
+    log.warn('the engine computes without the GPU of this host', { remedy });
+  };
+  check().catch((error: unknown) => ignore(error, 'the engine reports it'));
+}
+
+async function remove(workspace: Workspace, jail: EngineJail | null): Promise<void> {
+  await jail?.close();
+  await workspace.remove();
 }
 
 /** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`. */

@@ -26,12 +26,11 @@ import { sleep } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
-import type { JailPlan } from '../../src/jail/plan.ts';
 import { ProgramTrees } from '../../src/jail/program-tree.ts';
 import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { confine, type QemuConfinement } from '../../src/runtime/jail.ts';
-import type { Launched } from '../../src/vmm/launch.ts';
+import type { Launched, LaunchPlan } from '../../src/vmm/launch.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { need, requires, requiresRoot } from '../support/requires.ts';
 
@@ -67,7 +66,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-function plan(more: Partial<JailPlan> = {}): JailPlan {
+function plan(more: Partial<LaunchPlan> = {}): LaunchPlan {
   return {
     id: 'jailed',
     argv: [QEMU, ...MACHINE, ...QMP],
@@ -81,7 +80,9 @@ function plan(more: Partial<JailPlan> = {}): JailPlan {
 }
 
 /** Launches a VMM and waits for its greeting. */
-async function launch(more: Partial<JailPlan> = {}): Promise<{ launched: Launched; pid: number }> {
+async function launch(
+  more: Partial<LaunchPlan> = {},
+): Promise<{ launched: Launched; pid: number }> {
   const launched = await jail.launch(plan(more));
   started.add(launched);
   launched.child.stderr?.resume();
@@ -472,7 +473,7 @@ describe('bad input', () => {
   it('launch: rejects a device outside /dev, too many files and a missing size', async () => {
     const device = [{ path: '/etc/passwd', access: 'device' as const }];
     await expect(jail.launch(plan({ files: device }))).rejects.toMatchObject(refused);
-    const many = Array.from({ length: 17 }, () => ({
+    const many = Array.from({ length: 49 }, () => ({
       path: '/etc/passwd',
       access: 'read' as const,
     }));

@@ -10,6 +10,7 @@ const choose = (where: string) =>
   chooseUpstream({
     config: readConfig({ NEUROVISOR_UPSTREAM: where }),
     runDir: '/nowhere',
+    cacheDir: '/nowhere',
     modelPath: undefined,
     log: silentLog,
   });
@@ -42,6 +43,7 @@ const detected = (baseUrl: string, owners: readonly number[], log = silentLog) =
   chooseUpstream({
     config: readConfig({ NEUROVISOR_UPSTREAM_KEY: 'sk-host-secret' }),
     runDir: '/nowhere',
+    cacheDir: '/nowhere',
     modelPath: undefined,
     log,
     detection: { places: [{ name: 'Ollama', baseUrl }], ownersOf: async () => owners },

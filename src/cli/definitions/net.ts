@@ -120,6 +120,7 @@ export function addNet(program: Command): void {
       'image: let guest root and its VMM try to change the golden image.',
       'io: let a guest and a program in a group exceed their disk limits.',
       'files: let guest root answer `cp` and directory listings instead of the agent.',
+      'engine: let the built-in model server do what a compromised one would do.',
       'oom: exhaust memory, and end sandboxes in several ways.',
       'load (only if named): run, pause and save a sandbox under load, and count refused system calls of its VMM.',
       'With --vmm firecracker: seccomp, caps, cgroup and image test Firecracker.',

@@ -11,7 +11,8 @@ import { AUDIT_ARCH, syscallNames, syscallNumber } from './syscalls.ts';
 const read = (name: string): Profile =>
   parseProfile(readFileSync(join(import.meta.dirname, '../../../policy', name), 'utf8'));
 const LAUNCH = 'firecracker-launch-x86_64.json';
-const FILES = ['qemu-x86_64.json', 'firecracker-x86_64.json', LAUNCH];
+const ENGINE = 'engine-x86_64.json';
+const FILES = ['qemu-x86_64.json', 'firecracker-x86_64.json', LAUNCH, ENGINE];
 
 /** What the kernel would do with a call of a thread. */
 function judge(profile: Profile, thread: string) {
@@ -127,6 +128,31 @@ describe('policy', () => {
     ];
     for (const name of [...jailers, 'clone', 'seccomp', 'chroot', 'chown'])
       expect([name, launch(name)]).toEqual([name, 'allow']);
+  });
+
+  it('the engine: refuses what leads out, and answers what libraries try and do without', () => {
+    const engine = judge(read(ENGINE), 'engine');
+    const ends = [
+      ['mount', 'umount2', 'pivot_root', 'chroot', 'unshare', 'setns', 'open_tree', 'move_mount'],
+      ['ptrace', 'process_vm_writev', 'pidfd_getfd', 'bpf', 'userfaultfd', 'init_module'],
+      ['finit_module', 'kexec_load', 'kexec_file_load', 'keyctl', 'add_key', 'request_key'],
+      ['open_by_handle_at', 'setuid', 'setresuid', 'setgroups', 'capset', 'mknod', 'syslog'],
+    ].flat();
+    for (const name of ends) expect([name, engine(name)]).toEqual([name, 'kill_process']);
+    // A thread of glibc and V8; a process; processes in other namespaces.
+    expect(engine('clone', 0x3d_0f00)).toBe('allow');
+    expect(engine('clone', 17)).toBe('allow');
+    for (const flag of [0x2_0000, 0x200_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000])
+      expect(engine('clone', 17 + flag)).toBe('kill_process');
+    expect(engine('socket', 1)).toBe('allow');
+    for (const family of [2, 10, 16, 17, 40])
+      expect(engine('socket', family)).toEqual({ errno: 97 });
+    for (const name of ['clone3', 'io_uring_setup', 'io_uring_enter'])
+      expect(engine(name)).toEqual({ errno: 38 });
+    for (const name of ['perf_event_open', 'process_vm_readv', 'personality'])
+      expect(engine(name)).toEqual({ errno: 1 });
+    for (const name of ['read', 'mmap', 'futex', 'execve', 'accept4', 'epoll_wait'])
+      expect(engine(name)).toBe('allow');
   });
 
   it('decides every call of the table, and allows few', () => {

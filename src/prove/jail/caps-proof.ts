@@ -25,7 +25,7 @@ export async function proveCaps(context: JailContext): Promise<Proof> {
 }
 
 function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): void {
-  const [own, other] = [status(jailed), status(free)];
+  const [own, other] = [statusOf(jailed), statusOf(free)];
   const users = (of: Map<string, string>): string => `${of.get('Uid')} / ${of.get('Gid')}`;
   const isOwn = !/\b0\b/.test(users(own)) && own.get('Groups') === '';
   notes.note('its users and groups on the host', 'none is 0', users(own), isOwn);
@@ -40,7 +40,7 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
   const bounding = other.get('CapBnd') ?? '';
   notes.note('control: CapBnd without a jail', 'some', bounding, bounding !== NONE);
   for (const task of readdirSync(`/proc/${jailed}/task`)) {
-    const thread = status(jailed, task);
+    const thread = statusOf(jailed, task);
     const filters = Number(thread.get('Seccomp_filters'));
     const seen = `Seccomp ${thread.get('Seccomp')}, ${filters} filters, NoNewPrivs ${thread.get('NoNewPrivs')}`;
     const ok =
@@ -129,7 +129,8 @@ async function opens(notes: Notes, injector: Injector, vmms: Vmms): Promise<void
   }
 }
 
-function status(pid: number, task?: string): Map<string, string> {
+/** Fields of /proc/<pid>/status. */
+export function statusOf(pid: number, task?: string): Map<string, string> {
   const path = task === undefined ? `/proc/${pid}/status` : `/proc/${pid}/task/${task}/status`;
   const lines = readFileSync(path, 'latin1').split('\n');
   return new Map(
