@@ -72,6 +72,21 @@ describe('OpenAPI document', () => {
     expect(schemas['ExecScript']).toMatchObject({ additionalProperties: false });
   });
 
+  it('whole numbers of requests have a range, for 64 bits hold more than they may be', () => {
+    const inputs = Object.values(schemas).filter(
+      ({ additionalProperties }) => additionalProperties === false,
+    );
+    const fields = inputs.flatMap(({ properties }) => Object.values(properties as object));
+    const parameters = Object.values(document.paths)
+      .flatMap((path) => Object.values(path))
+      .flatMap(({ parameters: all = [] }) => all as readonly { readonly schema: Json }[]);
+    const whole = [...fields, ...parameters.map(({ schema }) => schema)].filter(
+      ({ type }: Json) => type === 'integer',
+    );
+    expect(whole.length).toBeGreaterThan(15);
+    expect(whole.filter((schema: Json) => schema['maximum'] === undefined)).toEqual([]);
+  });
+
   it('parameters have their types', () => {
     const operation = (path: string): Json => document.paths[path]?.['get'] ?? {};
     expect(operation('/v1/sandboxes')['parameters']).toMatchObject([

@@ -250,8 +250,16 @@ export class FakeVm implements Vm {
 
   async channelStats(): ReturnType<Vm['channelStats']> {
     await this.step('update');
-    const bytes = { bytesGuestToHost: this.traffic, bytesHostToGuest: 0 };
-    return { ...bytes, connectionsOpen: 1 } as Awaited<ReturnType<Vm['channelStats']>>;
+    return {
+      bytesGuestToHost: this.traffic,
+      bytesHostToGuest: 0,
+      connectionsOpened: 1,
+      connectionsOpen: 1,
+      connectionsRefused: 0,
+      throttledMsGuestToHost: 0,
+      throttledMsHostToGuest: 0,
+      protocolErrors: 0,
+    };
   }
 
   /** Bytes that its channel has seen. */

@@ -5,11 +5,12 @@ import { join } from 'node:path';
 import { type ApiServer, createApiServer } from '../../src/api/server.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import { silentLog } from '../../src/base/log.ts';
+import { type Log, silentLog } from '../../src/base/log.ts';
 import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
 import type { TakeTraces } from '../../src/bridge/guest-traces.ts';
 import { KernelProbes } from '../../src/probes/kernel-probes.ts';
 import { VmmViolations } from '../../src/probes/vmm-violations.ts';
+import type { ControlPlane } from '../../src/sandbox/control.ts';
 import { HostMetrics } from '../../src/telemetry/host-metrics.ts';
 import { JailMetrics } from '../../src/telemetry/jail-metrics.ts';
 import { spansMetric } from '../../src/trace/exporter.ts';
@@ -39,6 +40,10 @@ export async function openMetricsWorld(
     readonly openMetrics?: boolean;
     readonly tracer?: Tracer;
     readonly takeTraces?: TakeTraces;
+    /** What the server is given in place of the host's control plane. */
+    readonly control?: (control: ControlPlane) => ControlPlane;
+    /** Of the server. */
+    readonly log?: Log;
   } = {},
 ): Promise<MetricsWorld> {
   const cleanup = new CleanupStack();
@@ -74,10 +79,10 @@ export async function openMetricsWorld(
   };
   const socketPath = await guestSocket('guest');
   const server = await createApiServer({
-    control: host.control,
     log: silentLog,
     apiKey: METRICS_KEY,
     ...options,
+    control: options.control?.(host.control) ?? host.control,
     metrics: metrics.registry,
     loads: () => metrics.loads(),
   });

@@ -241,7 +241,7 @@ const runFields = {
   user: text(256).min(1).optional().describe('Default `user`; `root` is allowed.'),
   stdin: z.string().optional().describe('Standard input. Default: empty.'),
   timeoutMs: milliseconds.optional().describe('Time limit of the program.'),
-  outputBytesMax: whole({ min: 0, max: Number.MAX_SAFE_INTEGER })
+  outputBytesMax: whole({ min: 0, max: 1e12 })
     .optional()
     .describe('Output beyond this is dropped. At most 16 MiB.'),
 };
@@ -310,7 +310,7 @@ export const listQuery = z.strictObject({
 });
 
 export const eventsQuery = z.strictObject({
-  after: wholeText({ min: 0, max: Number.MAX_SAFE_INTEGER })
+  after: wholeText({ min: 0, max: 1e15 })
     .optional()
     .describe('Only events with a higher sequence number.'),
   follow: z

@@ -1,0 +1,57 @@
+/** Runs schemathesis on a server of the REST interface. */
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { OPENAPI_FILE } from '../../tools/openapi.ts';
+import { CLIENTS_DIR, type PythonPackages } from './api-generators.ts';
+
+export interface FuzzOptions {
+  readonly url: string;
+  readonly key: string;
+  /** Of all phases together; fuzzing and sequences go on until then. */
+  readonly seconds: number;
+  readonly seed: number;
+  /** `small`: for real VMs, few resources for a minute at most. Default `any`. */
+  readonly size?: 'any' | 'small';
+}
+
+/** They answer for as long as the client stays, or by an upgrade. */
+const STREAMS = [
+  'streamEvents',
+  'streamSandboxEvents',
+  'streamLogs',
+  'openPort',
+  'openOperation',
+  'openSession',
+];
+/** Console scripts of the environment have another path in them. */
+const MAIN = 'from schemathesis.cli import schemathesis; schemathesis()';
+
+/** @returns the exit status, 0: nothing found; what it printed */
+export async function fuzzRest(
+  { python, env }: PythonPackages,
+  { url, key, seconds, seed, size = 'any' }: FuzzOptions,
+): Promise<{ readonly status: number | null; readonly report: string }> {
+  const args = [
+    ...['-c', MAIN, 'run', OPENAPI_FILE, '--url', url, '-H', `X-API-Key: ${key}`, '--no-color'],
+    ...['--max-time', String(seconds), '--seed', String(seed)],
+    ...STREAMS.flatMap((operation) => ['--exclude-operation-id', operation]),
+  ];
+  const child = spawn(python, args, {
+    cwd: join(CLIENTS_DIR, 'python'),
+    env: {
+      ...process.env,
+      ...env,
+      SCHEMATHESIS_HOOKS: 'hooks',
+      PYTHONDONTWRITEBYTECODE: '1',
+      SANDBOX_SIZE: size,
+    },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const ended = new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  const [report, status] = await Promise.all([text(child.stdout), ended]);
+  return { status, report };
+}

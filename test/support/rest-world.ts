@@ -1,0 +1,62 @@
+/**
+ * A daemon's REST server at a port, on the real control plane with its store, queue, pools and pauses, and on VMs that
+ * are fake: as quick as requests can come. What guests do is in memory, so nothing that a client asks for runs here.
+ */
+import { silentLog } from '../../src/base/log.ts';
+import type { ControlPlane } from '../../src/sandbox/control.ts';
+import { MemoryFiles, memoryGuest } from './memory-guest.ts';
+import { METRICS_KEY, type MetricsWorld, openMetricsWorld } from './metrics-world.ts';
+
+export interface RestWorld extends AsyncDisposable {
+  readonly url: string;
+  readonly key: string;
+  /** What the server has logged as errors. */
+  readonly errors: readonly string[];
+  readonly world: MetricsWorld;
+}
+
+/** Time passes in steps, milliseconds. */
+const STEP_MS = 20;
+
+export async function openRestWorld(): Promise<RestWorld> {
+  const errors: string[] = [];
+  const files = new Map<string, MemoryFiles>();
+  const filesOf = (id: string): MemoryFiles => {
+    const known = files.get(id) ?? new MemoryFiles();
+    files.set(id, known);
+    return known;
+  };
+  const world = await openMetricsWorld({
+    control: (control) => withGuests(control, filesOf),
+    log: {
+      ...silentLog,
+      error: (message, fields) => errors.push(`${message} ${JSON.stringify(fields)}`),
+    },
+  });
+  const { clock } = world.host;
+  const timer = setInterval(() => clock.advance(STEP_MS), STEP_MS);
+  const port = await world.server.listen({ port: 0 });
+  return {
+    url: `http://127.0.0.1:${port}`,
+    key: METRICS_KEY,
+    errors,
+    world,
+    [Symbol.asyncDispose]: async () => {
+      clearInterval(timer);
+      // The rest of the time, so that whoever waits for it ends.
+      await world.host.passTime(Promise.resolve(world[Symbol.asyncDispose]()));
+    },
+  };
+}
+
+function withGuests(control: ControlPlane, filesOf: (id: string) => MemoryFiles): ControlPlane {
+  const guest: ControlPlane['guest'] = async (id) =>
+    memoryGuest(await control.guest(id), filesOf(id));
+  return new Proxy(control, {
+    get: (target, name) => {
+      if (name === 'guest') return guest;
+      const value: unknown = Reflect.get(target, name);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
