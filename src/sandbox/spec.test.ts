@@ -9,6 +9,7 @@ import {
   withDefaultModel,
 } from './spec.ts';
 
+const SLOW = { size: 5e-324, refillPerSecond: 5e-324 };
 const withLimits = (limits: NetworkLimits): SandboxOptions => ({
   network: { mode: 'open', limits },
 });
@@ -80,8 +81,30 @@ describe('makeSpec', () => {
     ['no connections', withLimits({ connectionsMax: 0 }), 'network.limits.connectionsMax'],
     ['half a byte', withLimits({ bytesMax: 0.5 }), 'network.limits.bytesMax'],
     ['a crawl', withLimits({ uploadBytesPerSecond: 1 }), 'network.limits.uploadBytesPerSecond'],
+    [
+      'a channel that stands',
+      { channelLimits: { connections: SLOW } },
+      'channelLimits.connections',
+    ],
+    [
+      'a channel that crawls',
+      { channelLimits: { hostToGuestBytes: { size: 1024, refillPerSecond: 1023 } } },
+      'channelLimits.hostToGuestBytes',
+    ],
+    [
+      'a burst that is not a number',
+      { channelLimits: { connections: { size: 1, refillPerSecond: 1, oneTimeBurst: Number.NaN } } },
+      'channelLimits.connections',
+    ],
     ['an empty alias', { models: { aliases: { '': 'b' } } }, 'models'],
   ];
+  it('channelLimits: the lowest that the host’s own operations can live with, fractions too', () => {
+    const connections = { size: 1, refillPerSecond: 1.5, oneTimeBurst: 0.5 };
+    const hostToGuestBytes = { size: 1024, refillPerSecond: 1024 };
+    const channelLimits = { connections, hostToGuestBytes };
+    expect(makeSpec({ channelLimits }, 2).channelLimits).toEqual(channelLimits);
+  });
+
   it('cpus: beyond the product’s limit and beyond this host are two errors', () => {
     expect(() => makeSpec({ cpus: 16 }, 2)).toThrow('16 is more than the 2 of this host');
     expect(() => makeSpec({ cpus: 64 }, 2)).toThrow('64 is not a whole number from 1 to 32');
