@@ -14,3 +14,12 @@ export const canary = target(
   },
   { maxBytes: 256 },
 );
+
+/** A planted hang. */
+export const hangingCanary = target(
+  'canary-hang',
+  (bytes) => {
+    while (bytes[0] === 0x6e && bytes[1] === 0x76);
+  },
+  { maxBytes: 16 },
+);

@@ -39,13 +39,16 @@ export const TARGETS: Readonly<Record<string, Load>> = {
   'vsock-streams': async () => (await import('./vsock-muxer.ts')).vsockStreams,
 };
 
-/** Fails by design: shows that coverage guides the fuzzer. */
+/** They fail by design: that coverage guides the fuzzer, and that a hang is noticed. */
 export const CANARY = 'canary';
+export const HANGING_CANARY = 'canary-hang';
 
 /** @throws if there is no such target */
-export function loadTarget(name: string): Promise<FuzzTarget> {
+export async function loadTarget(name: string): Promise<FuzzTarget> {
   const load = TARGETS[name];
-  if (load !== undefined) return load();
-  if (name === CANARY) return import('./canary.ts').then(({ canary }) => canary);
+  if (load !== undefined) return await load();
+  const { canary, hangingCanary } = await import('./canary.ts');
+  if (name === CANARY) return canary;
+  if (name === HANGING_CANARY) return hangingCanary;
   throw new Error(`no fuzz target "${name}"`);
 }

@@ -3,11 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { type CampaignResult, runCampaign } from '../../tools/fuzz/campaign.ts';
 import { canary } from '../fuzz/canary.ts';
 import { keepCrasher, keptInputs } from '../fuzz/kept-inputs.ts';
-import { CANARY, TARGETS } from '../fuzz/registry.ts';
+import { CANARY, HANGING_CANARY, TARGETS } from '../fuzz/registry.ts';
 import { repeatLine } from '../support/repeat-line.ts';
 import { randomFrom, runSeed } from '../support/run-seed.ts';
 
 const SMOKE_MS = 500;
+/** The thread that does not hang may have to wait, too. */
+const HANG_MS = 3_000;
 /** The canary takes about 12,000 runs. */
 const CANARY_RUNS_MAX = 1_000_000;
 
@@ -35,6 +37,14 @@ describe('canary', () => {
     const { found, progress } = await campaign(CANARY, Infinity, CANARY_RUNS_MAX);
     expect(found?.reason).toContain('the planted bug');
     expect(progress.executions).toBeLessThan(CANARY_RUNS_MAX);
+  });
+
+  it('a run that does not end is a failure, with its input', async () => {
+    const { signal } = new AbortController();
+    const options = { seed: runSeed(), jobs: 2, timeMs: Infinity, inputs: [], signal };
+    const { found } = await runCampaign({ name: HANGING_CANARY, hangMs: HANG_MS, ...options });
+    expect(found?.reason).toBe(`one run took more than ${HANG_MS / 1000} s`);
+    expect(Buffer.from(found?.bytes ?? []).toString('latin1')).toMatch(/^nv/);
   });
 
   it('no random bytes reach the planted bug', () => {

@@ -2,7 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import { type FromWorker, Inbox, type Job, type Progress, type ToWorker } from './messages.ts';
 
-/** No check takes this long on a busy machine; the longest input takes milliseconds. */
+/** Default of `hangMs`: no check takes this long on a busy machine; the longest input takes milliseconds. */
 const HANG_MS = 30_000;
 const WATCH_MS = 1_000;
 const HEAP_MIB = 1024;
@@ -17,6 +17,8 @@ export interface CampaignOptions {
   readonly countsBranchesOnly?: boolean;
   readonly inputs: readonly Uint8Array[];
   readonly signal: AbortSignal;
+  /** Longest time of one run. */
+  readonly hangMs?: number;
   readonly onProgress?: (progress: Progress) => void;
   readonly onInput?: (bytes: Uint8Array) => void;
 }
@@ -97,6 +99,8 @@ class Thread {
   readonly #worker: Worker;
   readonly #current: Inbox;
   readonly result: Promise<Outcome>;
+  /** The modules are loaded; inputs run. */
+  #isReady = false;
   #found: Found | undefined;
   #inputs: readonly Uint8Array[] = [];
 
@@ -110,7 +114,7 @@ class Thread {
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
     });
     this.result = new Promise((resolve) => {
-      const watch = this.#watch(listener);
+      const watch = this.#watch(listener, options.hangMs ?? HANG_MS);
       this.#worker.on('message', (message: FromWorker) => this.#take(message, listener));
       this.#worker.on('error', (error) => this.#fail(String(error.stack ?? error), listener));
       this.#worker.on('exit', () => {
@@ -128,7 +132,8 @@ class Thread {
   }
 
   #take(message: FromWorker, listener: Listener): void {
-    if (message.kind === 'progress') listener.progress(message.progress);
+    if (message.kind === 'ready') this.#isReady = true;
+    else if (message.kind === 'progress') listener.progress(message.progress);
     else if (message.kind === 'input') listener.input(message.bytes);
     else if (message.kind === 'end') this.#inputs = message.inputs;
     else if (message.kind === 'failure') {
@@ -143,16 +148,15 @@ class Thread {
     listener.failure();
   }
 
-  #watch(listener: Listener): NodeJS.Timeout {
+  #watch(listener: Listener, hangMs: number): NodeJS.Timeout {
     let turn = -1;
     let sinceMs = performance.now();
     return setInterval(() => {
-      // No input has run while modules are loaded, which takes no longer either.
-      if (this.#current.turn !== turn) {
+      if (!this.#isReady || this.#current.turn !== turn) {
         turn = this.#current.turn;
         sinceMs = performance.now();
-      } else if (performance.now() - sinceMs > HANG_MS) {
-        this.#fail(`one run took more than ${HANG_MS / 1000} s`, listener);
+      } else if (performance.now() - sinceMs > hangMs) {
+        this.#fail(`one run took more than ${hangMs / 1000} s`, listener);
         void this.#worker.terminate();
       }
     }, WATCH_MS);

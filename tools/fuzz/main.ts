@@ -6,7 +6,10 @@ import { type FuzzFlags, runFuzz } from './run.ts';
 
 const program = new Command('neurovisor fuzz')
   .description('Fuzz the parsers of hostile bytes, guided by coverage.')
-  .argument('[targets...]', 'what to fuzz; `all` is every target (--list names them)')
+  .argument(
+    '[targets...]',
+    'what to fuzz; `all` is every target but vsock-device (--list names them)',
+  )
   .option('--list', 'list the targets and the inputs kept for each')
   .option('--time <time>', 'time per target, for example 90s or 1h', '1m')
   .option('--seed <number>', 'seed of all random choices (default: a new one, printed)')

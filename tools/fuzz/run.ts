@@ -4,9 +4,10 @@ import { UsageError } from '../../src/cli/failure.ts';
 import { parseCount, parseDuration } from '../../src/cli/flags/options.ts';
 import { resolveHome } from '../../src/home.ts';
 import { keepCrasher, keepInputs, keptInputs, keptPath } from '../../test/fuzz/kept-inputs.ts';
-import { CANARY, loadTarget, TARGETS } from '../../test/fuzz/registry.ts';
+import { CANARY, HANGING_CANARY, loadTarget, TARGETS } from '../../test/fuzz/registry.ts';
 import { replay } from '../../test/fuzz/replay.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
+import { runProgram, type Shell } from '../test/child.ts';
 import { AGENT_CANARY, AGENT_TARGETS, runAgentCampaign } from './agent.ts';
 import { type CampaignOptions, type CampaignResult, type Found, runCampaign } from './campaign.ts';
 import type { Progress } from './messages.ts';
@@ -22,7 +23,11 @@ export interface FuzzFlags {
 }
 
 const ALL = [...AGENT_TARGETS, ...Object.keys(TARGETS)];
-const CANARIES = [CANARY, AGENT_CANARY];
+const CANARIES = [CANARY, HANGING_CANARY, AGENT_CANARY];
+/** Started by name only: they take longer, and need more of the machine. */
+const PROGRAMS: Readonly<Record<string, string>> = {
+  'vsock-device': 'tools/hostile-front-end.ts',
+};
 const QUIET_MS = 30_000;
 /** Of one target in the repository. */
 const KEPT_BYTES_MAX = 18 * 1024;
@@ -36,6 +41,7 @@ export async function runFuzz(
   const print = (text: string): void => void cli.stdout.write(`${text}\n`);
   if (flags.list === true) {
     for (const name of ALL) print(listed(name));
+    for (const [name, path] of Object.entries(PROGRAMS)) print(`${name.padEnd(20)} ${path}`);
     return 0;
   }
   const names = namesOf(words);
@@ -52,22 +58,40 @@ export async function runFuzz(
   const lane = async (): Promise<void> => {
     for (let name = waiting.shift(); name !== undefined; name = waiting.shift()) {
       if (cli.cancelled.aborted) return;
+      const program = PROGRAMS[name];
+      if (program !== undefined) {
+        status = (await runProgramOf(cli, program, flags.time, seed)) === 0 ? status : 1;
+        continue;
+      }
       const context = { cli, name, seed, jobs: oneByOne, timeMs, work, print };
       const result = flags.minimize === true ? await minimize(context) : await fuzz(context);
       if (result.found !== undefined) status = 1;
     }
   };
   await Promise.all(Array.from({ length: Math.min(jobs, names.length) }, lane));
-  return status;
+  return status === 0 ? (cli.signalStatus ?? 0) : status;
 }
 
 function namesOf(words: readonly string[]): readonly string[] {
   if (words.length === 0)
     throw new UsageError('no fuzz target is named', `use all, or ${ALL.join(', ')}`);
   const names = words.flatMap((word) => (word === 'all' ? ALL : [word]));
-  const unknown = names.find((name) => !ALL.includes(name) && !CANARIES.includes(name));
+  const unknown = names.find((name) => !isTarget(name));
   if (unknown === undefined) return [...new Set(names)];
   throw new UsageError(`no fuzz target "${unknown}"`, `use all, or ${ALL.join(', ')}`);
+}
+
+const isTarget = (name: string): boolean =>
+  ALL.includes(name) || CANARIES.includes(name) || Object.hasOwn(PROGRAMS, name);
+
+function runProgramOf(cli: Cli, path: string, time: string, seed: number): Promise<number> {
+  const shell: Shell = {
+    signal: cli.cancelled,
+    env: cli.env,
+    isTerminal: cli.stdout.isTTY,
+    write: (text) => void cli.stdout.write(text),
+  };
+  return runProgram(shell, [process.execPath, path, '--time', time, '--seed', String(seed)]);
 }
 
 function listed(name: string): string {
