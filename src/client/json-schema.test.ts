@@ -121,7 +121,6 @@ describe('conform', () => {
     'propertyNames',
     'anyOf',
     'oneOf',
-    'allOf',
     'description',
     'examples',
     // For generators only.
@@ -131,7 +130,7 @@ describe('conform', () => {
   const keywordsOf = (schema: AnswerSchema): string[] => [
     ...Object.keys(schema),
     ...[schema.items, schema.propertyNames, schema.additionalProperties, ...(schema.anyOf ?? [])]
-      .concat(schema.oneOf ?? [], schema.allOf ?? [], Object.values(schema.properties ?? {}))
+      .concat(schema.oneOf ?? [], Object.values(schema.properties ?? {}))
       .flatMap((inner) => (typeof inner === 'object' ? keywordsOf(inner) : [])),
   ];
 

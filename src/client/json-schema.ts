@@ -19,7 +19,6 @@ export interface AnswerSchema {
   readonly propertyNames?: AnswerSchema;
   readonly anyOf?: readonly AnswerSchema[];
   readonly oneOf?: readonly AnswerSchema[];
-  readonly allOf?: readonly AnswerSchema[];
 }
 
 /** By name, below `#/components/schemas/`. */
@@ -29,7 +28,7 @@ export const MISMATCH: unique symbol = Symbol('mismatch');
 
 /** Returns the value without unnamed fields, or `MISMATCH`. */
 export function conform(schema: AnswerSchema, value: unknown, schemas: Schemas): unknown {
-  const { $ref, anyOf, oneOf, allOf } = schema;
+  const { $ref, anyOf, oneOf } = schema;
   if ($ref !== undefined) {
     const target = schemas[$ref.replace('#/components/schemas/', '')];
     return target === undefined ? MISMATCH : conform(target, value, schemas);
@@ -39,7 +38,6 @@ export function conform(schema: AnswerSchema, value: unknown, schemas: Schemas):
     typeof type === 'object' ? type.map((one) => ({ ...schema, type: one })) : undefined;
   const options = anyOf ?? oneOf ?? byType;
   if (options !== undefined) return conformToOne(options, value, schemas);
-  if (allOf !== undefined) return conformToAll(allOf, value, schemas);
   if (schema.const !== undefined && value !== schema.const) return MISMATCH;
   if (schema.enum !== undefined && !schema.enum.includes(value)) return MISMATCH;
   switch (type) {
@@ -68,11 +66,6 @@ function conformToOne(options: readonly AnswerSchema[], value: unknown, schemas:
     if (found !== MISMATCH) return found;
   }
   return MISMATCH;
-}
-
-function conformToAll(parts: readonly AnswerSchema[], value: unknown, schemas: Schemas): unknown {
-  const found = parts.map((part) => conform(part, value, schemas));
-  return found.includes(MISMATCH) ? MISMATCH : Object.assign({}, ...(found as object[]));
 }
 
 function conformObject(
