@@ -9,6 +9,7 @@ const INTERESTING = [0, 1, 2, 7, 8, 16, 32, 63, 64, 100, 127, 128, 255, 256, 409
 const TOKENS = ['\r\n', '\n', '\0', 'null', '{}', '[]', '-1', '1e400', '"', '\\u', ': ', '\u00e9'];
 const WIDTHS = [1, 2, 4] as const;
 const INSERT_MAX = 16;
+const LONG_INSERT_MAX = 2048;
 
 export type Random = () => number;
 
@@ -108,7 +109,9 @@ export class Mutator {
   }
 
   #noise(): Uint8Array {
-    const bytes = new Uint8Array(1 + this.below(INSERT_MAX));
+    // Now and then enough to pass a limit.
+    const most = this.below(16) === 0 ? LONG_INSERT_MAX : INSERT_MAX;
+    const bytes = new Uint8Array(1 + this.below(most));
     if (this.below(2) === 0) return bytes.fill(this.below(256));
     return bytes.map(() => this.below(256));
   }
