@@ -1,6 +1,6 @@
 /** What this machine can do, found by doing it. A check that fails never hides another. */
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm, statfs } from 'node:fs/promises';
+import { mkdtemp, rm, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { freemem } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -20,6 +20,7 @@ import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import type { Check, Finding } from './check.ts';
 import { checkGpu } from './gpu.ts';
+import { checkSetup } from './setup.ts';
 
 export interface DoctorOptions {
   readonly config: Config;
@@ -209,21 +210,6 @@ function checkMemory(): Finding {
     verdict: 'limited',
     detail: `${gib(free)} available; a sandbox with its VMM needs about ${gib(MEMORY_FOR_ONE_SANDBOX_BYTES)}`,
     remedy: 'stop other programs, or use a smaller --memory',
-  };
-}
-
-async function checkSetup({ config }: DoctorOptions): Promise<Finding> {
-  const { cacheDir } = resolveHome(config.home);
-  const made: string[] = [];
-  for (const kind of ['kernel', 'rootfs', 'model']) {
-    const entries = await readdir(join(cacheDir, kind)).catch(() => []);
-    if (entries.length > 0) made.push(kind);
-  }
-  if (made.length === 3) return ok('kernel, golden image and model are built');
-  return {
-    verdict: 'limited',
-    detail: made.length === 0 ? 'not set up yet' : `only ${made.join(' and ')} built yet`,
-    remedy: 'run `./neurovisor setup`, or let the first `run` do it',
   };
 }
 

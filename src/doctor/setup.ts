@@ -1,0 +1,32 @@
+/** Whether set-up has built what this checkout needs: the question that each start asks, not whether anything is there. */
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { Config } from '../config.ts';
+import { resolveHome } from '../home.ts';
+import { absentArtifacts } from '../image/prepared.ts';
+import { SOURCE_DIR } from '../runtime/runtime.ts';
+import type { Finding } from './check.ts';
+
+export async function checkSetup({
+  config,
+  log,
+}: {
+  readonly config: Pick<Config, 'home'>;
+  readonly log: Log;
+}): Promise<Finding> {
+  const { cacheDir } = resolveHome(config.home);
+  const { signal } = new AbortController();
+  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: () => undefined, signal, log };
+  const absent = await absentArtifacts(context, { withModel: true });
+  if (absent.length === 0) {
+    return { verdict: 'ok', detail: 'kernel, golden image and model are built', remedy: null };
+  }
+  const names = absent.map(({ name, cause }) =>
+    cause === null ? name : `${name} (${describeError(cause)})`,
+  );
+  return {
+    verdict: 'limited',
+    detail: `not built for this version yet: ${names.join(', ')}`,
+    remedy: 'run `./neurovisor setup`, or let the first `run` do it',
+  };
+}
