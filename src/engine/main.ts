@@ -86,6 +86,7 @@ const config = JSON.parse(process.argv[2] ?? '') as ChildConfig;
 function exitNow(): void {
   if (typeof config.socket === 'string') rmSync(config.socket, { force: true });
   process.kill(process.pid, 'SIGKILL');
+  process.exit();
 }
 
 // Terminals and service managers signal the whole process group, but the parent decides when this process ends:

@@ -35,6 +35,7 @@ import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
+import { makeFifo } from '../sys/fifo.ts';
 import { killIfRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
 import type { Cgroup, Cgroups } from './cgroup.ts';
@@ -172,26 +173,32 @@ function launch(
   const { identity, tablePath } = held;
   const user =
     identity === null || stage === null ? null : { ...identity, stageDir: stage.dir, tablePath };
-  const [command = '', ...args] = jailCommand(plan, { tools, tree, user, fds });
+  const owner = process.pid;
+  const [command = '', ...args] = jailCommand(plan, { tools, tree, user, fds, owner });
   if (user !== null && stage !== null) {
     writeFileSync(tablePath, stageTable(stage, tree, plan), { mode: 0o600, flag: 'wx' });
   }
   const seccomp = createMemFd('seccomp', 0);
+  let block: number | undefined;
   let child: ChildProcess;
   try {
+    block = openGate(join(plan.dir, `gate.${plan.id}`));
     writeSync(seccomp, parts.filter, 0, parts.filter.length, 0);
     closeAllOnExec();
     child = spawn(command, args, {
-      stdio: [...plan.stdio, 'pipe', 'pipe', seccomp],
+      stdio: [...plan.stdio, 'pipe', block, seccomp],
       detached: true,
       cwd: '/',
       env: {},
     });
+  } catch (error) {
+    if (block !== undefined) closeFd(block);
+    throw error;
   } finally {
     closeFd(seccomp);
   }
   let vmm: { pid: number; startTicks: string } | undefined;
-  const pid = admit(child, fds, (pid) => {
+  const pid = admit(child, { info: fds.info, gate: block }, (pid) => {
     vmm = { pid, startTicks: startTicksOf(pid) ?? '' };
     held.cgroup?.add(pid);
     const tasks = held.identity === null ? null : limitsOf(plan).tasks;
@@ -214,26 +221,38 @@ function launch(
   };
 }
 
+/**
+ * A pipe whose reader also holds its writing end. So it stays shut if this process is killed, where the end of an
+ * ordinary pipe would start a VMM without limits. @returns its descriptor, owned by the caller
+ */
+function openGate(path: string): number {
+  makeFifo(path);
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  } finally {
+    rmSync(path, { force: true });
+  }
+}
+
 /** Reads the pid from bubblewrap, sets the limits, and lets the VMM start. */
 async function admit(
   child: ChildProcess,
-  fds: { readonly info: number; readonly block: number },
+  fds: { readonly info: number; readonly gate: number },
   limit: (pid: number) => void,
 ): Promise<number> {
   const info = child.stdio[fds.info] as Duplex | undefined;
-  const block = child.stdio[fds.block] as Duplex | undefined;
-  block?.on('error', (error) => ignore(error, 'the jail has ended, which its exit reports'));
   try {
     const pid = await readPid(child, info);
     limit(pid);
-    block?.end('\n');
+    writeSync(fds.gate, '\n');
     return pid;
   } catch (cause) {
-    block?.destroy();
     killGroup(child);
     throw cause instanceof JailError
       ? cause
       : new JailError('jail_failed', 'could not set the limits of a VMM', { cause });
+  } finally {
+    closeFd(fds.gate);
   }
 }
 

@@ -16,6 +16,7 @@ const fds = { info: 6, block: 7, seccomp: 8 };
 
 describe('jailCommand', () => {
   const plan = {
+    id: 'x',
     argv: ['/usr/bin/qemu', '--bind', '/', '/'],
     files: [
       { path: '/k', access: 'read' },
@@ -24,7 +25,7 @@ describe('jailCommand', () => {
     ],
   } as const;
   it('jailCommand: with a user of its own, drops all capabilities before the program', () => {
-    const words = jailCommand(plan, { tools, tree, user, fds });
+    const words = jailCommand(plan, { tools, tree, user, fds, owner: 7 });
     expect(words[0]).toBe('/u');
     const at = words.indexOf('/n');
     expect(words.slice(at, at + 7)).toEqual([
@@ -43,7 +44,7 @@ describe('jailCommand', () => {
     [null, ['/k', '/d/disk', '/dev/kvm', '/t/tree/usr']],
     [user, ['/run/x/f0', '/run/x/f1', '/dev/kvm', '/run/x/tree/usr']],
   ])('jailCommand: nothing of the program is an option of the jail (%o)', (user, sources) => {
-    const words = jailCommand(plan, { tools, tree, user, fds });
+    const words = jailCommand(plan, { tools, tree, user, fds, owner: 7 });
     expect(words.slice(words.lastIndexOf('--'))).toEqual(['--', ...plan.argv]);
     const own = words.slice(words.indexOf('/b'), words.lastIndexOf('--'));
     expect(own.filter((word) => word === '--bind')).toHaveLength(1);

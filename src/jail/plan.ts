@@ -120,19 +120,25 @@ export const stagedFile = (dir: string, index: number, access: JailFile['access'
 /** Mounts the table, then executes the rest. */
 const STAGE = '"$1" -n -a -T "$2" && shift 2 && exec "$@"';
 
+/** The owner may have been killed before the tie: then its signal never comes. */
+const ALIVE = '[ "$PPID" = "$1" ] && shift && exec "$@"';
+
 /** @param options.user null: bubblewrap makes a user namespace with this process' user alone */
 export function jailCommand(
-  plan: Pick<JailPlan, 'argv' | 'files' | 'env' | 'hasDriver'>,
+  plan: Pick<JailPlan, 'id' | 'argv' | 'files' | 'env' | 'hasDriver'>,
   options: {
     readonly tools: JailTools;
     readonly tree: ProgramTree;
     readonly user: JailUser | null;
     readonly fds: JailFds;
+    /** The pid of this process. */
+    readonly owner: number;
   },
 ): string[] {
-  const { tools, tree, user, fds } = options;
+  const { tools, tree, user, fds, owner } = options;
   // From here on it dies with its parent; bubblewrap sets the same for itself and the VMM.
   const tie = [tools.setpriv, '--pdeathsig', 'KILL'];
+  const alive = [tools.sh, '-c', ALIVE, 'sh', `${owner}`];
   // bubblewrap inherits its capabilities, so that no program started by the VMM can gain any.
   // Two steps: a capability outside the bounding set can't be made inheritable.
   const bound = ['--inh-caps', '+all', '--', tools.setpriv, '--bounding-set', '-all'];
@@ -140,8 +146,11 @@ export function jailCommand(
   return [
     ...(user === null ? tie : [...enter(tools, user), ...tie, ...bound]),
     '--',
+    ...alive,
     tools.bwrap,
     ...(user === null ? ['--unshare-user', '--uid', '65534', '--gid', '65534'] : []),
+    // By it `endUnfinishedStarts` knows the process.
+    ['--hostname', plan.id],
     ['--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'],
     ['--as-pid-1', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', '--clearenv'],
     ['--info-fd', `${fds.info}`, '--block-fd', `${fds.block}`, '--seccomp', `${fds.seccomp}`],

@@ -13,6 +13,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { PORTS } from '../guest/limits.ts';
 import { checkRunDir, requireRunDir } from '../home.ts';
+import { endUnfinishedStarts } from '../jail/leftovers.ts';
 import type { Workspace } from '../sandbox/parts.ts';
 import { startTicksOf } from '../sys/process-start.ts';
 
@@ -55,11 +56,13 @@ export const inferenceSocket = (channelPath: string): string => `${channelPath}_
 export async function reclaim(runDir: string, log: Log): Promise<number> {
   checkRunDir(runDir);
   let reclaimed = 0;
+  const abandoned = new Set<string>();
   for (const name of await entries(runDir)) {
     if (parseSandboxId(name) === undefined) continue;
     const dir = join(runDir, name);
     const state = await readOwner(dir);
     if (state === 'young' || (state !== undefined && (await isAlive(state.owner)))) continue;
+    abandoned.add(name);
     try {
       if (state?.vmm && (await isAlive(state.vmm))) process.kill(state.vmm.pid, 'SIGKILL');
       await rm(dir, { recursive: true, force: true });
@@ -69,6 +72,8 @@ export async function reclaim(runDir: string, log: Log): Promise<number> {
       log.warn('could not reclaim a sandbox', { sandbox: name, error: describeError(error) });
     }
   }
+  const ended = endUnfinishedStarts(abandoned);
+  if (ended > 0) log.info('ended starts whose owner was killed', { count: ended });
   return reclaimed;
 }
 
