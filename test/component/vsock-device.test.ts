@@ -8,6 +8,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { BucketLimit } from '../../src/base/token-bucket.ts';
 import { GIB, MIB } from '../../src/base/units.ts';
+import { countBytes } from '../../src/prove/rate-counts.ts';
+import { limitedTries, type Rate } from '../../src/prove/rate-verdict.ts';
 import { fileIdentity, sealSize } from '../../src/sys/fd.ts';
 import { libc } from '../../src/sys/libc.ts';
 import { connectUnix } from '../../src/sys/socket.ts';
@@ -17,6 +19,7 @@ import {
   type VsockDeviceSpec,
   type VsockHost,
 } from '../../src/vsock/host.ts';
+import { GRANT_BYTES_MAX } from '../../src/vsock/limits.ts';
 import { REQUEST } from '../../src/vsock/vhost-user.ts';
 import { collect, guestMappings, openFds } from '../support/process-view.ts';
 import { VhostFrontEnd } from '../support/vhost-front-end.ts';
@@ -260,8 +263,14 @@ describe('guests', () => {
 
 describe('limits', () => {
   const limit: BucketLimit = { size: 100_000, refillPerSecond: 200_000 };
+  const HALF: BucketLimit = { size: 50_000, refillPerSecond: 100_000 };
+  const rateOf = ({ size, refillPerSecond: perSecond }: BucketLimit): Rate => ({
+    size,
+    perSecond,
+    turn: GRANT_BYTES_MAX,
+  });
 
-  it('slow bytes both ways, change live, and lose nothing', async () => {
+  it('hold over any window of time, both ways, change live, and lose nothing', async () => {
     const made = await attach({ limits: { guestToHostBytes: limit, hostToGuestBytes: limit } });
     const guest = await boot(made);
     const BYTES = 2_000_000;
@@ -270,29 +279,36 @@ describe('limits', () => {
       got = collect(socket);
       socket.write(Buffer.alloc(BYTES));
     });
-    const startMs = performance.now();
+    let toGuest = 0;
+    const both = (): [number, number] => [got?.bytes() ?? 0, toGuest];
+    const counting = countBytes(() => made.device.stats());
+    await counting.begun;
     const stream = guest.guest.dial(80, 1);
     stream.write(new Uint8Array(BYTES));
-    let toGuest = 0;
-    const read = (): void => {
-      toGuest += stream.read().length;
-    };
-    await guest.until(() => {
-      read();
-      const elapsedMs = performance.now() - startMs;
-      const most = 100_000 + elapsedMs * 200 + 65_536;
-      expect(got?.bytes() ?? 0).toBeLessThanOrEqual(most);
-      expect(toGuest).toBeLessThanOrEqual(most);
-      return (got?.bytes() ?? 0) > 300_000 && toGuest > 300_000;
-    }, 'throttled bytes');
+    const passed = (bytes: number, what: string): Promise<void> =>
+      guest.until(() => {
+        toGuest += stream.read().length;
+        return both().every((each) => each >= bytes);
+      }, what);
+    await passed(400_000, 'throttled bytes');
+    for (const counts of await counting.stop()) {
+      expect(limitedTries('', counts, rateOf(limit)).map(({ ok }) => ok)).toEqual([true, true]);
+      // A limit of half of this one would be broken.
+      expect(limitedTries('', counts, rateOf(HALF))[0]?.ok).toBe(false);
+    }
     const stats = await made.device.stats();
     expect(stats.throttledMsGuestToHost).toBeGreaterThan(0);
     expect(stats.throttledMsHostToGuest).toBeGreaterThan(0);
+    await made.device.setLimits({ guestToHostBytes: HALF, hostToGuestBytes: HALF });
+    const slower = countBytes(() => made.device.stats());
+    await slower.begun;
+    await passed(Math.max(...both()) + 150_000, 'bytes at half the rate');
+    for (const counts of await slower.stop()) {
+      expect(limitedTries('', counts, rateOf(HALF)).map(({ ok }) => ok)).toEqual([true, true]);
+    }
     await made.device.setLimits({});
-    await guest.until(() => {
-      read();
-      return got?.bytes() === BYTES && toGuest === BYTES;
-    }, 'the rest');
+    await passed(BYTES, 'the rest');
+    expect(both()).toEqual([BYTES, BYTES]);
   });
 
   it('are refused if invalid', async () => {
