@@ -21,6 +21,11 @@ it('checkSetup: artifacts of another version are not those that a start takes', 
   expect(finding.remedy).toContain('setup');
 });
 
+it('checkSetup: a new home is told as that', async () => {
+  const finding = await checkSetup({ config: { home }, log: silentLog });
+  expect(finding).toMatchObject({ verdict: 'limited', detail: 'not set up yet' });
+});
+
 it('absentArtifacts: an input that is missing is the cause, not a failure', async () => {
   const absent = await absentArtifacts(
     {

@@ -1,4 +1,6 @@
 /** Whether set-up has built what this checkout needs: the question that each start asks, not whether anything is there. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
@@ -21,12 +23,13 @@ export async function checkSetup({
   if (absent.length === 0) {
     return { verdict: 'ok', detail: 'kernel, golden image and model are built', remedy: null };
   }
+  const isNew = !existsSync(join(cacheDir, 'kernel')) && !existsSync(join(cacheDir, 'rootfs'));
   const names = absent.map(({ name, cause }) =>
     cause === null ? name : `${name} (${describeError(cause)})`,
   );
   return {
     verdict: 'limited',
-    detail: `not built for this version yet: ${names.join(', ')}`,
+    detail: isNew ? 'not set up yet' : `not built for this version yet: ${names.join(', ')}`,
     remedy: 'run `./neurovisor setup`, or let the first `run` do it',
   };
 }
