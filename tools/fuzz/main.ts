@@ -8,7 +8,7 @@ const program = new Command('neurovisor fuzz')
   .description('Fuzz the parsers of hostile bytes, guided by coverage.')
   .argument(
     '[targets...]',
-    'what to fuzz; `all` is every target but vsock-device (--list names them)',
+    'what to fuzz; `all` is every target but the programs that --list names',
   )
   .option('--list', 'list the targets and the inputs kept for each')
   .option('--time <time>', 'time per target, for example 90s or 1h', '1m')

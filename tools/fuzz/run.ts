@@ -26,6 +26,7 @@ const ALL = [...AGENT_TARGETS, ...Object.keys(TARGETS)];
 const CANARIES = [CANARY, HANGING_CANARY, AGENT_CANARY];
 /** Started by name only: they take longer, and need more of the machine. */
 const PROGRAMS: Readonly<Record<string, string>> = {
+  rest: 'tools/fuzz-rest.ts',
   'vsock-device': 'tools/hostile-front-end.ts',
 };
 const QUIET_MS = 30_000;
