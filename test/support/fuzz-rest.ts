@@ -1,5 +1,7 @@
 /** Runs schemathesis on a server of the REST interface. */
 import { spawn } from 'node:child_process';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { OPENAPI_FILE } from '../../tools/openapi.ts';
@@ -37,13 +39,17 @@ export async function fuzzRest(
     ...['--max-time', String(seconds), '--seed', String(seed)],
     ...STREAMS.flatMap((operation) => ['--exclude-operation-id', operation]),
   ];
+  // It keeps files where it runs.
+  const cwd = mkdtempSync(join(tmpdir(), 'nv-fuzz-rest-'));
+  for (const name of ['hooks.py', 'schemathesis.toml']) {
+    cpSync(join(CLIENTS_DIR, 'python', name), join(cwd, name));
+  }
   const child = spawn(python, args, {
-    cwd: join(CLIENTS_DIR, 'python'),
+    cwd,
     env: {
       ...process.env,
       ...env,
       SCHEMATHESIS_HOOKS: 'hooks',
-      PYTHONDONTWRITEBYTECODE: '1',
       SANDBOX_SIZE: size,
     },
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -52,6 +58,10 @@ export async function fuzzRest(
     child.once('error', reject);
     child.once('close', resolve);
   });
-  const [report, status] = await Promise.all([text(child.stdout), ended]);
-  return { status, report };
+  try {
+    const [report, status] = await Promise.all([text(child.stdout), ended]);
+    return { status, report };
+  } finally {
+    rmSync(cwd, { recursive: true, force: true });
+  }
 }
