@@ -48,7 +48,8 @@ const LAYERS: Record<string, readonly string[]> = {
     'runtime',
     'config',
     'home',
-    'type:guest',
+    'bridge',
+    'guest',
   ],
   bench: [
     'base',

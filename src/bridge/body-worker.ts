@@ -1,10 +1,15 @@
-/** A thread of `body-checker.ts`: one body at a time, whose bytes move here and back. */
+/** A thread of `check-threads.ts`: one body at a time, whose bytes move here and back. */
 import { setPriority } from 'node:os';
-import { parentPort } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '../base/assert.ts';
 import { ignore } from '../base/ignore.ts';
 import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
 import type { Checked } from './refusal.ts';
+
+export interface WorkerSetup {
+  /** Of this thread alone, as Linux has it. */
+  readonly nice: number;
+}
 
 export interface WorkerRequest {
   readonly bytes: Uint8Array;
@@ -16,13 +21,11 @@ export interface WorkerAnswer {
   readonly checked: Checked<CheckedBody>;
 }
 
-/** Of this thread alone, as Linux has it: the threads that serve all sandboxes come first. */
-const NICE = 10;
-
 assert(parentPort !== null, 'body-worker.ts runs as a worker thread');
 const port = parentPort;
 try {
-  setPriority(0, NICE);
+  const { nice } = workerData as WorkerSetup;
+  if (nice !== 0) setPriority(0, nice);
 } catch (error) {
   ignore(error, 'a system without priorities of threads');
 }

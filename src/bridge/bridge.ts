@@ -22,7 +22,7 @@
  *
  * Pure: limits, refusal, check-body, cache-hints, caller-key, headers, address, json-body, fields, policy, sse, usage,
  * dialect/.
- * Input and output: listener, exchange, body, body-checker, body-worker, reply, relay, upstream, catalog,
+ * Input and output: listener, exchange, body, body-checker, check-threads, body-worker, reply, relay, upstream, catalog,
  * detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';
@@ -33,7 +33,7 @@ import { type Metric, single } from '../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';
 import { BODY_MEMORY } from './body.ts';
-import { BODY_LOOP_TIME, BodyChecker } from './body-checker.ts';
+import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
 import { Catalog } from './catalog.ts';
 import { openaiDialect } from './dialect/openai.ts';
@@ -66,6 +66,8 @@ export interface BridgeOptions {
   readonly takeTraces?: TakeTraces | undefined;
   /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
   readonly bodyMemory?: FairShareLimits;
+  /** Default `CHECKER_LIMITS`. */
+  readonly checker?: Partial<CheckerLimits>;
 }
 
 export interface Caller {
@@ -100,7 +102,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const client = new UpstreamClient(clock);
   const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
   const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
-  const checker = new BodyChecker({ clock, log });
+  const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;

@@ -17,9 +17,14 @@ import {
 import { CABLE_FD, type CardSpec, plugCard } from './card.ts';
 import { type UdpFrame, udpFrame } from './frames.ts';
 import { PSK } from './map.ts';
+import { FLOODS, type FloodTargets } from './neighbor-floods.ts';
+import { type ProbePlan, probe } from './neighbor-probe.ts';
 
 const received: string[] = [];
 let held: TLSSocket | undefined;
+/** The flood under way. */
+let flood: { readonly stop: () => void; readonly ended: Promise<unknown> } | undefined;
+const flooded = new Map<string, number>();
 
 act({
   plug: (spec: CardSpec) => {
@@ -40,6 +45,26 @@ act({
       socket.bind(port, () => resolve());
     }),
   received: () => received,
+  probe: (plan: ProbePlan) => probe(plan),
+  flood: ({ kind, ...targets }: FloodTargets & { kind: string }) => {
+    const run = FLOODS[kind];
+    assert(run !== undefined && flood === undefined, 'one known flood at a time');
+    flooded.clear();
+    const aborter = new AbortController();
+    const count = (outcome: string): void => {
+      flooded.set(outcome, (flooded.get(outcome) ?? 0) + 1);
+    };
+    const ended = run(targets, count, aborter.signal);
+    flood = { stop: () => aborter.abort(), ended };
+  },
+  /** What the flood has done so far, by outcome. */
+  flooded: () => Object.fromEntries(flooded),
+  endFlood: async () => {
+    flood?.stop();
+    await flood?.ended;
+    flood = undefined;
+    return Object.fromEntries(flooded);
+  },
   /** A lasting TLS connection: `hold` opens it, `poke` sends a byte and waits for its echo. */
   hold: ({ host, port, servername }: { host: string; port: number; servername: string }) =>
     new Promise<string>((resolve) => {

@@ -10,6 +10,7 @@ import { silentLog } from '../base/log.ts';
 import { proveEgress } from './egress-proof.ts';
 import { DIR_PREFIX } from './map.ts';
 import { proveMetadata } from './metadata-proof.ts';
+import { proveNeighbors } from './neighbors-proof.ts';
 import type { Proof } from './proof.ts';
 import { proveSecrets } from './secrets-proof.ts';
 import { createWorld, type World } from './world.ts';
@@ -20,6 +21,7 @@ const PROOFS: Readonly<Record<string, (world: World) => Promise<Proof>>> = {
   egress: proveEgress,
   secrets: proveSecrets,
   xdp: proveXdp,
+  neighbors: proveNeighbors,
 };
 
 const [dir = '', ...names] = process.argv.slice(2);

@@ -17,7 +17,7 @@ import { DIR_PREFIX } from './map.ts';
 import type { Proof } from './proof.ts';
 
 /** Proofs that run in network namespaces. */
-const NETWORK_PROOFS = ['metadata', 'egress', 'secrets', 'xdp'] as const;
+const NETWORK_PROOFS = ['metadata', 'egress', 'secrets', 'xdp', 'neighbors'] as const;
 export const PROOF_NAMES = [
   ...NETWORK_PROOFS,
   'seccomp',

@@ -82,6 +82,18 @@ describe('BodyChecker', () => {
     expect((await checker.check(job())).where).toBe('thread');
   });
 
+  it('a short body never waits for long ones', async () => {
+    const { run } = checkerWith({ loopBytesMax: 0 });
+    const ended: string[] = [];
+    const note = (name: string) => () => ended.push(name);
+    // Ready, as it is for all but the first.
+    await run('polite', JSON.stringify(BODY));
+    const flood = ['one', 'two', 'three'].map((id) => run(id, heavy(190_000)).then(note(id)));
+    const polite = run('polite', JSON.stringify(BODY)).then(note('polite'));
+    await Promise.all([...flood, polite]);
+    expect(ended[0]).toBe('polite');
+  });
+
   it('one sandbox has one thread at a time, so that another need not wait for its queue', async () => {
     const { run } = checkerWith({ loopBytesMax: 0 });
     const ended: string[] = [];
@@ -89,7 +101,7 @@ describe('BodyChecker', () => {
     const flood = Array.from({ length: 6 }, (_, i) =>
       run('hostile', heavy(150_000)).then(note(`hostile ${i}`)),
     );
-    const polite = run('polite', JSON.stringify(BODY)).then(note('polite'));
+    const polite = run('polite', heavy(20_000)).then(note('polite'));
     await Promise.all([...flood, polite]);
     expect(ended.indexOf('polite')).toBeLessThan(3);
   });
@@ -138,7 +150,7 @@ describe('BodyChecker', () => {
 describe('bridge', () => {
   let fixture: BridgeFixture;
 
-  it('answers a neighbor while the bodies of a flood are checked, and releases their memory', async () => {
+  it('answers a neighbor, whose bodies are short or long, while the bodies of a flood are checked, and releases their memory', async () => {
     fixture = await bridgeFixture();
     undo.push(() => fixture.close());
     fixture.mock.answer((_, response) => sendJson(response, 200, completion('ok')));
@@ -154,12 +166,17 @@ describe('bridge', () => {
     const waiting = fixture.bridge.metrics().find(({ name }) => name.endsWith('bodies_waiting'));
     await expect.poll(() => waiting?.samples()[0]?.value).toBeGreaterThan(0);
     const own = await fixture.call(CHAT, BODY);
-    const large = { ...BODY, messages: [{ role: 'user', content: 'x'.repeat(200_000) }] };
+    const withText = (characters: number) => ({
+      ...BODY,
+      messages: [{ role: 'user', content: 'x'.repeat(characters) }],
+    });
+    const large = withText(400_000);
+    const ownShort = await fixture.call(CHAT, withText(100_000));
     const ownLarge = await fixture.call(CHAT, large);
-    ended.push(`polite ${own.status} ${ownLarge.status}`);
+    ended.push(`polite ${own.status} ${ownShort.status} ${ownLarge.status}`);
     expect(fixture.mock.requests.at(-1)?.body.toString()).toBe(JSON.stringify(large));
     await Promise.all(flood);
-    expect(ended.indexOf('polite 200 200')).toBeLessThan(4);
+    expect(ended.indexOf('polite 200 200 200')).toBeLessThan(4);
     expect(ended.filter((each) => each.startsWith('hostile'))).toHaveLength(5);
     await expect.poll(() => port.stats()).toMatchObject({ bodyBytes: 0, inFlight: 0 });
   });
