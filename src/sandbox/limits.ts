@@ -22,8 +22,11 @@ export const RANGES = {
   queueTimeoutMs: { min: 1, max: HOUR_MS },
   forks: { min: 1, max: 64 },
   poolMembers: { min: 0, max: 256 },
-  /** Per second, and the size of a bucket. Below, the host's own operations in the guest run into their time limits. */
-  channelBytes: { min: 1024, max: 1_000_000_000_000 },
+  /**
+   * Per second, and the size of a bucket. Below, the host's own operations in the guest run into their time limits:
+   * a hello with the largest environment takes 2 s at this rate, of 10.
+   */
+  channelBytes: { min: 16 * 1024, max: 1_000_000_000_000 },
   /** The same for connections: each operation of the host is one. */
   channelConnections: { min: 1, max: 1_000_000 },
   /** Below, no full packet passes the TAP; the kernel's token buckets overflow at 18 GB/s. */

@@ -88,7 +88,7 @@ describe('makeSpec', () => {
     ],
     [
       'a channel that crawls',
-      { channelLimits: { hostToGuestBytes: { size: 1024, refillPerSecond: 1023 } } },
+      { channelLimits: { hostToGuestBytes: { size: 16_384, refillPerSecond: 16_383 } } },
       'channelLimits.hostToGuestBytes',
     ],
     [
@@ -100,7 +100,7 @@ describe('makeSpec', () => {
   ];
   it('channelLimits: the lowest that the host’s own operations can live with, fractions too', () => {
     const connections = { size: 1, refillPerSecond: 1.5, oneTimeBurst: 0.5 };
-    const hostToGuestBytes = { size: 1024, refillPerSecond: 1024 };
+    const hostToGuestBytes = { size: 16_384, refillPerSecond: 16_384 };
     const channelLimits = { connections, hostToGuestBytes };
     expect(makeSpec({ channelLimits }, 2).channelLimits).toEqual(channelLimits);
   });

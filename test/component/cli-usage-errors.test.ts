@@ -58,7 +58,7 @@ describe('usage errors without a daemon', () => {
     ['run -i -c 1', '-i alone has no effect'],
     ['run -t -c 1', '-t alone has no effect'],
     ['run --no-daemon --rate abc -c 1', '--rate: invalid size "abc"'],
-    ['run --no-daemon --rate 100 -c 1', '--rate: 100 is out of range (1024 to 1000000000000)'],
+    ['run --no-daemon --rate 100 -c 1', '--rate: 100 is out of range (16384 to 1000000000000)'],
     ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: invalid size "-1"'],
     ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone blocks everything'],
     ['prove canary', 'prove canary needs --zone'],
