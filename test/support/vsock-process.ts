@@ -87,6 +87,12 @@ export class VsockProcess implements Disposable {
     return readdirSync(`/proc/${this.pid}/fd`).length;
   }
 
+  /** Guest memory that it has mapped. */
+  mappings(): number {
+    const maps = readFileSync(`/proc/${this.pid}/maps`, 'utf8');
+    return maps.split('\n').filter((line) => line.includes('/memfd:guest')).length;
+  }
+
   /** Memory of its own and of its mappings, bytes. */
   residentBytes(): number {
     const status = readFileSync(`/proc/${this.pid}/status`, 'utf8');
