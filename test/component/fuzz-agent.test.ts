@@ -45,7 +45,6 @@ requires('atheris', await findAtheris()).describe('fuzz targets of the agent', (
       const text = `${found.reason}\ninput: ${found.meaning}\n${repeatLine()}`;
       throw new Error(`${name}: ${text}\nsaved in ${path}: commit it with the fix`);
     }
-    expect(progress.executions).toBeGreaterThan(progress.inputs);
     expect(progress.branches).toBeGreaterThan(0);
   });
 

@@ -6,6 +6,8 @@ export interface FuzzTarget {
   readonly name: string;
   /** Longer inputs are not tried. */
   readonly maxBytes: number;
+  /** The bytes are choices: any are an input, and long ones are larger structures. */
+  readonly isStructured: boolean;
   /** Inputs to start from: messages that the code accepts. */
   readonly seeds: readonly Uint8Array[];
   /** Throws, or rejects, if the input shows a bug. */
@@ -30,6 +32,7 @@ export function target(
   const { maxBytes = MAX_BYTES, seeds = [] } = options;
   return {
     name,
+    isStructured: false,
     maxBytes,
     seeds: seeds.map((each) => (typeof each === 'string' ? Buffer.from(each, 'latin1') : each)),
     // A copy: what a check leaves in its input would become part of the corpus.
@@ -52,6 +55,7 @@ export function structured<T>(
     input.generate(new ByteRandom(bytes), undefined).value;
   return {
     ...target(name, (bytes) => check(generated(bytes)), options),
+    isStructured: true,
     describe: (bytes) => fc.stringify(generated(bytes)),
   };
 }

@@ -45,13 +45,13 @@ export const virtqueue = structured(
   fc.record({
     sizeBits: fc.nat({ max: 4 }),
     direction: fc.constantFrom('device-writes' as const, 'device-reads' as const),
-    descriptors: fc.array(descriptor, { minLength: 16, maxLength: 16 }),
-    heads: fc.array(index, { minLength: 16, maxLength: 16 }),
+    usesEventIndex: fc.boolean(),
+    base: fc.oneof(fc.constant(0), fc.nat({ max: 0xffff })),
     steps: fc.array(fc.record({ available: index, change: fc.nat({ max: 15 }), descriptor }), {
       maxLength: 12,
     }),
-    base: fc.oneof(fc.constant(0), fc.nat({ max: 0xffff })),
-    usesEventIndex: fc.boolean(),
+    heads: fc.array(index, { minLength: 16, maxLength: 16 }),
+    descriptors: fc.array(descriptor, { minLength: 16, maxLength: 16 }),
   }),
   (input) => {
     const size = 2 ** input.sizeBits;

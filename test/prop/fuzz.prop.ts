@@ -8,6 +8,7 @@ import { repeatLine } from '../support/repeat-line.ts';
 import { randomFrom, runSeed } from '../support/run-seed.ts';
 
 const SMOKE_MS = 500;
+const INPUTS_MIN = 3;
 /** The thread that does not hang may have to wait, too. */
 const HANG_MS = 3_000;
 /** The canary takes about 12,000 runs. */
@@ -27,7 +28,8 @@ describe('fuzz targets', () => {
       const text = `${found.reason}\ninput: ${found.meaning}\n${repeatLine()}`;
       throw new Error(`${name}: ${text}\nsaved in ${path}: commit it with the fix`);
     }
-    expect(progress.executions).toBeGreaterThan(progress.inputs);
+    // With fewer, the fuzzer changes the first input for ever: nothing leads it on.
+    expect(progress.inputs).toBeGreaterThan(INPUTS_MIN);
     expect(progress.branches).toBeGreaterThan(0);
   });
 });

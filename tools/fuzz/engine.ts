@@ -8,6 +8,7 @@ import { Mutator, type Random } from './mutate.ts';
 import { resetProbe } from './probe.ts';
 
 const START_BYTES = 128;
+const NOISE_INPUTS = 32;
 const SHRINK_RUNS_MAX = 3000;
 
 export interface Failure {
@@ -40,11 +41,20 @@ export class Engine {
   /** Runs given inputs: those of earlier runs, and what the target starts from. */
   async seed(inputs: Iterable<Uint8Array>): Promise<Failure | undefined> {
     for (const bytes of this.#target.seeds) this.corpus.pin(bytes);
-    for (const bytes of [new Uint8Array(), ...this.#target.seeds, ...inputs]) {
+    const started = this.#target.isStructured ? this.#noise() : [];
+    for (const bytes of [new Uint8Array(), ...this.#target.seeds, ...started, ...inputs]) {
       const failure = await this.run(bytes.subarray(0, this.#target.maxBytes));
       if (failure !== undefined) return failure;
     }
     return undefined;
+  }
+
+  /** Of all sizes: small changes alone take long to reach what needs many choices. */
+  #noise(): readonly Uint8Array[] {
+    return Array.from({ length: NOISE_INPUTS }, (_, at) => {
+      const length = Math.ceil((this.#target.maxBytes * (at + 1)) / NOISE_INPUTS);
+      return new Uint8Array(length).map(() => this.#mutator.below(256));
+    });
   }
 
   /** One run of a changed input. Only targets with promises make it wait. */
