@@ -38,8 +38,12 @@ export class Notes {
     return { name, holds: tried.length > 0 && tried.every(({ ok }) => ok), tried };
   }
 
+  add(each: Tried): void {
+    this.#tried.push({ ...each, seen: each.seen.slice(0, SEEN_CHARACTERS_MAX) });
+  }
+
   note(what: string, expected: string, seen: string, ok: boolean): void {
-    this.#tried.push({ what, expected, seen: seen.slice(0, SEEN_CHARACTERS_MAX), ok });
+    this.add({ what, expected, seen, ok });
   }
 
   /** The seen text must equal the expected one. */

@@ -27,6 +27,7 @@ export const PROOF_NAMES = [
   'io',
   'files',
   'engine',
+  'ratelimit',
   'oom',
   'load',
 ] as const;
@@ -44,6 +45,7 @@ const VMM_PROOFS: Readonly<
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
   io: async () => (await import('./jail/io-proof.ts')).proveIo,
+  ratelimit: async () => (await import('./ratelimit-proof.ts')).proveRatelimit,
   files: async () => (await import('./files-proof.ts')).proveFiles,
   engine: async () => (await import('./jail/engine-proof.ts')).proveEngine,
   load: async () => (await import('./load-proof.ts')).proveLoad,

@@ -71,6 +71,19 @@ describe('limitedTries', () => {
     expect(verdicts(flow().slice(0, 9))[0]).toBe(false);
   });
 
+  it('count the share from when there was something to send, the windows from the start', () => {
+    const late = flow().map((count) => ({
+      ...count,
+      askedAtMs: count.askedAtMs + 20_000,
+      answeredAtMs: count.answeredAtMs + 20_000,
+    }));
+    const counts = [{ askedAtMs: 0, answeredAtMs: 0, bytes: 0 }, ...late];
+    expect(verdicts(counts)).toEqual([true, false]);
+    const since = (ms: number) => limitedTries('x', counts, RATE, ms).map(({ ok }) => ok);
+    expect(since(20_000)).toEqual([true, true]);
+    expect(since(30_000)).toEqual([true, false]);
+  });
+
   it('find the worst window, wherever it is', () => {
     const counts = [0, 10, 20, 3000, 3010, 3020].map((bytes, n) => ({
       askedAtMs: n * 100,

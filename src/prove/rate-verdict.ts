@@ -54,10 +54,19 @@ export function shareOf(counts: readonly Count[], rate: Rate): number {
   return seconds > 0 ? (last.bytes - first.bytes) / (rate.perSecond * seconds) : 0;
 }
 
-/** Tries of a limited direction: never more than the rate in any window, and not much less in all. */
-export function limitedTries(what: string, counts: readonly Count[], rate: Rate): Tried[] {
+/**
+ * Tries of a limited direction: never more than the rate in any window, and not much less in all.
+ * @param sinceMs when there was something to send, for the second
+ */
+export function limitedTries(
+  what: string,
+  counts: readonly Count[],
+  rate: Rate,
+  sinceMs = Number.NEGATIVE_INFINITY,
+): Tried[] {
   const worst = worstWindow(counts, rate);
-  const share = shareOf(counts, rate);
+  const sent = counts.filter(({ askedAtMs }) => askedAtMs >= sinceMs);
+  const share = shareOf(sent, rate);
   const isCounted = counts.length >= COUNTS_MIN && worst !== undefined;
   return [
     {

@@ -115,6 +115,7 @@ requiresRoot().describe('prove', () => {
       'a guest gets no more of its disks than its limits, and its VMM no more than its group',
       9,
     ],
+    ['ratelimit', 'a flooded channel keeps its limit, and its neighbor its round trips', 13],
     ['files', 'a guest that answers hostile names, links and listings harms nothing', 20],
     ['oom', 'OOM kills are announced, and endings have the right cause', 18],
     ['load', 'a VMM at work makes no call that its filter refuses', 12],
