@@ -135,4 +135,16 @@ describe('packet filter: limits', () => {
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
     await world.a.peer.tell('dropMany', {});
   });
+  it('a flood of lookups is dropped beyond its rate, and its neighbor is still answered', async () => {
+    await begin({ mode: 'open' });
+    const host = world.a.lease.hostAddress;
+    const began = performance.now();
+    await world.a.peer.tell('floodUdp', { host, port: 53, count: 10_000 });
+    const { counts } = await world.traffic(world.a);
+    const seconds = (performance.now() - began) / 1000;
+    // A slow machine only sends less at once.
+    expect(counts.host.packets).toBeLessThanOrEqual(800 + 400 * (seconds + 1));
+    expect(counts.rate.packets).toBeGreaterThan(0);
+    expect((await world.b.peer.udp(world.b.lease.hostAddress, 53)).outcome).toBe('answer');
+  });
 });

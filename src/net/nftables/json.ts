@@ -124,6 +124,11 @@ export function beyondRate(bytesPerSecond: number, burstBytes: number): NftExpre
   return { limit: { rate: bytesPerSecond, burst: burstBytes, inv: true, ...unit } };
 }
 
+/** The same, in packets. */
+export function beyondPackets(perSecond: number, burst: number): NftExpression {
+  return { limit: { rate: perSecond, burst, inv: true, per: 'second' } };
+}
+
 /** Matches the first `bytes` of packets since the rule was made. */
 export function within(bytes: number): NftExpression {
   return { quota: { val: bytes, val_unit: 'bytes' } };

@@ -13,6 +13,7 @@ import {
   assign,
   atMost,
   beyondConnections,
+  beyondPackets,
   beyondRate,
   CT_DIRECTION,
   CT_STATE,
@@ -91,6 +92,12 @@ const RESET_BYTES_MAX = 256 * 1024;
 const RESET_PACKET_BYTES_MAX = 1500;
 /** IPv4 and TCP header without options or data, as the kernel and closed sockets send them. */
 const BARE_RESET_BYTES = 40;
+/**
+ * Packets to our resolver, and first packets to our gateway, per second and at once. All sandboxes share the event loop
+ * that reads them. More than the resolver answers (`NAME_LIMITS`), and than clients open.
+ */
+const LOOKUP_PACKETS = { perSecond: 400, burst: 800 } as const;
+const OPENING_PACKETS = { perSecond: 500, burst: 1000 } as const;
 /** Idle time after which a connection to a pinned address needs a new DNS answer to continue. */
 const FLOW_SECONDS = 600;
 
@@ -258,12 +265,17 @@ function inputRules(input: ChainInput): SandboxRule[] {
   if (policy.mode !== 'none' && dnsPort !== undefined) {
     const lookup = [...TCP_OR_UDP, equal(DPORT, dnsPort), hasBit(CT_STATE, 'new')];
     rules.push([...lookup, jumpTo(ownName(id, 'lookups'))]);
+    rules.push(tooFast(id, LOOKUP_PACKETS, ...TCP_OR_UDP, equal(DPORT, dnsPort)));
     rules.push(take('udp', dnsPort), take('tcp', dnsPort));
   }
   rules.push(connectionsRule(id));
   if (policy.mode !== 'none') {
     // Only redirected ones: the gateway can't know the destination of a direct connection.
-    if (gatewayPort !== undefined) rules.push(take('tcp', gatewayPort, hasBit(CT_STATUS, 'dnat')));
+    if (gatewayPort !== undefined) {
+      const opening = [equal(L4PROTO, 'tcp'), equal(DPORT, gatewayPort), hasBit(CT_STATE, 'new')];
+      rules.push(tooFast(id, OPENING_PACKETS, ...opening));
+      rules.push(take('tcp', gatewayPort, hasBit(CT_STATUS, 'dnat')));
+    }
   }
   for (const { protocol, port } of hostPorts) rules.push(take(protocol, port));
   return [...rules, ...refusal(id, 'undeclared')];
@@ -372,6 +384,14 @@ function refusal(id: SandboxId, counter: CounterName, ...match: NftExpression[])
 function rateRule(id: SandboxId, bytesPerSecond: number | undefined): SandboxRule[] {
   if (bytesPerSecond === undefined) return [];
   return [dropOf(id)('rate', beyondRate(bytesPerSecond, BURST_BYTES))];
+}
+
+function tooFast(
+  id: SandboxId,
+  { perSecond, burst }: { readonly perSecond: number; readonly burst: number },
+  ...match: NftExpression[]
+): SandboxRule {
+  return dropOf(id)('rate', ...match, beyondPackets(perSecond, burst));
 }
 
 /** Not in `from`, before connection tracking: only a tracked connection can be reset. */

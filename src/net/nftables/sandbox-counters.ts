@@ -19,7 +19,7 @@ export const DROP_COUNTERS = {
   spoofed: 'with a foreign MAC or source address',
   ipv6: 'of IPv6',
   metadata: 'to a metadata service',
-  rate: 'beyond the bandwidth, of both directions',
+  rate: 'beyond the bandwidth, of both directions, or too fast for our resolver or gateway',
   budget: 'beyond the byte budget, of both directions',
   connections: 'that would open a connection beyond the limit',
   invalid: 'of an unknown connection',
