@@ -11,7 +11,7 @@ const SMOKE_MS = 500;
 const INPUTS_MIN = 3;
 /** The thread that does not hang may have to wait, too. */
 const HANG_MS = 3_000;
-/** The canary takes about 12,000 runs. */
+/** The canary takes some thousand runs. */
 const CANARY_RUNS_MAX = 1_000_000;
 
 function campaign(name: string, timeMs: number, runs = Infinity): Promise<CampaignResult> {
