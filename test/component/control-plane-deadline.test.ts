@@ -96,6 +96,35 @@ describe('LocalControlPlane: onTimeout pause', () => {
     },
   );
 
+  it.each(['pause', 'kill'] as const)(
+    'ends (%s) a sandbox that was paused in memory and runs for a snapshot whose hello never comes',
+    async (onTimeout) => {
+      const host = await FakeHost.open();
+      await using opened = host;
+      const { id } = await host.control.create({ ...REQUEST, onTimeout });
+      await host.control.pause(id, 'memory');
+      await passMs(host, 2 * (TIMEOUT_MS + PAUSE_GRACE_MS));
+      expect(await host.control.get(id)).toMatchObject({ status: 'paused', endsAtMs: null });
+      const held = opened.script.hold('hello');
+      const saving = expect(host.control.snapshot(id)).rejects.toMatchObject({ code: 'gone' });
+      await held.reached;
+      await passMs(host, TIMEOUT_MS + PAUSE_GRACE_MS);
+      await saving;
+      expect(await host.control.get(id)).toMatchObject({ end: { cause: 'timeout' } });
+      await requireNothing(host);
+    },
+  );
+
+  it('a sandbox that is paused in memory again after a snapshot has no deadline', async () => {
+    const { host: opened, id } = await open();
+    await using host = opened;
+    await host.control.pause(id, 'memory');
+    await host.control.snapshot(id);
+    await passMs(host, 2 * (TIMEOUT_MS + PAUSE_GRACE_MS));
+    expect(await host.control.get(id)).toMatchObject({ status: 'paused', endsAtMs: null });
+    await requireNothing(host);
+  });
+
   it('ends a sandbox whose snapshot is in progress at the timeout and never ends', async () => {
     const watched = await open();
     await using host = watched.host;

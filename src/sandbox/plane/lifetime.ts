@@ -70,6 +70,16 @@ export class Lifetime {
     this.#cancelTimeout = clock.after(timeoutMs, () => this.#onTimeout());
   }
 
+  /**
+   * Starts the timeout of a paused sandbox before its VM runs, since the guest may never answer then. Returns how to
+   * stop it; null: it counts already.
+   */
+  startStoppedTimeout(): (() => void) | null {
+    if (this.#endsAtMs !== null) return null;
+    this.startTimeout();
+    return () => this.stop();
+  }
+
   startIdle(): void {
     this.#turns.idle += 1;
     this.#cancelIdle();

@@ -378,11 +378,13 @@ export class ManagedSandbox {
     const { supervisor } = from;
     const wasPaused = from.kind === 'paused';
     this.#life.move(from, 'save', { supervisor, wasPaused });
+    const stopTimeout = wasPaused ? this.#lifetime.startStoppedTimeout() : null;
     try {
       if (wasPaused) await supervisor.resume();
       return await work(supervisor);
     } finally {
       await this.#settle(wasPaused);
+      if (this.#life.state.kind === 'paused') stopTimeout?.();
     }
   }
 
@@ -448,7 +450,11 @@ export class ManagedSandbox {
     if (state.kind !== 'paused') throw this.#refusal('resumed');
     const { supervisor } = state;
     this.#life.move(state, 'resume', { supervisor });
-    await supervisor.resume().finally(() => this.#settle(false));
+    const stopTimeout = this.#lifetime.startStoppedTimeout();
+    await supervisor.resume().finally(async () => {
+      await this.#settle(false);
+      if (this.#life.state.kind === 'paused') stopTimeout?.();
+    });
     await this.#persist();
   }
 
