@@ -42,7 +42,7 @@ const SHORT = { threadsMax: 1, nice: 0 } as const;
 const LONG = { threadsMax: 2, nice: 10 } as const;
 
 /** For the bodies of one sandbox on the event loop, in milliseconds; beyond it, they go to a thread. */
-export const BODY_LOOP_TIME: BucketLimit = { size: 20, refillPerSecond: 50 };
+export const BODY_LOOP_TIME: BucketLimit = { size: 10, refillPerSecond: 50 };
 
 export interface CheckedBytes extends ThreadResult {
   readonly where: 'loop' | 'thread';
