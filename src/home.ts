@@ -3,6 +3,7 @@
  *
  *     cache/   what `setup` builds and downloads, by digest; safe to delete
  *     data/    the store: paused sandboxes and snapshots
+ *     data.key the key of the requests in the store
  *     run/     one directory per running sandbox, and the daemon's socket; otherwise empty
  */
 import { createHash } from 'node:crypto';

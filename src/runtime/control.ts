@@ -59,7 +59,9 @@ export async function openControlPlane(
 ): Promise<OpenControlPlane> {
   const { home, driver, artifacts, upstream } = runtime;
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
-  const store = await openStore({ dir: dataDir, clock: systemClock, log });
+  // A store of another directory is temporary, and its key goes with it.
+  const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
+  const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log });
   const queue = new StartQueue({
     concurrency: availableParallelism(),
     totalMib: waitsForMemory ? Math.floor(totalmem() / MIB) : Number.POSITIVE_INFINITY,

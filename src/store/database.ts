@@ -81,6 +81,8 @@ export class Database {
 
   async #prepare(): Promise<void> {
     await this.read('open the store', (db) => {
+      // Replaced and removed rows are overwritten: older ones hold secrets in plain text.
+      db.exec('PRAGMA secure_delete = ON;');
       db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
       const found = db.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];
       if (found !== 'ok') throw damaged('open the store', this.#files.dir, new Error(`${found}`));

@@ -4,6 +4,7 @@ import type { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
 import type { Files, Swept } from './files.ts';
 import type { FileLock } from './lock.ts';
+import type { Sealing } from './sealing.ts';
 
 export interface StoreParts {
   readonly dir: string;
@@ -11,6 +12,7 @@ export interface StoreParts {
   readonly files: Files;
   readonly lock: FileLock;
   readonly clock: Clock;
+  readonly sealing: Sealing;
 }
 
 /** Removes files that no row names, and leftovers of dead processes. */

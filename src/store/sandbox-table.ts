@@ -5,6 +5,7 @@ import { StoreError } from './errors.ts';
 import { END_LOG_BYTES_MAX, END_LOGS_MAX, ENDED_SANDBOXES_MAX } from './limits.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { parseRow } from './row.ts';
+import type { Sealing } from './sealing.ts';
 
 /** `paused` with a `pausedSnapshotId`: on disk; without: in memory of the owner's VMM. */
 export type SandboxRowStatus = 'running' | 'paused' | 'ended';
@@ -14,7 +15,10 @@ export interface SandboxRow {
   /** Owning process, as the caller's JSON. */
   readonly ownerJson: string | null;
   readonly status: SandboxRowStatus;
-  /** Request, as the caller's JSON. May hold the user's secrets. */
+  /**
+   * Request, as the caller's JSON. May hold the user's secrets, so the database has it sealed. `null` (JSON) if its key is
+   * lost.
+   */
   readonly requestJson: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
@@ -87,16 +91,24 @@ const endSchema = z.object({
 const logSchema = z.object({ console: z.instanceof(Uint8Array), vmm: z.instanceof(Uint8Array) });
 
 export function sandboxTable(parts: StoreParts): SandboxTable {
-  const { db, dir } = parts;
+  const { db, dir, sealing } = parts;
   const fromRow = (row: unknown): SandboxRow =>
     parseRow(dir, 'a sandbox', () => {
       const { metadataJson, endJson, ...rest } = rowSchema.parse(row);
       const end = endJson === null ? null : endSchema.parse(JSON.parse(endJson));
-      return { ...rest, metadata: metadataSchema.parse(JSON.parse(metadataJson)), end };
+      const requestJson = sealing.unseal(rest.requestJson, rest.id) ?? 'null';
+      return {
+        ...rest,
+        requestJson,
+        metadata: metadataSchema.parse(JSON.parse(metadataJson)),
+        end,
+      };
     });
   return {
     async put(row) {
-      const orphans = await db.write(`keep sandbox ${row.id}`, (sql) => putSandbox(sql, row));
+      const orphans = await db.write(`keep sandbox ${row.id}`, (sql) =>
+        putSandbox(sql, sealing, row),
+      );
       if (orphans > 0) await sweep(parts);
     },
     claim: (id, from, to) =>
@@ -146,13 +158,15 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
 }
 
 /** Call in a write transaction. @returns number of removed snapshots of pauses */
-export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
+export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow): number {
   const { metadata, end, log, ...columns } = row;
   const { pausedSnapshotId } = row;
   if (pausedSnapshotId !== null) {
     const known = sql.prepare('SELECT 1 FROM snapshots WHERE id = ?').get(pausedSnapshotId);
     if (known === undefined) throw new StoreError('not_found', `no snapshot ${pausedSnapshotId}`);
   }
+  // Sealed, it can't be checked by the table.
+  JSON.parse(row.requestJson);
   sql
     .prepare(
       `INSERT INTO sandboxes (id, ownerJson, status, requestJson, metadataJson, createdAtMs, endsAtMs,
@@ -167,12 +181,41 @@ export function putSandbox(sql: DatabaseSync, row: SandboxRow): number {
     )
     .run({
       ...columns,
+      requestJson: sealing.seal(row.requestJson, row.id),
       metadataJson: JSON.stringify(metadata),
       endJson: end === null ? null : JSON.stringify(end),
     });
   if (log !== undefined) putLog(sql, row.id, log);
   if (end !== null) forgetOldest(sql);
   return removeOrphans(sql);
+}
+
+/**
+ * Seals the requests of older rows, which are plain.
+ * @returns the number of rows whose key is another one
+ */
+export async function sealPlainRows({ db, sealing }: StoreParts): Promise<number> {
+  const hasPlain = await db.read('read the requests', (sql) => plainRows(sql).length > 0);
+  if (hasPlain) {
+    await db.write('seal the requests', (sql) => {
+      const seal = sql.prepare('UPDATE sandboxes SET requestJson = :json WHERE id = :id');
+      for (const { id, requestJson } of plainRows(sql))
+        seal.run({ id, json: sealing.seal(requestJson, id) });
+    });
+  }
+  const foreign = await db.read('count the requests', (sql) =>
+    sql
+      .prepare("SELECT count(*) AS count FROM sandboxes WHERE requestJson ->> '$.key' <> ?")
+      .get(sealing.keyId),
+  );
+  return Number(foreign?.['count'] ?? 0);
+}
+
+const plainSchema = z.array(z.object({ id: z.string(), requestJson: z.string() }));
+
+function plainRows(sql: DatabaseSync): z.infer<typeof plainSchema> {
+  const plain = "SELECT id, requestJson FROM sandboxes WHERE requestJson ->> '$.sealed' IS NULL";
+  return plainSchema.parse(sql.prepare(plain).all());
 }
 
 function putLog(sql: DatabaseSync, id: string, log: EndLog): void {

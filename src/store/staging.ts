@@ -90,7 +90,7 @@ async function keep(
   snapshot: NewSnapshot,
   paused: SandboxRow | undefined,
 ): Promise<SnapshotRow> {
-  const { db, files, lock, clock } = parts;
+  const { db, files, lock, clock, sealing } = parts;
   const isPause = paused?.pausedSnapshotId === snapshot.id;
   assert((snapshot.kind === 'pause') === isPause, 'a pause and its sandbox come together');
   await db.read('check the name', (sql) => requireFreeName(sql, snapshot.name));
@@ -103,7 +103,7 @@ async function keep(
       await files.place(staged);
       orphans = await db.write(`keep snapshot ${row.id}`, (sql) => {
         insertSnapshot(sql, row);
-        return paused === undefined ? 0 : putSandbox(sql, paused);
+        return paused === undefined ? 0 : putSandbox(sql, sealing, paused);
       });
     });
   } catch (error) {

@@ -17,8 +17,8 @@
  * 3. Unfinished files lie in a directory that their process has locked. The kernel releases the lock when the
  *    process dies, and then any process may remove the directory.
  *
- * An open snapshot is held by descriptors, so it can be removed at any time. Rows may hold users' secrets: the
- * directory is 0700, its files 0600.
+ * An open snapshot is held by descriptors, so it can be removed at any time. Rows may hold users' secrets, so their
+ * requests are sealed (`sealing.ts`); the directory is 0700, its files 0600.
  */
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -31,12 +31,15 @@ import { Files, type Swept } from './files.ts';
 import { FileLock } from './lock.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { keepReserve } from './reserve.ts';
-import { type SandboxTable, sandboxTable } from './sandbox-table.ts';
+import { type SandboxTable, sandboxTable, sealPlainRows } from './sandbox-table.ts';
+import { openSealing } from './sealing.ts';
 import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
 
 export interface StoreOptions {
   /** Created with mode 0700 if missing. */
   readonly dir: string;
+  /** File of the key that seals requests; made if missing. Outside of `dir`, so that a copy of `dir` tells no secret. */
+  readonly keyPath: string;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -51,8 +54,8 @@ export interface Store extends AsyncDisposable {
 }
 
 /** @throws StoreError `store_damaged`, `store_newer`, `store_unavailable`, `store_busy`, `disk_full` */
-export async function openStore({ dir, clock, log }: StoreOptions): Promise<Store> {
-  const parts = await openParts(dir, clock);
+export async function openStore({ dir, keyPath, clock, log }: StoreOptions): Promise<Store> {
+  const parts = await openParts(dir, keyPath, clock);
   let closed: Promise<void> | undefined;
   const close = (): Promise<void> => {
     closed ??= leave(parts);
@@ -66,6 +69,9 @@ export async function openStore({ dir, clock, log }: StoreOptions): Promise<Stor
   };
   try {
     await collect();
+    const count = await sealPlainRows(parts);
+    if (count > 0)
+      log.warn('sandboxes were sealed with another key and can not be resumed', { count, keyPath });
   } catch (error) {
     await close();
     throw error;
@@ -81,10 +87,11 @@ export async function openStore({ dir, clock, log }: StoreOptions): Promise<Stor
 
 const reservePath = (dir: string): string => join(dir, 'reserve');
 
-async function openParts(dir: string, clock: Clock): Promise<StoreParts> {
+async function openParts(dir: string, keyPath: string, clock: Clock): Promise<StoreParts> {
   let lock: FileLock | undefined;
   try {
     const files = new Files(dir);
+    const sealing = await openSealing(keyPath);
     const opened = new FileLock(join(dir, 'lock'), clock);
     lock = opened;
     return await opened.run(async () => {
@@ -99,7 +106,7 @@ async function openParts(dir: string, clock: Clock): Promise<StoreParts> {
         db.close();
         throw error;
       }
-      return { dir, clock, db, files, lock: opened };
+      return { dir, clock, db, files, lock: opened, sealing };
     });
   } catch (error) {
     await lock?.close();

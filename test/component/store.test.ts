@@ -176,7 +176,7 @@ describe('sandboxes', () => {
       code: 'not_found',
     });
     await expect(put({ status: 'ended' })).rejects.toThrow(/CHECK/);
-    await expect(put({ requestJson: 'no JSON' })).rejects.toThrow(/CHECK/);
+    await expect(put({ requestJson: 'no JSON' })).rejects.toThrow(/JSON/);
     expect(await store.sandboxes.list()).toEqual([]);
   });
 
@@ -438,7 +438,7 @@ describe('pause', () => {
     const { dir, store } = await temporaryStore();
     await expect(
       pauseSandbox(store, 1, newSandbox({ metadata: {}, requestJson: '{' })),
-    ).rejects.toThrow(/CHECK/);
+    ).rejects.toThrow(/JSON/);
     expect(await store.sandboxes.list()).toEqual([]);
     expect(await store.snapshots.list()).toEqual([]);
     expect((await onDisk(dir)).files).toEqual([]);

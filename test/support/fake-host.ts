@@ -512,6 +512,11 @@ async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedSto
   const { dataDir = join(dir, 'data') } = options;
   return {
     dataDir,
-    store: await openStore({ dir: dataDir, clock: new FakeClock(), log: silentLog }),
+    store: await openStore({
+      dir: dataDir,
+      keyPath: `${dataDir}.key`,
+      clock: new FakeClock(),
+      log: silentLog,
+    }),
   };
 }

@@ -18,7 +18,7 @@ export async function temporaryStore(
   clock: Clock = new FakeClock(),
 ): Promise<{ dir: string; store: Store }> {
   const where = dir ?? (await temporaryDir());
-  const store = await openStore({ dir: where, clock, log: silentLog });
+  const store = await openStore({ dir: where, keyPath: `${where}.key`, clock, log: silentLog });
   onTestFinished(() => store.close());
   return { dir: where, store };
 }

@@ -1,0 +1,69 @@
+/** The requests of sandboxes in the database, which hold users' secrets. */
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { openStore } from '../../src/store/store.ts';
+import { newSandbox } from '../support/snapshots.ts';
+import { temporaryDir, temporaryStore } from '../support/store.ts';
+
+const SECRET = 'sk-live-0123456789abcdef';
+const withSecret = () => newSandbox({ requestJson: JSON.stringify({ value: SECRET }) });
+
+/** Files of the store that hold the secret as text. */
+const tellers = (dir: string): string[] =>
+  readdirSync(dir, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => readFileSync(path).includes(SECRET));
+
+it('put: no file of the store tells a secret, and the row is read back', async () => {
+  const { dir, store } = await temporaryStore();
+  const row = withSecret();
+  await store.sandboxes.put(row);
+  await store.sandboxes.put({ ...row, endsAtMs: 5 });
+  expect(tellers(dir)).toEqual([]);
+  expect((await store.sandboxes.get(row.id)).requestJson).toBe(row.requestJson);
+  await store.close();
+  const again = await temporaryStore(dir);
+  expect((await again.store.sandboxes.list())[0]?.requestJson).toBe(row.requestJson);
+});
+
+it('openStore: seals the plain rows of older versions, and overwrites them', async () => {
+  const dir = await temporaryDir();
+  const first = await temporaryStore(dir);
+  const row = withSecret();
+  await first.store.sandboxes.put(row);
+  await first.store.close();
+  const db = new DatabaseSync(join(dir, 'store.db'));
+  db.prepare('UPDATE sandboxes SET requestJson = ?').run(row.requestJson);
+  db.close();
+  expect(tellers(dir)).toHaveLength(1);
+  const { store } = await temporaryStore(dir);
+  expect((await store.sandboxes.get(row.id)).requestJson).toBe(row.requestJson);
+  await store.close();
+  expect(tellers(dir)).toEqual([]);
+});
+
+it('openStore: without its key, sandboxes are listed without their request, and the log says why', async () => {
+  const dir = await temporaryDir();
+  const first = await temporaryStore(dir);
+  const row = withSecret();
+  await first.store.sandboxes.put(row);
+  await first.store.close();
+  rmSync(`${dir}.key`);
+  const warnings: unknown[] = [];
+  const log = { ...silentLog, warn: (...words: unknown[]) => void warnings.push(words) };
+  const store = await openStore({ dir, keyPath: `${dir}.key`, clock: new FakeClock(), log });
+  expect(await store.sandboxes.get(row.id)).toEqual({
+    ...row,
+    requestJson: 'null',
+    log: undefined,
+  });
+  expect(warnings).toEqual([
+    [expect.stringContaining('another key'), { count: 1, keyPath: `${dir}.key` }],
+  ]);
+  await store.close();
+});
