@@ -26,6 +26,9 @@ const STREAMS = [
   'openOperation',
   'openSession',
 ];
+/** Until a request counts as unanswered: of fake VMs, and of a host that builds a template for it first. */
+const ANSWER_SECONDS_MAX = 30;
+const BUILD_SECONDS_MAX = 150;
 /** Console scripts of the environment have another path in them. */
 const MAIN = 'from schemathesis.cli import schemathesis; schemathesis()';
 
@@ -37,6 +40,7 @@ export async function fuzzRest(
   const args = [
     ...['-c', MAIN, 'run', OPENAPI_FILE, '--url', url, '-H', `X-API-Key: ${key}`, '--no-color'],
     ...['--max-time', String(seconds), '--seed', String(seed)],
+    ...['--request-timeout', String(size === 'small' ? BUILD_SECONDS_MAX : ANSWER_SECONDS_MAX)],
     ...STREAMS.flatMap((operation) => ['--exclude-operation-id', operation]),
   ];
   // It keeps files where it runs.
