@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { CertificateAuthority, HOSTS_MAX } from './authority.ts';
+import { CERTIFICATES, CertificateAuthority, HOSTS_MAX } from './authority.ts';
 
 describe('CertificateAuthority', () => {
   it('keeps the certificates that were last asked for, and of as many names as a guest makes up no more', async () => {
@@ -15,5 +15,17 @@ describe('CertificateAuthority', () => {
     const again = authority.contextFor('first.example');
     expect(again).not.toBe(first);
     await Promise.all([first, used, again, ...others]);
+  });
+  it('makes certificates at a bounded rate, and serves hosts that have one meanwhile', async () => {
+    let now = Date.UTC(2026, 0);
+    const authority = new CertificateAuthority({ wall: () => now });
+    const made = Array.from({ length: CERTIFICATES.size }, (_, n) =>
+      authority.contextFor(`h${n}.example`),
+    );
+    await expect(authority.contextFor('more.example')).rejects.toThrow('too many different hosts');
+    expect(authority.contextFor(`h${CERTIFICATES.size - 1}.example`)).toBe(made.at(-1));
+    now += 1000;
+    made.push(authority.contextFor('more.example'));
+    await Promise.all(made);
   });
 });

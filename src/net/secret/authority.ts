@@ -6,6 +6,7 @@
  */
 import type { SecureContext } from 'node:tls';
 import type { Clock } from '../../base/clock.ts';
+import { type BucketLimit, TokenBucket } from '../../base/token-bucket.ts';
 import type { Root } from './certificates.ts';
 
 const DAY_MS = 24 * 3_600_000;
@@ -13,6 +14,9 @@ const DAY_MS = 24 * 3_600_000;
 const LEAF_USED_DAYS = 4;
 /** Each takes 54 KB, and a rule for `*.example.com` lets a guest ask for any number. */
 export const HOSTS_MAX = 64;
+
+/** Certificates made. Each takes 3 ms of the event loop, and a guest that asks for more hosts than are kept needs one each time. */
+export const CERTIFICATES: BucketLimit = { size: 128, refillPerSecond: 8 };
 
 interface Leaf {
   readonly context: Promise<SecureContext>;
@@ -22,11 +26,13 @@ interface Leaf {
 export class CertificateAuthority {
   readonly #clock: Pick<Clock, 'wall'>;
   readonly #leaves = new Map<string, Leaf>();
+  readonly #bucket: TokenBucket;
   #root: Promise<Root> | undefined;
 
   /** Generates nothing before the first use. */
   constructor(clock: Pick<Clock, 'wall'>) {
     this.#clock = clock;
+    this.#bucket = new TokenBucket(CERTIFICATES, clock.wall());
   }
 
   /** Keeps keys out of serialized objects. */
@@ -40,7 +46,10 @@ export class CertificateAuthority {
     return pemOf(await this.#theRoot());
   }
 
-  /** The TLS context of a server with this name. @param host canonical */
+  /**
+   * The TLS context of a server with this name. Rejects if certificates of too many hosts were asked for.
+   * @param host canonical
+   */
   contextFor(host: string): Promise<SecureContext> {
     const now = this.#clock.wall();
     const known = this.#leaves.get(host);
@@ -50,6 +59,9 @@ export class CertificateAuthority {
       this.#leaves.set(host, known);
       return known.context;
     }
+    if (!this.#bucket.tryOpen(now))
+      return Promise.reject(new Error('too many different hosts with secrets; retry later'));
+    this.#bucket.spend(1);
     const [oldest] = this.#leaves.keys();
     if (oldest !== undefined && this.#leaves.size >= HOSTS_MAX) this.#leaves.delete(oldest);
     const leaf = { context: this.#makeLeaf(host), remakeAtMs: now + LEAF_USED_DAYS * DAY_MS };
