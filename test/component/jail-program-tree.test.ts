@@ -1,5 +1,6 @@
 /** The copy of the VMM's program for jails. */
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -127,6 +128,8 @@ describe('ProgramTrees', () => {
 
 describe('openJail', () => {
   it('start: a VMM runs the program as updated while NeuroVisor runs', async () => {
+    // As for /run, where the state of production is: others may pass.
+    chmodSync(dir, 0o711);
     const path = searchPath(process.env['PATH']);
     const files = await listQemuFiles('qemu-system-x86_64', path);
     const jail = await openJail({
