@@ -65,7 +65,7 @@ const SCRATCH = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 export const copyOutOf = structured(
   'copy-out',
   fc.record({
-    source: fc.constantFrom('/x/a', 'a', '/x/.', '..', '/', 'sub/link', '~'),
+    source: fc.constantFrom('/x/a', 'a', '/x/.', '..', '/', 'sub/link', '~', '/x/sub', 'target/.'),
     into: fc.constantFrom('', 'target', 'target/', 'target/new', 'link', 'link/'),
     root: entry,
     lists: fc.array(listing, { minLength: 1, maxLength: 4 }),

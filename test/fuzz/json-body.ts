@@ -20,6 +20,7 @@ export const jsonBody = target(
     const { value } = parsed.value;
     const own: unknown = JSON.parse(bytes.toString('utf8'));
     must(isJsonObject(own) && JSON.stringify(own) === JSON.stringify(value), 'read differently');
+    must(colonsIn(bytes.toString('utf8')) === keysIn(value), 'a key occurs twice');
     const after = Buffer.concat(editJson(bytes, parsed.value.layout, CHANGES));
     const edited: unknown = JSON.parse(after.toString('utf8'));
     must(isJsonObject(edited), 'an edit is no object');
@@ -45,6 +46,17 @@ export const jsonBody = target(
     ],
   },
 );
+
+/** Each key of the text has one, strings aside. */
+function colonsIn(text: string): number {
+  return text.replaceAll(/"(?:[^"\\]|\\.)*"/gs, '').replaceAll(/[^:]/gs, '').length;
+}
+
+function keysIn(value: unknown): number {
+  if (typeof value !== 'object' || value === null) return 0;
+  const own = Array.isArray(value) ? 0 : Object.keys(value).length;
+  return Object.values(value).reduce<number>((sum, each) => sum + keysIn(each), own);
+}
 
 /** With keys in one order at the top; `__proto__` is a key like others. */
 function sorted(object: Readonly<Record<string, unknown>>): readonly unknown[] {

@@ -49,6 +49,14 @@ describe('canary', () => {
     expect(Buffer.from(found?.bytes ?? []).toString('latin1')).toMatch(/^nv/);
   });
 
+  it('a target that cannot be loaded is an error, not a failure of an input', async () => {
+    const { signal } = new AbortController();
+    const options = { seed: runSeed(), jobs: 1, timeMs: Infinity, inputs: [], signal };
+    await expect(runCampaign({ name: 'nothing', ...options })).rejects.toThrow(
+      'no fuzz target "nothing"',
+    );
+  });
+
   it('no random bytes reach the planted bug', () => {
     const random = randomFrom(runSeed());
     for (let run = 0; run < 200_000; run += 1) {

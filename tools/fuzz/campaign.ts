@@ -101,6 +101,7 @@ class Thread {
   readonly result: Promise<Outcome>;
   /** The modules are loaded; inputs run. */
   #isReady = false;
+  #loadError: string | undefined;
   #found: Found | undefined;
   #inputs: readonly Uint8Array[] = [];
 
@@ -113,12 +114,17 @@ class Thread {
       workerData: job,
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
     });
-    this.result = new Promise((resolve) => {
+    this.result = new Promise((resolve, reject) => {
       const watch = this.#watch(listener, options.hangMs ?? HANG_MS);
       this.#worker.on('message', (message: FromWorker) => this.#take(message, listener));
       this.#worker.on('error', (error) => this.#fail(String(error.stack ?? error), listener));
       this.#worker.on('exit', () => {
         clearInterval(watch);
+        if (this.#loadError !== undefined) {
+          listener.failure();
+          reject(new Error(`the target can't be loaded: ${this.#loadError}`));
+          return;
+        }
         resolve({
           ...(this.#found === undefined ? {} : { found: this.#found }),
           inputs: this.#inputs,
@@ -143,6 +149,9 @@ class Thread {
   }
 
   #fail(reason: string, listener: Listener): void {
+    // No input is at fault when the modules can't be loaded.
+    if (!this.#isReady) this.#loadError ??= reason;
+    if (!this.#isReady) return;
     const bytes = this.#current.input;
     this.#found = { bytes, reason, meaning: `${bytes.length} bytes` };
     listener.failure();
