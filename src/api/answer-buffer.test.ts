@@ -48,4 +48,14 @@ describe('AnswerMemory', () => {
       buffer.release();
     }
   });
+
+  it('a buffer that was released before its first byte takes no memory', () => {
+    const memory = new AnswerMemory();
+    for (let round = 0; round < 20; round += 1) {
+      const buffer = memory.buffer('a', 16 * MIB);
+      buffer.release();
+      expect(buffer.append(chunk)).toBe(0);
+    }
+    expect(fill(memory.buffer('a', 16 * MIB))).toBe(16 * MIB);
+  });
 });

@@ -28,6 +28,7 @@ export class AnswerBuffer {
   #hold: Hold | undefined;
   #bytes = Buffer.alloc(0);
   #length = 0;
+  #isReleased = false;
 
   constructor(bytesMax: number, take: (bytes: number) => Hold | undefined) {
     this.#bytesMax = bytesMax;
@@ -47,8 +48,12 @@ export class AnswerBuffer {
     return this.#bytes.subarray(0, this.#length);
   }
 
-  /** Idempotent; the content is not to be used any more. */
+  /**
+   * Idempotent; the content is not to be used any more. Nothing is kept from now on: a client may leave before the
+   * first byte comes.
+   */
   release(): void {
+    this.#isReleased = true;
     this.#hold?.release();
   }
 
@@ -67,6 +72,7 @@ export class AnswerBuffer {
   }
 
   #reserve(bytes: number): boolean {
+    if (this.#isReleased) return false;
     if (this.#hold !== undefined) return this.#hold.resize(bytes);
     this.#hold = this.#take(bytes);
     return this.#hold !== undefined;
