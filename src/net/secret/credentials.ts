@@ -66,9 +66,18 @@ export function isCookie(name: string): boolean {
   return /^cookie2?$/.test(plainName(name));
 }
 
-/** Whether a server may take a parameter of this name for a credential. @param name may be percent-encoded */
+/**
+ * Whether a server may take a parameter of this name for a credential. Some end the name at a NUL, and read `token[0]`
+ * as the list `token`. @param name may be percent-encoded
+ */
 export function isCredentialParameter(name: string): boolean {
-  return PARAMETER.test(plainName(name));
+  return spellingsOfParameter(name).some((spelling) => PARAMETER.test(spelling));
+}
+
+/** What servers may take for the name, in the form of `plainName`. @param name may be percent-encoded */
+export function spellingsOfParameter(name: string): readonly string[] {
+  const [base = ''] = decoded(name).split(/[[\0]/, 1);
+  return [plainName(name), plainName(base)];
 }
 
 /** Servers differ in case and punctuation: `X_Api_Key`, `api-key`, `key[]`. @param name may be percent-encoded */

@@ -148,6 +148,9 @@ describe('fillHead: refuses another credential beside a secret', () => {
     ['an encoded name', '/?access%5Ftoken=mine', []],
     ['behind a semicolon', '/?a=1;token=mine', []],
     ['an array', '/?api_key[]=mine', []],
+    ['an array with an index', '/?api_key[0]=mine', []],
+    ['an encoded array', '/?token%5B0%5D=mine', []],
+    ['a name that ends at a NUL', '/?api_key%00x=mine', []],
   ])('%s', (_what, target, fields) => {
     expect(sent(target, [...fields, bearer])).toBe('credential_beside_secret');
     expect(sent(target, [bearer, ...fields])).toBe('credential_beside_secret');
@@ -161,6 +164,7 @@ describe('fillHead: refuses another credential beside a secret', () => {
     ] as const;
     expect(sent('/', [bearer, 'x_acme: mine'], [secret(places)])).toBe('credential_beside_secret');
     expect(sent('/?APPID=x', [bearer], [secret(places)])).toBe('credential_beside_secret');
+    expect(sent('/?appid[1]=x', [bearer], [secret(places)])).toBe('credential_beside_secret');
     expect(sent('/?APPID=', [bearer, 'X-Acme:'], [secret(places)])).toContain(VALUE);
   });
   it('a query secret beside an Authorization', () => {

@@ -15,6 +15,7 @@ import {
   isCredentialField,
   isCredentialParameter,
   plainName,
+  spellingsOfParameter,
 } from './credentials.ts';
 import type { EgressSecret } from './secret.ts';
 
@@ -173,7 +174,8 @@ function isCredential({ text, place }: Part, placed: ReadonlySet<string>): boole
   return text.split(';').some((one) => {
     const [name = '', ...rest] = one.split('=');
     if (rest.join('=') === '') return false;
-    return isCredentialParameter(name) || placed.has(keyOf({ in: 'query', name }));
+    const isPlaced = spellingsOfParameter(name).some((spelling) => placed.has(`query ${spelling}`));
+    return isPlaced || isCredentialParameter(name);
   });
 }
 
