@@ -60,9 +60,9 @@ export function stageTable(
     .join('');
 }
 
-/** fstab(5) separates its fields by blanks. */
+/** fstab(5) separates its fields by blanks. Other spaces of Unicode are none, and have no code in its three digits. */
 function escaped(path: string): string {
-  return path.replaceAll(/[\s\\#]/g, (character) => {
+  return path.replaceAll(/[ \t\n\v\f\r\\#]/g, (character) => {
     return `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`;
   });
 }
