@@ -9,8 +9,8 @@ export interface CgroupLimits {
   readonly memoryBytes: number;
   /** Processes and threads. */
   readonly tasks: number;
-  /** CPU time in whole processors. */
-  readonly cpus: number;
+  /** CPU time in whole processors; null: no limit, and no smaller part of the processors than without a group. */
+  readonly cpus: number | null;
   /** Absent: none. */
   readonly io?: IoLimits;
 }
@@ -29,11 +29,13 @@ interface Setting {
 
 /** cpu.cfs_period_us, cpu.max: the kernel's default. */
 const CPU_PERIOD_US = 100_000;
+/** cgroup-v2.rst: a hundred times the default. */
+const CPU_WEIGHT_MAX = '10000';
 
 export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, string][] {
   const { memoryBytes, tasks, cpus } = limits;
   const has = (name: Controller): boolean => tree.controllers.includes(name);
-  const quota = String(cpus * CPU_PERIOD_US);
+  const quota = cpus === null ? null : String(cpus * CPU_PERIOD_US);
   const memory = String(memoryBytes);
   if (tree.version === 2) {
     return [
@@ -48,7 +50,11 @@ export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, str
         ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][])
         : []),
       ...(has('cpu')
-        ? ([[{ name: 'cpu.max' }, `${quota} ${CPU_PERIOD_US}`]] satisfies [Setting, string][])
+        ? ([
+            quota === null
+              ? [{ name: 'cpu.weight', optional: true }, CPU_WEIGHT_MAX]
+              : [{ name: 'cpu.max' }, `${quota} ${CPU_PERIOD_US}`],
+          ] satisfies [Setting, string][])
         : []),
     ];
   }
@@ -61,10 +67,15 @@ export function limitFiles(tree: Hierarchy, limits: CgroupLimits): [Setting, str
         ] satisfies [Setting, string][])
       : []),
     ...(has('pids') ? ([[{ name: 'pids.max' }, String(tasks)]] satisfies [Setting, string][]) : []),
-    ...(has('cpu')
+    ...(has('cpu') && quota !== null
       ? ([[{ name: 'cpu.cfs_quota_us', optional: true }, quota]] satisfies [Setting, string][])
       : []),
   ];
+}
+
+/** A group that only counts CPU time would give its processes together the part of one process (version 1). */
+export function isNeeded(tree: Hierarchy, { cpus }: CgroupLimits): boolean {
+  return tree.version === 2 || cpus !== null || tree.controllers.some((name) => name !== 'cpu');
 }
 
 /** For one disk: the file's name, and the text after the disk's number. */

@@ -21,7 +21,13 @@ import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { type CgroupPaths, CONTROLLERS, type Controller } from './cgroup-paths.ts';
-import { type CgroupLimits, type Hierarchy, ioFiles, limitFiles } from './cgroup-settings.ts';
+import {
+  type CgroupLimits,
+  type Hierarchy,
+  ioFiles,
+  isNeeded,
+  limitFiles,
+} from './cgroup-settings.ts';
 import type { IoLimits } from './disk-io.ts';
 import { JailError } from './errors.ts';
 
@@ -98,6 +104,7 @@ export class Cgroups {
     const files = this.#files;
     try {
       for (const tree of this.#trees) {
+        if (!isNeeded(tree, limits)) continue;
         const dir = join(tree.parent, `${id}.${this.#owner}`);
         files.make(dir);
         made.push({ dir, tree });

@@ -149,12 +149,13 @@ export function limitsOf({
   memoryMib,
   cpus,
   tasksMax,
-}: Pick<JailPlan, 'memoryMib' | 'cpus' | 'tasksMax'>): CgroupLimits {
+  hasCpuLimit = true,
+}: Pick<JailPlan, 'memoryMib' | 'cpus' | 'tasksMax' | 'hasCpuLimit'>): CgroupLimits {
   return {
     memoryBytes: memoryLimitMib(memoryMib) * MIB,
     tasks: tasksMax ?? TASKS_MAX + cpus,
     // One more than the guest has, for I/O.
-    cpus: cpus + 1,
+    cpus: hasCpuLimit ? cpus + 1 : null,
   };
 }
 

@@ -33,6 +33,8 @@ export interface JailPlan {
   readonly diskLimits?: DiskLimits;
   /** Its environment. Default: empty. */
   readonly env?: Readonly<Record<string, string>>;
+  /** False: it takes as much CPU time as it gets. Default: true, its processors and one more. */
+  readonly hasCpuLimit?: boolean;
   /** Processes and threads. Default: those of a VMM with these processors. */
   readonly tasksMax?: number;
   /** It loads a driver, which looks into /proc/self and writes to /tmp. Default: it does not. */

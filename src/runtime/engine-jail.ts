@@ -103,6 +103,8 @@ export async function openEngineJail(options: EngineJailOptions): Promise<Engine
           files,
           memoryMib: Math.floor((totalmem() * MEMORY_SHARE) / MIB),
           cpus: availableParallelism(),
+          // All sandboxes wait for it: it must not share like one of them.
+          hasCpuLimit: false,
           tasksMax: TASKS_MAX,
           openFilesMax: OPEN_FILES_MAX,
           env: {
