@@ -75,6 +75,14 @@ export class Database {
     await log.datasync();
   }
 
+  /** Leaves nothing of rows that were removed or replaced without `secure_delete`, neither here nor in the log. */
+  async rewrite(): Promise<void> {
+    await this.read('rewrite the store', (db) => {
+      // Not into a temporary file elsewhere.
+      db.exec('PRAGMA temp_store = MEMORY; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);');
+    });
+  }
+
   close(): void {
     if (this.#db.isOpen) this.#db.close();
   }

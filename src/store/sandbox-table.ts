@@ -191,7 +191,7 @@ export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow)
 }
 
 /**
- * Seals the requests of older rows, which are plain.
+ * Seals the requests of older rows, which are plain, and leaves nothing of those that were removed.
  * @returns the number of rows whose key is another one
  */
 export async function sealPlainRows({ db, sealing }: StoreParts): Promise<number> {
@@ -203,6 +203,7 @@ export async function sealPlainRows({ db, sealing }: StoreParts): Promise<number
         seal.run({ id, json: sealing.seal(requestJson, id) });
     });
   }
+  if (hasPlain || sealing.isNew) await db.rewrite();
   const foreign = await db.read('count the requests', (sql) =>
     sql
       .prepare("SELECT count(*) AS count FROM sandboxes WHERE requestJson ->> '$.key' <> ?")

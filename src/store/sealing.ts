@@ -29,6 +29,8 @@ const sealedSchema = z.strictObject({ sealed: z.base64(), key: z.string() });
 export interface Sealing {
   /** Names the key without telling it. */
   readonly keyId: string;
+  /** The key was made just now, so an older version may have left plain text. */
+  readonly isNew: boolean;
   /** @returns JSON */
   seal(text: string, id: string): string;
   /** @returns null: sealed with another key, for another id, or altered */
@@ -40,14 +42,18 @@ export interface Sealing {
  * @throws StoreError `store_unavailable`; Error of Node: the disk is full
  */
 export async function openSealing(keyPath: string): Promise<Sealing> {
-  return sealingWith(readKey(keyPath) ?? (await makeKey(keyPath)));
+  const known = readKey(keyPath);
+  if (known !== undefined) return sealingWith(known);
+  const { key, isNew } = await makeKey(keyPath);
+  return sealingWith(key, isNew);
 }
 
-export function sealingWith(key: Uint8Array): Sealing {
+export function sealingWith(key: Uint8Array, isNew = false): Sealing {
   const keyId = createHash('sha256').update(key).digest('hex').slice(0, KEY_ID_CHARACTERS);
   const context = (id: string): Buffer => Buffer.from(`${PURPOSE}\n${id}`);
   return {
     keyId,
+    isNew,
     seal(text, id) {
       const nonce = randomBytes(NONCE_BYTES);
       const cipher = createCipheriv('aes-256-gcm', key, nonce).setAAD(context(id));
@@ -94,7 +100,7 @@ function readKey(path: string): Buffer | undefined {
 }
 
 /** Complete or not there, whatever other processes do at the same time. */
-async function makeKey(path: string): Promise<Buffer> {
+async function makeKey(path: string): Promise<{ readonly key: Buffer; readonly isNew: boolean }> {
   const key = randomBytes(KEY_BYTES);
   const temporary = `${path}.${randomUUID()}`;
   try {
@@ -105,10 +111,10 @@ async function makeKey(path: string): Promise<Buffer> {
     // Before any row needs it.
     await using directory = await open(dirname(path), 'r');
     await directory.sync();
-    return key;
+    return { key, isNew: true };
   } catch (error) {
     const other = errorCode(error) === 'EEXIST' ? readKey(path) : undefined;
-    if (other !== undefined) return other;
+    if (other !== undefined) return { key: other, isNew: false };
     throw isDiskFull(error) ? error : unusable(path, error);
   } finally {
     rmSync(temporary, { force: true });

@@ -47,6 +47,28 @@ it('openStore: seals the plain rows of older versions, and overwrites them', asy
   expect(tellers(dir)).toEqual([]);
 });
 
+it('openStore: overwrites the plain rows that an older version has removed', async () => {
+  const dir = await temporaryDir();
+  const first = await temporaryStore(dir);
+  await first.store.sandboxes.put(newSandbox());
+  await first.store.close();
+  // As SQLite's default was, and without a key, as an older version left it.
+  const db = new DatabaseSync(join(dir, 'store.db'));
+  const filler = 'x'.repeat(20_000);
+  const plain = JSON.stringify({ value: `${SECRET}${filler}${SECRET}` });
+  db.exec('PRAGMA secure_delete = OFF');
+  const [row] = db.prepare('SELECT * FROM sandboxes').all();
+  db.prepare('UPDATE sandboxes SET requestJson = ?').run(plain);
+  db.prepare('UPDATE sandboxes SET requestJson = ?').run(String(row?.['requestJson']));
+  db.exec('DELETE FROM sandboxes');
+  db.close();
+  rmSync(`${dir}.key`);
+  expect(tellers(dir)).toHaveLength(1);
+  const { store } = await temporaryStore(dir);
+  expect(tellers(dir)).toEqual([]);
+  await store.close();
+});
+
 it('openStore: without its key, sandboxes are listed without their request, and the log says why', async () => {
   const dir = await temporaryDir();
   const first = await temporaryStore(dir);
