@@ -1,4 +1,5 @@
 /** Types and helpers that the routes share. */
+import type { ServerResponse } from 'node:http';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type {
@@ -38,9 +39,14 @@ export function clientGone({ raw }: FastifyReply): AbortSignal {
   const onClose = (): void => {
     if (!raw.writableFinished) controller.abort(new Error('the client disconnected'));
   };
-  if (raw.closed || raw.destroyed) onClose();
-  else raw.once('close', onClose);
+  whenClosed(raw, onClose);
   return controller.signal;
+}
+
+/** Calls once, when the answer is sent or its client has gone, which may have been long ago. */
+export function whenClosed(response: ServerResponse, run: () => void): void {
+  if (response.closed || response.destroyed) run();
+  else response.once('close', run);
 }
 
 /** Connections whose last answer may be unread, each with how to end the watch. */

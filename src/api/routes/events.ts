@@ -8,7 +8,7 @@ import type { Log } from '../../base/log.ts';
 import type { ControlPlane, LogChunk } from '../../sandbox/control.ts';
 import type { SandboxTimedEvent } from '../../sandbox/plane/recent-events.ts';
 import { API_LIMITS } from '../limits.ts';
-import { type ApiParts, type App, failures } from '../route.ts';
+import { type ApiParts, type App, failures, whenClosed } from '../route.ts';
 import { eventsQuery, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -36,7 +36,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
     (_request, reply) => {
       const giveBack = slots.take();
       reply.hijack();
-      reply.raw.once('close', giveBack);
+      whenClosed(reply.raw, giveBack);
       streamChanges(reply.raw, control, clock);
     },
   );
@@ -67,7 +67,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
       await control.get(params.id);
       const giveBack = slots.take();
       reply.hijack();
-      reply.raw.once('close', giveBack);
+      whenClosed(reply.raw, giveBack);
       const parts = { clock, log, title: 'events of a sandbox' };
       const { after, follow } = query;
       await streamTexts(reply.raw, parts, (signal) =>
@@ -105,7 +105,7 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
       await control.get(params.id);
       const giveBack = slots.take();
       reply.hijack();
-      reply.raw.once('close', giveBack);
+      whenClosed(reply.raw, giveBack);
       const parts = { clock, log, title: 'logs of a sandbox' };
       await streamTexts(reply.raw, parts, (signal) =>
         texts(control.followLogs(params.id, signal), chunkText, 'event: end\ndata: {}\n\n'),
@@ -134,6 +134,7 @@ async function streamTexts(
 ): Promise<void> {
   const left = new AbortController();
   beginStream(response, clock, title, () => left.abort());
+  if (left.signal.aborted) return;
   try {
     for await (const text of read(left.signal)) {
       // While this waits, the source buffers within its own limit.
@@ -170,14 +171,13 @@ export function beginStream(
     });
   };
   keepAlive();
-  response.once('close', () => {
+  whenClosed(response, () => {
     onClose();
     stopTimer();
   });
 }
 
 function streamChanges(response: ServerResponse, control: ControlPlane, clock: Clock): void {
-  beginStream(response, clock, 'changes of all sandboxes', () => stop());
   const stop = control.onChange((info) => {
     if (response.writableLength < API_LIMITS.eventQueueBytesMax) {
       response.write(`event: sandbox\ndata: ${JSON.stringify(info)}\n\n`);
@@ -186,4 +186,5 @@ function streamChanges(response: ServerResponse, control: ControlPlane, clock: C
     stop();
     response.end('event: overflow\ndata: {}\n\n');
   });
+  beginStream(response, clock, 'changes of all sandboxes', stop);
 }

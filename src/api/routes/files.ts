@@ -8,7 +8,7 @@ import { BusyError } from '../../sandbox/errors.ts';
 import type { AnswerBuffer, AnswerMemory } from '../answer-buffer.ts';
 import { withIdleLimit } from '../body.ts';
 import { API_LIMITS } from '../limits.ts';
-import { type ApiParts, type App, clientGone, failures } from '../route.ts';
+import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
 import { fileEntry, fileList } from '../schema/answers.ts';
 import { fileListQuery, fileQuery, fileWriteQuery, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
@@ -111,7 +111,7 @@ export function addFileRoutes(
       const options = fileOptions(user, clientGone(reply));
       const giveBack = listings.take(params.id);
       const answer = memory.buffer(params.id, LIST_ANSWER_BYTES_MAX);
-      reply.raw.once('close', () => answer.release());
+      whenClosed(reply.raw, () => answer.release());
       try {
         const { files } = await control.guest(params.id);
         await collectEntries(files.entries(path, { ...options, depth }), answer);

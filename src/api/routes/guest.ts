@@ -4,7 +4,7 @@ import type { AnswerMemory } from '../answer-buffer.ts';
 import type { ApiMetrics } from '../api-metrics.ts';
 import { API_LIMITS } from '../limits.ts';
 import { collectOutput } from '../output.ts';
-import { type ApiParts, type App, clientGone, failures } from '../route.ts';
+import { type ApiParts, type App, clientGone, failures, whenClosed } from '../route.ts';
 import {
   channelStats,
   execResult,
@@ -124,7 +124,7 @@ function addExec(
         stdout: memory.buffer(params.id, outputBytesMax),
         stderr: memory.buffer(params.id, outputBytesMax),
       };
-      reply.raw.once('close', () => {
+      whenClosed(reply.raw, () => {
         buffers.stdout.release();
         buffers.stderr.release();
       });
