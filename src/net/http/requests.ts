@@ -6,6 +6,7 @@
 import { isOverride } from './fields.ts';
 import { type FramerRules, type HttpFrame, HttpFramer } from './framer.ts';
 import {
+  type Field,
   HEAD_BYTES_MAX,
   HEAD_FIELDS_MAX,
   type HeadProblem,
@@ -31,7 +32,12 @@ export const REQUEST_RULES: FramerRules = {
 export type HttpPiece =
   | { readonly kind: 'head'; readonly head: RequestHead }
   /** Part of the body of the last head, with its chunk framing; may be a view of what was pushed. */
-  | { readonly kind: 'body'; readonly bytes: Uint8Array }
+  | {
+      readonly kind: 'body';
+      readonly bytes: Uint8Array;
+      /** The fields in these bytes, if they are a trailer. */
+      readonly trailer?: readonly Field[];
+    }
   | { readonly kind: 'end' }
   /** Nothing comes after it. */
   | { readonly kind: 'refused'; readonly reason: HeadProblem };
@@ -117,7 +123,8 @@ export class HttpRequestReader {
       this.#refuse('chunk', true);
       return;
     }
-    this.#pass(`${fields.map(({ name, value }) => `${name}: ${value}\r\n`).join('')}\r\n`);
+    const text = fields.map(({ name, value }) => `${name}: ${value}\r\n`).join('');
+    this.#out.push({ kind: 'body', bytes: Buffer.from(`${text}\r\n`, 'latin1'), trailer: fields });
   }
 
   #pass(text: string): void {

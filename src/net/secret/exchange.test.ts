@@ -111,6 +111,26 @@ describe('SecretExchange: requests', () => {
     expect(world.sent('to_upstream')).not.toContain('__cf_bm');
     expect(world.outputs).toContainEqual({ kind: 'without_cookies', names: ['API_KEY'] });
   });
+  it.each(['Authorization: Bearer mine', 'X_Api_Key: mine', 'Cookie: session=mine'])(
+    'refuses a credential in the trailer of a request with a secret: %s',
+    (field) => {
+      const head = crlf(
+        'POST /x HTTP/1.1',
+        'Host: a.example',
+        'Transfer-Encoding: chunked',
+        BEARER,
+      );
+      const world = new World().guest(head).guest(`1\r\na\r\n0\r\n${field}\r\n\r\n`);
+      expect(world.reasons).toEqual(['credential_beside_secret']);
+      expect(world.sent('to_upstream')).not.toContain('mine');
+      expect(world.sent('to_guest')).toContain('HTTP/1.1 403');
+      const plain = new World().guest(head.replace(`${BEARER}\r\n`, ''));
+      plain.guest(`1\r\na\r\n0\r\n${field}\r\n\r\n`);
+      expect(plain.sent('to_upstream')).toContain(field);
+      const harmless = new World().guest(head).guest('0\r\nX-Checksum: mine\r\n\r\n');
+      expect(harmless.sent('to_upstream')).toContain('X-Checksum: mine');
+    },
+  );
   it('never puts a secret into a body or a trailer', () => {
     const text =
       crlf('POST /x HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked') +

@@ -12,7 +12,13 @@ import { hostText, type RequestHead } from '../http/head.ts';
 import { httpRefusal, type RefusalStatus } from '../http/refusal.ts';
 import { type HttpPiece, HttpRequestReader } from '../http/requests.ts';
 import type { Judgement, RefusalReason } from '../policy/judge.ts';
-import { type FilledHead, fillHead, type PlacementProblem, type RefusedHead } from './head.ts';
+import {
+  type FilledHead,
+  fillHead,
+  foreignField,
+  type PlacementProblem,
+  type RefusedHead,
+} from './head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './responses.ts';
 import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
 
@@ -62,6 +68,8 @@ export class SecretExchange {
   #phase: 'http' | 'upgrading' | 'tunnel' | 'refusing' | 'closed' = 'http';
   #refusal: Uint8Array = new Uint8Array();
   #lastHead: RequestHead | undefined;
+  /** Names of the secrets in it. */
+  #used: readonly string[] = [];
   #out: ExchangeOutput[] = [];
 
   constructor(options: ExchangeOptions) {
@@ -122,13 +130,26 @@ export class SecretExchange {
   #onPiece(piece: HttpPiece): void {
     if (this.#phase === 'upgrading' && piece.kind !== 'end') this.#tooEarly();
     if (this.#phase !== 'http') return;
-    if (piece.kind === 'body') this.#out.push({ kind: 'to_upstream', bytes: piece.bytes });
+    if (piece.kind === 'body') this.#onBody(piece);
     else if (piece.kind === 'head') this.#onHead(piece.head);
     else if (piece.kind === 'refused') {
       if (this.#requests.isCut) this.#responses.withdraw();
       const why = `invalid or ambiguous HTTP/1.1 request: ${piece.reason}`;
       this.#refuse(400, `http_${piece.reason}`, why);
     }
+  }
+
+  /** Some servers merge a trailer into the head, whose secrets were judged without it. */
+  #onBody({ bytes, trailer = [] }: Extract<HttpPiece, { kind: 'body' }>): void {
+    const foreign = this.#used.length === 0 ? undefined : foreignField(trailer, this.#own);
+    if (foreign === undefined) {
+      this.#out.push({ kind: 'to_upstream', bytes });
+      return;
+    }
+    this.#responses.withdraw();
+    const why = `the trailer field ${foreign} is another credential beside the secret ${this.#used.join(', ')}; omit it`;
+    this.#out.push({ kind: 'unplaced', names: this.#used, why });
+    this.#refuse(403, 'credential_beside_secret', why);
   }
 
   #onHead(head: RequestHead): void {
@@ -163,6 +184,7 @@ export class SecretExchange {
       return;
     }
     if (isUpgrade) this.#phase = 'upgrading';
+    this.#used = filled.used;
     this.#out.push({ kind: 'request', name: host, filled: filled.used });
     if (filled.isWithoutCookies) this.#out.push({ kind: 'without_cookies', names: filled.used });
     this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(filled.forward, 'latin1') });

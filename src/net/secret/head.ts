@@ -112,7 +112,7 @@ function judge(parts: readonly Part[], ofHost: readonly EgressSecret[]): Refused
     const why = `${twice.what} occurs twice with a placeholder; send it once`;
     return refuse('secret_misplaced', why);
   }
-  const placed = new Set(ofHost.flatMap(({ places }) => places.map(keyOf)));
+  const placed = placedKeys(ofHost);
   const foreign = parts.find((part) => part.found.length === 0 && isCredential(part, placed));
   if (foreign === undefined) return undefined;
   const why = `${foreign.what} is another credential beside the secret ${names.join(', ')}, whose value could be stored with it; omit it, or make it a secret of the sandbox, too`;
@@ -159,6 +159,23 @@ function fillParameter(text: string, secrets: readonly EgressSecret[]): Part {
     };
   if (value !== secret.placeholder) return { what, text, found, problem: 'not_alone', place };
   return { what, text: `${name}=${encodeURIComponent(secret.value.reveal())}`, found, place };
+}
+
+/** The name of a field, for messages, that a server may take for a credential, a cookie included; undefined: none. */
+export function foreignField(
+  fields: readonly Field[],
+  ofHost: readonly EgressSecret[],
+): string | undefined {
+  const placed = placedKeys(ofHost);
+  const foreign = fields.find(({ name, value }) => {
+    const part = { what: '', text: value, found: [], place: { in: 'header', name } } as const;
+    return isCookie(name) || isCredential(part, placed);
+  });
+  return foreign === undefined ? undefined : shown(foreign.name);
+}
+
+function placedKeys(secrets: readonly EgressSecret[]): ReadonlySet<string> {
+  return new Set(secrets.flatMap(({ places }) => places.map(keyOf)));
 }
 
 /** @param placed keys of the places that owners named, in any spelling that a server may take for them */
