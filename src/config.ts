@@ -54,6 +54,8 @@ const VARIABLES = {
     FIELD_PATHS,
     'fields such as enable_search or messages.content.uuid, separated by commas',
   ),
+  /** Whether sandboxes see how much of a prompt the model server had in its cache. */
+  NEUROVISOR_CACHE_HITS: oneOf(['hide', 'show'], 'hide'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** VMM of the VMs; `auto`: QEMU if it is installed. */
@@ -122,6 +124,7 @@ export interface Config {
   readonly upstreamKey: string | null;
   /** Paths of fields. */
   readonly allowFields: readonly string[];
+  readonly showCacheHits: boolean;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
@@ -163,6 +166,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     upstream: values.NEUROVISOR_UPSTREAM,
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
     allowFields: listed(values.NEUROVISOR_ALLOW_FIELDS),
+    showCacheHits: values.NEUROVISOR_CACHE_HITS === 'show',
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,

@@ -312,6 +312,7 @@ export class Exchange {
       limits,
       signal: this.#aborter.signal,
       onData: () => this.#silence?.touch(),
+      showCacheHits: this.#context.policy.showCacheHits ?? false,
       onTokens: (events: number) => dispatched.tokens.record(events, clock.now()),
       cancel: (reason: BridgeError) => this.cancel(reason),
     };

@@ -17,6 +17,8 @@ export interface BridgePolicy {
   readonly defaultModel?: string;
   /** Paths of fields that pass unchecked, e.g. `enable_search`, `messages.content.uuid`: see `fields.ts`. */
   readonly allowFields?: readonly string[];
+  /** True: answers keep what tells cache hits, so a sandbox may see what others have asked. */
+  readonly showCacheHits?: boolean;
   readonly limits?: Partial<BridgeLimits>;
 }
 

@@ -19,6 +19,8 @@ export interface RelayContext {
   readonly clock: Clock;
   readonly limits: BridgeLimits;
   readonly signal: AbortSignal;
+  /** By the owner of the host; otherwise answers tell no cache hits. */
+  readonly showCacheHits: boolean;
   /** Called when bytes arrive from the upstream. */
   onData(): void;
   /** Called with the number of events with text in one chunk. */
@@ -45,6 +47,7 @@ export async function relayStream(
   const splitter = new SseSplitter(context.limits.eventBytesMax);
   const mask = new CacheHintMask();
   const masked = (bytes: Buffer, endsEvent: boolean): Buffer => {
+    if (context.showCacheHits) return bytes;
     const length = eventLength(bytes);
     const data = bytes.subarray(0, length);
     const safe = mask.mask(data);
@@ -90,7 +93,7 @@ export async function relayDocument(
   reply.start(response.statusCode ?? 200, responseHeaders(response.headers));
   await pump(response, reply, context, (chunk) => {
     usage.push(chunk);
-    return reply.write(mask.mask(chunk));
+    return reply.write(context.showCacheHits ? chunk : mask.mask(chunk));
   });
   reply.end();
 }

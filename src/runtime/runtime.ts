@@ -325,9 +325,11 @@ export class Runtime {
   }
 
   #bridgePolicy(models: ModelPolicy): BridgePolicy {
+    const { config } = this.#options;
     return {
       aliases: models.aliases,
-      allowFields: [...this.#options.config.allowFields, ...models.allowFields],
+      allowFields: [...config.allowFields, ...models.allowFields],
+      showCacheHits: config.showCacheHits,
       ...(models.allow === null ? {} : { allowModels: models.allow }),
       ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
     };

@@ -253,6 +253,24 @@ describe('bridge: hints of the cache', () => {
     );
   });
 
+  it('pass where the owner of the host shows them', async () => {
+    fixture = await bridgeFixture({ policy: { showCacheHits: true } });
+    const choices = [{ delta: { content: 'x' }, finish_reason: 'stop' }];
+    const text = `data: ${JSON.stringify({ choices, usage, timings })}\n\ndata: [DONE]\n\n`;
+    const told = { ...Object(completion('hi')), usage, timings };
+    fixture.mock.answer(({ body }, response) => {
+      if (!body.includes('"stream":true')) {
+        response.writeHead(200, { 'content-type': 'application/json' });
+        response.end(JSON.stringify(told));
+        return;
+      }
+      startEvents(response);
+      response.end(text);
+    });
+    expect(JSON.parse((await fixture.call(CHAT, chat())).body)).toEqual(told);
+    expect((await fixture.call(CHAT, chat({ stream: true }))).body).toBe(text);
+  });
+
   it('are masked in an event that is larger than the buffer, after a comment with a quote', async () => {
     fixture = await bridgeFixture({ policy: { limits: { eventBytesMax: 50 } } });
     const long = {
