@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { describeError } from '../base/errors.ts';
@@ -241,8 +241,20 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
   const stampPath = join(options.cacheDir, 'jail', 'probed');
   const stamp = stampOf(parts, options, treeDir);
   if ((await readText(stampPath)) === stamp) return;
-  const dir = join(options.cacheDir, 'jail', 'probe');
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const base = join(options.cacheDir, 'jail');
+  await mkdir(base, { recursive: true, mode: 0o700 });
+  // Its own: another process may probe at the same time, or have been killed while it did.
+  const dir = await mkdtemp(join(base, 'probe-'));
+  try {
+    await probeIn(dir, parts, options);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+  await writeFile(`${stampPath}.${process.pid}`, stamp);
+  await rename(`${stampPath}.${process.pid}`, stampPath);
+}
+
+async function probeIn(dir: string, parts: JailParts, options: JailOptions): Promise<void> {
   const [program = ''] = options.programFiles;
   const jailed = await startJailed(parts, {
     id: 'probe',
@@ -269,8 +281,6 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
       remedy: namespaceRemedy(textOf),
     });
   }
-  await writeFile(`${stampPath}.${process.pid}`, stamp);
-  await rename(`${stampPath}.${process.pid}`, stampPath);
 }
 
 function stampOf(parts: JailParts, options: JailOptions, treeDir: string): string {

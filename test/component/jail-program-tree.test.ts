@@ -130,6 +130,9 @@ describe('openJail', () => {
   it('start: a VMM runs the program as updated while NeuroVisor runs', async () => {
     // As for /run, where the state of production is: others may pass.
     chmodSync(dir, 0o711);
+    // A process was killed while it probed.
+    mkdirSync(join(base, 'jail', 'probe'), { recursive: true, mode: 0o700 });
+    writeFileSync(join(base, 'jail', 'probe', 'mounts.probe'), '');
     const path = searchPath(process.env['PATH']);
     const files = await listQemuFiles('qemu-system-x86_64', path);
     const jail = await openJail({
