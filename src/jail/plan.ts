@@ -46,7 +46,8 @@ export interface JailPlan {
 const ID = /^[a-z0-9]{1,64}$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern refuses them
 const PATH = /^(\/[^/\u0000-\u001f\u007f]+)+$/;
-export const FILES_MAX = 48;
+/** A large model has a file for each of its parts; the engine needs some 30 others. */
+export const FILES_MAX = 128;
 
 /**
  * Checks the texts, which become arguments and mounts of a program that may run as root. Numbers were checked with the

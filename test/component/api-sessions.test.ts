@@ -29,10 +29,11 @@ async function openSession(): Promise<{ readonly id: string; readonly socket: So
 }
 
 /** A client of its own, which does not read the answer. */
-async function post(path: string, session: string): Promise<Socket> {
+async function post(path: string, session: string, key?: string): Promise<Socket> {
   const socket = connect(api.socketPath);
   const head = `POST /v1${path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n`;
-  socket.write(`${head}neurovisor-session: ${session}\r\n\r\n`);
+  const keyed = key === undefined ? '' : `idempotency-key: ${key}\r\n`;
+  socket.write(`${head}${keyed}neurovisor-session: ${session}\r\n\r\n`);
   await once(socket, 'connect');
   return socket;
 }
@@ -64,6 +65,21 @@ describe('GET /session', () => {
       await expect.poll(ids).toEqual([]);
       making.destroy();
     }
+  });
+
+  it('an Idempotency-Key of another session gives no sandbox that ends with that session', async () => {
+    const first = await openSession();
+    const second = await openSession();
+    const answers = await Promise.all(
+      [first, second].map(async ({ id }) => once(await post('/sandboxes', id, 'key'), 'data')),
+    );
+    for (const answer of answers) expect(String(answer)).toContain('201 Created');
+    expect(await ids()).toHaveLength(2);
+    first.socket.destroy();
+    await expect.poll(ids).toHaveLength(1);
+    const again = await once(await post('/sandboxes', second.id, 'key'), 'data');
+    expect(String(again)).toContain((await ids())[0]);
+    expect(await ids()).toHaveLength(1);
   });
 
   it('closed: nothing can be created in it', async () => {

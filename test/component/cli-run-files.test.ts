@@ -133,6 +133,13 @@ describe('run, hints', () => {
       'raise ModuleNotFoundError("No module named \'helper\'")',
     );
     expect((await run(['--copy', '.', 'main.py'])).stderr).not.toContain('--copy');
+    // A script can print any name.
+    for (const name of ['.ssh', 'a $(id)', '-e']) {
+      await mkdir(join(project, name));
+      const path = JSON.stringify(`${name}/key`);
+      await writeFile(join(project, 'main.py'), `open(${path})`);
+      expect((await run(['main.py'])).stderr).not.toContain('--copy');
+    }
   });
 
   it('an unknown option after the script: says where its options go', async () => {

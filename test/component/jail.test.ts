@@ -26,6 +26,7 @@ import { sleep } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { Identities } from '../../src/jail/identity.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../src/jail/jail.ts';
+import { FILES_MAX } from '../../src/jail/plan.ts';
 import { ProgramTrees } from '../../src/jail/program-tree.ts';
 import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
@@ -473,7 +474,7 @@ describe('bad input', () => {
   it('launch: rejects a device outside /dev, too many files and a missing size', async () => {
     const device = [{ path: '/etc/passwd', access: 'device' as const }];
     await expect(jail.launch(plan({ files: device }))).rejects.toMatchObject(refused);
-    const many = Array.from({ length: 49 }, () => ({
+    const many = Array.from({ length: FILES_MAX + 1 }, () => ({
       path: '/etc/passwd',
       access: 'read' as const,
     }));

@@ -122,7 +122,9 @@ function addCreate(
         return await reply.status(201).send(made);
       }
       // Stays without an answer: the client asks again with its key.
-      const { id } = await remembered.run(key, JSON.stringify(body), gone, create);
+      // A sandbox of a session ends with it, so it answers no request of another one.
+      const scoped = `${headers['neurovisor-session'] ?? ''} ${key}`;
+      const { id } = await remembered.run(scoped, JSON.stringify(body), gone, create);
       // A sandbox of an earlier request with this key may have changed since.
       const info = await control.get(id);
       return await reply.status(201).send(info);

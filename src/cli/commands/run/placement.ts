@@ -95,6 +95,9 @@ const NO_MODULE = /^ModuleNotFoundError: No module named '([A-Za-z_]\w{0,99})/gm
 const NO_FILE =
   /^FileNotFoundError: \[Errno 2\] No such file or directory: '([^'\n/][^'\n]{0,199})'/gm;
 
+/** A hostile script can print any name: none that is hidden, such as `.ssh`, or that a shell would read. */
+const OFFERED = /^(?:\.\.\/)*\w[\w./-]*$/;
+
 /**
  * Explains a script that misses a file of this machine; null: it does not seem to.
  * @param stderr the last output of the script: untrusted
@@ -117,6 +120,7 @@ export async function missingFileHint(
   for (const candidate of candidates) {
     if (!(await isHere(candidate)) || placeOf(copied, await realpath(candidate)) !== null) continue;
     const name = relative(process.cwd(), candidate);
+    if (!OFFERED.test(name)) continue;
     const what = path === null ? name : `${name}, which ${filename} needs,`;
     return `${what} is on this machine but not in the guest; add: --copy ${name}`;
   }
