@@ -15,7 +15,7 @@ const POLL = { timeout: 60_000, interval: 20 };
 const SEEDED = { setupFiles: ['test/support/seed.setup.ts'] };
 const ALONE = { fileParallelism: false };
 
-// The layers of the test pyramid. Only `vm` and `e2e` boot virtual machines, one file at a time.
+// The layers of the test pyramid. Only `vm`, `e2e` and `nested` boot virtual machines, one file at a time.
 const layer = (
   name: string,
   include: string[],
@@ -42,6 +42,7 @@ export default defineConfig({
       layer('component', ['test/component/**/*.test.ts'], 600_000, SEEDED),
       layer('vm', ['test/vm/**/*.vm.test.ts'], 900_000, ALONE),
       layer('e2e', ['test/e2e/**/*.e2e.test.ts'], 900_000, ALONE),
+      layer('nested', ['test/nested/**/*.nested.test.ts'], 1_800_000, ALONE),
     ],
   },
 });

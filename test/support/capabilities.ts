@@ -7,6 +7,7 @@ export const CAPABILITIES = [
   'firecracker',
   'firecracker-linux',
   'kvm',
+  'nested',
   'cgroup',
   'cgroup-v1',
   'disk-limits',

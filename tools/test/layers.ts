@@ -1,7 +1,7 @@
 /**
  * The layers of the tests, cheapest first. The gate needs no machine; the rest boots kernels and VMs.
  *
- *     check ► unit ► guest ── all green ──► component, vm, e2e
+ *     check ► unit ► guest ── all green ──► component, vm, e2e        nested, only when it is named
  */
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../src/runtime/runtime.ts';
@@ -24,6 +24,8 @@ export interface Layer {
   readonly needsSetup?: boolean;
   /** Other programs take part. */
   readonly needsPackages?: boolean;
+  /** Runs only when it is named. */
+  readonly isOptIn?: boolean;
   run(context: LayerContext): Promise<Outcome>;
 }
 
@@ -33,6 +35,9 @@ const ALL_PROCESSORS = ['--maxWorkers=100%'];
 /** Failures here are final: these tests depend on nothing but the code and the seed. */
 const pure = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, { ...context, budget: null }, ALL_PROCESSORS);
+
+const nested = (context: LayerContext) =>
+  onceMoreIfHostDied(context.shell, () => vitestLayer(['nested'], { ...context, budget: null }));
 
 const real = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, context);
@@ -44,11 +49,12 @@ export const LAYERS: readonly Layer[] = [
   { name: 'component', stage: 'machine', needsPackages: true, run: real(['component']) },
   { name: 'vm', stage: 'machine', needsPackages: true, needsSetup: true, run: real(['vm']) },
   { name: 'e2e', stage: 'machine', needsSetup: true, run: real(['e2e']) },
+  { name: 'nested', stage: 'machine', needsSetup: true, isOptIn: true, run: nested },
 ];
 
 /** The layer whose files lie at a path. */
 export function layerOf(path: string): string {
-  const match = /^test\/(component|vm|e2e)(?:\/|$)/.exec(path);
+  const match = /^test\/(component|vm|e2e|nested)(?:\/|$)/.exec(path);
   return match?.[1] ?? 'unit';
 }
 
@@ -61,6 +67,23 @@ function vitestLayer(
   const onRerun = (file: string, round: number): void =>
     shell.write(`\n-- rerun ${round} of a failed file: ${file}\n`);
   return verdictOf(vitestIn(shell, seed, { args }), { projects, filters }, { budget, onRerun });
+}
+
+/**
+ * An emulated host can die of faults of its own. Then the layer runs once more, and says so; any other failure is
+ * final.
+ */
+export async function onceMoreIfHostDied(
+  shell: Pick<Shell, 'write'>,
+  run: () => Promise<Outcome>,
+): Promise<Outcome> {
+  const first = await run();
+  const why = first.failures
+    .flatMap(({ message }) => message.split('\n'))
+    .find((line) => line.includes('NestedHostError'));
+  if (why === undefined) return first;
+  shell.write(`\n-- the nested host died, so its layer runs once more: ${why.trim()}\n`);
+  return await run();
 }
 
 const NOTHING: Outcome = {

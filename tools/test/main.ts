@@ -15,6 +15,7 @@ const program = new Command('neurovisor test')
     'after',
     `
 Layers, in order: ${LAYERS.map(({ name }) => name).join(', ')}. If check, unit or guest fails, the rest is not run.
+nested runs only when it is named: Linux guests under KVM, in an emulated host.
 A path runs the test files that contain it: ./neurovisor test src/net test/component/jail.test.ts
 
 Environment:

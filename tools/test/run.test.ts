@@ -1,13 +1,15 @@
 import { describe, expect, it } from 'vitest';
-import { guestOutcome, type Layer, type LayerContext } from './layers.ts';
+import { guestOutcome, type Layer, type LayerContext, onceMoreIfHostDied } from './layers.ts';
 import { planOf, runLayers } from './run.ts';
 import { type Outcome, UnsteadyBudget } from './verdict.ts';
 
 const names = (...words: string[]): string[] => planOf(words).layers.map(({ name }) => name);
 
 describe('planOf', () => {
-  it('without words runs every layer, the gate first', () => {
+  it('without words runs every layer, the gate first, except those that must be named', () => {
     expect(names()).toEqual(['check', 'unit', 'guest', 'component', 'vm', 'e2e']);
+    expect(names('nested')).toEqual(['nested']);
+    expect(names('test/nested/vmms.nested.test.ts')).toEqual(['nested']);
   });
   it('keeps the order of the layers, whatever the order of the words', () => {
     expect(names('vm', 'check')).toEqual(['check', 'vm']);
@@ -45,16 +47,46 @@ describe('guestOutcome', () => {
   });
 });
 
+const NOTHING: Outcome = {
+  passed: 1,
+  failed: 0,
+  skipped: 0,
+  failures: [],
+  unsteady: [],
+  skips: [],
+  files: [],
+};
+
+describe('onceMoreIfHostDied', () => {
+  const failed = (message: string): Outcome => ({
+    ...NOTHING,
+    failed: 1,
+    failures: [{ file: 'f', test: 't', message }],
+  });
+  async function outcomeOf(...outcomes: Outcome[]) {
+    let text = '';
+    const write = (more: string): void => {
+      text += more;
+    };
+    const left = [...outcomes];
+    const run = () => Promise.resolve(left.shift() ?? NOTHING);
+    return { outcome: await onceMoreIfHostDied({ write }, run), left: left.length, text };
+  }
+
+  it('a failure of the product is never run again', async () => {
+    const first = failed('AssertionError: expected 1 to be 2');
+    expect(await outcomeOf(first, NOTHING)).toEqual({ outcome: first, left: 1, text: '' });
+  });
+  it('the death of the host is told, and the layer run once more, and no more', async () => {
+    const died = failed('some\nNestedHostError: QEMU ended with 1\n  at x');
+    const seen = await outcomeOf(died, NOTHING);
+    expect(seen).toMatchObject({ outcome: NOTHING, left: 0 });
+    expect(seen.text).toContain('NestedHostError: QEMU ended with 1');
+    expect(await outcomeOf(died, died, NOTHING)).toMatchObject({ outcome: died, left: 1 });
+  });
+});
+
 describe('runLayers', () => {
-  const NOTHING: Outcome = {
-    passed: 1,
-    failed: 0,
-    skipped: 0,
-    failures: [],
-    unsteady: [],
-    skips: [],
-    files: [],
-  };
   let text = '';
   const context = (): LayerContext => {
     text = '';

@@ -20,7 +20,7 @@ export interface Plan {
   readonly filters: readonly string[];
 }
 
-/** @param words layers, and paths that limit them to some files; none: everything */
+/** @param words layers, and paths that limit them to some files; none: all layers that are not opt-in */
 export function planOf(words: readonly string[]): Plan {
   const isPath = (word: string): boolean => /[/.]/.test(word);
   const filters = words.filter(isPath).map((word) => word.replace(/^\.\//, ''));
@@ -31,7 +31,9 @@ export function planOf(words: readonly string[]): Plan {
     throw new UsageError(`no layer "${unknown}"`, `layers: ${names}; or a path such as src/net`);
   }
   const wanted = new Set([...named, ...filters.map(layerOf)]);
-  const layers = LAYERS.filter(({ name }) => wanted.size === 0 || wanted.has(name));
+  const layers = LAYERS.filter(({ name, isOptIn = false }) =>
+    wanted.size === 0 ? !isOptIn : wanted.has(name),
+  );
   return { layers, filters };
 }
 
@@ -94,7 +96,7 @@ export async function runLayers(
  * Layers that run at the same time: components wait for timers and small programs most of the time, and each
  * VM of the others is emulated by one thread.
  */
-const TRACKS: readonly (readonly string[])[] = [['component'], ['vm', 'e2e']];
+const TRACKS: readonly (readonly string[])[] = [['component'], ['vm', 'e2e', 'nested']];
 
 async function sideBySide(
   layers: readonly Layer[],

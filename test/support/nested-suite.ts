@@ -1,0 +1,199 @@
+/** What a sandbox on KVM must do, with either VMM alike: a daemon in the nested host, driven by our own client. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { Guest } from '../../src/guest/link.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import { countBeyond, readCount, startCounter } from './counter.ts';
+import type { NestedDaemon, NestedVmm, NestedWorld, VmmState } from './nested.ts';
+import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
+import { exec, python } from './vm.ts';
+
+export interface VmmExpectation {
+  readonly vmm: NestedVmm;
+  /** Of `host().vmm`. */
+  readonly version: RegExp;
+  /** The process, as the kernel knows it. */
+  readonly program: string;
+  readonly pidsMax: number;
+}
+
+const MEMORY_MIB = 256;
+const MIB = 2 ** 20;
+/** The guest's memory, 192 MiB, and 1/256 of the former (docs/firecracker.md). */
+const MEMORY_LIMIT_BYTES = (MEMORY_MIB + 192 + MEMORY_MIB / 256) * MIB;
+const SMALL = { cpus: 1, memoryMib: MEMORY_MIB, diskMib: 128, boot: true } as const;
+const ONLY_ALLOWED = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
+const CLOCK_MS_MAX = 10_000;
+const PAUSED_MS = 3_000;
+
+/** Standard library only: imports of more take long in an emulated host. */
+const CHAT = `
+import json, os, urllib.request
+body = json.dumps({'model': 'm1', 'messages': [{'role': 'user', 'content': 'hi'}]}).encode()
+request = urllib.request.Request(os.environ['OPENAI_BASE_URL'] + '/chat/completions', body,
+                                 {'Content-Type': 'application/json', 'Authorization': 'Bearer stolen'})
+answer = urllib.request.urlopen(request, timeout=120)
+print(answer.status, json.loads(answer.read())['choices'][0]['message']['content'])
+`;
+
+/** Describe-body: the cases share one sandbox, in order, since each start takes 20 s there. */
+export function nestedCases(world: NestedWorld, expected: VmmExpectation): void {
+  let daemon: NestedDaemon;
+  let main: SandboxInfo;
+  const control = () => daemon.control;
+  const guest = (id = main.id): Promise<Guest> => control().guest(id);
+  const create = (more: CreateRequest = {}): Promise<SandboxInfo> =>
+    control().create({ ...SMALL, queueTimeoutMs: 600_000, ...more });
+  const sh = async (script: string, user = 'user', id = main.id): Promise<string> => {
+    const { stdout, stderr } = await exec(await guest(id), ['sh', '-c', script], { user });
+    return (stdout + stderr).trim();
+  };
+
+  beforeAll(async () => {
+    daemon = await world.serve(expected.vmm);
+    main = await create({ network: ONLY_ALLOWED, env: { OWN: 'mine' } });
+  });
+  afterAll(async () => {
+    if (daemon === undefined) return;
+    for (const { id } of await control().list()) await control().remove(id);
+    for (const { id } of await control().snapshots()) await control().removeSnapshot(id);
+    expect(await daemon.stop()).toEqual([]);
+    expect(await daemon.stderr()).toBe('');
+  });
+
+  it('create: a Linux guest boots, under KVM', async () => {
+    expect(main).toMatchObject({ status: 'running', origin: 'boot', accelerator: 'kvm' });
+    expect((await control().host()).vmm).toMatch(expected.version);
+    expect(await sh('uname -s; id -un')).toBe('Linux\nuser');
+    const { stdout } = await python(await guest(), 'print(6 * 7)');
+    expect(stdout).toBe('42\n');
+  });
+
+  it('exec: streams and exit status arrive', async () => {
+    const script = 'echo out; echo err >&2; exit 3';
+    const outcome = await exec(await guest(), ['sh', '-c', script]);
+    expect(outcome).toMatchObject({ stdout: 'out\n', stderr: 'err\n', exitCode: 3 });
+  });
+
+  it('files: what is written is read again, by us and by the guest', async () => {
+    const { files } = await guest();
+    const content = Buffer.alloc(MIB, 'neurovisor');
+    await files.write('deep/down/file', content);
+    expect((await files.readAll('deep/down/file')).equals(content)).toBe(true);
+    expect(await sh('wc -c < deep/down/file')).toBe(`${MIB}`);
+  });
+
+  it('console: what a program writes there is in the logs', async () => {
+    expect(await sh('echo said-$((40 + 2)) > /dev/console', 'root')).toBe('');
+    await expect.poll(async () => (await control().logs(main.id)).console).toContain('said-42');
+  });
+
+  it('cgroup v2: the group of the VMM limits memory, swap, tasks and processor', async () => {
+    const { group, program } = await world.vmmOf(main.id);
+    expect(program).toBe(expected.program);
+    expect(group).toEqual({
+      'memory.max': `${MEMORY_LIMIT_BYTES}`,
+      'memory.swap.max': '0',
+      'memory.oom.group': '1',
+      'pids.max': `${expected.pidsMax}`,
+      'cpu.max': '200000 100000',
+    });
+  });
+
+  it('jail: a user id of its own, no capabilities, namespaces of its own, a filter on each thread', async () => {
+    const vmm = await world.vmmOf(main.id);
+    expect(vmm.shared).toEqual([]);
+    expect(vmm.threads.length).toBeGreaterThan(1);
+    for (const thread of vmm.threads) expectJailed(thread);
+  });
+
+  it('network: an allowed name is reached; other names, addresses and the metadata service are not', async () => {
+    const get = async (host: string): Promise<string> => {
+      const code = `
+import urllib.error, urllib.request
+try: print(urllib.request.urlopen('http://${host}/', timeout=10).read().decode().strip())
+except urllib.error.HTTPError as error: print(error.code)
+except urllib.error.URLError as error: print(type(error.reason).__name__)
+`;
+      return (await python(await guest(), code)).stdout.trim();
+    };
+    expect(await get(ALLOWED.name)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+    expect(await get(FORBIDDEN.name)).toBe('gaierror');
+    expect(await get(FORBIDDEN.address)).toBe('403');
+    // The nested host gets there by the same way.
+    expect(await world.sh(`curl -s --max-time 60 http://${METADATA}/`)).toContain(METADATA);
+    expect(await get(METADATA)).toBe('TimeoutError');
+  });
+
+  it('inference: an answer of the model server arrives, which sees no credentials of the guest', async () => {
+    const seen = world.upstream.next();
+    const outcome = await python(await guest(), CHAT);
+    expect(outcome).toMatchObject({ stdout: '200 hello\n', stderr: '' });
+    expect((await seen).headers).not.toHaveProperty('authorization');
+  });
+
+  it.each(['memory', 'disk'] as const)(
+    'pause in %s and resume: the program continues, with files, environment and clock',
+    async (to) => {
+      const { id } = main;
+      await (await guest()).files.write('kept', to);
+      const begun = await startCounter(await guest());
+      expect(await control().pause(id, to)).toMatchObject({ status: 'paused', pausedTo: to });
+      await sleep(PAUSED_MS);
+      expect(await control().resume(id)).toMatchObject({ id, status: 'running' });
+      await expectContinued(await guest(), begun);
+      expect(await sh('cat kept')).toBe(to);
+      await stopCounter(await guest());
+    },
+  );
+
+  it('snapshot: a sandbox created from it continues apart from the first, which keeps running', async () => {
+    const begun = await startCounter(await guest());
+    const snapshot = await control().snapshot(main.id, { name: 'nested' });
+    expect(snapshot).toMatchObject({ sandbox: main.id, current: true });
+    await expectContinued(await guest(), begun);
+    const network = { mode: 'none' } as const;
+    const copy = await control().create({ snapshot: 'nested', network });
+    expect(copy).toMatchObject({ origin: 'snapshot', snapshot: snapshot.id });
+    await expectContinued(await guest(copy.id), begun);
+    expect(await sh('echo $NEUROVISOR_SANDBOX_ID', 'user', copy.id)).toBe(copy.id);
+    await (await guest(copy.id)).files.write('kept', 'the copy');
+    expect(await sh('cat kept')).not.toBe('the copy');
+    await control().remove(copy.id);
+    await stopCounter(await guest());
+  });
+
+  it('remove: the VMM, its control group and its network card are gone', async () => {
+    const { pid } = await world.vmmOf(main.id);
+    await control().remove(main.id);
+    const left = `ls -d /proc/${pid} /data/home/run/${main.id} 2> /dev/null
+      find /sys/fs/cgroup -name '*${main.id}*'; nft list ruleset | grep ${main.id}; true`;
+    expect((await world.sh(left)).trim()).toBe('');
+  });
+}
+
+function expectJailed(thread: VmmState['threads'][number]): void {
+  const [real, effective, saved] = thread['Uid'] ?? [];
+  expect(Number(real)).toBeGreaterThan(0);
+  expect([effective, saved]).toEqual([real, real]);
+  expect(thread).toMatchObject({ NoNewPrivs: ['1'], Seccomp: ['2'] });
+  expect(Number(thread['Seccomp_filters']?.[0])).toBeGreaterThan(0);
+  for (const name of ['CapEff', 'CapPrm']) expect(thread[name]).toEqual(['0000000000000000']);
+}
+
+async function expectContinued(
+  guest: Guest,
+  begun: Awaited<ReturnType<typeof startCounter>>,
+): Promise<void> {
+  const seen = await readCount(guest);
+  const later = await countBeyond(guest, seen.n);
+  expect(later).toEqual({ ...begun, n: later.n });
+  const { stdout } = await python(guest, 'import time; print(time.time() * 1000)');
+  expect(Math.abs(Number(stdout) - Date.now())).toBeLessThan(CLOCK_MS_MAX);
+}
+
+const stopCounter = async (guest: Guest): Promise<void> => {
+  const { pid } = await readCount(guest);
+  // `kill` is the shell's: the image has no such program. The next counter must not be taken for this one.
+  await exec(guest, ['sh', '-c', `kill ${pid} && rm count`]);
+};

@@ -1,0 +1,221 @@
+/**
+ * The nested host (`tools/nested/`) for tests: a daemon in it runs Linux guests under KVM, and our own client drives
+ * it from here.
+ *
+ *     vitest ── RemoteControlPlane ── unix socket ──► nested host: neurovisor serve ── KVM ──► Firecracker or QEMU
+ *        └──── mock model server ◄── 10.0.2.2 ──────────────┘
+ */
+import { execFileSync } from 'node:child_process';
+import { accessSync, constants, existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll } from 'vitest';
+import { searchPath } from '../../src/base/search-path.ts';
+import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
+import { readConfig } from '../../src/config.ts';
+import { resolveHome } from '../../src/home.ts';
+import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/vmm/firecracker/versions.ts';
+import { makeDisks, type NestedParts } from '../../tools/nested/disks.ts';
+import { NestedHost } from '../../tools/nested/host.ts';
+import { ROOT } from './cli.ts';
+import { freePort } from './free-port.ts';
+import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
+import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
+import { type Requirement, requires } from './requires.ts';
+
+export type NestedVmm = 'firecracker' | 'qemu';
+
+/** In the nested host. */
+const HOME = '/data/home';
+const SOCKET = `${HOME}/run/daemon.sock`;
+const INTERNET_MS_MAX = 120_000;
+/** The checks of a start take 40 s on an idle machine, and many times that on a busy one. */
+const SERVE_MS_MAX = 900_000;
+const STOP_MS_MAX = 300_000;
+const ENVIRONMENT = [
+  `export HOME=/root NEUROVISOR_HOME=${HOME} NO_COLOR=1`,
+  'export NEUROVISOR_FIRECRACKER=/tools/firecracker/firecracker NEUROVISOR_JAILER=/tools/firecracker/jailer',
+  'export PATH=/tools:/usr/sbin:/usr/bin:/sbin:/bin',
+  'cd /data/neurovisor',
+  '',
+].join('\n');
+
+/** What a nested host is made of, or why there is none. */
+function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
+  if (process.geteuid?.() !== 0) return 'it is not root';
+  for (const program of ['mmdebstrap', 'qemu-system-x86_64'])
+    if (find(program, searchPath(env['PATH'])) === undefined) return `there is no ${program}`;
+  const binaries = supportedFirecracker(env);
+  if (typeof binaries === 'string') return binaries;
+  return { checkout: ROOT, home: resolveHome(readConfig(env).home).dir, ...binaries };
+}
+
+/** A Firecracker that the product takes, with its jailer, or why there is none. */
+export function supportedFirecracker(
+  env: NodeJS.ProcessEnv,
+): Pick<NestedParts, 'firecracker' | 'jailer'> | string {
+  const { cacheDir } = resolveHome(readConfig(env).home);
+  const kept = join(cacheDir, 'test-firecracker', VERSION_FLOOR);
+  const path = `${env['PATH'] ?? ''}:${kept}`;
+  const firecracker = env['NEUROVISOR_FIRECRACKER'] || find('firecracker', path);
+  const jailer = env['NEUROVISOR_JAILER'] || find('jailer', path);
+  if (firecracker === undefined || jailer === undefined) {
+    return (
+      `there is no Firecracker ${VERSION_FLOOR} or newer with its jailer: set NEUROVISOR_FIRECRACKER and ` +
+      `NEUROVISOR_JAILER to those of github.com/firecracker-microvm/firecracker/releases, or put both into ${kept}`
+    );
+  }
+  const problem = problemOf(firecracker, 'Firecracker') ?? problemOf(jailer, 'Jailer');
+  return problem ?? { firecracker, jailer };
+}
+
+export const requiresNested = (): Requirement<NestedParts> =>
+  requires('nested', nestedParts(process.env));
+
+function find(program: string, path: string): string | undefined {
+  return path
+    .split(':')
+    .map((dir) => join(dir, program))
+    .find((file) => existsSync(file));
+}
+
+function problemOf(file: string, program: 'Firecracker' | 'Jailer'): string | undefined {
+  try {
+    accessSync(file, constants.X_OK);
+    const output = execFileSync(file, ['--version'], { encoding: 'utf8', stdio: 'pipe' });
+    const version = parseVersion(output, program);
+    if (version === undefined) return `${file} is no ${program}`;
+    const problem = versionProblem(version, false);
+    return problem === undefined ? undefined : `${file}: ${problem}`;
+  } catch (error) {
+    return `${file} does not start: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
+
+/** What `test/fixtures/nested-vmm.py` prints. */
+export interface VmmState {
+  readonly pid: number;
+  readonly program: string;
+  readonly group: Readonly<Record<string, string>>;
+  readonly threads: readonly Readonly<Record<string, readonly string[]>>[];
+  /** Kinds of namespaces that it has in common with the nested host. */
+  readonly shared: readonly string[];
+  readonly root: string;
+}
+
+export interface NestedDaemon {
+  readonly control: RemoteControlPlane;
+  /** What it wrote to its stderr. */
+  stderr(): Promise<string>;
+  /** Ends it with SIGKILL, and waits for the end of its VMMs. */
+  kill(): Promise<void>;
+  /** Ends it with SIGTERM. @returns what is left in its run directory, and control groups of sandboxes */
+  stop(): Promise<readonly string[]>;
+}
+
+/** Its members are valid inside tests. */
+export interface NestedWorld {
+  readonly upstream: MockUpstream;
+  /** Runs a bash script as root in the nested host. @throws Error if its status is not 0 */
+  sh(script: string): Promise<string>;
+  vmmOf(id: string): Promise<VmmState>;
+  serve(vmm: NestedVmm): Promise<NestedDaemon>;
+}
+
+const SH_MS_MAX = 300_000;
+
+export function useNestedHost(parts: NestedParts): NestedWorld {
+  let daemons = 0;
+  let made: { host: NestedHost; dir: string; upstream: MockUpstream } | undefined;
+  const there = () => {
+    if (made === undefined) throw new Error('the nested host is there only inside tests');
+    return made;
+  };
+  beforeAll(async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'nv-nested-'));
+    const cache = join(resolveHome(parts.home).cacheDir, 'test-nested');
+    const files = await makeDisks(cache, parts, (step) => void process.stderr.write(`${step}\n`));
+    const host = await NestedHost.boot(files, dir, await freePort());
+    made = { host, dir, upstream: await startMockUpstream() };
+    const names = { [ALLOWED.name]: ALLOWED.address, [FORBIDDEN.name]: FORBIDDEN.address };
+    const addresses = [ALLOWED.address, FORBIDDEN.address, METADATA].join(' ');
+    await sh(`bash /nested/internet '${JSON.stringify(names)}' ${addresses}`, INTERNET_MS_MAX);
+  });
+  afterEach(({ task }) => {
+    // Else a failure would be taken for one of the product.
+    if (task.result?.state === 'fail') made?.host.check();
+  });
+  afterAll(async () => {
+    await made?.host.close();
+    await made?.upstream.close();
+    if (made !== undefined) await rm(made.dir, { recursive: true });
+  });
+
+  async function sh(script: string, timeoutMs = SH_MS_MAX): Promise<string> {
+    const { status, output } = await there().host.run(`${ENVIRONMENT}${script}`, timeoutMs);
+    if (status !== 0) throw new Error(`status ${status} of: ${script}\n${output}`);
+    return output;
+  }
+
+  async function serve(vmm: NestedVmm): Promise<NestedDaemon> {
+    const { host, dir, upstream } = there();
+    const port = new URL(upstream.target.baseUrl ?? '').port;
+    const out = `/tmp/serve-${vmm}`;
+    const command = `node src/cli/main.ts serve --vmm ${vmm} --pool 0 -o json`;
+    // The nested host reaches this machine's loopback by 10.0.2.2.
+    const pid = await sh(
+      `
+      export NEUROVISOR_UPSTREAM=http://10.0.2.2:${port}
+      setsid ${command} > ${out}.out 2> ${out}.err < /dev/null &
+      daemon=$!
+      until grep -q socketPath ${out}.out; do
+        kill -0 $daemon || { cat ${out}.out ${out}.err; exit 1; }
+        sleep 0.3
+      done
+      echo $daemon`,
+      SERVE_MS_MAX,
+    );
+    daemons += 1;
+    const socketPath = join(dir, `${daemons}.sock`);
+    await host.forward(SOCKET, socketPath);
+    const control = await connectDaemon({ socketPath });
+    return {
+      control,
+      stderr: () => sh(`cat ${out}.err`),
+      kill: async () => {
+        await control[Symbol.asyncDispose]();
+        await sh(
+          `kill -9 ${pid.trim()}; while pgrep 'firecracker|qemu-system'; do sleep 0.2; done`,
+        );
+      },
+      stop: async () => {
+        await control[Symbol.asyncDispose]();
+        const left = await sh(
+          `
+          kill ${pid.trim()}
+          while kill -0 ${pid.trim()} 2> /dev/null; do sleep 0.2; done
+          find ${HOME}/run -mindepth 1 -not -path ${HOME}/run/jail -not -path ${HOME}/run/jail/firecracker
+          find /sys/fs/cgroup/neurovisor -mindepth 1 -type d
+          ip -o link | grep -o 'nv-[^:@]*' || true`,
+          STOP_MS_MAX,
+        );
+        return left.split('\n').filter((line) => line !== '');
+      },
+    };
+  }
+
+  return {
+    get upstream() {
+      return there().upstream;
+    },
+    sh,
+    serve,
+    vmmOf: async (id) => {
+      const vmms = JSON.parse(await sh(`python3 test/fixtures/nested-vmm.py ${id}`)) as VmmState[];
+      const [vmm] = vmms;
+      if (vmm === undefined || vmms.length > 1) throw new Error(`${vmms.length} VMMs of ${id}`);
+      return vmm;
+    },
+  };
+}
