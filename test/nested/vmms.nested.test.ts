@@ -13,4 +13,12 @@ requiresNested().describe('nested host', (parts) => {
       program: 'firecracker',
       pidsMax: 81,
     }));
+
+  describe('QEMU', () =>
+    nestedCases(world, {
+      vmm: 'qemu',
+      version: /^QEMU .*KVM/,
+      program: 'qemu-system-x86',
+      pidsMax: 81,
+    }));
 });

@@ -49,6 +49,13 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation): void 
     return (stdout + stderr).trim();
   };
 
+  /** What must not be shared: id, host name, and what the kernel's random generator says next. */
+  const identityOf = async (id: string): Promise<string[]> => {
+    const script =
+      'echo $NEUROVISOR_SANDBOX_ID; cat /proc/sys/kernel/hostname; head -c 16 /dev/urandom | od -An -tx1';
+    return (await sh(script, 'user', id)).split('\n');
+  };
+
   beforeAll(async () => {
     daemon = await world.serve(expected.vmm);
     main = await create({ network: ONLY_ALLOWED, env: { OWN: 'mine' } });
@@ -161,6 +168,33 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect(await sh('cat kept')).not.toBe('the copy');
     await control().remove(copy.id);
     await stopCounter(await guest());
+  });
+
+  it('fork: each copy has its own identity and continues what ran', async () => {
+    const begun = await startCounter(await guest());
+    const forks = await control().fork(main.id, { count: 2 });
+    const ids = forks.map((fork) => (fork.ok ? fork.sandbox.id : fork.message));
+    const identities = [await identityOf(main.id)];
+    for (const id of ids) {
+      await expectContinued(await guest(id), begun);
+      expect(await control().get(id)).toMatchObject({ origin: 'fork', parent: main.id });
+      identities.push(await identityOf(id));
+    }
+    for (const each of [0, 1, 2])
+      expect(new Set(identities.map((lines) => lines[each])).size).toBe(3);
+    for (const id of ids) await control().remove(id);
+    await stopCounter(await guest());
+  });
+
+  it('kill -9 of the daemon: its VMMs end; the next daemon says so, and resumes what was paused to disk', async () => {
+    const lost = await create();
+    await (await guest()).files.write('kept', 'beyond the daemon');
+    await control().pause(main.id, 'disk');
+    await daemon.kill();
+    daemon = await world.serve(expected.vmm);
+    expect((await control().get(lost.id)).end).toMatchObject({ reason: 'host-lost' });
+    expect(await control().resume(main.id)).toMatchObject({ status: 'running' });
+    expect(await sh('cat kept')).toBe('beyond the daemon');
   });
 
   it('remove: the VMM, its control group and its network card are gone', async () => {
