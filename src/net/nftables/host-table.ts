@@ -227,9 +227,12 @@ export class HostTable {
     const known = new Set(contents.entries.map(({ lease }) => lease.id));
     const lost = ours().filter(({ input }) => !known.has(input.lease.id));
     if (contents.layout === 'ours' && lost.length === 0) return false;
-    log.warn('another program has emptied the packet filter: restore it', {
-      sandboxes: lost.length,
-    });
+    // With nothing lost, the last process that ended with a network has removed the empty table.
+    if (lost.length === 0) log.info('make the table of the packet filter again');
+    else
+      log.warn('another program has emptied the packet filter: restore it', {
+        sandboxes: lost.length,
+      });
     if (contents.layout !== 'ours') await this.#replace(contents, lost);
     else await this.#restore(lost);
     return true;
