@@ -17,7 +17,14 @@ import { sealSize } from '../../src/sys/fd.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { readAll, readBytes } from '../support/channel.ts';
-import { ask, HELLO_PORT, held, openCommand, VmBench } from '../support/driver-parity.ts';
+import {
+  ask,
+  expectReleased,
+  HELLO_PORT,
+  held,
+  openCommand,
+  VmBench,
+} from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
 /** Timeout that suits a busy machine. */
@@ -142,7 +149,7 @@ requiresFirecracker().describe('Firecracker snapshots', (files) => {
       const before = held();
       await expect(driver.start(spec)).rejects.toMatchObject({ code });
       expect(readdirSync(spec.dir)).toEqual(['overlay']);
-      await expect.poll(held, PATIENT).toEqual(before);
+      await expectReleased(before);
     };
     await refuse({ snapshot: { ...of.snapshot, machine: `${of.snapshot.machine}x` } });
     await refuse({ snapshot: { ...of.snapshot, statePath: `${statePath}.none` } });

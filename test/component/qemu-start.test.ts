@@ -18,7 +18,7 @@ import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
 import type { VmmDriver } from '../../src/vmm/driver.ts';
 import { type Launch, ofChild } from '../../src/vmm/launch.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
-import { held, VmBench } from '../support/driver-parity.ts';
+import { expectReleased, held, VmBench } from '../support/driver-parity.ts';
 import { muteVsock } from '../support/mute-vsock.ts';
 
 const STUB = join(import.meta.dirname, '../fixtures/stub-qemu.mjs');
@@ -76,7 +76,7 @@ async function failsToStart(driver: VmmDriver, expected: object): Promise<void> 
     await expect(driver.start(spec)).rejects.toMatchObject(expected);
     expect(readdirSync(spec.dir)).toEqual(['overlay']);
     expect(detached).toBe(attached);
-    await expect.poll(held).toEqual(before);
+    await expectReleased(before);
   });
 }
 
@@ -136,7 +136,7 @@ describe('start', () => {
       });
       expect(detached).toBe(1);
       expect(readdirSync(spec.dir)).toEqual(['overlay']);
-      await expect.poll(held).toEqual(before);
+      await expectReleased(before);
     });
   });
   it('exited: carries only the last lines of stderr', async () => {

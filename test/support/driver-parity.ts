@@ -173,6 +173,15 @@ export function held(): { fds: number; children: string } {
   };
 }
 
+/**
+ * Waits until no more is held than before. Descriptors of an earlier VM's RAM are closed in the background, so there may
+ * be fewer.
+ */
+export async function expectReleased(before: ReturnType<typeof held>): Promise<void> {
+  await expect.poll(() => held().children).toBe(before.children);
+  await expect.poll(() => held().fds).toBeLessThanOrEqual(before.fds);
+}
+
 /** @param without what the driver's capabilities say that it can't do */
 export function driverParity(
   makeDriver: () => Promise<VmmDriver>,
@@ -261,7 +270,7 @@ function snapshotCases(bench: () => VmBench): void {
       await expect(smaller).rejects.toMatchObject({ code });
       const before = held();
       await refuse({ snapshot: { ...saved.snapshot, machine } });
-      expect(held()).toEqual(before);
+      await expectReleased(before);
     });
 
     it('saveState: refused while vsock is plugged, and if the VMM owns the RAM', async () => {
@@ -295,9 +304,7 @@ function lifeCases(bench: () => VmBench): void {
       const dir = join(vm.channelPath, '..');
       expect(readdirSync(dir).sort()).toEqual(['overlay', `v_${HELLO_PORT}`]);
       await bench().close();
-      await expect.poll(held).toEqual({ ...before, fds: expect.any(Number) });
-      // Test sockets of the first VM are closed by now too.
-      await expect.poll(() => held().fds).toBeLessThanOrEqual(before.fds);
+      await expectReleased(before);
     });
 
     it('pause: the guest stops; resume: it continues where it was', async () => {
@@ -401,6 +408,8 @@ function channelCases(bench: () => VmBench): void {
   });
 }
 
+const SLOW_CONSOLE = { timeout: 300_000 };
+
 function consoleCases(bench: () => VmBench): void {
   describe('console', () => {
     it('consoleTail: a flood is cut to 64 KiB and does not block the guest', async () => {
@@ -408,7 +417,8 @@ function consoleCases(bench: () => VmBench): void {
       expect(vm.consoleTail()).toContain('init');
       expect(vm.terminal).toBeNull();
       expect(await ask(vm, 'FLOOD')).toBe('flooding');
-      await expect.poll(() => vm.consoleTail().length).toBe(64 * 1024);
+      // Where KVM emulates its guests, a busy host takes more than a minute for these bytes.
+      await expect.poll(() => vm.consoleTail().length, SLOW_CONSOLE).toBe(64 * 1024);
       expect(await ask(vm, 'PRINT marker')).toBe('done');
     });
 
@@ -462,7 +472,7 @@ function refusalCases(bench: () => VmBench): void {
       const failure = bench().driver.start(bench().spec(wrong));
       await expect(failure).rejects.toMatchObject({ code: 'vm_spec_invalid' });
       await expect(failure).rejects.toThrow(`the VM's ${field} `);
-      expect(held()).toEqual(before);
+      await expectReleased(before);
     });
 
     it.each(IMPOSSIBLE)(
@@ -474,7 +484,7 @@ function refusalCases(bench: () => VmBench): void {
           name: 'AssertionError',
           message: expect.stringContaining(field),
         });
-        expect(held()).toEqual(before);
+        await expectReleased(before);
       },
     );
 
@@ -496,7 +506,7 @@ function refusalCases(bench: () => VmBench): void {
         expect(outcome).toBe('vm_cancelled');
         expect(readdirSync(spec.dir)).toEqual(['overlay']);
       }
-      await expect.poll(held).toEqual(before);
+      await expectReleased(before);
     });
   });
 }
