@@ -29,9 +29,11 @@ afterEach(async () => {
   expect(all.filter(({ id }) => rules.includes(id))).toEqual([]);
 });
 afterAll(async () => {
-  expect(daemon.stderr()).toBe('');
+  const said = daemon?.stderr();
   await control?.[Symbol.asyncDispose]();
   await world?.[Symbol.asyncDispose]();
+  // Last, so that a failure leaves no daemon.
+  expect(said).toBe('');
 });
 
 /** As text: the JSON of nft 1.0.6 ends at a table that a process owns. */
