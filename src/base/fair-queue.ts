@@ -1,60 +1,58 @@
 /**
- * A queue in which owners take turns, whatever the number of their jobs. One that floods it waits for itself. Pure.
+ * A queue that is first in, first out within a tenant and round-robin over tenants, so that a tenant with a
+ * hundred requests does not make another wait for all of them (R-CP-8).
  *
- *     push ─► waiting of each owner ─► next: the owner whose turn it is, with free running slots ─► done
+ *     a1 a2 a3          take ─► a1, b1, c1, a2, b2, a3
+ *     b1 b2
+ *     c1
+ *
+ * A tenant that joins goes to the end of the round; all operations take constant time.
  */
-export class FairQueue<Job> {
-  readonly #ownRunningMax: number;
-  /** Owners in the order of their turns. */
-  readonly #waiting = new Map<string, Set<Job>>();
-  readonly #running = new Map<string, number>();
+export class FairQueue<E> {
+  /** The map's insertion order is the order of the round, a set's the order of arrival. */
+  readonly #tenants = new Map<string, Set<E>>();
+  #size = 0;
 
-  /** @param ownRunningMax jobs of one owner between `next` and `done` */
-  constructor(ownRunningMax: number) {
-    this.#ownRunningMax = ownRunningMax;
-  }
-
-  /** The number of waiting jobs. */
   get size(): number {
-    let size = 0;
-    for (const jobs of this.#waiting.values()) size += jobs.size;
-    return size;
+    return this.#size;
   }
 
-  push(owner: string, job: Job): void {
-    const jobs = this.#waiting.get(owner);
-    if (jobs === undefined) this.#waiting.set(owner, new Set([job]));
-    else jobs.add(job);
+  /** @param item not in the queue yet */
+  add(tenant: string, item: E): void {
+    const items = this.#tenants.get(tenant);
+    if (items === undefined) this.#tenants.set(tenant, new Set([item]));
+    else items.add(item);
+    this.#size++;
   }
 
-  /** Removes a waiting job. @returns false if it does not wait */
-  remove(owner: string, job: Job): boolean {
-    const jobs = this.#waiting.get(owner);
-    if (jobs === undefined || !jobs.delete(job)) return false;
-    if (jobs.size === 0) this.#waiting.delete(owner);
-    return true;
+  /** The next item. Only `take` and `delete` change it, so the first item can't be overtaken. */
+  first(): E | undefined {
+    const [items] = this.#tenants.values();
+    const [item] = items ?? [];
+    return item;
   }
 
-  /** The next job to run; call `done` when it has ended. */
-  next(): { readonly owner: string; readonly job: Job } | undefined {
-    for (const [owner, jobs] of this.#waiting) {
-      const running = this.#running.get(owner) ?? 0;
-      if (running >= this.#ownRunningMax) continue;
-      const [job] = jobs;
-      if (job === undefined) continue;
-      this.#running.set(owner, running + 1);
-      jobs.delete(job);
-      // Its next turn comes after those of all others.
-      this.#waiting.delete(owner);
-      if (jobs.size > 0) this.#waiting.set(owner, jobs);
-      return { owner, job };
+  /**
+   * Removes the first item; its tenant goes to the end of the round.
+   * @param mayTake tenants that it refuses keep their turns
+   */
+  take(mayTake: (tenant: string) => boolean = () => true): E | undefined {
+    for (const [tenant, items] of this.#tenants) {
+      if (!mayTake(tenant)) continue;
+      const [item] = items;
+      if (item !== undefined) this.delete(tenant, item);
+      if (this.#tenants.delete(tenant)) this.#tenants.set(tenant, items);
+      return item;
     }
     return undefined;
   }
 
-  done(owner: string): void {
-    const running = (this.#running.get(owner) ?? 0) - 1;
-    if (running > 0) this.#running.set(owner, running);
-    else this.#running.delete(owner);
+  /** Removes an item at any position. @returns false if it is not there */
+  delete(tenant: string, item: E): boolean {
+    const items = this.#tenants.get(tenant);
+    if (items === undefined || !items.delete(item)) return false;
+    this.#size--;
+    if (items.size === 0) this.#tenants.delete(tenant);
+    return true;
   }
 }

@@ -51,7 +51,7 @@ export class CheckThreads {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #limits: ThreadLimits;
-  readonly #queue = new FairQueue<QueuedJob>(1);
+  readonly #queue = new FairQueue<QueuedJob>();
   readonly #threads = new Set<Thread>();
   #isClosed = false;
 
@@ -89,11 +89,11 @@ export class CheckThreads {
       },
     };
     const onAbort = (): void => {
-      if (this.#queue.remove(job.sandboxId, queued)) queued.fail(job.signal.reason);
+      if (this.#queue.delete(job.sandboxId, queued)) queued.fail(job.signal.reason);
     };
     const cancelTimer = this.#clock.after(this.#limits.checkMsMax, () => this.#onLate(queued));
     job.signal.addEventListener('abort', onAbort, { once: true });
-    this.#queue.push(job.sandboxId, queued);
+    this.#queue.add(job.sandboxId, queued);
     this.#assign();
     return promise;
   }
@@ -103,10 +103,8 @@ export class CheckThreads {
     this.#isClosed = true;
     const threads = [...this.#threads];
     for (const thread of threads) this.#lose(thread, BUSY);
-    for (let next = this.#queue.next(); next !== undefined; next = this.#queue.next()) {
-      this.#queue.done(next.owner);
-      next.job.settle(refusedBytes(BUSY));
-    }
+    for (let next = this.#queue.take(); next !== undefined; next = this.#queue.take())
+      next.settle(refusedBytes(BUSY));
     await Promise.all(threads.map(({ worker }) => worker.terminate()));
   }
 
@@ -115,15 +113,19 @@ export class CheckThreads {
       const idle = [...this.#threads].find(({ job }) => job === undefined);
       const mayStart = !this.#isClosed && this.#threads.size < this.#limits.threadsMax;
       if (idle === undefined && !mayStart) return;
-      const next = this.#queue.next();
+      const next = this.#queue.take((sandboxId) => !this.#isChecking(sandboxId));
       if (next === undefined) return;
       const thread = idle ?? this.#start();
       thread.cancelIdle();
-      thread.job = next.job;
-      const { bytes, check } = next.job;
+      thread.job = next;
+      const { bytes, check } = next;
       const request: WorkerRequest = { bytes, check };
       thread.worker.postMessage(request, [bytes.buffer as ArrayBuffer]);
     }
+  }
+
+  #isChecking(sandboxId: string): boolean {
+    return [...this.#threads].some(({ job }) => job?.sandboxId === sandboxId);
   }
 
   #start(): Thread {
@@ -151,7 +153,6 @@ export class CheckThreads {
     const { job } = thread;
     if (job === undefined) return;
     thread.job = undefined;
-    this.#queue.done(job.sandboxId);
     const { buffer, byteOffset, byteLength } = bytes;
     job.settle({ checked, bytes: Buffer.from(buffer, byteOffset, byteLength) });
     thread.cancelIdle = this.#clock.after(this.#limits.threadIdleMs, () => this.#end(thread));
@@ -161,7 +162,7 @@ export class CheckThreads {
   #onLate(job: QueuedJob): void {
     const thread = [...this.#threads].find((each) => each.job === job);
     if (thread !== undefined) this.#lose(thread, BUSY);
-    else if (this.#queue.remove(job.sandboxId, job)) job.settle(refusedBytes(BUSY));
+    else if (this.#queue.delete(job.sandboxId, job)) job.settle(refusedBytes(BUSY));
   }
 
   /** A thread that no longer answers. Idempotent. */
@@ -170,10 +171,7 @@ export class CheckThreads {
     this.#end(thread);
     const { job } = thread;
     thread.job = undefined;
-    if (job !== undefined) {
-      this.#queue.done(job.sandboxId);
-      job.settle(refusedBytes(why));
-    }
+    job?.settle(refusedBytes(why));
     if (!this.#isClosed) this.#assign();
   }
 

@@ -16,8 +16,8 @@
  */
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
+import { FairQueue } from '../../base/fair-queue.ts';
 import { BusyError, SandboxError } from '../errors.ts';
-import { FairQueue } from './fair-queue.ts';
 
 /** Maximum of waiting requests of each priority. */
 export const WAITING_MAX = 512;
