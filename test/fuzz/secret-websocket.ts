@@ -1,20 +1,9 @@
 /** A server's WebSocket frames: valid frames come out, with the same messages but the secret, however they are cut. */
-import { SecretValue } from '../../src/base/secret-value.ts';
 import { Scrubber } from '../../src/net/secret/scrubber.ts';
-import { matcherOf } from '../../src/net/secret/secret.ts';
 import { SecretWebSocket } from '../../src/net/secret/websocket.ts';
+import { SECRET_MATCHER, SECRET_VALUE } from '../support/server-secret.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
-
-const VALUE = 'tok_0123456789abcdef';
-const SECRET = {
-  name: 'K',
-  hosts: ['h'],
-  places: [],
-  placeholder: 'NV_aaaaaaaaaaaaaaaaa',
-  value: new SecretValue(VALUE),
-};
-const MATCHER = matcherOf([SECRET], 'h');
 
 interface Message {
   readonly opcode: number;
@@ -34,7 +23,7 @@ export const secretWebsocket = target(
   (bytes) => {
     let isRefused = false;
     const text = sameHoweverCut(bytes, (pieces) => {
-      const socket = new SecretWebSocket(MATCHER);
+      const socket = new SecretWebSocket(SECRET_MATCHER);
       const out: Buffer[] = [];
       isRefused = false;
       for (const piece of pieces) {
@@ -48,10 +37,10 @@ export const secretWebsocket = target(
       // Before a refusal, how much of the last message was passed on depends on the pieces.
       return JSON.stringify([messages, isRefused || open?.opcode, isRefused]);
     });
-    must(!text.includes(VALUE), 'the secret itself');
+    must(!text.includes(SECRET_VALUE), 'the secret itself');
     if (isRefused) return;
     const expected = read(bytes).messages.map(({ opcode, payload }) => {
-      const scrubber = new Scrubber(MATCHER);
+      const scrubber = new Scrubber(SECRET_MATCHER);
       const clean = [scrubber.push(Buffer.from(payload, 'latin1')), scrubber.end()];
       return { opcode, payload: Buffer.concat(clean).toString('latin1') };
     });
@@ -60,7 +49,7 @@ export const secretWebsocket = target(
   },
   {
     seeds: [
-      `\x81\x14${VALUE}`,
+      `\x81\x14${SECRET_VALUE}`,
       '\x01\x0atok_012345\x89\x02hi\x80\x0a6789abcdef',
       '\x82\x7e\x00\x05hello\x88\x02\x03\xe8',
       '\x82\x7f\0\0\0\0\0\0\0\x02ok\x80',
