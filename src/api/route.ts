@@ -11,6 +11,7 @@ import type {
 } from 'fastify';
 import type { FastifyBaseLogger } from 'fastify/types/logger.js';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
@@ -29,6 +30,12 @@ export interface ApiParts {
   readonly clock: Clock;
   readonly log: Log;
 }
+
+/** Answer of a route that sends server-sent events. */
+export const eventStream = (description: string) => ({
+  description,
+  content: { 'text/event-stream': { schema: z.string() } },
+});
 
 /** Error answer of every route. */
 export const failures = { default: errorBody } as const;

@@ -1,14 +1,13 @@
 /** Changes of all sandboxes, and events of one, as server-sent events (HTML standard, section 9.2). */
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
-import { z } from 'zod';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { ControlPlane, LogChunk } from '../../sandbox/control.ts';
 import type { SandboxTimedEvent } from '../../sandbox/plane/recent-events.ts';
 import { API_LIMITS } from '../limits.ts';
-import { type ApiParts, type App, failures, whenClosed } from '../route.ts';
+import { type ApiParts, type App, eventStream, failures, whenClosed } from '../route.ts';
 import { eventsQuery, idParams } from '../schema/requests.ts';
 import { Slots } from '../slots.ts';
 
@@ -25,10 +24,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
           'Server-sent events: `event: sandbox`, `data:` the sandbox as JSON. If the reader falls too far ' +
           'behind, `event: overflow` ends the stream; list the sandboxes and reconnect.',
         response: {
-          200: {
-            description: 'The event stream.',
-            content: { 'text/event-stream': { schema: z.string() } },
-          },
+          200: eventStream('The event stream.'),
           ...failures,
         },
       },
@@ -54,10 +50,7 @@ export function addEventRoutes(app: App, { control, clock, log }: ApiParts): voi
         params: idParams,
         querystring: eventsQuery,
         response: {
-          200: {
-            description: 'The event stream.',
-            content: { 'text/event-stream': { schema: z.string() } },
-          },
+          200: eventStream('The event stream.'),
           ...failures,
         },
       },
@@ -93,10 +86,7 @@ function addLogStream(app: App, { control, clock, log }: ApiParts, slots: Slots)
           'all VMs of the sandbox; `event: end` ends the stream. A slow reader learns how many bytes it missed.',
         params: idParams,
         response: {
-          200: {
-            description: 'The log stream.',
-            content: { 'text/event-stream': { schema: z.string() } },
-          },
+          200: eventStream('The log stream.'),
           ...failures,
         },
       },

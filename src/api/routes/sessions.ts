@@ -1,6 +1,5 @@
 /** Opens sessions: `../sessions.ts`. */
-import { z } from 'zod';
-import { type ApiParts, type App, failures } from '../route.ts';
+import { type ApiParts, type App, eventStream, failures } from '../route.ts';
 import type { Sessions } from '../sessions.ts';
 import { beginStream } from './events.ts';
 
@@ -20,10 +19,7 @@ export function addSessionRoute(
           'stream is silent. Sandboxes that are created with the header `NeuroVisor-Session: ID` are removed ' +
           'when the connection closes, so they never outlive the process of their client.',
         response: {
-          200: {
-            description: 'The event stream.',
-            content: { 'text/event-stream': { schema: z.string() } },
-          },
+          200: eventStream('The event stream.'),
           ...failures,
         },
       },
