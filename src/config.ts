@@ -58,7 +58,7 @@ const VARIABLES = {
   NEUROVISOR_CACHE_HITS: oneOf(['hide', 'show'], 'hide'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
-  /** VMM of the VMs; `auto`: QEMU if it is installed. */
+  /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
   /** Firecracker's binary: a name in PATH, or a path. */
   NEUROVISOR_FIRECRACKER: text('firecracker'),

@@ -5,6 +5,7 @@ import { connect } from 'node:net';
 import { freemem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { CodedError, describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
 import { probeUpstreams } from '../bridge/detect.ts';
@@ -12,10 +13,8 @@ import type { Config } from '../config.ts';
 import { requireRunDir, resolveHome } from '../home.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
-import { judgeFirecracker, QEMU_BINARY } from '../runtime/driver.ts';
-import { confineFirecracker } from '../runtime/firecracker.ts';
-import { confine } from '../runtime/jail.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
+import { confineChosen, judgeFirecracker } from '../runtime/vmm-choice.ts';
 import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import type { Check, Finding } from './check.ts';
@@ -29,8 +28,16 @@ export interface DoctorOptions {
 
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
+interface Exam extends DoctorOptions {
+  /** The VMM that a start would choose, and its jail; `checkJail` reports a failure, and closes it. */
+  readonly chosen: Promise<Chosen>;
+}
+
 export async function examine(options: DoctorOptions): Promise<Check[]> {
-  const checks: readonly [string, (options: DoctorOptions) => Promise<Finding> | Finding][] = [
+  const home = resolveHome(options.config.home);
+  const exam = { ...options, chosen: confineChosen({ ...options, home }) };
+  exam.chosen.catch((error: unknown) => ignore(error, "reported by the jail's check"));
+  const checks: readonly [string, (exam: Exam) => Promise<Finding> | Finding][] = [
     ['node', checkNode],
     ['privileges', checkPrivileges],
     ['host packages', checkPackages],
@@ -48,7 +55,7 @@ export async function examine(options: DoctorOptions): Promise<Check[]> {
   return await Promise.all(
     checks.map(async ([name, check]) => {
       try {
-        return { name, ...(await check(options)) };
+        return { name, ...(await check(exam)) };
       } catch (error) {
         const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
         return { name, verdict: 'missing' as const, detail: describeError(error), remedy };
@@ -101,18 +108,29 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
   };
 }
 
-/** Optional: QEMU can do everything that Firecracker does. */
-async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
+type Chosen = Awaited<ReturnType<typeof confineChosen>>;
+
+/** Whether Firecracker runs VMs here, and why. */
+async function checkFirecracker({ config, chosen }: Exam): Promise<Finding> {
   const { version, problem } = await judgeFirecracker(config.firecracker);
-  const home = resolveHome(config.home);
-  const kvm = await probeAccelerator({ cacheDir: home.cacheDir });
-  const isAsked = config.vmm === 'firecracker';
-  const why =
-    problem ?? (kvm.accelerator === 'kvm' ? null : `${version} is installed, but ${kvm.reason}`);
-  if (why === null) {
-    return ok(`${version}; ${isAsked ? 'used, as configured' : 'used with --vmm firecracker'}`);
-  }
-  if (!isAsked) return { verdict: 'unused', detail: why, remedy: null };
+  if (config.vmm === 'firecracker') return await checkRequested(config, { version, problem });
+  if (problem !== null) return { verdict: 'unused', detail: problem, remedy: null };
+  const choice = await chosen.then(
+    (found) => found.choice,
+    () => null,
+  );
+  if (choice?.vmm === 'firecracker') return ok(`${version}, used: ${choice.reason}`);
+  const why = config.vmm === 'qemu' ? 'QEMU is configured' : (choice?.reason ?? 'no jail');
+  return { verdict: 'unused', detail: `${version} is installed, but ${why}`, remedy: null };
+}
+
+async function checkRequested(
+  { home }: Config,
+  { version, problem }: Awaited<ReturnType<typeof judgeFirecracker>>,
+): Promise<Finding> {
+  const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
+  const why = problem ?? (kvm.usable ? null : `${version} is installed, but ${kvm.reason}`);
+  if (why === null) return ok(`${version}, used as configured`);
   return {
     verdict: 'missing',
     detail: why,
@@ -121,13 +139,8 @@ async function checkFirecracker({ config }: DoctorOptions): Promise<Finding> {
 }
 
 /** With the configured mode; `doctor --security` checks the host for it. */
-async function checkJail({ config, log }: DoctorOptions): Promise<Finding> {
-  const home = resolveHome(config.home);
-  const quiet = { ...log, warn: () => undefined };
-  const found =
-    config.vmm === 'firecracker'
-      ? (await confineFirecracker({ config, home, log: quiet, acceptsGaps: true })).confinement
-      : await confine({ config, home, log: quiet, binary: QEMU_BINARY, acceptsGaps: true });
+async function checkJail({ chosen }: Exam): Promise<Finding> {
+  const { confinement: found } = await chosen;
   await found.close();
   if (found.gaps.length === 0) return ok(found.description);
   return {

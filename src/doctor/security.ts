@@ -10,9 +10,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
-import { QEMU_BINARY } from '../runtime/driver.ts';
-import { confineFirecracker } from '../runtime/firecracker.ts';
-import { confine } from '../runtime/jail.ts';
+import { confineChosen } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';
 
 export interface HostFacts {
@@ -242,11 +240,7 @@ async function jailChecks(options: {
     return [{ name: 'jail', verdict: 'limited', detail: `NEUROVISOR_JAIL=${config.jail}`, remedy }];
   }
   try {
-    const enforced = { ...config, jail: 'enforce' } as const;
-    const found =
-      config.vmm === 'firecracker'
-        ? (await confineFirecracker({ config: enforced, home, log, acceptsGaps: true })).confinement
-        : await confine({ config: enforced, home, log, binary: QEMU_BINARY, acceptsGaps: true });
+    const { confinement: found } = await confineChosen({ config, home, log });
     await found.close();
     if (found.gaps.length === 0) return [{ name: 'jail', ...ok(found.description) }];
     const detail = `${found.description}; but ${found.gaps.join('; ')}`;

@@ -90,6 +90,7 @@ export async function openControlPlane(
       describe: async () => ({
         version,
         vmm: driver.description,
+        vmmReason: runtime.vmmReason,
         upstream: upstream.description,
         models: await upstream.offered(),
         memoryAvailableMib: Math.floor(availableMib()),

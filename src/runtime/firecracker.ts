@@ -18,16 +18,26 @@ import {
   unjailable,
 } from './jail.ts';
 
-/** @throws RuntimeError `jail_unavailable`: a jail is required and not available; VmmError `vmm_missing` */
+/** How Firecracker is confined; `jail` null: it is not. */
+export interface ConfinedFirecracker {
+  readonly jail: FirecrackerJail | null;
+  readonly confinement: Confinement;
+}
+
+/**
+ * @param confined its jail, if it is open already; its opener closes it
+ * @throws RuntimeError `jail_unavailable`: a jail is required and not available; VmmError `vmm_missing`
+ */
 export async function makeFirecracker(
   options: FirecrackerOptions,
+  confined?: ConfinedFirecracker,
 ): Promise<{ driver: FirecrackerDriver; confinement: Confinement }> {
   const { config, home, log, allowOlder = false } = options;
   const version = await readFirecrackerVersion(config.firecracker, allowOlder);
   const seccompFilterPath = takesOurs(config)
     ? await writeFilter(home, version.text, modeOf(config))
     : undefined;
-  const { jail, confinement } = await confineFirecracker(options);
+  const { jail, confinement } = confined ?? (await confineFirecracker(options));
   try {
     const driver = await createFirecrackerDriver({
       binary: config.firecracker,
@@ -41,7 +51,7 @@ export async function makeFirecracker(
     });
     return { driver, confinement };
   } catch (error) {
-    await confinement.close();
+    if (confined === undefined) await confinement.close();
     throw error;
   }
 }
@@ -49,7 +59,7 @@ export async function makeFirecracker(
 /** @throws RuntimeError `jail_unavailable` */
 export async function confineFirecracker(
   options: FirecrackerOptions,
-): Promise<{ jail: FirecrackerJail | null; confinement: Confinement }> {
+): Promise<ConfinedFirecracker> {
   const { jail: mode } = options.config;
   if (mode === 'off') return { jail: null, confinement: unconfined(SWITCHED_OFF) };
   try {

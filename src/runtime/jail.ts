@@ -38,6 +38,7 @@ export interface QemuConfinement extends Confinement {
 
 /** Shared by all NeuroVisor processes of the host. */
 export const STATE_DIR = '/run/neurovisor';
+export const QEMU_BINARY = 'qemu-system-x86_64';
 export const POLICY_DIR = join(import.meta.dirname, '../../policy');
 
 /** @throws RuntimeError `jail_unavailable`: a jail is required (any mode but `off`) and not available */
@@ -86,8 +87,8 @@ export function unjailable(error: unknown): RuntimeError {
  * Refuses before the set-up, which takes minutes, what the host will not allow after it.
  * @throws RuntimeError `jail_unavailable`
  */
-export async function checkJailChoice({ jail, vmm }: Pick<Config, 'jail' | 'vmm'>): Promise<void> {
-  if (jail === 'off' || vmm === 'firecracker') return;
+export async function checkQemuJail({ jail }: Pick<Config, 'jail'>): Promise<void> {
+  if (jail === 'off') return;
   try {
     await checkNamespaces(searchPath(process.env['PATH']));
   } catch (error) {

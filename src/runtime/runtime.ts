@@ -50,14 +50,15 @@ import type { Tracer } from '../trace/trace.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
-import { checkVmmChoice, makeDriver } from './driver.ts';
-import { type Confinement, checkJailChoice } from './jail.ts';
+import { makeDriver } from './driver.ts';
+import { type Confinement, checkQemuJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
+import { decideVmm } from './vmm-choice.ts';
 import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
@@ -86,6 +87,8 @@ export const SOURCE_DIR = join(import.meta.dirname, '../..');
 export class Runtime {
   readonly home: Home;
   readonly driver: VmmDriver;
+  /** One clause for people: why this VMM. */
+  readonly vmmReason: string;
   /** The jail of VMMs. */
   readonly confinement: Pick<Confinement, 'description' | 'gaps'>;
   readonly artifacts: Artifacts;
@@ -112,6 +115,7 @@ export class Runtime {
     made: {
       home: Home;
       driver: VmmDriver;
+      vmmReason: string;
       confinement: Confinement;
       vmmMemory: VmmMemory;
       probes: KernelProbes;
@@ -131,6 +135,7 @@ export class Runtime {
     this.home = made.home;
     this.webhookHosts = options.config.webhookHosts;
     this.driver = made.driver;
+    this.vmmReason = made.vmmReason;
     this.confinement = made.confinement;
     this.#vmmMemory = made.vmmMemory;
     this.#probes = made.probes;
@@ -164,8 +169,10 @@ export class Runtime {
       // Started early, so that the first clone does not wait for it.
       warmSparseThreads();
       await reclaim(home.runDir, log);
-      await checkVmmChoice(config, home);
-      await checkJailChoice(config);
+      const choice = await decideVmm({ config, home, log });
+      const { confined } = choice;
+      if (confined !== undefined) cleanup.push('jail', () => confined.confinement.close());
+      if (choice.vmm === 'qemu') await checkQemuJail(config);
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,
@@ -180,9 +187,9 @@ export class Runtime {
       const vsock = createVsockHost({ log });
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
-      const made = await makeDriver({ config, home, log, vsock, memory: vmmMemory });
+      const made = await makeDriver({ choice, config, home, log, vsock, memory: vmmMemory });
       const { confinement } = made;
-      cleanup.push('jail', () => confinement.close());
+      if (confined === undefined) cleanup.push('jail', () => confinement.close());
       const violations = openViolations(made.driver.name, log);
       cleanup.push('records of the kernel', async () => violations.close());
       const metrics = new HostMetrics(systemClock);
@@ -223,6 +230,7 @@ export class Runtime {
       return new Runtime(options, {
         home,
         driver,
+        vmmReason: choice.reason,
         confinement,
         vmmMemory,
         artifacts,

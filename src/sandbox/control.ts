@@ -290,6 +290,8 @@ export interface HostInfo {
   readonly version: string;
   /** e.g. `QEMU 7.2.22 (software emulation)`. */
   readonly vmm: string;
+  /** One clause for people: why this VMM was chosen. */
+  readonly vmmReason: string;
   readonly accelerator: string;
   /** The model server, as text. */
   readonly upstream: string;

@@ -110,6 +110,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return {
       version: '0.0.0',
       vmm: 'none (agents as processes)',
+      vmmReason: 'as configured',
       accelerator: 'fake',
       upstream: 'none',
       models: ['llama', 'qwen'],

@@ -270,6 +270,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       describe: async () => ({
         version: '0',
         vmm: 'fake',
+        vmmReason: 'as configured',
         upstream: 'none',
         models: null,
         memoryAvailableMib: 1,

@@ -306,6 +306,7 @@ export const hostInfo: z.ZodType<HostInfo> = z
   .object({
     version: z.string(),
     vmm: z.string(),
+    vmmReason: z.string().describe('Why this VMM was chosen.'),
     accelerator: z.string(),
     upstream: z.string().describe('The model server.'),
     models: z.array(z.string()).nullable().describe('Models it offers now; null: unknown.'),

@@ -34,6 +34,8 @@ export interface ServeReport {
   readonly apiKeyPath: string | null;
   readonly pid: number;
   readonly vmm: string;
+  /** Why this VMM was chosen. */
+  readonly vmmReason: string;
   /** Confinement of the VMMs, and its gaps. */
   readonly jail: { readonly description: string; readonly gaps: readonly string[] };
   readonly upstream: string;
@@ -124,6 +126,7 @@ function reportOf(
     ...rest,
     pid: process.pid,
     vmm: driver.description,
+    vmmReason: runtime.vmmReason,
     upstream: upstream.description,
     jail: { description, gaps },
   };
@@ -134,14 +137,15 @@ function printReport(cli: Cli, report: ServeReport): void {
     cli.printJson(report);
     return;
   }
-  const { socketPath, url, apiKeyPath, vmm, jail, upstream, pool } = report;
+  const { socketPath, url, apiKeyPath, vmm, vmmReason, jail, upstream, pool } = report;
   const lines = [
     `neurovisor is ready: ${vmm}, models from ${upstream}`,
     `  socket  ${socketPath}`,
     ...(url === null ? [] : [`  url     ${url}`]),
     ...(apiKeyPath === null ? [] : [`  key     in ${apiKeyPath}`]),
     `  pool    ${poolText(pool)}`,
-    `  VMMs    ${jail.description}`,
+    `  VMM     ${vmmReason}`,
+    `  jail    ${jail.description}`,
     ...jail.gaps.filter((gap) => !gap.includes(jail.description)).map((gap) => `          ${gap}`),
     'Press Ctrl-C to stop. Sandboxes end; those paused to disk are kept.',
   ];

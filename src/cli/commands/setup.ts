@@ -13,6 +13,7 @@ export async function setup(cli: Cli): Promise<number> {
   const made = {
     home: home.dir,
     vmm: driver.description,
+    chosen: runtime.vmmReason,
     accelerator: driver.accelerator,
     kernel: artifacts.kernelPath,
     image: artifacts.rootImagePath,

@@ -53,7 +53,7 @@ export function addSizeOptions(command: Command): Command {
 export function vmmOption(): Option {
   return new Option(
     '--vmm <name>',
-    'VMM that runs the microVM: auto (QEMU if it is installed), firecracker or qemu (default: auto)',
+    'VMM that runs the microVM: auto (Firecracker with KVM and where it is installed, otherwise QEMU), firecracker or qemu (default: auto)',
   ).choices(['auto', 'firecracker', 'qemu']);
 }
 

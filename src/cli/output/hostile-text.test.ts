@@ -35,7 +35,13 @@ const sandbox = {
   memoryMaxMib: null,
   metadata: { [HOSTILE]: HOSTILE },
 };
-const host = { version: '1', vmm: HOSTILE, upstream: HOSTILE, models: [HOSTILE] };
+const host = {
+  version: '1',
+  vmm: HOSTILE,
+  vmmReason: HOSTILE,
+  upstream: HOSTILE,
+  models: [HOSTILE],
+};
 const exit = {
   exitCode: null,
   signal: 'SIGKILL',

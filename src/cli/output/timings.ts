@@ -1,6 +1,7 @@
 /** Time breakdown of a run, by phase. */
 import { plain } from '../../base/plain.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
+import type { HostInfo } from '../../sandbox/control.ts';
 import type { StartTimings } from '../../sandbox/parts.ts';
 import { duration, table } from './table.ts';
 
@@ -58,7 +59,10 @@ export function phases(
   return list;
 }
 
-export function timingsTable(list: readonly Phase[], vmm: string): string {
+export function timingsTable(
+  list: readonly Phase[],
+  { vmm, vmmReason }: Pick<HostInfo, 'vmm' | 'vmmReason'>,
+): string {
   const rows = list.map((phase) => [phase.name, duration(phase.ms), phase.what]);
-  return `${table(['phase', 'time', 'from … to'], rows)}\non ${plain(vmm)}`;
+  return `${table(['phase', 'time', 'from … to'], rows)}\non ${plain(`${vmm}: ${vmmReason}`)}`;
 }

@@ -30,7 +30,14 @@ function scrape(
 ): Scrape {
   return {
     host: {
-      ...{ version: '1', vmm: 'QEMU \x1b[2J7', accelerator: 'tcg', upstream: 'x', models: [] },
+      ...{
+        version: '1',
+        vmmReason: 'no KVM',
+        vmm: 'QEMU \x1b[2J7',
+        accelerator: 'tcg',
+        upstream: 'x',
+        models: [],
+      },
       sandboxes: 1,
       paused: 0,
       queued: 0,

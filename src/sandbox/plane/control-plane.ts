@@ -76,7 +76,7 @@ export interface ControlParts extends StarterParts {
   readonly notify?: PolicyParts['notify'];
   /** The host's part of `HostInfo`. */
   describe(): Promise<
-    Pick<HostInfo, 'version' | 'vmm' | 'upstream' | 'models' | 'memoryAvailableMib'>
+    Pick<HostInfo, 'version' | 'vmm' | 'vmmReason' | 'upstream' | 'models' | 'memoryAvailableMib'>
   >;
   /** Builds the template if it is missing. */
   prepareTemplate(spec: Partial<TemplateSpec>): Promise<OpenTemplate>;

@@ -148,13 +148,7 @@ export class SnapshotManager {
   async open(idOrName: string): Promise<SnapshotLease> {
     const { store, copies } = this.#parts;
     const row = await this.find(idOrName);
-    if (!this.isCurrent(row)) {
-      throw new SandboxError(
-        'snapshot_foreign',
-        `snapshot ${row.name ?? row.id} was made with another kernel, image, VMM or processor`,
-        { remedy: 'start a new sandbox; this snapshot can only be removed here' },
-      );
-    }
+    if (!this.isCurrent(row)) throw foreign(row, this.#machineFor(row));
     const open = await store.snapshots.open(row.id);
     const { machine, stateSha256 } = open.row;
     const source: CloneSource = {
@@ -197,13 +191,18 @@ export class SnapshotManager {
   }
 
   isCurrent(row: SnapshotRow): boolean {
-    const { kernelDigest, rootImageDigest, machineOf } = this.#parts;
-    const { cpus, ...size } = snapshotSpec(row);
+    const { kernelDigest, rootImageDigest } = this.#parts;
     return (
-      row.machine === machineOf({ cpus, ...vmMemory(size) }) &&
+      row.machine === this.#machineFor(row) &&
       row.kernelDigest === kernelDigest &&
       row.rootImageDigest === rootImageDigest
     );
+  }
+
+  /** The machine that this host's VMM would make for the snapshot. */
+  #machineFor(row: SnapshotRow): string {
+    const { cpus, ...size } = snapshotSpec(row);
+    return this.#parts.machineOf({ cpus, ...vmMemory(size) });
   }
 
   async remove(idOrName: string): Promise<void> {
@@ -266,4 +265,30 @@ export class SnapshotManager {
 
 export function snapshotSpec(row: SnapshotRow): TemplateSpec {
   return JSON.parse(row.specJson) as TemplateSpec;
+}
+
+/** @param machine what this host's VMM would make for it */
+export function foreign(
+  row: Pick<SnapshotRow, 'id' | 'name' | 'machine'>,
+  machine: string,
+): SandboxError {
+  const snapshot = `snapshot ${row.name ?? row.id}`;
+  const [its, ours] = [vmmOf(row.machine), vmmOf(machine)];
+  if (its === undefined || ours === undefined || its === ours) {
+    return new SandboxError(
+      'snapshot_foreign',
+      `${snapshot} was made with another kernel, image, VMM or processor`,
+      { remedy: 'start a new sandbox; this snapshot can only be removed here' },
+    );
+  }
+  const option = `--vmm ${its.toLowerCase()}`;
+  return new SandboxError('snapshot_foreign', `${snapshot} was made with ${its}`, {
+    cause: `VMs run in ${ours} here`,
+    remedy: `restart the daemon with \`neurovisor serve ${option}\``,
+  });
+}
+
+/** A machine's text begins with its VMM: `VmmDriver.machineOf`. */
+function vmmOf(machine: string): string | undefined {
+  return /^(QEMU|Firecracker) /.exec(machine)?.[1];
 }

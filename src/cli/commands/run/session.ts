@@ -99,7 +99,7 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
         usage,
       } satisfies RunReport);
     } else {
-      cli.stderr.write(`${timingsTable(list, (await control.host()).vmm)}\n`);
+      cli.stderr.write(`${timingsTable(list, await control.host())}\n`);
     }
   }
   if (exit !== null) {

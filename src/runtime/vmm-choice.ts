@@ -1,0 +1,172 @@
+/** Chooses the VMM from the configuration and what this machine can do. */
+import { describeError } from '../base/errors.ts';
+import type { Log } from '../base/log.ts';
+import type { Config } from '../config.ts';
+import type { Home } from '../home.ts';
+import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
+import { VmmError } from '../vmm/errors.ts';
+import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
+import { RuntimeError } from './errors.ts';
+import type { ConfinedFirecracker } from './firecracker.ts';
+import { type Confinement, confine, judgeGaps, QEMU_BINARY } from './jail.ts';
+
+export interface VmmChoice {
+  readonly vmm: 'firecracker' | 'qemu';
+  /** One clause for people: why this one. */
+  readonly reason: string;
+  /** Firecracker's jail, opened to find out. Close it if no driver takes it. */
+  readonly confined?: ConfinedFirecracker;
+}
+
+interface ChoiceOptions {
+  readonly config: Config;
+  readonly home: Home;
+  readonly log: Log;
+}
+
+/**
+ * Chooses before the set-up, which takes minutes.
+ * @throws RuntimeError `no_accelerator`: the requested VMM can't run here; `jail_unavailable`
+ */
+export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
+  const { config, home, log } = options;
+  if (config.vmm === 'qemu') return { vmm: 'qemu', reason: AS_CONFIGURED };
+  const { kvm, qemu } = (await probeAccelerator({ cacheDir: home.cacheDir })).details;
+  const isAsked = config.vmm === 'firecracker';
+  // Without KVM, `auto` doesn't ask for Firecracker's version.
+  const isLookedFor = isAsked || kvm.usable;
+  const firecracker = isLookedFor ? await judgeFirecracker(config.firecracker) : null;
+  const choice = chooseVmm(config, kvm, firecracker);
+  if (choice.vmm === 'qemu' || isAsked || config.jail === 'off') return choice;
+  const { confineFirecracker } = await import('./firecracker.ts');
+  const chosen = await chooseByJail(choice, config.jail, {
+    firecracker: () => confineFirecracker({ ...options, acceptsGaps: true }),
+    qemuGaps: async () => {
+      // What set-up has not installed yet can't be compared.
+      if (qemu === null) return null;
+      const quiet = { ...log, warn: () => undefined };
+      const found = await confine({
+        config,
+        home,
+        log: quiet,
+        binary: QEMU_BINARY,
+        acceptsGaps: true,
+      });
+      await found.close();
+      return found.gaps;
+    },
+  });
+  judgeGaps(chosen.confined?.confinement.gaps ?? [], config.jail, log);
+  return chosen;
+}
+
+/**
+ * The jail of the VMM that would be chosen, with its gaps, for diagnosis. A requested Firecracker is jailed even where
+ * it can't run.
+ * @throws RuntimeError `jail_unavailable`
+ */
+export async function confineChosen(
+  options: ChoiceOptions,
+): Promise<{ readonly choice: VmmChoice; readonly confinement: Confinement }> {
+  const quiet = { ...options, log: { ...options.log, warn: () => undefined } };
+  const isAsked = options.config.vmm === 'firecracker';
+  const choice: VmmChoice = isAsked
+    ? { vmm: 'firecracker', reason: AS_CONFIGURED }
+    : await decideVmm(quiet);
+  const diagnosed = { ...quiet, acceptsGaps: true };
+  if (choice.vmm === 'qemu') {
+    return { choice, confinement: await confine({ ...diagnosed, binary: QEMU_BINARY }) };
+  }
+  const { confineFirecracker } = await import('./firecracker.ts');
+  const { confinement } = choice.confined ?? (await confineFirecracker(diagnosed));
+  return { choice, confinement };
+}
+
+/** Opens jails to compare them. */
+interface Jails {
+  firecracker(): Promise<ConfinedFirecracker>;
+  /** What QEMU's jail lacks here; null: unknown. */
+  qemuGaps(): Promise<readonly string[] | null>;
+}
+
+/** No default confines less than QEMU would: Firecracker's jail must lack nothing that QEMU's has. */
+export async function chooseByJail(
+  choice: VmmChoice,
+  mode: Config['jail'],
+  jails: Jails,
+): Promise<VmmChoice> {
+  let confined: ConfinedFirecracker;
+  try {
+    confined = await jails.firecracker();
+  } catch (error) {
+    return { vmm: 'qemu', reason: `Firecracker can't be jailed here: ${describeError(error)}` };
+  }
+  const { gaps } = confined.confinement;
+  const lacking = gaps.length === 0 ? [] : await lackingOf(gaps, mode, jails);
+  if (lacking.length === 0) return { ...choice, confined };
+  await confined.confinement.close();
+  return { vmm: 'qemu', reason: `its jail holds more than Firecracker's: ${lacking.join('; ')}` };
+}
+
+async function lackingOf(
+  gaps: readonly string[],
+  mode: Config['jail'],
+  { qemuGaps }: Jails,
+): Promise<readonly string[]> {
+  if (mode === 'enforce') return gaps;
+  try {
+    const its = await qemuGaps();
+    return its === null ? [] : gaps.filter((gap) => !its.includes(gap));
+  } catch (error) {
+    // QEMU can't be jailed at all.
+    if (error instanceof RuntimeError) return [];
+    throw error;
+  }
+}
+
+/** Firecracker on this machine. */
+export interface FirecrackerVerdict {
+  /** Null: not usable. */
+  readonly version: string | null;
+  /** Why it is not usable, one clause for people; null: usable. */
+  readonly problem: string | null;
+}
+
+/** Never throws for a missing or unsuitable binary. */
+export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdict> {
+  try {
+    return { version: (await readFirecrackerVersion(binary)).text, problem: null };
+  } catch (error) {
+    const why = error instanceof VmmError ? (error.cause ?? error) : error;
+    return { version: null, problem: describeError(why) };
+  }
+}
+
+/**
+ * Firecracker where it can run, QEMU elsewhere; the jail is not considered.
+ * @param firecracker null: not tried
+ * @throws RuntimeError `no_accelerator`: the requested VMM can't run here
+ */
+export function chooseVmm(
+  { vmm, accelerator }: Pick<Config, 'vmm' | 'accelerator'>,
+  kvm: Pick<ProbeVerdict['details']['kvm'], 'usable' | 'reason'>,
+  firecracker: FirecrackerVerdict | null,
+): VmmChoice {
+  if (vmm === 'qemu') return { vmm, reason: AS_CONFIGURED };
+  const noKvm = kvm.usable ? null : kvm.reason;
+  const problem = firecracker?.problem ?? null;
+  if (vmm === 'auto') {
+    const take = (reason: string): VmmChoice => ({ vmm: 'qemu', reason });
+    if (accelerator === 'tcg') return take('software emulation is configured');
+    if (noKvm !== null) return take(noKvm);
+    if (problem !== null) return take(`Firecracker can't be used: ${problem}`);
+    return { vmm: 'firecracker', reason: `${kvm.reason}, and Firecracker is installed` };
+  }
+  const obstacle = accelerator === 'tcg' ? 'it has no software emulation' : (problem ?? noKvm);
+  if (obstacle === null) return { vmm, reason: AS_CONFIGURED };
+  throw new RuntimeError('no_accelerator', `cannot use Firecracker: ${obstacle}`, {
+    remedy: 'choose QEMU (--vmm qemu or NEUROVISOR_VMM=qemu), or run `./neurovisor doctor`',
+  });
+}
+
+const AS_CONFIGURED = 'as configured';
