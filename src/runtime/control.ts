@@ -22,7 +22,7 @@ import {
 } from '../sys/sparse-threads.ts';
 import { makeMemory } from './memory.ts';
 import { parseEgress } from './network.ts';
-import { type Runtime, SOURCE_DIR, templateSpec } from './runtime.ts';
+import { type Runtime, SOURCE_DIR } from './runtime.ts';
 import { eventPoster } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
 
@@ -101,7 +101,7 @@ export async function openControlPlane(
         runtime.supervise(spec, source === null ? {} : { template: source }),
       openNetwork: () => runtime.network.open(),
       templateFor: (options) => runtime.templateFor(options),
-      prepareTemplate: (spec) => runtime.templates.prepare(templateSpec(spec)),
+      prepareTemplate: (spec) => runtime.prepareTemplate(spec),
       dial: (channelPath) => dialChannel(channelPath)(),
       notify: eventPoster({ hosts: runtime.webhookHosts, log }),
       ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),

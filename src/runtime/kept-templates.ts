@@ -37,6 +37,7 @@ const specSchema = z.object({
   memoryMaxMib: z.number().exactOptional(),
   diskMib: z.number(),
   warm: z.array(z.string()),
+  card: z.boolean().exactOptional(),
 });
 
 export const detailsSchema = z.object({

@@ -39,7 +39,7 @@ import {
   type TemplateSpec,
   withDefaultModel,
 } from '../sandbox/spec.ts';
-import { canBeCloned, DEFAULT_WARM } from '../sandbox/start/template.ts';
+import { canBeCloned, DEFAULT_WARM, needsCard } from '../sandbox/start/template.ts';
 import { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
@@ -256,11 +256,23 @@ export class Runtime {
    * @throws SandboxError, ImageError
    */
   async templateFor(options: SandboxOptions): Promise<Template | null> {
-    const isPossible = canBeCloned(options, this.driver.capabilities);
-    if (!isPossible || !this.templates.supported) return null;
-    const spec = templateSpec(options);
+    if (!canBeCloned(options) || !this.templates.supported) return null;
+    const card = needsCard(options, this.driver.capabilities);
+    const spec = templateSpec({ ...options, card });
     if (!isDefault(options) && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec);
+  }
+
+  /**
+   * Builds the template if it is missing. `card` is ignored if the VMM can plug a card into any clone.
+   * @throws SandboxError, ImageError
+   */
+  async prepareTemplate(options: TemplateOptions): Promise<Template> {
+    const { card = false } = options;
+    const wanted = card && !this.driver.capabilities.hotplugNic;
+    // Also for a template that exists: without a network, no clone of it can start.
+    if (wanted) await this.network.open();
+    return await this.templates.prepare(templateSpec({ ...options, card: wanted }));
   }
 
   /**
@@ -399,12 +411,17 @@ function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptio
   });
 }
 
+type TemplateOptions = Omit<SandboxOptions, 'network'> & Pick<TemplateSpec, 'card'>;
+
 /** The part of the options that a template fixes. */
-export function templateSpec(options: SandboxOptions): TemplateSpec {
+export function templateSpec(options: TemplateOptions): TemplateSpec {
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
-  const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib } = options;
-  const max = memoryMaxMib === undefined ? {} : { memoryMaxMib };
-  return { cpus, memoryMib, ...max, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
+  const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib, card = false } = options;
+  const more = {
+    ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
+    ...(card ? { card } : {}),
+  };
+  return { cpus, memoryMib, ...more, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
 }
 
 function isDefault(options: SandboxOptions): boolean {

@@ -137,7 +137,10 @@ export type SandboxOptions = {
 export type TemplateSpec = Pick<
   SandboxSpec,
   'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
->;
+> & {
+  /** True: its guest has a network card, which passes nothing. Only for VMMs that can't plug one into a clone. */
+  readonly card?: boolean;
+};
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */
 export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;

@@ -12,8 +12,12 @@ const network: NetworkOptions = { mode: 'allowlist', allow: ['a.example'] };
 const REFUSED = new SandboxError('network_unavailable', 'no addresses are left');
 const held = async (host: FakeHost): Promise<number> => (await host.holdings())['networks'] ?? 0;
 
-async function fillPool(host: FakeHost, members: number): Promise<void> {
-  await host.control.setPool({ min: members, max: members });
+async function fillPool(
+  host: FakeHost,
+  members: number,
+  spec: { readonly card?: boolean } = {},
+): Promise<void> {
+  await host.control.setPool({ min: members, max: members }, spec);
   // Delay of a refill after a claim.
   host.clock.advance(REFILL_DELAY_MS);
   await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(members);
@@ -84,6 +88,33 @@ describe('LocalControlPlane: networks', () => {
     host.script.fail('plug-nic');
     const { id } = await host.control.create({ network });
     expect([host.vm(id).nic?.isPlugged, await held(host)]).toEqual([true, 1]);
+    await requireNothing(host);
+  });
+
+  it('a member with a card gets only policy and secrets at the claim, and keeps its address', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1, { card: true });
+    expect(host.leased.map(({ policy }) => policy.mode)).toEqual(['none']);
+    const [{ nic } = {}] = host.vms();
+    expect([nic?.isPlugged, await held(host)]).toEqual([true, 1]);
+    const { id, origin, network: told } = await host.control.create({ network });
+    expect([origin, told?.mode, told?.address]).toEqual([
+      'pool',
+      'allowlist',
+      expect.stringMatching(/^10\./),
+    ]);
+    expect(host.vm(id).nic).toEqual(nic);
+    await requireNothing(host);
+  });
+
+  it('a member whose card does not take the policy is ended with its lease, and a clone starts', async () => {
+    await using host = await FakeHost.open();
+    await fillPool(host, 1, { card: true });
+    // The check before the start passes; the policy fails.
+    host.script.next('network', () => undefined);
+    host.script.fail('network');
+    const { origin } = await host.control.create({ network });
+    expect([origin, host.vms().length, await held(host)]).toEqual(['clone', 1, 1]);
     await requireNothing(host);
   });
 

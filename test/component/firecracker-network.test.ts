@@ -219,6 +219,34 @@ requiresFirecrackerAsRoot().describe('Firecracker with a network', (files) => {
     await expectReached(parent, again, 'paused and resumed');
   });
 
+  it('start: clones of a template whose card passed nothing have their own, open only as bound', async () => {
+    await open();
+    const none = { mode: 'none' };
+    const template = newSandboxId();
+    await host.do('start', template, none);
+    await host.do('save', template);
+    await host.do('end', template);
+    expect(taps()).toEqual([]);
+    const [one, two, member] = [newSandboxId(), newSandboxId(), newSandboxId()];
+    const guests = await host.do<Started[]>('startAllFrom', [one, two], template, POLICY);
+    const [first, second] = guests as [Started, Started];
+    expect(first.address).not.toBe(second.address);
+    expect(first.mac).not.toBe(second.mac);
+    await expectReached(one, first, 'the first clone');
+    await expectReached(two, second, 'the second clone');
+    await send(one, first, ALLOWED, { text: 'stolen', from: second.address, fromMac: second.mac });
+    const waiting = await host.do<Started>('startFrom', member, template, none);
+    await send(member, waiting, ALLOWED, { text: 'too early' });
+    await host.do('bind', member, POLICY);
+    await send(member, waiting, OTHER, { text: 'not allowed' });
+    await expectReached(member, waiting, 'bound');
+    await host.do('bind', member, none);
+    await send(member, waiting, ALLOWED, { text: 'too late' });
+    await expectReached(one, first, 'last');
+    for (const text of ['stolen', 'too early', 'not allowed', 'too late'])
+      expect(arrived(text), text).toBe(false);
+  });
+
   it('start: a snapshot gets a NIC only if it was saved with one', async () => {
     await open();
     const [without, carded] = [newSandboxId(), newSandboxId()];

@@ -1,5 +1,12 @@
 /** Building a template with the fake driver: the order of the steps, and cleanup after every failure. */
-import { mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +18,8 @@ import type { GuestIdentity } from '../../src/guest/identity.ts';
 import type { Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
 import { makeMemory } from '../../src/runtime/memory.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
+import type { CardLease } from '../../src/sandbox/parts.ts';
+import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
 import type { DiskTrouble, VmmDriver } from '../../src/vmm/driver.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
@@ -118,15 +127,35 @@ function onFullDisk(given: TemplateParts): TemplateParts {
   return { ...given, driver: { ...given.driver, start } };
 }
 
+/** With a VMM that plugs no cards, and a network. */
+function onNetwork(driver: VmmDriver): (given: TemplateParts) => TemplateParts {
+  const lease = {
+    tapFd: 9,
+    guest: { mac: 'aa:fc:00:00:00:01' },
+    confirmHandover: async () => void steps.push('handed over'),
+    release: async () => void steps.push('card released'),
+    gatewayUse: () => ({ allowed: 0, refused: {}, destinations: [] }),
+  } as unknown as CardLease;
+  return (given) => ({
+    ...given,
+    driver,
+    leaseNetwork: async (_id, { policy }) => {
+      steps.push(`lease ${policy.mode}`);
+      return lease;
+    },
+  });
+}
+
 function build(
   fail: Step | null,
   told = events(IMPORTED),
   signal = new AbortController().signal,
   change = (given: TemplateParts): TemplateParts => given,
+  more: Partial<TemplateSpec> = {},
 ) {
   const out = mkdtempSync(join(root, 'out-'));
   const paths = { ram: join(out, 'ram'), state: join(out, 'state'), disk: join(out, 'disk') };
-  const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
+  const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'], ...more };
   const built = buildTemplate(change(parts(fail, told)), { spec, paths, signal, report: () => {} });
   return { built, out };
 }
@@ -166,6 +195,25 @@ describe('buildTemplate', () => {
     expect(steps.indexOf('script')).toBeLessThan(steps.indexOf('keepMemory'));
     expectNothingLeft();
     expect(steps.slice(-3)).toEqual(['cid released', 'listener closed', 'model closed']);
+  });
+
+  it('a template with a card has one that passes nothing, which its guest does not configure', async () => {
+    const driver = createFakeDriver({ clock: systemClock, hotplugNic: false });
+    const { built } = build(null, events(IMPORTED), undefined, onNetwork(driver), { card: true });
+    const { snapshot } = await built;
+    expect(identity).not.toHaveProperty('network');
+    expect(steps).toContain('lease none');
+    const [vm, end] = [steps.indexOf('handed over'), steps.indexOf('card released')];
+    expect([vm > steps.indexOf('lease none'), vm < steps.indexOf('script')]).toEqual([true, true]);
+    expect(end).toBeGreaterThan(steps.indexOf('keepDisk'));
+    expectNothingLeft();
+    expect(readFileSync(snapshot.statePath, 'utf8')).toContain('with a card');
+  });
+
+  it('a template with a card needs a network of the host', async () => {
+    const { built } = build(null, events(IMPORTED), undefined, undefined, { card: true });
+    await expect(built).rejects.toMatchObject({ code: 'network_unavailable' });
+    expectNothingLeft();
   });
 
   it.each(['memory', 'model', 'listener', 'hello', 'script', 'keepMemory', 'keepDisk'] as const)(

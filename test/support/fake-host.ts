@@ -252,7 +252,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   #controlParts(options: FakeHostOptions): ControlParts {
     const { clock, queue, script } = this;
     const store = this.#scripted(this.#store);
-    const template = this.#template();
+    let template = this.#template();
     return {
       clock,
       queue,
@@ -288,7 +288,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
         await script.step('template');
         return template;
       },
-      prepareTemplate: () => Promise.resolve(template),
+      prepareTemplate: async ({ card = false }) => {
+        if (card) template = { ...template, spec: { ...template.spec, card } };
+        return template;
+      },
       dial: () => new PassThrough(),
       notify: async (url, event) => void this.posted.push({ url, event }),
       ownerJson: JSON.stringify(options.owner ?? 'one'),

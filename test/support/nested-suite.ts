@@ -114,22 +114,41 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation): void 
     for (const thread of vmm.threads) expectJailed(thread);
   });
 
-  it('network: an allowed name is reached; other names, addresses and the metadata service are not', async () => {
-    const get = async (host: string): Promise<string> => {
-      const code = `
+  /** What the guest gets from a web server, or the status or error. */
+  const get = async (host: string, id = main.id): Promise<string> => {
+    const code = `
 import urllib.error, urllib.request
 try: print(urllib.request.urlopen('http://${host}/', timeout=10).read().decode().strip())
 except urllib.error.HTTPError as error: print(error.code)
 except urllib.error.URLError as error: print(type(error.reason).__name__)
 `;
-      return (await python(await guest(), code)).stdout.trim();
-    };
+    return (await python(await guest(id), code)).stdout.trim();
+  };
+
+  it('network: an allowed name is reached; other names, addresses and the metadata service are not', async () => {
     expect(await get(ALLOWED.name)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
     expect(await get(FORBIDDEN.name)).toBe('gaierror');
     expect(await get(FORBIDDEN.address)).toBe('403');
     // The nested host gets there by the same way.
     expect(await world.sh(`curl -s --max-time 60 http://${METADATA}/`)).toContain(METADATA);
     expect(await get(METADATA)).toBe('TimeoutError');
+  });
+
+  it('network: clones of a template have a card and address each, and reach what is allowed', async () => {
+    const { boot: _, ...size } = { ...SMALL, warm: ['json'] };
+    // Builds the template, and leaves no pool.
+    await control().setPool({ min: 0, max: 0 }, { ...size, card: true });
+    const clones = [];
+    for (const network of [ONLY_ALLOWED, { mode: 'none' }] as const)
+      clones.push(await create({ ...size, boot: false, network }));
+    const [one, two] = clones as [SandboxInfo, SandboxInfo];
+    expect([one.origin, two.origin]).toEqual(['clone', 'clone']);
+    expect(one.network?.address).not.toBe(two.network?.address);
+    expect(await get(ALLOWED.name, one.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+    expect(await get(FORBIDDEN.name, one.id)).toBe('gaierror');
+    await control().update(two.id, { network: ONLY_ALLOWED });
+    expect(await get(ALLOWED.name, two.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+    for (const { id } of clones) await control().remove(id);
   });
 
   it('inference: an answer of the model server arrives, which sees no credentials of the guest', async () => {

@@ -288,6 +288,10 @@ export const poolInfo: z.ZodType<PoolInfo> = z
         memoryMaxMib: count.exactOptional(),
         diskMib: count,
         warm: z.array(z.string()),
+        card: z
+          .boolean()
+          .exactOptional()
+          .describe('True: the members have a network card, for requests with a network.'),
       })
       .meta({ id: 'PoolTemplate' }),
     min: count,

@@ -77,7 +77,7 @@ const size = {
     .array(text(REQUEST_LIMITS.warmModuleCharactersMax))
     .max(REQUEST_LIMITS.warmModulesMax)
     .describe('Python modules to import before the first script.'),
-} satisfies Record<keyof TemplateSpec, z.ZodType>;
+} satisfies Record<keyof Omit<TemplateSpec, 'card'>, z.ZodType>;
 
 const networkOptions = z
   .strictObject({
@@ -225,6 +225,13 @@ export const poolRequest = z
         memoryMaxMib: size.memoryMaxMib.exactOptional(),
         diskMib: size.diskMib.exactOptional(),
         warm: size.warm.exactOptional(),
+        card: z
+          .boolean()
+          .exactOptional()
+          .describe(
+            'With Firecracker: the members have a network card, for requests with a network. ' +
+              'Ignored with QEMU, whose members get one when needed. Default false.',
+          ),
       } satisfies Record<keyof TemplateSpec, z.ZodType>)
       .meta({
         id: 'PoolMembers',

@@ -41,6 +41,7 @@ export interface PoolFlags {
   readonly memory?: string;
   readonly memoryMax?: string;
   readonly disk?: string;
+  readonly card?: boolean;
 }
 
 export async function poolList(cli: Cli, control: ControlPlane): Promise<number> {
@@ -58,7 +59,8 @@ export async function poolSet(
   checkPool(limits, flags);
   const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
-  const spec = { ...Object.fromEntries(given), ...warm };
+  const card = flags.card === true ? { card: true } : {};
+  const spec = { ...Object.fromEntries(given), ...warm, ...card };
   const info = await withTemplateProgress(cli, clock, control.setPool({ min, max }, spec));
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);

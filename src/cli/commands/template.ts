@@ -7,8 +7,7 @@ import {
   removeTemplate,
   type TemplateInfo,
 } from '../../runtime/kept-templates.ts';
-import { type Runtime, SOURCE_DIR, templateSpec } from '../../runtime/runtime.ts';
-import type { SandboxOptions } from '../../sandbox/spec.ts';
+import { type Runtime, SOURCE_DIR } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
@@ -21,15 +20,16 @@ export interface TemplateFlags {
   readonly memory?: string;
   readonly memoryMax?: string;
   readonly disk?: string;
+  readonly card?: boolean;
 }
 
 /** Shown characters of a key, enough to name a template. */
 const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
-  const options: SandboxOptions = { ...sizeOptions(flags), warm: flags.warm };
+  const options = { ...sizeOptions(flags), warm: flags.warm };
   await using runtime = await open(cli);
-  const { key } = await runtime.templates.prepare(templateSpec(options));
+  const { key } = await runtime.prepareTemplate({ ...options, card: flags.card === true });
   cli.progress.close();
   return show(cli, find(await runtime.templates.list(), key));
 }
@@ -47,9 +47,10 @@ export async function templateList(cli: Cli): Promise<number> {
     `${one.spec.diskMib} MiB`,
     mebibytes(one),
     one.current ? 'yes' : 'no',
+    one.spec.card === true ? 'yes' : 'no',
     one.spec.warm.join(' '),
   ]);
-  const head = ['key', 'cpus', 'memory', 'disk', 'size', 'current', 'warm'];
+  const head = ['key', 'cpus', 'memory', 'disk', 'size', 'current', 'card', 'warm'];
   cli.stdout.write(`${table(head, rows)}\n`);
   return 0;
 }
@@ -109,6 +110,7 @@ function show(cli: Cli, info: TemplateInfo): number {
     ['cpus', `${info.spec.cpus}`],
     ['memory', `${info.spec.memoryMib} MiB`],
     ['disk', `${info.spec.diskMib} MiB`],
+    ['card', info.spec.card === true ? 'yes' : 'no'],
     ['size', mebibytes(info)],
     ['warm', modules.join(', ')],
     ['machine', info.machine],

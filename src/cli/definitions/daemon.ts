@@ -9,6 +9,7 @@ import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
   addSizeOptions,
   allowFieldOption,
+  cardOption,
   collect,
   jailOption,
   memoryMaxOption,
@@ -148,6 +149,7 @@ Examples:
     .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
   addSizeOptions(set)
     .addOption(memoryMaxOption())
+    .addOption(cardOption())
     .option(
       '--warm <module>',
       'Python module to import instead of the default list (repeatable)',

@@ -41,6 +41,13 @@ export function memoryMaxOption(): Option {
   );
 }
 
+export function cardOption(): Option {
+  return new Option(
+    '--card',
+    'with Firecracker: for sandboxes with a network, since it adds no network card to a clone',
+  );
+}
+
 /** `--cpus`, `--memory`, `--disk` */
 export function addSizeOptions(command: Command): Command {
   return command

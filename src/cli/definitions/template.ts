@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { addSizeOptions, collect, memoryMaxOption, output } from './shared-options.ts';
+import { addSizeOptions, cardOption, collect, memoryMaxOption, output } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
 
@@ -20,6 +20,7 @@ export function addTemplate(program: Command): void {
     .description('Build a template, if it does not exist, and show its details.');
   addSizeOptions(build)
     .addOption(memoryMaxOption())
+    .addOption(cardOption())
     .option(
       '--warm <module>',
       'Python module to import instead of the default list (repeatable)',

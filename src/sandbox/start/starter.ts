@@ -202,8 +202,9 @@ export class Starter {
   }
 
   async #startMember(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor> {
-    const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = template.spec;
-    const spec = this.#parts.makeSpec({ cpus, memoryMib, memoryMaxMib, diskMib, warm });
+    const { card = false, ...size } = template.spec;
+    const network = card ? { mode: 'none' as const } : null;
+    const spec = this.#parts.makeSpec({ ...size, network });
     return await this.#startOne(spec, template.source, signal);
   }
 }

@@ -1,6 +1,7 @@
 /**
  * Builds a template: boots a guest with a throwaway identity, lets it import and rehearse, and saves it without
- * the one device that carries identity.
+ * the one device that carries identity. Where the VMM can't plug a network card into a clone, a template for sandboxes
+ * with a network has one that passes nothing and that its guest never configured.
  *
  *     boot ─► hello ─► import, one canned call ─► one script ─► sync, drop caches
  *          ─► unplug vsock (open connections end) ─► stop, save devices ─► RAM without zeros, disk
@@ -22,6 +23,7 @@ import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
 import type { GuestMemory, SandboxParts, Workspace } from '../parts.ts';
 import { makeSpec, type SandboxSpec, type TemplateSpec } from '../spec.ts';
 import { FREE_SPACE } from '../vm/full-disk.ts';
+import { NetworkCard, NO_TRAFFIC } from '../vm/network-card.ts';
 import { TEMPLATE_BOOT_ARGS } from './template.ts';
 
 export interface TemplateParts
@@ -35,6 +37,7 @@ export interface TemplateParts
     | 'makeMemory'
     | 'allocateCid'
     | 'listenForGuest'
+    | 'leaseNetwork'
     | 'clock'
     | 'log'
   > {
@@ -108,9 +111,10 @@ async function build(
   onFull: (trouble: DiskTrouble) => void,
 ): Promise<BuiltTemplate> {
   const { paths, report, signal } = options;
-  const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = options.spec;
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false } = options.spec;
   const size = { cpus, memoryMib, memoryMaxMib, diskMib };
-  const spec = makeSpec({ ...size, warm, env: parts.env }, parts.hostCpus);
+  const made = makeSpec({ ...size, warm, env: parts.env }, parts.hostCpus);
+  const spec = { ...made, network: card ? NO_TRAFFIC : null };
   const workspace = await parts.makeWorkspace(spec);
   cleanup.push('workspace', () => workspace.remove());
   report(0.02, 'boot');
@@ -151,7 +155,10 @@ async function boot(
   cleanup.push('guest listener', () => listener.close());
   const lease = parts.allocateCid();
   cleanup.push('context id', () => lease.release());
-  const { id, cpus } = spec;
+  const { id, cpus, network } = spec;
+  const card = new NetworkCard(id, parts);
+  cleanup.push('network', () => card.release());
+  const nic = network === null ? {} : { nic: await card.lease(network) };
   const { kernelPath, rootImagePath, clock } = parts;
   const place = { id, dir: workspace.dir, channelPath, overlayPath, memoryFd: memory.fd };
   const vm = await parts.driver.start(
@@ -164,10 +171,12 @@ async function boot(
       guestCid: lease.cid,
       console: 'log',
       bootArgs: TEMPLATE_BOOT_ARGS,
+      ...nic,
     },
     signal,
   );
   cleanup.push('VM', () => vm.kill());
+  await card.confirmHandover();
   vm.onDiskTrouble?.((trouble) => {
     if (trouble.kind !== 'full') return;
     onFull(trouble);

@@ -1,5 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { canBeCloned, DEFAULT_TEMPLATE, type TemplateInputs, templateKey } from './template.ts';
+import {
+  canBeCloned,
+  DEFAULT_TEMPLATE,
+  needsCard,
+  type TemplateInputs,
+  templateKey,
+} from './template.ts';
 
 const inputs: TemplateInputs = {
   spec: DEFAULT_TEMPLATE,
@@ -26,11 +32,16 @@ describe('templateKey', () => {
     ['maximum of memory', { ...inputs, spec: { ...spec, memoryMaxMib: 512 } }],
     ['disk', { ...inputs, spec: { ...spec, diskMib: 2049 } }],
     ['module', { ...inputs, spec: { ...spec, warm: [...spec.warm, 'os'] } }],
+    ['network card', { ...inputs, spec: { ...spec, card: true } }],
     ['order of modules', { ...inputs, spec: { ...spec, warm: spec.warm.toReversed() } }],
     ['variable', { ...inputs, env: { ...inputs.env, A: 'c' } }],
   ];
   it.each(changes)('another %s is another key', (_what, changed) => {
     expect(templateKey(changed)).not.toBe(templateKey(inputs));
+  });
+
+  it('the key without a network card is the same, said or not', () => {
+    expect(templateKey({ ...inputs, spec: { ...spec, card: false } })).toBe(templateKey(inputs));
   });
 
   it('a value moved to another field gives another key', () => {
@@ -40,17 +51,20 @@ describe('templateKey', () => {
   });
 });
 
-describe('canBeCloned', () => {
-  const network = { mode: 'open' } as const;
-  const secrets = [{ name: 'KEY', value: 'x', hosts: ['api.example.com'] }];
+it('canBeCloned: a sandbox with a terminal boots', () => {
+  expect(canBeCloned({ console: 'interactive' })).toBe(false);
+  expect(canBeCloned({ network: { mode: 'open' } })).toBe(true);
+});
+
+describe('needsCard', () => {
   it.each([
-    ['a plain one', {}, true, true],
-    ['one with a network', { network }, true, false],
-    ['one with secrets', { secrets }, true, false],
-    ['one that says that it wants no network', { network: null, secrets: [] }, true, true],
-    ['one with a terminal', { console: 'interactive' as const }, false, false],
-  ])('%s, with and without a VMM that plugs cards', (_what, options, plugs, plugsNone) => {
-    expect(canBeCloned(options, { hotplugNic: true })).toBe(plugs);
-    expect(canBeCloned(options, { hotplugNic: false })).toBe(plugsNone);
+    ['a network', { network: { mode: 'open' } }, true],
+    ['a network that passes nothing', { network: { mode: 'none' } }, true],
+    ['secrets', { secrets: [{ name: 'KEY', value: 'x', hosts: ['api.example.com'] }] }, true],
+    ['no network', { network: null, secrets: [] }, false],
+    ['no options', {}, false],
+  ] as const)('a sandbox with %s: only if the VMM plugs no cards', (_what, options, needed) => {
+    expect(needsCard(options, { hotplugNic: false })).toBe(needed);
+    expect(needsCard(options, { hotplugNic: true })).toBe(false);
   });
 });

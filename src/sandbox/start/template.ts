@@ -44,20 +44,24 @@ export const TEMPLATE_BOOT_ARGS: readonly string[] = ['init_on_free=1'];
 /** Increment when the build changes. */
 const FORMAT = 2;
 
-/** Whether a clone can become the requested sandbox: templates have a logged console and no network card. */
-export function canBeCloned(
-  { console = 'log', network = null, secrets = [] }: SandboxOptions,
+/** Whether a clone can become the requested sandbox: templates have a logged console. */
+export function canBeCloned({ console = 'log' }: SandboxOptions): boolean {
+  return console === 'log';
+}
+
+/** Whether the sandbox needs a template with a network card, since its VMM can't plug one into a clone. */
+export function needsCard(
+  { network = null, secrets = [] }: SandboxOptions,
   { hotplugNic }: Pick<VmmCapabilities, 'hotplugNic'>,
 ): boolean {
   // Secrets need a network.
-  const wantsCard = network !== null || secrets.length > 0;
-  return console === 'log' && (hotplugNic || !wantsCard);
+  return !hotplugNic && (network !== null || secrets.length > 0);
 }
 
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
-  const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = spec;
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false } = spec;
   const parts = [
     FORMAT,
     [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
@@ -65,6 +69,7 @@ export function templateKey(inputs: TemplateInputs): string {
     [kernelDigest, rootImageDigest, machine],
     Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)),
     TEMPLATE_BOOT_ARGS,
+    ...(card ? ['card'] : []),
   ];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }

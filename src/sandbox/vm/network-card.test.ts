@@ -5,7 +5,7 @@ import type { BytesByName, DestinationUse } from '../../net/policy/destination-b
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
 import type { CardLease } from '../parts.ts';
 import type { NetworkSpec } from '../spec.ts';
-import { NetworkCard } from './network-card.ts';
+import { NetworkCard, NO_TRAFFIC } from './network-card.ts';
 
 const LIST: NetworkSpec = { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };
 const OPEN: NetworkSpec = { policy: { mode: 'open', allow: [], deny: [] }, limits: {} };
@@ -94,6 +94,18 @@ describe('NetworkCard', () => {
     expect(card.settings).toBeUndefined();
     await card.release();
     expect(done).toEqual([]);
+  });
+
+  it('bind: a card that is there gets secrets before the policy; a missing one is plugged', async () => {
+    const there = world();
+    await there.card.lease(NO_TRAFFIC);
+    expect(there.done.splice(0)).toEqual(['lease none']);
+    await there.card.bind(LIST, there.vm, { secrets: [] });
+    expect(there.done).toEqual(['secrets', 'policy allowlist']);
+    expect(there.card.network).toEqual(LIST);
+    const missing = world();
+    await missing.card.bind(LIST, missing.vm, { secrets: [] });
+    expect(missing.done).toEqual(['lease allowlist', PLUG, 'handed over']);
   });
 
   it.each([PLUG, 'handed over', 'tell 10.0.0.2'])(

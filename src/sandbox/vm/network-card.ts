@@ -23,6 +23,9 @@ const COUNTERS_MS_MIN = 30_000;
 
 const NOTHING: EgressPolicy = { mode: 'none', allow: [], deny: [] };
 
+/** The card is there, and can get a policy later. */
+export const NO_TRAFFIC: NetworkSpec = { policy: NOTHING, limits: {} };
+
 const NO_SECRETS: LeaseSecrets = { secrets: [] };
 
 type CardParts = Pick<SandboxParts, 'leaseNetwork' | 'clock'>;
@@ -121,6 +124,18 @@ export class NetworkCard {
       );
       throw error;
     }
+  }
+
+  /**
+   * Late binding of a VM that has run no user code: its card, if any, gets the policy and secrets; a missing one is
+   * plugged. After an error the VM must not be used.
+   */
+  async bind(network: NetworkSpec, vm: Vm, secrets: LeaseSecrets): Promise<void> {
+    if (this.#lease === undefined) return await this.plug(network, vm, secrets);
+    const { policy, limits } = network;
+    await this.#lease.setSecrets(secrets.secrets);
+    await this.#lease.setPolicy(policy, limits);
+    this.#network = { policy, limits };
   }
 
   /**

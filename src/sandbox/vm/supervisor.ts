@@ -168,7 +168,7 @@ export class Supervisor {
     const { id, cpus, memoryMib, diskMib, warm, hostname } = this.#spec;
     this.#spec = { ...spec, id, cpus, memoryMib, diskMib, warm, hostname };
     if (spec.network !== null && this.#vm !== undefined)
-      await this.#card.plug(spec.network, this.#vm, spec);
+      await this.#card.bind(spec.network, this.#vm, spec);
     const { env, network, authority } = this.#identity();
     this.#running?.port.setModels(spec.models);
     this.#running?.listener.setIdentity(this.#identity());

@@ -5,7 +5,8 @@
  *     host program ◄── accepts ────────────────── <channel>_1024       ◄── io.connectToHost(1024)
  *
  * The guest is a function; `scripted-guest.ts` has the default one. There are no channel limits. Snapshots are empty
- * but checked like any other; a guest that starts from one is the same function, called again.
+ * but checked like any other; a guest that starts from one is the same function, called again. Without hot-plug of cards,
+ * a snapshot contains its VM's card, as with Firecracker.
  */
 import { writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
@@ -16,6 +17,7 @@ import type {
   Balloon,
   ChannelStats,
   MachineSize,
+  NicHotplug,
   NicSpec,
   Vm,
   VmExit,
@@ -39,9 +41,12 @@ const NO_LOG = new ByteTail(1);
 interface FakeDriverOptions {
   readonly clock: Clock;
   readonly guest?: FakeGuest;
+  /** Default true. */
+  readonly hotplugNic?: boolean;
 }
 
 export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
+  const { hotplugNic = true } = options;
   return {
     name: 'fake',
     description: 'no VM (fake driver)',
@@ -50,7 +55,7 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       pause: true,
       snapshot: true,
       hotplugVsock: true,
-      hotplugNic: true,
+      hotplugNic,
       interactiveConsole: true,
       channelLimits: false,
       balloon: true,
@@ -60,8 +65,8 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
       const began = options.clock.now();
       checkSpec(spec, availableParallelism());
       await checkFiles(spec);
-      if (spec.snapshot !== undefined) await readSnapshot(spec.snapshot, machineOf(spec));
-      const vm = new FakeVm(spec);
+      if (spec.snapshot !== undefined) await load(spec, spec.snapshot, hotplugNic);
+      const vm = new FakeVm(spec, hotplugNic);
       await spec.memoryReady;
       await vm.plugVsock(spec.guestCid);
       if (spec.nic !== undefined) await vm.plugNic(spec.nic);
@@ -78,6 +83,17 @@ export function createFakeDriver(options: FakeDriverOptions): VmmDriver {
   };
 }
 
+/** The end of a state with a card. */
+const CARD = Buffer.from('with a card\n');
+
+async function load(spec: VmSpec, snapshot: VmSnapshot, hotplugNic: boolean): Promise<void> {
+  const state = await readSnapshot(snapshot, machineOf(spec));
+  const hasCard = state.subarray(-CARD.length).equals(CARD);
+  if (!hotplugNic && hasCard !== (spec.nic !== undefined)) {
+    throw new VmmError('vm_unsupported', 'the network cards of VM and snapshot differ');
+  }
+}
+
 function machineOf(size: MachineSize): string {
   const balloon = size.balloonMib === undefined ? '' : ', balloon';
   return `fake, ${size.cpus} CPUs, ${size.memoryMib} MiB${balloon}`;
@@ -90,7 +106,7 @@ class FakeVm implements Vm {
   readonly exited: Promise<VmExit>;
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug = this;
-  readonly nicHotplug = this;
+  readonly nicHotplug?: NicHotplug;
   readonly balloon?: Balloon;
   timings: VmTimings = { spawnedMs: 0, runningMs: 0 };
   readonly #spec: VmSpec;
@@ -103,7 +119,8 @@ class FakeVm implements Vm {
   readonly #gone = new AbortController();
   readonly #resolveExited: (exit: VmExit) => void;
 
-  constructor(spec: VmSpec) {
+  constructor(spec: VmSpec, hotplugNic: boolean) {
+    if (hotplugNic) this.nicHotplug = this;
     this.id = spec.id;
     this.channelPath = spec.channelPath;
     this.#spec = spec;
@@ -198,11 +215,14 @@ class FakeVm implements Vm {
 
   async saveState(statePath: string): Promise<VmSnapshot> {
     this.#requireRunning();
-    if (this.#spec.memoryFd === undefined || this.#plugged || this.#nic === 'plugged') {
+    const hasCard = this.#nic === 'plugged';
+    const isRefused = hasCard && this.nicHotplug !== undefined;
+    if (this.#spec.memoryFd === undefined || this.#plugged || isRefused) {
       throw new VmmError('vm_unsupported', 'could not take a snapshot of the VM');
     }
     this.#channel.pause();
-    const state = Buffer.from(`fake state of ${this.id}\n`);
+    const devices = Buffer.from(`fake state of ${this.id}\n`);
+    const state = Buffer.concat(hasCard ? [devices, CARD] : [devices]);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     return { statePath, stateSha256: stateDigest(state), machine: machineOf(this.#spec) };
   }
