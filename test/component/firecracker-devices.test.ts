@@ -1,6 +1,6 @@
 /** Devices and end of a VM in a real Firecracker. */
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, it } from 'vitest';
@@ -61,8 +61,13 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
   }
 
   it('start: gives the guest the memory, command line and root of its spec', async () => {
-    const of = await makeBench({ hasBalloon: true });
-    const vm = await of.boot({ memoryMib: 100, guestCid: 77, bootArgs: ['loglevel=3'] });
+    const of = await makeBench();
+    const vm = await of.boot({
+      memoryMib: 100,
+      balloonMib: 0,
+      guestCid: 77,
+      bootArgs: ['loglevel=3'],
+    });
     const mib = Number(await ask(vm, 'INFO memory')) / 2 ** 20;
     expect(mib).toBeGreaterThan(99);
     expect(mib).toBeLessThanOrEqual(100);
@@ -80,6 +85,34 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     expect(one).toMatch(/^[0-9a-f]{32}$/);
     expect(one).not.toBe(two);
   });
+
+  it('balloon: its pages leave the host, also those of a clone whose RAM is a mapped file', async () => {
+    const of = await makeBench();
+    const spec = of.spec({ memoryMib: 192, balloonMib: 0 });
+    const vm = await of.boot(spec);
+    await fillAndShrink(vm);
+    const paths = { statePath: join(spec.dir, 'state'), memoryPath: join(spec.dir, 'memory') };
+    const snapshot = await vm.saveWhole?.(paths);
+    if (snapshot === undefined) throw new Error('no snapshot');
+    const clone = await of.boot(of.spec({ memoryMib: 192, balloonMib: 0, snapshot }));
+    expect(await clone.balloon?.memoryMib()).toBe(64);
+    await clone.balloon?.setMemory(192);
+    await expect.poll(() => clone.balloon?.memoryMib(), PATIENT).toBe(192);
+    await fillAndShrink(clone);
+  });
+
+  async function fillAndShrink(vm: Vm): Promise<void> {
+    expect(await ask(vm, 'TOUCH 160')).toBe('done');
+    expect(rssMib(vm)).toBeGreaterThan(160);
+    await vm.balloon?.setMemory(64);
+    await expect.poll(() => vm.balloon?.memoryMib(), PATIENT).toBe(64);
+    expect(rssMib(vm)).toBeLessThan(90);
+  }
+
+  function rssMib({ pid }: Vm): number {
+    const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1];
+    return Number(kib) / 1024;
+  }
 
   it('start: a disk limit makes reads wait, and a running VM takes a new one', async () => {
     const slow = { ops: { size: 1, refillPerSecond: 20 } };

@@ -172,21 +172,30 @@ describe('start', () => {
     await expect(driver.start(other)).rejects.toMatchObject({ code: expect.any(String) });
     expect(readFileSync(other.channelPath, 'utf8')).toBe('a file of somebody');
   });
+  it('balloon: an answer without a size is an error', async () => {
+    const driver = await makeDriver('good');
+    const vm = await bench.start(bench.spec({ memoryMib: 128, balloonMib: 16 }));
+    expect(driver.capabilities.balloon).toBe(true);
+    await expect(vm.balloon?.memoryMib()).rejects.toMatchObject({ code: 'vmm_command_failed' });
+    await vm.balloon?.setMemory(100.5);
+    expect(asked().at(-1)).toEqual(['PATCH /balloon', { amount_mib: 28 }]);
+  });
   it('start: configures a machine in order, and never PCI or metadata', async () => {
     await makeDriver('good', '1.16.1', {
       limits: {
         disk: { bandwidth: { size: 1000, refillPerSecond: 500, oneTimeBurst: 7 } },
         nicToGuest: { ops: { size: 10, refillPerSecond: 1000 } },
       },
-      hasBalloon: true,
     });
     const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
-    await bench.start(bench.spec({ nic, bootArgs: ['loglevel=7'], memoryMib: 64, guestCid: 9 }));
+    await bench.start(
+      bench.spec({ nic, bootArgs: ['loglevel=7'], memoryMib: 128, balloonMib: 16, guestCid: 9 }),
+    );
     const limit = { bandwidth: { size: 1000, refill_time: 2000, one_time_burst: 7 } };
     expect(asked()).toEqual([
       [
         'PUT /machine-config',
-        { vcpu_count: 1, mem_size_mib: 64, smt: false, track_dirty_pages: false },
+        { vcpu_count: 1, mem_size_mib: 128, smt: false, track_dirty_pages: false },
       ],
       [
         'PUT /boot-source',
@@ -218,7 +227,7 @@ describe('start', () => {
       ],
       ['PUT /vsock', { guest_cid: 9, uds_path: 'c' }],
       ['PUT /entropy', {}],
-      ['PUT /balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 }],
+      ['PUT /balloon', { amount_mib: 16, deflate_on_oom: false, stats_polling_interval_s: 65_535 }],
       [
         'PUT /network-interfaces/eth0',
         {

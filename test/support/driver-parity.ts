@@ -23,7 +23,7 @@ import { closeFd, createMemFd } from '../../src/sys/fd.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
-import { balloonCases, noBalloonCases } from './driver-parity-balloon.ts';
+import { balloonCases } from './driver-parity-balloon.ts';
 import { nicCases } from './driver-parity-nic.ts';
 
 export interface ParityFiles {
@@ -186,7 +186,7 @@ export async function expectReleased(before: ReturnType<typeof held>): Promise<v
 export function driverParity(
   makeDriver: () => Promise<VmmDriver>,
   files: () => Promise<ParityFiles>,
-  without: readonly ('snapshot' | 'nic' | 'poweroff' | 'balloon')[] = [],
+  without: readonly ('snapshot' | 'nic' | 'poweroff')[] = [],
 ): void {
   let bench: VmBench;
   let driver: VmmDriver;
@@ -208,8 +208,7 @@ export function driverParity(
   consoleCases(() => bench);
   if (!without.includes('snapshot')) snapshotCases(() => bench);
   if (!without.includes('nic')) nicCases(() => bench);
-  if (without.includes('balloon')) noBalloonCases(() => bench);
-  else balloonCases(() => bench);
+  balloonCases(() => bench);
   refusalCases(() => bench);
 }
 

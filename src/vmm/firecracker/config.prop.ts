@@ -56,7 +56,7 @@ const callsOf = (spec: VmSpec) => {
     channelName: 'v',
     limits: {},
     tracksDirtyPages: false,
-    hasBalloon: false,
+    balloonMib: undefined,
   });
   const { tapName, mac = '' } = nic ?? {};
   return tapName === undefined ? calls : [...calls, nicCall({ tapName, mac }, {})];

@@ -73,8 +73,8 @@ interface BootPlan {
   readonly limits: DeviceLimits;
   /** Needed for diff snapshots; costs a write fault per page. */
   readonly tracksDirtyPages: boolean;
-  /** A balloon that deflates when the guest is out of memory. */
-  readonly hasBalloon: boolean;
+  /** Undefined: no balloon. */
+  readonly balloonMib: number | undefined;
 }
 
 export function bootCalls(plan: BootPlan): ApiCall[] {
@@ -104,11 +104,25 @@ export function bootCalls(plan: BootPlan): ApiCall[] {
     }),
     put('/vsock', { guest_cid: plan.guestCid, uds_path: plan.channelName }),
     put('/entropy', { ...rateLimiter(limits.entropy) }),
-    ...(plan.hasBalloon
-      ? [put('/balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 })]
-      : []),
+    ...(plan.balloonMib === undefined ? [] : [put('/balloon', balloon(plan.balloonMib))]),
   ];
 }
+
+/**
+ * A guest close to OOM must not deflate the balloon itself: the host decides, or the guest's OOM killer.
+ * The current size is one of the statistics, which are off without an interval. Each interval wakes the guest.
+ */
+function balloon(amount_mib: number): object {
+  return { amount_mib, deflate_on_oom: false, stats_polling_interval_s: 0xffff };
+}
+
+/** Requests a size of the balloon from the running guest. */
+export function balloonCall(amount_mib: number): ApiCall {
+  return { method: 'PATCH', path: '/balloon', body: { amount_mib } };
+}
+
+/** Answered by the device, with what the guest last wrote into its configuration. */
+export const BALLOON_SIZE_CALL: ApiCall = { method: 'GET', path: '/balloon/statistics' };
 
 /** The call that makes Firecracker open the TAP. */
 export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {

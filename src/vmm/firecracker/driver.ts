@@ -22,6 +22,7 @@ import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
 import { adoptProcess } from './adopt.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
+import { FirecrackerBalloon } from './balloon.ts';
 import { ChannelRelay } from './channel/relay.ts';
 import {
   bootCalls,
@@ -67,7 +68,6 @@ export interface FirecrackerDriverOptions {
   readonly limits?: DeviceLimits;
   /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
-  readonly hasBalloon?: boolean;
 }
 
 export interface FirecrackerDriver extends VmmDriver {
@@ -102,6 +102,7 @@ export async function createFirecrackerDriver(
       hotplugNic: false,
       interactiveConsole: true,
       channelLimits: true,
+      balloon: true,
     },
     machineOf: (size) => machineOf(version, size),
     start: (spec, signal) => start(known, spec, signal),
@@ -216,7 +217,7 @@ function makeVm(
   },
 ): FirecrackerVm {
   const { quirks, clock, tracksDirtyPages = false } = known;
-  const { id, channelPath, memoryMib, memoryFd, nic } = spec;
+  const { id, channelPath, memoryMib, balloonMib, memoryFd, nic } = spec;
   const { place, relay, process, isAdopted = false } = parts;
   const machine = machineOf(known.version, spec);
   return new FirecrackerVm({
@@ -224,6 +225,7 @@ function makeVm(
     channelPath,
     clock,
     ...parts,
+    balloon: balloonMib === undefined ? undefined : new FirecrackerBalloon(process.api, memoryMib),
     snapshots: new Snapshots({
       api: process.api,
       place,
@@ -266,7 +268,6 @@ function refuseUnsupported(spec: VmSpec): void {
   if (spec.nic !== undefined && spec.nic.tapName === undefined && spec.nic.lend === undefined) {
     refuse('a network card needs a named or lent TAP');
   }
-  if (spec.balloonMib !== undefined) refuse('this driver does not support changing memory');
 }
 
 async function furnish(
@@ -352,8 +353,7 @@ async function bringUp(
     await settleChannel(known, spec.channelPath);
     return;
   }
-  const { cpus: count, memoryMib, guestCid, bootArgs = [] } = spec;
-  const { hasBalloon = false } = known;
+  const { cpus: count, memoryMib, balloonMib, guestCid, bootArgs = [] } = spec;
   const { diskLimits } = spec;
   const disk = diskLimits === undefined ? {} : { disk: diskLimit(diskLimits) };
   const limits = { ...known.limits, ...disk };
@@ -364,7 +364,7 @@ async function bringUp(
     bootArgs,
     channelName,
     limits,
-    hasBalloon,
+    balloonMib,
     tracksDirtyPages,
   });
   for (const call of calls) await api.call(call);
@@ -403,9 +403,11 @@ async function withTapOf(
 }
 
 /** A guest keeps the features of the processor that it was booted on. */
-function machineOf(version: FirecrackerVersion, { cpus: count, memoryMib }: MachineSize): string {
+function machineOf(version: FirecrackerVersion, size: MachineSize): string {
+  const { cpus: count, memoryMib, balloonMib } = size;
+  const balloon = balloonMib === undefined ? '' : ', balloon';
   const processor = cpus()[0]?.model.trim() ?? 'unknown';
-  return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB`;
+  return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB${balloon}`;
 }
 
 async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {

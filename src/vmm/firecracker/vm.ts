@@ -3,6 +3,7 @@ import type { Readable, Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type {
+  Balloon,
   ChannelLimits,
   ChannelStats,
   DiskLimits,
@@ -30,6 +31,7 @@ export interface FirecrackerVmOptions {
   readonly process: VmmProcess;
   readonly relay: ChannelRelay;
   readonly snapshots: Snapshots;
+  readonly balloon: Balloon | undefined;
   readonly clock: Clock;
   /** Ends the process if necessary, and releases all that `start` made. */
   readonly release: () => Promise<void>;
@@ -51,6 +53,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
   readonly exited: Promise<VmExit>;
   readonly terminal: { readonly input: Writable; readonly output: Readable } | null;
   readonly vsockHotplug = this;
+  readonly balloon?: Balloon;
   readonly #options: FirecrackerVmOptions;
   readonly #process: VmmProcess;
   #isPlugged = true;
@@ -62,6 +65,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     this.channelPath = options.channelPath;
     this.timings = options.timings;
     this.terminal = options.process.terminal;
+    if (options.balloon !== undefined) this.balloon = options.balloon;
     this.#options = options;
     this.#process = options.process;
     this.exited = this.#process.exited.then(async (exit) => {
