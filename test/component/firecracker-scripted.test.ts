@@ -202,7 +202,7 @@ describe('start', () => {
         {
           kernel_image_path: 'fc/kernel',
           boot_args:
-            'console=ttyS0 quiet reboot=k panic=1 pci=off rootfstype=erofs init=/sbin/neurovisor-init loglevel=7',
+            'console=ttyS0 quiet reboot=k panic=1 rootfstype=erofs init=/sbin/neurovisor-init loglevel=7',
         },
       ],
       [

@@ -57,6 +57,7 @@ const callsOf = (spec: VmSpec) => {
     limits: {},
     tracksDirtyPages: false,
     balloonMib: undefined,
+    addsPciOff: false,
   });
   const { tapName, mac = '' } = nic ?? {};
   return tapName === undefined ? calls : [...calls, nicCall({ tapName, mac }, {})];

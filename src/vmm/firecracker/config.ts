@@ -73,6 +73,7 @@ interface BootPlan {
   readonly limits: DeviceLimits;
   /** Needed for diff snapshots; costs a write fault per page. */
   readonly tracksDirtyPages: boolean;
+  readonly addsPciOff: boolean;
   /** Undefined: no balloon. */
   readonly balloonMib: number | undefined;
 }
@@ -137,15 +138,18 @@ export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
   });
 }
 
-/** `Documentation/admin-guide/kernel-parameters.txt`; Firecracker adds `root=/dev/vda ro` and the devices. */
-function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
+/**
+ * `Documentation/admin-guide/kernel-parameters.txt`; Firecracker adds `root=/dev/vda ro` and the devices.
+ * docs/firecracker.md explains each, which a test checks.
+ */
+export function kernelArgs(plan: Pick<BootPlan, 'bootArgs' | 'addsPciOff'>): string[] {
   return [
     'console=ttyS0',
     'quiet',
     // A reboot by the keyboard controller ends Firecracker; a panic reboots after a second.
     'reboot=k',
     'panic=1',
-    'pci=off',
+    ...(plan.addsPciOff ? [] : ['pci=off']),
     'rootfstype=erofs',
     'init=/sbin/neurovisor-init',
     ...plan.bootArgs,

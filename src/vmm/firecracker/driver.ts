@@ -365,6 +365,7 @@ async function bringUp(
     channelName,
     limits,
     balloonMib,
+    addsPciOff: quirks.addsPciOff,
     tracksDirtyPages,
   });
   for (const call of calls) await api.call(call);

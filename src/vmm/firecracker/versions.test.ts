@@ -71,6 +71,7 @@ describe('quirksOf', () => {
       overridesVsock: override,
       losesFirstConnection: loses,
       trackDirtyPagesKey: key,
+      addsPciOff: override,
       seccompFormat: format,
     });
   });

@@ -70,6 +70,8 @@ export interface Quirks {
   readonly losesFirstConnection: boolean;
   /** The key of a load for dirty page tracking, which diff snapshots need. */
   readonly trackDirtyPagesKey: 'track_dirty_pages' | 'enable_diff_snapshots';
+  /** Adds `pci=off` to the kernel's command line itself. */
+  readonly addsPciOff: boolean;
   /** Encoding of the file for `--seccomp-filter`; each version refuses the other one. */
   readonly seccompFormat: 'bincode' | 'bitcode';
 }
@@ -82,6 +84,7 @@ export function quirksOf(version: FirecrackerVersion): Quirks {
     trackDirtyPagesKey: isAtLeast(version, [1, 13, 0])
       ? 'track_dirty_pages'
       : 'enable_diff_snapshots',
+    addsPciOff: isAtLeast(version, [1, 16, 0]),
     seccompFormat: isAtLeast(version, [1, 15, 0]) ? 'bitcode' : 'bincode',
   };
 }
