@@ -29,7 +29,9 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { assert } from '../base/assert.ts';
 import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
+import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { MIB } from '../base/units.ts';
@@ -101,16 +103,48 @@ export async function startJailed(parts: JailParts, plan: JailPlan): Promise<Jai
   checkPlan(plan);
   const tree = (await parts.trees?.current()) ?? NO_TREE;
   const identity = (await parts.identities?.acquire()) ?? null;
-  const tablePath = join(plan.dir, `mounts.${plan.id}`);
-  const held: Held = { cgroup: null, identity, tablePath };
+  const held = heldBy(plan, identity);
   try {
-    const fileBytes = openFiles(plan, identity);
-    held.cgroup = makeCgroup(parts.cgroups, plan);
-    return launch(parts, plan, { tree, held, fileBytes });
+    return startWith(parts, plan, { tree, held });
   } catch (error) {
     await release(parts, held);
     throw error;
   }
+}
+
+/**
+ * Starts a process whose jail has neither a tree of copies nor a user of its own, so that there is nothing to wait for.
+ * Otherwise as `startJailed`.
+ */
+export function startJailedAsUser(parts: JailParts, plan: JailPlan): Jailed {
+  assert(parts.trees === null && parts.identities === null, 'the jail needs time to start');
+  checkPlan(plan);
+  const held = heldBy(plan, null);
+  try {
+    return startWith(parts, plan, { tree: NO_TREE, held });
+  } catch (error) {
+    release(parts, held).catch((failure: unknown) => {
+      parts.log.error('could not remove the control group of a VMM that did not start', {
+        vm: plan.id,
+        error: describeError(failure),
+      });
+    });
+    throw error;
+  }
+}
+
+function heldBy(plan: JailPlan, identity: Identity | null): Held {
+  return { cgroup: null, identity, tablePath: join(plan.dir, `mounts.${plan.id}`) };
+}
+
+function startWith(
+  parts: JailParts,
+  plan: JailPlan,
+  { tree, held }: { readonly tree: ProgramTree; readonly held: Held },
+): Jailed {
+  const fileBytes = openFiles(plan, held.identity);
+  held.cgroup = makeCgroup(parts.cgroups, plan);
+  return launch(parts, plan, { tree, held, fileBytes });
 }
 
 interface Held {
@@ -311,6 +345,7 @@ function openFiles(plan: JailPlan, identity: Identity | null): number {
   let largest = 0;
   for (const { path, access } of plan.files) {
     if (access === 'write') largest = Math.max(largest, give(path, plan.dir, identity));
+    else if (access === 'own') assert(identity === null, 'a directory is lent to another user');
     else if (identity !== null) checkOpenToOthers(path, access, identity);
   }
   return fileLimitBytes(plan.memoryMib, largest);

@@ -13,7 +13,7 @@ import { Cgroups } from './cgroup.ts';
 import { findCgroups } from './cgroup-paths.ts';
 import { JailError } from './errors.ts';
 import { Identities } from './identity.ts';
-import { type Jailed, type JailParts, startJailed } from './jail.ts';
+import { type Jailed, type JailParts, startJailed, startJailedAsUser } from './jail.ts';
 import type { JailPlan, JailTools } from './plan.ts';
 import { ProgramTrees } from './program-tree.ts';
 import { prepareStage } from './stage.ts';
@@ -35,6 +35,8 @@ interface JailOptions {
   readonly uids: UidRange;
   /** The group that may open the devices that VMMs need; null: none. */
   readonly deviceGid: number | null;
+  /** False: also VMMs of root keep its user id. Default: VMMs of root have user ids of their own. */
+  readonly ownUsers?: boolean;
   readonly log: Log;
 }
 
@@ -44,6 +46,8 @@ export interface Jail {
   /** What this host can't enforce, each with its reason. */
   readonly gaps: readonly string[];
   start(plan: JailPlan): Promise<Jailed>;
+  /** Starts at once. Only for a jail without program files and without a user of its own. */
+  startAsUser(plan: JailPlan): Jailed;
   /** Call it after all VMMs have ended. */
   close(): Promise<void>;
 }
@@ -56,7 +60,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   const { log } = options;
   const tools = findTools(options.searchPath);
   requireUserNamespaces();
-  const hasOwnUsers = isRootWith(NEEDED_CAPABILITIES);
+  const hasOwnUsers = options.ownUsers !== false && isRootWith(NEEDED_CAPABILITIES);
   const identities = hasOwnUsers
     ? new Identities(join(options.stateDir, 'jail'), options.uids, options.deviceGid)
     : null;
@@ -100,6 +104,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       ...(cgroups?.missing === null ? [] : [noLimits(cgroups)]),
     ],
     start: (plan) => startJailed(parts, plan),
+    startAsUser: (plan) => startJailedAsUser(parts, plan),
     close: async () => {
       await Promise.all([identities?.close(), trees?.close()]);
     },
@@ -146,7 +151,7 @@ const NAMESPACES_MAX = '/proc/sys/user/max_user_namespaces';
 
 /** Every jail needs one. Checked each time, since the setting may change while the host runs. */
 function requireUserNamespaces(): void {
-  if (textOf(NAMESPACES_MAX) !== '0') return;
+  if (readSetting(NAMESPACES_MAX) !== '0') return;
   throw new JailError('jail_unavailable', 'could not make a user namespace', {
     cause: 'this host allows none (user.max_user_namespaces is 0)',
     remedy: 'Allow some: sysctl -w user.max_user_namespaces=10000, and in /etc/sysctl.d for later.',
@@ -173,7 +178,7 @@ export async function checkNamespaces(searchPath: string): Promise<void> {
   if (words === null) return;
   throw new JailError('jail_unavailable', 'could not make a user namespace', {
     cause: words === '' ? 'bubblewrap failed' : words,
-    remedy: namespaceRemedy(textOf),
+    remedy: namespaceRemedy(readSetting),
   });
 }
 
@@ -190,7 +195,8 @@ export function namespaceRemedy(read: (path: string) => string | null): string {
   return 'Let this user make user namespaces (sysctl user.max_user_namespaces; in a container its seccomp profile), or run as root.';
 }
 
-function textOf(path: string): string | null {
+/** @returns null if the kernel does not have this file */
+export function readSetting(path: string): string | null {
   try {
     return readFileSync(path, 'utf8').trim();
   } catch (error) {
@@ -278,7 +284,7 @@ async function probeIn(dir: string, parts: JailParts, options: JailOptions): Pro
     const how = words.trim() || (typeof pid === 'string' ? pid : `it ended with ${String(status)}`);
     throw new JailError('jail_unavailable', 'could not start a VMM in a jail', {
       cause: how,
-      remedy: namespaceRemedy(textOf),
+      remedy: namespaceRemedy(readSetting),
     });
   }
 }

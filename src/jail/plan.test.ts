@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { jailCommand } from './plan.ts';
+import { checkPlan, type JailFile, jailCommand } from './plan.ts';
 import { parseUidRange } from './user-ids.ts';
 
 const tools = {
@@ -60,6 +60,32 @@ describe('jailCommand', () => {
       expect(own).toContain(word);
     }
     expect(own.indexOf('--remount-ro')).toBeGreaterThan(own.indexOf('/dev/kvm'));
+  });
+  it('jailCommand: shows files at other paths, in their order, and starts in its directory', () => {
+    const files: JailFile[] = [
+      { path: '/d/own', at: '/vm', access: 'own' },
+      { path: '/d/fc', at: '/vm/fc', access: 'tree' },
+    ];
+    const plan = { id: 'x', argv: ['/p'], cwd: '/vm', files };
+    const words = jailCommand(plan, { tools, tree, user: null, fds, owner: 7 }).join(' ');
+    expect(words).toContain(
+      '--bind /d/own /vm --ro-bind /d/fc /vm/fc --remount-ro / --chdir /vm --',
+    );
+  });
+});
+
+describe('checkPlan', () => {
+  const plan = { id: 'x', argv: ['/p'], stdio: [], dir: '/d', memoryMib: 1, cpus: 1 } as const;
+  const check = (file: JailFile): void => checkPlan({ ...plan, files: [file] });
+  it('checkPlan: a directory that the VMM may change is the VM’s own', () => {
+    expect(() => check({ path: '/d/own', at: '/vm', access: 'own' })).not.toThrow();
+    expect(() => check({ path: '/d', at: '/vm', access: 'own' })).toThrow(/with this files/);
+    expect(() => check({ path: '/etc', at: '/vm', access: 'own' })).toThrow(/with this files/);
+    expect(() => check({ path: '/d/../etc', at: '/vm', access: 'own' })).toThrow(/with this files/);
+  });
+  it('checkPlan: refuses paths in the jail that are not plain', () => {
+    expect(() => check({ path: '/k', at: '/vm/../k', access: 'read' })).toThrow(/with this files/);
+    expect(() => checkPlan({ ...plan, files: [], cwd: '--bind' })).toThrow(/with this directory/);
   });
 });
 

@@ -10,11 +10,15 @@ import type { ProgramTree } from './program-tree.ts';
 /** Indexed by the VMM's descriptor; a number is one of ours that it inherits. */
 type JailStdio = ('ignore' | 'pipe' | number)[];
 
-interface JailFile {
-  /** The same path in the jail. */
+export interface JailFile {
   readonly path: string;
-  /** `tree`: a directory, read-only. `write`: only in the VM's own directory. `device`: read and write, and ioctl. */
-  readonly access: 'read' | 'tree' | 'write' | 'device';
+  /** Its path in the jail. Default: the same. Later files may lie in earlier directories, at names that exist there. */
+  readonly at?: string;
+  /**
+   * `tree`: a directory, read-only. `write`: a file in the VM's own directory. `own`: a directory there, in which the VMM
+   * may make and remove names; not for a VMM with a user of its own. `device`: read and write, and ioctl.
+   */
+  readonly access: 'read' | 'tree' | 'write' | 'own' | 'device';
 }
 
 export interface JailPlan {
@@ -27,6 +31,8 @@ export interface JailPlan {
   readonly dir: string;
   /** Files that it opens by path; the jail shows no others but its program's own. */
   readonly files: readonly JailFile[];
+  /** Its working directory, in the jail. Default: the root. */
+  readonly cwd?: string;
   /** The guest's size and limits. */
   readonly memoryMib: number;
   readonly cpus: number;
@@ -60,8 +66,13 @@ export function checkPlan(plan: JailPlan): void {
   checkPath('program', plan.argv[0] ?? '');
   checkPath('directory', plan.dir);
   if (plan.files.length > FILES_MAX) throw invalid('files', `more than ${FILES_MAX}`);
-  for (const { path, access } of plan.files) {
+  checkPath('directory', plan.cwd ?? plan.dir);
+  for (const { path, at, access } of plan.files) {
     checkPath('files', path);
+    checkPath('files', at ?? path);
+    if (access === 'own' && !path.startsWith(`${plan.dir}/`)) {
+      throw invalid('files', `${path} is writable but not in the VM's directory`);
+    }
     if (access === 'write' && path !== join(plan.dir, basename(path))) {
       throw invalid('files', `${path} is writable but not in the VM's directory`);
     }
@@ -128,7 +139,7 @@ const ALIVE = '[ "$PPID" = "$1" ] && shift && exec "$@"';
 
 /** @param options.user null: bubblewrap makes a user namespace with this process' user alone */
 export function jailCommand(
-  plan: Pick<JailPlan, 'id' | 'argv' | 'files' | 'env' | 'hasDriver'>,
+  plan: Pick<JailPlan, 'id' | 'argv' | 'files' | 'cwd' | 'env' | 'hasDriver'>,
   options: {
     readonly tools: JailTools;
     readonly tree: ProgramTree;
@@ -162,12 +173,12 @@ export function jailCommand(
     plan.hasDriver === true
       ? ['--ro-bind', '/proc/self', '/proc/self', '--tmpfs', '/tmp']
       : ['--ro-bind', '/proc/self/fd', '/proc/self/fd'],
-    ...plan.files.flatMap(({ path, access }, index) => {
+    ...plan.files.flatMap(({ path, at = path, access }, index) => {
       const isStaged = user !== null && access !== 'device';
-      return [MOUNT[access], isStaged ? stagedFile(user.stageDir, index, access) : path, path];
+      return [MOUNT[access], isStaged ? stagedFile(user.stageDir, index, access) : path, at];
     }),
     ...Object.entries(plan.env ?? {}).flatMap(([name, value]) => ['--setenv', name, value]),
-    ['--remount-ro', '/', '--chdir', '/', '--'],
+    ['--remount-ro', '/', '--chdir', plan.cwd ?? '/', '--'],
     ...plan.argv,
   ].flat();
 }
@@ -183,5 +194,6 @@ const MOUNT = {
   read: '--ro-bind',
   tree: '--ro-bind',
   write: '--bind',
+  own: '--bind',
   device: '--dev-bind',
 } as const;

@@ -4,7 +4,7 @@ import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Home } from '../home.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
-import { compileProfile } from '../jail/seccomp/compile.ts';
+import { type CompiledFilter, compileProfile } from '../jail/seccomp/compile.ts';
 import { filteredExec } from '../jail/seccomp/filtered-exec.ts';
 import { filterFormatOf, firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
 import { invalid, type Mode } from '../jail/seccomp/profile.ts';
@@ -29,14 +29,22 @@ export async function writeFilter(cache: Cache, version: string, mode: Mode): Pr
 }
 
 /**
+ * Our filter over Firecracker's own, `struct sock_filter[]`.
+ * @throws JailError `profile_invalid`
+ */
+export async function launchFilter(mode: Mode): Promise<CompiledFilter> {
+  const filter = (await readPolicy('firecracker-launch-x86_64.json', mode)).get(LAUNCH);
+  if (filter === undefined) throw invalid(`no thread "${LAUNCH}"`);
+  return compileProfile(filter, 'x86_64');
+}
+
+/**
  * Writes the program that starts the jailer with a filter: it refuses what neither jailer nor Firecracker ever does, even
  * where Firecracker's own filters would allow it. Returns its path.
  * @throws JailError as above
  */
 export async function writeLauncher(cache: Cache, mode: Mode): Promise<string> {
-  const filter = (await readPolicy('firecracker-launch-x86_64.json', mode)).get(LAUNCH);
-  if (filter === undefined) throw invalid(`no thread "${LAUNCH}"`);
-  const bytes = filteredExec(compileProfile(filter, 'x86_64'));
+  const bytes = filteredExec(await launchFilter(mode));
   return await writeAnew(cache, `firecracker-${LAUNCH}-${mode}`, bytes, FOR_PROGRAMS);
 }
 

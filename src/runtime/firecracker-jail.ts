@@ -33,6 +33,7 @@ import {
 import type { JailSpec } from '../vmm/firecracker/jail/jailer.ts';
 import { makeJailPlace } from '../vmm/firecracker/jail/place.ts';
 import { reclaimJails } from '../vmm/firecracker/jail/reclaim.ts';
+import type { UserJailSpec } from '../vmm/firecracker/jail/user-place.ts';
 import { spawnVmm } from '../vmm/firecracker/process/spawn.ts';
 import { writeLauncher } from './firecracker-filters.ts';
 import { modeOf, STATE_DIR, uidRange } from './jail.ts';
@@ -60,7 +61,7 @@ export interface FirecrackerJail {
   /** Missing protections, each with its reason. */
   readonly gaps: readonly string[];
   /** The jail of a VM that is about to start. @throws JailError */
-  readonly specOf: (spec: VmSpec) => Promise<JailSpec>;
+  readonly specOf: (spec: VmSpec) => Promise<JailSpec | UserJailSpec>;
   /** Call after all VMs have ended. */
   close(): Promise<void>;
 }
@@ -81,8 +82,9 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   const { config, home, log } = options;
   if (!isRootWith({ ...NEEDED_CAPABILITIES, ...JAILER_CAPABILITIES })) {
     throw new JailError('jail_unavailable', 'cannot start Firecracker in its jail', {
-      cause: 'the jailer needs root with all capabilities',
-      remedy: 'run NeuroVisor as root, or choose QEMU (--vmm qemu), whose jail needs no root',
+      cause: 'as root, the jailer needs all capabilities',
+      remedy:
+        'run NeuroVisor as an ordinary user or with all capabilities, or choose QEMU (--vmm qemu)',
     });
   }
   const binary = await findBinary(config.firecracker);
@@ -92,7 +94,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
   requirePrivateDir(baseDir);
   await reclaimJails(baseDir, log);
   const cgroups = await openCgroups(log);
-  const limited = cgroups?.missing === null ? cgroups : null;
+  const limited = cgroups?.controllers.length === 0 ? null : cgroups;
   const ids = new UserIds(join(STATE_DIR, 'jail'), uidRange(config.jailUids));
   const launcher = await writeLauncher(home, modeOf(config));
   const { memory } = options;
@@ -106,7 +108,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       'no capabilities',
       ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
     ],
-    gaps: limited === null ? [noLimits(cgroups)] : [],
+    gaps: cgroups?.missing === null ? [] : [noLimits(cgroups)],
     specOf: async ({ id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} }) => {
       const disks = { paths: [rootImagePath, overlayPath], limits: diskLimits };
       const diskBytes = (await stat(overlayPath)).size;

@@ -1,5 +1,6 @@
 /** Firecracker for sandboxes: in its jail if the host supports that, with the configured filters. */
 import { systemClock } from '../base/clock.ts';
+import { isRootWith, NEEDED_CAPABILITIES } from '../jail/open.ts';
 import { createFirecrackerDriver, type FirecrackerDriver } from '../vmm/firecracker/driver.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
 import { writeFilter } from './firecracker-filters.ts';
@@ -9,6 +10,7 @@ import {
   type FirecrackerOptions,
   openFirecrackerJail,
 } from './firecracker-jail.ts';
+import { openFirecrackerUserJail } from './firecracker-user-jail.ts';
 import {
   type Confinement,
   judgeGaps,
@@ -63,7 +65,9 @@ export async function confineFirecracker(
   const { jail: mode } = options.config;
   if (mode === 'off') return { jail: null, confinement: unconfined(SWITCHED_OFF) };
   try {
-    const jail = await openFirecrackerJail(options);
+    const jail = isRootWith(NEEDED_CAPABILITIES)
+      ? await openFirecrackerJail(options)
+      : await openFirecrackerUserJail(options);
     if (options.acceptsGaps !== true) judgeGaps(jail.gaps, mode, options.log);
     const filter = takesOurs(options.config)
       ? 'our seccomp filters'

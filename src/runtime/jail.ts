@@ -8,7 +8,13 @@ import type { Log } from '../base/log.ts';
 import { searchPath } from '../base/search-path.ts';
 import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
-import { checkNamespaces, type Jail, openJail } from '../jail/open.ts';
+import {
+  checkNamespaces,
+  isRootWith,
+  type Jail,
+  NEEDED_CAPABILITIES,
+  openJail,
+} from '../jail/open.ts';
 import { compileProfile } from '../jail/seccomp/compile.ts';
 import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
 import type { JailState } from '../jail/state.ts';
@@ -87,8 +93,13 @@ export function unjailable(error: unknown): RuntimeError {
  * Refuses before the set-up, which takes minutes, what the host will not allow after it.
  * @throws RuntimeError `jail_unavailable`
  */
-export async function checkQemuJail({ jail }: Pick<Config, 'jail'>): Promise<void> {
+export async function checkJail(
+  { jail }: Pick<Config, 'jail'>,
+  vmm: 'firecracker' | 'qemu',
+): Promise<void> {
   if (jail === 'off') return;
+  // Firecracker's own jailer needs no user namespaces.
+  if (vmm === 'firecracker' && isRootWith(NEEDED_CAPABILITIES)) return;
   try {
     await checkNamespaces(searchPath(process.env['PATH']));
   } catch (error) {

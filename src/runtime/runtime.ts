@@ -51,7 +51,7 @@ import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
-import { type Confinement, checkQemuJail } from './jail.ts';
+import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
@@ -172,7 +172,7 @@ export class Runtime {
       const choice = await decideVmm({ config, home, log });
       const { confined } = choice;
       if (confined !== undefined) cleanup.push('jail', () => confined.confinement.close());
-      if (choice.vmm === 'qemu') await checkQemuJail(config);
+      await checkJail(config, choice.vmm);
       const upstream = await chooseUpstream({
         config,
         runDir: home.runDir,

@@ -41,6 +41,7 @@ import { findBinary, readFirecrackerVersion } from './installation.ts';
 import { checkConfinement } from './jail/confinement.ts';
 import type { JailSpec } from './jail/jailer.ts';
 import { makeJailPlace } from './jail/place.ts';
+import { makeUserPlace, type UserJailSpec } from './jail/user-place.ts';
 import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process/process.ts';
 import { awaitApi, drainFirstConnection } from './process/readiness.ts';
@@ -61,14 +62,16 @@ export interface FirecrackerDriverOptions {
   readonly allowOlder?: boolean;
   /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
   readonly seccompFilterPath?: string;
-  /** The jail of each VM, which needs root; absent: Firecracker runs as our user. */
-  readonly jail?: (spec: VmSpec) => JailSpec | Promise<JailSpec>;
+  /** The jail of each VM, by Firecracker's jailer as root, or as an ordinary user; absent: none. */
+  readonly jail?: (spec: VmSpec) => VmJail | Promise<VmJail>;
   /** Ends a VM with a thread that has no system call filter; always on in a jail. */
   readonly requiresFilter?: boolean;
   readonly limits?: DeviceLimits;
   /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
 }
+
+type VmJail = JailSpec | UserJailSpec;
 
 export interface FirecrackerDriver extends VmmDriver {
   /**
@@ -141,14 +144,11 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     const relay = makeRelay(known, spec, cleanup);
     await relay.prepare();
     const inner = { ...spec, channelPath: relay.innerPath };
-    const place =
-      jail === undefined
-        ? await makeDirectPlace(inner, known.binary)
-        : await makeJailPlace(inner, known.path, jail);
+    const place = await makePlace(known, inner, jail);
     cleanup.push('directory of Firecracker', () => place.release());
     await furnish(known, place, spec, state);
     throwIfCancelled(signal);
-    const started = spawnFirecracker(known, place, spec, jail?.wrapper !== undefined);
+    const started = spawnFirecracker(known, place, spec, jail);
     process = started;
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
@@ -172,9 +172,10 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
 async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
   checkSpec(spec, Math.min(availableParallelism(), CPUS_MAX));
   const jail = await known.jail?.(spec);
-  if (jail === undefined) {
+  if (jail === undefined || !isJailers(jail)) {
+    await jail?.release?.();
     throw new VmmError('vm_unsupported', `the VM ${spec.id} can't be adopted`, {
-      cause: 'only a jailed VM outlives its owner',
+      cause: "only a VM in Firecracker's own jailer outlives its owner",
     });
   }
   const cleanup = new CleanupStack();
@@ -195,6 +196,15 @@ async function adopt(known: Known, spec: VmSpec): Promise<Vm> {
     await release();
     throw error;
   }
+}
+
+function isJailers(jail: VmJail): jail is JailSpec {
+  return 'jailer' in jail;
+}
+
+function makePlace(known: Known, spec: VmSpec, jail: VmJail | undefined): Promise<Place> {
+  if (jail === undefined) return makeDirectPlace(spec, known.binary);
+  return isJailers(jail) ? makeJailPlace(spec, known.path, jail) : makeUserPlace(spec, jail);
 }
 
 /** `prepare` removes what an earlier relay left. */
@@ -301,7 +311,7 @@ function spawnFirecracker(
   known: Known,
   place: Place,
   spec: VmSpec,
-  isWrapped: boolean,
+  jail: VmJail | undefined,
 ): FirecrackerProcess {
   const { seccompFilterPath } = known;
   const interactive = spec.console === 'interactive';
@@ -311,10 +321,12 @@ function spawnFirecracker(
     ...(seccompFilterPath === undefined ? [] : ['--seccomp-filter', FILES.filter]),
   ].flat();
   const run = known.spawn ?? spawnVmm;
+  // The jailer would close the memory.
+  const isJailed = jail !== undefined && isJailers(jail);
   return new FirecrackerProcess({
     spawn: (stdio) => {
-      if (spec.memoryFd !== undefined && known.jail === undefined) stdio[MEMORY_FD] = spec.memoryFd;
-      return run(place.argv(args), stdio);
+      if (spec.memoryFd !== undefined && !isJailed) stdio[MEMORY_FD] = spec.memoryFd;
+      return place.start?.(args, stdio) ?? run(place.argv(args), stdio);
     },
     api: new ApiClient(() => place.apiPath(), known.clock),
     pipes: {
@@ -324,7 +336,7 @@ function spawnFirecracker(
     },
     clock: known.clock,
     interactive,
-    isWrapped,
+    isWrapped: isJailed ? jail.wrapper !== undefined : jail !== undefined,
   });
 }
 
@@ -336,6 +348,7 @@ async function bringUp(
 ): Promise<void> {
   const { api } = process;
   const { quirks, tracksDirtyPages = false } = known;
+  await place.admitted?.();
   await awaitApi(api, process.exited, known.clock);
   process.settle();
   const { channelName } = place;

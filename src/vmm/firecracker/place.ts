@@ -7,11 +7,13 @@
  *     <dir>/fc/s/a        the API
  *     <dir>/fc/root …     the VM's files
  */
+import type { ChildProcess } from 'node:child_process';
 import { chmod, lstat, mkdir, rm, symlink, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import type { VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import type { LaunchStdio } from '../launch.ts';
 import { FILES, FOLDER, MEMORY_FD, SOCKETS } from './config.ts';
 
 export interface Place {
@@ -26,6 +28,10 @@ export interface Place {
   apiPath(): string;
   /** The command that runs Firecracker here. @param args its arguments, except the id */
   argv(args: readonly string[]): string[];
+  /** Starts Firecracker by other means than `argv`, in a jail; the child ends with it. */
+  start?(args: readonly string[], stdio: Readonly<LaunchStdio>): ChildProcess;
+  /** After `start`: resolves when the process has its limits. @throws the reason why it does not run */
+  admitted?(): Promise<void>;
   /**
    * Makes a host file appear under a name, and replaces an earlier one.
    * @param use `write`: the process may write to the host's file

@@ -2,7 +2,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { errorCode } from '../../../base/errors.ts';
 import { VmmError } from '../../errors.ts';
-import type { JailSpec } from './jailer.ts';
 
 /**
  * Checks that every thread of the process has its own system call filter and no_new_privs, and, in a jail, the jail's
@@ -12,7 +11,7 @@ import type { JailSpec } from './jailer.ts';
  */
 export function checkConfinement(
   pid: number,
-  jail: Pick<JailSpec, 'uid' | 'filters'> | null,
+  jail: { readonly uid: number; readonly filters?: number | undefined } | null,
 ): void {
   const uid = jail?.uid ?? null;
   const others = (jail?.filters ?? 0) + inheritedFilters();

@@ -37,7 +37,7 @@ export interface JailSpec {
 }
 
 /** For the API, KVM, event counters, disks, the TAP, and each connection of the channel. */
-const DESCRIPTORS_MAX = 4_096;
+export const DESCRIPTORS_MAX = 4_096;
 const UID_MAX = 2 ** 32 - 2;
 
 /** The ids that the jailer accepts; in particular no dot and no slash. */

@@ -13,7 +13,7 @@
  * directory of the VMM: it takes out the channel's socket by a hard link, opens the API's without following it, and
  * checks what it got. A file with other users never enters such a directory: the VMM could rename it.
  */
-import { type BigIntStats, closeSync, constants, fstatSync, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import {
   chmod,
   type FileHandle,
@@ -22,9 +22,7 @@ import {
   lstat,
   mkdir,
   open,
-  readdir,
   rm,
-  unlink,
   writeFile,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -41,9 +39,8 @@ import { type JailSpec, jailerArgs, jailFolder } from './jailer.ts';
 import { LentFile } from './lent-file.ts';
 import { endProcessesIn } from './orphan.ts';
 import { type JailOwner, OWNER_FILE, ROOT } from './owner.ts';
+import { notInJail, VmmSockets } from './sockets.ts';
 
-/** Linux' `O_PATH`, which Node does not define: opens a file without any effect on it. */
-const O_PATH = 0o10000000;
 const OTHERS_MAY_SEARCH = 0o711;
 const WRITABLE_BY_OTHERS = 0o022;
 
@@ -115,8 +112,7 @@ class JailPlace implements Place {
   readonly #lent = new Map<string, LentFile>();
   /** The VM's RAM as a file, once made. */
   #memory: FileHandle | undefined;
-  /** `identityOf` the host's own sockets that are linked into the jail. */
-  readonly #listeners = new Set<string>();
+  readonly #sockets = new VmmSockets();
 
   constructor(spec: JailedSpec, binary: string, jail: JailSpec, folder: string) {
     this.#spec = spec;
@@ -147,7 +143,7 @@ class JailPlace implements Place {
     try {
       this.#lent.set(FILES.overlay, LentFile.takeOver(overlayPath));
     } catch (error) {
-      throw elsewhere(overlayPath, error);
+      throw notInJail(overlayPath, error);
     }
     this.#openDirectories();
     await removeStaleSocket(this.#spec.channelPath);
@@ -183,22 +179,8 @@ class JailPlace implements Place {
   }
 
   apiPath(): string {
-    if (this.#apiFd < 0) this.#apiFd = this.#openApi();
+    if (this.#apiFd < 0) this.#apiFd = this.#sockets.openApi(this.path(FILES.api));
     return `/proc/self/fd/${this.#apiFd}`;
-  }
-
-  #openApi(): number {
-    const fd = openSync(this.path(FILES.api), O_PATH | constants.O_NOFOLLOW);
-    if (this.#isSocketOfVmm(fstatSync(fd, { bigint: true }))) return fd;
-    closeSync(fd);
-    throw new VmmError('vmm_command_failed', "Firecracker's API can't be used", {
-      cause: 'the file in its place is not a socket of Firecracker',
-    });
-  }
-
-  /** The jail also has links to the host's listeners, and no other sockets. */
-  #isSocketOfVmm(found: BigIntStats): boolean {
-    return found.isSocket() && !this.#listeners.has(identityOf(found));
   }
 
   argv(args: readonly string[]): string[] {
@@ -215,7 +197,7 @@ class JailPlace implements Place {
     const copy = async (): Promise<void> => (await this.#copyIn(hostPath, path)).close();
     if (!(await this.#mayRead(hostPath))) return copy();
     await link(hostPath, path).catch((error: unknown) => {
-      if (errorCode(error) !== 'EXDEV') throw elsewhere(hostPath, error);
+      if (errorCode(error) !== 'EXDEV') throw notInJail(hostPath, error);
       return copy();
     });
   }
@@ -228,7 +210,7 @@ class JailPlace implements Place {
       await link(hostPath, this.path(name));
       file.give(uid, gid);
     } catch (error) {
-      throw elsewhere(hostPath, error);
+      throw notInJail(hostPath, error);
     }
   }
 
@@ -276,15 +258,7 @@ class JailPlace implements Place {
   }
 
   async connectChannel(): Promise<void> {
-    const { channelPath } = this.#spec;
-    await link(this.path(this.channelName), channelPath);
-    if (!this.#isSocketOfVmm(await lstat(channelPath, { bigint: true }))) {
-      await unlink(channelPath);
-      throw new VmmError('vmm_start_failed', "the VM's channel is not its own socket");
-    }
-    // As the jail's file, other users could not connect to it.
-    await lchown(channelPath, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
-    await chmod(channelPath, 0o600);
+    await this.#sockets.connectChannel(this.path(this.channelName), this.#spec.channelPath);
   }
 
   async release(): Promise<void> {
@@ -309,23 +283,9 @@ class JailPlace implements Place {
     }
   }
 
-  /** Links the sockets of the existing host listeners into the jail and lets its user connect. */
   async #linkListeners(): Promise<void> {
     const { channelPath } = this.#spec;
-    const prefix = `${this.channelName}_`;
-    for (const name of await readdir(dirname(channelPath))) {
-      const port = name.startsWith(prefix) ? name.slice(prefix.length) : '';
-      const listener = join(dirname(channelPath), name);
-      if (!/^\d{1,10}$/.test(port)) continue;
-      const found = await lstat(listener, { bigint: true });
-      if (!found.isSocket()) continue;
-      this.#listeners.add(identityOf(found));
-      await rm(this.path(name), { force: true });
-      await link(listener, this.path(name)).catch((error: unknown) => {
-        throw elsewhere(listener, error);
-      });
-      await lchown(listener, this.#jail.uid, this.#jail.gid);
-    }
+    await this.#sockets.linkListeners(channelPath, (name) => this.path(name), this.#jail);
   }
 
   /** The jail reads files by the permissions for others, so that one file can be in many jails. */
@@ -347,17 +307,4 @@ function openDirectory(path: string): number {
 
 function unlessThere(error: unknown): void {
   if (errorCode(error) !== 'EEXIST') throw error;
-}
-
-function identityOf({ dev, ino }: BigIntStats): string {
-  return `${dev}:${ino}`;
-}
-
-function elsewhere(path: string, cause: unknown): VmmError {
-  return new VmmError('vmm_start_failed', `could not put ${path} into a jail`, {
-    cause,
-    ...(errorCode(cause) === 'EXDEV'
-      ? { remedy: 'Put the jails on the file system of the home.' }
-      : {}),
-  });
 }

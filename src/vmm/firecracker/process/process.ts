@@ -136,11 +136,17 @@ export class FirecrackerProcess {
   async kill(): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {
       this.#killed = true;
-      // The wrapper then ends too. Killing the wrapper ends its pid namespace.
+      // The wrapper then ends too. Killing the wrapper ends its pid namespace, once it has made one.
       if (this.#wrapped !== undefined && isRunning(this.#wrapped)) end(this.#wrapped.pid);
-      else this.#child.kill('SIGKILL');
+      else this.#endGroup();
     }
     await this.exited;
+  }
+
+  /** A child of the wrapper may not be tied to it yet. */
+  #endGroup(): void {
+    if (this.#isWrapped && this.#child.pid !== undefined) end(-this.#child.pid);
+    this.#child.kill('SIGKILL');
   }
 
   /** The error of a failed start, once `exited` has resolved. */
