@@ -1,10 +1,15 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { silentLog } from '../base/log.ts';
-import { absentArtifacts } from '../image/prepared.ts';
-import { checkSetup } from './setup.ts';
+import type { LockDifference } from '../image/debian-lock.ts';
+import { MANIFEST } from '../image/prepare.ts';
+import { absentArtifacts, guestPackages } from '../image/prepared.ts';
+import { rootfsRecipe } from '../image/rootfs.ts';
+import { SOURCE_DIR } from '../runtime/runtime.ts';
+import type { Finding } from './check.ts';
+import { checkSetup, judgeImage } from './setup.ts';
 
 let home: string;
 beforeEach(async () => {
@@ -24,6 +29,43 @@ it('checkSetup: artifacts of another version are not those that a start takes', 
 it('checkSetup: a new home is told as that', async () => {
   const finding = await checkSetup({ config: { home }, log: silentLog });
   expect(finding).toMatchObject({ verdict: 'limited', detail: 'not set up yet' });
+});
+
+it('judgeImage: names Debian packages that are not the locked ones', async () => {
+  const cacheDir = join(home, 'cache');
+  const context = {
+    cacheDir,
+    sourceDir: SOURCE_DIR,
+    progress: () => undefined,
+    signal: new AbortController().signal,
+    log: silentLog,
+  };
+  const { kind, key } = await rootfsRecipe(context);
+  const judge = async (lockDifferences: readonly LockDifference[]): Promise<Finding> => {
+    const details = {
+      packages: { bash: { version: '6', sha256: '' } },
+      lockDifferences,
+      pythonPackages: {},
+      suite: 'bookworm',
+      agentSha256: '',
+      sourceDateEpoch: 0,
+      compiler: '',
+      buildSeconds: 0,
+    };
+    await mkdir(join(cacheDir, kind, key), { recursive: true });
+    const manifest = JSON.stringify({ format: 1, kind, key, files: {}, details });
+    await writeFile(join(cacheDir, kind, key, MANIFEST), manifest);
+    return judgeImage(await guestPackages(context));
+  };
+  expect(await judge([])).toEqual({
+    verdict: 'ok',
+    detail: 'kernel, golden image and model are built; 1 Debian packages as in image/debian.lock',
+    remedy: null,
+  });
+  const finding = await judge([{ name: 'bash', locked: '5', installed: '6' }]);
+  expect(finding.verdict).toBe('limited');
+  expect(finding.detail).toContain('bash 6 instead of 5');
+  expect(finding.remedy).toContain('docs/troubleshooting.md');
 });
 
 it('absentArtifacts: an input that is missing is the cause, not a failure', async () => {

@@ -5,7 +5,8 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
-import { absentArtifacts } from '../image/prepared.ts';
+import type { GuestPackages } from '../image/debian-lock.ts';
+import { absentArtifacts, guestPackages } from '../image/prepared.ts';
 import { SOURCE_DIR } from '../runtime/runtime.ts';
 import type { Finding } from './check.ts';
 
@@ -21,7 +22,7 @@ export async function checkSetup({
   const context = { cacheDir, sourceDir: SOURCE_DIR, progress: () => undefined, signal, log };
   const absent = await absentArtifacts(context, { withModel: true });
   if (absent.length === 0) {
-    return { verdict: 'ok', detail: 'kernel, golden image and model are built', remedy: null };
+    return judgeImage(await guestPackages(context));
   }
   const isNew = !existsSync(join(cacheDir, 'kernel')) && !existsSync(join(cacheDir, 'rootfs'));
   const names = absent.map(({ name, cause }) =>
@@ -32,4 +33,11 @@ export async function checkSetup({
     detail: isNew ? 'not set up yet' : `not built for this version yet: ${names.join(', ')}`,
     remedy: 'run `./neurovisor setup`, or let the first `run` do it',
   };
+}
+
+/** @param packages undefined: the image was removed in this moment */
+export function judgeImage(packages: GuestPackages | undefined): Finding {
+  const { description = 'its manifest is unreadable', remedy = null } = packages ?? {};
+  const detail = `kernel, golden image and model are built; ${description}`;
+  return { verdict: remedy === null ? 'ok' : 'limited', detail, remedy };
 }

@@ -32,9 +32,14 @@ describe('parseLock', () => {
 
 describe('guestBaseRecipe', () => {
   it('has another key for another lock file, and the same key for the same', () => {
-    const key = (lock: string): string => guestBaseRecipe('/x', lock).key;
-    expect(key(`a==1 ${HASH}`)).toBe(key(`a==1 ${HASH}`));
-    expect(key(`a==1 ${HASH}`)).not.toBe(key(`a==2 ${HASH}`));
+    const key = (wheels: string, version: string): string => {
+      const debian = { bash: { version, sha256: '' } };
+      return guestBaseRecipe({ wheelsPath: '/x', wheels, debian }).key;
+    };
+    const one = key(`a==1 ${HASH}`, '1');
+    expect(key(`a==1 ${HASH}`, '1')).toBe(one);
+    expect(key(`a==2 ${HASH}`, '1')).not.toBe(one);
+    expect(key(`a==1 ${HASH}`, '2')).not.toBe(one);
   });
 });
 

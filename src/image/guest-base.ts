@@ -9,12 +9,26 @@ import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { MIB } from '../base/units.ts';
+import {
+  aptPreferences,
+  compareWithLock,
+  type DebianPackage,
+  type DebianPackages,
+  debianPackagesSchema,
+  describePackages,
+  lockDifferenceSchema,
+  parseDebianLock,
+  withDigests,
+} from './debian-lock.ts';
 import { ImageError } from './errors.ts';
 import { guestMirrors } from './guest-mirrors.ts';
 import type { Job, Recipe } from './prepare.ts';
 import {
+  APT_PREFERENCES,
+  APT_RECORDS,
   DEBIAN_KEYRING,
   DPKG_OPTIONS,
+  EMPTY_DIRS,
   ETC_FILES,
   ETC_LINES,
   ETC_LINKS,
@@ -33,8 +47,9 @@ import { filesUnder, removeDirectories } from './tree.ts';
 import { digestBytes } from './verify.ts';
 
 export const baseDetailsSchema = z.object({
-  /** Debian packages and their versions. */
-  packages: z.record(z.string(), z.string()),
+  packages: debianPackagesSchema,
+  /** How `packages` differ from `image/debian.lock`. */
+  lockDifferences: z.array(lockDifferenceSchema),
   /** Python packages and their versions. */
   pythonPackages: z.record(z.string(), z.string()),
 });
@@ -58,8 +73,23 @@ const SHARED_TMP_DIR = '/var/tmp';
 
 export const BASE_TAR = 'base.tar';
 
-/** @param lock text of `image/requirements.lock` */
-export function guestBaseRecipe(lockPath: string, lock: string): Recipe<BaseDetails> {
+/** The lock files in `image/`. */
+interface Locks {
+  /** Path of `requirements.lock`, and its text. */
+  readonly wheelsPath: string;
+  readonly wheels: string;
+  /** Of `debian.lock`; empty: the newest packages. */
+  readonly debian: DebianPackages;
+}
+
+export async function readLocks(sourceDir: string): Promise<Locks> {
+  const wheelsPath = join(sourceDir, 'image', 'requirements.lock');
+  const wheels = await readFile(wheelsPath, 'utf8');
+  const debian = await readFile(join(sourceDir, 'image', 'debian.lock'), 'utf8');
+  return { wheelsPath, wheels, debian: parseDebianLock(debian) };
+}
+
+export function guestBaseRecipe(locks: Locks): Recipe<BaseDetails> {
   const packages = Object.keys(GUEST_PACKAGES);
   const data = [
     DPKG_OPTIONS,
@@ -74,36 +104,53 @@ export function guestBaseRecipe(lockPath: string, lock: string): Recipe<BaseDeta
     kind: 'guest-base',
     title: 'Install Debian and Python for the guest',
     estimateMs: ESTIMATE_MS,
-    key: digestBytes(`guest-base ${RECIPE_VERSION}`, packages.join(), JSON.stringify(data), lock),
+    key: digestBytes(
+      `guest-base ${RECIPE_VERSION}`,
+      packages.join(),
+      JSON.stringify(data),
+      locks.wheels,
+      JSON.stringify(locks.debian),
+    ),
     files: [BASE_TAR],
     spaceBytes: SPACE_BYTES,
     details: baseDetailsSchema,
-    build: (job) => buildBase(job, lockPath, lock),
+    build: (job) => buildBase(job, locks),
   };
 }
 
-async function buildBase(job: Job, lockPath: string, lock: string): Promise<BaseDetails> {
+async function buildBase(job: Job, locks: Locks): Promise<BaseDetails> {
   const root = join(job.scratchDir, 'root');
   await mkdir(root);
-  await installDebian(job, root);
-  await installWheels(job, root, lockPath, parseLock(lock).size);
+  await installDebian(job, root, locks.debian);
+  const packages = await installedPackages(root);
+  const lockDifferences = compareWithLock(locks.debian, packages);
+  if (lockDifferences.length > 0) {
+    const { description, remedy } = describePackages({ packages, lockDifferences });
+    job.log.warn(`golden image: ${description}`, { remedy });
+  }
+  const wheels = parseLock(locks.wheels);
+  await installWheels(job, root, locks.wheelsPath, wheels.size);
   await configure(root);
   await compileBytecode(job, root);
-  const packages = parseDpkgStatus(await readFile(join(root, 'var/lib/dpkg/status'), 'utf8'));
+  await makeReadable(root, BUILT_PATHS, job.signal);
   await packTar(root, join(job.outDir, BASE_TAR), job.signal);
-  return {
-    packages: Object.fromEntries(packages),
-    pythonPackages: Object.fromEntries(parseLock(lock)),
-  };
+  return { packages, lockDifferences, pythonPackages: Object.fromEntries(wheels) };
 }
 
-async function installDebian(job: Job, root: string): Promise<void> {
+async function installedPackages(root: string): Promise<Record<string, DebianPackage>> {
+  const status = await readFile(join(root, 'var/lib/dpkg/status'), 'utf8');
+  return withDigests(parseDpkgStatus(status), await readFile(join(root, APT_RECORDS), 'utf8'));
+}
+
+async function installDebian(job: Job, root: string, lock: DebianPackages): Promise<void> {
   const tar = join(job.scratchDir, 'debian.tar');
   const mirrors = await guestMirrors(job.scratchDir);
   const args = [
     '--variant=minbase',
     ...(existsSync(MERGED_USR_HOOK) ? [`--hook-dir=${MERGED_USR_HOOK}`] : []),
     `--include=${Object.keys(GUEST_PACKAGES).join(',')}`,
+    `--setup-hook=${writeHook(APT_PREFERENCES, aptPreferences(lock))}`,
+    `--customize-hook=${RECORDS_HOOK}`,
     ...DPKG_OPTIONS.map((option) => `--dpkgopt=${option}`),
     ...mirrors.aptOptions.map((option) => `--aptopt=${option}`),
     ...(mirrors.listPath === undefined ? [`--keyring=${DEBIAN_KEYRING}`] : []),
@@ -129,6 +176,16 @@ async function installDebian(job: Job, root: string): Promise<void> {
   await unpackTar(tar, root, job.signal);
   await rm(tar);
 }
+
+/** Hooks run as shell scripts, inside the build's user namespace, which sees no file of an ordinary user. */
+const writeHook = (path: string, text: string): string =>
+  `cat > "$1/${path}" <<'END'\n${text}\nEND`;
+
+/** Writes what apt knows of the installed packages, before mmdebstrap removes the indexes. */
+const RECORDS_HOOK = `
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+dpkg-query --admindir="$1/var/lib/dpkg" -W -f '\${Package}=\${Version}\\n' |
+  xargs apt-cache show > "$1/${APT_RECORDS}"`;
 
 /** Unpacks without owners (only root could keep them) and device files (the guest's kernel makes its own). */
 export async function unpackTar(tar: string, root: string, signal: AbortSignal): Promise<void> {
@@ -201,6 +258,29 @@ export function wheelOptions(): string[] {
   ];
 }
 
+/**
+ * Makes what a build added readable and searchable for all, as packages of Debian are. Without it a strict umask of
+ * the builder would get into the image, and its user could not run Python.
+ */
+export async function makeReadable(
+  root: string,
+  paths: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  const full = paths.map((path) => join(root, path));
+  await runTool('chmod', ['-R', 'u=rwX,go=rX', ...full], { signal });
+}
+
+/** Everything in the base that no package of Debian brings. */
+const BUILT_PATHS: readonly string[] = [
+  ...PYTHON_TREES,
+  ...Object.keys(ETC_FILES),
+  'var/cache/apt',
+  'var/lib/apt/lists',
+  'var/log',
+  USER.home,
+];
+
 async function configure(root: string): Promise<void> {
   await forgetScripts(root);
   for (const path of REMOVED_PATHS) await rm(join(root, path), { recursive: true, force: true });
@@ -210,9 +290,7 @@ async function configure(root: string): Promise<void> {
   for (const [path, target] of Object.entries(ETC_LINKS)) await symlink(target, join(root, path));
   for (const [path, line] of Object.entries(ETC_LINES)) await appendFile(join(root, path), line);
   // Programs recreate the other removed directories; these must exist.
-  for (const path of ['var/log', 'var/cache/apt/archives/partial', 'var/lib/apt/lists/partial']) {
-    await mkdir(join(root, path), { recursive: true });
-  }
+  for (const path of EMPTY_DIRS) await mkdir(join(root, path), { recursive: true });
   await mkdir(join(root, USER.home), { recursive: true });
 }
 

@@ -20,10 +20,11 @@ export interface GuestMirrors {
 }
 
 const APT_DIR = '/etc/apt';
-const PROXY_KEYS = ['Acquire::http::Proxy', 'Acquire::https::Proxy'];
+/** Options of the host's apt that hold for the guest's packages: how to reach mirrors, and old indexes of snapshots. */
+const APT_KEYS = ['Acquire::http::Proxy', 'Acquire::https::Proxy', 'Acquire::Check-Valid-Until'];
 
 export async function guestMirrors(scratchDir: string): Promise<GuestMirrors> {
-  const aptOptions = await proxyOptions();
+  const aptOptions = await hostOptions();
   const release = parseOsRelease(await readFile('/etc/os-release', 'utf8'));
   const codename = release.get('VERSION_CODENAME');
   if (release.get('ID') !== 'debian' || codename === undefined) {
@@ -54,9 +55,9 @@ async function hostSources(): Promise<AptSource[]> {
   return sources;
 }
 
-async function proxyOptions(): Promise<string[]> {
+async function hostOptions(): Promise<string[]> {
   const options: string[] = [];
-  for (const key of PROXY_KEYS) {
+  for (const key of APT_KEYS) {
     const dump = await readOr(() => runTool('apt-config', ['dump', key]), '');
     const value = /"([^"]+)"/.exec(dump)?.[1];
     if (value !== undefined) options.push(`${key} "${value}"`);

@@ -136,6 +136,20 @@ export async function isCached(
   return (await readdirOrEmpty(join(cacheDir, recipe.kind))).includes(recipe.key);
 }
 
+/** The details in the manifest of a cached artifact, unverified; undefined: there is none, or it is unreadable. */
+export async function cachedDetails<Details>(
+  cacheDir: string,
+  recipe: Pick<Recipe<Details>, 'kind' | 'key' | 'details'>,
+): Promise<Details | undefined> {
+  try {
+    const text = await readFile(join(cacheDir, recipe.kind, recipe.key, MANIFEST), 'utf8');
+    return recipe.details.parse(manifestSchema.parse(JSON.parse(text)).details);
+  } catch (error) {
+    ignore(error, `no readable manifest of the ${recipe.kind}`);
+    return undefined;
+  }
+}
+
 /** Removes leftovers of killed builds. Only the holder of the setup lock may call it. */
 export async function removeLeftovers(cacheDir: string): Promise<void> {
   await removeTree(tmpDir(cacheDir));

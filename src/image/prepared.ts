@@ -1,7 +1,11 @@
-/** Tells whether anything has to be built, so that a machine that is set up checks only the run packages. */
+/**
+ * What is built: whether anything has to be, so that a machine that is set up checks only the run packages, and which
+ * packages the golden image has.
+ */
+import { describePackages, type GuestPackages } from './debian-lock.ts';
 import { kernelRecipe } from './kernel.ts';
 import { modelRecipe } from './model.ts';
-import { isCached, type PrepareContext } from './prepare.ts';
+import { cachedDetails, isCached, type PrepareContext } from './prepare.ts';
 import { rootfsRecipe } from './rootfs.ts';
 
 export interface AbsentArtifact {
@@ -40,4 +44,10 @@ export async function isPrepared(
   options: { readonly withModel: boolean },
 ): Promise<boolean> {
   return (await absentArtifacts(context, options)).length === 0;
+}
+
+/** The Debian packages of this checkout's golden image; undefined: it is not built. */
+export async function guestPackages(context: PrepareContext): Promise<GuestPackages | undefined> {
+  const details = await cachedDetails(context.cacheDir, await rootfsRecipe(context));
+  return details === undefined ? undefined : describePackages(details);
 }

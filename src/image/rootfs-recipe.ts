@@ -32,8 +32,14 @@ export const PYTHON_TREES: readonly string[] = [
   SITE_PACKAGES,
 ];
 
+/** In the image while it is built: which versions apt prefers, and what it knows of the installed ones. */
+export const APT_PREFERENCES = 'etc/apt/preferences.d/neurovisor';
+export const APT_RECORDS = 'var/lib/neurovisor-packages';
+
 /** Removed before packing: traces of the build, differences between builds, the host's names. */
 export const REMOVED_PATHS: readonly string[] = [
+  APT_PREFERENCES,
+  APT_RECORDS,
   'etc/apt/sources.list',
   'etc/apt/sources.list.d',
   'etc/hostname',
@@ -51,6 +57,13 @@ export const REMOVED_PATHS: readonly string[] = [
   'var/log',
   // pip writes the path of the host's interpreter into these.
   `${SITE_PACKAGES}/bin`,
+];
+
+/** Removed directories that programs do not recreate. */
+export const EMPTY_DIRS: readonly string[] = [
+  'var/log',
+  'var/cache/apt/archives/partial',
+  'var/lib/apt/lists/partial',
 ];
 
 /** Wheels with debug sections (26 MB in all) and without repacked libraries, which `strip` could break. */
@@ -89,5 +102,7 @@ export const ETC_LINES: Readonly<Record<string, string>> = {
 /** Every timestamp in the image: 2026-01-01, seconds. */
 export const SOURCE_DATE_EPOCH = 1_767_225_600;
 export const IMAGE_UUID = '6e657572-6f76-4973-8f72-000000000001';
-export const AGENT_DIR = 'opt/neurovisor/agent';
+/** The agent and its parent directories. */
+export const ADDED_DIR = 'opt/neurovisor';
+export const AGENT_DIR = `${ADDED_DIR}/agent`;
 export const INIT_PATH = 'sbin/neurovisor-init';

@@ -9,18 +9,22 @@ import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import type { ProgressEvent } from '../base/progress.ts';
 import { MIB } from '../base/units.ts';
+import { describePackages, type GuestPackages } from './debian-lock.ts';
 import { ImageError } from './errors.ts';
 import {
   BASE_TAR,
   baseDetailsSchema,
   compileTrees,
   guestBaseRecipe,
+  makeReadable,
   placeIn,
+  readLocks,
   unpackTar,
 } from './guest-base.ts';
 import { prepareOverlayTemplate } from './overlay.ts';
 import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
 import {
+  ADDED_DIR,
   AGENT_DIR,
   GUEST_CODENAME,
   IMAGE_UUID,
@@ -57,6 +61,7 @@ export async function prepareRootfs(context: PrepareContext): Promise<{
   imagePath: string;
   digest: string;
   manifest: RootfsManifest;
+  packages: GuestPackages;
   overlayTemplatePath: string;
 }> {
   const artifact = await prepareArtifact(context, await rootfsRecipe(context));
@@ -67,14 +72,14 @@ export async function prepareRootfs(context: PrepareContext): Promise<{
     imagePath: image.path,
     digest: image.sha256,
     manifest: artifact.details,
+    packages: describePackages(artifact.details),
     overlayTemplatePath,
   };
 }
 
 export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<RootfsManifest>> {
   const { sourceDir } = context;
-  const lockPath = join(sourceDir, 'image', 'requirements.lock');
-  const base = guestBaseRecipe(lockPath, await readFile(lockPath, 'utf8'));
+  const base = guestBaseRecipe(await readLocks(sourceDir));
   const agentSha256 = await digestGuestSources(sourceDir);
   return {
     kind: 'rootfs',
@@ -143,6 +148,7 @@ async function composeImage(job: Job, baseTar: string, sourceDir: string): Promi
   const flags = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none'];
   const init = await placeIn(root, INIT_PATH);
   await runTool('gcc', [...flags, '-o', init, join(sourceDir, 'guest', 'init.c')], { signal });
+  await makeReadable(root, [ADDED_DIR, INIT_PATH], signal);
   const compiler = await runTool('gcc', ['-dumpfullversion'], { signal });
 
   job.report(BASE_FRACTION + 0.03, 'pack the image');

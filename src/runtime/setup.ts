@@ -7,6 +7,7 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { GIB } from '../base/units.ts';
+import type { GuestPackages } from '../image/debian-lock.ts';
 import { requireSpace } from '../image/disk-space.ts';
 import {
   installHostPackages,
@@ -34,6 +35,8 @@ export interface Artifacts {
   readonly kernelDigest: string;
   readonly rootImagePath: string;
   readonly rootImageDigest: string;
+  /** Debian packages of the root image. */
+  readonly guestPackages: GuestPackages;
   readonly overlayTemplatePath: string;
   readonly model: Model | null;
 }
@@ -133,6 +136,7 @@ async function prepareAll(
     kernelDigest: k.digest,
     rootImagePath: r.imagePath,
     rootImageDigest: r.digest,
+    guestPackages: r.packages,
     overlayTemplatePath: r.overlayTemplatePath,
     model: m === null ? null : { path: m.path, id: m.id },
   };

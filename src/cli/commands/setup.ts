@@ -17,6 +17,7 @@ export async function setup(cli: Cli): Promise<number> {
     accelerator: driver.accelerator,
     kernel: artifacts.kernelPath,
     image: artifacts.rootImagePath,
+    packages: artifacts.guestPackages.description,
     template,
     models: upstream.description,
     model: artifacts.model?.path ?? null,

@@ -1,0 +1,30 @@
+/**
+ * Regenerates `image/debian.lock`: installs the newest packages that the host's mirrors have into a guest base of its
+ * own, and writes their versions and digests. Run by hand, when versions should move; takes a minute:
+ *
+ *     node tools/lock-debian.ts
+ */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { silentLog } from '../src/base/log.ts';
+import { silentProgress } from '../src/base/progress.ts';
+import { formatDebianLock } from '../src/image/debian-lock.ts';
+import { guestBaseRecipe, readLocks } from '../src/image/guest-base.ts';
+import { prepareArtifact } from '../src/image/prepare.ts';
+
+const sourceDir = join(import.meta.dirname, '..');
+// On a disk: /tmp may be in memory, and small.
+const cacheDir = await mkdtemp('/var/tmp/nv-lock-');
+try {
+  const { signal } = new AbortController();
+  const context = { cacheDir, sourceDir, progress: silentProgress, signal, log: silentLog };
+  const locks = { ...(await readLocks(sourceDir)), debian: {} };
+  const { details } = await prepareArtifact(context, guestBaseRecipe(locks));
+  const header =
+    '# Made by tools/lock-debian.ts: the packages of Debian 12 in the golden image, for x86-64.\n';
+  const path = join(sourceDir, 'image', 'debian.lock');
+  await writeFile(path, header + formatDebianLock(details.packages));
+  console.log(`image/debian.lock: ${Object.keys(details.packages).length} packages`);
+} finally {
+  await rm(cacheDir, { recursive: true, force: true });
+}
