@@ -1,27 +1,36 @@
 /**
- * What the Firecracker driver costs, on whatever KVM there is: `node tools/firecracker-figures.ts [rounds]`.
+ * What the Firecracker driver costs, on whatever KVM there is: `node tools/firecracker-figures.ts [rounds] [clones]`
+ * (`clones`: only those of clones that map their RAM).
  * The guest is the one of the tests (12 KB, integer instructions only), so the figures are of the VMM and the
  * driver, not of a Linux. Each row has its baseline from the same run; prints a table for docs/benchmarks.md.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
+  chmodSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
   statSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
+import { MIB } from '../src/base/units.ts';
 import { readConfig } from '../src/config.ts';
 import { makeFirecracker } from '../src/runtime/firecracker.ts';
 import { writeLauncher } from '../src/runtime/firecracker-filters.ts';
+import { closeFd, createMemFd } from '../src/sys/fd.ts';
+import { copySparse } from '../src/sys/sparse.ts';
+import { copyDataInto, warmSparseThreads } from '../src/sys/sparse-threads.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../src/vmm/firecracker/driver.ts';
 import { firecrackerFiles } from '../test/support/firecracker.ts';
@@ -135,6 +144,77 @@ function overheadMib(pid: number): number {
   return kib / 1024;
 }
 
+/** Of the guest that clones start from: the default size of a sandbox, and what its template has in it. */
+const CLONE_MIB = 512;
+const DATA_MIB = 170;
+/** Where the tests' guest has nothing. */
+const DATA_AT_MIB = 128;
+
+interface Source {
+  readonly snapshot: VmSnapshot;
+  /** RAM, read-only. */
+  readonly memoryPath: string;
+  readonly overlayPath: string;
+}
+
+async function makeSource(driver: VmmDriver): Promise<Source> {
+  const memoryFd = createMemFd('template', CLONE_MIB * MIB);
+  const spec = makeSpec({ memoryMib: CLONE_MIB, memoryFd });
+  const vm = await startVm(driver, spec);
+  await vm.vsockHotplug?.unplugVsock();
+  const snapshot = await vm.saveState?.(join(spec.dir, 'state'));
+  if (snapshot === undefined) throw new Error('no snapshot');
+  await vm.kill();
+  for (let at = DATA_AT_MIB; at < DATA_AT_MIB + DATA_MIB; at += 1)
+    writeSync(memoryFd, randomBytes(MIB), 0, MIB, at * MIB);
+  const memoryPath = join(spec.dir, 'ram');
+  await copySparse(`/proc/self/fd/${memoryFd}`, memoryPath);
+  chmodSync(memoryPath, 0o444);
+  closeFd(memoryFd);
+  return { snapshot, memoryPath, overlayPath: spec.overlayPath };
+}
+
+/** A clone as a sandbox starts one, whose RAM is copied or mapped. */
+async function cloneOnce(
+  name: string,
+  driver: VmmDriver,
+  source: Source,
+  kind: 'copied' | 'mapped',
+): Promise<void> {
+  const memoryFd = createMemFd('clone', CLONE_MIB * MIB);
+  const { memoryPath, overlayPath } = source;
+  const spec = makeSpec({ memoryMib: CLONE_MIB, memoryFd });
+  copyFileSync(overlayPath, spec.overlayPath);
+  const vm = await timed(`${name}.${kind}`, () =>
+    startVm(driver, {
+      ...spec,
+      ...(kind === 'copied'
+        ? {
+            snapshot: source.snapshot,
+            memoryReady: copyDataInto(memoryPath, `/proc/self/fd/${memoryFd}`),
+          }
+        : { snapshot: { ...source.snapshot, memoryPath } }),
+    }),
+  );
+  const status = readFileSync(`/proc/${vm.pid}/status`, 'latin1');
+  const anonymous = Number(/^RssAnon:\s+(\d+)/m.exec(status)?.[1]) / 1024;
+  const inJail = join(base, 'run/jail/firecracker', spec.id, 'root/fc/memory');
+  const copies = [`/proc/self/fd/${memoryFd}`, ...(existsSync(inJail) ? [inJail] : [])]
+    .map((path) => statSync(path))
+    .filter(({ ino }) => ino !== statSync(memoryPath).ino);
+  const copied = copies.reduce((sum, { blocks }) => sum + (blocks * 512) / MIB, 0);
+  note(`${name}.${kind}.own`, anonymous + copied);
+  await vm.kill();
+  closeFd(memoryFd);
+}
+
+async function clones(driver: VmmDriver, other: Jailed | null, source: Source): Promise<void> {
+  const kinds = ['copied', 'mapped'] as const;
+  for (const kind of kinds) await cloneOnce('clone', driver, source, kind);
+  if (other === null) return;
+  for (const kind of kinds) await cloneOnce('clone-confined', other.confined, source, kind);
+}
+
 interface Jailed {
   /** By its jailer alone. */
   readonly jailed: VmmDriver;
@@ -189,12 +269,18 @@ async function save(
   return snapshot;
 }
 
+const SIZES = `${CLONE_MIB} MiB with ${DATA_MIB} MiB of data`;
+
 const ROWS: readonly (readonly [name: string, what: string, unit: string, baseline: string])[] = [
   ['start', 'start until the guest has said hello', 'ms', 'bare'],
   ['jailed', 'the same with the jailer', 'ms', 'start'],
   ['confined', 'the same as sandboxes get it: launcher, namespaces, group, limits', 'ms', 'jailed'],
   ['launcher', 'a program that does nothing, through the launcher', 'ms', 'exec'],
   ['load', 'a clone of a whole snapshot, until its hello', 'ms', 'start'],
+  ['clone.mapped', `a clone of ${SIZES}, until its hello`, 'ms', 'clone.copied'],
+  ['clone.mapped.own', 'memory of its own', 'MiB', 'clone.copied.own'],
+  ['clone-confined.mapped', 'the same as sandboxes get it', 'ms', 'clone-confined.copied'],
+  ['clone-confined.mapped.own', 'memory of its own', 'MiB', 'clone-confined.copied.own'],
   ['pause', 'the processors stop', 'ms', ''],
   ['resume', 'they go on', 'ms', ''],
   ['full', `whole snapshot, ${MEMORY_MIB} MiB`, 'ms', ''],
@@ -240,10 +326,15 @@ const at = (values: readonly number[], share: number): string => {
 };
 
 try {
+  warmSparseThreads();
   const driver = await createFirecrackerDriver(common);
   const isRoot = process.getuid?.() === 0;
   const other = isRoot ? await openJailed() : null;
-  for (let n = 0; n < rounds; n += 1) await round(driver, other);
+  const source = await makeSource(driver);
+  for (let n = 0; n < rounds; n += 1) {
+    if (process.argv[3] !== 'clones') await round(driver, other);
+    await clones(driver, other, source);
+  }
   await other?.close();
   console.log(`${driver.description}, ${rounds} rounds`);
   console.log(

@@ -55,6 +55,7 @@ import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
+import { SharedRam } from './shared-ram.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
@@ -127,6 +128,7 @@ export class Runtime {
       metrics: HostMetrics;
       tracer: Tracer;
       guests: GuestTraces | null;
+      sharedRam: SharedRam;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
     },
@@ -153,6 +155,7 @@ export class Runtime {
       ...this.#parts(),
       env: this.#cpuEnv(),
       hostCpus: availableParallelism(),
+      shareRam: (path) => made.sharedRam.copy(path),
     });
   }
 
@@ -227,6 +230,8 @@ export class Runtime {
       });
       cleanup.push('network', () => network.close());
       const driver = jailMetrics.watchStarts(made.driver);
+      const sharedRam = new SharedRam(home.runDir);
+      cleanup.push('shared RAM', () => sharedRam.close());
       return new Runtime(options, {
         home,
         driver,
@@ -242,6 +247,7 @@ export class Runtime {
         metrics,
         tracer,
         guests,
+        sharedRam,
         cleanup,
         usageListeners,
       });

@@ -45,6 +45,11 @@ export interface Template {
 /** The builder's parts, without those that this file adds. */
 export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
 
+interface TemplatesParts extends BuilderParts {
+  /** Makes a RAM file that clones may map. @returns its path */
+  shareRam(path: string): Promise<string>;
+}
+
 const ESTIMATE_MS = 45_000;
 /** Number of other templates that are kept when one is built. */
 const OTHERS_KEPT = 5;
@@ -54,11 +59,11 @@ const SPACE_RESERVE_BYTES = 64 * MIB;
 export class Templates {
   readonly #context: SetupContext;
   readonly #artifacts: Artifacts;
-  readonly #parts: BuilderParts;
+  readonly #parts: TemplatesParts;
   /** Verified in this process. */
   readonly #opened = new Map<string, { readonly template: Template; readonly identity: string }>();
 
-  constructor(context: SetupContext, artifacts: Artifacts, parts: BuilderParts) {
+  constructor(context: SetupContext, artifacts: Artifacts, parts: TemplatesParts) {
     this.#context = context;
     this.#artifacts = artifacts;
     this.#parts = parts;
@@ -86,12 +91,21 @@ export class Templates {
     if (known !== undefined && known.identity === (await this.#identity(key))) {
       return known.template;
     }
-    const artifact = await withSetupLock(this.#context, () =>
-      prepareArtifact(this.#context, this.#recipe(spec)),
-    );
-    const template = { key, spec, source: sourceOf(artifact) };
-    this.#opened.set(key, { template, identity: await this.#identity(key) });
-    return template;
+    return await withSetupLock(this.#context, async () => {
+      const artifact = await prepareArtifact(this.#context, this.#recipe(spec));
+      const identity = await this.#identity(key);
+      const meanwhile = this.#opened.get(key);
+      if (meanwhile?.identity === identity) return meanwhile.template;
+      const template = { key, spec, source: await this.#source(artifact) };
+      this.#opened.set(key, { template, identity });
+      return template;
+    });
+  }
+
+  async #source(artifact: Artifact<Details>): Promise<CloneSource> {
+    const { driver, shareRam } = this.#parts;
+    if (driver.capabilities.mapsMemory !== true) return sourceOf(artifact, undefined);
+    return sourceOf(artifact, await shareRam(join(artifact.dir, TEMPLATE_FILES.ram)));
   }
 
   /** Changes whenever one of the files is written or replaced. */
@@ -165,15 +179,17 @@ const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepD
   keepDisk: copyWithoutZeros,
 };
 
-function sourceOf(artifact: Artifact<Details>): CloneSource {
+/** @param memoryPath RAM to map; undefined: it is copied */
+function sourceOf(artifact: Artifact<Details>, memoryPath: string | undefined): CloneSource {
   const path = (name: string): string => join(artifact.dir, name);
   return {
     snapshot: {
       statePath: path(TEMPLATE_FILES.state),
       stateSha256: artifact.details.stateSha256,
       machine: artifact.details.machine,
+      ...(memoryPath === undefined ? {} : { memoryPath }),
     },
-    copyMemory: (target) => copyDataInto(path(TEMPLATE_FILES.ram), target),
+    copyMemory: (target) => copyDataInto(memoryPath ?? path(TEMPLATE_FILES.ram), target),
     // A megabyte: not worth waiting for the threads, which are copying the RAM.
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
   };

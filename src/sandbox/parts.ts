@@ -81,6 +81,7 @@ export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 
 /** What a clone starts from instead of booting. */
 export interface CloneSource {
+  /** With a `memoryPath` the VM maps its RAM, and `copyMemory` is called only before a save. */
   readonly snapshot: VmSnapshot;
   /** Into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;

@@ -32,6 +32,8 @@ export interface VmmCapabilities {
   readonly interactiveConsole: boolean;
   /** Limits of the channel can be set and changed while the VM runs. */
   readonly channelLimits: boolean;
+  /** A clone of `saveState` maps `VmSnapshot.memoryPath` copy-on-write; absent: `memoryFd` must hold a copy of the RAM. */
+  readonly mapsMemory?: boolean;
   /** A VM can have a balloon: `VmSpec.balloonMib`. */
   readonly balloon?: boolean;
 }
@@ -73,7 +75,10 @@ export interface VmSpec {
   readonly memoryFd?: number;
   /** The VMM may start while that memory is still being filled; no guest code runs before this resolves. */
   readonly memoryReady?: Promise<void>;
-  /** Starts from this snapshot instead of booting; `memoryFd` holds a copy of its RAM. */
+  /**
+   * Starts from this snapshot instead of booting; `memoryFd` holds a copy of its RAM. With a `memoryPath` it need not
+   * before the first `saveState`, which may write only what has changed since.
+   */
   readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
@@ -109,7 +114,10 @@ export type NicLender = (
 
 /** The devices of a paused VM; its RAM and overlay disk are files of the caller. */
 export interface VmSnapshot {
-  /** RAM of a whole snapshot, mapped copy-on-write by clones. Must not be written to while a clone runs. */
+  /**
+   * RAM that clones map copy-on-write, of a whole snapshot or with the capability `mapsMemory`. Must not be written to while
+   * a clone runs. A jailed VMM shares a file that others may read and not write; of any other it gets a copy.
+   */
   readonly memoryPath?: string;
   readonly statePath: string;
   readonly stateSha256: string;

@@ -8,6 +8,7 @@ import {
   lstatSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   readSync,
   renameSync,
@@ -22,6 +23,7 @@ import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
+import { SharedRam } from '../../src/runtime/shared-ram.ts';
 import { createMemFd } from '../../src/sys/fd.ts';
 import { makeFifo } from '../../src/sys/fifo.ts';
 import type { VmSpec } from '../../src/vmm/driver.ts';
@@ -109,7 +111,7 @@ requiresRoot().describe('names in a jail of Firecracker', () => {
 
   const hostile = (python: string): string[] => [
     '-c',
-    `import os, socket
+    `import mmap, os, socket
 os.chroot(${JSON.stringify(root())}); os.chdir('/'); os.setgroups([]); os.setgid(${UID}); os.setuid(${UID})
 ${python}`,
   ];
@@ -140,6 +142,44 @@ ${python}`,
     ];
     await place.provide('fc/overlay', spec.overlayPath, 'write');
     expect(asVmm(...refused, ...may)).toEqual(may);
+  });
+
+  it('shared RAM: the VMM maps it without a copy, and cannot change it, its rights or its names', async () => {
+    writeFileSync(join(base, 'ram'), GOLDEN, { mode: 0o600 });
+    mkdirSync(join(base, 'run'), { mode: 0o700 });
+    const shared = new SharedRam(join(base, 'run'));
+    const path = await shared.copy(join(base, 'ram'));
+    expect(lstatSync(path)).toMatchObject({ uid: 0, mode: 0o100444, nlink: 1 });
+    await place.provide('fc/memory', path, 'read');
+    const { ino, nlink } = lstatSync(join(root(), 'fc/memory'));
+    expect([ino, nlink]).toEqual([lstatSync(path).ino, 2]);
+    const map = 'f = os.open("/fc/memory", os.O_RDONLY)';
+    const may = [`${map}; m = mmap.mmap(f, 4096, mmap.MAP_PRIVATE, 3); m[0] = 1`];
+    const refused = [
+      "os.open('/fc/memory', os.O_RDWR)",
+      "os.open('/fc/memory', os.O_WRONLY)",
+      "os.open('/fc/memory', os.O_RDONLY | os.O_TRUNC)",
+      "os.truncate('/fc/memory', 0)",
+      "os.chmod('/fc/memory', 0o666)",
+      `os.chown('/fc/memory', ${UID}, ${UID})`,
+      "os.utime('/fc/memory')",
+      "os.setxattr('/fc/memory', 'user.x', b'y')",
+      "os.rename('/fc/memory', '/fc/s/memory')",
+      "os.unlink('/fc/memory')",
+      `${map}; mmap.mmap(f, 4096, mmap.MAP_SHARED, 3)`,
+      `${map}; os.ftruncate(f, 0)`,
+      `${map}; os.posix_fallocate(f, 0, 1 << 20)`,
+      `${map}; os.write(f, b'evil')`,
+    ];
+    expect(asVmm(...may, ...refused)).toEqual(may);
+    expect(readFileSync(path, 'utf8')).toBe(GOLDEN);
+    expect(readFileSync(join(base, 'ram'), 'utf8')).toBe(GOLDEN);
+    // The copy of a clone's RAM takes the name, not the file.
+    await place.lendMemory(memory('own'));
+    expect(lstatSync(path)).toMatchObject({ ino, nlink: 1, uid: 0, mode: 0o100444 });
+    await shared.close();
+    await shared.close();
+    expect(readdirSync(join(base, 'run'))).toEqual([]);
   });
 
   it('lendMemory: does not lend a file that takes the name during the copy', async () => {

@@ -7,8 +7,10 @@ import type { GuestMemory, InferencePort, Workspace } from '../parts.ts';
 export interface Prepared {
   readonly workspace: Workspace;
   readonly memory: GuestMemory;
-  /** Undefined: the VM boots with empty memory. */
+  /** Undefined: the VM boots with empty memory, or maps its template's. */
   readonly memoryReady: Promise<void> | undefined;
+  /** Copies RAM that the VM maps into `memory`, once; before a save. Undefined: it is there. */
+  readonly fillMemory: (() => Promise<void>) | undefined;
   readonly cid: number;
   readonly listener: GuestListener;
   readonly port: InferencePort;

@@ -9,7 +9,7 @@
 import type { Guest } from '../../guest/link.ts';
 import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { GuestMemory, SaveTarget, Workspace } from '../parts.ts';
+import type { CloneSource, GuestMemory, SaveTarget, Workspace } from '../parts.ts';
 
 /** The parts of a VM that a save needs. */
 export interface SavedVm {
@@ -17,6 +17,8 @@ export interface SavedVm {
   readonly memory: GuestMemory;
   readonly workspace: Workspace;
   readonly cid: number;
+  /** See `Prepared`. */
+  readonly fillMemory?: (() => Promise<void>) | undefined;
 }
 
 export class Saving {
@@ -39,11 +41,13 @@ export class Saving {
     target: SaveTarget,
     commit: ((snapshot: VmSnapshot) => Promise<void>) | null,
   ): Promise<VmSnapshot> {
-    const { vm, memory, workspace } = this.#saved;
+    const { vm, memory, workspace, fillMemory } = this.#saved;
     const { vsockHotplug } = vm;
     if (vsockHotplug === undefined || vm.saveState === undefined) {
       throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
     }
+    // The VMM writes only what has changed since.
+    await fillMemory?.();
     await this.#guest.settle({ dropCaches: true });
     this.#phase = 'unplugging';
     this.#guest.suspend();
@@ -71,4 +75,16 @@ export class Saving {
     }
     await vm.nicHotplug?.returnNic();
   }
+}
+
+/** Copies the RAM that a clone maps into `memory`, at the first call that succeeds. */
+export function fillOnce(
+  { copyMemory }: Pick<CloneSource, 'copyMemory'>,
+  memory: Pick<GuestMemory, 'path'>,
+): () => Promise<void> {
+  let isFilled = false;
+  return async () => {
+    if (!isFilled) await copyMemory(memory.path);
+    isFilled = true;
+  };
 }

@@ -189,6 +189,30 @@ describe('Supervisor', () => {
     expect([...fake.held]).toEqual([]);
   });
 
+  it('start: a clone that maps its RAM copies only the disk', async () => {
+    const fake = fakeParts();
+    const template = {
+      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm', memoryPath: '/t/ram' },
+      copyMemory: () => Promise.reject(new Error('it is mapped')),
+      copyDisk: () => Promise.resolve(),
+    };
+    const started: VmSpec[] = [];
+    const { start } = fake.parts.driver;
+    const driver = {
+      ...fake.parts.driver,
+      start: (spec: VmSpec, signal?: AbortSignal) => {
+        started.push(spec);
+        return start(spec, signal);
+      },
+    };
+    const sandbox = new Supervisor(makeSpec({}, 2), { ...fake.parts, driver, template });
+    await sandbox.start();
+    expect(started).toMatchObject([{ memoryFd: 9, snapshot: { memoryPath: '/t/ram' } }]);
+    expect(started[0]).not.toHaveProperty('memoryReady');
+    await sandbox.stop();
+    expect([...fake.held]).toEqual([]);
+  });
+
   it('start: a clone whose RAM can not be copied releases everything', async () => {
     const fake = fakeParts();
     const template = {

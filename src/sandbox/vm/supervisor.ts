@@ -37,7 +37,7 @@ import {
 } from './lifecycle.ts';
 import { NetworkCard } from './network-card.ts';
 import type { Prepared, Running } from './running.ts';
-import { Saving } from './saving.ts';
+import { fillOnce, Saving } from './saving.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
 import { vmSpecOf } from './vm-spec.ts';
@@ -344,7 +344,7 @@ export class Supervisor {
   async #prepare(): Promise<Prepared> {
     const parts = this.#parts;
     // First, since it takes longest.
-    const { memory, memoryReady } = this.#makeMemory();
+    const { memory, memoryReady, fillMemory } = this.#makeMemory();
     const workspace = await parts.makeWorkspace(this.spec);
     this.#cleanup.push('workspace', () => workspace.remove());
     const lease = parts.allocateCid();
@@ -368,7 +368,8 @@ export class Supervisor {
     const results = await Promise.allSettled([listening, attaching, copying]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
-    return { workspace, memory, memoryReady, cid: lease.cid, listener, port, nic };
+    const { cid } = lease;
+    return { workspace, memory, memoryReady, fillMemory, cid, listener, port, nic };
   }
 
   async #leaseNetwork(): Promise<NicSpec | undefined> {
@@ -389,18 +390,20 @@ export class Supervisor {
     else await makeOverlay(overlayPath, this.spec.diskMib * MIB);
   }
 
-  /** The RAM of a clone is filled while its VMM starts. */
-  #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady'> {
+  /** The RAM of a clone is mapped, or filled while its VMM starts. */
+  #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady' | 'fillMemory'> {
     const { template, makeMemory } = this.#parts;
     const memory = makeMemory(ramMib(this.spec) * MIB);
-    const memoryReady = template?.copyMemory(memory.path);
+    const isMapped = template?.snapshot.memoryPath !== undefined;
+    const memoryReady = isMapped ? undefined : template?.copyMemory(memory.path);
+    const fillMemory = isMapped ? fillOnce(template, memory) : undefined;
     memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
     this.#cleanup.push('RAM', async () => {
       // Copies open the memory by its descriptor number, which must not be reused before they end.
       await Promise.allSettled([memoryReady, this.#writing]);
       memory.close();
     });
-    return { memory, memoryReady };
+    return { memory, memoryReady, fillMemory };
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {

@@ -101,6 +101,7 @@ export async function createFirecrackerDriver(
       pause: true,
       snapshot: true,
       wholeSnapshot: true,
+      mapsMemory: true,
       hotplugVsock: true,
       hotplugNic: false,
       interactiveConsole: true,

@@ -1,0 +1,59 @@
+import { describe, expect, it } from 'vitest';
+import type { Guest } from '../../guest/link.ts';
+import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
+import type { Workspace } from '../parts.ts';
+import { fillOnce, Saving } from './saving.ts';
+
+const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
+
+/** A VM that maps its RAM. @param failures of the copy of that, the first ones */
+function world(failures = 0) {
+  const done: string[] = [];
+  const step = async (name: string): Promise<void> => void done.push(name);
+  let left = failures;
+  const memory = { fd: 9, path: '/m', close: () => undefined };
+  const copyMemory = async (path: string): Promise<void> => {
+    await step(`fill ${path}`);
+    left -= 1;
+    if (left >= 0) throw new Error('no memory');
+  };
+  const vm = {
+    vsockHotplug: { unplugVsock: () => step('unplug') },
+    saveState: async () => {
+      await step('devices');
+      return SNAPSHOT;
+    },
+  } as unknown as Vm;
+  const guest = { settle: () => step('settle'), suspend: () => undefined } as unknown as Guest;
+  const workspace = { overlayPath: '/o' } as Workspace;
+  const saved = { vm, memory, workspace, cid: 3, fillMemory: fillOnce({ copyMemory }, memory) };
+  const save = async (): Promise<Saving> => {
+    const saving = new Saving(saved, guest);
+    const keep = (path: string): Promise<void> => step(`keep ${path}`);
+    await saving.write({ statePath: '/s', keepMemory: keep, keepDisk: keep }, null);
+    return saving;
+  };
+  return { done, save, saving: () => new Saving(saved, guest) };
+}
+
+const SAVED = ['settle', 'unplug', 'devices', 'keep /m', 'keep /o'];
+
+describe('Saving', () => {
+  it('write: mapped RAM is copied before the first save, and only then', async () => {
+    const { done, save } = world();
+    await save();
+    expect(done.splice(0)).toEqual(['fill /m', ...SAVED]);
+    await save();
+    expect(done).toEqual(SAVED);
+  });
+
+  it('write: a failed copy leaves the guest linked; the next save copies again', async () => {
+    const { done, save, saving } = world(1);
+    const first = saving();
+    const target = { statePath: '/s', keepMemory: async () => {}, keepDisk: async () => {} };
+    await expect(first.write(target, null)).rejects.toThrow('no memory');
+    expect([first.isLinked, done.splice(0)]).toEqual([true, ['fill /m']]);
+    await save();
+    expect(done).toEqual(['fill /m', ...SAVED]);
+  });
+});
