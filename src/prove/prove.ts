@@ -52,6 +52,9 @@ const VMM_PROOFS: Readonly<
   oom: async () => (await import('./oom-proof.ts')).proveOom,
 };
 
+/** An ordinary user may trace its own VMMs. */
+const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps']);
+
 type Line =
   | { readonly proof: Proof }
   | { readonly error: { readonly message: string; readonly remedy?: string } };
@@ -66,8 +69,9 @@ export async function prove(
   options: JailContext & { readonly signal: AbortSignal },
   onProof: (proof: Proof) => void = () => undefined,
 ): Promise<readonly Proof[]> {
-  if (process.geteuid?.() !== 0) {
-    const remedy = 'Run it as root; it uses its own namespaces and leaves nothing behind.';
+  if (process.geteuid?.() !== 0 && !names.every((name) => AS_USER.has(name))) {
+    const remedy =
+      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp and caps run as another user.';
     throw new ProofError('not_permitted', 'proofs need root', {
       remedy,
     });

@@ -20,6 +20,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { Injector, type SystemCall } from '../../src/prove/jail/inject.ts';
+import type { Proof } from '../../src/prove/proof.ts';
 import type { FirecrackerConfig, FirecrackerJail } from '../../src/runtime/firecracker-jail.ts';
 import { openFirecrackerUserJail } from '../../src/runtime/firecracker-user-jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
@@ -28,6 +29,7 @@ import { driverParity } from '../support/driver-parity.ts';
 import { requiresFirecracker, requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/firecracker-ordinary.ts');
+const PROVE = join(import.meta.dirname, '../fixtures/prove-ordinary.ts');
 const UID = 1500;
 const THREADS = ['firecracker', 'fc_api', 'fc_vcpu 0'];
 const PATIENT = { timeout: 120_000 };
@@ -235,6 +237,25 @@ requiresFirecrackerAsRoot().describe('Firecracker of an ordinary user', (files) 
     await expect.poll(() => startTicksOf(pid), PATIENT).toBeUndefined();
     const named = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' });
     expect(named.split('\n').filter((line) => line.includes(home))).toEqual([]);
+  });
+
+  it('proveCaps: holds for VMMs that an ordinary user proves', () => {
+    const [home, mounts] = [join(dir, 'prove'), join(dir, 'provekvm')];
+    for (const made of [home, mounts]) mkdirSync(made, { mode: 0o700 });
+    chownSync(home, UID, UID);
+    const config = JSON.stringify({
+      home,
+      vmm: 'firecracker',
+      firecracker: join(dir, 'firecracker'),
+    });
+    const run = ['--mount', 'sh', '-ec', `${MOUNTS}; exec "$@"`, 'sh', mounts, process.execPath];
+    const text = execFileSync('unshare', [...run, PROVE, `${UID}`, config], { encoding: 'utf8' });
+    const { holds, tried } = JSON.parse(text) as Proof;
+    expect(tried.filter(({ ok }) => !ok)).toEqual([]);
+    expect(holds).toBe(true);
+    expect(tried.find(({ what }) => what.startsWith('its users and groups'))?.seen).toContain(
+      '1500',
+    );
   });
 
   it('kill: nothing of the jail is left in the directory of the VM', async () => {

@@ -26,15 +26,8 @@ export async function proveCaps(context: JailContext): Promise<Proof> {
 
 function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): void {
   const [own, other] = [statusOf(jailed), statusOf(free)];
-  const users = (of: Map<string, string>): string => `${of.get('Uid')} / ${of.get('Gid')}`;
-  const isOwn = !/\b0\b/.test(users(own)) && own.get('Groups') === '';
-  notes.note('its users and groups on the host', 'none is 0', users(own), isOwn);
-  notes.note(
-    'control: those of a VMM without a jail',
-    '0',
-    users(other),
-    /^0 0 0 0 \/ 0 0 0 0$/.test(users(other)),
-  );
+  if (traits.keepsUser) keepsUser(notes, own);
+  else ownUser(notes, own, other);
   for (const name of CAPABILITY_SETS) notes.same(name, NONE, own.get(name) ?? '');
   if (traits.dropsBounding) notes.same('CapBnd', NONE, own.get('CapBnd') ?? '');
   const bounding = other.get('CapBnd') ?? '';
@@ -83,6 +76,27 @@ function looks(notes: Notes, traits: VmmTraits, jailed: number, free: number): v
     readFileSync(`/proc/${jailed}/environ`, 'latin1').replaceAll('\0', ' ').trim(),
   );
   notes.same('its core files', '0 bytes', `${limit(jailed, 'Max core file size')} bytes`);
+}
+
+const usersOf = (of: Map<string, string>): string => `${of.get('Uid')} / ${of.get('Gid')}`;
+
+function ownUser(notes: Notes, own: Map<string, string>, other: Map<string, string>): void {
+  const users = usersOf(own);
+  const isOwn = !/\b0\b/.test(users) && own.get('Groups') === '';
+  notes.note('its users and groups on the host', 'none is 0', users, isOwn);
+  notes.note(
+    'control: those of a VMM without a jail',
+    '0',
+    usersOf(other),
+    /^0 0 0 0 \/ 0 0 0 0$/.test(usersOf(other)),
+  );
+}
+
+/** An ordinary user can't give it another. */
+function keepsUser(notes: Notes, own: Map<string, string>): void {
+  const four = (id: number | undefined): string => Array(4).fill(id).join(' ');
+  const these = `${four(process.geteuid?.())} / ${four(process.getegid?.())}`;
+  notes.same('its users and groups on the host: this user’s, and no other', these, usersOf(own));
 }
 
 /** The users and groups that exist in its user namespace: whoever can change ids there can become only these. */

@@ -12,6 +12,7 @@ import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
+import { isRootWith, NEEDED_CAPABILITIES } from '../../jail/open.ts';
 import { makeFirecracker } from '../../runtime/firecracker.ts';
 import type { Confinement } from '../../runtime/jail.ts';
 import { makeWorkspace } from '../../runtime/workspace.ts';
@@ -45,6 +46,7 @@ const TRAITS: VmmTraits = {
   // The launcher's and Firecracker's own.
   filters: 2,
   threads: ['firecracker', 'fc_api', VCPU],
+  keepsUser: false,
   // Its jailer makes no user namespace; its user is an otherwise unused one of the host.
   mapsOnlyItself: false,
   namespaces: ['mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
@@ -59,10 +61,23 @@ const TRAITS: VmmTraits = {
   },
 };
 
+/** The differences in the jail of an ordinary user. */
+const OF_USER: Partial<VmmTraits> = {
+  keepsUser: true,
+  mapsOnlyItself: true,
+  namespaces: ['user', ...TRAITS.namespaces],
+  root: /^(dev|firecracker|proc|vm| )*$/,
+  devices: /^kvm$/,
+  writable: '/dev/kvm; /vm; /vm/fc/s; /vm/fc/overlay',
+  // Set by bubblewrap.
+  environment: 'PWD=/vm',
+  dropsBounding: true,
+};
+
 type VmmPlace = Pick<VmSpec, 'id' | 'dir' | 'overlayPath' | 'channelPath'>;
 
 export class FirecrackerVmms implements Vmms {
-  readonly traits = TRAITS;
+  readonly traits = isRootWith(NEEDED_CAPABILITIES) ? TRAITS : { ...TRAITS, ...OF_USER };
   readonly #driver: VmmDriver;
   readonly #confinement: Confinement;
   readonly #binary: string;

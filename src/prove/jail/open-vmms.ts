@@ -1,4 +1,3 @@
-import { ProofError } from '../errors.ts';
 import type { JailContext, Vmms } from './vmm.ts';
 
 /**
@@ -6,9 +5,6 @@ import type { JailContext, Vmms } from './vmm.ts';
  * @throws ProofError; RuntimeError `jail_unavailable`; VmmError `vmm_missing`
  */
 export async function openVmms(context: JailContext): Promise<Vmms> {
-  if (process.geteuid?.() !== 0) {
-    throw new ProofError('not_permitted', 'could not inspect VMMs', { remedy: 'Run it as root.' });
-  }
   if (context.config.vmm === 'firecracker') {
     const { FirecrackerVmms } = await import('./firecracker-vmms.ts');
     return await FirecrackerVmms.open(context);

@@ -10,6 +10,7 @@ import { systemClock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { resolveHome } from '../../home.ts';
+import { isRootWith, NEEDED_CAPABILITIES } from '../../jail/open.ts';
 import { confine, QEMU_BINARY, type QemuConfinement } from '../../runtime/jail.ts';
 import { probeAccelerator } from '../../vmm/accelerator/probe.ts';
 import { type Launch, type Launched, launchDirect } from '../../vmm/launch.ts';
@@ -44,6 +45,7 @@ const TRAITS: VmmTraits = {
   allowed: { name: 'getpid', number: 39, returns: 'returned 1' },
   filters: 2,
   threads: ['qemu-system-x86'],
+  keepsUser: !isRootWith(NEEDED_CAPABILITIES),
   mapsOnlyItself: true,
   namespaces: ['user', 'mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup'],
   root: /^(lib|lib64|proc|usr| )*$/,

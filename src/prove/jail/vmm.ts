@@ -46,6 +46,8 @@ export interface VmmTraits {
   readonly filters: number;
   /** Threads that make the calls: the first, and those with another filter. */
   readonly threads: readonly string[];
+  /** Whether it keeps the user of this process, which is not root. */
+  readonly keepsUser: boolean;
   /** Whether it is in a user namespace that maps only its own ids. */
   readonly mapsOnlyItself: boolean;
   /** Its own namespaces. */
