@@ -15,6 +15,7 @@ describe('fake driver', () => {
   driverParity(
     async () => createFakeDriver({ clock: systemClock }),
     async () => files,
+    ['mapped'],
   );
 
   it('crash: differs from a shutdown', async () => {

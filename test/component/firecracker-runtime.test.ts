@@ -1,6 +1,5 @@
 /** Firecracker in its jail, as the runtime starts it. Needs root; a real guest, but no Linux. */
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -29,11 +28,8 @@ import { VmmMemory } from '../../src/probes/vmm-memory.ts';
 import { makeFirecracker } from '../../src/runtime/firecracker.ts';
 import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
 import type { Confinement } from '../../src/runtime/jail.ts';
-import { SharedRam } from '../../src/runtime/shared-ram.ts';
 import { causeOfExit } from '../../src/sandbox/ending.ts';
-import { dataExtents } from '../../src/sys/file.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
-import { copyDataInto } from '../../src/sys/sparse.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { FILES } from '../../src/vmm/firecracker/config.ts';
 import { ioSettings, requiresDiskLimits } from '../support/cgroup-io.ts';
@@ -265,64 +261,6 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
       expect(confinement?.description).toMatch(/^not jailed: disabled/);
     },
   );
-
-  it.each(['enforce', 'off'] as const)(
-    "start: clones map their template's RAM, share its pages and do not change it (jail: %s)",
-    async (jail) => {
-      const bench = await open({ jail });
-      const shared = new SharedRam(join(dir, 'run'));
-      const { spec, snapshot } = await bench.saved();
-      const memoryPath = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
-      const before = createHash('sha256').update(readFileSync(memoryPath)).digest('hex');
-      const mapped = { ...snapshot, memoryPath };
-      /** Its own memory is empty. */
-      const clone = async (): Promise<{ vm: Vm; memoryFd: number }> => {
-        const plain = bench.spec();
-        const memoryFd = bench.memory(plain);
-        const vm = await bench.clone({ spec, snapshot: mapped }, { ...plain, memoryFd });
-        await expect.poll(() => ask(vm, 'PRINT here').catch(String), PATIENT).toBe('done');
-        return { vm, memoryFd };
-      };
-      const [one, two] = [await clone(), await clone()];
-      for (const { vm } of [one, two]) {
-        const ram = ramOf(vm, memoryPath);
-        expect(ram.rights).toBe('rw-p');
-        // What it has written to; the rest is shared.
-        expect(ram.privateKib).toBeLessThan(ram.residentKib);
-      }
-      expect(dataExtents(one.memoryFd)).toEqual([]);
-      await ask(one.vm, 'WRITE one');
-      expect(createHash('sha256').update(readFileSync(memoryPath)).digest('hex')).toBe(before);
-      // A save writes what has changed into a copy of the template's RAM.
-      await copyDataInto(memoryPath, `/proc/self/fd/${one.memoryFd}`);
-      await one.vm.vsockHotplug?.unplugVsock();
-      const saved = await one.vm.saveState?.(join(dir, 'state'));
-      if (saved === undefined) throw new Error('no snapshot');
-      await one.vm.resume();
-      await one.vm.vsockHotplug?.plugVsock(300);
-      const fork = await bench.clone({
-        spec: { ...spec, memoryFd: one.memoryFd },
-        snapshot: saved,
-      });
-      for (const vm of [fork, one.vm, two.vm])
-        await expect.poll(() => ask(vm, 'PRINT still here').catch(String), PATIENT).toBe('done');
-      expect(createHash('sha256').update(readFileSync(memoryPath)).digest('hex')).toBe(before);
-      await shared.close();
-    },
-  );
-
-  /** The mapping of that file in the VMM. */
-  function ramOf(vm: Vm, path: string) {
-    const { ino } = statSync(path);
-    const [, rights = '', rest = ''] =
-      new RegExp(
-        `^[0-9a-f]+-[0-9a-f]+ (\\S+) \\S+ \\S+ ${ino} [^\\n]*\\n(.*?)(?:^VmFlags)`,
-        'ms',
-      ).exec(readFileSync(`/proc/${vm.pid}/smaps`, 'latin1')) ?? [];
-    const kib = (name: string): number =>
-      Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(rest)?.[1]);
-    return { rights, residentKib: kib('Rss'), privateKib: kib('Private_Dirty') };
-  }
 
   it('makeFirecracker: without a usable jailer, enforce and auto fail', async () => {
     const other = join(dir, 'jailer');

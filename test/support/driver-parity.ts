@@ -24,6 +24,7 @@ import { dataExtents } from '../../src/sys/file.ts';
 import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { dialGuest, type GuestPort, listenForGuestPort, readAll, readBytes } from './channel.ts';
 import { balloonCases } from './driver-parity-balloon.ts';
+import { mappedCases } from './driver-parity-mapped.ts';
 import { nicCases } from './driver-parity-nic.ts';
 
 export interface ParityFiles {
@@ -186,7 +187,7 @@ export async function expectReleased(before: ReturnType<typeof held>): Promise<v
 export function driverParity(
   makeDriver: () => Promise<VmmDriver>,
   files: () => Promise<ParityFiles>,
-  without: readonly ('snapshot' | 'nic' | 'poweroff')[] = [],
+  without: readonly ('snapshot' | 'mapped' | 'nic' | 'poweroff')[] = [],
 ): void {
   let bench: VmBench;
   let driver: VmmDriver;
@@ -207,6 +208,7 @@ export function driverParity(
   channelCases(() => bench);
   consoleCases(() => bench);
   if (!without.includes('snapshot')) snapshotCases(() => bench);
+  if (!without.includes('mapped')) mappedCases(() => bench);
   if (!without.includes('nic')) nicCases(() => bench);
   balloonCases(() => bench);
   refusalCases(() => bench);

@@ -25,7 +25,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
   });
   afterAll(() => vsock.close());
 
-  driverParity(makeDriver, async () => files);
+  driverParity(makeDriver, async () => files, ['mapped']);
 
   describe('machine', () => {
     let bench: VmBench;

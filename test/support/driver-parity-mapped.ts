@@ -1,0 +1,77 @@
+/** The contract of drivers whose clones map the RAM of their snapshot. */
+import { createHash } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { SharedRam } from '../../src/runtime/shared-ram.ts';
+import { dataExtents } from '../../src/sys/file.ts';
+import { copyDataInto } from '../../src/sys/sparse.ts';
+import type { Vm } from '../../src/vmm/driver.ts';
+import { ask, type VmBench } from './driver-parity.ts';
+
+const PATIENT = { timeout: 60_000 };
+
+export function mappedCases(bench: () => VmBench): void {
+  describe('mapped RAM', () => {
+    it('start: clones share the file, and never change it; one that is saved is whole', async () => {
+      expect(bench().driver.capabilities.mapsMemory).toBe(true);
+      const { spec, snapshot } = await bench().saved();
+      const shared = new SharedRam(join(spec.dir, 'run'));
+      const memoryPath = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
+      const digest = (): string =>
+        createHash('sha256').update(readFileSync(memoryPath)).digest('hex');
+      const before = digest();
+      const mapped = { spec, snapshot: { ...snapshot, memoryPath } };
+      /** Memory of its own, empty. */
+      const clone = async (): Promise<{ vm: Vm; memoryFd: number }> => {
+        const plain = bench().spec();
+        const memoryFd = bench().memory(plain);
+        const vm = await bench().clone(mapped, { ...plain, memoryFd });
+        await expectHere(vm);
+        return { vm, memoryFd };
+      };
+      const [one, two] = [await clone(), await clone()];
+      for (const { vm } of [one, two]) {
+        const ram = mappingOf(vm, memoryPath);
+        expect(ram.rights).toBe('rw-p');
+        // What it has written to; it shares the rest.
+        expect(ram.privateKib).toBeLessThan(ram.residentKib);
+      }
+      expect(dataExtents(one.memoryFd)).toEqual([]);
+      expect(digest()).toBe(before);
+      // A save writes what has changed into a copy of that RAM, more than once.
+      await copyDataInto(memoryPath, `/proc/self/fd/${one.memoryFd}`);
+      for (const name of ['first', 'second']) {
+        await one.vm.vsockHotplug?.unplugVsock();
+        const saved = await one.vm.saveState?.(join(spec.dir, name));
+        if (saved === undefined) throw new Error('no snapshot');
+        const fork = await bench().clone({
+          spec: { ...spec, memoryFd: one.memoryFd },
+          snapshot: saved,
+        });
+        await one.vm.resume();
+        await one.vm.vsockHotplug?.plugVsock(300);
+        for (const vm of [fork, one.vm, two.vm]) await expectHere(vm);
+      }
+      expect(digest()).toBe(before);
+      expect(statSync(memoryPath).mode & 0o777).toBe(0o444);
+      await shared.close();
+    });
+  });
+}
+
+async function expectHere(vm: Vm): Promise<void> {
+  await expect.poll(() => ask(vm, 'PRINT here').catch(String), PATIENT).toBe('done');
+}
+
+/** Rights and sizes of the mapping of that file in the VMM. */
+function mappingOf(vm: Vm, path: string) {
+  const { ino } = statSync(path);
+  const smaps = readFileSync(`/proc/${vm.pid}/smaps`, 'latin1');
+  const entry = smaps.split(/^(?=[0-9a-f]+-)/m).find((each) => each.split(' ')[4] === `${ino}`);
+  if (entry === undefined) throw new Error('the VMM does not map the file');
+  const kib = (name: string): number =>
+    Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(entry)?.[1]);
+  const rights = entry.split(' ')[1];
+  return { rights, residentKib: kib('Rss'), privateKib: kib('Private_Dirty') };
+}
