@@ -115,6 +115,19 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
     expect(jails()).toEqual([]);
   });
 
+  it(
+    'the image is the same after a hundred guests whose kernels write to it',
+    PATIENT,
+    async () => {
+      const proof = await proveImageWithoutLinux({ ...context(), guests: 100 });
+      expect(failed(proof)).toEqual([]);
+      const seen = proof.tried.map(({ what, seen }) => `${what}: ${seen}`);
+      expect(seen).toContain('the kernel of a guest writes to the device: refused 100 times');
+      expect(seen.at(-1)).toMatch(/^its digest after 100 guests: /);
+      expect(jails()).toEqual([]);
+    },
+  );
+
   it('reachOfVmm: the kernel has the compiled filter on each thread', PATIENT, async () => {
     const threads = await reachOfVmm(context({ firecrackerFilter: 'ours' }));
     const text = readFileSync(join(POLICY_DIR, 'firecracker-x86_64.json'), 'utf8');

@@ -29,6 +29,7 @@ export interface ProveFlags {
   readonly address?: string;
   /** Milliseconds. */
   readonly for?: number;
+  readonly guests?: number;
   /** For tests. */
   readonly allowOlder?: boolean;
 }
@@ -46,12 +47,17 @@ export async function prove(
   if (flags.endpoint !== undefined) return await proveThere(cli, words, flags);
   const names = words.length === 0 ? USUAL_PROOFS : [...new Set(words.map(proofName))];
   const { config, log, cancelled: signal } = cli;
-  const { allowOlder = false, for: loadMs } = flags;
+  const { allowOlder = false, for: loadMs, guests } = flags;
   const copy = async (guest: Guest, source: string, target: string): Promise<void> => {
     const { copyOut } = await import('../transfer/copy-out.ts');
     await copyOut(cli, guest, source, target, {});
   };
-  const more = { allowOlder, copyOut: copy, ...(loadMs === undefined ? {} : { loadMs }) };
+  const more = {
+    allowOlder,
+    copyOut: copy,
+    ...(loadMs === undefined ? {} : { loadMs }),
+    ...(guests === undefined ? {} : { guests }),
+  };
   const proofs = await proveHere(names, { config, log, signal, ...more }, (proof) => {
     if (!cli.json) cli.stdout.write(`${describeProof(proof)}\n\n`);
   });

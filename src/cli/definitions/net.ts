@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 import type { NetDoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
 import { parseDuration } from '../flags/options.ts';
+import { hostileGuests } from '../flags/ranges.ts';
 import { describeLater } from './help.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { output, vmmOption } from './shared-options.ts';
@@ -90,6 +91,7 @@ export function addNet(program: Command): void {
     .option('--resolver <address>', 'endpoint without a canary: public resolver (default: 8.8.8.8)')
     .addOption(vmmOption())
     .option('--for <duration>', 'load: duration (default: 1m)', parseDuration)
+    .option('--guests <count>', 'image: number of hostile guests (default: 1)', hostileGuests)
     .addOption(
       new Option(
         '--allow-older',
@@ -117,7 +119,7 @@ export function addNet(program: Command): void {
       'secrets: let guests use a secret at its host, and try to read its value or to use it at another host.',
       'xdp: send packets with known counts and delays, and check that `net latency` reports them.',
       'seccomp, caps, cgroup: let jailed VMMs do what a compromised VMM would do.',
-      'image: let guest root and its VMM try to change the golden image.',
+      'image: let guest root, in over a hundred ways, and its VMM try to change the golden image; with --guests in many guests.',
       'io: let a guest and a program in a group exceed their disk limits.',
       'files: let guest root answer `cp` and directory listings instead of the agent.',
       'engine: let the built-in model server do what a compromised one would do.',

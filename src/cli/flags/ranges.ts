@@ -30,6 +30,8 @@ export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);
 export const timeout = timed('--timeout', RANGES.timeoutMs);
 /** Milliseconds */
 export const interval = timed('--interval', { min: 100, max: HOUR_MS });
+/** Of `prove image`. */
+export const hostileGuests = counted('--guests', { min: 1, max: 1000 });
 /** Milliseconds; `net latency`. */
 export const latencyTime = timed('--for', { min: 1, max: HOUR_MS });
 /** Milliseconds */

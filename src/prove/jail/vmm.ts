@@ -13,6 +13,8 @@ export interface JailContext {
   readonly allowOlder?: boolean;
   /** Duration of the proof `load`, milliseconds. */
   readonly loadMs?: number;
+  /** Number of guests that the proof `image` attacks with; default 1. */
+  readonly guests?: number;
   readonly signal?: AbortSignal;
   /** For tests: the VMMs' filter only logs. */
   readonly onlyLogs?: boolean;
