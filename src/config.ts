@@ -33,6 +33,8 @@ const oneOf =
     throw new Error(`expected one of ${choices.join(', ')}`);
   };
 
+export const DEFAULT_FIRECRACKER = 'firecracker';
+
 const HTTP_URL = /^https?:\/\/\S+$/;
 const url = matching(HTTP_URL, 'an http(s) URL');
 
@@ -60,8 +62,8 @@ const VARIABLES = {
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
-  /** Firecracker's binary: a name in PATH, or a path. */
-  NEUROVISOR_FIRECRACKER: text('firecracker'),
+  /** Firecracker's binary: a name in PATH, or a path; unset: that in PATH, or the one that set-up installed. */
+  NEUROVISOR_FIRECRACKER: text(DEFAULT_FIRECRACKER),
   /** Firecracker's jailer; empty: `jailer` beside Firecracker, or in PATH. */
   NEUROVISOR_JAILER: text(),
   /** System call filters of Firecracker: those in its binary, or ours from `policy/`. */

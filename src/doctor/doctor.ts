@@ -13,6 +13,7 @@ import type { Config } from '../config.ts';
 import { requireRunDir, resolveHome } from '../home.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
+import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
 import { confineChosen, judgeFirecracker } from '../runtime/vmm-choice.ts';
 import { probeAccelerator } from '../vmm/accelerator/probe.ts';
@@ -33,8 +34,9 @@ interface Exam extends DoctorOptions {
   readonly chosen: Promise<Chosen>;
 }
 
-export async function examine(options: DoctorOptions): Promise<Check[]> {
-  const home = resolveHome(options.config.home);
+export async function examine({ config, log }: DoctorOptions): Promise<Check[]> {
+  const home = resolveHome(config.home);
+  const options = { config: await withFirecracker(config, home), log };
   const exam = { ...options, chosen: confineChosen({ ...options, home }) };
   exam.chosen.catch((error: unknown) => ignore(error, "reported by the jail's check"));
   const checks: readonly [string, (exam: Exam) => Promise<Finding> | Finding][] = [
@@ -114,7 +116,7 @@ type Chosen = Awaited<ReturnType<typeof confineChosen>>;
 async function checkFirecracker({ config, chosen }: Exam): Promise<Finding> {
   const { version, problem } = await judgeFirecracker(config.firecracker);
   if (config.vmm === 'firecracker') return await checkRequested(config, { version, problem });
-  if (problem !== null) return { verdict: 'unused', detail: problem, remedy: null };
+  if (problem !== null) return await notInstalled(config, problem);
   const choice = await chosen.then(
     (found) => found.choice,
     () => null,
@@ -122,6 +124,13 @@ async function checkFirecracker({ config, chosen }: Exam): Promise<Finding> {
   if (choice?.vmm === 'firecracker') return ok(`${version}, used: ${choice.reason}`);
   const why = config.vmm === 'qemu' ? 'QEMU is configured' : (choice?.reason ?? 'no jail');
   return { verdict: 'unused', detail: `${version} is installed, but ${why}`, remedy: null };
+}
+
+/** Worth a remedy only where it would be used. */
+async function notInstalled({ home, vmm }: Config, detail: string): Promise<Finding> {
+  const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
+  const remedy = vmm === 'auto' && kvm.usable ? INSTALL_FIRECRACKER : null;
+  return { verdict: 'unused', detail, remedy };
 }
 
 async function checkRequested(

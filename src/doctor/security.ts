@@ -10,6 +10,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
+import { withFirecracker } from '../runtime/firecracker-binary.ts';
 import { confineChosen } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';
 
@@ -240,7 +241,11 @@ async function jailChecks(options: {
     return [{ name: 'jail', verdict: 'limited', detail: `NEUROVISOR_JAIL=${config.jail}`, remedy }];
   }
   try {
-    const { confinement: found } = await confineChosen({ config, home, log });
+    const { confinement: found } = await confineChosen({
+      config: await withFirecracker(config, home),
+      home,
+      log,
+    });
     await found.close();
     if (found.gaps.length === 0) return [{ name: 'jail', ...ok(found.description) }];
     const detail = `${found.description}; but ${found.gaps.join('; ')}`;

@@ -51,6 +51,7 @@ import type { VmmDriver } from '../vmm/driver.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
+import { withFirecracker } from './firecracker-binary.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
@@ -163,8 +164,9 @@ export class Runtime {
    * Sets the machine up if needed, reclaims what a killed process left, and chooses the VMM and the model server.
    */
   static async open(options: RuntimeOptions): Promise<Runtime> {
-    const { config, log } = options;
-    const home = resolveHome(config.home);
+    const { log } = options;
+    const home = resolveHome(options.config.home);
+    const config = await withFirecracker(options.config, home);
     const cleanup = new CleanupStack();
     try {
       // Descriptors inherited from our parent must not reach programs that we start.

@@ -1,11 +1,29 @@
 /** `neurovisor setup`: prepares this machine, and lists the results. */
+import { resolve } from 'node:path';
 import { describeError } from '../../base/errors.ts';
-import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
+import { resolveHome } from '../../home.ts';
+import {
+  type FirecrackerSource,
+  hasFirecracker,
+  INSTALL_FIRECRACKER,
+  type InstalledPaths,
+  installFirecracker,
+  isUrl,
+} from '../../runtime/firecracker-binary.ts';
+import { type Runtime, SOURCE_DIR, templateSpec } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
 import { table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export async function setup(cli: Cli): Promise<number> {
+export interface SetupFlags {
+  readonly firecracker?: string;
+  readonly sha256?: string;
+}
+
+export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
+  const source = firecrackerSource(flags);
+  const installed = source === null ? null : await install(cli, source);
   await using runtime = await openRuntime(cli, { keepsProgress: true });
   const template = await defaultTemplate(runtime, cli);
   cli.progress.close();
@@ -21,6 +39,7 @@ export async function setup(cli: Cli): Promise<number> {
     template,
     models: upstream.description,
     model: artifacts.model?.path ?? null,
+    ...(installed === null ? {} : { firecracker: installed.firecracker }),
   };
   if (cli.json) {
     cli.printJson(made);
@@ -28,7 +47,42 @@ export async function setup(cli: Cli): Promise<number> {
   }
   const rows = Object.entries(made).map(([name, value]) => [name, value ?? '-']);
   cli.stdout.write(`${table(['part', 'value'], rows)}\n\nready: neurovisor run FILE\n`);
+  if (await wantsFirecracker(cli, runtime)) cli.stderr.write(`hint: ${INSTALL_FIRECRACKER}\n`);
   return 0;
+}
+
+/** @throws UsageError */
+function firecrackerSource({ firecracker: from, sha256 }: SetupFlags): FirecrackerSource | null {
+  if (from === undefined && sha256 === undefined) return null;
+  if (from === undefined || from === '') {
+    throw new UsageError('--sha256 belongs to --firecracker', 'add --firecracker FILE|URL');
+  }
+  const digests = sha256?.toLowerCase().split(',') ?? [];
+  if (digests.length > 0 && digests.length <= 2 && digests.every((one) => SHA256.test(one))) {
+    return { from: isUrl(from) ? from : resolve(from), digests };
+  }
+  throw new UsageError(
+    sha256 === undefined
+      ? '--firecracker needs the digest of what it installs'
+      : `invalid --sha256 "${sha256}"`,
+    'add --sha256 with the 64 hexadecimal digits that the release names (firecracker-vVERSION-x86_64.tgz.sha256.txt)',
+  );
+}
+
+const SHA256 = /^[0-9a-f]{64}$/;
+
+/** Before anything else, which may take minutes. @throws ImageError, VmmError */
+async function install(cli: Cli, source: FirecrackerSource): Promise<InstalledPaths> {
+  const { cacheDir } = resolveHome(cli.config.home);
+  const { progress, log, cancelled: signal } = cli;
+  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal, log };
+  return await installFirecracker(context, source);
+}
+
+async function wantsFirecracker(cli: Cli, { driver, home }: Runtime): Promise<boolean> {
+  const { config } = cli;
+  if (config.vmm !== 'auto' || driver.name !== 'qemu' || driver.accelerator !== 'kvm') return false;
+  return !(await hasFirecracker(config, home));
 }
 
 /** A missing template is not an error: sandboxes boot instead. */

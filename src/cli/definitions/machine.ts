@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
+import type { SetupFlags } from '../commands/setup.ts';
 import * as ranges from '../flags/ranges.ts';
 import { describeLater } from './help.ts';
 import { type OutputFlags, perform } from './perform.ts';
@@ -15,9 +16,17 @@ export function addMachine(program: Command): void {
       'Install host packages, build the guest kernel, the golden image and the default template, and download ' +
         'a small model. Results are cached by digest: only what is missing is made.',
     )
+    .option(
+      '--firecracker <file|url>',
+      'install Firecracker and its jailer from this release archive (.tgz) or directory; needs --sha256',
+    )
+    .option(
+      '--sha256 <digest>',
+      'SHA-256 of that archive, or of firecracker and jailer in that directory, separated by a comma',
+    )
     .addOption(output())
-    .action((flags: OutputFlags) =>
-      perform(flags, async (cli) => (await import('../commands/setup.ts')).setup(cli)),
+    .action((flags: SetupFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await import('../commands/setup.ts')).setup(cli, flags)),
     );
 
   program

@@ -14,6 +14,7 @@ import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import { isRootWith, NEEDED_CAPABILITIES } from '../../jail/open.ts';
 import { makeFirecracker } from '../../runtime/firecracker.ts';
+import { withFirecracker } from '../../runtime/firecracker-binary.ts';
 import type { Confinement } from '../../runtime/jail.ts';
 import { makeWorkspace } from '../../runtime/workspace.ts';
 import type { Vm, VmmDriver, VmSpec } from '../../vmm/driver.ts';
@@ -97,8 +98,10 @@ export class FirecrackerVmms implements Vmms {
   }
 
   /** @throws ProofError `no_world` with the reason, if it can't be proved here */
-  static async open({ config, log, allowOlder = false }: JailContext): Promise<FirecrackerVmms> {
-    const home = resolveHome(config.home);
+  static async open(context: JailContext): Promise<FirecrackerVmms> {
+    const { log, allowOlder = false } = context;
+    const home = resolveHome(context.config.home);
+    const config = await withFirecracker(context.config, home);
     // Where sandboxes have theirs: a jail takes disks by hard links, which need one file system.
     const { dir } = await makeWorkspace(home.runDir, newSandboxId());
     try {

@@ -1,0 +1,75 @@
+/** Which Firecracker is meant: the configured one, that in PATH, or the one that set-up installed. */
+
+import { ignore } from '../base/ignore.ts';
+import type { Config } from '../config.ts';
+import { DEFAULT_FIRECRACKER } from '../config.ts';
+import type { Home } from '../home.ts';
+import { ImageError } from '../image/errors.ts';
+import {
+  type FirecrackerDetails,
+  type FirecrackerSource,
+  findInstalledFirecracker,
+  type InstalledPaths,
+  prepareFirecracker,
+} from '../image/firecracker.ts';
+import { withSetupLock } from '../image/lock.ts';
+import { isUrl } from '../image/pinned-source.ts';
+import {
+  findBinary,
+  readFirecrackerVersion,
+  readJailerVersion,
+} from '../vmm/firecracker/installation.ts';
+import type { SetupContext } from './setup.ts';
+
+export { type FirecrackerSource, type InstalledPaths, isUrl };
+
+/** The configuration with the path of the installed Firecracker, if neither it nor PATH names one. */
+export async function withFirecracker<T extends Pick<Config, 'firecracker'>>(
+  config: T,
+  { cacheDir }: Pick<Home, 'cacheDir'>,
+): Promise<T> {
+  if (config.firecracker !== DEFAULT_FIRECRACKER) return config;
+  try {
+    await findBinary(config.firecracker);
+    return config;
+  } catch (error) {
+    ignore(error, 'not in PATH');
+    const installed = await findInstalledFirecracker(cacheDir);
+    return installed === null ? config : { ...config, firecracker: installed.firecracker };
+  }
+}
+
+/** One line for a host whose KVM works. */
+export const INSTALL_FIRECRACKER =
+  'install Firecracker with `neurovisor setup --firecracker FILE|URL --sha256 DIGEST` (docs/firecracker.md)';
+
+/** Whether some Firecracker is there, of whatever version. */
+export async function hasFirecracker(
+  config: Config,
+  home: Pick<Home, 'cacheDir'>,
+): Promise<boolean> {
+  const { firecracker } = await withFirecracker(config, home);
+  return await findBinary(firecracker).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** @throws ImageError; VmmError `vmm_missing`: a program does not run, or its version is not supported */
+export async function installFirecracker(
+  context: SetupContext,
+  source: FirecrackerSource,
+  allowOlder = false,
+): Promise<InstalledPaths & FirecrackerDetails> {
+  return await withSetupLock(context, () =>
+    prepareFirecracker(context, source, async ({ firecracker, jailer }) => {
+      const { text } = await readFirecrackerVersion(firecracker, allowOlder);
+      const its = (await readJailerVersion(jailer, allowOlder)).text;
+      if (text === its) return text;
+      throw new ImageError('source_invalid', `install ${source.from}`, {
+        cause: `its Firecracker is ${text}, its jailer ${its}`,
+        remedy: 'Use both of one release.',
+      });
+    }),
+  );
+}
