@@ -3,6 +3,7 @@ import type { Benchmark } from './benchmark.ts';
 import { bridgeBenchmark } from './channel/bridge.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
+import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
 import { probesBenchmark } from './kernel/probes.ts';
 import { seccompBenchmark } from './kernel/seccomp.ts';
@@ -33,6 +34,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   channelBenchmark,
   channelMemoryBenchmark,
   workerBenchmark,
+  relayBenchmark,
   ipcBenchmark,
   bridgeBenchmark,
   networkBenchmark,

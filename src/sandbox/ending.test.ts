@@ -81,5 +81,7 @@ describe('causeOfExit', () => {
     expect(causeOfExit(SHUTDOWN, panic('x'.repeat(9999)), 0).detail).toHaveLength(200);
     const segv = { ...CRASH, exitCode: null, signal: 'SIGSEGV', detail: 'last words' };
     expect(causeOfExit(segv, '', 0).detail).toBe('it got SIGSEGV: last words');
+    const unknown = { ...CRASH, exitCode: null, detail: 'the channel has failed' };
+    expect(causeOfExit(unknown, '', 0).detail).toBe('the channel has failed');
   });
 });

@@ -162,6 +162,8 @@ export function causeOfExit(
   // On SIGTERM, SIGINT and SIGHUP QEMU logs the signal and its sender, and exits with status 0.
   const terminated = TERMINATED.exec(exit.detail)?.[0];
   if (terminated !== undefined) return { cause: 'vmm-killed', detail: terminated };
+  // The detail says why the status is unknown.
+  if (signal === null && exitCode === null) return { cause: 'vmm-crashed', detail: exit.detail };
   const how = signal === null ? `it ended with status ${exitCode}` : `it got ${signal}`;
   return { cause: 'vmm-crashed', detail: exit.detail === '' ? how : `${how}: ${exit.detail}` };
 }

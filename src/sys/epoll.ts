@@ -50,6 +50,11 @@ export class Epoll {
     this.#fd = check(cCreate(EPOLL_CLOEXEC), 'epoll_create1');
   }
 
+  /** The epoll's own descriptor. */
+  get fd(): number {
+    return this.#fd;
+  }
+
   /** Number of watched descriptors. */
   get size(): number {
     return this.#ids.size;

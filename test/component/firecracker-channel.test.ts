@@ -8,16 +8,20 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { ChannelLimits } from '../../src/base/channel.ts';
 import { FakeClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
-import { ChannelRelay } from '../../src/vmm/firecracker/channel/relay.ts';
-import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-flow.ts';
+import type { ChannelRelay } from '../../src/vmm/firecracker/channel/relay.ts';
+import { RelayHost } from '../../src/vmm/firecracker/channel/relay-host.ts';
+import { PIECE_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-socket.ts';
 import { dialGuest, listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
+import { relayOnThisThread } from '../support/relay.ts';
 
 const PATIENT = { timeout: 30_000 };
 
 let dir: string;
 let channelPath: string;
 let clock: FakeClock;
+let host: RelayHost;
 let relay: ChannelRelay;
 let device: Server;
 /** Connections to Firecracker, each with its first line. */
@@ -29,6 +33,7 @@ beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'nv-relay-'));
   channelPath = join(dir, 'v');
   clock = new FakeClock();
+  host = new RelayHost(silentLog, relayOnThisThread(clock));
   asked = [];
   answer = 'OK 77\n';
 });
@@ -41,7 +46,7 @@ afterEach(async () => {
 
 /** A relay, and a stand-in for Firecracker behind it. */
 async function open(limits: ChannelLimits = {}): Promise<void> {
-  relay = new ChannelRelay(channelPath, limits, clock);
+  relay = host.open(channelPath, limits);
   await relay.prepare();
   device = createServer({ allowHalfOpen: true }, (socket) => {
     socket.on('error', () => socket.destroy());
@@ -119,7 +124,7 @@ describe('ChannelRelay', () => {
     await open();
     answer = null;
     expect(await dialGuest(channelPath, 1)).toBeNull();
-    expect(relay.stats()).toMatchObject({ connectionsOpened: 0, connectionsRefused: 1 });
+    expect(await relay.stats()).toMatchObject({ connectionsOpened: 0, connectionsRefused: 1 });
   });
 
   it('connect: closes a client that sends no line in time, or one too long', async () => {
@@ -159,7 +164,7 @@ describe('ChannelRelay', () => {
     expect((await readAll(other.guest)).toString()).toBe('quick');
     // More bytes than the buffers of two sockets and two streams hold.
     await expect.poll(() => slow.host.writableLength, PATIENT).toBeGreaterThan(4 * MIB);
-    expect(relay.stats().bytesHostToGuest).toBeLessThan(4 * MIB);
+    expect((await relay.stats()).bytesHostToGuest).toBeLessThan(4 * MIB);
     expect((await readBytes(slow.guest, sent.length)).equals(sent)).toBe(true);
   });
 
@@ -185,7 +190,7 @@ describe('ChannelRelay', () => {
     await port.close();
     const refused = connect(`${relay.innerPath}_2000`);
     expect(await isOver(refused)).toBe(true);
-    expect(relay.stats()).toMatchObject({ connectionsOpened: 1, connectionsRefused: 1 });
+    expect(await relay.stats()).toMatchObject({ connectionsOpened: 1, connectionsRefused: 1 });
     expect(readdirSync(dir).sort()).toEqual(['c', 'c_2000', 'v']);
   });
 
@@ -205,22 +210,22 @@ describe('ChannelRelay', () => {
         to.resume();
         from.write(sent);
       }
-      const most = (): number => MIB + TURN_BYTES_MAX + (clock.now() / 1000) * rate;
+      const most = (): number => MIB + PIECE_BYTES_MAX + (clock.now() / 1000) * rate;
       await expect.poll(() => got, PATIENT).toBeGreaterThanOrEqual(MIB);
       for (let step = 1; step <= 10; step += 1) {
         expect(got).toBeLessThanOrEqual(most());
         clock.advance(100);
-        const due = MIB + step * 0.1 * rate - TURN_BYTES_MAX;
+        const due = MIB + step * 0.1 * rate - PIECE_BYTES_MAX;
         await expect.poll(() => got, PATIENT).toBeGreaterThanOrEqual(due);
       }
       expect(got).toBeLessThanOrEqual(most());
       const name = direction === 'hostToGuest' ? 'HostToGuest' : 'GuestToHost';
       const other = direction === 'hostToGuest' ? 'GuestToHost' : 'HostToGuest';
-      const stats = relay.stats();
+      const stats = await relay.stats();
       expect(stats[`throttledMs${name}`]).toBeGreaterThan(500);
       expect(stats[`throttledMs${name}`]).toBeLessThanOrEqual(1_000);
       expect(stats[`throttledMs${other}`]).toBe(0);
-      relay.setLimits({});
+      await relay.setLimits({});
       await expect.poll(() => got, PATIENT).toBe(2 * sent.length);
     },
   );
@@ -233,13 +238,13 @@ describe('ChannelRelay', () => {
       ...Array.from({ length: 3 }, () => connect(channelPath)),
     ];
     for (const socket of all) socket.write('CONNECT 6000\n');
-    const opened = (): number => relay.stats().connectionsOpened;
+    const opened = async (): Promise<number> => (await relay.stats()).connectionsOpened;
     await expect.poll(opened, PATIENT).toBe(1);
     const began = clock.now();
-    while (opened() < all.length) {
+    while ((await opened()) < all.length) {
       clock.advance(100);
       await new Promise((resolve) => setTimeout(resolve, 1));
-      expect(opened()).toBeLessThanOrEqual(2 + (clock.now() - began) / 1000);
+      expect(await opened()).toBeLessThanOrEqual(2 + (clock.now() - began) / 1000);
     }
     for (const socket of all) socket.destroy();
     await port.close();
@@ -248,10 +253,8 @@ describe('ChannelRelay', () => {
   it('setLimits: refuses an invalid limit, and keeps the old ones', async () => {
     await open();
     const wrong = { guestToHostBytes: { size: 0, refillPerSecond: 1 } };
-    expect(() => relay.setLimits(wrong)).toThrow(
-      expect.objectContaining({ code: 'vm_spec_invalid' }),
-    );
-    const made = () => new ChannelRelay(channelPath, wrong, clock);
+    await expect(relay.setLimits(wrong)).rejects.toMatchObject({ code: 'vm_spec_invalid' });
+    const made = () => host.open(channelPath, wrong);
     expect(made).toThrow(expect.objectContaining({ code: 'vm_spec_invalid' }));
     await dial();
   });

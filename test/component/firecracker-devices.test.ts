@@ -1,13 +1,20 @@
 /** Devices and end of a VM in a real Firecracker. */
+import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { KIB } from '../../src/base/units.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
-import { TURN_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-flow.ts';
+import { PIECE_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-socket.ts';
+import {
+  type RelayThread,
+  startRelayThread,
+} from '../../src/vmm/firecracker/channel/relay-thread.ts';
 import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
@@ -41,6 +48,23 @@ for _ in range(20):
     except TimeoutError:
         pass
 print('silence')
+`;
+
+/** Sends bytes to the guest's port 5000, and counts those that come back. */
+const ECHO = `
+const [path, bytes] = process.argv.slice(1);
+const socket = require('node:net').connect(path);
+let left = Number(bytes);
+socket.write('CONNECT 5000\\n');
+socket.once('data', () => {
+  socket.on('data', (part) => {
+    left -= part.length;
+    if (left > 0) return;
+    process.stdout.write(bytes);
+    socket.destroy();
+  });
+  socket.write('ECHO\\n' + 'x'.repeat(left));
+});
 `;
 
 requiresFirecracker().describe('Firecracker devices', (files) => {
@@ -155,19 +179,57 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     // One full bucket, then no token for days.
     const limit = { size: 1024, refillPerSecond: 1e-6 };
     const vm = await of.boot({ channelLimits: { guestToHostBytes: limit } });
-    const sent = randomBytes(4 * TURN_BYTES_MAX);
+    const sent = randomBytes(4 * PIECE_BYTES_MAX);
     const echo = await openCommand(vm, 'ECHO');
     echo.write(sent);
     const echoed = readBytes(echo, sent.length);
     const throttledMs = async () => (await vm.channelStats()).throttledMsGuestToHost;
     await expect.poll(throttledMs, PATIENT).toBeGreaterThan(0);
-    expect((await vm.channelStats()).bytesGuestToHost).toBeLessThan(1024 + TURN_BYTES_MAX);
+    expect((await vm.channelStats()).bytesGuestToHost).toBeLessThan(1024 + PIECE_BYTES_MAX);
     await vm.setChannelLimits({});
     expect((await echoed).equals(sent)).toBe(true);
     await expect(
       vm.setChannelLimits({ connections: { size: -1, refillPerSecond: 1 } }),
     ).rejects.toMatchObject({ code: 'vm_spec_invalid' });
     expect(await ask(vm, 'PRINT still here')).toBe('done');
+  });
+
+  it('channel: bytes of a guest pass while the main thread is blocked', async () => {
+    const vm = await (await makeBench()).boot();
+    const bytes = 64 * KIB;
+    const program = [process.execPath, '-e', ECHO, vm.channelPath, String(bytes)] as const;
+    const [command, ...args] = program;
+    // Nothing on this event loop runs until the process has ended.
+    const echo = spawnSync(command, args, { encoding: 'utf8', timeout: PATIENT.timeout });
+    expect(echo).toMatchObject({ stderr: '', stdout: String(bytes) });
+    expect((await vm.channelStats()).bytesGuestToHost).toBeGreaterThanOrEqual(bytes);
+  });
+
+  it('exited: a crash of the thread of all channels ends their VMs, and the next VM gets another thread', async () => {
+    const threads: RelayThread[] = [];
+    const of = await makeBench({
+      startRelays(received, ended) {
+        const thread = startRelayThread(received, ended);
+        threads.push(thread);
+        return thread;
+      },
+    });
+    const vms = [await of.boot(), await of.boot()];
+    const link = await openCommand(vms[0] as Vm, 'ECHO');
+    const linkEnds = Promise.race([once(link, 'end'), once(link, 'close')]);
+    link.resume();
+    // No such command can come: each channel is opened once.
+    threads[0]?.post({ kind: 'open', channel: 1, innerPath: '', limits: {} });
+    for (const vm of vms) {
+      const exit = await vm.exited;
+      expect(exit).toMatchObject({ cause: 'vmm-crashed', signal: null });
+      expect(exit.detail).toContain("the VM's channel has failed");
+      await expect(vm.channelStats()).rejects.toMatchObject({ code: 'vm_gone' });
+      expect(readdirSync(join(vm.channelPath, '..'))).not.toContain('v');
+    }
+    await linkEnds.catch((error: unknown) => expect(error).toMatchObject({ code: 'ECONNRESET' }));
+    expect(await ask(await of.boot(), 'PRINT still here')).toBe('done');
+    expect(threads.length).toBe(2);
   });
 
   requiresRoot().it('start: a card on a TAP by name, and another TAP for a clone', async () => {

@@ -23,7 +23,9 @@ import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.t
 import { adoptProcess } from './adopt.ts';
 import { type ApiCall, ApiClient, FirecrackerApiError } from './api-client.ts';
 import { FirecrackerBalloon } from './balloon.ts';
-import { ChannelRelay } from './channel/relay.ts';
+import type { ChannelRelay } from './channel/relay.ts';
+import { RelayHost } from './channel/relay-host.ts';
+import type { StartRelayThread } from './channel/relay-thread.ts';
 import {
   bootCalls,
   CPUS_MAX,
@@ -69,6 +71,8 @@ export interface FirecrackerDriverOptions {
   readonly limits?: DeviceLimits;
   /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
+  /** Starts the thread that relays the channels of all VMs; for tests. */
+  readonly startRelays?: StartRelayThread;
 }
 
 type VmJail = JailSpec | UserJailSpec;
@@ -92,7 +96,8 @@ export async function createFirecrackerDriver(
     log.warn('any version of Firecracker is allowed', { version: version.text, VERSION_FLOOR });
   }
   const quirks = quirksOf(version);
-  const known = { ...options, version, quirks, path: await findBinary(binary) };
+  const relays = new RelayHost(log, options.startRelays);
+  const known = { ...options, version, quirks, relays, path: await findBinary(binary) };
   return {
     name: 'firecracker',
     description: `Firecracker ${version.text} (KVM)`,
@@ -119,6 +124,7 @@ interface Known extends FirecrackerDriverOptions {
   readonly quirks: Quirks;
   /** Path of the binary, absolute and without symbolic links. */
   readonly path: string;
+  readonly relays: RelayHost;
 }
 
 async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined): Promise<Vm> {
@@ -154,7 +160,8 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     cleanup.push('Firecracker process', () => started.kill());
     const spawnedMs = known.clock.now() - began;
     const user = jail === undefined ? null : { uid: jail.uid, gid: jail.gid };
-    await unlessCancelled(bringUp(known, started, place, { spec: inner, user }), signal);
+    const bringing = bringUp(known, started, place, { spec: inner, user });
+    await unlessCancelled(orBroken(bringing, relay), signal);
     await relay.connect();
     if (jail !== undefined || known.requiresFilter === true) {
       checkConfinement(started.pid ?? 0, jail ?? null);
@@ -210,13 +217,21 @@ function makePlace(known: Known, spec: VmSpec, jail: VmJail | undefined): Promis
 
 /** `prepare` removes what an earlier relay left. */
 function makeRelay(
-  { clock }: Known,
+  { relays }: Known,
   { channelPath, channelLimits = {} }: VmSpec,
   cleanup: CleanupStack,
 ): ChannelRelay {
-  const relay = new ChannelRelay(channelPath, channelLimits, clock);
+  const relay = relays.open(channelPath, channelLimits);
   cleanup.push('channel', () => relay.close());
   return relay;
+}
+
+/** Settles as `work` does, unless the relay fails first. */
+function orBroken(work: Promise<void>, relay: ChannelRelay): Promise<void> {
+  const failed = relay.broken.then((cause) => {
+    throw new VmmError('vmm_start_failed', 'the VM could not be started', { cause });
+  });
+  return Promise.race([work, failed]);
 }
 
 function makeVm(

@@ -1,6 +1,7 @@
 /** A running Firecracker VM. */
 import type { Readable, Writable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type {
   Balloon,
@@ -68,10 +69,15 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     if (options.balloon !== undefined) this.balloon = options.balloon;
     this.#options = options;
     this.#process = options.process;
+    const { relay } = options;
+    void relay.broken.then(() => this.#process.kill());
     this.exited = this.#process.exited.then(async (exit) => {
       this.#gone = true;
       await options.release();
-      return exit;
+      const { failure } = relay;
+      return failure === undefined
+        ? exit
+        : { cause: 'vmm-crashed', exitCode: null, signal: null, detail: describeError(failure) };
     });
   }
 
@@ -138,7 +144,7 @@ export class FirecrackerVm implements Vm, VsockHotplug {
 
   async setChannelLimits(limits: ChannelLimits): Promise<void> {
     this.#requireRunning();
-    this.#options.relay.setLimits(limits);
+    await this.#options.relay.setLimits(limits);
   }
 
   async channelStats(): Promise<ChannelStats> {

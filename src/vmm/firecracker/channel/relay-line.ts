@@ -1,34 +1,16 @@
-/** Reads the first line of a stream, `CONNECT <port>\n` or its answer; the rest stays in the stream. */
-import type { Socket } from 'node:net';
+/** The first line of a stream, `CONNECT <port>\n` or its answer `OK <port>\n`. Firecracker checks what it says. */
 
+/** Bytes of a line with its line feed. */
+export const LINE_BYTES_MAX = 64;
 const LINE_FEED = 10;
 
-/** @param done called once: with the line, or with null if there is none within `bytesMax` */
-export function readLine(
-  socket: Socket,
-  bytesMax: number,
-  done: (line: Buffer | null) => void,
-): void {
-  let head = Buffer.alloc(0);
-  const finish = (line: Buffer | null): void => {
-    socket.off('readable', look);
-    socket.off('end', fail);
-    socket.off('close', fail);
-    done(line);
-  };
-  const fail = (): void => finish(null);
-  const look = (): void => {
-    const bytes = socket.read() as Buffer | null;
-    if (bytes === null) return;
-    head = Buffer.concat([head, bytes]);
-    const end = head.indexOf(LINE_FEED);
-    if (end >= 0 && end < bytesMax) {
-      const rest = head.subarray(end + 1);
-      if (rest.length > 0) socket.unshift(rest);
-      finish(head.subarray(0, end + 1));
-    } else if (end >= 0 || head.length >= bytesMax) fail();
-  };
-  socket.on('readable', look);
-  socket.once('end', fail);
-  socket.once('close', fail);
+/**
+ * @param bytes what has come so far, from the first byte; may go beyond the line
+ * @returns the bytes of the line with its line feed; null: none can follow; undefined: not complete yet
+ */
+export function lineLength(bytes: Uint8Array): number | null | undefined {
+  const length = bytes.indexOf(LINE_FEED) + 1;
+  if (length > LINE_BYTES_MAX) return null;
+  if (length > 0) return length;
+  return bytes.length >= LINE_BYTES_MAX ? null : undefined;
 }

@@ -7,13 +7,21 @@ function lineOf(limit: ConstructorParameters<typeof TokenLine>[1]) {
   const clock = new FakeClock();
   const passed: string[] = [];
   const left = new Map<string, number>();
-  const line: TokenLine<string> = new TokenLine(clock, limit, (who) => {
+  const pass = (who: string): number => {
     passed.push(who);
     const turns = (left.get(who) ?? 1) - 1;
     left.set(who, turns);
     if (turns > 0) line.add(who);
     return 10;
-  });
+  };
+  let isServing = false;
+  const serve = (): void => {
+    if (isServing) return;
+    isServing = true;
+    line.serve(Number.POSITIVE_INFINITY, 1);
+    isServing = false;
+  };
+  const line: TokenLine<string> = new TokenLine(clock, limit, pass, serve);
   const want = (who: string, turns: number): void => {
     left.set(who, turns);
     line.add(who);
@@ -55,6 +63,25 @@ describe('TokenLine', () => {
     clock.advance(60_000);
     expect(passed).toEqual(['a']);
     expect(line.throttledMs()).toBeLessThan(2_000);
+  });
+  it('serve: ends with its share, and the next call continues where it ended', () => {
+    const served: string[] = [];
+    const pass = (who: string): number => {
+      served.push(who);
+      line.add(who);
+      return who === 'big' ? 10 : 0;
+    };
+    const line: TokenLine<string> = new TokenLine(
+      new FakeClock(),
+      undefined,
+      pass,
+      () => undefined,
+    );
+    for (const who of ['big', 'small', 'idle']) line.add(who);
+    expect(line.serve(12, 2)).toBe(true);
+    expect(served).toEqual(['big', 'small']);
+    expect(line.serve(5, 2)).toBe(true);
+    expect(served.slice(2)).toEqual(['idle', 'big']);
   });
   it('close: serves no waiter, and schedules nothing', () => {
     const { clock, line, passed, want } = lineOf({ size: 10, refillPerSecond: 10 });

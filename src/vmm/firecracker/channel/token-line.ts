@@ -1,4 +1,4 @@
-/** A queue of items that wait for tokens, served round-robin. */
+/** A queue of items that wait for tokens and for their turn, served round-robin. */
 import type { Clock } from '../../../base/clock.ts';
 import { type BucketLimit, TokenBucket } from '../../../base/token-bucket.ts';
 
@@ -9,19 +9,24 @@ export class TokenLine<T> {
   readonly #clock: Clock;
   readonly #bucket: TokenBucket;
   readonly #pass: (item: T) => number;
+  readonly #wake: () => void;
   readonly #waiting = new Set<T>();
-  #isServing = false;
   #cancel: (() => void) | undefined;
 
-  /** @param pass serves an item, which may add itself again, and returns the tokens that it used */
-  constructor(clock: Clock, limit: BucketLimit | undefined, pass: (item: T) => number) {
+  /**
+   * @param pass serves an item, which may add itself again, and returns the tokens that it used
+   * @param wake called when there is something for `serve`, which must follow
+   */
+  constructor(
+    clock: Clock,
+    limit: BucketLimit | undefined,
+    pass: (item: T) => number,
+    wake: () => void,
+  ) {
     this.#clock = clock;
     this.#bucket = new TokenBucket(limit, clock.now());
     this.#pass = pass;
-  }
-
-  get isLimited(): boolean {
-    return this.#bucket.isLimited;
+    this.#wake = wake;
   }
 
   /** Time during which an item waited for tokens, milliseconds. */
@@ -29,10 +34,10 @@ export class TokenLine<T> {
     return Math.round(this.#bucket.throttledMs(this.#clock.now()));
   }
 
-  /** Serves the item at once if tokens allow. */
   add(item: T): void {
     this.#waiting.add(item);
-    this.#serve();
+    // Otherwise the line waits for tokens.
+    if (this.#cancel === undefined) this.#wake();
   }
 
   forget(item: T): void {
@@ -41,41 +46,50 @@ export class TokenLine<T> {
 
   setLimit(limit: BucketLimit | undefined): void {
     this.#bucket.setLimit(limit, this.#clock.now());
-    this.#serve();
+    this.#stopWaiting();
+    this.#wake();
+  }
+
+  /**
+   * Serves items as far as tokens allow, until they have used `share`.
+   * @param leastCost what an item uses of the share at least
+   * @returns whether there is more to serve now
+   */
+  serve(share: number, leastCost: number): boolean {
+    if (this.#cancel !== undefined) return false;
+    let used = 0;
+    for (const item of this.#waiting) {
+      if (used >= share) return true;
+      if (!this.#bucket.tryOpen(this.#clock.now())) {
+        this.#waitForTokens();
+        return false;
+      }
+      this.#waiting.delete(item);
+      const tokens = this.#pass(item);
+      this.#bucket.spend(tokens);
+      used += Math.max(tokens, leastCost);
+    }
+    return false;
   }
 
   /** Drops all items. */
   close(): void {
     this.#waiting.clear();
+    this.#stopWaiting();
+  }
+
+  #stopWaiting(): void {
     this.#cancel?.();
     this.#cancel = undefined;
   }
 
-  #serve(): void {
-    if (this.#isServing) return;
-    this.#isServing = true;
-    this.#cancel?.();
-    this.#cancel = undefined;
-    try {
-      for (const item of this.#waiting) {
-        if (!this.#bucket.tryOpen(this.#clock.now())) {
-          this.#serveLater();
-          return;
-        }
-        this.#waiting.delete(item);
-        this.#bucket.spend(this.#pass(item));
-      }
-    } finally {
-      this.#isServing = false;
-    }
-  }
-
-  #serveLater(): void {
+  #waitForTokens(): void {
     const waitMs = Math.ceil(this.#bucket.waitMs(this.#clock.now()));
     this.#cancel = this.#clock.after(Math.min(Math.max(1, waitMs), LOOK_MS_MAX), () => {
-      // Ends the throttled time, even if no item waits any more.
-      this.#bucket.tryOpen(this.#clock.now());
-      this.#serve();
+      this.#cancel = undefined;
+      // Ends the throttled time if no item waits any more.
+      if (this.#waiting.size === 0) this.#bucket.tryOpen(this.#clock.now());
+      else this.#wake();
     });
   }
 }
