@@ -23,6 +23,7 @@ import {
 import { makeMemory } from './memory.ts';
 import { parseEgress } from './network.ts';
 import { type Runtime, SOURCE_DIR } from './runtime.ts';
+import { mapMemory } from './shared-ram.ts';
 import { eventPoster } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
 
@@ -73,7 +74,7 @@ export async function openControlPlane(
   const version = await productVersion();
   const snapshots = new SnapshotManager({
     store,
-    copies: COPIES,
+    copies: driver.capabilities.mapsMemory === true ? { ...COPIES, mapMemory } : COPIES,
     kernelDigest: artifacts.kernelDigest,
     rootImageDigest: artifacts.rootImageDigest,
     machineOf: (size) => driver.machineOf?.(size) ?? 'none',

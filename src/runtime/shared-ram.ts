@@ -1,16 +1,18 @@
 /**
- * The RAM of templates for VMMs that map it copy-on-write: one file per template and process, whose pages all clones
- * share until they write to them.
+ * RAM files for VMMs that map them copy-on-write: all clones of one file share its pages until they write to them.
  *
- * It is a copy, since a jail has it as a hard link: a link changes the time by which the cache's file is known to be
- * unaltered. It belongs to us and is read-only, so a VMM with a user id of its own can't change it for other clones;
- * the directories above it keep all other users out.
+ *     template of the cache ──copy──► one file per process ─┐
+ *     snapshot or pause of the store, RAM of a fork ────────┴─► hard link or mount in each jail
+ *
+ * A template is copied, since a link changes the time by which the cache's file is known to be unaltered. The files
+ * belong to us and are read-only for others, so a VMM with a user id of its own can't change them; the directories above
+ * them keep all other users out.
  */
-import { chmod } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newSandboxId } from '../base/ids.ts';
-import type { Workspace } from '../sandbox/parts.ts';
-import { cloneSparse } from '../sys/sparse-threads.ts';
+import type { MappedMemory, Workspace } from '../sandbox/parts.ts';
+import { cloneSparse, copyDataInto } from '../sys/sparse-threads.ts';
 import { makeWorkspace } from './workspace.ts';
 
 const READ_BY_ALL = 0o444;
@@ -27,15 +29,14 @@ export class SharedRam {
 
   /**
    * Copies a RAM file, sharing its blocks where the file system can. One call at a time.
-   * @returns path of the copy, which stays until `close`
+   * @returns opens the copy, which stays until `close`
    */
-  async copy(from: string): Promise<string> {
+  async copy(from: string): Promise<() => Promise<MappedMemory>> {
     this.#workspace ??= await makeWorkspace(this.#runDir, newSandboxId());
     this.#made += 1;
     const path = join(this.#workspace.dir, `ram-${this.#made}`);
     await cloneSparse(from, path);
-    await chmod(path, READ_BY_ALL);
-    return path;
+    return () => mapMemory(path);
   }
 
   /** Call after the VMs have ended. Idempotent. */
@@ -44,4 +45,20 @@ export class SharedRam {
     this.#workspace = undefined;
     await workspace?.remove();
   }
+}
+
+/** Opens a RAM file on the file system of the jails, and lets each user read it who can reach it. */
+export async function mapMemory(path: string): Promise<MappedMemory> {
+  const file = await open(path, 'r');
+  try {
+    await file.chmod(READ_BY_ALL);
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+  return {
+    path,
+    copyInto: (target) => copyDataInto(`/proc/self/fd/${file.fd}`, target),
+    close: () => file.close(),
+  };
 }

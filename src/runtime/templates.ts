@@ -18,7 +18,7 @@ import {
   type Recipe,
 } from '../image/prepare.ts';
 import { ramMib, vmMemory } from '../sandbox/memory/size.ts';
-import type { CloneSource } from '../sandbox/parts.ts';
+import type { CloneSource, MappedMemory } from '../sandbox/parts.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
 import { TEMPLATE_FILES, templateKey } from '../sandbox/start/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/start/template-builder.ts';
@@ -46,8 +46,8 @@ export interface Template {
 export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
 
 interface TemplatesParts extends BuilderParts {
-  /** Makes a RAM file that clones may map. @returns its path */
-  shareRam(path: string): Promise<string>;
+  /** Copies a RAM file for clones that map it. @returns opens the copy */
+  shareRam(path: string): Promise<() => Promise<MappedMemory>>;
 }
 
 const ESTIMATE_MS = 45_000;
@@ -103,9 +103,10 @@ export class Templates {
   }
 
   async #source(artifact: Artifact<Details>): Promise<CloneSource> {
+    const source = sourceOf(artifact);
     const { driver, shareRam } = this.#parts;
-    if (driver.capabilities.mapsMemory !== true) return sourceOf(artifact, undefined);
-    return sourceOf(artifact, await shareRam(join(artifact.dir, TEMPLATE_FILES.ram)));
+    if (driver.capabilities.mapsMemory !== true) return source;
+    return { ...source, mapMemory: await shareRam(join(artifact.dir, TEMPLATE_FILES.ram)) };
   }
 
   /** Changes whenever one of the files is written or replaced. */
@@ -179,17 +180,15 @@ const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepD
   keepDisk: copyWithoutZeros,
 };
 
-/** @param memoryPath RAM to map; undefined: it is copied */
-function sourceOf(artifact: Artifact<Details>, memoryPath: string | undefined): CloneSource {
+function sourceOf(artifact: Artifact<Details>): CloneSource {
   const path = (name: string): string => join(artifact.dir, name);
   return {
     snapshot: {
       statePath: path(TEMPLATE_FILES.state),
       stateSha256: artifact.details.stateSha256,
       machine: artifact.details.machine,
-      ...(memoryPath === undefined ? {} : { memoryPath }),
     },
-    copyMemory: (target) => copyDataInto(memoryPath ?? path(TEMPLATE_FILES.ram), target),
+    copyMemory: (target) => copyDataInto(path(TEMPLATE_FILES.ram), target),
     // A megabyte: not worth waiting for the threads, which are copying the RAM.
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
   };

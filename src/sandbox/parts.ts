@@ -79,12 +79,23 @@ export interface GuestTrust {
 
 export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 
+/** RAM that a VM maps copy-on-write. It stays until `close`, whatever becomes of its file. */
+export interface MappedMemory {
+  /** Of the file, while the VM starts. */
+  readonly path: string;
+  /** Into memory of the same size: before a save, which adds what the VM has changed. */
+  copyInto(targetPath: string): Promise<void>;
+  /** Idempotent. */
+  close(): Promise<void>;
+}
+
 /** What a clone starts from instead of booting. */
 export interface CloneSource {
-  /** With a `memoryPath` the VM maps its RAM, and `copyMemory` is called only before a save. */
   readonly snapshot: VmSnapshot;
   /** Into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;
+  /** Opens the RAM for a VM that maps it instead. Absent: it is copied. */
+  mapMemory?(): Promise<MappedMemory>;
   /** Into a new file. */
   copyDisk(targetPath: string): Promise<void>;
 }

@@ -148,7 +148,7 @@ ${python}`,
     writeFileSync(join(base, 'ram'), GOLDEN, { mode: 0o600 });
     mkdirSync(join(base, 'run'), { mode: 0o700 });
     const shared = new SharedRam(join(base, 'run'));
-    const path = await shared.copy(join(base, 'ram'));
+    const { path, close } = await (await shared.copy(join(base, 'ram')))();
     expect(lstatSync(path)).toMatchObject({ uid: 0, mode: 0o100444, nlink: 1 });
     await place.provide('fc/memory', path, 'read');
     const { ino, nlink } = lstatSync(join(root(), 'fc/memory'));
@@ -177,6 +177,7 @@ ${python}`,
     // The copy of a clone's RAM takes the name, not the file.
     await place.lendMemory(memory('own'));
     expect(lstatSync(path)).toMatchObject({ ino, nlink: 1, uid: 0, mode: 0o100444 });
+    await close();
     await shared.close();
     await shared.close();
     expect(readdirSync(join(base, 'run'))).toEqual([]);

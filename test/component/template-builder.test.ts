@@ -5,6 +5,7 @@ import {
   readFileSync,
   readlinkSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
@@ -17,6 +18,9 @@ import { silentLog } from '../../src/base/log.ts';
 import type { GuestIdentity } from '../../src/guest/identity.ts';
 import type { Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
 import { makeMemory } from '../../src/runtime/memory.ts';
+import type { Artifacts } from '../../src/runtime/setup.ts';
+import { SharedRam } from '../../src/runtime/shared-ram.ts';
+import { Templates } from '../../src/runtime/templates.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
 import type { CardLease } from '../../src/sandbox/parts.ts';
 import type { TemplateSpec } from '../../src/sandbox/spec.ts';
@@ -275,5 +279,69 @@ describe('buildTemplate', () => {
     const { built } = build(null, events(IMPORTED), aborter.signal);
     await expect(built).rejects.toMatchObject({ code: 'cancelled' });
     expectNothingLeft();
+  });
+});
+
+describe('Templates', () => {
+  const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
+
+  function open(mapsMemory: boolean) {
+    const given = parts(null, events(IMPORTED));
+    const { driver } = given;
+    const capabilities = { ...driver.capabilities, mapsMemory };
+    const shared = new SharedRam(join(root, 'run'));
+    const context = {
+      cacheDir: join(root, 'cache'),
+      sourceDir: root,
+      progress: () => {},
+      log: silentLog,
+    };
+    const artifacts = { kernelDigest: 'k', rootImageDigest: 'r' } as Artifacts;
+    const templates = new Templates(
+      { ...context, signal: new AbortController().signal },
+      artifacts,
+      {
+        ...given,
+        driver: { ...driver, capabilities },
+        shareRam: (path) => {
+          steps.push('share');
+          return shared.copy(path);
+        },
+      },
+    );
+    return { templates, shared };
+  }
+  const shares = (): number => steps.filter((step) => step === 'share').length;
+
+  it('prepare: one RAM file for all clones of a process, which the cache does not share', async () => {
+    const { templates, shared } = open(true);
+    const [one, two] = await Promise.all([templates.prepare(spec), templates.prepare(spec)]);
+    expect(two).toBe(one);
+    expect(await templates.prepare(spec)).toBe(one);
+    expect(shares()).toBe(1);
+    const cached = join(root, 'cache/template', one.key, 'ram');
+    const before = statSync(cached, { bigint: true });
+    const mapped = await one.source.mapMemory?.();
+    if (mapped === undefined) throw new Error('it is not mapped');
+    expect(statSync(mapped.path).size).toBe(128 * 2 ** 20);
+    expect(statSync(mapped.path, { bigint: true }).ino).not.toBe(before.ino);
+    // By the change of this time the cache would be verified again.
+    expect(statSync(cached, { bigint: true }).ctimeNs).toBe(before.ctimeNs);
+    await mapped.close();
+    await shared.close();
+    expect(readdirSync(join(root, 'run'))).toEqual([]);
+  });
+
+  it('prepare: with another VMM, RAM is copied', async () => {
+    const { templates } = open(false);
+    expect((await templates.prepare(spec)).source).not.toHaveProperty('mapMemory');
+    expect(shares()).toBe(0);
+  });
+
+  it('prepare: a template with a card is another one', async () => {
+    const { templates } = open(false);
+    await templates.prepare(spec);
+    expect(await templates.has({ ...spec, card: true })).toBe(false);
+    expect(await templates.list()).toMatchObject([{ spec, current: true }]);
   });
 });

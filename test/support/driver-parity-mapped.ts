@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { SharedRam } from '../../src/runtime/shared-ram.ts';
 import { dataExtents } from '../../src/sys/file.ts';
-import { copyDataInto } from '../../src/sys/sparse.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { ask, type VmBench } from './driver-parity.ts';
 
@@ -17,7 +16,10 @@ export function mappedCases(bench: () => VmBench): void {
       expect(bench().driver.capabilities.mapsMemory).toBe(true);
       const { spec, snapshot } = await bench().saved();
       const shared = new SharedRam(join(spec.dir, 'run'));
-      const memoryPath = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
+      const open = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
+      await using opened = new AsyncDisposableStack();
+      const { path: memoryPath, copyInto, close } = await open();
+      opened.defer(close);
       const digest = (): string =>
         createHash('sha256').update(readFileSync(memoryPath)).digest('hex');
       const before = digest();
@@ -40,7 +42,7 @@ export function mappedCases(bench: () => VmBench): void {
       expect(dataExtents(one.memoryFd)).toEqual([]);
       expect(digest()).toBe(before);
       // A save writes what has changed into a copy of that RAM, more than once.
-      await copyDataInto(memoryPath, `/proc/self/fd/${one.memoryFd}`);
+      await copyInto(`/proc/self/fd/${one.memoryFd}`);
       for (const name of ['first', 'second']) {
         await one.vm.vsockHotplug?.unplugVsock();
         const saved = await one.vm.saveState?.(join(spec.dir, name));

@@ -7,7 +7,7 @@
  */
 
 import { rmSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -16,7 +16,13 @@ import { type Log, silentLog } from '../../src/base/log.ts';
 import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
-import type { CardLease, CloneSource, GuestMemory, SandboxParts } from '../../src/sandbox/parts.ts';
+import type {
+  CardLease,
+  CloneSource,
+  GuestMemory,
+  MappedMemory,
+  SandboxParts,
+} from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
@@ -64,6 +70,8 @@ export interface FakeHostOptions {
   /** Default: more than enough. */
   readonly availableMib?: () => number;
   readonly tracer?: Tracer;
+  /** Its VMs map the RAM that they start from. */
+  readonly mapsMemory?: boolean;
   /** Called with each warning. */
   readonly warn?: Log['warn'];
   /** Called with each, before it starts. */
@@ -90,6 +98,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly dataDir: string;
   #control: LocalControlPlane | undefined;
   readonly #dir: string;
+  readonly #mapsMemory: boolean;
   readonly #store: Store;
   readonly #held = new Map<string, Set<object>>();
   readonly #vms = new Map<string, FakeVm>();
@@ -115,6 +124,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   private constructor(dir: string, options: FakeHostOptions, opened: OpenedStore) {
     this.#dir = dir;
+    this.#mapsMemory = options.mapsMemory ?? false;
     this.#store = opened.store;
     this.dataDir = opened.dataDir;
     this.queue = new StartQueue({
@@ -302,6 +312,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   #template(): OpenTemplate {
     const statePath = join(this.#dir, 'state');
+    const { mapMemory } = this.#copies();
+    const ramPath = join(this.#dir, 'template-ram');
+    writeFileSync(ramPath, 'of the template');
     return {
       key: TEMPLATE_KEY,
       spec: { cpus: 1, memoryMib: 512, diskMib: 2048, warm: [] },
@@ -311,6 +324,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
           await this.script.step('fill-memory');
           await writeFile(to, 'of the template', { flag: 'r+' });
         },
+        ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ramPath) }),
         copyDisk: async (to) => {
           await this.script.step('copy-disk');
           await writeFile(to, 'disk');
@@ -371,6 +385,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
             await vm.step('start', signal);
             await vmSpec.memoryReady;
             await requireState(vmSpec.snapshot);
+            const { memoryPath: mapped } = vmSpec.snapshot ?? {};
+            if (mapped !== undefined) vm.map(await readFile(mapped, 'utf8'));
             signal?.throwIfAborted();
           } catch (error) {
             vm.die('killed');
@@ -449,6 +465,24 @@ export class FakeHost implements Holdings, AsyncDisposable {
       },
       cloneDisk: (from, to) => keep(isOfVm(from) ? 'keep-disk' : 'copy-disk')(from, to),
       makeMemory: () => this.#makeMemory(),
+      ...(this.#mapsMemory ? { mapMemory: (path: string) => this.#mapMemory(path) } : {}),
+    };
+  }
+
+  async #mapMemory(path: string): Promise<MappedMemory> {
+    await this.script.step('map-memory');
+    const close = this.#lease('mappings');
+    const file = await open(path);
+    return {
+      path,
+      copyInto: async (to) => {
+        await this.script.step('fill-memory');
+        await writeFile(to, await readFile(`/proc/self/fd/${file.fd}`), { flag: 'r+' });
+      },
+      close: async () => {
+        close();
+        await file.close();
+      },
     };
   }
 

@@ -11,6 +11,7 @@ export type Phase =
   | 'network'
   | 'lease'
   | 'fill-memory'
+  | 'map-memory'
   | 'copy-disk'
   | 'start'
   | 'hello'

@@ -105,6 +105,31 @@ export class FakeVm implements Vm {
     parts.holdings.add('VMs', this);
   }
 
+  /** RAM that it maps: its guest's changes stay in the VM until it is saved. */
+  #mapped: { text: string; saved: string } | undefined;
+
+  map(text: string): void {
+    this.#mapped = { text, saved: text };
+  }
+
+  async writeMemory(text: string): Promise<void> {
+    if (this.#mapped === undefined) await writeFile(this.memoryPath, text);
+    else this.#mapped.text = text;
+  }
+
+  async readMemory(): Promise<string> {
+    return this.#mapped?.text ?? (await readFile(this.memoryPath, 'utf8'));
+  }
+
+  /** Only what has changed, as a diff snapshot. */
+  async #writeChanges(): Promise<void> {
+    if (this.#mapped === undefined) return;
+    const { text, saved } = this.#mapped;
+    if ((await readFile(this.memoryPath, 'utf8')) !== saved) throw new Error('what for changes?');
+    if (text !== saved) await writeFile(this.memoryPath, text);
+    this.#mapped.saved = text;
+  }
+
   isAlive(): boolean {
     return this.#isAlive;
   }
@@ -236,6 +261,7 @@ export class FakeVm implements Vm {
     this.#runs = false;
     await this.step('save-state');
     await writeFile(statePath, this.id, { flag: 'wx' });
+    await this.#writeChanges();
     return { statePath, stateSha256: sha256(this.id), machine: FAKE_MACHINE };
   }
 
@@ -301,13 +327,13 @@ export class FakeGuest {
   async remember(text: string): Promise<void> {
     this.#requireRunning();
     await this.#ask('update');
-    await writeFile(this.#vm.memoryPath, text);
+    await this.#vm.writeMemory(text);
   }
 
   async recall(): Promise<string> {
     this.#requireRunning();
     await this.#ask('update');
-    return await readFile(this.#vm.memoryPath, 'utf8');
+    return await this.#vm.readMemory();
   }
 
   /** The last `update`. */

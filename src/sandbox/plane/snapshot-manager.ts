@@ -9,7 +9,7 @@
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
-import type { NewSnapshot, SnapshotRow } from '../../store/snapshot.ts';
+import type { NewSnapshot, SnapshotPaths, SnapshotRow } from '../../store/snapshot.ts';
 import type { Staging } from '../../store/staging.ts';
 import type { Store } from '../../store/store.ts';
 import type { MachineSize, VmSnapshot } from '../../vmm/driver.ts';
@@ -17,7 +17,7 @@ import type { SnapshotInfo } from '../control.ts';
 import { SandboxError } from '../errors.ts';
 import { SNAPSHOT_NAME } from '../limits.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
-import type { CloneSource, GuestMemory, SaveTarget } from '../parts.ts';
+import type { CloneSource, GuestMemory, MappedMemory, SaveTarget } from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
@@ -32,6 +32,8 @@ export interface Copies {
   /** Copies into a new file; shares blocks where the file system can. */
   cloneDisk(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
+  /** Opens kept memory for VMs that map it. Absent: this VMM maps none. */
+  mapMemory?(path: string): Promise<MappedMemory>;
 }
 
 export interface SnapshotManagerParts {
@@ -107,7 +109,7 @@ export class SnapshotManager {
     return await staging.commit({ ...row, id: newSandboxId(), name, kind: 'snapshot' });
   }
 
-  /** Makes a source for forks. RAM is copied in memory, without a disk. */
+  /** Makes a source for forks. RAM is copied in memory, or into a file that all of them map. */
   async acquireForkSource(supervisor: Supervisor): Promise<ForkLease> {
     const { store, copies } = this.#parts;
     const staging = await store.snapshots.stage();
@@ -117,23 +119,22 @@ export class SnapshotManager {
       await staging.discard();
     };
     try {
-      const made = copies.makeMemory(ramMib(supervisor.spec) * MIB);
-      memory = made;
+      if (copies.mapMemory === undefined) {
+        memory = copies.makeMemory(ramMib(supervisor.spec) * MIB);
+      }
+      const { ram, disk } = staging.paths;
+      const held = memory?.path;
+      const into = this.#into(staging);
+      const target: SaveTarget =
+        held === undefined
+          ? into
+          : { ...into, keepMemory: (from) => copies.holdMemory(from, held) };
       let taken: VmSnapshot | undefined;
-      const target: SaveTarget = {
-        statePath: staging.paths.state,
-        keepMemory: (from) => copies.holdMemory(from, made.path),
-        keepDisk: (from) => staging.write(({ disk }) => copies.cloneDisk(from, disk)),
-      };
       await supervisor.save(target, 'continue', async (snapshot) => {
         taken = snapshot;
       });
       if (taken === undefined) throw new Error('a save without a commit');
-      const source: CloneSource = {
-        snapshot: taken,
-        copyMemory: (to) => copies.fillMemory(made.path, to),
-        copyDisk: (to) => copies.cloneDisk(staging.paths.disk, to),
-      };
+      const source = this.#source(taken, { ram: held ?? ram, disk });
       return { source, release, [Symbol.asyncDispose]: release };
     } catch (error) {
       await release();
@@ -141,21 +142,29 @@ export class SnapshotManager {
     }
   }
 
+  #source(snapshot: VmSnapshot, { ram, disk }: Pick<SnapshotPaths, 'ram' | 'disk'>): CloneSource {
+    const { copies } = this.#parts;
+    const { mapMemory } = copies;
+    return {
+      snapshot,
+      copyMemory: (to) => copies.fillMemory(ram, to),
+      copyDisk: (to) => copies.cloneDisk(disk, to),
+      ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ram) }),
+    };
+  }
+
   /**
    * Opens a snapshot after it was verified and found to fit this kernel, image, VMM and processor.
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
   async open(idOrName: string): Promise<SnapshotLease> {
-    const { store, copies } = this.#parts;
+    const { store } = this.#parts;
     const row = await this.find(idOrName);
     if (!this.isCurrent(row)) throw foreign(row, this.#machineFor(row));
     const open = await store.snapshots.open(row.id);
     const { machine, stateSha256 } = open.row;
-    const source: CloneSource = {
-      snapshot: { statePath: open.paths.state, stateSha256, machine },
-      copyMemory: (to) => copies.fillMemory(open.paths.ram, to),
-      copyDisk: (to) => copies.cloneDisk(open.paths.disk, to),
-    };
+    const statePath = open.paths.state;
+    const source = this.#source({ statePath, stateSha256, machine }, open.paths);
     const release = (): Promise<void> => open.release();
     const { row: opened } = open;
     return {

@@ -1,13 +1,15 @@
 /** The resources of a supervisor's VM (types only). */
 import type { GuestListener } from '../../guest/link.ts';
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import type { GuestMemory, InferencePort, Workspace } from '../parts.ts';
+import type { GuestMemory, InferencePort, MappedMemory, Workspace } from '../parts.ts';
 
 /** Resources made before the VM starts. */
 export interface Prepared {
   readonly workspace: Workspace;
   readonly memory: GuestMemory;
-  /** Undefined: the VM boots with empty memory, or maps its template's. */
+  /** RAM that the VM maps; undefined: it boots, or `memory` has a copy. */
+  readonly mapped: MappedMemory | undefined;
+  /** Undefined: the VM boots with empty memory, or maps it. */
   readonly memoryReady: Promise<void> | undefined;
   /** Copies RAM that the VM maps into `memory`, once; before a save. Undefined: it is there. */
   readonly fillMemory: (() => Promise<void>) | undefined;
@@ -20,3 +22,5 @@ export interface Prepared {
 export interface Running extends Prepared {
   readonly vm: Vm;
 }
+
+export type MadeMemory = Pick<Prepared, 'memory' | 'mapped' | 'memoryReady' | 'fillMemory'>;

@@ -12,7 +12,7 @@ function world(failures = 0) {
   const step = async (name: string): Promise<void> => void done.push(name);
   let left = failures;
   const memory = { fd: 9, path: '/m', close: () => undefined };
-  const copyMemory = async (path: string): Promise<void> => {
+  const copyInto = async (path: string): Promise<void> => {
     await step(`fill ${path}`);
     left -= 1;
     if (left >= 0) throw new Error('no memory');
@@ -26,7 +26,7 @@ function world(failures = 0) {
   } as unknown as Vm;
   const guest = { settle: () => step('settle'), suspend: () => undefined } as unknown as Guest;
   const workspace = { overlayPath: '/o' } as Workspace;
-  const saved = { vm, memory, workspace, cid: 3, fillMemory: fillOnce({ copyMemory }, memory) };
+  const saved = { vm, memory, workspace, cid: 3, fillMemory: fillOnce({ copyInto }, memory) };
   const save = async (): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);

@@ -9,7 +9,7 @@
 import type { Guest } from '../../guest/link.ts';
 import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { CloneSource, GuestMemory, SaveTarget, Workspace } from '../parts.ts';
+import type { GuestMemory, MappedMemory, SaveTarget, Workspace } from '../parts.ts';
 
 /** The parts of a VM that a save needs. */
 export interface SavedVm {
@@ -79,12 +79,12 @@ export class Saving {
 
 /** Copies the RAM that a clone maps into `memory`, at the first call that succeeds. */
 export function fillOnce(
-  { copyMemory }: Pick<CloneSource, 'copyMemory'>,
+  mapped: Pick<MappedMemory, 'copyInto'>,
   memory: Pick<GuestMemory, 'path'>,
 ): () => Promise<void> {
   let isFilled = false;
   return async () => {
-    if (!isFilled) await copyMemory(memory.path);
+    if (!isFilled) await mapped.copyInto(memory.path);
     isFilled = true;
   };
 }

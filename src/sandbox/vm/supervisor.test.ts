@@ -192,8 +192,13 @@ describe('Supervisor', () => {
   it('start: a clone that maps its RAM copies only the disk', async () => {
     const fake = fakeParts();
     const template = {
-      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm', memoryPath: '/t/ram' },
+      snapshot: { statePath: '/t/state', stateSha256: 'x', machine: 'm' },
       copyMemory: () => Promise.reject(new Error('it is mapped')),
+      mapMemory: async () => {
+        fake.held.add('mapping');
+        const close = async (): Promise<void> => void fake.held.delete('mapping');
+        return { path: '/t/ram', copyInto: () => Promise.resolve(), close };
+      },
       copyDisk: () => Promise.resolve(),
     };
     const started: VmSpec[] = [];

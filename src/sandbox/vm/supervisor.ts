@@ -22,7 +22,7 @@ import { isFailure } from '../ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
 import { fitMemory, ramMib, resizeMemory } from '../memory/size.ts';
 import type { ResizedEvent } from '../memory-events.ts';
-import type { SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
+import type { MappedMemory, SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
 import { requireValues, type SandboxSecret } from '../secrets.ts';
 import type { NetworkSpec, SandboxSpec } from '../spec.ts';
 import { Evidence } from './evidence.ts';
@@ -36,7 +36,7 @@ import {
   transition,
 } from './lifecycle.ts';
 import { NetworkCard } from './network-card.ts';
-import type { Prepared, Running } from './running.ts';
+import type { MadeMemory, Prepared, Running } from './running.ts';
 import { fillOnce, Saving } from './saving.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
@@ -344,7 +344,7 @@ export class Supervisor {
   async #prepare(): Promise<Prepared> {
     const parts = this.#parts;
     // First, since it takes longest.
-    const { memory, memoryReady, fillMemory } = this.#makeMemory();
+    const made = await this.#makeMemory();
     const workspace = await parts.makeWorkspace(this.spec);
     this.#cleanup.push('workspace', () => workspace.remove());
     const lease = parts.allocateCid();
@@ -369,7 +369,7 @@ export class Supervisor {
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
     const { cid } = lease;
-    return { workspace, memory, memoryReady, fillMemory, cid, listener, port, nic };
+    return { ...made, workspace, cid, listener, port, nic };
   }
 
   async #leaseNetwork(): Promise<NicSpec | undefined> {
@@ -391,19 +391,24 @@ export class Supervisor {
   }
 
   /** The RAM of a clone is mapped, or filled while its VMM starts. */
-  #makeMemory(): Pick<Prepared, 'memory' | 'memoryReady' | 'fillMemory'> {
+  async #makeMemory(): Promise<MadeMemory> {
     const { template, makeMemory } = this.#parts;
     const memory = makeMemory(ramMib(this.spec) * MIB);
-    const isMapped = template?.snapshot.memoryPath !== undefined;
-    const memoryReady = isMapped ? undefined : template?.copyMemory(memory.path);
-    const fillMemory = isMapped ? fillOnce(template, memory) : undefined;
-    memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
+    let mapped: MappedMemory | undefined;
+    let memoryReady: Promise<void> | undefined;
     this.#cleanup.push('RAM', async () => {
       // Copies open the memory by its descriptor number, which must not be reused before they end.
       await Promise.allSettled([memoryReady, this.#writing]);
       memory.close();
+      await mapped?.close();
     });
-    return { memory, memoryReady, fillMemory };
+    if (template?.mapMemory !== undefined) {
+      mapped = await template.mapMemory();
+      return { memory, mapped, memoryReady, fillMemory: fillOnce(mapped, memory) };
+    }
+    memoryReady = template?.copyMemory(memory.path);
+    memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
+    return { memory, mapped, memoryReady, fillMemory: undefined };
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {

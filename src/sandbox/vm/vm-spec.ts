@@ -10,7 +10,7 @@ export function vmSpecOf(
   prepared: Prepared,
   parts: Pick<SandboxParts, 'kernelPath' | 'rootImagePath' | 'template'>,
 ): VmSpec {
-  const { workspace, memory, memoryReady, cid: guestCid, nic } = prepared;
+  const { workspace, memory, mapped, memoryReady, cid: guestCid, nic } = prepared;
   const { kernelPath, rootImagePath, template } = parts;
   const { dir, overlayPath, channelPath } = workspace;
   const { id, cpus, channelLimits, diskLimits, console } = spec;
@@ -29,6 +29,11 @@ export function vmSpecOf(
     memoryFd: memory.fd,
     ...(nic === undefined ? {} : { nic }),
     ...(memoryReady === undefined ? {} : { memoryReady }),
-    ...(template === undefined ? {} : { snapshot: template.snapshot, diskLimits }),
+    ...(template === undefined
+      ? {}
+      : {
+          snapshot: { ...template.snapshot, ...(mapped && { memoryPath: mapped.path }) },
+          diskLimits,
+        }),
   };
 }
