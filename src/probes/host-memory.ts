@@ -4,6 +4,7 @@ import { ignore } from '../base/ignore.ts';
 import type { MemoryPressure } from '../sandbox/plane/load.ts';
 
 const KIB_PER_MIB = 1024;
+const BYTES_PER_KIB = 1024;
 /** On x86-64. */
 const PAGE_BYTES = 4096;
 
@@ -18,6 +19,31 @@ export function residentBytes(pid: number): number | null {
   const text = readIfThere(`/proc/${pid}/statm`);
   const pages = Number(text?.split(' ')[1]);
   return Number.isSafeInteger(pages) ? pages * PAGE_BYTES : null;
+}
+
+/** A mapping of a process. */
+export interface Mapping {
+  /** Its file, or a name like `[heap]`; empty: anonymous. */
+  readonly path: string;
+  /** Its size. */
+  readonly kib: number;
+}
+
+/** Proportional set size of the wanted mappings, MiB. @param smaps /proc/<pid>/smaps */
+export function pssMib(smaps: string, isWanted: (mapping: Mapping) => boolean): number {
+  let kib = 0;
+  let wanted = false;
+  for (const line of smaps.split('\n')) {
+    const head = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)$/.exec(line);
+    if (head !== null) {
+      const [, start = '', end = '', path = ''] = head;
+      const bytes = Number(BigInt(`0x${end}`) - BigInt(`0x${start}`));
+      wanted = isWanted({ path, kib: bytes / BYTES_PER_KIB });
+    }
+    const pss = /^Pss: +(\d+) kB$/.exec(line);
+    if (pss !== null && wanted) kib += Number(pss[1]);
+  }
+  return kib / KIB_PER_MIB;
 }
 
 /** Null: the kernel has no pressure stall information (PSI). */

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { pssMib } from '../../probes/host-memory.ts';
 import { busyShare } from '../calm.ts';
-import { pssMibWithout } from './process-memory.ts';
 
 const SMAPS = `\
 7f0000000000-7f0010000000 rw-s 00000000 00:01 12                 /memfd:guest-ram (deleted)
@@ -15,10 +15,11 @@ Pss:                1024 kB
 `;
 
 describe('process memory', () => {
-  it('adds up the proportional set size of all mappings but the excluded ones, in MiB', () => {
-    expect(pssMibWithout(SMAPS, '/memfd:guest-ram')).toBe(3);
-    expect(pssMibWithout(SMAPS, '/nothing')).toBeCloseTo(3 + 100_000 / 1024);
-    expect(pssMibWithout('', '/nothing')).toBe(0);
+  it('pssMib: adds up the proportional set size of the wanted mappings, in MiB', () => {
+    expect(pssMib(SMAPS, ({ path }) => !path.startsWith('/memfd:guest-ram'))).toBe(3);
+    expect(pssMib(SMAPS, ({ kib }) => kib !== 1024)).toBeCloseTo(100_000 / 1024);
+    expect(pssMib(SMAPS, () => true)).toBeCloseTo(3 + 100_000 / 1024);
+    expect(pssMib('', () => true)).toBe(0);
   });
 });
 

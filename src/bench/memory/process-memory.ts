@@ -4,9 +4,8 @@ import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import { availableMib } from '../../probes/host-memory.ts';
+import { availableMib, pssMib } from '../../probes/host-memory.ts';
 
-const KIB_PER_MIB = 1024;
 /** Unit of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
 /** Name of the memfds of guest RAM. */
@@ -34,20 +33,7 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
  */
 export async function vmmMemoryMib(pid: number): Promise<number> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');
-  return pssMibWithout(maps, GUEST_RAM) + (await guestRamMib(pid));
-}
-
-/** Proportional set size without mappings of files whose name begins with `path`, MiB. */
-export function pssMibWithout(smaps: string, path: string): number {
-  let kib = 0;
-  let isExcluded = false;
-  for (const line of smaps.split('\n')) {
-    const head = /^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)$/.exec(line);
-    if (head !== null) isExcluded = head[1]?.startsWith(path) === true;
-    const pss = /^Pss: +(\d+) kB$/.exec(line);
-    if (pss !== null && !isExcluded) kib += Number(pss[1]);
-  }
-  return kib / KIB_PER_MIB;
+  return pssMib(maps, ({ path }) => !path.startsWith(GUEST_RAM)) + (await guestRamMib(pid));
 }
 
 async function guestRamMib(pid: number): Promise<number> {

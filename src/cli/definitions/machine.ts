@@ -1,5 +1,5 @@
 /** Definitions of the commands for this machine: `setup`, `doctor`, `bench`. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { BenchFlags } from '../commands/bench.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
 import type { SetupFlags } from '../commands/setup.ts';
@@ -34,7 +34,14 @@ export function addMachine(program: Command): void {
     .summary('check what this machine supports')
     .description(
       'Check each capability, and print how to fix what does not work. With --security, check whether this ' +
-        'host is hardened for untrusted code. Exit status 1: something required is missing.',
+        'host is hardened for untrusted code. With --report, print what an issue should say about this host: ' +
+        'versions, processor, KVM, jail, and measured starts if it is set up; no names, paths, addresses or keys. ' +
+        'Exit status 1: something required is missing.',
+    )
+    .addOption(
+      new Option('--report', 'print a report of this host for an issue, in Markdown').conflicts(
+        'security',
+      ),
     )
     .option('--security', 'check the security of the host instead: kernel, processor, memory, jail')
     .addOption(output())

@@ -14,6 +14,8 @@ const HANDLER = 0x8800;
 const DATA = 0x9000; // aligned to 64 bytes, as XRSTOR asks
 const LOOP_ITERATIONS = 50_000;
 const LOOP_ROUNDS = 5;
+/** Per millisecond. */
+const MICROSECONDS = 1_000;
 
 function main(): void {
   // From here on a silence is KVM's.
@@ -39,12 +41,15 @@ function main(): void {
 
 /** @returns whether the next step makes sense */
 function step(name: StepName, run: () => Omit<KvmStep, 'step'>): boolean {
-  let line: KvmStep;
+  const beganMs = name === 'start' ? 0 : performance.now();
+  let found: Omit<KvmStep, 'step' | 'ms'>;
   try {
-    line = { step: name, ...run() };
+    found = run();
   } catch (error) {
-    line = { step: name, error: error instanceof Error ? error.message : String(error) };
+    found = { error: error instanceof Error ? error.message : String(error) };
   }
+  const ms = Math.round((performance.now() - beganMs) * MICROSECONDS) / MICROSECONDS;
+  const line: KvmStep = { step: name, ms, ...found };
   writeSync(1, `${JSON.stringify(line)}\n`);
   return line.error === undefined;
 }

@@ -34,6 +34,8 @@ const stepSchema = z.object({
   step: z.enum(STEP_NAMES),
   /** Absent: the step succeeded. */
   error: z.string().max(500).optional(),
+  /** Its duration, milliseconds; of `start`: since the child's own start. Absent: unknown. */
+  ms: z.number().nonnegative().optional(),
   /** Only for the step `loop`. */
   instructionsPerSecond: z.number().nonnegative().optional(),
 });
@@ -228,7 +230,7 @@ function parseJson(text: string): unknown {
 }
 
 /** Raise it when the probe changes. */
-const CACHE_VERSION = 2;
+const CACHE_VERSION = 3;
 const cacheSchema = z.object({
   version: z.literal(CACHE_VERSION),
   bootId: z.string(),
