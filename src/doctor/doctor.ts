@@ -106,7 +106,9 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
   return {
     verdict: 'limited',
     detail: `software emulation (TCG), Python is 12 to 17 times slower: ${verdict.reason}`,
-    remedy: 'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
+    remedy:
+      verdict.details.kvm.remedy ??
+      'use a host whose /dev/kvm runs Linux guests (bare metal or nested virtualisation)',
   };
 }
 

@@ -61,7 +61,12 @@ export function chooseAccelerator(
   }
   if (wanted === 'kvm' && verdict.accelerator !== 'kvm') {
     throw new RuntimeError('no_accelerator', `cannot use KVM: ${verdict.reason}`, {
-      remedy: 'unset NEUROVISOR_ACCELERATOR to run in software emulation',
+      remedy: [
+        verdict.details.kvm.remedy,
+        'unset NEUROVISOR_ACCELERATOR to run in software emulation',
+      ]
+        .filter((one) => one !== undefined)
+        .join(' Or '),
     });
   }
   return wanted === 'auto' ? verdict.accelerator : wanted;

@@ -41,6 +41,15 @@ describe('chooseVmm', () => {
       expect.objectContaining({ code: 'no_accelerator', remedy: expect.stringContaining('qemu') }),
     );
   });
+  it('chooseVmm: names what to do about /dev/kvm, too', () => {
+    const closed = { usable: false, reason: "/dev/kvm can't be opened", remedy: 'Join its group.' };
+    const choose = () => chooseVmm(asked, closed, fit);
+    expect(choose).toThrow(
+      expect.objectContaining({
+        remedy: expect.stringMatching(/^Join its group\. Or choose QEMU/),
+      }),
+    );
+  });
 });
 
 describe('chooseByJail', () => {

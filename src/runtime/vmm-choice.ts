@@ -149,7 +149,7 @@ export async function judgeFirecracker(binary: string): Promise<FirecrackerVerdi
  */
 export function chooseVmm(
   { vmm, accelerator }: Pick<Config, 'vmm' | 'accelerator'>,
-  kvm: Pick<ProbeVerdict['details']['kvm'], 'usable' | 'reason'>,
+  kvm: Pick<ProbeVerdict['details']['kvm'], 'usable' | 'reason' | 'remedy'>,
   firecracker: FirecrackerVerdict | null,
 ): VmmChoice {
   if (vmm === 'qemu') return { vmm, reason: AS_CONFIGURED };
@@ -162,10 +162,11 @@ export function chooseVmm(
     if (problem !== null) return take(`Firecracker can't be used: ${problem}`);
     return { vmm: 'firecracker', reason: `${kvm.reason}, and Firecracker is installed` };
   }
+  const choose = 'choose QEMU (--vmm qemu or NEUROVISOR_VMM=qemu), or run `./neurovisor doctor`';
   const obstacle = accelerator === 'tcg' ? 'it has no software emulation' : (problem ?? noKvm);
   if (obstacle === null) return { vmm, reason: AS_CONFIGURED };
   throw new RuntimeError('no_accelerator', `cannot use Firecracker: ${obstacle}`, {
-    remedy: 'choose QEMU (--vmm qemu or NEUROVISOR_VMM=qemu), or run `./neurovisor doctor`',
+    remedy: obstacle === noKvm && kvm.remedy !== undefined ? `${kvm.remedy} Or ${choose}.` : choose,
   });
 }
 

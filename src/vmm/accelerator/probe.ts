@@ -7,13 +7,13 @@
  * refused instruction leaves an error in the host's log.
  */
 import { spawn } from 'node:child_process';
-import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
-import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { modulePath } from '../../base/module-path.ts';
+import { findKvmObstacle } from '../kvm-device.ts';
 import { type QemuVersion, readQemuVersion } from '../qemu/installation.ts';
 
 /** Below this many instructions per second the processor certainly does not run guest code natively. */
@@ -45,6 +45,8 @@ const verdictSchema = z.object({
   usable: z.boolean(),
   /** One clause for people, e.g. `/dev/kvm does not exist`. */
   reason: z.string().max(1_000),
+  /** What to do about the device. */
+  remedy: z.string().max(1_000).optional(),
   steps: z.array(stepSchema).max(STEP_NAMES.length),
 });
 type KvmVerdict = z.infer<typeof verdictSchema>;
@@ -134,15 +136,10 @@ export function judgeSteps(steps: readonly KvmStep[], ended: 'exited' | 'timed-o
 const inMillions = (rate = 0): string => `${(rate / 1e6).toFixed(1)} million instructions/s`;
 
 async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; cached: boolean }> {
-  const device = options.kvmDevice ?? '/dev/kvm';
   // Not cached: it can change without a reboot.
-  try {
-    await (await open(device, 'r+')).close();
-  } catch (error) {
-    return {
-      verdict: { usable: false, reason: openFailure(device, error), steps: [] },
-      cached: false,
-    };
+  const obstacle = await findKvmObstacle(options.kvmDevice);
+  if (obstacle !== null) {
+    return { verdict: { usable: false, ...obstacle, steps: [] }, cached: false };
   }
   const path = join(options.cacheDir, 'accelerator.json');
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
@@ -155,18 +152,6 @@ async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; c
     await writeCache(options.cacheDir, path, { version: CACHE_VERSION, bootId, kvm: verdict });
   }
   return { verdict, cached: false };
-}
-
-function openFailure(device: string, error: unknown): string {
-  switch (errorCode(error)) {
-    case 'ENOENT':
-      return `${device} does not exist`;
-    case 'EACCES':
-    case 'EPERM':
-      return `${device} can't be opened by this user`;
-    default:
-      return `${device} can't be opened: ${describeError(error)}`;
-  }
 }
 
 function defaultChild(): string[] {

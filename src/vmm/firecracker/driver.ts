@@ -17,6 +17,7 @@ import type { Log } from '../../base/log.ts';
 import { makeFifo } from '../../sys/fifo.ts';
 import type { MachineSize, NicLender, NicSpec, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
+import { explainKvm } from '../kvm-device.ts';
 import { checkMemoryFile, loadRefused, readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
@@ -69,6 +70,8 @@ export interface FirecrackerDriverOptions {
   /** Ends a VM with a thread that has no system call filter; always on in a jail. */
   readonly requiresFilter?: boolean;
   readonly limits?: DeviceLimits;
+  /** For tests. */
+  readonly kvmDevice?: string;
   /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
   /** Starts the thread that relays the channels of all VMs; for tests. */
@@ -170,7 +173,10 @@ async function start(known: Known, spec: VmSpec, signal: AbortSignal | undefined
     const parts = { place, relay, process: started, timings, release, limitVmm: jail?.limitDisks };
     return makeVm(known, spec, parts);
   } catch (error) {
-    const failure = await explainFailure(error, process, known.clock);
+    const failure = await explainKvm(
+      await explainFailure(error, process, known.clock),
+      known.kvmDevice,
+    );
     await release();
     throw failure;
   }

@@ -22,6 +22,7 @@ import { fileIdentity } from '../../sys/fd.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
+import { explainKvm } from '../kvm-device.ts';
 import { type Launch, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
@@ -134,7 +135,7 @@ async function start(
   } catch (error) {
     const failure = await explainFailure(error, process, options.clock);
     await release();
-    throw failure;
+    throw options.accelerator === 'kvm' ? await explainKvm(failure) : failure;
   }
 }
 
