@@ -5,7 +5,6 @@ import { connect } from 'node:net';
 import { freemem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { CodedError, describeError } from '../base/errors.ts';
-import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
 import { probeUpstreams } from '../bridge/detect.ts';
@@ -15,7 +14,12 @@ import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
 import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
-import { confineChosen, judgeFirecracker } from '../runtime/vmm-choice.ts';
+import {
+  confineChoice,
+  foreseeVmm,
+  judgeFirecracker,
+  type VmmChoice,
+} from '../runtime/vmm-choice.ts';
 import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import type { Check, Finding } from './check.ts';
@@ -30,15 +34,17 @@ export interface DoctorOptions {
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
 interface Exam extends DoctorOptions {
-  /** The VMM that a start would choose, and its jail; `checkJail` reports a failure, and closes it. */
-  readonly chosen: Promise<Chosen>;
+  /** The VMM that a start would choose. */
+  readonly choice: VmmChoice;
 }
 
 export async function examine({ config, log }: DoctorOptions): Promise<Check[]> {
   const home = resolveHome(config.home);
   const options = { config: await withFirecracker(config, home), log };
-  const exam = { ...options, chosen: confineChosen({ ...options, home }) };
-  exam.chosen.catch((error: unknown) => ignore(error, "reported by the jail's check"));
+  const choice = await foreseeVmm({ ...options, home }).catch(
+    (error: unknown): VmmChoice => ({ vmm: 'qemu', reason: describeError(error) }),
+  );
+  const exam = { ...options, choice };
   const checks: readonly [string, (exam: Exam) => Promise<Finding> | Finding][] = [
     ['node', checkNode],
     ['privileges', checkPrivileges],
@@ -112,19 +118,13 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
   };
 }
 
-type Chosen = Awaited<ReturnType<typeof confineChosen>>;
-
 /** Whether Firecracker runs VMs here, and why. */
-async function checkFirecracker({ config, chosen }: Exam): Promise<Finding> {
+async function checkFirecracker({ config, choice }: Exam): Promise<Finding> {
   const { version, problem } = await judgeFirecracker(config.firecracker);
   if (config.vmm === 'firecracker') return await checkRequested(config, { version, problem });
   if (problem !== null) return await notInstalled(config, problem);
-  const choice = await chosen.then(
-    (found) => found.choice,
-    () => null,
-  );
-  if (choice?.vmm === 'firecracker') return ok(`${version}, used: ${choice.reason}`);
-  const why = config.vmm === 'qemu' ? 'QEMU is configured' : (choice?.reason ?? 'no jail');
+  if (choice.vmm === 'firecracker') return ok(`${version}, used: ${choice.reason}`);
+  const why = config.vmm === 'qemu' ? 'QEMU is configured' : choice.reason;
   return { verdict: 'unused', detail: `${version} is installed, but ${why}`, remedy: null };
 }
 
@@ -150,8 +150,8 @@ async function checkRequested(
 }
 
 /** With the configured mode; `doctor --security` checks the host for it. */
-async function checkJail({ chosen }: Exam): Promise<Finding> {
-  const { confinement: found } = await chosen;
+async function checkJail({ choice, config, log }: Exam): Promise<Finding> {
+  const found = await confineChoice(choice, { config, home: resolveHome(config.home), log });
   await found.close();
   if (found.gaps.length === 0) return ok(found.description);
   return {

@@ -13,8 +13,9 @@ import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
 import { absentArtifacts } from '../image/prepared.ts';
 import { openCgroups } from '../jail/open.ts';
+import { withFirecracker } from '../runtime/firecracker-binary.ts';
 import { Runtime, SOURCE_DIR } from '../runtime/runtime.ts';
-import { confineChosen, judgeFirecracker } from '../runtime/vmm-choice.ts';
+import { confineChoice, foreseeVmm, judgeFirecracker } from '../runtime/vmm-choice.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { findBinary, readJailerVersion } from '../vmm/firecracker/installation.ts';
 import { namesHere, publicError, publicText } from './public-text.ts';
@@ -80,12 +81,13 @@ interface ReportOptions {
 
 /** Never fails because of the host: what can't be found out is null, `unknown` or a skip with its reason. */
 export async function reportHost(
-  options: ReportOptions,
+  given: ReportOptions,
   host: HostFacts = thisHost,
 ): Promise<HostReport> {
+  const home = resolveHome(given.config.home);
+  const options = { ...given, config: await withFirecracker(given.config, home) };
   const { config, env, say } = options;
   const names = namesHere(env);
-  const home = resolveHome(config.home);
   say('probing');
   const [verdict, firecracker, jailer, jail, cgroups] = await Promise.all([
     probeAccelerator({ cacheDir: home.cacheDir }),
@@ -134,7 +136,9 @@ async function reportJail(
   const home = resolveHome(config.home);
   const { jail: mode } = config;
   try {
-    const { choice, confinement } = await confineChosen({ config, home, log: silentLog });
+    const options = { config, home, log: silentLog };
+    const choice = await foreseeVmm(options);
+    const confinement = await confineChoice(choice, options);
     await confinement.close();
     const { state, description, gaps } = confinement;
     return {

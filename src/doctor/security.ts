@@ -11,7 +11,7 @@ import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
 import { withFirecracker } from '../runtime/firecracker-binary.ts';
-import { confineChosen } from '../runtime/vmm-choice.ts';
+import { confineChoice, foreseeVmm } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';
 
 export interface HostFacts {
@@ -241,11 +241,8 @@ async function jailChecks(options: {
     return [{ name: 'jail', verdict: 'limited', detail: `NEUROVISOR_JAIL=${config.jail}`, remedy }];
   }
   try {
-    const { confinement: found } = await confineChosen({
-      config: await withFirecracker(config, home),
-      home,
-      log,
-    });
+    const options = { config: await withFirecracker(config, home), home, log };
+    const found = await confineChoice(await foreseeVmm(options), options);
     await found.close();
     if (found.gaps.length === 0) return [{ name: 'jail', ...ok(found.description) }];
     const detail = `${found.description}; but ${found.gaps.join('; ')}`;

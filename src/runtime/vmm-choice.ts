@@ -44,11 +44,10 @@ export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
     qemuGaps: async () => {
       // What set-up has not installed yet can't be compared.
       if (qemu === null) return null;
-      const quiet = { ...log, warn: () => undefined };
       const found = await confine({
         config,
         home,
-        log: quiet,
+        log: withoutWarnings(log),
         binary: QEMU_BINARY,
         acceptsGaps: true,
       });
@@ -61,26 +60,27 @@ export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
 }
 
 /**
- * The jail of the VMM that would be chosen, with its gaps, for diagnosis. A requested Firecracker is jailed even where
- * it can't run.
+ * The choice of a start, without its warnings, for diagnosis. A requested Firecracker is the choice even where it can't run.
  * @throws RuntimeError `jail_unavailable`
  */
-export async function confineChosen(
-  options: ChoiceOptions,
-): Promise<{ readonly choice: VmmChoice; readonly confinement: Confinement }> {
-  const quiet = { ...options, log: { ...options.log, warn: () => undefined } };
-  const isAsked = options.config.vmm === 'firecracker';
-  const choice: VmmChoice = isAsked
-    ? { vmm: 'firecracker', reason: AS_CONFIGURED }
-    : await decideVmm(quiet);
-  const diagnosed = { ...quiet, acceptsGaps: true };
-  if (choice.vmm === 'qemu') {
-    return { choice, confinement: await confine({ ...diagnosed, binary: QEMU_BINARY }) };
-  }
-  const { confineFirecracker } = await import('./firecracker.ts');
-  const { confinement } = choice.confined ?? (await confineFirecracker(diagnosed));
-  return { choice, confinement };
+export async function foreseeVmm(options: ChoiceOptions): Promise<VmmChoice> {
+  if (options.config.vmm === 'firecracker') return { vmm: 'firecracker', reason: AS_CONFIGURED };
+  return await decideVmm({ ...options, log: withoutWarnings(options.log) });
 }
+
+/** The jail of that VMM, with its gaps. @throws RuntimeError `jail_unavailable` */
+export async function confineChoice(
+  choice: VmmChoice,
+  options: ChoiceOptions,
+): Promise<Confinement> {
+  if (choice.confined !== undefined) return choice.confined.confinement;
+  const diagnosed = { ...options, log: withoutWarnings(options.log), acceptsGaps: true };
+  if (choice.vmm === 'qemu') return await confine({ ...diagnosed, binary: QEMU_BINARY });
+  const { confineFirecracker } = await import('./firecracker.ts');
+  return (await confineFirecracker(diagnosed)).confinement;
+}
+
+const withoutWarnings = (log: Log): Log => ({ ...log, warn: () => undefined });
 
 /** Opens jails to compare them. */
 interface Jails {

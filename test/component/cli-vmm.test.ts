@@ -1,9 +1,11 @@
 /** `--vmm` and NEUROVISOR_VMM: a clear refusal where it can't run, before anything is set up. */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { probeAccelerator } from '../../src/vmm/accelerator/probe.ts';
 import { cli } from '../support/cli.ts';
+import { requiresFirecracker } from '../support/firecracker.ts';
 
 let home: string;
 beforeEach(() => {
@@ -37,5 +39,41 @@ describe('--vmm', () => {
     const asked = await cli(['doctor'], { env: { ...env(), NEUROVISOR_VMM: 'firecracker' } })
       .result;
     expect(asked.stdout).toMatch(/^firecracker +missing +it is not installed/m);
+  });
+});
+
+requiresFirecracker().describe('--vmm auto on a KVM that runs Linux', () => {
+  /** Whatever this machine's KVM can do; its device must open. */
+  async function findKvm(): Promise<void> {
+    const path = join(home, 'probe.mjs');
+    const steps = ['start', 'create', 'loop', 'int3', 'cmpxchg16b', 'xrstor', 'done'];
+    const lines = steps.map((step) => `console.log('${JSON.stringify({ step })}');`);
+    writeFileSync(path, lines.join('\n'));
+    const child = [process.execPath, path];
+    const verdict = await probeAccelerator({ cacheDir: join(home, 'cache'), child });
+    expect(verdict.accelerator).toBe('kvm');
+  }
+  const doctor = async (more: Record<string, string> = {}): Promise<string> => {
+    const found = { ...env(), NEUROVISOR_FIRECRACKER: join(home, 'firecracker'), ...more };
+    return (await cli(['doctor'], { env: found }).result).stdout;
+  };
+
+  it('doctor: says which VMM is taken and why', async () => {
+    await findKvm();
+    expect(await doctor()).toMatch(
+      /firecracker: install Firecracker with `neurovisor setup --fire/,
+    );
+    const program = "#!/bin/sh\necho 'Firecracker v1.16.1'\n";
+    writeFileSync(join(home, 'firecracker'), program, { mode: 0o755 });
+    expect(await doctor({ NEUROVISOR_JAIL: 'off' })).toMatch(
+      /^firecracker +ok +1\.16\.1, used: KVM runs .*, and Firecracker is installed$/m,
+    );
+    // It has no jailer, and is none that a jail could run.
+    expect(await doctor()).toMatch(
+      /^firecracker +unused +1\.16\.1 is installed, but Firecracker can't be jailed here: /m,
+    );
+    expect(await doctor({ NEUROVISOR_VMM: 'qemu' })).toMatch(
+      /^firecracker +unused +1\.16\.1 is installed, but QEMU is configured$/m,
+    );
   });
 });
