@@ -5,8 +5,8 @@
  *     snapshot or pause of the store, RAM of a fork ────────┴─► hard link or mount in each jail
  *
  * A template is copied, since a link changes the time by which the cache's file is known to be unaltered. The files
- * belong to us and are read-only for others, so a VMM with a user id of its own can't change them; the directories above
- * them keep all other users out.
+ * belong to us and are read-only for others, so a VMM with a user id of its own can't change them, and an ordinary user's
+ * has them in a read-only mount; the directories above them keep all other users out.
  */
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -47,11 +47,11 @@ export class SharedRam {
   }
 }
 
-/** Opens a RAM file on the file system of the jails, and lets each user read it who can reach it. */
+/** Opens a RAM file on the file system of the jails. As root, whose VMMs have other users, it becomes readable by all. */
 export async function mapMemory(path: string): Promise<MappedMemory> {
   const file = await open(path, 'r');
   try {
-    await file.chmod(READ_BY_ALL);
+    if (process.geteuid?.() === 0) await file.chmod(READ_BY_ALL);
   } catch (error) {
     await file.close();
     throw error;

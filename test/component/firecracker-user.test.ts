@@ -8,10 +8,14 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
+  statSync,
+  truncateSync,
+  unlinkSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -24,8 +28,9 @@ import type { Proof } from '../../src/prove/proof.ts';
 import type { FirecrackerConfig, FirecrackerJail } from '../../src/runtime/firecracker-jail.ts';
 import { openFirecrackerUserJail } from '../../src/runtime/firecracker-user-jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
+import type { VmmDriver } from '../../src/vmm/driver.ts';
 import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
-import { driverParity } from '../support/driver-parity.ts';
+import { driverParity, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker, requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/firecracker-ordinary.ts');
@@ -273,6 +278,7 @@ requiresFirecracker().describe('Firecracker in the jail of an ordinary user', (f
   describe('like every driver', () => {
     let dir: string;
     let jail: FirecrackerJail | undefined;
+    let driver: VmmDriver;
     beforeAll(() => {
       dir = mkdtempSync(join(tmpdir(), 'nv-fc-'));
     });
@@ -288,7 +294,7 @@ requiresFirecracker().describe('Firecracker in the jail of an ordinary user', (f
           log: silentLog,
           allowOlder: true,
         });
-        return createFirecrackerDriver({
+        driver = await createFirecrackerDriver({
           binary: files.firecracker,
           clock: systemClock,
           log: silentLog,
@@ -296,9 +302,29 @@ requiresFirecracker().describe('Firecracker in the jail of an ordinary user', (f
           jail: jail.specOf,
           tracksDirtyPages: true,
         });
+        return driver;
       },
       async () => files,
       ['nic'],
     );
+
+    it('start: RAM that a clone maps is mounted read-only, though its user owns it', async () => {
+      const bench = new VmBench(driver, files);
+      const { spec, snapshot } = await bench.saved();
+      const memoryPath = join(spec.dir, 'ram');
+      copyFileSync(`/proc/self/fd/${spec.memoryFd}`, memoryPath);
+      const vm = await bench.clone({ spec, snapshot: { ...snapshot, memoryPath } });
+      const seen = join(`/proc/${vm.pid}/root`, 'vm/fc/memory');
+      expect(statSync(seen).ino).toBe(statSync(memoryPath).ino);
+      for (const attack of [
+        () => openSync(seen, 'r+'),
+        () => truncateSync(seen, 0),
+        () => chmodSync(seen, 0o666),
+        () => unlinkSync(seen),
+      ]) {
+        expect(attack).toThrow(/read-only file system/i);
+      }
+      await bench.close();
+    });
   });
 });
