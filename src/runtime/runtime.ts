@@ -195,6 +195,7 @@ export class Runtime {
       const made = await makeDriver({ choice, config, home, log, vsock, memory: vmmMemory });
       const { confinement } = made;
       if (confined === undefined) cleanup.push('jail', () => confinement.close());
+      cleanup.push('driver', async () => made.driver.close?.());
       const violations = openViolations(made.driver.name, log);
       cleanup.push('records of the kernel', async () => violations.close());
       const metrics = new HostMetrics(systemClock);

@@ -286,4 +286,6 @@ export interface VmmDriver {
    * @throws VmmError
    */
   start(spec: VmSpec, signal?: AbortSignal): Promise<Vm>;
+  /** Releases what the driver's VMs share; call it after their end. Absent: they share nothing of the driver. */
+  close?(): Promise<void>;
 }

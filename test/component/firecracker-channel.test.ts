@@ -33,7 +33,7 @@ beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'nv-relay-'));
   channelPath = join(dir, 'v');
   clock = new FakeClock();
-  host = new RelayHost(silentLog, relayOnThisThread(clock));
+  host = new RelayHost(silentLog, clock, relayOnThisThread(clock));
   asked = [];
   answer = 'OK 77\n';
 });

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { ChannelStats } from '../../src/base/channel.ts';
-import { systemClock } from '../../src/base/clock.ts';
+import { type Clock, FakeClock, systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
@@ -22,6 +22,7 @@ import { RelayLoop } from '../../src/vmm/firecracker/channel/relay-loop.ts';
 import { PIECE_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-socket.ts';
 import {
   type RelayThread,
+  type StartRelayThread,
   startRelayThread,
 } from '../../src/vmm/firecracker/channel/relay-thread.ts';
 import { listenForGuestPort, readAll } from '../support/channel.ts';
@@ -32,6 +33,7 @@ const PEERS_MS_MAX = 60_000;
 
 let dir: string;
 const relays: ChannelRelay[] = [];
+const hosts: RelayHost[] = [];
 const servers: Server[] = [];
 const sockets: Socket[] = [];
 
@@ -40,6 +42,7 @@ beforeEach(() => {
 });
 afterEach(async () => {
   for (const relay of relays.splice(0)) await relay.close();
+  for (const host of hosts.splice(0)) await host.close();
   for (const socket of sockets.splice(0)) socket.destroy();
   for (const server of servers.splice(0)) server.close();
   rmSync(dir, { recursive: true, force: true });
@@ -49,6 +52,12 @@ afterEach(async () => {
 function channelOf(vm: string): string {
   mkdirSync(join(dir, vm), { mode: 0o700 });
   return join(dir, vm, 'v');
+}
+
+function newHost(clock: Clock = systemClock, start?: StartRelayThread): RelayHost {
+  const host = new RelayHost(silentLog, clock, start);
+  hosts.push(host);
+  return host;
 }
 
 async function open(host: RelayHost, channelPath: string): Promise<ChannelRelay> {
@@ -82,7 +91,8 @@ async function dial(path: string): Promise<Socket> {
 function watchedHost() {
   const threads: RelayThread[] = [];
   const ends: (string | null)[] = [];
-  const host = new RelayHost(silentLog, (received, ended) => {
+  const clock = new FakeClock();
+  const host = newHost(clock, (received, ended) => {
     const thread = startRelayThread(received, (fault) => {
       ends.push(fault);
       ended(fault);
@@ -90,14 +100,14 @@ function watchedHost() {
     threads.push(thread);
     return thread;
   });
-  return { host, threads, ends };
+  return { host, clock, threads, ends };
 }
 
 describe('the thread of all channels', () => {
   it('relays bytes both ways while the main thread is blocked', async () => {
     const channelPath = channelOf('a');
     writeFileSync(`${channelPath}_2000`, '');
-    const relay = await open(new RelayHost(silentLog), channelPath);
+    const relay = await open(newHost(), channelPath);
     rmSync(`${channelPath}_2000`);
     const bytes = 8 * MIB;
     // Nothing on this event loop runs until the process has ended.
@@ -115,7 +125,7 @@ describe('the thread of all channels', () => {
   it('holds no bytes for receivers that do not read', async () => {
     const channelPath = channelOf('a');
     const port = await listenForGuestPort(channelPath, 2000);
-    const relay = await open(new RelayHost(silentLog), channelPath);
+    const relay = await open(newHost(), channelPath);
     const guests: Socket[] = [];
     const sent = Buffer.alloc(4 * MIB, 'x');
     for (let count = 0; count < 8; count += 1) {
@@ -147,8 +157,9 @@ describe('the thread of all channels', () => {
       },
     });
     const channels: number[] = [];
-    const host = new RelayHost(silentLog, (_received, ended) => ({
+    const host = new RelayHost(silentLog, systemClock, (_received, ended) => ({
       ledger: new FdLedger(),
+      keepAlive: () => undefined,
       post(command: Command) {
         if (command.kind === 'stop') ended(null);
         else {
@@ -196,7 +207,7 @@ describe('the thread of all channels', () => {
   it('refuses connections beyond the limit of a VM, and keeps the others', async () => {
     const channelPath = channelOf('a');
     const port = await listenForGuestPort(channelPath, 2000);
-    const relay = await open(new RelayHost(silentLog), channelPath);
+    const relay = await open(newHost(), channelPath);
     const guests: Socket[] = [];
     const handled = async (): Promise<number> => {
       const { connectionsOpened, connectionsRefused } = await relay.stats();
@@ -219,19 +230,29 @@ describe('the thread of all channels', () => {
     await port.close();
   });
 
-  it('ends with its last channel, and leaves no descriptor', async () => {
-    const { host, threads, ends } = watchedHost();
+  it('serves all channels, and ends with its host or a minute after its last channel', async () => {
+    const { host, clock, threads, ends } = watchedHost();
     const one = await open(host, channelOf('a'));
     const two = await open(host, channelOf('b'));
-    expect(threads.length).toBe(1);
     await one.close();
-    expect(ends).toEqual([]);
+    clock.advance(120_000);
     await two.close();
-    expect(ends).toEqual([null]);
-    expect(threads[0]?.ledger.all()).toEqual([]);
+    clock.advance(59_000);
     const three = await open(host, channelOf('c'));
-    expect(threads.length).toBe(2);
+    clock.advance(120_000);
     expect(await three.stats()).toMatchObject({ connectionsOpened: 0 });
+    expect(threads.length).toBe(1);
+    await three.close();
+    expect(ends).toEqual([]);
+    clock.advance(60_000);
+    await expect.poll(() => ends, PATIENT).toEqual([null]);
+    const four = await open(host, channelOf('d'));
+    expect(await four.stats()).toMatchObject({ connectionsOpened: 0 });
+    await four.close();
+    await host.close();
+    await host.close();
+    expect(ends).toEqual([null, null]);
+    for (const thread of threads) expect(thread.ledger.all()).toEqual([]);
   });
 
   it('crash: a typed error for each VM, ends of all connections, and another thread for the next', async () => {

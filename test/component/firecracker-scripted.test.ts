@@ -96,6 +96,7 @@ async function failsToStart(driver: VmmDriver, expected: object): Promise<void> 
   const before = held();
   await expect(driver.start(spec)).rejects.toMatchObject(expected);
   expect(readdirSync(spec.dir)).toEqual(['overlay']);
+  await driver.close?.();
   await expect.poll(held, PATIENT).toEqual(before);
 }
 
@@ -143,6 +144,7 @@ describe('start', () => {
     const spec = bench.spec({ console: 'interactive' });
     const before = held();
     await expect(driver.start(spec)).rejects.toMatchObject({ code: 'vmm_start_failed' });
+    await driver.close?.();
     await expect.poll(held, PATIENT).toEqual(before);
   });
   it('start: cleans up if cancelled while Firecracker hangs', async () => {
@@ -155,6 +157,7 @@ describe('start', () => {
     aborter.abort(new Error('Ctrl-C'));
     await expect(started).rejects.toMatchObject({ code: 'vm_cancelled' });
     expect(readdirSync(spec.dir)).toEqual(['overlay']);
+    await driver.close?.();
     await expect.poll(held, PATIENT).toEqual(before);
   });
   it('start: removes the socket of a dead VM, and no other file', async () => {

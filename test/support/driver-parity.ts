@@ -37,7 +37,7 @@ export const COMMAND_PORT = 5000;
 const OVERLAY_BYTES = 1024 * 1024;
 const ID_ALPHABET = 'abcdefghij';
 
-/** A directory with what a VM needs, and the VMs started in it; `close` ends them all. */
+/** A directory with what a VM needs, and the VMs started in it; `close` ends them all, and the driver. */
 export class VmBench {
   readonly driver: VmmDriver;
   readonly #files: ParityFiles;
@@ -143,6 +143,7 @@ export class VmBench {
 
   async close(): Promise<void> {
     for (const vm of this.#vms.splice(0)) await vm.kill();
+    await this.driver.close?.();
     for (const port of this.#ports.splice(0)) await port.close();
     for (const fd of this.#memories.splice(0)) closeFd(fd);
     for (const dir of this.#dirs.splice(0)) rmSync(dir, { recursive: true, force: true });

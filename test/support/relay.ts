@@ -18,6 +18,7 @@ export function relayOnThisThread(clock: Clock): StartRelayThread {
     pump();
     return {
       ledger,
+      keepAlive: () => undefined,
       post(command) {
         if (command.kind !== 'stop') {
           loop.obey(command);

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { CleanupStack } from '../../base/cleanup.ts';
-import { sleep } from '../../base/clock.ts';
+import { sleep, systemClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { MIB } from '../../base/units.ts';
@@ -91,7 +91,9 @@ async function openWay(dir: string, cleanup: CleanupStack, open: OpenRelay): Pro
 }
 
 const relayInThread: OpenRelay = async (channelPath, cleanup) => {
-  const relay = new RelayHost(silentLog).open(channelPath, {});
+  const host = new RelayHost(silentLog, systemClock);
+  cleanup.push("relay's thread", () => host.close());
+  const relay = host.open(channelPath, {});
   cleanup.push('relay', () => relay.close());
   await relay.prepare();
   return relay.innerPath;

@@ -87,6 +87,7 @@ export interface FirecrackerDriver extends VmmDriver {
    * @throws VmmError `vm_gone`, `vm_unsupported`, `vmm_timeout`
    */
   adopt(spec: VmSpec): Promise<Vm>;
+  close(): Promise<void>;
 }
 
 /** @throws VmmError `vmm_missing` if the binary can't be used */
@@ -99,7 +100,7 @@ export async function createFirecrackerDriver(
     log.warn('any version of Firecracker is allowed', { version: version.text, VERSION_FLOOR });
   }
   const quirks = quirksOf(version);
-  const relays = new RelayHost(log, options.startRelays);
+  const relays = new RelayHost(log, options.clock, options.startRelays);
   const known = { ...options, version, quirks, relays, path: await findBinary(binary) };
   return {
     name: 'firecracker',
@@ -119,6 +120,7 @@ export async function createFirecrackerDriver(
     machineOf: (size) => machineOf(version, size),
     start: (spec, signal) => start(known, spec, signal),
     adopt: (spec) => adopt(known, spec),
+    close: () => relays.close(),
   };
 }
 

@@ -2,11 +2,12 @@
  * The channels of all VMs of a driver, which one thread serves: all bytes pass there, so that a guest that floods its
  * channel does not hold up the main thread.
  *
- *     main thread                          thread, while there is a channel
+ *     main thread                          thread, from the first channel on
  *     ChannelRelay per VM ── commands ──►  RelayLoop ── turns ──► GuestChannel per VM
  *     listens, and hands over        ◄── answers ──     epoll ── unix sockets
  */
 import type { ChannelLimits, ChannelStats } from '../../../base/channel.ts';
+import type { Clock } from '../../../base/clock.ts';
 import { addIgnored } from '../../../base/ignore.ts';
 import type { Log } from '../../../base/log.ts';
 import { closeInPool } from '../../../sys/fd.ts';
@@ -17,11 +18,13 @@ import { type RelayThread, type StartRelayThread, startRelayThread } from './rel
 
 export class RelayHost {
   readonly #log: Log;
+  readonly #clock: Clock;
   readonly #start: StartRelayThread;
   #current: Service | undefined;
 
-  constructor(log: Log, start: StartRelayThread = startRelayThread) {
+  constructor(log: Log, clock: Clock, start: StartRelayThread = startRelayThread) {
     this.#log = log;
+    this.#clock = clock;
     this.#start = start;
   }
 
@@ -31,13 +34,21 @@ export class RelayHost {
    */
   open(channelPath: string, limits: ChannelLimits): ChannelRelay {
     return new ChannelRelay(channelPath, limits, (innerPath, broken) => {
-      this.#current ??= new Service(this.#log, this.#start, () => {
+      this.#current ??= new Service(this.#log, this.#clock, this.#start, () => {
         this.#current = undefined;
       });
       return this.#current.add(innerPath, limits, broken);
     });
   }
+
+  /** Ends the thread. A channel that is still open breaks. */
+  async close(): Promise<void> {
+    await this.#current?.stop();
+  }
 }
+
+/** A thread takes a tenth of a second of a processor to start, more than a VM does. */
+const IDLE_MS_MAX = 60_000;
 
 interface Pending {
   readonly channel: number;
@@ -45,20 +56,23 @@ interface Pending {
   readonly reject: (error: VmmError) => void;
 }
 
-/** One thread and its channels. It ends with the last channel. */
+/** One thread and its channels. */
 class Service {
   readonly #log: Log;
+  readonly #clock: Clock;
   readonly #thread: RelayThread;
   readonly #retire: () => void;
   readonly #channels = new Map<number, (error: VmmError) => void>();
   readonly #pending = new Map<number, Pending>();
   readonly #ended = Promise.withResolvers<void>();
   #discarded: Promise<void> = Promise.resolve();
+  #cancelStop: (() => void) | undefined;
   #last = 0;
 
-  /** @param retire called once: the next channel needs another thread */
-  constructor(log: Log, start: StartRelayThread, retire: () => void) {
+  /** @param retire the next channel needs another thread */
+  constructor(log: Log, clock: Clock, start: StartRelayThread, retire: () => void) {
     this.#log = log;
+    this.#clock = clock;
     this.#retire = retire;
     this.#thread = start(
       (report) => this.#receive(report),
@@ -70,6 +84,8 @@ class Service {
     this.#last += 1;
     const channel = this.#last;
     this.#channels.set(channel, broken);
+    this.#cancelStop?.();
+    this.#thread.keepAlive(true);
     this.#thread.post({ kind: 'open', channel, innerPath, limits });
     return {
       listen: (fd, hostPath) => {
@@ -96,7 +112,7 @@ class Service {
       close: async () => {
         const stats = await this.#ask(channel, (request) => ({ kind: 'close', channel, request }));
         await this.#discarded;
-        await this.#remove(channel);
+        this.#remove(channel);
         return stats;
       },
     };
@@ -111,11 +127,18 @@ class Service {
     return promise;
   }
 
-  async #remove(channel: number): Promise<void> {
-    if (!this.#channels.delete(channel) || this.#channels.size > 0) return;
+  /** Idempotent. */
+  async stop(): Promise<void> {
+    this.#cancelStop?.();
     this.#retire();
     this.#thread.post({ kind: 'stop' });
     await this.#ended.promise;
+  }
+
+  #remove(channel: number): void {
+    if (!this.#channels.delete(channel) || this.#channels.size > 0) return;
+    this.#thread.keepAlive(false);
+    this.#cancelStop = this.#clock.after(IDLE_MS_MAX, () => void this.stop());
   }
 
   #receive(report: Report): void {
@@ -126,7 +149,7 @@ class Service {
     else if (report.kind === 'discard') for (const fd of report.fds) this.#discard(fd);
     else {
       this.#break(report.channel, report.detail);
-      void this.#remove(report.channel);
+      this.#remove(report.channel);
     }
   }
 
@@ -137,6 +160,7 @@ class Service {
   }
 
   #end(fault: string | null): void {
+    this.#cancelStop?.();
     if (fault !== null) {
       this.#log.error('the thread of the channels failed', { error: fault });
       this.#retire();

@@ -9,6 +9,8 @@ export interface RelayThread {
   /** Records the descriptors that go to the thread. */
   readonly ledger: FdLedger;
   post(command: Command): void;
+  /** Whether the thread keeps the process from ending. */
+  keepAlive(isOn: boolean): void;
 }
 
 /** @param ended called once; the thread's descriptors are closed. @param fault null: the thread was stopped */
@@ -33,9 +35,8 @@ export const startRelayThread: StartRelayThread = (received, ended) => {
     worker.postMessage(command);
     signalEventFd(wakeFd);
   };
-  // The thread blocks in epoll, so Node could not end it: it needs a command at the end of the process.
   const stop = (): void => post({ kind: 'stop' });
-  process.once('exit', stop);
+  stopAtExit(stop);
   let fault = 'it ended';
   worker.on('message', received);
   worker.on('error', (error: Error) => {
@@ -43,10 +44,31 @@ export const startRelayThread: StartRelayThread = (received, ended) => {
   });
   worker.on('exit', (status) => {
     hasEnded = true;
-    process.off('exit', stop);
+    stops.delete(stop);
     closeFd(wakeFd);
     ledger.closeAll();
     ended(isStopped && status === 0 ? null : fault);
   });
-  return { ledger, post };
+  return {
+    ledger,
+    post,
+    keepAlive(isOn) {
+      if (isOn) worker.ref();
+      else worker.unref();
+    },
+  };
 };
+
+/** Of all threads that run. */
+const stops = new Set<() => void>();
+let isListening = false;
+
+/** A thread blocks in epoll, so Node could not end it: it needs a command at the end of the process. */
+function stopAtExit(stop: () => void): void {
+  stops.add(stop);
+  if (isListening) return;
+  isListening = true;
+  process.once('exit', () => {
+    for (const each of stops) each();
+  });
+}
