@@ -2,7 +2,7 @@ import { silentProgress } from '../base/progress.ts';
 import { Runtime } from '../runtime/runtime.ts';
 import type { JailContext } from './jail/vmm.ts';
 
-/** Opens the runtime whose sandboxes a proof tries. @param more configuration; by default no model is loaded */
+/** Opens the runtime whose sandboxes a proof tries, without a model of its own. @param more configuration */
 export function openProofRuntime(
   { config, log }: Pick<JailContext, 'config' | 'log'>,
   more: Partial<JailContext['config']> = {},
@@ -12,5 +12,6 @@ export function openProofRuntime(
     progress: silentProgress,
     signal: new AbortController().signal,
     log,
+    withoutModel: true,
   });
 }

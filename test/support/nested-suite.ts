@@ -211,7 +211,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     await control().pause(main.id, 'disk');
     await daemon.kill();
     daemon = await world.serve(expected.vmm);
-    expect((await control().get(lost.id)).end).toMatchObject({ reason: 'host-lost' });
+    expect((await control().get(lost.id)).end).toMatchObject({ cause: 'host-lost' });
     expect(await control().resume(main.id)).toMatchObject({ status: 'running' });
     expect(await sh('cat kept')).toBe('beyond the daemon');
   });

@@ -36,8 +36,7 @@ const KERNEL_NAME = /^linux-image-6\.12\.[^-]+-amd64$/;
 /** Modules with which the initrd finds the root. */
 const BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'ext4'];
 /** Packages that only serve GPUs and builds. */
-const LEFT_OUT =
-  /node_modules\/(@biomejs|@rolldown|@typescript|lightningcss|@node-llama-cpp\/linux-x64-)/;
+const LEFT_OUT = /node_modules\/(@biomejs|@typescript|@node-llama-cpp\/linux-x64-)/;
 /** Arguments: the checkout, a scratch file, the target. */
 const PACK_CHECKOUT = [
   'cd "$1"',
@@ -94,6 +93,7 @@ export async function makeDisks(
     'tools',
     [
       RECIPE_VERSION,
+      LEFT_OUT.source,
       readFileSync(join(parts.checkout, 'package-lock.json')),
       process.version,
       readFileSync(parts.firecracker),

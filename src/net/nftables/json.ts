@@ -58,13 +58,18 @@ export const SOURCE_ROUTE: NftExpression = { fib: { result: 'type', flags: ['sad
 export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field: 'saddr' } };
 export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
 export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
+/**
+ * Of the header, not `meta l4proto`: in a set with ranges nft 1.0.6 converts the byte order of that, two bytes at a
+ * time, which kernels since 2026 refuse for its single byte (seen with Linux 6.12.117).
+ */
+const IP_PROTOCOL: NftExpression = { payload: { protocol: 'ip', field: 'protocol' } };
 export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
 /** The whole byte: equal to `rst` means `rst` and no other flag. */
 export const TCP_FLAGS: NftExpression = { payload: { protocol: 'tcp', field: 'flags' } };
 /** Includes the IP header. */
 export const PACKET_BYTES: NftExpression = { meta: { key: 'length' } };
 /** The key of sets by port. */
-export const DESTINATION: NftExpression = { concat: [IP_DADDR, L4PROTO, DPORT] };
+export const DESTINATION: NftExpression = { concat: [IP_DADDR, IP_PROTOCOL, DPORT] };
 export const DESTINATION_TYPE: readonly string[] = ['ipv4_addr', 'inet_proto', 'inet_service'];
 
 export function equal(left: NftExpression, right: unknown): NftExpression {
