@@ -13,6 +13,7 @@ import { requireRunDir, resolveHome } from '../home.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
 import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
+import { remediesOf } from '../runtime/jail.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
 import {
   confineChoice,
@@ -158,9 +159,9 @@ async function checkJail({ choice, config, log }: Exam): Promise<Finding> {
     verdict: 'limited',
     detail: [
       found.description,
-      ...found.gaps.filter((gap) => !gap.includes(found.description)),
+      ...found.gaps.map(({ text }) => text).filter((text) => !text.includes(found.description)),
     ].join('; '),
-    remedy: 'see `neurovisor doctor --security` and docs/security.md',
+    remedy: `${remediesOf(found.gaps)} (\`neurovisor doctor --security\`, docs/security.md)`,
   };
 }
 

@@ -16,6 +16,7 @@ describe('publicText', () => {
     ],
     ['https://user:pass@host/path?key=1 refused', '<url> refused'],
     ['mail alice@example.org', 'mail <address>'],
+    ['the control group /sys/fs/cgroup/app.slice/x.service', 'the control group <path>'],
     ['Alice on ALICEHOST', '<name> on <name>HOST'],
     ['two\nlines\x1b[31m', 'two lines?[31m'],
   ])('publicText: %j', (text, expected) => {
@@ -25,6 +26,7 @@ describe('publicText', () => {
     for (const text of [
       "/dev/kvm can't be opened by this user",
       'write /proc/sys/kernel/unprivileged_userns_clone',
+      'the control groups at /sys/fs/cgroup have no controller for memory',
       'no limit of memory, pids: no control group of it can be made here',
       "KVM can't run Linux guests: guest code is emulated (0.8 million instructions/s, native is above 500)",
       '6.18.44-fc-v857',

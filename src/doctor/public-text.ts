@@ -20,9 +20,9 @@ const EMAILS = /[\w.+-]+@[\w-]+(\.[\w-]+)+/g;
 const IPV4 = /\b\d{1,3}(\.\d{1,3}){3}\b/g;
 const IPV6 = /(?<![\w:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])/gi;
 const PATHS = /(?<![\w.<])~?\/[^\s"'`,;:()]+/g;
-/** The same on every host. */
+/** The same on every host; names of control groups are those of its services. */
 const KNOWN_PATHS =
-  /^\/dev\/(kvm|net\/tun|vhost-[a-z]+)$|^\/(proc\/sys|sys\/(module|kernel|fs\/cgroup))(\/[a-z0-9_.-]+)*$/;
+  /^\/dev\/(kvm|net\/tun|vhost-[a-z]+)$|^\/sys\/fs\/cgroup$|^\/(proc\/sys|sys\/(module|kernel))(\/[a-z0-9_.-]+)*$/;
 
 /** @param names of this user and host: `namesHere` */
 export function publicText(text: string, names: readonly string[]): string {

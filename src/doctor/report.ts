@@ -147,7 +147,7 @@ async function reportJail(
         mode,
         state,
         description: publicText(description, names),
-        gaps: gaps.map((gap) => publicText(gap, names)),
+        gaps: gaps.map(({ text }) => publicText(text, names)),
       },
     };
   } catch (error) {

@@ -11,6 +11,7 @@ import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
 import { withFirecracker } from '../runtime/firecracker-binary.ts';
+import { remediesOf } from '../runtime/jail.ts';
 import { confineChoice, foreseeVmm } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';
 
@@ -245,10 +246,8 @@ async function jailChecks(options: {
     const found = await confineChoice(await foreseeVmm(options), options);
     await found.close();
     if (found.gaps.length === 0) return [{ name: 'jail', ...ok(found.description) }];
-    const detail = `${found.description}; but ${found.gaps.join('; ')}`;
-    return [
-      { name: 'jail', ...limited(detail, 'run NeuroVisor as root, on a host with control groups') },
-    ];
+    const detail = `${found.description}; but ${found.gaps.map(({ text }) => text).join('; ')}`;
+    return [{ name: 'jail', ...limited(detail, remediesOf(found.gaps)) }];
   } catch (error) {
     const remedy = remedyOf(error) ?? 'see docs/security.md';
     return [{ name: 'jail', verdict: 'missing', detail: describeError(error), remedy }];

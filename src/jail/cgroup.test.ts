@@ -124,14 +124,17 @@ describe('Cgroups: v2', () => {
 
   it('constructor: names the missing controllers or permission', () => {
     const locked = new Unified(MOUNT, 'memory pids', () => true);
-    expect(new Cgroups(of(MOUNT), locked).missing).toBe('memory, pids');
+    expect(new Cgroups(of(MOUNT), locked).missing).toMatchObject({
+      names: 'memory, pids',
+      cause: 'this user may not change the control group /cg',
+    });
     // Made by another user.
     const theirs = new Unified(MOUNT, 'memory pids', (dir) => dir.endsWith('/neurovisor'));
     theirs.make(`${MOUNT}/neurovisor`);
-    expect(new Cgroups(of(MOUNT), theirs).missing).toBe('memory, pids');
+    expect(new Cgroups(of(MOUNT), theirs).missing?.cause).toMatch(/change .*\/cg\/neurovisor$/);
     const bare = new Unified(MOUNT, 'hugetlb');
-    expect(new Cgroups(of(MOUNT), bare).missing).toBe('memory, pids');
-    expect(new Cgroups(of(MOUNT), new Unified(MOUNT, 'pids')).missing).toBe('memory');
+    expect(new Cgroups(of(MOUNT), bare).missing?.cause).toMatch(/no controller for memory, pids$/);
+    expect(new Cgroups(of(MOUNT), new Unified(MOUNT, 'pids')).missing?.names).toBe('memory');
   });
 
   it('create: removes a group that it could not limit', () => {

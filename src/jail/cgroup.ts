@@ -20,6 +20,7 @@ import { sleep } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
+import { type CgroupAttempt, type CgroupFault, explainCgroupFault } from './cgroup-fault.ts';
 import { type CgroupPaths, CONTROLLERS, type Controller } from './cgroup-paths.ts';
 import {
   type CgroupLimits,
@@ -77,13 +78,16 @@ export interface Cgroup {
 
 export class Cgroups {
   readonly #files: CgroupFiles;
+  readonly #paths: CgroupPaths;
   readonly #trees: readonly Tree[];
+  readonly #attempts: CgroupAttempt[] = [];
   readonly #owner: string;
 
   /** @param files for tests; default: the kernel's */
   constructor(paths: CgroupPaths, files: CgroupFiles = kernelFiles) {
     this.#files = files;
-    this.#trees = findTrees(paths, files);
+    this.#paths = paths;
+    this.#trees = findTrees(paths, files, (attempt) => this.#attempts.push(attempt));
     this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
   }
 
@@ -92,10 +96,13 @@ export class Cgroups {
     return this.#trees.flatMap((tree) => tree.controllers);
   }
 
-  /** The needed controllers that this host lacks; null: none. */
-  get missing(): string | null {
+  /** The needed controllers that this host lacks, and why; null: none. */
+  get missing(): (CgroupFault & { readonly names: string }) | null {
     const missing = NEEDED.filter((name) => !this.controllers.includes(name));
-    return missing.length === 0 ? null : missing.join(', ');
+    if (missing.length === 0) return null;
+    const at = (dir: string): Set<string> => wordsOf(this.#files, join(dir, 'cgroup.controllers'));
+    const fault = explainCgroupFault(missing, this.#paths, this.#attempts, at);
+    return { names: missing.join(', '), ...fault };
   }
 
   /** @param id `[a-z0-9]+`. @throws JailError `jail_failed` */
@@ -224,27 +231,30 @@ function endProcess(pid: number): void {
   }
 }
 
-function findTrees(paths: CgroupPaths, files: CgroupFiles): Tree[] {
+type Note = (attempt: CgroupAttempt) => void;
+
+function findTrees(paths: CgroupPaths, files: CgroupFiles, note: Note): Tree[] {
   const trees: Tree[] = [];
   for (const [controller, dir] of paths.v1) {
     // Two controllers of one mount are one tree.
     const known = trees.findIndex(({ parent }) => parent === join(dir, PARENT));
     const one = trees[known];
     if (one !== undefined) trees[known] = { ...one, controllers: [...one.controllers, controller] };
-    else if (makeParent(files, dir))
+    else if (makeParent(files, dir, note))
       trees.push({ parent: join(dir, PARENT), controllers: [controller], version: 1 });
   }
   const missing = CONTROLLERS.filter((name) => !paths.v1.has(name));
-  const unified = paths.v2 === null ? undefined : findUnified(files, paths.v2, missing);
+  const unified = paths.v2 === null ? undefined : findUnified(files, paths.v2, missing, note);
   return unified === undefined ? trees : [...trees, unified];
 }
 
 /** @returns whether groups can be made below `dir`; tries it */
-function makeParent(files: CgroupFiles, dir: string): boolean {
+function makeParent(files: CgroupFiles, dir: string, note: Note): boolean {
   const parent = join(dir, PARENT);
   try {
     if (!files.exists(parent)) files.make(parent);
   } catch (error) {
+    note({ dir, step: 'make', code: errorCode(error) });
     ignore(error, 'another process made it, or none can be made here; the next step finds out');
   }
   try {
@@ -253,6 +263,7 @@ function makeParent(files: CgroupFiles, dir: string): boolean {
     files.remove(child);
     return true;
   } catch (error) {
+    note({ dir: parent, step: 'make', code: errorCode(error) });
     ignore(error, 'no group can be made here: reported as a gap of the jail');
     return false;
   }
@@ -263,6 +274,7 @@ function findUnified(
   files: CgroupFiles,
   v2: NonNullable<CgroupPaths['v2']>,
   missing: readonly Controller[],
+  note: Note,
 ): Tree | undefined {
   for (let dir = v2.dir; dir.startsWith(v2.mount); dir = dirname(dir)) {
     const wanted = missing.filter((name) =>
@@ -270,7 +282,8 @@ function findUnified(
     );
     if (wanted.includes('memory') || wanted.includes('pids')) {
       const parent = join(dir, PARENT);
-      if (enable(files, dir, wanted) && makeParent(files, dir) && enable(files, parent, wanted)) {
+      const enabled = enable(files, dir, wanted, note) && makeParent(files, dir, note);
+      if (enabled && enable(files, parent, wanted, note)) {
         return { parent, controllers: wanted, version: 2 };
       }
     }
@@ -282,7 +295,12 @@ function findUnified(
 const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
 
 /** Enables the controllers for the children of `dir`. */
-function enable(files: CgroupFiles, dir: string, controllers: readonly Controller[]): boolean {
+function enable(
+  files: CgroupFiles,
+  dir: string,
+  controllers: readonly Controller[],
+  note: Note,
+): boolean {
   try {
     const path = join(dir, 'cgroup.subtree_control');
     const there = wordsOf(files, path);
@@ -292,6 +310,7 @@ function enable(files: CgroupFiles, dir: string, controllers: readonly Controlle
     }
     return true;
   } catch (error) {
+    note({ dir, step: 'enable', code: errorCode(error) });
     ignore(error, 'not ours, or with processes of its own: the next ancestor is tried');
     return false;
   }

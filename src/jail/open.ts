@@ -40,11 +40,19 @@ interface JailOptions {
   readonly log: Log;
 }
 
+/** A protection that is missing. */
+export interface JailGap {
+  /** What, and why, for people. */
+  readonly text: string;
+  /** One imperative sentence without a full stop. */
+  readonly remedy: string;
+}
+
 export interface Jail {
   /** What the jail enforces, for people: `own user, namespaces, …`. */
   readonly description: string;
-  /** What this host can't enforce, each with its reason. */
-  readonly gaps: readonly string[];
+  /** What this host can't enforce. */
+  readonly gaps: readonly JailGap[];
   start(plan: JailPlan): Promise<Jailed>;
   /** Starts at once. Only for a jail without program files and without a user of its own. */
   startAsUser(plan: JailPlan): Jailed;
@@ -100,8 +108,13 @@ export async function openJail(options: JailOptions): Promise<Jail> {
     gaps: [
       ...(hasOwnUsers
         ? []
-        : ['VMMs run as this user: only root with all capabilities can give them their own']),
-      ...(cgroups?.missing === null ? [] : [noLimits(cgroups)]),
+        : [
+            {
+              text: 'VMMs run as this user: only root with all capabilities can give them their own',
+              remedy: 'run NeuroVisor as root',
+            },
+          ]),
+      ...limitGaps(cgroups),
     ],
     start: (plan) => startJailed(parts, plan),
     startAsUser: (plan) => startJailedAsUser(parts, plan),
@@ -111,10 +124,16 @@ export async function openJail(options: JailOptions): Promise<Jail> {
   };
 }
 
-/** A gap, for people. */
-export function noLimits(cgroups: Cgroups | null): string {
-  const missing = cgroups === null ? 'memory, pids' : (cgroups.missing ?? '');
-  return `no limit of ${missing}: no control group of it can be made here`;
+/** The gap of missing limits, if any. @param cgroups null: none can be used */
+export function limitGaps(cgroups: Cgroups | null): JailGap[] {
+  if (cgroups === null) {
+    const text = 'no limit of memory, pids: control groups can not be used';
+    return [{ text, remedy: 'see the warning before this one' }];
+  }
+  const { missing } = cgroups;
+  if (missing === null) return [];
+  const { names, cause, remedy } = missing;
+  return [{ text: `no limit of ${names}: ${cause}`, remedy }];
 }
 
 /** Removes the groups of killed NeuroVisors. @returns null, with a warning in the log, if none can be used */

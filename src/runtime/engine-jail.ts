@@ -16,7 +16,7 @@ import { MIB } from '../base/units.ts';
 import type { Config } from '../config.ts';
 import type { EngineLaunch, LaunchedEngine } from '../engine/process.ts';
 import type { Jailed } from '../jail/jail.ts';
-import { openJail } from '../jail/open.ts';
+import { type JailGap, openJail } from '../jail/open.ts';
 import { compileProfile } from '../jail/seccomp/compile.ts';
 import { closeFd } from '../sys/fd.ts';
 import { listenUnix } from '../sys/socket.ts';
@@ -28,7 +28,7 @@ export interface EngineJail {
   readonly launch: EngineLaunch;
   /** What it enforces, for people. */
   readonly description: string;
-  readonly gaps: readonly string[];
+  readonly gaps: readonly JailGap[];
   /** The jail shows a GPU's devices and driver. */
   readonly hasGpu: boolean;
   /** Call it after the engine's end. */

@@ -19,7 +19,13 @@ import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
 import { ioLimits } from '../jail/disk-io.ts';
 import { JailError } from '../jail/errors.ts';
 import { fileLimitBytes, limitsOf } from '../jail/jail.ts';
-import { isRootWith, NEEDED_CAPABILITIES, noLimits, openCgroups } from '../jail/open.ts';
+import {
+  isRootWith,
+  type JailGap,
+  limitGaps,
+  NEEDED_CAPABILITIES,
+  openCgroups,
+} from '../jail/open.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
 import { LAUNCHER_ENDS } from '../jail/seccomp/filtered-exec.ts';
 import { type TakenUid, UserIds } from '../jail/user-ids.ts';
@@ -59,7 +65,7 @@ export interface FirecrackerJail {
   /** For people, each a noun phrase. */
   readonly holds: readonly string[];
   /** Missing protections, each with its reason. */
-  readonly gaps: readonly string[];
+  readonly gaps: readonly JailGap[];
   /** The jail of a VM that is about to start. @throws JailError */
   readonly specOf: (spec: VmSpec) => Promise<JailSpec | UserJailSpec>;
   /** Call after all VMs have ended. */
@@ -108,7 +114,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       'no capabilities',
       ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
     ],
-    gaps: cgroups?.missing === null ? [] : [noLimits(cgroups)],
+    gaps: limitGaps(cgroups),
     specOf: async ({ id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} }) => {
       const disks = { paths: [rootImagePath, overlayPath], limits: diskLimits };
       const diskBytes = (await stat(overlayPath)).size;

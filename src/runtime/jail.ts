@@ -12,6 +12,7 @@ import {
   checkNamespaces,
   isRootWith,
   type Jail,
+  type JailGap,
   NEEDED_CAPABILITIES,
   openJail,
 } from '../jail/open.ts';
@@ -29,8 +30,8 @@ export interface Confinement {
   readonly state: JailState;
   /** For people: `jailed: own user, …` or `not jailed: …`. */
   readonly description: string;
-  /** Missing protections, each with its reason. */
-  readonly gaps: readonly string[];
+  /** Missing protections. */
+  readonly gaps: readonly JailGap[];
   /** Call after all VMMs have ended. */
   close(): Promise<void>;
 }
@@ -112,7 +113,7 @@ export async function checkJail(
  * @throws RuntimeError `jail_unavailable`: with `enforce` the jail must be complete
  */
 export function judgeGaps(
-  gaps: readonly string[],
+  gaps: readonly JailGap[],
   mode: Config['jail'],
   log: Log,
   of = 'VMMs',
@@ -120,12 +121,18 @@ export function judgeGaps(
   if (gaps.length === 0) return;
   if (mode === 'enforce') {
     throw new RuntimeError('jail_unavailable', 'the jail would be incomplete', {
-      cause: gaps.join('; '),
-      remedy:
-        'run NeuroVisor as root on a host with control groups (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto',
+      cause: gaps.map(({ text }) => text).join('; '),
+      remedy: `${remediesOf(gaps)} (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto`,
     });
   }
-  for (const gap of gaps) log.warn(`the jail of ${of} is incomplete`, { gap });
+  for (const { text: gap, remedy } of gaps) {
+    log.warn(`the jail of ${of} is incomplete`, { gap, remedy });
+  }
+}
+
+/** One clause: what to do about all of them. */
+export function remediesOf(gaps: readonly JailGap[]): string {
+  return [...new Set(gaps.map(({ remedy }) => remedy))].join('; ');
 }
 
 function confinedBy(
@@ -148,7 +155,7 @@ export function unconfined(reason: string): Confinement {
   return {
     state: 'off',
     description: `not jailed: ${reason}`,
-    gaps: [`VMMs are not jailed: ${reason}`],
+    gaps: [{ text: `VMMs are not jailed: ${reason}`, remedy: 'unset NEUROVISOR_JAIL' }],
     close: () => Promise.resolve(),
   };
 }

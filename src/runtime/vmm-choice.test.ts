@@ -55,9 +55,15 @@ describe('chooseVmm', () => {
 describe('chooseByJail', () => {
   const choice = { vmm: 'firecracker', reason: 'KVM works' } as const;
   let closed = 0;
-  const jailed = (...gaps: string[]): ConfinedFirecracker => ({
+  const gapsOf = (texts: readonly string[]) => texts.map((text) => ({ text, remedy: '' }));
+  const jailed = (texts: readonly string[]): ConfinedFirecracker => ({
     jail: null,
-    confinement: { state: 'enforced', description: '', gaps, close: async () => void closed++ },
+    confinement: {
+      state: 'enforced',
+      description: '',
+      gaps: gapsOf(texts),
+      close: async () => void closed++,
+    },
   });
   const choose = (
     mode: 'auto' | 'enforce',
@@ -67,11 +73,11 @@ describe('chooseByJail', () => {
     chooseByJail(choice, mode, {
       firecracker: async () => {
         if (gaps === null) throw new RuntimeError('jail_unavailable', 'cannot jail VMMs');
-        return jailed(...gaps);
+        return jailed(gaps);
       },
       qemuGaps: async () => {
         if (qemuGaps instanceof RuntimeError) throw qemuGaps;
-        return qemuGaps;
+        return qemuGaps === null ? null : gapsOf(qemuGaps);
       },
     });
 
@@ -84,7 +90,7 @@ describe('chooseByJail', () => {
   ] as const)('chooseByJail: takes Firecracker: %s', async (_, mode, gaps, qemuGaps) => {
     closed = 0;
     const chosen = await choose(mode, gaps, qemuGaps);
-    expect(chosen).toMatchObject({ ...choice, confined: { confinement: { gaps } } });
+    expect(chosen).toMatchObject({ ...choice, confined: { confinement: { gaps: gapsOf(gaps) } } });
     expect(closed).toBe(0);
   });
   it.each([

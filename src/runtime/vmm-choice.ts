@@ -3,6 +3,7 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
+import type { JailGap } from '../jail/open.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { VmmError } from '../vmm/errors.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
@@ -86,7 +87,7 @@ const withoutWarnings = (log: Log): Log => ({ ...log, warn: () => undefined });
 interface Jails {
   firecracker(): Promise<ConfinedFirecracker>;
   /** What QEMU's jail lacks here; null: unknown. */
-  qemuGaps(): Promise<readonly string[] | null>;
+  qemuGaps(): Promise<readonly JailGap[] | null>;
 }
 
 /** No default confines less than QEMU would: Firecracker's jail must lack nothing that QEMU's has. */
@@ -109,14 +110,15 @@ export async function chooseByJail(
 }
 
 async function lackingOf(
-  gaps: readonly string[],
+  gaps: readonly JailGap[],
   mode: Config['jail'],
   { qemuGaps }: Jails,
 ): Promise<readonly string[]> {
-  if (mode === 'enforce') return gaps;
+  const texts = gaps.map(({ text }) => text);
+  if (mode === 'enforce') return texts;
   try {
     const its = await qemuGaps();
-    return its === null ? [] : gaps.filter((gap) => !its.includes(gap));
+    return its === null ? [] : texts.filter((text) => its.every((gap) => gap.text !== text));
   } catch (error) {
     // QEMU can't be jailed at all.
     if (error instanceof RuntimeError) return [];

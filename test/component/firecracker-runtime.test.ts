@@ -78,7 +78,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
   /** Control groups for every limit, or what they lack. */
   const wholeGroups = (): true | string => {
     if (confinement === undefined) throw new Error('no confinement is open');
-    return confinement.gaps.length === 0 || confinement.gaps.join('; ');
+    return confinement.gaps.length === 0 || confinement.gaps.map(({ text }) => text).join('; ');
   };
   const jails = (): string[] => readdirSync(join(dir, 'run/jail/firecracker'));
 

@@ -2,6 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
+  chownSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -81,24 +82,89 @@ describe('confine', () => {
     const run = ['--mount', 'sh', '-ec', script, 'sh', process.execPath, GAPS, dir, mode];
     return JSON.parse(execFileSync('unshare', run, { encoding: 'utf8' }));
   };
-  const NO_PIDS = 'no limit of pids: no control group of it can be made here';
+  const NO_PIDS = 'no limit of pids: no mount of control groups has pids';
   cgroupV1.it('confine: auto reports a gap once and keeps the other limits', () => {
     expect(without('pids', 'auto')).toEqual({
       description: expect.stringMatching(/limits of .*memory/),
       gaps: [NO_PIDS],
-      warnings: [['the jail of VMMs is incomplete', { gap: NO_PIDS }]],
+      warnings: [
+        [
+          'the jail of VMMs is incomplete',
+          { gap: NO_PIDS, remedy: expect.stringMatching(/^mount it \(mount -t cgroup -o pids/) },
+        ],
+      ],
     });
   });
   cgroupV1.it('confine: a gap is a refusal under enforce', () => {
     expect(without('pids memory', 'enforce')).toEqual({
       code: 'jail_unavailable',
-      remedy: expect.stringMatching(/control groups.*NEUROVISOR_JAIL=auto/),
-      why: expect.stringMatching(
-        /no limit of memory, pids: no control group of it can be made here/,
-      ),
+      remedy: expect.stringMatching(/mount -t cgroup -o memory.*NEUROVISOR_JAIL=auto/),
+      why: expect.stringMatching(/no limit of memory, pids: no mount of control groups has memory/),
       warnings: [],
     });
   });
+  /** Hosts whose VMMs can have no limits. Each command becomes the rest of its arguments. */
+  const UNLIMITED = [
+    [
+      'read-only control groups',
+      'for at in $(findmnt -n -o TARGET -t cgroup,cgroup2); do mount -o remount,bind,ro "$at"; done',
+      { why: /is on a read-only mount/, remedy: /mount -o remount,rw \/sys\/fs\/cgroup/ },
+    ],
+    [
+      'no control groups',
+      'for at in $(findmnt -n -o TARGET -t cgroup,cgroup2); do umount -l "$at"; done',
+      { why: /no mount shows the control group of this process/, remedy: /mount -t cgroup2 none/ },
+    ],
+  ] as const;
+  requiresRoot().it.each(UNLIMITED)(
+    'confine: on a host with %s, auto warns, enforce refuses, and doctor names the remedy',
+    (_, script, { why, remedy }) => {
+      const host = ['--mount', 'sh', '-ec', script];
+      const auto = JSON.parse(on(host, GAPS, dir, 'auto'));
+      expect(auto.description).toMatch(/^jailed: /);
+      expect(auto.description).not.toMatch(/limits of/);
+      expect(auto.gaps).toEqual([expect.stringMatching(why)]);
+      expect(auto.gaps[0]).toMatch(/^no limit of memory, pids: /);
+      expect(auto.warnings).toEqual([
+        [
+          'the jail of VMMs is incomplete',
+          { gap: auto.gaps[0], remedy: expect.stringMatching(remedy) },
+        ],
+      ]);
+      const refused = JSON.parse(on(host, GAPS, dir, 'enforce'));
+      expect(refused).toMatchObject({ code: 'jail_unavailable', warnings: [] });
+      expect(refused.why).toMatch(why);
+      expect(refused.remedy).toMatch(remedy);
+      for (const more of [[], ['--security']]) {
+        const checks = JSON.parse(on(host, MAIN, 'doctor', ...more, '-o', 'json'));
+        expect(checks).toContainEqual({
+          name: 'jail',
+          verdict: 'limited',
+          detail: expect.stringMatching(why),
+          remedy: expect.stringMatching(remedy),
+        });
+      }
+    },
+  );
+  requiresRoot().it(
+    'confine: an ordinary user without a delegated group is told how to get one',
+    () => {
+      const user = ['--reuid', '1500', '--regid', '1500', '--clear-groups', '--'];
+      chmodSync(dir, 0o755);
+      const cacheDir = join(dir, 'ordinary');
+      mkdirSync(cacheDir);
+      chownSync(cacheDir, 1500, 1500);
+      const run = [...user, process.execPath, GAPS, cacheDir, 'auto'];
+      const { gaps, warnings } = JSON.parse(execFileSync('setpriv', run, { encoding: 'utf8' }));
+      expect(gaps).toEqual([
+        expect.stringMatching(/^VMMs run as this user/),
+        expect.stringMatching(
+          /^no limit of memory, pids: this user may not change the control group/,
+        ),
+      ]);
+      expect(warnings[1][1].remedy).toMatch(/Delegate=yes/);
+    },
+  );
   /** Hosts without any jail, and the message for each. Each command becomes the rest of its arguments. */
   const UNFIT = [
     [
@@ -142,7 +208,9 @@ describe('confine', () => {
   );
   requiresRoot().it('run: a host that denies user namespaces is refused before the set-up', () => {
     expect(() => on(UNFIT[0][1], MAIN, 'run', '-c', '1')).toThrow(/user\.max_user_namespaces is 0/);
-    expect(readdirSync(dir, { recursive: true })).not.toContain('cache');
+    const made = readdirSync(dir, { recursive: true }).map(String);
+    // The verdict of the probe is no set-up.
+    expect(made.filter((path) => /^cache\/(?!accelerator\.json$)/.test(path))).toEqual([]);
   });
   requiresRoot().it('checkNamespaces: asks bubblewrap as an ordinary user', () => {
     const check = join(import.meta.dirname, '../../src/jail/open.ts');

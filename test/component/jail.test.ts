@@ -110,7 +110,8 @@ const groups = (): string[] =>
     .filter((line) => line.endsWith(`.${process.pid}.`) || line.includes(`.${process.pid}.`));
 
 /** True if every limit has a control group, else the gaps. */
-const wholeGroups = (): true | string => jail.gaps.length === 0 || jail.gaps.join('; ');
+const wholeGroups = (): true | string =>
+  jail.gaps.length === 0 || jail.gaps.map(({ text }) => text).join('; ');
 
 function isSleep(pid: string): boolean {
   try {

@@ -128,7 +128,7 @@ function reportOf(
     vmm: driver.description,
     vmmReason: runtime.vmmReason,
     upstream: upstream.description,
-    jail: { description, gaps },
+    jail: { description, gaps: gaps.map(({ text }) => text) },
   };
 }
 

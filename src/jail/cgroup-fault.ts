@@ -1,0 +1,81 @@
+/** Says why VMMs can't have limits of a control group on this host, and what to do. Pure. */
+import type { CgroupPaths, Controller } from './cgroup-paths.ts';
+
+/** A failed attempt to make groups. */
+export interface CgroupAttempt {
+  /** The group. */
+  readonly dir: string;
+  /** `make` a group in it, or `enable` controllers for its groups. */
+  readonly step: 'make' | 'enable';
+  /** Node's code of the error; undefined: another error. */
+  readonly code: string | undefined;
+}
+
+export interface CgroupFault {
+  /** One clause. */
+  readonly cause: string;
+  /** One imperative sentence without a full stop. */
+  readonly remedy: string;
+}
+
+const DELEGATE =
+  'start NeuroVisor in a systemd unit with Delegate=yes (docs/security.md, Hosts), or as root';
+
+/**
+ * @param missing controllers that no group can be made for
+ * @param controllersAt the controllers that a group of version 2 has, by the kernel's names
+ */
+export function explainCgroupFault(
+  missing: readonly Controller[],
+  paths: CgroupPaths,
+  attempts: readonly CgroupAttempt[],
+  controllersAt: (dir: string) => ReadonlySet<string>,
+): CgroupFault {
+  const names = missing.join(', ');
+  const { v1, v2 } = paths;
+  const failed = (...codes: string[]): CgroupAttempt | undefined =>
+    attempts.find(({ code }) => codes.includes(code ?? ''));
+  const readOnly = failed('EROFS');
+  if (readOnly !== undefined) {
+    return {
+      cause: `the control group ${readOnly.dir} is on a read-only mount`,
+      remedy:
+        'remount it (mount -o remount,rw /sys/fs/cgroup); in a container, let the runtime mount it writable',
+    };
+  }
+  if (v1.size === 0 && v2 === null) {
+    return {
+      cause: 'no mount shows the control group of this process',
+      remedy:
+        'mount control groups (mount -t cgroup2 none /sys/fs/cgroup); in a container, let the runtime mount those of its own namespace',
+    };
+  }
+  const denied = failed('EACCES', 'EPERM');
+  const isOffered = (dir: string): boolean => missing.every((name) => controllersAt(dir).has(name));
+  if (v2 === null || (v1.size > 0 && !isOffered(v2.mount) && denied === undefined)) {
+    return {
+      cause: `no mount of control groups has ${names}`,
+      remedy: `mount it (mount -t cgroup -o ${missing[0]} none /sys/fs/cgroup/${missing[0]}), or boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1)`,
+    };
+  }
+  if (v1.size === 0 && !isOffered(v2.mount)) {
+    return {
+      cause: `the control groups at ${v2.mount} have no controller for ${names}`,
+      remedy:
+        'boot without cgroup_disable=; in a container, let the host give it these controllers (cgroup.subtree_control)',
+    };
+  }
+  // Groups are tried from the own one upwards: the first failure is that of the nearest.
+  const nearest = failed('EACCES', 'EPERM', 'EBUSY');
+  if (nearest?.code === 'EBUSY') {
+    return {
+      cause: `the control group ${nearest.dir} has processes of its own, so its groups get no controllers`,
+      remedy:
+        'start NeuroVisor in a group below it: in a systemd unit with Delegate=yes and DelegateSubgroup=main (systemd 254), or in a container whose init does so',
+    };
+  }
+  if (nearest !== undefined) {
+    return { cause: `this user may not change the control group ${nearest.dir}`, remedy: DELEGATE };
+  }
+  return { cause: `no group can be made for ${names} in ${v2.dir}`, remedy: DELEGATE };
+}
