@@ -27,3 +27,9 @@ export function sharedDirFault(dir: string): string | undefined {
   const isOpen = (mode & OTHERS_MAY_WRITE) !== 0 && (mode & STICKY) === 0;
   return isOpen ? `other users can rename entries of ${dir}: it has no sticky bit` : undefined;
 }
+
+/** What to do about a file of the home that another user owns, most likely after `sudo -E`. @param uid its owner's */
+export function otherOwnerRemedy(uid: number): string {
+  const own = process.geteuid?.() ?? 0;
+  return `Run NeuroVisor as user ${uid}, or give user ${own} a home of its own: NEUROVISOR_HOME=DIR. With sudo, omit -E, which keeps the home of the other user.`;
+}

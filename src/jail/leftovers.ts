@@ -25,7 +25,10 @@ export function endUnfinishedStarts(ids: ReadonlySet<string>): number {
   return ended;
 }
 
-/** The id of the start that a process belongs to: bubblewrap is told it as a host name. */
+/**
+ * The id of the start that a process belongs to: bubblewrap is told it as a host name. Ids are random, and a process
+ * that pretends to belong to a start loses nothing but itself.
+ */
 function startOf(pid: number): string | undefined {
   try {
     const words = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0');

@@ -1,6 +1,6 @@
 /** Directories of the jail that no other user can have prepared (io). */
-import { mkdirSync } from 'node:fs';
-import { privateDirFault } from '../base/private-dir.ts';
+import { lstatSync, mkdirSync } from 'node:fs';
+import { otherOwnerRemedy, privateDirFault } from '../base/private-dir.ts';
 import { JailError } from './errors.ts';
 
 /**
@@ -11,8 +11,12 @@ export function requirePrivateDir(dir: string): void {
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   const cause = privateDirFault(dir);
   if (cause === undefined) return;
+  const { uid } = lstatSync(dir);
+  const isOthers = uid !== process.geteuid?.();
   throw new JailError('jail_dir_unsafe', `could not use the directory ${dir} for jails`, {
     cause,
-    remedy: `Find out who made it, then remove ${dir}; NeuroVisor creates it again.`,
+    remedy: isOthers
+      ? `${otherOwnerRemedy(uid)} If that user should have nothing here, remove ${dir}.`
+      : `Find out who made it, then remove ${dir}; NeuroVisor creates it again.`,
   });
 }

@@ -14,6 +14,7 @@ import { dirname } from 'node:path';
 import { z } from 'zod';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { otherOwnerRemedy } from '../base/private-dir.ts';
 import { isDiskFull, StoreError } from './errors.ts';
 
 const KEY_BYTES = 32;
@@ -90,8 +91,12 @@ function readKey(path: string): Buffer | undefined {
   }
   try {
     const { uid, mode, size } = fstatSync(fd);
-    if (uid !== process.geteuid?.() || (mode & OTHERS) !== 0)
-      throw unusable(path, 'it is not this user’s alone');
+    if (uid !== process.geteuid?.()) {
+      throw unusable(path, `its owner is user ${uid}`, otherOwnerRemedy(uid));
+    }
+    if ((mode & OTHERS) !== 0) {
+      throw unusable(path, 'other users can read or write it', `Run: chmod 600 ${path}`);
+    }
     if (size !== KEY_BYTES) throw unusable(path, `it does not have ${KEY_BYTES} bytes`);
     return readFileSync(fd);
   } finally {
@@ -121,9 +126,11 @@ async function makeKey(path: string): Promise<{ readonly key: Buffer; readonly i
   }
 }
 
-function unusable(path: string, cause: unknown): StoreError {
+function unusable(path: string, cause: unknown, remedy?: string): StoreError {
   return new StoreError('store_unavailable', `could not use the key ${path} of the store`, {
     cause,
-    remedy: `Check its owner and mode (600), or put back a copy. Without it, paused sandboxes can't be resumed: remove ${path} to give them up.`,
+    remedy:
+      remedy ??
+      `Check its owner and mode (600), or put back a copy. Without it, paused sandboxes can't be resumed: remove ${path} to give them up.`,
   });
 }

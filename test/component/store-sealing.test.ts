@@ -1,11 +1,14 @@
 /** The requests of sandboxes in the database, which hold users' secrets. */
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { requirePrivateDir } from '../../src/jail/private-dir.ts';
+import { openSealing } from '../../src/store/sealing.ts';
 import { openStore } from '../../src/store/store.ts';
+import { requiresRoot } from '../support/requires.ts';
 import { newSandbox } from '../support/snapshots.ts';
 import { temporaryDir, temporaryStore } from '../support/store.ts';
 
@@ -29,6 +32,35 @@ it('put: no file of the store tells a secret, and the row is read back', async (
   await store.close();
   const again = await temporaryStore(dir);
   expect((await again.store.sandboxes.list())[0]?.requestJson).toBe(row.requestJson);
+});
+
+/** As after `sudo -E`, which keeps the home of another user. */
+const OTHER_USER = 1500;
+const afterSudo = {
+  cause: `its owner is user ${OTHER_USER}`,
+  remedy: expect.stringMatching(/^Run NeuroVisor as user 1500, .*NEUROVISOR_HOME=DIR.*omit -E/),
+};
+
+requiresRoot().it('openSealing: a key of another user is refused, with the remedy', async () => {
+  const dir = await temporaryDir();
+  mkdirSync(dir);
+  const path = join(dir, 'data.key');
+  await openSealing(path);
+  chmodSync(path, 0o640);
+  await expect(openSealing(path)).rejects.toMatchObject({ remedy: `Run: chmod 600 ${path}` });
+  chmodSync(path, 0o600);
+  chownSync(path, OTHER_USER, OTHER_USER);
+  await expect(openSealing(path)).rejects.toMatchObject({
+    code: 'store_unavailable',
+    ...afterSudo,
+  });
+});
+
+requiresRoot().it('requirePrivateDir: so is a directory of the jail', async () => {
+  const dir = await temporaryDir();
+  mkdirSync(dir);
+  chownSync(dir, OTHER_USER, OTHER_USER);
+  expect(() => requirePrivateDir(dir)).toThrow(expect.objectContaining(afterSudo));
 });
 
 it('openStore: seals the plain rows of older versions, and overwrites them', async () => {
