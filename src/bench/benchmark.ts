@@ -21,7 +21,7 @@ export interface BenchContext {
 
 export interface Measurement {
   readonly name: string;
-  readonly unit: 'ms' | 'µs' | 'ns' | 'MB/s' | 'MiB' | 'instructions';
+  readonly unit: 'ms' | 'µs' | 'ns' | 'MB/s' | 'MiB' | 'instructions' | 'M instructions';
   /** The accelerator of the guest; `none` without a guest. */
   readonly accelerator: string;
   /** Empty if every attempt failed. */

@@ -20,9 +20,11 @@ import { pauseBenchmark } from './start/pause.ts';
 import { poolBenchmark } from './start/pool.ts';
 import { scriptBenchmark } from './start/script.ts';
 import { snapshotBenchmark } from './start/snapshot.ts';
+import { workBenchmark } from './start/work.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   bootBenchmark,
+  workBenchmark,
   cloneBenchmark,
   poolBenchmark,
   scriptBenchmark,

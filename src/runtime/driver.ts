@@ -6,6 +6,7 @@ import type { Home } from '../home.ts';
 import type { VmmMemory } from '../probes/vmm-memory.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
+import type { Launch } from '../vmm/launch.ts';
 import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
@@ -20,6 +21,8 @@ export async function makeDriver(options: {
   log: Log;
   vsock: VsockHost;
   memory: VmmMemory;
+  /** Changes the launch of QEMU. */
+  aroundLaunch?: ((launch: Launch) => Launch) | undefined;
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { choice, config, home, log, vsock, memory } = options;
   if (choice.vmm === 'firecracker') {
@@ -30,7 +33,8 @@ export async function makeDriver(options: {
     probeAccelerator({ cacheDir: home.cacheDir }),
     confine({ config, home, log, binary: QEMU_BINARY }),
   ]);
-  const launch = options.memory.around(confinement.launch);
+  const { aroundLaunch = (launch) => launch } = options;
+  const launch = memory.around(aroundLaunch(confinement.launch));
   const { ownFilter } = confinement;
   try {
     const driver = await createQemuDriver({

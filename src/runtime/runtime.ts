@@ -48,6 +48,7 @@ import { JailMetrics } from '../telemetry/jail-metrics.ts';
 import type { GuestTraces } from '../trace/guest-traces.ts';
 import type { Tracer } from '../trace/trace.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
+import type { Launch } from '../vmm/launch.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
@@ -78,6 +79,10 @@ export interface RuntimeOptions {
   readonly withoutModel?: boolean;
   /** Opens the host's network for the first sandbox that needs one. Default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
+  /** For benchmarks: another kernel, which sandboxes can only boot. */
+  readonly kernelPath?: string;
+  /** For benchmarks: changes the launch of QEMU. */
+  readonly aroundLaunch?: (launch: Launch) => Launch;
 }
 
 /** Long enough for a first boot in software emulation on a busy machine. */
@@ -186,13 +191,22 @@ export class Runtime {
         log,
       });
       cleanup.push('engine', () => upstream.close());
-      const artifacts = await ensureArtifacts(setupContext(options, home), {
+      const prepared = await ensureArtifacts(setupContext(options, home), {
         withModel: upstream.needsModel && options.withoutModel !== true,
       });
+      const artifacts = { ...prepared, kernelPath: options.kernelPath ?? prepared.kernelPath };
       const vsock = createVsockHost({ log });
       cleanup.push('vsock worker', () => vsock.close());
       const vmmMemory = new VmmMemory(systemClock);
-      const made = await makeDriver({ choice, config, home, log, vsock, memory: vmmMemory });
+      const made = await makeDriver({
+        choice,
+        config,
+        home,
+        log,
+        vsock,
+        memory: vmmMemory,
+        aroundLaunch: options.aroundLaunch,
+      });
       const { confinement } = made;
       if (confined === undefined) cleanup.push('jail', () => confinement.close());
       cleanup.push('driver', async () => made.driver.close?.());
