@@ -28,6 +28,7 @@ import {
 import { listenForGuestPort, readAll } from '../support/channel.ts';
 
 const PATIENT = { timeout: 60_000 };
+const END = join(import.meta.dirname, '../fixtures/channel-end.ts');
 const PEERS = join(import.meta.dirname, '../fixtures/channel-peers.ts');
 const PEERS_MS_MAX = 60_000;
 
@@ -253,6 +254,11 @@ describe('the thread of all channels', () => {
     await host.close();
     expect(ends).toEqual([null, null]);
     for (const thread of threads) expect(thread.ledger.all()).toEqual([]);
+  });
+
+  it('close: a process that waits for nothing else gets to its end', () => {
+    const ended = spawnSync(process.execPath, [END, channelOf('a')], { encoding: 'utf8' });
+    expect(ended).toMatchObject({ stdout: 'ended\n', stderr: '', status: 0 });
   });
 
   it('crash: a typed error for each VM, ends of all connections, and another thread for the next', async () => {

@@ -131,6 +131,8 @@ class Service {
   async stop(): Promise<void> {
     this.#cancelStop?.();
     this.#retire();
+    // Else a process that waits for nothing else would end here.
+    this.#thread.keepAlive(true);
     this.#thread.post({ kind: 'stop' });
     await this.#ended.promise;
   }
