@@ -1,6 +1,6 @@
 /**
  * Builds the kernel that `neurovisor bench boot` compares the guest's with: Firecracker's CI configuration, from this
- * host's kernel source, plus EROFS, which our image needs. Takes ten minutes on 2 cores:
+ * host's kernel source, plus EROFS and MP tables, which our image and machine need. Takes ten minutes on 2 cores:
  *
  *     base=https://raw.githubusercontent.com/firecracker-microvm/firecracker/main/resources/guest_configs
  *     curl -O "$base/microvm-kernel-ci-x86_64-6.1.config" -O "$base/ci.config" -O "$base/pcie.config"
@@ -21,7 +21,8 @@ import { parseKernelConfig } from '../src/image/kernel-config.ts';
 const texts = await Promise.all(process.argv.slice(2).map((path) => readFile(path, 'utf8')));
 if (texts.length === 0) throw new Error('usage: node tools/reference-kernel.ts CONFIG…');
 const options = new Map(texts.flatMap((text) => [...parseKernelConfig(text)]));
-options.set('EROFS_FS', 'y');
+// Our image, and the interrupts of our machine, which the guest's command line takes from the MP table.
+for (const name of ['EROFS_FS', 'X86_MPPARSE']) options.set(name, 'y');
 // Facts of the machine on which the configuration was written.
 for (const name of options.keys())
   if (/^(CC|AS|LD|LLD|GCC|CLANG|PAHOLE)_/.test(name)) options.delete(name);
