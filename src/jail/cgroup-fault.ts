@@ -19,7 +19,7 @@ export interface CgroupFault {
 }
 
 const DELEGATE =
-  'start NeuroVisor in a systemd unit with Delegate=yes (docs/security.md, Hosts), or as root';
+  'start NeuroVisor in a systemd unit with Delegate=yes (docs/daemon.md, As a systemd service), or as root';
 
 /**
  * @param missing controllers that no group can be made for
@@ -71,7 +71,7 @@ export function explainCgroupFault(
     return {
       cause: `the control group ${nearest.dir} has processes of its own, so its groups get no controllers`,
       remedy:
-        'start NeuroVisor in a group below it: in a systemd unit with Delegate=yes and DelegateSubgroup=main (systemd 254), or in a container whose init does so',
+        'start NeuroVisor as the only program of a systemd unit with User= and Delegate=yes (docs/daemon.md, As a systemd service), or in a group below it: with DelegateSubgroup=main (systemd 254), or in a container whose init does so',
     };
   }
   if (nearest !== undefined) {

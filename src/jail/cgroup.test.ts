@@ -1,6 +1,8 @@
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type CgroupFiles, Cgroups } from './cgroup.ts';
+import { Cgroups } from './cgroup.ts';
+import type { CgroupFiles } from './cgroup-files.ts';
+import { kernelProcesses, type ProcessTable } from './cgroup-leaf.ts';
 import { findCgroups } from './cgroup-paths.ts';
 import { type CgroupLimits, ioFiles } from './cgroup-settings.ts';
 
@@ -35,6 +37,7 @@ class Unified implements CgroupFiles {
 
   make(dir: string): void {
     if (this.#locked(dirname(dir))) throw failure('EACCES');
+    if (this.exists(dir)) throw failure('EEXIST');
     this.#fill(dir, this.read(join(dirname(dir), 'cgroup.subtree_control')).trim());
   }
 
@@ -62,8 +65,12 @@ class Unified implements CgroupFiles {
     const dir = dirname(path);
     if (this.#locked(dir)) throw failure('EACCES');
     const before = this.read(path);
+    if (path.endsWith('/cgroup.procs')) {
+      this.#move(value, dir);
+      return;
+    }
     if (!path.endsWith('/cgroup.subtree_control')) {
-      this.files.set(path, path.endsWith('/cgroup.procs') ? `${before}${value}\n` : value);
+      this.files.set(path, value);
       return;
     }
     if (dir !== this.#root && this.read(join(dir, 'cgroup.procs')) !== '') throw failure('EBUSY');
@@ -72,7 +79,28 @@ class Unified implements CgroupFiles {
     if (!wanted.every((name) => there.includes(name))) throw failure('ENOENT');
     this.files.set(path, [...before.split(' '), ...wanted].join(' ').trim());
   }
+
+  owner(dir: string): number {
+    return this.#locked(dir) ? 0 : USER;
+  }
+
+  processes(dir: string): number[] {
+    return this.read(join(dir, 'cgroup.procs')).split('\n').filter(Boolean).map(Number);
+  }
+
+  #move(pid: string, to: string): void {
+    const isInner = this.read(join(to, 'cgroup.subtree_control')) !== '';
+    if (isInner && to !== this.#root) throw failure('EBUSY');
+    for (const [path, text] of this.files) {
+      if (!path.endsWith('/cgroup.procs')) continue;
+      const others = text.split('\n').filter((each) => each !== pid && each !== '');
+      const now = dirname(path) === to ? [...others, pid] : others;
+      this.files.set(path, now.map((each) => `${each}\n`).join(''));
+    }
+  }
 }
+
+const USER = 1500;
 
 function failure(code: string): Error {
   return Object.assign(new Error(code), { code });
@@ -165,6 +193,137 @@ describe('Cgroups: v2', () => {
       'foreign',
       expect.stringMatching(/^mine\./),
     ]);
+  });
+});
+
+/** A unit with `User=` and `Delegate=yes`: its group is this user's, those above it are not. */
+describe('Cgroups: a delegated group of v2 with processes', () => {
+  const UNIT = `${MOUNT}/system.slice/nv.service`;
+  const LEAF = `${UNIT}/neurovisor-self`;
+  /** Launcher 10, this process 20, its child 30; 40 has another parent. */
+  const PARENTS = new Map([
+    [1, 0],
+    [10, 1],
+    [20, 10],
+    [30, 20],
+    [40, 1],
+  ]);
+  const table = (uid = USER): ProcessTable => ({ pid: 20, uid, parentOf: (p) => PARENTS.get(p) });
+
+  function unit(...pids: readonly number[]): Unified {
+    let isBooted = false;
+    const isOurs = (dir: string): boolean => dir.startsWith(UNIT);
+    const kernel = new Unified(MOUNT, 'cpu io memory pids', (dir) => isBooted && !isOurs(dir));
+    for (const dir of [`${MOUNT}/system.slice`, UNIT]) {
+      kernel.write(join(dirname(dir), 'cgroup.subtree_control'), '+cpu +io +memory +pids');
+      kernel.make(dir);
+    }
+    for (const pid of pids) kernel.write(join(UNIT, 'cgroup.procs'), String(pid));
+    isBooted = true;
+    return kernel;
+  }
+
+  it('constructor: moves this process, its ancestors and its descendants into a leaf', () => {
+    const kernel = unit(10, 20, 30);
+    const cgroups = new Cgroups(of(UNIT), kernel, table());
+    expect(cgroups.missing).toBeNull();
+    expect(kernel.processes(UNIT)).toEqual([]);
+    expect(kernel.processes(LEAF)).toEqual([10, 20, 30]);
+    const [dir = ''] = cgroups.create('vm', LIMITS).dirs;
+    expect(dirname(dir)).toBe(`${UNIT}/neurovisor`);
+    expect(kernel.read(join(dir, 'memory.max'))).toBe('1000');
+  });
+
+  it('constructor: uses the leaf of an earlier one, from within and from beside it', () => {
+    const kernel = unit(20);
+    const first = new Cgroups(of(UNIT), kernel, table());
+    const second = new Cgroups(of(LEAF), kernel, table());
+    expect([first.missing, second.missing]).toEqual([null, null]);
+    expect(dirname(second.create('vm', LIMITS).dirs[0] ?? '')).toBe(`${UNIT}/neurovisor`);
+    const left = unit(10, 20);
+    left.make(LEAF);
+    left.write(join(LEAF, 'cgroup.procs'), '20');
+    expect(new Cgroups(of(LEAF), left, table()).missing).toBeNull();
+    expect(left.processes(LEAF)).toEqual([20, 10]);
+  });
+
+  it.each([
+    ['a foreign process', [20, 40], USER],
+    ['a process of another pid namespace', [20, 0], USER],
+    ['a process that has ended', [20, 50], USER],
+    ['a group of root, which owns every group', [10, 20], 0],
+    ['a group of another user', [10, 20], 1501],
+  ] as const)('constructor: moves nothing in a group with %s', (_, pids, uid) => {
+    const kernel = unit(...pids);
+    const { missing } = new Cgroups(of(UNIT), kernel, table(uid));
+    expect(missing?.cause).toMatch(/nv\.service has processes of its own/);
+    expect(missing?.remedy).toMatch(/docs\/daemon\.md/);
+    expect(kernel.processes(UNIT)).toEqual(pids);
+    expect(kernel.exists(LEAF)).toBe(false);
+  });
+
+  it('constructor: moves processes that were forked meanwhile', () => {
+    const kernel = unit(10, 20);
+    const write = kernel.write.bind(kernel);
+    let forks = 0;
+    kernel.write = (path, value) => {
+      write(path, value);
+      if (value === '20' && forks++ === 0) write(join(UNIT, 'cgroup.procs'), '30');
+    };
+    expect(new Cgroups(of(UNIT), kernel, table()).missing).toBeNull();
+    expect(kernel.processes(LEAF)).toEqual([10, 20, 30]);
+  });
+
+  it('constructor: skips a process that ends before its move', () => {
+    const kernel = unit(20, 30);
+    const write = kernel.write.bind(kernel);
+    kernel.write = (path, value) => {
+      if (value === '30') {
+        kernel.files.set(join(UNIT, 'cgroup.procs'), '');
+        throw failure('ESRCH');
+      }
+      write(path, value);
+    };
+    expect(new Cgroups(of(UNIT), kernel, table()).missing).toBeNull();
+  });
+
+  it.each([
+    ['a foreign process joins', '40'],
+    ['forks never stop', '30'],
+  ])('constructor: puts everything back if %s', (_, pid) => {
+    const kernel = unit(10, 20);
+    const write = kernel.write.bind(kernel);
+    const procs = join(UNIT, 'cgroup.procs');
+    let writes = 0;
+    kernel.write = (path, value) => {
+      write(path, value);
+      if (path !== procs && path.endsWith('/cgroup.procs') && ++writes < 1_000) write(procs, pid);
+    };
+    expect(new Cgroups(of(UNIT), kernel, table()).missing?.cause).toMatch(/processes of its own/);
+    expect(writes).toBeLessThan(100);
+    expect(kernel.processes(UNIT).sort()).toEqual([10, 20, Number(pid)].sort());
+    expect(kernel.exists(LEAF)).toBe(false);
+  });
+
+  it('constructor: leaves processes where an ancestor can have the groups', () => {
+    const kernel = new Unified(MOUNT, 'memory pids');
+    kernel.write(`${MOUNT}/cgroup.subtree_control`, '+memory +pids');
+    kernel.make(`${MOUNT}/app.scope`);
+    kernel.write(`${MOUNT}/app.scope/cgroup.procs`, '20');
+    expect(new Cgroups(of(`${MOUNT}/app.scope`), kernel, table()).missing).toBeNull();
+    expect(kernel.processes(`${MOUNT}/app.scope`)).toEqual([20]);
+  });
+
+  it('kernelProcesses: knows the parents of running processes only', () => {
+    expect(kernelProcesses.parentOf(process.pid)).toBe(process.ppid);
+    expect(kernelProcesses.parentOf(999_999_999)).toBeUndefined();
+  });
+
+  it('constructor: moves nothing where the group lacks the controllers', () => {
+    const kernel = unit(20);
+    kernel.files.set(join(UNIT, 'cgroup.controllers'), 'cpu');
+    expect(new Cgroups(of(UNIT), kernel, table()).missing?.names).toBe('memory, pids');
+    expect(kernel.processes(UNIT)).toEqual([20]);
   });
 });
 

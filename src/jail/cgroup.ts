@@ -5,22 +5,17 @@
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
- * processes", cgroups(7)). So the parent is the nearest ancestor that has the needed controllers and is writable.
+ * processes", cgroups(7)). So the parent is the nearest ancestor that has the needed controllers and is writable;
+ * if there is none, this process leaves its own group, where it may (cgroup-leaf.ts).
  */
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  writeFileSync,
-} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { sleep } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { type CgroupAttempt, type CgroupFault, explainCgroupFault } from './cgroup-fault.ts';
+import { type CgroupFiles, kernelFiles, wordsOf } from './cgroup-files.ts';
+import { groupToEmpty, intoLeaf, kernelProcesses, type ProcessTable } from './cgroup-leaf.ts';
 import { type CgroupPaths, CONTROLLERS, type Controller } from './cgroup-paths.ts';
 import {
   type CgroupLimits,
@@ -37,25 +32,6 @@ const PARENT = 'neurovisor';
 const NEEDED: readonly Controller[] = ['memory', 'pids'];
 const REMOVE_MS_MAX = 2_000;
 const REMOVE_POLL_MS = 5;
-
-/** The operations on a cgroup file system. Errors are Node's. */
-export interface CgroupFiles {
-  make(dir: string): void;
-  remove(dir: string): void;
-  list(dir: string): readonly string[];
-  exists(path: string): boolean;
-  read(path: string): string;
-  write(path: string, value: string): void;
-}
-
-const kernelFiles: CgroupFiles = {
-  make: (dir) => mkdirSync(dir),
-  remove: (dir) => rmdirSync(dir),
-  list: (dir) => readdirSync(dir),
-  exists: (path) => existsSync(path),
-  read: (path) => readFileSync(path, 'utf8'),
-  write: (path, value) => writeFileSync(path, value, { flag: 'r+' }),
-};
 
 interface Tree extends Hierarchy {
   /** `/sys/fs/cgroup/memory/…/neurovisor`; made. */
@@ -83,11 +59,15 @@ export class Cgroups {
   readonly #attempts: CgroupAttempt[] = [];
   readonly #owner: string;
 
-  /** @param files for tests; default: the kernel's */
-  constructor(paths: CgroupPaths, files: CgroupFiles = kernelFiles) {
+  /** @param files, processes for tests; default: the kernel's */
+  constructor(
+    paths: CgroupPaths,
+    files: CgroupFiles = kernelFiles,
+    processes: ProcessTable = kernelProcesses,
+  ) {
     this.#files = files;
     this.#paths = paths;
-    this.#trees = findTrees(paths, files, (attempt) => this.#attempts.push(attempt));
+    this.#trees = findTrees(paths, { files, processes }, (attempt) => this.#attempts.push(attempt));
     this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
   }
 
@@ -233,18 +213,25 @@ function endProcess(pid: number): void {
 
 type Note = (attempt: CgroupAttempt) => void;
 
-function findTrees(paths: CgroupPaths, files: CgroupFiles, note: Note): Tree[] {
+interface Host {
+  readonly files: CgroupFiles;
+  readonly processes: ProcessTable;
+}
+
+function findTrees(paths: CgroupPaths, host: Host, note: Note): Tree[] {
   const trees: Tree[] = [];
   for (const [controller, dir] of paths.v1) {
     // Two controllers of one mount are one tree.
     const known = trees.findIndex(({ parent }) => parent === join(dir, PARENT));
     const one = trees[known];
     if (one !== undefined) trees[known] = { ...one, controllers: [...one.controllers, controller] };
-    else if (makeParent(files, dir, note))
+    else if (makeParent(host.files, dir, note))
       trees.push({ parent: join(dir, PARENT), controllers: [controller], version: 1 });
   }
   const missing = CONTROLLERS.filter((name) => !paths.v1.has(name));
-  const unified = paths.v2 === null ? undefined : findUnified(files, paths.v2, missing, note);
+  if (paths.v2 === null) return trees;
+  const unified =
+    findUnified(host.files, paths.v2, missing, note) ?? makeRoom(host, paths.v2, missing, note);
   return unified === undefined ? trees : [...trees, unified];
 }
 
@@ -277,20 +264,44 @@ function findUnified(
   note: Note,
 ): Tree | undefined {
   for (let dir = v2.dir; dir.startsWith(v2.mount); dir = dirname(dir)) {
-    const wanted = missing.filter((name) =>
-      wordsOf(files, join(dir, 'cgroup.controllers')).has(v2Name(name)),
-    );
-    if (wanted.includes('memory') || wanted.includes('pids')) {
-      const parent = join(dir, PARENT);
-      const enabled = enable(files, dir, wanted, note) && makeParent(files, dir, note);
-      if (enabled && enable(files, parent, wanted, note)) {
-        return { parent, controllers: wanted, version: 2 };
-      }
-    }
-    if (dir === v2.mount) break;
+    const tree = unifiedAt(files, dir, missing, note);
+    if (tree !== undefined || dir === v2.mount) return tree;
   }
   return undefined;
 }
+
+/** For a group that no ancestor can replace: moves its processes into a leaf, if they are all related to this one. */
+function makeRoom(
+  { files, processes }: Host,
+  v2: NonNullable<CgroupPaths['v2']>,
+  missing: readonly Controller[],
+  note: Note,
+): Tree | undefined {
+  const dir = groupToEmpty(v2.dir);
+  if (!isUseful(offered(files, dir, missing))) return undefined;
+  return intoLeaf(files, processes, dir, () => unifiedAt(files, dir, missing, note));
+}
+
+function unifiedAt(
+  files: CgroupFiles,
+  dir: string,
+  missing: readonly Controller[],
+  note: Note,
+): Tree | undefined {
+  const controllers = offered(files, dir, missing);
+  if (!isUseful(controllers) || !enable(files, dir, controllers, note)) return undefined;
+  const parent = join(dir, PARENT);
+  const isMade = makeParent(files, dir, note) && enable(files, parent, controllers, note);
+  return isMade ? { parent, controllers, version: 2 } : undefined;
+}
+
+function offered(files: CgroupFiles, dir: string, missing: readonly Controller[]): Controller[] {
+  const there = wordsOf(files, join(dir, 'cgroup.controllers'));
+  return missing.filter((name) => there.has(v2Name(name)));
+}
+
+const isUseful = (controllers: readonly Controller[]): boolean =>
+  controllers.some((name) => NEEDED.includes(name));
 
 const v2Name = (name: Controller): string => (name === 'blkio' ? 'io' : name);
 
@@ -313,14 +324,5 @@ function enable(
     note({ dir, step: 'enable', code: errorCode(error) });
     ignore(error, 'not ours, or with processes of its own: the next ancestor is tried');
     return false;
-  }
-}
-
-function wordsOf(files: CgroupFiles, path: string): Set<string> {
-  try {
-    return new Set(files.read(path).trim().split(/\s+/));
-  } catch (error) {
-    ignore(error, 'the control group is not readable');
-    return new Set();
   }
 }

@@ -1,14 +1,25 @@
-/** Identifies processes by pid and start time, so that a reused pid is not mistaken for the old process. */
+/** Identifies processes by pid and start time, so that a reused pid is not mistaken for the old process; their parents. */
 import { readFileSync } from 'node:fs';
 import { errorCode } from '../base/errors.ts';
 
 /** @returns field 22 of /proc/<pid>/stat (proc(5)), or undefined for an ended process. */
 export function startTicksOf(pid: number): string | undefined {
+  const fields = statOf(pid);
+  return fields?.[0] === 'Z' ? undefined : fields?.[22 - 3];
+}
+
+/** @returns 0: none, or one outside of this pid namespace; undefined: the process has ended */
+export function parentOf(pid: number): number | undefined {
+  const field = statOf(pid)?.[4 - 3];
+  return field === undefined ? undefined : Number(field);
+}
+
+/** The fields of /proc/<pid>/stat from the third on. */
+function statOf(pid: number): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     // The command in parentheses may contain anything; fields are counted after the last one.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return fields[0] === 'Z' ? undefined : fields[22 - 3];
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   } catch (error) {
     if (errorCode(error) === 'ENOENT' || errorCode(error) === 'ESRCH') return undefined;
     throw error;

@@ -1,4 +1,4 @@
-/** `deploy/`: checks that need no containers. */
+/** `deploy/` and the systemd unit: checks that need neither containers nor systemd. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -171,5 +171,20 @@ describe('addresses', () => {
     const [, endpoint = ''] = /NEUROVISOR_OTLP_ENDPOINT=(\S+)/.exec(readme) ?? [];
     const { traces: to } = readConfig({ NEUROVISOR_OTLP_ENDPOINT: endpoint });
     expect(to?.url).toBe('http://127.0.0.1:4318/v1/traces');
+  });
+});
+
+describe('docs/neurovisor.service', () => {
+  const lines = readFileSync(join(ROOT, 'docs/neurovisor.service'), 'utf8').split('\n');
+  const values = (key: string): string[] =>
+    lines.filter((line) => line.startsWith(`${key}=`)).map((line) => line.slice(key.length + 1));
+
+  it('docs/neurovisor.service: starts the daemon as a user, in a delegated group, with its own home', () => {
+    expect(values('ExecStart')).toEqual(['/opt/neurovisor/neurovisor serve']);
+    expect(values('User')).toEqual(['neurovisor']);
+    expect(values('Delegate')).toEqual(['yes']);
+    expect(values('Environment')).toEqual([
+      `NEUROVISOR_HOME=/var/lib/${values('StateDirectory').join()}`,
+    ]);
   });
 });

@@ -12,7 +12,17 @@ import { exec, useRuntime } from '../support/vm.ts';
 
 const fixture = useRuntime();
 const ROOT = join(import.meta.dirname, '../..');
-const SOURCES = ['src/base', 'src/jail', 'src/sys', 'package.json', 'test/fixtures/cgroup-v2.ts'];
+const FIXTURES = ['test/fixtures/cgroup-v2.ts', 'test/fixtures/cgroup-delegated.ts'];
+const SOURCES = ['src/base', 'src/jail', 'src/sys', 'package.json', ...FIXTURES];
+/** As systemd does for a unit with `User=` and `Delegate=yes`; a shell in the group starts its arguments. */
+const DELEGATED = `
+group=/sys/fs/cgroup/nv.service
+mkdir $group
+chown 1500 $group $group/cgroup.procs $group/cgroup.threads $group/cgroup.subtree_control
+chmod -R a+rX /opt
+echo $$ > $group/cgroup.procs
+exec setpriv --reuid 1500 --regid 1500 --clear-groups sh -c '"$@"; exit $?' sh "$@"
+`;
 /** 150 MB go into the guest, and Node.js is emulated there: a minute, and many on a busy machine. */
 const TEST_MS_MAX = 900_000;
 
@@ -23,7 +33,7 @@ function libraries(): string[] {
 }
 
 it(
-  'Cgroups: on cgroup v2, limits hold, what is in a group ends with it, and what was left is removed',
+  'Cgroups: on cgroup v2, limits hold, what is in a group ends with it, what was left is removed, and a delegated group is emptied',
   async () => {
     const sandbox = await fixture.runtime.startVm({ memoryMib: 768, diskMib: 512 });
     const dir = mkdtempSync(join(tmpdir(), 'nv-cgroup-v2-'));
@@ -71,6 +81,24 @@ it(
         },
         fork: { words: 'made 5', populated: 'populated 1', end: 'SIGKILL', isLeft: false },
         reclaim: { count: 1, names: ['foreign', 'mine'], end: 'SIGKILL' },
+      });
+      const service = await exec(
+        guest,
+        ['sh', '-ec', DELEGATED, 'sh', ...node, '/opt/test/fixtures/cgroup-delegated.ts'],
+        root,
+      );
+      expect(service.stderr).toBe('');
+      expect(JSON.parse(service.stdout)).toEqual({
+        uid: 1500,
+        dir: '/sys/fs/cgroup/nv.service',
+        missing: [null, null],
+        leaf: '/sys/fs/cgroup/nv.service/neurovisor-self',
+        left: [],
+        moved: true,
+        vm: expect.stringMatching(/^\/sys\/fs\/cgroup\/nv\.service\/neurovisor\/vm\.\d+\.\d+$/),
+        memory: String(48 * MIB),
+        isLimited: true,
+        isLeft: false,
       });
     } finally {
       rmSync(dir, { recursive: true });

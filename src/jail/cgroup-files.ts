@@ -1,0 +1,43 @@
+/** Access to a cgroup file system (io). */
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { ignore } from '../base/ignore.ts';
+
+/** The operations on a cgroup file system. Errors are Node's. */
+export interface CgroupFiles {
+  make(dir: string): void;
+  remove(dir: string): void;
+  list(dir: string): readonly string[];
+  exists(path: string): boolean;
+  read(path: string): string;
+  write(path: string, value: string): void;
+  /** The user id. */
+  owner(dir: string): number;
+}
+
+export const kernelFiles: CgroupFiles = {
+  make: (dir) => mkdirSync(dir),
+  remove: (dir) => rmdirSync(dir),
+  list: (dir) => readdirSync(dir),
+  exists: (path) => existsSync(path),
+  read: (path) => readFileSync(path, 'utf8'),
+  write: (path, value) => writeFileSync(path, value, { flag: 'r+' }),
+  owner: (dir) => statSync(dir).uid,
+};
+
+/** The words of a file; empty: not readable. */
+export function wordsOf(files: CgroupFiles, path: string): Set<string> {
+  try {
+    return new Set(files.read(path).trim().split(/\s+/));
+  } catch (error) {
+    ignore(error, 'the control group is not readable');
+    return new Set();
+  }
+}
