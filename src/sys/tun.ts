@@ -23,6 +23,9 @@ const IFF_VNET_HDR = 0x4000;
 /** Refuse (EBUSY) to join an existing interface. */
 const IFF_TUN_EXCL = 0x8000;
 
+const SIOCSIFHWADDR = 0x8924;
+const ARPHRD_ETHER = 1;
+
 /** struct ifreq: char name[16], then a union of 24 bytes that begins with i16 flags. */
 const IFREQ_BYTES = 40;
 /** IFNAMSIZ without its final zero. */
@@ -33,6 +36,8 @@ interface TapOptions {
   readonly name: string;
   /** May open it without CAP_NET_ADMIN; numeric ids. */
   readonly owner?: { readonly uid: number; readonly gid: number } | undefined;
+  /** The host's MAC address on it, six bytes; absent: random. */
+  readonly mac?: Uint8Array | undefined;
 }
 
 /**
@@ -42,7 +47,7 @@ interface TapOptions {
  * @throws Error of Node `ENOENT`, `EACCES`: the device can't be opened.
  * @throws SyscallError `EBUSY`: the name is taken; `EPERM`: CAP_NET_ADMIN is missing.
  */
-export function createTap({ name, owner }: TapOptions): number {
+export function createTap({ name, owner, mac }: TapOptions): number {
   const fd = openSync(TUN_DEVICE, constants.O_RDWR | constants.O_NONBLOCK);
   try {
     const request = new Uint8Array(IFREQ_BYTES);
@@ -50,12 +55,22 @@ export function createTap({ name, owner }: TapOptions): number {
     const flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
     new DataView(request.buffer).setUint16(16, flags, true);
     check(ioctlBuffer(fd, TUNSETIFF, request), `TUNSETIFF ${name}`);
+    // At once: other programs give links without one their own (net/link/kept-mac.ts).
+    if (mac !== undefined) setMac(fd, mac);
     if (owner !== undefined) setTapOwner(fd, owner);
     return fd;
   } catch (error) {
     closeSync(fd);
     throw error;
   }
+}
+
+function setMac(fd: number, mac: Uint8Array): void {
+  const request = new Uint8Array(IFREQ_BYTES);
+  // struct sockaddr: u16 family, then the address.
+  new DataView(request.buffer).setUint16(16, ARPHRD_ETHER, true);
+  request.set(mac, 18);
+  check(ioctlBuffer(fd, SIOCSIFHWADDR, request), 'SIOCSIFHWADDR');
 }
 
 /** Sets who may open the TAP without CAP_NET_ADMIN. @throws SyscallError */

@@ -17,6 +17,7 @@ import {
 } from '../addresses/address-plan.ts';
 import { cidrsOverlap } from '../addresses/addresses.ts';
 import type { HostLock } from '../host-lock.ts';
+import { keepMac } from '../link/kept-mac.ts';
 import type { Links } from '../link/links.ts';
 import { LinkRemoval, removeLink } from '../link/removal.ts';
 import { confineLink } from '../link/settings.ts';
@@ -99,6 +100,7 @@ export class SandboxTaps {
       const guard = this.#guardMetadata(tap);
       cleanup.push('metadata guard', () => guard?.close());
       this.#raise(tap, addresses);
+      cleanup.push('MAC', keepMac(this.#options, tap.linkIndex, GATEWAY_MAC));
       return { addresses, tap, guard };
     });
   }

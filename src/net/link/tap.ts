@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { errorCode } from '../../base/errors.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { createTap, keepTap, TUN_DEVICE } from '../../sys/tun.ts';
+import { encodeMac } from '../netlink/address.ts';
 import { LinkError, linkError } from '../netlink/errors.ts';
 import { isLinkName } from '../netlink/rtnetlink-link.ts';
 import type { Links } from './links.ts';
@@ -50,13 +51,12 @@ export function openTap(links: Links, spec: TapSpec): Tap {
   const { name, owner, mac, mtu, user, persistent = false } = spec;
   if (!isLinkName(name)) throw new LinkError('invalid', `invalid TAP name "${name}"`);
   // Persistent only after everything else has worked, so that an error leaves nothing.
-  const fd = create(name, user);
+  const fd = create(name, user, mac);
   try {
     const link = links.find(name);
     if (link === undefined) throw new LinkError('not_found', `find TAP ${name} after its creation`);
     links.change(link.index, {
       alias: formatOwner(owner),
-      ...(mac === undefined ? {} : { mac }),
       ...(mtu === undefined ? {} : { mtu }),
     });
     confineLink(name);
@@ -79,10 +79,14 @@ export function openTap(links: Links, spec: TapSpec): Tap {
 
 const closeOffThread = promisify(close);
 
-function create(name: string, user: TapSpec['user']): number {
+function create(name: string, user: TapSpec['user'], mac: TapSpec['mac']): number {
   const attempt = `create TAP ${name}`;
   try {
-    return createTap({ name, owner: user });
+    return createTap({
+      name,
+      owner: user,
+      mac: mac === undefined ? undefined : encodeMac(mac),
+    });
   } catch (error) {
     const code = errorCode(error) ?? '';
     if (code === 'EBUSY') throw linkError(attempt, 'EEXIST', error);
