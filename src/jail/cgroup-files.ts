@@ -9,6 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
+import { readAttribute } from '../sys/xattr.ts';
 
 /** The operations on a cgroup file system. Errors are Node's. */
 export interface CgroupFiles {
@@ -20,7 +21,12 @@ export interface CgroupFiles {
   write(path: string, value: string): void;
   /** The user id. */
   owner(dir: string): number;
+  /** Whether systemd has marked the group as delegated to its service (`Delegate=`, systemd.resource-control(5)). */
+  isDelegated(dir: string): boolean;
 }
+
+/** Of systemd since 251 by the first, with root's service manager by the second. */
+const DELEGATED = ['user.delegate', 'trusted.delegate'] as const;
 
 export const kernelFiles: CgroupFiles = {
   make: (dir) => mkdirSync(dir),
@@ -30,6 +36,7 @@ export const kernelFiles: CgroupFiles = {
   read: (path) => readFileSync(path, 'utf8'),
   write: (path, value) => writeFileSync(path, value, { flag: 'r+' }),
   owner: (dir) => statSync(dir).uid,
+  isDelegated: (dir) => DELEGATED.some((name) => readAttribute(dir, name, 1) === '1'),
 };
 
 /** The words of a file; empty: not readable. */

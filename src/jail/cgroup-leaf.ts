@@ -40,8 +40,8 @@ export function groupToEmpty(own: string): string {
 
 /**
  * Moves all processes of the group into the leaf, until `attempt` succeeds. Moves none if one of them is neither this
- * process nor its ancestor or descendant, or if the group is not this user's; puts all back if `attempt` fails.
- * Root owns every group, so for root the owner proves no delegation.
+ * process nor its ancestor or descendant, or if the group is not this process's to arrange; puts all back if `attempt`
+ * fails.
  *
  * @param attempt undefined: it failed
  */
@@ -52,7 +52,7 @@ export function intoLeaf<T>(
   attempt: () => T | undefined,
 ): T | undefined {
   try {
-    if (processes.uid === 0 || files.owner(dir) !== processes.uid) return undefined;
+    if (!files.isDelegated(dir) && !isOwn(files, processes, dir)) return undefined;
     for (let round = 0; round < ROUNDS_MAX; round += 1) {
       if (hasForeign(files, processes, dir)) break;
       moveAll(files, processes, dir, join(dir, LEAF));
@@ -65,6 +65,11 @@ export function intoLeaf<T>(
   }
   putBack(files, processes, dir);
   return undefined;
+}
+
+/** Root owns every group, so for root the owner proves nothing. */
+function isOwn(files: CgroupFiles, { uid }: ProcessTable, dir: string): boolean {
+  return uid !== 0 && files.owner(dir) === uid;
 }
 
 /** A process that ends between the two looks is not foreign. */

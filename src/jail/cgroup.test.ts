@@ -84,6 +84,13 @@ class Unified implements CgroupFiles {
     return this.#locked(dir) ? 0 : USER;
   }
 
+  /** Marked by systemd. */
+  readonly delegated = new Set<string>();
+
+  isDelegated(dir: string): boolean {
+    return this.delegated.has(dir);
+  }
+
   processes(dir: string): number[] {
     return this.read(join(dir, 'cgroup.procs')).split('\n').filter(Boolean).map(Number);
   }
@@ -232,6 +239,20 @@ describe('Cgroups: a delegated group of v2 with processes', () => {
     const [dir = ''] = cgroups.create('vm', LIMITS).dirs;
     expect(dirname(dir)).toBe(`${UNIT}/neurovisor`);
     expect(kernel.read(join(dir, 'memory.max'))).toBe('1000');
+  });
+
+  it('constructor: root does so, too, in a group that systemd marked, though an ancestor would do', () => {
+    const kernel = new Unified(MOUNT, 'cpu io memory pids', () => false);
+    for (const dir of [`${MOUNT}/system.slice`, UNIT]) {
+      kernel.write(join(dirname(dir), 'cgroup.subtree_control'), '+cpu +io +memory +pids');
+      kernel.make(dir);
+    }
+    for (const pid of [10, 20]) kernel.write(join(UNIT, 'cgroup.procs'), String(pid));
+    kernel.delegated.add(UNIT);
+    const cgroups = new Cgroups(of(UNIT), kernel, table(0));
+    expect(cgroups.controllers).toEqual(['memory', 'pids', 'cpu', 'blkio']);
+    expect(dirname(cgroups.create('vm', LIMITS).dirs[0] ?? '')).toBe(`${UNIT}/neurovisor`);
+    expect(kernel.processes(LEAF)).toEqual([10, 20]);
   });
 
   it('constructor: uses the leaf of an earlier one, from within and from beside it', () => {

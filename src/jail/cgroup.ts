@@ -5,8 +5,8 @@
  *     <group of this process>/neurovisor/<vm>.<pid of the owner>.<its start>
  *
  * v2 has one more rule: a group with processes of its own gives no controllers to its children ("no internal
- * processes", cgroups(7)). So the parent is the nearest ancestor that has the needed controllers and is writable;
- * if there is none, this process leaves its own group, where it may (cgroup-leaf.ts).
+ * processes", cgroups(7)). So this process leaves a group that systemd has delegated to it (cgroup-leaf.ts). Else the
+ * parent is the nearest ancestor that has the needed controllers and is writable; without one, it tries to leave its own.
  */
 import { dirname, join } from 'node:path';
 import { sleep } from '../base/clock.ts';
@@ -230,8 +230,12 @@ function findTrees(paths: CgroupPaths, host: Host, note: Note): Tree[] {
   }
   const missing = CONTROLLERS.filter((name) => !paths.v1.has(name));
   if (paths.v2 === null) return trees;
-  const unified =
-    findUnified(host.files, paths.v2, missing, note) ?? makeRoom(host, paths.v2, missing, note);
+  const { files } = host;
+  const room = (): Tree | undefined => makeRoom(host, v2, missing, note);
+  const { v2 } = paths;
+  // In a group that is ours by the word of systemd its limits hold for the VMMs too, and systemd arranges the ancestors.
+  const own = files.isDelegated(groupToEmpty(v2.dir)) ? room() : undefined;
+  const unified = own ?? findUnified(files, v2, missing, note) ?? room();
   return unified === undefined ? trees : [...trees, unified];
 }
 
