@@ -1,24 +1,37 @@
-/** Linux guests under KVM, in Firecracker, jailed on cgroup v2: what no emulation here shows. */
+/** Linux guests under KVM, in Firecracker and QEMU, jailed on cgroup v2: what no emulation here shows. */
 import { describe } from 'vitest';
 import { requiresNested, useNestedHost } from '../support/nested.ts';
-import { nestedCases } from '../support/nested-suite.ts';
+import { nestedDrivers } from '../support/nested-drivers.ts';
+import { FULL_VARIABLE } from '../support/nested-full.ts';
+import { nestedHosts } from '../support/nested-hosts.ts';
+import { nestedProofs } from '../support/nested-proofs.ts';
+import { nestedCases } from '../support/nested-vmms.ts';
+
+const isFull = process.env[FULL_VARIABLE] === 'full';
 
 requiresNested().describe('nested host', (parts) => {
   const world = useNestedHost(parts);
 
-  describe('Firecracker', () =>
+  describe('Firecracker', () => {
     nestedCases(world, {
       vmm: 'firecracker',
       version: /^Firecracker 1\.\d+\.\d+/,
       program: 'firecracker',
       pidsMax: 81,
-    }));
+    });
+  });
 
-  describe('QEMU', () =>
+  describe('QEMU', () => {
     nestedCases(world, {
       vmm: 'qemu',
       version: /^QEMU .*KVM/,
       program: 'qemu-system-x86',
       pidsMax: 81,
-    }));
+    });
+  });
+
+  describe('proofs of Firecracker', () => nestedProofs(world, 'firecracker', isFull));
+  describe('proofs of QEMU', () => nestedProofs(world, 'qemu', isFull));
+  describe('hosts', () => nestedHosts(world));
+  if (isFull) describe('drivers', () => nestedDrivers(world));
 });

@@ -23,10 +23,13 @@ function put(dir: string, version: string): { firecracker: string; jailer: strin
   return paths;
 }
 
-it('supportedFirecracker: variables, then PATH, then the cache of the home', () => {
+it('supportedFirecracker: variables, PATH, the cache of the home, then beside the checkout', () => {
   const env = { NEUROVISOR_HOME: home, PATH: join(home, 'bin') };
+  const others = put(join(home, 'beside/1.16.1'), '1.16.1');
+  expect(supportedFirecracker(env, join(home, 'beside'))).toEqual(others);
   const kept = put(join(home, 'cache/test-firecracker/1.16.1'), '1.16.1');
-  expect(supportedFirecracker(env)).toEqual(kept);
+  const beside = join(home, 'beside');
+  expect(supportedFirecracker(env, beside)).toEqual(kept);
   const ofPath = put(join(home, 'bin'), '1.17.0');
   expect(supportedFirecracker(env)).toEqual(ofPath);
   const named = put(join(home, 'named'), '1.16.2');
@@ -36,7 +39,9 @@ it('supportedFirecracker: variables, then PATH, then the cache of the home', () 
 
 it('supportedFirecracker: without one, or with an old one, says what to do', () => {
   const env = { NEUROVISOR_HOME: home, PATH: join(home, 'bin') };
-  expect(supportedFirecracker(env)).toContain('set NEUROVISOR_FIRECRACKER and NEUROVISOR_JAILER');
+  expect(supportedFirecracker(env, home)).toContain(
+    'set NEUROVISOR_FIRECRACKER and NEUROVISOR_JAILER',
+  );
   put(join(home, 'bin'), '1.12.1');
   expect(supportedFirecracker(env)).toContain('version 1.12.1 is older than 1.16.1');
   writeFileSync(join(home, 'bin/firecracker'), 'no program');

@@ -7,7 +7,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
@@ -28,7 +28,8 @@ export type NestedVmm = 'firecracker' | 'qemu';
 
 /** In the nested host. */
 const HOME = '/data/home';
-const SOCKET = `${HOME}/run/daemon.sock`;
+const UNIT = 'neurovisor.service';
+const ROOT_USER = { user: 'root', home: HOME };
 const INTERNET_MS_MAX = 120_000;
 /** The checks of a start take 40 s on an idle machine, and many times that on a busy one. */
 const SERVE_MS_MAX = 900_000;
@@ -51,13 +52,17 @@ function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
   return { checkout: ROOT, home: resolveHome(readConfig(env).home).dir, ...binaries };
 }
 
-/** A Firecracker that the product takes, with its jailer, or why there is none. */
+/**
+ * A Firecracker that the product takes, with its jailer, or why there is none.
+ * @param beside a directory with one directory per version
+ */
 export function supportedFirecracker(
   env: NodeJS.ProcessEnv,
+  beside = join(ROOT, '../shared/firecracker'),
 ): Pick<NestedParts, 'firecracker' | 'jailer'> | string {
   const { cacheDir } = resolveHome(readConfig(env).home);
   const kept = join(cacheDir, 'test-firecracker', VERSION_FLOOR);
-  const path = `${env['PATH'] ?? ''}:${kept}`;
+  const path = [env['PATH'] ?? '', kept, join(beside, VERSION_FLOOR)].join(':');
   const firecracker = env['NEUROVISOR_FIRECRACKER'] || find('firecracker', path);
   const jailer = env['NEUROVISOR_JAILER'] || find('jailer', path);
   if (firecracker === undefined || jailer === undefined) {
@@ -114,13 +119,39 @@ export interface NestedDaemon {
   stop(): Promise<readonly string[]>;
 }
 
+interface NestedResult {
+  /** VMM, or kind of cases. */
+  readonly suite: string;
+  readonly title: string;
+  readonly passed: boolean;
+}
+
+/** The last run, from which `tools/platforms.ts` makes docs/platforms.md. */
+export interface NestedRecord {
+  /** ISO 8601. */
+  readonly date: string;
+  /** A line for each program of the nested host. */
+  readonly versions: string;
+  readonly results: readonly NestedResult[];
+}
+
+const VERSIONS = `
+  . /etc/os-release; echo "$PRETTY_NAME, Linux $(uname -r), $(systemctl --version | head -1 | cut -d' ' -f1-2), cgroup v2"
+  grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | sed 's/^ *//'
+  $NEUROVISOR_FIRECRACKER --version | head -1
+  qemu-system-x86_64 --version | head -1
+  bwrap --version`;
+
 /** Its members are valid inside tests. */
 export interface NestedWorld {
   readonly upstream: MockUpstream;
+  /** The model server of this machine, as the nested host reaches it. */
+  readonly upstreamUrl: string;
   /** Runs a bash script as root in the nested host. @throws Error if its status is not 0 */
-  sh(script: string): Promise<string>;
+  sh(script: string, timeoutMs?: number): Promise<string>;
   vmmOf(id: string): Promise<VmmState>;
-  serve(vmm: NestedVmm): Promise<NestedDaemon>;
+  /** Starts a daemon by the unit that users get. One at a time. */
+  serve(vmm: NestedVmm, as?: { user: string; home: string }): Promise<NestedDaemon>;
 }
 
 const SH_MS_MAX = 300_000;
@@ -142,9 +173,22 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
     const addresses = [ALLOWED.address, FORBIDDEN.address, METADATA].join(' ');
     await sh(`bash /nested/internet '${JSON.stringify(names)}' ${addresses}`, INTERNET_MS_MAX);
   });
+  const results: NestedResult[] = [];
   afterEach(({ task }) => {
+    results.push({
+      suite: task.suite?.name ?? '',
+      title: task.name,
+      passed: task.result?.state === 'pass',
+    });
     // Else a failure would be taken for one of the product.
     if (task.result?.state === 'fail') made?.host.check();
+  });
+  afterAll(async () => {
+    if (made === undefined) return;
+    const versions = await sh(VERSIONS);
+    const path = join(resolveHome(parts.home).cacheDir, 'test-nested', 'results.json');
+    const record: NestedRecord = { date: new Date().toISOString(), versions, results };
+    await writeFile(path, JSON.stringify(record, null, 2));
   });
   afterAll(async () => {
     await made?.host.close();
@@ -158,45 +202,53 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
     return output;
   }
 
-  async function serve(vmm: NestedVmm): Promise<NestedDaemon> {
-    const { host, dir, upstream } = there();
-    const port = new URL(upstream.target.baseUrl ?? '').port;
-    const out = `/tmp/serve-${vmm}`;
-    const command = `node src/cli/main.ts serve --vmm ${vmm} --pool 0 -o json`;
-    // The nested host reaches this machine's loopback by 10.0.2.2.
-    const pid = await sh(
+  async function serve(
+    vmm: NestedVmm,
+    { user, home }: { user: string; home: string } = ROOT_USER,
+  ): Promise<NestedDaemon> {
+    const { host, dir } = there();
+    const out = `/tmp/${UNIT}`;
+    // As it is shipped, with other paths.
+    const unit = [
+      `s#^User=.*#User=${user}#`,
+      `s#^ExecStart=.*#ExecStart=/tools/node src/cli/main.ts serve --vmm ${vmm} --pool 0 -o json#`,
+      `s#^Environment=.*#WorkingDirectory=/data/neurovisor\\nEnvironmentFile=${out}.env#`,
+      `s#^Type=.*#&\\nStandardOutput=truncate:${out}.out\\nStandardError=truncate:${out}.err#`,
+      '/^StateDirectory/d; /^Restart/d',
+    ];
+    await sh(
       `
-      export NEUROVISOR_UPSTREAM=http://10.0.2.2:${port}
-      setsid ${command} > ${out}.out 2> ${out}.err < /dev/null &
-      daemon=$!
+      NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} env | grep -E '^(NEUROVISOR_|NO_COLOR|PATH=)' > ${out}.env
+      sed "${unit.join('; ')}" docs/neurovisor.service > /run/systemd/system/${UNIT}
+      systemctl daemon-reload
+      systemctl start ${UNIT}
       until grep -q socketPath ${out}.out; do
-        kill -0 $daemon || { cat ${out}.out ${out}.err; exit 1; }
+        systemctl is-active --quiet ${UNIT} || { cat ${out}.out ${out}.err; exit 1; }
         sleep 0.3
-      done
-      echo $daemon`,
+      done`,
       SERVE_MS_MAX,
     );
     daemons += 1;
     const socketPath = join(dir, `${daemons}.sock`);
-    await host.forward(SOCKET, socketPath);
+    await host.forward(`${home}/run/daemon.sock`, socketPath);
     const control = await connectDaemon({ socketPath });
     return {
       control,
       stderr: () => sh(`cat ${out}.err`),
       kill: async () => {
         await control[Symbol.asyncDispose]();
-        await sh(
-          `kill -9 ${pid.trim()}; while pgrep 'firecracker|qemu-system'; do sleep 0.2; done`,
-        );
+        await sh(`
+          kill -9 $(systemctl show --property MainPID --value ${UNIT})
+          while pgrep 'firecracker|qemu-system'; do sleep 0.2; done
+          systemctl reset-failed ${UNIT}`);
       },
       stop: async () => {
         await control[Symbol.asyncDispose]();
         const left = await sh(
           `
-          kill ${pid.trim()}
-          while kill -0 ${pid.trim()} 2> /dev/null; do sleep 0.2; done
-          find ${HOME}/run -mindepth 1 -not -path ${HOME}/run/jail -not -path ${HOME}/run/jail/firecracker
-          find /sys/fs/cgroup/neurovisor -mindepth 1 -type d
+          systemctl stop ${UNIT}
+          find ${home}/run -mindepth 1 -not -path ${home}/run/jail -not -path ${home}/run/jail/firecracker
+          find /sys/fs/cgroup -path '*/neurovisor*' -type d
           ip -o link | grep -o 'nv-[^:@]*' || true`,
           STOP_MS_MAX,
         );
@@ -205,9 +257,17 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
     };
   }
 
+  // The nested host reaches this machine's loopback by 10.0.2.2.
+  function upstreamUrl(): string {
+    return `http://10.0.2.2:${new URL(there().upstream.target.baseUrl ?? '').port}`;
+  }
+
   return {
     get upstream() {
       return there().upstream;
+    },
+    get upstreamUrl() {
+      return upstreamUrl();
     },
     sh,
     serve,

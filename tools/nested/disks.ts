@@ -27,8 +27,8 @@ const L1_DIR = join(import.meta.dirname, 'l1');
 /** Increment when the steps below change the result. */
 const RECIPE_VERSION = 1;
 const PACKAGES = [
-  'udev,kmod,procps,util-linux,iproute2,nftables,e2fsprogs,curl,ca-certificates,python3',
-  'qemu-system-x86,seabios,bubblewrap,libseccomp2,libbpf1,busybox-static,gcc,libc6-dev',
+  'udev,kmod,procps,util-linux,iproute2,nftables,e2fsprogs,curl,ca-certificates,python3,systemd',
+  'qemu-system-x86,seabios,bubblewrap,libseccomp2,libbpf1,busybox-static,gcc,libc6-dev,erofs-utils',
 ].join(',');
 const CODENAME = 'bookworm';
 /** Newer than Debian 12's own, as hosts of production have. */
@@ -45,7 +45,7 @@ const PACK_CHECKOUT = [
 ].join(' && ');
 /** Arguments: the tree, the target. The busybox of the tree packs it: the machine need not have one. */
 const PACK_INITRD = 'cd "$1" && find . | bin/busybox cpio -o -H newc | gzip -1 > "$2"';
-const INITRD_PROGRAMS = ['sh', 'mount', 'insmod', 'switch_root', 'sleep', 'cat', 'cp'];
+const INITRD_PROGRAMS = ['sh', 'mount', 'insmod', 'switch_root', 'sleep', 'cat', 'cp', 'mkdir'];
 const DEBIAN_BYTES = '4G';
 const TOOLS_BYTES = '3G';
 const DATA_BYTES = '8G';
@@ -246,7 +246,7 @@ async function packInitrd(kept: string, initrd: string, cacheDir: string): Promi
     await runTool('cp', ['-a', `${kept}/.`, tree]);
     cpSync(L1_DIR, join(tree, 'nested'), { recursive: true });
     cpSync(join(L1_DIR, 'initrd-init'), join(tree, 'init'));
-    for (const name of ['init', 'nested/init']) chmodSync(join(tree, name), 0o755);
+    for (const name of ['init', 'nested/services']) chmodSync(join(tree, name), 0o755);
     await runTool('sh', ['-c', PACK_INITRD, 'sh', tree, initrd]);
   } finally {
     await rm(tree, { recursive: true, force: true });

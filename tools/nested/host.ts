@@ -21,6 +21,8 @@ import type { NestedFiles } from './disks.ts';
  */
 const CPU = 'EPYC-v3';
 const CPUS = 1;
+/** The console is for what the nested host prints. */
+const SYSTEMD = 'systemd.wants=nested.service systemd.mask=serial-getty@ttyS0.service';
 const MEMORY_MIB = 6144;
 const READY = 'NESTED-HOST-READY';
 /** A boot takes 10 s on an idle machine. */
@@ -76,7 +78,7 @@ export class NestedHost {
       ['-M', 'q35', '-accel', 'tcg,tb-size=512', '-cpu', CPU],
       ['-smp', `${CPUS}`, '-m', `${MEMORY_MIB}`, '-nodefaults', '-no-user-config'],
       ['-display', 'none', '-no-reboot', '-kernel', files.kernel, '-initrd', files.initrd],
-      ['-append', `console=ttyS0 quiet mitigations=off nokaslr key=${key}`],
+      ['-append', `console=ttyS0 quiet mitigations=off nokaslr key=${key} ${SYSTEMD}`],
       disk(files.debian, 'debian'),
       disk(files.tools, 'tools'),
       disk(files.data, 'data'),

@@ -1,7 +1,7 @@
 /**
  * The layers of the tests, cheapest first. The gate needs no machine; the rest boots kernels and VMs.
  *
- *     check ► unit ► guest ── all green ──► component, vm, e2e        nested, only when it is named
+ *     check ► unit ► guest ── all green ──► component, vm, e2e, nested
  */
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../src/runtime/runtime.ts';
@@ -24,8 +24,6 @@ export interface Layer {
   readonly needsSetup?: boolean;
   /** Other programs take part. */
   readonly needsPackages?: boolean;
-  /** Runs only when it is named. */
-  readonly isOptIn?: boolean;
   run(context: LayerContext): Promise<Outcome>;
 }
 
@@ -49,7 +47,7 @@ export const LAYERS: readonly Layer[] = [
   { name: 'component', stage: 'machine', needsPackages: true, run: real(['component']) },
   { name: 'vm', stage: 'machine', needsPackages: true, needsSetup: true, run: real(['vm']) },
   { name: 'e2e', stage: 'machine', needsSetup: true, run: real(['e2e']) },
-  { name: 'nested', stage: 'machine', needsSetup: true, isOptIn: true, run: nested },
+  { name: 'nested', stage: 'machine', needsPackages: true, needsSetup: true, run: nested },
 ];
 
 /** The layer whose files lie at a path. */

@@ -6,8 +6,8 @@ import { type Outcome, UnsteadyBudget } from './verdict.ts';
 const names = (...words: string[]): string[] => planOf(words).layers.map(({ name }) => name);
 
 describe('planOf', () => {
-  it('without words runs every layer, the gate first, except those that must be named', () => {
-    expect(names()).toEqual(['check', 'unit', 'guest', 'component', 'vm', 'e2e']);
+  it('without words runs every layer, the gate first', () => {
+    expect(names()).toEqual(['check', 'unit', 'guest', 'component', 'vm', 'e2e', 'nested']);
     expect(names('nested')).toEqual(['nested']);
     expect(names('test/nested/vmms.nested.test.ts')).toEqual(['nested']);
   });

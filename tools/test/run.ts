@@ -8,6 +8,7 @@ import { duration } from '../../src/cli/output/table.ts';
 import { resolveHome } from '../../src/home.ts';
 import { ensureTestPackages } from '../../src/runtime/setup.ts';
 import { requiredCapabilities } from '../../test/support/capabilities.ts';
+import { FULL_VARIABLE } from '../../test/support/nested-full.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
 import { labeled, type Shell } from './child.ts';
 import { LAYERS, type Layer, type LayerContext, layerOf } from './layers.ts';
@@ -20,7 +21,7 @@ export interface Plan {
   readonly filters: readonly string[];
 }
 
-/** @param words layers, and paths that limit them to some files; none: all layers that are not opt-in */
+/** @param words layers, and paths that limit them to some files; none: all layers */
 export function planOf(words: readonly string[]): Plan {
   const isPath = (word: string): boolean => /[/.]/.test(word);
   const filters = words.filter(isPath).map((word) => word.replace(/^\.\//, ''));
@@ -31,19 +32,22 @@ export function planOf(words: readonly string[]): Plan {
     throw new UsageError(`no layer "${unknown}"`, `layers: ${names}; or a path such as src/net`);
   }
   const wanted = new Set([...named, ...filters.map(layerOf)]);
-  const layers = LAYERS.filter(({ name, isOptIn = false }) =>
-    wanted.size === 0 ? !isOptIn : wanted.has(name),
-  );
+  const layers = LAYERS.filter(({ name }) => wanted.size === 0 || wanted.has(name));
   return { layers, filters };
 }
 
-export async function runTests(cli: Cli, words: readonly string[]): Promise<number> {
+/** @param isFull with what takes too long for each run */
+export async function runTests(
+  cli: Cli,
+  words: readonly string[],
+  isFull: boolean,
+): Promise<number> {
   const { layers, filters } = planOf(words);
   checkRequired(cli.env);
   const seed = runSeed();
   const shell: Shell = {
     signal: cli.cancelled,
-    env: cli.env,
+    env: isFull ? { ...cli.env, [FULL_VARIABLE]: 'full' } : cli.env,
     isTerminal: cli.stdout.isTTY,
     write: (text) => void cli.stdout.write(text),
   };

@@ -1,7 +1,7 @@
 """Keeps one empty VM as long as the nested host runs.
 
-The first and the last VM of a host flip a static key in the scheduler. Code that is patched while another processor
-runs it has crashed a kernel on QEMU's multi-threaded emulation ("Oops: int3").
+The first and the last VM of a host flip a static key in the scheduler, with which a kernel has crashed in emulation
+("Oops: int3").
 """
 import fcntl
 import os

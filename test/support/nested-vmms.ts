@@ -158,6 +158,45 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect((await seen).headers).not.toHaveProperty('authorization');
   });
 
+  it('inference: LangChain gets an answer', async () => {
+    const { id } = await create({ memoryMib: 512 });
+    const code =
+      "from langchain_openai import ChatOpenAI; print(ChatOpenAI(model='m1').invoke('hi').content)";
+    const outcome = await python(await guest(id), code);
+    expect(outcome).toMatchObject({ stdout: 'hello\n', exitCode: 0 });
+    await control().remove(id);
+  });
+
+  it('load: the kernel measures packets and counts system calls of the VMM', async () => {
+    const { sandboxes } = await control().loads();
+    const load = sandboxes.find(({ id }) => id === main.id);
+    expect(load?.packets?.peer.count).toBeGreaterThan(0);
+    expect(load?.memoryBytes).toBeGreaterThan(32 * MIB);
+  });
+
+  it('memory: a sandbox with a maximum grows and shrinks while it runs', async () => {
+    const { id } = await create({ memoryMaxMib: 384 });
+    const total = async (): Promise<number> => (await (await guest(id)).stats()).memoryTotalBytes;
+    expect(await total()).toBeLessThan(MEMORY_MIB * MIB);
+    expect(await control().update(id, { memoryMib: 384 })).toMatchObject({ memoryMib: 384 });
+    expect(await total()).toBeGreaterThan(300 * MIB);
+    await control().update(id, { memoryMib: MEMORY_MIB });
+    expect(await total()).toBeLessThan(MEMORY_MIB * MIB);
+    await control().remove(id);
+  });
+
+  it('disk limits: a guest writes no faster than they allow', async () => {
+    const bytesPerSecond = MIB / 2;
+    await control().update(main.id, { diskLimits: { bytesPerSecond } });
+    const began = performance.now();
+    expect(
+      await sh(`dd if=/dev/zero of=big bs=64k count=${(4 * MIB) / 65_536} conv=fsync && rm big`),
+    ).toContain('copied');
+    // A quarter of the time that the rate alone would take, since a bucket begins full.
+    expect(performance.now() - began).toBeGreaterThan(((4 * MIB) / bytesPerSecond / 4) * 1_000);
+    await control().update(main.id, { diskLimits: {} });
+  });
+
   it.each(['memory', 'disk'] as const)(
     'pause in %s and resume: the program continues, with files, environment and clock',
     async (to) => {

@@ -1,0 +1,46 @@
+/**
+ * Writes docs/platforms.md from the last run of the nested layer: node tools/platforms.ts [RESULTS]
+ * (default: cache/test-nested/results.json in the home).
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { readConfig } from '../src/config.ts';
+import { resolveHome } from '../src/home.ts';
+import type { NestedRecord } from '../test/support/nested.ts';
+
+const PAGE = join(import.meta.dirname, '../docs/platforms.md');
+
+const HEAD = `# Platforms
+
+What was run on which platform, with which VMM. The tables of the emulated host are made by \`node tools/platforms.ts\` from the last run of
+\`./neurovisor test nested\`.
+
+| platform | VMM | guest | what runs there, and when |
+|---|---|---|---|
+| KVM on real hardware | Firecracker, QEMU | Linux | **not run yet.** \`neurovisor doctor --report\` prints what an issue about it needs |
+| KVM in an emulated host, cgroup v2, systemd | Firecracker, QEMU | Linux | the cases below: each whole run of the tests where Firecracker is found |
+| software emulation (TCG), cgroup v1 | QEMU | Linux | everything else: layers \`vm\` and \`e2e\` of each whole run, and all figures |
+| KVM that boots no Linux, cgroup v1 | Firecracker 1.12.1 | 14 KB of our own | driver, jail, network, proofs: layer \`component\` of each whole run |
+| a GPU | | | **not run yet**; everything up to loading the library is tested |
+`;
+
+/** Pure. */
+export function platformsPage({ date, versions, results }: NestedRecord): string {
+  const suites = [...new Set(results.map(({ suite }) => suite))];
+  const programs = versions.trim().split('\n');
+  const tables = suites.map((suite) => {
+    const rows = results.filter((result) => result.suite === suite);
+    const lines = rows.map(
+      ({ title, passed }) => `| ${title} | ${passed ? 'passed' : '**failed**'} |`,
+    );
+    return [`### ${suite}`, '', '| case | result |', '|---|---|', ...lines, ''].join('\n');
+  });
+  const head = `\n## KVM in an emulated host, ${date.slice(0, 10)}\n\n${programs.map((line) => `- ${line}`).join('\n')}\n`;
+  return [HEAD, head, ...tables].join('\n').replaceAll('\n\n\n', '\n\n');
+}
+
+if (import.meta.main) {
+  const { cacheDir } = resolveHome(readConfig(process.env).home);
+  const path = process.argv[2] ?? join(cacheDir, 'test-nested/results.json');
+  writeFileSync(PAGE, platformsPage(JSON.parse(readFileSync(path, 'utf8')) as NestedRecord));
+}
