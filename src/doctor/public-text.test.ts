@@ -1,6 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../base/errors.ts';
-import { namesHere, publicError, publicText } from './public-text.ts';
+import { namesHere, pathForms, publicError, publicText } from './public-text.ts';
+
+const SECRETS = { names: ['alice'], paths: [] };
+const NONE = { names: [], paths: [] };
 
 describe('publicText', () => {
   it.each([
@@ -20,7 +23,7 @@ describe('publicText', () => {
     ['Alice on ALICEHOST', '<name> on <name>HOST'],
     ['two\nlines\x1b[31m', 'two lines?[31m'],
   ])('publicText: %j', (text, expected) => {
-    expect(publicText(text, ['alice'])).toBe(expected);
+    expect(publicText(text, SECRETS)).toBe(expected);
   });
   it('publicText: keeps paths that are the same everywhere, versions and figures', () => {
     for (const text of [
@@ -31,11 +34,17 @@ describe('publicText', () => {
       "KVM can't run Linux guests: guest code is emulated (0.8 million instructions/s, native is above 500)",
       '6.18.44-fc-v857',
     ]) {
-      expect(publicText(text, ['alice'])).toBe(text);
+      expect(publicText(text, SECRETS)).toBe(text);
     }
   });
+  it('publicText: configured paths, whatever their characters', () => {
+    const paths = pathForms(['/srv/acme (b): c', 'acme/fc', 'acme-fc', '/', '']);
+    const text = `/srv/acme (b): c/cache/x, acme/fc, acme-fc and ${process.cwd()}/acme/fc`;
+    expect(publicText(text, { names: [], paths })).toBe('<path>, <path>, <path> and <path>');
+    expect(publicText('/dev/kvm', { names: [], paths })).toBe('/dev/kvm');
+  });
   it('publicText: is short', () => {
-    expect(publicText('x'.repeat(10_000), [])).toHaveLength(300);
+    expect(publicText('x'.repeat(10_000), NONE)).toHaveLength(300);
   });
 });
 
@@ -45,7 +54,7 @@ describe('publicError', () => {
     const said = new Error('the token sk-planted of alice is wrong');
     const failed = Object.assign(new Error('open /home/alice'), { code: 'EACCES', cause: said });
     const error = new Own('jail_unavailable', 'could not use /home/user/x', { cause: failed });
-    expect(publicError(error, [])).toBe(
+    expect(publicError(error, NONE)).toBe(
       'jail_unavailable: could not use <path>: EACCES: another error',
     );
   });

@@ -3,14 +3,14 @@
  * `namesHere`. Only our own texts may pass it: no pattern finds every secret in the output of other programs.
  */
 import { hostname, userInfo } from 'node:os';
-import { basename } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { CodedError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { plain } from '../base/plain.ts';
 
 const TEXT_MAX = 300;
-/** Shorter names are parts of many words. */
-const NAME_CHARACTERS_MIN = 3;
+/** Shorter ones are parts of many words. */
+const CHARACTERS_MIN = 3;
 /** Says nothing about anyone. */
 const COMMON_NAMES = new Set(['root', 'localhost']);
 const CAUSES_MAX = 8;
@@ -24,15 +24,27 @@ const PATHS = /(?<![\w.<])~?\/[^\s"'`,;:()]+/g;
 const KNOWN_PATHS =
   /^\/dev\/(kvm|net\/tun|vhost-[a-z]+)$|^\/sys\/fs\/cgroup$|^\/(proc\/sys|sys\/(module|kernel))(\/[a-z0-9_.-]+)*$/;
 
-/** @param names of this user and host: `namesHere` */
-export function publicText(text: string, names: readonly string[]): string {
-  const bare = plain(text)
+/** What no report may contain; of each the longest first. */
+export interface PrivateTexts {
+  /** Names of this user and host: `namesHere`. */
+  readonly names: readonly string[];
+  /** Configured paths, which may have spaces or no slash: `pathForms`. */
+  readonly paths: readonly string[];
+}
+
+export function publicText(text: string, { names, paths }: PrivateTexts): string {
+  const bare = plain(withoutPaths(text, paths))
     .replaceAll(URLS, '<url>')
     .replaceAll(EMAILS, '<address>')
     .replaceAll(PATHS, (path) => (KNOWN_PATHS.test(path) ? path : '<path>'))
     .replaceAll(IPV4, '<address>')
     .replaceAll(IPV6, '<address>');
   return withoutNames(bare, names).slice(0, TEXT_MAX);
+}
+
+/** Each becomes a path that the pattern finds, with what follows it. */
+function withoutPaths(text: string, paths: readonly string[]): string {
+  return paths.reduce((rest, path) => rest.replaceAll(path, '/path'), text);
 }
 
 function withoutNames(text: string, names: readonly string[]): string {
@@ -42,11 +54,8 @@ function withoutNames(text: string, names: readonly string[]): string {
   }, text);
 }
 
-/**
- * The codes of an error and its causes, with the messages of our own errors; those of other programs are left out.
- * @param names as above
- */
-export function publicError(error: unknown, names: readonly string[]): string {
+/** The codes of an error and its causes, with the messages of our own errors; those of other programs are left out. */
+export function publicError(error: unknown, secrets: PrivateTexts): string {
   const parts: string[] = [];
   let current = error;
   while (current instanceof Error && parts.length < CAUSES_MAX) {
@@ -54,7 +63,12 @@ export function publicError(error: unknown, names: readonly string[]): string {
     else parts.push(errorCode(current) ?? 'another error');
     current = current.cause;
   }
-  return publicText(parts.join(': '), names);
+  return publicText(parts.join(': '), secrets);
+}
+
+/** The configured paths as they are given and as absolute ones. */
+export function pathForms(configured: readonly string[]): string[] {
+  return longestFirst(configured.flatMap((path) => [path, resolve(path)]));
 }
 
 /** Names of the user and the host, which no report may contain; the longest first. */
@@ -68,8 +82,12 @@ export function namesHere(env: Readonly<Record<string, string | undefined>>): st
     ...userNames(),
     basename(env['HOME'] ?? ''),
   ];
-  return [...new Set(names)]
-    .filter((name) => name.length >= NAME_CHARACTERS_MIN && !COMMON_NAMES.has(name))
+  return longestFirst(names.filter((name) => !COMMON_NAMES.has(name)));
+}
+
+function longestFirst(texts: readonly string[]): string[] {
+  return [...new Set(texts)]
+    .filter((text) => text.length >= CHARACTERS_MIN)
     .sort((one, other) => other.length - one.length);
 }
 

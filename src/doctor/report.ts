@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
 import { silentLog } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
-import type { Config } from '../config.ts';
+import { type Config, DEFAULT_FIRECRACKER } from '../config.ts';
 import { resolveHome } from '../home.ts';
 import { absentArtifacts } from '../image/prepared.ts';
 import { openCgroups } from '../jail/open.ts';
@@ -18,7 +18,7 @@ import { Runtime, SOURCE_DIR } from '../runtime/runtime.ts';
 import { confineChoice, foreseeVmm, judgeFirecracker } from '../runtime/vmm-choice.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { findBinary, readJailerVersion } from '../vmm/firecracker/installation.ts';
-import { namesHere, publicError, publicText } from './public-text.ts';
+import { namesHere, type PrivateTexts, pathForms, publicError, publicText } from './public-text.ts';
 import { type HostFacts, thisHost } from './security.ts';
 import { type MeasuredStarts, measureStarts } from './starts.ts';
 
@@ -87,13 +87,13 @@ export async function reportHost(
   const home = resolveHome(given.config.home);
   const options = { ...given, config: await withFirecracker(given.config, home) };
   const { config, env, say } = options;
-  const names = namesHere(env);
+  const secrets = { names: namesHere(env), paths: pathsOf(config, env) };
   say('probing');
   const [verdict, firecracker, jailer, jail, cgroups] = await Promise.all([
     probeAccelerator({ cacheDir: home.cacheDir }),
     judgeFirecracker(config.firecracker),
     jailerVersion(config),
-    reportJail(config, names),
+    reportJail(config, secrets),
     openCgroups(silentLog),
   ]);
   const { kvm, qemu, cached } = verdict.details;
@@ -101,7 +101,7 @@ export async function reportHost(
     neurovisor: versionOf(readHere('package.json')),
     node: process.versions.node,
     distribution: distributionOf(host.read('/etc/os-release') ?? ''),
-    kernel: formed(publicText(host.kernel, names), /^[\w.+~<>-]{1,80}$/),
+    kernel: formed(publicText(host.kernel, secrets), /^[\w.+~<>-]{1,80}$/),
     user: process.geteuid?.() === 0 ? 'root' : 'ordinary',
     processor: processorOf(host.read('/proc/cpuinfo') ?? ''),
     memoryGib: Math.round((totalmem() / GIB) * 10) / 10,
@@ -110,13 +110,13 @@ export async function reportHost(
     jailer,
     kvm: {
       usable: kvm.usable,
-      reason: publicText(kvm.reason, names),
+      reason: publicText(kvm.reason, secrets),
       cached,
       steps: kvm.steps.map(({ step, ms = null, instructionsPerSecond = null, error }) => ({
         step,
         ms,
         instructionsPerSecond,
-        error: error === undefined ? null : publicText(error, names),
+        error: error === undefined ? null : publicText(error, secrets),
       })),
     },
     accelerator: verdict.accelerator,
@@ -125,13 +125,13 @@ export async function reportHost(
     seccomp: (host.read('/proc/sys/kernel/seccomp/actions_avail') ?? '')
       .split(' ')
       .filter((word) => /^[a-z_]{1,20}$/.test(word)),
-    starts: await reportStarts(options, verdict, names),
+    starts: await reportStarts(options, verdict, secrets),
   };
 }
 
 async function reportJail(
   config: Config,
-  names: readonly string[],
+  secrets: PrivateTexts,
 ): Promise<Pick<HostReport, 'vmm' | 'jail'>> {
   const home = resolveHome(config.home);
   const { jail: mode } = config;
@@ -146,12 +146,12 @@ async function reportJail(
       jail: {
         mode,
         state,
-        description: publicText(description, names),
-        gaps: gaps.map(({ text }) => publicText(text, names)),
+        description: publicText(description, secrets),
+        gaps: gaps.map(({ text }) => publicText(text, secrets)),
       },
     };
   } catch (error) {
-    const description = publicError(error, names);
+    const description = publicError(error, secrets);
     return { vmm: null, jail: { mode, state: 'unavailable', description, gaps: [] } };
   }
 }
@@ -159,7 +159,7 @@ async function reportJail(
 async function reportStarts(
   { config, signal, say }: ReportOptions,
   { accelerator }: ProbeVerdict,
-  names: readonly string[],
+  secrets: PrivateTexts,
 ): Promise<HostReport['starts']> {
   if (accelerator === 'none') return { skipped: 'no VMM can run here' };
   const { cacheDir } = resolveHome(config.home);
@@ -184,8 +184,15 @@ async function reportStarts(
     return await measureStarts(runtime, { signal, say });
   } catch (error) {
     signal.throwIfAborted();
-    return { skipped: `a start failed: ${publicError(error, names)}` };
+    return { skipped: `a start failed: ${publicError(error, secrets)}` };
   }
+}
+
+/** An empty one resolves to the working directory, the default Firecracker is a word of our own texts. */
+function pathsOf({ home, firecracker, jailer }: Config, env: ReportOptions['env']): string[] {
+  const paths = [resolveHome(home).dir, env['HOME'] ?? '', jailer ?? ''];
+  if (firecracker !== DEFAULT_FIRECRACKER) paths.push(firecracker);
+  return pathForms(paths.filter((path) => path !== ''));
 }
 
 /** Of the jailer that root's VMs would get: the configured one, beside Firecracker, or in PATH. */

@@ -102,6 +102,19 @@ describe('doctor --report', () => {
     for (const more of [[], ['-o', 'json']]) expectNothingPlanted(report(env, [], ...more));
   });
 
+  it('report: does not have configured paths, relative or with spaces', () => {
+    const env = {
+      ...environment(),
+      HOME: join(dir, `a (b): ${PLANTED.folder}`),
+      NEUROVISOR_HOME: join(dir, `a (b): ${PLANTED.folder}`, 'nv'),
+      NEUROVISOR_FIRECRACKER: `${PLANTED.folder}/firecracker`,
+      NEUROVISOR_VMM: 'firecracker',
+    };
+    const text = report(env, []);
+    expect(text).toContain("vmm_missing: Firecracker (&lt;path>) can't be used");
+    expectNothingPlanted(text);
+  });
+
   requiresRoot().it('report: does not have the name of the host', () => {
     const named = ['unshare', '--uts', 'sh', '-c', `hostname ${PLANTED.host}; exec "$@"`, 'sh'];
     const { HOSTNAME: _, ...env } = environment();
