@@ -18,6 +18,12 @@ export async function requireSpace(
   if (freeBytes < neededBytes) throw diskFull(directory, neededBytes, what, freeBytes);
 }
 
+/** Whether a file system or a quota had no space. */
+export function isDiskFull(error: unknown): boolean {
+  const code = errorCode(error);
+  return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
 /** Turns ENOSPC and EDQUOT of a build into the error that names the needed size. */
 export function explainFullDisk(
   error: unknown,
@@ -25,8 +31,7 @@ export function explainFullDisk(
   neededBytes: number,
   what: string,
 ): unknown {
-  const code = errorCode(error);
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
+  if (!isDiskFull(error)) return error;
   return diskFull(directory, neededBytes, what, undefined, error);
 }
 

@@ -6,9 +6,10 @@
  * Nothing is unpacked or run before its digest was compared. A release is laid out as
  * `release-vX.Y.Z-x86_64/{firecracker,jailer}-vX.Y.Z-x86_64`.
  */
-import { chmod, readdir, stat } from 'node:fs/promises';
+import { chmod, readdir, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
@@ -47,7 +48,7 @@ export interface InstalledPaths {
 }
 
 /**
- * Installs it, or finds that it is; replaces another one.
+ * Installs it, or finds that it is. The one before stays: a daemon that runs starts VMs from it.
  * @param check runs the programs, whose digests were verified, and returns their version
  * @throws ImageError; what `check` throws
  */
@@ -62,7 +63,6 @@ export async function prepareFirecracker(
     estimateMs: ESTIMATE_MS,
     key: digestBytes(`${KIND} ${RECIPE_VERSION}`, ...source.digests),
     files: PROGRAMS,
-    othersKept: 0,
     spaceBytes: SPACE_BYTES,
     details: detailsSchema,
     build: async (job) => {
@@ -72,10 +72,13 @@ export async function prepareFirecracker(
       return { version: await check(pathsIn(job.outDir)), source: source.from };
     },
   });
+  // The newest is the one that is found, whenever it was installed first.
+  const now = new Date(systemClock.wall());
+  await utimes(artifact.dir, now, now);
   return { ...pathsIn(artifact.dir), ...artifact.details };
 }
 
-/** Null: none is installed in this cache. */
+/** The one that was installed last. Null: none is installed in this cache. */
 export async function findInstalledFirecracker(cacheDir: string): Promise<InstalledPaths | null> {
   const dir = join(cacheDir, KIND);
   try {
@@ -83,7 +86,6 @@ export async function findInstalledFirecracker(cacheDir: string): Promise<Instal
     const found = await Promise.all(
       names.map(async (name) => ({ name, ms: (await stat(join(dir, name))).mtimeMs })),
     );
-    // More than one only after an installation was killed at its end.
     const [newest] = found.sort((a, b) => b.ms - a.ms);
     return newest === undefined ? null : pathsIn(join(dir, newest.name));
   } catch (error) {

@@ -7,6 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
 import { systemClock } from '../base/clock.ts';
 import { MIB } from '../base/units.ts';
+import { isDiskFull } from './disk-space.ts';
 import { ImageError } from './errors.ts';
 
 /** A server that sends nothing for this time is given up. */
@@ -31,7 +32,7 @@ export const isUrl = (text: string): boolean => /^https?:\/\//i.test(text);
 
 /**
  * @param to a path where nothing is; after an error it must not be used
- * @throws ImageError `source_invalid`: missing, too large, or another digest; `install_failed`: the download; `cancelled`
+ * @throws ImageError `source_invalid`: missing, too large, or another digest; `install_failed`: the download; `cancelled`; Error of Node `ENOSPC`, `EDQUOT`
  */
 export async function copyPinned(
   source: PinnedSource,
@@ -69,7 +70,7 @@ export async function copyPinned(
   } catch (cause) {
     if (signal.aborted) throw new ImageError('cancelled', `copy ${from}`, { cause });
     if (cause instanceof ImageError) throw cause;
-    if (!isUrl(from)) throw cause;
+    if (!isUrl(from) || isDiskFull(cause)) throw cause;
     throw new ImageError('install_failed', `download ${from}`, {
       cause: idle.signal.aborted ? idle.signal.reason : cause,
       remedy: 'Check the connection, or download it by other means and name the file.',

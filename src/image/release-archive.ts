@@ -10,6 +10,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
 import { errorCode } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
+import { isDiskFull } from './disk-space.ts';
 import { ImageError } from './errors.ts';
 import { toolEnvironment } from './tool.ts';
 
@@ -113,7 +114,7 @@ async function runTar(
   }
   for (const end of [first, second]) {
     if (end.status === 'fulfilled') continue;
-    throw end.reason instanceof ImageError || errorCode(end.reason) === 'ENOSPC'
+    throw end.reason instanceof ImageError || isDiskFull(end.reason)
       ? end.reason
       : invalid(path, end.reason);
   }

@@ -1,5 +1,5 @@
 /** `setup --firecracker`: archives made here, harmless and hostile; no real Firecracker. */
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   existsSync,
@@ -14,6 +14,7 @@ import {
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { describeError } from '../../src/base/errors.ts';
@@ -21,8 +22,9 @@ import { DEFAULT_FIRECRACKER } from '../../src/config.ts';
 import { findInstalledFirecracker } from '../../src/image/firecracker.ts';
 import { extractFile, listArchive } from '../../src/image/release-archive.ts';
 import { installFirecracker, withFirecracker } from '../../src/runtime/firecracker-binary.ts';
-import { cli } from '../support/cli.ts';
+import { cli, ROOT } from '../support/cli.ts';
 import { type TestContext, temporaryDirectory, testContext } from '../support/image.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 const VERSION = '1.16.1';
 const RELEASE = `release-v${VERSION}-x86_64`;
@@ -115,7 +117,7 @@ describe('installFirecracker', () => {
   });
 
   it('replaces another version, and does nothing the second time', async () => {
-    await install(archive(tree(release())));
+    const first = await install(archive(tree(release())));
     const both = archive(tree({ ...release(), ...release('1.17.0') }));
     const refused = await install(both).catch((error: unknown) => error);
     expect(describeError(refused)).toContain('it has several');
@@ -123,10 +125,22 @@ describe('installFirecracker', () => {
     const newer = archive(tree(release('1.17.0')));
     const { firecracker, version } = await install(newer);
     expect(version).toBe('1.17.0');
-    expect(readdirSync(join(context.cacheDir, 'firecracker'))).toHaveLength(1);
+    expect(await findInstalledFirecracker(context.cacheDir)).toMatchObject({ firecracker });
     context.events.length = 0;
     expect((await install(newer)).firecracker).toBe(firecracker);
     expect(context.events).toMatchObject([{ kind: 'done', cached: true }]);
+    expect(existsSync(first.firecracker), 'a running daemon starts VMs from it').toBe(true);
+  });
+
+  it('finds an earlier version that was installed again, and keeps one beside it', async () => {
+    const versions = ['1.16.1', '1.17.0', '1.18.0'].map((version) => tree(release(version)));
+    const [oldest, middle, newest] = versions as [string, string, string];
+    const { firecracker } = await install(archive(oldest));
+    const second = await install(archive(middle));
+    await install(archive(oldest));
+    expect(await findInstalledFirecracker(context.cacheDir)).toMatchObject({ firecracker });
+    await install(archive(newest));
+    expect([firecracker, second.firecracker].map(existsSync)).toEqual([true, false]);
   });
 
   it('installs from a directory with both digests', async () => {
@@ -175,6 +189,21 @@ describe('installFirecracker', () => {
     expect(error).toMatchObject({ code: 'install_failed', remedy: expect.any(String) });
     expect(describeError(error)).toMatch(cause);
     await nothingIsThere();
+  });
+
+  requiresRoot().it('leaves a disk that is full during a download to be told as that', async () => {
+    const bytes = Buffer.alloc(2 ** 21);
+    const url = await serve((_, answer) => answer.end(bytes));
+    const module = join(ROOT, 'src/image/pinned-source.ts');
+    const script = `
+      const { copyPinned } = await import('${module}');
+      const source = { from: '${url}', sha256: '${sha256(bytes)}', bytesMax: ${bytes.length} };
+      await copyPinned(source, '${dir}/copy', { signal: new AbortController().signal })
+        .catch(({ code }) => console.log(code));`;
+    const small = 'mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"';
+    const argv = ['--mount', 'sh', '-c', small, 'sh', dir, process.execPath, '-e', script];
+    const { stdout } = await promisify(execFile)('unshare', argv);
+    expect(stdout).toBe('ENOSPC\n');
   });
 
   it('refuses a download that announces too much before it begins', async () => {
