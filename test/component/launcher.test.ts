@@ -1,10 +1,21 @@
 /** The script `neurovisor`, in a checkout where nothing is installed, with an npm that only says that it ran. */
 import { execFile } from 'node:child_process';
-import { chmod, copyFile, mkdir, mkdtemp, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  chown,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  rm,
+  symlink,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { ROOT } from '../support/cli.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 let dir: string;
 beforeEach(async () => {
@@ -30,10 +41,15 @@ beforeEach(async () => {
 });
 afterEach(() => rm(dir, { recursive: true }));
 
-function launch(...words: string[]): Promise<{ stdout: string; stderr: string }> {
+const launch = (...words: string[]) => launchAs({}, ...words);
+
+function launchAs(
+  user: { uid?: number; gid?: number },
+  ...words: string[]
+): Promise<{ stdout: string; stderr: string }> {
   const env = { PATH: `${join(dir, 'bin')}:/usr/bin:/bin`, NEUROVISOR_HOME: join(dir, 'home') };
   return new Promise((resolve) => {
-    execFile(join(dir, 'neurovisor'), words, { env }, (_error, stdout, stderr) =>
+    execFile(join(dir, 'neurovisor'), words, { env, ...user }, (_error, stdout, stderr) =>
       resolve({ stdout, stderr }),
     );
   });
@@ -51,3 +67,22 @@ it('neurovisor: only `test` and `fuzz` start developer tools and install their p
     expect(stderr).toContain('npm retries 2: ci ');
   }
 });
+
+requiresRoot().it(
+  'neurovisor: a user who may not install the packages of a newer lock file learns who can, and how',
+  async () => {
+    const id = 65_534;
+    await utimes(join(dir, 'package-lock.json'), 2e9, 2e9);
+    await chmod(dir, 0o755);
+    await chown(join(dir, 'home'), id, id);
+    // The real one may be in a directory of root.
+    await rm(join(dir, 'bin/node'));
+    await writeFile(join(dir, 'bin/node'), '#!/bin/sh\necho v24.0.0\n', { mode: 0o755 });
+    const { stderr } = await launchAs({ uid: id, gid: id }, 'ls');
+    expect(stderr).toContain('this user may not install them');
+    expect(stderr).toContain(
+      `as the owner of that directory: npm ci --prefix ${dir} --ignore-scripts`,
+    );
+    expect(stderr).not.toContain('retries');
+  },
+);
