@@ -79,7 +79,10 @@ interface ReportOptions {
   readonly say: (text: string) => void;
 }
 
-/** Never fails because of the host: what can't be found out is null, `unknown` or a skip with its reason. */
+/**
+ * Never fails because of the host: what can't be found out is null, `unknown` or a skip with its reason.
+ * @throws the reason of the signal
+ */
 export async function reportHost(
   given: ReportOptions,
   host: HostFacts = thisHost,
@@ -96,6 +99,7 @@ export async function reportHost(
     reportJail(config, secrets),
     openCgroups(silentLog),
   ]);
+  given.signal.throwIfAborted();
   const { kvm, qemu, cached } = verdict.details;
   return {
     neurovisor: versionOf(readHere('package.json')),

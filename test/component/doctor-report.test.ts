@@ -4,7 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { HostReport } from '../../src/doctor/report.ts';
+import { readConfig } from '../../src/config.ts';
+import { type HostReport, reportHost } from '../../src/doctor/report.ts';
 import { ROOT } from '../support/cli.ts';
 import { requiresRoot } from '../support/requires.ts';
 
@@ -119,6 +120,18 @@ describe('doctor --report', () => {
     const named = ['unshare', '--uts', 'sh', '-c', `hostname ${PLANTED.host}; exec "$@"`, 'sh'];
     const { HOSTNAME: _, ...env } = environment();
     expectNothingPlanted(report(env, named));
+  });
+
+  it('report: ends if it is canceled while it probes', async () => {
+    const signal = AbortSignal.abort(new Error('canceled'));
+    const said: string[] = [];
+    const options = {
+      config: readConfig(environment()),
+      env: {},
+      say: (text: string) => said.push(text),
+    };
+    await expect(reportHost({ ...options, signal })).rejects.toThrow('canceled');
+    expect(said).toEqual(['probing']);
   });
 
   it('report: is no audit', () => {

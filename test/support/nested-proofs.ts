@@ -18,7 +18,7 @@ export function nestedProofs(world: NestedWorld, vmm: NestedVmm, isFull: boolean
     { timeout: PROOF_MS_MAX },
     async (name) => {
       const output = await world.sh(
-        `node src/cli/main.ts prove ${name} --vmm ${vmm} -o json 2> /tmp/prove.err || { cat /tmp/prove.err; [ $? = 1 ]; }`,
+        `node src/cli/main.ts prove ${name} --vmm ${vmm} -o json 2> /tmp/prove.err || [ $? = 1 ] || { cat /tmp/prove.err; false; }`,
         PROOF_MS_MAX,
       );
       const proofs = JSON.parse(output.slice(output.indexOf('['))) as Proof[];

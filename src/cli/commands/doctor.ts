@@ -39,8 +39,7 @@ async function report(cli: Cli): Promise<number> {
     if (cli.stderr.isTTY) cli.stderr.write(`\r\x1b[K${text}`);
   };
   const { config, cancelled: signal } = cli;
-  const found = await reportHost({ config, signal, env: process.env, say });
-  say('');
+  const found = await reportHost({ config, signal, env: process.env, say }).finally(() => say(''));
   if (cli.json) cli.printJson(found);
   else cli.stdout.write(reportText(found));
   return 0;
