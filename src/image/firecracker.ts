@@ -124,8 +124,9 @@ async function isDirectoryAt(path: string): Promise<boolean> {
   try {
     return (await stat(path)).isDirectory();
   } catch (error) {
-    if (errorCode(error) !== 'ENOENT' && errorCode(error) !== 'ENOTDIR') throw error;
-    throw new ImageError('source_invalid', `read ${path}: it does not exist`, { cause: error });
+    const isMissing = errorCode(error) === 'ENOENT' || errorCode(error) === 'ENOTDIR';
+    const how = isMissing ? ': it does not exist' : '';
+    throw new ImageError('source_invalid', `read ${path}${how}`, { cause: error });
   }
 }
 
@@ -134,7 +135,10 @@ async function copyBoth(
   from: string,
   digests: readonly [string, string],
 ): Promise<void> {
-  const names = pickPrograms(await readdir(from), from);
+  const files = await readdir(from).catch((cause: unknown) => {
+    throw new ImageError('source_invalid', `read ${from}`, { cause });
+  });
+  const names = pickPrograms(files, from);
   for (const [index, program] of PROGRAMS.entries()) {
     const path = join(from, names[program]);
     const pin = { from: path, sha256: digests[index] ?? '', bytesMax: PROGRAM_BYTES_MAX };

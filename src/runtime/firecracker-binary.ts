@@ -39,6 +39,21 @@ export async function withFirecracker<T extends Pick<Config, 'firecracker'>>(
   }
 }
 
+/** One line if starts take another Firecracker than the installed one; null: they take it. */
+export async function explainUnused(
+  config: Pick<Config, 'firecracker'>,
+  home: Pick<Home, 'cacheDir'>,
+  installed: InstalledPaths,
+): Promise<string | null> {
+  const { firecracker } = await withFirecracker(config, home);
+  if (firecracker === installed.firecracker) return null;
+  const why =
+    firecracker === DEFAULT_FIRECRACKER
+      ? `another one is in PATH; remove it, or set NEUROVISOR_FIRECRACKER=${installed.firecracker}`
+      : `NEUROVISOR_FIRECRACKER is ${firecracker}`;
+  return `the installed Firecracker is not used: ${why}`;
+}
+
 /** One line for a host whose KVM works. */
 export const INSTALL_FIRECRACKER =
   'install Firecracker with `neurovisor setup --firecracker FILE|URL --sha256 DIGEST` (docs/firecracker.md)';

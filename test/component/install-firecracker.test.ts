@@ -21,7 +21,11 @@ import { describeError } from '../../src/base/errors.ts';
 import { DEFAULT_FIRECRACKER } from '../../src/config.ts';
 import { findInstalledFirecracker } from '../../src/image/firecracker.ts';
 import { extractFile, listArchive } from '../../src/image/release-archive.ts';
-import { installFirecracker, withFirecracker } from '../../src/runtime/firecracker-binary.ts';
+import {
+  explainUnused,
+  installFirecracker,
+  withFirecracker,
+} from '../../src/runtime/firecracker-binary.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type TestContext, temporaryDirectory, testContext } from '../support/image.ts';
 import { requiresRoot } from '../support/requires.ts';
@@ -237,6 +241,8 @@ describe('installFirecracker', () => {
     await refuses(install(archive(tree({ 'a/jailer': program('Jailer') }))), /no firecracker/);
     execFileSync('mkfifo', [join(dir, 'pipe')]);
     await refuses(install(join(dir, 'pipe'), sha256('')), /not a regular file/);
+    symlinkSync('loop', join(dir, 'loop'));
+    await refuses(install(join(dir, 'loop'), sha256('')), /read .*loop: ELOOP/);
   });
 
   it('takes no path, link or special file of an archive', async () => {
@@ -325,6 +331,24 @@ describe('withFirecracker', () => {
     symlinkSync('/bin/true', join(dir, 'firecracker'));
     process.env['PATH'] = `${dir}:${path}`;
     expect(await withFirecracker(config, home())).toEqual(config);
+  });
+
+  it('an installed one that is not the one taken is explained', async () => {
+    const made = await install(archive(tree(release())));
+    expect(await explainUnused(config, home(), made)).toBeNull();
+    const named = { firecracker: '/opt/firecracker' };
+    expect(await explainUnused(named, home(), made)).toBe(
+      'the installed Firecracker is not used: NEUROVISOR_FIRECRACKER is /opt/firecracker',
+    );
+    const path = process.env['PATH'];
+    onTestFinished(() => {
+      process.env['PATH'] = path;
+    });
+    symlinkSync('/bin/true', join(dir, 'firecracker'));
+    process.env['PATH'] = `${dir}:${path}`;
+    expect(await explainUnused(config, home(), made)).toMatch(
+      /not used: another one is in PATH; remove it, or set NEUROVISOR_FIRECRACKER=\/.*\/firecracker$/,
+    );
   });
 });
 

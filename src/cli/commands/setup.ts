@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { describeError } from '../../base/errors.ts';
 import { resolveHome } from '../../home.ts';
 import {
+  explainUnused,
   type FirecrackerSource,
   hasFirecracker,
   INSTALL_FIRECRACKER,
@@ -47,6 +48,8 @@ export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
   }
   const rows = Object.entries(made).map(([name, value]) => [name, value ?? '-']);
   cli.stdout.write(`${table(['part', 'value'], rows)}\n\nready: neurovisor run FILE\n`);
+  const unused = installed === null ? null : await explainUnused(cli.config, home, installed);
+  if (unused !== null) cli.stderr.write(`hint: ${unused}\n`);
   if (await wantsFirecracker(cli, runtime)) cli.stderr.write(`hint: ${INSTALL_FIRECRACKER}\n`);
   return 0;
 }
