@@ -12,7 +12,7 @@ import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
 import { closeFd, createMemFd } from '../../src/sys/fd.ts';
-import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
+import { acceptUnix, connectUnix, FdChannel, listenUnix } from '../../src/sys/socket.ts';
 import { FdLedger } from '../../src/vmm/firecracker/channel/fd-ledger.ts';
 import { TURN_BYTES } from '../../src/vmm/firecracker/channel/guest-channel.ts';
 import type { Command } from '../../src/vmm/firecracker/channel/messages.ts';
@@ -314,7 +314,36 @@ describe('the thread of all channels', () => {
     closeFd(guest);
     await port.close();
   });
+
+  it('descriptors in an answer that is no line: the program that asked gets an end', async () => {
+    const { host } = watchedHost();
+    const hostile = await open(host, channelOf('a'));
+    // Otherwise the thread would end, with all its descriptors.
+    await open(host, channelOf('b'));
+    const vmm = listenUnix(hostile.innerPath, 1);
+    const client = await dial(join(dir, 'a', 'v'));
+    client.write('CONNECT 5000\n');
+    const asked = await takeFrom(vmm);
+    const memory = createMemFd('of-the-vmm', 4096);
+    new FdChannel(64, 1).send(asked, Buffer.alloc(64, 'x'), [memory]);
+    await hostile.broken;
+    client.resume();
+    await expect.poll(() => client.readableEnded, PATIENT).toBe(true);
+    await hostile.close();
+    for (const fd of [memory, asked, vmm]) closeFd(fd);
+  });
 });
+
+async function takeFrom(listener: number): Promise<number> {
+  let fd = -1;
+  await expect
+    .poll(() => {
+      fd = acceptUnix(listener);
+      return fd >= 0;
+    }, PATIENT)
+    .toBe(true);
+  return fd;
+}
 
 function namesOfDescriptors(): string[] {
   return readdirSync('/proc/self/fd').map((fd) => {

@@ -125,12 +125,16 @@ export class RelaySocket implements EpollHandler {
     while (this.#receive(PIECE_BYTES_MAX) > 0);
   }
 
-  /** Idempotent. @throws if descriptors wait in it */
+  /** Idempotent. @throws if descriptors wait in it, or in one that `onClose` closes; that one is not closed then */
   close(): void {
     if (this.#isClosed) return;
     this.endRead();
-    this.#leave();
-    this.#owner.ledger.close(this.#fd);
+    try {
+      this.#leave();
+    } finally {
+      // Also if its partner, which closes with it, has descriptors.
+      this.#owner.ledger.close(this.#fd);
+    }
   }
 
   /** Like `close`, whatever waits in it. */
