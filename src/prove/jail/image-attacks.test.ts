@@ -19,5 +19,7 @@ it('noteAttacks: holds only if each guest was refused each time, and each contro
   ]);
   for (const seen of ['WRITTEN', 'TypeError: no'])
     expect(judge(...controls, attack('write', 'refused'), attack('write', seen)).holds).toBe(false);
-  expect(judge(attack('control: write', 'refused')).holds).toBe(false);
+  expect(judge(...controls, attack('write', 'refused')).holds, 'one guest did not try').toBe(false);
+  const failed = attack('control: write', 'refused');
+  expect(judge(failed, failed).holds).toBe(false);
 });
