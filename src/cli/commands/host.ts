@@ -22,7 +22,7 @@ export function hostTable(info: HostInfo, now: number): string {
     [
       ['uptime', coarse(now - info.startedAtMs)],
       ['VMM', info.vmm],
-      ['chosen', info.vmmReason],
+      ['VMM reason', info.vmmReason],
       ['models', modelsText(info)],
       ['sandboxes', `${info.sandboxes}, ${info.paused} paused`],
       ['queued', `${info.queued} requests`],

@@ -32,7 +32,7 @@ export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
   const made = {
     home: home.dir,
     vmm: driver.description,
-    chosen: runtime.vmmReason,
+    vmmReason: runtime.vmmReason,
     accelerator: driver.accelerator,
     kernel: artifacts.kernelPath,
     image: artifacts.rootImagePath,
