@@ -18,7 +18,7 @@ import {
   type Recipe,
 } from '../image/prepare.ts';
 import { ramMib, vmMemory } from '../sandbox/memory/size.ts';
-import type { CloneSource, MappedMemory } from '../sandbox/parts.ts';
+import type { CloneSource } from '../sandbox/parts.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
 import { TEMPLATE_FILES, templateKey } from '../sandbox/start/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/start/template-builder.ts';
@@ -34,6 +34,7 @@ import {
   type TemplateInfo,
 } from './kept-templates.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
+import type { SharedCopy } from './shared-ram.ts';
 import { inferenceSocket } from './workspace.ts';
 
 export interface Template {
@@ -46,8 +47,18 @@ export interface Template {
 export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
 
 interface TemplatesParts extends BuilderParts {
-  /** Copies a RAM file for clones that map it. @returns opens the copy */
-  shareRam(path: string): Promise<() => Promise<MappedMemory>>;
+  /** Copies a RAM file for clones that map it. */
+  shareRam(path: string): Promise<SharedCopy>;
+}
+
+interface Opened {
+  readonly template: Template;
+  /** See `#identity`. */
+  readonly identity: string;
+  /** Of the files' contents. */
+  readonly digests: string;
+  /** Its RAM file for clones; null: they copy the cache's. */
+  readonly shared: SharedCopy | null;
 }
 
 const ESTIMATE_MS = 45_000;
@@ -61,7 +72,7 @@ export class Templates {
   readonly #artifacts: Artifacts;
   readonly #parts: TemplatesParts;
   /** Verified in this process. */
-  readonly #opened = new Map<string, { readonly template: Template; readonly identity: string }>();
+  readonly #opened = new Map<string, Opened>();
 
   constructor(context: SetupContext, artifacts: Artifacts, parts: TemplatesParts) {
     this.#context = context;
@@ -96,17 +107,43 @@ export class Templates {
       const identity = await this.#identity(key);
       const meanwhile = this.#opened.get(key);
       if (meanwhile?.identity === identity) return meanwhile.template;
-      const template = { key, spec, source: await this.#source(artifact) };
-      this.#opened.set(key, { template, identity });
-      return template;
+      const opened = await this.#open(spec, artifact, meanwhile);
+      this.#opened.set(key, { ...opened, identity });
+      return opened.template;
     });
   }
 
-  async #source(artifact: Artifact<Details>): Promise<CloneSource> {
+  /** @param before of the same key */
+  async #open(
+    spec: TemplateSpec,
+    artifact: Artifact<Details>,
+    before: Opened | undefined,
+  ): Promise<Omit<Opened, 'identity'>> {
+    const key = this.#key(spec);
+    const digests = [...artifact.files.values()].map(({ sha256 }) => sha256).join(' ');
+    if (before?.digests === digests) return before;
+    // First, so that there is space for the next.
+    await this.#dropStale(key);
     const source = sourceOf(artifact);
+    const shared = await this.#share(artifact);
+    const mapMemory = shared === null ? {} : { mapMemory: () => shared.open() };
+    return { template: { key, spec, source: { ...source, ...mapMemory } }, digests, shared };
+  }
+
+  async #share({ dir }: Artifact<Details>): Promise<SharedCopy | null> {
     const { driver, shareRam } = this.#parts;
-    if (driver.capabilities.mapsMemory !== true) return source;
-    return { ...source, mapMemory: await shareRam(join(artifact.dir, TEMPLATE_FILES.ram)) };
+    if (driver.capabilities.mapsMemory !== true) return null;
+    return await shareRam(join(dir, TEMPLATE_FILES.ram));
+  }
+
+  /** Forgets the template that was built again, and those that the cache has no longer: clones need its files, too. */
+  async #dropStale(rebuilt: string): Promise<void> {
+    const { cacheDir } = this.#context;
+    for (const [key, { shared }] of this.#opened) {
+      if (key !== rebuilt && (await isCached(cacheDir, { kind: TEMPLATE_KIND, key }))) continue;
+      this.#opened.delete(key);
+      await shared?.drop();
+    }
   }
 
   /** Changes whenever one of the files is written or replaced. */

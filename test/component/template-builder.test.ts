@@ -6,11 +6,12 @@ import {
   readlinkSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { copyFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
@@ -330,6 +331,38 @@ describe('Templates', () => {
     await mapped.close();
     await shared.close();
     expect(readdirSync(join(root, 'run'))).toEqual([]);
+  });
+
+  /** Names of the RAM files of this process. */
+  const ramFiles = (): string[] =>
+    readdirSync(join(root, 'run'), { recursive: true, encoding: 'utf8' })
+      .map((path) => basename(path))
+      .filter((name) => name.startsWith('ram-'));
+
+  it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
+    const { templates, shared } = open(true);
+    const old = await templates.prepare(spec);
+    const mapped = await old.source.mapMemory?.();
+    await templates.remove(old.key);
+    await templates.prepare({ ...spec, diskMib: 32 });
+    expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
+    await mapped?.close();
+    await mapped?.close();
+    expect(ramFiles()).toEqual(['ram-2']);
+    await shared.close();
+  });
+
+  it('prepare: a template that was built again has one RAM file, one that was only touched the same', async () => {
+    const { templates, shared } = open(true);
+    const one = await templates.prepare(spec);
+    const now = new Date();
+    utimesSync(join(root, 'cache/template', one.key, 'ram'), now, now);
+    expect(await templates.prepare(spec)).toBe(one);
+    expect(ramFiles()).toEqual(['ram-1']);
+    writeFileSync(join(root, 'cache/template', one.key, 'state'), 'altered');
+    expect(await templates.prepare(spec)).not.toBe(one);
+    expect(ramFiles()).toHaveLength(1);
+    await shared.close();
   });
 
   it('prepare: with another VMM, RAM is copied', async () => {

@@ -16,7 +16,7 @@ export function mappedCases(bench: () => VmBench): void {
       expect(bench().driver.capabilities.mapsMemory).toBe(true);
       const { spec, snapshot } = await bench().saved();
       const shared = new SharedRam(join(spec.dir, 'run'));
-      const open = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
+      const { open } = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
       await using opened = new AsyncDisposableStack();
       const { path: memoryPath, copyInto, close } = await open();
       opened.defer(close);
