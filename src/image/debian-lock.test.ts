@@ -51,6 +51,14 @@ describe('withDigests', () => {
     const records = `${stanza('6', B)}\n\n${stanza('5.2-1+b1', A)}\n`;
     expect(withDigests(new Map([['bash', '5.2-1+b1']]), records)).toEqual(bash);
   });
+  it('refuses a package that mirrors have with two digests: either may be installed', () => {
+    const records = `${stanza('6', B)}\n\n${stanza('6', A)}\n`;
+    expect(() => withDigests(new Map([['bash', '6']]), records)).toThrow('two SHA-256');
+    const twice = `${stanza('6', A)}\n\n${stanza('6', A)}\n`;
+    expect(withDigests(new Map([['bash', '6']]), twice)).toEqual({
+      bash: { version: '6', sha256: A },
+    });
+  });
   it('refuses a package that is in no index', () => {
     expect(() => withDigests(new Map([['bash', '7']]), stanza('6', B))).toThrow('in no index');
   });

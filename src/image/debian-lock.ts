@@ -68,21 +68,25 @@ export function aptPreferences(lock: DebianPackages): string {
  * Adds the digests to the installed packages.
  * @param versions installed versions by name
  * @param records stanzas of apt's indexes (`apt-cache show`), possibly of more versions
- * @throws ImageError `result_invalid` if a package is in no index
+ * @throws ImageError `result_invalid` if a package is in no index, or with two digests, so that either may be installed
  */
 export function withDigests(
   versions: ReadonlyMap<string, string>,
   records: string,
 ): Record<string, DebianPackage> {
-  const known = new Map<string, string>();
+  const known = new Map<string, Set<string>>();
   for (const stanza of records.split('\n\n')) {
     const field = (name: string): string | undefined =>
       new RegExp(`^${name}: (.+)$`, 'm').exec(stanza)?.[1];
-    known.set(`${field('Package')} ${field('Version')}`, field('SHA256') ?? '');
+    const key = `${field('Package')} ${field('Version')}`;
+    known.set(key, (known.get(key) ?? new Set()).add(field('SHA256') ?? ''));
   }
   const packages: Record<string, DebianPackage> = {};
   for (const [name, version] of versions) {
-    const sha256 = known.get(`${name} ${version}`);
+    const [sha256, other] = known.get(`${name} ${version}`) ?? [];
+    if (other !== undefined) {
+      throw new ImageError('result_invalid', `mirrors have ${name} ${version} with two SHA-256`);
+    }
     if (sha256 === undefined || !/^[0-9a-f]{64}$/.test(sha256)) {
       throw new ImageError('result_invalid', `${name} ${version} is installed, but in no index`);
     }
