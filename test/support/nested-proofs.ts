@@ -7,9 +7,9 @@ import type { NestedVmm, NestedWorld } from './nested.ts';
 /** With time limits of their own, for a host that is emulated twice. */
 const PROOF_MS_MAX = 1_500_000;
 
-const USUAL: readonly ProofName[] = ['caps', 'cgroup', 'image', 'io', 'oom'];
-/** `seccomp` starts a VMM for each of its calls; the others are the same with and without KVM. */
-const LONG: readonly ProofName[] = ['seccomp', 'files', 'ratelimit'];
+const USUAL: readonly ProofName[] = ['caps', 'cgroup', 'image', 'oom'];
+/** `seccomp` starts a VMM for each of its calls; rates need a machine that does nothing else. */
+const LONG: readonly ProofName[] = ['seccomp', 'io', 'files', 'ratelimit'];
 
 /** Describe-body. @param isFull with the proofs that take minutes each */
 export function nestedProofs(world: NestedWorld, vmm: NestedVmm, isFull: boolean): void {

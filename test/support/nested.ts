@@ -248,7 +248,7 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
           `
           systemctl stop ${UNIT}
           find ${home}/run -mindepth 1 -not -path ${home}/run/jail -not -path ${home}/run/jail/firecracker
-          find /sys/fs/cgroup -path '*/neurovisor*' -type d
+          find /sys/fs/cgroup -path '*/neurovisor/*' -type d
           ip -o link | grep -o 'nv-[^:@]*' || true`,
           STOP_MS_MAX,
         );
