@@ -103,6 +103,15 @@ describe('chooseByJail', () => {
     expect({ vmm, confined, closed }).toEqual({ vmm: 'qemu', confined: undefined, closed: closes });
     expect(reason).toContain(why);
   });
+  it("chooseByJail: an unexpected error of QEMU's jail closes Firecracker's", async () => {
+    closed = 0;
+    const choosing = chooseByJail(choice, 'auto', {
+      firecracker: async () => jailed(['no limits']),
+      qemuGaps: () => Promise.reject(new RangeError('unexpected')),
+    });
+    await expect(choosing).rejects.toThrow('unexpected');
+    expect(closed).toBe(1);
+  });
 });
 
 describe('judgeFirecracker', () => {

@@ -103,7 +103,13 @@ export async function chooseByJail(
     return { vmm: 'qemu', reason: `Firecracker can't be jailed here: ${describeError(error)}` };
   }
   const { gaps } = confined.confinement;
-  const lacking = gaps.length === 0 ? [] : await lackingOf(gaps, mode, jails);
+  let lacking: readonly string[];
+  try {
+    lacking = gaps.length === 0 ? [] : await lackingOf(gaps, mode, jails);
+  } catch (error) {
+    await confined.confinement.close();
+    throw error;
+  }
   if (lacking.length === 0) return { ...choice, confined };
   await confined.confinement.close();
   return { vmm: 'qemu', reason: `its jail holds more than Firecracker's: ${lacking.join('; ')}` };

@@ -1,7 +1,15 @@
 /** The thread of all channels of Firecracker: which thread moves the bytes, turns of VMs, bounds, and its end. */
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,7 +23,7 @@ import { closeFd, createMemFd } from '../../src/sys/fd.ts';
 import { acceptUnix, connectUnix, FdChannel, listenUnix } from '../../src/sys/socket.ts';
 import { FdLedger } from '../../src/vmm/firecracker/channel/fd-ledger.ts';
 import { TURN_BYTES } from '../../src/vmm/firecracker/channel/guest-channel.ts';
-import type { Command } from '../../src/vmm/firecracker/channel/messages.ts';
+import { type Command, NO_STATS } from '../../src/vmm/firecracker/channel/messages.ts';
 import type { ChannelRelay } from '../../src/vmm/firecracker/channel/relay.ts';
 import { RelayHost } from '../../src/vmm/firecracker/channel/relay-host.ts';
 import { RelayLoop } from '../../src/vmm/firecracker/channel/relay-loop.ts';
@@ -290,6 +298,46 @@ describe('the thread of all channels', () => {
     const next = await open(host, channelOf('c'));
     expect(await next.stats()).toMatchObject({ connectionsRefused: 0 });
     await port.close();
+  });
+
+  it('crash: of a thread that was ending already leaves the next one alone', async () => {
+    const ends: ((fault: string | null) => void)[] = [];
+    const stopped: number[] = [];
+    const clock = new FakeClock();
+    const host = newHost(clock, (received, ended) => {
+      const thread = ends.push(ended) - 1;
+      return {
+        ledger: new FdLedger(),
+        keepAlive: () => undefined,
+        post(command) {
+          if (command.kind === 'close')
+            received({ kind: 'answer', request: command.request, stats: NO_STATS });
+          if (command.kind !== 'stop') return;
+          stopped.push(thread);
+          if (thread > 0) ended(null);
+        },
+      };
+    });
+    const relay = host.open(channelOf('a'), {});
+    await relay.close();
+    clock.advance(60_000);
+    relays.push(host.open(channelOf('b'), {}));
+    ends[0]?.('out of memory');
+    await host.close();
+    expect(stopped).toEqual([0, 1]);
+  });
+
+  it('listen: a socket that the kernel does not watch ends its channel', async () => {
+    const { host, threads } = watchedHost();
+    const [one, other] = [await open(host, channelOf('a')), await open(host, channelOf('b'))];
+    // In place of a limit on watches: epoll takes no plain file.
+    const fd = openSync(join(dir, 'plain'), 'w');
+    threads[0]?.ledger.add(fd);
+    threads[0]?.post({ kind: 'listen', channel: 1, fd, hostPath: null });
+    expect(describeError(await one.broken)).toContain('epoll_ctl');
+    await one.close();
+    await other.disconnect();
+    expect(threads[0]?.ledger.all()).not.toContain(fd);
   });
 
   it('descriptors of a taken-over VMM end its channel alone, and are closed by another thread', async () => {

@@ -86,7 +86,9 @@ export class GuestChannel implements SocketOwner {
     const take = (made: number): void =>
       hostPath === null ? this.#takeClient(made) : this.#takeGuest(made, hostPath);
     const listener = new Listener(fd, this, this.#clock, take);
-    if (hostPath !== null) this.#forGuest.push(listener);
+    // The kernel could not watch it.
+    if (this.#isClosed) listener.close();
+    else if (hostPath !== null) this.#forGuest.push(listener);
     else this.#forHost = listener;
   }
 

@@ -2,7 +2,7 @@
 
 import type { Clock } from '../../../base/clock.ts';
 import { EPOLL, type EpollHandler } from '../../../sys/epoll.ts';
-import { ERRNO } from '../../../sys/libc.ts';
+import { ERRNO, SyscallError } from '../../../sys/libc.ts';
 import { acceptUnix } from '../../../sys/socket.ts';
 import type { SocketOwner } from './relay-socket.ts';
 
@@ -56,7 +56,10 @@ export class Listener implements EpollHandler {
   }
 
   #watch(): void {
-    this.#owner.epoll.add(this.#fd, EPOLL.in, this);
+    this.#owner.guard(() => {
+      const error = this.#owner.epoll.add(this.#fd, EPOLL.in, this);
+      if (error < 0) throw new SyscallError('epoll_ctl', -error);
+    });
   }
 
   #pause(): void {

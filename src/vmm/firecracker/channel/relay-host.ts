@@ -34,8 +34,9 @@ export class RelayHost {
    */
   open(channelPath: string, limits: ChannelLimits): ChannelRelay {
     return new ChannelRelay(channelPath, limits, (innerPath, broken) => {
-      this.#current ??= new Service(this.#log, this.#clock, this.#start, () => {
-        this.#current = undefined;
+      this.#current ??= new Service(this.#log, this.#clock, this.#start, (service) => {
+        // One that ended later may have a successor.
+        if (this.#current === service) this.#current = undefined;
       });
       return this.#current.add(innerPath, limits, broken);
     });
@@ -61,7 +62,7 @@ class Service {
   readonly #log: Log;
   readonly #clock: Clock;
   readonly #thread: RelayThread;
-  readonly #retire: () => void;
+  readonly #retire: (self: Service) => void;
   readonly #channels = new Map<number, (error: VmmError) => void>();
   readonly #pending = new Map<number, Pending>();
   readonly #ended = Promise.withResolvers<void>();
@@ -70,7 +71,7 @@ class Service {
   #last = 0;
 
   /** @param retire the next channel needs another thread */
-  constructor(log: Log, clock: Clock, start: StartRelayThread, retire: () => void) {
+  constructor(log: Log, clock: Clock, start: StartRelayThread, retire: (self: Service) => void) {
     this.#log = log;
     this.#clock = clock;
     this.#retire = retire;
@@ -130,7 +131,7 @@ class Service {
   /** Idempotent. */
   async stop(): Promise<void> {
     this.#cancelStop?.();
-    this.#retire();
+    this.#retire(this);
     // Else a process that waits for nothing else would end here.
     this.#thread.keepAlive(true);
     this.#thread.post({ kind: 'stop' });
@@ -165,7 +166,7 @@ class Service {
     this.#cancelStop?.();
     if (fault !== null) {
       this.#log.error('the thread of the channels failed', { error: fault });
-      this.#retire();
+      this.#retire(this);
     }
     for (const channel of [...this.#channels.keys()]) {
       // Without the stack.
