@@ -56,6 +56,7 @@ describe('serve', () => {
       apiKeyPath: join(home.dir, 'api-key'),
       pid: daemon.pid,
       vmm: expect.stringContaining('QEMU'),
+      vmmReason: expect.stringMatching(/KVM/),
       upstream: new URL(home.upstream.target.baseUrl ?? '').host,
       pool: { min: 0, max: 0 },
       jail: { description: expect.stringMatching(/^(not )?jailed: /), gaps: expect.any(Array) },
