@@ -34,7 +34,8 @@ const INTERNET_MS_MAX = 120_000;
 /** The checks of a start take 40 s on an idle machine, and many times that on a busy one. */
 const SERVE_MS_MAX = 900_000;
 const STOP_MS_MAX = 300_000;
-const ENVIRONMENT = [
+/** First lines of a script of the nested host. */
+export const NESTED_ENVIRONMENT = [
   `export HOME=/root NEUROVISOR_HOME=${HOME} NO_COLOR=1`,
   'export NEUROVISOR_FIRECRACKER=/tools/firecracker/firecracker NEUROVISOR_JAILER=/tools/firecracker/jailer',
   'export PATH=/tools:/usr/sbin:/usr/bin:/sbin:/bin',
@@ -43,7 +44,7 @@ const ENVIRONMENT = [
 ].join('\n');
 
 /** What a nested host is made of, or why there is none. */
-function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
+export function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
   if (process.geteuid?.() !== 0) return 'it is not root';
   for (const program of ['mmdebstrap', 'qemu-system-x86_64'])
     if (find(program, searchPath(env['PATH'])) === undefined) return `there is no ${program}`;
@@ -197,7 +198,7 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
   });
 
   async function sh(script: string, timeoutMs = SH_MS_MAX): Promise<string> {
-    const { status, output } = await there().host.run(`${ENVIRONMENT}${script}`, timeoutMs);
+    const { status, output } = await there().host.run(`${NESTED_ENVIRONMENT}${script}`, timeoutMs);
     if (status !== 0) throw new Error(`status ${status} of: ${script}\n${output}`);
     return output;
   }

@@ -311,7 +311,7 @@ async function artifactsOf(checkout: string, home: string): Promise<readonly str
   };
   const kernel = await kernelRecipe(checkout);
   const rootfs = await rootfsRecipe(context);
-  const others = ['overlay', 'bpf'].flatMap((kind) =>
+  const others = ['overlay', 'bpf', 'model'].flatMap((kind) =>
     readdirSync(join(home, 'cache', kind)).map((name) => join(kind, name)),
   );
   return [join(kernel.kind, kernel.key), join(rootfs.kind, rootfs.key), ...others];

@@ -87,7 +87,9 @@ export class NestedHost {
       ['-device', 'virtio-net-pci,netdev=net,romfile=', '-serial', `file:${console}`],
     ].flat();
     const messages = openSync(join(dir, 'qemu.log'), 'w', 0o600);
-    const child = spawn('qemu-system-x86_64', words, { stdio: ['ignore', messages, messages] });
+    // It ends with a test run that is killed.
+    const argv = ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...words];
+    const child = spawn('setpriv', argv, { stdio: ['ignore', messages, messages] });
     closeSync(messages);
     child.once('error', (error) => ignore(error, 'its end is noticed'));
     const host = new NestedHost(child, port, key, console);
