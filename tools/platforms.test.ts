@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { platformsPage } from './platforms.ts';
+import { checkWhole, platformsPage } from './platforms.ts';
 
 it('platformsPage: a table for each suite, with the programs of the host', () => {
   const page = platformsPage({
@@ -15,4 +15,9 @@ it('platformsPage: a table for each suite, with the programs of the host', () =>
   );
   expect(page).toContain('### Firecracker\n\n| case | result |\n|---|---|\n| boots | passed |\n');
   expect(page).toContain('### QEMU\n\n| case | result |\n|---|---|\n| boots | **failed** |\n');
+});
+
+it('checkWhole: refuses a run of a part of the layer, and names the rest', () => {
+  const results = [{ suite: 'Firecracker', title: 'boots', passed: true }];
+  expect(() => checkWhole({ results })).toThrow('without QEMU, proofs of Firecracker');
 });

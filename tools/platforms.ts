@@ -39,8 +39,22 @@ export function platformsPage({ date, versions, results }: NestedRecord): string
   return [HEAD, head, ...tables].join('\n').replaceAll('\n\n\n', '\n\n');
 }
 
+/** The groups of a whole run; a filtered run must not be published as one. */
+const GROUPS = ['Firecracker', 'QEMU', 'proofs of Firecracker', 'proofs of QEMU', 'hosts'];
+
+/** @throws Error if the record is of a part of the layer */
+export function checkWhole({ results }: Pick<NestedRecord, 'results'>): void {
+  const missing = GROUPS.filter((group) => !results.some(({ suite }) => suite === group));
+  if (missing.length > 0)
+    throw new Error(
+      `the last run was of a part: without ${missing.join(', ')}. Run the layer whole.`,
+    );
+}
+
 if (import.meta.main) {
   const { cacheDir } = resolveHome(readConfig(process.env).home);
   const path = process.argv[2] ?? join(cacheDir, 'test-nested/results.json');
-  writeFileSync(PAGE, platformsPage(JSON.parse(readFileSync(path, 'utf8')) as NestedRecord));
+  const record = JSON.parse(readFileSync(path, 'utf8')) as NestedRecord;
+  checkWhole(record);
+  writeFileSync(PAGE, platformsPage(record));
 }

@@ -43,6 +43,25 @@ export async function checkMemoryFile(path: string, memoryMib: number): Promise<
   }
 }
 
+/**
+ * Reads a state that its VMM may still be writing, which can be hostile: no more than it had at the first look.
+ * @throws VmmError `snapshot_refused` if it is too large, or grows meanwhile
+ */
+export async function readStateFile(path: string): Promise<Buffer> {
+  await using file = await open(path, 'r');
+  const { size } = await file.stat();
+  if (size > STATE_BYTES_MAX) throw refused(`it is larger than ${STATE_BYTES_MAX} bytes`);
+  // One more than it should have, to notice growth.
+  const bytes = Buffer.alloc(size + 1);
+  let length = 0;
+  for (;;) {
+    const { bytesRead } = await file.read(bytes, length, bytes.length - length, length);
+    length += bytesRead;
+    if (length > size) throw refused('it grew while it was read');
+    if (bytesRead === 0) return bytes.subarray(0, length);
+  }
+}
+
 /** @param cause the VMM's message */
 export function loadRefused(cause: unknown): VmmError {
   return refused(cause);
@@ -50,10 +69,7 @@ export function loadRefused(cause: unknown): VmmError {
 
 async function readState(path: string): Promise<Buffer> {
   try {
-    await using file = await open(path, 'r');
-    const { size } = await file.stat();
-    if (size > STATE_BYTES_MAX) throw refused(`it is larger than ${STATE_BYTES_MAX} bytes`);
-    return await file.readFile();
+    return await readStateFile(path);
   } catch (error) {
     if (error instanceof VmmError) throw error;
     throw refused(error);

@@ -12,7 +12,7 @@ import { ignore } from '../../../base/ignore.ts';
 import { MIB } from '../../../base/units.ts';
 import type { VmSnapshot, WholeSnapshotFiles } from '../../driver.ts';
 import { VmmError } from '../../errors.ts';
-import { STATE_BYTES_MAX, stateDigest } from '../../snapshot.ts';
+import { readStateFile, stateDigest } from '../../snapshot.ts';
 import { type ApiClient, FirecrackerApiError } from '../api-client.ts';
 import { FILES, FOLDER, PAUSE_CALL, RESUME_CALL, snapshotCall } from '../config.ts';
 import type { Place } from '../place.ts';
@@ -167,10 +167,9 @@ async function makePrivate(path: string): Promise<void> {
 }
 
 async function readState(path: string): Promise<Buffer> {
-  await using file = await open(path, 'r');
-  const { size } = await file.stat();
-  if (size < 1 || size > STATE_BYTES_MAX) throw broken(`its state has ${size} bytes`);
-  return await file.readFile();
+  const state = await readStateFile(path);
+  if (state.length === 0) throw broken('its state is empty');
+  return state;
 }
 
 function broken(cause: string): VmmError {
