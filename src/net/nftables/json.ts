@@ -59,8 +59,8 @@ export const ETHER_SADDR: NftExpression = { payload: { protocol: 'ether', field:
 export const IP_SADDR: NftExpression = { payload: { protocol: 'ip', field: 'saddr' } };
 export const IP_DADDR: NftExpression = { payload: { protocol: 'ip', field: 'daddr' } };
 /**
- * Of the header, not `meta l4proto`: in a set with ranges nft 1.0.6 converts the byte order of that, two bytes at a
- * time, which kernels since 2026 refuse for its single byte (seen with Linux 6.12.117).
+ * The protocol in the IP header. `meta l4proto` fails in a set with ranges: nft 1.0.6 swaps its bytes in pairs, which some
+ * kernels refuse for a single byte (seen with Linux 6.12.117).
  */
 const IP_PROTOCOL: NftExpression = { payload: { protocol: 'ip', field: 'protocol' } };
 export const DPORT: NftExpression = { payload: { protocol: 'th', field: 'dport' } };
