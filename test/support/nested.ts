@@ -186,15 +186,16 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
   });
   afterAll(async () => {
     if (made === undefined) return;
-    const versions = await sh(VERSIONS);
-    const path = join(resolveHome(parts.home).cacheDir, 'test-nested', 'results.json');
-    const record: NestedRecord = { date: new Date().toISOString(), versions, results };
-    await writeFile(path, JSON.stringify(record, null, 2));
-  });
-  afterAll(async () => {
-    await made?.host.close();
-    await made?.upstream.close();
-    if (made !== undefined) await rm(made.dir, { recursive: true });
+    try {
+      const versions = await sh(VERSIONS);
+      const path = join(resolveHome(parts.home).cacheDir, 'test-nested', 'results.json');
+      const record: NestedRecord = { date: new Date().toISOString(), versions, results };
+      await writeFile(path, JSON.stringify(record, null, 2));
+    } finally {
+      await made.host.close();
+      await made.upstream.close();
+      await rm(made.dir, { recursive: true });
+    }
   });
 
   async function sh(script: string, timeoutMs = SH_MS_MAX): Promise<string> {
