@@ -25,7 +25,7 @@ export interface CgroupFiles {
   isDelegated(dir: string): boolean;
 }
 
-/** Of systemd since 251 by the first, with root's service manager by the second. */
+/** systemd sets one or both, by its version and by whether its manager is root's. */
 const DELEGATED = ['user.delegate', 'trusted.delegate'] as const;
 
 export const kernelFiles: CgroupFiles = {

@@ -230,12 +230,12 @@ function findTrees(paths: CgroupPaths, host: Host, note: Note): Tree[] {
   }
   const missing = CONTROLLERS.filter((name) => !paths.v1.has(name));
   if (paths.v2 === null) return trees;
-  const { files } = host;
-  const room = (): Tree | undefined => makeRoom(host, v2, missing, note);
   const { v2 } = paths;
+  const above = (): Tree | undefined => findUnified(host.files, v2, missing, note);
+  const room = (): Tree | undefined => makeRoom(host, v2, missing, note);
   // In a group that is ours by the word of systemd its limits hold for the VMMs too, and systemd arranges the ancestors.
-  const own = files.isDelegated(groupToEmpty(v2.dir)) ? room() : undefined;
-  const unified = own ?? findUnified(files, v2, missing, note) ?? room();
+  const isDelegated = host.files.isDelegated(groupToEmpty(v2.dir));
+  const unified = isDelegated ? (room() ?? above()) : (above() ?? room());
   return unified === undefined ? trees : [...trees, unified];
 }
 

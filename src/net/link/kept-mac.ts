@@ -5,7 +5,6 @@
  * kernel drops packets for any other.
  */
 import type { Clock } from '../../base/clock.ts';
-import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import type { Links } from './links.ts';
@@ -28,7 +27,7 @@ export function keepMac(
       links.change(linkIndex, { mac });
       log.debug('another program changed the MAC of a TAP', { name: link.name, from: link.mac });
     } catch (error) {
-      ignore(error, `the TAP is gone: ${describeError(error)}`);
+      ignore(error, 'the TAP is gone');
     }
   };
   const plan = (count: number): void => {
