@@ -3,7 +3,6 @@
  * bubblewrap. Each VM has namespaces and a root of its own, our filter over Firecracker's, and limits where this user's
  * control group is delegated; it keeps this user's id.
  */
-import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { ignore } from '../base/ignore.ts';
@@ -18,13 +17,13 @@ import type { VmSpec } from '../vmm/driver.ts';
 import { findBinary } from '../vmm/firecracker/installation.ts';
 import { DESCRIPTORS_MAX } from '../vmm/firecracker/jail/jailer.ts';
 import type { UserJailSpec } from '../vmm/firecracker/jail/user-place.ts';
+import { findKvmObstacle, KVM_DEVICE } from '../vmm/kvm-device.ts';
 import { launchFilter } from './firecracker-filters.ts';
 import type { FirecrackerJail, FirecrackerOptions } from './firecracker-jail.ts';
 import { modeOf, STATE_DIR, uidRange } from './jail.ts';
 
 /** Path of Firecracker in the jail, as in its jailer's. */
 const PROGRAM = '/firecracker';
-const KVM = '/dev/kvm';
 /** Filters on each thread, before Firecracker's own. */
 const OUR_FILTERS = 1;
 const PROBE = { id: `probe${process.pid}`, memoryMib: 64, cpus: 1 };
@@ -50,10 +49,10 @@ export async function openFirecrackerUserJail(
   });
   const program: readonly JailFile[] = [
     { path: binary, at: PROGRAM, access: 'read' },
-    { path: KVM, access: 'device' },
+    { path: KVM_DEVICE, access: 'device' },
   ];
   try {
-    checkKvm();
+    await checkKvm();
     const dir = join(home.cacheDir, 'jail');
     requirePrivateDir(dir);
     await probe(jail, program, dir);
@@ -111,16 +110,13 @@ function specOf(
   };
 }
 
-function checkKvm(): void {
-  try {
-    accessSync(KVM, constants.R_OK | constants.W_OK);
-  } catch (cause) {
-    throw new JailError('jail_unavailable', 'cannot start Firecracker in a jail', {
-      cause,
-      remedy:
-        'Add this user to the group of /dev/kvm (sudo usermod -aG kvm USER), and log in again.',
-    });
-  }
+async function checkKvm(): Promise<void> {
+  const obstacle = await findKvmObstacle();
+  if (obstacle === null) return;
+  throw new JailError('jail_unavailable', 'cannot start Firecracker in a jail', {
+    cause: obstacle.reason,
+    remedy: obstacle.remedy,
+  });
 }
 
 /** Runs `firecracker --version` in a jail like a VM's. @throws JailError `jail_unavailable` */
