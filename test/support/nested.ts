@@ -7,8 +7,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
 import { searchPath } from '../../src/base/search-path.ts';
@@ -16,10 +15,9 @@ import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.
 import { readConfig } from '../../src/config.ts';
 import { resolveHome } from '../../src/home.ts';
 import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/vmm/firecracker/versions.ts';
-import { makeDisks, type NestedParts } from '../../tools/nested/disks.ts';
-import { NestedHost } from '../../tools/nested/host.ts';
+import type { NestedParts } from '../../tools/nested/disks.ts';
+import { nestedCache, type OpenNestedHost, openNestedHost } from '../../tools/nested/open.ts';
 import { ROOT } from './cli.ts';
-import { freePort } from './free-port.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
 import { type Requirement, requires } from './requires.ts';
@@ -159,17 +157,14 @@ const SH_MS_MAX = 300_000;
 
 export function useNestedHost(parts: NestedParts): NestedWorld {
   let daemons = 0;
-  let made: { host: NestedHost; dir: string; upstream: MockUpstream } | undefined;
+  let made: { nested: OpenNestedHost; upstream: MockUpstream } | undefined;
   const there = () => {
     if (made === undefined) throw new Error('the nested host is there only inside tests');
     return made;
   };
   beforeAll(async () => {
-    const dir = await mkdtemp(join(tmpdir(), 'nv-nested-'));
-    const cache = join(resolveHome(parts.home).cacheDir, 'test-nested');
-    const files = await makeDisks(cache, parts, (step) => void process.stderr.write(`${step}\n`));
-    const host = await NestedHost.boot(files, dir, await freePort());
-    made = { host, dir, upstream: await startMockUpstream() };
+    const nested = await openNestedHost(parts);
+    made = { nested, upstream: await startMockUpstream() };
     const names = { [ALLOWED.name]: ALLOWED.address, [FORBIDDEN.name]: FORBIDDEN.address };
     const addresses = [ALLOWED.address, FORBIDDEN.address, METADATA].join(' ');
     await sh(`bash /nested/internet '${JSON.stringify(names)}' ${addresses}`, INTERNET_MS_MAX);
@@ -182,24 +177,26 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
       passed: task.result?.state === 'pass',
     });
     // Else a failure would be taken for one of the product.
-    if (task.result?.state === 'fail') made?.host.check();
+    if (task.result?.state === 'fail') made?.nested.host.check();
   });
   afterAll(async () => {
     if (made === undefined) return;
     try {
       const versions = await sh(VERSIONS);
-      const path = join(resolveHome(parts.home).cacheDir, 'test-nested', 'results.json');
+      const path = join(nestedCache(parts.home), 'results.json');
       const record: NestedRecord = { date: new Date().toISOString(), versions, results };
       await writeFile(path, JSON.stringify(record, null, 2));
     } finally {
-      await made.host.close();
+      await made.nested[Symbol.asyncDispose]();
       await made.upstream.close();
-      await rm(made.dir, { recursive: true });
     }
   });
 
   async function sh(script: string, timeoutMs = SH_MS_MAX): Promise<string> {
-    const { status, output } = await there().host.run(`${NESTED_ENVIRONMENT}${script}`, timeoutMs);
+    const { status, output } = await there().nested.host.run(
+      `${NESTED_ENVIRONMENT}${script}`,
+      timeoutMs,
+    );
     if (status !== 0) throw new Error(`status ${status} of: ${script}\n${output}`);
     return output;
   }
@@ -208,7 +205,7 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
     vmm: NestedVmm,
     { user, home }: { user: string; home: string } = ROOT_USER,
   ): Promise<NestedDaemon> {
-    const { host, dir } = there();
+    const { host, dir } = there().nested;
     const out = `/tmp/${UNIT}`;
     // As it is shipped, with other paths.
     const unit = [

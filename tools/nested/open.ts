@@ -1,0 +1,37 @@
+/** A nested host with its disks and a directory of its own, for tests and benchmarks. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { resolveHome } from '../../src/home.ts';
+import { freePort } from '../../test/support/free-port.ts';
+import { makeDisks, type NestedParts } from './disks.ts';
+import { NestedHost } from './host.ts';
+
+/** Disposal ends the host and removes the directory. */
+export interface OpenNestedHost extends AsyncDisposable {
+  readonly host: NestedHost;
+  /** Of this machine: console of the host, sockets. */
+  readonly dir: string;
+}
+
+/** In the cache of a home: the disks, and the results of the last run of the tests. */
+export function nestedCache(home: string): string {
+  return join(resolveHome(home).cacheDir, 'test-nested');
+}
+
+/** Makes disks that are missing, and boots. @throws NestedHostError */
+export async function openNestedHost(parts: NestedParts): Promise<OpenNestedHost> {
+  const stack = new AsyncDisposableStack();
+  try {
+    const dir = await mkdtemp(join(tmpdir(), 'nv-nested-'));
+    stack.defer(() => rm(dir, { recursive: true }));
+    const say = (step: string): void => void process.stderr.write(`${step}\n`);
+    const files = await makeDisks(nestedCache(parts.home), parts, say);
+    const host = await NestedHost.boot(files, dir, await freePort());
+    stack.defer(() => host.close());
+    return { host, dir, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
+}
