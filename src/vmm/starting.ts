@@ -45,7 +45,8 @@ export function throwIfCancelled(signal: AbortSignal | undefined): void {
 }
 
 /**
- * Settles as `work` does, unless the start is canceled first; `work` itself continues.
+ * Settles as `work` does, unless the start is canceled first, or was before the call; `work` itself continues, and its
+ * failure then counts as handled.
  * @throws VmmError `vm_cancelled`
  */
 export async function unlessCancelled<T>(
@@ -53,6 +54,5 @@ export async function unlessCancelled<T>(
   signal: AbortSignal | undefined,
 ): Promise<T> {
   if (signal === undefined) return work;
-  throwIfCancelled(signal);
   return await orAborted(work, signal, cancelled);
 }
