@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import hello, limits, trust, victims, wire_json
+from neurovisor_agent import hello, limits, passwd, trust, victims, wire_json
 from neurovisor_agent.framing import BODY, STDIN, FrameDecoder, LineDecoder, ProtocolError
 from neurovisor_agent.network import NetworkSettings
 from neurovisor_agent.request import Request, RequestError
@@ -146,7 +146,40 @@ def kernel(data: bytes) -> None:
     assert pid >= 0 and rss >= 0 and len(name) <= limits.NAME_CHARACTERS
 
 
+def accounts(data: bytes) -> None:
+    """The account files: usable ids, text that an environment can hold, and the same when they are written again."""
+    users, groups = passwd.parse_users(data), passwd.parse_groups(data)
+    assert len(users) <= limits.ACCOUNTS and len(groups) <= limits.ACCOUNTS
+    for user in users:
+        assert 0 <= user.uid < 2**32 - 1 and 0 <= user.gid < 2**32 - 1
+        assert user.home.startswith("/")
+        for text in (user.name, user.home):
+            assert text and not set(text) & set("\0\n:"), repr(text)
+    for group in groups:
+        assert 0 <= group.gid < 2**32 - 1
+    written = "".join(f"{user.name}:x:{user.uid}:{user.gid}::{user.home}:\n" for user in users)
+    again = passwd.parse_users(written.encode("utf-8", "surrogateescape"))
+    assert [_plain(user) for user in again] == [_plain(user) for user in users], "reads back differently"
+    known = passwd.Accounts(data, data)
+    for user in users:
+        first = known.user(user.name)
+        assert first is not None
+        found = known.groups_of(first)
+        assert found[0] == first.gid and len(found) == len(set(found)) <= limits.GROUPS_OF_USER
+        assert known.user_name(first.uid) is not None
+    # More lines after them change nothing.
+    more = passwd.Accounts(data + b"\n" + data, data)
+    for user in users:
+        first, second = known.user(user.name), more.user(user.name)
+        assert first is not None and second is not None and _plain(first) == _plain(second)
+
+
+def _plain(user: passwd.User) -> tuple[object, ...]:
+    return user.name, user.uid, user.gid, user.home
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
+    "agent-accounts": accounts,
     "agent-json": text,
     "agent-kernel": kernel,
     "agent-messages": messages,
@@ -158,6 +191,10 @@ _WELCOME = (
     b'"env":{"A":"b"},"limits":{"memoryMax":5},"warm":["x"],"network":{"address":"10.0.0.2"},"authority":null}'
 )
 SEEDS: dict[str, tuple[bytes, ...]] = {
+    "agent-accounts": (
+        b"root:x:0:0:root:/root:/bin/bash\nuser:x:1000:1000::/home/user:/bin/sh\n",
+        b"root:x:0:\ndisk:x:6:root,user\n#\n+::\nu:x:4294967295:4294967294::a:",
+    ),
     "agent-json": (_WELCOME, b' [1e400,-0.0,"\\ud800",null,true] '),
     "agent-kernel": (
         b"3,1,2,-;Out of memory: Killed process 7 (python3) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB\n",

@@ -13,7 +13,13 @@ import type { CampaignOptions, CampaignResult, Found } from './campaign.ts';
 import type { Progress } from './messages.ts';
 
 /** Functions of `guest/tests/fuzz_targets.py`. */
-export const AGENT_TARGETS = ['agent-json', 'agent-kernel', 'agent-messages', 'agent-wire'];
+export const AGENT_TARGETS = [
+  'agent-accounts',
+  'agent-json',
+  'agent-kernel',
+  'agent-messages',
+  'agent-wire',
+];
 /** A planted bug in Python. */
 export const AGENT_CANARY = 'agent-canary';
 

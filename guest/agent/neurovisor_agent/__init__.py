@@ -7,12 +7,13 @@
                            │    ├─ spawn.py     fork, user, cgroup, terminal, exec
                            │    └─ zygote.py    fork server with warmed modules → script.py
                            ├─ worker.py    files.py, watch.py: a child with the user's own rights
+                           ├─ passwd.py    accounts, read without the C library's look-up
                            ├─ settings.py  clock, environment, limits: from the hello, from `update`
                            └─ splice.py    tcp
     <channel>_1025  <── forward.py ─────   127.0.0.1:11434, the inference endpoint of user code
 
 One thread, one epoll loop (loop.py): forking is safe and nothing needs a lock. Whatever may block, or
-follows hostile paths, runs in a forked child. Software emulation makes Python 12 to 17 times slower,
+follows hostile paths, runs in a forked child, which imports nothing. Software emulation makes Python 12 to 17 times slower,
 and `import json` or `import socket` alone would cost 0.1 s of each boot there: the agent imports C
 modules (`_json`, `_socket`, `select`) and leaves the rest out. The protocol: spec/guest-protocol.md.
 """

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
 
+from . import passwd
 from .request import RequestError
 
 DEFAULT_USER = "user"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-_KNOWN_MAX = 64
-_known: "dict[tuple, Account]" = {}
 
 
 class Account:
@@ -40,14 +36,11 @@ def find(name: str | None, in_vm: bool) -> Account:
     Raises RequestError `not_found` for an unknown user, `permission_denied` when the agent can't become it.
     """
     wanted = DEFAULT_USER if name is None else name
-    try:
-        account = look_up(wanted)
-    except KeyError:
+    account = look_up(wanted)
+    if account is None:
         if in_vm or name is not None:
-            raise RequestError(
-                "not_found", f"user {wanted!r} does not exist in the guest"
-            ) from None
-        account = look_up(pwd.getpwuid(os.geteuid()).pw_name)
+            raise RequestError("not_found", f"user {wanted!r} does not exist in the guest")
+        account = _own()
     if os.geteuid() not in (0, account.uid):
         raise RequestError("permission_denied", f"the agent may not become user {wanted!r}")
     if in_vm:
@@ -56,27 +49,20 @@ def find(name: str | None, in_vm: bool) -> Account:
     return Account(account.name, account.uid, account.gid, account.groups, home)
 
 
-def look_up(name: str) -> Account:
-    """Raises KeyError. Cached until /etc/passwd or /etc/group changes: the system's look-up parses them each time."""
-    key = name, _state("/etc/passwd"), _state("/etc/group")
-    account = _known.get(key)
-    if account is None:
-        entry = pwd.getpwnam(name)
-        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-        account = Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
-        if len(_known) >= _KNOWN_MAX:
-            _known.clear()
-        _known[key] = account
-    return account
+def look_up(name: str) -> Account | None:
+    accounts = passwd.accounts()
+    user = accounts.user(name)
+    if user is None:
+        return None
+    return Account(user.name, user.uid, user.gid, accounts.groups_of(user), user.home)
 
 
-def _state(path: str) -> tuple[int, int, int]:
-    """Differs once the file has been changed or replaced."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0, 0
-    return status.st_ino, status.st_mtime_ns, status.st_size
+def _own() -> Account:
+    """The agent's own account. On machines outside a VM /etc/passwd need not have it."""
+    uid = os.geteuid()
+    name = passwd.accounts().user_name(uid)
+    known = look_up(name) if name is not None else None
+    return known or Account(str(uid), uid, os.getegid(), os.getgroups(), "/")
 
 
 def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]:

@@ -5,12 +5,10 @@ Only regular files are read and written: a FIFO, a socket or a device could bloc
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import stat
 
-from . import limits, wire_json
+from . import limits, passwd, wire_json
 from .account import Account
 from .framing import STDOUT
 from .request import Request, RequestError
@@ -29,10 +27,6 @@ def run(operation: str, request: Request, who: Account, stream: Stream) -> None:
         _read(path, stream)
     elif operation == "write":
         _write(path, request, stream)
-    elif operation == "watch":
-        from . import watch
-
-        watch.serve(path, request.flag("recursive", False), stream)
     else:
         _change(operation, path, request, who, stream)
 
@@ -62,6 +56,7 @@ def _change(operation: str, path: str, request: Request, who: Account, stream: S
 def entry(path: str) -> dict[str, object]:
     """The description of a file; a symbolic link is not followed. Raises OSError."""
     status = os.lstat(path)
+    accounts = passwd.latest()
     kind = _TYPES.get(stat.S_IFMT(status.st_mode), "other")
     return {
         "name": os.path.basename(path) or "/",
@@ -69,18 +64,11 @@ def entry(path: str) -> dict[str, object]:
         "type": kind,
         "bytes": status.st_size,
         "mode": stat.S_IMODE(status.st_mode),
-        "owner": _name(pwd.getpwuid, status.st_uid),
-        "group": _name(grp.getgrgid, status.st_gid),
+        "owner": accounts.user_name(status.st_uid) or str(status.st_uid),
+        "group": accounts.group_name(status.st_gid) or str(status.st_gid),
         "modifiedMs": status.st_mtime_ns // 1_000_000,
         "symlinkTarget": os.readlink(path) if kind == "symlink" else None,
     }
-
-
-def _name(look_up, number: int) -> str:
-    try:
-        return look_up(number)[0]
-    except KeyError:
-        return str(number)
 
 
 def _open_regular(path: str) -> int:

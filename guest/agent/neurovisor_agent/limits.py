@@ -47,6 +47,11 @@ LIST_ENTRIES = 20_000
 LIST_DEPTH = 32
 WATCHES = 2048
 
+# The account files of the image: bytes and entries of each, and groups of one user. What is beyond does not count.
+ACCOUNT_FILE_BYTES = 256 * 1024
+ACCOUNTS = 4096
+GROUPS_OF_USER = 1024
+
 # Events on the control connection: token bucket.
 EVENTS_BURST = 100
 EVENTS_PER_S = 50.0

@@ -134,7 +134,7 @@ class Serving:
         )
 
     def _warmed(self, modules: list[object]) -> None:
-        # No request waits now: import here what each worker would import in its child.
-        from . import files  # noqa: F401
+        # No request waits now: import here what a worker's first request would have to wait for.
+        from . import files, watch  # noqa: F401
 
         self._event("warm", modules=modules)

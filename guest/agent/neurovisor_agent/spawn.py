@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import _signal  # pyright: ignore[reportMissingImports]
 import os
+import sys
+from errno import ENOENT, ENOTDIR
 from fcntl import ioctl
 from termios import TIOCSCTTY
 
@@ -107,8 +109,33 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
         os.setresuid(uid, uid, uid)
 
 
+def stop_imports() -> None:
+    """Lets this child of the agent import nothing more: it may be root, and the files may be the user's."""
+    sys.path.clear()
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "PathFinder"
+    ]
+
+
 def execute(launch: Launch, _status_fd: int) -> None:
     """Replaces the child with the program, with the signal dispositions that programs expect."""
+    stop_imports()
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM):
         _signal.signal(number, _signal.SIG_DFL)
-    os.execvpe(launch.argv[0], launch.argv, launch.env)
+    exec_in_path(launch.argv, launch.env)
+
+
+def exec_in_path(argv: list[str], env: dict[str, str]) -> None:
+    """Like execvpe(3) with the PATH of `env`; `os.execvpe` imports modules. Raises OSError."""
+    name = argv[0]
+    if "/" in name:
+        os.execve(name, argv, env)
+    error = FileNotFoundError(ENOENT, os.strerror(ENOENT))
+    for directory in env.get("PATH", os.defpath).split(":"):
+        try:
+            os.execve(f"{directory or '.'}/{name}", argv, env)
+        except OSError as failed:
+            # As a shell does: a file that may not be executed is a better reason than a missing one.
+            if failed.errno not in (ENOENT, ENOTDIR) and error.errno == ENOENT:
+                error = failed
+    raise error

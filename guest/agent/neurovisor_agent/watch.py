@@ -7,8 +7,9 @@ import os
 import select
 
 from . import limits, wire_json
+from .account import Account
 from .framing import CONTROL
-from .request import RequestError
+from .request import Request, RequestError
 from .stream import LocalError, Stream
 
 # include/uapi/linux/inotify.h
@@ -93,8 +94,10 @@ class _Watch:
         return events
 
 
-def serve(path: str, recursive: bool, stream: Stream) -> None:
+def run(_operation: str, request: Request, who: Account, stream: Stream) -> None:
     """Answers once the watch is set, then sends one control frame per event until the host hangs up."""
+    path = who.resolve(request.text("path"))
+    recursive = request.flag("recursive", False)
     try:
         if not os.path.isdir(path):
             os.lstat(path)

@@ -11,7 +11,7 @@ import _socket
 import os
 import sys
 
-from . import account, limits, spawn, wire_json
+from . import limits, passwd, spawn, wire_json
 from .account import Account
 from .cgroup import write_text
 from .connection import Connection
@@ -24,6 +24,8 @@ from .stream import LocalError, Stream
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Run = Callable[[str, Request, Account, Stream], None]
 
 WORKER_OPERATIONS = frozenset(("read", "write", "stat", "list", "move", "remove", "mkdir", "watch"))
 _FDS_MAX = 1 << 20
@@ -38,6 +40,7 @@ def start_worker(
     rest: bytes,
     over: "Callable[[], None]",
 ) -> None:
+    run = _code_of(operation)
     sock = connection.detach()
     try:
         pid = os.fork()
@@ -45,10 +48,21 @@ def start_worker(
         sock.close()
         raise
     if pid == 0:
-        _serve(sock, operation, request, who, rest)
+        _serve(sock, run, operation, request, who, rest)
 
     sock.close()
     on_exit(loop, pid, lambda _status: over())
+
+
+def _code_of(operation: str) -> "Run":
+    """Imported before the fork, since a child imports nothing (spawn.py)."""
+    if operation == "watch":
+        from . import watch
+
+        return watch.run
+    from . import files
+
+    return files.run
 
 
 def start_flush(
@@ -76,6 +90,7 @@ def _flush(in_vm: bool, drop_caches: bool) -> None:
     """Runs in the child; never returns."""
     status = 1
     try:
+        spawn.stop_imports()
         # Otherwise these copies of the agent's sockets would keep connections open after the agent closes them.
         os.closerange(3, _FDS_MAX)
         if in_vm:
@@ -83,30 +98,24 @@ def _flush(in_vm: bool, drop_caches: bool) -> None:
         if in_vm and drop_caches:
             # Documentation/admin-guide/sysctl/vm.rst: page cache, dentries and inodes
             write_text("/proc/sys/vm/drop_caches", "3")
-            _warm_cache()
+            # Each hello and program looks at the account files: else each clone reads their inodes from its disk.
+            passwd.accounts()
         status = 0
     finally:
         os._exit(status)
 
 
-def _warm_cache() -> None:
-    """Reads the account files, which every hello and program needs; else each clone reads them from its disk."""
-    try:
-        account.look_up(account.DEFAULT_USER)
-    except KeyError:
-        pass  # Only time is lost.
-
-
 def _serve(
-    sock: "_socket.socket", operation: str, request: Request, who: Account, rest: bytes
+    sock: "_socket.socket", run: "Run", operation: str, request: Request, who: Account, rest: bytes
 ) -> None:
     """Runs in the child; never returns."""
     try:
+        spawn.stop_imports()
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         os.closerange(3, sock.fileno())
         os.closerange(sock.fileno() + 1, _FDS_MAX)
         sock.setblocking(True)
-        _run(sock, operation, request, who, rest)
+        _run(sock, run, operation, request, who, rest)
         sock.shutdown(_socket.SHUT_WR)
         # Closing with unread input would reset the connection and lose our last bytes.
         sock.settimeout(limits.LINGER_S)
@@ -121,15 +130,13 @@ def _serve(
 
 
 def _run(
-    sock: "_socket.socket", operation: str, request: Request, who: Account, rest: bytes
+    sock: "_socket.socket", run: "Run", operation: str, request: Request, who: Account, rest: bytes
 ) -> None:
-    from . import files
-
     stream = Stream(sock, rest)
     try:
         try:
             spawn.become(who.uid, who.gid, who.groups)
-            files.run(operation, request, who, stream)
+            run(operation, request, who, stream)
         except LocalError as error:
             raise from_errno(error.number, error.what) from error
     except (RequestError, ProtocolError) as error:
