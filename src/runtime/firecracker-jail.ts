@@ -115,9 +115,14 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
     ],
     gaps: limitGaps(cgroups),
-    specOf: async ({ id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} }) => {
-      const disks = { paths: [rootImagePath, overlayPath], limits: diskLimits };
-      const diskBytes = (await stat(overlayPath)).size;
+    specOf: async (spec) => {
+      const { id, memoryMib, cpus, overlayPath, rootImagePath, nic, diskLimits = {} } = spec;
+      const further = spec.disks ?? [];
+      const paths = [rootImagePath, overlayPath, ...further.map(({ path }) => path)];
+      const disks = { paths, limits: diskLimits };
+      const written = further.filter(({ access }) => access === 'write').map(({ path }) => path);
+      const sizes = await Promise.all([overlayPath, ...written].map((path) => stat(path)));
+      const diskBytes = Math.max(...sizes.map(({ size }) => size));
       // A TAP that is not lent stays in our network namespace, so Firecracker must stay there, too.
       const ownNet = nic?.tapName === undefined;
       return jailSpec(parts, { id, memoryMib, cpus, diskBytes, disks, ownNet });

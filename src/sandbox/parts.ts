@@ -11,7 +11,7 @@ import type { NetworkLease } from '../net/lease/lease.ts';
 import type { EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { Tracer } from '../trace/trace.ts';
-import type { VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { VmDisk, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
@@ -22,6 +22,8 @@ export interface Workspace {
   readonly dir: string;
   readonly channelPath: string;
   readonly overlayPath: string;
+  /** Further disks of the VM; absent: none. */
+  readonly disks?: readonly VmDisk[];
   /** Records the VMM's pid, so that the next start can end the VMM if this process is killed. */
   recordVmm(pid: number): Promise<void>;
   remove(): Promise<void>;

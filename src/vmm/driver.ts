@@ -57,6 +57,8 @@ export interface VmSpec {
   readonly rootImagePath: string;
   /** Raw ext4 image of this sandbox alone, for its writes; becomes /dev/vdb. */
   readonly overlayPath: string;
+  /** Further raw disks, in order /dev/vdc, /dev/vdd, …; at most `DISKS_MAX`. A clone has as many as its snapshot. */
+  readonly disks?: readonly VmDisk[];
   /** Guest context id, 3 … 2³² − 2; unique per running VM. */
   readonly guestCid: number;
   /** Path of the channel's unix socket, ≤ 96 bytes so that `_<port>` still fits sun_path. */
@@ -82,6 +84,14 @@ export interface VmSpec {
   readonly snapshot?: VmSnapshot;
   /** Extra kernel arguments, each `[A-Za-z0-9_.,:/=-]+`; anything else is refused. */
   readonly bootArgs?: readonly string[];
+}
+
+/** A disk beside root and overlay. Its content is the caller's; no snapshot contains it. */
+export interface VmDisk {
+  /** Absolute. A disk for `write` is a file in `VmSpec.dir`, with one link. */
+  readonly path: string;
+  /** `read`: read-only at the device. */
+  readonly access: 'read' | 'write';
 }
 
 /** A network card. Like the channel it carries identity, so no snapshot contains one. */
@@ -131,8 +141,8 @@ export interface WholeSnapshotFiles {
   readonly memoryPath: string;
 }
 
-/** What a snapshot's machine depends on. Of the balloon only its presence counts, not its size. */
-export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib'>;
+/** What a snapshot's machine depends on: of the balloon its presence, of the disks their number and access. */
+export type MachineSize = Pick<VmSpec, 'cpus' | 'memoryMib' | 'balloonMib' | 'disks'>;
 
 export interface VmExit {
   readonly cause: 'guest-shutdown' | 'killed' | 'vmm-crashed';

@@ -9,7 +9,7 @@ import { access, constants, stat } from 'node:fs/promises';
 import { assert } from '../base/assert.ts';
 import { describeError } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
-import type { VmSpec } from './driver.ts';
+import type { VmDisk, VmSpec } from './driver.ts';
 import { VmmError } from './errors.ts';
 
 const MEMORY_MIB_MIN = 64;
@@ -25,6 +25,8 @@ const PATH_BYTES_MAX = 4_096;
 const ID_LENGTH_MAX = 64;
 const BOOT_ARGS_MAX = 32;
 const BOOT_ARG_LENGTH_MAX = 256;
+/** Firecracker has 19 interrupts for all devices of a VM; QEMU's bus has more places. */
+export const DISKS_MAX = 8;
 
 /**
  * Kernel arguments that a spec may add. None can change what is booted (root, init) or weaken the guest's end (panic,
@@ -57,8 +59,7 @@ const BOOT_ARG = /^[A-Za-z0-9_.,:/=-]+$/;
  * @throws VmmError `vm_spec_invalid` that names the field
  */
 export function checkSpec(spec: VmSpec, cpusMax: number): void {
-  const path = (field: PathField, bytesMax: number): void => {
-    const value = spec[field] ?? '';
+  const path = (field: PathField | 'disks', bytesMax: number, value = ''): void => {
     if (!ABSOLUTE_PATH.test(value)) throw invalid(field, 'it is not a plain absolute path');
     if (Buffer.byteLength(value) > bytesMax) {
       throw invalid(field, `it is longer than ${bytesMax} bytes`);
@@ -73,11 +74,14 @@ export function checkSpec(spec: VmSpec, cpusMax: number): void {
   // The guest keeps at least the minimum of a VM.
   assert(isWhole(balloonMib, 0, memoryMib - MEMORY_MIB_MIN), `balloonMib is ${balloonMib}`);
   assert(isWhole(guestCid, GUEST_CID_MIN, GUEST_CID_MAX), `guestCid is ${guestCid}`);
-  path('channelPath', CHANNEL_PATH_BYTES_MAX);
-  path('dir', SOCKET_PATH_BYTES_MAX - VHOST_SOCKET_NAME.length - 1);
+  path('channelPath', CHANNEL_PATH_BYTES_MAX, spec.channelPath);
+  path('dir', SOCKET_PATH_BYTES_MAX - VHOST_SOCKET_NAME.length - 1, spec.dir);
   for (const field of ['kernelPath', 'rootImagePath', 'overlayPath'] as const) {
-    path(field, PATH_BYTES_MAX);
+    path(field, PATH_BYTES_MAX, spec[field]);
   }
+  const { disks = [] } = spec;
+  if (disks.length > DISKS_MAX) throw invalid('disks', `more than ${DISKS_MAX}`);
+  for (const disk of disks) path('disks', PATH_BYTES_MAX, disk.path);
   if (spec.memoryFd !== undefined && !(Number.isSafeInteger(spec.memoryFd) && spec.memoryFd > 2)) {
     throw invalid('memoryFd', `${spec.memoryFd} is not a descriptor`);
   }
@@ -126,17 +130,18 @@ function checkBootArgs(args: readonly string[]): void {
  * @throws VmmError `vm_spec_invalid` that names the field
  */
 export async function checkFiles(spec: VmSpec): Promise<void> {
-  const file = async (field: 'kernelPath' | 'rootImagePath' | 'overlayPath', mode: number) => {
+  const file = async (field: FileField, mode: number, path: string) => {
     try {
-      await access(spec[field], mode);
-      if (!(await stat(spec[field])).isFile()) throw new Error('it is not a file');
+      await access(path, mode);
+      if (!(await stat(path)).isFile()) throw new Error('it is not a file');
     } catch (error) {
       throw invalid(field, describeError(error));
     }
   };
-  await file('kernelPath', constants.R_OK);
-  await file('rootImagePath', constants.R_OK);
-  await file('overlayPath', constants.R_OK | constants.W_OK);
+  await file('kernelPath', constants.R_OK, spec.kernelPath);
+  await file('rootImagePath', constants.R_OK, spec.rootImagePath);
+  await file('overlayPath', constants.R_OK | constants.W_OK, spec.overlayPath);
+  for (const disk of spec.disks ?? []) await file('disks', modeOf(disk), disk.path);
   if (spec.memoryFd !== undefined) {
     const memory = await stat(`/proc/self/fd/${spec.memoryFd}`).catch((error: unknown) => {
       throw invalid('memoryFd', describeError(error));
@@ -150,6 +155,11 @@ export async function checkFiles(spec: VmSpec): Promise<void> {
   });
   if (!dir.isDirectory()) throw invalid('dir', 'it is not a directory');
 }
+
+type FileField = 'kernelPath' | 'rootImagePath' | 'overlayPath' | 'disks';
+
+const modeOf = ({ access }: VmDisk): number =>
+  access === 'read' ? constants.R_OK : constants.R_OK | constants.W_OK;
 
 function invalid(field: string, cause: string): VmmError {
   return new VmmError('vm_spec_invalid', `the VM's ${field} can't be used`, { cause });

@@ -15,7 +15,7 @@ describe('fake driver', () => {
   driverParity(
     async () => createFakeDriver({ clock: systemClock }),
     async () => files,
-    ['mapped'],
+    ['mapped', 'disks'],
   );
 
   it('crash: differs from a shutdown', async () => {

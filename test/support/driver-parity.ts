@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import {
   appendFileSync,
+  chmodSync,
   copyFileSync,
   mkdtempSync,
   readdirSync,
@@ -192,6 +193,7 @@ export function driverParity(
     | 'snapshot'
     | 'mapped'
     | 'nic'
+    | 'disks'
     | 'poweroff'
     | 'paused-connections'
     | 'flood'
@@ -218,8 +220,31 @@ export function driverParity(
   if (!without.includes('snapshot')) snapshotCases(() => bench);
   if (!without.includes('mapped')) mappedCases(() => bench);
   if (!without.includes('nic')) nicCases(() => bench);
+  if (!without.includes('disks')) diskCases(() => bench);
   balloonCases(() => bench);
   refusalCases(() => bench);
+}
+
+function diskCases(bench: () => VmBench): void {
+  it('disks: further disks come after the overlay, in order; only one for writing changes', async () => {
+    const plain = bench().spec();
+    const disks = (['read', 'write'] as const).map((access) => {
+      const path = join(plain.dir, access);
+      writeFileSync(path, Buffer.concat([Buffer.from(access.slice(0, 4)), Buffer.alloc(65_532)]));
+      chmodSync(path, 0o644);
+      return { path, access };
+    });
+    const vm = await bench().boot({ ...plain, disks });
+    expect(await ask(vm, 'INFO disk c')).toBe('read refused');
+    expect(await ask(vm, 'INFO disk d')).toBe('writ written');
+    expect(await ask(vm, 'INFO disk e')).toBe('absent');
+    await vm.setDiskLimits({ opsPerSecond: 1000 });
+    await vm.kill();
+    expect(disks.map(({ path }) => readFileSync(path).subarray(0, 4).toString())).toEqual([
+      'read',
+      '\0\0\0\0',
+    ]);
+  });
 }
 
 function snapshotCases(bench: () => VmBench): void {

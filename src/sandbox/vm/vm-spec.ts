@@ -12,7 +12,7 @@ export function vmSpecOf(
 ): VmSpec {
   const { workspace, memory, mapped, memoryReady, cid: guestCid, nic } = prepared;
   const { kernelPath, rootImagePath, template } = parts;
-  const { dir, overlayPath, channelPath } = workspace;
+  const { dir, overlayPath, disks, channelPath } = workspace;
   const { id, cpus, channelLimits, diskLimits, console } = spec;
   return {
     id,
@@ -22,6 +22,7 @@ export function vmSpecOf(
     kernelPath,
     rootImagePath,
     overlayPath,
+    ...(disks === undefined ? {} : { disks }),
     guestCid,
     channelPath,
     channelLimits,

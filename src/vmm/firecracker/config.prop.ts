@@ -31,6 +31,8 @@ const harmless: VmSpec = {
   console: 'log',
   bootArgs: [],
 };
+const disksOf = (path: fc.Arbitrary<string>) =>
+  fc.array(fc.record({ path, access: fc.constantFrom('read', 'write') }), { maxLength: 10 });
 const specs = fc
   .record(
     {
@@ -39,6 +41,7 @@ const specs = fc
       memoryMib: fc.double(),
       guestCid: fc.double(),
       kernelPath: nasty.map((text) => `/${text}`),
+      disks: disksOf(nasty),
       bootArgs: fc.array(fc.oneof(fc.constant('loglevel=7'), nasty), { maxLength: 3 }),
       nic: fc.record({ tapFd: fc.constant(-1), tapName: nasty, mac: nasty }),
     },
@@ -47,7 +50,7 @@ const specs = fc
   .map((wrong): VmSpec => ({ ...harmless, ...wrong }));
 
 const callsOf = (spec: VmSpec) => {
-  const { cpus, memoryMib, guestCid, bootArgs = [], nic } = spec;
+  const { cpus, memoryMib, guestCid, bootArgs = [], nic, disks = [] } = spec;
   const calls = bootCalls({
     cpus,
     memoryMib,
@@ -55,6 +58,7 @@ const callsOf = (spec: VmSpec) => {
     bootArgs,
     channelName: 'v',
     limits: {},
+    disks,
     tracksDirtyPages: false,
     balloonMib: undefined,
     addsPciOff: false,
@@ -77,6 +81,7 @@ describe('bootCalls', () => {
         const known = callsOf({
           ...harmless,
           ...(spec.nic === undefined ? {} : { nic: spec.nic }),
+          ...(spec.disks === undefined ? {} : { disks: spec.disks }),
         });
         expect(calls.map(({ path }) => path)).toEqual(known.map(({ path }) => path));
         const boot = calls.find(({ path }) => path === '/boot-source')?.body as {
@@ -85,6 +90,14 @@ describe('bootCalls', () => {
         expect(boot.boot_args).toMatch(/^[A-Za-z0-9_.,:/= -]+$/);
         expect(boot.boot_args.match(/(^| )init=/g)).toHaveLength(1);
         expect(boot.boot_args).toContain(' pci=off ');
+        const drives = calls.filter(({ path }) => path.startsWith('/drives/disk'));
+        expect(drives.map(({ body }) => body)).toMatchObject(
+          (spec.disks ?? []).map(({ access }, index) => ({
+            path_on_host: `fc/disk${index}`,
+            is_root_device: false,
+            is_read_only: access === 'read',
+          })),
+        );
         expect(JSON.stringify(calls)).not.toMatch(/enable.pci|mmds/i);
       }),
       { numRuns: 2_000 },

@@ -5,12 +5,14 @@
  * caller's text, and a snapshot, which contains these paths, can be loaded many times: each clone finds its own files
  * under the same names. The machine:
  *
- *     virtio-mmio ── (balloon) ── block root, read-only at the device ── block overlay ── (net) ── vsock ── entropy
+ *     virtio-mmio ── (balloon) ── block root, read-only at the device ── block overlay ── (further blocks)
+ *                 ── (net) ── vsock ── entropy
  *
  * PCI is never enabled, and there is no metadata service (R-NET-10).
  */
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
+import type { VmDisk } from '../driver.ts';
 import type { ApiCall } from './api-client.ts';
 import type { Quirks } from './versions.ts';
 
@@ -29,6 +31,8 @@ export const FILES = {
   state: 'fc/state',
   memory: 'fc/memory',
 } as const;
+/** The name of a further disk. */
+export const furtherDisk = (index: number): string => `fc/disk${index}`;
 export const FOLDER = 'fc';
 /** Where the process makes sockets; in a jail it can't change other names in `fc`. */
 export const SOCKETS = 'fc/s';
@@ -37,6 +41,7 @@ export const MEMORY_FD = 3;
 
 const ROOT_ID = 'root';
 const OVERLAY_ID = 'overlay';
+const furtherId = (index: number): string => `disk${index}`;
 const NIC_ID = 'eth0';
 /** Firecracker's own limit. */
 export const CPUS_MAX = 32;
@@ -71,6 +76,7 @@ interface BootPlan {
   /** The channel's socket, relative. */
   readonly channelName: string;
   readonly limits: DeviceLimits;
+  readonly disks: readonly VmDisk[];
   /** Needed for diff snapshots; costs a write fault per page. */
   readonly tracksDirtyPages: boolean;
   readonly addsPciOff: boolean;
@@ -103,6 +109,15 @@ export function bootCalls(plan: BootPlan): ApiCall[] {
       is_read_only: false,
       ...disk,
     }),
+    ...plan.disks.map(({ access }, index) =>
+      put(`/drives/${furtherId(index)}`, {
+        drive_id: furtherId(index),
+        path_on_host: furtherDisk(index),
+        is_root_device: false,
+        is_read_only: access === 'read',
+        ...disk,
+      }),
+    ),
     put('/vsock', { guest_cid: plan.guestCid, uds_path: plan.channelName }),
     put('/entropy', { ...rateLimiter(limits.entropy) }),
     ...(plan.balloonMib === undefined ? [] : [put('/balloon', balloon(plan.balloonMib))]),
@@ -207,11 +222,12 @@ export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceL
 }
 
 /** Replaces the limits of a running VM; absent ones are lifted. */
-export function diskLimitCalls(limits: DiskLimits): ApiCall[] {
+export function diskLimitCalls(limits: DiskLimits, disks: readonly VmDisk[] = []): ApiCall[] {
   const { bandwidth, ops } = rateLimiter(diskLimit(limits)).rate_limiter ?? {};
   const none: Bucket = { size: 0, refill_time: 0 };
   const rate_limiter = { bandwidth: bandwidth ?? none, ops: ops ?? none };
-  return [ROOT_ID, OVERLAY_ID].map((drive_id) => ({
+  const further = disks.map((_, index) => furtherId(index));
+  return [ROOT_ID, OVERLAY_ID, ...further].map((drive_id) => ({
     method: 'PATCH',
     path: `/drives/${drive_id}`,
     body: { drive_id, rate_limiter },

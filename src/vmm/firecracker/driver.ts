@@ -34,6 +34,7 @@ import {
   diskLimit,
   diskLimitCalls,
   FILES,
+  furtherDisk,
   loadCall,
   MEMORY_FD,
   type NicPlan,
@@ -251,7 +252,7 @@ function makeVm(
   },
 ): FirecrackerVm {
   const { quirks, clock, tracksDirtyPages = false } = known;
-  const { id, channelPath, memoryMib, balloonMib, memoryFd, nic } = spec;
+  const { id, channelPath, memoryMib, balloonMib, memoryFd, nic, disks = [] } = spec;
   const { place, relay, process, isAdopted = false } = parts;
   const machine = machineOf(known.version, spec);
   return new FirecrackerVm({
@@ -259,6 +260,7 @@ function makeVm(
     channelPath,
     clock,
     ...parts,
+    disks,
     balloon: balloonMib === undefined ? undefined : new FirecrackerBalloon(process.api, memoryMib),
     snapshots: new Snapshots({
       api: process.api,
@@ -319,6 +321,9 @@ async function furnish(
   }
   await place.provide(FILES.root, spec.rootImagePath, 'read');
   await place.provide(FILES.overlay, spec.overlayPath, 'write');
+  for (const [index, { path, access }] of (spec.disks ?? []).entries()) {
+    await place.provide(furtherDisk(index), path, access);
+  }
   const { snapshot } = spec;
   if (state === null || snapshot === undefined) {
     await place.provide(FILES.kernel, spec.kernelPath, 'read');
@@ -391,7 +396,7 @@ async function bringUp(
     return;
   }
   const { cpus: count, memoryMib, balloonMib, guestCid, bootArgs = [] } = spec;
-  const { diskLimits } = spec;
+  const { diskLimits, disks = [] } = spec;
   const disk = diskLimits === undefined ? {} : { disk: diskLimit(diskLimits) };
   const limits = { ...known.limits, ...disk };
   const calls = bootCalls({
@@ -401,6 +406,7 @@ async function bringUp(
     bootArgs,
     channelName,
     limits,
+    disks,
     balloonMib,
     addsPciOff: quirks.addsPciOff,
     tracksDirtyPages,
@@ -413,9 +419,9 @@ async function bringUp(
   await api.call(START_CALL);
 }
 
-async function setDiskLimits(api: ApiClient, { diskLimits }: VmSpec): Promise<void> {
+async function setDiskLimits(api: ApiClient, { diskLimits, disks }: VmSpec): Promise<void> {
   if (diskLimits === undefined) return;
-  for (const call of diskLimitCalls(diskLimits)) await api.call(call);
+  for (const call of diskLimitCalls(diskLimits, disks)) await api.call(call);
 }
 
 /** Reports a refusal as final: Firecracker would refuse again, and ends. */
@@ -442,10 +448,11 @@ async function withTapOf(
 
 /** A guest keeps the features of the processor that it was booted on. */
 function machineOf(version: FirecrackerVersion, size: MachineSize): string {
-  const { cpus: count, memoryMib, balloonMib } = size;
+  const { cpus: count, memoryMib, balloonMib, disks = [] } = size;
   const balloon = balloonMib === undefined ? '' : ', balloon';
+  const further = disks.length === 0 ? '' : `, disks ${disks.map((one) => one.access).join(' ')}`;
   const processor = cpus()[0]?.model.trim() ?? 'unknown';
-  return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB${balloon}`;
+  return `Firecracker ${version.text}, ${processor}, ${count} CPUs, ${memoryMib} MiB${balloon}${further}`;
 }
 
 async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {

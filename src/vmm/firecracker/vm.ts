@@ -9,6 +9,7 @@ import type {
   ChannelStats,
   DiskLimits,
   Vm,
+  VmDisk,
   VmExit,
   VmSnapshot,
   VmTimings,
@@ -33,6 +34,7 @@ export interface FirecrackerVmOptions {
   readonly relay: ChannelRelay;
   readonly snapshots: Snapshots;
   readonly balloon: Balloon | undefined;
+  readonly disks: readonly VmDisk[];
   readonly clock: Clock;
   /** Ends the process if necessary, and releases all that `start` made. */
   readonly release: () => Promise<void>;
@@ -138,7 +140,8 @@ export class FirecrackerVm implements Vm, VsockHotplug {
 
   async setDiskLimits(limits: DiskLimits): Promise<void> {
     this.#requireRunning();
-    for (const call of diskLimitCalls(limits)) await this.#process.api.call(call);
+    for (const call of diskLimitCalls(limits, this.#options.disks))
+      await this.#process.api.call(call);
     this.#options.limitVmm?.(limits);
   }
 

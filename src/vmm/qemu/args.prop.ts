@@ -48,6 +48,10 @@ const specs = fc
       overlayPath: fc.oneof(path, nasty),
       guestCid: fc.double(),
       channelPath: fc.oneof(path, nasty),
+      disks: fc.array(
+        fc.record({ path: fc.oneof(path, nasty), access: fc.constantFrom('read', 'write') }),
+        { maxLength: 10 },
+      ),
       bootArgs: fc.array(fc.oneof(fc.constant('loglevel=7'), nasty), { maxLength: 3 }),
     },
     { requiredKeys: [] },
@@ -68,6 +72,7 @@ const argsOf = (spec: VmSpec): string[] =>
     }),
     rootImagePath: spec.rootImagePath,
     overlayPath: spec.overlayPath,
+    disks: spec.disks ?? [],
     firmwarePath: '/usr/share/qemu/qboot.rom',
     hasBalloon: spec.balloonMib !== undefined,
     inheritsMemory: spec.memoryFd !== undefined,
@@ -104,7 +109,8 @@ describe('checkSpec and qemuArgs', () => {
 /** Only the values differ from the arguments of a harmless spec, and each is what was given. */
 function expectHarmless(spec: VmSpec): void {
   const args = argsOf(spec);
-  const known = argsOf({ ...harmless, cpus: spec.cpus, memoryMib: spec.memoryMib });
+  const disks = (spec.disks ?? []).map(({ access }) => ({ path: '/d', access }));
+  const known = argsOf({ ...harmless, cpus: spec.cpus, memoryMib: spec.memoryMib, disks });
   expect(args).toHaveLength(known.length);
   for (const [index, arg] of args.entries()) {
     if (arg === known[index]) continue;
@@ -129,7 +135,9 @@ function expectHarmless(spec: VmSpec): void {
 
 function expectHarmlessNode(arg: string, known: string, spec: VmSpec): void {
   const node = JSON.parse(arg);
-  const given = node['node-name'] === 'root' ? spec.rootImagePath : spec.overlayPath;
+  const further = spec.disks?.[Number(/^disk(\d+)$/.exec(node['node-name'])?.[1])];
+  const given =
+    further?.path ?? (node['node-name'] === 'root' ? spec.rootImagePath : spec.overlayPath);
   expect(node.file.filename).toBe(given);
   const same = JSON.parse(known);
   same.file.filename = given;

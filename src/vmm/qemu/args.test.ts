@@ -11,6 +11,7 @@ const plan = {
   kernelArgs: ['a', 'b=c'],
   rootImagePath: '/i/root.erofs',
   overlayPath: '/run/x/disk.ext4',
+  disks: [],
   firmwarePath: '/usr/share/qemu/qboot.rom',
   inheritsMemory: false,
   hasBalloon: false,
@@ -70,6 +71,22 @@ describe('qemuArgs', () => {
       '-device',
       'virtio-balloon-pci,id=balloon,deflate-on-oom=off,addr=7,romfile=',
     ]);
+  });
+  it('qemuArgs: further disks follow in order; one to read is read-only at the device', () => {
+    const disks = [
+      { path: '/i/tools', access: 'read' },
+      { path: '/run/x/out', access: 'write' },
+    ] as const;
+    const args = qemuArgs({ ...plan, disks });
+    const [tools = '', first, out = '', second] = args
+      .slice(-8)
+      .filter((arg) => !arg.startsWith('-'));
+    expect([first, second]).toEqual([
+      'virtio-blk-pci,drive=disk0,addr=8,romfile=',
+      'virtio-blk-pci,drive=disk1,addr=9,romfile=',
+    ]);
+    expect(JSON.parse(tools)).toMatchObject({ 'read-only': true, file: { filename: '/i/tools' } });
+    expect(JSON.parse(out)['read-only']).toBeUndefined();
   });
   it('qemuArgs: without qboot, QEMU uses its own firmware', () => {
     expect(qemuArgs({ ...plan, firmwarePath: null })).not.toContain('-bios');

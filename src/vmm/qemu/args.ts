@@ -10,8 +10,10 @@
  *                                 ── addr 5 vhost-user-vsock, plugged over QMP before the first instruction
  *                                 ── addr 6 virtio-net on a TAP, plugged likewise if a sandbox has a network
  *                                 ── addr 7 virtio-balloon, if the guest's memory can change
+ *                                 ── addr 8 … virtio-blk, further disks
  */
 import { MIB } from '../../base/units.ts';
+import type { VmDisk } from '../driver.ts';
 
 /** Descriptors that QEMU inherits: two connected stream sockets, and its RAM if the caller owns it. */
 export const QMP_FD = 3;
@@ -24,8 +26,14 @@ export const MEMORY_FD = 5;
  */
 const TCG_CACHE_MIB = 128;
 
-/** Block nodes of the disks, in the guest's order. */
+/** Block nodes of the disks that every VM has, in the guest's order. */
 export const DISK_NODES = ['root', 'overlay'] as const;
+
+const furtherNode = (index: number): string => `disk${index}`;
+/** Whether a block node is one of a VM's further disks. */
+export const isFurtherNode = (name: unknown): boolean => /^disk\d+$/.test(`${name}`);
+/** Slot of the first further disk on the PCI bus. */
+const FURTHER_ADDR = 8;
 
 interface QemuPlan {
   readonly accelerator: 'kvm' | 'tcg';
@@ -35,6 +43,7 @@ interface QemuPlan {
   readonly kernelArgs: readonly string[];
   readonly rootImagePath: string;
   readonly overlayPath: string;
+  readonly disks: readonly VmDisk[];
   /** qboot; null: QEMU's own default firmware. */
   readonly firmwarePath: string | null;
   /** RAM is the file at `MEMORY_FD`; false: QEMU's own memory. */
@@ -60,12 +69,13 @@ export function qemuArgs(plan: QemuPlan): string[] {
     ['-kernel', plan.kernelPath, '-append', plan.kernelArgs.join(' ')],
     ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
     ['-chardev', `socket,id=serial,fd=${SERIAL_FD}`, '-serial', 'chardev:serial'],
-    ['-blockdev', JSON.stringify(rootNode(plan.rootImagePath))],
+    ['-blockdev', JSON.stringify(readOnlyNode('root', plan.rootImagePath))],
     ['-device', 'virtio-blk-pci,drive=root,addr=2,romfile='],
-    ['-blockdev', JSON.stringify(overlayNode(plan.overlayPath))],
+    ['-blockdev', JSON.stringify(writableNode('overlay', plan.overlayPath))],
     ['-device', 'virtio-blk-pci,drive=overlay,addr=3,romfile='],
     ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-pci,rng=rng,addr=4,romfile='],
     ...(plan.hasBalloon ? ['-device', BALLOON] : []),
+    ...plan.disks.flatMap(furtherDisk),
   ].flat();
 }
 
@@ -89,16 +99,24 @@ function memoryBackend(plan: QemuPlan): object {
     : { 'qom-type': 'memory-backend-memfd', ...common };
 }
 
-function rootNode(path: string): object {
-  const file = { driver: 'file', filename: path, 'read-only': true, 'auto-read-only': false };
-  return { 'node-name': 'root', driver: 'raw', 'read-only': true, file };
+function furtherDisk({ path, access }: VmDisk, index: number): string[] {
+  const name = furtherNode(index);
+  const node = access === 'read' ? readOnlyNode(name, path) : writableNode(name, path);
+  const addr = (FURTHER_ADDR + index).toString(16);
+  const device = `virtio-blk-pci,drive=${name},addr=${addr},romfile=`;
+  return ['-blockdev', JSON.stringify(node), '-device', device];
 }
 
-/** The overlay dies with the VM, so the guest's flushes need not reach the host's disk. */
-function overlayNode(path: string): object {
+function readOnlyNode(name: string, path: string): object {
+  const file = { driver: 'file', filename: path, 'read-only': true, 'auto-read-only': false };
+  return { 'node-name': name, driver: 'raw', 'read-only': true, file };
+}
+
+/** It counts only once the VM has ended, so the guest's flushes need not reach the host's disk. */
+function writableNode(name: string, path: string): object {
   const cache = { direct: false, 'no-flush': true };
   const file = { driver: 'file', filename: path, discard: 'unmap', cache };
-  return { 'node-name': 'overlay', driver: 'raw', discard: 'unmap', cache, file };
+  return { 'node-name': name, driver: 'raw', discard: 'unmap', cache, file };
 }
 
 interface KernelPlan {

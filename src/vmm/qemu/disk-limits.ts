@@ -7,10 +7,10 @@
  */
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import { VmmError } from '../errors.ts';
-import { DISK_NODES } from './args.ts';
+import { DISK_NODES, isFurtherNode } from './args.ts';
 import type { QmpClient } from './qmp.ts';
 
-/** Both disks have one budget. */
+/** All disks have one budget. */
 const GROUP = 'disks';
 
 /** Replaces the present limits. @throws VmmError */
@@ -31,7 +31,9 @@ interface Block {
 /** QEMU's names of the devices on our disks. @throws VmmError `vmm_command_failed` */
 function devicesIn(answer: unknown): string[] {
   const blocks: readonly Block[] = Array.isArray(answer) ? answer : [];
-  return DISK_NODES.map((node) => {
+  const nodes = blocks.map((block) => block?.inserted?.['node-name']);
+  const further = nodes.filter((node) => typeof node === 'string').filter(isFurtherNode);
+  return [...DISK_NODES, ...further].map((node) => {
     const found = blocks.find((block) => block?.inserted?.['node-name'] === node)?.qdev;
     if (typeof found === 'string' && found !== '') return found;
     throw new VmmError('vmm_command_failed', 'the disks of the VM can not be limited', {

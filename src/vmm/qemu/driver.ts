@@ -146,7 +146,7 @@ async function freeBytes(path: string): Promise<number> {
 
 function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): LaunchPlan {
   const { accelerator } = options;
-  const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath } = spec;
+  const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, disks = [] } = spec;
   const { tscKhz, firmwarePath } = host;
   const kernel = { accelerator, cpus, tscKhz: tscKhz(), bootArgs: spec.bootArgs ?? [] };
   const args = qemuArgs({
@@ -156,6 +156,7 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
     kernelPath,
     rootImagePath,
     overlayPath,
+    disks,
     firmwarePath,
     kernelArgs: kernelArgs(kernel),
     inheritsMemory: spec.memoryFd !== undefined,
@@ -168,9 +169,10 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
   if (spec.memoryFd !== undefined) stdio[MEMORY_FD] = spec.memoryFd;
   const files: LaunchFile[] = [
     { path: kernelPath, access: 'read' },
-    // Read-only for the device as well: `rootNode`.
+    // Read-only for the device as well: `readOnlyNode`.
     { path: rootImagePath, access: 'read' },
     { path: overlayPath, access: 'write' },
+    ...disks,
     ...(accelerator === 'kvm' ? [{ path: '/dev/kvm', access: 'device' } as const] : []),
   ];
   const filter = options.ownFilter === false ? [] : OWN_FILTER;
@@ -202,7 +204,7 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
 /** Equal command lines give equal devices; what differs between two starts of one machine is omitted. */
 function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSize): string {
   const { accelerator } = options;
-  const { cpus: count, memoryMib, balloonMib } = size;
+  const { cpus: count, memoryMib, balloonMib, disks = [] } = size;
   const hasBalloon = balloonMib !== undefined;
   const args = qemuArgs({
     accelerator,
@@ -214,6 +216,7 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
     kernelPath: '/k',
     rootImagePath: '/r',
     overlayPath: '/o',
+    disks: disks.map(({ access }) => ({ path: '/d', access })),
     inheritsMemory: true,
     incoming: false,
   });
