@@ -65,11 +65,23 @@ const LAYERS: Record<string, readonly string[]> = {
     'runtime',
     ...MECHANISMS,
   ],
+  // Copies of trees, for the command and the library.
+  transfer: ['base', 'type:guest'],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
   api: ['base', 'trace', 'sandbox', ...MECHANISM_TYPES],
   client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
-  library: ['base', 'trace', 'client', 'config', 'home', 'runtime', 'sandbox', ...MECHANISM_TYPES],
-  index: ['base', 'library', 'sandbox', ...MECHANISM_TYPES],
+  library: [
+    'base',
+    'trace',
+    'client',
+    'config',
+    'home',
+    'runtime',
+    'sandbox',
+    'transfer',
+    ...MECHANISM_TYPES,
+  ],
+  index: ['base', 'library', 'sandbox', 'transfer', ...MECHANISM_TYPES],
   cli: [
     'base',
     'trace',
@@ -82,6 +94,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'probes',
     'runtime',
     'sandbox',
+    'transfer',
     'index',
     'config',
     'home',

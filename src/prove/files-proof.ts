@@ -112,7 +112,7 @@ function copies(outside: string): readonly Copy[] {
       what: 'a link at the top',
       source: '/link',
       answers: { '/link': { entry: link('link', outside) } },
-      expected: 'usage',
+      expected: 'invalid_source',
     },
     named('../escape', 'hostile_name'),
     named('..', 'hostile_name'),
@@ -155,7 +155,7 @@ function copies(outside: string): readonly Copy[] {
       what: 'a device',
       source: '/device',
       answers: { '/device': { entry: entry('device', { type: 'other' }) } },
-      expected: 'usage',
+      expected: 'invalid_source',
     },
   ];
 }

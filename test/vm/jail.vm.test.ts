@@ -6,11 +6,11 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { copyOut } from '../../src/cli/transfer/copy-out.ts';
 import { readConfig } from '../../src/config.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { prove } from '../../src/prove/prove.ts';
 import { confine, type QemuConfinement } from '../../src/runtime/jail.ts';
+import { copyOut } from '../../src/transfer/copy-out.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
 import { type Launch, launchDirect } from '../../src/vmm/launch.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
@@ -18,7 +18,6 @@ import { createVsockHost } from '../../src/vsock/host.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
 import { requiresEchoGuest } from '../support/echo-image.ts';
 import { requiresRoot } from '../support/requires.ts';
-import { testCli } from '../support/test-cli.ts';
 
 const BINARY = 'qemu-system-x86_64';
 
@@ -123,7 +122,7 @@ requiresRoot().describe('prove', () => {
     const [proof] = await prove([name], {
       config: readConfig(process.env),
       log: silentLog,
-      copyOut: (guest, source, target) => copyOut(testCli().cli, guest, source, target, {}),
+      copyOut: async (guest, source, target) => void (await copyOut(guest, source, target)),
       // One round of everything.
       loadMs: 1,
       signal: new AbortController().signal,

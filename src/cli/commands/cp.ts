@@ -1,11 +1,14 @@
 /** `neurovisor cp`: files and directories between this machine and a sandbox. */
 import { pipeline } from 'node:stream/promises';
 import type { ControlPlane } from '../../sandbox/control.ts';
+import { copyIn } from '../../transfer/copy-in.ts';
+import { copyOut } from '../../transfer/copy-out.ts';
+import { fileOptions } from '../../transfer/transfer.ts';
+import { requireSource } from '../../transfer/tree-here.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
-import { copyIn, requireSource } from '../transfer/copy-in.ts';
-import { copyOut } from '../transfer/copy-out.ts';
+import { asUsageErrors, transferOptions } from '../transfer/copies.ts';
 import { type Location, parseLocation } from '../transfer/location.ts';
 
 export interface CopyFlags {
@@ -19,8 +22,11 @@ export async function cp(
   flags: CopyFlags,
 ): Promise<number> {
   const copy = checkCopy(cli, [source, target]);
-  if (copy.way === 'out') await out(cli, control, copy.from, copy.to, flags);
-  else await into(cli, control, copy.from, copy.to, flags);
+  await asUsageErrors(() =>
+    copy.way === 'out'
+      ? out(cli, control, copy.from, copy.to, flags)
+      : into(cli, control, copy.from, copy.to, flags),
+  );
   cli.progress.close();
   if (cli.json) cli.printJson({ from: source, to: target });
   return 0;
@@ -61,10 +67,10 @@ async function out(
 ): Promise<void> {
   const guest = await control.guest(await sandboxId(control, from.id));
   if (to.kind === 'here') {
-    await copyOut(cli, guest, from.path, to.path, { user });
+    await copyOut(guest, from.path, to.path, transferOptions(cli, user));
     return;
   }
-  const options = { signal: cli.cancelled, ...(user === undefined ? {} : { user }) };
+  const options = fileOptions({ signal: cli.cancelled, user });
   await pipeline(await guest.files.read(from.path, options), cli.stdout, { end: false });
 }
 
@@ -78,9 +84,9 @@ async function into(
   if (from.kind === 'here') await requireSource(from.path);
   const guest = await control.guest(await sandboxId(control, to.id));
   if (from.kind === 'here') {
-    await copyIn(cli, guest, from.path, to.path, { user });
+    await copyIn(guest, from.path, to.path, transferOptions(cli, user));
     return;
   }
-  const options = { signal: cli.cancelled, ...(user === undefined ? {} : { user }) };
+  const options = fileOptions({ signal: cli.cancelled, user });
   await guest.files.write(to.path, cli.stdin, options);
 }

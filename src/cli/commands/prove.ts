@@ -49,8 +49,8 @@ export async function prove(
   const { config, log, cancelled: signal } = cli;
   const { allowOlder = false, for: loadMs, guests } = flags;
   const copy = async (guest: Guest, source: string, target: string): Promise<void> => {
-    const { copyOut } = await import('../transfer/copy-out.ts');
-    await copyOut(cli, guest, source, target, {});
+    const { copyOut } = await import('../../transfer/copy-out.ts');
+    await copyOut(guest, source, target, { signal: cli.cancelled });
   };
   const more = {
     allowOlder,

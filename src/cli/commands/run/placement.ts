@@ -15,7 +15,7 @@ import { ignore } from '../../../base/ignore.ts';
 import type { Guest, PythonSpec } from '../../../guest/link.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
-import { type Copied, copyForRun } from '../../transfer/copy-in.ts';
+import { type Copied, copyForRun } from '../../transfer/copies.ts';
 import type { RunFlags } from './job.ts';
 import type { Script } from './script.ts';
 
@@ -48,7 +48,7 @@ export async function copyFiles(
   { copy, user }: Pick<RunFlags, 'copy' | 'user'>,
 ): Promise<readonly Copied[]> {
   const copied: Copied[] = [];
-  for (const spec of copy) copied.push(await copyForRun(cli, guest, spec, { user }));
+  for (const spec of copy) copied.push(await copyForRun(cli, guest, spec, user));
   return copied;
 }
 

@@ -8,7 +8,7 @@ import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
 import { requireTerminal } from '../../output/terminal.ts';
-import { requireCopies } from '../../transfer/copy-in.ts';
+import { requireCopies } from '../../transfer/copies.ts';
 import { checkJob, type RunFlags, type RunJob } from './job.ts';
 import { readScript, type Script } from './script.ts';
 

@@ -16,8 +16,8 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
-import { newSandboxId } from '../../base/ids.ts';
+import { errorCode } from '../base/errors.ts';
+import { newSandboxId } from '../base/ids.ts';
 import { CopyError } from './transfer.ts';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants;

@@ -1,5 +1,5 @@
 /**
- * Copies files of a guest to this machine: `cp ID:PATH TARGET`.
+ * Copies files of a guest to this machine.
  *
  * The guest answers for its files and is hostile. The name at the top comes from the caller, never from the guest;
  * a listed name must be a single path component and occur once; links are created last; and no path below the
@@ -7,12 +7,17 @@
  */
 import { lstat, mkdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { errorCode } from '../../base/errors.ts';
-import type { FileEntry, Guest } from '../../guest/link.ts';
-import type { Cli } from '../cli.ts';
-import { UsageError } from '../failure.ts';
+import { CodedError, errorCode } from '../base/errors.ts';
+import type { FileEntry, Guest } from '../guest/link.ts';
 import { CopyTarget } from './copy-target.ts';
-import { CopyError, ENTRIES_MAX, someAtOnce, TransferProgress } from './transfer.ts';
+import {
+  CopyError,
+  ENTRIES_MAX,
+  fileOptions,
+  someAtOnce,
+  type TransferOptions,
+  TransferProgress,
+} from './transfer.ts';
 
 interface Planned {
   readonly entry: FileEntry;
@@ -22,19 +27,35 @@ interface Planned {
   readonly to: string;
 }
 
-export interface CopyOutOptions {
-  readonly user?: string | undefined;
+/** What a copy has written. */
+export interface Received {
+  /** Absolute path on this machine. */
+  readonly path: string;
+  readonly files: number;
+  readonly bytes: number;
 }
 
-/** Copies into `target` if it is a directory, otherwise to that name. */
+/** Copies into `target` if it is a directory, otherwise to that name. @throws CopyError, GuestError */
 export async function copyOut(
-  cli: Cli,
   guest: Guest,
   source: string,
   target: string,
-  options: CopyOutOptions,
-): Promise<void> {
-  const as = options.user === undefined ? {} : { user: options.user };
+  options: TransferOptions = {},
+): Promise<Received> {
+  try {
+    return await receive(guest, source, target, options);
+  } catch (error) {
+    throw writeError(error, target);
+  }
+}
+
+async function receive(
+  guest: Guest,
+  source: string,
+  target: string,
+  options: TransferOptions,
+): Promise<Received> {
+  const as = fileOptions(options);
   const root = await guest.files.stat(source, as);
   if (root.type === 'symlink') throw rootLink(source, root);
   const wholeContent = /(^|\/)\.$/.test(source);
@@ -44,14 +65,14 @@ export async function copyOut(
   const plan = await planOf(guest, { entry: root, from: source, to: basename(to) }, as);
   const files = plan.filter(({ entry }) => entry.type === 'file');
   const total = files.reduce((sum, { entry }) => sum + entry.bytes, 0);
-  const progress = new TransferProgress(cli, `Copy ${source}`, total);
+  const progress = new TransferProgress(options.onProgress, `Copy ${source}`, total);
   const below = new CopyTarget(dirname(to));
   let succeeded = false;
   try {
     const directories = plan.filter(({ entry }) => entry.type === 'directory');
     for (const one of directories) await below.makeDirectory(one.to);
     await someAtOnce(files, async ({ entry, from, to: path }) => {
-      const content = await guest.files.read(from, { signal: cli.cancelled, ...as });
+      const content = await guest.files.read(from, as);
       await below.writeFile(path, entry.mode, progress.count(content));
     });
     for (const { entry, to: path } of plan) {
@@ -60,21 +81,35 @@ export async function copyOut(
     // Last, and deepest first: the mode may close a directory to its owner.
     for (const one of directories.reverse()) await below.setMode(one.to, one.entry.mode);
     succeeded = true;
+    return { path: to, files: files.length, bytes: progress.bytes };
   } finally {
     progress.end(succeeded);
   }
+}
+
+/** Says what to do when this machine refuses the copy; other errors stay as they are. */
+function writeError(error: unknown, target: string): unknown {
+  const code = error instanceof CodedError ? undefined : errorCode(error);
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new CopyError('disk_full', `${target}: no space left on the disk of this machine`, {
+      remedy: 'free space, or choose a target on another disk',
+    });
+  }
+  if (code !== 'EACCES' && code !== 'EPERM' && code !== 'EROFS') return error;
+  const why = code === 'EROFS' ? 'the file system is read-only' : 'permission denied';
+  return new CopyError('not_writable', `${target}: ${why}`, { remedy: 'choose another target' });
 }
 
 /** Lists everything, parents first, level by level. */
 async function planOf(
   guest: Guest,
   root: Planned,
-  as: { readonly user?: string },
+  as: { readonly user?: string; readonly signal?: AbortSignal },
 ): Promise<readonly Planned[]> {
   const plan = [root];
   // The list grows during the walk.
   for (const { entry, from, to } of plan) {
-    if (entry.type === 'other') throw new UsageError(`${from}: neither a file nor a directory`);
+    if (entry.type === 'other') throw invalid(`${from}: neither a file nor a directory`);
     if (entry.type !== 'directory') continue;
     const seen = new Set<string>();
     for (const child of await guest.files.list(from, as)) {
@@ -82,10 +117,7 @@ async function planOf(
       if (seen.has(name)) throw hostile(`the guest lists ${quoted(name)} twice in ${from}`);
       seen.add(name);
       if (plan.length >= ENTRIES_MAX) {
-        throw new UsageError(
-          `${root.from}: more than ${ENTRIES_MAX} files`,
-          'copy an archive instead',
-        );
+        throw invalid(`${root.from}: more than ${ENTRIES_MAX} files`, 'copy an archive instead');
       }
       plan.push({ entry: child, from: `${from}/${name}`, to: join(to, name) });
     }
@@ -101,6 +133,9 @@ export function checkFileName(name: string): string {
   throw hostile(`the guest lists a file named ${quoted(name)}`);
 }
 
+const invalid = (message: string, remedy?: string): CopyError =>
+  new CopyError('invalid_source', message, { remedy });
+
 const quoted = (name: string): string => JSON.stringify(name.slice(0, 200));
 
 function hostile(what: string): CopyError {
@@ -115,12 +150,12 @@ function nameOf(source: string): string {
   if (name === '') return 'root';
   if (name === '~') return 'home';
   if (name !== '.' && name !== '..') return name;
-  throw new UsageError(`${source}: does not name a file`, 'use the path of the file or directory');
+  throw invalid(`${source}: does not name a file`, 'use the path of the file or directory');
 }
 
-function rootLink(source: string, { symlinkTarget }: FileEntry): UsageError {
+function rootLink(source: string, { symlinkTarget }: FileEntry): CopyError {
   const leads = symlinkTarget === null ? '' : ` to ${quoted(symlinkTarget)}`;
-  return new UsageError(
+  return invalid(
     `${source}: a symbolic link${leads}`,
     'copy the file or directory that it leads to',
   );

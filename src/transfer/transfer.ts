@@ -1,14 +1,17 @@
 /**
- * Copies between this machine and a guest, for `cp` and `run --copy`. A plan comes first (each entry with its kind
- * and size), so that the total is known and impossible copies fail before they start.
+ * Copies trees of files between this machine and a guest. A plan comes first (each entry with its kind and size), so
+ * that the total is known and impossible copies fail before they start.
+ *
+ *     copy-in   here ──► guest      the source is trusted, the guest is not asked
+ *     copy-out  guest ──► here      everything that the guest lists is hostile; `CopyTarget` writes
  */
-import { CodedError } from '../../base/errors.ts';
-import type { Progress } from '../../base/progress.ts';
-import { GIB, MIB } from '../../base/units.ts';
-import type { Cli } from '../cli.ts';
-import { bytes as inUnits } from '../output/table.ts';
+import { CodedError } from '../base/errors.ts';
+import { type Progress, silentProgress } from '../base/progress.ts';
+import { GIB, MIB } from '../base/units.ts';
 
 export type CopyErrorCode =
+  /** The source cannot be copied: missing, unreadable, neither a file nor a directory, or too many files. */
+  | 'invalid_source'
   /** The guest listed a name that would lead out of the target. */
   | 'hostile_name'
   /** An entry of another type exists here. */
@@ -16,7 +19,11 @@ export type CopyErrorCode =
   /** The guest sends more than its largest possible disk. */
   | 'too_large'
   /** A program of the guest that makes a link or sets a mode failed. */
-  | 'guest_failed';
+  | 'guest_failed'
+  /** The file system of this machine is full. */
+  | 'disk_full'
+  /** This user may not write the target, or its file system is read-only. */
+  | 'not_writable';
 
 export class CopyError extends CodedError<CopyErrorCode> {}
 
@@ -31,7 +38,24 @@ const SHOWN_FROM_BYTES = 8 * MIB;
 /** Minimum rate of emulated guests, bytes per millisecond. */
 const PACE_BYTES_PER_MS = 20_000;
 
-/** Counts copied bytes and shows progress. */
+export interface TransferOptions {
+  /** Guest user whose rights apply and whose home relative paths start at; default `user`. */
+  readonly user?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Called for large copies. */
+  readonly onProgress?: Progress | undefined;
+}
+
+/** The options of each file operation. */
+export const fileOptions = ({
+  user,
+  signal,
+}: TransferOptions): { readonly user?: string; readonly signal?: AbortSignal } => ({
+  ...(user === undefined ? {} : { user }),
+  ...(signal === undefined ? {} : { signal }),
+});
+
+/** Counts copied bytes and reports progress. */
 export class TransferProgress {
   readonly #report: Progress;
   readonly #totalBytes: number;
@@ -39,8 +63,8 @@ export class TransferProgress {
   #bytes = 0;
   readonly #shown: boolean;
 
-  constructor(cli: Pick<Cli, 'progress'>, title: string, totalBytes: number) {
-    this.#report = cli.progress.report;
+  constructor(report: Progress = silentProgress, title: string, totalBytes: number) {
+    this.#report = report;
     this.#totalBytes = totalBytes;
     this.#shown = totalBytes >= SHOWN_FROM_BYTES;
     if (!this.#shown) return;
@@ -48,19 +72,23 @@ export class TransferProgress {
     this.#report({ kind: 'start', step: 'copy', title, estimateMs });
   }
 
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** Passes the chunks on and counts them. */
   async *count(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
     for await (const chunk of source) {
       this.#bytes += chunk.length;
       if (this.#bytes > BYTES_MAX) {
-        throw new CopyError('too_large', `copy: more than ${inUnits(BYTES_MAX)}`);
+        throw new CopyError('too_large', `copy: more than ${BYTES_MAX / GIB} GiB`);
       }
       if (this.#shown) {
         this.#report({
           kind: 'update',
           step: 'copy',
           fraction: this.#bytes / Math.max(1, this.#totalBytes),
-          detail: `${inUnits(this.#bytes)} of ${inUnits(this.#totalBytes)}`,
+          detail: `${inMib(this.#bytes)} of ${inMib(this.#totalBytes)} MiB`,
         });
       }
       yield chunk;
@@ -74,6 +102,8 @@ export class TransferProgress {
     else this.#report({ kind: 'failed', step: 'copy', message: 'the copy failed' });
   }
 }
+
+const inMib = (bytes: number): string => (bytes / MIB).toFixed(0);
 
 /** Runs the action for each, a few at a time; after the first failure, starts no more and waits for the running ones. */
 export async function someAtOnce<T>(
