@@ -3,7 +3,7 @@
  * Each command reads it before anything else, so it loads no library.
  */
 import { CodedError, describeError } from './base/errors.ts';
-import { FIELD_PATHS } from './base/field-path.ts';
+import { FIELD_PATHS } from './base/text/field-path.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 

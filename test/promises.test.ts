@@ -36,7 +36,7 @@ describe('promises', () => {
   it('canaries: a row without a test, and names of absent tests and proofs, are found', () => {
     const table = (cell: string): string =>
       `| Promise | Test |\n|---|---|\n| It holds. | ${cell} |\n`;
-    expect(problems(table('`src/base/plain.test.ts`'), 'Test')).toEqual([]);
+    expect(problems(table('`src/base/text/plain.test.ts`'), 'Test')).toEqual([]);
     expect(problems(table('`plain.test.ts`, `neurovisor prove caps io`'), 'Test')).toEqual([]);
     expect(problems(table('`src/base/*.prop.ts`'), 'Test')).toEqual([]);
     expect(problems(table('`caps`'), 'Test')).toEqual([]);
@@ -45,7 +45,9 @@ describe('promises', () => {
     expect(problems(table('`src/base/gone.test.ts`'), 'Test')).toEqual([
       'absent: src/base/gone.test.ts',
     ]);
-    expect(problems(table('`src/base/plain.ts`'), 'Test')).toEqual(['absent: src/base/plain.ts']);
+    expect(problems(table('`src/base/text/plain.ts`'), 'Test')).toEqual([
+      'absent: src/base/text/plain.ts',
+    ]);
     expect(problems(table('`neurovisor prove caps magic`'), 'Test')).toEqual([
       'absent: neurovisor prove magic',
     ]);

@@ -106,6 +106,7 @@ const LAYERS: Record<string, readonly string[]> = {
  * file named here is a room of its own: the folder's entry, above its rooms.
  */
 const ROOMS: Record<string, Record<string, readonly string[]>> = {
+  base: { '.': [], text: ['.'], fairness: ['.'] },
   bench: {
     '.': [],
     start: ['.'],
@@ -153,6 +154,15 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
       'gateway',
     ],
   },
+  prove: {
+    '.': [],
+    network: ['.'],
+    jail: ['.'],
+    vms: ['.', 'jail'],
+    endpoint: ['.'],
+    'main.ts': ['.', 'network'],
+    'prove.ts': ['.', 'jail', 'vms'],
+  },
   sandbox: {
     '.': [],
     memory: ['.'],
@@ -160,6 +170,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     start: ['.', 'memory', 'vm'],
     plane: ['.', 'memory', 'vm', 'start'],
   },
+  sys: { '.': [], bpf: ['.'] },
   // The drivers never import one another.
   vmm: {
     '.': [],
@@ -170,6 +181,8 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   },
 };
 const FILE_LINES_MAX = 600;
+/** Without tests. A larger folder gets rooms. */
+const FOLDER_FILES_MAX = 30;
 
 interface Source {
   readonly path: string;
@@ -335,7 +348,7 @@ const consoleUses = linesMatching(/^(?!\s*(\*|\/\/)).*(?<![.\w#])console\.\w+\(/
 const shellUses = linesMatching(
   /\bshell:\s*true\b|\bexecSync\(|\bimport\s*\{[^}]*\bexec\b[^}]*\}\s*from\s*'node:child_process'/,
 );
-/** Text of others that a command prints past `src/base/plain.ts`. */
+/** Text of others that a command prints past `src/base/text/plain.ts`. */
 const rawWrites = linesMatching(
   /\.write\(.*(?:\bJSON\.stringify\(|\$\{describeError\(|\$\{(?:\w+\.)+(?:message|remedy)\})/,
 );
@@ -348,6 +361,15 @@ const longFiles = (source: Source): string[] => {
   const lines = source.text.split('\n').length;
   return lines > FILE_LINES_MAX ? [`${source.path}: ${lines} lines`] : [];
 };
+
+function largeFolders(paths: readonly string[]): string[] {
+  const counts = new Map<string, number>();
+  for (const path of paths.filter((each) => !isTest(each)))
+    counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
+  return [...counts]
+    .filter(([, count]) => count > FOLDER_FILES_MAX)
+    .map(([folder, count]) => `${folder}: ${count} files`);
+}
 
 describe('tidy', () => {
   const src = sources('src/*.ts');
@@ -379,10 +401,13 @@ describe('tidy', () => {
     const c = [...sources('guest/*.c'), ...sources('bpf/*.c')];
     expect([...all, ...python, ...c].flatMap(longFiles)).toEqual([]);
   });
+  it('folders: none of src has more than 30 files', () => {
+    expect(largeFolders(src.map(({ path }) => path))).toEqual([]);
+  });
   it('output: no console outside cli', () => {
     expect(src.filter((s) => !s.path.startsWith('src/cli/')).flatMap(consoleUses)).toEqual([]);
   });
-  it('terminal: commands print JSON and messages through src/base/plain.ts', () => {
+  it('terminal: commands print JSON and messages through src/base/text/plain.ts', () => {
     const commands = src.filter((s) => s.path.startsWith('src/cli/') && !isTest(s.path));
     expect(commands.flatMap(rawWrites)).toEqual([]);
   });
@@ -482,5 +507,9 @@ describe('tidy', () => {
     expect(ownSkips(bad('test/x.test.ts', "it.skipIf(!isRoot)('x', () => {"))).toHaveLength(1);
     expect(machinePaths(bad('src/x.ts', "'/root/project/x'"))).toHaveLength(1);
     expect(longFiles(bad('src/x.ts', '\n'.repeat(601)))).toHaveLength(1);
+    const folder = (count: number): string[] =>
+      Array.from({ length: count }, (_, index) => `src/x/${index}.ts`);
+    expect(largeFolders([...folder(30), 'src/x/0.test.ts', 'src/x/y/z.ts'])).toEqual([]);
+    expect(largeFolders(folder(31))).toEqual(['src/x: 31 files']);
   });
 });

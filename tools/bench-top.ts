@@ -6,6 +6,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { Counter, Histogram } from '../src/base/metrics.ts';
+import { median } from '../src/base/statistics.ts';
 import { MIB } from '../src/base/units.ts';
 import { scrape } from '../src/cli/commands/top.ts';
 import { frameOf, type Scrape } from '../src/cli/top/frame.ts';
@@ -93,14 +94,13 @@ async function measure(sandboxes: number): Promise<void> {
   child.send('end');
   await once(child, 'exit');
   // Those before the code is compiled are no measure of an hour of it.
-  const median = (all: readonly number[] = []): number =>
-    all.slice(UPDATES / 4).toSorted((a, b) => a - b)[Math.floor((UPDATES * 3) / 8)] ?? 0;
+  const typical = (all: readonly number[] = []): number => median(all.slice(UPDATES / 4)) ?? 0;
   console.log(`${sandboxes} sandboxes, median of ${(UPDATES * 3) / 4} updates:`);
   console.log(
-    `  top     ${median(own).toFixed(1)} ms of a processor, ${median(wall).toFixed(1)} ms until drawn`,
+    `  top     ${typical(own).toFixed(1)} ms of a processor, ${typical(wall).toFixed(1)} ms until drawn`,
   );
-  console.log(`  daemon  ${median(its).toFixed(1)} ms of a processor`);
-  console.log(`  to the terminal  ${(median(drawn) / 1024).toFixed(1)} KiB`);
+  console.log(`  daemon  ${typical(its).toFixed(1)} ms of a processor`);
+  console.log(`  to the terminal  ${(typical(drawn) / 1024).toFixed(1)} KiB`);
 }
 
 const sandboxes = Number(process.argv[2] ?? 200);

@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { percentile } from '../src/base/statistics.ts';
 
 const ROUNDS = 30;
 const COMMANDS = ['--help', 'ls'];
@@ -38,7 +39,6 @@ for (let round = 0; round < ROUNDS; round += 1) {
 }
 rmSync(dir, { recursive: true });
 for (const { name, beyondMs } of [{ name: 'node -e 0', beyondMs: bareMs }, ...cases]) {
-  const sorted = beyondMs.toSorted((a, b) => a - b);
-  const at = (share: number): string => (sorted[Math.ceil(share * ROUNDS) - 1] ?? 0).toFixed(0);
-  console.log(`${name}: median ${at(0.5)}, p95 ${at(0.95)}`);
+  const at = (percent: number): string | undefined => percentile(beyondMs, percent)?.toFixed(0);
+  console.log(`${name}: median ${at(50)}, p95 ${at(95)}`);
 }

@@ -24,6 +24,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
+import { percentile } from '../src/base/statistics.ts';
 import { MIB } from '../src/base/units.ts';
 import { readConfig } from '../src/config.ts';
 import { makeFirecracker } from '../src/runtime/firecracker.ts';
@@ -318,12 +319,8 @@ async function openJailed(): Promise<Jailed & { close(): Promise<void> }> {
   return { jailed, confined, launcher, close: () => confinement.close() };
 }
 
-const at = (values: readonly number[], share: number): string => {
-  const sorted = [...values].sort((a, b) => a - b);
-  const value =
-    sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
-  return value.toPrecision(3);
-};
+const at = (values: readonly number[], percent: number): string =>
+  percentile(values, percent)?.toPrecision(3) ?? 'none';
 
 try {
   warmSparseThreads();
@@ -344,14 +341,14 @@ try {
     const values = figures.get(name);
     if (values === undefined) continue;
     const other = figures.get(baseline);
-    const compared = other === undefined ? '– | ' : `\`${baseline}\` | ${at(other, 0.5)}`;
+    const compared = other === undefined ? '– | ' : `\`${baseline}\` | ${at(other, 50)}`;
     const cells = [
       `\`firecracker.${name}\``,
       what,
       unit,
       values.length,
-      at(values, 0.5),
-      at(values, 0.95),
+      at(values, 50),
+      at(values, 95),
     ];
     console.log(`| ${cells.join(' | ')} | ${compared} |`);
   }

@@ -1,5 +1,5 @@
 /** Collects an answer whose length a guest decides: an output, a listing. All of them share one bounded memory. */
-import { FairShare, type Hold } from '../base/fair-share.ts';
+import { FairShare, type Hold } from '../base/fairness/fair-share.ts';
 import { KIB, MIB } from '../base/units.ts';
 
 /** Bytes of the buffers of all such answers. An answer that is being sent counts until it is. */

@@ -1,6 +1,6 @@
 /** Buffers the output of a program for the `exec` route. */
 import type { Readable } from 'node:stream';
-import { type OutputEncoding, outputText } from '../base/output-text.ts';
+import { type OutputEncoding, outputText } from '../base/text/output-text.ts';
 import type { Process, ProcessExit } from '../guest/guest.ts';
 import type { AnswerBuffer } from './answer-buffer.ts';
 

@@ -1,14 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { isWanted, percentile, resultOf } from './benchmark.ts';
+import { isWanted, resultOf } from './benchmark.ts';
 
 describe('benchmark', () => {
-  it('percentile: nearest rank, whatever the order', () => {
-    const samples = [5, 1, 4, 2, 3];
-    expect([0, 50, 95, 100].map((percent) => percentile(samples, percent))).toEqual([1, 3, 5, 5]);
-    expect(percentile([7], 50)).toBe(7);
-    expect(() => percentile([], 50)).toThrow('at least one sample');
-  });
-
   it('resultOf: median, p95 and the ratio to the baseline', () => {
     const result = resultOf({
       name: 'x.y',

@@ -3,6 +3,7 @@
  * prints the result; nothing here judges it.
  */
 import type { Log } from '../base/log.ts';
+import { percentile } from '../base/statistics.ts';
 import type { Config } from '../config.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 
@@ -82,21 +83,11 @@ export function resultOf(measurement: Measurement): BenchResult {
 }
 
 function middleAndTail(samples: readonly number[]): Pick<BenchResult, 'p50' | 'p95'> {
-  if (samples.length === 0) return { p50: null, p95: null };
-  return { p50: percentile(samples, 50), p95: percentile(samples, 95) };
+  return { p50: percentile(samples, 50) ?? null, p95: percentile(samples, 95) ?? null };
 }
 
 function ratioOf(own: number | null, base: number | null): number | null {
   return own === null || base === null || base === 0 ? null : own / base;
-}
-
-/** Nearest rank. @param samples at least one */
-export function percentile(samples: readonly number[], percent: number): number {
-  const sorted = [...samples].sort((a, b) => a - b);
-  const rank = Math.max(1, Math.ceil((percent / 100) * sorted.length));
-  const value = sorted[rank - 1];
-  if (value === undefined) throw new Error('percentile needs at least one sample');
-  return value;
 }
 
 /** @param wanted figures, or prefixes up to a dot or slash; empty: all */

@@ -9,8 +9,8 @@
  * memory or time, only its body is refused.
  */
 import type { Clock } from '../base/clock.ts';
+import type { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
-import type { LoopTime } from '../base/loop-time.ts';
 import type { BucketLimit } from '../base/token-bucket.ts';
 import { KIB } from '../base/units.ts';
 import { checkBody } from './check-body.ts';

@@ -1,6 +1,6 @@
 /** Reads the body of a request into bounded memory (io). */
 import type { IncomingMessage } from 'node:http';
-import type { FairShareLimits, Hold } from '../base/fair-share.ts';
+import type { FairShareLimits, Hold } from '../base/fairness/fair-share.ts';
 import { MIB } from '../base/units.ts';
 import { BridgeError } from './errors.ts';
 import { accepted, type Checked, refused } from './refusal.ts';

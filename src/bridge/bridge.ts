@@ -26,9 +26,9 @@
  * detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';
-import { FairShare, type FairShareLimits } from '../base/fair-share.ts';
+import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';
+import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
-import { LoopTime } from '../base/loop-time.ts';
 import { type Metric, single } from '../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';

@@ -2,7 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Clock } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
-import { FairQueue } from '../base/fair-queue.ts';
+import { FairQueue } from '../base/fairness/fair-queue.ts';
 import type { Log } from '../base/log.ts';
 import { modulePath } from '../base/module-path.ts';
 import type { WorkerAnswer, WorkerRequest, WorkerSetup } from './body-worker.ts';

@@ -8,10 +8,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
-import type { FairShare } from '../base/fair-share.ts';
+import type { FairShare } from '../base/fairness/fair-share.ts';
+import type { LoopTime } from '../base/fairness/loop-time.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
 import type { Log } from '../base/log.ts';
-import type { LoopTime } from '../base/loop-time.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
 import type { UpstreamTarget } from './address.ts';

@@ -11,7 +11,7 @@
  * Remote media: model servers fetch the URLs in `image_url` and similar fields themselves, from the host's network.
  * Through them a guest without a network card could reach the cloud's metadata service. So media must be `data:`.
  */
-import { isFieldPath } from '../base/field-path.ts';
+import { isFieldPath } from '../base/text/field-path.ts';
 import { isJsonObject, type JsonObject } from './json-body.ts';
 import { accepted, type Checked, type Refusal, refused } from './refusal.ts';
 

@@ -3,8 +3,8 @@ import type { Readable, Writable } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
-import { plain, plainJson } from '../base/plain.ts';
 import type { Progress } from '../base/progress.ts';
+import { plain, plainJson } from '../base/text/plain.ts';
 import type { Config } from '../config.ts';
 import { exitOfSignal, type HandledSignal } from './exit-status.ts';
 

@@ -1,7 +1,7 @@
 /** How a failed command reports, to a person or to a program, what went wrong and what to do. */
 import { styleText } from 'node:util';
 import { CodedError, describeError, remedyOf } from '../base/errors.ts';
-import { plainJson, plainLines } from '../base/plain.ts';
+import { plainJson, plainLines } from '../base/text/plain.ts';
 
 /** A wrong command line: unknown option, invalid argument, missing file, unknown id. */
 export class UsageError extends CodedError<'usage'> {

@@ -6,7 +6,7 @@ import { hostname, userInfo } from 'node:os';
 import { basename, resolve } from 'node:path';
 import { CodedError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
-import { plain } from '../base/plain.ts';
+import { plain } from '../base/text/plain.ts';
 
 const TEXT_MAX = 300;
 /** Shorter ones are parts of many words. */

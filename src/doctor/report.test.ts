@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { distributionOf, type HostReport, processorOf } from './report.ts';
 import { reportText } from './report-text.ts';
-import { besideRamMib, median } from './starts.ts';
+import { besideRamMib } from './starts.ts';
 
 const REPORT: HostReport = {
   neurovisor: '0.1.0',
@@ -76,10 +76,6 @@ describe('facts', () => {
       virtualization: 'vmx',
       nested: false,
     });
-  });
-  it('median: the middle one', () => {
-    expect(median([3, 1, 2.04])).toBe(2);
-    expect(median([4, 1])).toBe(1);
   });
   it('besideRamMib: without the RAM of QEMU or Firecracker, or null', () => {
     const map = (path: string, end: string, kib: number): string =>

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { median } from '../base/statistics.ts';
 import { pssMib } from '../probes/host-memory.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 
@@ -44,7 +45,7 @@ export async function measureStarts(
     rows.push({ times: [prepareMs, vmmMs, kernelMs, agentMs, totalMs], memoryMib });
   }
   const phase = (index: number): number =>
-    median(rows.map(({ times }) => times[index] ?? Number.NaN));
+    tenths(median(rows.flatMap(({ times }) => times[index] ?? [])) ?? Number.NaN);
   const memory = rows.flatMap(({ memoryMib }) => (memoryMib === null ? [] : [memoryMib]));
   const { name, accelerator } = runtime.driver;
   return {
@@ -56,15 +57,11 @@ export async function measureStarts(
     kernelMs: phase(2),
     agentMs: phase(3),
     totalMs: phase(4),
-    vmmMemoryMib: memory.length === 0 ? null : median(memory),
+    vmmMemoryMib: median(memory) ?? null,
   };
 }
 
-/** Of an odd number the middle one, of an even one the lower of both. Rounded to a tenth. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((one, other) => one - other);
-  return Math.round((sorted[Math.floor((sorted.length - 1) / 2)] ?? Number.NaN) * 10) / 10;
-}
+const tenths = (value: number): number => Math.round(value * 10) / 10;
 
 function memoryBesideRam(pid: number): number | null {
   try {
@@ -86,5 +83,5 @@ export function besideRamMib(smaps: string, memoryMib: number): number | null {
     hasRam ||= isRam;
     return !isRam;
   });
-  return hasRam ? Math.round(rest * 10) / 10 : null;
+  return hasRam ? tenths(rest) : null;
 }

@@ -1,6 +1,6 @@
 /** Explains why probes are not available, from the errors of the kernel and libbpf. */
 import { existsSync, readlinkSync } from 'node:fs';
-import { LibbpfError } from '../sys/libbpf.ts';
+import { LibbpfError } from '../sys/bpf/libbpf.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { ObserveError, type ObserveErrorCode } from './errors.ts';
 

@@ -11,9 +11,9 @@
  */
 import { statSync } from 'node:fs';
 import { ignore } from '../base/ignore.ts';
-import { BpfMap, openMapsNamed, possibleCpus } from '../sys/bpf-map.ts';
-import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../sys/bpf-object.ts';
-import { attachByClsact, type TcWay } from '../sys/clsact.ts';
+import { attachByClsact, type TcWay } from '../sys/bpf/clsact.ts';
+import { BpfMap, openMapsNamed, possibleCpus } from '../sys/bpf/map.ts';
+import { ATTACH, attachToLink, BpfObject, programRunTime, XDP_FLAGS } from '../sys/bpf/object.ts';
 import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { explain, observeError } from './availability.ts';

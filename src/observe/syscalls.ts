@@ -2,8 +2,8 @@
  * Loads bpf/syscalls.bpf.c and counts system calls of VMMs by number (io). Descriptors of this process hold it, so it
  * ends with the process. Meanwhile each system call of the whole host takes a little longer.
  */
-import { BpfMap, possibleCpus } from '../sys/bpf-map.ts';
-import { attachToTracepoint, BpfObject } from '../sys/bpf-object.ts';
+import { BpfMap, possibleCpus } from '../sys/bpf/map.ts';
+import { attachToTracepoint, BpfObject } from '../sys/bpf/object.ts';
 import { closeFd } from '../sys/fd.ts';
 import { explain, requireFirstPidNamespace } from './availability.ts';
 import { type CompileOptions, objectOf } from './compile.ts';

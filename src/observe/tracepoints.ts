@@ -8,8 +8,8 @@
 import type { Clock } from '../base/clock.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
-import { BpfMap, possibleCpus, RingBuffer } from '../sys/bpf-map.ts';
-import { attachToTracepoint, BpfObject, programRunTime } from '../sys/bpf-object.ts';
+import { BpfMap, possibleCpus, RingBuffer } from '../sys/bpf/map.ts';
+import { attachToTracepoint, BpfObject, programRunTime } from '../sys/bpf/object.ts';
 import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
 import { startTicksOf } from '../sys/process-start.ts';

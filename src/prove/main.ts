@@ -7,14 +7,14 @@ import { basename } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { silentLog } from '../base/log.ts';
-import { proveEgress } from './egress-proof.ts';
 import { DIR_PREFIX } from './map.ts';
-import { proveMetadata } from './metadata-proof.ts';
-import { proveNeighbors } from './neighbors-proof.ts';
+import { proveEgress } from './network/egress-proof.ts';
+import { proveMetadata } from './network/metadata-proof.ts';
+import { proveNeighbors } from './network/neighbors-proof.ts';
+import { proveSecrets } from './network/secrets-proof.ts';
+import { proveXdp } from './network/xdp-proof.ts';
 import type { Proof } from './proof.ts';
-import { proveSecrets } from './secrets-proof.ts';
 import { createWorld, type World } from './world.ts';
-import { proveXdp } from './xdp-proof.ts';
 
 const PROOFS: Readonly<Record<string, (world: World) => Promise<Proof>>> = {
   metadata: proveMetadata,

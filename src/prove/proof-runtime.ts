@@ -1,6 +1,24 @@
+import type { Log } from '../base/log.ts';
 import { silentProgress } from '../base/progress.ts';
+import type { Config } from '../config.ts';
+import type { Guest } from '../guest/guest.ts';
 import { Runtime } from '../runtime/runtime.ts';
-import type { JailContext } from './jail/vmm.ts';
+
+export interface JailContext {
+  readonly config: Config;
+  readonly log: Log;
+  /** How `cp` copies a file or directory of a guest into a directory of this machine, for the proof `files`. */
+  readonly copyOut?: (guest: Guest, source: string, target: string) => Promise<void>;
+  /** For tests: accept a Firecracker older than sandboxes do. */
+  readonly allowOlder?: boolean;
+  /** Duration of the proof `load`, milliseconds. */
+  readonly loadMs?: number;
+  /** Number of guests that the proof `image` attacks with; default 1. */
+  readonly guests?: number;
+  readonly signal?: AbortSignal;
+  /** For tests: the VMMs' filter only logs. */
+  readonly onlyLogs?: boolean;
+}
 
 /** Opens the runtime whose sandboxes a proof tries, without a model of its own. @param more configuration */
 export function openProofRuntime(

@@ -12,9 +12,9 @@ import { ignore } from '../base/ignore.ts';
 import { modulePath } from '../base/module-path.ts';
 import { NEW_NAMESPACE } from './actor.ts';
 import { ProofError } from './errors.ts';
-import type { JailContext } from './jail/vmm.ts';
 import { DIR_PREFIX } from './map.ts';
 import type { Proof } from './proof.ts';
+import type { JailContext } from './proof-runtime.ts';
 
 /** Proofs that run in network namespaces. */
 const NETWORK_PROOFS = ['metadata', 'egress', 'secrets', 'xdp', 'neighbors'] as const;
@@ -45,11 +45,11 @@ const VMM_PROOFS: Readonly<
   cgroup: async () => (await import('./jail/cgroup-proof.ts')).proveCgroup,
   image: async () => (await import('./jail/image-proof.ts')).proveImage,
   io: async () => (await import('./jail/io-proof.ts')).proveIo,
-  ratelimit: async () => (await import('./ratelimit-proof.ts')).proveRatelimit,
-  files: async () => (await import('./files-proof.ts')).proveFiles,
+  ratelimit: async () => (await import('./vms/ratelimit-proof.ts')).proveRatelimit,
+  files: async () => (await import('./vms/files-proof.ts')).proveFiles,
   engine: async () => (await import('./jail/engine-proof.ts')).proveEngine,
-  load: async () => (await import('./load-proof.ts')).proveLoad,
-  oom: async () => (await import('./oom-proof.ts')).proveOom,
+  load: async () => (await import('./vms/load-proof.ts')).proveLoad,
+  oom: async () => (await import('./vms/oom-proof.ts')).proveOom,
 };
 
 /** An ordinary user may trace its own VMMs. */

@@ -1,5 +1,5 @@
 import { CodedError, describeError, errorCode, remedyOf } from '../base/errors.ts';
-import { plainLines } from '../base/plain.ts';
+import { plainLines } from '../base/text/plain.ts';
 import type { StoreErrorCode } from '../store/errors.ts';
 
 export type SandboxErrorCode =

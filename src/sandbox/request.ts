@@ -1,5 +1,5 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
-import { isAtMost } from '../base/characters.ts';
+import { isAtMost } from '../base/text/characters.ts';
 import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo } from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';

@@ -1,7 +1,7 @@
 /** The spec of a sandbox. Checked once, here; a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
-import { isFieldPath } from '../base/field-path.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import { isFieldPath } from '../base/text/field-path.ts';
 import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
 import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';

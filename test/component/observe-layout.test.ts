@@ -24,7 +24,7 @@ import {
 } from '../../src/observe/latency.ts';
 import { CALLS, CALLS_BYTES } from '../../src/observe/syscalls.ts';
 import { openTracepoints } from '../../src/observe/tracepoints.ts';
-import { BpfObject } from '../../src/sys/bpf-object.ts';
+import { BpfObject } from '../../src/sys/bpf/object.ts';
 
 const BPF = join(import.meta.dirname, '../../bpf');
 let dir: string;

@@ -15,8 +15,8 @@ import { proveImage } from '../../src/prove/jail/image-proof.ts';
 import { proveImageWithoutLinux } from '../../src/prove/jail/image-without-linux.ts';
 import { reachOfVmm } from '../../src/prove/jail/reach-vmm.ts';
 import { FORBIDDEN, proveSeccomp } from '../../src/prove/jail/seccomp-proof.ts';
-import type { JailContext } from '../../src/prove/jail/vmm.ts';
 import type { Proof } from '../../src/prove/proof.ts';
+import type { JailContext } from '../../src/prove/proof-runtime.ts';
 import { POLICY_DIR } from '../../src/runtime/jail.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 

@@ -6,7 +6,7 @@ import { sleep } from '../../src/base/clock.ts';
 import { type BucketLimit, TokenBucket } from '../../src/base/token-bucket.ts';
 import { KIB } from '../../src/base/units.ts';
 import { Notes } from '../../src/prove/proof.ts';
-import { type Control, proveChannels } from '../../src/prove/ratelimit-proof.ts';
+import { type Control, proveChannels } from '../../src/prove/vms/ratelimit-proof.ts';
 
 const CHUNK_BYTES = 16 * KIB;
 const TICK_MS = 5;

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import type { FairShareLimits } from '../../src/base/fair-share.ts';
+import type { FairShareLimits } from '../../src/base/fairness/fair-share.ts';
 import { silentLog } from '../../src/base/log.ts';
 import {
   type Bridge,

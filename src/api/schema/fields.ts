@@ -6,9 +6,9 @@
  * fields. The types are the control plane's, so a field added there does not compile until it is added here.
  */
 import { z } from 'zod';
-import { isAtMost } from '../../base/characters.ts';
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
+import { isAtMost } from '../../base/text/characters.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS, SNAPSHOT_NAME } from '../../sandbox/limits.ts';

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
-import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/field-path.ts';
+import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/text/field-path.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';

@@ -12,9 +12,10 @@ import { CleanupStack } from '../../base/cleanup.ts';
 import { sleep, systemClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
 import { modulePath } from '../../base/module-path.ts';
+import { percentile } from '../../base/statistics.ts';
 import { MIB } from '../../base/units.ts';
 import { RelayHost } from '../../vmm/firecracker/channel/relay-host.ts';
-import { type Benchmark, type Measurement, percentile } from '../benchmark.ts';
+import type { Benchmark, Measurement } from '../benchmark.ts';
 
 const PORT = 2000;
 /** Until connections are open and code is compiled. */
@@ -125,7 +126,7 @@ async function measureRound({ service, guests, samples }: Way): Promise<void> {
   const bytes = Number(await service.ask('count'));
   await guests.ask('stop');
   samples.delaysMs.push(...delays);
-  samples.p99Ms.push(percentile(delays, 99));
+  samples.p99Ms.push(percentile(delays, 99) ?? Number.NaN);
   samples.busyMs.push((user + system) / 1000 / seconds);
   samples.mbPerS.push(bytes / MIB / seconds);
 }

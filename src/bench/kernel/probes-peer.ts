@@ -8,15 +8,15 @@
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
+import { percentile } from '../../base/statistics.ts';
 import { Links } from '../../net/link/links.ts';
 import { openTap } from '../../net/link/tap.ts';
 import { MetadataGuards } from '../../net/xdp/metadata-guard.ts';
 import { ObserveError } from '../../observe/errors.ts';
 import { type LatencyProbes, openLatencyProbes } from '../../observe/probes.ts';
-import { countRunTime } from '../../sys/bpf-object.ts';
+import { countRunTime } from '../../sys/bpf/object.ts';
 import { closeFd, read, write } from '../../sys/fd.ts';
 import { allocateNative } from '../../sys/memory.ts';
-import { percentile } from '../benchmark.ts';
 
 /** Times of an echo and its answer, µs: one median and one tail per round. */
 interface ProbeSamples {
@@ -103,8 +103,8 @@ function echoes(fd: number, into: ProbeSamples | null): void {
     times.push((systemClock.now() - begunMs) * 1000);
     if (got < head.length) throw new Error(`no answer to echo ${sequence}: ${got}`);
   }
-  into?.p50.push(percentile(times, 50));
-  into?.p99.push(percentile(times, 99));
+  into?.p50.push(percentile(times, 50) ?? Number.NaN);
+  into?.p99.push(percentile(times, 99) ?? Number.NaN);
 }
 
 const say = (line: ProbeReport | ProbesUnavailable): boolean =>

@@ -1,5 +1,5 @@
 /** `neurovisor doctor`: checks each capability, and prints how to fix what does not work, or a report for an issue. */
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import { examine } from '../../doctor/doctor.ts';
 import { reportHost } from '../../doctor/report.ts';
 import { reportText } from '../../doctor/report-text.ts';

@@ -1,6 +1,6 @@
 /** `neurovisor exec` and `shell`: run a program in a sandbox, on the streams of this command. */
 import { CodedError, describeError } from '../../base/errors.ts';
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';

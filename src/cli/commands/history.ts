@@ -2,7 +2,7 @@
 
 import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
-import { plain, plainJson, plainLines } from '../../base/plain.ts';
+import { plain, plainJson, plainLines } from '../../base/text/plain.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
 import type { ViolationMark } from '../../sandbox/ending.ts';
 import type { TimedEvent } from '../../sandbox/events.ts';

@@ -1,6 +1,6 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether the host supports them. */
 
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import { examineNetwork } from '../../doctor/network.ts';
 import { cleanNetworks, type NetworkView, viewNetworks } from '../../doctor/network-view.ts';
 import { resolveHome } from '../../home.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import type { JailMode } from '../../config.ts';
 import { daemonSocket, requireRunDir, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';

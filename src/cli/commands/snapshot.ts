@@ -2,7 +2,7 @@
 
 import { snapshotName } from '../../api/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
-import { plainLines } from '../../base/plain.ts';
+import { plainLines } from '../../base/text/plain.ts';
 import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';

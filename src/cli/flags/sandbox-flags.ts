@@ -1,5 +1,5 @@
 /** Options of a new sandbox, shared by `run` and `create`. */
-import { isFieldPath } from '../../base/field-path.ts';
+import { isFieldPath } from '../../base/text/field-path.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';

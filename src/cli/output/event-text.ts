@@ -1,6 +1,6 @@
 /** Formats events of a sandbox for people. Pure. */
 
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import type { SandboxEventBody } from '../../sandbox/events.ts';
 import { diskFullText } from '../../sandbox/events.ts';
 import type { OomMark } from '../../sandbox/memory-events.ts';

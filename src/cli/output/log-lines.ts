@@ -1,5 +1,5 @@
 /** Merges the live output of a sandbox's console and its VMM for one reader. Pure. */
-import { plainLines } from '../../base/plain.ts';
+import { plainLines } from '../../base/text/plain.ts';
 import type { LogChunk } from '../../sandbox/control.ts';
 
 /** Longer lines of the VMM are split, characters. */

@@ -1,7 +1,7 @@
 /** Explains a lost connection to a program: the sandbox knows the cause, the broken stream does not. */
 import { sleep } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { EndInfo, SandboxEnd } from '../../sandbox/ending.ts';
 import { SandboxError } from '../../sandbox/errors.ts';

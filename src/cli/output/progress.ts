@@ -4,8 +4,8 @@
  */
 import { createRequire } from 'node:module';
 import { styleText } from 'node:util';
-import { plain } from '../../base/plain.ts';
 import type { ProgressEvent } from '../../base/progress.ts';
+import { plain } from '../../base/text/plain.ts';
 import type { ProgressView } from '../cli.ts';
 import { duration } from './table.ts';
 

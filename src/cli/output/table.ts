@@ -1,6 +1,6 @@
 /** Plain aligned columns, as `kubectl` prints them: upper-case heads, two spaces between. */
 import { styleText } from 'node:util';
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 
 /** A text in a color. Escape sequences in the text itself would be replaced. */
 export interface Styled {

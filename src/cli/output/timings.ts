@@ -1,5 +1,5 @@
 /** Time breakdown of a run, by phase. */
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { HostInfo } from '../../sandbox/control.ts';
 import type { StartTimings } from '../../sandbox/parts.ts';

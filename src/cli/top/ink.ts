@@ -1,6 +1,6 @@
 /** Colors, and text that is safe for a terminal. Pure. */
 import { stripVTControlCharacters, styleText } from 'node:util';
-import { plain } from '../../base/plain.ts';
+import { plain } from '../../base/text/plain.ts';
 
 export type Ink = Parameters<typeof styleText>[0];
 export type Inked = (style: Ink, text: string) => string;

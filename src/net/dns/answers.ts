@@ -10,7 +10,7 @@
  * allowed, so no name leads inside (rebinding).
  */
 import type { Clock } from '../../base/clock.ts';
-import { FairShare, type FairShareLimits } from '../../base/fair-share.ts';
+import { FairShare, type FairShareLimits } from '../../base/fairness/fair-share.ts';
 import { type BucketLimit, TokenBucket } from '../../base/token-bucket.ts';
 import { parseHostName } from '../addresses/host-name.ts';
 import { PIN_MARGIN_SECONDS, type Pin, type Pins, pinSeconds } from '../policy/pins.ts';

@@ -11,7 +11,7 @@
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { type Clock, systemClock } from '../../base/clock.ts';
-import { FairShare, type FairShareLimits } from '../../base/fair-share.ts';
+import { FairShare, type FairShareLimits } from '../../base/fairness/fair-share.ts';
 import { ignore } from '../../base/ignore.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { plainAddress } from '../addresses/host-name.ts';

@@ -1,7 +1,7 @@
 /** A gateway's view of a sandbox, and the context of its connections. */
 import type { Socket } from 'node:net';
 import type { Clock } from '../../base/clock.ts';
-import type { FairShareLimits, Hold } from '../../base/fair-share.ts';
+import type { FairShareLimits, Hold } from '../../base/fairness/fair-share.ts';
 import type { DestinationBudgets } from '../policy/destination-budgets.ts';
 import type { Endpoint, GatewayPolicy, RefusalReason } from '../policy/judge.ts';
 import type { Pins } from '../policy/pins.ts';

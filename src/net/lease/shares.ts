@@ -1,5 +1,5 @@
 /** What the sandboxes of a process share of its resolver and gateway, so that none of them can use up all of it. */
-import { FairShare } from '../../base/fair-share.ts';
+import { FairShare } from '../../base/fairness/fair-share.ts';
 import { QUESTION_SHARES } from '../dns/answers.ts';
 import { CONNECTION_SHARES } from '../gateway/gateway.ts';
 import { DECRYPTION_SHARES } from '../gateway/sandbox.ts';

@@ -12,7 +12,7 @@ import {
   readMapEntry,
   removeMapEntry,
   writeMapEntry,
-} from '../../sys/bpf.ts';
+} from '../../sys/bpf/bpf.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { SyscallError } from '../../sys/libc.ts';
 import type { Links } from '../link/links.ts';

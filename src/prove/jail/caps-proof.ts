@@ -3,9 +3,10 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { Injector, type SystemCall } from './inject.ts';
 import { openVmms } from './open-vmms.ts';
-import type { JailContext, Vmms, VmmTraits } from './vmm.ts';
+import type { Vmms, VmmTraits } from './vmm.ts';
 
 const CAPABILITY_SETS = ['CapInh', 'CapPrm', 'CapEff', 'CapAmb'];
 const NONE = '0000000000000000';

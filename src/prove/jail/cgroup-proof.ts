@@ -9,9 +9,10 @@ import type { CgroupLimits } from '../../jail/cgroup-settings.ts';
 import { memoryLimitMib, TASKS_MAX } from '../../jail/jail.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 import { openVmms } from './open-vmms.ts';
-import { type JailContext, MEMORY_MIB, type Vmms } from './vmm.ts';
+import { MEMORY_MIB, type Vmms } from './vmm.ts';
 
 const LIMITS: CgroupLimits = { memoryBytes: 96 * MIB, tasks: 8, cpus: 1 };
 const [LITTLE, MUCH] = [32, 192];

@@ -14,10 +14,10 @@ import { resolveHome } from '../../home.ts';
 import { type EngineJail, openEngineJail } from '../../runtime/engine-jail.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { statusOf } from './caps-proof.ts';
 import { Injector, type SystemCall } from './inject.ts';
 import { FORBIDDEN } from './seccomp-proof.ts';
-import type { JailContext } from './vmm.ts';
 
 const NONE = '0000000000000000';
 const AT_FDCWD = 0xffff_ff9c;

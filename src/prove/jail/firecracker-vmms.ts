@@ -20,15 +20,9 @@ import { makeWorkspace } from '../../runtime/workspace.ts';
 import type { Vm, VmmDriver, VmSpec } from '../../vmm/driver.ts';
 import { findBinary } from '../../vmm/firecracker/installation.ts';
 import { ProofError } from '../errors.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { idleGuest } from './idle-guest.ts';
-import {
-  type JailContext,
-  MEMORY_MIB,
-  SIGSYS,
-  type Vmm,
-  type Vmms,
-  type VmmTraits,
-} from './vmm.ts';
+import { MEMORY_MIB, SIGSYS, type Vmm, type Vmms, type VmmTraits } from './vmm.ts';
 
 const DISK_BYTES = MIB;
 const GUEST_CID = 3;

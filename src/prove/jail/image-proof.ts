@@ -5,12 +5,12 @@ import { digestFile } from '../../image/verify.ts';
 import { probeAccelerator } from '../../vmm/accelerator/probe.ts';
 import { concurrently } from '../concurrently.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { openProofRuntime } from '../proof-runtime.ts';
 import { vmmOf } from '../vmm-of.ts';
 import { type Attack, attackImage, noteAttacks } from './image-attacks.ts';
 import { FIRECRACKER_FILE, ofQemu, vmmTries } from './image-vmm.ts';
 import { Injector } from './inject.ts';
-import type { JailContext } from './vmm.ts';
 
 /** Guests at once. */
 const GUESTS_AT_ONCE = 4;

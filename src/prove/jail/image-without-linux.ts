@@ -7,11 +7,12 @@ import { digestFile } from '../../image/verify.ts';
 import { concurrently } from '../concurrently.ts';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { FirecrackerVmms } from './firecracker-vmms.ts';
 import { FIRECRACKER_FILE, vmmTries } from './image-vmm.ts';
 import { Injector } from './inject.ts';
 import { askTinyGuest, awaitTinyGuest, buildTinyGuest } from './tiny-guest.ts';
-import type { JailContext, Vmm } from './vmm.ts';
+import type { Vmm } from './vmm.ts';
 
 /** As built images: root's, readable by all. */
 const IMAGE_MODE = 0o644;

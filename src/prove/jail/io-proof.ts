@@ -12,9 +12,9 @@ import { type IoLimits, ioLimits } from '../../jail/disk-io.ts';
 import { openCgroups } from '../../jail/open.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { openProofRuntime } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
-import type { JailContext } from './vmm.ts';
 
 /** A fraction of what software emulation reaches. */
 const BYTES_PER_SECOND = MIB;

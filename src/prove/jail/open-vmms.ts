@@ -1,4 +1,5 @@
-import type { JailContext, Vmms } from './vmm.ts';
+import type { JailContext } from '../proof-runtime.ts';
+import type { Vmms } from './vmm.ts';
 
 /**
  * Opens VMMs of the kind that the configuration names.

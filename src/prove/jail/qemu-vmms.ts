@@ -17,14 +17,8 @@ import { type Launch, type Launched, launchDirect } from '../../vmm/launch.ts';
 import { OWN_FILTER } from '../../vmm/qemu/driver.ts';
 import { QmpClient } from '../../vmm/qemu/qmp.ts';
 import { ProofError } from '../errors.ts';
-import {
-  type JailContext,
-  MEMORY_MIB,
-  SIGSYS,
-  type Vmm,
-  type Vmms,
-  type VmmTraits,
-} from './vmm.ts';
+import type { JailContext } from '../proof-runtime.ts';
+import { MEMORY_MIB, SIGSYS, type Vmm, type Vmms, type VmmTraits } from './vmm.ts';
 
 const MACHINE = ['-nodefaults', '-no-user-config', '-display', 'none', '-S'];
 const MACHINES = {

@@ -1,9 +1,9 @@
 /** The number of system calls that each thread of a jailed VMM can make, from its filters in the kernel. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { type Reach, reachOf } from '../../jail/seccomp/reach.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { Injector } from './inject.ts';
 import { openVmms } from './open-vmms.ts';
-import type { JailContext } from './vmm.ts';
 
 interface ThreadReach extends Reach {
   readonly vmm: string;

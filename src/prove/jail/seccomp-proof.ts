@@ -2,9 +2,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { ProofError } from '../errors.ts';
 import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
 import { Injector, type SystemCall } from './inject.ts';
 import { openVmms } from './open-vmms.ts';
-import type { JailContext, Vmm, Vmms, VmmTraits } from './vmm.ts';
+import type { Vmm, Vmms, VmmTraits } from './vmm.ts';
 
 /** Stands for the VMM's program. */
 const OWN = '@';

@@ -16,7 +16,7 @@
  */
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
-import { FairQueue } from '../../base/fair-queue.ts';
+import { FairQueue } from '../../base/fairness/fair-queue.ts';
 import { BusyError, SandboxError } from '../errors.ts';
 
 /** Maximum of waiting requests of each priority. */

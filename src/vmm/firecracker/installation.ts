@@ -3,8 +3,8 @@ import { type ExecFileException, execFile } from 'node:child_process';
 import { access, constants, open, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../../base/ignore.ts';
-import { plain } from '../../base/plain.ts';
 import { searchPath } from '../../base/search-path.ts';
+import { plain } from '../../base/text/plain.ts';
 import { VmmError } from '../errors.ts';
 import {
   type FirecrackerVersion,

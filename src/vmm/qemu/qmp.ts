@@ -9,9 +9,9 @@
 
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
+import { LoopTime } from '../../base/fairness/loop-time.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
-import { LoopTime } from '../../base/loop-time.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import { FdChannel } from '../../sys/socket.ts';
 import { VmmError } from '../errors.ts';

@@ -1,7 +1,7 @@
 /** `neurovisor run` with a control plane of this process, which ends with the command. */
 
 import { systemClock } from '../../../base/clock.ts';
-import { plain } from '../../../base/plain.ts';
+import { plain } from '../../../base/text/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import { openTemporaryControlPlane } from '../../../runtime/control.ts';
 import type { ControlPlane, CreateRequest } from '../../../sandbox/control.ts';

@@ -4,7 +4,7 @@
  */
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
-import { plain } from '../../../base/plain.ts';
+import { plain } from '../../../base/text/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';

@@ -15,16 +15,16 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { sleep } from '../base/clock.ts';
-import { CodedError } from '../base/errors.ts';
-import { ignore } from '../base/ignore.ts';
-import { MIB } from '../base/units.ts';
-import type { FileEntry, Guest } from '../guest/guest.ts';
-import type { Runtime } from '../runtime/runtime.ts';
-import { ProofError } from './errors.ts';
-import type { JailContext } from './jail/vmm.ts';
-import { Notes, type Proof } from './proof.ts';
-import { openProofRuntime } from './proof-runtime.ts';
+import { sleep } from '../../base/clock.ts';
+import { CodedError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
+import type { FileEntry, Guest } from '../../guest/guest.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import { ProofError } from '../errors.ts';
+import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
+import { openProofRuntime } from '../proof-runtime.ts';
 
 /** What the hostile guest answers for a path. */
 interface Answer {

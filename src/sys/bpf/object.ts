@@ -1,8 +1,8 @@
 /** Loads objects that clang made, and attaches their programs; see `libbpf.ts`. */
 import koffi from 'koffi';
+import { SyscallError } from '../libc.ts';
+import { addressOf } from '../memory.ts';
 import { checked, LibbpfError, lib, type Pointer, readInfo } from './libbpf.ts';
-import { SyscallError } from './libc.ts';
-import { addressOf } from './memory.ts';
 
 /** enum bpf_attach_type (linux/bpf.h); TCX since Linux 6.6. */
 export const ATTACH = { xdp: 37, tcxIngress: 46, tcxEgress: 47 } as const;

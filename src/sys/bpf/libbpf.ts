@@ -8,8 +8,8 @@
  * log, which the object keeps alive.
  */
 import koffi from 'koffi';
-import { CodedError } from '../base/errors.ts';
-import { SyscallError } from './libc.ts';
+import { CodedError } from '../../base/errors.ts';
+import { SyscallError } from '../libc.ts';
 
 /** `no_library`: libbpf1 is not installed; `no_symbol`: an object lacks a map, program or struct. */
 type LibbpfErrorCode = 'no_library' | 'no_symbol';

@@ -1,6 +1,7 @@
 /** Verdicts on counted bytes and times: whether a token bucket held, and whether a neighbor was spared. Pure. */
-import { KIB } from '../base/units.ts';
-import type { Tried } from './proof.ts';
+import { median } from '../../base/statistics.ts';
+import { KIB } from '../../base/units.ts';
+import type { Tried } from '../proof.ts';
 
 /** Bytes that had passed at some moment between two readings of a monotonic clock. */
 export interface Count {
@@ -107,7 +108,7 @@ export interface NeighborTimes {
  * of a round trip alone shows nothing, and then the limited one may not cost more either.
  */
 export function neighborTry(times: NeighborTimes): Tried {
-  const [alone, limited, unlimited] = [times.alone, times.limited, times.unlimited].map(medianOf);
+  const [alone, limited, unlimited] = [times.alone, times.limited, times.unlimited].map(median);
   const isMeasured = alone !== undefined && limited !== undefined && unlimited !== undefined;
   const most = isMeasured ? Math.max(2 * alone, (alone + unlimited) / 2) : 0;
   const ms = (value: number | undefined): string => `${value?.toFixed(1) ?? '?'} ms`;
@@ -117,11 +118,6 @@ export function neighborTry(times: NeighborTimes): Tried {
     seen: `${ms(limited)}; alone ${ms(alone)}, unlimited ${ms(unlimited)}`,
     ok: isMeasured && limited <= most,
   };
-}
-
-function medianOf(values: readonly number[]): number | undefined {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)];
 }
 
 function inWords({ bytes, ms, excess }: Window): string {

@@ -2,9 +2,9 @@
  * bpf(2), as far as a program without BTF needs it (linux/bpf.h). The caller owns descriptors, which are closed on
  * exec. A program lives as long as a descriptor or a link holds it; a map as long as a descriptor or a program does.
  */
-import { closeFd } from './fd.ts';
-import { check, libc, SyscallError } from './libc.ts';
-import { addressOf } from './memory.ts';
+import { closeFd } from '../fd.ts';
+import { check, libc, SyscallError } from '../libc.ts';
+import { addressOf } from '../memory.ts';
 
 const cBpf = libc.func('long syscall(long number, int command, void *attributes, uint32_t bytes)');
 /** x86-64. */

@@ -1,17 +1,17 @@
 /** No metadata service is reachable, whatever the policy and however the address is spelled. */
-import { describeError, errorCode } from '../base/errors.ts';
-import { METADATA } from '../net/addresses/metadata.ts';
-import type { NetworkLease } from '../net/lease/lease.ts';
-import { Links } from '../net/link/links.ts';
-import { ACCEPT, add, assign, flush, MARK } from '../net/nftables/json.ts';
-import { Nft } from '../net/nftables/nft.ts';
-import { GUARD_MARK } from '../net/nftables/sandbox-chains.ts';
-import { parsePolicy } from '../net/policy/egress-rules.ts';
-import { exchange } from './caller.ts';
-import { get, METADATA_SPELLINGS } from './forged-requests.ts';
-import { ALLOWED, type Arrival, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from './map.ts';
-import { type Forbidden, type Proof, Tries } from './proof.ts';
-import type { Guest, World } from './world.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
+import { METADATA } from '../../net/addresses/metadata.ts';
+import type { NetworkLease } from '../../net/lease/lease.ts';
+import { Links } from '../../net/link/links.ts';
+import { ACCEPT, add, assign, flush, MARK } from '../../net/nftables/json.ts';
+import { Nft } from '../../net/nftables/nft.ts';
+import { GUARD_MARK } from '../../net/nftables/sandbox-chains.ts';
+import { parsePolicy } from '../../net/policy/egress-rules.ts';
+import { exchange } from '../caller.ts';
+import { get, METADATA_SPELLINGS } from '../forged-requests.ts';
+import { ALLOWED, type Arrival, HOST_AGENT, METADATA_ADDRESSES, OTHER, SECRET } from '../map.ts';
+import { type Forbidden, type Proof, Tries } from '../proof.ts';
+import type { Guest, World } from '../world.ts';
 
 const FIRST = METADATA_ADDRESSES[0];
 /** Names that resolve to it, by an address or an alias. */

@@ -3,14 +3,14 @@
  * The server has other tenants: a value beside the guest's own credential would be stored with that one's account.
  */
 import { createSecureContext } from 'node:tls';
-import { systemClock } from '../base/clock.ts';
-import { newPlaceholder, SecretValue } from '../base/secret-value.ts';
-import { CertificateAuthority } from '../net/secret/authority.ts';
-import type { EgressSecrets } from '../net/secret/secret.ts';
-import type { CallOutcome } from './caller.ts';
-import { ALLOWED, OTHER, VAULT } from './map.ts';
-import { type Proof, Tries } from './proof.ts';
-import type { Guest, World } from './world.ts';
+import { systemClock } from '../../base/clock.ts';
+import { newPlaceholder, SecretValue } from '../../base/secret-value.ts';
+import { CertificateAuthority } from '../../net/secret/authority.ts';
+import type { EgressSecrets } from '../../net/secret/secret.ts';
+import type { CallOutcome } from '../caller.ts';
+import { ALLOWED, OTHER, VAULT } from '../map.ts';
+import { type Proof, Tries } from '../proof.ts';
+import type { Guest, World } from '../world.ts';
 
 const VALUE = 'sk-of-the-proof/0123456789+abcdef';
 const KNOWN = newPlaceholder(VALUE.length);

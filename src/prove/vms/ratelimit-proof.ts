@@ -9,14 +9,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import type { ChannelLimits } from '../base/channel.ts';
-import { sleep } from '../base/clock.ts';
-import { ignore } from '../base/ignore.ts';
-import { KIB } from '../base/units.ts';
-import { openControlPlane } from '../runtime/control.ts';
-import type { JailContext } from './jail/vmm.ts';
-import { eventually, Notes, type Proof } from './proof.ts';
-import { openProofRuntime } from './proof-runtime.ts';
+import type { ChannelLimits } from '../../base/channel.ts';
+import { sleep } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import { KIB } from '../../base/units.ts';
+import { openControlPlane } from '../../runtime/control.ts';
+import { eventually, Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
+import { openProofRuntime } from '../proof-runtime.ts';
 import { type Both, type Counting, countBytes } from './rate-counts.ts';
 import {
   type Count,

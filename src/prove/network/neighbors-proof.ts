@@ -12,18 +12,19 @@ import { createServer } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { systemClock } from '../base/clock.ts';
-import { ignore } from '../base/ignore.ts';
-import { silentLog } from '../base/log.ts';
-import { MIB } from '../base/units.ts';
-import { createBridge } from '../bridge/bridge.ts';
-import { listenForGuest } from '../guest/link.ts';
+import { systemClock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import { silentLog } from '../../base/log.ts';
+import { median, percentile } from '../../base/statistics.ts';
+import { MIB } from '../../base/units.ts';
+import { createBridge } from '../../bridge/bridge.ts';
+import { listenForGuest } from '../../guest/link.ts';
+import { ALLOWED, DIR_PREFIX } from '../map.ts';
+import { FLOODS, type FloodTargets } from '../neighbor-floods.ts';
+import type { ProbePlan, ProbeTimes } from '../neighbor-probe.ts';
+import { eventually, Notes, type Proof } from '../proof.ts';
+import type { LeasedGuest, World } from '../world.ts';
 import { burn, LoopTurns } from './loop-turns.ts';
-import { ALLOWED, DIR_PREFIX } from './map.ts';
-import { FLOODS, type FloodTargets } from './neighbor-floods.ts';
-import type { ProbePlan, ProbeTimes } from './neighbor-probe.ts';
-import { eventually, Notes, type Proof } from './proof.ts';
-import type { LeasedGuest, World } from './world.ts';
 
 /** The 99th percentile of how long the event loop is held, milliseconds of CPU time. */
 const HELD_P99_MS_MAX = 50;
@@ -149,8 +150,8 @@ function noteTimes(
   times: readonly number[],
   calm: readonly number[],
 ): void {
-  const most = Math.max(P50_MS_MAX, P50_RATIO_MAX * percentile(calm, 0.5));
-  const isFast = percentile(times, 0.5) <= most;
+  const most = Math.max(P50_MS_MAX, P50_RATIO_MAX * (median(calm) ?? Number.NaN));
+  const isFast = (median(times) ?? Number.NaN) <= most;
   notes.note(what, `p50 at most ${most.toFixed(0)} ms`, `p50/p99 ${text(times)} ms`, isFast);
 }
 
@@ -249,13 +250,7 @@ const HELLO = {
 };
 
 function text(times: readonly number[]): string {
-  return [0.5, 0.99].map((rank) => percentile(times, rank).toFixed(1)).join('/');
-}
-
-/** @param rank in (0, 1] */
-function percentile(values: readonly number[], rank: number): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.ceil(rank * sorted.length) - 1] ?? Number.NaN;
+  return [50, 99].map((percent) => percentile(times, percent)?.toFixed(1) ?? 'none').join('/');
 }
 
 function sumOf(counts: Readonly<Record<string, number>>): number {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { TokenBucket } from '../base/token-bucket.ts';
+import { TokenBucket } from '../../base/token-bucket.ts';
 import {
   type Count,
   freeTry,

@@ -1,6 +1,6 @@
 /** Counts the bytes of a channel over time (io). */
-import type { ChannelStats } from '../base/channel.ts';
-import { sleep } from '../base/clock.ts';
+import type { ChannelStats } from '../../base/channel.ts';
+import { sleep } from '../../base/clock.ts';
 import type { Count } from './rate-verdict.ts';
 
 const GAP_MS = 20;

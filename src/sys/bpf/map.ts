@@ -1,9 +1,9 @@
 /** Maps of BPF programs, and the ring buffer of events; see `libbpf.ts`. */
 import koffi from 'koffi';
-import { ignore } from '../base/ignore.ts';
-import { closeFd } from './fd.ts';
+import { ignore } from '../../base/ignore.ts';
+import { closeFd } from '../fd.ts';
+import { SyscallError } from '../libc.ts';
 import { checked, lib, type Pointer, present, readInfo } from './libbpf.ts';
-import { SyscallError } from './libc.ts';
 
 /** BPF_ANY, BPF_NOEXIST. */
 const UPDATE = { any: 0n, new: 1n } as const;

@@ -4,14 +4,14 @@
  */
 import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { sleep } from '../base/clock.ts';
-import { memoryGroup } from '../probes/vmm-memory.ts';
-import type { Runtime } from '../runtime/runtime.ts';
-import type { JailContext } from './jail/vmm.ts';
+import { sleep } from '../../base/clock.ts';
+import { memoryGroup } from '../../probes/vmm-memory.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import { Notes, type Proof } from '../proof.ts';
+import type { JailContext } from '../proof-runtime.ts';
+import { openProofRuntime } from '../proof-runtime.ts';
+import { vmmOf } from '../vmm-of.ts';
 import { proveGrowth } from './oom-growth.ts';
-import { Notes, type Proof } from './proof.ts';
-import { openProofRuntime } from './proof-runtime.ts';
-import { vmmOf } from './vmm-of.ts';
 
 type Sandbox = Awaited<ReturnType<Runtime['startVm']>>;
 type End = Awaited<Sandbox['ended']>;

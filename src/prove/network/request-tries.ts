@@ -1,13 +1,13 @@
 /** Attempts to bypass rules by method and path and byte limits by name. Part of `egress`. */
 import { createSecureContext } from 'node:tls';
-import { systemClock } from '../base/clock.ts';
-import { CertificateAuthority } from '../net/secret/authority.ts';
-import type { EgressSecrets } from '../net/secret/secret.ts';
-import type { CallOutcome } from './caller.ts';
+import { systemClock } from '../../base/clock.ts';
+import { CertificateAuthority } from '../../net/secret/authority.ts';
+import type { EgressSecrets } from '../../net/secret/secret.ts';
+import type { CallOutcome } from '../caller.ts';
+import { ALLOWED, OTHER, VAULT } from '../map.ts';
+import type { Forbidden, Tries } from '../proof.ts';
+import type { Guest, LeasedGuest, World } from '../world.ts';
 import { ask, BODY_METHOD, hiddenRequests, RULE_METHOD, RULE_PATH } from './hidden-requests.ts';
-import { ALLOWED, OTHER, VAULT } from './map.ts';
-import type { Forbidden, Tries } from './proof.ts';
-import type { Guest, LeasedGuest, World } from './world.ts';
 
 const METHODS = `${RULE_METHOD},HEAD,${BODY_METHOD}`;
 const BUDGET_BYTES = 2000;

@@ -1,5 +1,5 @@
 /** Measures a TAP until it is killed. Arguments: link index, object directory. Prints `ready`. */
-import { openLatencyProbes } from '../observe/probes.ts';
+import { openLatencyProbes } from '../../observe/probes.ts';
 
 const [linkIndex = '', dir = ''] = process.argv.slice(2);
 const probes = await openLatencyProbes({ dir });

@@ -6,8 +6,8 @@
  *
  * CPU time of this thread counts, so a busy machine does not use up the budget.
  */
-import type { Clock } from './clock.ts';
-import { type BucketLimit, TokenBucket } from './token-bucket.ts';
+import type { Clock } from '../clock.ts';
+import { type BucketLimit, TokenBucket } from '../token-bucket.ts';
 
 export class LoopTime {
   readonly #clock: Clock;

@@ -4,25 +4,25 @@ import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { sleep, systemClock } from '../base/clock.ts';
-import { describeError, errorCode } from '../base/errors.ts';
-import { ignore } from '../base/ignore.ts';
-import { modulePath } from '../base/module-path.ts';
-import { Links } from '../net/link/links.ts';
-import { ObserveError } from '../observe/errors.ts';
-import { boundsNs, bucketOf, type Histogram, quantileNs, since } from '../observe/histogram.ts';
-import type { Path } from '../observe/latency.ts';
+import { sleep, systemClock } from '../../base/clock.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { modulePath } from '../../base/module-path.ts';
+import { Links } from '../../net/link/links.ts';
+import { ObserveError } from '../../observe/errors.ts';
+import { boundsNs, bucketOf, type Histogram, quantileNs, since } from '../../observe/histogram.ts';
+import type { Path } from '../../observe/latency.ts';
 import {
   type LatencyProbes,
   openLatencyProbes,
   readLatencyOf,
   type TapProbe,
-} from '../observe/probes.ts';
-import { echoFrame } from './frames.ts';
-import { ALLOWED, METADATA_ADDRESSES } from './map.ts';
-import { type Proof, Tries } from './proof.ts';
+} from '../../observe/probes.ts';
+import { echoFrame } from '../frames.ts';
+import { ALLOWED, METADATA_ADDRESSES } from '../map.ts';
+import { type Proof, Tries } from '../proof.ts';
+import type { LeasedGuest, World } from '../world.ts';
 import { Wire } from './wire.ts';
-import type { LeasedGuest, World } from './world.ts';
 
 const HOST_MAC = 'aa:fd:00:00:00:01';
 const GUEST = { address: '10.203.0.2', mac: 'aa:fc:00:00:00:21' } as const;

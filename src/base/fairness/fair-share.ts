@@ -7,7 +7,7 @@
  * One greedy owner borrows at most half of the rest, two a third each, and so on, so something is always left for the
  * next. An owner has a place while it holds something. Pure.
  */
-import { assert } from './assert.ts';
+import { assert } from '../assert.ts';
 
 export interface FairShareLimits {
   /** Of all owners together; never exceeded. */

@@ -1,11 +1,11 @@
 /** A TAP whose other end is this program: it sends only what we write (io). */
-import { sleep } from '../base/clock.ts';
-import type { Links } from '../net/link/links.ts';
-import { confineLink } from '../net/link/settings.ts';
-import { closeFd, read, writeBytes } from '../sys/fd.ts';
-import { allocateNative } from '../sys/memory.ts';
-import { createTap } from '../sys/tun.ts';
-import { isEcho } from './frames.ts';
+import { sleep } from '../../base/clock.ts';
+import type { Links } from '../../net/link/links.ts';
+import { confineLink } from '../../net/link/settings.ts';
+import { closeFd, read, writeBytes } from '../../sys/fd.ts';
+import { allocateNative } from '../../sys/memory.ts';
+import { createTap } from '../../sys/tun.ts';
+import { isEcho } from '../frames.ts';
 
 const FRAME_BYTES_MAX = 65_536;
 /** Time after which a frame counts as missing. */

@@ -1,10 +1,10 @@
 /** A program that would be OOM-killed survives if its sandbox may grow, and each step is an event. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Log } from '../base/log.ts';
-import { openControlPlane } from '../runtime/control.ts';
-import type { Runtime } from '../runtime/runtime.ts';
-import type { Notes } from './proof.ts';
+import type { Log } from '../../base/log.ts';
+import { openControlPlane } from '../../runtime/control.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import type { Notes } from '../proof.ts';
 
 const SIZE = { memoryMib: 192, diskMib: 64, boot: true } as const;
 const MAX_MIB = 512;

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { FakeClock } from './clock.ts';
+import { FakeClock } from '../clock.ts';
 import { LoopTime } from './loop-time.ts';
 
 it('LoopTime: work that takes more than the limit closes it until that time has been refilled', () => {

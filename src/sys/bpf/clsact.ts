@@ -3,9 +3,9 @@
  * bpf_tc_… (libbpf.h). No descriptor holds them: they stay until they or their interface are removed. Only for
  * interfaces that do not outlive their purpose.
  */
-import { ignore } from '../base/ignore.ts';
+import { ignore } from '../../base/ignore.ts';
+import { SyscallError } from '../libc.ts';
 import { checked, lib } from './libbpf.ts';
-import { SyscallError } from './libc.ts';
 
 /** BPF_TC_INGRESS, BPF_TC_EGRESS. */
 const POINTS = { ingress: 1, egress: 2 } as const;

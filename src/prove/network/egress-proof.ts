@@ -1,6 +1,6 @@
 /** A guest with an allowlist reaches only what the list names. */
-import { parsePolicy } from '../net/policy/egress-rules.ts';
-import { forgedRequests, get } from './forged-requests.ts';
+import { parsePolicy } from '../../net/policy/egress-rules.ts';
+import { forgedRequests, get } from '../forged-requests.ts';
 import {
   ALLOWED,
   FOREIGN_RESOLVER,
@@ -9,10 +9,10 @@ import {
   LISTED_ADDRESS,
   OTHER,
   PRIVATE_ADDRESSES,
-} from './map.ts';
-import { eventually, type Forbidden, type Proof, Tries } from './proof.ts';
+} from '../map.ts';
+import { eventually, type Forbidden, type Proof, Tries } from '../proof.ts';
+import { type Guest, HOST_PORT, type LeasedGuest, type World } from '../world.ts';
 import { requestTries } from './request-tries.ts';
-import { type Guest, HOST_PORT, type LeasedGuest, type World } from './world.ts';
 
 const GUEST_PORT = 7000;
 const ALLOW = [
