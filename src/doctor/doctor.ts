@@ -18,10 +18,10 @@ import { SPACE_BYTES } from '../runtime/setup.ts';
 import {
   confineChoice,
   foreseeVmm,
-  judgeFirecracker,
+  surveyVmms,
   type VmmChoice,
+  type VmmSurvey,
 } from '../runtime/vmm-choice.ts';
-import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import type { Check, Finding } from './check.ts';
 import { checkGpu } from './gpu.ts';
@@ -35,6 +35,7 @@ export interface DoctorOptions {
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
 interface Exam extends DoctorOptions {
+  readonly survey: VmmSurvey;
   /** The VMM that a start would choose. */
   readonly choice: VmmChoice;
 }
@@ -42,10 +43,11 @@ interface Exam extends DoctorOptions {
 export async function examine({ config, log }: DoctorOptions): Promise<Check[]> {
   const home = resolveHome(config.home);
   const options = { config: await withFirecracker(config, home), log };
-  const choice = await foreseeVmm({ ...options, home }).catch(
+  const survey = await surveyVmms({ ...options, home });
+  const choice = await foreseeVmm({ ...options, home }, survey).catch(
     (error: unknown): VmmChoice => ({ vmm: 'qemu', reason: describeError(error) }),
   );
-  const exam = { ...options, choice };
+  const exam = { ...options, survey, choice };
   const checks: readonly [string, (exam: Exam) => Promise<Finding> | Finding][] = [
     ['node', checkNode],
     ['privileges', checkPrivileges],
@@ -99,9 +101,7 @@ async function checkPackages(): Promise<Finding> {
   };
 }
 
-async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
-  const home = resolveHome(config.home);
-  const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
+function checkAccelerator({ survey: { verdict } }: Exam): Finding {
   if (verdict.accelerator === 'kvm') return ok(`KVM: ${verdict.reason}`);
   if (verdict.accelerator === 'none') {
     return {
@@ -120,27 +120,25 @@ async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
 }
 
 /** Whether Firecracker runs VMs here, and why. */
-async function checkFirecracker({ config, choice }: Exam): Promise<Finding> {
-  const { version, problem } = await judgeFirecracker(config.firecracker);
-  if (config.vmm === 'firecracker') return await checkRequested(config, { version, problem });
-  if (problem !== null) return await notInstalled(config, problem);
+function checkFirecracker({ config, survey, choice }: Exam): Finding {
+  const { version, problem } = survey.firecracker;
+  if (config.vmm === 'firecracker') return checkRequested(survey);
+  if (problem !== null) {
+    // Worth a remedy only where it would be used.
+    const isUseful = config.vmm === 'auto' && survey.verdict.details.kvm.usable;
+    return {
+      verdict: 'unused',
+      detail: problem,
+      remedy: isUseful ? INSTALL_FIRECRACKER : null,
+    };
+  }
   if (choice.vmm === 'firecracker') return ok(`${version}, used: ${choice.reason}`);
   const why = config.vmm === 'qemu' ? 'QEMU is configured' : choice.reason;
   return { verdict: 'unused', detail: `${version} is installed, but ${why}`, remedy: null };
 }
 
-/** Worth a remedy only where it would be used. */
-async function notInstalled({ home, vmm }: Config, detail: string): Promise<Finding> {
-  const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
-  const remedy = vmm === 'auto' && kvm.usable ? INSTALL_FIRECRACKER : null;
-  return { verdict: 'unused', detail, remedy };
-}
-
-async function checkRequested(
-  { home }: Config,
-  { version, problem }: Awaited<ReturnType<typeof judgeFirecracker>>,
-): Promise<Finding> {
-  const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
+function checkRequested({ verdict, firecracker: { version, problem } }: VmmSurvey): Finding {
+  const { kvm } = verdict.details;
   const why = problem ?? (kvm.usable ? null : `${version} is installed, but ${kvm.reason}`);
   if (why === null) return ok(`${version}, used as configured`);
   return {
