@@ -14,7 +14,7 @@ import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
-import { copyPinned, isUrl, sourceName } from './pinned-source.ts';
+import { copyPinned, isUrl } from './pinned-source.ts';
 import { type Job, type PrepareContext, prepareArtifact } from './prepare.ts';
 import { extractFile, listArchive } from './release-archive.ts';
 import { digestBytes } from './verify.ts';
@@ -69,7 +69,7 @@ export async function prepareFirecracker(
       await fetchPrograms(job, source);
       // Whatever the umask: the mode that files are created with is less.
       for (const path of Object.values(pathsIn(job.outDir))) await chmod(path, MODE);
-      return { version: await check(pathsIn(job.outDir)), source: sourceName(source.from) };
+      return { version: await check(pathsIn(job.outDir)), source: source.from };
     },
   });
   // The newest is the one that is found, whenever it was installed first.
@@ -113,13 +113,9 @@ async function fetchPrograms(job: Job, source: FirecrackerSource): Promise<void>
     return;
   }
   if (second !== undefined) {
-    throw new ImageError(
-      'source_invalid',
-      `install ${sourceName(from)}: an archive needs one digest`,
-      {
-        remedy: 'Name the SHA-256 of the archive: --sha256 DIGEST.',
-      },
-    );
+    throw new ImageError('source_invalid', `install ${from}: an archive needs one digest`, {
+      remedy: 'Name the SHA-256 of the archive: --sha256 DIGEST.',
+    });
   }
   await unpackBoth(job, from, first);
 }
@@ -162,7 +158,7 @@ async function unpackBoth(job: Job, from: string, sha256: string): Promise<void>
     },
   });
   report(COPY_FRACTION, 'unpack');
-  const names = pickPrograms(await listArchive(archive, signal), sourceName(from));
+  const names = pickPrograms(await listArchive(archive, signal), from);
   for (const program of PROGRAMS) {
     const options = { mode: MODE, bytesMax: PROGRAM_BYTES_MAX, signal };
     await extractFile(archive, names[program], join(outDir, program), options);

@@ -37,6 +37,7 @@ import {
   GUEST_PYTHON,
   PYTHON_TREES,
   REMOVED_PATHS,
+  SCRIPTS,
   SITE_PACKAGES,
   SOURCE_DATE_EPOCH,
   STRIPPED_PACKAGES,
@@ -97,6 +98,7 @@ export function guestBaseRecipe(locks: Locks): Recipe<BaseDetails> {
     ETC_LINES,
     ETC_LINKS,
     REMOVED_PATHS,
+    SCRIPTS,
     STRIPPED_PACKAGES,
     USER,
   ];
@@ -275,6 +277,10 @@ export async function makeReadable(
 const BUILT_PATHS: readonly string[] = [
   ...PYTHON_TREES,
   ...Object.keys(ETC_FILES),
+  ...Object.keys(SCRIPTS),
+  '.cargo',
+  'etc/apt/sources.list.d',
+  'etc/neurovisor',
   'var/cache/apt',
   'var/lib/apt/lists',
   'var/log',
@@ -285,9 +291,14 @@ async function configure(root: string): Promise<void> {
   await forgetScripts(root);
   for (const path of REMOVED_PATHS) await rm(join(root, path), { recursive: true, force: true });
   for (const [path, content] of Object.entries(ETC_FILES)) {
-    await writeFile(join(root, path), content);
+    await writeFile(await placeIn(root, path), content);
   }
-  for (const [path, target] of Object.entries(ETC_LINKS)) await symlink(target, join(root, path));
+  for (const [path, script] of Object.entries(SCRIPTS)) {
+    await writeFile(await placeIn(root, path), script, { mode: 0o755 });
+  }
+  for (const [path, target] of Object.entries(ETC_LINKS)) {
+    await symlink(target, await placeIn(root, path));
+  }
   for (const [path, line] of Object.entries(ETC_LINES)) await appendFile(join(root, path), line);
   // Programs recreate the other removed directories; these must exist.
   for (const path of EMPTY_DIRS) await mkdir(join(root, path), { recursive: true });

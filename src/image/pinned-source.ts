@@ -14,7 +14,7 @@ import { ImageError } from './errors.ts';
 const STILL_MS_MAX = 60_000;
 
 export interface PinnedSource {
-  /** Path, or http(s) URL; its user and password are sent as basic authentication. */
+  /** Path, or http(s) URL. */
   readonly from: string;
   /** Of the whole file, hexadecimal. */
   readonly sha256: string;
@@ -29,13 +29,6 @@ interface CopyOptions {
 }
 
 export const isUrl = (text: string): boolean => /^https?:\/\//i.test(text);
-
-/** How messages and manifests name a source: without what may be a credential, which is a URL's user, password and query. */
-export function sourceName(from: string): string {
-  if (!isUrl(from)) return from;
-  const { origin, pathname } = new URL(from);
-  return `${origin}${pathname}`;
-}
 
 /**
  * @param to a path where nothing is; after an error it must not be used
@@ -75,10 +68,10 @@ export async function copyPinned(
       signal: stop,
     });
   } catch (cause) {
-    if (signal.aborted) throw new ImageError('cancelled', `copy ${sourceName(from)}`, { cause });
+    if (signal.aborted) throw new ImageError('cancelled', `copy ${from}`, { cause });
     if (cause instanceof ImageError) throw cause;
     if (!isUrl(from) || isDiskFull(cause)) throw cause;
-    throw new ImageError('install_failed', `download ${sourceName(from)}`, {
+    throw new ImageError('install_failed', `download ${from}`, {
       cause: idle.signal.aborted ? idle.signal.reason : cause,
       remedy: 'Check the connection, or download it by other means and name the file.',
     });
@@ -87,8 +80,7 @@ export async function copyPinned(
   }
   const found = hash.digest('hex');
   if (found === sha256) return;
-  const name = sourceName(from);
-  throw new ImageError('source_invalid', `verify ${name}: its SHA-256 is ${found}, not ${sha256}`, {
+  throw new ImageError('source_invalid', `verify ${from}: its SHA-256 is ${found}, not ${sha256}`, {
     remedy: 'Compare the digest with the one that its publisher names; do not use the file.',
   });
 }
@@ -99,14 +91,7 @@ interface Opened {
 }
 
 async function openUrl(source: PinnedSource, signal: AbortSignal): Promise<Opened> {
-  const url = new URL(source.from);
-  const [user, password] = [url.username, url.password].map(decodeURIComponent);
-  // `fetch` refuses a URL that has them, with an error that repeats them.
-  url.username = '';
-  url.password = '';
-  const basic = Buffer.from(`${user}:${password}`).toString('base64');
-  const headers = user || password ? { authorization: `Basic ${basic}` } : {};
-  const response = await fetch(url, { signal, headers });
+  const response = await fetch(source.from, { signal });
   if (!response.ok || response.body === null) {
     await response.body?.cancel();
     throw new Error(`the server answered ${response.status}`);
@@ -139,6 +124,6 @@ async function openFile(source: PinnedSource): Promise<Opened> {
 function tooLarge({ from, bytesMax }: PinnedSource): ImageError {
   return new ImageError(
     'source_invalid',
-    `read ${sourceName(from)}: it has more than ${Math.floor(bytesMax / MIB)} MiB`,
+    `read ${from}: it has more than ${Math.floor(bytesMax / MIB)} MiB`,
   );
 }

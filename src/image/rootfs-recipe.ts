@@ -57,6 +57,8 @@ export const REMOVED_PATHS: readonly string[] = [
   'var/log',
   // pip writes the path of the host's interpreter into these.
   `${SITE_PACKAGES}/bin`,
+  // Tells pip to install nothing: the image's Python packages are not Debian's.
+  `usr/lib/python${GUEST_PYTHON}/EXTERNALLY-MANAGED`,
 ];
 
 /** Removed directories that programs do not recreate. */
@@ -71,10 +73,39 @@ export const STRIPPED_PACKAGES: readonly string[] = ['regex', 'xxhash', 'yaml', 
 
 export const USER = { name: 'user', uid: 1000, home: '/home/user' } as const;
 
+/** Debian's own names: the host's mirrors stay on the host. The package gateway knows them, too. */
+const APT_SOURCES = `Types: deb
+URIs: http://deb.debian.org/debian
+Suites: ${GUEST_CODENAME} ${GUEST_CODENAME}-updates
+Components: main
+Signed-By: ${DEBIAN_KEYRING}
+
+Types: deb
+URIs: http://deb.debian.org/debian-security
+Suites: ${GUEST_CODENAME}-security
+Components: main
+Signed-By: ${DEBIAN_KEYRING}
+`;
+
 /** Written into the image: path → content. */
 export const ETC_FILES: Readonly<Record<string, string>> = {
   'etc/resolv.conf': '',
   'etc/fstab': '',
+  'etc/apt/sources.list.d/debian.sources': APT_SOURCES,
+  // Named by APT_CONFIG in a sandbox whose packages come from the host.
+  'etc/neurovisor/apt.conf': 'Acquire::http::Proxy "http://127.0.0.1:11435";\n',
+};
+
+const PIP_SCRIPT = `#!/usr/bin/python3
+import sys
+from pip._internal.cli.main import main
+sys.exit(main())
+`;
+
+/** Programs written into the image: path → script. */
+export const SCRIPTS: Readonly<Record<string, string>> = {
+  'usr/local/bin/pip': PIP_SCRIPT,
+  'usr/local/bin/pip3': PIP_SCRIPT,
 };
 
 /**
@@ -85,6 +116,8 @@ export const ETC_LINKS: Readonly<Record<string, string>> = {
   'etc/hostname': '/run/neurovisor/hostname',
   'etc/hosts': '/run/neurovisor/hosts',
   'etc/machine-id': '/run/neurovisor/machine-id',
+  // Written by the agent where the package gateway serves crates; cargo ignores a missing file.
+  '.cargo/config.toml': '/run/neurovisor/cargo.toml',
 };
 
 /** Links that replace files of the base, so that a change of them does not rebuild it. In memory, too. */
