@@ -55,7 +55,7 @@ export const GUEST_LIMITS = {
   helloStepMsMax: 10_000,
 } as const;
 
-export const PORTS = { hello: 1024, inference: 1025, operations: 5000 } as const;
+export const PORTS = { hello: 1024, inference: 1025, packages: 1026, operations: 5000 } as const;
 
 /** Both ends refuse another version. */
 export const PROTOCOL_VERSION = 1;

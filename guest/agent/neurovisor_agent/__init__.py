@@ -11,6 +11,7 @@
                            ├─ settings.py  clock, environment, limits: from the hello, from `update`
                            └─ splice.py    tcp
     <channel>_1025  <── forward.py ─────   127.0.0.1:11434, the inference endpoint of user code
+    <channel>_1026  <── forward.py ─────   127.0.0.1:11435, its package indexes
 
 One thread, one epoll loop (loop.py): forking is safe and nothing needs a lock. Whatever may block, or
 follows hostile paths, runs in a forked child, which imports nothing. Software emulation makes Python 12 to 17 times slower,

@@ -1,4 +1,4 @@
-"""The inference endpoint of user code: 127.0.0.1:11434 in the guest is the bridge on the host.
+"""Endpoints of user code on the guest's loopback: 11434 is the inference bridge on the host, 11435 its packages.
 
 Bytes pass unread. Above `limits.FORWARDS` connections, new ones wait in the listener's backlog. A client
 that connects while the sandbox is being saved or resumed waits until the host is reachable again.
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from .transport import UnixTransport, VsockTransport
 
 _BACKLOG = 128
-_NO_BRIDGE = (
-    b'{"error":{"message":"the inference bridge on the host does not answer",'
-    b'"type":"bridge_unreachable"}}'
-)
+_NO_BRIDGE = b'{"error":{"message":"the host does not answer","type":"bridge_unreachable"}}'
 _UNREACHABLE = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
     b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_NO_BRIDGE), _NO_BRIDGE)
@@ -37,10 +34,12 @@ class Forwarder:
         loop: Loop,
         transport: "VsockTransport | UnixTransport",
         tcp_port: int,
+        vsock_port: int,
         is_linked: "Callable[[], bool]",
     ) -> None:
         self._loop = loop
         self._transport = transport
+        self._vsock_port = vsock_port
         self._is_linked = is_linked
         self._open = 0
         self._listeners: list[_socket.socket] = []
@@ -58,7 +57,7 @@ class Forwarder:
         except OSError as error:
             # A kernel without IPv6 is fine; clients use 127.0.0.1.
             if family == _socket.AF_INET:
-                print(f"neurovisor agent: no inference endpoint: {error}", file=sys.stderr)
+                print(f"neurovisor agent: no endpoint at {address}:{self.tcp_port}: {error}", file=sys.stderr)
             return
         listener.setblocking(False)
         self.tcp_port = listener.getsockname()[1]
@@ -94,7 +93,7 @@ class Forwarder:
                 client.finish()
                 self._count(-1)
 
-        self._transport.dial(limits.PORT_INFERENCE, dialled)
+        self._transport.dial(self._vsock_port, dialled)
 
     def _patience_s(self) -> float:
         """How long to wait. While the sandbox is saved its clock does not run, so only the time around that counts."""

@@ -2,8 +2,10 @@
 
 PORT_HELLO = 1024
 PORT_INFERENCE = 1025
+PORT_PACKAGES = 1026
 PORT_OPERATIONS = 5000
 INFERENCE_TCP_PORT = 11434
+PACKAGES_TCP_PORT = 11435
 
 # Wire. The welcome may carry 32 KiB of environment, which JSON escapes can make 6 times longer.
 REQUEST_LINE_BYTES = 64 * 1024

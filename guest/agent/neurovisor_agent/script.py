@@ -54,6 +54,22 @@ def extend_path(python_path: str | None) -> None:
             sys.path.insert(0, path)
 
 
+def add_user_site(home: str) -> None:
+    """Finds what `pip install` put into the home since the fork server started, where `site` would have it."""
+    python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    path = f"{home}/.local/lib/{python}/site-packages"
+    if path in sys.path or not os.path.isdir(path):
+        return
+    import site
+
+    count = len(sys.path)
+    site.addsitedir(path)
+    added = sys.path[count:]
+    del sys.path[count:]
+    at = next((n for n, one in enumerate(sys.path) if one.endswith("-packages")), count)
+    sys.path[at:at] = added
+
+
 def run(launch: Launch, status_fd: int) -> None:
     """Runs the script and exits with its status. Raises OSError if the script can't be started."""
     assert launch.script is not None
@@ -62,6 +78,7 @@ def run(launch: Launch, status_fd: int) -> None:
     os.environ.update(launch.env)
     _set_streams(unbuffered=bool(launch.env.get("PYTHONUNBUFFERED")))
     _forget()
+    add_user_site(launch.env.get("HOME", ""))
     extend_path(launch.env.get("PYTHONPATH"))
     code, main = _load(launch.script, launch.argv)
     os.close(status_fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import account
+from . import account, limits
 from .cgroup import Cgroups
 from .connection import Connection
 from .hello import Refused, Welcome
@@ -77,7 +77,16 @@ class Serving:
             from .victims import Victims
 
             self._forwarder = Forwarder(
-                self._loop, self._transport, self._inference_port, self._is_linked
+                self._loop,
+                self._transport,
+                self._inference_port,
+                limits.PORT_INFERENCE,
+                self._is_linked,
+            )
+            # Tests of an agent outside a VM give port 0; several agents then share this machine.
+            packages_port = limits.PACKAGES_TCP_PORT if self._inference_port else 0
+            self._packages = Forwarder(
+                self._loop, self._transport, packages_port, limits.PORT_PACKAGES, self._is_linked
             )
             victims = Victims(self._loop, self._transport.in_vm)
             self._monitor = Monitor(self._loop, self._cgroups, victims, self._event)

@@ -6,6 +6,7 @@ that was paused. All fields are checked before any is applied, so a wrong one ch
 
 from __future__ import annotations
 
+import sys
 import time
 
 from . import account, stats
@@ -40,6 +41,7 @@ class Settings:
         # The environment of every program, which its own variables override.
         self.env: dict[str, str] = {}
         self.inference_port = 0
+        self._serves_cargo = False
 
     @property
     def output_max(self) -> int | None:
@@ -48,6 +50,18 @@ class Settings:
     def set_env(self, env: dict[str, str]) -> None:
         """Sets the environment of programs started from now on."""
         self.env = account.base_env(env, self.inference_port)
+        if not self._in_vm or not (self._serves_cargo or "NEUROVISOR_PACKAGES" in env):
+            return
+        from . import packages
+
+        serves = packages.serves_cargo(env)
+        if serves == self._serves_cargo:
+            return
+        try:
+            packages.configure_cargo(serves)
+            self._serves_cargo = serves
+        except OSError as error:
+            print(f"neurovisor agent: cargo finds no packages: {error}", file=sys.stderr)
 
     def limit(self, wanted: dict[str, int], *, has_changed: bool = False) -> None:
         """Sets the limits. `has_changed`: the guest's memory may have another size.
