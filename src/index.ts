@@ -65,6 +65,7 @@ export type {
 } from './sandbox/control.ts';
 export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/ending.ts';
 export type { TimedEvent } from './sandbox/events.ts';
+export type { PackageInfo, PackageOptions } from './sandbox/packages.ts';
 export type { StartTimings } from './sandbox/parts.ts';
 export type { SecretInfo, SecretOptions } from './sandbox/secrets.ts';
 export type {

@@ -6,7 +6,18 @@ import { describe, expect, it } from 'vitest';
 
 const root = join(import.meta.dirname, '..');
 
-const MECHANISMS = ['vsock', 'net', 'jail', 'image', 'observe', 'guest', 'vmm', 'bridge', 'store'];
+const MECHANISMS = [
+  'vsock',
+  'net',
+  'jail',
+  'image',
+  'observe',
+  'guest',
+  'vmm',
+  'bridge',
+  'packages',
+  'store',
+];
 const MECHANISM_TYPES = MECHANISMS.map((name) => `type:${name}`);
 /** Folder → what it may import; `type:` = `import type` only. `runtime` composes, `bench` measures. */
 const LAYERS: Record<string, readonly string[]> = {
@@ -128,6 +139,15 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     'main.ts': ['.', 'flags', 'definitions'],
   },
   jail: { '.': [], seccomp: ['.'] },
+  packages: {
+    '.': [],
+    protocol: ['.'],
+    upstream: ['.', 'protocol'],
+    store: ['.', 'protocol', 'upstream'],
+    host: ['.', 'upstream'],
+    port: ['.', 'protocol', 'upstream', 'store'],
+    'gateway.ts': ['.', 'upstream', 'store', 'port'],
+  },
   net: {
     '.': [],
     addresses: ['.'],

@@ -25,6 +25,7 @@ const SANDBOX: SandboxInfo = {
   autoResume: true,
   onMemoryPressure: 'warn',
   diskLimits: { opsPerSecond: 100 },
+  packages: null,
   network: {
     mode: 'allowlist',
     allow: ['a.example'],

@@ -18,10 +18,10 @@ import { SPACE_BYTES } from '../runtime/setup.ts';
 import {
   confineChoice,
   foreseeVmm,
-  surveyVmms,
+  judgeFirecracker,
   type VmmChoice,
-  type VmmSurvey,
 } from '../runtime/vmm-choice.ts';
+import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import type { Check, Finding } from './check.ts';
 import { checkGpu } from './gpu.ts';
@@ -35,7 +35,6 @@ export interface DoctorOptions {
 const MEMORY_FOR_ONE_SANDBOX_BYTES = 0.75 * GIB;
 
 interface Exam extends DoctorOptions {
-  readonly survey: VmmSurvey;
   /** The VMM that a start would choose. */
   readonly choice: VmmChoice;
 }
@@ -43,11 +42,10 @@ interface Exam extends DoctorOptions {
 export async function examine({ config, log }: DoctorOptions): Promise<Check[]> {
   const home = resolveHome(config.home);
   const options = { config: await withFirecracker(config, home), log };
-  const survey = await surveyVmms({ ...options, home });
-  const choice = await foreseeVmm({ ...options, home }, survey).catch(
+  const choice = await foreseeVmm({ ...options, home }).catch(
     (error: unknown): VmmChoice => ({ vmm: 'qemu', reason: describeError(error) }),
   );
-  const exam = { ...options, survey, choice };
+  const exam = { ...options, choice };
   const checks: readonly [string, (exam: Exam) => Promise<Finding> | Finding][] = [
     ['node', checkNode],
     ['privileges', checkPrivileges],
@@ -101,7 +99,9 @@ async function checkPackages(): Promise<Finding> {
   };
 }
 
-function checkAccelerator({ survey: { verdict } }: Exam): Finding {
+async function checkAccelerator({ config }: DoctorOptions): Promise<Finding> {
+  const home = resolveHome(config.home);
+  const verdict = await probeAccelerator({ cacheDir: home.cacheDir });
   if (verdict.accelerator === 'kvm') return ok(`KVM: ${verdict.reason}`);
   if (verdict.accelerator === 'none') {
     return {
@@ -120,25 +120,27 @@ function checkAccelerator({ survey: { verdict } }: Exam): Finding {
 }
 
 /** Whether Firecracker runs VMs here, and why. */
-function checkFirecracker({ config, survey, choice }: Exam): Finding {
-  const { version, problem } = survey.firecracker;
-  if (config.vmm === 'firecracker') return checkRequested(survey);
-  if (problem !== null) {
-    // Worth a remedy only where it would be used.
-    const isUseful = config.vmm === 'auto' && survey.verdict.details.kvm.usable;
-    return {
-      verdict: 'unused',
-      detail: problem,
-      remedy: isUseful ? INSTALL_FIRECRACKER : null,
-    };
-  }
+async function checkFirecracker({ config, choice }: Exam): Promise<Finding> {
+  const { version, problem } = await judgeFirecracker(config.firecracker);
+  if (config.vmm === 'firecracker') return await checkRequested(config, { version, problem });
+  if (problem !== null) return await notInstalled(config, problem);
   if (choice.vmm === 'firecracker') return ok(`${version}, used: ${choice.reason}`);
   const why = config.vmm === 'qemu' ? 'QEMU is configured' : choice.reason;
   return { verdict: 'unused', detail: `${version} is installed, but ${why}`, remedy: null };
 }
 
-function checkRequested({ verdict, firecracker: { version, problem } }: VmmSurvey): Finding {
-  const { kvm } = verdict.details;
+/** Worth a remedy only where it would be used. */
+async function notInstalled({ home, vmm }: Config, detail: string): Promise<Finding> {
+  const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
+  const remedy = vmm === 'auto' && kvm.usable ? INSTALL_FIRECRACKER : null;
+  return { verdict: 'unused', detail, remedy };
+}
+
+async function checkRequested(
+  { home }: Config,
+  { version, problem }: Awaited<ReturnType<typeof judgeFirecracker>>,
+): Promise<Finding> {
+  const { kvm } = (await probeAccelerator({ cacheDir: resolveHome(home).cacheDir })).details;
   const why = problem ?? (kvm.usable ? null : `${version} is installed, but ${kvm.reason}`);
   if (why === null) return ok(`${version}, used as configured`);
   return {

@@ -15,8 +15,8 @@ import { absentArtifacts } from '../image/prepared.ts';
 import { openCgroups } from '../jail/open.ts';
 import { withFirecracker } from '../runtime/firecracker-binary.ts';
 import { Runtime, SOURCE_DIR } from '../runtime/runtime.ts';
-import { confineChoice, foreseeVmm, surveyVmms, type VmmSurvey } from '../runtime/vmm-choice.ts';
-import type { ProbeVerdict } from '../vmm/accelerator/probe.ts';
+import { confineChoice, foreseeVmm, judgeFirecracker } from '../runtime/vmm-choice.ts';
+import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { findBinary, readJailerVersion } from '../vmm/firecracker/installation.ts';
 import { namesHere, type PrivateTexts, pathForms, publicError, publicText } from './public-text.ts';
 import { type HostFacts, thisHost } from './security.ts';
@@ -92,11 +92,11 @@ export async function reportHost(
   const { config, env, say } = options;
   const secrets = { names: namesHere(env), paths: pathsOf(config, env) };
   say('probing');
-  const survey = await surveyVmms({ config, home });
-  const { verdict, firecracker } = survey;
-  const [jailer, jail, cgroups] = await Promise.all([
+  const [verdict, firecracker, jailer, jail, cgroups] = await Promise.all([
+    probeAccelerator({ cacheDir: home.cacheDir }),
+    judgeFirecracker(config.firecracker),
     jailerVersion(config),
-    reportJail(config, survey, secrets),
+    reportJail(config, secrets),
     openCgroups(silentLog),
   ]);
   given.signal.throwIfAborted();
@@ -135,14 +135,13 @@ export async function reportHost(
 
 async function reportJail(
   config: Config,
-  survey: VmmSurvey,
   secrets: PrivateTexts,
 ): Promise<Pick<HostReport, 'vmm' | 'jail'>> {
   const home = resolveHome(config.home);
   const { jail: mode } = config;
   try {
     const options = { config, home, log: silentLog };
-    const choice = await foreseeVmm(options, survey);
+    const choice = await foreseeVmm(options);
     const confinement = await confineChoice(choice, options);
     await confinement.close();
     const { state, description, gaps } = confinement;

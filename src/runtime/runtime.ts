@@ -25,6 +25,7 @@ import { listenForGuest } from '../guest/link.ts';
 import { type Home, resolveHome } from '../home.ts';
 import { createOverlay } from '../image/overlay.ts';
 import type { HostNetwork } from '../net/lease/lease.ts';
+import type { IndexSet, PackageGateway } from '../packages/gateway.ts';
 import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
@@ -56,13 +57,14 @@ import { withFirecracker } from './firecracker-binary.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
+import { openPackages } from './packages.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
 import { SharedRam } from './shared-ram.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { chooseUpstream, type Upstream } from './upstream.ts';
 import { decideVmm } from './vmm-choice.ts';
-import { inferenceSocket, makeWorkspace, reclaim } from './workspace.ts';
+import { inferenceSocket, makeWorkspace, packageSocket, reclaim } from './workspace.ts';
 
 export interface RuntimeOptions {
   readonly config: Config;
@@ -79,6 +81,8 @@ export interface RuntimeOptions {
   readonly withoutModel?: boolean;
   /** Opens the host's network for the first sandbox that needs one. Default: the kernel's. */
   readonly openNetwork?: () => Promise<HostNetwork>;
+  /** Where sandboxes' packages come from. Default: the indexes that the host's own clients use. */
+  readonly packageIndexes?: (() => Promise<IndexSet>) | undefined;
   /** For benchmarks: another kernel, which sandboxes can only boot. */
   readonly kernelPath?: string;
   /** For benchmarks: changes the launch of QEMU. */
@@ -109,6 +113,7 @@ export class Runtime {
   readonly #guestTraces: GuestTraces | null;
   readonly #options: RuntimeOptions;
   readonly #bridge: Bridge;
+  readonly #packages: PackageGateway;
   readonly #vmmMemory: VmmMemory;
   readonly #probes: KernelProbes;
   readonly #violations: VmmViolations;
@@ -130,6 +135,7 @@ export class Runtime {
       artifacts: Artifacts;
       upstream: Upstream;
       bridge: Bridge;
+      packages: PackageGateway;
       network: Network;
       metrics: HostMetrics;
       tracer: Tracer;
@@ -155,6 +161,7 @@ export class Runtime {
     this.tracer = made.tracer;
     this.#guestTraces = made.guests;
     this.#bridge = made.bridge;
+    this.#packages = made.packages;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
     this.templates = new Templates(setupContext(options, made.home), made.artifacts, {
@@ -233,6 +240,9 @@ export class Runtime {
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
+      const packages = openPackages({ home, log, indexes: options.packageIndexes });
+      cleanup.push('packages', () => packages.close());
+      metrics.registry.add(...packages.metrics());
       const kinds = options.observes === true ? config.probes : null;
       const probes = new KernelProbes({ probes: kinds, home, log });
       cleanup.push('probes', () => probes.close());
@@ -258,6 +268,7 @@ export class Runtime {
         artifacts,
         upstream,
         bridge,
+        packages,
         network,
         violations,
         probes,
@@ -408,6 +419,13 @@ export class Runtime {
           close: () => port.close(),
         };
       },
+      attachPackages: (sandboxId, channelPath, policy, onFetch) =>
+        this.#packages.attach({
+          sandboxId,
+          socketPath: packageSocket(channelPath),
+          policy,
+          onFetch,
+        }),
       hostMemory: (vmmPid, id) => this.#probes.watchVmm(id, vmmPid, this.#vmmMemory.watch(vmmPid)),
       hostViolations: (vmmPid) => this.#violations.watch(vmmPid),
       leaseNetwork: (id, network, secrets) => this.network.lease(id, network, secrets),

@@ -25,39 +25,18 @@ interface ChoiceOptions {
   readonly log: Log;
 }
 
-/** What this machine has to run VMs with. */
-export interface VmmSurvey {
-  readonly verdict: ProbeVerdict;
-  readonly firecracker: FirecrackerVerdict;
-}
-
-export async function surveyVmms({
-  config,
-  home,
-}: Pick<ChoiceOptions, 'config' | 'home'>): Promise<VmmSurvey> {
-  const [verdict, firecracker] = await Promise.all([
-    probeAccelerator({ cacheDir: home.cacheDir }),
-    judgeFirecracker(config.firecracker),
-  ]);
-  return { verdict, firecracker };
-}
-
 /**
  * Chooses before the set-up, which takes minutes.
- * @param survey default: taken here
  * @throws RuntimeError `no_accelerator`: the requested VMM can't run here; `jail_unavailable`
  */
-export async function decideVmm(options: ChoiceOptions, survey?: VmmSurvey): Promise<VmmChoice> {
+export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
   const { config, home, log } = options;
   if (config.vmm === 'qemu') return { vmm: 'qemu', reason: AS_CONFIGURED };
-  const verdict = survey?.verdict ?? (await probeAccelerator({ cacheDir: home.cacheDir }));
-  const { kvm, qemu } = verdict.details;
+  const { kvm, qemu } = (await probeAccelerator({ cacheDir: home.cacheDir })).details;
   const isAsked = config.vmm === 'firecracker';
   // Without KVM, `auto` doesn't ask for Firecracker's version.
   const isLookedFor = isAsked || kvm.usable;
-  const firecracker = isLookedFor
-    ? (survey?.firecracker ?? (await judgeFirecracker(config.firecracker)))
-    : null;
+  const firecracker = isLookedFor ? await judgeFirecracker(config.firecracker) : null;
   const choice = chooseVmm(config, kvm, firecracker);
   if (choice.vmm === 'qemu' || isAsked || config.jail === 'off') return choice;
   const { confineFirecracker } = await import('./firecracker.ts');
@@ -85,9 +64,9 @@ export async function decideVmm(options: ChoiceOptions, survey?: VmmSurvey): Pro
  * The choice of a start, without its warnings, for diagnosis. A requested Firecracker is the choice even where it can't run.
  * @throws RuntimeError `jail_unavailable`
  */
-export async function foreseeVmm(options: ChoiceOptions, survey?: VmmSurvey): Promise<VmmChoice> {
+export async function foreseeVmm(options: ChoiceOptions): Promise<VmmChoice> {
   if (options.config.vmm === 'firecracker') return { vmm: 'firecracker', reason: AS_CONFIGURED };
-  return await decideVmm({ ...options, log: withoutWarnings(options.log) }, survey);
+  return await decideVmm({ ...options, log: withoutWarnings(options.log) });
 }
 
 /** The jail of that VMM, with its gaps. @throws RuntimeError `jail_unavailable` */

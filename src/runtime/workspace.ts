@@ -48,6 +48,8 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
 
 /** The socket where a guest's requests to its model arrive. */
 export const inferenceSocket = (channelPath: string): string => `${channelPath}_${PORTS.inference}`;
+/** The socket where a guest's requests for packages arrive. */
+export const packageSocket = (channelPath: string): string => `${channelPath}_${PORTS.packages}`;
 
 /**
  * Kills the VMMs and removes the directories of sandboxes whose owner is gone. Returns the number of directories.

@@ -15,6 +15,7 @@ import type { GatewayUse } from '../net/lease/lease.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
 
 import type { TimedEvent } from './events.ts';
+import type { PackageInfo } from './packages.ts';
 import type { StartTimings } from './parts.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
 import type {
@@ -217,6 +218,8 @@ export interface SandboxInfo {
   readonly onMemoryPressure: MemoryAction;
   /** An absent limit means unlimited. */
   readonly diskLimits: DiskLimits;
+  /** Null: it may fetch no packages. */
+  readonly packages: PackageInfo | null;
   /** Null: no network. */
   readonly network: NetworkInfo | null;
   /** Without values. */

@@ -1,4 +1,5 @@
 /** What happens to a sandbox, as its owner reads it. */
+import type { PackageFetch } from '../packages/gateway.ts';
 import type { EndInfo } from './ending.ts';
 import type { MemoryEvent } from './memory-events.ts';
 
@@ -26,13 +27,18 @@ export interface ActionEvent {
   readonly detail: string;
 }
 
+/** A page or file of a package that the sandbox asked the host's gateway for. */
+export interface PackageEvent extends PackageFetch {
+  readonly type: 'package';
+}
+
 /** The last event of a sandbox. */
 export interface EndEvent {
   readonly type: 'end';
   readonly end: EndInfo;
 }
 
-export type SandboxEventBody = MemoryEvent | DiskEvent | ActionEvent | EndEvent;
+export type SandboxEventBody = MemoryEvent | DiskEvent | PackageEvent | ActionEvent | EndEvent;
 
 export type TimedEvent = SandboxEventBody & {
   /** From 1, without gaps except for events that are no longer kept. */

@@ -37,6 +37,7 @@ export const RANGES = {
   diskBytesPerSecond: { min: 64 * 1024, max: 1_000_000_000_000 },
   diskOpsPerSecond: { min: 10, max: 100_000_000 },
   secretCharacters: { min: 16, max: 4096 },
+  packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
 } as const satisfies Record<string, Range>;
 
 export const REQUEST_LIMITS = {

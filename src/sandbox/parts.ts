@@ -5,11 +5,13 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import type { PackagePolicy } from '../base/package-policy.ts';
 import type { GuestIdentity } from '../guest/identity.ts';
 import type { GuestListener } from '../guest/link.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
 import type { EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
+import type { PackageFetch } from '../packages/gateway.ts';
 import type { Tracer } from '../trace/trace.ts';
 import type { VmDisk, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
@@ -37,6 +39,12 @@ export interface GuestMemory {
   readonly path: string;
   /** Idempotent. Other open descriptors keep the memory. */
   close(): void;
+}
+
+export interface PackagePort {
+  /** For new requests. Null: nothing may be fetched. */
+  setPolicy(policy: PackagePolicy | null): void;
+  close(): Promise<void>;
 }
 
 export interface InferencePort {
@@ -120,6 +128,13 @@ export interface SandboxParts {
   allocateCid(): { readonly cid: number; release(): void };
   listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
   attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<InferencePort>;
+  /** Absent: this host serves no packages. */
+  attachPackages?(
+    sandboxId: string,
+    channelPath: string,
+    policy: PackagePolicy | null,
+    onFetch: (fetch: PackageFetch) => void,
+  ): Promise<PackagePort>;
   /**
    * Absent: this host has no network for sandboxes.
    * @throws SandboxError `network_unavailable`, `secrets_missing`

@@ -1,6 +1,7 @@
 /** The spec of a sandbox. Checked once, here; a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import type { PackagePolicy } from '../base/package-policy.ts';
 import { isFieldPath } from '../base/text/field-path.ts';
 import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
 import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
@@ -8,6 +9,7 @@ import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
 import { SandboxError } from './errors.ts';
 import { isInRange, RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
+import { type PackageOptions, packageInfo, packagePolicy } from './packages.ts';
 import {
   makeSecrets,
   placeholdersOf,
@@ -37,6 +39,8 @@ export interface SandboxSpec {
   /** For all disks together; with Firecracker for each disk. Applied once the sandbox is ready. */
   readonly diskLimits: DiskLimits;
   readonly models: ModelPolicy;
+  /** What it may fetch through the host's package gateway; null: nothing. Needs no network card. */
+  readonly packages: PackagePolicy | null;
   /** Null: no network card. The model needs none. */
   readonly network: NetworkSpec | null;
   /** Their hosts are allowed in addition to the policy of `network`. */
@@ -121,12 +125,14 @@ export function withDefaultModel(
 }
 
 /** Fields that a request has in another form, or not at all. */
-type Derived = 'id' | 'hostname' | 'models' | 'network' | 'secrets' | 'authority';
+type Derived = 'id' | 'hostname' | 'models' | 'packages' | 'network' | 'secrets' | 'authority';
 
 export type SandboxOptions = {
   readonly [K in Exclude<keyof SandboxSpec, Derived>]?: SandboxSpec[K] | undefined;
 } & {
   readonly models?: Partial<ModelPolicy> | undefined;
+  /** Default: null. */
+  readonly packages?: PackageOptions | null | undefined;
   /** Default: null. */
   readonly network?: NetworkOptions | null | undefined;
   /** With secrets, `network` defaults to an allowlist of only their hosts. */
@@ -205,6 +211,7 @@ export function makeSpec(
     channelLimits: checkChannelLimits(options.channelLimits ?? {}),
     diskLimits: checkDiskLimits(options.diskLimits ?? {}),
     models,
+    packages: packagePolicy(options.packages ?? null),
     network: networkWith(secrets, networkSpec(options.network ?? null, parseEgress)),
     secrets,
     console: options.console ?? 'log',
@@ -317,11 +324,19 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
 export function specInfo(
   spec: Pick<
     SandboxSpec,
-    'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'diskLimits' | 'secrets'
+    'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'diskLimits' | 'packages' | 'secrets'
   >,
 ) {
-  const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, secrets } = spec;
-  return { cpus, memoryMib, memoryMaxMib, diskMib, diskLimits, secrets: secretInfo(secrets) };
+  const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, packages, secrets } = spec;
+  return {
+    cpus,
+    memoryMib,
+    memoryMaxMib,
+    diskMib,
+    diskLimits,
+    packages: packages && packageInfo(packages),
+    secrets: secretInfo(secrets),
+  };
 }
 
 /** The fields that are never written to disk, as this process knows them, for a spec that was read from disk. */

@@ -35,6 +35,7 @@ import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
 import { RANGES } from '../../src/sandbox/limits.ts';
+import { packageInfo } from '../../src/sandbox/packages.ts';
 import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
 import { followLogs } from '../../src/sandbox/plane/logs.ts';
 import { checkRequest } from '../../src/sandbox/request.ts';
@@ -362,6 +363,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       ...from,
       accelerator: 'fake',
       diskLimits: spec.diskLimits,
+      packages: spec.packages && packageInfo(spec.packages),
       network: networkInfo(spec.network),
       secrets: secretInfo(spec.secrets),
       createdAtMs: systemClock.wall(),

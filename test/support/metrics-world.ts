@@ -1,5 +1,6 @@
 /** A host without VMs, a bridge with a scripted model server and the REST server, all of them counted. */
 import { mkdtemp, rm } from 'node:fs/promises';
+import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ApiServer, createApiServer } from '../../src/api/server.ts';
@@ -8,6 +9,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { type Bridge, createBridge } from '../../src/bridge/bridge.ts';
 import type { TakeTraces } from '../../src/bridge/guest-traces.ts';
+import { createPackageGateway } from '../../src/packages/gateway.ts';
 import { KernelProbes } from '../../src/probes/kernel-probes.ts';
 import { VmmViolations } from '../../src/probes/vmm-violations.ts';
 import type { ControlPlane } from '../../src/sandbox/control.ts';
@@ -72,6 +74,18 @@ export async function openMetricsWorld(
   const violations = { clock: systemClock, log: silentLog, vmm: 'qemu', source: null };
   metrics.registry.add(...new VmmViolations(violations).metrics);
   metrics.registry.add(spansMetric(() => ({ exported: 0, dropped: 0, failed: 0 })));
+  const packages = createPackageGateway({
+    indexes: async () => ({}),
+    cacheDir: dir,
+    isPublic: () => false,
+    clock: systemClock,
+    log: silentLog,
+  });
+  cleanup.push('packages', () => packages.close());
+  metrics.registry.add(...packages.metrics());
+  const packagePath = join(dir, 'guest_1026');
+  await packages.attach({ sandboxId: 'guest', socketPath: packagePath, policy: null });
+  await refusedPackage(packagePath);
   const guestSocket = async (sandboxId: string): Promise<string> => {
     const path = join(dir, `${sandboxId}_1025`);
     await bridge.attach({ sandboxId, socketPath: path });
@@ -103,4 +117,17 @@ export async function openMetricsWorld(
     infer: (body) => call(socketPath, '/v1/chat/completions', body),
     [Symbol.asyncDispose]: () => cleanup.run(),
   };
+}
+
+/** A fetch that is counted. */
+function refusedPackage(socketPath: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const path = `/pypi/files/${'0'.repeat(64)}/demo-1.0-py3-none-any.whl`;
+    const sent = request({ socketPath, path, agent: false }, (answer) => {
+      answer.resume();
+      answer.once('end', resolve);
+    });
+    sent.once('error', reject);
+    sent.end();
+  });
 }

@@ -13,7 +13,7 @@ import { readConfig } from '../../src/config.ts';
 import type { Guest, ProcessExit, PythonSpec } from '../../src/guest/link.ts';
 import { resolveHome } from '../../src/home.ts';
 import { type OpenControlPlane, openControlPlane } from '../../src/runtime/control.ts';
-import { Runtime } from '../../src/runtime/runtime.ts';
+import { Runtime, type RuntimeOptions } from '../../src/runtime/runtime.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 
@@ -27,6 +27,7 @@ export interface RuntimeFixture {
 export function useRuntime(
   upstream: string | (() => string) = 'engine',
   log: Log = silentLog,
+  packageIndexes?: RuntimeOptions['packageIndexes'],
 ): RuntimeFixture {
   let runtime: Runtime | undefined;
   const usage: UsageRecord[] = [];
@@ -38,6 +39,7 @@ export function useRuntime(
       log,
       signal: new AbortController().signal,
       onUsage: (record) => void usage.push(record),
+      packageIndexes,
     });
   });
   afterAll(() => runtime?.close());

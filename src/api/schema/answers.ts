@@ -24,6 +24,7 @@ import {
   networkMode,
   onMemoryPressure,
   onTimeout,
+  packageEcosystem,
   pausedTo,
   sandboxId,
   secretPlace,
@@ -157,6 +158,17 @@ export const timedEvent: z.ZodType<SandboxTimedEvent> = z
       toMib: count,
       durationMs: ms,
     }),
+    event('PackageEvent', {
+      type: z.literal('package'),
+      ecosystem: packageEcosystem,
+      name: z.string(),
+      version: z.string().describe('Empty: a page, or not known.'),
+      file: z.string().describe('Empty: the page of the name.'),
+      outcome: z.string().describe('`ok`, or why not: `denied`, `too_young`, `not_locked`, ….'),
+      digest: z.string().describe('`sha256:…`; empty: a page, or not known.'),
+      bytes: count.describe('Sent to the sandbox.'),
+      cached: z.boolean().describe('True: no index was asked.'),
+    }),
     event('EndEvent', { type: z.literal('end'), end: endInfo }),
   ])
   .meta({ id: 'SandboxEvent' });
@@ -201,6 +213,15 @@ const networkInfo = z
       .describe('What the gateway allowed and refused; null while there is no network card.'),
   })
   .meta({ id: 'Network' });
+const packageInfo = z
+  .object({
+    ecosystems: z.array(packageEcosystem),
+    allow: z.array(z.string()),
+    deny: z.array(z.string()),
+    minAgeMs: ms.nullable(),
+    lockedFiles: count.nullable().describe('Files that the lock names; null: no lock.'),
+  })
+  .meta({ id: 'Packages' });
 const secretInfo = z
   .object({
     name: z.string(),
@@ -236,6 +257,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     autoResume: z.boolean(),
     onMemoryPressure,
     diskLimits,
+    packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
     network: networkInfo.nullable().describe('Network policy; null: no network.'),
     secrets: z
       .array(secretInfo)

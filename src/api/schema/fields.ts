@@ -7,6 +7,7 @@
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
+import { ECOSYSTEMS } from '../../base/package-policy.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
 import { isAtMost } from '../../base/text/characters.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
@@ -64,6 +65,7 @@ export const status = z
     description: '`saving`: the state is being written; then the sandbox continues or is paused.',
   });
 export const pausedTo = z.enum(['memory', 'disk']).meta({ id: 'PauseTarget' });
+export const packageEcosystem = z.enum(ECOSYSTEMS).meta({ id: 'PackageEcosystem' });
 export const onTimeout = z.enum(['kill', 'pause']).meta({ id: 'TimeoutAction' });
 /** Checked by the control plane: a schema can't say what a valid URL is. */
 export const onMemoryPressure = z

@@ -2,10 +2,12 @@
 import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
+import { ECOSYSTEMS, LOCK_ENTRY, PACKAGE_LIMITS, PACKAGE_RULE } from '../../base/package-policy.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/text/field-path.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
+import type { PackageOptions } from '../../sandbox/packages.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { NetworkOptions, TemplateSpec } from '../../sandbox/spec.ts';
 import {
@@ -16,6 +18,7 @@ import {
   networkMode,
   onMemoryPressure,
   onTimeout,
+  packageEcosystem,
   pausedTo,
   sandboxId,
   secretPlace,
@@ -156,6 +159,30 @@ const models = z
     description: 'Models it may use, their aliases, and what its requests may contain.',
   });
 
+const packageRules = z
+  .array(z.string().max(PACKAGE_LIMITS.ruleCharactersMax).regex(PACKAGE_RULE))
+  .max(PACKAGE_LIMITS.rulesMax)
+  .optional();
+const packageOptions = z
+  .strictObject({
+    ecosystems: z.array(packageEcosystem).min(1).max(ECOSYSTEMS.length),
+    allow: packageRules.describe(
+      'Names, optionally with `pip:` before and `*` at the end. If omitted or empty: every name.',
+    ),
+    deny: packageRules.describe('The same form; overrides `allow`.'),
+    minAgeMs: whole(RANGES.packageAgeMs)
+      .nullable()
+      .optional()
+      .describe('Versions younger than this do not exist for it, milliseconds. Default: null.'),
+    lock: z
+      .array(z.string().max(PACKAGE_LIMITS.lockCharactersMax).regex(LOCK_ENTRY))
+      .max(PACKAGE_LIMITS.lockMax)
+      .nullable()
+      .optional()
+      .describe('Only these files exist for it: `pip:NAME sha256:HEX`. Default: null.'),
+  } satisfies Record<keyof PackageOptions, z.ZodType>)
+  .meta({ id: 'PackageOptions' });
+
 export const createRequest: z.ZodType<CreateRequest> = z
   .strictObject({
     cpus: size.cpus.optional(),
@@ -165,6 +192,10 @@ export const createRequest: z.ZodType<CreateRequest> = z
     warm: size.warm.optional(),
     env: environment.optional().describe('Environment variables of every program.'),
     models: models.optional(),
+    packages: packageOptions
+      .nullable()
+      .optional()
+      .describe('Packages that it may fetch through the host. Null (default): none.'),
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),

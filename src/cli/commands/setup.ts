@@ -60,9 +60,6 @@ function firecrackerSource({ firecracker: from, sha256 }: SetupFlags): Firecrack
   if (from === undefined || from === '') {
     throw new UsageError('--sha256 belongs to --firecracker', 'add --firecracker FILE|URL');
   }
-  // Not repeated: it may have a password.
-  if (isUrl(from) && !URL.canParse(from))
-    throw new UsageError('invalid URL in --firecracker', 'use https://HOST/PATH, or a file');
   const digests = sha256?.toLowerCase().split(',') ?? [];
   if (digests.length > 0 && digests.length <= 2 && digests.every((one) => SHA256.test(one))) {
     return { from: isUrl(from) ? from : resolve(from), digests };

@@ -93,7 +93,35 @@ export function addSandboxOptions(command: Command): Command {
     )
     .option(...RATE)
     .option(...DISK_LIMIT, collect, []);
+  addPackageOptions(command);
   return addNetworkOptions(command, ' (default: none)');
+}
+
+/** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age` */
+function addPackageOptions(command: Command): Command {
+  return command
+    .option(
+      '--packages <kinds>',
+      "let the guest install packages from this host's indexes, without a network: pip, npm, go, cargo, apt, separated by commas (default: none)",
+      collect,
+      [],
+    )
+    .option(
+      '--packages-allow <names>',
+      'restrict packages to these names, for example numpy, pip:torch or npm:@types/* (repeatable)',
+      collect,
+      [],
+    )
+    .option(
+      '--packages-deny <names>',
+      'refuse these packages; overrides --packages-allow (repeatable)',
+      collect,
+      [],
+    )
+    .option(
+      '--packages-min-age <time>',
+      'hide versions of packages that are younger than this, for example 7d (default: none)',
+    );
 }
 
 /** `--net`, `--allow-out`, `--deny-out`, `--net-limit`, `--secret` */

@@ -19,7 +19,7 @@ describe('options', () => {
     ['2h', 7_200_000],
     ['500ms', 500],
   ])('parseDuration: %s', (text, ms) => expect(parseDuration(text)).toBe(ms));
-  it.each(['', 'soon', '-1', '1d', '1 s'])('parseDuration: rejects "%s"', (text) => {
+  it.each(['', 'soon', '-1', '1w', '1 s'])('parseDuration: rejects "%s"', (text) => {
     expect(() => parseDuration(text)).toThrow(usage);
   });
 

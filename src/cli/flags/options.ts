@@ -2,10 +2,10 @@
 import { GIB, KIB, MIB } from '../../base/units.ts';
 import { UsageError } from '../failure.ts';
 
-const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/;
-const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 } as const;
+const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/;
+const UNIT_MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
-/** `90`, `90s`, `1.5m`, `2h`, `500ms` → milliseconds; a bare number is seconds. */
+/** `90`, `90s`, `1.5m`, `2h`, `7d`, `500ms` → milliseconds; a bare number is seconds. */
 export function parseDuration(text: string): number {
   const match = DURATION.exec(text);
   if (match?.[1] === undefined) {

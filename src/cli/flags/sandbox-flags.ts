@@ -7,6 +7,7 @@ import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from './disk-limits.ts';
 import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv } from './options.ts';
+import { type PackageFlags, packageOptions } from './package-flags.ts';
 import * as ranges from './ranges.ts';
 import { parseSecrets } from './secret-flags.ts';
 
@@ -18,7 +19,7 @@ export interface NetworkFlags {
   readonly secret?: readonly string[];
 }
 
-export interface SandboxFlags extends NetworkFlags {
+export interface SandboxFlags extends NetworkFlags, PackageFlags {
   readonly env: readonly string[];
   readonly warm: readonly string[];
   readonly alias: readonly string[];
@@ -52,6 +53,7 @@ export function sandboxOptions(
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
       ...allowedFields(flags),
     },
+    ...packageOptions(flags),
     network: networkOptions(flags),
     ...secretOptions(cli, flags),
     ...channelOptions(flags),

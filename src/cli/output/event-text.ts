@@ -32,6 +32,12 @@ export function eventText(event: SandboxEventBody): string {
       const why = event.by === 'pressure' ? 'memory pressure' : 'requested';
       return `from ${event.fromMib} to ${event.toMib} MiB in ${event.durationMs} ms: ${why}`;
     }
+    case 'package': {
+      const what = event.file === '' ? event.name : event.file;
+      const from = event.cached ? ' from the cache' : '';
+      const size = event.bytes === 0 ? '' : `, ${bytes(event.bytes)}${from}`;
+      return `${event.ecosystem}: ${plain(what)}: ${event.outcome}${size}`;
+    }
     case 'end': {
       const { cause, detail } = event.end;
       return detail === '' ? cause : `${cause}: ${plain(detail)}`;

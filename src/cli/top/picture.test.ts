@@ -67,6 +67,7 @@ function scrape(
         autoResume: true,
         onMemoryPressure: 'warn',
         diskLimits: {},
+        packages: null,
         network: null,
         secrets: [],
         timings: null,

@@ -56,7 +56,14 @@ function networkInfo(
 }
 
 /** For a row of another version. */
-const UNKNOWN_SPEC = { cpus: 0, memoryMib: 0, diskMib: 0, diskLimits: {}, secrets: [] } as const;
+const UNKNOWN_SPEC = {
+  cpus: 0,
+  memoryMib: 0,
+  diskMib: 0,
+  diskLimits: {},
+  packages: null,
+  secrets: [],
+} as const;
 
 /** The view of an ended sandbox, from its row; another process may have held it. */
 export function endedSandboxInfo(

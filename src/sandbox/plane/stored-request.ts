@@ -20,7 +20,7 @@ export interface StoredRequest {
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, secrets or their places, and allowed fields. */
+/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, and allowed fields. */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly models: Omit<ModelPolicy, 'allowFields'> & Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
@@ -50,7 +50,7 @@ export function parseRequest(
     } | null;
     const { spec, terms, origin } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
-    const { secrets = [], diskLimits = {} } = spec as Partial<SandboxSpec>;
+    const { secrets = [], diskLimits = {}, packages = null } = spec as Partial<SandboxSpec>;
     const network = parseNetwork(spec.network ?? null, parseEgress);
     return {
       spec: {
@@ -59,6 +59,7 @@ export function parseRequest(
         network,
         secrets: secrets.map(withPlaces),
         diskLimits,
+        packages,
       },
       // Older rows lack `onMemoryPressure`.
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },

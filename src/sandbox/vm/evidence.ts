@@ -6,7 +6,7 @@ import { MIB } from '../../base/units.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Vm, VmExit } from '../../vmm/driver.ts';
 import { causeOfExit, type SandboxEnd } from '../ending.ts';
-import type { DiskEvent } from '../events.ts';
+import type { DiskEvent, PackageEvent } from '../events.ts';
 import { MemoryWatch } from '../memory/watch.ts';
 import type {
   HostMemoryEvents,
@@ -28,7 +28,7 @@ export interface EvidenceParts {
   hostViolations?(vmmPid: number): HostViolations | null;
 }
 
-export type WatchedEvent = MemoryEvent | DiskEvent;
+export type WatchedEvent = MemoryEvent | DiskEvent | PackageEvent;
 
 export class Evidence {
   readonly #parts: EvidenceParts;
@@ -81,8 +81,8 @@ export class Evidence {
     guest.events((event) => this.#emit(this.#memory.fromGuest(event, clock.now(), clock.wall())));
   }
 
-  /** Passes on a change of the memory size. */
-  note(event: ResizedEvent): void {
+  /** Passes on what the supervisor knows: a change of the memory size, a fetch of a package. */
+  note(event: ResizedEvent | PackageEvent): void {
     this.#emit([event]);
   }
 

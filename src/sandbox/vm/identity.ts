@@ -8,6 +8,7 @@ import type { Guest, GuestListener } from '../../guest/link.ts';
 import type { DiskTrouble, Vm } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import { guestLimits } from '../memory/size.ts';
+import { packageVariables } from '../packages.ts';
 import type { GuestTrust } from '../parts.ts';
 import { placeholdersOf } from '../secrets.ts';
 import type { SandboxSpec } from '../spec.ts';
@@ -34,6 +35,7 @@ export function identityOf(
     env: {
       ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
       ...(trust === undefined ? {} : BUNDLE_VARIABLES),
+      ...packageVariables(spec.packages, network !== undefined),
       ...spec.env,
       ...placeholdersOf(spec.secrets),
       NEUROVISOR_SANDBOX_ID: spec.id,

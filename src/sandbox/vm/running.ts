@@ -1,7 +1,7 @@
 /** The resources of a supervisor's VM (types only). */
 import type { GuestListener } from '../../guest/link.ts';
 import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import type { GuestMemory, InferencePort, MappedMemory, Workspace } from '../parts.ts';
+import type { GuestMemory, InferencePort, MappedMemory, PackagePort, Workspace } from '../parts.ts';
 
 /** Resources made before the VM starts. */
 export interface Prepared {
@@ -16,6 +16,8 @@ export interface Prepared {
   readonly cid: number;
   readonly listener: GuestListener;
   readonly port: InferencePort;
+  /** Undefined: this host serves no packages. */
+  readonly packages: PackagePort | undefined;
   readonly nic: NicSpec | undefined;
 }
 

@@ -15,6 +15,7 @@ import { Listeners } from '../../base/listeners.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, GuestListener } from '../../guest/link.ts';
+import type { PackageFetch } from '../../packages/gateway.ts';
 import type { Span } from '../../trace/trace.ts';
 import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import type { SandboxEnd } from '../ending.ts';
@@ -22,7 +23,14 @@ import { isFailure } from '../ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
 import { fitMemory, ramMib, resizeMemory } from '../memory/size.ts';
 import type { ResizedEvent } from '../memory-events.ts';
-import type { MappedMemory, SandboxParts, SaveTarget, StartTimings, Workspace } from '../parts.ts';
+import type {
+  MappedMemory,
+  PackagePort,
+  SandboxParts,
+  SaveTarget,
+  StartTimings,
+  Workspace,
+} from '../parts.ts';
 import { requireValues, type SandboxSecret } from '../secrets.ts';
 import type { NetworkSpec, SandboxSpec } from '../spec.ts';
 import { Evidence } from './evidence.ts';
@@ -171,6 +179,7 @@ export class Supervisor {
       await this.#card.bind(spec.network, this.#vm, spec);
     const { env, network, authority } = this.#identity();
     this.#running?.port.setModels(spec.models);
+    this.#running?.packages?.setPolicy(spec.packages);
     this.#running?.listener.setIdentity(this.#identity());
     await Promise.all([
       // Also if nothing changes: a guest that hangs does not answer, and must not be handed out.
@@ -363,13 +372,22 @@ export class Supervisor {
         this.#cleanup.push('bridge port', () => port.close());
         return port;
       });
+    const serving = this.#attachPackages(channelPath);
     const copying = this.#makeDisk(workspace);
     // All settle before a failure is thrown: what succeeded must be on the cleanup stack.
-    const results = await Promise.allSettled([listening, attaching, copying]);
+    const results = await Promise.allSettled([listening, attaching, serving, copying]);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
     const { cid } = lease;
-    return { ...made, workspace, cid, listener, port, nic };
+    return { ...made, workspace, cid, listener, port, packages: await serving, nic };
+  }
+
+  async #attachPackages(channelPath: string): Promise<PackagePort | undefined> {
+    const { id, packages } = this.spec;
+    const note = (fetch: PackageFetch): void => this.#evidence.note({ type: 'package', ...fetch });
+    const port = await this.#parts.attachPackages?.(id, channelPath, packages, note);
+    if (port !== undefined) this.#cleanup.push('package port', () => port.close());
+    return port;
   }
 
   async #leaseNetwork(): Promise<NicSpec | undefined> {

@@ -1,0 +1,45 @@
+/** The package policy of a sandbox, as it is requested: what it may fetch through the host's package gateway. */
+
+export const ECOSYSTEMS = ['pip', 'npm', 'go', 'cargo', 'apt'] as const;
+export type Ecosystem = (typeof ECOSYSTEMS)[number];
+
+export interface PackagePolicy {
+  /** Empty: none. */
+  readonly ecosystems: readonly Ecosystem[];
+  /** `name`, `name*`, each optionally with `pip:` before it. Empty: every name. */
+  readonly allow: readonly string[];
+  /** The same form; overrides `allow`. */
+  readonly deny: readonly string[];
+  /** Versions that were published later than this before now do not exist; null: no such limit. */
+  readonly minAgeMs: number | null;
+  /** `pip:NAME ALGORITHM:HEX`: only these files exist; null: no lock. */
+  readonly lock: readonly string[] | null;
+}
+
+export const NO_PACKAGES: PackagePolicy = {
+  ecosystems: [],
+  allow: [],
+  deny: [],
+  minAgeMs: null,
+  lock: null,
+};
+
+export const PACKAGE_RULE =
+  /^(?:(?:pip|npm|go|cargo|apt):)?@?[A-Za-z0-9][A-Za-z0-9._~/+-]*\*?$|^\*$/;
+export const LOCK_ENTRY =
+  /^(pip|npm|go|cargo|apt):([^\s]+) (sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}|sha1:[0-9a-f]{40})$/;
+
+export function isPackageRule(text: string): boolean {
+  return text.length <= PACKAGE_LIMITS.ruleCharactersMax && PACKAGE_RULE.test(text);
+}
+
+export function isLockEntry(text: string): boolean {
+  return text.length <= PACKAGE_LIMITS.lockCharactersMax && LOCK_ENTRY.test(text);
+}
+
+export const PACKAGE_LIMITS = {
+  rulesMax: 1_000,
+  ruleCharactersMax: 256,
+  lockMax: 20_000,
+  lockCharactersMax: 400,
+} as const;

@@ -1,0 +1,57 @@
+/** `--packages` and the options that restrict it. */
+import { ECOSYSTEMS, type Ecosystem, isPackageRule } from '../../base/package-policy.ts';
+import type { PackageOptions } from '../../sandbox/packages.ts';
+import { UsageError } from '../failure.ts';
+import * as ranges from './ranges.ts';
+
+export interface PackageFlags {
+  readonly packages?: readonly string[];
+  readonly packagesAllow?: readonly string[];
+  readonly packagesDeny?: readonly string[];
+  readonly packagesMinAge?: string;
+}
+
+/** Returns no field without `--packages`. @throws UsageError */
+export function packageOptions(flags: PackageFlags): { readonly packages?: PackageOptions } {
+  const { packages = [], packagesAllow = [], packagesDeny = [], packagesMinAge: age } = flags;
+  if (packages.length === 0) {
+    if (packagesAllow.length + packagesDeny.length === 0 && age === undefined) return {};
+    throw new UsageError(
+      '--packages-allow, --packages-deny and --packages-min-age need --packages',
+      'add for example --packages pip',
+    );
+  }
+  return {
+    packages: {
+      ecosystems: ecosystemsOf(packages),
+      allow: rulesOf('--packages-allow', packagesAllow),
+      deny: rulesOf('--packages-deny', packagesDeny),
+      ...(age === undefined ? {} : { minAgeMs: ranges.packageAge(age) }),
+    },
+  };
+}
+
+function ecosystemsOf(texts: readonly string[]): readonly Ecosystem[] {
+  const named = splitAll(texts);
+  return named.map((text) => {
+    const found = ECOSYSTEMS.find((one) => one === text);
+    if (found !== undefined) return found;
+    throw new UsageError(
+      `invalid kind of packages "${text}" for --packages`,
+      `use one or more of ${ECOSYSTEMS.join(', ')}, separated by commas`,
+    );
+  });
+}
+
+function rulesOf(option: string, texts: readonly string[]): readonly string[] {
+  const rules = splitAll(texts);
+  const wrong = rules.find((rule) => !isPackageRule(rule));
+  if (wrong === undefined) return rules;
+  throw new UsageError(
+    `invalid package name "${wrong.slice(0, 80)}" for ${option}`,
+    'use a name, for example numpy, pip:torch or npm:@types/*',
+  );
+}
+
+const splitAll = (texts: readonly string[]): string[] =>
+  texts.flatMap((text) => text.split(',')).filter((text) => text !== '');

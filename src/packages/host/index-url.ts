@@ -1,0 +1,21 @@
+/** An index from a URL of a configuration file: the password becomes a field, so it never is part of a URL. Pure. */
+import { PackageError } from '../errors.ts';
+import type { Index } from '../upstream/index-set.ts';
+
+/** @param where the setting, for the error. @throws PackageError `index_invalid` */
+export function indexOf(text: string, where: string): Index {
+  const url = URL.parse(text);
+  if (url === null || !['http:', 'https:'].includes(url.protocol) || url.search !== '') {
+    throw new PackageError('index_invalid', `${where} is not an http(s) URL of an index`, {
+      remedy: `correct ${where}`,
+    });
+  }
+  const { username, password } = url;
+  url.username = '';
+  url.password = '';
+  url.hash = '';
+  if (!url.pathname.endsWith('/')) url.pathname += '/';
+  if (username === '' && password === '') return { baseUrl: url.href };
+  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { baseUrl: url.href, authorization: `Basic ${Buffer.from(pair).toString('base64')}` };
+}

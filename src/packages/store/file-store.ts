@@ -1,0 +1,103 @@
+/**
+ * Files of packages on disk, by their digest, so that all sandboxes share them and a file can't change (io). Bounded:
+ * the files unused for longest go first. Several processes may share the directory.
+ */
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+
+/** Open: an eviction does not affect its reader, who closes it. */
+export interface StoredFile {
+  readonly handle: FileHandle;
+  readonly sizeBytes: number;
+}
+
+const KEY = /^[a-z0-9]+-[0-9a-f]{40,128}$/;
+/** Of a process that was killed; older ones are removed. */
+const TEMPORARY = /^\.new-/;
+const TEMPORARY_MS_MAX = 24 * 3_600_000;
+
+export class FileStore {
+  readonly #dir: string;
+  readonly #bytesMax: number;
+  #made: Promise<unknown> | undefined;
+  #count = 0;
+  #evicting = Promise.resolve();
+
+  constructor(dir: string, bytesMax: number) {
+    this.#dir = dir;
+    this.#bytesMax = bytesMax;
+  }
+
+  /** Undefined: it is not there. Counts as a use. */
+  async find(key: string): Promise<StoredFile | undefined> {
+    let handle: FileHandle;
+    try {
+      handle = await open(this.#path(key), 'r');
+    } catch (error) {
+      if (errorCode(error) === 'ENOENT') return undefined;
+      throw error;
+    }
+    try {
+      const { size: sizeBytes } = await handle.stat();
+      const now = new Date();
+      await handle.utimes(now, now);
+      return { handle, sizeBytes };
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  /** A new file in the directory, for a download. */
+  async temporary(): Promise<string> {
+    this.#made ??= mkdir(this.#dir, { recursive: true, mode: 0o700 });
+    await this.#made;
+    this.#count += 1;
+    const path = join(this.#dir, `.new-${process.pid}-${this.#count}`);
+    await rm(path, { force: true });
+    return path;
+  }
+
+  /** Moves a complete, checked file into its place. */
+  async keep(temporary: string, key: string): Promise<void> {
+    const path = this.#path(key);
+    await rename(temporary, path);
+    this.#evicting = this.#evicting
+      .then(() => this.#evict(path))
+      .catch((error: unknown) => ignore(error, 'the next file evicts'));
+  }
+
+  /** Resolves when the directory is within its bound. */
+  async settled(): Promise<void> {
+    await this.#evicting;
+  }
+
+  #path(key: string): string {
+    if (!KEY.test(key)) throw new Error(`invalid key "${key}"`);
+    return join(this.#dir, key);
+  }
+
+  async #evict(except: string): Promise<void> {
+    const files: { path: string; bytes: number; usedMs: number }[] = [];
+    for (const name of await readdir(this.#dir)) {
+      const path = join(this.#dir, name);
+      const found = await stat(path).catch(() => undefined);
+      if (found === undefined) continue;
+      if (!TEMPORARY.test(name)) {
+        files.push({ path, bytes: found.size, usedMs: found.mtimeMs });
+      } else if (Date.now() - found.mtimeMs > TEMPORARY_MS_MAX) {
+        await rm(path, { force: true });
+      }
+    }
+    let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
+    files.sort((a, b) => a.usedMs - b.usedMs);
+    for (const { path, bytes } of files) {
+      if (total <= this.#bytesMax) return;
+      if (path === except) continue;
+      await rm(path, { force: true });
+      total -= bytes;
+    }
+  }
+}

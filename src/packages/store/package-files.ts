@@ -1,0 +1,113 @@
+/** Files of packages: from the store, from a download under way, or from a new one (io). */
+import type { FileHandle } from 'node:fs/promises';
+import type { Clock } from '../../base/clock.ts';
+import { KIB } from '../../base/units.ts';
+import { PackageError } from '../errors.ts';
+import type { Artifact } from '../protocol/artifact.ts';
+import type { Upstream } from '../upstream/fetch.ts';
+import type { Index } from '../upstream/index-set.ts';
+import { Download } from './download.ts';
+import type { FileStore } from './file-store.ts';
+
+const READ_BYTES = 256 * KIB;
+
+export interface FilesOptions {
+  readonly upstream: Upstream;
+  readonly store: FileStore;
+  readonly clock: Clock;
+}
+
+/** A file that is being read; its reader ends with `close`. */
+export interface OpenFile {
+  /** Null: known only at the end. */
+  readonly sizeBytes: number | null;
+  /** True: no index was asked. */
+  readonly isCached: boolean;
+  /** Resolves to the size once the whole file is there and checked. @throws PackageError */
+  complete(): Promise<number>;
+  /** @param to exclusive; null: to the end. @throws PackageError: the file could not be completed */
+  read(from: number, to: number | null): AsyncIterable<Buffer>;
+  close(): Promise<void>;
+}
+
+export class PackageFiles {
+  readonly #options: FilesOptions;
+  readonly #downloads = new Map<string, Download>();
+  #isClosed = false;
+
+  constructor(options: FilesOptions) {
+    this.#options = options;
+  }
+
+  /** @throws PackageError */
+  async open({ url, digests: [digest] }: Artifact, index: Index): Promise<OpenFile> {
+    const { store, upstream, clock } = this.#options;
+    const key = `${digest.algorithm}-${digest.hex}`;
+    const running = this.#downloads.get(key);
+    if (running !== undefined) return await follow(running, true);
+    const stored = await store.find(key);
+    if (stored !== undefined) return storedFile(stored.handle, stored.sizeBytes);
+    // Another reader may have started it meanwhile.
+    const started = this.#downloads.get(key);
+    if (started !== undefined) return await follow(started, true);
+    if (this.#isClosed) throw new PackageError('closed', 'the package gateway is closed');
+    const download = new Download({
+      store,
+      key,
+      digest,
+      clock,
+      fetch: (signal) => upstream.file({ url, index, accept: '*/*', signal }),
+      onEnd: () => this.#downloads.delete(key),
+    });
+    this.#downloads.set(key, download);
+    return await follow(download, false);
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const download of this.#downloads.values()) download.cancel();
+  }
+}
+
+async function follow(download: Download, isCached: boolean): Promise<OpenFile> {
+  const leave = download.join();
+  try {
+    const { sizeBytes } = await download.head();
+    return {
+      sizeBytes,
+      isCached,
+      complete: () => download.complete(),
+      async *read(from, to) {
+        let left = to === null ? Number.POSITIVE_INFINITY : to - from;
+        for await (const chunk of download.read(from)) {
+          yield chunk.subarray(0, left);
+          left -= chunk.length;
+          if (left <= 0) return;
+        }
+      },
+      close: async () => leave(),
+    };
+  } catch (error) {
+    leave();
+    throw error;
+  }
+}
+
+function storedFile(handle: FileHandle, sizeBytes: number): OpenFile {
+  return {
+    sizeBytes,
+    isCached: true,
+    complete: async () => sizeBytes,
+    async *read(from, to) {
+      const end = Math.min(to ?? sizeBytes, sizeBytes);
+      for (let at = from; at < end; ) {
+        const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, end - at));
+        const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
+        if (bytesRead === 0) throw new PackageError('canceled', 'the stored file was cut');
+        at += bytesRead;
+        yield buffer.subarray(0, bytesRead);
+      }
+    },
+    close: () => handle.close(),
+  };
+}

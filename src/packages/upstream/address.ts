@@ -1,0 +1,48 @@
+/** Which addresses an answer of an index may lead to. Pure. */
+import { isIP } from 'node:net';
+import { PackageError } from '../errors.ts';
+import type { Index } from './index-set.ts';
+
+/** Whether an address is of the public internet, and not the host's own. */
+export type IsPublic = (address: string) => boolean;
+
+/**
+ * The host's owner chose the index, whatever its address. What a page or a redirect names must be public, by HTTPS
+ * unless the index itself is not, and without a password.
+ * @throws PackageError `address_refused`
+ */
+export function checkUrl(url: URL, index: Index): void {
+  if (isOfIndex(url, index)) return;
+  const isPlain = url.protocol === 'http:' && index.baseUrl.startsWith('http:');
+  if (url.protocol !== 'https:' && !isPlain) throw refusedAddress(url, 'it is not HTTPS');
+  if (url.username !== '' || url.password !== '') throw refusedAddress(url, 'it has a password');
+  const port = url.port === '' || Number(url.port) >= 1024 || ['80', '443'].includes(url.port);
+  if (!port) throw refusedAddress(url, 'its port is not one of the web');
+}
+
+/** @throws PackageError `address_refused`: none of the addresses is public */
+export function publicOnly<T extends { readonly address: string }>(
+  url: URL,
+  found: readonly T[],
+  isPublic: IsPublic,
+): T[] {
+  const allowed = found.filter(({ address }) => isPublic(address));
+  if (allowed.length === 0) throw refusedAddress(url, 'its address is not public');
+  return allowed;
+}
+
+export function isOfIndex(url: URL, index: Index): boolean {
+  return url.origin === new URL(index.baseUrl).origin;
+}
+
+/** The address that a host name is, without brackets; undefined: it has to be resolved. */
+export function literalAddress({ hostname }: URL): string | undefined {
+  const text = hostname.replace(/^\[(.*)\]$/, '$1');
+  return isIP(text) === 0 ? undefined : text;
+}
+
+function refusedAddress({ protocol, host }: URL, why: string): PackageError {
+  return new PackageError('address_refused', `connect to ${protocol}//${host}: ${why}`, {
+    remedy: 'configure an index whose files are on its own host, or on public ones',
+  });
+}
