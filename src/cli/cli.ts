@@ -45,6 +45,7 @@ export class Cli {
   #signalHandler: ((signal: HandledSignal) => void) | undefined;
   #interruptGraceMs: number | null = null;
   #endHandler: (() => void) | undefined;
+  #stopGrace: () => void = () => undefined;
   #isOutputClosed = false;
   #endsWithOutput = true;
 
@@ -106,6 +107,12 @@ export class Cli {
     this.#interruptGraceMs = interruptGraceMs;
   }
 
+  /** Call this when the program has ended: Ctrl-C that it has handled ends nothing more, and the next one this command. */
+  stopForwardingSignals(): void {
+    this.#signalHandler = undefined;
+    this.#stopGrace();
+  }
+
   /** Sets what runs when the command must stop: second signal, end of the grace period, closed output. */
   onEnd(handler: () => void): void {
     this.#endHandler = handler;
@@ -125,7 +132,10 @@ export class Cli {
     }
     this.#signalHandler(signal);
     const graceMs = signal === 'SIGINT' ? this.#interruptGraceMs : SIGNAL_GRACE_MS;
-    if (graceMs !== null) setTimeout(() => this.#endAll(), graceMs).unref();
+    if (graceMs === null) return;
+    const timer = setTimeout(() => this.#endAll(), graceMs).unref();
+    // SIGTERM and SIGHUP end the command in time, whatever is left to do.
+    if (signal === 'SIGINT') this.#stopGrace = () => clearTimeout(timer);
   }
 
   /**

@@ -3,6 +3,8 @@ import { constants } from 'node:os';
 
 /** An unknown option, an invalid argument, or an id of nothing. */
 export const EXIT_USAGE = 2;
+/** The script succeeded, but its results did not come back: `--out` or `--sync` of `run`. */
+export const EXIT_NO_RESULTS = 123;
 /** As `timeout(1)`. */
 export const EXIT_TIMEOUT = 124;
 /** As `docker run`: NeuroVisor itself failed, not the script. */

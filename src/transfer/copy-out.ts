@@ -2,30 +2,23 @@
  * Copies files of a guest to this machine.
  *
  * The guest answers for its files and is hostile. The name at the top comes from the caller, never from the guest;
- * a listed name must be a single path component and occur once; links are created last; and no path below the
- * target is resolved through a link (`CopyTarget`). So nothing is written outside the target.
+ * a listed name must be a single path component and occur once (`listThere`); links are created last; and no path
+ * below the target is resolved through a link (`CopyTarget`). So nothing is written outside the target.
  */
 import { lstat, mkdir } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { CodedError, errorCode } from '../base/errors.ts';
+import { errorCode } from '../base/errors.ts';
 import type { FileEntry, Guest } from '../guest/link.ts';
 import { CopyTarget } from './copy-target.ts';
 import {
   CopyError,
-  ENTRIES_MAX,
   fileOptions,
   someAtOnce,
   type TransferOptions,
   TransferProgress,
+  writeError,
 } from './transfer.ts';
-
-interface Planned {
-  readonly entry: FileEntry;
-  /** Path in the guest. */
-  readonly from: string;
-  /** Path below the target, of single components. */
-  readonly to: string;
-}
+import { listThere, quoted } from './tree-there.ts';
 
 /** What a copy has written. */
 export interface Received {
@@ -62,7 +55,9 @@ async function receive(
   const into = (await isDirectory(target)) && !wholeContent;
   const to = resolve(into ? join(target, nameOf(source)) : target);
   await mkdir(dirname(to), { recursive: true });
-  const plan = await planOf(guest, { entry: root, from: source, to: basename(to) }, as);
+  const plan = (await listThere(guest, { entry: root, from: source, path: '' }, as)).map(
+    ({ entry, from, path }) => ({ entry, from, to: join(basename(to), path) }),
+  );
   const files = plan.filter(({ entry }) => entry.type === 'file');
   const total = files.reduce((sum, { entry }) => sum + entry.bytes, 0);
   const progress = new TransferProgress(options.onProgress, `Copy ${source}`, total);
@@ -87,62 +82,8 @@ async function receive(
   }
 }
 
-/** Says what to do when this machine refuses the copy; other errors stay as they are. */
-function writeError(error: unknown, target: string): unknown {
-  const code = error instanceof CodedError ? undefined : errorCode(error);
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new CopyError('disk_full', `${target}: no space left on the disk of this machine`, {
-      remedy: 'free space, or choose a target on another disk',
-    });
-  }
-  if (code !== 'EACCES' && code !== 'EPERM' && code !== 'EROFS') return error;
-  const why = code === 'EROFS' ? 'the file system is read-only' : 'permission denied';
-  return new CopyError('not_writable', `${target}: ${why}`, { remedy: 'choose another target' });
-}
-
-/** Lists everything, parents first, level by level. */
-async function planOf(
-  guest: Guest,
-  root: Planned,
-  as: { readonly user?: string; readonly signal?: AbortSignal },
-): Promise<readonly Planned[]> {
-  const plan = [root];
-  // The list grows during the walk.
-  for (const { entry, from, to } of plan) {
-    if (entry.type === 'other') throw invalid(`${from}: neither a file nor a directory`);
-    if (entry.type !== 'directory') continue;
-    const seen = new Set<string>();
-    for (const child of await guest.files.list(from, as)) {
-      const name = checkFileName(child.name);
-      if (seen.has(name)) throw hostile(`the guest lists ${quoted(name)} twice in ${from}`);
-      seen.add(name);
-      if (plan.length >= ENTRIES_MAX) {
-        throw invalid(`${root.from}: more than ${ENTRIES_MAX} files`, 'copy an archive instead');
-      }
-      plan.push({ entry: child, from: `${from}/${name}`, to: join(to, name) });
-    }
-  }
-  return plan;
-}
-
-/** @returns the name, if it is one component of a path. @throws CopyError `hostile_name` */
-export function checkFileName(name: string): string {
-  const isPlain = name !== '' && name !== '.' && name !== '..' && !/[/\0]/.test(name);
-  // Names that are not UTF-8 contain lone surrogates, which cannot be written back.
-  if (isPlain && name.isWellFormed()) return name;
-  throw hostile(`the guest lists a file named ${quoted(name)}`);
-}
-
 const invalid = (message: string, remedy?: string): CopyError =>
   new CopyError('invalid_source', message, { remedy });
-
-const quoted = (name: string): string => JSON.stringify(name.slice(0, 200));
-
-function hostile(what: string): CopyError {
-  return new CopyError('hostile_name', `${what}, which cannot be written here`, {
-    remedy: 'rename it in the guest, or copy an archive of the directory',
-  });
-}
 
 /** The name that the source gets in a directory; the guest has no say in it. */
 function nameOf(source: string): string {

@@ -4,23 +4,28 @@
  * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which Node lacks. So a link below it never leads a write elsewhere,
  * whether an earlier copy left it or another program makes it meanwhile.
  */
+import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import {
   type FileHandle,
   lstat,
   mkdir,
   open,
+  readlink,
   rename,
   rm,
+  rmdir,
   symlink,
+  unlink,
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
+import type { Content } from './content.ts';
 import { CopyError } from './transfer.ts';
 
-const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants;
+const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
 
 export class CopyTarget {
   readonly #dir: string;
@@ -59,6 +64,18 @@ export class CopyTarget {
     return this.#replace(path, (part) => symlink(target, part));
   }
 
+  /** Sets the permissions of a file, and no other mode bits. */
+  async setFileMode(path: string, mode: number): Promise<void> {
+    await this.#inParent(path, async (at) => {
+      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      try {
+        await file.chmod(mode & 0o777);
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
   /** Sets the permissions of a directory, and no other mode bits. */
   async setMode(path: string, mode: number): Promise<void> {
     const directory = await this.#open(path.split('/'));
@@ -66,6 +83,63 @@ export class CopyTarget {
       await directory.chmod(mode & 0o777);
     } finally {
       await directory.close();
+    }
+  }
+
+  /** Removes a file, a link or an empty directory; what is gone already counts as removed. */
+  async remove(path: string, isDirectory: boolean): Promise<void> {
+    try {
+      await this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at)));
+    } catch (error) {
+      if (errorCode(error) !== 'ENOENT') throw error;
+    }
+  }
+
+  /** Null: nothing is there. @throws CopyError `in_the_way`: a link or another type is on the way, or there */
+  async contentOf(path: string): Promise<Content | null> {
+    let found: Content | null = null;
+    try {
+      await this.#inParent(path, async (at) => {
+        found = await this.#content(at, path);
+      });
+    } catch (error) {
+      if (errorCode(error) !== 'ENOENT') throw error;
+    }
+    return found;
+  }
+
+  /** The content of a file; null: it is larger. */
+  async readFile(path: string, bytesMax: number): Promise<Buffer | null> {
+    let content: Buffer | null = null;
+    await this.#inParent(path, async (at) => {
+      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      try {
+        const info = await file.stat();
+        if (info.isFile() && info.size <= bytesMax) content = await file.readFile();
+      } finally {
+        await file.close();
+      }
+    });
+    return content;
+  }
+
+  async #content(at: string, path: string): Promise<Content> {
+    const info = await lstat(at);
+    if (info.isSymbolicLink()) return { type: 'symlink', target: await readlink(at) };
+    const mode = info.mode & 0o777;
+    if (info.isDirectory()) return { type: 'directory', mode };
+    if (!info.isFile()) throw this.#inTheWay(path);
+    const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    try {
+      const hash = createHash('sha256');
+      let bytes = 0;
+      for await (const chunk of file.createReadStream({ autoClose: false })) {
+        hash.update(chunk);
+        bytes += chunk.length;
+      }
+      return { type: 'file', mode, bytes, sha256: hash.digest('hex') };
+    } finally {
+      await file.close();
     }
   }
 

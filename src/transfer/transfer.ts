@@ -5,7 +5,7 @@
  *     copy-in   here ──► guest      the source is trusted, the guest is not asked
  *     copy-out  guest ──► here      everything that the guest lists is hostile; `CopyTarget` writes
  */
-import { CodedError } from '../base/errors.ts';
+import { CodedError, errorCode } from '../base/errors.ts';
 import { type Progress, silentProgress } from '../base/progress.ts';
 import { GIB, MIB } from '../base/units.ts';
 
@@ -38,6 +38,19 @@ const SHOWN_FROM_BYTES = 8 * MIB;
 /** Minimum rate of emulated guests, bytes per millisecond. */
 const PACE_BYTES_PER_MS = 20_000;
 
+/** Says what to do when this machine refuses the copy; other errors stay as they are. */
+export function writeError(error: unknown, target: string): unknown {
+  const code = error instanceof CodedError ? undefined : errorCode(error);
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new CopyError('disk_full', `${target}: no space left on the disk of this machine`, {
+      remedy: 'free space, or choose a target on another disk',
+    });
+  }
+  if (code !== 'EACCES' && code !== 'EPERM' && code !== 'EROFS') return error;
+  const why = code === 'EROFS' ? 'the file system is read-only' : 'permission denied';
+  return new CopyError('not_writable', `${target}: ${why}`, { remedy: 'choose another target' });
+}
+
 export interface TransferOptions {
   /** Guest user whose rights apply and whose home relative paths start at; default `user`. */
   readonly user?: string | undefined;
@@ -47,10 +60,12 @@ export interface TransferOptions {
 }
 
 /** The options of each file operation. */
-export const fileOptions = ({
-  user,
-  signal,
-}: TransferOptions): { readonly user?: string; readonly signal?: AbortSignal } => ({
+export interface FileAccess {
+  readonly user?: string;
+  readonly signal?: AbortSignal;
+}
+
+export const fileOptions = ({ user, signal }: TransferOptions): FileAccess => ({
   ...(user === undefined ? {} : { user }),
   ...(signal === undefined ? {} : { signal }),
 });

@@ -204,6 +204,7 @@ describe('run with a daemon', () => {
   const flags: RunFlags = {
     env: [],
     copy: [],
+    out: [],
     warm: [],
     alias: [],
     allowModel: [],
@@ -211,9 +212,10 @@ describe('run with a daemon', () => {
     denyOut: [],
   };
   const job = (code: string, more: Partial<RunFlags> = {}, args: string[] = []) => ({
-    script: { code, filename: '<string>', path: null },
+    script: { code, filename: '<string>', path: null, project: null },
     args,
     flags: { ...flags, ...more },
+    outs: [],
   });
 
   it('passes on output, arguments, environment and exit status, and removes the sandbox', async () => {
@@ -248,6 +250,8 @@ sys.exit(7)
       'truncated',
       'phases',
       'usage',
+      'out',
+      'sync',
     ]);
     expect(report).toMatchObject({ exit: { exitCode: 3 }, end: null, stdout: 'x\n', usage: [] });
     const names = report.phases.map((phase: { name: string }) => phase.name);

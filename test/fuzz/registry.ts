@@ -28,6 +28,7 @@ export const TARGETS: Readonly<Record<string, Load>> = {
   'request-path': async () => (await import('./request-path.ts')).requestPath,
   'seccomp-records': async () => (await import('./seccomp-records.ts')).seccompRecords,
   seccomp: async () => (await import('./seccomp.ts')).seccomp,
+  review: async () => (await import('./review.ts')).review,
   'secret-requests': async () => (await import('./secret-requests.ts')).secretRequests,
   'secret-responses': async () => (await import('./secret-responses.ts')).secretResponses,
   'secret-websocket': async () => (await import('./secret-websocket.ts')).secretWebsocket,

@@ -31,12 +31,16 @@ export function addRun(program: Command): void {
         'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
         'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
         'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
-        'Exit status: that of the script, or 124 timeout, 125 NeuroVisor failed, 128+n ended by signal n, 2 usage ' +
-        'error.',
+        'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
+        'python3 does. --workdir copies a directory and starts the script in it. What .gitignore and .dockerignore ' +
+        'list stays here, and so do .git, .venv, __pycache__ and node_modules; limits: 20,000 files, 1 GiB.\n\n' +
+        'Exit status: that of the script, or 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
+        '125 NeuroVisor failed, 128+n ended by signal n, 2 usage error.',
     )
-    .argument('[file]', 'Python script, or - for standard input')
+    .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
     .argument('[args...]', 'arguments of the script, after --')
     .option('-c, --code <code>', 'run this code instead of a file')
+    .option('-m, --module <name>', 'run a module of the current directory instead, as python3 -m')
     .option('-i, --interactive', 'with -t: keep standard input connected to the console')
     .option('-t, --tty', 'with -i: attach to the serial console of the guest (Ctrl-] q to leave)')
     .option(
@@ -51,7 +55,20 @@ export function addRun(program: Command): void {
         'repeatable)',
       collect,
       [],
-    );
+    )
+    .option(
+      '--out <PATH[:HOST]>',
+      'copy a file or directory of the guest here after the script, as cp does, even if the script failed ' +
+        '(default HOST: the same name in the current directory; repeatable)',
+      collect,
+      [],
+    )
+    .option('--workdir <dir>', 'copy this directory into the guest and start the script in it')
+    .option(
+      '--sync',
+      'show the changes of the script in --workdir and write them back after a question; conflicts are kept',
+    )
+    .option('-y, --yes', 'with --sync: write the changes without a question');
   // Commander keeps only the last of the two.
   const given = new Set<string>();
   for (const option of ['daemon', 'no-daemon']) {
@@ -81,6 +98,10 @@ Examples:
   neurovisor run -c 'import numpy; print(numpy.arange(3))'
   neurovisor run --copy helper.py --copy data main.py
   neurovisor run --copy . src/main.py
+  neurovisor run app                        # app/__main__.py, with the files of app
+  neurovisor run -m app.report -- --year 2026
+  neurovisor run --out plots --out result.csv:/tmp/result.csv script.py
+  neurovisor run --workdir . --sync refactor.py
   neurovisor run --memory 1G --timeout 5m script.py -- --verbose input.txt
   neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
   neurovisor run -it
@@ -94,7 +115,10 @@ Examples:
             'omit one of them',
           );
         const { run } = await import('../commands/run/run.ts');
-        return flags.code === undefined || file === undefined
+        if (flags.code !== undefined && flags.module !== undefined)
+          throw new UsageError('-c and -m are mutually exclusive', 'omit one of them');
+        const isFile = flags.code === undefined && flags.module === undefined;
+        return isFile || file === undefined
           ? await run(cli, file, args, flags)
           : await run(cli, undefined, [file, ...args], flags);
       }),

@@ -1,5 +1,6 @@
 /** Copies of commands: their options, and errors of the command line. */
 import { realpath } from 'node:fs/promises';
+import { basename, resolve } from 'node:path';
 import type { Guest } from '../../guest/link.ts';
 import { copyIn } from '../../transfer/copy-in.ts';
 import { CopyError, type TransferOptions } from '../../transfer/transfer.ts';
@@ -42,6 +43,43 @@ export async function copyForRun(
   const copy = () => copyIn(guest, source, target, transferOptions(cli, user));
   const to = await asUsageErrors(copy);
   return { from: await realpath(source), to };
+}
+
+/** `--out PATH[:HOST]` */
+export interface Out {
+  /** As it was given. */
+  readonly spec: string;
+  /** Path in the guest. */
+  readonly path: string;
+  /** Path on this machine, as the target of `cp`. */
+  readonly host: string;
+}
+
+/** The first colon ends PATH. @throws UsageError: no name for the copy, or two copies with one */
+export function parseOuts(specs: readonly string[]): readonly Out[] {
+  const outs = specs.map((spec) => {
+    const at = spec.indexOf(':');
+    const path = at < 0 ? spec : spec.slice(0, at);
+    const host = at < 0 ? '' : spec.slice(at + 1);
+    if (path === '') throw new UsageError(`--out ${spec}: empty path`, 'use --out PATH[:HOST]');
+    if (host === '' && /(^|\/)(\.\.?|~)?\/*$/.test(path)) {
+      throw new UsageError(
+        `--out ${spec}: no name for the copy on this machine`,
+        `use for example --out ${path}:results`,
+      );
+    }
+    // An existing directory of that name is filled, as `cp ID:PATH .` does.
+    return { spec, path, host: host || '.' };
+  });
+  const seen = new Set<string>();
+  for (const { spec, path, host } of outs) {
+    const target = resolve(host, host === '.' || host.endsWith('/') ? basename(path) : '');
+    if (seen.has(target)) {
+      throw new UsageError(`--out ${spec}: another --out is copied to ${target}, too`, 'name HOST');
+    }
+    seen.add(target);
+  }
+  return outs;
 }
 
 /** Checked before a sandbox starts. @throws UsageError */

@@ -8,13 +8,22 @@ import * as ranges from '../../flags/ranges.ts';
 import type { SandboxFlags } from '../../flags/sandbox-flags.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
 import type { Phase } from '../../output/timings.ts';
+import type { Out } from '../../transfer/copies.ts';
+import type { OutReport } from './results.ts';
 import type { Script } from './script.ts';
+import type { SyncReport } from './sync.ts';
 
 export interface RunFlags extends SandboxFlags {
   readonly code?: string;
   readonly interactive?: boolean;
   readonly tty?: boolean;
+  /** Module to run instead of a file, as `python -m`. */
+  readonly module?: string;
   readonly copy: readonly string[];
+  readonly out: readonly string[];
+  readonly workdir?: string;
+  readonly sync?: boolean;
+  readonly yes?: boolean;
   readonly timeout?: string;
   readonly model?: string;
   readonly user?: string;
@@ -33,6 +42,8 @@ export interface RunJob {
   readonly script: Script | null;
   readonly args: readonly string[];
   readonly flags: RunFlags;
+  /** What `--out` names. */
+  readonly outs: readonly Out[];
 }
 
 /** The output of `-o json`. */
@@ -47,12 +58,28 @@ export interface RunReport {
   readonly truncated: Truncated;
   readonly phases: readonly Phase[];
   readonly usage: readonly UsageRecord[];
+  /** One for each `--out`. */
+  readonly out: readonly OutReport[];
+  /** Null without `--sync`, or if the sandbox ended first. */
+  readonly sync: SyncReport | null;
 }
 
 /** Checks the options before anything is started. @throws UsageError */
 export function checkJob(flags: RunFlags): void {
   if (flags.timeout !== undefined) ranges.timeout(flags.timeout);
   const { interactive = false, tty = false } = flags;
+  const { workdir, sync = false, yes = false, out } = flags;
+  if (sync && workdir === undefined) {
+    throw new UsageError('--sync needs --workdir', 'use --workdir DIR --sync');
+  }
+  if (yes && !sync) throw new UsageError('--yes needs --sync', 'use --workdir DIR --sync --yes');
+  if (workdir !== undefined && flags.cwd !== undefined) {
+    throw new UsageError('--workdir and --cwd are mutually exclusive', 'omit one of them');
+  }
+  if (interactive && tty && (out.length > 0 || workdir !== undefined)) {
+    const remedy = 'use create, shell and cp with the daemon: neurovisor serve';
+    throw new UsageError('-it excludes --out and --workdir', remedy);
+  }
   if (interactive !== tty) {
     const remedy = 'use -it for the console; without it, the script reads standard input';
     throw new UsageError(`${tty ? '-t' : '-i'} alone has no effect: -i and -t go together`, remedy);

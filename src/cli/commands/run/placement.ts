@@ -1,45 +1,77 @@
 /**
  * Where a script and its copied files are in the guest. Copies go to the home, which stands for the working directory
- * here; the script is beside them, or in its place in a copied directory:
+ * here; the script is beside them, or in its place in a copied directory. A project is a copy without what it ignores,
+ * unless another copy includes it:
  *
  *     run main.py --copy helper.py --copy data    ~/main.py  ~/helper.py  ~/data/…    starts in ~
  *     run src/main.py --copy .                    ~/src/main.py  ~/data/…             starts in ~
  *     run src/main.py --copy .:/srv               /srv/src/main.py  /srv/data/…       starts in /srv
+ *     run app                                     ~/app/__main__.py  ~/app/…          starts in ~
+ *     run -m app.tool                             ~/app/tool.py  ~/…                  starts in ~
+ *     run --workdir app app/main.py               ~/app/main.py  ~/app/…              starts in ~/app
  *
  * So imports and relative paths work as they do with `python3` here.
  */
 import { realpath, stat } from 'node:fs/promises';
-import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Guest, PythonSpec } from '../../../guest/link.ts';
+import { type SentProject, sendProject } from '../../../transfer/project.ts';
+import { requireSource } from '../../../transfer/tree-here.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
-import { type Copied, copyForRun } from '../../transfer/copies.ts';
+import { asUsageErrors, type Copied, copyForRun, transferOptions } from '../../transfer/copies.ts';
 import type { RunFlags } from './job.ts';
 import type { Script } from './script.ts';
 
 export interface Placement {
   readonly copied: readonly Copied[];
+  /** Of `--workdir`; null: none. */
+  readonly workdir: SentProject | null;
   readonly spec: Pick<PythonSpec, 'script' | 'cwd'>;
 }
 
-/** Copies the files, then the script if it is not among them. */
+/** Copies the files, the project, then the script if it is not among them. */
 export async function placeFiles(
   cli: Cli,
   guest: Guest,
   script: Script,
-  flags: Pick<RunFlags, 'copy' | 'user' | 'cwd'>,
+  flags: Pick<RunFlags, 'copy' | 'user' | 'cwd' | 'workdir'>,
 ): Promise<Placement> {
-  const copied = await copyFiles(cli, guest, flags);
-  const cwd = flags.cwd ?? placeOf(copied, process.cwd());
+  const send = (source: string, to: string): Promise<SentProject> =>
+    asUsageErrors(() => sendProject(guest, source, to, transferOptions(cli, flags.user)));
+  const { workdir: source } = flags;
+  const workdir = source === undefined ? null : await send(source, inHome(source));
+  const copied = [...(workdir === null ? [] : [workdir]), ...(await copyFiles(cli, guest, flags))];
+  const { code, filename, path, project } = script;
+  if (project !== null && placeOf(copied, await realpath(project)) === null) {
+    const isHere = (await realpath(project)) === process.cwd();
+    copied.push(await send(project, isHere ? '~' : inHome(project)));
+  }
+  const cwd = flags.cwd ?? workdir?.to ?? placeOf(copied, process.cwd());
   const start = cwd === null ? {} : { cwd };
-  const { code, filename, path } = script;
-  if (filename === '<string>') return { copied, spec: { script: { code }, ...start } };
-  if (copied.length === 0) return { copied, spec: { script: { code, name: filename }, ...start } };
-  const placed = path === null ? null : placeOf(copied, await realpath(path));
-  const at = await writeScript(guest, placed, { code, filename }, flags.user);
-  return { copied, spec: { script: { path: at }, ...start } };
+  const placed = { copied, workdir };
+  if (filename === '<string>') return { ...placed, spec: { script: { code }, ...start } };
+  if (copied.length === 0) {
+    return { ...placed, spec: { script: { code, name: filename }, ...start } };
+  }
+  const place = path === null ? null : placeOf(copied, await realpath(path));
+  const at = await writeScript(guest, place, { code, filename }, flags.user);
+  return { ...placed, spec: { script: { path: at }, ...start } };
+}
+
+const inHome = (directory: string): string => `~/${basename(resolve(directory))}`;
+
+/** Checked before a sandbox starts. @throws UsageError */
+export async function requireWorkdir(directory: string): Promise<void> {
+  await asUsageErrors(() => requireSource(directory));
+  if (!(await stat(directory)).isDirectory()) {
+    throw new UsageError(`--workdir ${directory}: not a directory`, 'name a directory');
+  }
+  if (basename(resolve(directory)) === '') {
+    throw new UsageError('--workdir /: this directory is too large to copy', 'name another one');
+  }
 }
 
 export async function copyFiles(
@@ -81,7 +113,7 @@ async function isThere(guest: Guest, path: string, as: { user?: string }): Promi
 }
 
 /** Path in the guest of a path here, if a copy includes it. */
-function placeOf(copied: readonly Copied[], path: string): string | null {
+export function placeOf(copied: readonly Copied[], path: string): string | null {
   // The last copy wins, as it does in the guest.
   for (const { from, to } of copied.toReversed()) {
     const below = relative(from, path);

@@ -5,6 +5,7 @@ import { onlyHere } from './run.ts';
 const flags: RunFlags = {
   env: [],
   copy: [],
+  out: [],
   warm: [],
   alias: [],
   allowModel: [],

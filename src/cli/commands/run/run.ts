@@ -8,9 +8,10 @@ import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
 import { requireTerminal } from '../../output/terminal.ts';
-import { requireCopies } from '../../transfer/copies.ts';
+import { parseOuts, requireCopies } from '../../transfer/copies.ts';
 import { checkJob, type RunFlags, type RunJob } from './job.ts';
-import { readScript, type Script } from './script.ts';
+import { requireWorkdir } from './placement.ts';
+import { moduleScript, readScript, type Script } from './script.ts';
 
 /** Returns the exit status of this command: the script's own, or 124/125/128+n as in README.md. */
 export async function run(
@@ -21,10 +22,16 @@ export async function run(
 ): Promise<number> {
   const wantsConsole = flags.interactive === true && flags.tty === true;
   checkJob(flags);
+  const outs = parseOuts(flags.out);
   await requireCopies(flags.copy);
+  if (flags.workdir !== undefined) await requireWorkdir(flags.workdir);
   if (wantsConsole) requireTerminal(cli, '-it');
-  const script = wantsConsole && file === undefined ? null : await scriptOf(cli, file, flags);
-  const job: RunJob = { script, args, flags };
+  const isConsoleAlone = wantsConsole && file === undefined && flags.module === undefined;
+  const script = isConsoleAlone ? null : await scriptOf(cli, file, flags);
+  if (wantsConsole && script !== null && script.project !== null) {
+    throw new UsageError('-it runs no directory and no module', 'bring it in with --copy');
+  }
+  const job: RunJob = { script, args, flags, outs };
   await using control = await daemonFor(cli, flags);
   if (control !== null) {
     const { runInDaemon } = await import('./daemon.ts');
@@ -64,11 +71,14 @@ export function onlyHere(flags: RunFlags): string | null {
 }
 
 async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Promise<Script> {
-  if (flags.code !== undefined) return { code: flags.code, filename: '<string>', path: null };
+  if (flags.code !== undefined) {
+    return { code: flags.code, filename: '<string>', path: null, project: null };
+  }
+  if (flags.module !== undefined) return moduleScript(flags.module, flags.workdir ?? '.');
   if (file === undefined) {
     throw new UsageError(
       'missing script',
-      'use neurovisor run FILE, neurovisor run -c CODE, or neurovisor run - for standard input',
+      'use neurovisor run FILE, run DIR, run -m MODULE, run -c CODE, or run - for standard input',
     );
   }
   return await readScript(file, cli.stdin);

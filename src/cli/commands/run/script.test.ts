@@ -22,12 +22,13 @@ describe('readScript', () => {
       code: 'print("é")\n',
       filename: 'a.py',
       path: join(dir, 'a.py'),
+      project: null,
     });
   });
 
   it('reads standard input for "-"', async () => {
     const script = await readScript('-', Readable.from([Buffer.from('x = 1\n')]));
-    expect(script).toEqual({ code: 'x = 1\n', filename: '<stdin>', path: null });
+    expect(script).toEqual({ code: 'x = 1\n', filename: '<stdin>', path: null, project: null });
   });
 
   it('refuses a missing file, with a hint when the suffix is missing', async () => {
@@ -35,7 +36,7 @@ describe('readScript', () => {
     await expect(readScript(join(dir, 'no'), none)).rejects.toThrow(refusal('did you mean'));
   });
 
-  it('refuses a directory', async () => {
+  it('refuses a directory without __main__.py', async () => {
     await expect(readScript(dir, none)).rejects.toThrow(refusal('is a directory'));
   });
 

@@ -1,8 +1,10 @@
 /** Reads the script of `run`, and refuses anything else before a VM is started. */
+import type { Stats } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import { basename, extname } from 'node:path';
+import { basename, extname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { errorCode } from '../../../base/errors.ts';
+import { ignore } from '../../../base/ignore.ts';
 import { MIB } from '../../../base/units.ts';
 import { UsageError } from '../../failure.ts';
 
@@ -12,6 +14,8 @@ export interface Script {
   readonly filename: string;
   /** Path on this machine; null: standard input, or code of the command line. */
   readonly path: string | null;
+  /** Directory of this machine whose files the script needs around it; null: the script is a file by itself. */
+  readonly project: string | null;
 }
 
 export const SCRIPT_BYTES_MAX = 8 * MIB;
@@ -23,18 +27,61 @@ export async function readScript(file: string, stdin: Readable): Promise<Script>
       code: decode(await readAll(stdin), 'standard input'),
       filename: '<stdin>',
       path: null,
+      project: null,
     };
   }
+  if (await isDirectory(file)) return await readProject(file);
   const bytes = await readRegularFile(file);
-  return { code: decode(bytes, file), filename: basename(file), path: file };
+  return { code: decode(bytes, file), filename: basename(file), path: file, project: null };
+}
+
+/** A directory runs as `python3 DIR` runs it. */
+async function readProject(directory: string): Promise<Script> {
+  const path = join(directory, '__main__.py');
+  if (!(await isFile(path))) {
+    throw new UsageError(
+      `${directory} is a directory without __main__.py`,
+      'name a Python file in it, add __main__.py, or run a module of this directory with -m',
+    );
+  }
+  const bytes = await readRegularFile(path);
+  return { code: decode(bytes, path), filename: basename(path), path, project: directory };
+}
+
+const MODULE = /^[\p{L}_][\p{L}\p{N}_]*(\.[\p{L}_][\p{L}\p{N}_]*)*$/u;
+
+/** As `python3 -m`: the interpreter's own entry to it. @param project directory of the module */
+export function moduleScript(name: string, project: string): Script {
+  if (!MODULE.test(name)) {
+    throw new UsageError(
+      `-m ${name}: not the name of a module`,
+      'use for example -m package.module',
+    );
+  }
+  const code = `import sys; sys.argv[0] = '-m'; __import__('runpy')._run_module_as_main('${name}')`;
+  return { code, filename: '<string>', path: null, project };
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  return (await statOf(path))?.isDirectory() === true;
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await statOf(path))?.isFile() === true;
+}
+
+async function statOf(path: string): Promise<Stats | null> {
+  try {
+    return await stat(path);
+  } catch (error) {
+    ignore(error, 'reading the file reports it');
+    return null;
+  }
 }
 
 async function readRegularFile(file: string): Promise<Buffer> {
   try {
     const info = await stat(file);
-    if (info.isDirectory()) {
-      throw new UsageError(`${file} is a directory`, 'name a Python file in it');
-    }
     if (info.size > SCRIPT_BYTES_MAX) throw tooLarge(file);
     return await readFile(file);
   } catch (error) {

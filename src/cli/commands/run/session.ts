@@ -6,15 +6,19 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
+import type { Guest } from '../../../guest/link.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';
 import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
+import { EXIT_NO_RESULTS } from '../../exit-status.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
 import { exitStatus, relay } from '../../output/program-streams.ts';
 import { phases, timingsTable } from '../../output/timings.ts';
 import { pythonSpec, type RunJob, type RunReport, readsStdin } from './job.ts';
-import { missingFileHint, placeFiles } from './placement.ts';
+import { missingFileHint, type Placement, placeFiles } from './placement.ts';
+import { copyResults, lostResults, type OutReport } from './results.ts';
 import type { Script } from './script.ts';
+import { isSynced, type SyncReport, syncBack } from './sync.ts';
 
 /** The sandbox of a run, ready. */
 export interface RunSandbox {
@@ -74,7 +78,7 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
   const { id, accelerator, timings, readyMs: claimMs } = sandbox.info;
   const guest = await control.guest(id);
   const stdin = readsStdin(script);
-  const { copied, spec } = await placeFiles(cli, guest, script, flags);
+  const { copied, spec, workdir } = await placeFiles(cli, guest, script, flags);
   const asked = performance.now();
   const process = await guest.python(pythonSpec(spec, job, stdin));
   const started = performance.now();
@@ -82,6 +86,13 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
   const ended = performance.now();
   const { exit, stdout, stderr, firstAt: first } = relayed;
   const end = exit === null ? await endOf(cli, control, sandbox, relayed.lost) : null;
+  // From here on nothing of the script is left to end: a signal ends this command.
+  cli.stopForwardingSignals();
+  const brought = await bringBack(cli, exit === null ? null : guest, job, {
+    cwd: spec.cwd ?? null,
+    workdir,
+    copied,
+  });
   if (cli.json || flags.timings === true) {
     const usage = await run.usage();
     const list = phases({ timings, claimMs }, { asked, started, first, ended }, usage);
@@ -97,6 +108,8 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
         truncated: relayed.truncated,
         phases: list,
         usage,
+        out: brought.out,
+        sync: brought.sync,
       } satisfies RunReport);
     } else {
       cli.stderr.write(`${timingsTable(list, await control.host())}\n`);
@@ -107,10 +120,41 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
       const hint = await missingFileHint(script, copied, relayed.lastStderr);
       if (hint !== null) cli.stderr.write(`neurovisor: ${plain(hint)}\n`);
     }
-    return exitStatus(cli, exit, 'the script');
+    const status = exitStatus(cli, exit, 'the script');
+    if (status !== 0 || brought.isComplete) return status;
+    return cli.signalStatus ?? EXIT_NO_RESULTS;
   }
-  return statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
+  const status = statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
+  const wantsResults = job.outs.length > 0 || flags.sync === true;
+  return status === 0 && wantsResults ? EXIT_NO_RESULTS : status;
 }
+
+interface Brought {
+  readonly out: readonly OutReport[];
+  readonly sync: SyncReport | null;
+  /** False: something of it did not come back. */
+  readonly isComplete: boolean;
+}
+
+/** @param guest null: the sandbox has ended */
+async function bringBack(
+  cli: Cli,
+  guest: Guest | null,
+  { flags, outs }: RunJob,
+  { cwd, workdir, copied }: Pick<Placement, 'workdir' | 'copied'> & { readonly cwd: string | null },
+): Promise<Brought> {
+  const { user, sync: wantsSync = false, yes = false } = flags;
+  if (guest === null) return { out: lostResults(cli, outs), sync: null, isComplete: false };
+  const out = await copyResults(cli, guest, outs, { user, cwd });
+  const isCopied = out.every(({ error }) => error === null);
+  if (workdir === null || !wantsSync) return { out, sync: null, isComplete: isCopied };
+  const others = copied.filter((one) => one !== workdir).map(({ to }) => fromHome(to));
+  const skip = (path: string): boolean => others.includes(`${fromHome(workdir.to)}/${path}`);
+  const sync = await syncBack(cli, guest, workdir, { user, yes, skip });
+  return { out, sync, isComplete: isCopied && isSynced(sync) };
+}
+
+const fromHome = (path: string): string => path.replace(/^~\//, '');
 
 async function endOf(
   cli: Cli,

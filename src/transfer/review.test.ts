@@ -1,0 +1,58 @@
+import { describe, expect, it } from 'vitest';
+import { SumReader } from './checksums.ts';
+import { isSame } from './content.ts';
+import { staysInside } from './review.ts';
+
+describe('staysInside', () => {
+  it.each([
+    ['a', 'b', true],
+    ['a', './sub/b', true],
+    ['d/a', '../b', true],
+    ['d/e/a', '../../b/c', true],
+    ['d/a', '..', true],
+    ['a', '..', false],
+    ['d/a', '../../b', false],
+    ['a', '/etc/passwd', false],
+    ['a', '', false],
+    // Where these lead depends on other links, which the guest makes, too.
+    ['a', 'd/../b', false],
+    ['d/a', '../d/../../b', false],
+  ])('a link %s -> %s: %s', (path, target, inside) => {
+    expect(staysInside(path, target)).toBe(inside);
+  });
+});
+
+describe('isSame', () => {
+  it('compares content and permissions of files, targets of links, types of directories', () => {
+    const file = { type: 'file', mode: 0o644, bytes: 1, sha256: 'a' } as const;
+    expect(isSame(file, { ...file })).toBe(true);
+    expect(isSame(file, { ...file, sha256: 'b' })).toBe(false);
+    expect(isSame(file, { ...file, mode: 0o755 })).toBe(false);
+    expect(isSame({ type: 'directory', mode: 1 }, { type: 'directory', mode: 2 })).toBe(true);
+    expect(isSame({ type: 'symlink', target: 'a' }, { type: 'symlink', target: 'b' })).toBe(false);
+    expect(isSame(file, { type: 'directory', mode: 0 })).toBe(false);
+    expect(isSame(null, null)).toBe(true);
+    expect(isSame(null, file)).toBe(false);
+  });
+});
+
+describe('SumReader', () => {
+  const sum = '0'.repeat(64);
+  const read = (text: string, cut: number, ...wanted: string[]) => {
+    const reader = new SumReader(new Set(wanted));
+    const bytes = Buffer.from(text);
+    for (let at = 0; at < bytes.length; at += cut) reader.receive(bytes.subarray(at, at + cut));
+    return Object.fromEntries(reader.sums);
+  };
+
+  it.each([1, 7, 1000])('reads the sums of the wanted paths, in pieces of %i bytes', (cut) => {
+    const text = `${sum}  a\nb\0${sum} *ü\0${sum}  other\0`;
+    expect(read(text, cut, 'a\nb', 'ü', 'missing')).toEqual({ 'a\nb': sum, ü: sum });
+  });
+
+  it('ignores what is no line of sha256sum, and output without an end', () => {
+    expect(read(`nonsense\0${sum.slice(1)}  a\0${sum}  a`, 10, 'a')).toEqual({});
+    const endless = `${'x'.repeat(100_000)}\0${sum}  a\0`;
+    expect(read(endless, 1000, 'a')).toEqual({ a: sum });
+  });
+});
