@@ -12,6 +12,7 @@
  */
 import type { DiskLimits } from '../../base/disk-limits.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
+import { KIB } from '../../base/units.ts';
 import type { VmDisk } from '../driver.ts';
 import type { ApiCall } from './api-client.ts';
 import type { Quirks } from './versions.ts';
@@ -43,6 +44,8 @@ const ROOT_ID = 'root';
 const OVERLAY_ID = 'overlay';
 const furtherId = (index: number): string => `disk${index}`;
 const NIC_ID = 'eth0';
+/** The default of Linux, BLK_DEF_MAX_SECTORS_CAP: `max_sectors_kb` of a guest's disks. */
+export const DISK_REQUEST_BYTES_MAX = 1280 * KIB;
 /** Firecracker's own limit. */
 export const CPUS_MAX = 32;
 /** Writing RAM takes about 1.5 ms per MiB. */
@@ -212,12 +215,22 @@ export function snapshotCall(kind: 'full' | 'diff'): ApiCall {
   };
 }
 
-/** The limits of each disk, with a burst of a tenth of a second's worth. */
+/**
+ * The limits of each disk, with a bucket of a tenth of a second's worth, but room for a request: Firecracker lets one that
+ * is larger than the bucket pass at once, then waits as long as refilling what it lacked takes, and in that time the
+ * bucket fills as well. Such requests would get up to twice the rate. What a bucket holds may come twice at once: while it
+ * is full, Firecracker does not note the time, and refills it from its last use when it becomes empty.
+ */
 export function diskLimit({ bytesPerSecond, opsPerSecond }: DiskLimits): DeviceLimit {
-  const limit = (perSecond: number) => ({ size: perSecond / 10, refillPerSecond: perSecond });
+  const limit = (perSecond: number, sizeMin: number) => ({
+    size: Math.max(sizeMin, perSecond / 10),
+    refillPerSecond: perSecond,
+  });
   return {
-    ...(bytesPerSecond === undefined ? {} : { bandwidth: limit(bytesPerSecond) }),
-    ...(opsPerSecond === undefined ? {} : { ops: limit(opsPerSecond) }),
+    ...(bytesPerSecond === undefined
+      ? {}
+      : { bandwidth: limit(bytesPerSecond, DISK_REQUEST_BYTES_MAX) }),
+    ...(opsPerSecond === undefined ? {} : { ops: limit(opsPerSecond, 1) }),
   };
 }
 
