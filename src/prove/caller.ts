@@ -5,8 +5,23 @@ import { connect as connectTls } from 'node:tls';
 import { encodeQuery, parseAnswer } from '../net/dns/message.ts';
 import { PSK } from './map.ts';
 
-/** Time without an answer that counts as silence; on one machine, an answer takes milliseconds. */
-export const SILENCE_MS = 800;
+/** On one machine, an answer takes milliseconds. */
+const SILENCE_MS_MIN = 800;
+const SILENCE_MS_MAX = 15_000;
+/** A TLS connection through a gateway, at its first time, against one of TCP. */
+const PATIENCE = 50;
+/** Time without an answer that counts as silence, in this process. */
+let silenceMs = SILENCE_MS_MIN;
+
+/** @param answerMs what an answer over TCP takes here */
+export function silenceFor(answerMs: number): number {
+  return Math.min(SILENCE_MS_MAX, Math.max(SILENCE_MS_MIN, Math.ceil(PATIENCE * answerMs)));
+}
+
+/** @param ms of `silenceFor` */
+export function setSilence(ms: number): void {
+  silenceMs = ms;
+}
 const QUERY_ID = 4711;
 const DNS_PORT = 53;
 
@@ -68,7 +83,7 @@ function listenTo(socket: Socket, text: string): Promise<CallOutcome> {
       socket.destroy();
       resolve({ outcome: received === '' ? outcome : 'answer', text: received });
     };
-    socket.setTimeout(SILENCE_MS, () => end('silence'));
+    socket.setTimeout(silenceMs, () => end('silence'));
     socket.on('error', (error) => end(String(Reflect.get(error, 'code') ?? error.message)));
     socket.on('data', (bytes) => {
       received += bytes.toString('latin1');
@@ -77,6 +92,10 @@ function listenTo(socket: Socket, text: string): Promise<CallOutcome> {
     if (text !== '') socket.write(text, 'latin1');
   });
 }
+
+/** Calls back after silence. */
+export const silenceTimer = (callback: () => void): NodeJS.Timeout =>
+  setTimeout(callback, silenceMs);
 
 interface DatagramTry {
   readonly host: string;
@@ -97,7 +116,7 @@ export function datagram({
       socket.close();
       resolve({ outcome, text: answer.toString('latin1'), bytes: answer });
     };
-    const timer = setTimeout(() => end('silence', Buffer.alloc(0)), SILENCE_MS);
+    const timer = silenceTimer(() => end('silence', Buffer.alloc(0)));
     socket.on('error', (error) => end(String(Reflect.get(error, 'code')), Buffer.alloc(0)));
     socket.on('message', (answer) => end('answer', answer));
     socket.connect(port, host, () => socket.send(bytes));

@@ -12,7 +12,8 @@ import {
   exchangeHttps,
   exchangeTls,
   type NameTry,
-  SILENCE_MS,
+  setSilence,
+  silenceTimer,
 } from './caller.ts';
 import { CABLE_FD, type CardSpec, plugCard } from './card.ts';
 import { type UdpFrame, udpFrame } from './frames.ts';
@@ -30,6 +31,7 @@ act({
   plug: (spec: CardSpec) => {
     plugCard(spec);
   },
+  silence: ({ ms }: { ms: number }) => setSilence(ms),
   exchange: (each: ConnectionTry) => exchange(each),
   exchangeTls: (each: ConnectionTry & { servername?: string }) => exchangeTls(each),
   exchangeHttps: (each: ConnectionTry & { servername?: string; ca: string }) => exchangeHttps(each),
@@ -86,7 +88,7 @@ act({
     const socket = held;
     assert(socket !== undefined, 'a connection is held');
     return new Promise<string>((resolve) => {
-      const timer = setTimeout(() => end('silence'), SILENCE_MS);
+      const timer = silenceTimer(() => end('silence'));
       const end = (outcome: string): void => {
         clearTimeout(timer);
         resolve(outcome);

@@ -1,6 +1,7 @@
 import { expect, it, vi } from 'vitest';
 import { silentLog } from '../base/log.ts';
 import { readConfig } from '../config.ts';
+import { silenceFor } from './caller.ts';
 import { prove } from './prove.ts';
 
 it('prove: refuses to run without root, and says so', async () => {
@@ -10,4 +11,10 @@ it('prove: refuses to run without root, and says so', async () => {
     code: 'not_permitted',
     message: expect.stringContaining('need root'),
   });
+});
+
+it('silenceFor: long enough for a slow host, never below what an idle one gets, and bounded', () => {
+  expect([0, 10, 16].map(silenceFor)).toEqual([800, 800, 800]);
+  expect(silenceFor(100)).toBe(5_000);
+  expect(silenceFor(10_000)).toBe(15_000);
 });

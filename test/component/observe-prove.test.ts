@@ -31,16 +31,27 @@ describe('prove xdp', () => {
     expect(proof?.tried.filter(({ what }) => what.startsWith('control'))).toHaveLength(2);
   });
 
-  it('without a compiler: unavailable with a reason, and does not hold', async () => {
-    // Everything but clang.
+  /** The command where there is no clang. */
+  async function withoutCompiler(more: Record<string, string> = {}) {
     const few = mkdtempSync(join(dir, 'few-'));
     for (const name of ['unshare', 'nft', 'dirname', 'readlink', 'uname', 'sha256sum', 'cat'])
       symlinkSync(await which(name), join(few, name));
-    const env = { PATH: `${dirname(process.execPath)}:${few}` };
+    const env = { PATH: `${dirname(process.execPath)}:${few}`, ...more };
     const { status, stdout } = await cli(['prove', 'xdp', '-o', 'json'], { env }).result;
-    expect(status).toBe(1);
     const [proof] = JSON.parse(stdout) as Proof[];
-    expect(proof?.tried.at(-1)).toMatchObject({
+    return { status, tried: proof?.tried ?? [] };
+  }
+
+  it('without a compiler, but with programs in the home: holds with those', async () => {
+    const { status, tried } = await withoutCompiler();
+    expect(tried.filter(({ ok }) => !ok)).toEqual([]);
+    expect(status).toBe(0);
+  });
+
+  it('without a compiler and programs: unavailable with a reason, and does not hold', async () => {
+    const { status, tried } = await withoutCompiler({ NEUROVISOR_HOME: join(dir, 'empty') });
+    expect(status).toBe(1);
+    expect(tried.at(-1)).toMatchObject({
       seen: expect.stringMatching(/^not available \(no_compiler\): Install clang/),
       ok: false,
     });

@@ -1,13 +1,13 @@
 /** The packet measurements of a guest are correct: every frame, every answer, every delay. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readdirSync } from 'node:fs';
 import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { modulePath } from '../../base/module-path.ts';
+import { readConfig } from '../../config.ts';
+import { resolveHome } from '../../home.ts';
 import { Links } from '../../net/link/links.ts';
 import { ObserveError } from '../../observe/errors.ts';
 import { boundsNs, bucketOf, type Histogram, quantileNs, since } from '../../observe/histogram.ts';
@@ -18,6 +18,7 @@ import {
   readLatencyOf,
   type TapProbe,
 } from '../../observe/probes.ts';
+import { bpfDir } from '../../probes/latency.ts';
 import { echoFrame } from '../frames.ts';
 import { ALLOWED, METADATA_ADDRESSES } from '../map.ts';
 import { type Proof, Tries } from '../proof.ts';
@@ -37,7 +38,8 @@ const BPF_FILESYSTEM = '/sys/fs/bpf';
 
 export async function proveXdp(world: World): Promise<Proof> {
   const tries = new Tries(world);
-  const dir = mkdtempSync(join(tmpdir(), 'nv-prove-bpf-'));
+  // With the programs that sandboxes get: a host that was set up elsewhere may have no compiler.
+  const dir = bpfDir(resolveHome(readConfig(process.env).home));
   try {
     await measure(tries, world, dir);
   } catch (error) {
@@ -45,8 +47,6 @@ export async function proveXdp(world: World): Promise<Proof> {
     const { code, remedy = '' } = error;
     const seen = `not available (${code}): ${remedy} ${describeError(error)}`;
     tries.note('probes are loaded', 'they are', seen, false);
-  } finally {
-    rmSync(dir, { recursive: true, force: true });
   }
   return tries.proof('xdp');
 }

@@ -1,8 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { TokenBucket } from '../../base/token-bucket.ts';
+import { KIB } from '../../base/units.ts';
 import {
   type Count,
   freeTry,
+  limitBelow,
   limitedTries,
   neighborTry,
   type Rate,
@@ -126,4 +128,10 @@ describe('neighborTry', () => {
   it('fails without measurements', () => {
     expect(neighborTry({ alone: [], limited: [1], unlimited: [1] }).ok).toBe(false);
   });
+});
+
+it('limitBelow: a quarter of what passes freely, within the bounds of what can be told apart', () => {
+  expect([1e9, 1024 * KIB, 400 * KIB, 1].map(limitBelow)).toEqual(
+    [256, 256, 100, 64].map((kib) => kib * KIB),
+  );
 });

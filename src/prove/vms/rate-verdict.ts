@@ -22,6 +22,12 @@ export interface Rate {
 /** What passed of the rate at least, while there was always more to send. */
 const SHARE_MIN = 0.5;
 const COUNTS_MIN = 10;
+/** A fraction of what software emulation reaches on an idle machine, bytes per second. */
+const LIMIT_MAX = 256 * KIB;
+/** A turn a second. */
+const LIMIT_MIN = 64 * KIB;
+/** A busy machine may give less a moment later. */
+const HEADROOM = 4;
 
 /**
  * The window with the most bytes above what the rate allows in it. Any two counts make one; its time is the longest
@@ -47,12 +53,22 @@ export function worstWindow(counts: readonly Count[], rate: Rate): Window | unde
   return worst;
 }
 
-/** The share of the rate that passed from the first count to the last: 1 is all of it, without the burst. */
-export function shareOf(counts: readonly Count[], rate: Rate): number {
+/** Bytes per second from the first count to the last. */
+export function perSecondOf(counts: readonly Count[]): number {
   const [first, last] = [counts[0], counts.at(-1)];
   if (first === undefined || last === undefined) return 0;
   const seconds = (last.answeredAtMs - first.askedAtMs) / 1000;
-  return seconds > 0 ? (last.bytes - first.bytes) / (rate.perSecond * seconds) : 0;
+  return seconds > 0 ? (last.bytes - first.bytes) / seconds : 0;
+}
+
+/** The share of the rate that passed from the first count to the last: 1 is all of it, without the burst. */
+export function shareOf(counts: readonly Count[], rate: Rate): number {
+  return perSecondOf(counts) / rate.perSecond;
+}
+
+/** A limit that this machine exceeds without it, bytes per second. @param free what passes without a limit */
+export function limitBelow(free: number): number {
+  return Math.min(LIMIT_MAX, Math.max(LIMIT_MIN, Math.floor(free / HEADROOM)));
 }
 
 /**

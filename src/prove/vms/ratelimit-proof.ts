@@ -21,9 +21,11 @@ import { type Both, type Counting, countBytes } from './rate-counts.ts';
 import {
   type Count,
   freeTry,
+  limitBelow,
   limitedTries,
   type NeighborTimes,
   neighborTry,
+  perSecondOf,
   type Rate,
 } from './rate-verdict.ts';
 
@@ -39,8 +41,6 @@ type Guest = Pick<Awaited<ReturnType<ControlPlane['guest']>>, 'exec'> & {
 type Program = Awaited<ReturnType<Guest['exec']>>;
 
 const SIZE = { memoryMib: 192, diskMib: 64 } as const;
-/** A fraction of what software emulation reaches, bytes per second. */
-const [FAST, SLOW] = [256 * KIB, 128 * KIB];
 const PHASE_MS = 5_000;
 /** What the device moves at a time, the one buffer that may pass beyond the limit. */
 const TURN_BYTES = 64 * KIB;
@@ -86,19 +86,17 @@ export async function proveChannels(
   notes: Notes,
   phaseMs = PHASE_MS,
 ): Promise<void> {
-  const channelLimits = limitsOf(FAST);
-  const noisy = new Channel(
-    control,
-    (await control.create({ ...SIZE, channelLimits })).id,
-    phaseMs,
-  );
-  await proveBytes(noisy, notes);
   const polite = new Channel(control, (await control.create(SIZE)).id, phaseMs);
-  await proveNeighbor(noisy, polite, notes);
+  const fast = limitBelow(await polite.freePerSecond());
+  const { id } = await control.create({ ...SIZE, channelLimits: limitsOf(fast) });
+  const noisy = new Channel(control, id, phaseMs);
+  await proveBytes(noisy, fast, notes);
+  await proveNeighbor(noisy, polite, fast / 2, notes);
 }
 
 /** Each direction at a rate, at a lower one, and without one, by changes while bytes flow. */
-async function proveBytes(noisy: Channel, notes: Notes): Promise<void> {
+/** @param fast bytes per second */
+async function proveBytes(noisy: Channel, fast: number, notes: Notes): Promise<void> {
   const counting = noisy.countBytes();
   await counting.begun;
   const sinceMs = performance.now();
@@ -106,14 +104,14 @@ async function proveBytes(noisy: Channel, notes: Notes): Promise<void> {
   await noisy.flows();
   const flowsSinceMs = performance.now();
   await sleep(noisy.phaseMs);
-  tell(notes, await counting.stop(), FAST, '', flowsSinceMs);
-  await tellReceived(notes, flood, sinceMs);
-  await noisy.limit(limitsOf(SLOW));
-  tell(notes, await noisy.phase(), SLOW, ', after a change to half');
+  tell(notes, await counting.stop(), fast, '', flowsSinceMs);
+  await tellReceived(notes, flood, fast, sinceMs);
+  await noisy.limit(limitsOf(fast / 2));
+  tell(notes, await noisy.phase(), fast / 2, ', after a change to half');
   await noisy.limit({});
   const free = await noisy.phase();
   for (const [n, what] of DIRECTIONS.entries()) {
-    notes.add(freeTry(what, free[n] ?? [], rateOf(FAST)));
+    notes.add(freeTry(what, free[n] ?? [], rateOf(fast)));
   }
   await flood.stop();
 }
@@ -132,7 +130,12 @@ function tell(
 }
 
 /** The ends of the channel must not have got more than the device counts. */
-async function tellReceived(notes: Notes, flood: Flood, sinceMs: number): Promise<void> {
+async function tellReceived(
+  notes: Notes,
+  flood: Flood,
+  fast: number,
+  sinceMs: number,
+): Promise<void> {
   const ends = [
     ['guest → host: received by the program on the host', () => flood.fromGuest()],
     ['host → guest: received by the program in the guest', () => flood.inGuest()],
@@ -140,14 +143,19 @@ async function tellReceived(notes: Notes, flood: Flood, sinceMs: number): Promis
   for (const [what, received] of ends) {
     const bytes = await received();
     const ms = performance.now() - sinceMs;
-    const { size, turn, perSecond } = rateOf(FAST);
+    const { size, turn, perSecond } = rateOf(fast);
     const most = size + turn + (perSecond * ms) / 1000;
     const seen = `${(bytes / KIB).toFixed(0)} KiB in ${ms.toFixed(0)} ms`;
     notes.note(what, `at most ${(most / KIB).toFixed(0)} KiB`, seen, bytes > 0 && bytes <= most);
   }
 }
 
-async function proveNeighbor(noisy: Channel, polite: Channel, notes: Notes): Promise<void> {
+async function proveNeighbor(
+  noisy: Channel,
+  polite: Channel,
+  slow: number,
+  notes: Notes,
+): Promise<void> {
   const times = { alone: [], limited: [], unlimited: [] } as {
     readonly [K in keyof NeighborTimes]: number[];
   };
@@ -155,7 +163,7 @@ async function proveNeighbor(noisy: Channel, polite: Channel, notes: Notes): Pro
   let verdict = neighborTry(times);
   for (let round = 1; round <= ROUNDS_MAX; round += 1) {
     if (round > ROUNDS_MIN && verdict.ok) break;
-    await noisy.limit(limitsOf(SLOW));
+    await noisy.limit(limitsOf(slow));
     times.alone.push(...(await echo.roundTrips(ROUND_TRIPS)));
     const flood = await noisy.flood();
     // The start of programs in an emulated guest costs the neighbor more than their bytes.
@@ -215,6 +223,15 @@ class Channel {
       ];
       return bytes.every((each) => each > FLOWING_BYTES);
     });
+  }
+
+  /** Bytes of the slower direction in a second, without a limit. */
+  async freePerSecond(): Promise<number> {
+    const flood = await this.flood();
+    await this.flows();
+    const counts = await this.phase();
+    await flood.stop();
+    return Math.min(...counts.map(perSecondOf));
   }
 
   async phase(): Promise<Both<readonly Count[]>> {
