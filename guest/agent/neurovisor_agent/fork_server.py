@@ -8,8 +8,9 @@ import errno
 import os
 import sys
 
-from . import cgroup, limits, script, spawn, wire_json, zygote
+from . import cgroup, limits, spawn, wire_json
 from .connection import Connection
+from .framing import LineDecoder, ProtocolError
 from .loop import IN, Loop, Timer
 from .spawn import Launch
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Failed = Callable[[int], None]
 
 _RESTARTS = 5
+_FIELDS = {"warm": ("modules",), "started": ("pid",), "failed": ("errno",), "ended": ("pid", "status")}
 
 
 class Job:
@@ -42,6 +44,33 @@ class Job:
         self.on_started = on_started
         self.on_failed = on_failed
         self.on_ended = on_ended
+
+
+class Message:
+    """A checked line of the fork server (zygote.py), whose Python may be the user's. `number`: errno or wait status."""
+
+    __slots__ = ("kind", "pid", "number", "modules")
+
+    def __init__(self, line: bytes) -> None:
+        """Raises ProtocolError."""
+        try:
+            fields = wire_json.loads(line)
+        except ValueError as error:
+            raise ProtocolError(f"a line is not JSON: {error}") from None
+        kind = fields.get("type") if isinstance(fields, dict) else None
+        if not isinstance(kind, str) or kind not in _FIELDS:
+            raise ProtocolError("a line is no message")
+        self.kind = kind
+        values = {name: fields.get(name) for name in _FIELDS[kind]}
+        self.modules: list[object] = values.pop("modules", [])  # type: ignore[assignment]
+        for name, value in values.items():
+            # `type`, since True is an int.
+            if type(value) is not int or not (1 if name == "pid" else 0) <= value < 2**31:
+                raise ProtocolError(f"{name} is not a number of its range")
+        if not isinstance(self.modules, list):
+            raise ProtocolError("modules is not a list")
+        self.pid: int = values.get("pid", 0)  # type: ignore[assignment]
+        self.number: int = values.get("status", values.get("errno", 0))  # type: ignore[assignment]
 
 
 class ForkServer:
@@ -78,7 +107,7 @@ class ForkServer:
     def launch(self, job: Job, wait_warm: bool) -> None:
         """Starts `job` warm; while that is impossible, cold: unless `wait_warm`, and the fork server is warming up."""
         if self._connection is None or not (self._is_warm or wait_warm):
-            fork_child(self._loop, job, script.run)
+            fork_child(self._loop, job, spawn.execute_script)
         elif self._is_warm:
             self._send(job)
         else:
@@ -101,33 +130,33 @@ class ForkServer:
             self._retry = self._loop.after(limits.FORK_SERVER_RETRY_S, self._start)
             return
         if pid == 0:
-            zygote.serve(theirs, self._warm, self._rehearse, self._env, self._cgroup)
+            spawn.execute_fork_server(theirs.fileno(), self._cgroup)
         theirs.close()
         self._pid = pid
         self._sock = ours
         self._is_warm = False
         connection = self._connection = Connection(self._loop, ours)
-        lines = bytearray()
+        lines = LineDecoder(limits.FORK_SERVER_LINE_BYTES)
 
         def receive(data: bytes) -> None:
-            lines.extend(data)
-            while (end := lines.find(b"\n")) >= 0:
-                line = bytes(lines[:end])
-                del lines[: end + 1]
-                self._answer(wire_json.loads(line))  # type: ignore[arg-type]
+            try:
+                while (got := lines.receive(data)) is not None:
+                    line, data = got
+                    self._answer(Message(line))
+            except ProtocolError as error:
+                print(f"neurovisor agent: fork server: {error}", file=sys.stderr)
+                connection.abort()
 
         connection.on_data = receive
         connection.on_end = self._lost
         self._deadline = self._loop.after(limits.WARM_S, lambda: os.kill(pid, _signal.SIGKILL))
+        setup = wire_json.dumps({"warm": self._warm, "rehearse": self._rehearse, "env": self._env})
+        connection.send(len(setup).to_bytes(4, "big") + setup)
 
     def _send(self, job: Job) -> None:
         fd = -1
         try:
-            fd = os.memfd_create("launch", os.MFD_CLOEXEC)
-            data = wire_json.dumps(job.launch.to_json())
-            while data:
-                data = data[os.pwrite(fd, data, os.lseek(fd, 0, os.SEEK_END)) :]
-            os.lseek(fd, 0, os.SEEK_SET)
+            fd = job.launch.write()
             fds = b"".join(
                 number.to_bytes(4, "little") for number in (fd, *job.stdio, job.status_fd)
             )
@@ -140,8 +169,9 @@ class ForkServer:
             if fd >= 0:
                 os.close(fd)
 
-    def _answer(self, message: dict) -> None:
-        kind = message["type"]
+    def _answer(self, message: "Message") -> None:
+        """Raises ProtocolError for an answer that nothing asked for."""
+        kind, pid = message.kind, message.pid
         if kind == "warm":
             self._is_warm = True
             if self._deadline is not None:
@@ -149,20 +179,27 @@ class ForkServer:
             waiting, self._waiting = self._waiting, []
             for job in waiting:
                 self._send(job)
-            self._report(message["modules"])
-        elif kind == "started":
-            job = self._starting.pop(0)
-            self._children[message["pid"]] = job
-            job.on_started(message["pid"], True)
-        elif kind == "failed":
-            self._starting.pop(0).on_failed(message["errno"])
+            self._report(message.modules)
         elif kind == "ended":
-            self._children.pop(message["pid"]).on_ended(message["status"])
+            if pid not in self._children:
+                raise ProtocolError(f"process {pid} ended, which it has not started")
+            self._children.pop(pid).on_ended(message.number)
+        elif not self._starting:
+            raise ProtocolError(f"{kind}, without a launch")
+        elif kind == "failed":
+            self._starting.pop(0).on_failed(message.number)
+        elif pid in self._children:
+            raise ProtocolError(f"started process {pid} twice")
+        else:
+            job = self._children[pid] = self._starting.pop(0)
+            job.on_started(pid, True)
 
     def _lost(self) -> None:
         """Handles its death: jobs not sent start cold; children it started end without a known status."""
         if self._deadline is not None:
             self._deadline.cancel()
+        # It may have closed its socket and live on.
+        os.kill(self._pid, _signal.SIGKILL)
         os.waitpid(self._pid, 0)
         self._pid = 0
         self._connection = self._sock = None
@@ -171,7 +208,7 @@ class ForkServer:
         uncertain, children = self._starting, self._children
         self._waiting, self._starting, self._children = [], [], {}
         for job in unstarted:
-            fork_child(self._loop, job, script.run)
+            fork_child(self._loop, job, spawn.execute_script)
         for job in uncertain:
             job.on_failed(errno.ECHILD)
         for pid, job in children.items():

@@ -37,6 +37,8 @@ TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
 WARM_S = 180.0
+# A line of the fork server: what it reports of each module of the warm list, at most.
+FORK_SERVER_LINE_BYTES = 1024 * 1024
 # When the fork server could not be started for lack of descriptors, processes or memory.
 FORK_SERVER_RETRY_S = 1.0
 # Poll interval for the exit of a child when no descriptor is left for its pidfd.

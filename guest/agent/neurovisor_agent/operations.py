@@ -7,7 +7,7 @@ import _socket
 import os
 import sys
 
-from . import PROTOCOL, account, cgroup, limits, script, spawn, stats, wire_json
+from . import PROTOCOL, account, cgroup, limits, spawn, stats, wire_json
 from .connection import Connection
 from .fork_server import ForkServer, Job, fork_child
 from .framing import BODY, FrameDecoder, LineDecoder, ProtocolError
@@ -283,7 +283,7 @@ class Operations:
             return lambda job: fork_child(self._loop, job, spawn.execute)
         server = self.fork_server
         if server is None:
-            return lambda job: fork_child(self._loop, job, script.run)
+            return lambda job: fork_child(self._loop, job, spawn.execute_script)
         wait_warm = request.flag("waitWarm", True)
         return lambda job: server.launch(job, wait_warm)
 

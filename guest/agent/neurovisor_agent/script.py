@@ -1,6 +1,6 @@
-"""Runs a Python script in a forked interpreter so that the script can't tell this from `python3 FILE`.
+"""Runs a Python script so that the script can't tell this from `python3 FILE`: in a fork of the fork server, or alone.
 
-What differs: `/proc/self/cmdline` is the agent's; of the PYTHON* variables only PYTHONPATH and
+What differs: `/proc/self/cmdline` is that of interpreter.py; of the PYTHON* variables only PYTHONPATH and
 PYTHONUNBUFFERED are read; the scripts of one fork server share a PYTHONHASHSEED.
 """
 
@@ -11,6 +11,7 @@ import builtins
 import os
 import sys
 
+from . import spawn
 from .spawn import Launch
 
 TYPE_CHECKING = False
@@ -68,6 +69,19 @@ def add_user_site(home: str) -> None:
     del sys.path[count:]
     at = next((n for n, one in enumerate(sys.path) if one.endswith("-packages")), count)
     sys.path[at:at] = added
+
+
+def serve_one(launch_fd: int, status_fd: int) -> None:
+    """Runs the script of `launch_fd`, without a fork server; never returns. A failure is reported as in spawn.py."""
+    try:
+        os.set_inheritable(status_fd, False)
+        launch = Launch.read(launch_fd)
+        os.close(launch_fd)
+        run(launch, status_fd)
+    except BaseException as error:
+        spawn.report(status_fd, "exec", error)
+    finally:
+        os._exit(spawn.FAILED)
 
 
 def run(launch: Launch, status_fd: int) -> None:

@@ -1,6 +1,6 @@
 """Turns a freshly forked child into the program of a sandbox's user.
 
-Runs only in the child, of the agent or of the zygote. A failure is reported as `<step> <errno>` on a
+Runs only in the child, of the agent or of the fork server. A failure is reported as `<step> <errno>` on a
 close-on-exec pipe; when the pipe closes without a report, the program runs.
 """
 
@@ -13,7 +13,7 @@ from errno import ENOENT, ENOTDIR
 from fcntl import ioctl
 from termios import TIOCSCTTY
 
-from . import cgroup
+from . import cgroup, wire_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 # The agent has -1000 (never killed), which its children must not inherit.
 _OOM_SCORE_OF_USERS = "0"
 _FDS_MAX = 1 << 20
-_FAILED = 127
+# Exit status of a child that did not become a program.
+FAILED = 127
+# Entry point of a Python for scripts.
+_INTERPRETER = f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/interpreter.py"
 
 
 class Launch:
@@ -59,6 +62,24 @@ class Launch:
     def from_json(cls, value: dict) -> "Launch":
         return cls(**value)
 
+    def write(self) -> int:
+        """A memfd with this launch, at its begin. Raises OSError."""
+        fd = os.memfd_create("launch", os.MFD_CLOEXEC)
+        try:
+            data = wire_json.dumps(self.to_json())
+            while data:
+                data = data[os.write(fd, data) :]
+            os.lseek(fd, 0, os.SEEK_SET)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    @classmethod
+    def read(cls, fd: int) -> "Launch":
+        with open(fd, "rb", closefd=False) as file:
+            return cls.from_json(wire_json.loads(file.read()))  # type: ignore[arg-type]
+
 
 def run_child(
     launch: Launch,
@@ -86,12 +107,17 @@ def run_child(
         os.chdir(launch.cwd)
         step = "exec"
         run(launch, status_fd)
-    except OSError as error:
-        os.write(status_fd, f"{step} {error.errno or 0}".encode())
     except BaseException as error:
-        os.write(status_fd, f"{step} 0 {error}".encode()[:400])
+        report(status_fd, step, error)
     finally:
-        os._exit(_FAILED)
+        os._exit(FAILED)
+
+
+def report(status_fd: int, step: str, error: BaseException) -> None:
+    if isinstance(error, OSError):
+        os.write(status_fd, f"{step} {error.errno or 0}".encode())
+    else:
+        os.write(status_fd, f"{step} 0 {error}".encode()[:400])
 
 
 def become(uid: int, gid: int, groups: list[int]) -> None:
@@ -123,6 +149,38 @@ def execute(launch: Launch, _status_fd: int) -> None:
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM):
         _signal.signal(number, _signal.SIG_DFL)
     exec_in_path(launch.argv, launch.env)
+
+
+def execute_script(launch: Launch, status_fd: int) -> None:
+    """Replaces the child with a Python that runs the script, and reports on `status_fd`. Raises OSError."""
+    stop_imports()
+    fd = launch.write()
+    for number in (fd, status_fd):
+        os.set_inheritable(number, True)
+    _exec_interpreter(["script", str(fd), str(status_fd)], launch.env)
+
+
+def execute_fork_server(sock_fd: int, cgroup_path: str | None) -> None:
+    """Replaces this child of the agent with the fork server (zygote.py), which serves at `sock_fd`. Never returns."""
+    try:
+        stop_imports()
+        if cgroup_path is not None:
+            cgroup.join(cgroup_path)
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1):
+            os.dup2(null, fd)
+        os.dup2(sock_fd, 3)
+        os.set_inheritable(3, True)
+        os.closerange(4, _FDS_MAX)
+        _exec_interpreter(["fork-server", "3"], dict(os.environ))
+    except BaseException as error:
+        print(f"neurovisor agent: no fork server: {error}", file=sys.stderr)
+    finally:
+        os._exit(FAILED)
+
+
+def _exec_interpreter(arguments: list[str], env: dict[str, str]) -> None:
+    os.execve(sys.executable, [sys.executable, "-I", "-S", _INTERPRETER, *arguments], env)
 
 
 def exec_in_path(argv: list[str], env: dict[str, str]) -> None:

@@ -1,9 +1,11 @@
 """The fork server: a process that has imported the warm list and forks once per script.
 
-The agent sends one byte with five descriptors (launch as JSON in a memfd, stdin, stdout, stderr, status
-pipe) and reads JSON lines: `warm` once, then `started` or `failed` per launch, and `ended` per child.
-It is a fork of the agent, so no second interpreter starts. It closes every descriptor but its own, so it
-holds none of an operation.
+The agent sends the set-up (its length in 4 bytes, then JSON: `warm`, `rehearse`, `env`), then per launch one byte with
+five descriptors (launch as JSON in a memfd, stdin, stdout, stderr, status pipe). It reads JSON lines: `warm` once, then
+`started` or `failed` per launch, and `ended` per child.
+
+It is an interpreter of its own (interpreter.py), so that nothing of the agent's is in the memory of a script, and so
+that it can be another Python than the agent's.
 """
 
 from __future__ import annotations
@@ -16,24 +18,21 @@ import select
 import sys
 import time
 
-from . import cgroup, script, spawn, wire_json
+from . import script, spawn, wire_json
 from .spawn import Launch
 
-FDS = 5
-_FDS_MAX = 1 << 20
+_FDS = 5
 _MODULE_ERROR_CHARACTERS = 300
 
 
-def serve(
-    sock: "_socket.socket",
-    warm: list[str],
-    rehearse: bool,
-    env: dict[str, str],
-    cgroup_path: str | None,
-) -> None:
-    """Runs in the forked child; never returns."""
+def serve(fd: int) -> None:
+    """Serves the agent at the socket `fd`; never returns."""
     try:
-        _isolate(sock, cgroup_path)
+        os.set_inheritable(fd, False)
+        sock = _socket.socket(fileno=fd)
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        setup: dict = wire_json.loads(_receive(sock, int.from_bytes(_receive(sock, 4), "big")))  # type: ignore[assignment]
+        env, warm, rehearse = setup["env"], setup["warm"], setup["rehearse"]
         script.prepare()
         os.environ.clear()
         os.environ.update(env)
@@ -49,18 +48,15 @@ def serve(
         os._exit(1)
 
 
-def _isolate(sock: "_socket.socket", cgroup_path: str | None) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1):
-        os.dup2(null, fd)
-    os.closerange(3, sock.fileno())
-    os.closerange(sock.fileno() + 1, _FDS_MAX)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    if cgroup_path is not None:
-        try:
-            cgroup.join(cgroup_path)
-        except OSError as error:
-            print(f"neurovisor zygote: {error}", file=sys.stderr)
+def _receive(sock: "_socket.socket", size: int) -> bytes:
+    """Exits when the agent is gone."""
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            os._exit(0)
+        data += more
+    return data
 
 
 def _import(name: str, rehearse: bool) -> dict[str, object]:
@@ -101,11 +97,10 @@ def _serve(sock: "_socket.socket") -> None:
 
 
 def _launch(sock: "_socket.socket") -> int | None:
-    fds = receive_fds(sock)
+    fds = _receive_fds(sock)
     pid = -1
     try:
-        with open(fds[0], "rb", closefd=False) as file:
-            launch = Launch.from_json(wire_json.loads(file.read()))  # type: ignore[arg-type]
+        launch = Launch.read(fds[0])
         pid = os.fork()
         if pid == 0:
             spawn.run_child(launch, (fds[1], fds[2], fds[3]), fds[4], script.run)
@@ -120,9 +115,9 @@ def _launch(sock: "_socket.socket") -> int | None:
                 os.close(fd)
 
 
-def receive_fds(sock: "_socket.socket") -> list[int]:
+def _receive_fds(sock: "_socket.socket") -> list[int]:
     """Receives one launch's descriptors. Exits when the agent is gone."""
-    data, ancillary, _flags, _address = sock.recvmsg(1, _socket.CMSG_SPACE(FDS * 4))
+    data, ancillary, _flags, _address = sock.recvmsg(1, _socket.CMSG_SPACE(_FDS * 4))
     if not data:
         os._exit(0)
     fds: list[int] = []
@@ -132,7 +127,7 @@ def receive_fds(sock: "_socket.socket") -> list[int]:
                 int.from_bytes(payload[at : at + 4], sys.byteorder)
                 for at in range(0, len(payload), 4)
             ]
-    assert len(fds) == FDS
+    assert len(fds) == _FDS
     for fd in fds:
         os.set_inheritable(fd, False)
     return fds

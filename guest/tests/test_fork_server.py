@@ -1,0 +1,119 @@
+"""The agent's end of the fork server, against one that breaks the protocol."""
+
+import gc
+import json
+import os
+import sys
+import unittest
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from neurovisor_agent import limits, spawn
+from neurovisor_agent.cgroup import Cgroups
+from neurovisor_agent.fork_server import ForkServer, Job, Message
+from neurovisor_agent.framing import ProtocolError
+from neurovisor_agent.spawn import Launch
+from test_process import Rig
+
+WRONG = (
+    b"",
+    b"{",
+    b"[]",
+    b"1",
+    b'{"type":"other"}',
+    b'{"type":["warm"]}',
+    b'{"type":"warm"}',
+    b'{"type":"warm","modules":{}}',
+    b'{"type":"started"}',
+    b'{"type":"started","pid":0}',
+    b'{"type":"started","pid":-1}',
+    b'{"type":"started","pid":true}',
+    b'{"type":"started","pid":1.0}',
+    b'{"type":"started","pid":2147483648}',
+    b'{"type":"failed","errno":"1"}',
+    b'{"type":"ended","pid":1}',
+    b'{"type":"ended","pid":1,"status":-1}',
+)
+
+
+class Messages(unittest.TestCase):
+    def test_only_what_the_fork_server_sends_is_taken(self) -> None:
+        message = Message(b'{"type":"ended","pid":7,"status":256}')
+        self.assertEqual((message.kind, message.pid, message.number), ("ended", 7, 256))
+        self.assertEqual(Message(b'{"type":"warm","modules":[1]}').modules, [1])
+        for line in WRONG:
+            with self.subTest(line), self.assertRaises(ProtocolError):
+                Message(line)
+
+
+class Hostile(unittest.TestCase):
+    """A fork server that is another program: it sends `lines`, then waits."""
+
+    def setUp(self) -> None:
+        gc.collect()
+        self.rig = Rig(self)
+        self.starts = 0
+        start = ForkServer._start
+
+        def counted(server: ForkServer) -> None:
+            self.starts += 1
+            start(server)
+
+        self.enterContext(mock.patch.object(ForkServer, "_start", counted))
+        self.enterContext(mock.patch.object(sys, "stderr", self.enterContext(open(os.devnull, "w"))))
+
+    def serve(self, lines: bytes) -> ForkServer:
+        def play(fd: int, _cgroup: object) -> None:
+            try:
+                # Its copy of the agent's end too: else it would never see that the agent is gone.
+                os.dup2(fd, 3)
+                os.closerange(4, 1 << 16)
+                os.write(3, lines)
+                while os.read(3, 65536):
+                    pass
+            finally:
+                os._exit(0)
+
+        self.enterContext(mock.patch.object(spawn, "execute_fork_server", play))
+        self.warmed: list[object] = []
+        return ForkServer(self.rig.loop, [], False, {}, Cgroups(None), self.warmed.append)
+
+    def test_a_wrong_message_ends_it_and_another_starts(self) -> None:
+        for line in (*WRONG, b'{"type":"started","pid":1}', b'{"type":"ended","pid":1,"status":0}'):
+            with self.subTest(line):
+                self.starts = 0
+                server = self.serve(line + b"\n")
+                first = server._pid
+                self.rig.run_until(lambda: self.starts > 1)
+                with self.assertRaises(ChildProcessError):
+                    os.waitpid(first, os.WNOHANG)
+                server.close()
+                self.rig.run_until(lambda server=server: server._connection is None)
+
+    def test_a_line_without_an_end_ends_it(self) -> None:
+        self.enterContext(mock.patch.object(limits, "FORK_SERVER_LINE_BYTES", 1000))
+        server = self.serve(b"x" * 2000)
+        self.rig.run_until(lambda: self.starts > 1)
+        server.close()
+        self.rig.run_until(lambda: server._connection is None)
+
+    def test_one_that_starts_nothing_leaves_the_script_to_a_cold_start(self) -> None:
+        # Warm, but gone before the launch is answered: the program's outcome is unknown, and that is said.
+        server = self.serve(json.dumps({"type": "warm", "modules": []}).encode() + b"\n")
+        self.rig.run_until(lambda: server._is_warm)
+        failed: list[int] = []
+        launch = Launch([], {}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": "pass"})
+        ours, theirs = os.pipe()
+        job = Job(launch, (0, 1, 2), theirs, lambda _pid, _warm: self.fail(), failed.append, lambda _status: None)
+        server.launch(job, True)
+        os.close(theirs)
+        server.close()
+        self.rig.run_until(lambda: bool(failed))
+        os.close(ours)
+
+
+if __name__ == "__main__":
+    unittest.main()
