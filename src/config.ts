@@ -84,6 +84,11 @@ const VARIABLES = {
     new RegExp(`^${WEBHOOK_HOST}(,${WEBHOOK_HOST})*$`),
     'HOST or HOST:PORT, separated by commas, IPv6 in brackets',
   ),
+  /** Hosts that files of packages may come from, by HTTPS, whatever their addresses: as above. */
+  NEUROVISOR_PACKAGE_HOSTS: matching(
+    new RegExp(`^${WEBHOOK_HOST}(,${WEBHOOK_HOST})*$`),
+    'HOST or HOST:PORT, separated by commas, IPv6 in brackets',
+  ),
   /**
    * The jail around VMMs. `auto`: namespaces and seccomp, or no VM starts; a user and limits of their own where the host
    * has them, otherwise a warning · `enforce`: the whole jail or no VM starts · `log`: allow and log system calls that the profile refuses · `off`.
@@ -142,6 +147,8 @@ export interface Config {
   readonly networkPool: string | null;
   /** `HOST` or `HOST:PORT`. */
   readonly webhookHosts: readonly string[];
+  /** `HOST` or `HOST:PORT`. */
+  readonly packageHosts: readonly string[];
   readonly jail: JailMode;
   /** Null: the default. */
   readonly jailUids: string | null;
@@ -179,6 +186,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     daemonKey: values.NEUROVISOR_API_KEY || null,
     networkPool: values.NEUROVISOR_NET_POOL || null,
     webhookHosts: listed(values.NEUROVISOR_WEBHOOK_HOSTS),
+    packageHosts: listed(values.NEUROVISOR_PACKAGE_HOSTS),
     jail: values.NEUROVISOR_JAIL,
     jailUids: values.NEUROVISOR_JAIL_UIDS || null,
     probes: probesOf(values.NEUROVISOR_PROBES),

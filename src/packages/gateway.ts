@@ -35,6 +35,7 @@ import { Listener } from './port/listener.ts';
 import { Catalogs } from './store/catalogs.ts';
 import { FileStore } from './store/file-store.ts';
 import { PackageFiles } from './store/package-files.ts';
+import { PageCache } from './store/page-cache.ts';
 import type { IsPublic } from './upstream/address.ts';
 import { Upstream, type UpstreamOptions } from './upstream/fetch.ts';
 import type { IndexSet } from './upstream/index-set.ts';
@@ -83,7 +84,8 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits });
   const bytesMax = options.fileBytesMax ?? CACHE_LIMITS.fileBytesMax;
   const store = new FileStore(join(options.cacheDir, 'packages'), bytesMax);
-  const catalogs = new Catalogs({ upstream, indexes: options.indexes, clock });
+  const pages = new PageCache(upstream, clock);
+  const catalogs = new Catalogs(pages, options.indexes);
   const files = new PackageFiles({ upstream, store, clock });
   const metrics = new PackageMetrics();
   const ports = new Set<PackagePort>();
@@ -119,9 +121,9 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
     },
     metrics: () => metrics.list(),
     close() {
-      catalogs.close();
+      pages.close();
       files.close();
-      closing ??= Promise.all([...ports].map((port) => port.close())).then(() => undefined);
+      closing ??= Promise.all([...ports].map((port) => port.close())).then(() => upstream.close());
       return closing;
     },
   };

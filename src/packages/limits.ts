@@ -17,13 +17,13 @@ export const PORT_LIMITS = {
   idleConnectionTimeoutMs: 120_000,
   /** A guest that stops reading its answer; longer closes the connection. */
   stallTimeoutMs: 120_000,
-  /** Different names that the indexes are asked for; more get 403. A guest can encode data in names. */
-  namesMax: 2_000,
+  /** Different names or paths that the indexes are asked for; more get 403. A guest can encode data in them. */
+  namesMax: 5_000,
   /** Different names that the indexes do not have; more get 403. Words of an encoding are mostly such names. */
-  unknownNamesMax: 100,
+  unknownNamesMax: 500,
   /** New names at once, and per second afterwards; more wait. */
-  namesBurst: 200,
-  namesPerSecond: 5,
+  namesBurst: 1_000,
+  namesPerSecond: 10,
 } as const;
 
 /** Of the requests to indexes. */

@@ -18,10 +18,11 @@ export class PackageRules {
     this.#locked = policy.lock === null ? null : lockedDigests(policy.lock);
   }
 
-  /** Whether the index may be asked for this name at all. */
+  /** Whether the index may be asked for this name at all. @param name empty: of no package, such as a list of them */
   permitsName(ecosystem: Ecosystem, name: string): Checked<void> {
     const { ecosystems, allow, deny } = this.policy;
     if (!ecosystems.includes(ecosystem)) return packagesOff(ecosystem);
+    if (name === '') return accepted(undefined);
     if (deny.some((rule) => matches(rule, ecosystem, name))) {
       return refused(403, 'denied', `${name} is denied by --packages-deny of this sandbox.`);
     }
@@ -29,7 +30,7 @@ export class PackageRules {
       const message = `${name} is not in --packages-allow of this sandbox.`;
       return refused(403, 'not_allowed', message);
     }
-    if (this.#locked !== null && !this.#locked.has(`${ecosystem}:${name}`)) {
+    if (this.#locked !== null && !this.#locked.has(`${ecosystem}:${canonical(ecosystem, name)}`)) {
       return refused(403, 'not_locked', `${name} is not in the lock file of this sandbox.`);
     }
     return accepted(undefined);
@@ -43,7 +44,7 @@ export class PackageRules {
     nowMs: number,
   ): Checked<void> {
     const { minAgeMs } = this.policy;
-    const locked = this.#locked?.get(`${ecosystem}:${name}`);
+    const locked = this.#locked?.get(`${ecosystem}:${canonical(ecosystem, name)}`);
     if (
       locked !== undefined &&
       !file.digests.some(({ algorithm, hex }) => locked.has(`${algorithm}:${hex}`))
@@ -88,7 +89,7 @@ function lockedDigests(lock: readonly string[]): ReadonlyMap<string, ReadonlySet
   const names = new Map<string, Set<string>>();
   for (const entry of lock) {
     const [, ecosystem = '', name = '', digest = ''] = LOCK_ENTRY.exec(entry) ?? [];
-    const key = `${ecosystem}:${name}`;
+    const key = `${ecosystem}:${canonical(ecosystem as Ecosystem, name)}`;
     const digests = names.get(key) ?? new Set();
     digests.add(digest);
     names.set(key, digests);

@@ -20,6 +20,8 @@ export type RefusalCode =
   | 'too_many_names'
   | 'busy'
   | 'no_index'
+  | 'address_refused'
+  | 'upstream_refused'
   | 'upstream_failed'
   | 'upstream_timeout';
 

@@ -12,13 +12,15 @@ import { readIndexes } from '../packages/host/indexes.ts';
 export interface PackagesSettings {
   readonly home: Home;
   readonly log: Log;
+  /** `HOST` or `HOST:PORT` that files of packages may come from. */
+  readonly fileHosts: readonly string[];
   /** Default: read from the environment and files of the host's package clients. */
   readonly indexes?: (() => Promise<IndexSet>) | undefined;
 }
 
-export function openPackages({ home, log, indexes }: PackagesSettings): PackageGateway {
+export function openPackages({ home, log, fileHosts, indexes }: PackagesSettings): PackageGateway {
   return createPackageGateway({
-    indexes: indexes ?? (() => readIndexes(hostFiles(process.env))),
+    indexes: indexes ?? (() => readIndexes(hostFiles(process.env), fileHosts)),
     cacheDir: home.cacheDir,
     isPublic: isPublicAddress,
     clock: systemClock,

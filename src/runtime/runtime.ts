@@ -240,7 +240,12 @@ export class Runtime {
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
-      const packages = openPackages({ home, log, indexes: options.packageIndexes });
+      const packages = openPackages({
+        home,
+        log,
+        fileHosts: config.packageHosts,
+        indexes: options.packageIndexes,
+      });
       cleanup.push('packages', () => packages.close());
       metrics.registry.add(...packages.metrics());
       const kinds = options.observes === true ? config.probes : null;

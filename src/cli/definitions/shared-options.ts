@@ -97,7 +97,7 @@ export function addSandboxOptions(command: Command): Command {
   return addNetworkOptions(command, ' (default: none)');
 }
 
-/** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age` */
+/** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age`, `--packages-lock` */
 function addPackageOptions(command: Command): Command {
   return command
     .option(
@@ -121,6 +121,12 @@ function addPackageOptions(command: Command): Command {
     .option(
       '--packages-min-age <time>',
       'hide versions of packages that are younger than this, for example 7d (default: none)',
+    )
+    .option(
+      '--packages-lock <file>',
+      'restrict packages to the files whose digests this lock file has: requirements.txt, uv.lock, package-lock.json or Cargo.lock (repeatable)',
+      collect,
+      [],
     );
 }
 

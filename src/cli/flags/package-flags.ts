@@ -1,7 +1,10 @@
 /** `--packages` and the options that restrict it. */
+import { readFileSync } from 'node:fs';
+import { describeError } from '../../base/errors.ts';
 import { ECOSYSTEMS, type Ecosystem, isPackageRule } from '../../base/package-policy.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
 import { UsageError } from '../failure.ts';
+import { lockEntries } from './lock-file.ts';
 import * as ranges from './ranges.ts';
 
 export interface PackageFlags {
@@ -9,15 +12,18 @@ export interface PackageFlags {
   readonly packagesAllow?: readonly string[];
   readonly packagesDeny?: readonly string[];
   readonly packagesMinAge?: string;
+  readonly packagesLock?: readonly string[];
 }
 
 /** Returns no field without `--packages`. @throws UsageError */
 export function packageOptions(flags: PackageFlags): { readonly packages?: PackageOptions } {
   const { packages = [], packagesAllow = [], packagesDeny = [], packagesMinAge: age } = flags;
+  const { packagesLock = [] } = flags;
   if (packages.length === 0) {
-    if (packagesAllow.length + packagesDeny.length === 0 && age === undefined) return {};
+    const more = [...packagesAllow, ...packagesDeny, ...packagesLock];
+    if (more.length === 0 && age === undefined) return {};
     throw new UsageError(
-      '--packages-allow, --packages-deny and --packages-min-age need --packages',
+      '--packages-allow, --packages-deny, --packages-min-age and --packages-lock need --packages',
       'add for example --packages pip',
     );
   }
@@ -27,8 +33,18 @@ export function packageOptions(flags: PackageFlags): { readonly packages?: Packa
       allow: rulesOf('--packages-allow', packagesAllow),
       deny: rulesOf('--packages-deny', packagesDeny),
       ...(age === undefined ? {} : { minAgeMs: ranges.packageAge(age) }),
+      ...(packagesLock.length === 0 ? {} : { lock: packagesLock.flatMap(lockedFiles) }),
     },
   };
+}
+
+function lockedFiles(path: string): readonly string[] {
+  try {
+    return lockEntries(path, readFileSync(path, 'utf8'));
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(`--packages-lock ${path}: ${describeError(error)}`, 'check the path');
+  }
 }
 
 function ecosystemsOf(texts: readonly string[]): readonly Ecosystem[] {

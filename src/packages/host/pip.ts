@@ -6,6 +6,7 @@ import { indexOf } from './index-url.ts';
 import { type Ini, parseIni } from './ini.ts';
 
 const DEFAULT = 'https://pypi.org/simple/';
+const FILE_HOSTS = ['files.pythonhosted.org'];
 
 /** @throws PackageError `index_invalid` */
 export async function pipIndex(files: HostFiles): Promise<Index> {
@@ -20,7 +21,10 @@ export async function pipIndex(files: HostFiles): Promise<Index> {
     fromFiles('index-url') ||
     env['UV_DEFAULT_INDEX'] ||
     env['UV_INDEX_URL'];
-  const index = indexOf(url || DEFAULT, "the index-url of the host's pip");
+  const index = {
+    ...indexOf(url || DEFAULT, "the index-url of the host's pip"),
+    fileHosts: FILE_HOSTS,
+  };
   const certificates = env['PIP_CERT'] || fromFiles('cert');
   const ca = certificates ? await files.read(certificates) : undefined;
   return ca === undefined ? index : { ...index, ca };

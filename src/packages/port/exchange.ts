@@ -11,14 +11,26 @@ import { PackageError } from '../errors.ts';
 import type { PackageFetch } from '../fetch-record.ts';
 import type { NameBudget } from '../name-budget.ts';
 import type { PackageRules } from '../policy.ts';
-import type { Artifact, Catalog, RenderedPage, Route } from '../protocol/artifact.ts';
+import type {
+  Artifact,
+  ArtifactRoute,
+  Catalog,
+  CatalogRoute,
+  RelayRoute,
+  RenderedPage,
+  Route,
+} from '../protocol/artifact.ts';
+import { timeOfInfo } from '../protocol/go.ts';
 import { refusalPage } from '../protocol/pypi.ts';
 import { type ByteRange, parseRange } from '../range.ts';
-import { type Checked, NOT_FOUND, phraseOf, type Refusal, refused } from '../refusal.ts';
+import { accepted, type Checked, NOT_FOUND, phraseOf, type Refusal, refused } from '../refusal.ts';
 import type { Catalogs } from '../store/catalogs.ts';
 import type { OpenFile, PackageFiles } from '../store/package-files.ts';
 import type { Index } from '../upstream/index-set.ts';
 import { parseRoute } from './route.ts';
+
+/** In the guest. */
+const ORIGIN = 'http://127.0.0.1:11435';
 
 export interface ExchangeContext {
   readonly sandboxId: string;
@@ -75,40 +87,93 @@ export class Exchange {
       this.#refuseRoute(route, permitted.refusal);
       return;
     }
-    const index = await catalogs.index(ecosystem);
+    const index = await catalogs.index(route.index);
     if (index === undefined) {
       const message = `This host has no index of ${ecosystem} packages: configure one there.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
       return;
     }
-    const key = `${ecosystem}:${name}`;
+    if (route.kind === 'static') {
+      this.#sendPage(route.page(this.#origin()));
+      return;
+    }
+    const key = `${ecosystem}:${route.kind === 'relay' ? route.path : name}`;
     const taken = budget.take(key);
     if (!taken.ok) {
       this.#refuseRoute(route, taken.refusal);
       return;
     }
-    let catalog: Catalog;
     try {
-      catalog = await catalogs.get(ecosystem, name, index);
+      if (route.kind === 'relay') await this.#relay(route, index, taken.value.isNew);
+      else await this.#ofCatalog(route, index, taken.value.isNew);
     } catch (error) {
-      const isMissing = error instanceof PackageError && [404, 410].includes(error.status ?? 0);
-      if (!isMissing) throw error;
+      const { status = 0 } = error instanceof PackageError ? error : {};
+      if (status < 400 || status > 499 || this.#response.headersSent) throw error;
       budget.missed(key);
-      this.#note(route, { outcome: 'not_found' });
-      this.refuse(NOT_FOUND.refusal);
-      return;
+      const isMissing = [404, 410].includes(status);
+      const message = `The package index of the host refuses this with status ${status}.`;
+      const { refusal } = isMissing ? NOT_FOUND : refused(403, 'upstream_refused', message);
+      this.#note(route, { outcome: refusal.code });
+      this.refuse(refusal);
     }
-    if (route.kind === 'catalog') {
-      this.#page(route, catalog);
-      if (taken.value.isNew) this.#note(route, { outcome: 'ok' });
-      return;
-    }
-    await this.#artifact(route, catalog, index);
   }
 
-  #page(route: Route, catalog: Catalog): void {
+  async #ofCatalog(
+    route: CatalogRoute | ArtifactRoute,
+    index: Index,
+    isNew: boolean,
+  ): Promise<void> {
+    const catalog = await this.#context.catalogs.get(route, index);
+    if (route.kind === 'artifact') {
+      await this.#artifact(route, catalog, index);
+      return;
+    }
     const accept = this.#request.headers.accept ?? '';
-    this.#sendPage(catalog.render((file) => this.#permits(route, file).ok, accept, ''));
+    const permits = (file: Artifact): boolean => this.#permits(route, file).ok;
+    this.#sendPage(catalog.render(permits, accept, this.#origin()));
+    if (isNew) this.#note(route, { outcome: 'ok' });
+  }
+
+  async #relay(route: RelayRoute, index: Index, isNew: boolean): Promise<void> {
+    const { catalogs } = this.#context;
+    const { name, version, path, digest, contentType } = route;
+    const artifact: Artifact = {
+      name,
+      version,
+      filename: path.split('/').at(-1) ?? '',
+      url: `${index.baseUrl}${path}`,
+      digests: digest === null ? [] : [digest],
+      publishedMs: await this.#publishedMs(route, index),
+      sizeBytes: null,
+    };
+    const isPackage = name !== '' && (version !== '' || route.infoPath !== null);
+    const permitted = isPackage ? this.#permits(route, artifact) : accepted(undefined);
+    if (!permitted.ok) {
+      this.#refuseRoute(route, permitted.refusal, artifact);
+      return;
+    }
+    if (route.isImmutable) {
+      await this.#file(route, artifact, index, contentType);
+      return;
+    }
+    const { value: body, validators } = await catalogs.text(index, path);
+    const { lastModified } = validators;
+    const known = this.#request.headers['if-modified-since'];
+    if (lastModified !== undefined && known === lastModified) {
+      this.#response.writeHead(304, { 'last-modified': lastModified });
+      this.#response.end();
+      return;
+    }
+    this.#sendPage({ contentType, body }, lastModified);
+    if (isNew) this.#note(route, { outcome: 'ok', version });
+  }
+
+  /** When a version was made, if the policy asks; null: the index does not say. */
+  async #publishedMs({ infoPath, name }: RelayRoute, index: Index): Promise<number | null> {
+    const { rules, catalogs } = this.#context;
+    if (rules.policy.minAgeMs === null || infoPath === null) return null;
+    // The description is of the module proxy, also for the checksum database.
+    return name === '' ? null : timeOfInfo((await catalogs.text(index, infoPath)).value);
   }
 
   #permits({ ecosystem, name }: Route, file: Artifact): Checked<void> {
@@ -116,21 +181,18 @@ export class Exchange {
     return rules.permitsFile(ecosystem, name, file, clock.wall());
   }
 
-  #sendPage({ contentType, body }: RenderedPage): void {
-    const bytes = Buffer.from(body);
+  #sendPage({ contentType, body }: RenderedPage, lastModified?: string): void {
+    const bytes = typeof body === 'string' ? Buffer.from(body) : body;
     this.#response.writeHead(200, {
       'content-type': contentType,
       'content-length': bytes.length,
       'cache-control': 'max-age=60',
+      ...(lastModified === undefined ? {} : { 'last-modified': lastModified }),
     });
     this.#response.end(bytes);
   }
 
-  async #artifact(
-    route: Extract<Route, { kind: 'artifact' }>,
-    catalog: Catalog,
-    index: Index,
-  ): Promise<void> {
+  async #artifact(route: ArtifactRoute, catalog: Catalog, index: Index): Promise<void> {
     const artifact = catalog.find(route.key);
     if (artifact === undefined) {
       this.#refuseRoute(route, NOT_FOUND.refusal);
@@ -141,29 +203,41 @@ export class Exchange {
       this.#refuseRoute(route, permitted.refusal, artifact);
       return;
     }
+    await this.#file(route, artifact, index, 'application/octet-stream');
+  }
+
+  async #file(route: Route, artifact: Artifact, index: Index, contentType: string): Promise<void> {
     const file = await this.#context.files.open(artifact, index);
     try {
-      await this.#sendFile(route, artifact, file);
+      await this.#sendFile(route, artifact, file, contentType);
     } finally {
       await file.close();
     }
   }
 
-  async #sendFile(route: Route, artifact: Artifact, file: OpenFile): Promise<void> {
+  async #sendFile(
+    route: Route,
+    artifact: Artifact,
+    file: OpenFile,
+    contentType: string,
+  ): Promise<void> {
     const { request, response } = { request: this.#request, response: this.#response };
     const [digest] = artifact.digests;
-    const etag = `"${digest.hex}"`;
+    const etag = digest === undefined ? undefined : `"${digest.hex}"`;
     const ifRange = request.headers['if-range'];
-    const wanted = ifRange === undefined || ifRange === etag ? request.headers.range : undefined;
+    const wanted =
+      ifRange === undefined || (ifRange === etag && etag !== undefined)
+        ? request.headers.range
+        : undefined;
     const isHead = request.method === 'HEAD';
     let sizeBytes = file.sizeBytes ?? artifact.sizeBytes;
     if (sizeBytes === null && (isHead || wanted !== undefined)) sizeBytes = await file.complete();
     const range = sizeBytes === null || isHead ? undefined : parseRange(wanted, sizeBytes);
     const head = {
-      'content-type': 'application/octet-stream',
+      'content-type': contentType,
       'accept-ranges': 'bytes',
       'cache-control': 'max-age=31536000, immutable',
-      etag,
+      ...(etag === undefined ? {} : { etag }),
     };
     if (range === 'unsatisfiable') {
       response.writeHead(416, { 'content-range': `bytes */${sizeBytes}`, 'content-length': 0 });
@@ -183,14 +257,13 @@ export class Exchange {
     const { from, to } = range ?? { from: 0, to: null };
     let bytes = 0;
     const note = (outcome: string): void => {
-      const { algorithm, hex } = digest;
       const { version, filename } = artifact;
       const cached = file.isCached;
       this.#note(route, {
         outcome,
         version,
         file: filename,
-        digest: `${algorithm}:${hex}`,
+        digest: digest === undefined ? '' : `${digest.algorithm}:${digest.hex}`,
         bytes,
         cached,
       });
@@ -235,14 +308,25 @@ export class Exchange {
       this.#response.destroy();
       return;
     }
+    if (error instanceof PackageError && error.code === 'address_refused') {
+      const message =
+        'The host does not connect to the server of this file; its log has the cause.';
+      this.#note(route, { outcome: 'address_refused' });
+      this.refuse(refused(403, 'address_refused', message).refusal);
+      return;
+    }
     const isLate = error instanceof PackageError && error.code === 'upstream_timeout';
     const code = isLate ? 'upstream_timeout' : 'upstream_failed';
     const what = 'The package index of the host failed; the log of the host has the cause.';
-    // 404 of a file that a page named, or 403: final. Otherwise the client may try again.
-    const isFinal = error instanceof PackageError && (error.status ?? 500) < 500;
-    const { refusal } = refused(isFinal ? 404 : isLate ? 504 : 502, code, what);
+    const { refusal } = refused(isLate ? 504 : 502, code, what);
     this.#note(route, { outcome: code });
     this.refuse(refusal);
+  }
+
+  /** As the client reached the gateway: pages of npm and cargo need whole URLs. */
+  #origin(): string {
+    const { host = '' } = this.#request.headers;
+    return /^(?:127\.0\.0\.1|localhost):[0-9]{1,5}$/.test(host) ? `http://${host}` : ORIGIN;
   }
 
   #note({ ecosystem, name }: Route, more: Partial<PackageFetch> & { outcome: string }): void {

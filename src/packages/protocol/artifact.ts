@@ -10,8 +10,8 @@ export interface Artifact {
   /** As clients write it. */
   readonly filename: string;
   readonly url: string;
-  /** Strongest first. */
-  readonly digests: readonly [Digest, ...Digest[]];
+  /** Strongest first; empty: nobody knows it beforehand, and the client checks the file. */
+  readonly digests: readonly Digest[];
   /** Milliseconds since 1970; null: the index does not say. */
   readonly publishedMs: number | null;
   /** Null: the index does not say. */
@@ -23,13 +23,16 @@ export interface Catalog {
   readonly name: string;
   /** Finds a file by the part of the route that identifies it. */
   find(key: string): Artifact | undefined;
-  /** The page for a client, with only the files that `permits`. */
-  render(permits: (file: Artifact) => boolean, accept: string, base: string): RenderedPage;
+  /**
+   * The page for a client, with only the files that `permits`.
+   * @param origin of the gateway, as the client reached it
+   */
+  render(permits: (file: Artifact) => boolean, accept: string, origin: string): RenderedPage;
 }
 
 export interface RenderedPage {
   readonly contentType: string;
-  readonly body: string;
+  readonly body: string | Buffer;
 }
 
 /** A page as it came from the index. */
@@ -39,13 +42,46 @@ export interface RawPage {
   readonly body: Buffer;
 }
 
-export type Route =
-  /** The page of a name: parsed, filtered and written anew. */
-  | { readonly kind: 'catalog'; readonly ecosystem: Ecosystem; readonly name: string }
-  /** A file of a page. */
-  | {
-      readonly kind: 'artifact';
-      readonly ecosystem: Ecosystem;
-      readonly name: string;
-      readonly key: string;
-    };
+/** Which of the host's indexes: several for apt, and the checksum database of Go. */
+export type IndexName = 'pip' | 'npm' | 'cargo' | 'go' | 'sumdb' | 'debian' | 'debian-security';
+
+interface Named {
+  readonly ecosystem: Ecosystem;
+  /** What the policy judges. */
+  readonly name: string;
+  readonly index: IndexName;
+}
+
+/** The page of a name: parsed, filtered and written anew. */
+export interface CatalogRoute extends Named {
+  readonly kind: 'catalog';
+}
+
+/** A file of a page. */
+export interface ArtifactRoute extends Named {
+  readonly kind: 'artifact';
+  readonly key: string;
+}
+
+/** Passed on as it is: its client checks it by signatures that the gateway does not know. */
+export interface RelayRoute extends Named {
+  readonly kind: 'relay';
+  /** Below the base of the index. */
+  readonly path: string;
+  readonly contentType: string;
+  /** True: it never changes, so it is kept. */
+  readonly isImmutable: boolean;
+  readonly digest: Digest | null;
+  /** Empty: not a file of a version. */
+  readonly version: string;
+  /** Path of a description with the time of the version (Go); null: there is none. */
+  readonly infoPath: string | null;
+}
+
+/** The gateway's own answer. */
+export interface StaticRoute extends Named {
+  readonly kind: 'static';
+  page(origin: string): RenderedPage;
+}
+
+export type Route = CatalogRoute | ArtifactRoute | RelayRoute | StaticRoute;

@@ -34,13 +34,13 @@ export function pypiRoute(segments: readonly string[]): Route | undefined {
   if (room === 'simple' && (second === '' || second === undefined)) {
     const name = normalName(first);
     const isName = name.length <= NAME_CHARACTERS_MAX && NORMAL_NAME.test(name);
-    return isName ? { kind: 'catalog', ecosystem: 'pip', name } : undefined;
+    return isName ? { kind: 'catalog', ecosystem: 'pip', index: 'pip', name } : undefined;
   }
   if (room !== 'files' || second === undefined || !SHA256.test(first)) return undefined;
   const filename = withoutMetadata(second);
   const name = FILENAME.test(filename) ? nameOfFile(filename) : undefined;
   if (name === undefined) return undefined;
-  return { kind: 'artifact', ecosystem: 'pip', name, key: `${first}/${second}` };
+  return { kind: 'artifact', ecosystem: 'pip', index: 'pip', name, key: `${first}/${second}` };
 }
 
 export const pypiPage = (name: string): string => `${name}/`;
@@ -61,6 +61,7 @@ export function nameOfFile(filename: string): string | undefined {
 }
 
 interface PypiFile extends Artifact {
+  readonly sha256: string;
   readonly requiresPython: string | null;
   readonly yanked: string | boolean;
   /** SHA-256 of its metadata; null: not offered. */
@@ -70,7 +71,7 @@ interface PypiFile extends Artifact {
 }
 
 const hashes = z.record(z.string().max(20), z.string().max(200)).catch({});
-const metadata = z.union([z.boolean(), hashes]).optional().catch(undefined);
+const metadataSchema = z.union([z.boolean(), hashes]).optional().catch(undefined);
 const fileSchema = z.object({
   filename: z.string().max(300),
   url: z.string().max(4096),
@@ -82,9 +83,9 @@ const fileSchema = z.object({
     .catch(undefined),
   'upload-time': z.string().max(40).nullish().catch(null),
   size: z.number().int().nonnegative().nullish().catch(null),
-  'core-metadata': metadata,
-  'data-dist-info-metadata': metadata,
-  'dist-info-metadata': metadata,
+  'core-metadata': metadataSchema,
+  'data-dist-info-metadata': metadataSchema,
+  'dist-info-metadata': metadataSchema,
 });
 const pageSchema = z.object({ files: z.array(z.unknown()).max(FILES_MAX) });
 
@@ -189,7 +190,7 @@ const escapeHtml = (text: string): string =>
 /** Empty: not a file that the gateway can serve. */
 function pypiFile(
   pageUrl: string,
-  given: Omit<PypiFile, 'name' | 'version' | 'digests' | 'publishedMs' | 'metadata'> & {
+  given: Omit<PypiFile, 'sha256' | 'name' | 'version' | 'digests' | 'publishedMs' | 'metadata'> & {
     readonly sha256: string | undefined;
     readonly metadata: string | undefined;
   },
@@ -203,6 +204,7 @@ function pypiFile(
   return [
     {
       ...file,
+      sha256,
       name,
       version: versionOfFile(file.filename),
       url: url.href.replace(/#.*$/, ''),
@@ -249,21 +251,21 @@ const acceptsNewHtml = (accept: string): string =>
 
 /** The file, and its metadata if the index offers them. */
 function keysOf(file: PypiFile): [string, Artifact][] {
-  const { filename, digests, metadata: sha256 } = file;
-  const own: [string, Artifact] = [`${digests[0].hex}/${filename}`, file];
-  if (sha256 === null) return [own];
+  const { filename, sha256, digests, metadata } = file;
+  const own: [string, Artifact] = [`${sha256}/${filename}`, file];
+  if (metadata === null) return [own];
   const described: Artifact = {
     ...file,
     url: `${file.url}${METADATA}`,
     // Last, so that a lock of the file covers it.
-    digests: [{ algorithm: 'sha256', hex: sha256 }, ...digests],
+    digests: [{ algorithm: 'sha256', hex: metadata }, ...digests],
     sizeBytes: null,
   };
-  return [own, [`${digests[0].hex}/${filename}${METADATA}`, described]];
+  return [own, [`${sha256}/${filename}${METADATA}`, described]];
 }
 
-const linkOf = ({ digests, filename }: Artifact): string =>
-  `../../files/${digests[0].hex}/${encodeURIComponent(filename)}`;
+const linkOf = ({ sha256, filename }: PypiFile): string =>
+  `../../files/${sha256}/${encodeURIComponent(filename)}`;
 
 function renderJson(name: string, files: readonly PypiFile[]): string {
   return JSON.stringify({
@@ -273,7 +275,7 @@ function renderJson(name: string, files: readonly PypiFile[]): string {
     files: files.map((file) => ({
       filename: file.filename,
       url: linkOf(file),
-      hashes: { sha256: file.digests[0].hex },
+      hashes: { sha256: file.sha256 },
       ...(file.requiresPython === null ? {} : { 'requires-python': file.requiresPython }),
       ...(file.yanked === false ? {} : { yanked: file.yanked }),
       ...(file.uploadTime === null ? {} : { 'upload-time': file.uploadTime }),
@@ -286,13 +288,13 @@ function renderJson(name: string, files: readonly PypiFile[]): string {
 
 function renderHtml(name: string, files: readonly PypiFile[]): string {
   const links = files.map((file) => {
-    const { requiresPython, yanked, metadata: sha256 } = file;
+    const { requiresPython, yanked, metadata } = file;
     const more = [
       requiresPython === null ? '' : ` data-requires-python="${escapeHtml(requiresPython)}"`,
       yanked === false ? '' : ` data-yanked="${yanked === true ? '' : escapeHtml(yanked)}"`,
-      sha256 === null ? '' : ` data-core-metadata="sha256=${sha256}"`,
+      metadata === null ? '' : ` data-core-metadata="sha256=${metadata}"`,
     ].join('');
-    const href = `${linkOf(file)}#sha256=${file.digests[0].hex}`;
+    const href = `${linkOf(file)}#sha256=${file.sha256}`;
     return `<a href="${href}"${more}>${file.filename}</a><br>\n`;
   });
   const head = '<!DOCTYPE html>\n<html><head><meta name="pypi:repository-version" content="1.0">';

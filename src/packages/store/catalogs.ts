@@ -1,118 +1,103 @@
-/** Pages of indexes: fetched once for all who wait, kept for a while, revalidated (io). */
-import type { Clock } from '../../base/clock.ts';
-import type { Ecosystem } from '../../base/package-policy.ts';
+/** Catalogs of packages, and other pages, from the host's indexes (io). */
 import { PackageError } from '../errors.ts';
-import { CACHE_LIMITS } from '../limits.ts';
-import type { Catalog, RawPage } from '../protocol/artifact.ts';
+import type {
+  ArtifactRoute,
+  Catalog,
+  CatalogRoute,
+  IndexName,
+  RawPage,
+} from '../protocol/artifact.ts';
+import { cargoPage, parseCargoConfig, parseCargoIndex } from '../protocol/cargo.ts';
+import { DATABASE } from '../protocol/go.ts';
+import { NPM_ACCEPT, npmPage, parsePackument } from '../protocol/npm.ts';
 import { PYPI_ACCEPT, parsePypiPage, pypiPage } from '../protocol/pypi.ts';
-import type { Upstream, Validators } from '../upstream/fetch.ts';
 import type { Index, IndexSet } from '../upstream/index-set.ts';
-
-/** How pages of one ecosystem are asked for and read. */
-interface CatalogKind {
-  readonly accept: string;
-  /** Below the base of the index. */
-  path(name: string): string;
-  parse(name: string, page: RawPage): Catalog;
-}
-
-const KINDS: Readonly<Partial<Record<Ecosystem, CatalogKind>>> = {
-  pip: { accept: PYPI_ACCEPT, path: pypiPage, parse: parsePypiPage },
-};
-
-interface Entry {
-  readonly catalog: Catalog;
-  readonly validators: Validators;
-  readonly bytes: number;
-  freshUntilMs: number;
-}
-
-export interface CatalogOptions {
-  readonly upstream: Upstream;
-  /** Read once, when the first page is asked for. */
-  readonly indexes: () => Promise<IndexSet>;
-  readonly clock: Clock;
-}
+import type { CachedPage, PageCache } from './page-cache.ts';
 
 export class Catalogs {
-  readonly #options: CatalogOptions;
-  /** In order of use. */
-  readonly #entries = new Map<string, Entry>();
-  readonly #flights = new Map<string, Promise<Catalog>>();
-  readonly #aborter = new AbortController();
-  #bytes = 0;
+  readonly #pages: PageCache;
+  readonly #read: () => Promise<IndexSet>;
   #indexes: Promise<IndexSet> | undefined;
+  #database: Promise<Index> | undefined;
 
-  constructor(options: CatalogOptions) {
-    this.#options = options;
-  }
-
-  close(): void {
-    this.#aborter.abort(new PackageError('closed', 'the package gateway is closed'));
+  /** @param indexes read once, when the first page is asked for */
+  constructor(pages: PageCache, indexes: () => Promise<IndexSet>) {
+    this.#pages = pages;
+    this.#read = indexes;
   }
 
   /** The host's index, if it has one. @throws PackageError `index_invalid` */
-  async index(ecosystem: Ecosystem): Promise<Index | undefined> {
-    this.#indexes ??= this.#options.indexes();
-    const { pip } = await this.#indexes;
-    return ecosystem === 'pip' ? pip : undefined;
+  async index(name: IndexName): Promise<Index | undefined> {
+    this.#indexes ??= this.#read();
+    try {
+      const indexes = await this.#indexes;
+      if (name === 'sumdb' && indexes.go !== undefined && indexes.sumdb !== undefined) {
+        this.#database ??= this.#findDatabase(indexes.go, indexes.sumdb);
+        return await this.#database;
+      }
+      return indexes[name];
+    } catch (error) {
+      // The owner may correct the file.
+      this.#indexes = undefined;
+      throw error;
+    }
+  }
+
+  /** A module proxy may serve the database, too; a host with a mirror often reaches nothing else. */
+  async #findDatabase(proxy: Index, direct: Index): Promise<Index> {
+    const path = `sumdb/${DATABASE}/`;
+    try {
+      await this.text(proxy, `${path}supported`);
+      return { ...proxy, baseUrl: `${proxy.baseUrl}${path}` };
+    } catch (error) {
+      if (!(error instanceof PackageError)) throw error;
+      return direct;
+    }
   }
 
   /** @throws PackageError */
-  get(ecosystem: Ecosystem, name: string, index: Index): Promise<Catalog> {
-    const key = `${ecosystem}:${name}`;
-    const entry = this.#entries.get(key);
-    if (entry !== undefined) {
-      this.#entries.delete(key);
-      this.#entries.set(key, entry);
-      if (this.#options.clock.now() < entry.freshUntilMs) return Promise.resolve(entry.catalog);
+  async get(route: CatalogRoute | ArtifactRoute, index: Index): Promise<Catalog> {
+    const { name } = route;
+    switch (route.index) {
+      case 'pip':
+        return await this.#catalog(index, pypiPage(name), PYPI_ACCEPT, (page) =>
+          parsePypiPage(name, page),
+        );
+      case 'npm':
+        return await this.#catalog(index, npmPage(name), NPM_ACCEPT, (page) =>
+          parsePackument(name, page),
+        );
+      case 'cargo': {
+        const dl = await this.#page(index, 'config.json', '*/*', parseCargoConfig);
+        return await this.#catalog(index, cargoPage(name), '*/*', (page) =>
+          parseCargoIndex(name, page, dl.value),
+        );
+      }
+      default:
+        throw new PackageError('upstream_invalid', `the index ${route.index} has no pages`);
     }
-    const flight = this.#flights.get(key);
-    if (flight !== undefined) return flight;
-    const started = this.#fetch(ecosystem, name, index, entry).finally(() =>
-      this.#flights.delete(key),
-    );
-    this.#flights.set(key, started);
-    return started;
   }
 
-  async #fetch(
-    ecosystem: Ecosystem,
-    name: string,
+  /** A page as it is. @throws PackageError */
+  async text(index: Index, path: string): Promise<CachedPage<Buffer>> {
+    return await this.#page(index, path, '*/*', ({ body }) => body);
+  }
+
+  async #catalog(
     index: Index,
-    entry: Entry | undefined,
+    path: string,
+    accept: string,
+    parse: (page: RawPage) => Catalog,
   ): Promise<Catalog> {
-    const { upstream, clock } = this.#options;
-    const kind = KINDS[ecosystem];
-    if (kind === undefined) throw new PackageError('upstream_invalid', 'there are no pages');
-    const answer = await upstream.page({
-      url: new URL(kind.path(name), index.baseUrl).href,
-      index,
-      accept: kind.accept,
-      validators: entry?.validators,
-      signal: this.#aborter.signal,
-    });
-    const freshUntilMs = clock.now() + CACHE_LIMITS.pageFreshMs;
-    if (answer.kind === 'unchanged') {
-      if (entry === undefined) throw new PackageError('upstream_invalid', 'status 304, unasked');
-      entry.freshUntilMs = freshUntilMs;
-      return entry.catalog;
-    }
-    const { page, validators } = answer;
-    const catalog = kind.parse(name, page);
-    const bytes = page.body.length;
-    this.#keep(`${ecosystem}:${name}`, { catalog, validators, bytes, freshUntilMs });
-    return catalog;
+    return (await this.#page(index, path, accept, parse)).value;
   }
 
-  #keep(key: string, entry: Entry): void {
-    this.#bytes += entry.bytes - (this.#entries.get(key)?.bytes ?? 0);
-    this.#entries.delete(key);
-    this.#entries.set(key, entry);
-    for (const [oldest, { bytes }] of this.#entries) {
-      if (this.#bytes <= CACHE_LIMITS.pageBytesMax || oldest === key) return;
-      this.#entries.delete(oldest);
-      this.#bytes -= bytes;
-    }
+  async #page<T>(
+    index: Index,
+    path: string,
+    accept: string,
+    parse: (page: RawPage) => T,
+  ): Promise<CachedPage<T>> {
+    return await this.#pages.get({ url: `${index.baseUrl}${path}`, index, accept, parse });
   }
 }

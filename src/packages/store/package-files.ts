@@ -1,8 +1,10 @@
 /** Files of packages: from the store, from a download under way, or from a new one (io). */
+import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { Clock } from '../../base/clock.ts';
 import { KIB } from '../../base/units.ts';
 import { PackageError } from '../errors.ts';
+import type { Digest } from '../policy.ts';
 import type { Artifact } from '../protocol/artifact.ts';
 import type { Upstream } from '../upstream/fetch.ts';
 import type { Index } from '../upstream/index-set.ts';
@@ -40,9 +42,10 @@ export class PackageFiles {
   }
 
   /** @throws PackageError */
-  async open({ url, digests: [digest] }: Artifact, index: Index): Promise<OpenFile> {
+  async open({ url, digests }: Artifact, index: Index): Promise<OpenFile> {
+    const digest = digests[0] ?? null;
     const { store, upstream, clock } = this.#options;
-    const key = `${digest.algorithm}-${digest.hex}`;
+    const key = keyOf(url, digest);
     const running = this.#downloads.get(key);
     if (running !== undefined) return await follow(running, true);
     const stored = await store.find(key);
@@ -67,6 +70,11 @@ export class PackageFiles {
     this.#isClosed = true;
     for (const download of this.#downloads.values()) download.cancel();
   }
+}
+
+function keyOf(url: string, digest: Digest | null): string {
+  if (digest !== null) return `${digest.algorithm}-${digest.hex}`;
+  return `url-${createHash('sha256').update(url).digest('hex')}`;
 }
 
 async function follow(download: Download, isCached: boolean): Promise<OpenFile> {

@@ -20,6 +20,16 @@ export function checkUrl(url: URL, index: Index): void {
   if (!port) throw refusedAddress(url, 'its port is not one of the web');
 }
 
+/**
+ * A host that the owner named, or that belongs to a public index. By HTTPS alone: an internal service has no certificate
+ * for its name, so a private address does no harm, and networks with a mirror often answer for public names.
+ */
+export function isFileHost(url: URL, { fileHosts = [] }: Index): boolean {
+  return (
+    url.protocol === 'https:' && fileHosts.some((one) => [url.host, url.hostname].includes(one))
+  );
+}
+
 /** @throws PackageError `address_refused`: none of the addresses is public */
 export function publicOnly<T extends { readonly address: string }>(
   url: URL,
@@ -43,6 +53,6 @@ export function literalAddress({ hostname }: URL): string | undefined {
 
 function refusedAddress({ protocol, host }: URL, why: string): PackageError {
   return new PackageError('address_refused', `connect to ${protocol}//${host}: ${why}`, {
-    remedy: 'configure an index whose files are on its own host, or on public ones',
+    remedy: 'name the host in NEUROVISOR_PACKAGE_HOSTS if files of packages may come from there',
   });
 }

@@ -3,14 +3,21 @@ import { lookup } from 'node:dns';
 import { type IncomingMessage, request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import type { LookupFunction } from 'node:net';
-import { rootCertificates } from 'node:tls';
 import { createGunzip } from 'node:zlib';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { PackageError } from '../errors.ts';
 import { UPSTREAM_LIMITS } from '../limits.ts';
 import type { RawPage } from '../protocol/artifact.ts';
-import { checkUrl, type IsPublic, isOfIndex, literalAddress, publicOnly } from './address.ts';
+import {
+  checkUrl,
+  type IsPublic,
+  isFileHost,
+  isOfIndex,
+  literalAddress,
+  publicOnly,
+} from './address.ts';
+import { Connections } from './connections.ts';
 import type { Index } from './index-set.ts';
 
 export interface UpstreamOptions {
@@ -48,12 +55,17 @@ export interface FileAnswer {
 export class Upstream {
   readonly #clock: Clock;
   readonly #isPublic: IsPublic;
+  readonly #connections = new Connections();
   readonly #limits: typeof UPSTREAM_LIMITS;
 
   constructor({ clock, isPublic, limits = {} }: UpstreamOptions) {
     this.#clock = clock;
     this.#isPublic = isPublic;
     this.#limits = { ...UPSTREAM_LIMITS, ...limits };
+  }
+
+  close(): void {
+    this.#connections.close();
   }
 
   /** @throws PackageError; `upstream_status` for a status other than 200 and 304 */
@@ -136,20 +148,27 @@ export class Upstream {
   /** Unpacked. Fails where the body is cut or too slow. */
   async *#bytesOf(answer: IncomingMessage): AsyncIterable<Buffer> {
     const { silenceTimeoutMs } = this.#limits;
-    answer.setTimeout(silenceTimeoutMs, () => {
+    const late = (): void => {
       answer.destroy(new PackageError('upstream_timeout', 'the index was silent for too long'));
-    });
+    };
+    let cancel = this.#clock.after(silenceTimeoutMs, late);
     const isPacked = answer.headers['content-encoding'] === 'gzip';
     const unpacked = isPacked ? answer.pipe(createGunzip()) : answer;
     if (isPacked) answer.once('error', (error) => unpacked.destroy(error));
     try {
-      for await (const chunk of unpacked) yield chunk as Buffer;
+      for await (const chunk of unpacked) {
+        cancel();
+        yield chunk as Buffer;
+        cancel = this.#clock.after(silenceTimeoutMs, late);
+      }
     } catch (error) {
       answer.destroy();
       if (error instanceof PackageError) throw error;
       throw new PackageError('upstream_unreachable', 'the index broke off its answer', {
         cause: error,
       });
+    } finally {
+      cancel();
     }
   }
 
@@ -179,12 +198,15 @@ export class Upstream {
     index: Index,
     headers: Readonly<Record<string, string>>,
     signal: AbortSignal,
+    isFresh = false,
   ): Promise<IncomingMessage> {
     const isOwn = isOfIndex(url, index);
+    const isTrusted = isOwn || isFileHost(url, index);
     const literal = literalAddress(url);
     // Node does not resolve an address, so nothing else checks it.
-    if (!isOwn && literal !== undefined) publicOnly(url, [{ address: literal }], this.#isPublic);
-    const { authorization, ca } = index;
+    if (!isTrusted && literal !== undefined)
+      publicOnly(url, [{ address: literal }], this.#isPublic);
+    const { authorization } = index;
     const send = url.protocol === 'https:' ? requestHttps : requestHttp;
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
     const outgoing = send(url, {
@@ -194,10 +216,8 @@ export class Upstream {
         'user-agent': 'neurovisor-packages',
         ...(isOwn && authorization !== undefined ? { authorization } : {}),
       },
-      ...(isOwn ? {} : { lookup: this.#publicLookup(url) }),
-      ...(isOwn && ca !== undefined ? { ca: [...rootCertificates, ca] } : {}),
-      // A pooled connection of another host could have an address that was not checked for this one.
-      agent: false,
+      ...(isTrusted ? {} : { lookup: this.#publicLookup(url) }),
+      agent: this.#connections.agentFor(url, index, isTrusted, isFresh),
       maxHeaderSize: this.#limits.headerBytesMax,
       insecureHTTPParser: false,
       signal,
@@ -212,7 +232,11 @@ export class Upstream {
     // Stays: a destroyed request may report an error after its answer.
     outgoing.on('error', (error) => {
       cancel();
-      reject(asPackageError(error, url, signal));
+      // The index closed an idle connection during the write: it has not seen the request.
+      const isStale =
+        outgoing.reusedSocket && ['ECONNRESET', 'EPIPE'].includes(errorCode(error) ?? '');
+      if (isStale && !signal.aborted) resolve(this.#send(url, index, headers, signal, true));
+      else reject(asPackageError(error, url, signal));
     });
     outgoing.end();
     return promise;

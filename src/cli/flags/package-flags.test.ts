@@ -1,0 +1,55 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { packageOptions } from './package-flags.ts';
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-lock-'));
+});
+afterAll(() => rmSync(dir, { recursive: true }));
+
+describe('packageOptions', () => {
+  it('without --packages: no field, so that no sandbox may fetch anything', () => {
+    expect(packageOptions({})).toEqual({});
+    expect(packageOptions({ packages: [], packagesAllow: [] })).toEqual({});
+  });
+
+  it('lists are split at commas, over several options', () => {
+    expect(
+      packageOptions({
+        packages: ['pip,npm', 'go'],
+        packagesAllow: ['numpy,npm:@types/*'],
+        packagesDeny: ['torch'],
+        packagesMinAge: '7d',
+      }),
+    ).toEqual({
+      packages: {
+        ecosystems: ['pip', 'npm', 'go'],
+        allow: ['numpy', 'npm:@types/*'],
+        deny: ['torch'],
+        minAgeMs: 604_800_000,
+      },
+    });
+  });
+
+  it('a lock file is read here: the daemon may be on another machine', () => {
+    const path = join(dir, 'requirements.txt');
+    writeFileSync(path, `six==1.16 --hash=sha256:${'a'.repeat(64)}\n`);
+    expect(packageOptions({ packages: ['pip'], packagesLock: [path] }).packages?.lock).toEqual([
+      `pip:six sha256:${'a'.repeat(64)}`,
+    ]);
+  });
+
+  it.each([
+    [{ packagesAllow: ['numpy'] }, 'need --packages'],
+    [{ packagesMinAge: '7d' }, 'need --packages'],
+    [{ packages: ['pypi'] }, 'invalid kind of packages "pypi"'],
+    [{ packages: ['pip'], packagesDeny: ['a b'] }, 'invalid package name "a b"'],
+    [{ packages: ['pip'], packagesMinAge: 'soon' }, '--packages-min-age'],
+    [{ packages: ['pip'], packagesLock: ['/nowhere/x'] }, '--packages-lock /nowhere/x'],
+  ])('%j is a usage error', (flags, message) => {
+    expect(() => packageOptions(flags)).toThrow(message);
+  });
+});

@@ -1,0 +1,24 @@
+/** The module proxy of the host's Go: GOPROXY of the environment or of Go's own file, then the public one. */
+import { join } from 'node:path';
+import type { IndexSet } from '../upstream/index-set.ts';
+import type { HostFiles } from './host-files.ts';
+import { indexOf } from './index-url.ts';
+import { parseIni } from './ini.ts';
+
+const DEFAULT = 'https://proxy.golang.org';
+const DATABASE = 'sum.golang.org';
+
+/** Empty: the host's Go uses no proxy. @throws PackageError `index_invalid` */
+export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' | 'sumdb'>> {
+  const { env, home, read } = files;
+  const config = env['XDG_CONFIG_HOME'] || join(home, '.config');
+  const text = await read(env['GOENV'] || join(config, 'go', 'env'));
+  const written = text === undefined ? undefined : parseIni(text).get('');
+  const value = (name: string): string | undefined => env[name] || written?.get(name);
+  // Of several the first: the others answer only for what it does not have.
+  const proxy = (value('GOPROXY') ?? DEFAULT).split(/[,|]/).find((one) => /^https?:/.test(one));
+  if (proxy === undefined) return {};
+  const go = indexOf(proxy, "GOPROXY of the host's Go");
+  if (value('GOSUMDB') === 'off') return { go };
+  return { go, sumdb: { baseUrl: `https://${DATABASE}/` } };
+}

@@ -1,0 +1,43 @@
+/**
+ * Debian archives. Pure.
+ *
+ *     /apt/debian/dists/…   /apt/debian/pool/…   the same below /apt/debian-security/
+ *     http://deb.debian.org/debian/…             the same, as apt asks a proxy
+ *
+ * Nothing is rewritten: apt checks everything by the signature of InRelease.
+ */
+import type { RelayRoute } from './artifact.ts';
+
+const ARCHIVES = ['debian', 'debian-security'] as const;
+/** Public names of these archives, which the guest's sources have. */
+const HOSTS: Readonly<Record<string, string | null>> = {
+  'deb.debian.org': null,
+  'security.debian.org': 'debian-security',
+};
+const SEGMENT = /^[A-Za-z0-9][A-Za-z0-9+~:._-]{0,254}$/;
+const PACKAGE = /^([a-z0-9][a-z0-9+.-]+)_([A-Za-z0-9.+~:-]+)_[a-z0-9-]+\.deb$/;
+const BY_HASH = /(?:^|\/)by-hash\/SHA256\/([0-9a-f]{64})$/;
+
+/** @param host of a request in absolute form; null: `segments` are below `/apt/` */
+export function aptRoute(segments: readonly string[], host: string | null): RelayRoute | undefined {
+  if (host !== null && !Object.hasOwn(HOSTS, host)) return undefined;
+  const [first = '', ...below] = segments;
+  const index = ARCHIVES.find((one) => one === first);
+  const only = host === null ? null : (HOSTS[host] ?? null);
+  if (index === undefined || (only !== null && only !== index)) return undefined;
+  const [area, ...rest] = below;
+  if (rest.length === 0 || !below.every((one) => SEGMENT.test(one))) return undefined;
+  const path = below.join('/');
+  const route = { kind: 'relay', ecosystem: 'apt', index, path, infoPath: null } as const;
+  const contentType = 'application/octet-stream';
+  if (area === 'pool') {
+    const [, name, version = ''] = PACKAGE.exec(rest.at(-1) ?? '') ?? [];
+    if (name === undefined) return undefined;
+    return { ...route, name, version, contentType, isImmutable: true, digest: null };
+  }
+  if (area !== 'dists') return undefined;
+  const hex = BY_HASH.exec(path)?.[1];
+  const digest = hex === undefined ? null : ({ algorithm: 'sha256', hex } as const);
+  // The names of lists are no packages: the policy has no rules for them.
+  return { ...route, name: '', version: '', contentType, isImmutable: digest !== null, digest };
+}

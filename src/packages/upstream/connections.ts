@@ -1,0 +1,51 @@
+/** Connections to indexes: kept open for the hosts that the owner chose, new ones for all others (io). */
+import { Agent as HttpAgent } from 'node:http';
+import { Agent as HttpsAgent } from 'node:https';
+import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
+import type { Index } from './index-set.ts';
+
+/** Idle connections kept per host. */
+const IDLE_MAX = 8;
+const HOSTS_MAX = 32;
+
+export class Connections {
+  readonly #agents = new Map<string, HttpAgent>();
+  readonly #contexts = new Map<string | undefined, SecureContext>();
+
+  /**
+   * @param isTrusted false: its address is checked, so no connection of an earlier check serves it
+   * @param isFresh true: no connection that was open before
+   */
+  agentFor(url: URL, index: Index, isTrusted: boolean, isFresh: boolean): HttpAgent {
+    const { ca } = isTrusted ? index : {};
+    if (!isTrusted || isFresh) return this.#make(url, ca, false);
+    const key = `${url.origin} ${ca ?? ''}`;
+    const known = this.#agents.get(key);
+    if (known !== undefined) return known;
+    if (this.#agents.size >= HOSTS_MAX) this.close();
+    const agent = this.#make(url, ca, true);
+    this.#agents.set(key, agent);
+    return agent;
+  }
+
+  close(): void {
+    for (const agent of this.#agents.values()) agent.destroy();
+    this.#agents.clear();
+  }
+
+  #make(url: URL, ca: string | undefined, keepAlive: boolean): HttpAgent {
+    const options = { keepAlive, maxFreeSockets: IDLE_MAX, scheduling: 'lifo' as const };
+    if (url.protocol !== 'https:') return new HttpAgent(options);
+    return new HttpsAgent({ ...options, secureContext: this.#context(ca) });
+  }
+
+  /** Made once: reading the certificates takes longer than a handshake. */
+  #context(ca: string | undefined): SecureContext {
+    const known = this.#contexts.get(ca);
+    if (known !== undefined) return known;
+    const all = [...getCACertificates('default'), ...getCACertificates('system')];
+    const context = createSecureContext({ ca: ca === undefined ? all : [...all, ca] });
+    this.#contexts.set(ca, context);
+    return context;
+  }
+}

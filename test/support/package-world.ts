@@ -1,0 +1,97 @@
+/** A package gateway with a sandbox's ports in front and a test index behind. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { systemClock } from '../../src/base/clock.ts';
+import { errorCode } from '../../src/base/errors.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { PackagePolicy } from '../../src/base/package-policy.ts';
+import {
+  createPackageGateway,
+  type IndexSet,
+  type PackageFetch,
+  type PackagesOptions,
+} from '../../src/packages/gateway.ts';
+import { startPackageIndex, type TestIndex } from './package-index.ts';
+
+export interface Answer {
+  readonly status: number;
+  readonly phrase: string;
+  readonly headers: IncomingMessage['headers'];
+  readonly body: Buffer;
+  /** True: the connection broke before the end. */
+  readonly isCut: boolean;
+}
+
+export interface PackageWorld extends AsyncDisposable {
+  /** Of the cache and the sockets. */
+  readonly dir: string;
+  readonly index: TestIndex;
+  readonly fetches: PackageFetch[];
+  /** Returns the socket of a new sandbox. */
+  attach(policy: PackagePolicy | null): Promise<string>;
+}
+
+/** @param indexes of the host; default: Python's alone, with a password */
+export async function openPackageWorld(
+  indexes: (index: TestIndex) => IndexSet = ({ index }) => ({
+    pip: { ...index, authorization: 'Basic c2VjcmV0' },
+  }),
+  more: Partial<PackagesOptions> = {},
+): Promise<PackageWorld> {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-packages-'));
+  const index = await startPackageIndex();
+  const fetches: PackageFetch[] = [];
+  const gateway = createPackageGateway({
+    indexes: async () => indexes(index),
+    cacheDir: dir,
+    isPublic: () => false,
+    clock: systemClock,
+    log: silentLog,
+    ...more,
+  });
+  let ports = 0;
+  return {
+    dir,
+    index,
+    fetches,
+    async attach(policy) {
+      ports += 1;
+      const socketPath = join(dir, `v_${ports}`);
+      const onFetch = (fetch: PackageFetch): void => void fetches.push(fetch);
+      await gateway.attach({ sandboxId: `sandbox${ports}`, socketPath, policy, onFetch });
+      return socketPath;
+    },
+    async [Symbol.asyncDispose]() {
+      await gateway.close();
+      await index[Symbol.asyncDispose]();
+      await rm(dir, { recursive: true });
+    },
+  };
+}
+
+export function fetchPackage(
+  socketPath: string,
+  path: string,
+  headers: Record<string, string> = {},
+  method = 'GET',
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const request = httpRequest({ socketPath, path, headers, method, agent: false }, (answer) => {
+      const chunks: Buffer[] = [];
+      const { statusCode: status = 0, statusMessage: phrase = '' } = answer;
+      const end = (isCut: boolean): void =>
+        resolve({ status, phrase, headers: answer.headers, body: Buffer.concat(chunks), isCut });
+      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
+      answer.on('end', () => end(false));
+      answer.on('error', () => end(true));
+    });
+    request.on('error', (error) => {
+      // Cut before the head was sent.
+      if (errorCode(error) !== 'ECONNRESET') reject(error);
+      else resolve({ status: 0, phrase: '', headers: {}, body: Buffer.alloc(0), isCut: true });
+    });
+    request.end();
+  });
+}
