@@ -5,12 +5,14 @@ import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
+import { jailBenchmark } from './kernel/jail.ts';
 import { probesBenchmark } from './kernel/probes.ts';
 import { seccompBenchmark } from './kernel/seccomp.ts';
 import { syscallsBenchmark } from './kernel/syscalls.ts';
 import { growBenchmark } from './memory/grow.ts';
 import { memoryBenchmark } from './memory/memory.ts';
 import { oomBenchmark } from './memory/oom.ts';
+import { vmmMemoryBenchmark } from './memory/vmm.ts';
 import { networkBenchmark } from './network/network.ts';
 import { bootBenchmark } from './start/boot.ts';
 import { cloneBenchmark } from './start/clone.ts';
@@ -33,6 +35,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   pauseBenchmark,
   forkBenchmark,
   memoryBenchmark,
+  vmmMemoryBenchmark,
   channelBenchmark,
   channelMemoryBenchmark,
   workerBenchmark,
@@ -40,6 +43,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   ipcBenchmark,
   bridgeBenchmark,
   networkBenchmark,
+  jailBenchmark,
   seccompBenchmark,
   probesBenchmark,
   syscallsBenchmark,

@@ -1,7 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { distributionOf, type HostReport, processorOf } from './report.ts';
 import { reportText } from './report-text.ts';
-import { besideRamMib } from './starts.ts';
 
 const REPORT: HostReport = {
   neurovisor: '0.1.0',
@@ -76,13 +75,5 @@ describe('facts', () => {
       virtualization: 'vmx',
       nested: false,
     });
-  });
-  it('besideRamMib: without the RAM of QEMU or Firecracker, or null', () => {
-    const map = (path: string, end: string, kib: number): string =>
-      `100000-${end} rw-p 00000000 00:00 0 ${path}\nPss: ${kib} kB\n`;
-    const rest = map('/usr/bin/x', '200000', 2048);
-    expect(besideRamMib(map('/memfd:guest-ram', '300000', 9000) + rest, 8)).toBe(2);
-    expect(besideRamMib(map('', '900000', 9000) + rest, 8)).toBe(2);
-    expect(besideRamMib(rest, 8)).toBeNull();
   });
 });

@@ -3,13 +3,12 @@ import { readFileSync } from 'node:fs';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { median } from '../base/statistics.ts';
-import { pssMib } from '../probes/host-memory.ts';
+import { memoryBesideRam } from '../probes/host-memory.ts';
 import type { Runtime } from '../runtime/runtime.ts';
 
 /** After one that is not counted, since it reads the image from the disk. */
 export const ROUNDS = 5;
 const MEMORY_MIB = 512;
-const KIB_PER_MIB = 1024;
 
 /** Medians, milliseconds. */
 export interface MeasuredStarts {
@@ -38,7 +37,7 @@ export async function measureStarts(
     say(`start ${round} of ${ROUNDS}`);
     const sandbox = await runtime.startVm({ memoryMib: MEMORY_MIB }, signal);
     const { timings, vm } = sandbox;
-    const memoryMib = vm?.pid == null ? null : memoryBesideRam(vm.pid);
+    const memoryMib = vm?.pid == null ? null : vmmMemoryMib(vm.pid);
     await sandbox.stop();
     if (round === 0 || timings === undefined) continue;
     const { prepareMs, vmmMs, kernelMs, agentMs, totalMs } = timings;
@@ -63,25 +62,12 @@ export async function measureStarts(
 
 const tenths = (value: number): number => Math.round(value * 10) / 10;
 
-function memoryBesideRam(pid: number): number | null {
+function vmmMemoryMib(pid: number): number | null {
   try {
-    return besideRamMib(readFileSync(`/proc/${pid}/smaps`, 'latin1'), MEMORY_MIB);
+    const memory = memoryBesideRam(readFileSync(`/proc/${pid}/smaps`, 'latin1'), MEMORY_MIB);
+    return memory === null ? null : tenths(memory.proportionalMib);
   } catch (error) {
     ignore(error, `no memory of the VMM: ${errorCode(error)}`);
     return null;
   }
-}
-
-/**
- * QEMU's RAM is a named memory, Firecracker's one mapping of the guest's size.
- * @returns null if no mapping is the RAM
- */
-export function besideRamMib(smaps: string, memoryMib: number): number | null {
-  let hasRam = false;
-  const rest = pssMib(smaps, ({ path, kib }) => {
-    const isRam = path.startsWith('/memfd:guest-ram') || kib === memoryMib * KIB_PER_MIB;
-    hasRam ||= isRam;
-    return !isRam;
-  });
-  return hasRam ? tenths(rest) : null;
 }

@@ -29,9 +29,18 @@ export interface Mapping {
   readonly kib: number;
 }
 
-/** Proportional set size of the wanted mappings, MiB. @param smaps /proc/<pid>/smaps */
-export function pssMib(smaps: string, isWanted: (mapping: Mapping) => boolean): number {
-  let kib = 0;
+/** Memory of mappings, MiB. */
+export interface MappedMemory {
+  /** Of pages that several processes map, its proportional share (PSS). */
+  readonly proportionalMib: number;
+  /** Pages that no other process maps. */
+  readonly privateMib: number;
+}
+
+/** The memory of the wanted mappings. @param smaps /proc/<pid>/smaps */
+export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => boolean): MappedMemory {
+  let proportionalKib = 0;
+  let privateKib = 0;
   let wanted = false;
   for (const line of smaps.split('\n')) {
     const head = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)$/.exec(line);
@@ -40,10 +49,32 @@ export function pssMib(smaps: string, isWanted: (mapping: Mapping) => boolean): 
       const bytes = Number(BigInt(`0x${end}`) - BigInt(`0x${start}`));
       wanted = isWanted({ path, kib: bytes / BYTES_PER_KIB });
     }
-    const pss = /^Pss: +(\d+) kB$/.exec(line);
-    if (pss !== null && wanted) kib += Number(pss[1]);
+    const [, name, kib] = /^(Pss|Private_Clean|Private_Dirty): +(\d+) kB$/.exec(line) ?? [];
+    if (!wanted) continue;
+    if (name === 'Pss') proportionalKib += Number(kib);
+    else if (name !== undefined) privateKib += Number(kib);
   }
-  return kib / KIB_PER_MIB;
+  return {
+    proportionalMib: proportionalKib / KIB_PER_MIB,
+    privateMib: privateKib / KIB_PER_MIB,
+  };
+}
+
+/** Start of the names of memfds that are guest RAM. */
+export const GUEST_RAM = '/memfd:guest-ram';
+
+/**
+ * A VMM's memory beside its guest's RAM: for QEMU a named memory, for Firecracker one mapping of the guest's size.
+ * @returns null if no mapping is the RAM
+ */
+export function memoryBesideRam(smaps: string, ramMib: number): MappedMemory | null {
+  let hasRam = false;
+  const memory = mappedMemory(smaps, ({ path, kib }) => {
+    const isRam = path.startsWith(GUEST_RAM) || kib === ramMib * KIB_PER_MIB;
+    hasRam ||= isRam;
+    return !isRam;
+  });
+  return hasRam ? memory : null;
 }
 
 /** Null: the kernel has no pressure stall information (PSI). */

@@ -4,12 +4,10 @@ import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import { availableMib, pssMib } from '../../probes/host-memory.ts';
+import { availableMib, GUEST_RAM, mappedMemory } from '../../probes/host-memory.ts';
 
 /** Unit of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
-/** Name of the memfds of guest RAM. */
-const GUEST_RAM = '/memfd:guest-ram';
 
 const LOOK_EVERY_MS = 250;
 const SETTLED_MIB = 1;
@@ -33,7 +31,8 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
  */
 export async function vmmMemoryMib(pid: number): Promise<number> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');
-  return pssMib(maps, ({ path }) => !path.startsWith(GUEST_RAM)) + (await guestRamMib(pid));
+  const own = mappedMemory(maps, ({ path }) => !path.startsWith(GUEST_RAM));
+  return own.proportionalMib + (await guestRamMib(pid));
 }
 
 async function guestRamMib(pid: number): Promise<number> {

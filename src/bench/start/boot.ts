@@ -1,7 +1,8 @@
 /** The time from nothing until init runs, and until the agent is ready. */
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
-import { openBootRuntime, REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
+import { openOwnRuntime } from '../own-runtime.ts';
+import { REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
 
 export const bootBenchmark: Benchmark = {
   names: ['boot.init', 'boot.hello'],
@@ -14,7 +15,7 @@ export const bootBenchmark: Benchmark = {
       return await measureBoots(context, null, note);
     }
     const vmm = runtime.driver.name === 'firecracker' ? 'firecracker' : 'qemu';
-    const reference = await openBootRuntime(context, { kernelPath }, { vmm });
+    const reference = await openOwnRuntime(context, { kernelPath }, { vmm });
     try {
       return await measureBoots(context, reference);
     } finally {

@@ -8,8 +8,9 @@ import { join } from 'node:path';
 import { sleep } from '../../base/clock.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { openOwnRuntime } from '../own-runtime.ts';
 import { InstructionCounter, type StageCount } from './count-instructions.ts';
-import { openBootRuntime, REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
+import { REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
 
 const MILLION = 1e6;
 /** The guest is idle when it makes fewer instructions than timers need, in millions, in this time. */
@@ -82,7 +83,7 @@ async function measureBoots(
 ): Promise<Work[]> {
   const { rounds, signal, say } = context;
   // No jail, which would hide the plugin. The guest's instructions are the same.
-  const runtime = await openBootRuntime(
+  const runtime = await openOwnRuntime(
     context,
     { ...kernel, aroundLaunch: counter.around },
     { jail: 'off', vmm: 'qemu', accelerator: 'tcg' },

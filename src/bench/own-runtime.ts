@@ -1,0 +1,19 @@
+import { silentProgress } from '../base/progress.ts';
+import { Runtime, type RuntimeOptions } from '../runtime/runtime.ts';
+import type { BenchContext } from './benchmark.ts';
+
+/** A benchmark's own runtime, without a model, such as for boots with another kernel or launch. */
+export function openOwnRuntime(
+  { config, signal, log }: Pick<BenchContext, 'config' | 'signal' | 'log'>,
+  options: Pick<RuntimeOptions, 'kernelPath' | 'aroundLaunch'> = {},
+  more: Partial<RuntimeOptions['config']> = {},
+): Promise<Runtime> {
+  return Runtime.open({
+    config: { ...config, upstream: 'engine', ...more },
+    progress: silentProgress,
+    withoutModel: true,
+    signal,
+    log,
+    ...options,
+  });
+}
