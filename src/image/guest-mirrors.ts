@@ -37,6 +37,18 @@ export async function guestMirrors(scratchDir: string): Promise<GuestMirrors> {
   return { listPath, aptOptions };
 }
 
+/** The host's mirrors of Debian itself, by their address; []: it has none. */
+export async function debianMirrors(): Promise<readonly string[]> {
+  const release = parseOsRelease(await readFile('/etc/os-release', 'utf8'));
+  const codename = release.get('VERSION_CODENAME');
+  if (release.get('ID') !== 'debian' || codename === undefined) return [];
+  const found = (await hostSources()).filter(({ suite, signedBy, components }) => {
+    const isDebian = signedBy === undefined || signedBy.includes('debian-archive');
+    return suite === codename && isDebian && components.includes('main');
+  });
+  return [...new Set(found.map(({ uri }) => uri))];
+}
+
 async function hostSources(): Promise<AptSource[]> {
   const partsDir = join(APT_DIR, 'sources.list.d');
   const names = await readOr(() => readdir(partsDir), []);

@@ -14,7 +14,12 @@ import { HOST_PACKAGES, type HostPackage, type PackageCheck } from './package-ta
 import type { PrepareContext } from './prepare.ts';
 import { runTool, toolEnvironment } from './tool.ts';
 
-export { type HostPackage, RUN_PACKAGES, TEST_PACKAGES } from './package-table.ts';
+export {
+  ENVIRONMENT_PACKAGES,
+  type HostPackage,
+  RUN_PACKAGES,
+  TEST_PACKAGES,
+} from './package-table.ts';
 
 const STEP = 'host-packages';
 const ESTIMATE_MS = 60_000;

@@ -105,6 +105,23 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
   },
 ];
 
+/** Packages that images of others need, installed when the first one is pulled. */
+export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
+  { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
+  { name: 'gcc', reason: 'compiles the tools that build images', check: runs('gcc', '--version') },
+  {
+    name: 'libc6-dev',
+    reason: 'static C library for the tools that build images',
+    check: file('/usr/lib/x86_64-linux-gnu/libc.a'),
+  },
+  {
+    name: 'libzstd-dev',
+    reason: 'unpacks zstd layers in the VM that builds images',
+    check: file('/usr/lib/x86_64-linux-gnu/libzstd.a'),
+  },
+  { name: 'patch', reason: 'patches the source of erofs-utils', check: runs('patch', '--version') },
+];
+
 /** Packages that only tests need: independent programs that inspect and talk to the product. */
 export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'nftables', reason: 'filters packets of sandboxes’ networks', check: program('nft') },
@@ -114,6 +131,7 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'curl', reason: 'speaks HTTP to the gateway', check: runs('curl', '--version') },
   { name: 'strace', reason: 'shows system calls', check: runs('strace', '-V') },
   { name: 'clang', reason: 'compiles BPF programs', check: runs('clang', '--version') },
+  { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
   {
     name: 'libbpf-dev',
     reason: 'has the headers of BPF programs, and loads them',
