@@ -11,6 +11,7 @@ const MECHANISMS = [
   'net',
   'jail',
   'image',
+  'oci',
   'observe',
   'guest',
   'vmm',

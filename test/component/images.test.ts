@@ -1,0 +1,357 @@
+/** Images from archives, layouts and a registry, by a real skopeo; the VM is a fake that records what it was given. */
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import type { ServerResponse } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
+import type { ImageBuilder, LayerJob, MergeJob } from '../../src/oci/builder.ts';
+import { chainId } from '../../src/oci/documents.ts';
+import { FETCH_LIMITS } from '../../src/oci/fetch.ts';
+import { IMAGE_LIMITS, Images, type ImagesOptions } from '../../src/oci/images.ts';
+import { parseReference } from '../../src/oci/reference.ts';
+import {
+  digest,
+  makeImage,
+  makeIndex,
+  type TestImage,
+  TestRegistry,
+  tar,
+  writeLayout,
+} from '../support/oci-images.ts';
+
+const ARCHITECTURE = process.arch === 'x64' ? 'amd64' : process.arch;
+
+class FakeBuilder implements ImageBuilder {
+  readonly layers: LayerJob[] = [];
+  readonly merges: MergeJob[] = [];
+  fault: Error | undefined;
+
+  async layer(job: LayerJob, outPath: string): Promise<void> {
+    this.layers.push(job);
+    if (this.fault !== undefined) throw this.fault;
+    expect(statSync(job.blobPath).size).toBe(job.blobBytes);
+    writeFileSync(outPath, Buffer.alloc(4096, job.diffId));
+  }
+
+  async merge(job: MergeJob, outPath: string): Promise<void> {
+    this.merges.push(job);
+    writeFileSync(outPath, Buffer.concat(job.layers.map(({ path }) => readFileSync(path))));
+  }
+}
+
+describe('Images', () => {
+  let dir: string;
+  let builder: FakeBuilder;
+  let home: string | undefined;
+  let registry: TestRegistry;
+  const { signal } = new AbortController();
+
+  beforeEach(async () => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-images-'));
+    builder = new FakeBuilder();
+    registry = await TestRegistry.start();
+    home = process.env['HOME'];
+    process.env['HOME'] = dir;
+    // As a user tells skopeo of a registry without TLS.
+    const settings = join(dir, '.config/containers');
+    mkdirSync(settings, { recursive: true });
+    const entry = `[[registry]]\nlocation = "${registry.host}"\ninsecure = true\n`;
+    writeFileSync(join(settings, 'registries.conf'), entry);
+  });
+
+  afterEach(async () => {
+    process.env['HOME'] = home;
+    await registry[Symbol.asyncDispose]();
+    rmSync(dir, { recursive: true, force: true });
+  });
+
+  const open = (more: Partial<ImagesOptions> = {}): Images =>
+    new Images({
+      cacheDir: join(dir, 'cache'),
+      architecture: ARCHITECTURE,
+      builder,
+      progress: silentProgress,
+      ...more,
+    });
+  const pull = (images: Images, name: string, when: 'always' | 'missing' = 'always') =>
+    images.pull(parseReference(name, dir), when, signal);
+  const filesIn = (name: string): string[] => {
+    const path = join(dir, 'cache/oci', name);
+    return existsSync(path) ? readdirSync(path) : [];
+  };
+  const base = tar([
+    { name: 'etc/', type: 'dir' },
+    { name: 'etc/a', data: 'a' },
+  ]);
+  const upper = tar([{ name: 'etc/b', data: 'b' }]);
+  const config = { User: 'app', Env: ['A=b'], WorkingDir: '/srv', Cmd: ['/bin/x'] };
+  const image = (): TestImage =>
+    makeImage([{ tar: base }, { tar: upper, compression: 'zstd' }], config);
+
+  it('pull: from a registry, each layer by its content, then merged; a second pull builds nothing', async () => {
+    const made = image();
+    registry.push('1', made);
+    const images = open();
+    const { image: stored, environment } = await pull(images, registry.name('1'));
+    expect(stored).toMatchObject({ digest: made.manifestDigest, names: [registry.name('1')] });
+    expect(builder.layers.map(({ diffId, compression }) => [diffId, compression])).toEqual([
+      [made.diffIds[0], 'gzip'],
+      [made.diffIds[1], 'zstd'],
+    ]);
+    expect(builder.merges).toHaveLength(1);
+    expect(environment).toEqual({
+      image: join(dir, 'cache/oci/environments', `${chainId(made.diffIds).slice(7)}.erofs`),
+      digest: digest(readFileSync(environment.image)),
+      user: 'app',
+      env: { A: 'b' },
+      workdir: '/srv',
+      entrypoint: [],
+      cmd: ['/bin/x'],
+    });
+    expect(filesIn('tmp')).toEqual([]);
+
+    const asked = registry.asked.length;
+    expect((await pull(images, registry.name('1'))).environment).toEqual(environment);
+    expect(registry.asked.slice(asked).filter((url) => url.includes('/blobs/'))).toEqual([]);
+    const quiet = registry.asked.length;
+    expect((await pull(images, registry.name('1'), 'missing')).environment).toEqual(environment);
+    expect(registry.asked).toHaveLength(quiet);
+    expect(builder.layers).toHaveLength(2);
+    expect(builder.merges).toHaveLength(1);
+  });
+
+  it('pull: two at once fetch and build once', async () => {
+    registry.push('1', image());
+    const images = open();
+    const both = [pull(images, registry.name('1')), pull(images, registry.name('1'))];
+    const [one, two] = await Promise.all(both);
+    expect(two).toEqual(one);
+    const blobs = registry.asked.filter((url) => url.includes('/blobs/'));
+    expect(new Set(blobs).size).toBe(blobs.length);
+    expect(builder.layers).toHaveLength(2);
+  });
+
+  it('pull: images share layers, which are neither fetched nor unpacked again', async () => {
+    const other = makeImage([{ tar: base }, { tar: tar([{ name: 'x' }]) }], config);
+    registry.push('1', image());
+    registry.push('2', other);
+    const images = open();
+    await pull(images, registry.name('1'));
+    const asked = registry.asked.length;
+    await pull(images, registry.name('2'));
+    const shared = JSON.parse(String(image().blobs.get(image().manifestDigest))).layers[0].digest;
+    expect(registry.asked.slice(asked).join('\n')).not.toContain(shared);
+    expect(builder.layers).toHaveLength(3);
+  });
+
+  it('pull: from an OCI layout, and from what docker save writes', async () => {
+    writeLayout(join(dir, 'layout'), makeImage([{ tar: base }, { tar: upper }], config));
+    const images = open();
+    const first = await pull(images, 'oci:layout:latest');
+    const saved = `docker-archive:${dir}/saved.tar:a:1`;
+    execFileSync('skopeo', [
+      '--insecure-policy',
+      'copy',
+      '--quiet',
+      `oci:${dir}/layout:latest`,
+      saved,
+    ]);
+    const second = await pull(images, 'docker-archive:saved.tar');
+    expect(second.environment).toEqual(first.environment);
+    expect(second.image.names).toEqual([`docker-archive:${dir}/saved.tar`]);
+  });
+
+  it('pull: an index is read for this machine, or names what it has', async () => {
+    const ours = image();
+    const foreign = makeImage([{ tar: upper }], {}, { os: 'linux', architecture: 's390x' });
+    const theirs = { image: foreign, platform: { os: 'linux', architecture: 's390x' } };
+    registry.push('ours', ours);
+    registry.push('theirs', foreign);
+    const both = [theirs, { image: ours, platform: { os: 'linux', architecture: ARCHITECTURE } }];
+    registry.pushManifest('both', makeIndex(both));
+    registry.pushManifest('none', makeIndex([theirs]));
+    const images = open();
+    expect((await pull(images, registry.name('both'))).image.digest).toBe(ours.manifestDigest);
+    for (const tag of ['none', 'theirs']) {
+      await expect(pull(images, registry.name(tag))).rejects.toMatchObject({
+        code: 'image_unsupported',
+        message: expect.stringContaining('linux/s390x'),
+      });
+    }
+    expect(filesIn('tmp')).toEqual([]);
+  });
+
+  it('pull: by digest, another content is refused', async () => {
+    const made = image();
+    registry.push('1', made);
+    const pinned = `${registry.host}/test/image@${made.manifestDigest}`;
+    expect((await pull(open(), pinned)).image.digest).toBe(made.manifestDigest);
+    const other = makeImage([{ tar: upper }]);
+    registry.push(made.manifestDigest, other);
+    const wrong = open({ cacheDir: join(dir, 'other') });
+    await expect(pull(wrong, pinned)).rejects.toMatchObject({ code: 'image_invalid' });
+  });
+
+  it.each([
+    [401, 'unauthorized'],
+    [403, 'unauthorized'],
+    [404, 'image_not_found'],
+    [429, 'rate_limited'],
+    [500, 'registry_failed'],
+  ])(
+    'pull: a registry that answers %i gives a clear error and leaves nothing',
+    async (status, code) => {
+      registry.interfere = (_, response) => {
+        response.statusCode = status;
+        // skopeo tries again after this time, s.
+        response.setHeader('retry-after', '1');
+        response.end('{}');
+        return true;
+      };
+      const failure = await pull(open(), registry.name('1')).catch((error: unknown) => error);
+      expect(failure).toMatchObject({ code, remedy: expect.any(String) });
+      expect(filesIn('tmp')).toEqual([]);
+      expect(await open().list()).toEqual([]);
+    },
+  );
+
+  it('pull: a registry that dies, lies or floods amid a layer leaves nothing', async () => {
+    const big = Buffer.alloc(200_000, 'x');
+    const made = makeImage([{ tar: tar([{ name: 'x', data: big }]), compression: 'none' }]);
+    registry.push('1', made);
+    const isLayer = (url = ''): boolean =>
+      url.includes('/blobs/') && url.endsWith(made.diffIds[0] ?? '-');
+    const answers: [string, (response: ServerResponse) => void][] = [
+      ['dies', (response) => void response.write('x', () => response.destroy())],
+      ['lies', (response) => response.end(Buffer.alloc(201_728))],
+      [
+        'floods',
+        (response) => {
+          const more = (): void => {
+            while (!response.destroyed && response.write(Buffer.alloc(1 << 20)));
+            if (!response.destroyed) response.once('drain', more);
+          };
+          more();
+        },
+      ],
+    ];
+    for (const [, answer] of answers) {
+      registry.interfere = ({ url }, response) => {
+        if (!isLayer(url)) return false;
+        answer(response);
+        return true;
+      };
+      await expect(pull(open(), registry.name('1'))).rejects.toMatchObject({
+        code: expect.stringMatching(/^(registry_failed|image_invalid|image_too_large)$/),
+      });
+      expect([filesIn('tmp'), filesIn('blobs')]).toEqual([[], []]);
+    }
+    expect(builder.layers).toEqual([]);
+  });
+
+  it('pull: a registry that falls silent is given up; a canceled pull leaves nothing', async () => {
+    registry.push('1', image());
+    registry.interfere = ({ url = '' }) => url.includes('/blobs/');
+    const silent = open({ fetchLimits: { ...FETCH_LIMITS, silenceMsMax: 500 } });
+    await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({
+      code: 'registry_failed',
+    });
+    const aborter = new AbortController();
+    const reference = parseReference(registry.name('1'), dir);
+    const canceled = open().pull(reference, 'always', aborter.signal);
+    canceled.catch(() => undefined);
+    await expect.poll(() => filesIn('tmp')).toHaveLength(1);
+    aborter.abort();
+    await expect(canceled).rejects.toMatchObject({ code: 'cancelled' });
+    expect(filesIn('tmp')).toEqual([]);
+  });
+
+  it('pull: an image beyond the limit is refused before anything is fetched', async () => {
+    registry.push('1', image());
+    const small = open({ fetchLimits: { ...FETCH_LIMITS, imageBytesMax: 10 } });
+    await expect(pull(small, registry.name('1'))).rejects.toMatchObject({
+      code: 'image_too_large',
+    });
+    expect(registry.asked.filter((url) => url.includes('/blobs/'))).toEqual([]);
+  });
+
+  it('pull: a layer that fails in the VM leaves no environment, and the next pull tries again', async () => {
+    registry.push('1', image());
+    const events: ProgressEvent[] = [];
+    const images = open({ progress: (event) => events.push(event) });
+    builder.fault = new Error('the VM ended');
+    await expect(pull(images, registry.name('1'))).rejects.toThrow('the VM ended');
+    expect(events.at(-1)).toMatchObject({ kind: 'failed', step: 'image-layers' });
+    expect([filesIn('layers'), filesIn('environments')]).toEqual([[], []]);
+    builder.fault = undefined;
+    await pull(images, registry.name('1'));
+  });
+
+  it('rm: frees what no other image needs; prune: images whose tags moved on', async () => {
+    const other = makeImage([{ tar: base }], config);
+    registry.push('1', image());
+    registry.push('2', other);
+    const images = open();
+    await pull(images, registry.name('1'));
+    await pull(images, registry.name('2'));
+    const removed = await images.remove([registry.name('1')], dir, signal);
+    expect(removed).toMatchObject({ images: [image().manifestDigest] });
+    expect(removed.bytes).toBeGreaterThan(0);
+    expect([filesIn('blobs'), filesIn('layers')].map((list) => list.length)).toEqual([1, 1]);
+    await expect(images.find(registry.name('1'), dir)).rejects.toMatchObject({
+      code: 'image_not_found',
+    });
+    expect((await images.find(other.manifestDigest.slice(0, 20), dir)).digest).toBe(
+      other.manifestDigest,
+    );
+
+    registry.push('2', makeImage([{ tar: upper }], config));
+    await pull(images, registry.name('2'));
+    expect(await images.list()).toHaveLength(2);
+    expect((await images.prune(false, signal)).images).toEqual([other.manifestDigest]);
+    expect((await images.prune(true, signal)).images).toHaveLength(1);
+    expect([filesIn('blobs'), filesIn('layers'), filesIn('environments')]).toEqual([[], [], []]);
+  });
+
+  it('pull: what a killed pull left is removed a day later', async () => {
+    const oci = join(dir, 'cache/oci');
+    const [old, young] = [join(oci, 'tmp/old'), join(oci, 'tmp/young')];
+    for (const path of [old, young]) mkdirSync(path, { recursive: true });
+    utimesSync(old, 1, 1);
+    mkdirSync(join(oci, 'layers'));
+    const unfinished = join(oci, `layers/${'a'.repeat(64)}.erofs.unfinished`);
+    writeFileSync(unfinished, '');
+    utimesSync(unfinished, 1, 1);
+    registry.push('1', image());
+    await pull(open(), registry.name('1'));
+    expect(filesIn('tmp')).toEqual(['young']);
+    expect(existsSync(unfinished)).toBe(false);
+  });
+
+  it('quota: what was not used for longest goes, and is fetched again when it is needed', async () => {
+    registry.push('1', image());
+    registry.push('2', makeImage([{ tar: tar([{ name: 'y' }]) }], config));
+    const images = open({ limits: { ...IMAGE_LIMITS, quotaBytes: 8192 } });
+    await pull(images, registry.name('1'));
+    for (const kind of ['environments']) {
+      for (const name of filesIn(kind)) utimesSync(join(dir, 'cache/oci', kind, name), 1, 1);
+    }
+    await pull(images, registry.name('2'));
+    expect(filesIn('environments').filter((name) => name.endsWith('.erofs'))).toHaveLength(1);
+    const layers = builder.layers.length;
+    await pull(images, registry.name('1'), 'missing');
+    expect(builder.layers.length).toBeGreaterThan(layers);
+  });
+});
