@@ -4,6 +4,7 @@
  */
 import { CodedError, describeError } from './base/errors.ts';
 import { FIELD_PATHS } from './base/text/field-path.ts';
+import { GIB } from './base/units.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 
@@ -77,6 +78,8 @@ const VARIABLES = {
   ),
   /** API key for that daemon. */
   NEUROVISOR_API_KEY: text(),
+  /** Disk space of the cache of container images, GiB. Beyond it, files that were not used for longest go. */
+  NEUROVISOR_IMAGE_QUOTA_GIB: matching(/^[1-9]\d{0,5}$/, 'a whole number of GiB', '64'),
   /** Address block of sandboxes with a network; empty: 10.201.0.0/16. */
   NEUROVISOR_NET_POOL: text(),
   /** Hosts of webhooks that may have private addresses: `HOST` or `HOST:PORT`, separated by commas. */
@@ -143,6 +146,8 @@ export interface Config {
   /** Null: the daemon of this home, at its socket. */
   readonly daemonUrl: string | null;
   readonly daemonKey: string | null;
+  /** Of the cache of container images. */
+  readonly imageQuotaBytes: number;
   /** Null: the default. Validated by the first sandbox with a network. */
   readonly networkPool: string | null;
   /** `HOST` or `HOST:PORT`. */
@@ -184,6 +189,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     gpu: values.NEUROVISOR_GPU,
     daemonUrl: values.NEUROVISOR_URL || null,
     daemonKey: values.NEUROVISOR_API_KEY || null,
+    imageQuotaBytes: Number(values.NEUROVISOR_IMAGE_QUOTA_GIB) * GIB,
     networkPool: values.NEUROVISOR_NET_POOL || null,
     webhookHosts: listed(values.NEUROVISOR_WEBHOOK_HOSTS),
     packageHosts: listed(values.NEUROVISOR_PACKAGE_HOSTS),

@@ -1,0 +1,141 @@
+/** `neurovisor image`: pulls, lists and removes images, which become disks of sandboxes. */
+
+import { systemClock } from '../../base/clock.ts';
+import { MIB } from '../../base/units.ts';
+import { resolveHome } from '../../home.ts';
+import {
+  type Images,
+  type ImagesContext,
+  openImages,
+  type PulledImage,
+  parseReference,
+  preparePulls,
+  type Removed,
+  type StoredImage,
+} from '../../runtime/images.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import type { Cli } from '../cli.ts';
+import { coarse, table } from '../output/table.ts';
+import { openRuntime } from './open-runtime.ts';
+
+/** Shown characters of a digest, enough to name an image. */
+const DIGEST_SHOWN = 12;
+
+export async function imagePull(cli: Cli, names: readonly string[]): Promise<number> {
+  const references = names.map((name) => parseReference(name, process.cwd()));
+  await using opened = open(cli);
+  await preparePulls(opened.context);
+  const pulled: PulledImage[] = [];
+  for (const reference of references) {
+    pulled.push(await opened.images.pull(reference, 'always', cli.cancelled));
+  }
+  cli.progress.close();
+  if (cli.json) cli.printJson(pulled.map(jsonOf));
+  else for (const { image } of pulled) cli.stdout.write(`${image.digest}\n`);
+  return 0;
+}
+
+export async function imageList(cli: Cli): Promise<number> {
+  await using opened = open(cli);
+  const list = await opened.images.list();
+  if (cli.json) {
+    cli.printJson(list);
+    return 0;
+  }
+  const rows = list.map((one) => [
+    one.names.join(', ') || '-',
+    shortDigest(one),
+    one.platform,
+    mebibytes(storedBytes(one)),
+    `${coarse(systemClock.wall() - one.pulledAtMs)} ago`,
+  ]);
+  cli.stdout.write(`${table(['name', 'digest', 'platform', 'size', 'pulled'], rows)}\n`);
+  return 0;
+}
+
+export async function imageInspect(cli: Cli, name: string): Promise<number> {
+  await using opened = open(cli);
+  const image = await opened.images.find(name, process.cwd());
+  if (cli.json) {
+    cli.printJson(image);
+    return 0;
+  }
+  const { config } = image;
+  const rows = [
+    ['names', image.names.join(', ') || '-'],
+    ['digest', image.digest],
+    ['platform', image.platform],
+    ['pulled', new Date(image.pulledAtMs).toISOString()],
+    ['size', `${mebibytes(storedBytes(image))} in ${image.layers.length} layers`],
+    ['user', config.user || 'root'],
+    ['directory', config.workdir],
+    ['entrypoint', config.entrypoint.join(' ') || '-'],
+    ['command', config.cmd.join(' ') || '-'],
+    ['ports', config.exposedPorts.join(' ') || '-'],
+    ['stop signal', config.stopSignal ?? '-'],
+    ...Object.entries(config.env).map(([key, value]) => ['variable', `${key}=${value}`]),
+    ...Object.entries(config.labels).map(([key, value]) => ['label', `${key}=${value}`]),
+  ];
+  cli.stdout.write(`${table(['part', 'value'], rows)}\n`);
+  return 0;
+}
+
+export async function imageRemove(cli: Cli, names: readonly string[]): Promise<number> {
+  await using opened = open(cli);
+  return show(cli, await opened.images.remove(names, process.cwd(), cli.cancelled));
+}
+
+export async function imagePrune(cli: Cli, flags: { readonly all?: boolean }): Promise<number> {
+  await using opened = open(cli);
+  return show(cli, await opened.images.prune(flags.all === true, cli.cancelled));
+}
+
+interface Opened extends AsyncDisposable {
+  readonly images: Images;
+  readonly context: ImagesContext;
+}
+
+function open(cli: Cli): Opened {
+  let runtime: Promise<Runtime> | undefined;
+  const context: ImagesContext = {
+    home: resolveHome(cli.config.home),
+    progress: cli.progress.report,
+    signal: cli.cancelled,
+    log: cli.log,
+    quotaBytes: cli.config.imageQuotaBytes,
+    runtime() {
+      runtime ??= openRuntime(cli, { withoutModel: true, keepsProgress: true });
+      return runtime;
+    },
+  };
+  return {
+    images: openImages(context),
+    context,
+    async [Symbol.asyncDispose]() {
+      await (await runtime)?.close();
+    },
+  };
+}
+
+function show(cli: Cli, removed: Removed): number {
+  cli.progress.close();
+  if (cli.json) cli.printJson(removed);
+  else {
+    for (const digest of removed.images) cli.stdout.write(`${digest}\n`);
+    cli.stdout.write(`freed ${mebibytes(removed.bytes)}\n`);
+  }
+  return 0;
+}
+
+const jsonOf = ({ image, environment }: PulledImage): object => ({
+  ...image,
+  environment: { image: environment.image, digest: environment.digest },
+});
+
+const shortDigest = ({ digest }: StoredImage): string =>
+  digest.slice('sha256:'.length, 'sha256:'.length + DIGEST_SHOWN);
+
+const storedBytes = ({ layers }: StoredImage): number =>
+  layers.reduce((sum, { bytes }) => sum + bytes, 0);
+
+const mebibytes = (bytes: number): string => `${Math.ceil(bytes / MIB)} MiB`;

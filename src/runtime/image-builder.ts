@@ -1,0 +1,291 @@
+/**
+ * Builds the EROFS images of layers in a VM of its own for each: it sees one layer, or the layers of one image, and has
+ * no network, no model and no other file. What it leaves is a disk, of which the host takes the first bytes, unopened.
+ *
+ *     vdc  tools, read-only           mkfs.erofs, unzstd, build.py
+ *     vdd  input, read-only           a compressed layer; or layers, one behind the other
+ *     vde  output                     the image
+ *
+ * A VM per layer, since images share layers: a hostile layer could otherwise change what the VM makes of another image's.
+ */
+import {
+  chmod,
+  chown,
+  copyFile,
+  constants as fsConstants,
+  mkdir,
+  open,
+  rename,
+  rm,
+  truncate,
+} from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errorCode } from '../base/errors.ts';
+import { MIB } from '../base/units.ts';
+import type { Process } from '../guest/guest.ts';
+import {
+  BLOCK_BYTES,
+  type ImageBuilder,
+  type LayerJob,
+  type MergeJob,
+  readVerdict,
+  UNFINISHED,
+  VERDICT_BYTES_MAX,
+} from '../oci/builder.ts';
+import { OciError } from '../oci/errors.ts';
+import type { SandboxParts, Workspace } from '../sandbox/parts.ts';
+import type { SandboxOptions } from '../sandbox/spec.ts';
+import type { Supervisor } from '../sandbox/vm/supervisor.ts';
+import { makeWorkspace } from './workspace.ts';
+
+/** mkfs.erofs holds every inode in memory: about 1 KiB each. */
+const MEMORY_MIB = 1024;
+/** One unpacks and hashes while the other writes the image. */
+const CPUS = 2;
+/** Long enough for the largest layer in software emulation. */
+const BUILD_MS_MAX = 30 * 60_000;
+/** Beyond the data: inodes and directories. */
+const METADATA_BYTES = 512 * MIB;
+const DISKS = { tools: '/dev/vdc', input: '/dev/vdd', output: '/dev/vde' } as const;
+const TOOLS_DIR = '/mnt';
+
+export interface BuilderVms {
+  /** Starts a VM with these parts replaced. */
+  start(
+    options: SandboxOptions,
+    signal: AbortSignal,
+    replace: Partial<SandboxParts>,
+  ): Promise<Supervisor>;
+  readonly runDir: string;
+  readonly toolsPath: string;
+  readonly hostCpus: number;
+}
+
+export function makeImageBuilder(vms: BuilderVms): ImageBuilder {
+  return {
+    async layer(job: LayerJob, outPath, signal) {
+      const { blobPath, blobBytes, compression, diffId, unpackedBytesMax } = job;
+      await buildInVm(vms, {
+        what: `the layer ${diffId.slice('sha256:'.length, 19)}`,
+        fillInput: async (path) => {
+          await copyFile(blobPath, path, fsConstants.COPYFILE_FICLONE);
+          await chmod(path, 0o644);
+          await truncate(path, roundUp(blobBytes));
+        },
+        plan: {
+          task: 'layer',
+          bytes: blobBytes,
+          compression,
+          diffId: diffId.slice('sha256:'.length),
+          bytesMax: unpackedBytesMax,
+        },
+        outputBytes: roundUp(unpackedBytesMax) + METADATA_BYTES,
+        outPath,
+        signal,
+      });
+    },
+    async merge({ layers }: MergeJob, outPath, signal) {
+      const total = layers.reduce((sum, { bytes }) => sum + bytes, 0);
+      let offset = 0;
+      const parts = layers.map(({ bytes }) => {
+        offset += bytes;
+        return [offset - bytes, bytes];
+      });
+      await buildInVm(vms, {
+        what: 'the image of its layers',
+        fillInput: (path) => concatenate(layers, path),
+        plan: { task: 'merge', parts },
+        outputBytes: total + METADATA_BYTES,
+        outPath,
+        signal,
+      });
+    },
+  };
+}
+
+const roundUp = (bytes: number): number => Math.ceil(bytes / BLOCK_BYTES) * BLOCK_BYTES;
+
+interface Build {
+  /** For messages. */
+  readonly what: string;
+  fillInput(path: string): Promise<void>;
+  readonly plan: object;
+  /** Size of the output disk; it is sparse. */
+  readonly outputBytes: number;
+  readonly outPath: string;
+  readonly signal: AbortSignal;
+}
+
+async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
+  const { what, outputBytes, outPath, signal } = build;
+  signal.throwIfAborted();
+  const kept = `${outPath}${UNFINISHED}`;
+  const vm = await startVm(vms, build, kept, signal);
+  try {
+    let bytes: number;
+    try {
+      const line = await drive(vm, build);
+      bytes = readVerdict(line, what, outputBytes);
+    } finally {
+      // The disk is moved to `kept` once the VM is gone.
+      await vm.stop();
+    }
+    await take(kept, bytes);
+    await rename(kept, outPath);
+  } catch (error) {
+    if (signal.aborted) throw cancelled(what, signal.reason);
+    if (error instanceof OciError) throw error;
+    throw new OciError('build_failed', `could not build ${what}`, {
+      cause: error,
+      remedy: 'Try again; `neurovisor doctor` checks what VMs need.',
+    });
+  } finally {
+    await rm(kept, { force: true });
+  }
+}
+
+function cancelled(what: string, cause: unknown): OciError {
+  return new OciError('cancelled', `building ${what} was canceled`, { cause });
+}
+
+async function startVm(
+  vms: BuilderVms,
+  build: Build,
+  kept: string,
+  signal: AbortSignal,
+): Promise<Supervisor> {
+  const options: SandboxOptions = {
+    cpus: Math.min(CPUS, vms.hostCpus),
+    memoryMib: MEMORY_MIB,
+    timeoutMs: null,
+    network: null,
+  };
+  try {
+    return await vms.start(options, signal, {
+      makeWorkspace: (spec) => makeBuildPlace(vms, spec.id, build, kept),
+      attachBridge: async () => NO_MODEL,
+    });
+  } catch (error) {
+    if (signal.aborted) throw cancelled(build.what, signal.reason);
+    throw new OciError('build_failed', `could not start the VM that builds ${build.what}`, {
+      cause: error,
+    });
+  }
+}
+
+const NO_MODEL = {
+  setModels: () => undefined,
+  inFlight: () => 0,
+  close: async () => undefined,
+};
+
+/** A workspace with the three disks. @param kept where the output goes when it is removed */
+async function makeBuildPlace(
+  { runDir, toolsPath }: BuilderVms,
+  id: string,
+  build: Build,
+  kept: string,
+): Promise<Workspace> {
+  const place = await makeWorkspace(runDir, id);
+  const input = join(place.dir, 'input');
+  const output = join(place.dir, 'output');
+  try {
+    await build.fillInput(input);
+    await makeSparse(output, build.outputBytes);
+  } catch (error) {
+    await place.remove();
+    throw error;
+  }
+  return {
+    ...place,
+    disks: [
+      { path: toolsPath, access: 'read' },
+      { path: input, access: 'read' },
+      { path: output, access: 'write' },
+    ],
+    async remove() {
+      try {
+        await move(output, kept);
+      } finally {
+        await place.remove();
+      }
+    },
+  };
+}
+
+async function makeSparse(path: string, bytes: number): Promise<void> {
+  await using file = await open(path, 'wx', 0o600);
+  await file.truncate(bytes);
+}
+
+/** The run directory may be on another file system. */
+async function move(from: string, to: string): Promise<void> {
+  await mkdir(dirname(to), { recursive: true });
+  try {
+    await rename(from, to);
+  } catch (error) {
+    if (errorCode(error) !== 'EXDEV') throw error;
+    await copyFile(from, to);
+  }
+}
+
+/** Runs the script in the VM. @returns its line */
+async function drive(vm: Supervisor, { plan, signal }: Build): Promise<string> {
+  const guest = vm.guest();
+  const as = { user: 'root', cwd: '/', stdin: false, timeoutMs: BUILD_MS_MAX } as const;
+  const mount = ['mount', '-t', 'erofs', '-o', 'ro', DISKS.tools, TOOLS_DIR];
+  const mounted = await collect(await guest.exec({ ...as, argv: mount }, signal));
+  if (mounted.exitCode !== 0) throw new Error(`the tools can't be mounted: ${mounted.words}`);
+  const argument = JSON.stringify({ ...plan, input: DISKS.input, output: DISKS.output });
+  const argv = ['python3', '-I', '-S', join(TOOLS_DIR, 'build.py'), argument];
+  const built = await collect(await guest.exec({ ...as, argv }, signal));
+  if (built.line === '') throw new Error(`the build ended: ${built.words}`);
+  return built.line;
+}
+
+interface Collected {
+  readonly exitCode: number | null;
+  readonly line: string;
+  readonly words: string;
+}
+
+async function collect(program: Process): Promise<Collected> {
+  let line = '';
+  let words = '';
+  program.stdout.on('data', (chunk: Buffer) => {
+    if (line.length <= VERDICT_BYTES_MAX) line += chunk.toString('utf8');
+  });
+  program.stderr.on('data', (chunk: Buffer) => {
+    words = (words + chunk.toString('utf8')).slice(-1_000);
+  });
+  const { exitCode, timedOut, oomKilled } = await program.exit;
+  if (oomKilled) words += ' (out of memory)';
+  if (timedOut) words += ` (stopped after ${BUILD_MS_MAX / 60_000} minutes)`;
+  return { exitCode, line, words: words.trim() };
+}
+
+/** Cuts the disk to the image, which then belongs to the cache. Its content is not read. */
+async function take(path: string, bytes: number): Promise<void> {
+  await chown(path, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
+  await using file = await open(path, 'r+');
+  await file.truncate(bytes);
+  await file.chmod(0o644);
+  await file.sync();
+}
+
+/** Layers one behind the other; each is whole blocks. */
+async function concatenate(layers: MergeJob['layers'], path: string): Promise<void> {
+  await using to = await open(path, 'wx', 0o644);
+  const buffer = Buffer.allocUnsafe(4 * MIB);
+  let position = 0;
+  for (const layer of layers) {
+    await using from = await open(layer.path, 'r');
+    const end = position + layer.bytes;
+    while (position < end) {
+      const { bytesRead } = await from.read(buffer, 0, Math.min(buffer.length, end - position));
+      if (bytesRead === 0) throw new OciError('build_failed', 'a cached layer is cut off');
+      await to.write(buffer, 0, bytesRead, position);
+      position += bytesRead;
+    }
+  }
+}
