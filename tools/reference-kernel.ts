@@ -18,11 +18,27 @@ import { resolveHome } from '../src/home.ts';
 import { prepareKernel } from '../src/image/kernel.ts';
 import { parseKernelConfig } from '../src/image/kernel-config.ts';
 
+/** Options that have `MITIGATION_` in the place of `CPU_` today, or before their name. */
+const MITIGATIONS = [
+  'PAGE_TABLE_ISOLATION',
+  'RETPOLINE',
+  'RETHUNK',
+  'CPU_UNRET_ENTRY',
+  'CPU_IBPB_ENTRY',
+  'CPU_IBRS_ENTRY',
+  'CPU_SRSO',
+];
+
 const texts = await Promise.all(process.argv.slice(2).map((path) => readFile(path, 'utf8')));
 if (texts.length === 0) throw new Error('usage: node tools/reference-kernel.ts CONFIG…');
 const options = new Map(texts.flatMap((text) => [...parseKernelConfig(text)]));
 // Our image, and the interrupts of our machine, which the guest's command line takes from the MP table.
 for (const name of ['EROFS_FS', 'X86_MPPARSE']) options.set(name, 'y');
+// Since Linux 6.9.
+for (const name of MITIGATIONS) {
+  const value = options.get(name);
+  if (value !== undefined) options.set(`MITIGATION_${name.replace(/^CPU_/, '')}`, value);
+}
 // Facts of the machine on which the configuration was written.
 for (const name of options.keys())
   if (/^(CC|AS|LD|LLD|GCC|CLANG|PAHOLE)_/.test(name)) options.delete(name);

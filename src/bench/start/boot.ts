@@ -2,11 +2,11 @@
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
-import { REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
+import { REFERENCE_CHOICE, REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
 
 export const bootBenchmark: Benchmark = {
   names: ['boot.init', 'boot.hello'],
-  summary: 'start of a sandbox until init runs, and until its agent is ready',
+  summary: `start of a sandbox until init runs, and until its agent is ready; ${REFERENCE_CHOICE}`,
   async measure(context) {
     const { runtime, config } = context;
     const kernelPath = referenceKernel(config.home);

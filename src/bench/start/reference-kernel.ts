@@ -4,6 +4,9 @@ import { join } from 'node:path';
 import { resolveHome } from '../../home.ts';
 
 export const REFERENCE_NAME = 'the kernel of Firecracker’s CI';
+/** For `--help`. */
+export const REFERENCE_CHOICE =
+  'against the kernel of Firecracker’s CI, once `node tools/reference-kernel.ts` has built it';
 /** Below the cache. */
 export const REFERENCE_DIR = 'reference-kernel';
 export const REFERENCE_FILE = 'vmlinux';

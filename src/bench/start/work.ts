@@ -10,7 +10,7 @@ import type { Runtime } from '../../runtime/runtime.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
 import { InstructionCounter, type StageCount } from './count-instructions.ts';
-import { REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
+import { REFERENCE_CHOICE, REFERENCE_NAME, referenceKernel } from './reference-kernel.ts';
 
 const MILLION = 1e6;
 /** The guest is idle when it makes fewer instructions than timers need, in millions, in this time. */
@@ -48,7 +48,7 @@ const PARTS = Object.keys(NOTES) as (keyof Work)[];
 
 export const workBenchmark: Benchmark = {
   names: PARTS.map((part) => `boot.work/${part}`),
-  summary: 'instructions of a boot by stage: firmware, kernel, init, agent (QEMU 7.2 to 8.1, TCG)',
+  summary: `instructions of a boot by stage: firmware, kernel, init, agent (QEMU 7.2 to 8.1, TCG); ${REFERENCE_CHOICE}`,
   withoutRuntime: true,
   async measure(context) {
     const dir = await mkdtemp(join(tmpdir(), 'nv-bench-'));
