@@ -26,7 +26,15 @@ import { collect, withoutCallbacks } from './library/collect.ts';
 import { filesOf } from './library/files.ts';
 import type { Host, HostOptions } from './library/host.ts';
 import { Hosts } from './library/hosts.ts';
-import type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
+import type {
+  BufferOptions,
+  CreateOptions,
+  ListOptions,
+  RunOptions,
+  RunResult,
+  TextOptions,
+  UploadOptions,
+} from './library/options.ts';
 import { forwardPort, type PortForward } from './library/port-forward.ts';
 import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
 import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
@@ -35,6 +43,10 @@ import type { TimedEvent } from './sandbox/events.ts';
 import type { StartTimings } from './sandbox/parts.ts';
 import type { SecretOptions } from './sandbox/secrets.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
+import { copyIn } from './transfer/copy-in.ts';
+import { copyOut, type Received } from './transfer/copy-out.ts';
+import { IgnoreRules } from './transfer/ignored.ts';
+import type { TransferOptions } from './transfer/transfer.ts';
 
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
 export type { DiskLimits } from './base/disk-limits.ts';
@@ -52,7 +64,15 @@ export type {
 } from './guest/link.ts';
 export * from './library/errors.ts';
 export type { DaemonChoice, HostOptions } from './library/host.ts';
-export type { CreateOptions, ListOptions, RunOptions, RunResult } from './library/options.ts';
+export type {
+  BufferOptions,
+  CreateOptions,
+  ListOptions,
+  RunOptions,
+  RunResult,
+  TextOptions,
+  UploadOptions,
+} from './library/options.ts';
 export type { PortForward } from './library/port-forward.ts';
 export type {
   EventsOptions,
@@ -74,11 +94,17 @@ export type {
   NetworkOptions,
   SandboxOptions,
 } from './sandbox/spec.ts';
+export type { Received } from './transfer/copy-out.ts';
+export type { TransferOptions } from './transfer/transfer.ts';
 
 const hosts = new Hosts();
 
 /** The cause of a sandbox's end, with its evidence. */
 export type End = EndInfo;
+
+interface Arguments {
+  readonly args?: readonly string[];
+}
 
 export type Fork =
   | { readonly ok: true; readonly sandbox: Sandbox }
@@ -157,19 +183,53 @@ export class Sandbox {
   }
 
   /** Runs Python code in a fork of the warmed interpreter, one process per call. */
+  runCode(code: string, options: BufferOptions & Arguments): Promise<RunResult<Buffer>>;
+  runCode(code: string, options?: TextOptions & Arguments): Promise<RunResult>;
+  runCode(code: string, options: RunOptions & Arguments): Promise<RunResult<string | Buffer>>;
   async runCode(
     code: string,
-    options: RunOptions & { readonly args?: readonly string[] } = {},
-  ): Promise<RunResult> {
+    options: RunOptions & Arguments = {},
+  ): Promise<RunResult<string | Buffer>> {
     const { args = [], ...rest } = options;
     const guest = await this.#guest();
     return await collect((base) => guest.python({ ...base, script: { code }, args }), rest);
   }
 
   /** Runs a program with arguments, without a shell. */
-  async exec(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+  exec(argv: readonly string[], options: BufferOptions): Promise<RunResult<Buffer>>;
+  exec(argv: readonly string[], options?: TextOptions): Promise<RunResult>;
+  exec(argv: readonly string[], options: RunOptions): Promise<RunResult<string | Buffer>>;
+  async exec(
+    argv: readonly string[],
+    options: RunOptions = {},
+  ): Promise<RunResult<string | Buffer>> {
     const guest = await this.#guest();
     return await collect((base) => guest.exec({ ...base, argv }), options);
+  }
+
+  /**
+   * Copies a file or directory of this machine into the sandbox, as `neurovisor cp` does: into `target` if it is a
+   * directory (default: the user's home), otherwise to that name.
+   * @returns the path in the sandbox
+   * @throws CopyError `invalid_source`, `guest_failed`
+   */
+  async upload(source: string, target = '~', options: UploadOptions = {}): Promise<string> {
+    const { gitignore = false, ...rest } = options;
+    return await withAbort(rest.signal, async () =>
+      copyIn(await this.#guest(), source, target, rest, gitignore ? new IgnoreRules() : null),
+    );
+  }
+
+  /**
+   * Copies a file or directory of the sandbox here: into `target` if it is a directory (default: the current one),
+   * otherwise to that name. Whatever the guest answers, nothing is written outside, and no link below it is followed.
+   * @throws CopyError `invalid_source`, `hostile_name`, `in_the_way`, `too_large`, `disk_full`, `not_writable`;
+   *   GuestError `not_found`
+   */
+  async download(source: string, target = '.', options: TransferOptions = {}): Promise<Received> {
+    return await withAbort(options.signal, async () =>
+      copyOut(await this.#guest(), source, target, options),
+    );
   }
 
   /** Starts a long-running or interactive program and returns its streams. */

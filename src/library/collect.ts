@@ -3,21 +3,26 @@ import type { Readable } from 'node:stream';
 import { MIB } from '../base/units.ts';
 import type { RunOptions as GuestRunOptions, Process } from '../guest/link.ts';
 import { withAbort } from './abort.ts';
-import type { RunOptions, RunResult } from './options.ts';
+import type { BufferOptions, RunOptions, RunResult, TextOptions } from './options.ts';
 
 const KEPT_BYTES_MAX = 16 * MIB;
 
+type Begin = (options: GuestRunOptions) => Promise<Process>;
+
+export async function collect(begin: Begin, options: BufferOptions): Promise<RunResult<Buffer>>;
+export async function collect(begin: Begin, options: TextOptions): Promise<RunResult>;
 export async function collect(
-  begin: (options: GuestRunOptions) => Promise<Process>,
+  begin: Begin,
   options: RunOptions,
-): Promise<RunResult> {
+): Promise<RunResult<string | Buffer>>;
+export async function collect(
+  begin: Begin,
+  options: RunOptions,
+): Promise<RunResult<string | Buffer>> {
   return await withAbort(options.signal, () => run(begin, options));
 }
 
-async function run(
-  begin: (options: GuestRunOptions) => Promise<Process>,
-  options: RunOptions,
-): Promise<RunResult> {
+async function run(begin: Begin, options: RunOptions): Promise<RunResult<string | Buffer>> {
   const { signal, ...rest } = withoutCallbacks(options);
   const process = await begin({ ...rest, stdin: options.stdin !== undefined });
   const onAbort = (): void => process.kill('SIGKILL');
@@ -32,19 +37,27 @@ async function run(
     ]);
     signal?.throwIfAborted();
     const truncated = exit.truncated || stdout.dropped || stderr.dropped;
-    return { ...exit, stdout: stdout.text, stderr: stderr.text, truncated };
+    const shown = ({ bytes }: Kept): string | Buffer =>
+      options.encoding === 'buffer' ? bytes : bytes.toString('utf8');
+    return { ...exit, stdout: shown(stdout), stderr: shown(stderr), truncated };
   } finally {
     signal?.removeEventListener('abort', onAbort);
   }
 }
 
 export function withoutCallbacks(options: RunOptions): GuestRunOptions & { signal?: AbortSignal } {
-  const { stdin: _stdin, onStdout: _onStdout, onStderr: _onStderr, ...rest } = options;
+  const {
+    stdin: _stdin,
+    onStdout: _onStdout,
+    onStderr: _onStderr,
+    encoding: _encoding,
+    ...rest
+  } = options;
   return rest;
 }
 
 interface Kept {
-  readonly text: string;
+  readonly bytes: Buffer;
   /** True: the stream had more than this. */
   readonly dropped: boolean;
 }
@@ -61,5 +74,5 @@ async function keep(stream: Readable, onChunk?: (chunk: Buffer) => void): Promis
     bytes += part.length;
     chunks.push(part);
   }
-  return { text: Buffer.concat(chunks).toString('utf8'), dropped };
+  return { bytes: Buffer.concat(chunks), dropped };
 }

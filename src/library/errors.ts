@@ -8,4 +8,5 @@ export { ConfigError } from '../config.ts';
 export { HomeError } from '../home.ts';
 export * from '../runtime/thrown.ts';
 export { BusyError, SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
+export { CopyError, type CopyErrorCode } from '../transfer/transfer.ts';
 export { ForwardError, type ForwardErrorCode } from './port-forward.ts';

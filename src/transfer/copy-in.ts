@@ -6,20 +6,26 @@ import { pipeline } from 'node:stream/promises';
 import { errorCode } from '../base/errors.ts';
 import type { Guest } from '../guest/link.ts';
 import { archive } from './archive.ts';
+import type { IgnoreRules } from './ignored.ts';
 import { CopyError, fileOptions, type TransferOptions, TransferProgress } from './transfer.ts';
 import { type LocalEntry, listHere, readError } from './tree-here.ts';
 
-/** Copies into `target` if it is a directory, otherwise to that name. @returns the path in the guest */
+/**
+ * Copies into `target` if it is a directory, otherwise to that name.
+ * @param rules of a project; null: everything is copied
+ * @returns the path in the guest
+ */
 export async function copyIn(
   guest: Guest,
   source: string,
   target: string,
   options: TransferOptions = {},
+  rules: IgnoreRules | null = null,
 ): Promise<string> {
   const name = basename(resolve(source));
   const into = (await isDirectory(guest, target, options)) && !/(^|\/)\.$/.test(source);
   const to = into ? join(target, name) : target;
-  await sendTree(guest, await listHere(source, null), to, options);
+  await sendTree(guest, await listHere(source, rules), to, options);
   return to;
 }
 

@@ -1,9 +1,12 @@
 /** The library on a daemon, whose sandboxes are agents of this machine. */
 import { once } from 'node:events';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { CodedError, Sandbox } from '../../src/index.ts';
+import { CodedError, CopyError, Sandbox } from '../../src/index.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 
 let daemon: FakeDaemon;
@@ -43,6 +46,43 @@ describe('Sandbox in a daemon', () => {
     const sandbox = await Sandbox.create();
     const result = await sandbox.exec(['head', '-c', '20000000', '/dev/zero']);
     expect([result.stdout.length, result.truncated]).toEqual([16 * 1024 * 1024, true]);
+  });
+
+  it("exec, runCode with encoding 'buffer': bytes as the program wrote them", async () => {
+    const sandbox = await Sandbox.create();
+    const every = Buffer.from([...Array(256).keys()]);
+    const bytes = await sandbox.exec(['cat'], { stdin: every, encoding: 'buffer' });
+    expect(bytes.stdout.equals(every)).toBe(true);
+    const code = 'import sys; sys.stderr.buffer.write(bytes(range(256)))';
+    const { stderr } = await sandbox.runCode(code, { encoding: 'buffer' });
+    expect(stderr.equals(every)).toBe(true);
+    expect((await sandbox.exec(['printf', 'ü'])).stdout).toBe('ü');
+  });
+
+  it('upload, download: a directory comes back as it was; ignored files stay, aborts reject', async () => {
+    const sandbox = await Sandbox.create();
+    const there = await daemon.control.dirOf(sandbox.id);
+    const here = await mkdtemp(join(tmpdir(), 'nv-library-'));
+    try {
+      await mkdir(join(here, 'project/sub'), { recursive: true });
+      await writeFile(join(here, 'project/.gitignore'), '*.log\n');
+      await writeFile(join(here, 'project/a.log'), 'ignored');
+      await writeFile(join(here, 'project/sub/b.bin'), Buffer.from([0, 255]));
+      const uploaded = await sandbox.upload(join(here, 'project'), `${there}/`, {
+        gitignore: true,
+      });
+      expect(uploaded).toBe(join(there, 'project'));
+      const received = await sandbox.download(uploaded, join(here, 'back'));
+      expect(received).toEqual({ path: join(here, 'back'), files: 2, bytes: 8 });
+      expect((await readdir(join(here, 'back'))).sort()).toEqual(['.gitignore', 'sub']);
+      expect(await readFile(join(here, 'back/sub/b.bin'))).toEqual(Buffer.from([0, 255]));
+      await expect(sandbox.download(`${there}/none`)).rejects.toMatchObject({ code: 'not_found' });
+      await expect(sandbox.upload(join(here, 'none'))).rejects.toBeInstanceOf(CopyError);
+      const signal = AbortSignal.abort(new Error('enough'));
+      await expect(sandbox.download(uploaded, here, { signal })).rejects.toThrow('enough');
+    } finally {
+      await rm(here, { recursive: true });
+    }
   });
 
   it('files, stats, connect', async () => {

@@ -14,6 +14,12 @@ export const transferOptions = (cli: Cli, user: string | undefined): TransferOpt
   onProgress: cli.progress.report,
 });
 
+/** As `transferOptions`, when a script's own output may be in the same file: progress is for a terminal only. */
+export const resultOptions = (cli: Cli, user: string | undefined): TransferOptions => ({
+  ...transferOptions(cli, user),
+  onProgress: cli.stderr.isTTY ? cli.progress.report : undefined,
+});
+
 /** A source that the command line names and that cannot be copied is an invalid argument. */
 export async function asUsageErrors<T>(copy: () => Promise<T>): Promise<T> {
   try {
@@ -40,7 +46,7 @@ export async function copyForRun(
   user: string | undefined,
 ): Promise<Copied> {
   const { source, target } = parseCopy(spec);
-  const copy = () => copyIn(guest, source, target, transferOptions(cli, user));
+  const copy = () => copyIn(guest, source, target, resultOptions(cli, user));
   const to = await asUsageErrors(copy);
   return { from: await realpath(source), to };
 }

@@ -21,7 +21,7 @@ import { type SentProject, sendProject } from '../../../transfer/project.ts';
 import { requireSource } from '../../../transfer/tree-here.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
-import { asUsageErrors, type Copied, copyForRun, transferOptions } from '../../transfer/copies.ts';
+import { asUsageErrors, type Copied, copyForRun, resultOptions } from '../../transfer/copies.ts';
 import type { RunFlags } from './job.ts';
 import type { Script } from './script.ts';
 
@@ -40,7 +40,7 @@ export async function placeFiles(
   flags: Pick<RunFlags, 'copy' | 'user' | 'cwd' | 'workdir'>,
 ): Promise<Placement> {
   const send = (source: string, to: string): Promise<SentProject> =>
-    asUsageErrors(() => sendProject(guest, source, to, transferOptions(cli, flags.user)));
+    asUsageErrors(() => sendProject(guest, source, to, resultOptions(cli, flags.user)));
   const { workdir: source } = flags;
   const workdir = source === undefined ? null : await send(source, inHome(source));
   const copied = [...(workdir === null ? [] : [workdir]), ...(await copyFiles(cli, guest, flags))];

@@ -6,7 +6,7 @@ import { copyOut } from '../../../transfer/copy-out.ts';
 import type { Cli } from '../../cli.ts';
 import { failureText, UsageError } from '../../failure.ts';
 import { bytes as inUnits } from '../../output/table.ts';
-import { type Out, transferOptions } from '../../transfer/copies.ts';
+import { type Out, resultOptions } from '../../transfer/copies.ts';
 
 /** One `--out` in `-o json`. */
 export interface OutReport {
@@ -37,7 +37,7 @@ export async function copyResults(
     const from = inDirectory(cwd, path);
     try {
       cli.cancelled.throwIfAborted();
-      const received = await copyOut(guest, from, host, transferOptions(cli, user));
+      const received = await copyOut(guest, from, host, resultOptions(cli, user));
       cli.progress.close();
       const { path: to, files, bytes } = received;
       reports.push({ path, host: to, files, bytes, error: null });

@@ -19,7 +19,7 @@ import type { Cli } from '../../cli.ts';
 import { failureText, UsageError } from '../../failure.ts';
 import { confirm, hasQuestions } from '../../output/confirm.ts';
 import { bytes as inUnits } from '../../output/table.ts';
-import { transferOptions } from '../../transfer/copies.ts';
+import { resultOptions } from '../../transfer/copies.ts';
 
 /** `sync` in `-o json`. */
 export interface SyncReport {
@@ -64,7 +64,7 @@ export async function syncBack(
   try {
     cli.cancelled.throwIfAborted();
     staging = await mkdtemp(join(tmpdir(), 'neurovisor-sync-'));
-    const options = { ...transferOptions(cli, user), skip };
+    const options = { ...resultOptions(cli, user), skip };
     const review = await reviewChanges(guest, project, staging, options);
     cli.progress.close();
     const { changes } = review;
