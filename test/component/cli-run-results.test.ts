@@ -117,6 +117,36 @@ describe('run --out', () => {
     ]);
   });
 
+  it.each(['SIGINT', 'SIGTERM'] as const)(
+    '%s in the middle of a copy: no partial file, status of the signal, nothing left',
+    async (signal) => {
+      const code = 'open("huge.bin", "wb").truncate(64 << 30)';
+      const args = ['run', '--out', 'huge.bin', '-c', code];
+      const running = cli(args, { env: daemon.env, cwd: here });
+      await expect.poll(() => readdir(here)).toEqual([expect.stringMatching(/^\..*\.part$/)]);
+      running.kill(signal);
+      const { status, stderr } = await running.result;
+      expect(status).toBe(signal === 'SIGINT' ? 130 : 143);
+      expect(stderr).toBe('neurovisor: --out huge.bin: interrupted\n');
+      expect(await readdir(here)).toEqual([]);
+      expect(await daemon.control.list()).toEqual([]);
+    },
+  );
+
+  it('Ctrl-C that the script handles: its results come back', async () => {
+    const code = `${WRITE}
+import time
+print('started', flush=True)
+try: time.sleep(600)
+except KeyboardInterrupt: open('results/last.txt', 'w').write('saved')
+`;
+    const running = cli(['run', '--out', 'results', '-c', code], { env: daemon.env, cwd: here });
+    await running.seen('started');
+    running.kill('SIGINT');
+    expect((await running.result).status).toBe(0);
+    expect(await readFile(join(here, 'results/last.txt'), 'utf8')).toBe('saved');
+  });
+
   it('never follows a link here that leads elsewhere', async () => {
     await mkdir(join(dir, 'outside'), { recursive: true });
     await symlink(join(dir, 'outside'), join(here, 'results'));
@@ -189,6 +219,21 @@ describe('run, projects', () => {
     expect((await run(['-m', 'app.nothing'])).stderr).toContain('No module named app.nothing');
     expect((await run(['-m', 'app; evil'])).status).toBe(2);
     expect((await run(['-m', 'app', '-c', '1'])).status).toBe(2);
+  });
+
+  it('an ignored script runs in its place, and a hint names an ignored file that it needs', async () => {
+    await writeFile(join(here, 'app/.gitignore'), '*.csv\nscratch.py\n');
+    const code = 'from lib import VALUE; print(VALUE, __file__); open("big.csv")';
+    await writeFile(join(here, 'app/scratch.py'), code);
+    const { status, stdout } = await run(['--workdir', 'app', 'app/scratch.py']);
+    expect([status, stdout]).toEqual([1, `42 ${home}/app/scratch.py\n`]);
+    await writeFile(join(here, 'app/__main__.py'), 'open("app/big.csv")');
+    const add = 'add: --copy app/big.csv:app/big.csv';
+    expect((await run(['app'])).stderr).toContain(add);
+    await writeFile(join(here, '.gitignore'), 'app/big.csv');
+    await writeFile(join(here, 'app/tool.py'), 'open("app/big.csv")');
+    const { stderr } = await run(['-m', 'app.tool']);
+    expect(stderr).toContain(add);
   });
 
   it('a directory that --copy includes is not copied twice', async () => {

@@ -36,6 +36,8 @@ export interface Copied {
   readonly from: string;
   /** Path in the guest. */
   readonly to: string;
+  /** Of a project: what it includes, by path below it. Omitted: everything is included. */
+  readonly contents?: ReadonlyMap<string, unknown>;
 }
 
 /** `--copy PATH[:TARGET]`: as `cp PATH ID:TARGET`. */

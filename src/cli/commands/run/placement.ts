@@ -18,6 +18,7 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Guest, PythonSpec } from '../../../guest/link.ts';
 import { type SentProject, sendProject } from '../../../transfer/project.ts';
+import { fileOptions } from '../../../transfer/transfer.ts';
 import { requireSource } from '../../../transfer/tree-here.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
@@ -56,8 +57,14 @@ export async function placeFiles(
   if (copied.length === 0) {
     return { ...placed, spec: { script: { code, name: filename }, ...start } };
   }
-  const place = path === null ? null : placeOf(copied, await realpath(path));
-  const at = await writeScript(guest, place, { code, filename }, flags.user);
+  const real = path === null ? null : await realpath(path);
+  const place = real === null ? null : placeOf(copied, real);
+  // A project may ignore its script.
+  const ignored = real === null || place !== null ? null : ignoredPlaceOf(copied, real);
+  const at =
+    ignored === null
+      ? await writeScript(guest, place, { code, filename }, flags.user)
+      : (await guest.files.write(ignored, code, fileOptions(flags))).path;
   return { ...placed, spec: { script: { path: at }, ...start } };
 }
 
@@ -115,12 +122,21 @@ async function isThere(guest: Guest, path: string, as: { user?: string }): Promi
 /** Path in the guest of a path here, if a copy includes it. */
 export function placeOf(copied: readonly Copied[], path: string): string | null {
   // The last copy wins, as it does in the guest.
-  for (const { from, to } of copied.toReversed()) {
+  for (const { from, to, contents } of copied.toReversed()) {
     const below = relative(from, path);
     if (below === '') return to;
-    if (!isAbsolute(below) && below.split('/')[0] !== '..') return join(to, below);
+    if (isAbsolute(below) || below.split('/')[0] === '..') continue;
+    if (contents === undefined || contents.has(below)) return join(to, below);
   }
   return null;
+}
+
+/** Where an ignored path of a project would be. */
+function ignoredPlaceOf(copied: readonly Copied[], path: string): string | null {
+  return placeOf(
+    copied.map(({ from, to }) => ({ from, to })),
+    path,
+  );
 }
 
 const NO_MODULE = /^ModuleNotFoundError: No module named '([A-Za-z_]\w{0,99})/gm;
@@ -141,20 +157,22 @@ export async function missingFileHint(
 ): Promise<string | null> {
   const dir = path === null ? process.cwd() : dirname(path);
   const module = [...stderr.matchAll(NO_MODULE)].at(-1)?.[1];
-  const file = [...stderr.matchAll(NO_FILE)]
-    .at(-1)?.[1]
-    ?.replace(/^(\.\/)+/, '')
-    .split('/')[0];
+  const file = [...stderr.matchAll(NO_FILE)].at(-1)?.[1]?.replace(/^(\.\/)+/, '');
   const candidates = [
     ...(module === undefined ? [] : [join(dir, `${module}.py`), join(dir, module)]),
-    ...(file === undefined || file === '' || file === '..' || file === '.' ? [] : [resolve(file)]),
+    // The file itself, too: a project that is there may ignore it.
+    ...(file === undefined || /(^|\/)(\.|$)/.test(file)
+      ? []
+      : [resolve(file.split('/')[0] ?? ''), resolve(file)]),
   ];
   for (const candidate of candidates) {
     if (!(await isHere(candidate)) || placeOf(copied, await realpath(candidate)) !== null) continue;
     const name = relative(process.cwd(), candidate);
-    if (!OFFERED.test(name)) continue;
+    const target = ignoredPlaceOf(copied, await realpath(candidate))?.replace(/^~\//, '') ?? null;
+    const copy = target === null || target === basename(name) ? name : `${name}:${target}`;
+    if (!OFFERED.test(name) || (target !== null && !OFFERED.test(target))) continue;
     const what = path === null ? name : `${name}, which ${filename} needs,`;
-    return `${what} is on this machine but not in the guest; add: --copy ${name}`;
+    return `${what} is on this machine but not in the guest; add: --copy ${copy}`;
   }
   return null;
 }
