@@ -201,6 +201,8 @@ class Mkfs:
         full = "No space left on device" in words
         if "Not a directory" in words and "symbolic link" not in words:
             words = "an entry lies below a symbolic link or a file of the same layer"
+        if "Input/output error" in words:
+            raise Failed("disk", words)
         raise Failed("too_large" if full else "invalid", words or f"mkfs.erofs ended with {status}")
 
     def kill(self):

@@ -36,13 +36,15 @@ export const BLOCK_BYTES = 4_096;
 
 const verdictSchema = z.union([
   z.object({ bytes: z.number().int().min(BLOCK_BYTES).multipleOf(BLOCK_BYTES) }),
-  z.object({ code: z.enum(['too_large', 'digest', 'invalid']), detail: z.string() }),
+  z.object({ code: z.enum(['too_large', 'digest', 'invalid', 'disk']), detail: z.string() }),
 ]);
 
 const FAILURES = {
   too_large: ['image_too_large', 'is too large', 'Use a smaller image.'],
   digest: ['image_invalid', 'does not have its digest', 'Pull the image again.'],
   invalid: ['image_invalid', "can't be unpacked", 'Ask the image’s publisher.'],
+  // The host could not read or write a disk.
+  disk: ['disk_full', 'could not be written', 'Free disk space, and try again.'],
 } as const;
 
 /**

@@ -49,13 +49,15 @@ const METADATA_BYTES = 512 * MIB;
 const DISKS = { tools: '/dev/vdc', input: '/dev/vdd', output: '/dev/vde' } as const;
 const TOOLS_DIR = '/mnt';
 
+type BuilderVm = Pick<Supervisor, 'guest' | 'vm' | 'stop'>;
+
 export interface BuilderVms {
   /** Starts a VM with these parts replaced. */
   start(
     options: SandboxOptions,
     signal: AbortSignal,
     replace: Partial<SandboxParts>,
-  ): Promise<Supervisor>;
+  ): Promise<BuilderVm>;
   readonly runDir: string;
   readonly toolsPath: string;
   readonly hostCpus: number;
@@ -124,7 +126,7 @@ async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
   try {
     let bytes: number;
     try {
-      const line = await drive(vm, build);
+      const line = await Promise.race([drive(vm, build), fullDisk(vm, what)]);
       bytes = readVerdict(line, what, outputBytes);
     } finally {
       // The disk is moved to `kept` once the VM is gone.
@@ -144,6 +146,20 @@ async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
   }
 }
 
+/** QEMU pauses a VM whose disk has no room on the host. Rejects when that happens. */
+function fullDisk({ vm }: BuilderVm, what: string): Promise<never> {
+  return new Promise((_, reject) => {
+    vm?.onDiskTrouble?.(({ freeBytes }) =>
+      reject(
+        new OciError('disk_full', `there is no room to build ${what}`, {
+          cause: freeBytes === null ? 'a disk failed' : `${freeBytes} bytes are free`,
+          remedy: 'Free disk space, for example with: neurovisor image prune',
+        }),
+      ),
+    );
+  });
+}
+
 function cancelled(what: string, cause: unknown): OciError {
   return new OciError('cancelled', `building ${what} was canceled`, { cause });
 }
@@ -153,7 +169,7 @@ async function startVm(
   build: Build,
   kept: string,
   signal: AbortSignal,
-): Promise<Supervisor> {
+): Promise<BuilderVm> {
   const options: SandboxOptions = {
     cpus: Math.min(CPUS, vms.hostCpus),
     memoryMib: MEMORY_MIB,
@@ -230,7 +246,7 @@ async function move(from: string, to: string): Promise<void> {
 }
 
 /** Runs the script in the VM. @returns its line */
-async function drive(vm: Supervisor, { plan, signal }: Build): Promise<string> {
+async function drive(vm: BuilderVm, { plan, signal }: Build): Promise<string> {
   const guest = vm.guest();
   const as = { user: 'root', cwd: '/', stdin: false, timeoutMs: BUILD_MS_MAX } as const;
   const mount = ['mount', '-t', 'erofs', '-o', 'ro', DISKS.tools, TOOLS_DIR];

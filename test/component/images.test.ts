@@ -132,6 +132,31 @@ describe('Images', () => {
     expect(builder.merges).toHaveLength(1);
   });
 
+  it('pull: with the login that docker login stored, and without it not', async () => {
+    const login = Buffer.from('me:secret').toString('base64');
+    registry.push('1', image());
+    registry.interfere = ({ headers }, response) => {
+      if (headers.authorization === `Basic ${login}`) return false;
+      response.statusCode = 401;
+      response.setHeader('www-authenticate', 'Basic realm="test"');
+      response.end('{}');
+      return true;
+    };
+    await expect(pull(open(), registry.name('1'))).rejects.toMatchObject({ code: 'unauthorized' });
+    mkdirSync(join(dir, '.docker'));
+    const auths = { [registry.host]: { auth: login } };
+    writeFileSync(join(dir, '.docker/config.json'), JSON.stringify({ auths }));
+    expect((await pull(open(), registry.name('1'))).image.digest).toBe(image().manifestDigest);
+  });
+
+  it('pull: from the mirror that registries.conf names', async () => {
+    registry.push('1', image());
+    const entry = `[[registry]]\nprefix = "registry.invalid/far"\nlocation = "${registry.host}/test"\ninsecure = true\n`;
+    writeFileSync(join(dir, '.config/containers/registries.conf'), entry);
+    const { image: stored } = await pull(open(), 'registry.invalid/far/image:1');
+    expect(stored.names).toEqual(['registry.invalid/far/image:1']);
+  });
+
   it('pull: two at once fetch and build once', async () => {
     registry.push('1', image());
     const images = open();
