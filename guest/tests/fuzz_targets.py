@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
 from neurovisor_agent import hello, limits, passwd, trust, victims, wire_json
+from neurovisor_agent.fork_server import Message
 from neurovisor_agent.framing import BODY, STDIN, FrameDecoder, LineDecoder, ProtocolError
 from neurovisor_agent.network import NetworkSettings
 from neurovisor_agent.request import Request, RequestError
@@ -174,12 +175,26 @@ def accounts(data: bytes) -> None:
         assert first is not None and second is not None and _plain(first) == _plain(second)
 
 
+def fork_server(data: bytes) -> None:
+    """Lines of the fork server, whose Python may be the user's: numbers that the agent may pass on, or a refusal."""
+    try:
+        message = Message(data)
+    except ProtocolError:
+        return
+    assert message.kind in ("warm", "started", "failed", "ended")
+    for number in (message.pid, message.number):
+        assert type(number) is int and 0 <= number < 2**31
+    assert message.pid > 0 or message.kind in ("warm", "failed")
+    assert isinstance(message.modules, list)
+
+
 def _plain(user: passwd.User) -> tuple[object, ...]:
     return user.name, user.uid, user.gid, user.home
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "agent-accounts": accounts,
+    "agent-fork-server": fork_server,
     "agent-json": text,
     "agent-kernel": kernel,
     "agent-messages": messages,
@@ -194,6 +209,12 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "agent-accounts": (
         b"root:x:0:0:root:/root:/bin/bash\nuser:x:1000:1000::/home/user:/bin/sh\n",
         b"root:x:0:\ndisk:x:6:root,user\n#\n+::\nu:x:4294967295:4294967294::a:",
+    ),
+    "agent-fork-server": (
+        b'{"type":"warm","modules":[{"name":"a","durationMs":1.5,"error":null}]}',
+        b'{"type":"started","pid":7}',
+        b'{"type":"failed","errno":11}',
+        b'{"type":"ended","pid":7,"status":256}',
     ),
     "agent-json": (_WELCOME, b' [1e400,-0.0,"\\ud800",null,true] '),
     "agent-kernel": (

@@ -15,6 +15,7 @@ import type { Progress } from './messages.ts';
 /** Functions of `guest/tests/fuzz_targets.py`. */
 export const AGENT_TARGETS = [
   'agent-accounts',
+  'agent-fork-server',
   'agent-json',
   'agent-kernel',
   'agent-messages',
