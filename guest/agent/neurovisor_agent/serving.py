@@ -60,14 +60,22 @@ class Serving:
             self._settings.limit(welcome.limits)
         except OSError as error:
             problems.append(f"the limits of user code could not be set: {error}")
-        untrusted = self._settings.set_authority(authority)
-        if untrusted is not None:
-            problems.append(untrusted)
-        # The rest, half of it imports, runs after the answer to the host and before any request.
-        self._loop.after(0, lambda: self._prepare(welcome))
-        self._settings.set_network(
-            network, lambda problem: done(problems if problem is None else [*problems, problem])
-        )
+
+        def note(problem: str | None) -> None:
+            if problem is not None:
+                problems.append(problem)
+
+        def connected(problem: str | None) -> None:
+            note(problem)
+            done(problems)
+
+        def trusted(problem: str | None) -> None:
+            note(problem)
+            # The rest, half of it imports, runs after the answer to the host and before any request.
+            self._loop.after(0, lambda: self._prepare(welcome))
+            self._settings.set_network(network, connected)
+
+        self._settings.set_authority(authority, trusted)
 
     def _prepare(self, welcome: Welcome) -> None:
         if self._operations is None:

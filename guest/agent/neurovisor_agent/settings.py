@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from . import account, stats
+from . import account, limits, stats
 from .cgroup import Cgroups, write_text
 from .loop import Loop
 from .request import Request, RequestError
@@ -33,6 +33,8 @@ class Settings:
         # None: this sandbox has never had a network, and network.py is not loaded.
         self._network: Network | None = None
         self._has_authority = False
+        # Changes of the certificate: the first is being made.
+        self._authorities: list[tuple[str | None, Callable[[str | None], None]]] = []
         self._cgroups = cgroups
         self._in_vm = in_vm
         self._limits: dict[str, int] = {}
@@ -115,14 +117,37 @@ class Settings:
 
         return trust.parse(value)
 
-    def set_authority(self, pem: str | None) -> str | None:
-        """Returns the problem, in a sentence, or None. A guest that never had a certificate loads no code."""
-        if pem is None and not self._has_authority:
-            return None
-        from . import trust
+    def set_authority(self, pem: str | None, done: "Callable[[str | None], None]") -> None:
+        """Calls `done` with the problem, in a sentence, or None; one change after the other.
 
+        A guest that never had a certificate loads no code.
+        """
+        if pem is None and not self._has_authority:
+            done(None)
+            return
         self._has_authority = pem is not None
-        return trust.apply(pem)
+        self._authorities.append((pem, done))
+        if len(self._authorities) == 1:
+            self._install_authority()
+
+    def _install_authority(self) -> None:
+        # Both imported before the fork, since a child imports nothing.
+        from . import trust
+        from .worker import start_task
+
+        pem, done = self._authorities[0]
+
+        def installed(problem: str | None) -> None:
+            self._authorities.pop(0)
+            if self._authorities:
+                self._install_authority()
+            done(f"{trust.FAILED}: {problem}" if problem is not None else None)
+
+        # In a child: root of the sandbox owns the files, and may have made them anything.
+        try:
+            start_task(self._loop, lambda: trust.apply(pem), installed, limits.TRUST_S)
+        except OSError as error:
+            installed(str(error))
 
     def update(self, request: Request, done: "Callable[[str | None], None]") -> None:
         """Applies all fields or none, except certificate and network, which come last: `done` gets their problem.
@@ -147,13 +172,19 @@ class Settings:
                 raise
         if env is not None:
             self.set_env(env)
-        problem = self.set_authority(authority) if changes_authority else None
-        if problem is not None:
-            done(problem)
-        elif changes_network:
-            self.set_network(network, done)
+
+        def trusted(problem: str | None) -> None:
+            if problem is not None:
+                done(problem)
+            elif changes_network:
+                self.set_network(network, done)
+            else:
+                done(None)
+
+        if changes_authority:
+            self.set_authority(authority, trusted)
         else:
-            done(None)
+            trusted(None)
 
 
 def parse_wall_ns(request: Request) -> int | None:

@@ -19,6 +19,7 @@ SOURCE = "/usr/local/share/ca-certificates/neurovisor.crt"
 _CERTIFI = "/usr/local/lib/python{}.{}/dist-packages/certifi/cacert.pem"
 _BEGIN = b"# NeuroVisor: begin\n"
 _END = b"# NeuroVisor: end\n"
+FAILED = "the certificate for secrets could not be installed"
 _PEM_CHARACTERS = 16 * 1024
 _PEM_START = "-----BEGIN CERTIFICATE-----\n"
 _PEM_END = "-----END CERTIFICATE-----\n"
@@ -55,7 +56,7 @@ def apply(pem: str | None, root: str = "") -> str | None:
         _write(source, ours)
         _write(bundle, others + _BEGIN + ours + _END)
     except OSError as error:
-        return f"the certificate for secrets could not be installed: {error}"
+        return str(error)
     return None
 
 

@@ -17,7 +17,7 @@ from .cgroup import write_text
 from .connection import Connection
 from .fork_server import on_exit
 from .framing import ProtocolError
-from .loop import Loop
+from .loop import Loop, Timer
 from .request import Request, RequestError, from_errno
 from .stream import LocalError, Stream
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WORKER_OPERATIONS = frozenset(("read", "write", "stat", "list", "move", "remove", "mkdir", "watch"))
 _FDS_MAX = 1 << 20
+# Fits into a pipe, so that the child never waits for the agent.
+_PROBLEM_BYTES = 2048
 
 
 def start_worker(
@@ -75,24 +77,8 @@ def start_flush(
 
     Outside a VM the file systems are the machine's own, so nothing happens.
     """
-    pid = os.fork()
-    if pid == 0:
-        _flush(in_vm, drop_caches)
 
-    def ended(status: int) -> None:
-        failed = RequestError("guest_failed", "the caches could not be dropped")
-        done(failed if status != 0 else None)
-
-    on_exit(loop, pid, ended)
-
-
-def _flush(in_vm: bool, drop_caches: bool) -> None:
-    """Runs in the child; never returns."""
-    status = 1
-    try:
-        spawn.stop_imports()
-        # Otherwise these copies of the agent's sockets would keep connections open after the agent closes them.
-        os.closerange(3, _FDS_MAX)
+    def flush() -> None:
         if in_vm:
             os.sync()
         if in_vm and drop_caches:
@@ -100,6 +86,64 @@ def _flush(in_vm: bool, drop_caches: bool) -> None:
             write_text("/proc/sys/vm/drop_caches", "3")
             # Each hello and program looks at the account files: else each clone reads their inodes from its disk.
             passwd.accounts()
+
+    def ended(problem: str | None) -> None:
+        failed = RequestError("guest_failed", "the caches could not be dropped")
+        done(failed if problem is not None else None)
+
+    start_task(loop, flush, ended)
+
+
+def start_task(
+    loop: Loop,
+    task: "Callable[[], str | None]",
+    done: "Callable[[str | None], None]",
+    seconds_max: float | None = None,
+) -> None:
+    """Runs `task` in a child with the agent's rights, for what may block. Raises OSError when there can be no child.
+
+    Passes its result to `done`: a problem, in a sentence, or None.
+    """
+    ours, theirs = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(ours)
+        os.close(theirs)
+        raise
+    if pid == 0:
+        _run_task(task, theirs)
+    os.close(theirs)
+    late: list[Timer] = []
+    if seconds_max is not None:
+        late.append(loop.after(seconds_max, lambda: os.kill(pid, _signal.SIGKILL)))
+
+    def ended(status: int) -> None:
+        for timer in late:
+            timer.cancel()
+        problem = os.read(ours, _PROBLEM_BYTES).decode("utf-8", "replace")
+        os.close(ours)
+        if status != 0 and not problem:
+            problem = "it took too long" if os.WIFSIGNALED(status) else "it failed"
+        done(problem or None)
+
+    on_exit(loop, pid, ended)
+
+
+def _run_task(task: "Callable[[], str | None]", result_fd: int) -> None:
+    """Runs in the child; never returns."""
+    status = 1
+    try:
+        spawn.stop_imports()
+        # Otherwise these copies of the agent's sockets would keep connections open after the agent closes them.
+        os.closerange(3, result_fd)
+        os.closerange(result_fd + 1, _FDS_MAX)
+        try:
+            problem = task()
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem is not None:
+            os.write(result_fd, problem.encode("utf-8", "replace")[:_PROBLEM_BYTES])
         status = 0
     finally:
         os._exit(status)
