@@ -182,9 +182,8 @@ def fork_server(data: bytes) -> None:
     except ProtocolError:
         return
     assert message.kind in ("warm", "started", "failed", "ended")
-    for number in (message.pid, message.number):
+    for number in (message.launch, message.number):
         assert type(number) is int and 0 <= number < 2**31
-    assert message.pid > 0 or message.kind in ("warm", "failed")
     assert isinstance(message.modules, list)
 
 
@@ -212,9 +211,9 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "agent-fork-server": (
         b'{"type":"warm","modules":[{"name":"a","durationMs":1.5,"error":null}]}',
-        b'{"type":"started","pid":7}',
-        b'{"type":"failed","errno":11}',
-        b'{"type":"ended","pid":7,"status":256}',
+        b'{"type":"started","launch":7}',
+        b'{"type":"failed","launch":0,"errno":11}',
+        b'{"type":"ended","launch":7,"status":256}',
     ),
     "agent-json": (_WELCOME, b' [1e400,-0.0,"\\ud800",null,true] '),
     "agent-kernel": (

@@ -15,6 +15,7 @@ from neurovisor_agent import limits, spawn
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.fork_server import ForkServer, Job, Message
 from neurovisor_agent.framing import ProtocolError
+from neurovisor_agent.process import Process
 from neurovisor_agent.spawn import Launch
 from test_process import Rig
 
@@ -28,21 +29,20 @@ WRONG = (
     b'{"type":"warm"}',
     b'{"type":"warm","modules":{}}',
     b'{"type":"started"}',
-    b'{"type":"started","pid":0}',
-    b'{"type":"started","pid":-1}',
-    b'{"type":"started","pid":true}',
-    b'{"type":"started","pid":1.0}',
-    b'{"type":"started","pid":2147483648}',
-    b'{"type":"failed","errno":"1"}',
-    b'{"type":"ended","pid":1}',
-    b'{"type":"ended","pid":1,"status":-1}',
+    b'{"type":"started","launch":-1}',
+    b'{"type":"started","launch":true}',
+    b'{"type":"started","launch":1.0}',
+    b'{"type":"started","launch":2147483648}',
+    b'{"type":"failed","launch":0,"errno":"1"}',
+    b'{"type":"ended","launch":1}',
+    b'{"type":"ended","launch":1,"status":-1}',
 )
 
 
 class Messages(unittest.TestCase):
     def test_only_what_the_fork_server_sends_is_taken(self) -> None:
-        message = Message(b'{"type":"ended","pid":7,"status":256}')
-        self.assertEqual((message.kind, message.pid, message.number), ("ended", 7, 256))
+        message = Message(b'{"type":"ended","launch":7,"status":256}')
+        self.assertEqual((message.kind, message.launch, message.number), ("ended", 7, 256))
         self.assertEqual(Message(b'{"type":"warm","modules":[1]}').modules, [1])
         for line in WRONG:
             with self.subTest(line), self.assertRaises(ProtocolError):
@@ -82,7 +82,8 @@ class Hostile(unittest.TestCase):
         return ForkServer(self.rig.loop, [], False, {}, Cgroups(None), self.warmed.append)
 
     def test_a_wrong_message_ends_it_and_another_starts(self) -> None:
-        for line in (*WRONG, b'{"type":"started","pid":1}', b'{"type":"ended","pid":1,"status":0}'):
+        unasked = b'{"type":"started","launch":0}', b'{"type":"ended","launch":0,"status":0}'
+        for line in (*WRONG, *unasked):
             with self.subTest(line):
                 self.starts = 0
                 server = self.serve(line + b"\n")
@@ -113,6 +114,39 @@ class Hostile(unittest.TestCase):
         server.close()
         self.rig.run_until(lambda: bool(failed))
         os.close(ours)
+
+
+class Namespaces(unittest.TestCase):
+    @unittest.skipUnless(os.geteuid() == 0, "needs root: a pid namespace")
+    def test_the_agent_knows_scripts_of_another_pid_namespace_by_their_pid_in_its_own(self) -> None:
+        rig = Rig(self)
+        self.enterContext(mock.patch.object(rig.cgroups, "create", lambda: None))
+        inner = ["--pid", "--fork", "--kill-child", "--", sys.executable, "-I", "-S", spawn._INTERPRETER]
+
+        def execute(arguments: list[str], env: dict[str, str]) -> None:
+            os.execvpe("unshare", ["unshare", *inner, *arguments], env)
+
+        self.enterContext(mock.patch.object(spawn, "_exec_interpreter", execute))
+        server = ForkServer(rig.loop, [], False, dict(os.environ), Cgroups(None), lambda _modules: None)
+        rig.operations.fork_server = server
+        rig.run_until(lambda: server._is_warm)
+        seen: list[int] = []
+        start = Process.start
+
+        def note(process: Process, *arguments: object) -> None:
+            start(process, *arguments)  # type: ignore[arg-type]
+            rig.run_until(lambda: process._state in ("running", "refused"))
+            seen.append(process.pid)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+            self.assertEqual((int(ids[1]), len(ids)), (process.pid, 3), status)
+            process.kill(9)
+
+        self.enterContext(mock.patch.object(Process, "start", note))
+        answer = rig.request({"op": "python", "args": []}, b"import time; time.sleep(60)", None)
+        self.assertEqual((answer["ok"], answer["pid"]), (True, seen[0]))
+        server.close()
+        rig.run_until(lambda: server._connection is None)
 
 
 if __name__ == "__main__":

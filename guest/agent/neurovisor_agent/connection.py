@@ -110,7 +110,7 @@ class Connection:
         if self.closed or not self._reading:
             return
         try:
-            data = self._sock.recv(limits.FRAME_PAYLOAD_BYTES)
+            data = self._take()
         except BlockingIOError:
             return
         except OSError:
@@ -128,6 +128,9 @@ class Connection:
             self.on_eof()
         else:
             self.abort()
+
+    def _take(self) -> bytes:
+        return self._sock.recv(limits.FRAME_PAYLOAD_BYTES)
 
     def _flush(self) -> None:
         was_full = self.full

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     Failed = Callable[[int], None]
 
 _RESTARTS = 5
-_FIELDS = {"warm": ("modules",), "started": ("pid",), "failed": ("errno",), "ended": ("pid", "status")}
+_FIELDS = {
+    "warm": ("modules",),
+    "started": ("launch",),
+    "failed": ("launch", "errno"),
+    "ended": ("launch", "status"),
+}
+# include/linux/socket.h: struct ucred is pid, uid and gid, each of 4 bytes.
+_SCM_CREDENTIALS = 2
+_UCRED_BYTES = 12
 
 
 class Job:
@@ -49,7 +57,7 @@ class Job:
 class Message:
     """A checked line of the fork server (zygote.py), whose Python may be the user's. `number`: errno or wait status."""
 
-    __slots__ = ("kind", "pid", "number", "modules")
+    __slots__ = ("kind", "launch", "number", "modules")
 
     def __init__(self, line: bytes) -> None:
         """Raises ProtocolError."""
@@ -65,12 +73,31 @@ class Message:
         self.modules: list[object] = values.pop("modules", [])  # type: ignore[assignment]
         for name, value in values.items():
             # `type`, since True is an int.
-            if type(value) is not int or not (1 if name == "pid" else 0) <= value < 2**31:
+            if type(value) is not int or not 0 <= value < 2**31:
                 raise ProtocolError(f"{name} is not a number of its range")
         if not isinstance(self.modules, list):
             raise ProtocolError("modules is not a list")
-        self.pid: int = values.get("pid", 0)  # type: ignore[assignment]
+        self.launch: int = values.get("launch", 0)  # type: ignore[assignment]
         self.number: int = values.get("status", values.get("errno", 0))  # type: ignore[assignment]
+
+
+class _Senders(Connection):
+    """A connection over a unix socket. `sender` is the pid of the process that sent the data of this turn."""
+
+    def __init__(self, loop: Loop, sock: "_socket.socket") -> None:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+        super().__init__(loop, sock)
+        self.sender = 0
+
+    def _take(self) -> bytes:
+        # The kernel gives data of two senders in two calls.
+        data, ancillary, _flags, _address = self._sock.recvmsg(
+            limits.FRAME_PAYLOAD_BYTES, _socket.CMSG_SPACE(_UCRED_BYTES)
+        )
+        for level, kind, payload in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _SCM_CREDENTIALS:
+                self.sender = int.from_bytes(payload[:4], sys.byteorder)
+        return data
 
 
 class ForkServer:
@@ -99,9 +126,10 @@ class ForkServer:
         self._deadline: Timer | None = None
         self._retry: Timer | None = None
         self._waiting: list[Job] = []
-        # Sent but not answered yet; the fork server answers in order.
-        self._starting: list[Job] = []
-        self._children: dict[int, Job] = {}
+        # By number of the launch: sent, but not answered yet; with their pids, running.
+        self._launches = 0
+        self._starting: dict[int, Job] = {}
+        self._children: dict[int, tuple[Job, int]] = {}
         self._start()
 
     def launch(self, job: Job, wait_warm: bool) -> None:
@@ -135,14 +163,14 @@ class ForkServer:
         self._pid = pid
         self._sock = ours
         self._is_warm = False
-        connection = self._connection = Connection(self._loop, ours)
+        connection = self._connection = _Senders(self._loop, ours)
         lines = LineDecoder(limits.FORK_SERVER_LINE_BYTES)
 
         def receive(data: bytes) -> None:
             try:
                 while (got := lines.receive(data)) is not None:
                     line, data = got
-                    self._answer(Message(line))
+                    self._answer(Message(line), connection.sender)
             except ProtocolError as error:
                 print(f"neurovisor agent: fork server: {error}", file=sys.stderr)
                 connection.abort()
@@ -162,16 +190,17 @@ class ForkServer:
             )
             assert self._sock is not None
             self._sock.sendmsg([b"L"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
-            self._starting.append(job)
+            self._starting[self._launches] = job
+            self._launches += 1
         except OSError as error:
             job.on_failed(error.errno or 0)
         finally:
             if fd >= 0:
                 os.close(fd)
 
-    def _answer(self, message: "Message") -> None:
-        """Raises ProtocolError for an answer that nothing asked for."""
-        kind, pid = message.kind, message.pid
+    def _answer(self, message: Message, sender: int) -> None:
+        """`sender`: pid of the process that sent it. Raises ProtocolError for an answer that nothing asked for."""
+        kind, launch = message.kind, message.launch
         if kind == "warm":
             self._is_warm = True
             if self._deadline is not None:
@@ -180,19 +209,18 @@ class ForkServer:
             for job in waiting:
                 self._send(job)
             self._report(message.modules)
-        elif kind == "ended":
-            if pid not in self._children:
-                raise ProtocolError(f"process {pid} ended, which it has not started")
-            self._children.pop(pid).on_ended(message.number)
-        elif not self._starting:
-            raise ProtocolError(f"{kind}, without a launch")
-        elif kind == "failed":
-            self._starting.pop(0).on_failed(message.number)
-        elif pid in self._children:
-            raise ProtocolError(f"started process {pid} twice")
+        elif kind == "ended" and launch in self._children:
+            self._children.pop(launch)[0].on_ended(message.number)
+        elif launch not in self._starting:
+            raise ProtocolError(f'"{kind}" of launch {launch}, which is not known')
+        elif kind == "started":
+            job = self._starting.pop(launch)
+            self._children[launch] = job, sender
+            job.on_started(sender, True)
         else:
-            job = self._children[pid] = self._starting.pop(0)
-            job.on_started(pid, True)
+            # One that ended without a start was killed in between.
+            number = message.number if kind == "failed" else errno.ECHILD
+            self._starting.pop(launch).on_failed(number)
 
     def _lost(self) -> None:
         """Handles its death: jobs not sent start cold; children it started end without a known status."""
@@ -206,12 +234,13 @@ class ForkServer:
         self._is_warm = False
         unstarted = self._waiting
         uncertain, children = self._starting, self._children
-        self._waiting, self._starting, self._children = [], [], {}
+        self._waiting, self._starting, self._children = [], {}, {}
+        self._launches = 0
         for job in unstarted:
             fork_child(self._loop, job, spawn.execute_script)
-        for job in uncertain:
+        for job in uncertain.values():
             job.on_failed(errno.ECHILD)
-        for pid, job in children.items():
+        for job, pid in children.values():
             self._watch_orphan(pid, job)
         self._restarts += 1
         if self._restarts <= _RESTARTS:

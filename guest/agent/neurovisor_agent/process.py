@@ -156,7 +156,7 @@ class Process:
         def failed(number: int) -> None:
             close_child_ends()
             if number == ECHILD:
-                what = "the fork server died while it started the script; the script may be running"
+                what = "the fork server or the script was killed while the script started; it may be running"
                 self._refuse(RequestError("guest_failed", what))
             else:
                 self._refuse(request.from_errno(number, "start a process"))

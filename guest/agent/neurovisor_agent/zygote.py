@@ -2,7 +2,8 @@
 
 The agent sends the set-up (its length in 4 bytes, then JSON: `warm`, `rehearse`, `env`), then per launch one byte with
 five descriptors (launch as JSON in a memfd, stdin, stdout, stderr, status pipe). It reads JSON lines: `warm` once, then
-`started` or `failed` per launch, and `ended` per child.
+per launch, by its number from 0, `started` or `failed`, and `ended`. The child itself sends `started`, so that the kernel
+tells the agent its pid (SCM_CREDENTIALS): the one that this process knows may be of another namespace.
 
 It is an interpreter of its own (interpreter.py), so that nothing of the agent's is in the memory of a script, and so
 that it can be another Python than the agent's.
@@ -80,34 +81,40 @@ def _import(name: str, rehearse: bool) -> dict[str, object]:
 def _serve(sock: "_socket.socket") -> None:
     poll = select.epoll()
     poll.register(sock.fileno(), select.EPOLLIN)
-    children: dict[int, int] = {}
+    # By pidfd: pid, number of the launch.
+    children: dict[int, tuple[int, int]] = {}
+    launches = 0
     while True:
         for fd, _events in poll.poll():
             if fd == sock.fileno():
-                pid = _launch(sock)
+                pid = _launch(sock, launches)
                 if pid is not None:
                     pidfd = os.pidfd_open(pid)
-                    children[pidfd] = pid
+                    children[pidfd] = pid, launches
                     poll.register(pidfd, select.EPOLLIN)
+                launches += 1
             else:
                 poll.unregister(fd)
                 os.close(fd)
-                pid, status = os.waitpid(children.pop(fd), 0)
-                _send(sock, {"type": "ended", "pid": pid, "status": status})
+                pid, number = children.pop(fd)
+                status = os.waitpid(pid, 0)[1]
+                _send(sock, {"type": "ended", "launch": number, "status": status})
 
 
-def _launch(sock: "_socket.socket") -> int | None:
+def _launch(sock: "_socket.socket", number: int) -> int | None:
     fds = _receive_fds(sock)
     pid = -1
     try:
         launch = Launch.read(fds[0])
         pid = os.fork()
         if pid == 0:
+            _send(sock, {"type": "started", "launch": number})
             spawn.run_child(launch, (fds[1], fds[2], fds[3]), fds[4], script.run)
-        _send(sock, {"type": "started", "pid": pid})
         return pid
     except OSError as error:
-        _send(sock, {"type": "failed", "errno": error.errno})
+        if pid == 0:
+            os._exit(spawn.FAILED)
+        _send(sock, {"type": "failed", "launch": number, "errno": error.errno or 0})
         return None
     finally:
         if pid != 0:
