@@ -61,6 +61,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'config',
     'home',
     'bridge',
+    'packages',
     'guest',
   ],
   bench: [
@@ -181,8 +182,9 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     jail: ['.'],
     vms: ['.', 'jail'],
     endpoint: ['.'],
+    packages: ['.'],
     'main.ts': ['.', 'network'],
-    'prove.ts': ['.', 'jail', 'vms'],
+    'prove.ts': ['.', 'jail', 'vms', 'packages'],
   },
   sandbox: {
     '.': [],

@@ -29,6 +29,7 @@ export const PROOF_NAMES = [
   'engine',
   'ratelimit',
   'oom',
+  'packages',
   'load',
 ] as const;
 /** The default: all proofs but `load`, whose duration is a choice. */
@@ -50,10 +51,14 @@ const VMM_PROOFS: Readonly<
   engine: async () => (await import('./jail/engine-proof.ts')).proveEngine,
   load: async () => (await import('./vms/load-proof.ts')).proveLoad,
   oom: async () => (await import('./vms/oom-proof.ts')).proveOom,
+  packages: async () => {
+    const { provePackages } = await import('./packages/packages-proof.ts');
+    return async () => await provePackages();
+  },
 };
 
-/** An ordinary user may trace its own VMMs. */
-const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps']);
+/** An ordinary user may trace its own VMMs; the gateway for packages needs no privilege. */
+const AS_USER: ReadonlySet<ProofName> = new Set(['seccomp', 'caps', 'packages']);
 
 type Line =
   | { readonly proof: Proof }
@@ -71,7 +76,7 @@ export async function prove(
 ): Promise<readonly Proof[]> {
   if (process.geteuid?.() !== 0 && !names.every((name) => AS_USER.has(name))) {
     const remedy =
-      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp and caps run as another user.';
+      'Run it as root; it uses its own namespaces and leaves nothing behind. Only seccomp, caps and packages run as another user.';
     throw new ProofError('not_permitted', 'proofs need root', {
       remedy,
     });

@@ -130,7 +130,7 @@ describe('npm package', () => {
       for (const [, joined, url] of paths) named.push(join(dirname(path), joined ?? url ?? ''));
       // A module named in any other way would be looked up as TypeScript.
       expect(text.replace(/(?:modulePath|new Actor)\('.*?'/g, ''), path).not.toMatch(
-        /new URL\('[^']*\.ts'|dirname, '[^']*\.ts'|filename\)/,
+        /new URL\('[^']*\.ts'|dirname, '[^']*\.ts'|meta\.filename\)/,
       );
     }
     expect(started).toContain('dist/vsock/worker.js');

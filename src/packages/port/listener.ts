@@ -96,6 +96,9 @@ function checkRequest(request: IncomingMessage, inFlight: number): Refusal | und
   if (rawHeaders.length / 2 > PORT_LIMITS.requestHeadersMax) {
     return refused(431, 'bad_request', 'The request has too many headers.').refusal;
   }
+  if (request.httpVersion !== '1.1' && request.httpVersion !== '1.0') {
+    return refused(400, 'bad_request', 'Requests are of HTTP/1.1.').refusal;
+  }
   const names = rawHeaders.filter((_, index) => index % 2 === 0).map((name) => name.toLowerCase());
   const isTwice = ['host', 'content-length', 'transfer-encoding', 'range'].some(
     (name) => names.filter((one) => one === name).length > 1,

@@ -20,10 +20,12 @@ import {
 import { Connections } from './connections.ts';
 import type { Index } from './index-set.ts';
 
+export type UpstreamLimits = Readonly<Record<keyof typeof UPSTREAM_LIMITS, number>>;
+
 export interface UpstreamOptions {
   readonly clock: Clock;
   readonly isPublic: IsPublic;
-  readonly limits?: Partial<typeof UPSTREAM_LIMITS>;
+  readonly limits?: Partial<UpstreamLimits>;
 }
 
 export interface PageRequest {
@@ -56,7 +58,7 @@ export class Upstream {
   readonly #clock: Clock;
   readonly #isPublic: IsPublic;
   readonly #connections = new Connections();
-  readonly #limits: typeof UPSTREAM_LIMITS;
+  readonly #limits: UpstreamLimits;
 
   constructor({ clock, isPublic, limits = {} }: UpstreamOptions) {
     this.#clock = clock;

@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
+import type { PackagePolicy } from '../../base/package-policy.ts';
 import type { Guest, GuestClosed, GuestListener } from '../../guest/link.ts';
+import type { PackageFetch } from '../../packages/gateway.ts';
 import type { Vm, VmExit, VmmDriver, VmSpec } from '../../vmm/driver.ts';
 import { ByteTail } from '../../vmm/tail.ts';
 import type { SandboxParts } from '../parts.ts';
@@ -18,6 +20,10 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const clock = new FakeClock();
   const exited = Promise.withResolvers<VmExit>();
   const closed = Promise.withResolvers<GuestClosed>();
+  const packages = {
+    policies: [] as (PackagePolicy | null)[],
+    fetch: (_fetch: PackageFetch): void => undefined,
+  };
   const step = async (name: Step, signal?: AbortSignal): Promise<void> => {
     if (trouble.fail === name) throw new Error(`${name} failed`);
     if (trouble.hang !== name) return;
@@ -104,10 +110,15 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       await step('bridge');
       return { setModels: () => undefined, inFlight: () => 0, close: hold('bridge') };
     },
+    attachPackages: async (_id, _channel, policy, onFetch) => {
+      packages.policies.push(policy);
+      packages.fetch = onFetch;
+      return { setPolicy: (changed) => packages.policies.push(changed), close: hold('packages') };
+    },
     clock,
     log: silentLog,
   };
-  return { parts, held, releases, clock, exited, closed };
+  return { parts, held, releases, clock, exited, closed, packages };
 }
 
 function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions = {}) {
@@ -145,6 +156,29 @@ describe('Supervisor', () => {
     expect(fake.releases.indexOf('vm')).toBeLessThan(fake.releases.indexOf('workspace'));
     expect(fake.releases.indexOf('vm')).toBeLessThan(fake.releases.indexOf('bridge'));
     expect(states).toEqual(['booting', 'ready', 'stopping', 'gone']);
+  });
+
+  it('packages: a member of a pool gets the policy of its sandbox, and a fetch is an event', async () => {
+    const { packages, parts } = fakeParts();
+    const sandbox = new Supervisor(makeSpec({}, 2), parts);
+    await sandbox.start();
+    const events: unknown[] = [];
+    sandbox.events.listen((event) => events.push(event));
+    await sandbox.bind(makeSpec({ packages: { ecosystems: ['pip'], deny: ['torch'] } }, 2));
+    expect(packages.policies).toEqual([
+      null,
+      expect.objectContaining({ ecosystems: ['pip'], deny: ['torch'] }) as unknown,
+    ]);
+    const fetch = {
+      ecosystem: 'pip',
+      name: 'six',
+      version: '1',
+      file: 'f',
+      outcome: 'ok',
+    } as const;
+    packages.fetch({ ...fetch, digest: '', bytes: 1, cached: false });
+    expect(events).toEqual([{ type: 'package', ...fetch, digest: '', bytes: 1, cached: false }]);
+    await sandbox.stop();
   });
 
   const steps: Step[] = ['workspace', 'overlay', 'listener', 'bridge', 'vm', 'hello'];
