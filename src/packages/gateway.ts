@@ -22,12 +22,13 @@
  */
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
+import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
 import type { Metric } from '../base/metrics.ts';
 import { NO_PACKAGES, type PackagePolicy } from '../base/package-policy.ts';
 import { PackageError } from './errors.ts';
 import type { PackageFetch } from './fetch-record.ts';
-import { CACHE_LIMITS } from './limits.ts';
+import { CACHE_LIMITS, PORT_LIMITS } from './limits.ts';
 import { NameBudget } from './name-budget.ts';
 import { PackageMetrics } from './package-metrics.ts';
 import { PackageRules } from './policy.ts';
@@ -79,6 +80,11 @@ export interface PackageGateway {
   close(): Promise<void>;
 }
 
+const PAGE_TIME = {
+  size: PORT_LIMITS.pageTimeMs,
+  refillPerSecond: PORT_LIMITS.pageTimePerSecondMs,
+};
+
 export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const { clock, log, isPublic, upstreamLimits = {} } = options;
   const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits });
@@ -99,6 +105,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
         budget: new NameBudget(clock),
         catalogs,
         files,
+        pageTime: new LoopTime(PAGE_TIME, clock),
         clock,
         log,
         onFetch: (fetch) => {

@@ -21,16 +21,17 @@ export const PORT_LIMITS = {
   namesMax: 5_000,
   /** Different names that the indexes do not have; more get 403. Words of an encoding are mostly such names. */
   unknownNamesMax: 500,
-  /** New names at once, and per second afterwards; more wait. */
+  /** Time of the event loop for reading and writing pages: at once, and per second afterwards; more waits. */
+  pageTimeMs: 300,
+  pageTimePerSecondMs: 100,
+  /** New names at once, and per second afterwards; more get 429. */
   namesBurst: 1_000,
   namesPerSecond: 10,
 } as const;
 
 /** Of the requests to indexes. */
 export const UPSTREAM_LIMITS = {
-  /** Resolving the name and connecting; longer gets 502. */
-  connectTimeoutMs: 15_000,
-  /** Silence before the head and between bytes; longer gets 504, or cuts the answer. */
+  /** Silence before the head (with name and connection) and between bytes; longer gets 504, or cuts the answer. */
   silenceTimeoutMs: 60_000,
   /** A whole page; longer gets 504. */
   pageTimeoutMs: 60_000,
@@ -44,8 +45,6 @@ export const UPSTREAM_LIMITS = {
   fileBytesMax: 8 * GIB,
   /** Redirects of one request; more get 502. */
   redirectsMax: 5,
-  /** Requests to indexes at once, of all sandboxes; more wait. */
-  requestsMax: 32,
 } as const;
 
 export const CACHE_LIMITS = {

@@ -6,6 +6,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import type { LoopTime } from '../../base/fairness/loop-time.ts';
 import type { Log } from '../../base/log.ts';
 import { PackageError } from '../errors.ts';
 import type { PackageFetch } from '../fetch-record.ts';
@@ -24,7 +25,7 @@ import { timeOfInfo } from '../protocol/go.ts';
 import { refusalPage } from '../protocol/pypi.ts';
 import { type ByteRange, parseRange } from '../range.ts';
 import { accepted, type Checked, NOT_FOUND, phraseOf, type Refusal, refused } from '../refusal.ts';
-import type { Catalogs } from '../store/catalogs.ts';
+import type { Catalogs, CountedWork } from '../store/catalogs.ts';
 import type { OpenFile, PackageFiles } from '../store/package-files.ts';
 import type { Index } from '../upstream/index-set.ts';
 import { parseRoute } from './route.ts';
@@ -38,6 +39,7 @@ export interface ExchangeContext {
   readonly budget: NameBudget;
   readonly catalogs: Catalogs;
   readonly files: PackageFiles;
+  readonly pageTime: LoopTime;
   readonly clock: Clock;
   readonly log: Log;
   readonly onFetch: (fetch: PackageFetch) => void;
@@ -123,15 +125,29 @@ export class Exchange {
     index: Index,
     isNew: boolean,
   ): Promise<void> {
-    const catalog = await this.#context.catalogs.get(route, index);
+    const { catalogs, pageTime } = this.#context;
+    const work: CountedWork = (job) => pageTime.run(job);
+    await this.#turn();
+    const catalog = await catalogs.get(route, index, work);
     if (route.kind === 'artifact') {
       await this.#artifact(route, catalog, index);
       return;
     }
     const accept = this.#request.headers.accept ?? '';
     const permits = (file: Artifact): boolean => this.#permits(route, file).ok;
-    this.#sendPage(catalog.render(permits, accept, this.#origin()));
+    await this.#turn();
+    this.#sendPage(work(() => catalog.render(permits, accept, this.#origin())));
     if (isNew) this.#note(route, { outcome: 'ok' });
+  }
+
+  /** Waits while this sandbox has taken too much of the event loop, which all share. */
+  async #turn(): Promise<void> {
+    const { pageTime, clock } = this.#context;
+    while (!pageTime.isOpen && !this.#response.destroyed) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      clock.after(Math.max(1, pageTime.waitMs), resolve);
+      await promise;
+    }
   }
 
   async #relay(route: RelayRoute, index: Index, isNew: boolean): Promise<void> {

@@ -14,6 +14,9 @@ import { PYPI_ACCEPT, parsePypiPage, pypiPage } from '../protocol/pypi.ts';
 import type { Index, IndexSet } from '../upstream/index-set.ts';
 import type { CachedPage, PageCache } from './page-cache.ts';
 
+/** Runs work of a sandbox's choice, and counts its time. */
+export type CountedWork = <T>(job: () => T) => T;
+
 export class Catalogs {
   readonly #pages: PageCache;
   readonly #read: () => Promise<IndexSet>;
@@ -55,22 +58,26 @@ export class Catalogs {
     }
   }
 
-  /** @throws PackageError */
-  async get(route: CatalogRoute | ArtifactRoute, index: Index): Promise<Catalog> {
+  /** @param work for reading the page, if it has to be read. @throws PackageError */
+  async get(
+    route: CatalogRoute | ArtifactRoute,
+    index: Index,
+    work: CountedWork,
+  ): Promise<Catalog> {
     const { name } = route;
     switch (route.index) {
       case 'pip':
         return await this.#catalog(index, pypiPage(name), PYPI_ACCEPT, (page) =>
-          parsePypiPage(name, page),
+          work(() => parsePypiPage(name, page)),
         );
       case 'npm':
         return await this.#catalog(index, npmPage(name), NPM_ACCEPT, (page) =>
-          parsePackument(name, page),
+          work(() => parsePackument(name, page)),
         );
       case 'cargo': {
         const dl = await this.#page(index, 'config.json', '*/*', parseCargoConfig);
         return await this.#catalog(index, cargoPage(name), '*/*', (page) =>
-          parseCargoIndex(name, page, dl.value),
+          work(() => parseCargoIndex(name, page, dl.value)),
         );
       }
       default:
