@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { testCli } from '../../test/support/test-cli.ts';
-import type { Cli } from './cli.ts';
+import { type Cli, SIGNAL_GRACE_MS } from './cli.ts';
 
 async function closeOutput(cli: Cli, code: string): Promise<void> {
   cli.stdout.destroy(Object.assign(new Error(code), { code }));
@@ -44,5 +44,44 @@ describe('Cli, closed output', () => {
     await closeOutput(cli, 'EPIPE');
     expect([cli.isOutputClosed, cli.cancelled.aborted]).toEqual([false, false]);
     expect(cli.signalStatus).toBeNull();
+  });
+});
+
+describe('Cli, signals', () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
+  function interrupted(signal: 'SIGINT' | 'SIGTERM') {
+    const { cli } = testCli();
+    const passed: string[] = [];
+    cli.onSignal((one) => void passed.push(one), SIGNAL_GRACE_MS);
+    cli.handleSignal(signal);
+    expect([passed, cli.cancelled.aborted]).toEqual([[signal], false]);
+    return cli;
+  }
+
+  it('Ctrl-C: the command stops at the end of the grace, unless its program has ended before', () => {
+    const stuck = interrupted('SIGINT');
+    const done = interrupted('SIGINT');
+    done.stopForwardingSignals();
+    vi.advanceTimersByTime(SIGNAL_GRACE_MS);
+    expect([stuck.cancelled.aborted, done.cancelled.aborted]).toEqual([true, false]);
+    done.handleSignal('SIGINT');
+    expect(done.cancelled.aborted).toBe(true);
+  });
+
+  it('SIGTERM: the command stops at the end of the grace, even if its program has ended', () => {
+    const cli = interrupted('SIGTERM');
+    cli.stopForwardingSignals();
+    vi.advanceTimersByTime(SIGNAL_GRACE_MS);
+    expect(cli.cancelled.aborted).toBe(true);
+  });
+
+  it('a signal after the end of the program stops the command at once', () => {
+    const { cli } = testCli();
+    cli.onSignal(() => expect.unreachable(), null);
+    cli.stopForwardingSignals();
+    cli.handleSignal('SIGINT');
+    expect([cli.cancelled.aborted, cli.signalStatus]).toEqual([true, 130]);
   });
 });

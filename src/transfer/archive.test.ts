@@ -1,11 +1,12 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { lstat, mkdtemp, readFile, readlink, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type ArchiveMember, archive } from './archive.ts';
+import { GIB } from '../base/units.ts';
+import { type ArchiveMember, archive, memberHeader } from './archive.ts';
 
 let dir: string;
 beforeEach(async () => {
@@ -43,6 +44,13 @@ describe('archive', () => {
       else expect(info.mode & 0o777).toBe(mode);
       if (type === 'file') expect(await readFile(join(dir, path))).toEqual(content(at));
     }
+  });
+
+  it('a file of 9 GiB has its size in the header that tar lists', () => {
+    const bytes = 9 * GIB;
+    const input = memberHeader(file('big', bytes));
+    const { stdout } = spawnSync('tar', ['-tvf', '-'], { input, encoding: 'utf8' });
+    expect(stdout).toContain(` ${bytes} `);
   });
 
   it.each([

@@ -1,5 +1,5 @@
 /**
- * Writes a tar archive (POSIX.1-2001, `pax`): one stream carries a whole tree into a guest, where one process per file
+ * Writes a tar archive in GNU's format, which BusyBox extracts, too: one stream carries a whole tree into a guest, where one process per file
  * would cost 20 ms each in an emulated guest.
  */
 import { CopyError } from './transfer.ts';
@@ -27,15 +27,16 @@ export function memberHeader(member: ArchiveMember): Buffer {
   const { type, target = '' } = member;
   const path = `./${member.path}`;
   const size = type === 'file' ? member.bytes : 0;
-  const more: string[] = [];
-  if (Buffer.byteLength(path) > NAME_BYTES_MAX) more.push(paxRecord('path', path));
-  if (Buffer.byteLength(target) > NAME_BYTES_MAX) more.push(paxRecord('linkpath', target));
-  if (size > SIZE_MAX) more.push(paxRecord('size', `${size}`));
   const own = block({ path, mode: member.mode, size, flag: TYPE_FLAGS[type], target });
-  if (more.length === 0) return own;
-  const text = Buffer.from(more.join(''));
-  const extended = block({ path: './pax', mode: 0o644, size: text.length, flag: 'x', target: '' });
-  return Buffer.concat([extended, text, padding(text.length), own]);
+  return Buffer.concat([...longName('K', target), ...longName('L', path), own]);
+}
+
+/** A name that does not fit into the header of its member goes before it. @param flag `K`: of a link's target */
+function longName(flag: 'K' | 'L', name: string): readonly Buffer[] {
+  if (Buffer.byteLength(name) <= NAME_BYTES_MAX) return [];
+  const content = Buffer.from(`${name}\0`);
+  const header = { path: '././@LongLink', mode: 0o644, size: content.length, flag, target: '' };
+  return [block(header), content, padding(content.length)];
 }
 
 /** Fills the last block of a content. */
@@ -83,12 +84,12 @@ function block({ path, mode, size, flag, target }: Block): Buffer {
   // User, group: the guest's tar gives every file to the user that extracts it.
   header.write(octal(0, 7), 108);
   header.write(octal(0, 7), 116);
-  header.write(octal(Math.min(size, SIZE_MAX), 11), 124);
+  writeSize(header, size);
   header.write(octal(0, 11), 136);
   header.write(' '.repeat(8), 148);
   header.write(flag, 156);
   Buffer.from(target).copy(header, 157, 0, NAME_BYTES_MAX);
-  header.write('ustar\x0000', 257);
+  header.write('ustar  \0', 257);
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${octal(sum, 6)}\0 `, 148);
   return header;
@@ -96,10 +97,12 @@ function block({ path, mode, size, flag, target }: Block): Buffer {
 
 const octal = (value: number, digits: number): string => value.toString(8).padStart(digits, '0');
 
-/** `LENGTH KEY=VALUE\n`; the length includes its own digits. */
-function paxRecord(key: string, value: string): string {
-  const rest = Buffer.byteLength(` ${key}=${value}\n`);
-  let length = rest;
-  while (`${length}`.length + rest !== length) length = `${length}`.length + rest;
-  return `${length} ${key}=${value}\n`;
+/** Octal, or binary with a mark if that is too long. */
+function writeSize(header: Buffer, size: number): void {
+  if (size <= SIZE_MAX) {
+    header.write(octal(size, 11), 124);
+    return;
+  }
+  header[124] = 0x80;
+  header.writeBigUInt64BE(BigInt(size), 128);
 }

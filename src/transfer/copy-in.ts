@@ -103,10 +103,10 @@ async function extract(
   options: TransferOptions,
 ): Promise<void> {
   const { signal, ...as } = fileOptions(options);
-  const argv = ['tar', '--extract', '--file=-', '--preserve-permissions', '--no-same-owner'];
   // Programs start in the home.
   const directory = target === '~' ? '.' : target.startsWith('~/') ? target.slice(2) : target;
-  argv.push('--touch', `--directory=${directory}`);
+  // Keep permissions, not owners and times; the short options are those of BusyBox, too.
+  const argv = ['tar', '-x', '-p', '-o', '-m', '-f', '-', '-C', directory];
   const process = await guest.exec({ argv, ...as }, signal);
   process.stdout.resume();
   let said = '';
