@@ -27,6 +27,7 @@ import type { Log } from '../base/log.ts';
 import type { Metric } from '../base/metrics.ts';
 import { NO_PACKAGES, type PackagePolicy } from '../base/package-policy.ts';
 import { PackageError } from './errors.ts';
+import { FetchLog } from './fetch-log.ts';
 import type { PackageFetch } from './fetch-record.ts';
 import { CACHE_LIMITS, PORT_LIMITS } from './limits.ts';
 import { NameBudget } from './name-budget.ts';
@@ -99,6 +100,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
   return {
     async attach({ sandboxId, socketPath, policy, onFetch }) {
       if (closing !== undefined) throw new PackageError('closed', 'the package gateway is closed');
+      const events = new FetchLog();
       const listener = new Listener({
         sandboxId,
         rules: new PackageRules(policy ?? NO_PACKAGES),
@@ -110,7 +112,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
         log,
         onFetch: (fetch) => {
           metrics.count(fetch);
-          onFetch?.(fetch);
+          if (events.isNew(fetch)) onFetch?.(fetch);
         },
       });
       await listener.listen(socketPath);

@@ -42,7 +42,7 @@ export const UPSTREAM_LIMITS = {
   /** A page, uncompressed; more gets 502. */
   pageBytesMax: 32 * MIB,
   /** A file; more gets 502, or cuts the answer. */
-  fileBytesMax: 8 * GIB,
+  fileBytesMax: 4 * GIB,
   /** Redirects of one request; more get 502. */
   redirectsMax: 5,
 } as const;

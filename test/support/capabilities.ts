@@ -15,6 +15,7 @@ export const CAPABILITIES = [
   'atheris',
   's3-server',
   'generators',
+  'python-index',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 

@@ -104,6 +104,7 @@ export class Download {
   async #run(): Promise<void> {
     const { store, key, digest, fetch, onEnd } = this.#options;
     let path: string | undefined;
+    let reserved = 0;
     try {
       const answer = await fetch(this.#aborter.signal);
       path = await store.temporary();
@@ -112,6 +113,8 @@ export class Download {
       const hash = digest === null ? null : createHash(digest.algorithm);
       for await (const chunk of answer.body) {
         hash?.update(chunk);
+        store.reserve(chunk.length);
+        reserved += chunk.length;
         await this.#handle.writeFile(chunk);
         this.#written += chunk.length;
         this.#wake();
@@ -125,6 +128,7 @@ export class Download {
       this.#failure = error;
       this.#head.reject(error);
     }
+    store.release(reserved);
     onEnd();
     this.#wake();
     if (this.#readers === 0) await this.#close();

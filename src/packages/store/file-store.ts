@@ -2,10 +2,13 @@
  * Files of packages on disk, by their digest, so that all sandboxes share them and a file can't change (io). Bounded:
  * the files unused for longest go first. Several processes may share the directory.
  */
+
+import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { PackageError } from '../errors.ts';
 
 /** Open: an eviction does not affect its reader, who closes it. */
 export interface StoredFile {
@@ -22,7 +25,8 @@ export class FileStore {
   readonly #dir: string;
   readonly #bytesMax: number;
   #made: Promise<unknown> | undefined;
-  #count = 0;
+  /** Of downloads under way. */
+  #temporaryBytes = 0;
   #evicting = Promise.resolve();
 
   constructor(dir: string, bytesMax: number) {
@@ -54,10 +58,28 @@ export class FileStore {
   async temporary(): Promise<string> {
     this.#made ??= mkdir(this.#dir, { recursive: true, mode: 0o700 });
     await this.#made;
-    this.#count += 1;
-    const path = join(this.#dir, `.new-${process.pid}-${this.#count}`);
-    await rm(path, { force: true });
-    return path;
+    return join(this.#dir, `.new-${randomUUID()}`);
+  }
+
+  /**
+   * Counts bytes of a download, which may take as much space again as the files that are kept.
+   * @throws PackageError `upstream_invalid`: all downloads together are larger than that
+   */
+  reserve(bytes: number): void {
+    if (this.#temporaryBytes + bytes > this.#bytesMax) {
+      throw new PackageError(
+        'upstream_invalid',
+        'the downloads under way are larger than the cache',
+        {
+          remedy: 'fetch fewer large files at once',
+        },
+      );
+    }
+    this.#temporaryBytes += bytes;
+  }
+
+  release(bytes: number): void {
+    this.#temporaryBytes -= bytes;
   }
 
   /** Moves a complete, checked file into its place. */
