@@ -4,7 +4,7 @@ import { requiresNested, useNestedHost } from '../support/nested.ts';
 import { nestedDrivers } from '../support/nested-drivers.ts';
 import { FULL_VARIABLE } from '../support/nested-full.ts';
 import { nestedHosts } from '../support/nested-hosts.ts';
-import { nestedProofs } from '../support/nested-proofs.ts';
+import { nestedNetworkProofs, nestedProofs } from '../support/nested-proofs.ts';
 import { nestedCases } from '../support/nested-vmms.ts';
 
 const isFull = process.env[FULL_VARIABLE] === 'full';
@@ -33,5 +33,7 @@ requiresNested().describe('nested host', (parts) => {
   describe('proofs of Firecracker', () => nestedProofs(world, 'firecracker', isFull));
   describe('proofs of QEMU', () => nestedProofs(world, 'qemu', isFull));
   describe('hosts', () => nestedHosts(world));
-  if (isFull) describe('drivers', () => nestedDrivers(world));
+  if (!isFull) return;
+  describe('network proofs', () => nestedNetworkProofs(world));
+  describe('drivers', () => nestedDrivers(world));
 });

@@ -1,8 +1,10 @@
 /** What a sandbox on KVM must do, with either VMM alike: a daemon in the nested host, driven by our own client. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { KIB, MIB } from '../../src/base/units.ts';
 import type { Guest } from '../../src/guest/link.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import { DISK_REQUEST_BYTES_MAX } from '../../src/vmm/firecracker/config.ts';
 import { countBeyond, readCount, startCounter } from './counter.ts';
 import type { NestedDaemon, NestedVmm, NestedWorld, VmmState } from './nested.ts';
 import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
@@ -18,13 +20,26 @@ export interface VmmExpectation {
 }
 
 const MEMORY_MIB = 256;
-const MIB = 2 ** 20;
 /** The guest's memory, 192 MiB, and 1/256 of the former (docs/firecracker.md). */
 const MEMORY_LIMIT_BYTES = (MEMORY_MIB + 192 + MEMORY_MIB / 256) * MIB;
 const SMALL = { cpus: 1, memoryMib: MEMORY_MIB, diskMib: 128, boot: true } as const;
 const ONLY_ALLOWED = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
 const CLOCK_MS_MAX = 10_000;
 const PAUSED_MS = 3_000;
+const FORKS = 4;
+/** Lines of `identityOf`: sandbox, host name, machine, boot, and two of the kernel's random generator. */
+const IDENTITY = [0, 1, 2, 3, 4, 5];
+
+const READ_BYTES = MIB;
+/** Prints how long it reads a file past the guest's page cache. */
+const READ = `
+import mmap, os, time
+fd = os.open('big', os.O_RDONLY | os.O_DIRECT)
+page = mmap.mmap(-1, 65536)
+began = time.monotonic()
+while os.readv(fd, [page]): pass
+print(time.monotonic() - began)
+`;
 
 /** Standard library only: imports of more take long in an emulated host. */
 const CHAT = `
@@ -49,10 +64,12 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation): void 
     return (stdout + stderr).trim();
   };
 
-  /** What must not be shared: id, host name, and what the kernel's random generator says next. */
+  /** What must not be shared, a line each. */
   const identityOf = async (id: string): Promise<string[]> => {
-    const script =
-      'echo $NEUROVISOR_SANDBOX_ID; cat /proc/sys/kernel/hostname; head -c 16 /dev/urandom | od -An -tx1';
+    const script = `
+      echo $NEUROVISOR_SANDBOX_ID
+      cat /proc/sys/kernel/hostname /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
+      head -c 16 /dev/urandom | od -An -tx1`;
     return (await sh(script, 'user', id)).split('\n');
   };
 
@@ -104,7 +121,34 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation): void 
       'memory.oom.group': '1',
       'pids.max': `${expected.pidsMax}`,
       'cpu.max': '200000 100000',
+      'io.max': '',
     });
+  });
+
+  it('cgroup v2: io.max is twice the disk limits, and the VMM reads no faster than it allows', async () => {
+    const bytesPerSecond = MIB / 4;
+    await control().update(main.id, { diskLimits: { bytesPerSecond } });
+    const { group, groupDir } = await world.vmmOf(main.id);
+    const [, disk] =
+      /^(\d+:\d+) rbps=524288 wbps=524288 riops=max wiops=max$/.exec(group['io.max'] ?? '') ?? [];
+    expect(disk).toBeDefined();
+    await control().update(main.id, { diskLimits: {} });
+    await sh(`dd if=/dev/urandom of=big bs=64k count=${READ_BYTES / 65_536} conv=fsync`);
+    /** Seconds that the guest needs to read what the nested host has on its disk only, as from a VMM without own limits. */
+    const read = async (limit: string): Promise<number> => {
+      await world.sh(`
+        sync && echo 3 > /proc/sys/vm/drop_caches
+        echo '${disk} ${limit}' > ${groupDir}/io.max`);
+      return Number((await python(await guest(), READ)).stdout);
+    };
+    const unlimitedS = await read('rbps=max');
+    const limitedS = await read(`rbps=${bytesPerSecond}`);
+    // The kernel lets a slice of time pass at once.
+    const leastS = READ_BYTES / bytesPerSecond / 2;
+    expect(unlimitedS).toBeLessThan(leastS);
+    expect(limitedS).toBeGreaterThan(leastS);
+    await world.sh(`echo '${disk} rbps=max' > ${groupDir}/io.max`);
+    await sh('rm big');
   });
 
   it('jail: a user id of its own, no capabilities, namespaces of its own, a filter on each thread', async () => {
@@ -187,6 +231,9 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
 
   it('disk limits: a guest writes no faster than they allow', async () => {
     const bytesPerSecond = MIB / 2;
+    // As Firecracker's bucket takes it to be.
+    const requestKib = DISK_REQUEST_BYTES_MAX / KIB;
+    expect(await sh('cat /sys/block/vd?/queue/max_sectors_kb | sort -u')).toBe(`${requestKib}`);
     await control().update(main.id, { diskLimits: { bytesPerSecond } });
     const began = performance.now();
     expect(
@@ -228,28 +275,33 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     await stopCounter(await guest());
   });
 
-  it('fork: each copy has its own identity and continues what ran', async () => {
+  it('fork: each of 4 copies has its own identity and continues what ran', async () => {
     const begun = await startCounter(await guest());
-    const forks = await control().fork(main.id, { count: 2 });
+    const forks = await control().fork(main.id, { count: FORKS });
     const ids = forks.map((fork) => (fork.ok ? fork.sandbox.id : fork.message));
+    expect(ids.length).toBe(FORKS);
+    // What is checked is ended: all share one emulated processor.
+    await stopCounter(await guest());
     const identities = [await identityOf(main.id)];
+    const isFork = { status: 'running', origin: 'fork', parent: main.id };
+    for (const id of ids) expect(await control().get(id)).toMatchObject(isFork);
     for (const id of ids) {
       await expectContinued(await guest(id), begun);
-      expect(await control().get(id)).toMatchObject({ origin: 'fork', parent: main.id });
       identities.push(await identityOf(id));
+      await control().remove(id);
     }
-    for (const each of [0, 1, 2])
-      expect(new Set(identities.map((lines) => lines[each])).size).toBe(3);
-    for (const id of ids) await control().remove(id);
-    await stopCounter(await guest());
+    expect(identities.map(([id]) => id)).toEqual([main.id, ...ids]);
+    for (const each of IDENTITY)
+      expect(new Set(identities.map((lines) => lines[each])).size).toBe(1 + FORKS);
   });
 
-  it('kill -9 of the daemon: its VMMs end; the next daemon says so, and resumes what was paused to disk', async () => {
+  it('kill -9 of the daemon: its VMMs end; systemd starts it again, and it says so, and resumes what was paused to disk', async () => {
     const lost = await create();
     await (await guest()).files.write('kept', 'beyond the daemon');
     await control().pause(main.id, 'disk');
-    await daemon.kill();
-    daemon = await world.serve(expected.vmm);
+    const { pid } = await world.vmmOf(lost.id);
+    await daemon.crash();
+    expect(await world.sh(`ls -d /proc/${pid} 2> /dev/null || true`)).toBe('');
     expect((await control().get(lost.id)).end).toMatchObject({ cause: 'host-lost' });
     expect(await control().resume(main.id)).toMatchObject({ status: 'running' });
     expect(await sh('cat kept')).toBe('beyond the daemon');

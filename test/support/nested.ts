@@ -101,6 +101,9 @@ function problemOf(file: string, program: 'Firecracker' | 'Jailer'): string | un
 export interface VmmState {
   readonly pid: number;
   readonly program: string;
+  /** Its control group. */
+  readonly groupDir: string;
+  /** Settings of it. */
   readonly group: Readonly<Record<string, string>>;
   readonly threads: readonly Readonly<Record<string, readonly string[]>>[];
   /** Kinds of namespaces that it has in common with the nested host. */
@@ -109,11 +112,12 @@ export interface VmmState {
 }
 
 export interface NestedDaemon {
+  /** The current connection. */
   readonly control: RemoteControlPlane;
   /** What it wrote to its stderr. */
   stderr(): Promise<string>;
-  /** Ends it with SIGKILL, and waits for the end of its VMMs. */
-  kill(): Promise<void>;
+  /** Kills it with SIGKILL. Resolves once systemd has started it again, as the unit says, and connects `control` to it. */
+  crash(): Promise<void>;
   /** Ends it with SIGTERM. @returns what is left in its run directory, and control groups of sandboxes */
   stop(): Promise<readonly string[]>;
 }
@@ -148,6 +152,11 @@ export interface NestedWorld {
   readonly upstreamUrl: string;
   /** Runs a bash script as root in the nested host. @throws Error if its status is not 0 */
   sh(script: string, timeoutMs?: number): Promise<string>;
+  /**
+   * Runs `neurovisor` as a service of root with Delegate=yes, so with control groups that have all limits.
+   * @returns its stdout @throws Error with its stderr if its status is neither 0 nor 1
+   */
+  command(words: string, timeoutMs: number): Promise<string>;
   vmmOf(id: string): Promise<VmmState>;
   /** Starts a daemon by the unit that users get. One at a time. */
   serve(vmm: NestedVmm, as?: { user: string; home: string }): Promise<NestedDaemon>;
@@ -201,6 +210,30 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
     return output;
   }
 
+  async function command(words: string, timeoutMs: number): Promise<string> {
+    const out = '/tmp/command';
+    return await sh(
+      `
+      env | grep -E '^(HOME=|NEUROVISOR_|NO_COLOR|PATH=)' > ${out}.env
+      cat > /run/systemd/system/command.service << END
+[Service]
+Type=oneshot
+Delegate=yes
+OOMPolicy=continue
+SuccessExitStatus=1
+WorkingDirectory=/data/neurovisor
+EnvironmentFile=${out}.env
+ExecStart=/tools/node src/cli/main.ts ${words}
+StandardOutput=truncate:${out}.out
+StandardError=truncate:${out}.err
+END
+      systemctl daemon-reload
+      systemctl start command.service || { cat ${out}.err; exit 1; }
+      cat ${out}.out`,
+      timeoutMs,
+    );
+  }
+
   async function serve(
     vmm: NestedVmm,
     { user, home }: { user: string; home: string } = ROOT_USER,
@@ -213,33 +246,49 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
       `s#^ExecStart=.*#ExecStart=/tools/node src/cli/main.ts serve --vmm ${vmm} --pool 0 -o json#`,
       `s#^Environment=.*#WorkingDirectory=/data/neurovisor\\nEnvironmentFile=${out}.env#`,
       `s#^Type=.*#&\\nStandardOutput=truncate:${out}.out\\nStandardError=truncate:${out}.err#`,
-      '/^StateDirectory/d; /^Restart/d',
+      '/^StateDirectory/d',
     ];
+    const property = (name: string) => `$(systemctl show --property ${name} --value ${UNIT})`;
+    const ready = `
+      until grep -q socketPath ${out}.out; do
+        systemctl is-active --quiet ${UNIT} || { cat ${out}.out ${out}.err; systemctl stop ${UNIT}; exit 1; }
+        sleep 0.3
+      done`;
     await sh(
       `
       NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} env | grep -E '^(NEUROVISOR_|NO_COLOR|PATH=)' > ${out}.env
       sed "${unit.join('; ')}" docs/neurovisor.service > /run/systemd/system/${UNIT}
       systemctl daemon-reload
       systemctl start ${UNIT}
-      until grep -q socketPath ${out}.out; do
-        systemctl is-active --quiet ${UNIT} || { cat ${out}.out ${out}.err; exit 1; }
-        sleep 0.3
-      done`,
+      ${ready}`,
       SERVE_MS_MAX,
     );
-    daemons += 1;
-    const socketPath = join(dir, `${daemons}.sock`);
-    await host.forward(`${home}/run/daemon.sock`, socketPath);
-    const control = await connectDaemon({ socketPath });
+    const connect = async (): Promise<RemoteControlPlane> => {
+      daemons += 1;
+      const socketPath = join(dir, `${daemons}.sock`);
+      await host.forward(`${home}/run/daemon.sock`, socketPath);
+      return await connectDaemon({ socketPath });
+    };
+    let control = await connect();
     return {
-      control,
+      get control() {
+        return control;
+      },
       stderr: () => sh(`cat ${out}.err`),
-      kill: async () => {
+      crash: async () => {
         await control[Symbol.asyncDispose]();
-        await sh(`
-          kill -9 $(systemctl show --property MainPID --value ${UNIT})
-          while pgrep 'firecracker|qemu-system'; do sleep 0.2; done
-          systemctl reset-failed ${UNIT}`);
+        await sh(
+          `
+          before=${property('NRestarts')}
+          kill -9 ${property('MainPID')}
+          until [ ${property('NRestarts')} != $before ] && systemctl is-active --quiet ${UNIT}; do
+            ! systemctl is-failed --quiet ${UNIT} || exit 1
+            sleep 0.3
+          done
+          ${ready}`,
+          SERVE_MS_MAX,
+        );
+        control = await connect();
       },
       stop: async () => {
         await control[Symbol.asyncDispose]();
@@ -269,6 +318,7 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
       return upstreamUrl();
     },
     sh,
+    command,
     serve,
     vmmOf: async (id) => {
       const vmms = JSON.parse(await sh(`python3 test/fixtures/nested-vmm.py ${id}`)) as VmmState[];
