@@ -27,7 +27,6 @@ export interface RuntimeFixture {
 export function useRuntime(
   upstream: string | (() => string) = 'engine',
   log: Log = silentLog,
-  packageIndexes?: RuntimeOptions['packageIndexes'],
 ): RuntimeFixture {
   let runtime: Runtime | undefined;
   const usage: UsageRecord[] = [];
@@ -39,7 +38,6 @@ export function useRuntime(
       log,
       signal: new AbortController().signal,
       onUsage: (record) => void usage.push(record),
-      packageIndexes,
     });
   });
   afterAll(() => runtime?.close());
@@ -65,7 +63,11 @@ export interface ControlFixture extends RuntimeFixture {
  * A control plane with a home of its own, so that the user's store and sandboxes are not touched: it shares
  * what set-up has made and the tests' templates. `SMALL` is there when the tests begin.
  */
-export function useControlPlane(upstream: () => string, log: Log = silentLog): ControlFixture {
+export function useControlPlane(
+  upstream: () => string,
+  log: Log = silentLog,
+  packageIndexes?: RuntimeOptions['packageIndexes'],
+): ControlFixture {
   let runtime: Runtime | undefined;
   let opened: OpenControlPlane | undefined;
   let home: string | undefined;
@@ -78,6 +80,7 @@ export function useControlPlane(upstream: () => string, log: Log = silentLog): C
       log,
       signal: new AbortController().signal,
       onUsage: (record) => void usage.push(record),
+      packageIndexes,
     });
     opened = await openControlPlane(runtime, log);
     await runtime.templates.prepare(SMALL);

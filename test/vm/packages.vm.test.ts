@@ -1,46 +1,89 @@
-/** `pip install` in a guest without a network card, through the package gateway. */
+/** `pip install` in guests without a network card, through the package gateway. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { silentLog } from '../../src/base/log.ts';
-import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 import { startPackageIndex, wheelOf } from '../support/package-index.ts';
-import { exec, python, useRuntime } from '../support/vm.ts';
+import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
 
 const upstream = await startMockUpstream();
 const index = await startPackageIndex();
-const fixture = useRuntime(upstream.target.baseUrl ?? '', silentLog, async () => ({
-  pip: index.index,
-}));
-let sandbox: Supervisor;
+const fixture = useControlPlane(
+  () => upstream.target.baseUrl ?? '',
+  undefined,
+  async () => ({
+    pip: index.index,
+  }),
+);
+let id: string;
 
 beforeAll(async () => {
   index.add(wheelOf('nvdemo', '1.0', 'hello', 'nvdemo-part'));
   index.add(wheelOf('nvdemo_part', '2.0', 'part'));
   index.add(wheelOf('nvdemo_evil', '1.0', 'evil'));
-  sandbox = await fixture.runtime.startVm({
-    memoryMib: 256,
-    packages: { ecosystems: ['pip'], deny: ['nvdemo-evil'] },
-  });
+  index.add(wheelOf('nvdemo_later', '1.0', 'later'));
+  const packages = { ecosystems: ['pip'], deny: ['nvdemo-evil'] } as const;
+  const { control } = fixture;
+  ({ id } = await control.create({ ...SMALL, memoryMib: 256, boot: true, packages }));
 });
 afterAll(async () => {
-  await sandbox.stop();
+  await fixture.control.remove(id);
   await index[Symbol.asyncDispose]();
   await upstream.close();
 });
 
+const run = async (sandbox: string, ...argv: string[]) =>
+  await exec(await fixture.control.guest(sandbox), argv);
+
 describe('packages in a guest', () => {
-  it('pip: installs a wheel and its dependency, which a program can then import', async () => {
-    const installed = await exec(sandbox.guest(), ['pip', 'install', 'nvdemo']);
+  it('pip: installs a wheel and its dependency, which a program and a script can then import', async () => {
+    const installed = await run(id, 'pip', 'install', 'nvdemo');
     expect([installed.exitCode, installed.stderr]).toEqual([0, '']);
     expect(installed.stdout).toContain('Successfully installed nvdemo-1.0 nvdemo-part-2.0');
     const code = 'import nvdemo, nvdemo_part; print(nvdemo.TEXT, nvdemo_part.TEXT)';
-    expect((await exec(sandbox.guest(), ['python3', '-c', code])).stdout).toBe('hello part\n');
-    expect((await python(sandbox.guest(), code)).stdout).toBe('hello part\n');
+    expect((await run(id, 'python3', '-c', code)).stdout).toBe('hello part\n');
+    const script = await python(await fixture.control.guest(id), code);
+    expect(script.stdout).toBe('hello part\n');
+    const { packages } = await fixture.control.get(id);
+    expect(packages).toMatchObject({ ecosystems: ['pip'], deny: ['nvdemo-evil'] });
   });
 
-  it('pip: a denied package fails with the reason', async () => {
-    const outcome = await exec(sandbox.guest(), ['pip', 'install', 'nvdemo-evil']);
+  it('events: each file and each refusal is one, with its digest', async () => {
+    const seen = [];
+    for await (const event of fixture.control.events(id, { follow: false })) seen.push(event);
+    const files = seen.flatMap((event) =>
+      event.type === 'package' && event.file !== '' ? [event] : [],
+    );
+    expect(files).toHaveLength(2);
+    expect(files[0]).toMatchObject({
+      ecosystem: 'pip',
+      name: 'nvdemo',
+      version: '1.0',
+      outcome: 'ok',
+      digest: expect.stringMatching(/^sha256:[0-9a-f]{64}$/) as unknown,
+    });
+  });
+
+  it('a pause to disk and a fork keep the policy: what is denied fails with the reason', async () => {
+    const { control } = fixture;
+    await control.pause(id, 'disk');
+    await control.resume(id);
+    const [fork] = await control.fork(id, { count: 1 });
+    if (fork?.ok !== true) throw new Error('the fork failed');
+    for (const sandbox of [id, fork.sandbox.id]) {
+      const denied = await run(sandbox, 'pip', 'install', 'nvdemo-evil');
+      expect(denied.exitCode).toBe(1);
+      expect(denied.stderr).toContain('nvdemo-evil is denied by --packages-deny of this sandbox');
+    }
+    const allowed = await run(fork.sandbox.id, 'pip', 'install', '--no-deps', 'nvdemo-later');
+    expect([allowed.exitCode, allowed.stderr]).toEqual([0, '']);
+    await control.remove(fork.sandbox.id);
+  });
+
+  it('without --packages: pip names the remedy', async () => {
+    const { control } = fixture;
+    const { id: other } = await control.create({ ...SMALL, memoryMib: 256, boot: true });
+    const outcome = await run(other, 'pip', 'install', 'nvdemo');
     expect(outcome.exitCode).toBe(1);
-    expect(outcome.stderr).toContain('nvdemo-evil is denied by --packages-deny of this sandbox');
+    expect(outcome.stderr).toContain('create it with --packages pip');
+    await control.remove(other);
   });
 });
