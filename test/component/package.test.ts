@@ -112,7 +112,9 @@ describe('npm package', () => {
   });
 
   it('files: everything it starts or reads is included', async () => {
-    const read = await filesOf('bpf', 'guest/agent', 'guest/init.c', 'image', 'kernel', 'policy');
+    const read = await filesOf(
+      ...['bpf', 'guest/agent', 'guest/builder', 'guest/init.c', 'image', 'kernel', 'policy'],
+    );
     const beside = (await filesOf('src')).filter((path) => !path.endsWith('.ts'));
     const expected = [...read, ...beside.map((path) => path.replace('src', 'dist'))];
     expect(expected.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
