@@ -25,6 +25,7 @@ describe('-o json', () => {
     ['exec -o json', "missing required argument 'id'"],
     ['frob --output=json', "unknown command 'frob'"],
     ['run -o json', 'missing script'],
+    ['image pull -o json A//b', 'invalid image "A//b"'],
   ])('%s: prints the error as an object, and nothing else', async (line, message) => {
     const { status, stdout, stderr } = await run(line);
     expect([status, stderr]).toEqual([2, '']);

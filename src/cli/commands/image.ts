@@ -1,6 +1,7 @@
 /** `neurovisor image`: pulls, lists and removes images, which become disks of sandboxes. */
 
 import { systemClock } from '../../base/clock.ts';
+import { describeError, errorCode, remedyOf } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import {
@@ -10,11 +11,13 @@ import {
   type PulledImage,
   parseReference,
   preparePulls,
+  type Reference,
   type Removed,
   type StoredImage,
 } from '../../runtime/images.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
 import { coarse, table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
@@ -22,7 +25,7 @@ import { openRuntime } from './open-runtime.ts';
 const DIGEST_SHOWN = 12;
 
 export async function imagePull(cli: Cli, names: readonly string[]): Promise<number> {
-  const references = names.map((name) => parseReference(name, process.cwd()));
+  const references = names.map(readReference);
   await using opened = open(cli);
   await preparePulls(opened.context);
   const pulled: PulledImage[] = [];
@@ -88,6 +91,16 @@ export async function imageRemove(cli: Cli, names: readonly string[]): Promise<n
 export async function imagePrune(cli: Cli, flags: { readonly all?: boolean }): Promise<number> {
   await using opened = open(cli);
   return show(cli, await opened.images.prune(flags.all === true, cli.cancelled));
+}
+
+/** @throws UsageError */
+function readReference(name: string): Reference {
+  try {
+    return parseReference(name, process.cwd());
+  } catch (error) {
+    if (errorCode(error) !== 'reference_invalid') throw error;
+    throw new UsageError(describeError(error), remedyOf(error));
+  }
 }
 
 interface Opened extends AsyncDisposable {
