@@ -144,10 +144,15 @@ def unzstd(compressed):
     if feeder == 0:
         feed(program.stdin, compressed)
     program.stdin.close()
+    ended = False
     try:
         while chunk := os.read(program.stdout.fileno(), CHUNK):
             yield chunk
+        ended = True
     finally:
+        # Left early: the feeder has copies of the pipes, so neither would see that nobody reads.
+        if not ended:
+            program.kill()
         program.stdout.close()
         words = program.stderr.read(DETAIL_CHARACTERS).decode("utf-8", "replace")
         status = program.wait()
