@@ -107,7 +107,7 @@ os.remove('/home/user/big')
     const code = `
 import socket
 refused = 0
-for port in (1, 1023, 1026, 5000, 65536, 4294967294):
+for port in (1, 1023, 1027, 5000, 65536, 4294967294):
     s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     s.settimeout(10)
     try:
