@@ -25,6 +25,7 @@ const LAYERS: Record<string, readonly string[]> = {
   base: [],
   sys: ['base'],
   trace: ['base'],
+  requirements: ['base'],
   config: ['base'],
   home: ['base'],
   ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys', 'trace']])),
@@ -35,6 +36,7 @@ const LAYERS: Record<string, readonly string[]> = {
   telemetry: ['base', 'probes', 'type:sandbox', ...MECHANISMS],
   runtime: [
     'base',
+    'requirements',
     'sys',
     'trace',
     'config',
@@ -81,7 +83,7 @@ const LAYERS: Record<string, readonly string[]> = {
   // Copies of trees, for the command and the library.
   transfer: ['base', 'type:guest'],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
-  api: ['base', 'trace', 'sandbox', ...MECHANISM_TYPES],
+  api: ['base', 'trace', 'requirements', 'sandbox', ...MECHANISM_TYPES],
   client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
   library: [
     'base',
@@ -100,6 +102,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'trace',
     'bench',
     'prove',
+    'requirements',
     'api',
     'client',
     'doctor',

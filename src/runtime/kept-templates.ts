@@ -38,10 +38,12 @@ const specSchema = z.object({
   diskMib: z.number(),
   warm: z.array(z.string()),
   card: z.boolean().exactOptional(),
+  requirements: z.array(z.string()).exactOptional(),
 });
 
 export const detailsSchema = z.object({
   spec: specSchema,
+  warm: z.array(z.string()),
   machine: z.string(),
   stateSha256: z.string(),
   kernelDigest: z.string(),
@@ -94,7 +96,7 @@ async function readTemplate(
     for (const name of Object.values(TEMPLATE_FILES)) {
       files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
     }
-    const { stateSha256: _, ...shown } = details;
+    const { stateSha256: _, warm: _warm, ...shown } = details;
     return { key, ...shown, current: keyNow(details.spec) === key, files };
   } catch (error) {
     ignore(error, 'a damaged template is rebuilt when needed');

@@ -29,6 +29,7 @@ import type { IndexSet, PackageGateway } from '../packages/gateway.ts';
 import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
+import { parseRequirements } from '../requirements/requirement.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
 import {
@@ -291,14 +292,19 @@ export class Runtime {
   }
 
   /**
-   * The template for a sandbox; null: it boots. The default template is built if it is missing.
+   * The template for a sandbox; null: it boots. The default template, and one with packages, is built if it is missing.
    * @throws SandboxError, ImageError
    */
   async templateFor(options: SandboxOptions): Promise<Template | null> {
-    if (!canBeCloned(options) || !this.templates.supported) return null;
+    const wantsPackages = (options.requirements ?? []).length > 0;
+    if (!canBeCloned(options) || !this.templates.supported) {
+      if (wantsPackages) throw withoutTemplates(this.driver, options);
+      return null;
+    }
     const card = needsCard(options, this.driver.capabilities);
     const spec = templateSpec({ ...options, card });
-    if (!isDefault(options) && !(await this.templates.has(spec))) return null;
+    const isBuilt = isDefault(options) || wantsPackages;
+    if (!isBuilt && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec);
   }
 
@@ -463,15 +469,34 @@ type TemplateOptions = Omit<SandboxOptions, 'network'> & Pick<TemplateSpec, 'car
 export function templateSpec(options: TemplateOptions): TemplateSpec {
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
   const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib, card = false } = options;
+  const requirements = checkRequirements(options.requirements ?? []);
   const more = {
+    ...(requirements.length === 0 ? {} : { requirements }),
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
     ...(card ? { card } : {}),
   };
   return { cpus, memoryMib, ...more, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
 }
 
+/** @throws SandboxError `spec_invalid` */
+function checkRequirements(given: readonly string[]): readonly string[] {
+  try {
+    return parseRequirements(given);
+  } catch (error) {
+    throw new SandboxError('spec_invalid', 'sandbox option requirements', { cause: error });
+  }
+}
+
+function withoutTemplates({ description }: VmmDriver, options: SandboxOptions): SandboxError {
+  const cause = canBeCloned(options)
+    ? `${description} takes no snapshots`
+    : 'a sandbox with an interactive console boots without a template';
+  return new SandboxError('spec_invalid', "packages can't be installed", { cause });
+}
+
 function isDefault(options: SandboxOptions): boolean {
-  const { warm, memoryMaxMib, ...size } = templateSpec(options);
+  const { warm, memoryMaxMib, requirements, ...size } = templateSpec(options);
+  if (requirements !== undefined) return false;
   const isDefaultSize = Object.entries(DEFAULTS).every(
     ([name, value]) => size[name as keyof typeof size] === value,
   );

@@ -5,7 +5,7 @@
  *                          │ no, and it may be built: 30–60 s in software emulation
  *                          └──► sandbox/template-builder.ts
  */
-import { stat } from 'node:fs/promises';
+import { rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
@@ -40,11 +40,16 @@ import { inferenceSocket } from './workspace.ts';
 export interface Template {
   readonly key: string;
   readonly spec: TemplateSpec;
+  /** The warm list of its guest. */
+  readonly warm: readonly string[];
   readonly source: CloneSource;
 }
 
 /** The builder's parts, without those that this file adds. */
-export type BuilderParts = Omit<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'>;
+export type BuilderParts = Omit<
+  TemplateParts,
+  'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'
+>;
 
 interface TemplatesParts extends BuilderParts {
   /** Copies a RAM file for clones that map it. */
@@ -62,8 +67,10 @@ interface Opened {
 }
 
 const ESTIMATE_MS = 45_000;
+/** With a few packages, in software emulation. */
+const INSTALL_ESTIMATE_MS = 120_000;
 /** Number of other templates that are kept when one is built. */
-const OTHERS_KEPT = 5;
+const OTHERS_KEPT = 8;
 /** Space beyond RAM and disk during the build. */
 const SPACE_RESERVE_BYTES = 64 * MIB;
 
@@ -127,7 +134,9 @@ export class Templates {
     const source = sourceOf(artifact);
     const shared = await this.#share(artifact);
     const mapMemory = shared === null ? {} : { mapMemory: () => shared.open() };
-    return { template: { key, spec, source: { ...source, ...mapMemory } }, digests, shared };
+    const { warm } = artifact.details;
+    const template = { key, spec, warm, source: { ...source, ...mapMemory } };
+    return { template, digests, shared };
   }
 
   async #share({ dir }: Artifact<Details>): Promise<SharedCopy | null> {
@@ -178,8 +187,11 @@ export class Templates {
   #recipe(spec: TemplateSpec): Recipe<Details> {
     return {
       kind: TEMPLATE_KIND,
-      title: 'Build the template that sandboxes start from',
-      estimateMs: ESTIMATE_MS,
+      title:
+        spec.requirements === undefined
+          ? 'Build the template that sandboxes start from'
+          : `Install ${shortList(spec.requirements)} for sandboxes to start with`,
+      estimateMs: spec.requirements === undefined ? ESTIMATE_MS : INSTALL_ESTIMATE_MS,
       key: this.#key(spec),
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
@@ -198,7 +210,8 @@ export class Templates {
         );
         const { kernelDigest, rootImageDigest } = this.#artifacts;
         return {
-          spec: { ...spec, warm: [...spec.warm] },
+          spec: mutable(spec),
+          warm: [...built.warm],
           machine: built.snapshot.machine,
           stateSha256: built.snapshot.stateSha256,
           kernelDigest,
@@ -211,11 +224,28 @@ export class Templates {
   }
 }
 
-const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk'> = {
-  serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
-  keepMemory: copyWithoutZeros,
-  keepDisk: copyWithoutZeros,
-};
+/** For people: the first few names. */
+function shortList(requirements: readonly string[]): string {
+  const names = requirements.slice(0, NAMES_SHOWN).map((one) => one.split(/[^a-z0-9-]/, 1)[0]);
+  const more = requirements.length - names.length;
+  return `${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
+}
+
+const NAMES_SHOWN = 4;
+
+/** A copy, for the manifest. */
+function mutable({ requirements, ...spec }: TemplateSpec): Details['spec'] {
+  const packages = requirements === undefined ? {} : { requirements: [...requirements] };
+  return { ...spec, warm: [...spec.warm], ...packages };
+}
+
+const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepDisk' | 'moveDisk'> =
+  {
+    serveCannedModel: (channelPath) => serveCannedModel(inferenceSocket(channelPath)),
+    keepMemory: copyWithoutZeros,
+    keepDisk: copyWithoutZeros,
+    moveDisk: rename,
+  };
 
 function sourceOf(artifact: Artifact<Details>): CloneSource {
   const path = (name: string): string => join(artifact.dir, name);

@@ -137,6 +137,8 @@ export type SandboxOptions = {
   readonly network?: NetworkOptions | null | undefined;
   /** With secrets, `network` defaults to an allowlist of only their hosts. */
   readonly secrets?: readonly SecretOptions[] | undefined;
+  /** Python packages to install, as lines of a requirements file. The template with them is built once, and kept. */
+  readonly requirements?: readonly string[] | undefined;
 };
 
 /** The part of a spec that a template or snapshot fixes; the rest is bound when a clone starts. */
@@ -146,6 +148,8 @@ export type TemplateSpec = Pick<
 > & {
   /** True: its guest has a network card, which passes nothing. Only for VMMs that can't plug one into a clone. */
   readonly card?: boolean;
+  /** Python packages on its disk, as lines of a requirements file, parsed and sorted. */
+  readonly requirements?: readonly string[];
 };
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */

@@ -216,6 +216,7 @@ describe('run with a daemon', () => {
     args,
     flags: { ...flags, ...more },
     outs: [],
+    requirements: [],
   });
 
   it('passes on output, arguments, environment and exit status, and removes the sandbox', async () => {

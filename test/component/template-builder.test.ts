@@ -9,7 +9,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { copyFile, writeFile } from 'node:fs/promises';
+import { copyFile, rename, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -17,7 +17,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { GuestIdentity } from '../../src/guest/identity.ts';
-import type { Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
+import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
 import { makeMemory } from '../../src/runtime/memory.ts';
 import type { Artifacts } from '../../src/runtime/setup.ts';
 import { SharedRam } from '../../src/runtime/shared-ram.ts';
@@ -29,22 +29,33 @@ import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/templ
 import type { DiskTrouble, VmmDriver } from '../../src/vmm/driver.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 
-type Step = 'memory' | 'model' | 'listener' | 'hello' | 'script' | 'keepMemory' | 'keepDisk';
+type Step =
+  | 'memory'
+  | 'model'
+  | 'listener'
+  | 'hello'
+  | 'script'
+  | 'keepMemory'
+  | 'keepDisk'
+  | 'pip';
 
 let root = '';
 let steps: string[] = [];
 let identity: GuestIdentity | undefined;
+/** Of all VMs, in order. */
+let identities: GuestIdentity[] = [];
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'nv-build-'));
   steps = [];
+  identities = [];
   for (const name of ['kernel', 'image']) writeFileSync(join(root, name), '');
 });
 afterEach(() => rmSync(root, { recursive: true }));
 
-function fakeProcess(exitCode: number): Process {
+function fakeProcess(exitCode: number, output = ''): Process {
   const ended = { exitCode, signal: null, timedOut: false, oomKilled: false, truncated: false };
   return {
-    stdout: Readable.from([]),
+    stdout: Readable.from(output === '' ? [] : [Buffer.from(output)]),
     stderr: Readable.from([Buffer.from('why')]),
     exit: Promise.resolve({ ...ended, durationMs: 1 }),
   } as unknown as Process;
@@ -69,6 +80,12 @@ function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
       steps.push('script');
       return fakeProcess(fail === 'script' ? 3 : 0);
     },
+    files: { write: async (_path: string, text: string) => void steps.push(`wrote ${text}`) },
+    exec: async ({ argv }: ExecSpec) => {
+      const isPip = argv.includes('pip');
+      steps.push(isPip ? 'pip' : `list ${argv.slice(4).join(' ')}`);
+      return isPip ? fakeProcess(fail === 'pip' ? 1 : 0) : fakeProcess(0, 'pandas\n../x\nbroken\n');
+    },
     settle: async () => undefined,
     suspend: () => undefined,
   } as unknown as Guest;
@@ -81,6 +98,7 @@ function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
     allocateCid: () => ({ cid: 3, release: () => void steps.push('cid released') }),
     listenForGuest: async (_path, given) => {
       identity = given;
+      identities.push(given);
       await step('listener');
       return {
         ready: async () => {
@@ -107,6 +125,11 @@ function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
     keepDisk: async (from, to) => {
       await step('keepDisk');
       await copyFile(from, to);
+    },
+    moveDisk: rename,
+    attachPackages: async (_id, _path, policy) => {
+      steps.push(`gateway ${policy?.ecosystems.join()}`);
+      return { setPolicy: () => undefined, close: async () => void steps.push('gateway closed') };
     },
     env: { A: 'b' },
     hostCpus: 2,
@@ -262,6 +285,48 @@ describe('buildTemplate', () => {
   it('brief memory pressure in the guest does not fail the build', async () => {
     const told = [...Array.from({ length: 5 }, () => PRESSURE), ...events(IMPORTED)];
     expect(await build(null, told).built).toMatchObject({ modules: IMPORTED });
+  });
+
+  describe('with packages', () => {
+    const requirements = ['pandas>=2', 'rich'];
+    const told = events([
+      ...IMPORTED,
+      { name: 'pandas', durationMs: 2, error: null },
+      { name: 'broken', durationMs: 2, error: 'ImportError' },
+    ]);
+
+    it('a first VM installs them into the disk and ends; the next imports what they offer', async () => {
+      const { built, out } = build(null, told, undefined, undefined, { requirements });
+      const { modules } = await built;
+      expect(modules.map(({ name }) => name)).toEqual(['json', 'pandas']);
+      const [first, second] = identities;
+      expect(first).toMatchObject({ warm: [], env: { A: 'b', PIP_INDEX_URL: expect.any(String) } });
+      expect(second).toMatchObject({ warm: ['json', 'pandas', 'broken'], env: { A: 'b' } });
+      expect(second?.env).not.toHaveProperty('PIP_INDEX_URL');
+      const order = ['gateway pip', 'wrote pandas>=2\nrich\n', 'pip', 'list pandas rich'];
+      expect(steps.filter((step) => order.includes(step))).toEqual(order);
+      expect(steps.indexOf('gateway closed')).toBeLessThan(steps.indexOf('script'));
+      expect(readFileSync(join(out, 'disk'), 'utf8')).toBe('disk');
+      expectNothingLeft();
+    });
+
+    it('pip’s last words explain why it failed', async () => {
+      const { built } = build('pip', told, undefined, undefined, { requirements });
+      await expect(built).rejects.toMatchObject({
+        code: 'spec_invalid',
+        cause: 'why',
+        remedy: expect.stringContaining('pip config list'),
+      });
+      expect(steps).not.toContain('script');
+      expectNothingLeft();
+    });
+
+    it('a host without packages says so', async () => {
+      const change = ({ attachPackages: _, ...given }: TemplateParts) => given as TemplateParts;
+      const { built } = build(null, told, undefined, change, { requirements });
+      await expect(built).rejects.toMatchObject({ cause: 'this host serves no packages' });
+      expectNothingLeft();
+    });
   });
 
   it('a full host file system is reported at once', async () => {

@@ -318,6 +318,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return {
       key: TEMPLATE_KEY,
       spec: { cpus: 1, memoryMib: 512, diskMib: 2048, warm: [] },
+      warm: [],
       source: {
         snapshot: { statePath, stateSha256: sha256(TEMPLATE_STATE), machine: FAKE_MACHINE },
         copyMemory: async (to) => {

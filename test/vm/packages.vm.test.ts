@@ -87,3 +87,27 @@ describe('packages in a guest', () => {
     await control.remove(other);
   });
 });
+
+describe('a template with packages', () => {
+  it('clones have imported what pip installed while it was built', async () => {
+    const { control } = fixture;
+    const requirements = ['NVDemo >= 1'];
+    const made = await control.create({ ...SMALL, requirements });
+    expect(made.origin).toBe('clone');
+    const code = 'import sys; warm = "nvdemo" in sys.modules; import nvdemo, nvdemo_part';
+    const guest = await control.guest(made.id);
+    const script = await python(guest, `${code}; print(warm, nvdemo.TEXT, nvdemo_part.TEXT)`);
+    expect(script).toMatchObject({ stdout: 'True hello part\n', stderr: '' });
+    // Packages are installed; the gateway stays closed.
+    expect((await run(made.id, 'pip', 'download', 'nvdemo')).exitCode).not.toBe(0);
+    await control.remove(made.id);
+  });
+
+  it('no sandbox starts without packages that can’t be installed', async () => {
+    const creating = fixture.control.create({ ...SMALL, requirements: ['nvdemo-none'] });
+    await expect(creating).rejects.toMatchObject({
+      code: 'spec_invalid',
+      cause: expect.stringContaining('No matching distribution found for nvdemo-none') as unknown,
+    });
+  });
+});

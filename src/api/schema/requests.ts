@@ -5,6 +5,7 @@ import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import { ECOSYSTEMS, LOCK_ENTRY, PACKAGE_LIMITS, PACKAGE_RULE } from '../../base/package-policy.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/text/field-path.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
+import { REQUIREMENT_LIMITS } from '../../requirements/requirement.ts';
 import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
@@ -80,6 +81,13 @@ const size = {
     .array(text(REQUEST_LIMITS.warmModuleCharactersMax))
     .max(REQUEST_LIMITS.warmModulesMax)
     .describe('Python modules to import before the first script.'),
+  requirements: z
+    .array(text(REQUIREMENT_LIMITS.lineCharacters))
+    .max(REQUIREMENT_LIMITS.lines)
+    .describe(
+      'Python packages to install, as lines of a requirements file: `pandas`, `numpy==2.*`, `rich>=13 --hash=sha256:…`. ' +
+        'A template with them is built once and kept; the first request waits for that.',
+    ),
 } satisfies Record<keyof Omit<TemplateSpec, 'card'>, z.ZodType>;
 
 const networkOptions = z
@@ -190,6 +198,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
     memoryMaxMib: size.memoryMaxMib.optional(),
     diskMib: size.diskMib.optional(),
     warm: size.warm.optional(),
+    requirements: size.requirements.optional(),
     env: environment.optional().describe('Environment variables of every program.'),
     models: models.optional(),
     packages: packageOptions
@@ -256,6 +265,7 @@ export const poolRequest = z
         memoryMaxMib: size.memoryMaxMib.exactOptional(),
         diskMib: size.diskMib.exactOptional(),
         warm: size.warm.exactOptional(),
+        requirements: size.requirements.exactOptional(),
         card: z
           .boolean()
           .exactOptional()

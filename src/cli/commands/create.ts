@@ -11,6 +11,7 @@ import { checkModelThere } from '../flags/offered.ts';
 import { parsePairs } from '../flags/options.ts';
 import { snapshotId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
+import { requirementsOf } from '../flags/requirement-flags.ts';
 import { type SandboxFlags, sandboxOptions } from '../flags/sandbox-flags.ts';
 import { duration } from '../output/table.ts';
 
@@ -29,7 +30,8 @@ export interface CreateFlags extends SandboxFlags {
 
 /** Text: the id alone on stdout, so that `id=$(neurovisor create)` works. */
 export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags): Promise<number> {
-  const request = createRequest(cli, flags);
+  const requirements = await requirementsOf(flags);
+  const request = { ...createRequest(cli, flags), requirements };
   await checkModelThere(control, flags.model);
   const { snapshot } = request;
   const info = await control.create(
@@ -53,10 +55,11 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
     if (boot === true)
       throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
-    if (sizes.some((one) => one !== undefined) || warm.length > 0) {
+    const lists = [warm, flags.with ?? [], flags.requirements || []];
+    if (sizes.some((one) => one !== undefined) || lists.some((list) => list.length > 0)) {
       throw new UsageError(
-        'a snapshot has its own size and warm list',
-        'omit --cpus, --memory, --memory-max, --disk and --warm',
+        'a snapshot has its own size, warm list and packages',
+        'omit --cpus, --memory, --memory-max, --disk, --warm, --with and --requirements',
       );
     }
   }

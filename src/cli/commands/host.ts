@@ -5,6 +5,7 @@ import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
+import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
 import { coarse, table } from '../output/table.ts';
 
@@ -35,7 +36,7 @@ function modelsText({ upstream, models }: HostInfo): string {
   return models === null || models.length === 0 ? upstream : `${upstream}: ${models.join(', ')}`;
 }
 
-export interface PoolFlags {
+export interface PoolFlags extends RequirementFlags {
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
@@ -60,7 +61,9 @@ export async function poolSet(
   const given = Object.entries(sizeOptions(flags)).filter(([, value]) => value !== undefined);
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
   const card = flags.card === true ? { card: true } : {};
-  const spec = { ...Object.fromEntries(given), ...warm, ...card };
+  const requirements = await requirementsOf(flags);
+  const packages = requirements.length === 0 ? {} : { requirements };
+  const spec = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
   const info = await withTemplateProgress(cli, clock, control.setPool({ min, max }, spec));
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);

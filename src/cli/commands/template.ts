@@ -10,11 +10,12 @@ import {
 import { type Runtime, SOURCE_DIR } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
 import { duration, table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export interface TemplateFlags {
+export interface TemplateFlags extends RequirementFlags {
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
@@ -27,7 +28,8 @@ export interface TemplateFlags {
 const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
-  const options = { ...sizeOptions(flags), warm: flags.warm };
+  const requirements = await requirementsOf(flags);
+  const options = { ...sizeOptions(flags), warm: flags.warm, requirements };
   await using runtime = await open(cli);
   const { key } = await runtime.prepareTemplate({ ...options, card: flags.card === true });
   cli.progress.close();
@@ -48,9 +50,10 @@ export async function templateList(cli: Cli): Promise<number> {
     mebibytes(one),
     one.current ? 'yes' : 'no',
     one.spec.card === true ? 'yes' : 'no',
+    namesOf(one),
     one.spec.warm.join(' '),
   ]);
-  const head = ['key', 'cpus', 'memory', 'disk', 'size', 'current', 'card', 'warm'];
+  const head = ['key', 'cpus', 'memory', 'disk', 'size', 'current', 'card', 'packages', 'warm'];
   cli.stdout.write(`${table(head, rows)}\n`);
   return 0;
 }
@@ -112,6 +115,7 @@ function show(cli: Cli, info: TemplateInfo): number {
     ['disk', `${info.spec.diskMib} MiB`],
     ['card', info.spec.card === true ? 'yes' : 'no'],
     ['size', mebibytes(info)],
+    ['packages', (info.spec.requirements ?? []).join(', ')],
     ['warm', modules.join(', ')],
     ['machine', info.machine],
     ['kernel', info.kernelDigest],
@@ -120,6 +124,14 @@ function show(cli: Cli, info: TemplateInfo): number {
   cli.stdout.write(`${table(['part', 'value'], rows)}\n`);
   return 0;
 }
+
+/** Of the packages that were asked for; the first few. */
+function namesOf({ spec: { requirements = [] } }: TemplateInfo): string {
+  const shown = requirements.slice(0, NAMES_SHOWN).join(' ');
+  return requirements.length > NAMES_SHOWN ? `${shown} …` : shown;
+}
+
+const NAMES_SHOWN = 3;
 
 /** Size on disk. */
 function mebibytes(info: TemplateInfo): string {

@@ -7,6 +7,7 @@ import * as ranges from '../flags/ranges.ts';
 import { SORTS } from '../top/picture.ts';
 import { type OutputFlags, perform, performThere } from './perform.ts';
 import {
+  addRequirementOptions,
   addSizeOptions,
   allowFieldOption,
   cardOption,
@@ -147,7 +148,7 @@ Examples:
     )
     .argument('<min>', 'minimum number of idle sandboxes', ranges.poolMin)
     .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
-  addSizeOptions(set)
+  addRequirementOptions(addSizeOptions(set))
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option(

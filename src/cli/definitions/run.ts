@@ -83,6 +83,10 @@ export function addRun(program: Command): void {
       '--model <name>',
       'default model of the guest: a name on the model server, or a .gguf file',
     )
+    .option(
+      '--no-requirements',
+      'do not install what the script (PEP 723) or the pyproject.toml of its project names',
+    )
     .option('--no-template', 'boot instead of cloning a template')
     .option('--daemon', 'fail if no daemon is running')
     .option('--no-daemon', 'start the microVM in this process, even if a daemon is running')
@@ -104,6 +108,7 @@ Examples:
   neurovisor run --workdir . --sync refactor.py
   neurovisor run --memory 1G --timeout 5m script.py -- --verbose input.txt
   neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
+  neurovisor run --with pandas,matplotlib plot.py
   neurovisor run -it
 `,
     )

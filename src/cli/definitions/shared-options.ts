@@ -93,8 +93,26 @@ export function addSandboxOptions(command: Command): Command {
     )
     .option(...RATE)
     .option(...DISK_LIMIT, collect, []);
+  addRequirementOptions(command);
   addPackageOptions(command);
   return addNetworkOptions(command, ' (default: none)');
+}
+
+/** `--with`, `--requirements` */
+export function addRequirementOptions(command: Command): Command {
+  return command
+    .option(
+      '--with <packages>',
+      'Python packages to install, for example pandas,matplotlib or "numpy<2"; the template with them is built once (repeatable)',
+      collect,
+      [],
+    )
+    .option(
+      '--requirements <path>',
+      'install what a requirements file, a pyproject.toml (with its uv.lock) or a directory with one names (repeatable)',
+      collect,
+      [],
+    );
 }
 
 /** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age`, `--packages-lock` */

@@ -2,7 +2,14 @@
 import type { Command } from 'commander';
 import type { TemplateFlags } from '../commands/template.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { addSizeOptions, cardOption, collect, memoryMaxOption, output } from './shared-options.ts';
+import {
+  addRequirementOptions,
+  addSizeOptions,
+  cardOption,
+  collect,
+  memoryMaxOption,
+  output,
+} from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
 
@@ -18,7 +25,7 @@ export function addTemplate(program: Command): void {
     .command('build')
     .summary('build a template')
     .description('Build a template, if it does not exist, and show its details.');
-  addSizeOptions(build)
+  addRequirementOptions(addSizeOptions(build))
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option(

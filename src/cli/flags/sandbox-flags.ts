@@ -9,6 +9,7 @@ import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv } from './options.ts';
 import { type PackageFlags, packageOptions } from './package-flags.ts';
 import * as ranges from './ranges.ts';
+import type { RequirementFlags } from './requirement-flags.ts';
 import { parseSecrets } from './secret-flags.ts';
 
 export interface NetworkFlags {
@@ -19,7 +20,7 @@ export interface NetworkFlags {
   readonly secret?: readonly string[];
 }
 
-export interface SandboxFlags extends NetworkFlags, PackageFlags {
+export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFlags {
   readonly env: readonly string[];
   readonly warm: readonly string[];
   readonly alias: readonly string[];

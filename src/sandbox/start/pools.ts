@@ -12,6 +12,8 @@ import { type PoolMember, WarmPool } from './warm-pool.ts';
 export interface OpenTemplate {
   readonly key: string;
   readonly spec: TemplateSpec;
+  /** The warm list of its guest: that of `spec`, and what its packages offer. A clone with another one imports anew. */
+  readonly warm: readonly string[];
   readonly source: CloneSource;
 }
 

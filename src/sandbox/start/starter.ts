@@ -67,6 +67,7 @@ export class Starter {
   async start(request: CreateRequest, signal: AbortSignal): Promise<Started> {
     const spec = this.#parts.makeSpec({ ...request, timeoutMs: null });
     await this.#requireNetwork(spec);
+    if (request.boot === true && needsTemplate(request)) throw withoutTemplate();
     const template = request.boot === true ? null : await this.#template(request, signal);
     if (template !== null) {
       const claimed = await this.#claim(template.key, spec, signal);
@@ -116,11 +117,12 @@ export class Starter {
   ): Promise<Started> {
     if (template !== null) {
       try {
-        const cloned = { ...spec, warm: template.spec.warm };
+        const cloned = { ...spec, warm: template.warm };
         const supervisor = await this.#startOne(cloned, template.source, signal);
         return { supervisor, origin: 'clone', isBound: true };
       } catch (error) {
         if (signal.aborted || isWithoutNetwork(error)) throw error;
+        if (needsTemplate(template.spec)) throw error;
         const reason = describeError(error);
         this.#parts.log.warn('a sandbox could not start from its template; it boots instead', {
           reason,
@@ -136,6 +138,7 @@ export class Starter {
       return await orAborted(this.#parts.templateFor(request, signal), signal);
     } catch (error) {
       if (signal.aborted) throw cancelled(signal);
+      if (needsTemplate(request)) throw error;
       const reason = describeError(error);
       this.#parts.log.warn('no template; a sandbox boots instead', { reason });
       return null;
@@ -204,9 +207,20 @@ export class Starter {
   async #startMember(template: OpenTemplate, signal: AbortSignal): Promise<Supervisor> {
     const { card = false, ...size } = template.spec;
     const network = card ? { mode: 'none' as const } : null;
-    const spec = this.#parts.makeSpec({ ...size, network });
+    const spec = this.#parts.makeSpec({ ...size, warm: template.warm, network });
     return await this.#startOne(spec, template.source, signal);
   }
+}
+
+/** Packages are only on the disks of templates, so a boot would lack them. */
+function needsTemplate({ requirements = [] }: Pick<SandboxOptions, 'requirements'>): boolean {
+  return requirements.length > 0;
+}
+
+function withoutTemplate(): SandboxError {
+  return new SandboxError('spec_invalid', 'a sandbox with packages starts from their template', {
+    remedy: 'omit boot (--no-template)',
+  });
 }
 
 function cancelled({ reason }: AbortSignal): SandboxError {

@@ -3,15 +3,19 @@
  * the one device that carries identity. Where the VMM can't plug a network card into a clone, a template for sandboxes
  * with a network has one that passes nothing and that its guest never configured.
  *
+ *     packages, if any: a first VM installs them into the disk (`install.ts`), and ends
+ *
  *     boot ─► hello ─► import, one canned call ─► one script ─► sync, drop caches
  *          ─► unplug vsock (open connections end) ─► stop, save devices ─► RAM without zeros, disk
  *
- * No user code runs here, so a template has nothing that a clone may not see.
+ * Beside the installation of packages no user code runs here, so a template has nothing that a clone may not see.
  */
 
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../../base/cleanup.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import { NO_PACKAGES, type PackagePolicy } from '../../base/package-policy.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
@@ -20,10 +24,12 @@ import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError, type SandboxErrorCode } from '../errors.ts';
 import { diskFullText } from '../events.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
+import { packageVariables } from '../packages.ts';
 import type { GuestMemory, SandboxParts, Workspace } from '../parts.ts';
 import { makeSpec, type SandboxSpec, type TemplateSpec } from '../spec.ts';
 import { FREE_SPACE } from '../vm/full-disk.ts';
 import { NetworkCard, NO_TRAFFIC } from '../vm/network-card.ts';
+import { installPackages } from './install.ts';
 import { TEMPLATE_BOOT_ARGS } from './template.ts';
 
 export interface TemplateParts
@@ -38,6 +44,7 @@ export interface TemplateParts
     | 'allocateCid'
     | 'listenForGuest'
     | 'leaseNetwork'
+    | 'attachPackages'
     | 'clock'
     | 'log'
   > {
@@ -49,6 +56,8 @@ export interface TemplateParts
   /** Copies without zeros. */
   keepMemory(from: string, to: string): Promise<void>;
   keepDisk(from: string, to: string): Promise<void>;
+  /** Within one file system. */
+  moveDisk(from: string, to: string): Promise<void>;
 }
 
 export interface TemplatePaths {
@@ -59,6 +68,8 @@ export interface TemplatePaths {
 
 export interface BuiltTemplate {
   readonly snapshot: VmSnapshot;
+  /** The warm list that its guest was given: that of the spec, and what its packages offer. */
+  readonly warm: readonly string[];
   readonly modules: readonly WarmModule[];
 }
 
@@ -70,6 +81,9 @@ export interface BuildOptions {
   readonly report: (fraction: number, detail: string) => void;
 }
 
+const PIP_ONLY: PackagePolicy = { ...NO_PACKAGES, ecosystems: ['pip'] };
+/** The share of the installation of packages in the build's progress. */
+const INSTALL_SHARE = 0.5;
 /** LangChain takes 10 to 20 s in software emulation; the guest's own limit is 180 s. */
 const WARM_MS_MAX = 200_000;
 /**
@@ -112,20 +126,29 @@ async function build(
 ): Promise<BuiltTemplate> {
   const { paths, report, signal } = options;
   const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false } = options.spec;
+  const { requirements = [] } = options.spec;
   const size = { cpus, memoryMib, memoryMaxMib, diskMib };
   const made = makeSpec({ ...size, warm, env: parts.env }, parts.hostCpus);
   const spec = { ...made, network: card ? NO_TRAFFIC : null };
   const workspace = await parts.makeWorkspace(spec);
   cleanup.push('workspace', () => workspace.remove());
-  report(0.02, 'boot');
-  const { vm, guest, memory } = await boot(parts, spec, workspace, signal, cleanup, onFull);
-  report(0.1, `import ${warm.length} modules`);
+  let offered: readonly string[] = [];
+  if (requirements.length === 0) await parts.makeOverlay(workspace.overlayPath, diskMib * MIB);
+  else
+    offered = await install(parts, options, { ...made, warm: [] }, workspace.overlayPath, onFull);
+  const share = requirements.length === 0 ? 0 : INSTALL_SHARE;
+  const warmReport: BuildOptions['report'] = (part, detail) =>
+    report(share + (1 - share) * part, detail);
+  warmReport(0.02, 'boot');
+  const warmed = { ...spec, warm: [...new Set([...warm, ...offered])] };
+  const { vm, guest, memory } = await boot(parts, warmed, workspace, signal, cleanup, onFull);
+  warmReport(0.1, `import ${warmed.warm.length} modules`);
   const modules = await warmUp(parts, { guest, vm, spec }, signal);
-  report(0.85, 'run a script');
+  warmReport(0.85, 'run a script');
   await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
   // A clone reads from the host's page cache faster than it would copy the guest's.
   await guest.settle({ dropCaches: true }, signal);
-  report(0.9, 'save');
+  warmReport(0.9, 'save');
   guest.suspend();
   await vm.vsockHotplug?.unplugVsock();
   signal.throwIfAborted();
@@ -133,7 +156,42 @@ async function build(
   if (snapshot === undefined) throw unsupported(parts);
   await parts.keepMemory(memory.path, paths.ram);
   await parts.keepDisk(workspace.overlayPath, paths.disk);
-  return { snapshot, modules };
+  return { snapshot, warm: warmed.warm, modules };
+}
+
+/**
+ * Makes a disk with packages, in a VM of its own: modules are imported at the next boot.
+ * @returns the modules that the packages offer
+ */
+async function install(
+  parts: TemplateParts,
+  { spec: { requirements = [] }, report, signal }: BuildOptions,
+  spec: SandboxSpec,
+  diskPath: string,
+  onFull: (trouble: DiskTrouble) => void,
+): Promise<readonly string[]> {
+  await using cleanup = new CleanupStack();
+  const env = { ...spec.env, ...packageVariables(PIP_ONLY, false) };
+  const own = { ...spec, id: newSandboxId(), env };
+  const workspace = await parts.makeWorkspace(own);
+  cleanup.push('workspace', () => workspace.remove());
+  const { channelPath, overlayPath } = workspace;
+  await parts.makeOverlay(overlayPath, spec.diskMib * MIB);
+  report(0, 'boot a VM that installs packages');
+  const port = await parts.attachPackages?.(own.id, channelPath, PIP_ONLY, () => undefined);
+  if (port === undefined) throw failed('this host serves no packages');
+  cleanup.push('package port', () => port.close());
+  const { vm, guest } = await boot(parts, own, workspace, signal, cleanup, onFull);
+  const installing = installPackages(guest, {
+    requirements,
+    report: (part, detail) => report(INSTALL_SHARE * part, detail),
+    signal,
+  });
+  const modules = await Promise.race([installing, died(vm)]);
+  await guest.settle({}, signal);
+  await vm.kill();
+  await parts.moveDisk(overlayPath, diskPath);
+  return modules;
 }
 
 async function boot(
@@ -146,7 +204,6 @@ async function boot(
 ): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
   if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
   const { channelPath, overlayPath } = workspace;
-  await parts.makeOverlay(overlayPath, spec.diskMib * MIB);
   const memory = parts.makeMemory(ramMib(spec) * MIB);
   cleanup.push('RAM', () => memory.close());
   const model = await parts.serveCannedModel(channelPath);
@@ -214,9 +271,10 @@ async function warmUp(
   );
   try {
     const modules = await orAborted(Promise.race([over.promise, died(vm)]), signal);
-    const wrong = modules.find((module) => module.error !== null);
+    // Modules that packages offer may need what nobody asked for; they are imported if they can be.
+    const wrong = modules.find(({ name, error }) => error !== null && spec.warm.includes(name));
     if (wrong !== undefined) throw unfit(`module ${wrong.name}: ${wrong.error}`);
-    return modules;
+    return modules.filter(({ error }) => error === null);
   } finally {
     cancel();
     stop();

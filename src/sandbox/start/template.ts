@@ -42,7 +42,7 @@ export const DEFAULT_TEMPLATE: TemplateSpec = { ...DEFAULTS, warm: DEFAULT_WARM 
 export const TEMPLATE_BOOT_ARGS: readonly string[] = ['init_on_free=1'];
 
 /** Increment when the build changes. */
-const FORMAT = 2;
+const FORMAT = 3;
 
 /** Whether a clone can become the requested sandbox: templates have a logged console. */
 export function canBeCloned({ console = 'log' }: SandboxOptions): boolean {
@@ -61,7 +61,7 @@ export function needsCard(
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
-  const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false } = spec;
+  const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false, requirements = [] } = spec;
   const parts = [
     FORMAT,
     [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
@@ -70,6 +70,7 @@ export function templateKey(inputs: TemplateInputs): string {
     Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)),
     TEMPLATE_BOOT_ARGS,
     ...(card ? ['card'] : []),
+    ...(requirements.length === 0 ? [] : [{ requirements }]),
   ];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }

@@ -16,7 +16,8 @@ export async function runInDaemon(cli: Cli, control: ControlPlane, job: RunJob):
   const { script, flags } = job;
   if (script === null) throw new UsageError('nothing to run');
   const model = flags.model === undefined ? {} : { defaultModel: flags.model };
-  const request = sandboxOptions(cli, flags, model);
+  const { requirements } = job;
+  const request = { ...sandboxOptions(cli, flags, model), requirements };
   await checkModelThere(control, flags.model);
   return await withSandbox(cli, control, request, async (sandbox) => {
     const { id } = sandbox.info;

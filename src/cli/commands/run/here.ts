@@ -24,6 +24,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const choice = modelChoice(flags.model);
   const request: CreateRequest = {
     ...sandboxOptions(cli, flags, choice.policy),
+    requirements: job.requirements,
     console: wantsConsole ? 'interactive' : 'log',
     boot: flags.template === false,
   };

@@ -44,6 +44,8 @@ export interface RunJob {
   readonly flags: RunFlags;
   /** What `--out` names. */
   readonly outs: readonly Out[];
+  /** Python packages, as lines of a requirements file. */
+  readonly requirements: readonly string[];
 }
 
 /** The output of `-o json`. */
@@ -84,6 +86,14 @@ export function checkJob(flags: RunFlags): void {
     const remedy = 'use -it for the console; without it, the script reads standard input';
     throw new UsageError(`${tty ? '-t' : '-i'} alone has no effect: -i and -t go together`, remedy);
   }
+}
+
+/** Packages are on the disk of a template, and these boot without one. @throws UsageError */
+export function checkRequirements(requirements: readonly string[], flags: RunFlags): void {
+  if (requirements.length === 0) return;
+  const boots = flags.template === false ? '--no-template' : flags.tty === true ? '-it' : null;
+  if (boots === null) return;
+  throw new UsageError(`${boots} excludes packages: they come with a template`, `omit ${boots}`);
 }
 
 /** The request to the guest. */

@@ -7,9 +7,10 @@ import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemo
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
+import { requirementsOf } from '../../flags/requirement-flags.ts';
 import { requireTerminal } from '../../output/terminal.ts';
 import { parseOuts, requireCopies } from '../../transfer/copies.ts';
-import { checkJob, type RunFlags, type RunJob } from './job.ts';
+import { checkJob, checkRequirements, type RunFlags, type RunJob } from './job.ts';
 import { requireWorkdir } from './placement.ts';
 import { moduleScript, readScript, type Script } from './script.ts';
 
@@ -31,7 +32,9 @@ export async function run(
   if (wantsConsole && script !== null && script.project !== null) {
     throw new UsageError('-it runs no directory and no module', 'bring it in with --copy');
   }
-  const job: RunJob = { script, args, flags, outs };
+  const requirements = await requirementsOf(flags, script);
+  checkRequirements(requirements, flags);
+  const job: RunJob = { script, args, flags, outs, requirements };
   await using control = await daemonFor(cli, flags);
   if (control !== null) {
     const { runInDaemon } = await import('./daemon.ts');

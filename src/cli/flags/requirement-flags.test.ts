@@ -1,0 +1,89 @@
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { requirementsOf } from './requirement-flags.ts';
+
+let dir = '';
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'nv-requirements-'));
+});
+afterAll(() => rm(dir, { recursive: true }));
+
+async function file(name: string, text: string): Promise<string> {
+  const path = join(dir, name);
+  await mkdir(join(path, '..'), { recursive: true });
+  await writeFile(path, text);
+  return path;
+}
+
+const script = (code: string, project: string | null = null) => ({ code, project });
+
+describe('requirementsOf', () => {
+  it('joins flags, files and the script’s metadata, in one order', async () => {
+    await file('a/more.txt', 'urllib3\n');
+    const path = await file('a/requirements.txt', 'Requests>=2\n-r more.txt\n');
+    const code = '# /// script\n# dependencies = ["rich", "requests >= 2"]\n# ///\n';
+    expect(
+      await requirementsOf({ with: ['zipp,Babel<3'], requirements: [path] }, script(code)),
+    ).toEqual(['babel<3', 'requests>=2', 'rich', 'urllib3', 'zipp']);
+    expect(await requirementsOf({})).toEqual([]);
+    expect(await requirementsOf({}, script('print(1)'))).toEqual([]);
+  });
+
+  it('a project that is run brings its own, unless --no-requirements', async () => {
+    await file('run/pyproject.toml', '[project]\ndependencies = ["p"]\n');
+    const program = script('# /// script\n# dependencies = ["s"]\n# ///\n', join(dir, 'run'));
+    expect(await requirementsOf({ with: ['w'] }, program)).toEqual(['p', 's', 'w']);
+    expect(await requirementsOf({ with: ['w'], requirements: false }, program)).toEqual(['w']);
+    expect(await requirementsOf({}, script('print(1)', dir))).toEqual([]);
+  });
+
+  it('reads the project of a directory', async () => {
+    await file('b/pyproject.toml', '[project]\ndependencies = ["b"]\nrequires-python = ">=3.9"\n');
+    await file('c/requirements.txt', 'c\n');
+    expect(await requirementsOf({ requirements: [join(dir, 'b'), join(dir, 'c')] })).toEqual([
+      'b',
+      'c',
+    ]);
+  });
+
+  it('asks uv for a lock file, and says what to do without it', async () => {
+    const path = await file('d/pyproject.toml', '[project]\ndependencies = ["d"]\n');
+    await file('d/uv.lock', 'version = 1\n');
+    await mkdir(join(dir, 'bin'), { recursive: true });
+    vi.stubEnv('PATH', join(dir, 'bin'));
+    try {
+      await expect(requirementsOf({ requirements: [path] })).rejects.toMatchObject({
+        message: expect.stringContaining('can be read only by uv'),
+        remedy: expect.stringContaining('uv export'),
+      });
+      const uv = await file('bin/uv', `#!/bin/sh\necho "d==1 --hash=sha256:${'a'.repeat(64)}"\n`);
+      await chmod(uv, 0o755);
+      expect(await requirementsOf({ requirements: [path] })).toEqual([
+        `d==1 --hash=sha256:${'a'.repeat(64)}`,
+      ]);
+      await writeFile(uv, '#!/bin/sh\nexit 2\n');
+      await expect(requirementsOf({ requirements: [path] })).rejects.toThrow('uv could not');
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+
+  it.each<[string, string, string]>([
+    ['none.txt', '', 'does not exist'],
+    ['wrong.toml', '[project', 'not TOML'],
+    ['py.toml', '[project]\nrequires-python = ">=3.12"\n', 'Python >=3.12 is required'],
+    ['e/x', '', 'neither pyproject.toml nor requirements.txt'],
+  ])('refuses %s', async (name, text, why) => {
+    const path = join(dir, name);
+    if (name === 'e/x') await mkdir(path, { recursive: true });
+    else if (text !== '') await file(name, text);
+    await expect(requirementsOf({ requirements: [path] })).rejects.toThrow(why);
+  });
+
+  it('refuses a script that needs another Python, before anything starts', async () => {
+    const code = '# /// script\n# requires-python = ">=3.13"\n# ///\n';
+    await expect(requirementsOf({}, script(code))).rejects.toMatchObject({ code: 'python_unfit' });
+  });
+});

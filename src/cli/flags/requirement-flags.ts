@@ -1,0 +1,141 @@
+/** Python packages of a new sandbox: `--with`, `--requirements`, and the metadata of the script itself. */
+import { execFile } from 'node:child_process';
+import { readFile, stat } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import { errorCode } from '../../base/errors.ts';
+import { MIB } from '../../base/units.ts';
+import { readRequirementsFile } from '../../requirements/file.ts';
+import { projectMetadata } from '../../requirements/project.ts';
+import { GUEST_PYTHON, requirePython } from '../../requirements/python.ts';
+import { parseRequirements, splitRequirements } from '../../requirements/requirement.ts';
+import { type ScriptMetadata, scriptMetadata } from '../../requirements/script-metadata.ts';
+import { UsageError } from '../failure.ts';
+
+export interface RequirementFlags {
+  readonly with?: readonly string[];
+  /** False with `--no-requirements`: what the script and its project name is not installed. */
+  readonly requirements?: readonly string[] | false;
+}
+
+/** What may name requirements of its own. */
+interface Program {
+  readonly code: string;
+  /** Directory; null: a script alone. */
+  readonly project: string | null;
+}
+
+/** A lock of thousands of packages, with their hashes. */
+const FILE_BYTES_MAX = 4 * MIB;
+const UV_MS_MAX = 60_000;
+
+/**
+ * The requirements of all sources, parsed and sorted: of the flags; of a script's inline metadata (PEP 723); of the
+ * pyproject.toml of a project that is run.
+ * @throws UsageError, RequirementsError
+ */
+export async function requirementsOf(
+  flags: RequirementFlags,
+  program: Program | null = null,
+): Promise<readonly string[]> {
+  const wanted = (flags.with ?? []).flatMap(splitRequirements);
+  if (flags.requirements === false) return parseRequirements(wanted);
+  for (const path of flags.requirements ?? []) wanted.push(...(await requirementsAt(path)));
+  if (program !== null) wanted.push(...(await ownRequirements(program)));
+  return parseRequirements(wanted);
+}
+
+async function ownRequirements({ code, project }: Program): Promise<readonly string[]> {
+  const metadata = scriptMetadata(code);
+  const own = metadata === null ? [] : fitting(metadata);
+  if (project === null) return own;
+  const file = join(project, 'pyproject.toml');
+  return (await isThere(file)) ? [...own, ...(await requirementsAt(file))] : own;
+}
+
+/** A requirements file, a pyproject.toml, or the directory of one or the other. */
+async function requirementsAt(path: string): Promise<readonly string[]> {
+  const file = (await isDirectory(path)) ? await fileIn(path) : path;
+  if (!file.endsWith('.toml')) return await readRequirementsFile(file, readNamed);
+  const metadata = projectMetadata(await readText(file));
+  const locked = await lockedBy(join(dirname(file), 'uv.lock'));
+  const required = fitting(metadata);
+  return locked ?? required;
+}
+
+function fitting({ dependencies, requiresPython }: ScriptMetadata): readonly string[] {
+  if (requiresPython !== null) requirePython(GUEST_PYTHON, requiresPython);
+  return dependencies;
+}
+
+async function fileIn(dir: string): Promise<string> {
+  for (const name of ['pyproject.toml', 'requirements.txt']) {
+    const path = join(dir, name);
+    if (await isThere(path)) return path;
+  }
+  throw new UsageError(
+    `${dir} has neither pyproject.toml nor requirements.txt`,
+    'name the file with the requirements',
+  );
+}
+
+/**
+ * The versions and hashes of a lock file, by the tool that writes it.
+ * @returns null: there is no lock file
+ */
+async function lockedBy(lock: string): Promise<readonly string[] | null> {
+  if (!(await isThere(lock))) return null;
+  const args = [
+    'export',
+    '--frozen',
+    '--no-dev',
+    '--no-emit-project',
+    '--no-header',
+    '--no-annotate',
+  ];
+  try {
+    const { stdout } = await promisify(execFile)('uv', [...args, '--quiet'], {
+      cwd: dirname(resolve(lock)),
+      timeout: UV_MS_MAX,
+      maxBuffer: FILE_BYTES_MAX,
+    });
+    return await readRequirementsFile(lock, async () => ({ path: lock, text: stdout }));
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') {
+      throw new UsageError(`uv could not read ${lock}`, 'try: uv export --frozen');
+    }
+    throw new UsageError(
+      `${lock} can be read only by uv, which is not installed`,
+      'install it (pip install uv), or name a file made by: uv export -o requirements.txt',
+    );
+  }
+}
+
+async function readNamed(
+  path: string,
+  from: string | null,
+): Promise<{ path: string; text: string }> {
+  const named = from === null ? path : resolve(dirname(from), path);
+  return { path: named, text: await readText(named) };
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    const { size } = await stat(path);
+    if (size > FILE_BYTES_MAX) throw new UsageError(`${path} is too large for requirements`);
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    const why = errorCode(error) === 'ENOENT' ? 'does not exist' : `can't be read: ${error}`;
+    throw new UsageError(`the requirements file ${path} ${why}`, 'check the path');
+  }
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => null);
+  return found?.isDirectory() === true;
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null)) !== null;
+}

@@ -1,0 +1,148 @@
+/**
+ * Installs Python packages into the disk of a guest that becomes a template. Its pip reaches the host's package gateway
+ * over the channel; the guest has no network card.
+ *
+ *     requirements ─► boot ─► pip ─► modules that the packages offer ─► sync ─► the VM ends, its disk stays
+ */
+import { once } from 'node:events';
+import type { Readable } from 'node:stream';
+import type { Guest } from '../../guest/guest.ts';
+import { SandboxError } from '../errors.ts';
+
+const REQUIREMENTS_PATH = '/run/neurovisor-requirements.txt';
+/** A large set in software emulation; the caller may cancel at any time. */
+const INSTALL_MS_MAX = 3_600_000;
+/** Of what pip printed last, for the error. */
+const ERROR_CHARACTERS_MAX = 1_500;
+/** Lines of pip's output at which it is taken to be half done: about what five packages print. */
+const LINES_OF_HALF = 20;
+/** Of modules to import in advance: more would cost more memory than they save time. */
+const MODULES_MAX = 32;
+
+/** Debian marks its Python as its own (PEP 668); in a guest nobody but its owner is disturbed. */
+const PIP = [
+  'python3',
+  '-m',
+  'pip',
+  'install',
+  '--no-input',
+  '--no-color',
+  '--no-cache-dir',
+  '--disable-pip-version-check',
+  '--root-user-action=ignore',
+  '--break-system-packages',
+  '--progress-bar=off',
+  '--requirement',
+  REQUIREMENTS_PATH,
+];
+
+/** Prints the modules at the top of the named distributions, a line each. Nothing of them is imported. */
+const LIST_MODULES = `
+import importlib.metadata, pathlib, re, sys
+wanted = {re.sub(r'[-_.]+', '-', name).lower() for name in sys.argv[1:]}
+found = set()
+for dist in importlib.metadata.distributions():
+    if re.sub(r'[-_.]+', '-', dist.metadata['Name'] or '').lower() not in wanted: continue
+    for path in dist.files or ():
+        top = pathlib.PurePosixPath(path).parts[0]
+        if top.endswith('.py'): top = top[:-3]
+        elif not str(path).startswith(top + '/__init__.'): continue
+        if top.isidentifier() and not top.startswith('_'): found.add(top)
+print(*sorted(found), sep='\\n')
+`;
+
+export interface Installation {
+  /** Lines of a requirements file, parsed. */
+  readonly requirements: readonly string[];
+  /** @param fraction a guess: pip does not say how much is left */
+  readonly report: (fraction: number, detail: string) => void;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * @returns the modules of the required packages, to import in advance
+ * @throws SandboxError `spec_invalid` with the end of pip's output
+ */
+export async function installPackages(
+  guest: Guest,
+  { requirements, report, signal }: Installation,
+): Promise<readonly string[]> {
+  const root = { user: 'root' };
+  await guest.files.write(REQUIREMENTS_PATH, `${requirements.join('\n')}\n`, root);
+  const started = await guest.exec(
+    { argv: PIP, user: 'root', timeoutMs: INSTALL_MS_MAX, stdin: false },
+    signal,
+  );
+  let seen = 0;
+  const lines = new LastLines((line) => {
+    seen += 1;
+    report(seen / (seen + LINES_OF_HALF), line);
+  });
+  const outputs = [lines.read(started.stdout), lines.read(started.stderr)];
+  const exit = await started.exit;
+  await Promise.all(outputs);
+  if (exit.exitCode !== 0) throw refused(lines.text());
+  return await modulesOf(guest, requirements.map(nameOf), signal);
+}
+
+async function modulesOf(
+  guest: Guest,
+  names: readonly string[],
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  const argv = ['python3', '-I', '-c', LIST_MODULES, ...names];
+  const listing = await guest.exec({ argv, user: 'root', stdin: false }, signal);
+  const lines = new LastLines(() => undefined);
+  listing.stderr.resume();
+  const read = lines.read(listing.stdout);
+  await listing.exit;
+  await read;
+  const modules = lines
+    .text()
+    .split('\n')
+    .filter((name) => /^[A-Za-z][A-Za-z0-9_]{0,99}$/.test(name));
+  return modules.slice(0, MODULES_MAX);
+}
+
+function nameOf(requirement: string): string {
+  return /^[a-z0-9-]+/.exec(requirement)?.[0] ?? requirement;
+}
+
+/** The last lines of a program's outputs, bounded. */
+class LastLines {
+  #text = '';
+  readonly #onLine: (line: string) => void;
+
+  constructor(onLine: (line: string) => void) {
+    this.#onLine = onLine;
+  }
+
+  async read(stream: Readable): Promise<void> {
+    let rest = '';
+    stream.setEncoding('utf8');
+    stream.on('data', (text: string) => {
+      const lines = (rest + text).split('\n');
+      rest = (lines.pop() ?? '').slice(-ERROR_CHARACTERS_MAX);
+      for (const line of lines) this.#take(line);
+    });
+    await once(stream, 'close');
+    if (rest !== '') this.#take(rest);
+  }
+
+  text(): string {
+    return this.#text.trim();
+  }
+
+  #take(line: string): void {
+    this.#text = `${this.#text}${line}\n`.slice(-ERROR_CHARACTERS_MAX);
+    if (line.trim() !== '') this.#onLine(line.trim().slice(0, 100));
+  }
+}
+
+function refused(output: string): SandboxError {
+  return new SandboxError('spec_invalid', 'the packages could not be installed', {
+    cause: output === '' ? 'pip printed nothing' : output,
+    remedy:
+      'check the names and versions; packages come from the index that pip uses on this host (pip config list)',
+  });
+}
