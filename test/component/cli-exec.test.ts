@@ -1,9 +1,11 @@
 /** `exec` and `run` with a daemon, in this process, on real guest agents. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { exec } from '../../src/cli/commands/exec.ts';
 import { runInDaemon } from '../../src/cli/commands/run/daemon.ts';
 import type { RunFlags } from '../../src/cli/commands/run/job.ts';
 import { endAfterLoss } from '../../src/cli/output/loss.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
@@ -217,6 +219,22 @@ describe('run with a daemon', () => {
     flags: { ...flags, ...more },
     outs: [],
     requirements: [],
+  });
+
+  it('asks for the packages of the job, and says that they take long', async () => {
+    const asked: CreateRequest[] = [];
+    await using control = new (class extends FakeControlPlane {
+      override async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+        asked.push(request);
+        await sleep(1_100);
+        return await super.create(request, signal);
+      }
+    })();
+    const { cli, stderr } = testCli({ stdin: '' });
+    const wanted = { ...job('print(1)'), requirements: ['pandas', 'rich>=13'] };
+    expect(await runInDaemon(cli, control, wanted)).toBe(0);
+    expect(asked).toEqual([expect.objectContaining({ requirements: wanted.requirements })]);
+    expect(stderr()).toContain('Install the packages into a template (built once)');
   });
 
   it('passes on output, arguments, environment and exit status, and removes the sandbox', async () => {

@@ -1,4 +1,5 @@
 /** Commands on whole sandboxes, in this process: effects and output. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
@@ -381,6 +382,8 @@ describe('pool', () => {
     const slow = Object.assign(Object.create(control), { setPool: () => built.promise });
     const { cli, stderr } = testCli();
     const setting = poolSet(cli, slow as FakeControlPlane, { min: 1, max: 1 }, { warm: [] }, clock);
+    // Requirements are read first.
+    await sleep(0);
     clock.advance(1000);
     expect(stderr()).toContain('template of this pool (built once) (about 45.0 s)');
     built.resolve(await control.setPool({ min: 1, max: 1 }));

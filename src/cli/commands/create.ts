@@ -1,4 +1,5 @@
 /** `neurovisor create`: creates a sandbox that runs until it is removed or its timeout. */
+import { systemClock } from '../../base/clock.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -14,6 +15,7 @@ import * as ranges from '../flags/ranges.ts';
 import { requirementsOf } from '../flags/requirement-flags.ts';
 import { type SandboxFlags, sandboxOptions } from '../flags/sandbox-flags.ts';
 import { duration } from '../output/table.ts';
+import { INSTALLING, withTemplateProgress } from '../output/template-progress.ts';
 
 export interface CreateFlags extends SandboxFlags {
   readonly label: readonly string[];
@@ -31,15 +33,20 @@ export interface CreateFlags extends SandboxFlags {
 /** Text: the id alone on stdout, so that `id=$(neurovisor create)` works. */
 export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags): Promise<number> {
   const requirements = await requirementsOf(flags);
-  const request = { ...createRequest(cli, flags), requirements };
+  const packages = requirements.length === 0 ? {} : { requirements };
+  const request = { ...createRequest(cli, flags), ...packages };
   await checkModelThere(control, flags.model);
   const { snapshot } = request;
-  const info = await control.create(
+  const creating = control.create(
     snapshot === undefined
       ? request
       : { ...request, snapshot: await snapshotId(control, snapshot) },
     cli.cancelled,
   );
+  const info =
+    requirements.length === 0
+      ? await creating
+      : await withTemplateProgress(cli, systemClock, INSTALLING, creating);
   if (cli.json) cli.printJson(info);
   else {
     cli.stderr.write(`${howItStarted(info)}\n${whyItBooted(info, flags)}`);

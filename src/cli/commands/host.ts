@@ -8,6 +8,7 @@ import { sandboxId } from '../flags/pick.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
 import { coarse, table } from '../output/table.ts';
+import { INSTALLING, withTemplateProgress } from '../output/template-progress.ts';
 
 export async function host(cli: Cli, control: ControlPlane): Promise<number> {
   const info = await control.host();
@@ -64,7 +65,9 @@ export async function poolSet(
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements };
   const spec = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
-  const info = await withTemplateProgress(cli, clock, control.setPool({ min, max }, spec));
+  const step = requirements.length === 0 ? PREPARING : INSTALLING;
+  const setting = control.setPool({ min, max }, spec);
+  const info = await withTemplateProgress(cli, clock, step, setting);
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);
   return 0;
@@ -80,29 +83,11 @@ export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
   sizeOptions(flags);
 }
 
-/** Longer than this, and the daemon is likely to build a template. */
-const QUIET_MS_MAX = 1000;
-/** A template build in software emulation on two cores. */
-const TEMPLATE_ESTIMATE_MS = 45_000;
-
-/** Shows progress if the work takes long. */
-async function withTemplateProgress<T>(cli: Cli, clock: Clock, work: Promise<T>): Promise<T> {
-  const { report } = cli.progress;
-  const askedAtMs = clock.now();
-  const stop = clock.after(QUIET_MS_MAX, () => {
-    const title = 'Prepare the template of this pool (built once)';
-    report({ kind: 'start', step: 'template', title, estimateMs: TEMPLATE_ESTIMATE_MS });
-  });
-  try {
-    const result = await cli.unlessCancelled(work);
-    const durationMs = clock.now() - askedAtMs;
-    report({ kind: 'done', step: 'template', cached: false, durationMs });
-    return result;
-  } finally {
-    stop();
-    cli.progress.close();
-  }
-}
+const PREPARING = {
+  title: 'Prepare the template of this pool (built once)',
+  // In software emulation on two cores.
+  estimateMs: 45_000,
+};
 
 function show(cli: Cli, list: readonly PoolInfo[]): number {
   if (cli.json) cli.printJson(list);

@@ -2,12 +2,15 @@
  * `neurovisor run` with a sandbox of the daemon. It starts from the daemon's pool, so nothing is set up here, and ends
  * with the session of this command, even if the command is killed.
  */
+
+import { systemClock } from '../../../base/clock.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
-import type { ControlPlane } from '../../../sandbox/control.ts';
+import type { ControlPlane, SandboxInfo } from '../../../sandbox/control.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
 import { checkModelThere } from '../../flags/offered.ts';
 import { sandboxOptions } from '../../flags/sandbox-flags.ts';
+import { INSTALLING, withTemplateProgress } from '../../output/template-progress.ts';
 import type { RunJob } from './job.ts';
 import { runScript, withSandbox } from './session.ts';
 
@@ -19,11 +22,22 @@ export async function runInDaemon(cli: Cli, control: ControlPlane, job: RunJob):
   const { requirements } = job;
   const request = { ...sandboxOptions(cli, flags, model), requirements };
   await checkModelThere(control, flags.model);
-  return await withSandbox(cli, control, request, async (sandbox) => {
-    const { id } = sandbox.info;
-    const usage = () => usageOf(control, id);
-    return await runScript(cli, control, { sandbox, script, job, usage });
-  });
+  const wait =
+    requirements.length === 0
+      ? undefined
+      : (creating: Promise<SandboxInfo>) =>
+          withTemplateProgress(cli, systemClock, INSTALLING, creating);
+  return await withSandbox(
+    cli,
+    control,
+    request,
+    async (sandbox) => {
+      const { id } = sandbox.info;
+      const usage = () => usageOf(control, id);
+      return await runScript(cli, control, { sandbox, script, job, usage });
+    },
+    wait,
+  );
 }
 
 /** Empty for an ended sandbox: the daemon has forgotten it. */

@@ -32,14 +32,16 @@ export interface RunSandbox {
 /**
  * Creates a sandbox for `work` and removes it afterwards. A second signal removes it at once, and so does a full host
  * file system, since a paused run could not be resumed.
+ * @param wait shows that the creation takes long
  */
 export async function withSandbox(
   cli: Cli,
   control: ControlPlane,
   request: CreateRequest,
   work: (sandbox: RunSandbox) => Promise<number>,
+  wait = (creating: Promise<SandboxInfo>): Promise<SandboxInfo> => creating,
 ): Promise<number> {
-  const info = await control.create(request, cli.cancelled);
+  const info = await wait(control.create(request, cli.cancelled));
   let removal: Promise<void> | undefined;
   const remove = (): Promise<void> => {
     removal ??= removeQuietly(cli, control, info.id);
