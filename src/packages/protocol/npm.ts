@@ -150,18 +150,18 @@ function npmVersion(
   ];
 }
 
-/** Subresource Integrity, and the older SHA-1 in hex. */
+/**
+ * Subresource Integrity, else the older SHA-1 in hex. One: the file is checked against it, and a lock must name the same,
+ * or a registry could have a locked digest beside that of another file.
+ */
 function digestsOf(integrity: string | undefined, shasum: string | undefined): Digest[] {
-  const digests: Digest[] = [];
   for (const one of (integrity ?? '').split(/\s+/)) {
     const [, base64] = /^sha512-([A-Za-z0-9+/]{86}==)$/.exec(one) ?? [];
     if (base64 === undefined) continue;
-    digests.push({ algorithm: 'sha512', hex: Buffer.from(base64, 'base64').toString('hex') });
+    return [{ algorithm: 'sha512', hex: Buffer.from(base64, 'base64').toString('hex') }];
   }
-  if (shasum !== undefined && /^[0-9a-f]{40}$/.test(shasum)) {
-    digests.push({ algorithm: 'sha1', hex: shasum });
-  }
-  return digests;
+  const isSha1 = shasum !== undefined && /^[0-9a-f]{40}$/.test(shasum);
+  return isSha1 ? [{ algorithm: 'sha1', hex: shasum }] : [];
 }
 
 class Packument implements Catalog {

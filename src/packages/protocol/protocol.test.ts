@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { NO_PACKAGES } from '../../base/package-policy.ts';
+import { PackageRules } from '../policy.ts';
 import { aptRoute } from './apt.ts';
 import type { Catalog, RawPage } from './artifact.ts';
 import { cargoPage, cargoRoute, parseCargoIndex } from './cargo.ts';
@@ -72,6 +74,16 @@ describe('parsePypiPage', () => {
     provenance: 'https://index.example/provenance',
   };
   const page = (...files: object[]) => raw({ files }, `${JSON_TYPE}; charset=utf-8`);
+
+  it('HTML: a page of 32 MiB with tags that do not end is read in one pass', () => {
+    const link = `<a href="x-1.0.tar.gz#sha256=${SHA256}">x</a>`;
+    const unfinished = '<a '.repeat(11_000_000);
+    const read = (body: string) => shown(parsePypiPage('x', raw(body, 'text/html')), JSON_TYPE);
+    // Each start of a tag would be followed up to the limit of one: minutes.
+    expect(JSON.parse(read(`${link}${unfinished}`)).files).toHaveLength(1);
+    expect(JSON.parse(read(`<a ${'x'.repeat(9000)}>${link}`)).files).toHaveLength(1);
+    expect(JSON.parse(read(`<a <a href="x-1.0.tar.gz#sha256=${SHA256}">`)).files).toHaveLength(1);
+  });
 
   it('writes known fields only, with links of the gateway', () => {
     const body = shown(parsePypiPage('x', page(file)), JSON_TYPE);
@@ -191,6 +203,23 @@ describe('parsePackument', () => {
     'dist-tags': { latest: '2.0.0', next: '3.0.0' },
     time: { '1.0.0': '2020-01-01T00:00:00Z', '2.0.0': '2021-01-01T00:00:00Z', modified: 'x' },
   };
+
+  it('a lock: a locked digest beside that of another file does not let the other file pass', () => {
+    const locked = Buffer.alloc(64, 2);
+    const lock = [`npm:x sha512:${locked.toString('hex')}`, `npm:x sha1:${'0'.repeat(40)}`];
+    const rules = new PackageRules({ ...NO_PACKAGES, ecosystems: ['npm'], lock });
+    const of = (dist: object): boolean => {
+      const tarball = 'https://r.example/x.tgz';
+      const page = { versions: { '1.0.0': version({ dist: { tarball, ...dist } }) } };
+      const file = parsePackument('x', raw(page)).find('x-1.0.0.tgz');
+      if (file === undefined) throw new Error('no such file');
+      return rules.permitsFile('npm', 'x', file, 0).ok;
+    };
+    expect(of({ integrity: `sha512-${locked.toString('base64')}` })).toBe(true);
+    expect(of({ shasum: '0'.repeat(40) })).toBe(true);
+    expect(of({ integrity: `${integrity} sha512-${locked.toString('base64')}` })).toBe(false);
+    expect(of({ integrity, shasum: '0'.repeat(40) })).toBe(false);
+  });
 
   it('writes what installing needs, and nothing else', () => {
     const body = JSON.parse(shown(parsePackument('x', raw(packument)))) as object;

@@ -130,13 +130,15 @@ function jsonFiles(page: RawPage): PypiFile[] {
   });
 }
 
-/** Tags of links. Attributes with quotes only: what indexes generate. */
-const ANCHOR = /<a\s([^>]{1,8192})>/gi;
-const ATTRIBUTE = /([a-zA-Z-]{1,40})\s*=\s*(?:"([^"]*)"|'([^']*)')|([a-zA-Z-]{1,40})(?=\s|$)/g;
+const ANCHOR = /<a\s/gi;
+const ANCHOR_CHARACTERS_MAX = 8192;
+/** With quotes only: what indexes generate. */
+const ATTRIBUTE =
+  /(?<![a-zA-Z-])([a-zA-Z-]{1,40})\s*=\s*(?:"([^"]*)"|'([^']*)')|([a-zA-Z-]{1,40})(?=\s|$)/g;
 
 function htmlFiles(page: RawPage): PypiFile[] {
   const files: PypiFile[] = [];
-  for (const [, inner = ''] of page.body.toString('utf8').matchAll(ANCHOR)) {
+  for (const inner of anchorsOf(page.body.toString('utf8'))) {
     if (files.length >= FILES_MAX) break;
     const attributes = new Map<string, string>();
     for (const [, key, double, single, bare] of inner.matchAll(ATTRIBUTE)) {
@@ -163,6 +165,20 @@ function htmlFiles(page: RawPage): PypiFile[] {
     );
   }
   return files;
+}
+
+/** What is in the tags of links. One pass, whatever the text: it may be 32 MiB of tags that do not end. */
+function* anchorsOf(text: string): Generator<string, void, undefined> {
+  let end = -1;
+  let readTo = 0;
+  for (const { index, 0: begin } of text.matchAll(ANCHOR)) {
+    const from = index + begin.length;
+    if (end < from) end = text.indexOf('>', from);
+    if (end < 0) return;
+    if (index < readTo || end - from > ANCHOR_CHARACTERS_MAX) continue;
+    readTo = end;
+    yield text.slice(from, end);
+  }
 }
 
 function decodeName(text: string): string {
