@@ -3,7 +3,7 @@ import { networkInterfaces } from 'node:os';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { Home } from '../home.ts';
-import { readAddress } from '../net/addresses/addresses.ts';
+import { facesOf, type IpAddress, readAddress } from '../net/addresses/addresses.ts';
 import { isMetadata, reservedRangeOf } from '../net/addresses/metadata.ts';
 import { createPackageGateway, type IndexSet, type PackageGateway } from '../packages/gateway.ts';
 import { hostFiles } from '../packages/host/host-files.ts';
@@ -22,17 +22,28 @@ export function openPackages({ home, log, fileHosts, indexes }: PackagesSettings
   return createPackageGateway({
     indexes: indexes ?? (() => readIndexes(hostFiles(process.env), fileHosts)),
     cacheDir: home.cacheDir,
-    isPublic: isPublicAddress,
+    isPublic: (address) => isPublicAddress(address),
     clock: systemClock,
     log,
   });
 }
 
-/** Of the public internet, no metadata service, and not this host's own. */
-export function isPublicAddress(text: string): boolean {
+/**
+ * Of the public internet, no metadata service, and not this host's own, also as an IPv6 address that stands for it.
+ * @param own addresses of this host
+ */
+export function isPublicAddress(text: string, own = ownAddresses()): boolean {
   const address = readAddress(text);
   if (address === undefined || reservedRangeOf(address) !== undefined) return false;
   if (isMetadata(address)) return false;
-  const own = Object.values(networkInterfaces()).flatMap((all = []) => all);
-  return !own.some((one) => one.address === text);
+  const mine = own.map((one) => readAddress(one)).filter((one) => one !== undefined);
+  const isSame = (one: IpAddress, other: IpAddress): boolean =>
+    one.family === other.family && one.value === other.value;
+  return !facesOf(address).some((face) => mine.some((one) => isSame(face, one)));
+}
+
+function ownAddresses(): readonly string[] {
+  return Object.values(networkInterfaces()).flatMap((all = []) =>
+    all.map(({ address }) => address),
+  );
 }
