@@ -131,8 +131,9 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
     metrics: () => metrics.list(),
     close() {
       pages.close();
-      files.close();
-      closing ??= Promise.all([...ports].map((port) => port.close())).then(() => upstream.close());
+      closing ??= Promise.all([files.close(), ...[...ports].map((port) => port.close())]).then(() =>
+        upstream.close(),
+      );
       return closing;
     },
   };

@@ -11,6 +11,7 @@ import {
   createPackageGateway,
   type IndexSet,
   type PackageFetch,
+  type PackagePort,
   type PackagesOptions,
 } from '../../src/packages/gateway.ts';
 import { startPackageIndex, type TestIndex } from './package-index.ts';
@@ -31,6 +32,9 @@ export interface PackageWorld extends AsyncDisposable {
   readonly fetches: PackageFetch[];
   /** Returns the socket of a new sandbox. */
   attach(policy: PackagePolicy | null): Promise<string>;
+  closeGateway(): Promise<void>;
+  /** Ends the sandbox of this socket. */
+  close(socketPath: string): Promise<void>;
 }
 
 /** @param indexes of the host; default: Python's alone, with a password */
@@ -51,18 +55,20 @@ export async function openPackageWorld(
     log: silentLog,
     ...more,
   });
-  let ports = 0;
+  const ports = new Map<string, PackagePort>();
   return {
     dir,
     index,
     fetches,
     async attach(policy) {
-      ports += 1;
-      const socketPath = join(dir, `v_${ports}`);
+      const socketPath = join(dir, `v_${ports.size + 1}`);
       const onFetch = (fetch: PackageFetch): void => void fetches.push(fetch);
-      await gateway.attach({ sandboxId: `sandbox${ports}`, socketPath, policy, onFetch });
+      const sandboxId = `sandbox${ports.size + 1}`;
+      ports.set(socketPath, await gateway.attach({ sandboxId, socketPath, policy, onFetch }));
       return socketPath;
     },
+    closeGateway: () => gateway.close(),
+    close: async (socketPath) => await ports.get(socketPath)?.close(),
     async [Symbol.asyncDispose]() {
       await gateway.close();
       await index[Symbol.asyncDispose]();

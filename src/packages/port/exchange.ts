@@ -8,6 +8,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { LoopTime } from '../../base/fairness/loop-time.ts';
 import type { Log } from '../../base/log.ts';
+import { orAborted, wait } from '../../base/time-limit.ts';
 import { PackageError } from '../errors.ts';
 import type { PackageFetch } from '../fetch-record.ts';
 import type { NameBudget } from '../name-budget.ts';
@@ -49,11 +50,15 @@ export class Exchange {
   readonly #context: ExchangeContext;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
+  readonly #gone = new AbortController();
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
     this.#context = context;
     this.#request = request;
     this.#response = response;
+    response.once('close', () => {
+      this.#gone.abort(new PackageError('canceled', 'the client left'));
+    });
   }
 
   /** Resolves when the answer is written or the connection gone. Never rejects. */
@@ -89,7 +94,7 @@ export class Exchange {
       this.#refuseRoute(route, permitted.refusal);
       return;
     }
-    const index = await catalogs.index(route.index);
+    const index = await this.#orGone(catalogs.index(route.index));
     if (index === undefined) {
       const message = `This host has no index of ${ecosystem} packages: configure one there.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
@@ -128,7 +133,7 @@ export class Exchange {
     const { catalogs, pageTime } = this.#context;
     const work: CountedWork = (job) => pageTime.run(job);
     await this.#turn();
-    const catalog = await catalogs.get(route, index, work);
+    const catalog = await this.#orGone(catalogs.get(route, index, work));
     if (route.kind === 'artifact') {
       await this.#artifact(route, catalog, index);
       return;
@@ -143,11 +148,12 @@ export class Exchange {
   /** Waits while this sandbox has taken too much of the event loop, which all share. */
   async #turn(): Promise<void> {
     const { pageTime, clock } = this.#context;
-    while (!pageTime.isOpen && !this.#response.destroyed) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      clock.after(Math.max(1, pageTime.waitMs), resolve);
-      await promise;
-    }
+    while (!pageTime.isOpen) await wait(clock, Math.max(1, pageTime.waitMs), this.#gone.signal);
+  }
+
+  /** What is shared goes on without a client that leaves; its request ends. */
+  #orGone<T>(work: Promise<T>): Promise<T> {
+    return orAborted(work, this.#gone.signal);
   }
 
   async #relay(route: RelayRoute, index: Index, isNew: boolean): Promise<void> {
@@ -172,7 +178,7 @@ export class Exchange {
       await this.#file(route, artifact, index, contentType);
       return;
     }
-    const { value: body, validators } = await catalogs.text(index, path);
+    const { value: body, validators } = await this.#orGone(catalogs.text(index, path));
     const { lastModified } = validators;
     const known = this.#request.headers['if-modified-since'];
     if (lastModified !== undefined && known === lastModified) {
@@ -189,7 +195,8 @@ export class Exchange {
     const { rules, catalogs } = this.#context;
     if (rules.policy.minAgeMs === null || infoPath === null) return null;
     // The description is of the module proxy, also for the checksum database.
-    return name === '' ? null : timeOfInfo((await catalogs.text(index, infoPath)).value);
+    if (name === '') return null;
+    return timeOfInfo((await this.#orGone(catalogs.text(index, infoPath))).value);
   }
 
   #permits({ ecosystem, name }: Route, file: Artifact): Checked<void> {
@@ -223,7 +230,7 @@ export class Exchange {
   }
 
   async #file(route: Route, artifact: Artifact, index: Index, contentType: string): Promise<void> {
-    const file = await this.#context.files.open(artifact, index);
+    const file = await this.#context.files.open(artifact, index, this.#gone.signal);
     try {
       await this.#sendFile(route, artifact, file, contentType);
     } finally {
@@ -285,7 +292,8 @@ export class Exchange {
       });
     };
     try {
-      for await (const chunk of file.read(from, to)) {
+      const expected = range === undefined ? sizeBytes : range.to - range.from;
+      for await (const chunk of exactly(file.read(from, to), expected)) {
         if (response.destroyed) break;
         bytes += chunk.length;
         if (!response.write(chunk)) await drained(response);
@@ -316,6 +324,7 @@ export class Exchange {
   }
 
   #fail(error: unknown, route: Route): void {
+    if (this.#gone.signal.aborted && error === this.#gone.signal.reason) return;
     const { sandboxId, log } = this.#context;
     const fields = { sandbox: sandboxId, package: route.name, error: describeError(error) };
     log.warn('a package could not be fetched', fields);
@@ -358,6 +367,26 @@ function lengthOf(
   if (range === undefined) return sizeBytes === null ? {} : { 'content-length': sizeBytes };
   const { from, to } = range;
   return { 'content-length': to - from, 'content-range': `bytes ${from}-${to - 1}/${sizeBytes}` };
+}
+
+/**
+ * The length in the head may be what a page says of the file. Were it wrong, the guest would take the rest of the file
+ * for the next answer.
+ * @param sizeBytes null: the answer has no length. @throws PackageError `upstream_invalid`
+ */
+async function* exactly(
+  chunks: AsyncIterable<Buffer>,
+  sizeBytes: number | null,
+): AsyncGenerator<Buffer, void, undefined> {
+  const wrong = (): PackageError =>
+    new PackageError('upstream_invalid', `the index says that the file has ${sizeBytes} bytes`);
+  let bytes = 0;
+  for await (const chunk of chunks) {
+    bytes += chunk.length;
+    if (sizeBytes !== null && bytes > sizeBytes) throw wrong();
+    yield chunk;
+  }
+  if (sizeBytes !== null && bytes !== sizeBytes) throw wrong();
 }
 
 /** Resolves when the guest has read enough, or is gone. */

@@ -6,6 +6,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
+import { orAborted } from '../../base/time-limit.ts';
 import { KIB } from '../../base/units.ts';
 import { PackageError } from '../errors.ts';
 import { CACHE_LIMITS } from '../limits.ts';
@@ -42,11 +43,13 @@ export class Download {
   #readers = 0;
   #handle: FileHandle | undefined;
   #cancelOrphan: (() => void) | undefined;
+  /** Resolves when it is complete or has left nothing. Never rejects. */
+  readonly ended: Promise<void>;
 
   constructor(options: DownloadOptions) {
     this.#options = options;
     this.#head.promise.catch((error: unknown) => ignore(error, 'readers report it'));
-    void this.#run();
+    this.ended = this.#run();
   }
 
   /** @throws PackageError: the index does not have it, or is unreachable */
@@ -65,7 +68,7 @@ export class Download {
       this.#readers -= 1;
       if (this.#readers > 0) return;
       this.#cancelOrphan = this.#options.clock.after(CACHE_LIMITS.orphanMs, () => this.cancel());
-      if (this.#state !== 'running') void this.#close();
+      if (this.#state !== 'running') this.#close();
     };
   }
 
@@ -73,18 +76,22 @@ export class Download {
     this.#aborter.abort(new PackageError('canceled', 'nobody reads the download'));
   }
 
-  /** Resolves to the size when the file is complete and its digest right. @throws PackageError */
-  async complete(): Promise<number> {
-    while (this.#state === 'running') await this.#change();
+  /**
+   * Resolves to the size when the file is complete and its digest right.
+   * @param signal of a reader that leaves
+   * @throws PackageError, the signal's reason
+   */
+  async complete(signal: AbortSignal): Promise<number> {
+    while (this.#state === 'running') await this.#change(signal);
     if (this.#state === 'failed') throw this.#failure;
     return this.#written;
   }
 
   /**
    * Yields the bytes from `from`, all but the last as they arrive. Call it between `join` and its end.
-   * @throws PackageError: the download failed
+   * @throws PackageError: the download failed; the signal's reason
    */
-  async *read(from: number): AsyncGenerator<Buffer, void, undefined> {
+  async *read(from: number, signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
     let at = from;
     for (;;) {
       if (this.#state === 'failed') throw this.#failure;
@@ -97,7 +104,7 @@ export class Download {
         at += bytesRead;
         yield buffer.subarray(0, bytesRead);
       } else if (this.#state === 'complete') return;
-      else await this.#change();
+      else await this.#change(signal);
     }
   }
 
@@ -106,9 +113,10 @@ export class Download {
     let path: string | undefined;
     let reserved = 0;
     try {
-      const answer = await fetch(this.#aborter.signal);
+      // First, since an answer without a place for its file would keep its connection.
       path = await store.temporary();
       this.#handle = await open(path, 'wx+', 0o600);
+      const answer = await fetch(this.#aborter.signal);
       this.#head.resolve(answer);
       const hash = digest === null ? null : createHash(digest.algorithm);
       for await (const chunk of answer.body) {
@@ -120,10 +128,12 @@ export class Download {
         this.#wake();
       }
       this.#check(answer, hash);
+      // No digest finds out what a crash of the host leaves of it.
+      if (digest === null) await this.#handle.datasync();
       await store.keep(path, key);
       this.#state = 'complete';
     } catch (error) {
-      if (path !== undefined) await rm(path, { force: true });
+      if (path !== undefined) await removed(path);
       this.#state = 'failed';
       this.#failure = error;
       this.#head.reject(error);
@@ -131,7 +141,7 @@ export class Download {
     store.release(reserved);
     onEnd();
     this.#wake();
-    if (this.#readers === 0) await this.#close();
+    if (this.#readers === 0) this.#close();
   }
 
   #check({ sizeBytes }: FileAnswer, hash: Hash | null): void {
@@ -144,8 +154,14 @@ export class Download {
     throw new PackageError('digest_mismatch', message);
   }
 
-  #change(): Promise<void> {
-    return new Promise((resolve) => this.#waiting.add(resolve));
+  async #change(signal: AbortSignal): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waiting.add(resolve);
+    try {
+      await orAborted(promise, signal);
+    } finally {
+      this.#waiting.delete(resolve);
+    }
   }
 
   #wake(): void {
@@ -154,10 +170,18 @@ export class Download {
     for (const resolve of waiting) resolve();
   }
 
-  async #close(): Promise<void> {
+  #close(): void {
     this.#cancelOrphan?.();
     const handle = this.#handle;
     this.#handle = undefined;
-    await handle?.close();
+    handle?.close().catch((error: unknown) => ignore(error, 'the file was only read'));
+  }
+}
+
+async function removed(path: string): Promise<void> {
+  try {
+    await rm(path, { force: true });
+  } catch (error) {
+    ignore(error, 'a later eviction removes it');
   }
 }

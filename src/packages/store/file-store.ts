@@ -24,7 +24,6 @@ const TEMPORARY_MS_MAX = 24 * 3_600_000;
 export class FileStore {
   readonly #dir: string;
   readonly #bytesMax: number;
-  #made: Promise<unknown> | undefined;
   /** Of downloads under way. */
   #temporaryBytes = 0;
   #evicting = Promise.resolve();
@@ -56,8 +55,8 @@ export class FileStore {
 
   /** A new file in the directory, for a download. */
   async temporary(): Promise<string> {
-    this.#made ??= mkdir(this.#dir, { recursive: true, mode: 0o700 });
-    await this.#made;
+    // Each time: its owner may have removed it.
+    await mkdir(this.#dir, { recursive: true, mode: 0o700 });
     return join(this.#dir, `.new-${randomUUID()}`);
   }
 
@@ -89,6 +88,11 @@ export class FileStore {
     this.#evicting = this.#evicting
       .then(() => this.#evict(path))
       .catch((error: unknown) => ignore(error, 'the next file evicts'));
+  }
+
+  /** Removes a file whose bytes have changed. */
+  async drop(key: string): Promise<void> {
+    await rm(this.#path(key), { force: true });
   }
 
   /** Resolves when the directory is within its bound. */

@@ -1,0 +1,170 @@
+/** Connections of a sandbox's package port that end early: nothing of them stays, and the port closes at once. */
+import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
+import { fileOf, type TestFile, type TestIndex } from '../support/package-index.ts';
+import {
+  fetchPackage as get,
+  openPackageWorld,
+  type PackageWorld,
+} from '../support/package-world.ts';
+
+const PIP: PackagePolicy = { ...NO_PACKAGES, ecosystems: ['pip'] };
+
+let world: PackageWorld;
+let index: TestIndex;
+
+beforeEach(async () => {
+  world = await openPackageWorld();
+  ({ index } = world);
+});
+afterEach(() => world[Symbol.asyncDispose]());
+
+const pathOf = ({ sha256, filename }: TestFile): string => `/pypi/files/${sha256}/${filename}`;
+const lines = (path: string, method = 'GET'): string =>
+  `${method} ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+
+/** Resolves when the port has the connection. */
+function open(socketPath: string, text: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(socketPath, () => socket.write(text, () => resolve(socket)));
+    socket.on('error', reject);
+  });
+}
+
+/** All that arrives until the port closes the connection or is silent. */
+function received(socketPath: string, text: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    const socket = connect(socketPath, () => socket.write(text));
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+    socket.on('error', reject);
+    socket.on('close', () => resolve(Buffer.concat(chunks).toString('latin1')));
+  });
+}
+
+describe('connections of a package port', () => {
+  it('pipelined requests whose client leaves: the port closes', async () => {
+    const large = fileOf('large-1.0.tar.gz', Buffer.alloc(4_000_000, 'large'));
+    index.add(large);
+    const port = await world.attach(PIP);
+    await get(port, pathOf(large));
+    // Nothing is read: the first answer fills the connection, the second waits for its turn.
+    const socket = await open(port, lines(pathOf(large)).repeat(3));
+    await new Promise((resolve) => socket.once('readable', resolve));
+    socket.destroy();
+    await world.close(port);
+  });
+
+  it('a client that leaves before the index answers: its request ends', async () => {
+    const asked = Promise.withResolvers<void>();
+    index.answer('/simple/slow/', () => asked.resolve());
+    const port = await world.attach(PIP);
+    await open(port, lines('/pypi/simple/slow/'));
+    await asked.promise;
+    await world.close(port);
+  });
+
+  it('HEAD of a file that the index sends without an end: the port closes', async () => {
+    const slow = fileOf('slow-1.0.tar.gz', Buffer.alloc(1000, 'slow'));
+    index.add(slow, (entry) => delete entry['size']);
+    const asked = Promise.withResolvers<void>();
+    index.answer(`/files/${slow.filename}`, (_request, response) => {
+      response.write('slow');
+      asked.resolve();
+    });
+    const port = await world.attach(PIP);
+    await open(port, lines(pathOf(slow), 'HEAD'));
+    await asked.promise;
+    await world.close(port);
+  });
+
+  it('a size that the page got wrong: the connection is cut, so no byte of the file passes for an answer', async () => {
+    const forged = 'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil';
+    const file = fileOf('lying-1.0.tar.gz', Buffer.from(`abcd${forged}`));
+    for (const size of [4, file.bytes.length + 10]) {
+      index.add(file, (entry) => Object.assign(entry, { size }));
+      index.answer(`/files/${file.filename}`, (_request, response) => {
+        response.write(file.bytes);
+        response.end();
+      });
+      await using own = await openPackageWorld(() => ({ pip: index.index }));
+      const port = await own.attach(PIP);
+      const last = lines('/none').replace('\r\n\r\n', '\r\nConnection: close\r\n\r\n');
+      const answer = await received(port, lines(pathOf(file)) + last);
+      expect(own.fetches.at(-1)).toMatchObject({ file: file.filename, outcome: 'cut' });
+      expect(answer).not.toContain('evil');
+      expect(answer).not.toContain('HTTP/1.1 404');
+    }
+  });
+
+  it('downloads that the end of the gateway interrupts leave no file', async () => {
+    const slow = fileOf('slow-1.0.tar.gz', Buffer.alloc(100_000, 'slow'));
+    index.add(slow);
+    const asked = Promise.withResolvers<void>();
+    index.answer(`/files/${slow.filename}`, (_request, response) => {
+      response.write(slow.bytes.subarray(0, 1000), () => asked.resolve());
+    });
+    const port = await world.attach(PIP);
+    const client = await open(port, lines(pathOf(slow)));
+    await new Promise((resolve) => client.once('readable', resolve));
+    await asked.promise;
+    await world.closeGateway();
+    expect(await readdir(join(world.dir, 'packages'))).toEqual([]);
+  });
+});
+
+describe('the directory of stored files', () => {
+  const file = fileOf('kept-1.0.tar.gz', Buffer.alloc(700_000, 'kept'));
+  const place = (): string => join(world.dir, 'packages', `sha256-${file.sha256}`);
+
+  it.each([
+    ['empty', Buffer.alloc(0)],
+    ['cut', file.bytes.subarray(0, 1000)],
+    ['with another last byte', Buffer.concat([file.bytes.subarray(0, -1), Buffer.from('x')])],
+  ])(
+    'a file that a crash of the host left %s: it is not served, and the next request gets it anew',
+    async (_what, damaged) => {
+      index.add(file);
+      const port = await world.attach(PIP);
+      expect((await get(port, pathOf(file))).body).toEqual(file.bytes);
+      await writeFile(place(), damaged);
+      const first = await get(port, pathOf(file));
+      expect([first.isCut, first.body.length < file.bytes.length]).toEqual([true, true]);
+      const second = await get(port, pathOf(file));
+      expect([second.status, second.isCut, second.body.equals(file.bytes)]).toEqual([
+        200,
+        false,
+        true,
+      ]);
+    },
+  );
+
+  it('removed while the gateway runs: the next download makes it', async () => {
+    index.add(file);
+    const port = await world.attach(PIP);
+    await get(port, pathOf(file));
+    await rm(join(world.dir, 'packages'), { recursive: true });
+    const answer = await get(port, pathOf(file));
+    expect([answer.status, answer.body.equals(file.bytes)]).toEqual([200, true]);
+  });
+
+  it('that can’t be made: the request fails, no connection to the index stays, and it works once it can', async () => {
+    index.add(file);
+    const port = await world.attach(PIP);
+    await symlink(join(world.dir, 'nowhere', 'at-all'), join(world.dir, 'packages'));
+    let open = 0;
+    index.answer(`/files/${file.filename}`, (request, response) => {
+      open += 1;
+      request.socket.once('close', () => (open -= 1));
+      response.write(file.bytes.subarray(0, 1000));
+    });
+    expect((await get(port, pathOf(file))).status).toBe(502);
+    await expect.poll(() => open).toBe(0);
+    await rm(join(world.dir, 'packages'));
+    index.answer(`/files/${file.filename}`, (_request, response) => void response.end(file.bytes));
+    expect((await get(port, pathOf(file))).status).toBe(200);
+  });
+});
