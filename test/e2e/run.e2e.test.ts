@@ -1,6 +1,6 @@
 /** `neurovisor run` as a process: streams, exit status, signals, usage errors and cleanup. */
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -141,6 +141,33 @@ except KeyboardInterrupt:
     const alive = await descendants(1);
     expect(alive.filter((one) => orphans.includes(one))).toEqual([]);
     expect(await cli(['run', '-c', 'print("next")']).result).toMatchObject({ stdout: 'next\n' });
+    await expectNothingLeft();
+  });
+
+  it('--workdir, --sync and --out: a project goes in, its changes and results come back', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'nv-results-'));
+    try {
+      await mkdir(join(dir, 'work/pkg'), { recursive: true });
+      await writeFile(join(dir, 'work/pkg/__init__.py'), 'VALUE = 42\n');
+      await writeFile(join(dir, 'work/notes.txt'), 'one\n');
+      const code = `
+import os, pkg
+open('notes.txt', 'a').write(f'{pkg.VALUE}\\n')
+os.makedirs('/home/user/plots'); open('/home/user/plots/a.bin', 'wb').write(bytes(range(256)))
+raise SystemExit(3)
+`;
+      const args = ['--workdir', 'work', '--sync', '--yes', '--out', '~/plots', '-c', code];
+      const { status, stderr } = await cli(['run', ...args], { cwd: dir }).result;
+      expect(status).toBe(3);
+      expect(stderr).toContain('  changed   notes.txt  4 B -> 7 B\n');
+      expect(stderr).toContain(' one\n+42\n');
+      expect(await readFile(join(dir, 'work/notes.txt'), 'utf8')).toBe('one\n42\n');
+      const every = Buffer.from([...Array(256).keys()]);
+      expect(await readFile(join(dir, 'plots/a.bin'))).toEqual(every);
+      expect((await readdir(join(dir, 'work'))).sort()).toEqual(['notes.txt', 'pkg']);
+    } finally {
+      await rm(dir, { recursive: true });
+    }
     await expectNothingLeft();
   });
 
