@@ -64,17 +64,21 @@ async function receive(
   const below = new CopyTarget(dirname(to));
   let succeeded = false;
   try {
-    const directories = plan.filter(({ entry }) => entry.type === 'directory');
-    for (const one of directories) await below.makeDirectory(one.to);
-    await someAtOnce(files, async ({ entry, from, to: path }) => {
-      const content = await guest.files.read(from, as);
-      await below.writeFile(path, entry.mode, progress.count(content));
-    });
+    // A directory of this machine keeps its mode: the guest could open it to everybody, or close it.
+    const made: typeof plan = [];
+    for (const one of plan) {
+      if (one.entry.type === 'directory' && (await below.makeDirectory(one.to))) made.push(one);
+    }
+    await someAtOnce(files, ({ entry, from, to: path }) =>
+      below.writeFile(path, entry.mode, async () =>
+        progress.count(await guest.files.read(from, as)),
+      ),
+    );
     for (const { entry, to: path } of plan) {
       if (entry.type === 'symlink') await below.makeLink(path, entry.symlinkTarget ?? '');
     }
     // Last, and deepest first: the mode may close a directory to its owner.
-    for (const one of directories.reverse()) await below.setMode(one.to, one.entry.mode);
+    for (const one of made.reverse()) await below.setMode(one.to, one.entry.mode);
     succeeded = true;
     return { path: to, files: files.length, bytes: progress.bytes };
   } finally {

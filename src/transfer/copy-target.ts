@@ -35,24 +35,34 @@ export class CopyTarget {
     this.#dir = dir;
   }
 
-  /** Keeps an existing directory. @throws CopyError `in_the_way` */
-  makeDirectory(path: string): Promise<void> {
-    return this.#inParent(path, async (at) => {
+  /** Keeps an existing directory. @returns whether there was none. @throws CopyError `in_the_way` */
+  async makeDirectory(path: string): Promise<boolean> {
+    let isNew = true;
+    await this.#inParent(path, async (at) => {
       try {
         await mkdir(at, { mode: 0o700 });
       } catch (error) {
         if (errorCode(error) !== 'EEXIST') throw error;
         if (!(await lstat(at)).isDirectory()) throw this.#inTheWay(path);
+        isNew = false;
       }
     });
+    return isNew;
   }
 
-  /** Writes all or nothing; an existing link is replaced, not followed. */
-  writeFile(path: string, mode: number, content: AsyncIterable<Uint8Array>): Promise<void> {
+  /**
+   * Writes all or nothing; an existing link is replaced, not followed.
+   * @param openContent called once the target can be written: a stream that nobody reads would stay open
+   */
+  writeFile(
+    path: string,
+    mode: number,
+    openContent: () => AsyncIterable<Uint8Array> | Promise<AsyncIterable<Uint8Array>>,
+  ): Promise<void> {
     return this.#replace(path, async (part) => {
       const file = await open(part, 'wx', 0o600);
       try {
-        await writeFile(file, content);
+        await writeFile(file, await openContent());
         await file.chmod(mode & 0o777);
       } finally {
         await file.close();

@@ -88,6 +88,36 @@ describe('listHere of a project', () => {
     await expect(listHere(dir, null)).rejects.toMatchObject({ code: 'invalid_source' });
   });
 
+  it.each([
+    ['a pipe', (path: string) => execFileSync('mkfifo', [path])],
+    ['a link to an endless file', (path: string) => symlink('/dev/zero', path)],
+    ['a link to itself', (path: string) => symlink('.gitignore', path)],
+  ])('rules that are %s of a stranger are not read', async (_, make) => {
+    await project({ 'a.txt': '' });
+    await make(join(dir, '.gitignore'));
+    expect(await listed()).toContain('a.txt');
+  });
+
+  it.each(['.gitignore', '.dockerignore'])(
+    'a line of %s that could match for hours is refused',
+    async (name) => {
+      await project({ [name]: 'x\n**/a/**/a/**/b\n' });
+      expect(await listed()).toEqual([name]);
+      await project({ [name]: `x\n${'**/a/'.repeat(12)}b\n`, [`${'a/'.repeat(90)}c`]: '' });
+      await expect(listed()).rejects.toMatchObject({
+        code: 'invalid_source',
+        message: `${join(dir, name)}: line 2 has more than 3 times **`,
+      });
+    },
+  );
+
+  it('more than 100 directories in each other are refused', async () => {
+    await project({ [`${'a/'.repeat(101)}c`]: '' });
+    await expect(listed()).rejects.toMatchObject({
+      message: `${dir}: more than 100 directories in each other`,
+    });
+  });
+
   it('more than 1 GiB is refused with the remedy, unless it is ignored', async () => {
     await project({ 'big.bin': '' });
     await truncate(join(dir, 'big.bin'), GIB + 1);

@@ -2,7 +2,8 @@
  * Files of a project that are no part of it: caches, environments and the history of its versions, and what its
  * `.gitignore` files and its `.dockerignore` list.
  */
-import { readFile } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import ignore, { type Ignore } from 'ignore';
 import { errorCode } from '../base/errors.ts';
@@ -12,6 +13,8 @@ import { CopyError } from './transfer.ts';
 /** At any depth. A guest that could write `.git` would run programs here: its hooks. */
 const NEVER: ReadonlySet<string> = new Set(['.git', '__pycache__', '.venv', 'node_modules']);
 const RULES_BYTES_MAX = MIB;
+/** In one line. The time of a match grows with the depth of a path to this power. */
+const ANY_DEPTHS_MAX = 3;
 
 export class IgnoreRules {
   /** Rules by directory, `''` the project itself. */
@@ -49,16 +52,33 @@ export class IgnoreRules {
 
 async function rulesOf(path: string): Promise<string> {
   try {
-    const bytes = await readFile(path);
-    if (bytes.length > RULES_BYTES_MAX) {
+    // A project of a stranger may have a pipe here, or a link to /dev/zero.
+    await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const info = await file.stat();
+    if (!info.isFile()) return '';
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(RULES_BYTES_MAX + 1));
+    if (bytesRead > RULES_BYTES_MAX) {
       throw new CopyError('invalid_source', `${path} is larger than ${RULES_BYTES_MAX / MIB} MiB`);
     }
-    return bytes.toString('utf8');
+    return checked(path, buffer.toString('utf8', 0, bytesRead));
   } catch (error) {
     const code = errorCode(error);
-    if (code === 'ENOENT' || code === 'EISDIR' || code === 'ENOTDIR') return '';
+    if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ELOOP' || code === 'ENXIO') return '';
     throw error;
   }
+}
+
+/** @throws CopyError `invalid_source`: a line could take forever to match */
+function checked(path: string, text: string): string {
+  const at = text
+    .split('\n')
+    .findIndex((line) => line.split(/(?:^|\/)\*\*+(?=\/|\s*$)/).length - 1 > ANY_DEPTHS_MAX);
+  if (at < 0) return text;
+  throw new CopyError(
+    'invalid_source',
+    `${path}: line ${at + 1} has more than ${ANY_DEPTHS_MAX} times **`,
+    { remedy: 'make several lines of it' },
+  );
 }
 
 /** Docker matches from the top: `*.log` there is `/*.log` of git. */

@@ -1,7 +1,10 @@
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { SumReader } from './checksums.ts';
 import { isSame } from './content.ts';
-import { staysInside } from './review.ts';
+import { applyChanges, type Change, staysInside } from './review.ts';
 
 describe('staysInside', () => {
   it.each([
@@ -55,4 +58,25 @@ describe('SumReader', () => {
     const endless = `${'x'.repeat(100_000)}\0${sum}  a\0`;
     expect(read(endless, 1000, 'a')).toEqual({ a: sum });
   });
+});
+
+it('applyChanges: files whose directory is gone leave no descriptor open', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-review-'));
+  try {
+    writeFileSync(join(dir, 'staged'), 'x');
+    const after = { type: 'file', mode: 0o644, bytes: 1, sha256: 'x' } as const;
+    const changes = Array.from({ length: 50 }, (_, at): Change => {
+      const path = `gone/${at}`;
+      const staged = join(dir, 'staged');
+      return { kind: 'created', path, before: null, after, staged, conflict: null };
+    });
+    const before = readdirSync('/proc/self/fd').length;
+    const applied = await applyChanges({ from: dir }, { changes });
+    expect(new Set(applied.map(({ kept }) => kept))).toEqual(
+      new Set(['its directory is gone on this machine']),
+    );
+    expect(readdirSync('/proc/self/fd').length - before).toBeLessThan(10);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 });

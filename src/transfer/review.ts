@@ -61,7 +61,7 @@ const CHANGED_HERE = 'it changed on this machine since it was sent';
 
 /**
  * @param staging an empty directory, which the caller removes
- * @param skip paths that are no part of the project, for example what else was copied there
+ * @param skip paths that, with all below them, are no part of the project, for example what else was copied there
  * @throws CopyError, GuestError `not_found`: the directory is gone
  */
 export async function reviewChanges(
@@ -111,11 +111,14 @@ export async function reviewChanges(
   const refusedPaths = new Set(refused.map(({ path }) => path));
   const isRefused = (path: string): boolean =>
     path !== '.' && (refusedPaths.has(path) || isRefused(dirname(path)));
+  // With all below it: what was sent there before is not deleted, only not looked at.
+  const isSkipped = (path: string): boolean =>
+    path !== '.' && (skip(path) || isSkipped(dirname(path)));
   const paths = new Set([...project.contents.keys(), ...there.keys()]);
   const conflicts = new ConflictFinder(project);
   const changes: Change[] = [];
   for (const path of [...paths].sort()) {
-    if (isRefused(path) || skip(path)) continue;
+    if (isRefused(path) || isSkipped(path)) continue;
     const before = project.contents.get(path) ?? null;
     const { content: after, staged } = there.get(path) ?? { content: null, staged: null };
     if (isSame(before, after)) continue;
@@ -287,7 +290,7 @@ export async function applyChanges(
     await attempt(change, async () => {
       if (after.type === 'file') {
         if (staged === null) await target.setFileMode(path, after.mode);
-        else await target.writeFile(path, after.mode, createReadStream(staged));
+        else await target.writeFile(path, after.mode, () => createReadStream(staged));
       } else if (after.type === 'symlink') await target.makeLink(path, after.target);
       else await target.makeDirectory(path);
     });

@@ -28,5 +28,6 @@ export function textDiff(path: string, before: Buffer | null, after: Buffer | nu
   return patch ?? null;
 }
 
-const isText = (bytes: Buffer): boolean =>
+/** Whether a diff of it could be shown. */
+export const isText = (bytes: Buffer): boolean =>
   bytes.length <= DIFF_BYTES_MAX && isUtf8(bytes) && !bytes.includes(0);

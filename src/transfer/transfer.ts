@@ -29,6 +29,8 @@ export class CopyError extends CodedError<CopyErrorCode> {}
 
 /** Entries of one copy; larger trees need an archive. */
 export const ENTRIES_MAX = 20_000;
+/** Directories on the way to an entry: each is opened for each file below it. */
+export const DEPTH_MAX = 100;
 /** The largest disk of a sandbox. A hostile guest may send endlessly. */
 const BYTES_MAX = 64 * GIB;
 /** Concurrent copies: each file takes a connection and a child process of the agent. */

@@ -5,7 +5,7 @@ import { CodedError, describeError, errorCode } from '../base/errors.ts';
 import { GIB } from '../base/units.ts';
 import type { ArchiveMember } from './archive.ts';
 import type { IgnoreRules } from './ignored.ts';
-import { CopyError, ENTRIES_MAX } from './transfer.ts';
+import { CopyError, DEPTH_MAX, ENTRIES_MAX } from './transfer.ts';
 
 export interface LocalEntry extends ArchiveMember {
   /** Path on this machine. */
@@ -45,6 +45,9 @@ export async function listHere(
       const target = await readable(from, readlink(from));
       entries.push({ type: 'symlink', ...entry, target });
     } else if (info.isDirectory()) {
+      if (rules !== null && path.split('/').length > DEPTH_MAX) {
+        throw invalid(`${source}: more than ${DEPTH_MAX} directories in each other`, NARROWER);
+      }
       entries.push({ type: 'directory', ...entry });
       await rules?.enter(source, path);
       for (const name of (await readable(from, readdir(from))).sort()) {

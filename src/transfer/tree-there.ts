@@ -1,7 +1,7 @@
 /** The files of a guest that a copy takes. The guest answers for them and is hostile. */
 import { join } from 'node:path';
 import type { FileEntry, Guest } from '../guest/link.ts';
-import { CopyError, ENTRIES_MAX, type FileAccess } from './transfer.ts';
+import { CopyError, DEPTH_MAX, ENTRIES_MAX, type FileAccess } from './transfer.ts';
 
 export interface GuestEntry {
   readonly entry: FileEntry;
@@ -29,7 +29,10 @@ export async function listThere(
   { skip = () => false, onOther = refuse }: ListOptions = {},
 ): Promise<readonly GuestEntry[]> {
   const plan: GuestEntry[] = [];
+  let listed = 0;
   const add = (one: GuestEntry): void => {
+    listed += 1;
+    if (listed > ENTRIES_MAX) throw tooMany(root.from, `${ENTRIES_MAX} files`);
     if (one.entry.type === 'other') onOther(one);
     else plan.push(one);
   };
@@ -37,6 +40,8 @@ export async function listThere(
   // The list grows during the walk.
   for (const { entry, from, path } of plan) {
     if (entry.type !== 'directory') continue;
+    const depth = path === '' ? 0 : path.split('/').length;
+    if (depth > DEPTH_MAX) throw tooMany(root.from, `${DEPTH_MAX} directories in each other`);
     const seen = new Set<string>();
     for (const child of await guest.files.list(from, as)) {
       const name = checkFileName(child.name);
@@ -44,16 +49,16 @@ export async function listThere(
       seen.add(name);
       const below = join(path, name);
       if (skip(below, child.type === 'directory')) continue;
-      if (plan.length >= ENTRIES_MAX) {
-        throw new CopyError('invalid_source', `${root.from}: more than ${ENTRIES_MAX} files`, {
-          remedy: 'copy an archive instead',
-        });
-      }
       add({ entry: child, from: `${from}/${name}`, path: below });
     }
   }
   return plan;
 }
+
+const tooMany = (from: string, what: string): CopyError =>
+  new CopyError('invalid_source', `${from}: more than ${what}`, {
+    remedy: 'copy an archive instead',
+  });
 
 function refuse({ from }: GuestEntry): void {
   throw new CopyError('invalid_source', `${from}: neither a file nor a directory`);

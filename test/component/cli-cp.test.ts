@@ -21,6 +21,7 @@ import { cp } from '../../src/cli/commands/cp.ts';
 import { requireCopies } from '../../src/cli/transfer/copies.ts';
 import type { FileEntry, Guest } from '../../src/guest/link.ts';
 import { copyOut } from '../../src/transfer/copy-out.ts';
+import { listThere } from '../../src/transfer/tree-there.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 
@@ -314,6 +315,33 @@ describe('cp from a hostile guest', () => {
     expect(await treeOf(join(here, 'outside'))).toEqual({
       kept: expect.stringContaining(Buffer.from('mine').toString('hex')),
     });
+  });
+
+  it('leaves the mode of a directory that is here', async () => {
+    await mkdir(join(here, 'in/a'), { recursive: true, mode: 0o750 });
+    const open = { type: 'directory', mode: 0o777 } as const;
+    const lists = { '/src/.': [entry('a', open), entry('b', open)] };
+    await copyOut(guestWith(entry('src', open), lists), '/src/.', join(here, 'in'));
+    expect(await treeOf(here)).toEqual({
+      in: 'directory 750',
+      'in/a': 'directory 750',
+      'in/b': 'directory 777',
+    });
+  });
+
+  it('gives up on directories without end, and on pipes without end', async () => {
+    const endless = guestWith(directory('src'), {});
+    Object.assign(endless.files, { list: async () => [directory('d'.repeat(255))] });
+    await expect(out(endless, join(here, 'out'))).rejects.toMatchObject({
+      code: 'invalid_source',
+      message: expect.stringContaining('100 directories'),
+    });
+    const pipes = Array.from({ length: 15_000 }, (_, n) => entry(`p${n}`, { type: 'other' }));
+    const lists = { '/src': [directory('a'), ...pipes], '/src/a': pipes };
+    const root = { entry: directory('src'), from: '/src', path: '' };
+    const listing = listThere(guestWith(directory('src'), lists), root, {}, { onOther: () => {} });
+    await expect(listing).rejects.toMatchObject({ code: 'invalid_source' });
+    expect(await readdir(here)).toEqual([]);
   });
 
   it('ignores mode bits above the permissions', async () => {

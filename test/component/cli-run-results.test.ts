@@ -289,7 +289,7 @@ os.makedirs('__pycache__'); open('__pycache__/x.pyc', 'w').write('x')
   deleted   gone.txt  5 B
   created   new/
   created   new/data.bin  256 B
-  changed   tool.sh  10 B -> 10 B
+  changed   tool.sh  10 B -> 10 B  mode 644 -> 755
 
 --- a/a.txt
 +++ b/a.txt
@@ -321,6 +321,16 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     expect(await readFile(join(work, 'a.txt'), 'utf8')).toBe('one\n2\nthree\n');
     expect((await stat(join(work, 'tool.sh'))).mode & 0o777).toBe(0o755);
     expect((await sync('pass', '--yes')).stderr).toBe(`neurovisor: no changes in ${work}\n`);
+  });
+
+  it('--copy into the directory: what was sent there before is kept', async () => {
+    await mkdir(join(work, 'data'));
+    await writeFile(join(work, '.gitignore'), 'data/*.csv\n');
+    await writeFile(join(work, 'data/README'), 'mine');
+    await writeFile(join(work, 'data/big.csv'), '1');
+    const { stderr } = await sync('open("data/big.csv")', '--yes', '--copy', 'work/data:work');
+    expect(stderr).toBe(`neurovisor: no changes in ${work}\n`);
+    expect((await readdir(join(work, 'data'))).sort()).toEqual(['README', 'big.csv']);
   });
 
   it('a file that changed here meanwhile is a conflict: named, kept, 123', async () => {

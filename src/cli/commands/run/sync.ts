@@ -14,7 +14,7 @@ import type { Content } from '../../../transfer/content.ts';
 import { CopyTarget } from '../../../transfer/copy-target.ts';
 import type { SentProject } from '../../../transfer/project.ts';
 import { applyChanges, type Change, type Review, reviewChanges } from '../../../transfer/review.ts';
-import { DIFF_BYTES_MAX, textDiff } from '../../../transfer/text-diff.ts';
+import { DIFF_BYTES_MAX, isText, textDiff } from '../../../transfer/text-diff.ts';
 import type { Cli } from '../../cli.ts';
 import { failureText, UsageError } from '../../failure.ts';
 import { confirm, hasQuestions } from '../../output/confirm.ts';
@@ -49,6 +49,9 @@ export interface SyncOptions {
 /** Files whose difference is shown, and their lines together; the list is always complete. */
 const DIFFS_MAX = 200;
 const LINES_MAX = 2_000;
+/** Text files that are too different for a diff: finding that out takes half a second each. */
+const FAILED_DIFFS_MAX = 20;
+const EMPTY = Buffer.alloc(0);
 
 /** Reports for people on stderr, unless `-o json` is given. Never rejects: a failure is in the report. */
 export async function syncBack(
@@ -68,7 +71,7 @@ export async function syncBack(
     const review = await reviewChanges(guest, project, staging, options);
     cli.progress.close();
     const { changes } = review;
-    say(await reviewText(project, review));
+    say(await reviewText(project, review, cli.cancelled));
     const open = changes.filter(({ conflict }) => conflict === null);
     const isApplied = open.length > 0 && (await isWanted(cli, project, open.length, yes, say));
     const applied = isApplied ? await applyChanges(project, review) : [];
@@ -123,6 +126,7 @@ async function isWanted(
 export async function reviewText(
   { from }: Pick<SentProject, 'from'>,
   { changes, refused }: Review,
+  signal?: AbortSignal,
 ): Promise<string> {
   if (changes.length === 0 && refused.length === 0) {
     return `neurovisor: no changes in ${plain(from)}`;
@@ -139,7 +143,7 @@ export async function reviewText(
   for (const { path, reason } of refused) {
     lines.push(`  refused   ${plain(path)}: ${plain(reason)}`);
   }
-  return [...lines, ...(await diffLines(from, changes))].join('\n');
+  return [...lines, ...(await diffLines(from, changes, signal))].join('\n');
 }
 
 function sizes(before: Content | null, after: Content | null): string {
@@ -147,19 +151,34 @@ function sizes(before: Content | null, after: Content | null): string {
     content?.type === 'file' ? inUnits(content.bytes) : null;
   if (after?.type === 'symlink') return ` -> ${plain(after.target)}`;
   const [from, to] = [size(before), size(after)];
-  if (from !== null && to !== null) return `  ${from} -> ${to}`;
-  return from === null && to === null ? '' : `  ${to ?? from}`;
+  const mode = modes(before, after);
+  if (from !== null && to !== null) return `  ${from} -> ${to}${mode}`;
+  return from === null && to === null ? '' : `  ${to ?? from}${mode}`;
 }
 
-async function diffLines(from: string, changes: readonly Change[]): Promise<readonly string[]> {
+/** Permissions, where they change or let a new file run. */
+function modes(before: Content | null, after: Content | null): string {
+  if (after?.type !== 'file') return '';
+  const to = after.mode.toString(8);
+  if (before?.type !== 'file') return (after.mode & 0o111) === 0 ? '' : `  mode ${to}`;
+  return before.mode === after.mode ? '' : `  mode ${before.mode.toString(8)} -> ${to}`;
+}
+
+async function diffLines(
+  from: string,
+  changes: readonly Change[],
+  signal?: AbortSignal,
+): Promise<readonly string[]> {
   const here = new CopyTarget(from);
   const lines: string[] = [];
   let shown = 0;
+  let failed = 0;
   let hidden = 0;
   for (const { path, before, after, staged, conflict } of changes) {
     if (conflict !== null || (before?.type !== 'file' && after?.type !== 'file')) continue;
     if (staged === null && after !== null) continue;
-    if (shown >= DIFFS_MAX || lines.length >= LINES_MAX) {
+    signal?.throwIfAborted();
+    if (shown >= DIFFS_MAX || failed >= FAILED_DIFFS_MAX || lines.length >= LINES_MAX) {
       hidden += 1;
       continue;
     }
@@ -170,7 +189,10 @@ async function diffLines(from: string, changes: readonly Change[]): Promise<read
       continue;
     }
     const diff = textDiff(path, old, content);
-    if (diff === null) continue;
+    if (diff === null) {
+      if (isText(old ?? EMPTY) && isText(content ?? EMPTY)) failed += 1;
+      continue;
+    }
     shown += 1;
     lines.push('', ...plainLines(diff.trimEnd()).split('\n'));
   }
