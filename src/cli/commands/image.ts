@@ -2,6 +2,7 @@
 
 import { systemClock } from '../../base/clock.ts';
 import { describeError, errorCode, remedyOf } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
 import {
@@ -108,7 +109,12 @@ interface Opened extends AsyncDisposable {
   readonly context: ImagesContext;
 }
 
-function open(cli: Cli): Opened {
+/** @param start opens the runtime whose VMs build images */
+export function open(
+  cli: Cli,
+  start: () => Promise<Runtime> = () =>
+    openRuntime(cli, { withoutModel: true, keepsProgress: true }),
+): Opened {
   let runtime: Promise<Runtime> | undefined;
   const context: ImagesContext = {
     home: resolveHome(cli.config.home),
@@ -117,7 +123,7 @@ function open(cli: Cli): Opened {
     log: cli.log,
     quotaBytes: cli.config.imageQuotaBytes,
     runtime() {
-      runtime ??= openRuntime(cli, { withoutModel: true, keepsProgress: true });
+      runtime ??= start();
       return runtime;
     },
   };
@@ -125,7 +131,10 @@ function open(cli: Cli): Opened {
     images: openImages(context),
     context,
     async [Symbol.asyncDispose]() {
-      await (await runtime)?.close();
+      const opened = await runtime?.catch((error: unknown) =>
+        ignore(error, 'the pull has failed with it'),
+      );
+      await opened?.close();
     },
   };
 }
