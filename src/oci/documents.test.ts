@@ -218,6 +218,15 @@ describe('parseConfig', () => {
   });
 });
 
+it.each([
+  ['an object', '{"toString": null, "valueOf": null}'],
+  ['lists in each other', '['.repeat(200_000) + ']'.repeat(200_000)],
+  ['a list', '["application/vnd.oci.image.manifest.v1+json"]'],
+])('parseDocument: refuses a type that is %s', (_, type) => {
+  const document = Buffer.from(`{"schemaVersion": 2, "mediaType": ${type}}`);
+  expect(failing(() => parseDocument(document))).toMatchObject({ code: 'image_invalid' });
+});
+
 it('chainId: of one layer its own, of several that of the specification', () => {
   expect(chainId([hex('a')])).toBe(hex('a'));
   const two = digestOf(Buffer.from(`${hex('a')} ${hex('b')}`));

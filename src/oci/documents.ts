@@ -193,11 +193,14 @@ export function parseDocument(
       'Push the image again with a newer Docker.',
     );
   }
-  if (mediaType !== undefined && ![...INDEX_TYPES, ...MANIFEST_TYPES].includes(`${mediaType}`)) {
+  if (mediaType !== undefined && typeof mediaType !== 'string') {
+    throw invalid('manifest', 'its type is not text');
+  }
+  if (mediaType !== undefined && ![...INDEX_TYPES, ...MANIFEST_TYPES].includes(mediaType)) {
     throw unsupported(`its manifest has the type ${shown(mediaType)}`);
   }
   const isIndex = manifests !== undefined;
-  if ((isIndex ? MANIFEST_TYPES : INDEX_TYPES).includes(`${mediaType}`)) {
+  if (mediaType !== undefined && (isIndex ? MANIFEST_TYPES : INDEX_TYPES).includes(mediaType)) {
     // A document that is one kind by its type and another by its content could be read as either.
     throw invalid('manifest', 'its type and its content differ');
   }
@@ -379,7 +382,7 @@ function check<T>(schema: z.ZodType<T>, json: unknown, what: string): T {
 }
 
 /** A registry's text, short and on one line. */
-const shown = (given: unknown): string => JSON.stringify(String(given).slice(0, 100)).slice(1, -1);
+const shown = (given: string): string => JSON.stringify(given.slice(0, 100)).slice(1, -1);
 
 function invalid(what: string, cause: unknown): OciError {
   return new OciError('image_invalid', `the image has an invalid ${what}`, {

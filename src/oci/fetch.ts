@@ -53,6 +53,8 @@ export interface FetchOptions {
   readonly reference: Reference;
   /** As images call it: `amd64`, `arm64`. */
   readonly architecture: string;
+  /** A new private directory on the file system of the cache, which the caller removes. */
+  readonly dir: string;
   readonly signal: AbortSignal;
   readonly limits?: FetchLimits | undefined;
   /** For tests. */
@@ -95,7 +97,6 @@ export interface Fetched {
 }
 
 /**
- * @param dir a new directory on the file system of the cache, which the caller removes
  * @param cached paths of blobs that the cache has; they are not fetched again
  * @param onBytes how much of the total is there
  * @throws OciError
@@ -103,11 +104,11 @@ export interface Fetched {
 export async function fetchImage(
   options: FetchOptions,
   resolved: Resolved,
-  dir: string,
   cached: (digest: string) => string | null,
   onBytes: (bytes: number, total: number) => void,
 ): Promise<Fetched> {
   const { reference, architecture, limits = FETCH_LIMITS } = options;
+  const dir = join(options.dir, 'image');
   const { layers, config } = resolved.manifest;
   const blobs = new Map([config, ...layers].map((blob) => [blob.digest, blob]));
   const total = [...blobs.values()].reduce((sum, blob) => sum + blob.bytes, 0);
@@ -124,12 +125,13 @@ export async function fetchImage(
     }
   }
   const platform = [`--override-os=linux`, `--override-arch=${architecture}`];
-  await watched(options, dir, total, onBytes, (signal) =>
-    runSkopeo([...platform, 'copy', '--quiet', ...copy.args], {
-      ...skopeoOptions(options),
-      signal,
-    }),
-  );
+  // Of an archive that is compressed, skopeo makes a copy first that is not.
+  const archiveBytesMax = reference.repository === null ? limits.imageBytesMax : 0;
+  await skopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
+    bytesMax: total + archiveBytesMax,
+    cause: 'it is larger than its manifest says',
+    onBytes: (bytes) => onBytes(Math.min(bytes, total), total),
+  });
   return await readFetched(options, resolved, copy);
 }
 
@@ -170,7 +172,9 @@ async function readFetched(
 ): Promise<Fetched> {
   const { digest, manifest } = await readManifest(manifestPath, resolved);
   if (resolved.digest !== null && digest !== resolved.digest) throw altered('manifest');
-  const document = await readBounded(blobPath(manifest.config.digest), 'configuration');
+  const configPath = blobPath(manifest.config.digest);
+  if ((await sizeOf(configPath)) === null) throw altered('configuration');
+  const document = await readBounded(configPath, 'configuration');
   if (digestOf(document) !== manifest.config.digest) throw altered('configuration');
   const config = parseConfig(document);
   requirePlatform(config.platform, architecture);
@@ -180,10 +184,19 @@ async function readFetched(
     });
   }
   for (const layer of manifest.layers) {
-    const { size } = await stat(blobPath(layer.digest));
-    if (size !== layer.bytes) throw altered('layer');
+    if ((await sizeOf(blobPath(layer.digest))) !== layer.bytes) throw altered('layer');
   }
   return { digest, manifest, config, blobPath };
+}
+
+/** Null: skopeo, which reads names of JSON in any case, has fetched other blobs than the manifest names. */
+async function sizeOf(path: string): Promise<number | null> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return null;
+    throw error;
+  }
 }
 
 async function readManifest(
@@ -211,11 +224,41 @@ async function inspect(
 ): Promise<Buffer> {
   const platform =
     architecture === undefined ? [] : ['--override-os=linux', `--override-arch=${architecture}`];
-  return await runSkopeo([...platform, 'inspect', '--raw', source], skopeoOptions(options));
+  const { imageBytesMax } = options.limits ?? FETCH_LIMITS;
+  return await skopeo(options, [...platform, 'inspect', '--raw', source], {
+    bytesMax: imageBytesMax,
+    cause: `it has more than ${Math.floor(imageBytesMax / MIB)} MiB`,
+    onBytes: () => undefined,
+  });
 }
 
-function skopeoOptions({ signal, program, reference }: FetchOptions) {
-  return { signal, program, image: reference.text };
+function silent(image: string, ms: number): OciError {
+  return new OciError('registry_failed', `fetching ${image} was stopped`, {
+    cause: `nothing came for ${Math.round(ms / 1000)} s`,
+    remedy: 'Check that the registry can be reached, and try again.',
+  });
+}
+
+interface Watch {
+  /** What may be stored. */
+  readonly bytesMax: number;
+  /** Of the error, if it is more. */
+  readonly cause: string;
+  readonly onBytes: (bytes: number) => void;
+}
+
+/** Runs skopeo with its temporary files in the private directory; without that they go to /var/tmp, unwatched. */
+async function skopeo(
+  options: FetchOptions,
+  args: readonly string[],
+  watch: Watch,
+): Promise<Buffer> {
+  const { program, reference, dir } = options;
+  const temporary = join(dir, 'tmp');
+  await mkdir(temporary, { recursive: true, mode: 0o700 });
+  return await watched(options, watch, (signal) =>
+    runSkopeo([`--tmpdir=${temporary}`, ...args], { program, image: reference.text, signal }),
+  );
 }
 
 function checkPin({ digest }: Reference, document: Uint8Array): void {
@@ -259,14 +302,12 @@ async function reuse(blob: Blob, path: string | null, to: string): Promise<void>
   }
 }
 
-/** Ends the work when it stores more than announced, or when it stores nothing for long. */
-async function watched(
-  { signal, limits = FETCH_LIMITS, reference }: FetchOptions,
-  dir: string,
-  total: number,
-  onBytes: (bytes: number, total: number) => void,
-  work: (signal: AbortSignal) => Promise<unknown>,
-): Promise<void> {
+/** Ends the work when it stores too much, or when it stores nothing for long. */
+async function watched<T>(
+  { signal, limits = FETCH_LIMITS, reference, dir }: FetchOptions,
+  { bytesMax, cause, onBytes }: Watch,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const own = new AbortController();
   let last = -1;
   let changedAt = systemClock.now();
@@ -276,25 +317,19 @@ async function watched(
     const now = systemClock.now();
     if (bytes !== last) changedAt = now;
     last = bytes;
-    onBytes(Math.min(bytes, total), total);
-    if (bytes > total + SLACK_BYTES) {
-      const cause = 'the registry sent more than the manifest says';
+    onBytes(bytes);
+    if (bytes > bytesMax + SLACK_BYTES) {
       own.abort(
         new OciError('image_too_large', `fetching ${reference.text} was stopped`, { cause }),
       );
     } else if (now - changedAt > limits.silenceMsMax) {
-      own.abort(
-        new OciError('registry_failed', `fetching ${reference.text} was stopped`, {
-          cause: `nothing came for ${Math.round(limits.silenceMsMax / 1000)} s`,
-          remedy: 'Check that the registry can be reached, and try again.',
-        }),
-      );
+      own.abort(silent(reference.text, limits.silenceMsMax));
     }
     if (!isOver && !own.signal.aborted) timer = systemClock.after(WATCH_MS, () => void look());
   };
   let timer = systemClock.after(WATCH_MS, () => void look());
   try {
-    await work(AbortSignal.any([signal, own.signal]));
+    return await work(AbortSignal.any([signal, own.signal]));
   } finally {
     isOver = true;
     timer();

@@ -79,8 +79,12 @@ export class ImageFiles {
         const [, hex] = /^([0-9a-f]{64})(?:\.erofs)?$/.exec(name) ?? [];
         if (hex === undefined) continue;
         const path = join(dir, name);
-        const { blocks, mtimeMs } = await stat(path);
-        found.push({ kind, path, hex, bytes: blocks * 512, usedAtMs: mtimeMs });
+        const info = await stat(path).catch((error: unknown) => {
+          if (errorCode(error) !== 'ENOENT') throw error;
+          ignore(error, 'another process has just removed it');
+        });
+        if (info === undefined) continue;
+        found.push({ kind, path, hex, bytes: info.blocks * 512, usedAtMs: info.mtimeMs });
       }
     }
     return found;

@@ -212,10 +212,10 @@ export class Images {
 
   async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
     const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
-    const options = { reference, architecture, signal, limits, program };
     const step = new Step(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`, 20_000);
     await this.#files.make();
     const dir = join(this.#files.dir, 'tmp', newSandboxId());
+    const options = { reference, architecture, dir, signal, limits, program };
     try {
       const resolved = await resolveImage(options);
       const known = (await this.list()).find(({ digest }) => digest === resolved.digest);
@@ -226,7 +226,6 @@ export class Images {
       const fetched = await fetchImage(
         options,
         resolved,
-        dir,
         (digest) => this.#files.path('blobs', digest),
         (bytes, total) => step.bytes(bytes, total),
       );

@@ -1,5 +1,8 @@
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { explainSkopeo } from './skopeo.ts';
+import { explainSkopeo, runSkopeo } from './skopeo.ts';
 
 const fatal = (text: string): string =>
   `time="2026-11-28T08:00:00Z" level=fatal msg=${JSON.stringify(text)}\n`;
@@ -26,4 +29,18 @@ describe('explainSkopeo', () => {
     expect(explainSkopeo('', 'a').cause).toBe('skopeo said nothing');
     expect(explainSkopeo('msg="\\u12"', 'a').cause).toBe('msg="\\u12"');
   });
+});
+
+it('runSkopeo: a cancel right after the call starts nothing', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-skopeo-'));
+  try {
+    const aborter = new AbortController();
+    const options = { signal: aborter.signal, program: 'touch', image: 'a' };
+    const running = runSkopeo([join(dir, 'ran')], options);
+    aborter.abort();
+    await expect(running).rejects.toMatchObject({ code: 'cancelled' });
+    expect(existsSync(join(dir, 'ran'))).toBe(false);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 });

@@ -31,8 +31,9 @@ export interface SkopeoOptions {
  */
 export async function runSkopeo(args: readonly string[], options: SkopeoOptions): Promise<Buffer> {
   const { signal, program = 'skopeo', image } = options;
-  if (signal.aborted) throw cancelled(image, signal.reason);
   const policy = (await hasPolicy()) ? [] : ['--insecure-policy'];
+  // Nothing is awaited from here to the listener: an abort in between would be lost.
+  if (signal.aborted) throw cancelled(image, signal.reason);
   const child = spawn(program, [...policy, ...args], {
     env: { ...process.env, LC_ALL: 'C', PATH: searchPath(process.env['PATH']) },
     detached: true,

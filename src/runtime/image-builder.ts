@@ -21,6 +21,7 @@ import {
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errorCode } from '../base/errors.ts';
+import { newSandboxId } from '../base/ids.ts';
 import { MIB } from '../base/units.ts';
 import type { Process } from '../guest/guest.ts';
 import {
@@ -121,7 +122,8 @@ interface Build {
 async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
   const { what, outputBytes, outPath, signal } = build;
   signal.throwIfAborted();
-  const kept = `${outPath}${UNFINISHED}`;
+  // Another process may build the same.
+  const kept = `${outPath}.${newSandboxId()}${UNFINISHED}`;
   const vm = await startVm(vms, build, kept, signal);
   try {
     let bytes: number;

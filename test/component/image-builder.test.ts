@@ -137,6 +137,12 @@ describe('makeImageBuilder', () => {
     expect(left()).toEqual([]);
   });
 
+  it('layer: two processes that build the same do not disturb each other', async () => {
+    const builder = open(() => '{"bytes": 4096}');
+    await Promise.all([layer(builder), layer(builder), layer(builder)]);
+    expect(left()).toEqual(['x']);
+  });
+
   it('layer: a full disk of the host, and a cancel, end the VM and leave nothing', async () => {
     const never = new Promise<string>(() => undefined);
     const full = open(({ trouble, disks }) => {

@@ -8,12 +8,14 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
 import type { ImageBuilder, LayerJob, MergeJob } from '../../src/oci/builder.ts';
@@ -293,6 +295,11 @@ describe('Images', () => {
     await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({
       code: 'registry_failed',
     });
+    registry.interfere = () => true;
+    await expect(pull(silent, registry.name('1'))).rejects.toMatchObject({
+      code: 'registry_failed',
+    });
+    registry.interfere = ({ url = '' }) => url.includes('/blobs/');
     const aborter = new AbortController();
     const reference = parseReference(registry.name('1'), dir);
     const canceled = open().pull(reference, 'always', aborter.signal);
@@ -301,6 +308,35 @@ describe('Images', () => {
     aborter.abort();
     await expect(canceled).rejects.toMatchObject({ code: 'cancelled' });
     expect(filesIn('tmp')).toEqual([]);
+  });
+
+  it('pull: a compressed archive that unpacks to more than the limit is refused, and removed', async () => {
+    const part = gzipSync(Buffer.alloc(64 << 20), { level: 1 });
+    writeFileSync(join(dir, 'bomb.tar.gz'), Buffer.concat(Array.from({ length: 32 }, () => part)));
+    const small = open({ fetchLimits: { ...FETCH_LIMITS, imageBytesMax: 1 << 20 } });
+    const elsewhere = readdirSync('/var/tmp');
+    await expect(pull(small, 'docker-archive:bomb.tar.gz')).rejects.toMatchObject({
+      code: 'image_too_large',
+      cause: 'it has more than 1 MiB',
+    });
+    expect(filesIn('tmp')).toEqual([]);
+    expect(readdirSync('/var/tmp').filter((name) => !elsewhere.includes(name))).toEqual([]);
+  });
+
+  it('pull: a manifest that skopeo reads in another way is refused', async () => {
+    const made = image();
+    const other = makeImage([{ tar: upper }]);
+    registry.push('other', other);
+    registry.push('1', made);
+    // Go takes the last of names that differ only by case.
+    const { layers } = JSON.parse(String(other.blobs.get(other.manifestDigest)));
+    const manifest = JSON.parse(String(made.blobs.get(made.manifestDigest)));
+    const two = Buffer.from(JSON.stringify({ ...manifest, Layers: layers }));
+    for (const tag of ['two', digest(two)]) registry.pushManifest(tag, two);
+    await expect(pull(open(), registry.name('two'))).rejects.toMatchObject({
+      code: 'image_invalid',
+    });
+    expect([filesIn('tmp'), filesIn('blobs')]).toEqual([[], []]);
   });
 
   it('pull: an image beyond the limit is refused before anything is fetched', async () => {
@@ -348,6 +384,14 @@ describe('Images', () => {
     expect((await images.prune(false, signal)).images).toEqual([other.manifestDigest]);
     expect((await images.prune(true, signal)).images).toHaveLength(1);
     expect([filesIn('blobs'), filesIn('layers'), filesIn('environments')]).toEqual([[], [], []]);
+  });
+
+  it('prune: a file that another process has just removed is no failure', async () => {
+    const blobs = join(dir, 'cache/oci/blobs');
+    mkdirSync(blobs, { recursive: true });
+    // Listed, and not there.
+    symlinkSync('gone', join(blobs, 'a'.repeat(64)));
+    expect(await open().prune(true, signal)).toEqual({ images: [], bytes: 0 });
   });
 
   it('pull: what a killed pull left is removed a day later', async () => {
