@@ -78,9 +78,12 @@ export async function installPackages(
     seen += 1;
     report(seen / (seen + LINES_OF_HALF), line);
   });
-  const outputs = [lines.read(started.stdout), lines.read(started.stderr)];
-  const exit = await started.exit;
-  await Promise.all(outputs);
+  // Together: where the guest is lost, exit and streams fail.
+  const [exit] = await Promise.all([
+    started.exit,
+    lines.read(started.stdout),
+    lines.read(started.stderr),
+  ]);
   if (exit.exitCode !== 0) throw refused(lines.text());
   return await modulesOf(guest, requirements.map(nameOf), signal);
 }
@@ -94,9 +97,7 @@ async function modulesOf(
   const listing = await guest.exec({ argv, user: 'root', stdin: false }, signal);
   const lines = new LastLines(() => undefined);
   listing.stderr.resume();
-  const read = lines.read(listing.stdout);
-  await listing.exit;
-  await read;
+  await Promise.all([listing.exit, lines.read(listing.stdout)]);
   const modules = lines
     .text()
     .split('\n')

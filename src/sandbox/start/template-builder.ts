@@ -288,9 +288,8 @@ async function runOne(starting: ReturnType<Guest['exec']>): Promise<void> {
   process.stderr.on('data', (bytes: Buffer) => {
     errors = (errors + bytes.toString()).slice(-ERROR_LENGTH_MAX);
   });
-  const closed = once(process.stderr, 'close');
-  const exit = await process.exit;
-  await closed;
+  // Together: where the guest is lost, both fail.
+  const [exit] = await Promise.all([process.exit, once(process.stderr, 'close')]);
   if (exit.exitCode !== 0) throw failed(`a step ended with ${exit.exitCode}: ${errors}`);
 }
 
