@@ -60,5 +60,13 @@ describe('readRequirementsFile', () => {
     await expect(read({ 'requirements.txt': 'a\n'.repeat(5_001) })).rejects.toThrow(
       'more than 5000',
     );
+    // Eight files that name the next one a hundred times each would be read 10^16 times.
+    const files = Object.fromEntries(
+      Array.from({ length: 8 }, (_, at) => [
+        at === 0 ? 'requirements.txt' : `${at}.txt`,
+        `-r ${at + 1}.txt\n`.repeat(100),
+      ]),
+    );
+    await expect(read(files)).rejects.toThrow('more than 100 requirements files');
   });
 });

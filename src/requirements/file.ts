@@ -8,6 +8,7 @@ import { RequirementsError } from './errors.ts';
 import { REQUIREMENT_LIMITS } from './requirement.ts';
 
 const DEPTH_MAX = 8;
+const FILES_MAX = 100;
 
 /** Options that change nothing here. */
 const WITHOUT_EFFECT = /^--(?:require-hashes|prefer-binary)$/;
@@ -23,8 +24,11 @@ export async function readRequirementsFile(
   read: (path: string, from: string | null) => Promise<{ path: string; text: string }>,
 ): Promise<readonly string[]> {
   const found: string[] = [];
+  let files = 0;
   const open = async (named: string, from: string | null, depth: number): Promise<void> => {
     if (depth > DEPTH_MAX) throw refused(named, 'requirements files include each other too deeply');
+    files += 1;
+    if (files > FILES_MAX) throw refused(named, `more than ${FILES_MAX} requirements files`);
     const file = await read(named, from);
     for (const { line, number } of logicalLines(file.text)) {
       const where = `${file.path}:${number}`;

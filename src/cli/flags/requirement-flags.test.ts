@@ -1,6 +1,8 @@
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { chmod, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { requirementsOf } from './requirement-flags.ts';
 
@@ -37,6 +39,26 @@ describe('requirementsOf', () => {
     expect(await requirementsOf({ with: ['w'] }, program)).toEqual(['p', 's', 'w']);
     expect(await requirementsOf({ with: ['w'], requirements: false }, program)).toEqual(['w']);
     expect(await requirementsOf({}, script('print(1)', dir))).toEqual([]);
+  });
+
+  it('a project’s file that is none is left out, and one that never ends is refused', async () => {
+    await mkdir(join(dir, 'fifo'), { recursive: true });
+    await promisify(execFile)('mkfifo', [join(dir, 'fifo', 'pyproject.toml')]);
+    expect(await requirementsOf({}, script('print(1)', join(dir, 'fifo')))).toEqual([]);
+    await mkdir(join(dir, 'endless'), { recursive: true });
+    await symlink('/dev/zero', join(dir, 'endless', 'pyproject.toml'));
+    expect(await requirementsOf({}, script('print(1)', join(dir, 'endless')))).toEqual([]);
+    await expect(requirementsOf({ requirements: ['/dev/zero'] })).rejects.toThrow('too large');
+    const huge = await file('huge/pyproject.toml', '#'.repeat(5_000_000));
+    await expect(requirementsOf({}, script('', join(huge, '..')))).rejects.toThrow('too large');
+  });
+
+  it('a requirements file from a pipe, as the shell’s <(…) gives it', async () => {
+    const path = join(dir, 'pipe');
+    await promisify(execFile)('mkfifo', [path]);
+    const writing = writeFile(path, 'piped\n');
+    expect(await requirementsOf({ requirements: [path] })).toEqual(['piped']);
+    await writing;
   });
 
   it('reads the project of a directory', async () => {

@@ -1,7 +1,9 @@
 /** Python packages of a new sandbox: `--with`, `--requirements`, and the metadata of the script itself. */
 import { execFile } from 'node:child_process';
-import { readFile, stat } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { errorCode } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
@@ -50,7 +52,7 @@ async function ownRequirements({ code, project }: Program): Promise<readonly str
   const own = metadata === null ? [] : fitting(metadata);
   if (project === null) return own;
   const file = join(project, 'pyproject.toml');
-  return (await isThere(file)) ? [...own, ...(await requirementsAt(file))] : own;
+  return (await isFile(file)) ? [...own, ...(await requirementsAt(file))] : own;
 }
 
 /** A requirements file, a pyproject.toml, or the directory of one or the other. */
@@ -71,7 +73,7 @@ function fitting({ dependencies, requiresPython }: ScriptMetadata): readonly str
 async function fileIn(dir: string): Promise<string> {
   for (const name of ['pyproject.toml', 'requirements.txt']) {
     const path = join(dir, name);
-    if (await isThere(path)) return path;
+    if (await isFile(path)) return path;
   }
   throw new UsageError(
     `${dir} has neither pyproject.toml nor requirements.txt`,
@@ -84,7 +86,7 @@ async function fileIn(dir: string): Promise<string> {
  * @returns null: there is no lock file
  */
 async function lockedBy(lock: string): Promise<readonly string[] | null> {
-  if (!(await isThere(lock))) return null;
+  if (!(await isFile(lock))) return null;
   const args = [
     'export',
     '--frozen',
@@ -121,9 +123,10 @@ async function readNamed(
 
 async function readText(path: string): Promise<string> {
   try {
-    const { size } = await stat(path);
-    if (size > FILE_BYTES_MAX) throw new UsageError(`${path} is too large for requirements`);
-    return await readFile(path, 'utf8');
+    // May be a pipe or a device, whose size nobody knows. `end` is included.
+    const bytes = await buffer(createReadStream(path, { end: FILE_BYTES_MAX }));
+    if (bytes.length <= FILE_BYTES_MAX) return bytes.toString('utf8');
+    throw new UsageError(`${path} is too large for requirements`);
   } catch (error) {
     if (error instanceof UsageError) throw error;
     const why = errorCode(error) === 'ENOENT' ? 'does not exist' : `can't be read: ${error}`;
@@ -136,6 +139,8 @@ async function isDirectory(path: string): Promise<boolean> {
   return found?.isDirectory() === true;
 }
 
-async function isThere(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => null)) !== null;
+/** Of files that nobody named: a pipe would be waited for. */
+async function isFile(path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => null);
+  return found?.isFile() === true;
 }
