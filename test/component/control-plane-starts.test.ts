@@ -55,6 +55,18 @@ describe('LocalControlPlane: starts', () => {
     await requireNothing(host);
   });
 
+  it('packages asked for with a snapshot, which has its own, are refused', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true });
+    await host.control.snapshot(id, { name: 'kept' });
+    const asked = host.control.create({ snapshot: 'kept', requirements: ['rich'] });
+    await expect(asked).rejects.toMatchObject({
+      code: 'spec_invalid',
+      message: 'a snapshot has its own packages',
+    });
+    expect(await host.control.create({ snapshot: 'kept', requirements: [] })).toBeDefined();
+  });
+
   it('requests beyond the queue’s limit are refused at once', async () => {
     await using host = await FakeHost.open({ concurrency: 1 });
     const first = host.script.hold('start');

@@ -87,6 +87,7 @@ export class Starter {
     snapshot: { readonly spec: TemplateSpec; readonly source: CloneSource },
     signal: AbortSignal,
   ): Promise<Started> {
+    if (needsTemplate(request)) throw ofSnapshot();
     const spec = this.#parts.makeSpec({
       ...request,
       memoryMaxMib: undefined,
@@ -220,6 +221,12 @@ function needsTemplate({ requirements = [] }: Pick<SandboxOptions, 'requirements
 function withoutTemplate(): SandboxError {
   return new SandboxError('spec_invalid', 'a sandbox with packages starts from their template', {
     remedy: 'omit boot (--no-template)',
+  });
+}
+
+function ofSnapshot(): SandboxError {
+  return new SandboxError('spec_invalid', 'a snapshot has its own packages', {
+    remedy: 'omit requirements, or omit the snapshot',
   });
 }
 
