@@ -30,6 +30,25 @@ again:x:29:user
 
 
 class Look(unittest.TestCase):
+    def test_a_line_cut_at_the_limit_does_not_count(self) -> None:
+        whole = b"user:x:1000:1000::/home/user:/bin/bash\n"
+        cut = b"cut:x:1001:1001::/home/cut"
+        group = b"user:x:1000:\nmore:x:50:user"
+        with mock.patch.object(limits, "ACCOUNT_FILE_BYTES", len(whole) + len(cut)):
+            self.assertIsNone(Accounts(whole + cut + b"off:/bin/bash\n", b"").user("cut"))
+            self.assertIsNotNone(Accounts(whole + cut, b"").user("cut"))
+        with mock.patch.object(limits, "ACCOUNT_FILE_BYTES", len(group)):
+            accounts = Accounts(b"", group + b"land\n")
+            self.assertEqual(accounts.group_name(50), None)
+
+    def test_the_file_is_cut_at_the_limit_as_well(self) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"a:x:1:1::/a:\nb:x:2:2::/bcdef:\n")
+            file.flush()
+            with mock.patch.object(limits, "ACCOUNT_FILE_BYTES", 24), mock.patch.object(passwd, "PASSWD", file.name):
+                accounts = passwd.accounts()
+            self.assertEqual((accounts.user_name(1), accounts.user_name(2)), ("a", None))
+
     def test_the_first_of_equal_names_and_ids_counts(self) -> None:
         accounts = Accounts(PASSWD, GROUP)
         user = accounts.user("user")

@@ -97,7 +97,10 @@ def _state(path: str) -> tuple[int, int, int]:
 
 
 def _content(path: str) -> bytes:
-    """The file, at most `ACCOUNT_FILE_BYTES`; empty when it can't be read or is not a regular file."""
+    """The file, empty when it can't be read or is not a regular file.
+
+    At most a byte more than `ACCOUNT_FILE_BYTES`, which shows that the file is longer.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
@@ -105,7 +108,7 @@ def _content(path: str) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return b""
-        return os.read(fd, limits.ACCOUNT_FILE_BYTES)
+        return os.read(fd, limits.ACCOUNT_FILE_BYTES + 1)
     except OSError:
         return b""
     finally:
@@ -134,8 +137,11 @@ def parse_groups(text: bytes) -> list[Group]:
 
 def _lines(text: bytes, fields_min: int) -> list[list[str]]:
     """The fields of the first `ACCOUNTS` lines that can be an entry: others are comments, or references to NIS."""
+    if len(text) > limits.ACCOUNT_FILE_BYTES:
+        # Without the line that the limit cuts: its home or its last member would be another one.
+        text = text[: text.rfind(b"\n", 0, limits.ACCOUNT_FILE_BYTES + 1) + 1]
     found = []
-    for line in text[: limits.ACCOUNT_FILE_BYTES].split(b"\n", 2 * limits.ACCOUNTS)[: 2 * limits.ACCOUNTS]:
+    for line in text.split(b"\n", 2 * limits.ACCOUNTS)[: 2 * limits.ACCOUNTS]:
         if line[:1] in (b"", b"#", b"+", b"-", b":", b" ", b"\t") or b"\0" in line:
             continue
         fields = line.decode("utf-8", "surrogateescape").split(":")
