@@ -105,6 +105,9 @@ class Changes(Trust):
         self.assertEqual(self.bundle.read_text().count("BEGIN CERTIFICATE"), 1)
         self.assertIn(OURS, self.bundle.read_text())
 
+    def test_the_host_gets_the_problem_before_either_gives_up(self) -> None:
+        self.assertLess(limits.TRUST_S + limits.CARD_WAIT_S, limits.HELLO_WAIT_S)
+
     def test_a_bundle_that_blocks_does_not_block_the_agent(self) -> None:
         self.enterContext(mock.patch.object(limits, "TRUST_S", 0.3))
         self.bundle.parent.mkdir(parents=True)
