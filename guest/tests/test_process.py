@@ -16,11 +16,11 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
-from neurovisor_agent import account, cgroup, limits
+from neurovisor_agent import account, cgroup, limits, spawn
 from neurovisor_agent.account import Account
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.connection import Connection
-from neurovisor_agent.fork_server import ForkServer
+from neurovisor_agent.fork_server import ForkServer, fork_child
 from neurovisor_agent.loop import IN, Loop
 from neurovisor_agent.operations import Operations
 from neurovisor_agent.process import Process
@@ -284,6 +284,30 @@ class States(unittest.TestCase):
         process._refuse(RequestError("guest_failed", "later"))
         self.assertEqual(process._state, "refused")
 
+    def start_with(self, code: str, **fields: object) -> dict:
+        """The answer to a script that starts cold, when `code` runs in the home's site-packages before the script."""
+        home = self.rig.user.parent.parent
+        site = home / ".local/lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+        site.mkdir(parents=True, exist_ok=True)
+        # `site` runs the lines of a .pth file that begin with `import`.
+        (site / "first.pth").write_text("import first\n")
+        (site / "first.py").write_text(code)
+        cold = mock.Mock(launch=lambda job, _wait: fork_child(self.rig.loop, job, spawn.execute_script))
+        self.rig.operations.fork_server = cold
+        return self.rig.request({"op": "python", "args": [], **fields}, b"pass", None)
+
+    def test_what_code_of_the_user_writes_into_the_status_pipe_is_no_reason_to_wait(self) -> None:
+        reports = b"x", b"exec", b"exec x", b"exec -1", b"exec 99999999999999999999", b"cwd 2\xff", b" ", "exec ²".encode()
+        for report in reports:
+            code = WRITE_INTO_PIPES.format(report)
+            with self.subTest(report):
+                answer = self.start_with(code)
+                self.assertEqual((answer["ok"], answer["code"]), (False, "guest_failed"), answer)
+
+    def test_a_timeout_counts_from_the_fork(self) -> None:
+        answer = self.start_with("import time\ntime.sleep(60)\n", timeoutMs=500)
+        self.assertTrue(answer["ok"], answer)
+
     def test_a_timeout_sends_sigterm_once_to_each_process(self) -> None:
         place = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, place)
@@ -316,6 +340,16 @@ def slow(send: Callable[[int, int], None]) -> Callable[[int, int], None]:
 
     return send_and_wait
 
+
+# Also into the status pipe, whose number is not known.
+WRITE_INTO_PIPES = """
+import os, stat
+for fd in range(3, 20):
+    try:
+        stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, {!r})
+    except OSError:
+        pass
+"""
 
 # A program with a second process in a session of its own: both are in the cgroup, one in the process group.
 TWO_SESSIONS = """

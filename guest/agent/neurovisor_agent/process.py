@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .victims import Victims
 
 _REPORT_BYTES = 512
+_ERRNO_DIGITS = 4
 _STEPS = {"cwd": "working directory", "user": "user", "cgroup": "cgroup", "exec": "program"}
 
 
@@ -148,6 +149,9 @@ class Process:
             self.pid, self._warm = pid, warm
             self.started_at = time.monotonic()
             self._move("forked")
+            # Now, since code of the user's site-packages may run before the script does.
+            if self.options.timeout_s is not None and self._state != "refused":
+                self._timers.append(self._loop.after(self.options.timeout_s, self._time_out))
             if self._killed:
                 self.kill(_signal.SIGKILL)
             if self._state == "running":
@@ -277,15 +281,17 @@ class Process:
         report = os.read(self._status_fd, _REPORT_BYTES)
         self._close_status()
         if report:
-            step, number, *text = report.decode("utf-8", "replace").split(" ", 2)
+            step, number, text = _parse_report(report)
             subject = _STEPS.get(step, "start")
             if step == "cwd":
                 subject += f" {self.launch.cwd!r}"
             elif step == "exec":
                 script = self.launch.script
-                subject += f" {(script or {}).get('path') or self.launch.argv[0]!r}"
-            what = request.from_errno(int(number), subject)
-            self._refuse(RequestError(what.code, f"{subject}: {text[0]}") if text else what)
+                # A script's `argv` is what follows its name.
+                name = script.get("path") or "-c" if script is not None else self.launch.argv[0]
+                subject += f" {name!r}"
+            what = request.from_errno(number, subject)
+            self._refuse(RequestError(what.code, f"{subject}: {text}") if text else what)
             return
         self._move("executed")
         if self._state in ("running", "ended"):
@@ -299,8 +305,6 @@ class Process:
 
     def _run(self) -> None:
         """Answers the host: the program runs, or has exited already."""
-        if self.options.timeout_s is not None:
-            self._timers.append(self._loop.after(self.options.timeout_s, self._time_out))
         self._on_running(self)
         if self._connection is not None:
             self._answer_running(self._rest)
@@ -521,6 +525,14 @@ class Process:
         self._outputs.clear()
         self._master = -1
         self._cgroups.release(self.launch.cgroup)
+
+
+def _parse_report(report: bytes) -> tuple[str, int, str]:
+    """Step, errno and text of `spawn.report`. Code of the user's site-packages may have written it, too."""
+    step, _, rest = report.decode("utf-8", "replace").partition(" ")
+    number, _, text = rest.partition(" ")
+    is_errno = number.isascii() and number.isdigit() and len(number) <= _ERRNO_DIGITS
+    return step, int(number) if is_errno else 0, text
 
 
 def _control(message: dict[str, object]) -> bytes:
