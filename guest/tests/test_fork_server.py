@@ -3,7 +3,11 @@
 import gc
 import json
 import os
+import shutil
+import socket
+import struct
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -13,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from neurovisor_agent import limits, spawn
 from neurovisor_agent.cgroup import Cgroups
-from neurovisor_agent.fork_server import ForkServer, Job, Message
+from neurovisor_agent.fork_server import ForkServer, Job, Message, fork_child
 from neurovisor_agent.framing import ProtocolError
 from neurovisor_agent.process import Process
 from neurovisor_agent.spawn import Launch
@@ -65,15 +69,20 @@ class Hostile(unittest.TestCase):
         self.enterContext(mock.patch.object(ForkServer, "_start", counted))
         self.enterContext(mock.patch.object(sys, "stderr", self.enterContext(open(os.devnull, "w"))))
 
-    def serve(self, lines: bytes) -> ForkServer:
+    def serve(self, lines: bytes, answer: bytes = b"", sender: int = 0) -> ForkServer:
+        """`answer`: sent once a launch comes, with the pid `sender` in its credentials."""
+
         def play(fd: int, _cgroup: object) -> None:
             try:
                 # Its copy of the agent's end too: else it would never see that the agent is gone.
                 os.dup2(fd, 3)
                 os.closerange(4, 1 << 16)
                 os.write(3, lines)
-                while os.read(3, 65536):
-                    pass
+                sock = socket.socket(fileno=3)
+                while received := sock.recv(65536):
+                    if answer and received.endswith(b"L"):
+                        who = struct.pack("3i", sender, os.geteuid(), os.getegid())
+                        sock.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, who)])
             finally:
                 os._exit(0)
 
@@ -91,6 +100,26 @@ class Hostile(unittest.TestCase):
                 self.rig.run_until(lambda: self.starts > 1)
                 with self.assertRaises(ChildProcessError):
                     os.waitpid(first, os.WNOHANG)
+                server.close()
+                self.rig.run_until(lambda server=server: server._connection is None)
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs root: a forged sender")
+    def test_one_that_names_the_agent_or_pid_1_as_a_script_ends(self) -> None:
+        warm, started = b'{"type":"warm","modules":[]}\n', b'{"type":"started","launch":0}\n'
+        for forged in (os.getpid(), 1):
+            with self.subTest(forged):
+                self.starts = 0
+                server = self.serve(warm, answer=started, sender=forged)
+                self.rig.run_until(lambda server=server: server._is_warm)
+                failed: list[int] = []
+                ours, theirs = os.pipe()
+                launch = Launch([], {}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": "pass"})
+                job = Job(launch, (0, 1, 2), theirs, lambda _pid, _warm: self.fail(), failed.append, lambda _status: None)
+                server.launch(job, True)
+                self.rig.run_until(lambda failed=failed: bool(failed))
+                for fd in (ours, theirs):
+                    os.close(fd)
+                self.rig.run_until(lambda: self.starts > 1)
                 server.close()
                 self.rig.run_until(lambda server=server: server._connection is None)
 
@@ -114,6 +143,47 @@ class Hostile(unittest.TestCase):
         server.close()
         self.rig.run_until(lambda: bool(failed))
         os.close(ours)
+
+
+class Homes(unittest.TestCase):
+    def test_a_script_has_the_site_packages_of_its_own_home_only(self) -> None:
+        rig = Rig(self)
+        self.enterContext(mock.patch.object(rig.cgroups, "create", lambda: None))
+        place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, place)
+        below = f".local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+        homes = agents, own = place / "agent", place / "own"
+        for home in homes:
+            (home / below).mkdir(parents=True)
+            # Run by each interpreter that has a user's site-packages.
+            (home / below / "own.pth").write_text(f"import sys; open({str(home / 'lines')!r}, 'a').write('x')")
+            (home / below / "usercustomize.py").write_text(f"open({str(home / 'ran')!r}, 'w').close()")
+        env = {"PATH": os.environ["PATH"], "HOME": str(agents)}
+        with mock.patch.dict(os.environ, env, clear=True):
+            server = ForkServer(rig.loop, [], False, {}, Cgroups(None), lambda _modules: None)
+        rig.operations.fork_server = server
+        rig.run_until(lambda: server._is_warm)
+        code = f"""
+import json, site, sys
+seen = site.getusersitepackages(), site.getuserbase(), site.ENABLE_USER_SITE, [p for p in sys.path if ".local" in p]
+open({str(place / "seen")!r}, "w").write(json.dumps(seen))
+"""
+        answer = rig.request({"op": "python", "args": [], "env": {"HOME": str(own)}}, code.encode(), None)
+        self.assertEqual((answer["ok"], answer["warm"]), (True, True), answer)
+        expected = [str(own / below), str(own / ".local"), True, [str(own / below)]]
+        self.assertEqual(json.loads((place / "seen").read_text()), expected)
+        self.assertEqual([(home / "ran").exists() for home in homes], [False, False])
+        self.assertEqual([(home / "lines").exists() for home in homes], [False, True])
+        # Cold, it is an interpreter of that user, which runs their code once.
+        server.close()
+        rig.run_until(lambda: server._connection is None)
+        (own / "lines").unlink()
+        server.launch = lambda job, _wait: fork_child(rig.loop, job, spawn.execute_script)  # type: ignore[method-assign]
+        answer = rig.request({"op": "python", "args": [], "env": {"HOME": str(own)}}, code.encode(), None)
+        self.assertEqual((answer["ok"], answer["warm"]), (True, False), answer)
+        self.assertEqual(json.loads((place / "seen").read_text()), expected)
+        self.assertEqual((own / "lines").read_text(), "x")
+        self.assertTrue((own / "ran").exists())
 
 
 class Namespaces(unittest.TestCase):

@@ -214,6 +214,9 @@ class ForkServer:
         elif launch not in self._starting:
             raise ProtocolError(f'"{kind}" of launch {launch}, which is not known')
         elif kind == "started":
+            # Root of the sandbox may forge credentials (unix(7)), and a kill of pid 0 would be one of our own group.
+            if sender in (0, 1, os.getpid()):
+                raise ProtocolError(f"pid {sender} is no script")
             job = self._starting.pop(launch)
             self._children[launch] = job, sender
             job.on_started(sender, True)

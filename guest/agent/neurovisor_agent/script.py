@@ -38,15 +38,22 @@ class _Flags(tuple):
 _own_flags = sys.flags
 
 
-def prepare() -> None:
-    """Makes this interpreter a plain one: it finds site-packages, and not the agent's own files."""
+def prepare(*, has_user: bool = True) -> None:
+    """Makes this interpreter a plain one: it finds site-packages, and not the agent's own files.
+
+    `has_user`: with those in the home, and their code runs now. The fork server has no user: its scripts add theirs.
+    """
     agent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:] = [path for path in sys.path if path != agent]
     if sys.flags.no_site:
-        sys.flags = _Flags.plain()  # type: ignore[assignment]
+        # Before the flags change, or the import would run all of it already.
         import site
 
+        sys.flags = _Flags.plain()  # type: ignore[assignment]
+        if not has_user:
+            site.ENABLE_USER_SITE = False
         site.main()
+        site.ENABLE_USER_SITE = True
 
 
 def extend_path(python_path: str | None) -> None:
@@ -56,13 +63,15 @@ def extend_path(python_path: str | None) -> None:
 
 
 def add_user_site(home: str) -> None:
-    """Finds what `pip install` put into the home since the fork server started, where `site` would have it."""
+    """Finds what `pip install` put into the home, where `site` would have it. The fork server had another home."""
+    import site
+
+    site.USER_BASE = site.USER_SITE = None
+    site.getusersitepackages()
     python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     path = f"{home}/.local/lib/{python}/site-packages"
     if path in sys.path or not os.path.isdir(path):
         return
-    import site
-
     count = len(sys.path)
     site.addsitedir(path)
     added = sys.path[count:]

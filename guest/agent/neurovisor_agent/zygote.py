@@ -34,7 +34,7 @@ def serve(fd: int) -> None:
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         setup: dict = wire_json.loads(_receive(sock, int.from_bytes(_receive(sock, 4), "big")))  # type: ignore[assignment]
         env, warm, rehearse = setup["env"], setup["warm"], setup["rehearse"]
-        script.prepare()
+        script.prepare(has_user=False)
         os.environ.clear()
         os.environ.update(env)
         script.extend_path(env.get("PYTHONPATH"))
