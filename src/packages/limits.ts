@@ -19,6 +19,8 @@ export const PORT_LIMITS = {
   stallTimeoutMs: 120_000,
   /** Different names or paths that the indexes are asked for; more get 403. A guest can encode data in them. */
   namesMax: 5_000,
+  /** Of all these names and paths together; more get 403. A path of Go has 60; the longest would carry 1 KB each. */
+  nameCharactersMax: 300_000,
   /** Different names that the indexes do not have; more get 403. Words of an encoding are mostly such names. */
   unknownNamesMax: 500,
   /** Time of the event loop for reading and writing pages: at once, and per second afterwards; more waits. */
@@ -41,6 +43,8 @@ export const UPSTREAM_LIMITS = {
   headerBytesMax: 64 * KIB,
   /** A page, uncompressed; more gets 502. */
   pageBytesMax: 32 * MIB,
+  /** All pages under way, uncompressed; more get 502. */
+  pagesBytesMax: 256 * MIB,
   /** A file; more gets 502, or cuts the answer. */
   fileBytesMax: 4 * GIB,
   /** Redirects of one request; more get 502. */

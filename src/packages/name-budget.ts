@@ -10,6 +10,7 @@ export class NameBudget {
   readonly #clock: Pick<Clock, 'now'>;
   readonly #known = new Set<string>();
   readonly #unknown = new Set<string>();
+  #characters = 0;
   #tokens: number = PORT_LIMITS.namesBurst;
   #thenMs: number;
 
@@ -25,8 +26,12 @@ export class NameBudget {
   /** Call it before the index is asked. */
   take(key: string): Checked<{ readonly isNew: boolean }> {
     if (this.#known.has(key)) return accepted({ isNew: false });
-    const { namesMax, unknownNamesMax, namesBurst, namesPerSecond } = PORT_LIMITS;
+    const { namesMax, nameCharactersMax, unknownNamesMax } = PORT_LIMITS;
+    const { namesBurst, namesPerSecond } = PORT_LIMITS;
     if (this.#known.size >= namesMax) return tooMany(`${namesMax} different names`);
+    if (this.#characters + key.length > nameCharactersMax) {
+      return tooMany(`names of ${nameCharactersMax} characters`);
+    }
     if (this.#unknown.size >= unknownNamesMax) {
       return tooMany(`${unknownNamesMax} names that do not exist`);
     }
@@ -42,6 +47,7 @@ export class NameBudget {
     }
     this.#tokens -= 1;
     this.#known.add(key);
+    this.#characters += key.length;
     return accepted({ isNew: true });
   }
 

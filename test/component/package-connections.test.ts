@@ -116,6 +116,33 @@ describe('connections of a package port', () => {
   });
 });
 
+describe('pages under way', () => {
+  it('are bounded together: those beyond it fail, and none is held against later ones', async () => {
+    const limits = { pageBytesMax: 60_000, pagesBytesMax: 100_000 };
+    await using own = await openPackageWorld(undefined, { upstreamLimits: limits });
+    const port = await own.attach(PIP);
+    const names = ['a', 'b', 'c'];
+    const page = JSON.stringify({ files: [], padding: 'x'.repeat(50_000) });
+    const release = Promise.withResolvers<void>();
+    for (const name of names) {
+      own.index.answer(`/simple/${name}/`, (_request, response) => {
+        response.setHeader('content-type', 'application/vnd.pypi.simple.v1+json');
+        response.write(page.slice(0, 49_000));
+        void release.promise.then(() => response.end(page.slice(49_000)));
+      });
+    }
+    const asked = names.map((name) => get(port, `/pypi/simple/${name}/`));
+    const first = await Promise.race(asked);
+    expect(first.status).toBe(502);
+    release.resolve();
+    const statuses = (await Promise.all(asked)).map(({ status }) => status);
+    expect(statuses.filter((status) => status === 200).length).toBeGreaterThanOrEqual(1);
+    for (const name of names) {
+      expect((await get(port, `/pypi/simple/${name}/`)).status).toBe(200);
+    }
+  });
+});
+
 describe('the directory of stored files', () => {
   const file = fileOf('kept-1.0.tar.gz', Buffer.alloc(700_000, 'kept'));
   const place = (): string => join(world.dir, 'packages', `sha256-${file.sha256}`);

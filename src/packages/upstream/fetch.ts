@@ -59,6 +59,8 @@ export class Upstream {
   readonly #isPublic: IsPublic;
   readonly #connections = new Connections();
   readonly #limits: UpstreamLimits;
+  /** Of pages under way. */
+  #pagesBytes = 0;
 
   constructor({ clock, isPublic, limits = {} }: UpstreamOptions) {
     this.#clock = clock;
@@ -72,7 +74,7 @@ export class Upstream {
 
   /** @throws PackageError; `upstream_status` for a status other than 200 and 304 */
   async page(request: PageRequest): Promise<PageAnswer> {
-    const { pageTimeoutMs, pageBytesMax } = this.#limits;
+    const { pageTimeoutMs } = this.#limits;
     const { etag, lastModified } = request.validators ?? {};
     const headers = {
       accept: request.accept,
@@ -87,23 +89,40 @@ export class Upstream {
       return { kind: 'unchanged' };
     }
     requireOk(answer);
-    const chunks: Buffer[] = [];
-    let bytes = 0;
-    for await (const chunk of this.#bytesOf(answer)) {
-      bytes += chunk.length;
-      if (bytes > pageBytesMax) {
-        answer.destroy();
-        throw new PackageError('upstream_invalid', `the page is larger than ${pageBytesMax} bytes`);
-      }
-      chunks.push(chunk);
-    }
+    const body = await this.#whole(answer);
     const {
       'content-type': contentType = '',
       etag: newTag,
       'last-modified': newDate,
     } = answer.headers;
-    const page = { url: url.href, contentType, body: Buffer.concat(chunks) };
+    const page = { url: url.href, contentType, body };
     return { kind: 'page', page, validators: { etag: newTag, lastModified: newDate } };
+  }
+
+  async #whole(answer: IncomingMessage): Promise<Buffer> {
+    const { pageBytesMax, pagesBytesMax } = this.#limits;
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    try {
+      for await (const chunk of this.#bytesOf(answer)) {
+        bytes += chunk.length;
+        this.#pagesBytes += chunk.length;
+        if (bytes > pageBytesMax) {
+          answer.destroy();
+          const message = `the page is larger than ${pageBytesMax} bytes`;
+          throw new PackageError('upstream_invalid', message);
+        }
+        if (this.#pagesBytes > pagesBytesMax) {
+          answer.destroy();
+          const message = `the pages under way are larger than ${pagesBytesMax} bytes`;
+          throw new PackageError('upstream_invalid', message);
+        }
+        chunks.push(chunk);
+      }
+      return Buffer.concat(chunks);
+    } finally {
+      this.#pagesBytes -= bytes;
+    }
   }
 
   /**
