@@ -127,6 +127,18 @@ describe('go', () => {
     expect((await get('/go/sumdb/sum.golang.org/latest')).body.toString()).toBe('direct');
   });
 
+  it('a proxy that fails once is asked again for the database', async () => {
+    let asked = 0;
+    world.index.answer('/go/sumdb/sum.golang.org/supported', (_request, response) => {
+      asked += 1;
+      response.statusCode = asked === 1 ? 503 : 200;
+      response.end();
+    });
+    answerAll({ '/go/sumdb/sum.golang.org/latest': 'tree' });
+    await get('/go/sumdb/sum.golang.org/latest');
+    expect((await get('/go/sumdb/sum.golang.org/latest')).body.toString()).toBe('tree');
+  });
+
   it('a minimum age refuses a version by its time', async () => {
     answerAll({
       '/go/a.example/b/@v/v1.0.0.info': '{"Time":"2020-01-01T00:00:00Z"}',

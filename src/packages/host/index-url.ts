@@ -16,6 +16,13 @@ export function indexOf(text: string, where: string): Index {
   url.hash = '';
   if (!url.pathname.endsWith('/')) url.pathname += '/';
   if (username === '' && password === '') return { baseUrl: url.href };
-  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  const pair = `${decoded(username)}:${decoded(password)}`;
   return { baseUrl: url.href, authorization: `Basic ${Buffer.from(pair).toString('base64')}` };
+}
+
+/** As pip and curl: a percent sign that encodes nothing is one. */
+function decoded(text: string): string {
+  return text.replace(/(?:%[0-9a-f]{2})+/gi, (all) =>
+    Buffer.from(all.replaceAll('%', ''), 'hex').toString('utf8'),
+  );
 }

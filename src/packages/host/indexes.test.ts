@@ -44,6 +44,11 @@ describe('readIndexes', () => {
     });
   });
 
+  it('a password with a percent sign that encodes nothing is taken as it is', async () => {
+    const { pip } = await read({}, { PIP_INDEX_URL: 'https://me:5%-p%40ss@pip.example/simple' });
+    expect(pip?.authorization).toBe(basic('me:5%-p@ss'));
+  });
+
   it('pip: the variable, then the user’s file, then the system’s, then uv’s variable', async () => {
     const files = {
       '/home/user/.config/pip/pip.conf': '[global]\nindex-url = https://user.example/s\n# x\n',

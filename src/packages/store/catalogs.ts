@@ -54,6 +54,8 @@ export class Catalogs {
       return { ...proxy, baseUrl: `${proxy.baseUrl}${path}` };
     } catch (error) {
       if (!(error instanceof PackageError)) throw error;
+      // A proxy without it says so; one that fails may have it the next time.
+      if (error.status === undefined || error.status >= 500) this.#database = undefined;
       return direct;
     }
   }
