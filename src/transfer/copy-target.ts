@@ -157,6 +157,7 @@ export class CopyTarget {
     await this.#inParent(path, async (at, parent) => {
       const part = join(parent, `.${newSandboxId()}.part`);
       try {
+        if (!(await isReplaceable(at))) throw this.#inTheWay(path, 'a file');
         await make(part);
         await rename(part, at);
       } catch (error) {
@@ -200,9 +201,20 @@ export class CopyTarget {
     return directory;
   }
 
-  #inTheWay(path: string): CopyError {
-    return new CopyError('in_the_way', `${join(this.#dir, path)} exists and is not a directory`, {
+  #inTheWay(path: string, wanted = 'a directory'): CopyError {
+    return new CopyError('in_the_way', `${join(this.#dir, path)} exists and is not ${wanted}`, {
       remedy: 'remove it, or choose another target',
     });
+  }
+}
+
+/** Nothing, a file or a link. A device that is replaced, such as /dev/null, is one no more. */
+async function isReplaceable(path: string): Promise<boolean> {
+  try {
+    const info = await lstat(path);
+    return info.isFile() || info.isSymbolicLink();
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return true;
+    throw error;
   }
 }

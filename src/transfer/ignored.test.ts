@@ -52,6 +52,10 @@ describe('listHere of a project', () => {
       'sub/secret': '',
       'sub/x.tmp': '',
       'x.tmp': '',
+      // Case counts.
+      'A.LOG': '',
+      'Build/x': '',
+      'sub/Secret': '',
     });
     execFileSync('git', ['init', '-q', dir]);
     const git = execFileSync('git', ['-C', dir, 'ls-files', '-co', '--exclude-standard'], {
@@ -110,6 +114,16 @@ describe('listHere of a project', () => {
       });
     },
   );
+
+  it('no name of .git on a file system without case, or of Windows, comes or goes', () => {
+    const rules = new IgnoreRules();
+    for (const name of ['.git', '.GIT', '.Git', 'sub/.gIt', 'git~1', 'GIT~1', '.git.', '.git ']) {
+      expect([name, rules.ignores(name, true)]).toEqual([name, true]);
+    }
+    for (const name of ['.gitignore', '.github', 'git', 'x.git', 'Node_modules']) {
+      expect([name, rules.ignores(name, true)]).toEqual([name, false]);
+    }
+  });
 
   it('more than 100 directories in each other are refused', async () => {
     await project({ [`${'a/'.repeat(101)}c`]: '' });

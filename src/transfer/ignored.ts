@@ -10,8 +10,13 @@ import { errorCode } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
 import { CopyError } from './transfer.ts';
 
-/** At any depth. A guest that could write `.git` would run programs here: its hooks. */
-const NEVER: ReadonlySet<string> = new Set(['.git', '__pycache__', '.venv', 'node_modules']);
+/** At any depth. */
+const NEVER: ReadonlySet<string> = new Set(['__pycache__', '.venv', 'node_modules']);
+/**
+ * A guest that could write `.git` would run programs here: its hooks. Also its names on mounted file systems that do not
+ * know case, and of Windows, which git refuses, too.
+ */
+const GIT_DIRECTORY = /^(?:\.git|git~\d+)[ .]*$/i;
 const RULES_BYTES_MAX = MIB;
 /** In one line. The time of a match grows with the depth of a path to this power. */
 const ANY_DEPTHS_MAX = 3;
@@ -29,13 +34,14 @@ export class IgnoreRules {
 
   /** @param text lines as of `.gitignore` */
   add(path: string, text: string): void {
-    if (text.trim() !== '') this.#rules.set(path, ignore().add(text));
+    if (text.trim() !== '') this.#rules.set(path, ignore({ ignorecase: false }).add(text));
   }
 
   /** @param path relative to the project; its directories are not ignored */
   ignores(path: string, isDirectory: boolean): boolean {
     const components = path.split('/');
-    if (NEVER.has(components.at(-1) ?? '')) return true;
+    const name = components.at(-1) ?? '';
+    if (NEVER.has(name) || GIT_DIRECTORY.test(name)) return true;
     let ignored = false;
     // As git: the rules of a deeper directory come later, and the last match counts.
     for (let depth = 0; depth < components.length; depth += 1) {

@@ -1,4 +1,5 @@
 /** `cp` both ways on a real guest agent, and from a guest that lies about its files. */
+import { execFileSync } from 'node:child_process';
 import {
   chmod,
   lstat,
@@ -316,6 +317,21 @@ describe('cp from a hostile guest', () => {
       kept: expect.stringContaining(Buffer.from('mine').toString('hex')),
     });
   });
+
+  it.each(['', 'in'])(
+    'replaces no pipe or device that is here, such as /dev/null: %j',
+    async (sub) => {
+      const target = join(here, sub, 'src');
+      if (sub !== '') await mkdir(join(here, sub));
+      execFileSync('mkfifo', [target]);
+      const guest = guestWith(entry('src'), {});
+      await expect(out(guest, sub === '' ? target : join(here, sub))).rejects.toMatchObject({
+        code: 'in_the_way',
+        message: `${target} exists and is not a file`,
+      });
+      expect((await lstat(target)).isFIFO()).toBe(true);
+    },
+  );
 
   it('leaves the mode of a directory that is here', async () => {
     await mkdir(join(here, 'in/a'), { recursive: true, mode: 0o750 });
