@@ -107,9 +107,16 @@ export class Catalog {
     await using lock = await open(join(this.#dir, 'catalog.lock'), 'a', 0o600);
     while (!tryLockExclusive(lock.fd)) await sleep(LOCK_POLL_MS, signal);
     const { images, result } = await change(await this.read());
+    const text = `${JSON.stringify({ format: FORMAT, images })}\n`;
+    // Images with long labels could fill it.
+    if (text.length > CATALOG_BYTES_MAX) {
+      throw new OciError('image_too_large', 'there is no room in the list of images', {
+        remedy: 'Remove images that are not needed: neurovisor image prune -a',
+      });
+    }
     const path = join(this.#dir, 'catalog.json');
     const next = `${path}.new`;
-    await writeFile(next, `${JSON.stringify({ format: FORMAT, images })}\n`, { mode: 0o600 });
+    await writeFile(next, text, { mode: 0o600 });
     await rename(next, path);
     return result;
   }

@@ -159,7 +159,13 @@ export class Images {
       const again = await this.#pulls.run(reference.text, signal, (own) =>
         this.#fetch(reference, own),
       );
-      return await this.#environment(again, signal);
+      return await this.#environment(again, signal).catch((second: unknown) => {
+        if (!(second instanceof MissingBlob)) throw second;
+        throw new OciError('disk_full', `the files of ${reference.text} were removed again`, {
+          cause: 'another pull needs their room, or images were pruned',
+          remedy: 'Pull it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
+        });
+      });
     }
   }
 

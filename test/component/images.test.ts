@@ -360,6 +360,20 @@ describe('Images', () => {
     await pull(images, registry.name('1'));
   });
 
+  it('pull: when another process removes the files of a pull again and again, the error says so', async () => {
+    registry.push('1', image());
+    const progress = ({ kind, step }: ProgressEvent): void => {
+      if (kind !== 'start' || step !== 'image-layers') return;
+      for (const name of filesIn('blobs')) rmSync(join(dir, 'cache/oci/blobs', name));
+    };
+    const pulling = pull(open({ progress }), registry.name('1'));
+    const failure = await pulling.catch((error: unknown) => error);
+    expect(failure).toMatchObject({
+      code: 'disk_full',
+      remedy: expect.stringContaining('NEUROVISOR_IMAGE_QUOTA_GIB'),
+    });
+  });
+
   it('rm: frees what no other image needs; prune: images whose tags moved on', async () => {
     const other = makeImage([{ tar: base }], config);
     registry.push('1', image());
