@@ -1,5 +1,6 @@
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { silentLog } from '../base/log.ts';
 import { Cgroups } from './cgroup.ts';
 import type { CgroupFiles } from './cgroup-files.ts';
 import { kernelProcesses, type ProcessTable } from './cgroup-leaf.ts';
@@ -155,6 +156,56 @@ describe('Cgroups: v2', () => {
     kernel.write(`${MOUNT}/service/cgroup.procs`, '7');
     const cgroups = new Cgroups(of(`${MOUNT}/service`), kernel);
     expect(cgroups.create('vm', LIMITS).dirs[0]).toMatch(/^\/cg\/neurovisor\/vm\./);
+  });
+
+  it('create: warns once of each limit that no group has, as in a login session of root', () => {
+    // As systemd has it: the groups above a user's slice have all controllers, those below only two.
+    const kernel = new Unified(MOUNT, 'cpu io memory pids');
+    const slice = `${MOUNT}/user.slice/user-0.slice`;
+    const session = `${slice}/session-1.scope`;
+    const steps = [
+      [dirname(slice), '+cpu +io +memory +pids'],
+      [slice, '+memory +pids'],
+      [session, '+memory +pids'],
+    ] as const;
+    for (const [dir, controllers] of steps) {
+      kernel.write(join(dirname(dir), 'cgroup.subtree_control'), controllers);
+      kernel.make(dir);
+    }
+    kernel.write(join(session, 'cgroup.procs'), '20');
+    const warned: unknown[] = [];
+    const log = { ...silentLog, warn: (message: string) => void warned.push(message) };
+    const cgroups = new Cgroups(of(session), kernel, kernelProcesses, log);
+    expect(cgroups.missing).toBeNull();
+    expect(cgroups.description).toBe('limits of memory, pids (none of cpu, blkio)');
+    const group = cgroups.create('one', LIMITS);
+    expect(dirname(group.dirs[0] ?? '')).toBe(`${slice}/neurovisor`);
+    const cpu = 'the control groups of VMMs do not limit their CPU time';
+    const io = 'the control groups of VMMs do not limit their disk I/O';
+    expect(warned).toEqual([cpu]);
+    group.limitIo({ disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null });
+    cgroups.create('two', { ...LIMITS, io: { disks: [], bytesPerSecond: 1, opsPerSecond: null } });
+    expect(warned).toEqual([cpu, io]);
+    // Lifting limits asks for none.
+    const lifted = new Cgroups(of(session), kernel, kernelProcesses, log);
+    const free = lifted.create('free', { ...LIMITS, cpus: null });
+    free.limitIo({ disks: ['8:0'], bytesPerSecond: null, opsPerSecond: null });
+    expect(warned).toEqual([cpu, io]);
+  });
+
+  it('create: warns of nothing where all limits hold, or where no group can be made', () => {
+    const log = { ...silentLog, warn: (message: string) => expect.unreachable(message) };
+    const io = { disks: ['8:0'], bytesPerSecond: 5_000, opsPerSecond: null };
+    const all = new Cgroups(
+      of(MOUNT),
+      new Unified(MOUNT, 'cpu io memory pids'),
+      kernelProcesses,
+      log,
+    );
+    all.create('vm', { ...LIMITS, io });
+    expect(all.description).toBe('limits of memory, pids, cpu, blkio');
+    const locked = new Unified(MOUNT, 'memory pids', () => true);
+    new Cgroups(of(MOUNT), locked, kernelProcesses, log).create('vm', { ...LIMITS, io });
   });
 
   it('constructor: names the missing controllers or permission', () => {

@@ -12,6 +12,7 @@ import { dirname, join } from 'node:path';
 import { sleep } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { type Log, silentLog } from '../base/log.ts';
 import { isRunning, startTicksOf } from '../sys/process-start.ts';
 import { type CgroupAttempt, type CgroupFault, explainCgroupFault } from './cgroup-fault.ts';
 import { type CgroupFiles, kernelFiles, wordsOf } from './cgroup-files.ts';
@@ -30,6 +31,8 @@ import { JailError } from './errors.ts';
 const PARENT = 'neurovisor';
 /** Without one of these the jail reports a gap. */
 const NEEDED: readonly Controller[] = ['memory', 'pids'];
+/** Without one of these a limit is missing, of which a warning tells once it is asked for. */
+const LESS_NEEDED = { cpu: 'CPU time', blkio: 'disk I/O' } as const;
 const REMOVE_MS_MAX = 2_000;
 const REMOVE_POLL_MS = 5;
 
@@ -58,14 +61,18 @@ export class Cgroups {
   readonly #trees: readonly Tree[];
   readonly #attempts: CgroupAttempt[] = [];
   readonly #owner: string;
+  readonly #log: Log;
+  readonly #warned = new Set<keyof typeof LESS_NEEDED>();
 
   /** @param files, processes for tests; default: the kernel's */
   constructor(
     paths: CgroupPaths,
     files: CgroupFiles = kernelFiles,
     processes: ProcessTable = kernelProcesses,
+    log: Log = silentLog,
   ) {
     this.#files = files;
+    this.#log = log;
     this.#paths = paths;
     this.#trees = findTrees(paths, { files, processes }, (attempt) => this.#attempts.push(attempt));
     this.#owner = `${process.pid}.${startTicksOf(process.pid) ?? ''}`;
@@ -74,6 +81,14 @@ export class Cgroups {
   /** The kernel's names, e.g. `memory`, `pids`. */
   get controllers(): readonly Controller[] {
     return this.#trees.flatMap((tree) => tree.controllers);
+  }
+
+  /** Which limits the groups have and which not, for people. */
+  get description(): string {
+    const { controllers } = this;
+    const absent = CONTROLLERS.filter((name) => !controllers.includes(name));
+    const none = absent.length === 0 ? '' : ` (none of ${absent.join(', ')})`;
+    return `limits of ${controllers.join(', ')}${none}`;
   }
 
   /** The needed controllers that this host lacks, and why; null: none. */
@@ -100,6 +115,8 @@ export class Cgroups {
         }
         if (limits.io !== undefined) limitIo(files, dir, tree, limits.io);
       }
+      if (limits.cpus !== null) this.#warnWithout('cpu');
+      if (limits.io !== undefined) this.#warnWithoutIo(limits.io);
     } catch (cause) {
       for (const { dir } of made) files.remove(dir);
       throw new JailError('jail_failed', `could not make a control group for the VM ${id}`, {
@@ -112,9 +129,36 @@ export class Cgroups {
       add: (pid) => addTo(files, dirs, pid),
       limitIo: (io) => {
         for (const { dir, tree } of made) limitIo(files, dir, tree, io);
+        this.#warnWithoutIo(io);
       },
       remove: () => removeAll(files, dirs),
     };
+  }
+
+  #warnWithoutIo({ bytesPerSecond, opsPerSecond }: IoLimits): void {
+    if (bytesPerSecond !== null || opsPerSecond !== null) this.#warnWithout('blkio');
+  }
+
+  /**
+   * E.g. in a login session of root, whose groups systemd gives only memory and pids. Groups above them are not used:
+   * limits of a user's slice are to hold for VMMs as well.
+   */
+  #warnWithout(name: keyof typeof LESS_NEEDED): void {
+    const { controllers } = this;
+    if (controllers.length === 0 || controllers.includes(name) || this.#warned.has(name)) return;
+    this.#warned.add(name);
+    const { v2 } = this.#paths;
+    const tree = this.#trees.find(({ version }) => version === 2);
+    const isOffered = v2 !== null && offered(this.#files, v2.mount, [name]).length > 0;
+    this.#log.warn(`the control groups of VMMs do not limit their ${LESS_NEEDED[name]}`, {
+      reason:
+        isOffered && tree !== undefined
+          ? `${dirname(tree.parent)} has no controller ${v2Name(name)}`
+          : `no control group here has the controller ${v2Name(name)}`,
+      remedy: isOffered
+        ? 'start NeuroVisor in a systemd unit with Delegate=yes (docs/daemon.md, As a systemd service)'
+        : 'see docs/security.md (Hosts); the VMM limits its guest itself',
+    });
   }
 
   /** Removes the groups of owners that no longer run. @returns the number of groups */

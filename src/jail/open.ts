@@ -103,7 +103,7 @@ export async function openJail(options: JailOptions): Promise<Jail> {
       'empty root',
       'no capabilities',
       'seccomp',
-      ...(parts.cgroups === null ? [] : [`limits of ${parts.cgroups.controllers.join(', ')}`]),
+      ...(parts.cgroups === null ? [] : [parts.cgroups.description]),
     ].join(', '),
     gaps: [
       ...(hasOwnUsers
@@ -140,7 +140,12 @@ export function limitGaps(cgroups: Cgroups | null): JailGap[] {
 export async function openCgroups(log: Log): Promise<Cgroups | null> {
   try {
     const read = (name: string): string => readFileSync(`/proc/self/${name}`, 'utf8');
-    const cgroups = new Cgroups(findCgroups(read('mountinfo'), read('cgroup')));
+    const cgroups = new Cgroups(
+      findCgroups(read('mountinfo'), read('cgroup')),
+      undefined,
+      undefined,
+      log,
+    );
     const reclaimed = await cgroups.reclaim();
     if (reclaimed > 0) log.info('removed control groups of VMMs that ran no more', { reclaimed });
     return cgroups;

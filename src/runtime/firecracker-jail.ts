@@ -112,7 +112,7 @@ export async function openFirecrackerJail(options: FirecrackerOptions): Promise<
       'own namespaces',
       'own root',
       'no capabilities',
-      ...(limited === null ? [] : [`limits of ${limited.controllers.join(', ')}`]),
+      ...(limited === null ? [] : [limited.description]),
     ],
     gaps: limitGaps(cgroups),
     specOf: async (spec) => {
