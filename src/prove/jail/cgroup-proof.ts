@@ -93,9 +93,10 @@ function groupsOf(pid: number | 'self'): ReturnType<typeof findCgroups> {
 
 function openCgroups(): Cgroups {
   const cgroups = new Cgroups(groupsOf('self'));
-  if (cgroups.missing === null) return cgroups;
+  const { missing } = cgroups;
+  if (missing === null) return cgroups;
   throw new ProofError('no_world', 'could not make a control group', {
-    cause: `without ${cgroups.missing}`,
-    remedy: 'Run it on a host, or in a container, that allows control groups.',
+    cause: `no limit of ${missing.names}: ${missing.cause}`,
+    remedy: `Run it where these controllers can be used: ${missing.remedy}.`,
   });
 }
