@@ -95,7 +95,9 @@ const ENDINGS: Record<string, [(host: FakeHost, id: string) => Promise<void>, En
 describe('an ending', () => {
   it.each(Object.keys(ENDINGS))('%s', async (name) => {
     const [end, cause, evidence] = ENDINGS[name] as (typeof ENDINGS)[string];
-    const dataDir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
+    const dir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
+    // Its key lies beside it.
+    const dataDir = join(dir, 'data');
     try {
       const told = { cause, detail: expect.any(String), atMs: expect.any(Number), evidence };
       let id = '';
@@ -134,12 +136,14 @@ describe('an ending', () => {
         expect(info.end?.detail).toBe('sysrq triggered crash');
       }
     } finally {
-      await rm(dataDir, { recursive: true });
+      await rm(dir, { recursive: true });
     }
   });
 
   it('the process that held the sandbox was killed: host-lost', async () => {
-    const dataDir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
+    const dir = await mkdtemp(join(tmpdir(), 'nv-endings-'));
+    // Its key lies beside it.
+    const dataDir = join(dir, 'data');
     try {
       const host = await FakeHost.open({ dataDir });
       const id = await begin(host);
@@ -149,7 +153,7 @@ describe('an ending', () => {
         end: { cause: 'host-lost', evidence: { exitStatus: null, lastPressure: null } },
       });
     } finally {
-      await rm(dataDir, { recursive: true });
+      await rm(dir, { recursive: true });
     }
   });
 
