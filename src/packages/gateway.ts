@@ -116,6 +116,10 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
         },
       });
       await listener.listen(socketPath);
+      if (closing !== undefined) {
+        await listener.close();
+        throw new PackageError('closed', 'the package gateway is closed');
+      }
       let closed: Promise<void> | undefined;
       const port: PackagePort = {
         setPolicy: (changed) => listener.setRules(new PackageRules(changed ?? NO_PACKAGES)),

@@ -100,6 +100,14 @@ describe('connections of a package port', () => {
     }
   });
 
+  it('a port that opens while the gateway closes is refused, and its socket goes', async () => {
+    const opening = world.attach(PIP);
+    const closing = world.closeGateway();
+    await expect(opening).rejects.toMatchObject({ code: 'closed' });
+    await closing;
+    expect(await readdir(world.dir)).not.toContain('v_1');
+  });
+
   it('downloads that the end of the gateway interrupts leave no file', async () => {
     const slow = fileOf('slow-1.0.tar.gz', Buffer.alloc(100_000, 'slow'));
     index.add(slow);

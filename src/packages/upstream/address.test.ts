@@ -20,6 +20,10 @@ describe('checkUrl', () => {
     ['http://pip.example/x', index],
     ['ftp://other.example/x', plain],
     ['file:///etc/passwd', plain],
+    // Its origin is that of the URL inside.
+    ['blob:https://pip.example/x', index],
+    ['javascript:alert(1)', index],
+    ['data:text/html,x', plain],
     ['https://me:secret@other.example/x', index],
     ['https://other.example:22/x', index],
     ['https://other.example:25/x', index],

@@ -42,7 +42,9 @@ export function publicOnly<T extends { readonly address: string }>(
 }
 
 export function isOfIndex(url: URL, index: Index): boolean {
-  return url.origin === new URL(index.baseUrl).origin;
+  const { protocol, origin } = new URL(index.baseUrl);
+  // The protocol, too: a `blob:` URL has the origin of the URL in it.
+  return url.protocol === protocol && url.origin === origin;
 }
 
 /** The address that a host name is, without brackets; undefined: it has to be resolved. */

@@ -18,11 +18,12 @@ export class Connections {
    */
   agentFor(url: URL, index: Index, isTrusted: boolean, isFresh: boolean): HttpAgent {
     const { ca } = isTrusted ? index : {};
-    if (!isTrusted || isFresh) return this.#make(url, ca, false);
     const key = `${url.origin} ${ca ?? ''}`;
     const known = this.#agents.get(key);
-    if (known !== undefined) return known;
-    if (this.#agents.size >= HOSTS_MAX) this.close();
+    const isKept = isTrusted && !isFresh;
+    if (isKept && known !== undefined) return known;
+    // A page may name any port of a host, and others are in use.
+    if (!isKept || this.#agents.size >= HOSTS_MAX) return this.#make(url, ca, false);
     const agent = this.#make(url, ca, true);
     this.#agents.set(key, agent);
     return agent;
