@@ -23,7 +23,7 @@ export interface DownloadOptions {
   readonly digest: Digest | null;
   readonly clock: Clock;
   fetch(signal: AbortSignal): Promise<FileAnswer>;
-  /** Called once, when no further reader may join. */
+  /** Called when no further reader may join. */
   onEnd(): void;
 }
 
@@ -73,6 +73,7 @@ export class Download {
   }
 
   cancel(): void {
+    this.#options.onEnd();
     this.#aborter.abort(new PackageError('canceled', 'nobody reads the download'));
   }
 

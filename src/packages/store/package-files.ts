@@ -54,13 +54,16 @@ export class PackageFiles {
     const started = this.#downloads.get(key);
     if (started !== undefined) return await follow(started, true, signal);
     if (this.#isClosed) throw new PackageError('closed', 'the package gateway is closed');
-    const download = new Download({
+    const download: Download = new Download({
       store,
       key,
       digest,
       clock,
       fetch: (ending) => upstream.file({ url, index, accept: '*/*', signal: ending }),
-      onEnd: () => this.#downloads.delete(key),
+      onEnd: () => {
+        // A canceled one may end after the next has begun.
+        if (this.#downloads.get(key) === download) this.#downloads.delete(key);
+      },
     });
     this.#downloads.set(key, download);
     return await follow(download, false, signal);
