@@ -15,6 +15,8 @@ export type PackageErrorCode =
   | 'upstream_status'
   /** The answer is larger than the limit, or not what the protocol says. */
   | 'upstream_invalid'
+  /** Too much is under way already. */
+  | 'overloaded'
   /** An address that the gateway does not connect to. */
   | 'address_refused'
   /** The bytes differ from the digest that the index or the lock file names. */

@@ -151,6 +151,27 @@ describe('pages under way', () => {
   });
 });
 
+describe('pages that can’t be used', () => {
+  it('are not asked for again and again', async () => {
+    await using own = await openPackageWorld(undefined, { upstreamLimits: { pageBytesMax: 1000 } });
+    const port = await own.attach(PIP);
+    for (const [name, body] of [
+      ['huge', 'x'.repeat(5000)],
+      ['broken', '{'],
+    ] as const) {
+      own.index.answer(`/simple/${name}/`, (_request, response) => {
+        response.setHeader('content-type', 'application/vnd.pypi.simple.v1+json');
+        response.end(body);
+      });
+      for (let round = 0; round < 3; round += 1) {
+        expect((await get(port, `/pypi/simple/${name}/`)).status).toBe(502);
+      }
+      const asked = own.index.seen.filter(({ target }) => target === `/simple/${name}/`);
+      expect(asked).toHaveLength(1);
+    }
+  });
+});
+
 describe('the directory of stored files', () => {
   const file = fileOf('kept-1.0.tar.gz', Buffer.alloc(700_000, 'kept'));
   const place = (): string => join(world.dir, 'packages', `sha256-${file.sha256}`);

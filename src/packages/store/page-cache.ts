@@ -25,12 +25,17 @@ interface Entry extends CachedPage<unknown> {
   freshUntilMs: number;
 }
 
+/** Pages that could not be used, of which no more are remembered. */
+const WRONG_MAX = 1_000;
+
 export class PageCache {
   readonly #upstream: Upstream;
   readonly #clock: Clock;
   /** In order of use. */
   readonly #entries = new Map<string, Entry>();
   readonly #flights = new Map<string, Promise<Entry>>();
+  /** A guest could have the index send a large page again and again. */
+  readonly #wrong = new Map<string, { readonly error: PackageError; readonly untilMs: number }>();
   readonly #aborter = new AbortController();
   #bytes = 0;
 
@@ -52,9 +57,16 @@ export class PageCache {
       this.#entries.set(url, entry);
       if (this.#clock.now() < entry.freshUntilMs) return entry as CachedPage<T>;
     }
+    const wrong = this.#wrong.get(url);
+    if (wrong !== undefined && this.#clock.now() < wrong.untilMs) throw wrong.error;
     const flight = this.#flights.get(url);
     if (flight !== undefined) return (await flight) as CachedPage<T>;
-    const started = this.#fetch(request, entry).finally(() => this.#flights.delete(url));
+    const started = this.#fetch(request, entry)
+      .catch((error: unknown) => {
+        this.#noteWrong(url, error);
+        throw error;
+      })
+      .finally(() => this.#flights.delete(url));
     this.#flights.set(url, started);
     return (await started) as CachedPage<T>;
   }
@@ -78,6 +90,14 @@ export class PageCache {
     const made = { value: request.parse(page), validators, bytes: page.body.length, freshUntilMs };
     this.#keep(url, made);
     return made;
+  }
+
+  #noteWrong(url: string, error: unknown): void {
+    if (!(error instanceof PackageError) || error.code !== 'upstream_invalid') return;
+    const [oldest] = this.#wrong.keys();
+    if (oldest !== undefined && this.#wrong.size >= WRONG_MAX) this.#wrong.delete(oldest);
+    this.#wrong.delete(url);
+    this.#wrong.set(url, { error, untilMs: this.#clock.now() + CACHE_LIMITS.pageFreshMs });
   }
 
   #keep(url: string, entry: Entry): void {

@@ -115,7 +115,7 @@ export class Upstream {
         if (this.#pagesBytes > pagesBytesMax) {
           answer.destroy();
           const message = `the pages under way are larger than ${pagesBytesMax} bytes`;
-          throw new PackageError('upstream_invalid', message);
+          throw new PackageError('overloaded', message);
         }
         chunks.push(chunk);
       }
