@@ -27,7 +27,7 @@ requiresFirecracker().describe('Firecracker driver', (files) => {
   afterEach(() => bench.close());
 
   // Firecracker takes its NIC by the TAP's name and keeps it: firecracker-devices.test.ts.
-  driverParity(makeDriver, async () => files, ['nic']);
+  driverParity(makeDriver, async () => files, ['nic', 'disks']);
 
   it('start: the channel carries bytes both ways', async () => {
     const vm = await bench.boot();

@@ -384,7 +384,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
         return made.driver;
       },
       async () => files,
-      ['nic'],
+      ['nic', 'disks'],
     );
   });
 

@@ -305,7 +305,7 @@ requiresFirecracker().describe('Firecracker in the jail of an ordinary user', (f
         return driver;
       },
       async () => files,
-      ['nic'],
+      ['nic', 'disks'],
     );
 
     it('start: RAM that a clone maps is mounted read-only, though its user owns it', async () => {
