@@ -95,9 +95,11 @@ export class UserIds {
   endOrphans(): number {
     let ended = 0;
     const depth = processOf('self')?.namespaces ?? 1;
-    for (const [pid, { uid, parent, namespaces }] of this.#processes()) {
+    for (const [pid, { name, uid, parent, namespaces }] of this.#processes()) {
       // A VMM is the first process of a namespace; its parent, bubblewrap, has the same user and is outside.
       if (namespaces <= depth || processOf(parent)?.uid === uid) continue;
+      // The jailer ends before Firecracker, which then never has a parent of ours; its jail is reclaimed by its directory.
+      if (name === FIRECRACKER) continue;
       const lockFd = this.#lock(uid);
       if (lockFd === undefined) continue;
       try {
@@ -135,7 +137,11 @@ function userOf(pid: number): number | undefined {
   }
 }
 
+const FIRECRACKER = 'firecracker';
+
 interface ProcessFacts {
+  /** Of its main thread; a process can choose it. */
+  readonly name: string;
   readonly uid: number;
   readonly parent: number;
   /** The number of pid namespaces that it is in, seen from here. */
@@ -149,7 +155,8 @@ function processOf(pid: number | 'self'): ProcessFacts | undefined {
     const field = (name: string): string[] =>
       new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.split(/\s+/) ?? [];
     const [uid, parent] = [Number(field('Uid')[0]), Number(field('PPid')[0])];
-    return { uid, parent, namespaces: field('NSpid').length };
+    const [name = ''] = field('Name');
+    return { name, uid, parent, namespaces: field('NSpid').length };
   } catch (error) {
     ignore(error, 'the process has ended');
     return undefined;

@@ -17,13 +17,22 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  it,
+  onTestFinished,
+} from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { findCgroups } from '../../src/jail/cgroup-paths.ts';
 import { limitsOf } from '../../src/jail/jail.ts';
-import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
+import { DEFAULT_UIDS, UserIds } from '../../src/jail/user-ids.ts';
 import { VmmMemory } from '../../src/probes/vmm-memory.ts';
 import { makeFirecracker } from '../../src/runtime/firecracker.ts';
 import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
@@ -307,6 +316,17 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     mkdirSync(join(dir, 'run'));
     chmodSync(join(dir, 'run'), 0o777);
     await expect(open()).rejects.toMatchObject({ code: 'jail_unavailable' });
+  });
+
+  it('makeFirecracker: its VMs outlive the start of a NeuroVisor with other lock files, as in a container', async () => {
+    const { boot } = await opened();
+    const vm = await boot();
+    const elsewhere = mkdtempSync(join(tmpdir(), 'nv-locks-'));
+    onTestFinished(() => rmSync(elsewhere, { recursive: true }));
+    expect(new UserIds(elsewhere, DEFAULT_UIDS).endOrphans()).toBe(0);
+    await vm.pause();
+    await vm.resume();
+    expect(vm.isAlive()).toBe(true);
   });
 
   it('makeFirecracker: a VM ends with its killed owner; the next start removes the rest', async () => {
