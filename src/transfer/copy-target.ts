@@ -35,12 +35,12 @@ export class CopyTarget {
     this.#dir = dir;
   }
 
-  /** Keeps an existing directory. @returns whether there was none. @throws CopyError `in_the_way` */
-  async makeDirectory(path: string): Promise<boolean> {
+  /** Keeps an existing directory. @param mode without the bits of the umask. @returns whether there was none. @throws CopyError `in_the_way` */
+  async makeDirectory(path: string, mode = 0o700): Promise<boolean> {
     let isNew = true;
     await this.#inParent(path, async (at) => {
       try {
-        await mkdir(at, { mode: 0o700 });
+        await mkdir(at, { mode });
       } catch (error) {
         if (errorCode(error) !== 'EEXIST') throw error;
         if (!(await lstat(at)).isDirectory()) throw this.#inTheWay(path);

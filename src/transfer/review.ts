@@ -223,6 +223,8 @@ async function stage(
           bytes += chunk.length;
           await file.writeFile(chunk);
         }
+      } catch (error) {
+        throw writeError(error, dirname(staging));
       } finally {
         await file.close();
       }
@@ -292,7 +294,8 @@ export async function applyChanges(
         if (staged === null) await target.setFileMode(path, after.mode);
         else await target.writeFile(path, after.mode, () => createReadStream(staged));
       } else if (after.type === 'symlink') await target.makeLink(path, after.target);
-      else await target.makeDirectory(path);
+      // Open to its owner, who writes into it next; the umask decides of the others.
+      else await target.makeDirectory(path, after.mode | 0o700);
     });
   }
   return changes.map(({ path }) => ({ path, kept: kept.get(path) ?? null }));

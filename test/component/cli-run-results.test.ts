@@ -320,6 +320,7 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     ]);
     expect(await readFile(join(work, 'a.txt'), 'utf8')).toBe('one\n2\nthree\n');
     expect((await stat(join(work, 'tool.sh'))).mode & 0o777).toBe(0o755);
+    expect((await stat(join(work, 'new'))).mode & 0o777).toBe(0o755);
     expect((await sync('pass', '--yes')).stderr).toBe(`neurovisor: no changes in ${work}\n`);
   });
 
@@ -455,6 +456,15 @@ os.remove('gone.txt'); os.mkdir('gone.txt'); open('gone.txt/y', 'w').write('y')
       const outs = ['--out', 'big.bin:work/', '--out', 'big.bin:copy.bin'];
       expect((await run([...outs, '-c', big])).stderr).toContain('the file system is read-only');
       expect((await stat(join(here, 'copy.bin'))).size).toBe(4 << 20);
+      mount('-o', 'remount,rw');
+      await mkdir(join(here, 'project'));
+      const env = { ...daemon.env, TMPDIR: work };
+      const args = ['run', '--workdir', 'project', '--sync', '--yes', '-c', big];
+      const staged = await cli(args, { env, cwd: here }).result;
+      expect(staged.status).toBe(123);
+      const where = `${work}: no space left on the disk of this machine`;
+      expect(staged.stderr).toContain(`neurovisor: --sync: ${where}; nothing was changed\nfix: `);
+      expect([await readdir(work), await readdir(join(here, 'project'))]).toEqual([[], []]);
     } finally {
       execFileSync('umount', [work]);
     }
