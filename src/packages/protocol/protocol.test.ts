@@ -55,7 +55,17 @@ describe('nameOfFile', () => {
     ['zope.interface-7.0.tar.gz', 'zope-interface'],
     ['python-dateutil-2.9.0.post0.tar.gz', 'python-dateutil'],
     ['a2-b3-1.0b1.zip', 'a2-b3'],
+    ['pytest-vcr-1.0.2.tar.gz', 'pytest-vcr'],
+    ['python-3parclient-4.2.13.tar.gz', 'python-3parclient'],
+    ['zc-2-x-1.0rc1.dev3.tar.gz', 'zc-2-x'],
+    ['old-v1.2.tar.gz', 'old'],
+    ['old-1.0-1.tar.gz', 'old'],
+    ['old-1.0-beta-2.tar.gz', 'old'],
+    ['pytz-2004d.tar.gz', 'pytz'],
+    ['local-1.0+cpu.tar.gz', 'local'],
+    [`x-1${'rc'.repeat(115)}!.tar.gz`, 'x'],
     ['noversion.tar.gz', undefined],
+    [`${'x-'.repeat(30)}1.0.tar.gz`, undefined],
   ])('%s → %s', (filename, name) => {
     expect(nameOfFile(filename)).toBe(name);
   });

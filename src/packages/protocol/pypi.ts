@@ -48,16 +48,32 @@ export const pypiPage = (name: string): string => `${name}/`;
 const withoutMetadata = (name: string): string =>
   name.endsWith(METADATA) ? name.slice(0, -METADATA.length) : name;
 
+/** PEP 440, appendix B. A few of its suffixes, since any number could be read in as many ways. */
+const VERSION =
+  /^v?[0-9]+(?:[.!][0-9]+)*(?:[-_.]?(?:alpha|a|beta|b|preview|pre|rc|c|post|rev|r|dev)[-_.]?[0-9]*){0,3}(?:-[0-9]+)?(?:\+[a-z0-9._-]+)?$/i;
+
+/** Of the name of an sdist, between hyphens; more would be work for nothing. */
+const PARTS_MAX = 20;
+
 /**
  * The normal name of a file's project; undefined: it has none. A wheel has its name before the first hyphen; an sdist
- * before the last one, though names of old sdists contain hyphens, too.
+ * before its version, though names and versions of old sdists contain hyphens, too.
  */
 export function nameOfFile(filename: string): string | undefined {
   const isWheel = filename.endsWith('.whl');
   const stem = filename.replace(/\.(?:whl|tar\.gz|zip)$/, '');
-  const match = isWheel ? /^([^-]+)-/.exec(stem) : /^(.+?)-[0-9v][^-]*(?:-[^-]*)*$/.exec(stem);
-  const name = normalName(match?.[1] ?? '');
+  const name = normalName((isWheel ? /^([^-]+)-/.exec(stem)?.[1] : nameOfSdist(stem)) ?? '');
   return name.length <= NAME_CHARACTERS_MAX && NORMAL_NAME.test(name) ? name : undefined;
+}
+
+function nameOfSdist(stem: string): string | undefined {
+  const parts = stem.split('-');
+  if (parts.length > PARTS_MAX) return undefined;
+  const split = (isVersion: (rest: string) => boolean): string | undefined => {
+    const at = parts.findIndex((_, index) => index > 0 && isVersion(parts.slice(index).join('-')));
+    return at < 0 ? undefined : parts.slice(0, at).join('-');
+  };
+  return split((rest) => VERSION.test(rest)) ?? split((rest) => /^v?[0-9]/.test(rest));
 }
 
 interface PypiFile extends Artifact {
