@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -143,6 +144,36 @@ class Hostile(unittest.TestCase):
         server.close()
         self.rig.run_until(lambda: bool(failed))
         os.close(ours)
+
+
+class Ends(unittest.TestCase):
+    def test_its_end_is_noticed_though_another_process_holds_its_socket(self) -> None:
+        gc.collect()
+        rig = Rig(self)
+        place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, place)
+        # A module that leaves a process behind, as some clients do at their import.
+        (place / "forks.py").write_text(FORKS)
+        server = ForkServer(rig.loop, ["forks"], False, {"PYTHONPATH": str(place)}, Cgroups(None), lambda _modules: None)
+        rig.run_until(lambda: server._is_warm)
+        first = server._pid
+        os.kill(first, signal.SIGKILL)
+        rig.run_until(lambda: server._is_warm and server._pid != first)
+        server.close()
+        rig.run_until(lambda: server._connection is None)
+        for pid in (place / "pids").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+FORKS = """
+import os, time
+pid = os.fork()
+if not pid:
+    time.sleep(60)
+    os._exit(0)
+with open(os.path.dirname(__file__) + "/pids", "a") as file:
+    file.write(f"{pid} ")
+"""
 
 
 class Homes(unittest.TestCase):

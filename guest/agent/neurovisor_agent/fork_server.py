@@ -177,9 +177,23 @@ class ForkServer:
 
         connection.on_data = receive
         connection.on_end = self._lost
+        self._watch_end(pid, connection)
         self._deadline = self._loop.after(limits.WARM_S, lambda: os.kill(pid, _signal.SIGKILL))
         setup = wire_json.dumps({"warm": self._warm, "rehearse": self._rehearse, "env": self._env})
         connection.send(len(setup).to_bytes(4, "big") + setup)
+
+    def _watch_end(self, pid: int, connection: Connection) -> None:
+        """A process that a module of the warm list left behind may hold the socket, which then does not end."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return  # Without a descriptor, the end of the connection must do.
+
+        def exited() -> None:
+            # What it sent last is read first.
+            self._loop.after(limits.FORK_SERVER_END_S, connection.abort)
+
+        _watch(self._loop, pidfd, exited)
 
     def _send(self, job: Job) -> None:
         fd = -1

@@ -39,6 +39,8 @@ LINGER_S = 1.0
 WARM_S = 180.0
 # A line of the fork server: what it reports of each module of the warm list, at most.
 FORK_SERVER_LINE_BYTES = 1024 * 1024
+# From its end to that of its connection, should another process hold the socket.
+FORK_SERVER_END_S = 0.2
 # When the fork server could not be started for lack of descriptors, processes or memory.
 FORK_SERVER_RETRY_S = 1.0
 # Files of the sandbox may be such that installing the certificate blocks. With CARD_WAIT_S less than HELLO_WAIT_S, or
