@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -53,6 +53,9 @@ describe('readScript', () => {
   it('refuses a script over the limit, from a file and from standard input', async () => {
     await writeFile(join(dir, 'big.py'), Buffer.alloc(SCRIPT_BYTES_MAX + 1, 0x20));
     await expect(readScript(join(dir, 'big.py'), none)).rejects.toThrow(refusal('larger than'));
+    // The size of a device is zero.
+    await symlink('/dev/zero', join(dir, 'zero.py'));
+    await expect(readScript(join(dir, 'zero.py'), none)).rejects.toThrow(refusal('larger than'));
     const endless = Readable.from(
       (function* () {
         for (;;) yield Buffer.alloc(1024 * 1024, 0x20);

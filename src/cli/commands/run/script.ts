@@ -1,6 +1,6 @@
 /** Reads the script of `run`, and refuses anything else before a VM is started. */
-import type { Stats } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import { createReadStream, type Stats } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { errorCode } from '../../../base/errors.ts';
@@ -24,7 +24,7 @@ export const SCRIPT_BYTES_MAX = 8 * MIB;
 export async function readScript(file: string, stdin: Readable): Promise<Script> {
   if (file === '-') {
     return {
-      code: decode(await readAll(stdin), 'standard input'),
+      code: decode(await readAll(stdin, 'standard input'), 'standard input'),
       filename: '<stdin>',
       path: null,
       project: null,
@@ -83,7 +83,7 @@ async function readRegularFile(file: string): Promise<Buffer> {
   try {
     const info = await stat(file);
     if (info.size > SCRIPT_BYTES_MAX) throw tooLarge(file);
-    return await readFile(file);
+    return await readAll(createReadStream(file), file);
   } catch (error) {
     if (error instanceof UsageError) throw error;
     if (errorCode(error) === 'ENOENT') {
@@ -100,12 +100,12 @@ async function readRegularFile(file: string): Promise<Buffer> {
   }
 }
 
-async function readAll(stream: Readable): Promise<Buffer> {
+async function readAll(stream: Readable, what: string): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
   for await (const chunk of stream) {
     bytes += chunk.length;
-    if (bytes > SCRIPT_BYTES_MAX) throw tooLarge('standard input');
+    if (bytes > SCRIPT_BYTES_MAX) throw tooLarge(what);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
