@@ -2,6 +2,7 @@
  * Failures while a sandbox is saved, paused, resumed or forked: it continues as before, or it has ended with a
  * cause; partial work is cleaned up.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
@@ -98,6 +99,21 @@ describe('LocalControlPlane: a save that fails', () => {
       await requireNothing(host);
     },
   );
+
+  it('pause, the VM dies while its disk is still copied: nothing is lost', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await begin(host);
+    const disk = host.script.hold('keep-disk');
+    const pausing = host.control.pause(id, 'disk');
+    const vm = await disk.reached;
+    vm?.die();
+    // Time in which what the VM had would be removed.
+    await sleep(200);
+    disk.release();
+    await pausing;
+    await requireUsable(host, id);
+    await requireNothing(host);
+  });
 
   it.each(
     (['pause', 'snapshot', 'fork'] as const).flatMap((way) =>

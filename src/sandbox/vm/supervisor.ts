@@ -355,7 +355,11 @@ export class Supervisor {
     // First, since it takes longest.
     const made = await this.#makeMemory();
     const workspace = await parts.makeWorkspace(this.spec);
-    this.#cleanup.push('workspace', () => workspace.remove());
+    this.#cleanup.push('workspace', async () => {
+      // Its disk may still be copied: a VM that dies during a pause loses nothing.
+      await Promise.allSettled([this.#writing]);
+      await workspace.remove();
+    });
     const lease = parts.allocateCid();
     this.#cleanup.push('context id', () => lease.release());
     const { channelPath } = workspace;
