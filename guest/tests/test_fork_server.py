@@ -16,7 +16,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from neurovisor_agent import limits, spawn
+from neurovisor_agent import limits, spawn, wire_json, zygote
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.fork_server import ForkServer, Job, Message, fork_child
 from neurovisor_agent.framing import ProtocolError
@@ -33,6 +33,15 @@ WRONG = (
     b'{"type":["warm"]}',
     b'{"type":"warm"}',
     b'{"type":"warm","modules":{}}',
+    # The host refuses such an event, and ends the sandbox.
+    b'{"type":"warm","modules":[1]}',
+    b'{"type":"warm","modules":[{}]}',
+    b'{"type":"warm","modules":[{"name":1,"durationMs":1,"error":null}]}',
+    b'{"type":"warm","modules":[{"name":"a","durationMs":-1,"error":null}]}',
+    b'{"type":"warm","modules":[{"name":"a","durationMs":1e999,"error":null}]}',
+    b'{"type":"warm","modules":[{"name":"a","durationMs":1,"error":7}]}',
+    b'{"type":"warm","modules":[' + b",".join([b'{"name":"a","durationMs":1,"error":null}'] * 300) + b"]}",
+    b'{"type":"warm","modules":[{"name":"a","durationMs":1,"error":"' + b"x" * 65536 + b'"}]}',
     b'{"type":"started"}',
     b'{"type":"started","launch":-1}',
     b'{"type":"started","launch":true}',
@@ -48,7 +57,8 @@ class Messages(unittest.TestCase):
     def test_only_what_the_fork_server_sends_is_taken(self) -> None:
         message = Message(b'{"type":"ended","launch":7,"status":256}')
         self.assertEqual((message.kind, message.launch, message.number), ("ended", 7, 256))
-        self.assertEqual(Message(b'{"type":"warm","modules":[1]}').modules, [1])
+        line = b'{"type":"warm","modules":[{"name":"a","durationMs":1.5,"error":null,"more":1}]}'
+        self.assertEqual(Message(line).modules, [{"name": "a", "durationMs": 1.5, "error": None}])
         for line in WRONG:
             with self.subTest(line), self.assertRaises(ProtocolError):
                 Message(line)
@@ -174,6 +184,16 @@ if not pid:
 with open(os.path.dirname(__file__) + "/pids", "a") as file:
     file.write(f"{pid} ")
 """
+
+
+class Reports(unittest.TestCase):
+    def test_the_report_of_the_longest_warm_list_fits_into_an_event(self) -> None:
+        with tempfile.TemporaryDirectory() as place, mock.patch.object(sys, "path", [place, *sys.path]):
+            Path(place, "fails.py").write_text("raise ValueError('\U0001f600' * 1000)")
+            modules = [zygote._import("fails", False)] * 64
+        line = wire_json.dumps({"type": "warm", "modules": modules})
+        self.assertLess(len(line), limits.WARM_REPORT_BYTES)
+        self.assertEqual(Message(line).modules, modules)
 
 
 class Homes(unittest.TestCase):

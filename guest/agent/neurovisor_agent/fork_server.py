@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Failed = Callable[[int], None]
 
 _RESTARTS = 5
+_MODULES_MAX = 256
 _FIELDS = {
     "warm": ("modules",),
     "started": ("launch",),
@@ -75,10 +76,27 @@ class Message:
             # `type`, since True is an int.
             if type(value) is not int or not 0 <= value < 2**31:
                 raise ProtocolError(f"{name} is not a number of its range")
-        if not isinstance(self.modules, list):
-            raise ProtocolError("modules is not a list")
+        if kind == "warm":
+            self.modules = _check_modules(self.modules)
         self.launch: int = values.get("launch", 0)  # type: ignore[assignment]
         self.number: int = values.get("status", values.get("errno", 0))  # type: ignore[assignment]
+
+
+def _check_modules(value: object) -> list[object]:
+    """The report of the warm list, as the host takes it in an event: it ends a sandbox that sends another."""
+    if not isinstance(value, list) or len(value) > _MODULES_MAX:
+        raise ProtocolError("modules is not a list of its size")
+    modules: list[object] = []
+    for each in value:
+        fields = each if isinstance(each, dict) else {}
+        name, duration, error = fields.get("name"), fields.get("durationMs"), fields.get("error")
+        is_duration = type(duration) in (int, float) and 0 <= duration < 2**31
+        if not isinstance(name, str) or not is_duration or not (error is None or isinstance(error, str)):
+            raise ProtocolError("a module is not as it is reported")
+        modules.append({"name": name, "durationMs": duration, "error": error})
+    if len(wire_json.dumps(modules)) > limits.WARM_REPORT_BYTES:
+        raise ProtocolError("the report of modules is too long")
+    return modules
 
 
 class _Senders(Connection):

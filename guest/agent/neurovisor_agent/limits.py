@@ -37,8 +37,9 @@ TERM_GRACE_S = 2.0
 PIPE_GRACE_S = 0.3
 LINGER_S = 1.0
 WARM_S = 180.0
-# A line of the fork server: what it reports of each module of the warm list, at most.
-FORK_SERVER_LINE_BYTES = 1024 * 1024
+# What the fork server reports of its warm list. The host takes an event of 64 KiB.
+WARM_REPORT_BYTES = 60 * 1024
+FORK_SERVER_LINE_BYTES = 64 * 1024
 # From its end to that of its connection, should another process hold the socket.
 FORK_SERVER_END_S = 0.2
 # When the fork server could not be started for lack of descriptors, processes or memory.

@@ -24,6 +24,8 @@ from .spawn import Launch
 
 _FDS = 5
 _MODULE_ERROR_CHARACTERS = 300
+# As JSON, in which a character may have 12; with 64 modules within `limits.WARM_REPORT_BYTES`.
+_MODULE_ERROR_BYTES = 600
 
 
 def serve(fd: int) -> None:
@@ -71,6 +73,8 @@ def _import(name: str, rehearse: bool) -> dict[str, object]:
             first_use(name)
     except BaseException as error:
         problem = f"{type(error).__name__}: {error}"[:_MODULE_ERROR_CHARACTERS]
+        while len(wire_json.dumps(problem)) > _MODULE_ERROR_BYTES:
+            problem = problem[: len(problem) // 2]
     return {
         "name": name,
         "durationMs": round((time.monotonic() - start) * 1000, 1),
