@@ -1,4 +1,7 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -76,6 +79,46 @@ it('applyChanges: files whose directory is gone leave no descriptor open', async
       new Set(['its directory is gone on this machine']),
     );
     expect(readdirSync('/proc/self/fd').length - before).toBeLessThan(10);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+it('applyChanges: files that change here while others are written are kept', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-review-'));
+  try {
+    const file = (text: string) => {
+      const sha256 = createHash('sha256').update(text).digest('hex');
+      return { type: 'file', mode: 0o644, bytes: text.length, sha256 } as const;
+    };
+    for (const name of ['a', 'b', 'c']) writeFileSync(join(dir, name), 'old', { mode: 0o644 });
+    const pipe = join(dir, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    writeFileSync(join(dir, 'staged'), 'new');
+    const staged = join(dir, 'staged');
+    const [before, after, conflict] = [file('old'), file('new'), null];
+    const changes: Change[] = [
+      { kind: 'changed', path: 'a', before, after, staged: pipe, conflict },
+      { kind: 'changed', path: 'b', before, after, staged, conflict },
+      { kind: 'changed', path: 'c', before, after, staged, conflict },
+      { kind: 'created', path: 'd', before: null, after, staged, conflict },
+    ];
+    const applying = applyChanges({ from: dir }, { changes });
+    // Opens when the first file is being written.
+    const writer = await open(pipe, 'w');
+    writeFileSync(join(dir, 'b'), 'mine');
+    writeFileSync(join(dir, 'd'), 'mine');
+    await writer.writeFile('new');
+    await writer.close();
+    const late = 'it changed on this machine since it was sent';
+    expect(await applying).toEqual([
+      { path: 'a', kept: null },
+      { path: 'b', kept: late },
+      { path: 'c', kept: null },
+      { path: 'd', kept: late },
+    ]);
+    const contents = ['a', 'b', 'c', 'd'].map((name) => readFileSync(join(dir, name), 'utf8'));
+    expect(contents).toEqual(['new', 'mine', 'new', 'mine']);
   } finally {
     rmSync(dir, { recursive: true });
   }

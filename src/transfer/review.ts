@@ -269,14 +269,16 @@ export async function applyChanges(
     }
   };
   const conflicts = new ConflictFinder(project);
-  for (const change of changes) {
+  const check = async (change: Change): Promise<void> => {
     const conflict = change.conflict ?? (await conflicts.find(change));
     if (conflict !== null && conflict !== 'same') kept.set(change.path, conflict);
-  }
+  };
+  for (const change of changes) await check(change);
   // Deepest first: a directory goes when it is empty. What changes its type makes room.
   for (const change of changes.toReversed()) {
     const { before, after, path } = change;
     if (before === null || before.type === after?.type) continue;
+    await check(change);
     await attempt(change, async () => {
       try {
         await target.remove(path, before.type === 'directory');
@@ -287,8 +289,10 @@ export async function applyChanges(
     });
   }
   for (const change of changes) {
-    const { after, path, staged } = change;
+    const { before, after, path, staged } = change;
     if (after === null) continue;
+    // Large files may have taken minutes since the first check. What changes its type is gone by now.
+    if (before === null || before.type === after.type) await check(change);
     await attempt(change, async () => {
       if (after.type === 'file') {
         if (staged === null) await target.setFileMode(path, after.mode);
