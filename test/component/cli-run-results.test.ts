@@ -334,6 +334,16 @@ neurovisor: nothing was changed in ${work}; to write the changes, add --yes
     expect((await readdir(join(work, 'data'))).sort()).toEqual(['README', 'big.csv']);
   });
 
+  it('--copy into the directory, by any path to it: its file does not come back', async () => {
+    await writeFile(join(here, '.env'), 'SECRET=1');
+    const name = 'work/.env';
+    for (const to of [name, `~/${name}`, `.//${name}`, `${home}/${name}`]) {
+      const { stderr } = await sync('open(".env")', '--yes', '--copy', `.env:${to}`);
+      expect([to, stderr]).toEqual([to, `neurovisor: no changes in ${work}\n`]);
+    }
+    expect(await readdir(work)).not.toContain('.env');
+  });
+
   it('a file that changed here meanwhile is a conflict: named, kept, 123', async () => {
     // The guest of this test is a process of this machine.
     const meanwhile = JSON.stringify(work);

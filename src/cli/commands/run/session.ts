@@ -2,6 +2,7 @@
  * One run: a sandbox is created, the script runs in it, the sandbox is removed. The same for a sandbox of the
  * daemon (`daemon.ts`) and for one of this process (`here.ts`).
  */
+import { resolve } from 'node:path';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
@@ -9,6 +10,7 @@ import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { Guest } from '../../../guest/link.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';
+import { fileOptions } from '../../../transfer/transfer.ts';
 import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { EXIT_NO_RESULTS } from '../../exit-status.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
@@ -150,13 +152,23 @@ async function bringBack(
   const out = await copyResults(cli, guest, outs, { user, cwd });
   const isCopied = out.every(({ error }) => error === null);
   if (workdir === null || !wantsSync) return { out, sync: null, isComplete: isCopied };
-  const others = copied.filter((one) => one !== workdir).map(({ to }) => fromHome(to));
-  const skip = (path: string): boolean => others.includes(`${fromHome(workdir.to)}/${path}`);
+  const home = await homeOf(guest, user);
+  const absolute = (path: string): string => resolve(home, path.replace(/^~(\/|$)/, './'));
+  const others = new Set(copied.filter((one) => one !== workdir).map(({ to }) => absolute(to)));
+  const skip = (path: string): boolean => others.has(`${absolute(workdir.to)}/${path}`);
   const sync = await syncBack(cli, guest, workdir, { user, yes, skip });
   return { out, sync, isComplete: isCopied && isSynced(sync) };
 }
 
-const fromHome = (path: string): string => path.replace(/^~\//, '');
+/** Where relative paths in the guest start; any directory if it does not say. */
+async function homeOf(guest: Guest, user: string | undefined): Promise<string> {
+  try {
+    return (await guest.files.stat('~', fileOptions({ user }))).path;
+  } catch (error) {
+    ignore(error, 'the copy that follows reports what is wrong with the guest');
+    return '/';
+  }
+}
 
 async function endOf(
   cli: Cli,
