@@ -43,7 +43,8 @@ const specSchema = z.object({
 
 export const detailsSchema = z.object({
   spec: specSchema,
-  warm: z.array(z.string()),
+  // Absent in those of earlier versions, which are listed and removed, but never opened.
+  warm: z.array(z.string()).default([]),
   machine: z.string(),
   stateSha256: z.string(),
   kernelDigest: z.string(),
