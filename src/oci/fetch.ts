@@ -125,7 +125,7 @@ export async function fetchImage(
     }
   }
   const platform = [`--override-os=linux`, `--override-arch=${architecture}`];
-  // Of an archive that is compressed, skopeo makes a copy first that is not.
+  // skopeo unpacks a compressed archive into a copy first.
   const archiveBytesMax = reference.repository === null ? limits.imageBytesMax : 0;
   await skopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
     bytesMax: total + archiveBytesMax,

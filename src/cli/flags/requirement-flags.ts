@@ -123,7 +123,7 @@ async function readNamed(
 
 async function readText(path: string): Promise<string> {
   try {
-    // May be a pipe or a device, whose size nobody knows. `end` is included.
+    // May be a pipe or a device, which tells no size. `end` is included.
     const bytes = await buffer(createReadStream(path, { end: FILE_BYTES_MAX }));
     if (bytes.length <= FILE_BYTES_MAX) return bytes.toString('utf8');
     throw new UsageError(`${path} is too large for requirements`);
@@ -139,7 +139,7 @@ async function isDirectory(path: string): Promise<boolean> {
   return found?.isDirectory() === true;
 }
 
-/** Of files that nobody named: a pipe would be waited for. */
+/** For files that the user did not name: reading a pipe could wait for ever. */
 async function isFile(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => null);
   return found?.isFile() === true;

@@ -5,7 +5,7 @@ import { ReadStream } from 'node:tty';
 import { ignore } from '../../base/ignore.ts';
 import type { Cli } from '../cli.ts';
 
-/** False: a program reads our output, or there is nobody to ask. */
+/** False: output or input is no terminal. */
 export const hasQuestions = (cli: Cli): boolean =>
   !cli.json &&
   cli.terminationStatus === null &&

@@ -15,7 +15,7 @@ export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' |
   const text = await read(env['GOENV'] || join(config, 'go', 'env'));
   const written = text === undefined ? undefined : parseIni(text).get('');
   const value = (name: string): string | undefined => env[name] || written?.get(name);
-  // Of several the first: the others answer only for what it does not have.
+  // The first of several: the others answer only for what it lacks.
   const proxy = (value('GOPROXY') ?? DEFAULT).split(/[,|]/).find((one) => /^https?:/.test(one));
   if (proxy === undefined) return {};
   const go = indexOf(proxy, "GOPROXY of the host's Go");
