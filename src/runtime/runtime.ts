@@ -303,7 +303,7 @@ export class Runtime {
     }
     const card = needsCard(options, this.driver.capabilities);
     const spec = templateSpec({ ...options, card });
-    const isBuilt = isDefault(options) || wantsPackages;
+    const isBuilt = hasDefaults(spec) || wantsPackages;
     if (!isBuilt && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec);
   }
@@ -494,9 +494,7 @@ function withoutTemplates({ description }: VmmDriver, options: SandboxOptions): 
   return new SandboxError('spec_invalid', "packages can't be installed", { cause });
 }
 
-function isDefault(options: SandboxOptions): boolean {
-  const { warm, memoryMaxMib, requirements, ...size } = templateSpec(options);
-  if (requirements !== undefined) return false;
+function hasDefaults({ warm, memoryMaxMib, ...size }: TemplateSpec): boolean {
   const isDefaultSize = Object.entries(DEFAULTS).every(
     ([name, value]) => size[name as keyof typeof size] === value,
   );

@@ -19,7 +19,6 @@ const LINES_OF_HALF = 20;
 /** Of modules to import in advance: more would cost more memory than they save time. */
 const MODULES_MAX = 32;
 
-/** Debian marks its Python as its own (PEP 668); in a guest nobody but its owner is disturbed. */
 const PIP = [
   'python3',
   '-m',
@@ -28,9 +27,7 @@ const PIP = [
   '--no-input',
   '--no-color',
   '--no-cache-dir',
-  '--disable-pip-version-check',
   '--root-user-action=ignore',
-  '--break-system-packages',
   '--progress-bar=off',
   '--requirement',
   REQUIREMENTS_PATH,

@@ -355,11 +355,9 @@ export class Supervisor {
     // First, since it takes longest.
     const made = await this.#makeMemory();
     const workspace = await parts.makeWorkspace(this.spec);
-    this.#cleanup.push('workspace', async () => {
-      // Its disk may still be copied: a VM that dies during a pause loses nothing.
-      await Promise.allSettled([this.#writing]);
-      await workspace.remove();
-    });
+    this.#cleanup.push('workspace', () => workspace.remove());
+    // A VM that dies during a pause loses nothing: RAM and disk may still be copied.
+    this.#cleanup.push('copies', () => Promise.allSettled([this.#writing]));
     const lease = parts.allocateCid();
     this.#cleanup.push('context id', () => lease.release());
     const { channelPath } = workspace;
@@ -419,8 +417,8 @@ export class Supervisor {
     let mapped: MappedMemory | undefined;
     let memoryReady: Promise<void> | undefined;
     this.#cleanup.push('RAM', async () => {
-      // Copies open the memory by its descriptor number, which must not be reused before they end.
-      await Promise.allSettled([memoryReady, this.#writing]);
+      // The copy opens the memory by its descriptor number, which must not be reused before it ends.
+      await Promise.allSettled([memoryReady]);
       memory.close();
       await mapped?.close();
     });
