@@ -19,7 +19,7 @@ const READ_BYTES = 64 * KIB;
 export interface DownloadOptions {
   readonly store: FileStore;
   readonly key: string;
-  /** Null: nobody knows it beforehand; the client checks the file. */
+  /** Null: not known before the download; the client checks the file. */
   readonly digest: Digest | null;
   readonly clock: Clock;
   fetch(signal: AbortSignal): Promise<FileAnswer>;
