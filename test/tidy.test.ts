@@ -82,6 +82,8 @@ const LAYERS: Record<string, readonly string[]> = {
   ],
   // Copies of trees, for the command and the library.
   transfer: ['base', 'type:guest'],
+  // From a Dockerfile to an environment: VMs are the runtime's.
+  dockerfile: ['base', 'sys', 'home', 'runtime', 'transfer', 'type:sandbox', ...MECHANISM_TYPES],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
   api: ['base', 'trace', 'requirements', 'sandbox', ...MECHANISM_TYPES],
   client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],

@@ -7,6 +7,7 @@ export const TARGETS: Readonly<Record<string, Load>> = {
   'bpf-events': async () => (await import('./bpf-events.ts')).bpfEvents,
   'client-hello': async () => (await import('./client-hello.ts')).clientHello,
   'copy-out': async () => (await import('./copy-out.ts')).copyOutOf,
+  dockerfile: async () => (await import('./dockerfile.ts')).dockerfile,
   'dns-tcp': async () => (await import('./dns-tcp.ts')).dnsTcp,
   dns: async () => (await import('./dns.ts')).dns,
   'egress-rules': async () => (await import('./egress-rules.ts')).egressRules,

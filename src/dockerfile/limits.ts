@@ -1,0 +1,29 @@
+/** Bounds of what a Dockerfile and its context may contain. Both may come from a stranger. */
+import { GIB, KIB, MIB } from '../base/units.ts';
+
+export const DOCKERFILE_LIMITS = {
+  fileBytesMax: MIB,
+  instructionsMax: 1_000,
+  stagesMax: 64,
+  /** Of one argument, and of one variable's value: `ENV A=$A$A` doubles it. */
+  valueCharactersMax: 64 * KIB,
+  /** Of all variables together. */
+  environmentCharactersMax: 256 * KIB,
+  /** Variables, labels or build arguments. */
+  namesMax: 1_000,
+  /** Heredocs of one instruction, and mounts of one RUN. */
+  partsMax: 32,
+} as const;
+
+export const CONTEXT_LIMITS = {
+  ignoreFileBytesMax: MIB,
+  patternsMax: 1_000,
+  patternCharactersMax: 1_024,
+  entriesMax: 100_000,
+  depthMax: 100,
+  bytesMax: 8 * GIB,
+} as const;
+
+/** As BuildKit. */
+export const SECRET_BYTES_MAX = 500 * KIB;
+export const SECRETS_MAX = 32;

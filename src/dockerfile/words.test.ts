@@ -1,0 +1,47 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
+import { expect, it } from 'vitest';
+import { expandWord, expandWords, jsonWords, type Scope } from './words.ts';
+
+const scope: Scope = { line: 3, escapeMark: '\\', variables: { A: 'a', S: 'x y', E: '' } };
+
+it.each([
+  ['$A${A}', 'aa'],
+  ['\\$A', '$A'],
+  ["'$A'", '$A'],
+  ['"$A \\"q\\" \\n"', 'a "q" \\n'],
+  ['${N:-d}${N-d}${E:-d}${E-d}', 'ddd'],
+  ['${A:+y}${E:+y}${E+y}${N+y}', 'yy'],
+  ['${N:-${A:-b}"c d"}', 'ac d'],
+  ['${A:?no}', 'a'],
+  ['$N', ''],
+  ['a$', 'a$'],
+  ['$constructor', ''],
+])('expandWord: %s is %j', (text, expected) => {
+  expect(expandWord(text, scope)).toBe(expected);
+});
+
+it.each([
+  ['${A', 'is not supported'],
+  ['${A#x}', 'is not supported'],
+  ['${N:?why}', 'line 3: N is not set: why'],
+  ["'a", 'has no end'],
+  ['"a', 'has no end'],
+  ['${N:-a', 'has no end'],
+  [`${'${N:-'.repeat(99)}x`, 'nested too deeply'],
+])('expandWord: %s is refused', (text, message) => {
+  expect(() => expandWord(text, scope)).toThrow(message);
+});
+
+it('expandWord: a value that doubles is bounded', () => {
+  const variables = { A: 'x'.repeat(60_000) };
+  expect(() => expandWord('$A$A', { ...scope, variables })).toThrow('too long');
+});
+
+it('expandWords: spaces split, quotes and escapes keep together', () => {
+  expect(expandWords('a "b c" d\\ e $A', scope)).toEqual(['a', 'b c', 'd e', 'a']);
+});
+
+it('jsonWords: only a list of texts', () => {
+  expect(jsonWords('["a", "b c"]')).toEqual(['a', 'b c']);
+  for (const text of ['[1]', "['a']", 'a', '["a"', '{}']) expect(jsonWords(text)).toBeNull();
+});
