@@ -55,6 +55,7 @@ export interface PackagesOptions {
   readonly log: Log;
   readonly fileBytesMax?: number;
   readonly upstreamLimits?: UpstreamOptions['limits'];
+  readonly lookup?: UpstreamOptions['lookup'];
 }
 
 export interface PackageCaller {
@@ -87,8 +88,8 @@ const PAGE_TIME = {
 };
 
 export function createPackageGateway(options: PackagesOptions): PackageGateway {
-  const { clock, log, isPublic, upstreamLimits = {} } = options;
-  const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits });
+  const { clock, log, isPublic, upstreamLimits = {}, lookup } = options;
+  const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits, lookup });
   const bytesMax = options.fileBytesMax ?? CACHE_LIMITS.fileBytesMax;
   const store = new FileStore(join(options.cacheDir, 'packages'), bytesMax);
   const pages = new PageCache(upstream, clock);

@@ -77,7 +77,7 @@ requiresRoot().it(
     await chown(join(dir, 'home'), id, id);
     // The real one may be in a directory of root.
     await rm(join(dir, 'bin/node'));
-    await writeFile(join(dir, 'bin/node'), '#!/bin/sh\necho v24.0.0\n', { mode: 0o755 });
+    await writeFile(join(dir, 'bin/node'), '#!/bin/sh\necho v24.5.0\n', { mode: 0o755 });
     const { stderr } = await launchAs({ uid: id, gid: id }, 'ls');
     expect(stderr).toContain('this user may not install them');
     expect(stderr).toContain(

@@ -16,5 +16,6 @@ it('prove packages: finds a gateway that connects to private addresses', {
   const failed = tried.filter(({ ok }) => !ok).map(({ what }) => what);
   expect(failed).toContain('link: http://127.0.0.1:PORT/x');
   expect(failed).toContain('link: /files/redirect');
+  expect(failed).toContain('link behind a proxy: https://169.254.169.254/latest/meta-data/');
   expect(failed).toContain('requests that reached the internal service');
 });

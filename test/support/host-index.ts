@@ -1,6 +1,7 @@
 /** The Python index that this machine's own pip uses, where it answers. */
 import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
+import { PackageError } from '../../src/packages/errors.ts';
 import type { IndexSet } from '../../src/packages/gateway.ts';
 import { hostFiles } from '../../src/packages/host/host-files.ts';
 import { readIndexes } from '../../src/packages/host/indexes.ts';
@@ -19,6 +20,7 @@ export async function findHostIndexes(): Promise<IndexSet | string> {
   });
   try {
     const indexes = await readIndexes(hostFiles(process.env), []);
+    if (indexes.pip instanceof PackageError) throw indexes.pip;
     if (indexes.pip === undefined) return 'the host has no Python index';
     await upstream.page({
       url: `${indexes.pip.baseUrl}six/`,

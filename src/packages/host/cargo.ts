@@ -1,36 +1,101 @@
-/** The sparse index of the host's cargo: a source that replaces crates.io, or that itself. */
+/** The sparse index of the host's cargo: a source that replaces crates.io, or that itself; and its token. */
 import { join } from 'node:path';
+import { parse } from 'smol-toml';
+import { PackageError } from '../errors.ts';
 import type { Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 import { indexOf } from './index-url.ts';
-import { type Ini, parseIni } from './ini.ts';
+import { withProxies } from './proxies.ts';
 
-const DEFAULT: Index = {
+const PUBLIC: Index = {
   baseUrl: 'https://index.crates.io/',
   fileHosts: ['static.crates.io', 'crates.io'],
 };
+/** Cargo refuses circles, too. */
+const STEPS_MAX = 5;
+
+type Table = Readonly<Record<string, unknown>>;
 
 /** Undefined: the host's cargo uses a registry without a sparse index. @throws PackageError `index_invalid` */
-export async function cargoIndex({ env, home, read }: HostFiles): Promise<Index | undefined> {
-  const dir = env['CARGO_HOME'] || join(home, '.cargo');
-  const text = (await read(join(dir, 'config.toml'))) ?? (await read(join(dir, 'config')));
-  if (text === undefined) return DEFAULT;
-  const ini = parseIni(text);
+export async function cargoIndex(files: HostFiles): Promise<Index | undefined> {
+  const { env } = files;
+  const config = await tableOf(files, 'config');
+  const name = replacement(config);
+  const proxy = env['CARGO_HTTP_PROXY'] || textIn(config, 'http', 'proxy');
+  const add = (index: Index): Index =>
+    withProxies(index, files, 'cargo', { http: proxy, https: proxy });
+  if (name === 'crates-io') return add(PUBLIC);
+  const address =
+    textIn(config, 'source', name, 'registry') ??
+    env[`CARGO_REGISTRIES_${variableName(name)}_INDEX`] ??
+    textIn(config, 'registries', name, 'index');
+  if (address?.startsWith('sparse+') !== true) return undefined;
+  const index = indexOf(
+    address.slice('sparse+'.length),
+    "the source that replaces crates-io of the host's cargo",
+  );
+  const token = await tokenOf(files, config, name, address);
+  // Cargo's book, "Registry Authentication": the token is the whole value.
+  return add(token === undefined ? index : { ...index, authorization: token });
+}
+
+/** The name of the source that cargo uses instead of crates.io. */
+function replacement(config: Table): string {
   let name = 'crates-io';
-  // A source may be replaced by one that is replaced itself; cargo refuses circles, too.
-  for (let steps = 0; steps < 5; steps += 1) {
-    const next = textOf(ini, `source.${name}`, 'replace-with');
+  for (let steps = 0; steps < STEPS_MAX; steps += 1) {
+    const next = textIn(config, 'source', name, 'replace-with');
     if (next === undefined) break;
     name = next;
   }
-  if (name === 'crates-io') return DEFAULT;
-  const registry =
-    textOf(ini, `source.${name}`, 'registry') ?? textOf(ini, `registries.${name}`, 'index');
-  if (registry?.startsWith('sparse+') !== true) return undefined;
-  return indexOf(registry.slice('sparse+'.length), `source ${name} of the host's cargo`);
+  return name;
 }
 
-function textOf(ini: Ini, section: string, key: string): string | undefined {
-  const value = ini.get(section)?.get(key);
-  return /^(["'])(.*)\1/.exec(value ?? '')?.[2];
+/** Of the registry of this name, or of one with the same index. */
+async function tokenOf(
+  files: HostFiles,
+  config: Table,
+  name: string,
+  address: string,
+): Promise<string | undefined> {
+  const same = Object.keys(tableIn(config, 'registries')).filter(
+    (one) => textIn(config, 'registries', one, 'index') === address,
+  );
+  const credentials = await tableOf(files, 'credentials');
+  for (const one of [name, ...same]) {
+    const token =
+      files.env[`CARGO_REGISTRIES_${variableName(one)}_TOKEN`] ||
+      textIn(credentials, 'registries', one, 'token') ||
+      textIn(config, 'registries', one, 'token');
+    if (token) return token;
+  }
+  return undefined;
+}
+
+const variableName = (name: string): string => name.toUpperCase().replaceAll('-', '_');
+
+/** Empty: there is no such file. @throws PackageError `index_invalid` */
+async function tableOf({ env, home, read }: HostFiles, file: string): Promise<Table> {
+  const dir = env['CARGO_HOME'] || join(home, '.cargo');
+  const text = (await read(join(dir, `${file}.toml`))) ?? (await read(join(dir, file)));
+  if (text === undefined) return {};
+  try {
+    return parse(text);
+  } catch {
+    // Its error quotes the line, which may have a token.
+    throw new PackageError('index_invalid', `${file}.toml of the host's cargo is no valid TOML`, {
+      remedy: 'correct that file',
+    });
+  }
+}
+
+function tableIn(table: Table, key: string): Table {
+  const value = Object.hasOwn(table, key) ? table[key] : undefined;
+  return typeof value === 'object' && value !== null ? (value as Table) : {};
+}
+
+function textIn(table: Table, ...path: readonly string[]): string | undefined {
+  const [last = '', ...others] = path.toReversed();
+  const at = others.toReversed().reduce(tableIn, table);
+  const value = Object.hasOwn(at, last) ? at[last] : undefined;
+  return typeof value === 'string' ? value : undefined;
 }

@@ -4,6 +4,8 @@ import type { IndexSet } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 import { indexOf } from './index-url.ts';
 import { parseIni } from './ini.ts';
+import { withNetrc } from './netrc.ts';
+import { withProxies } from './proxies.ts';
 
 const DEFAULT = 'https://proxy.golang.org';
 const DATABASE = 'sum.golang.org';
@@ -18,7 +20,9 @@ export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' |
   // The first of several: the others answer only for what it lacks.
   const proxy = (value('GOPROXY') ?? DEFAULT).split(/[,|]/).find((one) => /^https?:/.test(one));
   if (proxy === undefined) return {};
-  const go = indexOf(proxy, "GOPROXY of the host's Go");
+  const index = indexOf(proxy, "GOPROXY of the host's Go");
+  const logins = value('GOAUTH') === 'off' ? index : await withNetrc(index, files);
+  const go = withProxies(logins, files, 'Go');
   if (value('GOSUMDB') === 'off') return { go };
-  return { go, sumdb: { baseUrl: `https://${DATABASE}/` } };
+  return { go, sumdb: withProxies({ baseUrl: `https://${DATABASE}/` }, files, 'Go') };
 }

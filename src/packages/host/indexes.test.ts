@@ -1,4 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { PackageError } from '../errors.ts';
+import type { IndexName } from '../protocol/artifact.ts';
+import type { Configured, Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 import { readIndexes } from './indexes.ts';
 
@@ -17,12 +20,25 @@ function host(
   };
 }
 
-const read = (...given: Parameters<typeof host>) => readIndexes(host(...given), []);
+/** All of them valid. */
+async function read(...given: Parameters<typeof host>) {
+  const { npmScopes = {}, ...named } = await readIndexes(host(...given), []);
+  return { ...valid<IndexName>(named), npmScopes: valid<string>(npmScopes) };
+}
+
+function valid<Name extends string>(all: Readonly<Partial<Record<Name, Configured>>>) {
+  for (const index of Object.values<Configured | undefined>(all)) {
+    if (index instanceof PackageError) throw index;
+  }
+  return all as Readonly<Partial<Record<Name, Index>>>;
+}
+
 const basic = (pair: string): string => `Basic ${Buffer.from(pair).toString('base64')}`;
 
 describe('readIndexes', () => {
   it('without any configuration: the public indexes', async () => {
-    const found = await read();
+    const { npmScopes, ...found } = await read();
+    expect(npmScopes).toEqual({});
     const bases = Object.entries(found).map(([name, { baseUrl }]) => [name, baseUrl]);
     expect(Object.fromEntries(bases)).toEqual({
       pip: 'https://pypi.org/simple/',
@@ -112,16 +128,220 @@ describe('readIndexes', () => {
     ]);
   });
 
-  it('an index that is no URL is an error that names the setting, not its value', async () => {
-    await expect(read({}, { PIP_INDEX_URL: 'ftp://secret@x' })).rejects.toMatchObject({
-      code: 'index_invalid',
-      message: "the index-url of the host's pip is not an http(s) URL of an index",
+  it('an invalid setting stops only its own kind; the error names the setting, not its value', async () => {
+    const secret = 's3cret';
+    const found = await readIndexes(
+      host(
+        {
+          '/home/user/.npmrc': `registry=ftp://me:${secret}@npm.example/\n@a:registry=https://a.example/\n`,
+          '/home/user/.cargo/config.toml': `[source.crates-io]\nreplace-with = "${secret}\n`,
+          '/etc/apt/sources.list': 'deb https://apt.example/debian?x s main\n',
+        },
+        { PIP_INDEX_URL: `ftp://${secret}@x`, GOPROXY: 'https://go.example' },
+      ),
+      [],
+    );
+    const errors = Object.entries(found).flatMap(([name, index]) =>
+      index instanceof PackageError ? [[name, index.code, index.message]] : [],
+    );
+    expect(errors).toEqual([
+      ['pip', 'index_invalid', "the index-url of the host's pip is not an http(s) URL of an index"],
+      ['npm', 'index_invalid', "the registry of the host's npm is not an http(s) URL of an index"],
+      ['cargo', 'index_invalid', "config.toml of the host's cargo is no valid TOML"],
+      ['debian', 'index_invalid', 'debian in /etc/apt is not an http(s) URL of an index'],
+    ]);
+    expect(JSON.stringify(errors)).not.toContain(secret);
+    expect(found.go).toMatchObject({ baseUrl: 'https://go.example/' });
+    expect(found['debian-security']).toMatchObject({
+      baseUrl: 'http://deb.debian.org/debian-security/',
     });
   });
 
+  it('a file that can’t be read stops only its own kind', async () => {
+    const files = host();
+    const found = await readIndexes(
+      {
+        ...files,
+        read: async (path) => {
+          if (path.endsWith('.npmrc')) throw Object.assign(new Error('EIO'), { code: 'EIO' });
+          return files.read(path);
+        },
+      },
+      [],
+    );
+    expect(found.npm).toMatchObject({
+      code: 'index_invalid',
+      message: "the host's configuration of npm is unreadable",
+    });
+    expect(found.pip).toMatchObject({ baseUrl: 'https://pypi.org/simple/' });
+  });
+
   it('hosts of files that the owner names count for every index', async () => {
-    const found = await readIndexes(host(), ['files.internal']);
+    const found = valid<IndexName>(await readIndexes(host(), ['files.internal']));
     expect(found.pip?.fileHosts).toEqual(['files.pythonhosted.org', 'files.internal']);
     expect(found.go?.fileHosts).toEqual(['files.internal']);
+  });
+});
+
+describe('npm scopes', () => {
+  it('a scope has its own registry and the token of that; an invalid one stops only that scope', async () => {
+    const npmrc = [
+      'registry=https://npm.example/r/',
+      '//npm.example/r/:_authToken=main',
+      '@corp:registry=https://corp.example/npm/private',
+      '//corp.example/npm/:_authToken=scoped',
+      '@bare:registry=https://bare.example',
+      '@bad:registry=nowhere',
+    ].join('\n');
+    const { npm, npmScopes = {} } = await readIndexes(host({ '/home/user/.npmrc': npmrc }), []);
+    expect(npm).toMatchObject({ authorization: 'Bearer main' });
+    expect(npmScopes).toMatchObject({
+      // Of a path above it, as npm looks for it.
+      '@corp': { baseUrl: 'https://corp.example/npm/private/', authorization: 'Bearer scoped' },
+      '@bare': { baseUrl: 'https://bare.example/' },
+      '@bad': { code: 'index_invalid' },
+    });
+    expect(npmScopes['@bare']).not.toHaveProperty('authorization');
+  });
+
+  it('the user’s file wins over the system’s', async () => {
+    const { npmScopes } = await read({
+      '/home/user/.npmrc': '@a:registry=https://user.example/\n',
+      '/etc/npmrc': '@a:registry=https://system.example/\n',
+    });
+    expect(npmScopes['@a']?.baseUrl).toBe('https://user.example/');
+  });
+});
+
+describe('tokens of cargo', () => {
+  const config = [
+    '[source.crates-io]',
+    'replace-with = "mirror"',
+    '[source.mirror]',
+    'registry = "sparse+https://cargo.example/i/"',
+    '[registries]',
+    'corp-one = { index = "sparse+https://cargo.example/i/" }',
+  ].join('\n');
+
+  it('the token of the registry with the same index, from the file of credentials', async () => {
+    const { cargo } = await read({
+      '/home/user/.cargo/config.toml': config,
+      '/home/user/.cargo/credentials.toml': '[registries.corp-one]\ntoken = "t1"\n',
+    });
+    expect(cargo).toMatchObject({ baseUrl: 'https://cargo.example/i/', authorization: 't1' });
+  });
+
+  it('its variable wins; a token of another registry is not sent', async () => {
+    const files = {
+      '/home/user/.cargo/config.toml': config,
+      '/home/user/.cargo/credentials.toml': '[registries.other]\ntoken = "no"\n',
+    };
+    const variable = { CARGO_REGISTRIES_CORP_ONE_TOKEN: 't2' };
+    expect((await read(files, variable)).cargo?.authorization).toBe('t2');
+    expect((await read(files)).cargo).not.toHaveProperty('authorization');
+  });
+
+  it('a source that is a registry by name', async () => {
+    const { cargo } = await read({
+      '/home/user/.cargo/config.toml': [
+        'source.crates-io.replace-with = "corp"',
+        '[registries.corp]',
+        'index = "sparse+https://corp.example/"',
+        'token = "t3"',
+      ].join('\n'),
+    });
+    expect(cargo).toMatchObject({ baseUrl: 'https://corp.example/', authorization: 't3' });
+  });
+});
+
+describe('.netrc', () => {
+  const netrc = [
+    '# machine pip.example login no password no',
+    'machine pip.example login me password "p w"',
+    'machine go.example',
+    '  login gopher',
+    '  password x',
+    'macdef m',
+    'machine evil.example login no password no',
+    '',
+    'default login all password all',
+  ].join('\n');
+
+  it('of the index’s host, unless its URL has a password; never the default entry', async () => {
+    const files = { '/home/user/.netrc': netrc };
+    const pip = async (url: string): Promise<string | undefined> =>
+      (await read(files, { PIP_INDEX_URL: url })).pip?.authorization;
+    expect(await pip('https://pip.example/s')).toBe(basic('me:p w'));
+    expect(await pip('https://you:q@pip.example/s')).toBe(basic('you:q'));
+    expect(await pip('https://evil.example/s')).toBe(undefined);
+    expect(await pip('https://x.pip.example/s')).toBe(undefined);
+    const { go, npm } = await read(files, { GOPROXY: 'https://go.example' });
+    expect(go?.authorization).toBe(basic('gopher:x'));
+    expect(npm).not.toHaveProperty('authorization');
+  });
+
+  it('go: GOAUTH=off', async () => {
+    const env = { GOPROXY: 'https://go.example', GOAUTH: 'off' };
+    expect((await read({ '/home/user/.netrc': netrc }, env)).go).not.toHaveProperty(
+      'authorization',
+    );
+  });
+
+  it('apt: auth.conf, by scheme, host and path', async () => {
+    const files = {
+      '/etc/apt/sources.list':
+        'deb https://apt.example/a/debian s main\ndeb http://apt.example/debian-security s main\n',
+      '/etc/apt/auth.conf.d/one.conf': 'machine apt.example/a login me password x\n',
+    };
+    const { debian, 'debian-security': security } = await read(files);
+    expect(debian?.authorization).toBe(basic('me:x'));
+    expect(security).not.toHaveProperty('authorization');
+  });
+});
+
+describe('proxies', () => {
+  const env = { HTTPS_PROXY: 'http://me:pw@proxy.example:3128', NO_PROXY: '.internal' };
+
+  it('without any, no index has one', async () => {
+    const { npmScopes: _, ...found } = await read();
+    for (const index of Object.values(found)) expect(index).not.toHaveProperty('proxies');
+  });
+
+  it('of the environment, for every index', async () => {
+    const { npmScopes: _, ...found } = await read({}, env);
+    for (const index of Object.values(found)) {
+      expect(index.proxies).toEqual({
+        http: undefined,
+        https: 'http://me:pw@proxy.example:3128/',
+        except: '.internal',
+      });
+    }
+  });
+
+  it('a client’s own setting overrides it for that client', async () => {
+    const files = {
+      '/home/user/.npmrc': 'https-proxy=http://npm-proxy.example\nnoproxy=a.example\n',
+      '/etc/pip.conf': '[global]\nproxy = pip-proxy.example:8080\n',
+      '/home/user/.cargo/config.toml': '[http]\nproxy = "http://cargo-proxy.example"\n',
+      '/etc/apt/apt.conf.d/proxy': 'Acquire::http::Proxy "http://apt-proxy.example/";\n',
+    };
+    const { npm, pip, cargo, debian, go } = await read(files, env);
+    expect(npm?.proxies).toMatchObject({ https: 'http://npm-proxy.example/', except: 'a.example' });
+    expect(pip?.proxies?.https).toBe('http://pip-proxy.example:8080/');
+    expect(cargo?.proxies?.https).toBe('http://cargo-proxy.example/');
+    expect(debian?.proxies).toMatchObject({
+      http: 'http://apt-proxy.example/',
+      https: 'http://apt-proxy.example/',
+    });
+    expect(go?.proxies?.https).toBe('http://me:pw@proxy.example:3128/');
+  });
+
+  it('one that is no http(s) URL is an error without its value', async () => {
+    const found = await readIndexes(host({}, { PIP_PROXY: 'socks5://me:s3cret@x' }), []);
+    expect(found.pip).toMatchObject({
+      code: 'index_invalid',
+      message: "the proxy of the host's pip is no http(s) URL",
+    });
+    expect(found.npm).not.toBeInstanceOf(PackageError);
   });
 });

@@ -1,58 +1,114 @@
-/** The registry of the host's npm: NPM_CONFIG_REGISTRY, .npmrc, then the public one. */
+/** The registries of the host's npm: NPM_CONFIG_REGISTRY, .npmrc, then the public one; and those of scopes. */
 import { join } from 'node:path';
-import type { Index } from '../upstream/index-set.ts';
+import { PackageError } from '../errors.ts';
+import type { Configured, Index, IndexSet } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 import { indexOf } from './index-url.ts';
 import { parseIni } from './ini.ts';
+import { basic } from './netrc.ts';
+import { withProxies } from './proxies.ts';
 
 const DEFAULT = 'https://registry.npmjs.org/';
+const SCOPE = /^(@[A-Za-z0-9~_-][A-Za-z0-9._~-]*):registry$/;
+const SCOPES_MAX = 100;
+
+type Setting = (key: string) => string | undefined;
 
 /** @throws PackageError `index_invalid` */
-export async function npmIndex({ env, home, read }: HostFiles): Promise<Index> {
-  const variable = (name: string): string | undefined =>
+export async function npmIndexes(files: HostFiles): Promise<Pick<IndexSet, 'npm' | 'npmScopes'>> {
+  const { env, read } = files;
+  const lines = await configuration(files);
+  const variable: Setting = (name) =>
+    env[`NPM_CONFIG_${name.toUpperCase()}`] || env[`npm_config_${name}`];
+  const setting: Setting = (key) => variable(key.replaceAll('-', '_')) ?? lines.get(key);
+  const cafile = setting('cafile');
+  const ca = cafile === undefined ? undefined : await read(cafile);
+  const [http, https] = [setting('proxy'), setting('https-proxy')];
+  const proxies = { http, https: https ?? http, except: setting('noproxy') };
+  const open = (registry: string, where: string): Index => {
+    const index = indexOf(registry, where);
+    const authorization = credentials(index, (key) => lines.get(key)) ?? index.authorization;
+    return withProxies(
+      {
+        ...index,
+        ...(authorization === undefined ? {} : { authorization }),
+        ...(ca === undefined ? {} : { ca }),
+      },
+      files,
+      'npm',
+      proxies,
+    );
+  };
+  const scopes = [...lines].flatMap(([key, registry]) => {
+    const scope = SCOPE.exec(key)?.[1];
+    return scope === undefined ? [] : [[scope, registry] as const];
+  });
+  return {
+    npm: open(setting('registry') ?? DEFAULT, "the registry of the host's npm"),
+    npmScopes: Object.fromEntries(
+      scopes
+        .slice(0, SCOPES_MAX)
+        .map(([scope, registry]) => [scope, orError(() => open(registry, ofScope))]),
+    ),
+  };
+}
+
+/** Without the name of the scope: its guest knows that, and others need not. */
+const ofScope = "the registry of this scope of the host's npm";
+
+function orError(open: () => Index): Configured {
+  try {
+    return open();
+  } catch (error) {
+    if (error instanceof PackageError) return error;
+    throw error;
+  }
+}
+
+/** npm's files, the user's before the system's, with variables put into their values: `${NAME}`. */
+async function configuration({ env, home, read }: HostFiles): Promise<ReadonlyMap<string, string>> {
+  const path = (name: string): string | undefined =>
     env[`NPM_CONFIG_${name.toUpperCase()}`] || env[`npm_config_${name}`];
   const paths = [
-    variable('userconfig') ?? join(home, '.npmrc'),
-    variable('globalconfig') ?? '/etc/npmrc',
+    path('userconfig') ?? join(home, '.npmrc'),
+    path('globalconfig') ?? '/etc/npmrc',
     '/usr/local/etc/npmrc',
   ];
-  const texts = await Promise.all(paths.map((path) => read(path)));
-  const files = texts.flatMap((text) => (text === undefined ? [] : [parseIni(text).get('')]));
-  const setting = (key: string): string | undefined => {
-    const value = files.map((file) => file?.get(key)).find((one) => one !== undefined);
-    return value === undefined ? undefined : expanded(value, env);
-  };
-  const registry = variable('registry') ?? setting('registry') ?? DEFAULT;
-  const index = indexOf(registry, "the registry of the host's npm");
-  const authorization = credentials(index, setting) ?? index.authorization;
-  const cafile = variable('cafile') ?? setting('cafile');
-  const ca = cafile === undefined ? undefined : await read(cafile);
-  return {
-    ...index,
-    ...(authorization === undefined ? {} : { authorization }),
-    ...(ca === undefined ? {} : { ca }),
-  };
+  const lines = new Map<string, string>();
+  for (const text of await Promise.all(paths.map((one) => read(one)))) {
+    for (const [key, value] of (text === undefined ? undefined : parseIni(text).get('')) ?? []) {
+      if (!lines.has(key)) lines.set(key, expanded(value, env));
+    }
+  }
+  return lines;
 }
 
-/** Of this registry: `//host/path/:_authToken`, `_auth`, or `username` with `_password`. */
-function credentials(
-  { baseUrl }: Index,
-  setting: (key: string) => string | undefined,
-): string | undefined {
-  const place = baseUrl.replace(/^https?:/, '');
-  const own = (name: string): string | undefined =>
-    setting(`${place}:${name}`) ?? setting(`${place.replace(/\/$/, '')}:${name}`);
-  const token = own('_authToken');
-  if (token !== undefined) return `Bearer ${token}`;
-  const basic = own('_auth');
-  if (basic !== undefined) return `Basic ${basic}`;
-  const [name, password] = [own('username'), own('_password')];
-  if (name === undefined || password === undefined) return undefined;
-  const pair = `${name}:${Buffer.from(password, 'base64').toString()}`;
-  return `Basic ${Buffer.from(pair).toString('base64')}`;
+/** Of this registry, or of a path above it: `//host/path/:_authToken`, `_auth`, or `username` with `_password`. */
+function credentials({ baseUrl }: Index, line: Setting): string | undefined {
+  for (const place of placesOf(baseUrl)) {
+    const own = (name: string): string | undefined => line(`${place}:${name}`);
+    const token = own('_authToken');
+    if (token !== undefined) return `Bearer ${token}`;
+    const pair = own('_auth');
+    if (pair !== undefined) return `Basic ${pair}`;
+    const [name, password] = [own('username'), own('_password')];
+    if (name !== undefined && password !== undefined) {
+      return basic(`${name}:${Buffer.from(password, 'base64').toString()}`);
+    }
+  }
+  return undefined;
 }
 
-/** npm puts variables into values: `${NAME}`. */
+/** `//host/a/b/`, `//host/a/b`, `//host/a/`, … `//host`: npm looks for credentials in this order. */
+function placesOf(baseUrl: string): readonly string[] {
+  const { host, pathname } = new URL(baseUrl);
+  const parts = pathname.split('/').filter((part) => part !== '');
+  return parts
+    .map((_, at) => `//${host}/${parts.slice(0, parts.length - at).join('/')}`)
+    .concat(`//${host}`)
+    .flatMap((place) => [`${place}/`, place]);
+}
+
 function expanded(value: string, env: HostFiles['env']): string {
   const text = value.replace(/^"(.*)"$/, '$1');
   return text.replace(/\$\{([A-Za-z0-9_]+)\}/g, (all, name: string) => env[name] ?? all);

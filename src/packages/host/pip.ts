@@ -4,6 +4,8 @@ import type { Index } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
 import { indexOf } from './index-url.ts';
 import { type Ini, parseIni } from './ini.ts';
+import { withNetrc } from './netrc.ts';
+import { withProxies } from './proxies.ts';
 
 const DEFAULT = 'https://pypi.org/simple/';
 const FILE_HOSTS = ['files.pythonhosted.org'];
@@ -27,7 +29,13 @@ export async function pipIndex(files: HostFiles): Promise<Index> {
   };
   const certificates = env['PIP_CERT'] || fromFiles('cert');
   const ca = certificates ? await files.read(certificates) : undefined;
-  return ca === undefined ? index : { ...index, ca };
+  const proxy = env['PIP_PROXY'] || fromFiles('proxy');
+  return withProxies(
+    await withNetrc(ca === undefined ? index : { ...index, ca }, files),
+    files,
+    'pip',
+    { http: proxy, https: proxy },
+  );
 }
 
 /** pip's files, those that win first: PIP_CONFIG_FILE, the user's, the system's. */

@@ -94,7 +94,7 @@ export class Exchange {
       this.#refuseRoute(route, permitted.refusal);
       return;
     }
-    const index = await this.#orGone(catalogs.index(route.index));
+    const index = await this.#orGone(catalogs.index(route));
     if (index === undefined) {
       const message = `This host has no index of ${ecosystem} packages: configure one there.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
@@ -331,6 +331,12 @@ export class Exchange {
     if (this.#response.headersSent) {
       // Never a clean end: the file is not complete.
       this.#response.destroy();
+      return;
+    }
+    if (error instanceof PackageError && error.code === 'index_invalid') {
+      // Says which setting, never its value.
+      const message = `This host's index can't be used: ${error.message}. Correct it there.`;
+      this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
       return;
     }
     if (error instanceof PackageError && error.code === 'address_refused') {

@@ -1,21 +1,21 @@
 /** Catalogs of packages, and other pages, from the host's indexes (io). */
 import { PackageError } from '../errors.ts';
-import type {
-  ArtifactRoute,
-  Catalog,
-  CatalogRoute,
-  IndexName,
-  RawPage,
-} from '../protocol/artifact.ts';
+import type { ArtifactRoute, Catalog, CatalogRoute, RawPage, Route } from '../protocol/artifact.ts';
 import { cargoPage, parseCargoConfig, parseCargoIndex } from '../protocol/cargo.ts';
 import { DATABASE } from '../protocol/go.ts';
 import { NPM_ACCEPT, npmPage, parsePackument } from '../protocol/npm.ts';
 import { PYPI_ACCEPT, parsePypiPage, pypiPage } from '../protocol/pypi.ts';
-import type { Index, IndexSet } from '../upstream/index-set.ts';
+import type { Configured, Index, IndexSet } from '../upstream/index-set.ts';
 import type { CachedPage, PageCache } from './page-cache.ts';
 
 /** Runs work of a sandbox's choice, and counts its time. */
 export type CountedWork = <T>(job: () => T) => T;
+
+/** @throws PackageError `index_invalid` */
+function usable(configured: Configured | undefined): Index | undefined {
+  if (configured instanceof PackageError) throw configured;
+  return configured;
+}
 
 export class Catalogs {
   readonly #pages: PageCache;
@@ -29,21 +29,33 @@ export class Catalogs {
     this.#read = indexes;
   }
 
-  /** The host's index, if it has one. @throws PackageError `index_invalid` */
-  async index(name: IndexName): Promise<Index | undefined> {
+  /**
+   * The host's index of what a route names, if it has one.
+   * @param route.name of a package; that of npm may be in a scope with a registry of its own
+   * @throws PackageError `index_invalid`
+   */
+  async index({
+    index: name,
+    name: of,
+  }: Pick<Route, 'index' | 'name'>): Promise<Index | undefined> {
     this.#indexes ??= this.#read();
     try {
       const indexes = await this.#indexes;
-      if (name === 'sumdb' && indexes.go !== undefined && indexes.sumdb !== undefined) {
-        this.#database ??= this.#findDatabase(indexes.go, indexes.sumdb);
-        return await this.#database;
-      }
-      return indexes[name];
+      if (name === 'sumdb') return await this.#sumdb(usable(indexes.go), usable(indexes.sumdb));
+      const scope = name === 'npm' ? (/^(@[^/]+)\//.exec(of)?.[1] ?? '') : '';
+      const { npmScopes = {} } = indexes;
+      return usable(Object.hasOwn(npmScopes, scope) ? npmScopes[scope] : indexes[name]);
     } catch (error) {
       // The owner may correct the file.
       this.#indexes = undefined;
       throw error;
     }
+  }
+
+  async #sumdb(proxy: Index | undefined, direct: Index | undefined): Promise<Index | undefined> {
+    if (proxy === undefined || direct === undefined) return direct;
+    this.#database ??= this.#findDatabase(proxy, direct);
+    return await this.#database;
   }
 
   /** A module proxy may serve the database, too; a host with a mirror often reaches nothing else. */

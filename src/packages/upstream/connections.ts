@@ -3,6 +3,7 @@ import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
 import type { Index } from './index-set.ts';
+import { proxyFor } from './proxy.ts';
 
 /** Idle connections kept per host. */
 const IDLE_MAX = 8;
@@ -18,13 +19,14 @@ export class Connections {
    */
   agentFor(url: URL, index: Index, isTrusted: boolean, isFresh: boolean): HttpAgent {
     const { ca } = isTrusted ? index : {};
-    const key = `${url.origin} ${ca ?? ''}`;
+    const proxy = proxyFor(url, index);
+    const key = `${url.origin} ${proxy ?? ''} ${ca ?? ''}`;
     const known = this.#agents.get(key);
     const isKept = isTrusted && !isFresh;
     if (isKept && known !== undefined) return known;
     // A page may name any port of a host, and others are in use.
-    if (!isKept || this.#agents.size >= HOSTS_MAX) return this.#make(url, ca, false);
-    const agent = this.#make(url, ca, true);
+    if (!isKept || this.#agents.size >= HOSTS_MAX) return this.#make(url, ca, proxy, false);
+    const agent = this.#make(url, ca, proxy, true);
     this.#agents.set(key, agent);
     return agent;
   }
@@ -34,8 +36,19 @@ export class Connections {
     this.#agents.clear();
   }
 
-  #make(url: URL, ca: string | undefined, keepAlive: boolean): HttpAgent {
-    const options = { keepAlive, maxFreeSockets: IDLE_MAX, scheduling: 'lifo' as const };
+  #make(
+    url: URL,
+    ca: string | undefined,
+    proxy: string | undefined,
+    keepAlive: boolean,
+  ): HttpAgent {
+    const options = {
+      keepAlive,
+      maxFreeSockets: IDLE_MAX,
+      scheduling: 'lifo' as const,
+      // Which URLs need it was decided here; Node only speaks to it.
+      ...(proxy === undefined ? {} : { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } }),
+    };
     if (url.protocol !== 'https:') return new HttpAgent(options);
     return new HttpsAgent({ ...options, secureContext: this.#context(ca) });
   }

@@ -1,7 +1,7 @@
 /** Requests to indexes (io). Each is built anew: nothing that a guest sends becomes part of it but names and digests. */
 import { lookup } from 'node:dns';
 import { type IncomingMessage, request as requestHttp } from 'node:http';
-import { request as requestHttps } from 'node:https';
+import { type RequestOptions, request as requestHttps } from 'node:https';
 import type { LookupFunction } from 'node:net';
 import { createGunzip } from 'node:zlib';
 import type { Clock } from '../../base/clock.ts';
@@ -19,6 +19,7 @@ import {
 } from './address.ts';
 import { Connections } from './connections.ts';
 import type { Index } from './index-set.ts';
+import { proxyFor } from './proxy.ts';
 
 export type UpstreamLimits = Readonly<Record<keyof typeof UPSTREAM_LIMITS, number>>;
 
@@ -26,6 +27,8 @@ export interface UpstreamOptions {
   readonly clock: Clock;
   readonly isPublic: IsPublic;
   readonly limits?: Partial<UpstreamLimits>;
+  /** For tests. Default: the host's resolver. */
+  readonly lookup?: typeof lookup | undefined;
 }
 
 export interface PageRequest {
@@ -59,10 +62,12 @@ export class Upstream {
   readonly #isPublic: IsPublic;
   readonly #connections = new Connections();
   readonly #limits: UpstreamLimits;
+  readonly #lookup: typeof lookup;
   /** Of pages under way. */
   #pagesBytes = 0;
 
-  constructor({ clock, isPublic, limits = {} }: UpstreamOptions) {
+  constructor({ clock, isPublic, limits = {}, lookup: resolve = lookup }: UpstreamOptions) {
+    this.#lookup = resolve;
     this.#clock = clock;
     this.#isPublic = isPublic;
     this.#limits = { ...UPSTREAM_LIMITS, ...limits };
@@ -214,7 +219,7 @@ export class Upstream {
     throw new PackageError('upstream_invalid', 'the index redirects too often');
   }
 
-  #send(
+  async #send(
     url: URL,
     index: Index,
     headers: Readonly<Record<string, string>>,
@@ -234,10 +239,11 @@ export class Upstream {
       method: 'GET',
       headers: {
         ...headers,
+        host: url.host,
         'user-agent': 'neurovisor-packages',
         ...(isOwn && authorization !== undefined ? { authorization } : {}),
       },
-      ...(isTrusted ? {} : { lookup: this.#publicLookup(url) }),
+      ...(isTrusted ? {} : await this.#publicTarget(url, index)),
       agent: this.#connections.agentFor(url, index, isTrusted, isFresh),
       maxHeaderSize: this.#limits.headerBytesMax,
       insecureHTTPParser: false,
@@ -260,13 +266,33 @@ export class Upstream {
       else reject(asPackageError(error, url, signal));
     });
     outgoing.end();
-    return promise;
+    return await promise;
+  }
+
+  /**
+   * Options of a request that reaches public addresses only. A proxy would resolve the name itself, and may reach what
+   * is private: it is told the address that was checked here.
+   * @throws PackageError `address_refused`
+   */
+  async #publicTarget(url: URL, index: Index): Promise<RequestOptions> {
+    if (proxyFor(url, index) === undefined) return { lookup: this.#publicLookup(url) };
+    if (url.protocol !== 'https:') throw refusedThroughProxy(url);
+    const literal = literalAddress(url);
+    if (literal !== undefined) return { host: literal, hostname: literal };
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    this.#publicLookup(url)(url.hostname, {}, (error, address) => {
+      if (error instanceof PackageError) reject(error);
+      else if (error !== null) reject(refusedThroughProxy(url, error));
+      else resolve(String(address));
+    });
+    const address = await promise;
+    return { host: address, hostname: address, servername: url.hostname };
   }
 
   /** Checks the addresses that the connection will use, so a name cannot change between check and use. */
   #publicLookup(url: URL): LookupFunction {
     return (hostname, options, callback) => {
-      lookup(hostname, { ...options, all: true }, (error, found) => {
+      this.#lookup(hostname, { ...options, all: true }, (error, found) => {
         if (error !== null) {
           callback(error, '');
           return;
@@ -290,6 +316,17 @@ export class Upstream {
     });
     return { signal: AbortSignal.any([signal, limit.signal]), [Symbol.dispose]: cancel };
   }
+}
+
+function refusedThroughProxy({ host }: URL, cause?: unknown): PackageError {
+  return new PackageError(
+    'address_refused',
+    `connect to ${host} through the host's proxy: only HTTPS, to an address that this host knows as public`,
+    {
+      cause,
+      remedy: `name ${host} in NEUROVISOR_PACKAGE_HOSTS if files of packages may come from there`,
+    },
+  );
 }
 
 function requireOk(answer: IncomingMessage): void {

@@ -1,4 +1,5 @@
 /** The indexes that this host uses, read from its configuration. They stay on the host. */
+import type { PackageError } from '../errors.ts';
 import type { IndexName } from '../protocol/artifact.ts';
 
 export interface Index {
@@ -10,7 +11,24 @@ export interface Index {
   readonly authorization?: string;
   /** PEM of certificates trusted in addition to the system's. */
   readonly ca?: string;
+  /** The host's proxies; absent: it connects itself. */
+  readonly proxies?: Proxies;
 }
 
-/** An absent index: nothing of that kind can be fetched. */
-export type IndexSet = Readonly<Partial<Record<IndexName, Index>>>;
+/** URLs, with user and password where the proxy needs them. */
+export interface Proxies {
+  /** For `http:` URLs. */
+  readonly http?: string | undefined;
+  /** For `https:` URLs. */
+  readonly https?: string | undefined;
+  /** Hosts that are reached without one, as in NO_PROXY. */
+  readonly except: string;
+}
+
+/** An index as the host has configured it; an error: that setting is invalid, so only this index can't be used. */
+export type Configured = Index | PackageError;
+
+export interface IndexSet extends Readonly<Partial<Record<IndexName, Configured>>> {
+  /** Registries of npm scopes that have their own: `@scope` → registry. */
+  readonly npmScopes?: Readonly<Record<string, Configured>>;
+}

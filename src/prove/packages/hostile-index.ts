@@ -6,6 +6,10 @@ import { gzipSync } from 'node:zlib';
 import { MIB } from '../../base/units.ts';
 
 export const PASSWORD = 'Basic cHJvb2Y6cGFzc3dvcmQ=';
+/** Of the registry of one scope of npm. */
+export const SCOPE_TOKEN = 'Bearer proof-scope-token';
+/** Of the host's proxy. */
+export const PROXY_LOGIN = 'proof:proxy-password';
 export const SECRET = 'secret-of-an-internal-service';
 const JSON_TYPE = 'application/vnd.pypi.simple.v1+json';
 
@@ -28,12 +32,15 @@ export interface HostileIndex extends AsyncDisposable {
   /** Requests that reached the internal service. */
   readonly reached: string[];
   readonly service: string;
+  /** As a proxy of the host: targets of the tunnels that were asked for. None is opened. */
+  readonly tunnels: string[];
 }
 
 /** @param links made of the origin of the internal service */
 export async function startHostileIndex(links: (service: string) => Links): Promise<HostileIndex> {
   const seen: string[] = [];
   const reached: string[] = [];
+  const tunnels: string[] = [];
   const inside = createServer((request, response) => {
     reached.push(`${request.method} ${request.url}`);
     response.end(SECRET);
@@ -42,7 +49,12 @@ export async function startHostileIndex(links: (service: string) => Links): Prom
   const byName = links(service);
   const index = createServer(({ method, url = '', rawHeaders }, response) => {
     seen.push(`${method} ${url} ${rawHeaders.join(' ')}`);
-    answer(url, response, byName, service);
+    // Whole, where it is asked as a proxy.
+    answer(url.replace(/^http:\/\/[^/]*/, ''), response, byName, service);
+  });
+  index.on('connect', ({ url = '' }, socket) => {
+    tunnels.push(url);
+    socket.destroy();
   });
   const origin = await listen(index);
   return {
@@ -50,6 +62,7 @@ export async function startHostileIndex(links: (service: string) => Links): Prom
     seen,
     reached,
     service,
+    tunnels,
     async [Symbol.asyncDispose]() {
       await Promise.all([index, inside].map(close));
     },

@@ -25,6 +25,8 @@ import {
   GOOD,
   type HostileIndex,
   PASSWORD,
+  PROXY_LOGIN,
+  SCOPE_TOKEN,
   SECRET,
   startHostileIndex,
 } from './hostile-index.ts';
@@ -52,6 +54,15 @@ const badLinks = (service: string): Readonly<Record<string, string>> => {
     redirected: '/files/redirect',
   };
 };
+/** The same behind a proxy, which would resolve and reach anything. */
+const badLinksBehindProxy: Readonly<Record<string, string>> = {
+  'proxied-metadata': 'https://169.254.169.254/latest/meta-data/',
+  'proxied-private': 'https://10.0.0.1/x',
+  'proxied-loopback': 'https://127.0.0.1:8443/x',
+  'proxied-mapped': 'https://[::ffff:127.0.0.1]:8443/x',
+  'proxied-inside': 'https://inside.invalid/x',
+  'proxied-plain': 'http://inside.invalid/x',
+};
 
 interface Context {
   readonly notes: Notes;
@@ -77,25 +88,36 @@ export async function provePackages(broken: { readonly isPublic?: IsPublic } = {
     silent: '/files/silent',
     circle: '/files/circle',
     ...badLinks(service),
+    ...badLinksBehindProxy,
   }));
   const own = { baseUrl: `${index.origin}/`, authorization: PASSWORD };
-  const gateway = createPackageGateway({
-    indexes: async () => ({
-      pip: { ...own, baseUrl: `${own.baseUrl}simple/` },
-      npm: own,
-      cargo: own,
-      go: own,
-      debian: own,
-    }),
+  const parts = {
     cacheDir: dir,
     isPublic: broken.isPublic ?? isPublicAddress,
     clock: systemClock,
     log: silentLog,
     upstreamLimits: LIMITS,
+  };
+  const gateway = createPackageGateway({
+    ...parts,
+    indexes: async () => ({
+      pip: { ...own, baseUrl: `${own.baseUrl}simple/` },
+      npm: own,
+      npmScopes: { '@proof': { baseUrl: `${own.baseUrl}scope/`, authorization: SCOPE_TOKEN } },
+      cargo: own,
+      go: own,
+      debian: own,
+    }),
+  });
+  const proxy = index.origin.replace('//', `//${PROXY_LOGIN}@`);
+  const proxies = { http: proxy, https: proxy, except: '' };
+  const behindProxy = createPackageGateway({
+    ...parts,
+    indexes: async () => ({ pip: { baseUrl: 'http://index.invalid/simple/', proxies } }),
   });
   const notes = new Notes();
   const received: string[] = [];
-  const attach = attacher(gateway, dir);
+  const attach = attacher(gateway, dir, 'v');
   const context: Context = { notes, index, attach, send: sender(attach, received), received };
   try {
     await controls(context);
@@ -103,20 +125,23 @@ export async function provePackages(broken: { readonly isPublic?: IsPublic } = {
     await fields(context);
     await links(context);
     await answers(context);
+    await scopes(context);
+    await proxied({ ...context, send: sender(attacher(behindProxy, dir, 'p'), received) });
     await names(context);
     secrets(context);
   } finally {
     await gateway.close();
+    await behindProxy.close();
     await rm(dir, { recursive: true, force: true });
   }
   return notes.proof('packages');
 }
 
-function attacher(gateway: PackageGateway, dir: string): Context['attach'] {
+function attacher(gateway: PackageGateway, dir: string, prefix: string): Context['attach'] {
   let sandboxes = 0;
   return async (policy) => {
     sandboxes += 1;
-    const socketPath = join(dir, `v_${sandboxes}`);
+    const socketPath = join(dir, `${prefix}_${sandboxes}`);
     const port = await gateway.attach({ sandboxId: `s${sandboxes}`, socketPath, policy });
     return { socketPath, port };
   };
@@ -274,6 +299,39 @@ async function links({ notes, index, send }: Context): Promise<void> {
   notes.same('a file that the page does not name', '404', statusOf(other));
 }
 
+/** A scope of npm with a registry of its own. */
+async function scopes({ notes, index, send }: Context): Promise<void> {
+  const before = index.seen.length;
+  await send(get('/npm/@proof%2fx'));
+  await send(get('/npm/@other%2fx'));
+  await send(get('/npm/@proof-2%2fx'));
+  const lines = index.seen.slice(before);
+  const wrong = lines.filter(
+    (line) => line.includes(' /scope/') !== line.includes(SCOPE_TOKEN),
+  ).length;
+  const seen = `${lines.length} requests, ${wrong} with the token of another registry`;
+  notes.note('the token of a scope of npm', 'goes to its registry', seen, wrong === 0);
+}
+
+/** An index behind a proxy of the host. */
+async function proxied({ notes, index, send }: Context): Promise<void> {
+  const before = index.seen.length;
+  const page = await send(get('/pypi/simple/good/'));
+  const wasAsked = index.seen.slice(before).some((line) => line.includes('http://index.invalid/'));
+  const isPage = wasAsked && page.includes(digestOf('good'));
+  notes.note('control: a page through the host’s proxy', '200', statusOf(page), isPage);
+  for (const [name, link] of Object.entries(badLinksBehindProxy)) {
+    const lines = index.seen.length;
+    const answer = await send(get(fileOf(name)));
+    // The page itself is one request.
+    const asked = index.seen.slice(lines).filter((line) => !line.includes('/simple/')).length;
+    const arrived = asked + index.tunnels.length;
+    const ok = arrived === 0 && statusOf(answer) === '403';
+    const seen = `${statusOf(answer)}; ${arrived}`;
+    notes.note(`link behind a proxy: ${link}`, '403; the proxy is asked nothing', seen, ok);
+  }
+}
+
 /** Answers of a hostile index. */
 async function answers({ notes, send }: Context): Promise<void> {
   notes.same('a page of 40 MiB', '502', statusOf(await send(get('/pypi/simple/huge/'))));
@@ -325,11 +383,17 @@ function ask(socketPath: string, agent: Agent, path: string): Promise<void> {
 
 function secrets({ notes, index, received }: Context): void {
   const all = received.join('\n');
-  const leaks = [PASSWORD, index.origin, new URL(index.service).host, SECRET].filter((text) =>
-    all.includes(text),
-  );
+  const login = Buffer.from(PROXY_LOGIN).toString('base64');
+  const credentials = [PASSWORD, SCOPE_TOKEN, PROXY_LOGIN, login];
+  const leaks = [
+    ...credentials,
+    index.origin,
+    'index.invalid',
+    new URL(index.service).host,
+    SECRET,
+  ].filter((text) => all.includes(text));
   notes.note(
-    'all answers together: password, address of the index, content of the service',
+    'all answers together: passwords, addresses of indexes, content of the service',
     'none',
     leaks.length === 0 ? 'none' : `${leaks.length} of them`,
     leaks.length === 0,

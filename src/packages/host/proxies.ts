@@ -1,0 +1,47 @@
+/** The proxies of the host: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, or a client's own setting. Pure. */
+import { PackageError } from '../errors.ts';
+import type { Index, Proxies } from '../upstream/index-set.ts';
+import type { HostFiles } from './host-files.ts';
+
+/** What a client's own configuration says; it overrides the variables. */
+export interface ClientProxies {
+  readonly http?: string | undefined;
+  readonly https?: string | undefined;
+  readonly except?: string | undefined;
+}
+
+/**
+ * Adds the proxies to an index, if the host has any.
+ * @param client the program, for the error
+ * @throws PackageError `index_invalid`
+ */
+export function withProxies(
+  index: Index,
+  { env }: Pick<HostFiles, 'env'>,
+  client: string,
+  own: ClientProxies = {},
+): Index {
+  // Lower case first, as curl, pip and Go have it.
+  const variable = (name: string): string | undefined =>
+    env[name.toLowerCase()] || env[name] || undefined;
+  const all = variable('ALL_PROXY');
+  const proxies: Proxies = {
+    http: checked(own.http ?? variable('HTTP_PROXY') ?? all, client),
+    https: checked(own.https ?? variable('HTTPS_PROXY') ?? all, client),
+    except: own.except ?? variable('NO_PROXY') ?? '',
+  };
+  if (proxies.http === undefined && proxies.https === undefined) return index;
+  return { ...index, proxies };
+}
+
+function checked(text: string | undefined, client: string): string | undefined {
+  if (text === undefined || text === '') return undefined;
+  // curl and pip take `host:port`, too.
+  const url = URL.parse(text.includes('://') ? text : `http://${text}`);
+  if (url !== null && ['http:', 'https:'].includes(url.protocol) && url.hostname !== '') {
+    return url.href;
+  }
+  throw new PackageError('index_invalid', `the proxy of the host's ${client} is no http(s) URL`, {
+    remedy: 'correct HTTPS_PROXY, or the proxy in the configuration of that program',
+  });
+}
