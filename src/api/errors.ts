@@ -93,6 +93,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   port_unreachable: 502,
   secrets_missing: 409,
   template_failed: 502,
+  image_failed: 502,
 };
 
 /** Prefixed with `guest_` in answers, so that a missing file differs from a missing sandbox. */

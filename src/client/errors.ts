@@ -38,6 +38,7 @@ const SANDBOX_CODES: Record<SandboxErrorCode, true> = {
   port_unreachable: true,
   secrets_missing: true,
   template_failed: true,
+  image_failed: true,
   cancelled: true,
 };
 

@@ -13,6 +13,7 @@ const SANDBOX: SandboxInfo = {
   memoryMib: 512,
   memoryMaxMib: null,
   diskMib: 2048,
+  image: null,
   metadata: { user: '42' },
   origin: 'clone',
   snapshot: null,

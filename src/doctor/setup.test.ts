@@ -7,7 +7,7 @@ import type { LockDifference } from '../image/debian-lock.ts';
 import { MANIFEST } from '../image/prepare.ts';
 import { absentArtifacts, guestPackages } from '../image/prepared.ts';
 import { rootfsRecipe } from '../image/rootfs.ts';
-import { SOURCE_DIR } from '../runtime/runtime.ts';
+import { SOURCE_DIR } from '../runtime/setup.ts';
 import type { Finding } from './check.ts';
 import { checkSetup, judgeImage } from './setup.ts';
 

@@ -7,7 +7,7 @@ import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
 import type { GuestPackages } from '../image/debian-lock.ts';
 import { absentArtifacts, guestPackages } from '../image/prepared.ts';
-import { SOURCE_DIR } from '../runtime/runtime.ts';
+import { SOURCE_DIR } from '../runtime/setup.ts';
 import type { Finding } from './check.ts';
 
 export async function checkSetup({

@@ -5,6 +5,8 @@ import type { GuestLimits } from './guest.ts';
 export interface GuestIdentity {
   readonly sandboxId: string;
   readonly hostname: string;
+  /** What the image that programs run in says of them, in the words of OCI; the defaults of what starts there. Absent: the built-in system. */
+  readonly environment?: { readonly user: string; readonly workdir: string };
   /** Environment of every process of the user. */
   readonly env: Readonly<Record<string, string>>;
   readonly limits: GuestLimits;

@@ -49,6 +49,8 @@ export interface ImagesOptions {
   readonly architecture: string;
   readonly builder: ImageBuilder;
   readonly progress: Progress;
+  /** Called before a registry or an archive is read. Default: nothing. */
+  readonly beforeFetch?: (() => Promise<void>) | undefined;
   readonly limits?: ImageLimits | undefined;
   readonly fetchLimits?: FetchLimits | undefined;
   /** For tests: the program to use instead of skopeo. */
@@ -218,6 +220,7 @@ export class Images {
 
   async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
     const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
+    await this.#options.beforeFetch?.();
     const step = new Step(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`, 20_000);
     await this.#files.make();
     const dir = join(this.#files.dir, 'tmp', newSandboxId());

@@ -14,6 +14,7 @@ import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
 import { StartQueue } from '../sandbox/start/start-queue.ts';
 import { openStore } from '../store/store.ts';
+import { linkOrCopy } from '../sys/link-or-copy.ts';
 import {
   cloneSparse,
   copyDataInto,
@@ -22,7 +23,8 @@ import {
 } from '../sys/sparse-threads.ts';
 import { makeMemory } from './memory.ts';
 import { parseEgress } from './network.ts';
-import { type Runtime, SOURCE_DIR } from './runtime.ts';
+import type { Runtime } from './runtime.ts';
+import { SOURCE_DIR } from './setup.ts';
 import { mapMemory } from './shared-ram.ts';
 import { eventPoster } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
@@ -32,6 +34,7 @@ const COPIES: Copies = {
   fillMemory: copyDataInto,
   holdMemory: copyNonZeroInto,
   cloneDisk: cloneSparse,
+  linkFile: linkOrCopy,
   makeMemory,
 };
 
@@ -98,10 +101,16 @@ export async function openControlPlane(
       }),
       makeSpec: (options) => runtime.makeSpec(options),
       parseEgress,
-      supervise: (spec, source) =>
-        runtime.supervise(spec, source === null ? {} : { template: source }),
+      supervise: (spec, source, environmentPath) =>
+        runtime.supervise(spec, {
+          ...(source === null ? {} : { template: source }),
+          ...(environmentPath === undefined
+            ? {}
+            : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
+        }),
+      resolveImage: (image, signal) => runtime.resolveImage(image, signal),
       openNetwork: () => runtime.network.open(),
-      templateFor: (options) => runtime.templateFor(options),
+      templateFor: (options, image) => runtime.templateFor(options, image),
       prepareTemplate: (spec) => runtime.prepareTemplate(spec),
       dial: (channelPath) => dialChannel(channelPath)(),
       notify: eventPoster({ hosts: runtime.webhookHosts, log }),

@@ -1,5 +1,6 @@
 /** Opens the images of this machine. What pulling needs is installed, and a VM can be started, only when a pull needs it. */
 import { availableParallelism } from 'node:os';
+import { CodedError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import type { Home } from '../home.ts';
@@ -13,8 +14,13 @@ import { withSetupLock } from '../image/lock.ts';
 import type { ImageBuilder } from '../oci/builder.ts';
 import { OciError } from '../oci/errors.ts';
 import { IMAGE_LIMITS, Images } from '../oci/images.ts';
-import { makeImageBuilder } from './image-builder.ts';
-import { type Runtime, SOURCE_DIR } from './runtime.ts';
+import { parseReference } from '../oci/reference.ts';
+import type { EnvironmentSource } from '../sandbox/environment.ts';
+import { SandboxError } from '../sandbox/errors.ts';
+import { ENV_NAME } from '../sandbox/spec.ts';
+import type { VmmDriver } from '../vmm/driver.ts';
+import { type BuilderVms, makeImageBuilder } from './image-builder.ts';
+import { SOURCE_DIR } from './setup.ts';
 
 export type { StoredImage } from '../oci/catalog.ts';
 export { type Environment, Images, type PulledImage, type Removed } from '../oci/images.ts';
@@ -27,8 +33,15 @@ export interface ImagesContext {
   readonly log: Log;
   /** Of the cache of images, bytes. */
   readonly quotaBytes: number;
-  /** The runtime that starts the VMs; called when the first layer is unpacked. */
-  readonly runtime: () => Promise<Runtime>;
+  /** What starts the VMs; called when the first layer is unpacked. */
+  readonly runtime: () => Promise<BuilderRuntime>;
+}
+
+/** The part of a runtime that builds images. */
+export interface BuilderRuntime {
+  readonly driver: Pick<VmmDriver, 'accelerator'>;
+  readonly home: Pick<Home, 'runDir'>;
+  startVm: BuilderVms['start'];
 }
 
 /** Architecture of this machine, as images call it. */
@@ -42,6 +55,7 @@ export function openImages(context: ImagesContext): Images {
     builder: lazyBuilder(context),
     progress,
     limits: { ...IMAGE_LIMITS, quotaBytes },
+    beforeFetch: () => preparePulls(context),
   });
 }
 
@@ -49,6 +63,38 @@ export function openImages(context: ImagesContext): Images {
 export async function preparePulls(context: ImagesContext): Promise<void> {
   const missing = await missingHostPackages(ENVIRONMENT_PACKAGES);
   await installHostPackages(context, missing);
+}
+
+/**
+ * Finds the image, or pulls it.
+ * @param image as `image pull` takes it
+ * @throws SandboxError `image_failed`
+ */
+export async function resolveEnvironment(
+  images: Images,
+  image: string,
+  { signal, log }: { readonly signal: AbortSignal; readonly log: Log },
+): Promise<EnvironmentSource> {
+  try {
+    const reference = parseReference(image, process.cwd());
+    const { image: stored, environment: built } = await images.pull(reference, 'missing', signal);
+    const { image: path, env, ...rest } = built;
+    const { exposedPorts, stopSignal } = stored.config;
+    const names = { image: reference.text, imageDigest: stored.digest };
+    const usable = Object.entries(env).filter(([name]) => ENV_NAME.test(name));
+    if (usable.length < Object.keys(env).length) {
+      log.warn('variables of an image are left out: their names are not valid', names);
+    }
+    const kept = { env: Object.fromEntries(usable), exposedPorts, stopSignal };
+    return { path, environment: { ...names, ...rest, ...kept } };
+  } catch (error) {
+    if (!(error instanceof CodedError)) throw error;
+    if (error.code === 'cancelled') throw new SandboxError('cancelled', error.message);
+    const code = error.code === 'disk_full' ? 'disk_full' : 'image_failed';
+    throw new SandboxError(code, `the image ${image.slice(0, 200)} can't be used`, {
+      cause: error,
+    });
+  }
 }
 
 function lazyBuilder(context: ImagesContext): ImageBuilder {

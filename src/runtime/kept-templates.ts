@@ -39,12 +39,27 @@ const specSchema = z.object({
   warm: z.array(z.string()),
   card: z.boolean().exactOptional(),
   requirements: z.array(z.string()).exactOptional(),
+  environment: z
+    .object({
+      image: z.string(),
+      imageDigest: z.string(),
+      digest: z.string(),
+      user: z.string(),
+      env: z.record(z.string(), z.string()),
+      workdir: z.string(),
+      entrypoint: z.array(z.string()).readonly(),
+      cmd: z.array(z.string()).readonly(),
+      exposedPorts: z.array(z.string()).readonly(),
+      stopSignal: z.string().nullable(),
+    })
+    .exactOptional(),
 });
 
 export const detailsSchema = z.object({
   spec: specSchema,
   // Absent in those of earlier versions, which are listed and removed, but never opened.
   warm: z.array(z.string()).default([]),
+  hasPython: z.boolean().default(true),
   machine: z.string(),
   stateSha256: z.string(),
   kernelDigest: z.string(),
@@ -97,7 +112,7 @@ async function readTemplate(
     for (const name of Object.values(TEMPLATE_FILES)) {
       files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
     }
-    const { stateSha256: _, warm: _warm, ...shown } = details;
+    const { stateSha256: _, warm: _warm, hasPython: _python, ...shown } = details;
     return { key, ...shown, current: keyNow(details.spec) === key, files };
   } catch (error) {
     ignore(error, 'a damaged template is rebuilt when needed');

@@ -8,7 +8,6 @@
  */
 import { randomBytes, randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
@@ -30,14 +29,17 @@ import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
 import { parseRequirements } from '../requirements/requirement.ts';
+import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
 import {
   DEFAULTS,
   type ModelPolicy,
   makeSpec,
+  type ResolvedOptions,
   type SandboxOptions,
   type SandboxSpec,
+  type TemplateRequest,
   type TemplateSpec,
   withDefaultModel,
 } from '../sandbox/spec.ts';
@@ -55,11 +57,12 @@ import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { withFirecracker } from './firecracker-binary.ts';
+import type { Images } from './images.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { Network, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
-import { type Artifacts, ensureArtifacts, type SetupContext } from './setup.ts';
+import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
 import { SharedRam } from './shared-ram.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
@@ -93,9 +96,6 @@ export interface RuntimeOptions {
 /** Long enough for a first boot in software emulation on a busy machine. */
 const HELLO_TIMEOUT_MS = 60_000;
 
-/** Root of the checkout (or of the installed package). */
-export const SOURCE_DIR = join(import.meta.dirname, '../..');
-
 export class Runtime {
   readonly home: Home;
   readonly driver: VmmDriver;
@@ -121,6 +121,7 @@ export class Runtime {
   readonly #cids = new CidPool(randomInt(1 << 30));
   readonly #sandboxes = new Set<Supervisor>();
   readonly #cleanup: CleanupStack;
+  #images: Images | undefined;
   readonly #usageListeners: Set<(usage: UsageRecord) => void>;
 
   private constructor(
@@ -292,32 +293,60 @@ export class Runtime {
   }
 
   /**
-   * The template for a sandbox; null: it boots. The default template, and one with packages, is built if it is missing.
+   * The template for a sandbox; null: it boots. The default template, that of an image, and one with packages are built
+   * if they are missing.
    * @throws SandboxError, ImageError
    */
-  async templateFor(options: SandboxOptions): Promise<Template | null> {
+  async templateFor(
+    options: SandboxOptions,
+    image?: EnvironmentSource | undefined,
+  ): Promise<Template | null> {
     const wantsPackages = (options.requirements ?? []).length > 0;
     if (!canBeCloned(options) || !this.templates.supported) {
       if (wantsPackages) throw withoutTemplates(this.driver, options);
       return null;
     }
     const card = needsCard(options, this.driver.capabilities);
-    const spec = templateSpec({ ...options, card });
+    const spec = templateSpec({ ...options, card }, image);
     const isBuilt = hasDefaults(spec) || wantsPackages;
     if (!isBuilt && !(await this.templates.has(spec))) return null;
-    return await this.templates.prepare(spec);
+    return await this.templates.prepare(spec, image);
   }
 
   /**
    * Builds the template if it is missing. `card` is ignored if the VMM can plug a card into any clone.
    * @throws SandboxError, ImageError
    */
-  async prepareTemplate(options: TemplateOptions): Promise<Template> {
-    const { card = false } = options;
+  async prepareTemplate(options: TemplateRequest): Promise<Template> {
+    const { card = false, image: name } = options;
+    const { signal } = this.#options;
+    const image = name === undefined ? undefined : await this.resolveImage(name, signal);
     const wanted = card && !this.driver.capabilities.hotplugNic;
     // Also for a template that exists: without a network, no clone of it can start.
     if (wanted) await this.network.open();
-    return await this.templates.prepare(templateSpec({ ...options, card: wanted }));
+    const spec = templateSpec({ ...options, card: wanted }, image);
+    return await this.templates.prepare(spec, image);
+  }
+
+  /**
+   * Finds the image, or pulls it.
+   * @param image as `image pull` takes it; a path is relative to this process's directory
+   * @throws SandboxError `image_failed`
+   */
+  async resolveImage(image: string, signal: AbortSignal): Promise<EnvironmentSource> {
+    // Loaded only here: most sandboxes have no image.
+    const { openImages, resolveEnvironment } = await import('./images.ts');
+    const { config, log, progress } = this.#options;
+    // One object, so that equal pulls of this process are done once.
+    this.#images ??= openImages({
+      home: this.home,
+      progress,
+      signal: this.#options.signal,
+      log,
+      quotaBytes: config.imageQuotaBytes,
+      runtime: async () => this,
+    });
+    return await resolveEnvironment(this.#images, image, { signal, log });
   }
 
   /**
@@ -340,7 +369,7 @@ export class Runtime {
   }
 
   /** Fills in this host's defaults. @throws SandboxError `spec_invalid` */
-  makeSpec(options: SandboxOptions): SandboxSpec {
+  makeSpec(options: ResolvedOptions): SandboxSpec {
     requireBalloon(this.driver, options);
     const models = withDefaultModel(options.models, this.upstream.defaultModel);
     const traces = this.tracer.isRecording ? GUEST_TRACES_ENV : {};
@@ -463,10 +492,11 @@ function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptio
   });
 }
 
-type TemplateOptions = Omit<SandboxOptions, 'network'> & Pick<TemplateSpec, 'card'>;
-
 /** The part of the options that a template fixes. */
-export function templateSpec(options: TemplateOptions): TemplateSpec {
+export function templateSpec(
+  options: SandboxOptions & Pick<TemplateSpec, 'card'>,
+  image?: EnvironmentSource | undefined,
+): TemplateSpec {
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
   const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib, card = false } = options;
   const requirements = checkRequirements(options.requirements ?? []);
@@ -474,9 +504,14 @@ export function templateSpec(options: TemplateOptions): TemplateSpec {
     ...(requirements.length === 0 ? {} : { requirements }),
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
     ...(card ? { card } : {}),
+    ...(image === undefined ? {} : { environment: image.environment }),
   };
-  return { cpus, memoryMib, ...more, diskMib, warm: warm.length === 0 ? DEFAULT_WARM : warm };
+  // An image may have other modules, or no Python.
+  const usual = image === undefined ? DEFAULT_WARM : NO_WARM;
+  return { cpus, memoryMib, ...more, diskMib, warm: warm.length === 0 ? usual : warm };
 }
+
+const NO_WARM: readonly string[] = [];
 
 /** @throws SandboxError `spec_invalid` */
 function checkRequirements(given: readonly string[]): readonly string[] {
@@ -494,11 +529,12 @@ function withoutTemplates({ description }: VmmDriver, options: SandboxOptions): 
   return new SandboxError('spec_invalid', "packages can't be installed", { cause });
 }
 
+/** Also with an image: its first sandbox builds a template for the next. */
 function hasDefaults({ warm, memoryMaxMib, ...size }: TemplateSpec): boolean {
   const isDefaultSize = Object.entries(DEFAULTS).every(
     ([name, value]) => size[name as keyof typeof size] === value,
   );
-  return isDefaultSize && memoryMaxMib === undefined && warm === DEFAULT_WARM;
+  return isDefaultSize && memoryMaxMib === undefined && (warm === DEFAULT_WARM || warm === NO_WARM);
 }
 
 function setupContext(options: RuntimeOptions, home: Home): SetupContext {

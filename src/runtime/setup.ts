@@ -2,6 +2,7 @@
  * Prepares this machine for sandboxes: host packages, kernel, golden image and, without another model server, a small
  * model. Everything is cached by digest; a second call takes milliseconds.
  */
+import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -20,6 +21,9 @@ import { withSetupLock } from '../image/lock.ts';
 import { prepareModel } from '../image/model.ts';
 import { isPrepared } from '../image/prepared.ts';
 import { prepareRootfs } from '../image/rootfs.ts';
+
+/** Root of the checkout (or of the installed package). */
+export const SOURCE_DIR = join(import.meta.dirname, '../..');
 
 export interface SetupContext {
   readonly cacheDir: string;

@@ -17,11 +17,13 @@ import {
   prepareArtifact,
   type Recipe,
 } from '../image/prepare.ts';
+import { type EnvironmentSource, environmentDisks } from '../sandbox/environment.ts';
 import { ramMib, vmMemory } from '../sandbox/memory/size.ts';
 import type { CloneSource } from '../sandbox/parts.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
-import { TEMPLATE_FILES, templateKey } from '../sandbox/start/template.ts';
+import { TEMPLATE_ENVIRONMENT, TEMPLATE_FILES, templateKey } from '../sandbox/start/template.ts';
 import { buildTemplate, type TemplateParts } from '../sandbox/start/template-builder.ts';
+import { linkOrCopy } from '../sys/link-or-copy.ts';
 import { cloneSparse } from '../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
@@ -42,6 +44,8 @@ export interface Template {
   readonly spec: TemplateSpec;
   /** The warm list of its guest. */
   readonly warm: readonly string[];
+  /** False: its image can run no script. */
+  readonly hasPython: boolean;
   readonly source: CloneSource;
 }
 
@@ -100,9 +104,10 @@ export class Templates {
 
   /**
    * Builds the template if it is missing, and opens it, verified.
+   * @param image of the spec's environment, if there is one
    * @throws SandboxError, ImageError; nothing incomplete is left
    */
-  async prepare(spec: TemplateSpec): Promise<Template> {
+  async prepare(spec: TemplateSpec, image?: EnvironmentSource): Promise<Template> {
     const key = this.#key(spec);
     const known = this.#opened.get(key);
     // Verifying takes as long as two starts, so unchanged files are not verified again.
@@ -110,7 +115,7 @@ export class Templates {
       return known.template;
     }
     return await withSetupLock(this.#context, async () => {
-      const artifact = await prepareArtifact(this.#context, this.#recipe(spec));
+      const artifact = await prepareArtifact(this.#context, this.#recipe(spec, image));
       const identity = await this.#identity(key);
       const meanwhile = this.#opened.get(key);
       if (meanwhile?.identity === identity) return meanwhile.template;
@@ -131,11 +136,11 @@ export class Templates {
     if (before?.digests === digests) return before;
     // First, so that there is space for the next.
     await this.#dropStale(key);
-    const source = sourceOf(artifact);
+    const source = sourceOf(artifact, spec);
     const shared = await this.#share(artifact);
     const mapMemory = shared === null ? {} : { mapMemory: () => shared.open() };
-    const { warm } = artifact.details;
-    const template = { key, spec, warm, source: { ...source, ...mapMemory } };
+    const { warm, hasPython } = artifact.details;
+    const template = { key, spec, warm, hasPython, source: { ...source, ...mapMemory } };
     return { template, digests, shared };
   }
 
@@ -180,16 +185,17 @@ export class Templates {
   #key(spec: TemplateSpec): string {
     const { driver, env } = this.#parts;
     const { kernelDigest, rootImageDigest } = this.#artifacts;
-    const machine = driver.machineOf?.({ cpus: spec.cpus, ...vmMemory(spec) }) ?? 'none';
+    const disks = environmentDisks(spec.environment);
+    const machine = driver.machineOf?.({ cpus: spec.cpus, ...vmMemory(spec), ...disks }) ?? 'none';
     return templateKey({ spec, kernelDigest, rootImageDigest, machine, env });
   }
 
-  #recipe(spec: TemplateSpec): Recipe<Details> {
+  #recipe(spec: TemplateSpec, image: EnvironmentSource | undefined): Recipe<Details> {
     return {
       kind: TEMPLATE_KIND,
       title:
         spec.requirements === undefined
-          ? 'Build the template that sandboxes start from'
+          ? `Build the template that sandboxes ${spec.environment === undefined ? '' : `with ${spec.environment.image} `}start from`
           : `Install ${shortList(spec.requirements)} for sandboxes to start with`,
       estimateMs: spec.requirements === undefined ? ESTIMATE_MS : INSTALL_ESTIMATE_MS,
       key: this.#key(spec),
@@ -204,14 +210,18 @@ export class Templates {
           state: join(outDir, TEMPLATE_FILES.state),
           disk: join(outDir, TEMPLATE_FILES.disk),
         };
+        const environmentPath = join(outDir, TEMPLATE_ENVIRONMENT);
+        // First: from here on the image may be removed.
+        if (image !== undefined) await linkOrCopy(image.path, environmentPath);
         const built = await buildTemplate(
           { ...this.#parts, ...FILE_PARTS },
-          { spec, paths, signal, report },
+          { spec, environmentPath, paths, signal, report },
         );
         const { kernelDigest, rootImageDigest } = this.#artifacts;
         return {
           spec: mutable(spec),
           warm: [...built.warm],
+          hasPython: built.hasPython,
           machine: built.snapshot.machine,
           stateSha256: built.snapshot.stateSha256,
           kernelDigest,
@@ -247,7 +257,7 @@ const FILE_PARTS: Pick<TemplateParts, 'serveCannedModel' | 'keepMemory' | 'keepD
     moveDisk: rename,
   };
 
-function sourceOf(artifact: Artifact<Details>): CloneSource {
+function sourceOf(artifact: Artifact<Details>, { environment }: TemplateSpec): CloneSource {
   const path = (name: string): string => join(artifact.dir, name);
   return {
     snapshot: {
@@ -258,5 +268,8 @@ function sourceOf(artifact: Artifact<Details>): CloneSource {
     copyMemory: (target) => copyDataInto(path(TEMPLATE_FILES.ram), target),
     // A megabyte: not worth waiting for the threads, which are copying the RAM.
     copyDisk: (target) => cloneSparse(path(TEMPLATE_FILES.disk), target),
+    ...(environment === undefined
+      ? {}
+      : { linkEnvironment: (target: string) => linkOrCopy(path(TEMPLATE_ENVIRONMENT), target) }),
   };
 }

@@ -4,6 +4,7 @@
  *     run/<id>/owner.json     the owner process and the VMM, each by pid and start time
  *     run/<id>/v              the channel's socket; `v_<port>` for guest → host
  *     run/<id>/disk.ext4      the guest's writes
+ *     run/<id>/environment    a second name of the image that its programs run in, if any
  */
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -41,6 +42,7 @@ export async function makeWorkspace(runDir: string, id: string): Promise<Workspa
     dir,
     channelPath: join(dir, 'v'),
     overlayPath: join(dir, 'disk.ext4'),
+    environmentPath: join(dir, 'environment'),
     recordVmm: async (pid) => writeOwner(dir, { owner, vmm: await processRef(pid) }),
     remove: () => rm(dir, { recursive: true, force: true }),
   };

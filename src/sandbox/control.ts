@@ -13,6 +13,7 @@ import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { GatewayUse } from '../net/lease/lease.ts';
 import type { EndInfo, SandboxLogs } from './ending.ts';
+import type { ImageInfo } from './environment.ts';
 
 import type { TimedEvent } from './events.ts';
 import type { PackageInfo } from './packages.ts';
@@ -23,6 +24,7 @@ import type {
   NetworkLimits,
   NetworkOptions,
   SandboxOptions,
+  TemplateRequest,
   TemplateSpec,
 } from './spec.ts';
 
@@ -64,7 +66,7 @@ export interface ControlPlane {
   removeSnapshot(idOrName: string): Promise<void>;
   pools(): Promise<readonly PoolInfo[]>;
   /** Sets the pool of the template that `spec` names (default: the default template), and builds that if missing. */
-  setPool(limits: PoolLimits, spec?: Partial<TemplateSpec>): Promise<PoolInfo>;
+  setPool(limits: PoolLimits, spec?: TemplateRequest): Promise<PoolInfo>;
   /**
    * The guest's operations. Resumes a paused sandbox first if it has `autoResume`.
    * @throws SandboxError `not_ready`
@@ -137,7 +139,7 @@ export type MemoryAction =
   | `https://${string}`;
 
 export interface CreateRequest extends SandboxOptions {
-  /** Id or name of a snapshot to start from; CPUs, memory, disk and warm list are then the snapshot's. */
+  /** Id or name of a snapshot to start from; CPUs, memory, disk, warm list and image are then the snapshot's. */
   readonly snapshot?: string | undefined;
   /** Free pairs of the owner; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
@@ -202,6 +204,8 @@ export interface SandboxInfo {
   /** The most it can grow to; null: the size is fixed. */
   readonly memoryMaxMib: number | null;
   readonly diskMib: number;
+  /** Null: it runs in the built-in system. */
+  readonly image: ImageInfo | null;
   readonly metadata: Readonly<Record<string, string>>;
   readonly origin: 'pool' | 'clone' | 'boot' | 'snapshot' | 'fork';
   /** Id of the snapshot that it started from. */

@@ -37,6 +37,8 @@ export type SandboxErrorCode =
   | 'port_unreachable'
   /** The values of the secrets are no longer known here; set them again. */
   | 'secrets_missing'
+  /** The image is unknown, can't be fetched or can't be used; the message says why. */
+  | 'image_failed'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
   /** The caller cancelled. */

@@ -41,6 +41,7 @@ export const RANGES = {
 } as const satisfies Record<string, Range>;
 
 export const REQUEST_LIMITS = {
+  imageCharactersMax: 1024,
   /** The guest's kernel keeps 1/64 of the maximum for page tables, out of what it has at the start. */
   memoryMaxTimes: 16,
   envVariablesMax: 256,

@@ -24,6 +24,8 @@ export interface Workspace {
   readonly dir: string;
   readonly channelPath: string;
   readonly overlayPath: string;
+  /** Name for the file of an environment, if the sandbox has one. */
+  readonly environmentPath: string;
   /** Further disks of the VM; absent: none. */
   readonly disks?: readonly VmDisk[];
   /** Records the VMM's pid, so that the next start can end the VMM if this process is killed. */
@@ -108,6 +110,8 @@ export interface CloneSource {
   mapMemory?(): Promise<MappedMemory>;
   /** Into a new file. */
   copyDisk(targetPath: string): Promise<void>;
+  /** Gives the file of its environment another, new name. Absent: the built-in system. */
+  linkEnvironment?(targetPath: string): Promise<void>;
 }
 
 /** Where a VM is saved to. Called while the VM is stopped. */
@@ -116,6 +120,8 @@ export interface SaveTarget {
   readonly statePath: string;
   keepMemory(fromPath: string): Promise<void>;
   keepDisk(fromPath: string): Promise<void>;
+  /** Called only for a VM with an environment. */
+  keepEnvironment(fromPath: string): Promise<void>;
 }
 
 export interface SandboxParts {
@@ -142,6 +148,8 @@ export interface SandboxParts {
   leaseNetwork?(sandboxId: string, network: NetworkSpec, secrets: LeaseSecrets): Promise<CardLease>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
+  /** For a sandbox that boots: as of `CloneSource`. */
+  linkEnvironment?(targetPath: string): Promise<void>;
   /** Absent, or null: the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;
   /** Absent, or null: refused system calls are not recorded. */

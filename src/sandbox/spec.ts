@@ -7,6 +7,7 @@ import type { BytesByName, DestinationLimit } from '../net/policy/destination-bu
 import type { EgressMode, EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { ChannelLimits } from '../vmm/driver.ts';
+import { imageInfo, type SandboxEnvironment } from './environment.ts';
 import { SandboxError } from './errors.ts';
 import { isInRange, RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
 import { type PackageOptions, packageInfo, packagePolicy } from './packages.ts';
@@ -29,7 +30,9 @@ export interface SandboxSpec {
   readonly memoryMaxMib?: number;
   /** Size of the writable disk, MiB; sparse, so only written blocks use space. */
   readonly diskMib: number;
-  /** Environment of every process of the user, in addition to the bridge's variables. */
+  /** Absent: the built-in system. */
+  readonly environment?: SandboxEnvironment;
+  /** Environment of every process of the user, in addition to the bridge's variables and those of its image. */
   readonly env: Readonly<Record<string, string>>;
   /** Time limit of the sandbox, milliseconds; null: none. */
   readonly timeoutMs: number | null;
@@ -125,7 +128,15 @@ export function withDefaultModel(
 }
 
 /** Fields that a request has in another form, or not at all. */
-type Derived = 'id' | 'hostname' | 'models' | 'packages' | 'network' | 'secrets' | 'authority';
+type Derived =
+  | 'id'
+  | 'hostname'
+  | 'environment'
+  | 'models'
+  | 'packages'
+  | 'network'
+  | 'secrets'
+  | 'authority';
 
 export type SandboxOptions = {
   readonly [K in Exclude<keyof SandboxSpec, Derived>]?: SandboxSpec[K] | undefined;
@@ -139,12 +150,17 @@ export type SandboxOptions = {
   readonly secrets?: readonly SecretOptions[] | undefined;
   /** Python packages to install, as lines of a requirements file. The template with them is built once, and kept. */
   readonly requirements?: readonly string[] | undefined;
+  /** A container image to run in, as `image pull` takes it; pulled if it is not here. Default: the built-in system. */
+  readonly image?: string | undefined;
 };
+
+/** Options whose image is resolved. */
+export type ResolvedOptions = SandboxOptions & Pick<SandboxSpec, 'environment'>;
 
 /** The part of a spec that a template or snapshot fixes; the rest is bound when a clone starts. */
 export type TemplateSpec = Pick<
   SandboxSpec,
-  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm'
+  'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'warm' | 'environment'
 > & {
   /** True: its guest has a network card, which passes nothing. Only for VMMs that can't plug one into a clone. */
   readonly card?: boolean;
@@ -152,10 +168,15 @@ export type TemplateSpec = Pick<
   readonly requirements?: readonly string[];
 };
 
+/** A template as it is requested. */
+export type TemplateRequest = {
+  readonly [K in Exclude<keyof TemplateSpec, 'environment'>]?: TemplateSpec[K] | undefined;
+} & Pick<SandboxOptions, 'image'>;
+
 /** The "medium" size: enough for LangChain and NumPy with some data. */
 export const DEFAULTS = { cpus: 1, memoryMib: 512, diskMib: 2048 } as const;
 
-const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
+export const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
 
 /**
@@ -163,14 +184,15 @@ const MODULE_NAME = /^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$/;
  * @throws SandboxError `spec_invalid`, naming the field and what it may be
  */
 export function makeSpec(
-  options: SandboxOptions,
+  options: ResolvedOptions,
   hostCpus: number,
   parseEgress: ParseEgress = withoutNetwork,
 ): SandboxSpec {
   const id = newSandboxId();
   const env = options.env ?? {};
   const secrets = makeSecrets(options.secrets ?? []);
-  checkEnv(env, secrets);
+  const { environment } = options;
+  checkEnv({ ...environment?.env, ...env }, secrets);
   const warm = options.warm ?? [];
   check(
     warm.length <= REQUEST_LIMITS.warmModulesMax,
@@ -209,6 +231,7 @@ export function makeSpec(
     memoryMib,
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib: inMaxRange(memoryMaxMib, memoryMib) }),
     diskMib: inRange('diskMib', options.diskMib ?? DEFAULTS.diskMib, RANGES.diskMib),
+    ...(environment === undefined ? {} : { environment }),
     env,
     timeoutMs,
     warm,
@@ -328,15 +351,24 @@ export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]
 export function specInfo(
   spec: Pick<
     SandboxSpec,
-    'cpus' | 'memoryMib' | 'memoryMaxMib' | 'diskMib' | 'diskLimits' | 'packages' | 'secrets'
+    | 'cpus'
+    | 'memoryMib'
+    | 'memoryMaxMib'
+    | 'diskMib'
+    | 'environment'
+    | 'diskLimits'
+    | 'packages'
+    | 'secrets'
   >,
 ) {
   const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, packages, secrets } = spec;
+  const { environment } = spec;
   return {
     cpus,
     memoryMib,
     memoryMaxMib,
     diskMib,
+    image: environment === undefined ? null : imageInfo(environment),
     diskLimits,
     packages: packages && packageInfo(packages),
     secrets: secretInfo(secrets),

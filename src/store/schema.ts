@@ -60,6 +60,19 @@ export const MIGRATIONS: readonly Migration[] = [
         vmm BLOB NOT NULL
       ) STRICT;
     `),
+  // A check can't be changed, so the table is made anew.
+  (db) =>
+    db.exec(`
+      ALTER TABLE snapshotFiles RENAME TO oldSnapshotFiles;
+      CREATE TABLE snapshotFiles (
+        snapshotId TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+        role TEXT NOT NULL CHECK (role IN ('ram', 'state', 'disk', 'environment')),
+        digest TEXT NOT NULL,
+        PRIMARY KEY (snapshotId, role)
+      ) STRICT, WITHOUT ROWID;
+      INSERT INTO snapshotFiles SELECT snapshotId, role, digest FROM oldSnapshotFiles;
+      DROP TABLE oldSnapshotFiles;
+    `),
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

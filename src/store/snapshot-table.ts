@@ -8,9 +8,9 @@ import { parseRow } from './row.ts';
 import {
   digestOf,
   filesSchema,
+  type PerFile,
   SNAPSHOT_ROLES,
   type SnapshotPaths,
-  type SnapshotRole,
   type SnapshotRow,
   snapshotSchema,
 } from './snapshot.ts';
@@ -20,7 +20,8 @@ export interface SnapshotTable {
   /** @throws StoreError `disk_full` */
   stage(): Promise<Staging>;
   /**
-   * Opens a snapshot and verifies every byte of its files.
+   * Opens a snapshot and verifies every byte of its files, except an environment: that would take as long as several
+   * starts, and only the guest reads it.
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
   open(idOrName: string): Promise<OpenSnapshot>;
@@ -51,7 +52,13 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
   const fromRow = (row: unknown): SnapshotRow =>
     parseRow(dir, 'a snapshot', () => {
       const { filesJson, ...rest } = snapshotSchema.parse(row);
-      return { ...rest, files: filesSchema.parse(JSON.parse(filesJson)) };
+      const files = filesSchema.parse(JSON.parse(filesJson));
+      const { environment } = files;
+      return {
+        ...rest,
+        files,
+        ...(environment === undefined ? {} : { environment: `sha256:${environment}` }),
+      };
     });
   const find = (sql: DatabaseSync, key: string): SnapshotRow => {
     const row = sql.prepare(FIND).get({ key });
@@ -90,14 +97,15 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
 
 interface OpenedFiles {
   readonly row: SnapshotRow;
-  readonly handles: ReadonlyMap<SnapshotRole, FileHandle>;
+  readonly handles: ReadonlyMap<keyof PerFile, FileHandle>;
 }
 
 async function openFiles({ dir, files }: StoreParts, row: SnapshotRow): Promise<OpenedFiles> {
-  const handles = new Map<SnapshotRole, FileHandle>();
+  const handles = new Map<keyof PerFile, FileHandle>();
   try {
-    for (const role of SNAPSHOT_ROLES) {
-      handles.set(role, await open(files.pathOf(row.files[role]), 'r'));
+    for (const role of [...SNAPSHOT_ROLES, 'environment'] as const) {
+      const digest = row.files[role];
+      if (digest !== undefined) handles.set(role, await open(files.pathOf(digest), 'r'));
     }
     return { row, handles };
   } catch (error) {
@@ -108,11 +116,13 @@ async function openFiles({ dir, files }: StoreParts, row: SnapshotRow): Promise<
 }
 
 async function verified({ row, handles }: OpenedFiles, dir: string): Promise<OpenSnapshot> {
-  const paths = { ram: '', state: '', disk: '' };
+  const paths: { -readonly [K in keyof PerFile]: PerFile[K] } = { ram: '', state: '', disk: '' };
   try {
     for (const [role, handle] of handles) {
-      paths[role] = `/proc/self/fd/${handle.fd}`;
-      const found = await digestOf(role, paths[role]).catch((error: unknown) => {
+      const path = `/proc/self/fd/${handle.fd}`;
+      paths[role] = path;
+      if (role === 'environment') continue;
+      const found = await digestOf(role, path).catch((error: unknown) => {
         throw snapshotDamaged(row, `its ${role} can't be read`, error);
       });
       if (found !== row.files[role]) throw snapshotDamaged(row, `its ${role} has changed`);
@@ -129,7 +139,7 @@ async function verified({ row, handles }: OpenedFiles, dir: string): Promise<Ope
   return { row, paths, release, [Symbol.asyncDispose]: release };
 }
 
-async function closeAll(handles: ReadonlyMap<SnapshotRole, FileHandle>): Promise<void> {
+async function closeAll(handles: ReadonlyMap<keyof PerFile, FileHandle>): Promise<void> {
   for (const handle of handles.values()) await handle.close();
 }
 

@@ -1,12 +1,18 @@
-/** A snapshot: one row and three files. */
+/** A snapshot: one row and three files; four with an environment. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
 import { digestSparse } from '../sys/sparse-threads.ts';
 
+/** Of the files that belong to one snapshot. */
 export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
 export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number];
-export type SnapshotPaths = Readonly<Record<SnapshotRole, string>>;
+/** Something for each file of a snapshot. */
+export type PerFile = Readonly<Record<SnapshotRole, string>> & {
+  /** Large, never written to, and the same for many. */
+  readonly environment?: string;
+};
+export type SnapshotPaths = PerFile;
 
 /** Properties of a snapshot that the caller provides. */
 export interface NewSnapshot {
@@ -24,6 +30,8 @@ export interface NewSnapshot {
   readonly stateSha256: string;
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
+  /** `sha256:…` of the file of its environment; absent: it has none. */
+  readonly environment?: string;
 }
 
 export interface SnapshotRow extends NewSnapshot {
@@ -31,7 +39,7 @@ export interface SnapshotRow extends NewSnapshot {
   /** Space on disk. */
   readonly bytes: number;
   /** Digest of each file. */
-  readonly files: Readonly<Record<SnapshotRole, string>>;
+  readonly files: PerFile;
 }
 
 /** A row of the query, with the digests by role as JSON. */
@@ -50,7 +58,12 @@ export const snapshotSchema = z.object({
   filesJson: z.string(),
 });
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
-export const filesSchema = z.object({ ram: digest, state: digest, disk: digest });
+export const filesSchema = z.object({
+  ram: digest,
+  state: digest,
+  disk: digest,
+  environment: digest.exactOptional(),
+});
 
 /** Returns the plain SHA-256 of the state, which the VMM's driver also checks, or `digestSparse` of RAM and disk. */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {

@@ -17,17 +17,17 @@ import { putSandbox, type SandboxRow } from './sandbox-table.ts';
 import {
   digestOf,
   type NewSnapshot,
+  type PerFile,
   SNAPSHOT_ROLES,
   type SnapshotPaths,
-  type SnapshotRole,
   type SnapshotRow,
 } from './snapshot.ts';
 
 export interface Staging extends AsyncDisposable {
   /** Paths of files to write, in a private directory on the store's file system. */
-  readonly paths: SnapshotPaths;
+  readonly paths: Required<SnapshotPaths>;
   /** Runs `work`, which writes the files. A failure discards them; a full disk is `disk_full`. */
-  write(work: (paths: SnapshotPaths) => Promise<void>): Promise<void>;
+  write(work: (paths: Required<SnapshotPaths>) => Promise<void>): Promise<void>;
   /**
    * Commits once. On failure nothing is kept.
    * @param paused row of the sandbox whose pause this is, written in the same transaction; present if and only
@@ -40,7 +40,7 @@ export interface Staging extends AsyncDisposable {
 }
 
 interface Digested {
-  readonly files: Readonly<Record<SnapshotRole, string>>;
+  readonly files: PerFile;
   readonly bytes: number;
 }
 
@@ -56,6 +56,7 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
     ram: `${stagingDir}/ram`,
     state: `${stagingDir}/state`,
     disk: `${stagingDir}/disk`,
+    environment: `${stagingDir}/environment`,
   };
   const discard = async (): Promise<void> => {
     await files.discard(stagingDir);
@@ -86,7 +87,7 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
 
 async function keep(
   parts: StoreParts,
-  paths: SnapshotPaths,
+  paths: Required<SnapshotPaths>,
   snapshot: NewSnapshot,
   paused: SandboxRow | undefined,
 ): Promise<SnapshotRow> {
@@ -96,7 +97,9 @@ async function keep(
   await db.read('check the name', (sql) => requireFreeName(sql, snapshot.name));
   const digested = await digestAll(paths, snapshot);
   const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
+  const { environment } = digested.files;
   const staged = new Map(SNAPSHOT_ROLES.map((role) => [digested.files[role], paths[role]]));
+  if (environment !== undefined) staged.set(environment, paths.environment);
   let orphans = 0;
   try {
     await lock.run(async () => {
@@ -115,7 +118,7 @@ async function keep(
   return row;
 }
 
-async function digestAll(paths: SnapshotPaths, snapshot: NewSnapshot): Promise<Digested> {
+async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot): Promise<Digested> {
   const files = { ram: '', state: '', disk: '' };
   let bytes = 0;
   for (const role of SNAPSHOT_ROLES) {
@@ -127,15 +130,26 @@ async function digestAll(paths: SnapshotPaths, snapshot: NewSnapshot): Promise<D
     // Blocks are allocated for certain only after the sync.
     bytes += (await file.stat()).blocks * BLOCK_BYTES;
   }
+  const { environment } = snapshot;
+  // Its digest is known since it was made; it is not read again.
+  const more =
+    environment === undefined ? {} : { environment: environment.slice('sha256:'.length) };
+  if (environment !== undefined) {
+    await using file = await open(paths.environment, 'r');
+    await file.datasync();
+    const { nlink, blocks } = await file.stat();
+    // Its space is the image's as long as that is there.
+    if (nlink === 1) bytes += blocks * BLOCK_BYTES;
+  }
   if (files.state !== snapshot.stateSha256) {
     const subject = `keep snapshot ${snapshot.id}`;
     throw new StoreError('snapshot_damaged', `${subject}: its state is not what the VMM wrote`);
   }
-  return { files, bytes };
+  return { files: { ...files, ...more }, bytes };
 }
 
 function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
-  const { files, ...columns } = row;
+  const { files, environment: _inFiles, ...columns } = row;
   requireFreeName(sql, row.name);
   sql
     .prepare(
@@ -148,7 +162,7 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
   const insertFile = sql.prepare(
     'INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)',
   );
-  for (const role of SNAPSHOT_ROLES) insertFile.run(row.id, role, files[role]);
+  for (const [role, digest] of Object.entries(files)) insertFile.run(row.id, role, digest);
 }
 
 /** Refuses a taken name, or one that equals an id, since ids are looked up first. */

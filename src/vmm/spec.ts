@@ -37,6 +37,7 @@ const BOOT_ARG_NAMES = new Set([
   'ignore_loglevel',
   'init_on_alloc',
   'init_on_free',
+  'neurovisor_environment',
   'initcall_debug',
   'loglevel',
   'printk.time',

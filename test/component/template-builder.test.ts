@@ -16,6 +16,7 @@ import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { GuestError } from '../../src/guest/errors.ts';
 import type { GuestIdentity } from '../../src/guest/identity.ts';
 import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
 import { makeMemory } from '../../src/runtime/memory.ts';
@@ -26,7 +27,7 @@ import { makeWorkspace } from '../../src/runtime/workspace.ts';
 import type { CardLease } from '../../src/sandbox/parts.ts';
 import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
-import type { DiskTrouble, VmmDriver } from '../../src/vmm/driver.ts';
+import type { DiskTrouble, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 
 type Step =
@@ -184,7 +185,10 @@ function build(
   const out = mkdtempSync(join(root, 'out-'));
   const paths = { ram: join(out, 'ram'), state: join(out, 'state'), disk: join(out, 'disk') };
   const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'], ...more };
-  const built = buildTemplate(change(parts(fail, told)), { spec, paths, signal, report: () => {} });
+  const environmentPath = join(root, 'environment');
+  writeFileSync(environmentPath, '');
+  const options = { spec, environmentPath, paths, signal, report: () => {} };
+  const built = buildTemplate(change(parts(fail, told)), options);
   return { built, out };
 }
 
@@ -329,6 +333,101 @@ describe('buildTemplate', () => {
     });
   });
 
+  describe('an image', () => {
+    const environment = {
+      image: 'app:1',
+      imageDigest: 'sha256:1',
+      digest: 'sha256:2',
+      user: 'app',
+      workdir: '/srv',
+      env: { PATH: '/opt/bin', A: 'of the image' },
+      entrypoint: [],
+      cmd: [],
+      exposedPorts: [],
+      stopSignal: null,
+    };
+    let specs: VmSpec[] = [];
+    /** @param python what becomes of the search for a Python */
+    const watched =
+      (python: () => Promise<Process>) =>
+      (given: TemplateParts): TemplateParts => {
+        specs = [];
+        const start: VmmDriver['start'] = (spec, signal) => {
+          specs.push(spec);
+          return given.driver.start(spec, signal);
+        };
+        const listenForGuest: TemplateParts['listenForGuest'] = async (...of) => {
+          const listener = await given.listenForGuest(...of);
+          const ready = async (signal: AbortSignal): Promise<Guest> => {
+            const guest = await listener.ready(signal);
+            const exec = (spec: ExecSpec): Promise<Process> =>
+              spec.argv.includes('-S') ? python() : guest.exec(spec);
+            return { ...guest, exec } as Guest;
+          };
+          return { ...listener, ready };
+        };
+        return { ...given, driver: { ...given.driver, start }, listenForGuest };
+      };
+    const has = watched(async () => fakeProcess(0));
+
+    it('its disk, its variables below ours, its user and directory', async () => {
+      const { built } = build(null, events(IMPORTED), undefined, has, { environment });
+      expect(await built).toMatchObject({ hasPython: true, warm: ['json'] });
+      expect(specs[0]).toMatchObject({
+        bootArgs: ['init_on_free=1', 'neurovisor_environment=/dev/vdc'],
+        disks: [{ path: join(root, 'environment'), access: 'read' }],
+      });
+      expect(identity).toMatchObject({
+        env: { PATH: '/opt/bin', A: 'b' },
+        environment: { user: 'app', workdir: '/srv' },
+      });
+      expectNothingLeft();
+    });
+
+    const none = new GuestError('not_found', 'program "python3" was not found');
+    it.each([
+      ['no Python', watched(() => Promise.reject(none))],
+      ['an old Python', watched(async () => fakeProcess(1))],
+    ])('with %s: nothing is imported, and no script runs', async (_what, change) => {
+      const { built } = build(null, [], undefined, change, { environment, warm: [] });
+      expect(await built).toMatchObject({ hasPython: false, modules: [] });
+      expect(steps).not.toContain('script');
+      expectNothingLeft();
+    });
+
+    it.each([{ warm: ['json'] }, { requirements: ['rich'], warm: [] }])(
+      'without Python, modules and packages are refused: %j',
+      async (more) => {
+        const change = watched(() => Promise.reject(none));
+        const { built } = build(null, [], undefined, change, { environment, ...more });
+        await expect(built).rejects.toMatchObject({
+          code: 'spec_invalid',
+          cause: expect.stringContaining('no Python 3.10 or newer'),
+        });
+        expect(steps).not.toContain('pip');
+        expectNothingLeft();
+      },
+    );
+
+    it('packages: both VMs have the disk', async () => {
+      const requirements = ['rich'];
+      const { built } = build(null, events(IMPORTED), undefined, has, {
+        environment,
+        requirements,
+      });
+      await built;
+      expect(specs.map(({ disks }) => disks?.length)).toEqual([1, 1]);
+      expect(steps).toContain('pip');
+    });
+
+    it('a guest that fails to answer is not one without Python', async () => {
+      const lost = new GuestError('connection_lost', 'the guest is gone');
+      const change = watched(() => Promise.reject(lost));
+      const { built } = build(null, [], undefined, change, { environment, warm: [] });
+      await expect(built).rejects.toMatchObject({ code: 'template_failed', cause: lost });
+    });
+  });
+
   it('a full host file system is reported at once', async () => {
     const { built } = build(null, [], undefined, onFullDisk);
     await expect(built).rejects.toMatchObject({
@@ -403,6 +502,34 @@ describe('Templates', () => {
     readdirSync(join(root, 'run'), { recursive: true, encoding: 'utf8' })
       .map((path) => basename(path))
       .filter((name) => name.startsWith('ram-'));
+
+  it('prepare: a template keeps the file of its image', async () => {
+    const { templates, shared } = open(false);
+    const path = join(root, 'some image');
+    writeFileSync(path, 'the disk');
+    const environment = {
+      image: 'app:1',
+      imageDigest: 'sha256:1',
+      digest: 'sha256:2',
+      user: '',
+      workdir: '/',
+      env: {},
+      entrypoint: ['/app'],
+      cmd: [],
+      exposedPorts: [],
+      stopSignal: null,
+    };
+    const with_ = { ...spec, warm: [], environment };
+    const made = await templates.prepare(with_, { environment, path });
+    rmSync(path);
+    const copy = join(root, 'copy');
+    await made.source.linkEnvironment?.(copy);
+    expect(readFileSync(copy, 'utf8')).toBe('the disk');
+    const [info] = await templates.list();
+    expect(info).toMatchObject({ key: made.key, current: true, spec: { environment } });
+    expect(await templates.prepare(with_)).toBe(made);
+    await shared.close();
+  });
 
   it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
     const { templates, shared } = open(true);

@@ -32,6 +32,7 @@ import type {
   SnapshotInfo,
 } from '../../src/sandbox/control.ts';
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
+import { imageInfo } from '../../src/sandbox/environment.ts';
 import { SandboxError } from '../../src/sandbox/errors.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
 import { RANGES } from '../../src/sandbox/limits.ts';
@@ -46,7 +47,7 @@ import {
   type NetworkSpec,
   networkSpec,
   type SandboxSpec,
-  type TemplateSpec,
+  type TemplateRequest,
 } from '../../src/sandbox/spec.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
@@ -235,9 +236,11 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return [...this.#pools.values()];
   }
 
-  async setPool(limits: PoolLimits, spec: Partial<TemplateSpec> = {}): Promise<PoolInfo> {
+  async setPool(limits: PoolLimits, spec: TemplateRequest = {}): Promise<PoolInfo> {
     this.#options.before?.('setPool');
-    const whole = { ...DEFAULT_TEMPLATE, ...spec };
+    const { image: _unknown, ...given } = spec;
+    const entries = Object.entries(given).filter(([, value]) => value !== undefined);
+    const whole = { ...DEFAULT_TEMPLATE, ...Object.fromEntries(entries) };
     const template = JSON.stringify(whole);
     const pool: PoolInfo = {
       template,
@@ -357,6 +360,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       memoryMib,
       memoryMaxMib,
       diskMib,
+      image: spec.environment === undefined ? null : imageInfo(spec.environment),
       metadata: request.metadata ?? {},
       snapshot: null,
       parent: null,

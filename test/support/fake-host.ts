@@ -13,9 +13,12 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
+import type { GuestIdentity } from '../../src/guest/identity.ts';
 import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
+import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
+import { SandboxError } from '../../src/sandbox/errors.ts';
 import type {
   CardLease,
   CloneSource,
@@ -30,6 +33,7 @@ import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
+import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
 import type { Tracer } from '../../src/trace/trace.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
@@ -74,6 +78,8 @@ export interface FakeHostOptions {
   readonly mapsMemory?: boolean;
   /** Called with each warning. */
   readonly warn?: Log['warn'];
+  /** What it has of images, by their names. */
+  readonly images?: Readonly<Record<string, EnvironmentSource>>;
   /** Called with each, before it starts. */
   readonly watch?: (sandbox: Supervisor) => void;
 }
@@ -86,6 +92,8 @@ const TOTAL_MIB = 65_536;
 
 export class FakeHost implements Holdings, AsyncDisposable {
   readonly script = new Script();
+  /** Of all VMs' guests, in order. */
+  readonly identities: GuestIdentity[] = [];
   /** What networks were leased with. */
   readonly leased: NetworkSpec[] = [];
   /** Of every network's budget. */
@@ -288,17 +296,25 @@ export class FakeHost implements Holdings, AsyncDisposable {
       makeSpec: (wanted) => makeSpec(wanted, 8, parseEgress),
       parseEgress,
       openNetwork: () => script.step('network'),
-      supervise: (spec, source) => {
-        const parts = { ...this.#sandboxParts(spec, source), tracer: options.tracer };
+      supervise: (spec, source, path) => {
+        const parts = { ...this.#sandboxParts(spec, source, path), tracer: options.tracer };
         const supervisor = new Supervisor(spec, parts);
         options.watch?.(supervisor);
         return supervisor;
       },
-      templateFor: async () => {
-        await script.step('template');
-        return template;
+      resolveImage: async (name) => {
+        await script.step('image');
+        const image = options.images?.[name];
+        if (image !== undefined) return image;
+        throw new SandboxError('image_failed', `there is no image ${name}`);
       },
-      prepareTemplate: async ({ card = false }) => {
+      templateFor: async (_options, image) => {
+        await script.step('template');
+        return image === undefined ? template : withImage(template, image);
+      },
+      prepareTemplate: async ({ card = false, image: name = '' }) => {
+        const image = options.images?.[name];
+        if (image !== undefined) return withImage(template, image);
         if (card) template = { ...template, spec: { ...template.spec, card } };
         return template;
       },
@@ -319,6 +335,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       key: TEMPLATE_KEY,
       spec: { cpus: 1, memoryMib: 512, diskMib: 2048, warm: [] },
       warm: [],
+      hasPython: true,
       source: {
         snapshot: { statePath, stateSha256: sha256(TEMPLATE_STATE), machine: FAKE_MACHINE },
         copyMemory: async (to) => {
@@ -371,7 +388,11 @@ export class FakeHost implements Holdings, AsyncDisposable {
     };
   }
 
-  #sandboxParts(spec: SandboxSpec, source: CloneSource | null): SandboxParts {
+  #sandboxParts(
+    spec: SandboxSpec,
+    source: CloneSource | null,
+    environmentPath: string | undefined,
+  ): SandboxParts {
     const { script, clock } = this;
     return {
       driver: {
@@ -412,7 +433,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
         const overlayPath = join(dir, 'overlay');
         const recordVmm = (): Promise<void> => Promise.resolve();
         const remove = (): Promise<void> => rm(dir, { recursive: true });
-        return { dir, channelPath: join(dir, 'v'), overlayPath, recordVmm, remove };
+        const environmentPath = join(dir, 'environment');
+        const paths = { dir, channelPath: join(dir, 'v'), overlayPath, environmentPath };
+        return { ...paths, recordVmm, remove };
       },
       makeOverlay: async (path) => {
         await script.step('overlay');
@@ -423,7 +446,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
         const release = this.#lease('context ids');
         return { cid: ++this.#made, release };
       },
-      listenForGuest: async () => {
+      listenForGuest: async (_path, identity) => {
+        this.identities.push(identity);
         await script.step('listen');
         const close = this.#lease('listeners');
         return {
@@ -444,6 +468,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
         return { setModels: () => undefined, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : { template: source }),
+      ...(environmentPath === undefined
+        ? {}
+        : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
       hostMemory: () => this.memory,
     };
   }
@@ -465,6 +492,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         await writeFile(to, await readFile(from), { flag: 'r+' });
       },
       cloneDisk: (from, to) => keep(isOfVm(from) ? 'keep-disk' : 'copy-disk')(from, to),
+      linkFile: linkOrCopy,
       makeMemory: () => this.#makeMemory(),
       ...(this.#mapsMemory ? { mapMemory: (path: string) => this.#mapMemory(path) } : {}),
     };
@@ -557,5 +585,15 @@ async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedSto
       clock: new FakeClock(),
       log: silentLog,
     }),
+  };
+}
+
+/** A template of its own for each image. */
+function withImage(template: OpenTemplate, { environment, path }: EnvironmentSource): OpenTemplate {
+  return {
+    ...template,
+    key: `${template.key} ${environment.digest}`,
+    spec: { ...template.spec, environment },
+    source: { ...template.source, linkEnvironment: (to) => linkOrCopy(path, to) },
   };
 }

@@ -2,6 +2,7 @@
 import type { FakeVm } from './fake-vm.ts';
 
 export type Phase =
+  | 'image'
   | 'template'
   /** Of a start. */
   | 'workspace'

@@ -25,6 +25,7 @@ import type {
   DiskTrouble,
   NicSpec,
   Vm,
+  VmDisk,
   VmExit,
   VmSnapshot,
   VmSpec,
@@ -69,6 +70,8 @@ export class FakeVm implements Vm {
   nic: { readonly mac: string; readonly isPlugged: boolean } | null;
   /** The current ones. */
   diskLimits: DiskLimits;
+  readonly disks: readonly VmDisk[];
+  readonly bootArgs: readonly string[];
 
   readonly balloon?: Balloon;
   /** Its RAM. */
@@ -96,6 +99,8 @@ export class FakeVm implements Vm {
     }
     this.nic = spec.nic === undefined ? null : { mac: spec.nic.mac, isPlugged: true };
     this.diskLimits = spec.diskLimits ?? {};
+    this.disks = spec.disks ?? [];
+    this.bootArgs = spec.bootArgs ?? [];
     this.id = spec.id;
     this.channelPath = spec.channelPath;
     this.memoryPath = parts.memoryPath;

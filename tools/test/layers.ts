@@ -4,7 +4,7 @@
  *     check ► unit ► guest ── all green ──► component, vm, e2e, nested
  */
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/runtime/runtime.ts';
+import { SOURCE_DIR } from '../../src/runtime/setup.ts';
 import { runProgram, type Shell } from './child.ts';
 import { type Outcome, type UnsteadyBudget, verdictOf } from './verdict.ts';
 import { vitestIn } from './vitest.ts';

@@ -12,6 +12,7 @@ import type {
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
+import type { ImageInfo } from '../../sandbox/environment.ts';
 import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { SandboxTimedEvent } from '../../sandbox/plane/recent-events.ts';
 import type { SandboxState } from '../../sandbox/vm/lifecycle.ts';
@@ -231,6 +232,22 @@ const secretInfo = z
   })
   .meta({ id: 'SecretInfo' });
 
+const ofImage = {
+  user: z.string().describe('Of its programs, as the image names it; empty: root.'),
+  workdir: z.string(),
+  entrypoint: z.array(z.string()),
+  cmd: z.array(z.string()),
+  exposedPorts: z.array(z.string()).describe('Such as `80/tcp`.'),
+  stopSignal: z.string().nullable(),
+};
+const imageInfo: z.ZodType<ImageInfo> = z
+  .object({
+    name: z.string().describe('The reference that was asked for.'),
+    digest: z.string().describe('`sha256:…` of its manifest.'),
+    ...ofImage,
+  })
+  .meta({ id: 'SandboxImage' });
+
 export const sandboxInfo: z.ZodType<SandboxInfo> = z
   .object({
     id: sandboxId,
@@ -242,6 +259,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
       .nullable()
       .describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
     diskMib: count,
+    image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
     metadata: z.record(z.string(), z.string()),
     origin: z.enum(['pool', 'clone', 'boot', 'snapshot', 'fork']).meta({
       id: 'SandboxOrigin',
@@ -310,6 +328,18 @@ export const poolInfo: z.ZodType<PoolInfo> = z
         memoryMaxMib: count.exactOptional(),
         diskMib: count,
         warm: z.array(z.string()),
+        requirements: z.array(z.string()).exactOptional().describe('Python packages.'),
+        environment: z
+          .object({
+            image: z.string(),
+            imageDigest: z.string(),
+            digest: z.string().describe('`sha256:…` of its disk.'),
+            env: z.record(z.string(), z.string()),
+            ...ofImage,
+          })
+          .meta({ id: 'PoolEnvironment' })
+          .exactOptional()
+          .describe('Container image; absent: the built-in system.'),
         card: z
           .boolean()
           .exactOptional()

@@ -10,7 +10,7 @@ import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/co
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
-import type { NetworkOptions, TemplateSpec } from '../../sandbox/spec.ts';
+import type { NetworkOptions, TemplateRequest } from '../../sandbox/spec.ts';
 import {
   diskLimits,
   metadata,
@@ -88,7 +88,13 @@ const size = {
       'Python packages to install, as lines of a requirements file: `pandas`, `numpy==2.*`, `rich>=13 --hash=sha256:…`. ' +
         'A template with them is built once and kept; the first request waits for that.',
     ),
-} satisfies Record<keyof Omit<TemplateSpec, 'card'>, z.ZodType>;
+  image: text(REQUEST_LIMITS.imageCharactersMax)
+    .min(1)
+    .describe(
+      'A container image to run in, such as `python:3.13-slim`; pulled on the host if it is not there. ' +
+        'Default: the built-in system.',
+    ),
+} satisfies Record<keyof Omit<TemplateRequest, 'card'>, z.ZodType>;
 
 const networkOptions = z
   .strictObject({
@@ -199,6 +205,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
     diskMib: size.diskMib.optional(),
     warm: size.warm.optional(),
     requirements: size.requirements.optional(),
+    image: size.image.optional(),
     env: environment.optional().describe('Environment variables of every program.'),
     models: models.optional(),
     packages: packageOptions
@@ -266,6 +273,7 @@ export const poolRequest = z
         diskMib: size.diskMib.exactOptional(),
         warm: size.warm.exactOptional(),
         requirements: size.requirements.exactOptional(),
+        image: size.image.exactOptional(),
         card: z
           .boolean()
           .exactOptional()
@@ -273,7 +281,7 @@ export const poolRequest = z
             'With Firecracker: the members have a network card, for requests with a network. ' +
               'Ignored with QEMU, whose members get one when needed. Default false.',
           ),
-      } satisfies Record<keyof TemplateSpec, z.ZodType>)
+      } satisfies Record<keyof TemplateRequest, z.ZodType>)
       .meta({
         id: 'PoolMembers',
         description:

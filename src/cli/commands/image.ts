@@ -11,7 +11,6 @@ import {
   openImages,
   type PulledImage,
   parseReference,
-  preparePulls,
   type Reference,
   type Removed,
   type StoredImage,
@@ -28,7 +27,6 @@ const DIGEST_SHOWN = 12;
 export async function imagePull(cli: Cli, names: readonly string[]): Promise<number> {
   const references = names.map(readReference);
   await using opened = open(cli);
-  await preparePulls(opened.context);
   const pulled: PulledImage[] = [];
   for (const reference of references) {
     pulled.push(await opened.images.pull(reference, 'always', cli.cancelled));

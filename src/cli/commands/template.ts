@@ -7,7 +7,8 @@ import {
   removeTemplate,
   type TemplateInfo,
 } from '../../runtime/kept-templates.ts';
-import { type Runtime, SOURCE_DIR } from '../../runtime/runtime.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
+import { SOURCE_DIR } from '../../runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';

@@ -53,6 +53,7 @@ function scrape(
         memoryMib: 100,
         memoryMaxMib: null,
         diskMib: 1,
+        image: null,
       },
       metadata: {},
       origin: 'pool',

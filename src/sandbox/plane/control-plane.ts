@@ -45,7 +45,7 @@ import {
   type Provenance,
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
-import type { TemplateSpec } from '../spec.ts';
+import type { TemplateRequest } from '../spec.ts';
 import {
   checkChannelLimits,
   checkDiskLimits,
@@ -79,7 +79,7 @@ export interface ControlParts extends StarterParts {
     Pick<HostInfo, 'version' | 'vmm' | 'vmmReason' | 'upstream' | 'models' | 'memoryAvailableMib'>
   >;
   /** Builds the template if it is missing. */
-  prepareTemplate(spec: Partial<TemplateSpec>): Promise<OpenTemplate>;
+  prepareTemplate(spec: TemplateRequest): Promise<OpenTemplate>;
   /** A connection to the agent's operations. */
   dial(channelPath: string): Duplex;
   /** Unique id of this control plane, with which other processes check whether it is alive. */
@@ -235,7 +235,7 @@ export class LocalControlPlane implements ControlPlane {
     return this.#starter.pools.list();
   }
 
-  async setPool(limits: PoolLimits, spec: Partial<TemplateSpec> = {}): Promise<PoolInfo> {
+  async setPool(limits: PoolLimits, spec: TemplateRequest = {}): Promise<PoolInfo> {
     this.#requireOpen();
     const template = await this.#parts.prepareTemplate(spec);
     this.#requireOpen();

@@ -14,6 +14,7 @@ import type { Staging } from '../../store/staging.ts';
 import type { Store } from '../../store/store.ts';
 import type { MachineSize, VmSnapshot } from '../../vmm/driver.ts';
 import type { SnapshotInfo } from '../control.ts';
+import { environmentDisks } from '../environment.ts';
 import { SandboxError } from '../errors.ts';
 import { SNAPSHOT_NAME } from '../limits.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
@@ -31,6 +32,8 @@ export interface Copies {
   holdMemory(from: string, to: string): Promise<void>;
   /** Copies into a new file; shares blocks where the file system can. */
   cloneDisk(from: string, to: string): Promise<void>;
+  /** Gives a file that is never written to another, new name. */
+  linkFile(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
   /** Opens kept memory for VMs that map it. Absent: this VMM maps none. */
   mapMemory?(path: string): Promise<MappedMemory>;
@@ -104,6 +107,8 @@ export class SnapshotManager {
       for (const role of ['ram', 'state', 'disk'] as const) {
         await copies.cloneDisk(from.paths[role], to[role]);
       }
+      const { environment } = from.paths;
+      if (environment !== undefined) await copies.linkFile(environment, to.environment);
     });
     const { createdAtMs: _made, bytes: _bytes, files: _files, ...row } = from.row;
     return await staging.commit({ ...row, id: newSandboxId(), name, kind: 'snapshot' });
@@ -122,7 +127,7 @@ export class SnapshotManager {
       if (copies.mapMemory === undefined) {
         memory = copies.makeMemory(ramMib(supervisor.spec) * MIB);
       }
-      const { ram, disk } = staging.paths;
+      const { ram, disk, environment } = staging.paths;
       const held = memory?.path;
       const into = this.#into(staging);
       const target: SaveTarget =
@@ -134,7 +139,9 @@ export class SnapshotManager {
         taken = snapshot;
       });
       if (taken === undefined) throw new Error('a save without a commit');
-      const source = this.#source(taken, { ram: held ?? ram, disk });
+      const hasEnvironment = supervisor.spec.environment !== undefined;
+      const paths = { ram: held ?? ram, disk, ...(hasEnvironment ? { environment } : {}) };
+      const source = this.#source(taken, paths);
       return { source, release, [Symbol.asyncDispose]: release };
     } catch (error) {
       await release();
@@ -142,7 +149,10 @@ export class SnapshotManager {
     }
   }
 
-  #source(snapshot: VmSnapshot, { ram, disk }: Pick<SnapshotPaths, 'ram' | 'disk'>): CloneSource {
+  #source(
+    snapshot: VmSnapshot,
+    { ram, disk, environment }: Omit<SnapshotPaths, 'state'>,
+  ): CloneSource {
     const { copies } = this.#parts;
     const { mapMemory } = copies;
     return {
@@ -150,6 +160,9 @@ export class SnapshotManager {
       copyMemory: (to) => copies.fillMemory(ram, to),
       copyDisk: (to) => copies.cloneDisk(disk, to),
       ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ram) }),
+      ...(environment === undefined
+        ? {}
+        : { linkEnvironment: (to: string) => copies.linkFile(environment, to) }),
     };
   }
 
@@ -210,8 +223,8 @@ export class SnapshotManager {
 
   /** The machine that this host's VMM would make for the snapshot. */
   #machineFor(row: SnapshotRow): string {
-    const { cpus, ...size } = snapshotSpec(row);
-    return this.#parts.machineOf({ cpus, ...vmMemory(size) });
+    const { cpus, environment, ...size } = snapshotSpec(row);
+    return this.#parts.machineOf({ cpus, ...vmMemory(size), ...environmentDisks(environment) });
   }
 
   async remove(idOrName: string): Promise<void> {
@@ -253,6 +266,7 @@ export class SnapshotManager {
       statePath: paths.state,
       keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
       keepDisk: (from) => keep(() => copies.cloneDisk(from, paths.disk)),
+      keepEnvironment: (from) => keep(() => copies.linkFile(from, paths.environment)),
     };
   }
 
@@ -265,9 +279,13 @@ export class SnapshotManager {
   ): NewSnapshot {
     const { kernelDigest, rootImageDigest } = this.#parts;
     const { machine, stateSha256 } = snapshot;
-    const { cpus, memoryMib, memoryMaxMib, diskMib, warm } = spec;
-    const specJson = JSON.stringify({ cpus, memoryMib, memoryMaxMib, diskMib, warm });
-    const made = { id, name, kind, sandboxId: spec.id, specJson };
+    const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = spec;
+    const size = { cpus, memoryMib, memoryMaxMib, diskMib };
+    const specJson = JSON.stringify({ ...size, warm, environment });
+    const made = {
+      ...{ id, name, kind, sandboxId: spec.id, specJson },
+      ...(environment === undefined ? {} : { environment: environment.digest }),
+    };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
 }

@@ -33,6 +33,9 @@ const PIP = [
   REQUIREMENTS_PATH,
 ];
 
+/** The Python of a distribution's image refuses otherwise (PEP 668). */
+const PIP_ENV = { PIP_BREAK_SYSTEM_PACKAGES: '1' };
+
 /** Prints the modules at the top of the named distributions, a line each. Nothing of them is imported. */
 const LIST_MODULES = `
 import importlib.metadata, pathlib, re, sys
@@ -67,7 +70,7 @@ export async function installPackages(
   const root = { user: 'root' };
   await guest.files.write(REQUIREMENTS_PATH, `${requirements.join('\n')}\n`, root);
   const started = await guest.exec(
-    { argv: PIP, user: 'root', timeoutMs: INSTALL_MS_MAX, stdin: false },
+    { argv: PIP, env: PIP_ENV, user: 'root', timeoutMs: INSTALL_MS_MAX, stdin: false },
     signal,
   );
   let seen = 0;

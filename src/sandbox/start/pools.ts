@@ -14,6 +14,8 @@ export interface OpenTemplate {
   readonly spec: TemplateSpec;
   /** The warm list of its guest: that of `spec`, and what its packages offer. A clone with another one imports anew. */
   readonly warm: readonly string[];
+  /** False: its image can run no script. */
+  readonly hasPython: boolean;
   readonly source: CloneSource;
 }
 
@@ -119,7 +121,7 @@ export class Pools {
       make: async (signal) => {
         const supervisor = await start(template, signal);
         using limit = timeLimit(clock, FIRST_SCRIPT_MS_MAX, signal);
-        return await memberOf(supervisor, limit.signal);
+        return await memberOf(supervisor, template, limit.signal);
       },
       turn: async (signal, work) => {
         await wait(clock, pool.claimedAtMs + REFILL_DELAY_MS - clock.now(), signal);
@@ -135,11 +137,16 @@ export class Pools {
   }
 }
 
-async function memberOf(supervisor: Supervisor, signal: AbortSignal): Promise<Member> {
+async function memberOf(
+  supervisor: Supervisor,
+  { hasPython }: OpenTemplate,
+  signal: AbortSignal,
+): Promise<Member> {
   try {
     const guest = supervisor.guest();
     for (let n = 0; n < REHEARSALS; n += 1) {
       await guest.update({}, signal);
+      if (!hasPython) continue;
       const script = { code: FIRST_SCRIPT };
       const process = await guest.python({ script, stdin: false }, signal);
       process.stdout.resume();

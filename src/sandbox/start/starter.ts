@@ -14,9 +14,10 @@ import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { passiveTracer, type Tracer } from '../../trace/trace.ts';
 import type { CreateRequest } from '../control.ts';
+import type { EnvironmentSource } from '../environment.ts';
 import { isWithoutNetwork, SandboxError } from '../errors.ts';
 import type { CloneSource } from '../parts.ts';
-import type { SandboxOptions, SandboxSpec, TemplateSpec } from '../spec.ts';
+import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import type { Handover, StartQueue } from './start-queue.ts';
@@ -27,13 +28,26 @@ export interface StarterParts {
   readonly queue: StartQueue;
   /** Absent: nothing is traced. */
   readonly tracer?: Tracer | undefined;
-  makeSpec(options: SandboxOptions): SandboxSpec;
-  /** Makes a supervisor, without starting it. @param source null: it boots */
-  supervise(spec: SandboxSpec, source: CloneSource | null): Supervisor;
+  makeSpec(options: ResolvedOptions): SandboxSpec;
+  /** Absent: no images. Pulls the image if it is not here. @throws SandboxError `image_failed` */
+  resolveImage?(image: string, signal: AbortSignal): Promise<EnvironmentSource>;
+  /**
+   * Makes a supervisor, without starting it.
+   * @param source null: it boots
+   * @param environmentPath where the file of its environment is, if it boots
+   */
+  supervise(
+    spec: SandboxSpec,
+    source: CloneSource | null,
+    environmentPath: string | undefined,
+  ): Supervisor;
   /** Absent: no network. @throws SandboxError `network_unavailable`: this host can't provide a network */
   openNetwork?(): Promise<unknown>;
   /** The template for a request of this size; null: it boots. */
-  templateFor(options: SandboxOptions, signal?: AbortSignal): Promise<OpenTemplate | null>;
+  templateFor(
+    options: SandboxOptions,
+    environment: EnvironmentSource | undefined,
+  ): Promise<OpenTemplate | null>;
 }
 
 const QUEUE_TIMEOUT_MS = 60_000;
@@ -65,16 +79,18 @@ export class Starter {
   }
 
   async start(request: CreateRequest, signal: AbortSignal): Promise<Started> {
-    const spec = this.#parts.makeSpec({ ...request, timeoutMs: null });
+    const image = await this.#resolve(request, signal);
+    const place = image === undefined ? {} : { environment: image.environment };
+    const spec = this.#parts.makeSpec({ ...request, ...place, timeoutMs: null });
     await this.#requireNetwork(spec);
     if (request.boot === true && needsTemplate(request)) throw withoutTemplate();
-    const template = request.boot === true ? null : await this.#template(request, signal);
+    const template = request.boot === true ? null : await this.#template(request, image, signal);
     if (template !== null) {
       const claimed = await this.#claim(template.key, spec, signal);
       if (claimed !== undefined) return claimed;
     }
     const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
-      this.#cloneOrBoot(spec, template, both);
+      this.#cloneOrBoot(spec, template, image?.path, both);
     const handover = template === null ? undefined : this.pools.handover(template.key);
     const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
     if (started.isBound || (await this.#bind(started, spec, signal))) return started;
@@ -87,7 +103,8 @@ export class Starter {
     snapshot: { readonly spec: TemplateSpec; readonly source: CloneSource },
     signal: AbortSignal,
   ): Promise<Started> {
-    if (needsTemplate(request)) throw ofSnapshot();
+    if (needsTemplate(request)) throw ofSnapshot('packages', 'requirements');
+    if (request.image !== undefined) throw ofSnapshot('image', 'image');
     const spec = this.#parts.makeSpec({
       ...request,
       memoryMaxMib: undefined,
@@ -96,14 +113,16 @@ export class Starter {
     });
     await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
-      this.#startOne(spec, snapshot.source, both);
+      this.#startOne(spec, snapshot.source, undefined, both);
     const supervisor = await this.#queued(request, spec, signal, start);
     return { supervisor, origin: 'snapshot', isBound: true };
   }
 
   /** Starts a VM from `source` once the queue admits it. */
   async clone(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor> {
-    return await this.#queued({}, spec, signal, (both) => this.#startOne(spec, source, both));
+    return await this.#queued({}, spec, signal, (both) =>
+      this.#startOne(spec, source, undefined, both),
+    );
   }
 
   /** Fails early: before the queue, and before anything starts. */
@@ -111,15 +130,29 @@ export class Starter {
     if (spec.network !== null) await this.#parts.openNetwork?.();
   }
 
+  /** @throws SandboxError `image_failed`, `cancelled` */
+  async #resolve(
+    { image }: CreateRequest,
+    signal: AbortSignal,
+  ): Promise<EnvironmentSource | undefined> {
+    if (image === undefined) return undefined;
+    const { resolveImage } = this.#parts;
+    if (resolveImage === undefined) {
+      throw new SandboxError('image_failed', 'this host has no images for sandboxes');
+    }
+    return await orAborted(resolveImage(image, signal), signal);
+  }
+
   async #cloneOrBoot(
     spec: SandboxSpec,
     template: OpenTemplate | null,
+    environmentPath: string | undefined,
     signal: AbortSignal,
   ): Promise<Started> {
     if (template !== null) {
       try {
         const cloned = { ...spec, warm: template.warm };
-        const supervisor = await this.#startOne(cloned, template.source, signal);
+        const supervisor = await this.#startOne(cloned, template.source, undefined, signal);
         return { supervisor, origin: 'clone', isBound: true };
       } catch (error) {
         if (signal.aborted || isWithoutNetwork(error)) throw error;
@@ -130,13 +163,17 @@ export class Starter {
         });
       }
     }
-    const supervisor = await this.#startOne(spec, null, signal);
+    const supervisor = await this.#startOne(spec, null, environmentPath, signal);
     return { supervisor, origin: 'boot', isBound: true };
   }
 
-  async #template(request: CreateRequest, signal: AbortSignal): Promise<OpenTemplate | null> {
+  async #template(
+    request: CreateRequest,
+    image: EnvironmentSource | undefined,
+    signal: AbortSignal,
+  ): Promise<OpenTemplate | null> {
     try {
-      return await orAborted(this.#parts.templateFor(request, signal), signal);
+      return await orAborted(this.#parts.templateFor(request, image), signal);
     } catch (error) {
       if (signal.aborted) throw cancelled(signal);
       if (needsTemplate(request)) throw error;
@@ -175,9 +212,10 @@ export class Starter {
   async #startOne(
     spec: SandboxSpec,
     source: CloneSource | null,
+    environmentPath: string | undefined,
     signal: AbortSignal,
   ): Promise<Supervisor> {
-    const supervisor = this.#parts.supervise(spec, source);
+    const supervisor = this.#parts.supervise(spec, source, environmentPath);
     await supervisor.start(signal);
     return supervisor;
   }
@@ -209,7 +247,7 @@ export class Starter {
     const { card = false, ...size } = template.spec;
     const network = card ? { mode: 'none' as const } : null;
     const spec = this.#parts.makeSpec({ ...size, warm: template.warm, network });
-    return await this.#startOne(spec, template.source, signal);
+    return await this.#startOne(spec, template.source, undefined, signal);
   }
 }
 
@@ -224,9 +262,9 @@ function withoutTemplate(): SandboxError {
   });
 }
 
-function ofSnapshot(): SandboxError {
-  return new SandboxError('spec_invalid', 'a snapshot has its own packages', {
-    remedy: 'omit requirements, or omit the snapshot',
+function ofSnapshot(what: string, field: string): SandboxError {
+  return new SandboxError('spec_invalid', `a snapshot has its own ${what}`, {
+    remedy: `omit ${field}, or omit the snapshot`,
   });
 }
 

@@ -14,13 +14,16 @@
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../../base/cleanup.ts';
+import { errorCode } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
 import { NO_PACKAGES, type PackagePolicy } from '../../base/package-policy.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
+import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../environment.ts';
 import { SandboxError, type SandboxErrorCode } from '../errors.ts';
 import { diskFullText } from '../events.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
@@ -67,6 +70,8 @@ export interface TemplatePaths {
 }
 
 export interface BuiltTemplate {
+  /** False: its image has no Python that can run scripts, so no module was imported. */
+  readonly hasPython: boolean;
   readonly snapshot: VmSnapshot;
   /** The warm list that its guest was given: that of the spec, and what its packages offer. */
   readonly warm: readonly string[];
@@ -75,6 +80,8 @@ export interface BuiltTemplate {
 
 export interface BuildOptions {
   readonly spec: TemplateSpec;
+  /** Where the file of the spec's environment is; it is not changed. */
+  readonly environmentPath?: string | undefined;
   /** Of new files. */
   readonly paths: TemplatePaths;
   readonly signal: AbortSignal;
@@ -126,11 +133,12 @@ async function build(
 ): Promise<BuiltTemplate> {
   const { paths, report, signal } = options;
   const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false } = options.spec;
-  const { requirements = [] } = options.spec;
-  const size = { cpus, memoryMib, memoryMaxMib, diskMib };
+  const { requirements = [], environment } = options.spec;
+  const place = environment === undefined ? {} : { environment };
+  const size = { cpus, memoryMib, memoryMaxMib, diskMib, ...place };
   const made = makeSpec({ ...size, warm, env: parts.env }, parts.hostCpus);
   const spec = { ...made, network: card ? NO_TRAFFIC : null };
-  const workspace = await parts.makeWorkspace(spec);
+  const workspace = withEnvironment(await parts.makeWorkspace(spec), options);
   cleanup.push('workspace', () => workspace.remove());
   let offered: readonly string[] = [];
   if (requirements.length === 0) await parts.makeOverlay(workspace.overlayPath, diskMib * MIB);
@@ -143,9 +151,14 @@ async function build(
   const warmed = { ...spec, warm: [...new Set([...warm, ...offered])] };
   const { vm, guest, memory } = await boot(parts, warmed, workspace, signal, cleanup, onFull);
   warmReport(0.1, `import ${warmed.warm.length} modules`);
-  const modules = await warmUp(parts, { guest, vm, spec }, signal);
+  const hasPython =
+    environment === undefined || (await Promise.race([findsPython(guest, signal), died(vm)]));
+  if (!hasPython && warmed.warm.length > 0) throw withoutPython();
+  const modules = hasPython ? await warmUp(parts, { guest, vm, spec }, signal) : [];
   warmReport(0.85, 'run a script');
-  await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
+  if (hasPython) {
+    await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
+  }
   // A clone reads from the host's page cache faster than it would copy the guest's.
   await guest.settle({ dropCaches: true }, signal);
   warmReport(0.9, 'save');
@@ -156,7 +169,7 @@ async function build(
   if (snapshot === undefined) throw unsupported(parts);
   await parts.keepMemory(memory.path, paths.ram);
   await parts.keepDisk(workspace.overlayPath, paths.disk);
-  return { snapshot, warm: warmed.warm, modules };
+  return { snapshot, warm: warmed.warm, modules, hasPython };
 }
 
 /**
@@ -165,15 +178,17 @@ async function build(
  */
 async function install(
   parts: TemplateParts,
-  { spec: { requirements = [] }, report, signal }: BuildOptions,
+  options: BuildOptions,
   spec: SandboxSpec,
   diskPath: string,
   onFull: (trouble: DiskTrouble) => void,
 ): Promise<readonly string[]> {
   await using cleanup = new CleanupStack();
+  const { report, signal } = options;
+  const { requirements = [], environment } = options.spec;
   const env = { ...spec.env, ...packageVariables(PIP_ONLY, false) };
   const own = { ...spec, id: newSandboxId(), env };
-  const workspace = await parts.makeWorkspace(own);
+  const workspace = withEnvironment(await parts.makeWorkspace(own), options);
   cleanup.push('workspace', () => workspace.remove());
   const { channelPath, overlayPath } = workspace;
   await parts.makeOverlay(overlayPath, spec.diskMib * MIB);
@@ -182,6 +197,10 @@ async function install(
   if (port === undefined) throw failed('this host serves no packages');
   cleanup.push('package port', () => port.close());
   const { vm, guest } = await boot(parts, own, workspace, signal, cleanup, onFull);
+  if (environment !== undefined) {
+    const found = await Promise.race([findsPython(guest, signal), died(vm)]);
+    if (!found) throw withoutPython();
+  }
   const installing = installPackages(guest, {
     requirements,
     report: (part, detail) => report(INSTALL_SHARE * part, detail),
@@ -203,7 +222,7 @@ async function boot(
   onFull: (trouble: DiskTrouble) => void,
 ): Promise<{ vm: Vm; guest: Guest; memory: GuestMemory }> {
   if (!parts.driver.capabilities.snapshot) throw unsupported(parts);
-  const { channelPath, overlayPath } = workspace;
+  const { channelPath, overlayPath, disks } = workspace;
   const memory = parts.makeMemory(ramMib(spec) * MIB);
   cleanup.push('RAM', () => memory.close());
   const model = await parts.serveCannedModel(channelPath);
@@ -227,7 +246,11 @@ async function boot(
       rootImagePath,
       guestCid: lease.cid,
       console: 'log',
-      bootArgs: TEMPLATE_BOOT_ARGS,
+      bootArgs: [
+        ...TEMPLATE_BOOT_ARGS,
+        ...(spec.environment === undefined ? [] : ENVIRONMENT_BOOT_ARGS),
+      ],
+      ...(disks === undefined ? {} : { disks }),
       ...nic,
     },
     signal,
@@ -246,11 +269,41 @@ async function boot(
   return { vm, guest, memory };
 }
 
+/** The VM reads the image where its file is. */
+function withEnvironment(workspace: Workspace, { spec, environmentPath }: BuildOptions): Workspace {
+  if (spec.environment === undefined) return workspace;
+  if (environmentPath === undefined) throw failed('the disk of its image is unknown');
+  return { ...workspace, disks: [environmentDisk(environmentPath)] };
+}
+
+/** The same as the agent's: from 3.10 on it can run scripts. */
+const FIND_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 10))';
+
+/** Whether the image has a Python that can run scripts. */
+async function findsPython(guest: Guest, signal: AbortSignal): Promise<boolean> {
+  try {
+    const argv = ['python3', '-I', '-S', '-c', FIND_PYTHON];
+    const process = await guest.exec({ argv, stdin: false }, signal);
+    process.stdout.resume();
+    process.stderr.resume();
+    return (await process.exit).exitCode === 0;
+  } catch (error) {
+    const code = errorCode(error);
+    if (code !== 'not_found' && code !== 'permission_denied') throw error;
+    ignore(error, 'it has none');
+    return false;
+  }
+}
+
 /** A throwaway identity: each clone gets its own in its hello. */
 function throwawayIdentity(spec: SandboxSpec): GuestIdentity {
-  const { id, env, warm } = spec;
+  const { id, warm, environment } = spec;
   const hostname = `template-${randomInt(1e6)}`;
-  return { sandboxId: id, hostname, env, limits: {}, warm, rehearse: true };
+  const env = { ...environment?.env, ...spec.env };
+  const identity = { sandboxId: id, hostname, env, limits: {}, warm, rehearse: true };
+  if (environment === undefined) return identity;
+  const { user, workdir } = environment;
+  return { ...identity, environment: { user, workdir } };
 }
 
 /** Resolves when the fork server has imported and rehearsed all modules. */
@@ -307,6 +360,11 @@ function unsupported(parts: TemplateParts): SandboxError {
 function tooSmall({ memoryMib, warm }: TemplateSpec): SandboxError {
   const cause = `${memoryMib} MiB of memory is too little for its modules: ${warm.join(', ')}`;
   return unfit(cause, 'give it more memory (--memory) or import fewer modules (--warm)');
+}
+
+function withoutPython(): SandboxError {
+  const cause = 'the image has no Python 3.10 or newer, which packages and warm modules need';
+  return unfit(cause, 'use an image with Python, or omit them (--with, --requirements, --warm)');
 }
 
 /** The host can build templates, but not the one that was asked for. */

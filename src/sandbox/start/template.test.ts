@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import type { SandboxEnvironment } from '../environment.ts';
 import {
   canBeCloned,
   DEFAULT_TEMPLATE,
@@ -38,6 +39,36 @@ describe('templateKey', () => {
   ];
   it.each(changes)('another %s is another key', (_what, changed) => {
     expect(templateKey(changed)).not.toBe(templateKey(inputs));
+  });
+
+  const environment = {
+    image: 'app:1',
+    imageDigest: 'sha256:1',
+    digest: 'sha256:2',
+    user: '',
+    workdir: '/',
+    env: { PATH: '/bin', A: 'b' },
+    entrypoint: [],
+    cmd: ['sh'],
+    exposedPorts: [],
+    stopSignal: null,
+  };
+  const keyWith = (change: Partial<SandboxEnvironment>): string =>
+    templateKey({ ...inputs, spec: { ...spec, environment: { ...environment, ...change } } });
+
+  it.each([
+    ['disk', { digest: 'sha256:3' }],
+    ['user', { user: 'app' }],
+    ['working directory', { workdir: '/srv' }],
+    ['variable', { env: { PATH: '/bin', A: 'c' } }],
+  ])('an image with another %s is another key', (_what, change) => {
+    expect(keyWith(change)).not.toBe(keyWith({}));
+    expect(keyWith(change)).not.toBe(templateKey(inputs));
+  });
+
+  it('images that differ in what no guest knows have the same key', () => {
+    const env = { A: 'b', PATH: '/bin' };
+    expect(keyWith({ image: 'app:2', imageDigest: 'sha256:9', cmd: ['x'], env })).toBe(keyWith({}));
   });
 
   it('the key without a network card is the same, said or not', () => {

@@ -2,11 +2,13 @@
  * A template: a booted, warmed guest without identity, saved as three files.
  *
  *     key = digest of all it was made from ──► <cache>/template/<key>/  ram  state  disk.ext4  manifest.json
+ *                                                               with an image: environment
  *
  * A template is loaded only for exactly its key.
  */
 import { createHash } from 'node:crypto';
 import type { VmmCapabilities } from '../../vmm/driver.ts';
+import type { SandboxEnvironment } from '../environment.ts';
 import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../spec.ts';
 
 /** The inputs of a template; its key is their digest. */
@@ -22,6 +24,8 @@ export interface TemplateInputs {
 }
 
 export const TEMPLATE_FILES = { ram: 'ram', state: 'state', disk: 'disk.ext4' } as const;
+/** A second name of the image's file; only in a template with an image. */
+export const TEMPLATE_ENVIRONMENT = 'environment';
 
 /** The imports of an agent with a model, ten seconds in software emulation. */
 export const DEFAULT_WARM: readonly string[] = [
@@ -58,10 +62,16 @@ export function needsCard(
   return !hotplugNic && (network !== null || secrets.length > 0);
 }
 
+/** What the guest knows of it: images with other labels or commands share a template. */
+function partsOf({ digest, user, workdir, env }: SandboxEnvironment): readonly unknown[] {
+  return [digest, user, workdir, Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1))];
+}
+
 /** Hexadecimal SHA-256. */
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
   const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false, requirements = [] } = spec;
+  const { environment } = spec;
   const parts = [
     FORMAT,
     [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
@@ -71,6 +81,7 @@ export function templateKey(inputs: TemplateInputs): string {
     TEMPLATE_BOOT_ARGS,
     ...(card ? ['card'] : []),
     ...(requirements.length === 0 ? [] : [{ requirements }]),
+    ...(environment === undefined ? [] : [{ environment: partsOf(environment) }]),
   ];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }

@@ -29,10 +29,14 @@ export function identityOf(
   trust: GuestTrust | undefined,
 ): GuestIdentity {
   const { defaultModel } = spec.models;
+  const { environment } = spec;
+  const { user = '', workdir = '' } = environment ?? {};
   return {
     sandboxId: spec.id,
     hostname: spec.hostname,
+    ...(environment === undefined ? {} : { environment: { user, workdir } }),
     env: {
+      ...environment?.env,
       ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
       ...(trust === undefined ? {} : BUNDLE_VARIABLES),
       ...packageVariables(spec.packages, network !== undefined),

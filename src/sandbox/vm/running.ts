@@ -14,6 +14,8 @@ export interface Prepared {
   /** Copies RAM that the VM maps into `memory`, once; before a save. Undefined: it is there. */
   readonly fillMemory: (() => Promise<void>) | undefined;
   readonly cid: number;
+  /** Whether the VM has the disk of an environment. */
+  readonly hasEnvironment: boolean;
   readonly listener: GuestListener;
   readonly port: InferencePort;
   /** Undefined: this host serves no packages. */

@@ -7,7 +7,7 @@ import { fillOnce, Saving } from './saving.ts';
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
 
 /** A VM that maps its RAM. @param failures of the copy of that, the first ones */
-function world(failures = 0) {
+function world(failures = 0, hasEnvironment = false) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => void done.push(name);
   let left = failures;
@@ -25,12 +25,14 @@ function world(failures = 0) {
     },
   } as unknown as Vm;
   const guest = { settle: () => step('settle'), suspend: () => undefined } as unknown as Guest;
-  const workspace = { overlayPath: '/o' } as Workspace;
-  const saved = { vm, memory, workspace, cid: 3, fillMemory: fillOnce({ copyInto }, memory) };
+  const workspace = { overlayPath: '/o', environmentPath: '/e' } as Workspace;
+  const fillMemory = fillOnce({ copyInto }, memory);
+  const saved = { vm, memory, workspace, cid: 3, hasEnvironment, fillMemory };
   const save = async (): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);
-    await saving.write({ statePath: '/s', keepMemory: keep, keepDisk: keep }, null);
+    const target = { keepMemory: keep, keepDisk: keep, keepEnvironment: keep };
+    await saving.write({ statePath: '/s', ...target }, null);
     return saving;
   };
   return { done, save, saving: () => new Saving(saved, guest) };
@@ -50,10 +52,17 @@ describe('Saving', () => {
   it('write: a failed copy leaves the guest linked; the next save copies again', async () => {
     const { done, save, saving } = world(1);
     const first = saving();
-    const target = { statePath: '/s', keepMemory: async () => {}, keepDisk: async () => {} };
+    const keep = async () => {};
+    const target = { keepMemory: keep, keepDisk: keep, keepEnvironment: keep, statePath: '/s' };
     await expect(first.write(target, null)).rejects.toThrow('no memory');
     expect([first.isLinked, done.splice(0)]).toEqual([true, ['fill /m']]);
     await save();
     expect(done).toEqual(['fill /m', ...SAVED]);
+  });
+
+  it('write: the file of an environment is kept, too', async () => {
+    const { done, save } = world(0, true);
+    await save();
+    expect(done).toEqual(['fill /m', ...SAVED, 'keep /e']);
   });
 });

@@ -17,6 +17,8 @@ export interface SavedVm {
   readonly memory: GuestMemory;
   readonly workspace: Workspace;
   readonly cid: number;
+  /** Whether the VM has the disk of an environment. */
+  readonly hasEnvironment: boolean;
   /** See `Prepared`. */
   readonly fillMemory?: (() => Promise<void>) | undefined;
 }
@@ -41,7 +43,7 @@ export class Saving {
     target: SaveTarget,
     commit: ((snapshot: VmSnapshot) => Promise<void>) | null,
   ): Promise<VmSnapshot> {
-    const { vm, memory, workspace, fillMemory } = this.#saved;
+    const { vm, memory, workspace, hasEnvironment, fillMemory } = this.#saved;
     const { vsockHotplug } = vm;
     if (vsockHotplug === undefined || vm.saveState === undefined) {
       throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
@@ -55,8 +57,12 @@ export class Saving {
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
     const snapshot = await vm.saveState(target.statePath);
-    // Both settle before a failure is thrown: neither file may change or vanish under the other copy.
-    const copies = [target.keepMemory(memory.path), target.keepDisk(workspace.overlayPath)];
+    // All settle before a failure is thrown: no file may change or vanish under another copy.
+    const copies = [
+      target.keepMemory(memory.path),
+      target.keepDisk(workspace.overlayPath),
+      ...(hasEnvironment ? [target.keepEnvironment(workspace.environmentPath)] : []),
+    ];
     for (const copy of await Promise.allSettled(copies)) {
       if (copy.status === 'rejected') throw copy.reason;
     }

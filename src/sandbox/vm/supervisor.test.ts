@@ -92,6 +92,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
         dir: '/d',
         channelPath: '/d/v',
         overlayPath: '/d/o',
+        environmentPath: '/d/e',
         recordVmm: () => Promise.resolve(),
         remove: removeDir,
       };

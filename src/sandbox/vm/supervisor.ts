@@ -381,7 +381,9 @@ export class Supervisor {
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     const [nic, listener, port] = await Promise.all([leasing, listening, attaching]);
     const { cid } = lease;
-    return { ...made, workspace, cid, listener, port, packages: await serving, nic };
+    const hasEnvironment = this.spec.environment !== undefined;
+    const held = { ...made, workspace, hasEnvironment, cid };
+    return { ...held, listener, port, packages: await serving, nic };
   }
 
   async #attachPackages(channelPath: string): Promise<PackagePort | undefined> {
@@ -404,8 +406,13 @@ export class Supervisor {
     return identityOf(this.spec, settings, trust);
   }
 
-  async #makeDisk({ overlayPath }: Workspace): Promise<void> {
+  async #makeDisk({ overlayPath, environmentPath }: Workspace): Promise<void> {
     const { template, makeOverlay } = this.#parts;
+    if (this.spec.environment !== undefined) {
+      const from = template ?? this.#parts;
+      if (from.linkEnvironment === undefined) throw new Error('the disk of its image is unknown');
+      await from.linkEnvironment(environmentPath);
+    }
     if (template !== undefined) await template.copyDisk(overlayPath);
     else await makeOverlay(overlayPath, this.spec.diskMib * MIB);
   }

@@ -1,5 +1,6 @@
 /** The spec that a driver gets to start the VM of a sandbox. */
 import type { VmSpec } from '../../vmm/driver.ts';
+import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../environment.ts';
 import { vmMemory } from '../memory/size.ts';
 import type { SandboxParts } from '../parts.ts';
 import type { SandboxSpec } from '../spec.ts';
@@ -12,8 +13,13 @@ export function vmSpecOf(
 ): VmSpec {
   const { workspace, memory, mapped, memoryReady, cid: guestCid, nic } = prepared;
   const { kernelPath, rootImagePath, template } = parts;
-  const { dir, overlayPath, disks, channelPath } = workspace;
-  const { id, cpus, channelLimits, diskLimits, console } = spec;
+  const { dir, overlayPath, environmentPath, channelPath } = workspace;
+  const { id, cpus, channelLimits, diskLimits, console, environment } = spec;
+  const disks = [
+    ...(environment === undefined ? [] : [environmentDisk(environmentPath)]),
+    ...(workspace.disks ?? []),
+  ];
+  const isTold = environment !== undefined && template === undefined;
   return {
     id,
     dir,
@@ -22,7 +28,8 @@ export function vmSpecOf(
     kernelPath,
     rootImagePath,
     overlayPath,
-    ...(disks === undefined ? {} : { disks }),
+    ...(disks.length === 0 ? {} : { disks }),
+    ...(isTold ? { bootArgs: ENVIRONMENT_BOOT_ARGS } : {}),
     guestCid,
     channelPath,
     channelLimits,

@@ -1,0 +1,53 @@
+/** What a sandbox's programs run in, if it is not the built-in system: the disk of an image, and what the image says. */
+import type { ImageConfig } from '../oci/documents.ts';
+import type { VmDisk } from '../vmm/driver.ts';
+
+export interface SandboxEnvironment
+  extends Pick<
+    ImageConfig,
+    'user' | 'env' | 'workdir' | 'entrypoint' | 'cmd' | 'exposedPorts' | 'stopSignal'
+  > {
+  /** The reference that was asked for, complete: `python:3.13-slim`. */
+  readonly image: string;
+  /** `sha256:…` of the image's manifest. */
+  readonly imageDigest: string;
+  /** `sha256:…` of the disk's file. */
+  readonly digest: string;
+}
+
+/** An environment and where the file of its disk is now. */
+export interface EnvironmentSource {
+  readonly environment: SandboxEnvironment;
+  readonly path: string;
+}
+
+/** The public view. */
+export type ImageInfo = Omit<SandboxEnvironment, 'image' | 'imageDigest' | 'digest' | 'env'> & {
+  /** The reference that was asked for. */
+  readonly name: string;
+  /** `sha256:…` of its manifest, as `image ls` shows it. */
+  readonly digest: string;
+};
+
+export function imageInfo(environment: SandboxEnvironment): ImageInfo {
+  const { image: name, imageDigest: digest, user, workdir } = environment;
+  const { entrypoint, cmd, exposedPorts, stopSignal } = environment;
+  return { name, digest, user, workdir, entrypoint, cmd, exposedPorts, stopSignal };
+}
+
+/** The first further disk of a VM, so its name in the guest is known. */
+const DEVICE = '/dev/vdc';
+
+/** Tell the guest at its boot where the disk is. A VM that continues from a snapshot knows. */
+export const ENVIRONMENT_BOOT_ARGS: readonly string[] = [`neurovisor_environment=${DEVICE}`];
+
+export function environmentDisk(path: string): VmDisk {
+  return { path, access: 'read' };
+}
+
+/** What a VM's machine depends on. */
+export function environmentDisks(environment: SandboxEnvironment | undefined): {
+  readonly disks?: readonly VmDisk[];
+} {
+  return environment === undefined ? {} : { disks: [environmentDisk('/environment')] };
+}
