@@ -22,7 +22,7 @@
  *
  * Pure: limits, refusal, check-body, cache-hints, caller-key, headers, address, json-body, fields, policy, sse, usage,
  * dialect/.
- * Input and output: listener, exchange, body, body-checker, check-threads, body-worker, reply, relay, upstream, catalog,
+ * Input and output: listener, exchange, body, body-checker, body-worker, reply, relay, upstream, catalog,
  * detect, listener-owner.
  */
 import type { Clock } from '../base/clock.ts';

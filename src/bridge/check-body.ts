@@ -1,4 +1,4 @@
-/** Checks the body of an inference request. Pure, so that it can run in a thread (`check-threads.ts`). */
+/** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { assert } from '../base/assert.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
 import { DIALECTS } from './dialect/dialects.ts';

@@ -17,8 +17,9 @@
  * - An index or its pages may be hostile, too: `upstream/address.ts` decides where links and redirects may lead.
  * - An answer that can't be completed ends with a destroyed socket, never with a clean end.
  *
- * Pure: route, request-path, protocol/, policy, name-budget, range, refusal, limits, upstream/address.
- * Input and output: listener, exchange, catalogs, files, store/, upstream/fetch, host/.
+ * Pure: route, request-path, protocol/, policy, name-budget, range, refusal, limits, upstream/address,
+ * upstream/proxy, store/page-reading.
+ * Input and output: listener, exchange, store/, upstream/fetch, host/.
  */
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
@@ -38,6 +39,7 @@ import { Catalogs } from './store/catalogs.ts';
 import { FileStore } from './store/file-store.ts';
 import { PackageFiles } from './store/package-files.ts';
 import { PageCache } from './store/page-cache.ts';
+import { PageReader } from './store/page-reader.ts';
 import type { IsPublic } from './upstream/address.ts';
 import { Upstream, type UpstreamOptions } from './upstream/fetch.ts';
 import type { IndexSet } from './upstream/index-set.ts';
@@ -94,6 +96,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const store = new FileStore(join(options.cacheDir, 'packages'), bytesMax);
   const pages = new PageCache(upstream, clock);
   const catalogs = new Catalogs(pages, options.indexes);
+  const reader = new PageReader(clock, log);
   const files = new PackageFiles({ upstream, store, clock });
   const metrics = new PackageMetrics();
   const ports = new Set<PackagePort>();
@@ -107,6 +110,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
         rules: new PackageRules(policy ?? NO_PACKAGES),
         budget: new NameBudget(clock),
         catalogs,
+        reader,
         files,
         pageTime: new LoopTime(PAGE_TIME, clock),
         clock,
@@ -136,9 +140,8 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
     metrics: () => metrics.list(),
     close() {
       pages.close();
-      closing ??= Promise.all([files.close(), ...[...ports].map((port) => port.close())]).then(() =>
-        upstream.close(),
-      );
+      const all = [files.close(), reader.close(), ...[...ports].map((port) => port.close())];
+      closing ??= Promise.all(all).then(() => upstream.close());
       return closing;
     },
   };

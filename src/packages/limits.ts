@@ -23,9 +23,9 @@ export const PORT_LIMITS = {
   nameCharactersMax: 300_000,
   /** Different names that the indexes do not have; more get 403. Words of an encoding are mostly such names. */
   unknownNamesMax: 500,
-  /** Time of the event loop for reading and writing pages: at once, and per second afterwards; more waits. */
-  pageTimeMs: 300,
-  pageTimePerSecondMs: 100,
+  /** Time of the event loop for small pages: at once, and per second afterwards; more goes to a thread. */
+  pageTimeMs: 100,
+  pageTimePerSecondMs: 50,
   /** New names at once, and per second afterwards; more get 429. */
   namesBurst: 1_000,
   namesPerSecond: 10,

@@ -36,31 +36,42 @@ export class PackageRules {
     return accepted(undefined);
   }
 
-  /** Whether one file may be fetched. @param publishedMs since 1970; null: the index does not say */
-  permitsFile(
-    ecosystem: Ecosystem,
-    name: string,
-    file: { readonly digests: readonly Digest[]; readonly publishedMs: number | null },
-    nowMs: number,
-  ): Checked<void> {
-    const { minAgeMs } = this.policy;
-    const locked = this.#locked?.get(`${ecosystem}:${canonical(ecosystem, name)}`);
-    if (
-      locked !== undefined &&
-      !file.digests.some(({ algorithm, hex }) => locked.has(`${algorithm}:${hex}`))
-    ) {
-      const message = `The lock file of this sandbox names another file of ${name}.`;
-      return refused(403, 'not_locked', message);
-    }
-    if (minAgeMs === null) return accepted(undefined);
-    if (file.publishedMs === null) {
-      const message = `The index does not say when this version of ${name} was published, and --packages-min-age needs that.`;
-      return refused(403, 'too_young', message);
-    }
-    if (nowMs - file.publishedMs >= minAgeMs) return accepted(undefined);
-    const message = `This version of ${name} is younger than --packages-min-age of this sandbox.`;
+  /** What it says of the files of one name. */
+  fileRules(ecosystem: Ecosystem, name: string): FileRules {
+    const locked = this.#locked?.get(`${ecosystem}:${canonical(ecosystem, name)}`) ?? null;
+    return { locked, minAgeMs: this.policy.minAgeMs };
+  }
+}
+
+/** What a policy says of the files of one name. Plain data: it is sent to a thread. */
+export interface FileRules {
+  /** `ALGORITHM:HEX`; null: no lock. */
+  readonly locked: ReadonlySet<string> | null;
+  readonly minAgeMs: number | null;
+}
+
+/** Whether one file may be fetched. @param publishedMs since 1970; null: the index does not say */
+export function permitsFile(
+  { locked, minAgeMs }: FileRules,
+  name: string,
+  file: { readonly digests: readonly Digest[]; readonly publishedMs: number | null },
+  nowMs: number,
+): Checked<void> {
+  if (
+    locked !== null &&
+    !file.digests.some(({ algorithm, hex }) => locked.has(`${algorithm}:${hex}`))
+  ) {
+    const message = `The lock file of this sandbox names another file of ${name}.`;
+    return refused(403, 'not_locked', message);
+  }
+  if (minAgeMs === null) return accepted(undefined);
+  if (file.publishedMs === null) {
+    const message = `The index does not say when this version of ${name} was published, and --packages-min-age needs that.`;
     return refused(403, 'too_young', message);
   }
+  if (nowMs - file.publishedMs >= minAgeMs) return accepted(undefined);
+  const message = `This version of ${name} is younger than --packages-min-age of this sandbox.`;
+  return refused(403, 'too_young', message);
 }
 
 export function packagesOff(ecosystem: Ecosystem): ReturnType<typeof refused> {

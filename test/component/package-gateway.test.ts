@@ -3,7 +3,6 @@ import { readdir } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FakeClock } from '../../src/base/clock.ts';
 import { NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
 import type { PackageFetch } from '../../src/packages/gateway.ts';
 import { fileOf, type TestIndex, wheelOf } from '../support/package-index.ts';
@@ -248,31 +247,6 @@ describe('package gateway', () => {
       expect(answer.status).toBe(403);
       expect(answer.body.toString()).not.toMatch(/169|::1/);
     }
-  });
-
-  it('pages: a sandbox that has them written again and again waits, and others do not', async () => {
-    const clock = new FakeClock();
-    await using other = await openPackageWorld(undefined, { clock });
-    for (let version = 0; version < 2_000; version += 1) {
-      other.index.add({ ...fileOf(`big-${version}.0-py3-none-any.whl`, Buffer.alloc(1)) });
-    }
-    other.index.add(wheelOf('small', '1.0', 'x'));
-    const [greedy, modest] = [await other.attach(PIP), await other.attach(PIP)];
-    let waiting: Promise<string> | undefined;
-    for (let count = 0; count < 1_000 && waiting === undefined; count += 1) {
-      const big = get(greedy, '/pypi/simple/big/').then(() => 'answered');
-      let answered = false;
-      void big.then(() => {
-        answered = true;
-      });
-      for (let turn = 0; turn < 20 && !answered; turn += 1) {
-        expect((await get(modest, '/pypi/simple/small/')).status).toBe(200);
-      }
-      if (!answered) waiting = big;
-    }
-    expect(waiting).toBeDefined();
-    clock.advance(10_000);
-    expect(await waiting).toBe('answered');
   });
 
   it('requests: everything but packages is refused, and the index sees none of it', async () => {

@@ -8,37 +8,43 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { LoopTime } from '../../base/fairness/loop-time.ts';
 import type { Log } from '../../base/log.ts';
-import { orAborted, wait } from '../../base/time-limit.ts';
+import { orAborted } from '../../base/time-limit.ts';
 import { PackageError } from '../errors.ts';
 import type { PackageFetch } from '../fetch-record.ts';
 import type { NameBudget } from '../name-budget.ts';
-import type { PackageRules } from '../policy.ts';
+import { type PackageRules, permitsFile } from '../policy.ts';
 import type {
   Artifact,
   ArtifactRoute,
-  Catalog,
   CatalogRoute,
   RelayRoute,
-  RenderedPage,
   Route,
 } from '../protocol/artifact.ts';
 import { timeOfInfo } from '../protocol/go.ts';
 import { refusalPage } from '../protocol/pypi.ts';
 import { type ByteRange, parseRange } from '../range.ts';
 import { accepted, type Checked, NOT_FOUND, phraseOf, type Refusal, refused } from '../refusal.ts';
-import type { Catalogs, CountedWork } from '../store/catalogs.ts';
+import type { Catalogs } from '../store/catalogs.ts';
 import type { OpenFile, PackageFiles } from '../store/package-files.ts';
+import type { PageReader } from '../store/page-reader.ts';
+import type { PageAnswer, PageQuestion, PageToRead } from '../store/page-reading.ts';
 import type { Index } from '../upstream/index-set.ts';
 import { parseRoute } from './route.ts';
 
 /** In the guest. */
 const ORIGIN = 'http://127.0.0.1:11435';
 
+interface PageToSend {
+  readonly contentType: string;
+  readonly body: string | Uint8Array;
+}
+
 export interface ExchangeContext {
   readonly sandboxId: string;
   readonly rules: PackageRules;
   readonly budget: NameBudget;
   readonly catalogs: Catalogs;
+  readonly reader: PageReader;
   readonly files: PackageFiles;
   readonly pageTime: LoopTime;
   readonly clock: Clock;
@@ -130,25 +136,29 @@ export class Exchange {
     index: Index,
     isNew: boolean,
   ): Promise<void> {
-    const { catalogs, pageTime } = this.#context;
-    const work: CountedWork = (job) => pageTime.run(job);
-    await this.#turn();
-    const catalog = await this.#orGone(catalogs.get(route, index, work));
-    if (route.kind === 'artifact') {
-      await this.#artifact(route, catalog, index);
+    const page = await this.#orGone(this.#context.catalogs.page(route, index));
+    const answer = await this.#orGone(this.#ask(page, route));
+    if (answer.kind === 'file') {
+      if (route.kind === 'artifact') await this.#artifact(route, answer.file, index);
       return;
     }
-    const accept = this.#request.headers.accept ?? '';
-    const permits = (file: Artifact): boolean => this.#permits(route, file).ok;
-    await this.#turn();
-    this.#sendPage(work(() => catalog.render(permits, accept, this.#origin())));
+    this.#sendPage(answer);
     if (isNew) this.#note(route, { outcome: 'ok' });
   }
 
-  /** Waits while this sandbox has taken too much of the event loop, which all share. */
-  async #turn(): Promise<void> {
-    const { pageTime, clock } = this.#context;
-    while (!pageTime.isOpen) await wait(clock, Math.max(1, pageTime.waitMs), this.#gone.signal);
+  #ask(page: PageToRead, route: CatalogRoute | ArtifactRoute): Promise<PageAnswer> {
+    const { reader, rules, pageTime: loopTime, sandboxId, clock } = this.#context;
+    const question: PageQuestion =
+      route.kind === 'artifact'
+        ? { kind: 'file', key: route.key }
+        : {
+            kind: 'page',
+            rules: rules.fileRules(route.ecosystem, route.name),
+            nowMs: clock.wall(),
+            accept: this.#request.headers.accept ?? '',
+            origin: this.#origin(),
+          };
+    return reader.ask(page, question, { sandboxId, loopTime, signal: this.#gone.signal });
   }
 
   /** What is shared goes on without a client that leaves; its request ends. */
@@ -201,10 +211,10 @@ export class Exchange {
 
   #permits({ ecosystem, name }: Route, file: Artifact): Checked<void> {
     const { rules, clock } = this.#context;
-    return rules.permitsFile(ecosystem, name, file, clock.wall());
+    return permitsFile(rules.fileRules(ecosystem, name), name, file, clock.wall());
   }
 
-  #sendPage({ contentType, body }: RenderedPage, lastModified?: string): void {
+  #sendPage({ contentType, body }: PageToSend, lastModified?: string): void {
     const bytes = typeof body === 'string' ? Buffer.from(body) : body;
     this.#response.writeHead(200, {
       'content-type': contentType,
@@ -215,8 +225,11 @@ export class Exchange {
     this.#response.end(bytes);
   }
 
-  async #artifact(route: ArtifactRoute, catalog: Catalog, index: Index): Promise<void> {
-    const artifact = catalog.find(route.key);
+  async #artifact(
+    route: ArtifactRoute,
+    artifact: Artifact | undefined,
+    index: Index,
+  ): Promise<void> {
     if (artifact === undefined) {
       this.#refuseRoute(route, NOT_FOUND.refusal);
       return;

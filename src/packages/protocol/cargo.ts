@@ -6,6 +6,7 @@
  *     /cargo/dl/NAME/VERSION/SHA256       a crate
  */
 import { z } from 'zod';
+import { KIB } from '../../base/units.ts';
 import { PackageError } from '../errors.ts';
 import type { Artifact, Catalog, RawPage, RenderedPage, Route } from './artifact.ts';
 
@@ -13,6 +14,7 @@ const NAME = /^[A-Za-z][A-Za-z0-9_-]{0,63}$/;
 const VERSION = /^[0-9][A-Za-z0-9.+-]{0,127}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 const LINES_MAX = 20_000;
+const CONFIG_BYTES_MAX = 64 * KIB;
 
 /** @param segments below `/cargo/` */
 export function cargoRoute(segments: readonly string[]): Route | undefined {
@@ -47,6 +49,7 @@ export function cargoPage(name: string): string {
 /** Where the index has its crates. @throws PackageError `upstream_invalid` */
 export function parseCargoConfig(page: RawPage): string {
   try {
+    if (page.body.length > CONFIG_BYTES_MAX) throw new Error('it is too large');
     const { dl } = z
       .object({ dl: z.string().max(2000) })
       .parse(JSON.parse(page.body.toString('utf8')));

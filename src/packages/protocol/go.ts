@@ -6,10 +6,12 @@
  *
  * Nothing is rewritten: the client checks modules against go.sum or the signed database.
  */
+import { KIB } from '../../base/units.ts';
 import type { RelayRoute, Route } from './artifact.ts';
 
 export const DATABASE = 'sum.golang.org';
 const MODULE_CHARACTERS_MAX = 256;
+const INFO_BYTES_MAX = 64 * KIB;
 /** Capitals are escaped: `!x`. */
 const ELEMENT = /^(?:[a-z0-9_~-]|![a-z])(?:[a-z0-9._~-]|![a-z])*$/;
 const VERSION = /^[A-Za-z0-9_](?:[A-Za-z0-9._~+-]|![a-z]){0,127}$/;
@@ -88,6 +90,7 @@ function sumdbRoute([database, ...rest]: readonly string[]): Route | undefined {
 
 /** Time of a version, milliseconds since 1970; null: it has none. */
 export function timeOfInfo(body: Buffer): number | null {
+  if (body.length > INFO_BYTES_MAX) return null;
   try {
     const parsed: unknown = JSON.parse(body.toString('utf8'));
     const time =

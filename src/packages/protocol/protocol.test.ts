@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { NO_PACKAGES } from '../../base/package-policy.ts';
-import { PackageRules } from '../policy.ts';
+import { PackageRules, permitsFile } from '../policy.ts';
 import { aptRoute } from './apt.ts';
 import type { Catalog, RawPage } from './artifact.ts';
 import { cargoPage, cargoRoute, parseCargoIndex } from './cargo.ts';
@@ -223,7 +223,7 @@ describe('parsePackument', () => {
       const page = { versions: { '1.0.0': version({ dist: { tarball, ...dist } }) } };
       const file = parsePackument('x', raw(page)).find('x-1.0.0.tgz');
       if (file === undefined) throw new Error('no such file');
-      return rules.permitsFile('npm', 'x', file, 0).ok;
+      return permitsFile(rules.fileRules('npm', 'x'), 'x', file, 0).ok;
     };
     expect(of({ integrity: `sha512-${locked.toString('base64')}` })).toBe(true);
     expect(of({ shasum: '0'.repeat(40) })).toBe(true);

@@ -1,15 +1,13 @@
-/** Catalogs of packages, and other pages, from the host's indexes (io). */
+/** Pages of packages from the host's indexes (io). What they say is read in `page-reader.ts`. */
 import { PackageError } from '../errors.ts';
-import type { ArtifactRoute, Catalog, CatalogRoute, RawPage, Route } from '../protocol/artifact.ts';
-import { cargoPage, parseCargoConfig, parseCargoIndex } from '../protocol/cargo.ts';
+import type { ArtifactRoute, CatalogRoute, RawPage, Route } from '../protocol/artifact.ts';
+import { cargoPage, parseCargoConfig } from '../protocol/cargo.ts';
 import { DATABASE } from '../protocol/go.ts';
-import { NPM_ACCEPT, npmPage, parsePackument } from '../protocol/npm.ts';
-import { PYPI_ACCEPT, parsePypiPage, pypiPage } from '../protocol/pypi.ts';
+import { NPM_ACCEPT, npmPage } from '../protocol/npm.ts';
+import { PYPI_ACCEPT, pypiPage } from '../protocol/pypi.ts';
 import type { Configured, Index, IndexSet } from '../upstream/index-set.ts';
 import type { CachedPage, PageCache } from './page-cache.ts';
-
-/** Runs work of a sandbox's choice, and counts its time. */
-export type CountedWork = <T>(job: () => T) => T;
+import type { PageToRead } from './page-reading.ts';
 
 /** @throws PackageError `index_invalid` */
 function usable(configured: Configured | undefined): Index | undefined {
@@ -22,6 +20,8 @@ export class Catalogs {
   readonly #read: () => Promise<IndexSet>;
   #indexes: Promise<IndexSet> | undefined;
   #database: Promise<Index> | undefined;
+  /** Of the last page. */
+  #lastId = 0;
 
   /** @param indexes read once, when the first page is asked for */
   constructor(pages: PageCache, indexes: () => Promise<IndexSet>) {
@@ -72,30 +72,19 @@ export class Catalogs {
     }
   }
 
-  /** @param work for reading the page, if it has to be read. @throws PackageError */
-  async get(
-    route: CatalogRoute | ArtifactRoute,
-    index: Index,
-    work: CountedWork,
-  ): Promise<Catalog> {
-    const { name } = route;
-    switch (route.index) {
+  /** The page of a name, unread. @throws PackageError */
+  async page({ index: of, name }: CatalogRoute | ArtifactRoute, index: Index): Promise<PageToRead> {
+    switch (of) {
       case 'pip':
-        return await this.#catalog(index, pypiPage(name), PYPI_ACCEPT, (page) =>
-          work(() => parsePypiPage(name, page)),
-        );
+        return await this.#toRead(index, pypiPage(name), PYPI_ACCEPT, { index: of, name, dl: '' });
       case 'npm':
-        return await this.#catalog(index, npmPage(name), NPM_ACCEPT, (page) =>
-          work(() => parsePackument(name, page)),
-        );
+        return await this.#toRead(index, npmPage(name), NPM_ACCEPT, { index: of, name, dl: '' });
       case 'cargo': {
-        const dl = await this.#page(index, 'config.json', '*/*', parseCargoConfig);
-        return await this.#catalog(index, cargoPage(name), '*/*', (page) =>
-          work(() => parseCargoIndex(name, page, dl.value)),
-        );
+        const { value: dl } = await this.#page(index, 'config.json', '*/*', parseCargoConfig);
+        return await this.#toRead(index, cargoPage(name), '*/*', { index: of, name, dl });
       }
       default:
-        throw new PackageError('upstream_invalid', `the index ${route.index} has no pages`);
+        throw new PackageError('upstream_invalid', `the index ${of} has no pages`);
     }
   }
 
@@ -104,13 +93,17 @@ export class Catalogs {
     return await this.#page(index, path, '*/*', ({ body }) => body);
   }
 
-  async #catalog(
+  async #toRead(
     index: Index,
     path: string,
     accept: string,
-    parse: (page: RawPage) => Catalog,
-  ): Promise<Catalog> {
-    return (await this.#page(index, path, accept, parse)).value;
+    more: Omit<PageToRead, 'id' | 'page'>,
+  ): Promise<PageToRead> {
+    const { value } = await this.#page(index, path, accept, (page) => {
+      this.#lastId += 1;
+      return { id: this.#lastId, page, ...more };
+    });
+    return value;
   }
 
   async #page<T>(

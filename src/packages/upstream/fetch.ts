@@ -124,7 +124,11 @@ export class Upstream {
         }
         chunks.push(chunk);
       }
-      return Buffer.concat(chunks);
+      // Shared with the threads that read pages, never copied.
+      const whole = Buffer.from(new SharedArrayBuffer(bytes));
+      let at = 0;
+      for (const chunk of chunks) at += chunk.copy(whole, at);
+      return whole;
     } finally {
       this.#pagesBytes -= bytes;
     }
