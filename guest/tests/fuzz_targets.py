@@ -211,7 +211,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "agent-fork-server": (
         b'{"type":"warm","modules":[{"name":"a","durationMs":1.5,"error":null}]}',
-        b'{"type":"started","launch":7}',
+        b'{"type":"started","launch":7,"pid":9}',
         b'{"type":"failed","launch":0,"errno":11}',
         b'{"type":"ended","launch":7,"status":256}',
     ),

@@ -42,11 +42,13 @@ WRONG = (
     b'{"type":"warm","modules":[{"name":"a","durationMs":1,"error":7}]}',
     b'{"type":"warm","modules":[' + b",".join([b'{"name":"a","durationMs":1,"error":null}'] * 300) + b"]}",
     b'{"type":"warm","modules":[{"name":"a","durationMs":1,"error":"' + b"x" * 65536 + b'"}]}',
-    b'{"type":"started"}',
-    b'{"type":"started","launch":-1}',
-    b'{"type":"started","launch":true}',
-    b'{"type":"started","launch":1.0}',
-    b'{"type":"started","launch":2147483648}',
+    b'{"type":"started","pid":7}',
+    b'{"type":"started","pid":7,"launch":-1}',
+    b'{"type":"started","pid":7,"launch":true}',
+    b'{"type":"started","pid":7,"launch":1.0}',
+    b'{"type":"started","pid":7,"launch":2147483648}',
+    b'{"type":"started","launch":0}',
+    b'{"type":"started","pid":0,"launch":0}',
     b'{"type":"failed","launch":0,"errno":"1"}',
     b'{"type":"ended","launch":1}',
     b'{"type":"ended","launch":1,"status":-1}',
@@ -102,7 +104,7 @@ class Hostile(unittest.TestCase):
         return ForkServer(self.rig.loop, [], False, {}, Cgroups(None), self.warmed.append)
 
     def test_a_wrong_message_ends_it_and_another_starts(self) -> None:
-        unasked = b'{"type":"started","launch":0}', b'{"type":"ended","launch":0,"status":0}'
+        unasked = b'{"type":"started","pid":7,"launch":0}', b'{"type":"ended","launch":0,"status":0}'
         for line in (*WRONG, *unasked):
             with self.subTest(line):
                 self.starts = 0
@@ -116,7 +118,7 @@ class Hostile(unittest.TestCase):
 
     @unittest.skipUnless(os.geteuid() == 0, "needs root: a forged sender")
     def test_one_that_names_the_agent_or_pid_1_as_a_script_ends(self) -> None:
-        warm, started = b'{"type":"warm","modules":[]}\n', b'{"type":"started","launch":0}\n'
+        warm, started = b'{"type":"warm","modules":[]}\n', b'{"type":"started","pid":7,"launch":0}\n'
         for forged in (os.getpid(), 1):
             with self.subTest(forged):
                 self.starts = 0
@@ -125,7 +127,7 @@ class Hostile(unittest.TestCase):
                 failed: list[int] = []
                 ours, theirs = os.pipe()
                 launch = Launch([], {}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": "pass"})
-                job = Job(launch, (0, 1, 2), theirs, lambda _pid, _warm: self.fail(), failed.append, lambda _status: None)
+                job = Job(launch, (0, 1, 2), theirs, lambda _pid, _inner, _warm: self.fail(), failed.append, lambda _status: None)
                 server.launch(job, True)
                 self.rig.run_until(lambda failed=failed: bool(failed))
                 for fd in (ours, theirs):
@@ -148,7 +150,7 @@ class Hostile(unittest.TestCase):
         failed: list[int] = []
         launch = Launch([], {}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": "pass"})
         ours, theirs = os.pipe()
-        job = Job(launch, (0, 1, 2), theirs, lambda _pid, _warm: self.fail(), failed.append, lambda _status: None)
+        job = Job(launch, (0, 1, 2), theirs, lambda _pid, _inner, _warm: self.fail(), failed.append, lambda _status: None)
         server.launch(job, True)
         os.close(theirs)
         server.close()

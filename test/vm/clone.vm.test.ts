@@ -148,10 +148,11 @@ print('langchain_openai' in sys.modules, len([l for l in links if l.startswith('
         user: 'root',
       },
     );
-    expect(processes.stdout).toMatch(/2 python3\n/);
+    // Only the fork server: the agent is in another pid namespace.
+    expect(processes.stdout).toMatch(/1 python3\n/);
     const names = await exec(
       two.guest(),
-      ['grep', '-rl', 'template-', '/etc', '/home', '/tmp', '/var/lib/neurovisor', '/run'],
+      ['grep', '-rl', 'template-', '/etc', '/home', '/tmp', '/run'],
       { user: 'root' },
     );
     expect(names.stdout).toBe('');

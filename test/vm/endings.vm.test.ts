@@ -50,36 +50,18 @@ function overwriteCode(pid: number): void {
 }
 
 const REBOOT = 'import ctypes; ctypes.CDLL(None).reboot(0x01234567)';
-/** Overwrites the code that PID 1 goes on with when a child of it has ended. */
+/** By an error of the disk's file system, after the option that makes it a panic. */
 const PANIC = `
-import os
-maps = [line.split() for line in open('/proc/1/maps') if ' r-xp ' in line and '/' in line]
-with open('/proc/1/mem', 'r+b', 0) as memory:
-    for line in maps:
-        begin, end = (int(part, 16) for part in line[0].split('-'))
-        memory.seek(begin)
-        memory.write(b'\\x0f\\x0b' * ((end - begin) // 2))
-if os.fork() == 0:
-    if os.fork() == 0:
-        os._exit(0)
-    os._exit(0)
-os.wait()
+import ctypes
+MS_REMOUNT = 32
+assert ctypes.CDLL(None).mount(None, b'/run/neurovisor/scripts', None, MS_REMOUNT, b'errors=panic') == 0
+open('/sys/fs/ext4/vdb/trigger_fs_error', 'w').write('test')
 `;
 const OOM_PANIC = `
 open('/proc/sys/vm/panic_on_oom', 'w').write('2')
 kept = []
 while True: kept.append(bytearray(1 << 20))
 `;
-const KILL_AGENT = `
-import os, signal
-for name in os.listdir('/proc'):
-    try: words = open(f'/proc/{name}/cmdline').read().split(chr(0))
-    except OSError: continue
-    if any('/opt/neurovisor/agent/' in word for word in words):
-        if open(f'/proc/{name}/stat').read().rsplit(')', 1)[1].split()[1] == '1':
-            os.kill(int(name), signal.SIGKILL)
-`;
-
 type End = readonly [
   string,
   CreateRequest,
@@ -100,19 +82,13 @@ const ENDS: readonly End[] = [
     'its guest panics',
     {},
     (_id, guest) => asRoot(guest, PANIC),
-    { cause: 'guest-panic', detail: expect.stringContaining('Attempted to kill init') },
+    { cause: 'guest-panic', detail: expect.stringContaining('EXT4-fs (device vdb)') },
   ],
   [
     'its guest runs out of memory and panics',
     {},
     (_id, guest) => asRoot(guest, OOM_PANIC),
     { cause: 'guest-oom', evidence: { lastPressure: { source: 'guest' } } },
-  ],
-  [
-    'its agent is killed',
-    {},
-    (_id, guest) => asRoot(guest, KILL_AGENT),
-    { cause: 'agent-lost', detail: 'the agent was ended by signal 9' },
   ],
   [
     'another process kills its VMM',

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 
-from . import cgroup, limits, spawn, wire_json
+from . import cgroup, limits, room, spawn, wire_json
 from .connection import Connection
 from .framing import LineDecoder, ProtocolError
 from .loop import IN, Loop, Timer
@@ -18,15 +18,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    # (pid, warm) of the child, or the errno of the failed fork.
-    Started = Callable[[int, bool], None]
+    # (pid, pid in the room, warm) of the child, or the errno of the failed fork.
+    Started = Callable[[int, int, bool], None]
     Failed = Callable[[int], None]
 
 _RESTARTS = 5
 _MODULES_MAX = 256
 _FIELDS = {
     "warm": ("modules",),
-    "started": ("launch",),
+    "started": ("launch", "pid"),
     "failed": ("launch", "errno"),
     "ended": ("launch", "status"),
 }
@@ -56,7 +56,7 @@ class Job:
 
 
 class Message:
-    """A checked line of the fork server (zygote.py), whose Python may be the user's. `number`: errno or wait status."""
+    """A checked line of the fork server (zygote.py), whose Python may be the user's. `number`: errno, wait status or pid."""
 
     __slots__ = ("kind", "launch", "number", "modules")
 
@@ -74,12 +74,12 @@ class Message:
         self.modules: list[object] = values.pop("modules", [])  # type: ignore[assignment]
         for name, value in values.items():
             # `type`, since True is an int.
-            if type(value) is not int or not 0 <= value < 2**31:
+            if type(value) is not int or not (1 if name == "pid" else 0) <= value < 2**31:
                 raise ProtocolError(f"{name} is not a number of its range")
         if kind == "warm":
             self.modules = _check_modules(self.modules)
         self.launch: int = values.get("launch", 0)  # type: ignore[assignment]
-        self.number: int = values.get("status", values.get("errno", 0))  # type: ignore[assignment]
+        self.number: int = next((n for name, n in values.items() if name != "launch"), 0)  # type: ignore[assignment]
 
 
 def _check_modules(value: object) -> list[object]:
@@ -251,7 +251,8 @@ class ForkServer:
                 raise ProtocolError(f"pid {sender} is no script")
             job = self._starting.pop(launch)
             self._children[launch] = job, sender
-            job.on_started(sender, True)
+            # One that has ended already has only its own word. It is for people: signals go to `sender`.
+            job.on_started(sender, room.inner_pid(sender) or message.number, True)
         else:
             # One that ended without a start was killed in between.
             number = message.number if kind == "failed" else errno.ECHILD
@@ -300,7 +301,8 @@ def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> No
     if pid == 0:
         spawn.run_child(job.launch, job.stdio, job.status_fd, run)
     on_exit(loop, pid, job.on_ended)
-    job.on_started(pid, False)
+    # Not reaped yet, so it is known.
+    job.on_started(pid, room.inner_pid(pid) or pid, False)
 
 
 def on_exit(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:

@@ -17,8 +17,8 @@ from .hello import Refused, Welcome
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
 
-# In memory, made by init; the names in /etc are links to them. Through overlay and ext4, a clone would read
-# directories from its disk before it could report ready.
+# In memory, made by init, which also makes the links to them in the room's /etc. Through overlay and ext4, a clone
+# would read directories from its disk before it could report ready.
 HOSTNAME = "/run/neurovisor/hostname"
 HOSTS = "/run/neurovisor/hosts"
 MACHINE_ID = "/run/neurovisor/machine-id"
@@ -56,7 +56,7 @@ def _add_entropy(encoded: str) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, text.encode())
     finally:

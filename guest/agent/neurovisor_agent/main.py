@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from . import limits
+from . import limits, room
 from .cgroup import ROOT, Cgroups
 from .hello import Welcome, hello_line
 from .link import Link
@@ -38,6 +38,7 @@ class Agent:
     def run(self) -> None:
         if self._transport.in_vm:
             _protect()
+            room.connect(int(os.environ["NEUROVISOR_ROOM"]))
         self._link.start()
         self._loop.run()
 
@@ -60,7 +61,7 @@ class Agent:
 
         if self._serving is None:
             scripts = (
-                f"{self._unix_path}.scripts" if self._unix_path else "/var/lib/neurovisor/scripts"
+                f"{self._unix_path}.scripts" if self._unix_path else "/run/neurovisor/scripts"
             )
             self._serving = serving.Serving(
                 self._loop,

@@ -147,7 +147,7 @@ class Monitor:
             self._report_kill(None)
 
     def _report_kill(self, victim: Victim | None) -> None:
-        name = "a process" if victim is None else f"{victim.name} (pid {victim.pid})"
+        name = "a process" if victim is None else f"{victim.name} (pid {victim.inner_pid or victim.pid})"
         self._event(
             "oom",
             oomKills=max(self._read().get("oom_kill", 0), self._named),

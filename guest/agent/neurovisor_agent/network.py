@@ -188,7 +188,7 @@ def _configure(name: str, wanted: NetworkSettings) -> None:
     except FileExistsError:
         pass
     text = f"nameserver {_socket.inet_ntoa(wanted.gateway)}\n"
-    fd = os.open(RESOLV_CONF, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    fd = os.open(RESOLV_CONF, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, text.encode())
     finally:

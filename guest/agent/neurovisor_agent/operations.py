@@ -301,7 +301,8 @@ class Operations:
                 "invalid_request",
                 f"name is not a plain file name of at most {_SCRIPT_NAME_CHARACTERS} characters",
             )
-        # Root owns the parent, so the user can't replace the directory.
+        # Root owns the parent, so the user can't replace the directory. Root of the sandbox can: links there are not
+        # followed (init.c, MS_NOSYMFOLLOW).
         self._scripts += 1
         directory = f"{self._scripts_dir}/{self._scripts}"
         file = f"{directory}/{name}"

@@ -25,7 +25,7 @@ def configure_cargo(serves: bool) -> None:
         if os.path.exists(CARGO):
             os.unlink(CARGO)
         return
-    fd = os.open(CARGO, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    fd = os.open(CARGO, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, _CONFIG.encode())
     finally:

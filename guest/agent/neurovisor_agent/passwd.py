@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from . import limits
+from . import limits, room
 
 PASSWD = "/etc/passwd"
 GROUP = "/etc/group"
@@ -90,9 +90,11 @@ def latest() -> Accounts:
 def _state(path: str) -> tuple[int, int, int]:
     """Differs once the file has been changed or replaced."""
     try:
-        status = os.stat(path)
+        fd = room.open_file(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return 0, 0, 0
+    status = os.fstat(fd)
+    os.close(fd)
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
@@ -102,7 +104,7 @@ def _content(path: str) -> bytes:
     At most a byte more than `ACCOUNT_FILE_BYTES`, which shows that the file is longer.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = room.open_file(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return b""
     try:

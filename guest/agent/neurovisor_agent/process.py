@@ -97,7 +97,8 @@ class Process:
         self._on_running = on_running
         self._on_complete = on_complete
         self._state: State = "new"
-        self.pid = 0
+        # As the room numbers it, so as the host and its programs know it; and as the agent's own system calls do.
+        self.pid = self._outer_pid = 0
         self.started_at = time.monotonic()
         # Facts for the answer and for the end.
         self._warm = False
@@ -144,9 +145,9 @@ class Process:
             self._refuse(request.from_errno(error.errno, "start a process"))
             return
 
-        def started(pid: int, warm: bool) -> None:
+        def started(pid: int, inner_pid: int, warm: bool) -> None:
             close_child_ends()
-            self.pid, self._warm = pid, warm
+            self._outer_pid, self.pid, self._warm = pid, inner_pid, warm
             self.started_at = time.monotonic()
             self._move("forked")
             # Now, since code of the user's site-packages may run before the script does.
@@ -219,7 +220,7 @@ class Process:
         path = self.launch.cgroup
         if number == _signal.SIGKILL and path is not None and cgroup.kill(path):
             return
-        signals.send_group(self.pid, number, leader=self._state in ("forked", "running"))
+        signals.send_group(self._outer_pid, number, leader=self._state in ("forked", "running"))
 
     def resize(self, size: tuple[int, int]) -> None:
         if self._master < 0:
@@ -444,7 +445,7 @@ class Process:
         self._timed_out = True
         # Programs may count signals, so each process gets it once: with its group, or as a member outside of it.
         members = cgroup.members(self.launch.cgroup) if self.launch.cgroup else []
-        others = [pid for pid in members if not signals.is_in_group(pid, self.pid)]
+        others = [pid for pid in members if not signals.is_in_group(pid, self._outer_pid)]
         self.kill(_signal.SIGTERM)
         for pid in others:
             signals.send(pid, _signal.SIGTERM)
@@ -502,7 +503,7 @@ class Process:
         killed_by_kernel = signal_name == "SIGKILL" and not self._killed or code == 137
         kills = self._cgroups.memory_events().get("oom_kill", 0) - self._oom_before
         victim = self._victims.find(
-            self.launch.cgroup, self.pid, self.started_at, killed_by_kernel
+            self.launch.cgroup, self._outer_pid, self.started_at, killed_by_kernel
         )
         return {
             "exitCode": code,

@@ -145,7 +145,7 @@ class Settings:
 
         # In a child: root of the sandbox owns the files, and may have made them anything.
         try:
-            start_task(self._loop, lambda: trust.apply(pem), installed, limits.TRUST_S)
+            start_task(self._loop, lambda: trust.apply(pem), installed, limits.TRUST_S, in_room=True)
         except OSError as error:
             installed(str(error))
 

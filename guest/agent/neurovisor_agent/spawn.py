@@ -13,7 +13,7 @@ from errno import ENOENT, ENOTDIR
 from fcntl import ioctl
 from termios import TIOCSCTTY
 
-from . import cgroup, wire_json
+from . import cgroup, room, wire_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,8 +88,14 @@ def run_child(
     run: "Callable[[Launch, int], None]",
 ) -> None:
     """Never returns. `run` executes the program or raises; on success it closes `status_fd`."""
-    step = "setup"
+    step = "cgroup"
     try:
+        if launch.cgroup is not None:
+            cgroup.join(launch.cgroup)
+        step = "user"
+        unprotect()
+        room.enter()
+        step = "setup"
         # Duplicated first, since 0, 1 and 2 may be among the sources.
         for target, fd in enumerate([os.dup(fd) for fd in stdio]):
             os.dup2(fd, target)
@@ -98,9 +104,6 @@ def run_child(
         os.setsid()
         if launch.pty:
             ioctl(0, TIOCSCTTY, 0)
-        step = "cgroup"
-        if launch.cgroup is not None:
-            cgroup.join(launch.cgroup)
         step = "user"
         become(launch.uid, launch.gid, launch.groups)
         step = "cwd"
@@ -120,15 +123,19 @@ def report(status_fd: int, step: str, error: BaseException) -> None:
         os.write(status_fd, f"{step} 0 {error}".encode()[:400])
 
 
-def become(uid: int, gid: int, groups: list[int]) -> None:
-    """Drops the agent's rights and its protection from the OOM killer, for good."""
-    os.umask(0o022)
+def unprotect() -> None:
+    """Drops the agent's protection from the OOM killer. Before the room is entered: its /proc may be anything."""
     if os.geteuid() == 0:
         try:
             with open("/proc/self/oom_score_adj", "w") as file:
                 file.write(_OOM_SCORE_OF_USERS)
         except OSError:
             pass  # Some test environments have no /proc, and then the kernel's default is the same.
+
+
+def become(uid: int, gid: int, groups: list[int]) -> None:
+    """Drops the agent's rights, for good."""
+    os.umask(0o022)
     if uid != os.geteuid() or gid != os.getegid():
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
@@ -166,6 +173,7 @@ def execute_fork_server(sock_fd: int, cgroup_path: str | None) -> None:
         stop_imports()
         if cgroup_path is not None:
             cgroup.join(cgroup_path)
+        room.enter()
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1):
             os.dup2(null, fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from . import room
 from .cgroup import Cgroups, read_text
 
 
@@ -21,7 +22,7 @@ def memory() -> dict[str, int]:
 
 def read(cgroups: Cgroups) -> dict[str, object]:
     values = memory()
-    disk = os.statvfs("/")
+    disk = room.disk()
     return {
         "cpuCount": os.cpu_count() or 1,
         "cpuBusyMs": _cpu_busy_ms(),

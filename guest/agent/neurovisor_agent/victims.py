@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from . import limits
+from . import limits, room
 from .cgroup import read_text
 from .loop import IN, Loop
 
@@ -25,19 +25,23 @@ _RSS = ("anon-rss:", "file-rss:", "shmem-rss:")
 
 
 class Victim:
-    """`group`: its cgroup as the kernel names it; None: the process was gone too soon."""
+    """`pid`: as the kernel's log has it. `inner_pid`: as the room has it; None: the process was gone too soon.
 
-    __slots__ = ("pid", "name", "rss_bytes", "group", "at")
+    `group`: its cgroup as the kernel names it, None likewise.
+    """
+
+    __slots__ = ("pid", "inner_pid", "name", "rss_bytes", "group", "at")
 
     def __init__(self, pid: int, name: str, rss_bytes: int, group: str | None, at: float) -> None:
         self.pid = pid
+        self.inner_pid = room.inner_pid(pid)
         self.name = name
         self.rss_bytes = rss_bytes
         self.group = group
         self.at = at
 
     def to_json(self) -> dict[str, object]:
-        return {"pid": self.pid, "name": self.name, "rssBytes": self.rss_bytes}
+        return {"pid": self.inner_pid or self.pid, "name": self.name, "rssBytes": self.rss_bytes}
 
 
 class Victims:

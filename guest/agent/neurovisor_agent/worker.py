@@ -11,7 +11,7 @@ import _socket
 import os
 import sys
 
-from . import limits, passwd, spawn, wire_json
+from . import limits, passwd, room, spawn, wire_json
 from .account import Account
 from .cgroup import write_text
 from .connection import Connection
@@ -99,8 +99,11 @@ def start_task(
     task: "Callable[[], str | None]",
     done: "Callable[[str | None], None]",
     seconds_max: float | None = None,
+    in_room: bool = False,
 ) -> None:
     """Runs `task` in a child with the agent's rights, for what may block. Raises OSError when there can be no child.
+
+    `in_room`: for files of the sandbox, whose links then lead no further than the sandbox's own.
 
     Passes its result to `done`: a problem, in a sentence, or None.
     """
@@ -112,7 +115,7 @@ def start_task(
         os.close(theirs)
         raise
     if pid == 0:
-        _run_task(task, theirs)
+        _run_task(task, theirs, in_room)
     os.close(theirs)
     late: list[Timer] = []
     if seconds_max is not None:
@@ -130,11 +133,13 @@ def start_task(
     on_exit(loop, pid, ended)
 
 
-def _run_task(task: "Callable[[], str | None]", result_fd: int) -> None:
+def _run_task(task: "Callable[[], str | None]", result_fd: int, in_room: bool) -> None:
     """Runs in the child; never returns."""
     status = 1
     try:
         spawn.stop_imports()
+        if in_room:
+            room.enter()
         # Otherwise these copies of the agent's sockets would keep connections open after the agent closes them.
         os.closerange(3, result_fd)
         os.closerange(result_fd + 1, _FDS_MAX)
@@ -156,6 +161,8 @@ def _serve(
     try:
         spawn.stop_imports()
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        spawn.unprotect()
+        room.enter()
         os.closerange(3, sock.fileno())
         os.closerange(sock.fileno() + 1, _FDS_MAX)
         sock.setblocking(True)

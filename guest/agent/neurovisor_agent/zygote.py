@@ -112,7 +112,7 @@ def _launch(sock: "_socket.socket", number: int) -> int | None:
         launch = Launch.read(fds[0])
         pid = os.fork()
         if pid == 0:
-            _send(sock, {"type": "started", "launch": number})
+            _send(sock, {"type": "started", "launch": number, "pid": os.getpid()})
             spawn.run_child(launch, (fds[1], fds[2], fds[3]), fds[4], script.run)
         return pid
     except OSError as error:

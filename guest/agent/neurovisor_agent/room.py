@@ -1,0 +1,103 @@
+"""The room: the root of programs, files and scripts, in a mount and a pid namespace that init has made.
+
+    agent, outside     its children are in the room's pid namespace from birth (init.c)
+      └─ child ─ enter() ─► the room's mounts; then it gives up root, and runs what the environment has
+
+Nothing of the room is loaded by the agent. The two files that it must know (passwd.py) it opens by `open_file`, in which
+no link leads out of the room. Outside a VM there is no room: everything here then means this machine.
+
+Root of the sandbox can leave the room, by the children of the agent that enter later. The boundary is the VM.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CLONE_NEWNS = 0x00020000
+_SYS_OPENAT2 = 437
+# include/uapi/linux/openat2.h: struct open_how is flags, mode and resolve, each of 8 bytes.
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+# Of /proc/<pid>/status, in which NSpid is about in the middle.
+_STATUS_BYTES = 4096
+
+_setns: "Callable[..., int]"
+_syscall: "Callable[..., int]"
+_errno: "Callable[[], int]"
+_mounts = -1
+_root = -1
+
+
+def connect(pid: int) -> None:
+    """`pid`: the room's process 1. Raises OSError."""
+    global _mounts, _root
+    _load()
+    _mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+
+
+def _load() -> None:
+    """Python has setns from 3.12 on, and no openat2. The module below ctypes alone costs the boot less than all of it."""
+    global _setns, _syscall, _errno
+    import _ctypes
+
+    class Int(_ctypes._SimpleCData):
+        _type_ = "i"
+
+    class Function(_ctypes.CFuncPtr):
+        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+        _restype_ = Int
+
+    libc = _ctypes.dlopen(None, 0)
+    _setns = Function(_ctypes.dlsym(libc, "setns"))
+    _syscall = Function(_ctypes.dlsym(libc, "syscall"))
+    _errno = _ctypes.get_errno
+
+
+def enter() -> None:
+    """Moves this child of the agent into the room, for good. Raises OSError."""
+    if _mounts >= 0 and _setns(_mounts, _CLONE_NEWNS) != 0:
+        raise OSError(_errno(), "enter the room")
+
+
+def open_file(path: str, flags: int) -> int:
+    """Opens a file of the room without entering it. Raises OSError."""
+    if _root < 0:
+        return os.open(path, flags)
+    resolve = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
+    how = b"".join(number.to_bytes(8, "little") for number in (flags, 0, resolve))
+    fd = _syscall(_SYS_OPENAT2, _root, os.fsencode(path), how, len(how))
+    if fd < 0:
+        number = _errno()
+        raise OSError(number, os.strerror(number), path)
+    return fd
+
+
+def disk() -> os.statvfs_result:
+    return os.statvfs("/" if _root < 0 else _root)
+
+
+def inner_pid(pid: int) -> int | None:
+    """The number by which programs in the room, and so the host, know this process. None: it has been reaped.
+
+    From /proc, since the ioctl for it (NS_GET_PID_IN_PIDNS) needs Linux 6.11.
+    """
+    if _root < 0:
+        return pid
+    try:
+        fd = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, _STATUS_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    # `NSpid:`, then the pid in each namespace, from the agent's inwards.
+    line = text.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()
+    return int(line[-1]) if line else None
