@@ -1,10 +1,11 @@
 /**
  * Paths on the host, below one directory, `$NEUROVISOR_HOME` (default `~/.neurovisor`):
  *
- *     cache/   what `setup` builds and downloads, by digest; safe to delete
- *     data/    the store: paused sandboxes and snapshots
- *     data.key the key of the requests in the store
- *     run/     one directory per running sandbox, and the daemon's socket; otherwise empty
+ *     cache/     what `setup` builds and downloads, by digest; safe to delete
+ *     templates/ what each named template is made of
+ *     data/      the store: paused sandboxes and snapshots
+ *     data.key   the key of the requests in the store
+ *     run/       one directory per running sandbox, and the daemon's socket; otherwise empty
  */
 import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';

@@ -25,6 +25,7 @@ import type {
   LogChunk,
   PoolInfo,
   PoolLimits,
+  PoolMembers,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
@@ -34,7 +35,6 @@ import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
-import type { TemplateRequest } from '../sandbox/spec.ts';
 import type { SpanContext } from '../trace/trace.ts';
 import type { Answer } from './answers.ts';
 import * as answers from './answers.ts';
@@ -192,7 +192,7 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return (await this.#get('/pools', answers.poolList)).pools;
   }
 
-  async setPool(limits: PoolLimits, spec?: TemplateRequest): Promise<PoolInfo> {
+  async setPool(limits: PoolLimits, spec?: PoolMembers): Promise<PoolInfo> {
     const body = { min: limits.min, max: limits.max, spec };
     return await this.#transport.call({
       method: 'PUT',

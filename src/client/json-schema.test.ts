@@ -17,6 +17,7 @@ const SANDBOX: SandboxInfo = {
   metadata: { user: '42' },
   origin: 'clone',
   snapshot: null,
+  template: null,
   parent: null,
   accelerator: 'tcg',
   createdAtMs: 1,

@@ -50,6 +50,8 @@ export interface Recipe<Details> {
   readonly sparseFiles?: readonly string[];
   /** Number of other artifacts of this kind to keep; default 1. */
   readonly othersKept?: number;
+  /** Keys of artifacts that are kept beyond that. */
+  readonly pinned?: ReadonlySet<string>;
   /** Peak disk space of the build, with the result. */
   readonly spaceBytes: number;
   /** Schema of the manifest's details of the build. */
@@ -244,7 +246,7 @@ async function makeArtifact<Details>(
     context.signal.throwIfAborted();
     const dir = join(kindDir, recipe.key);
     await rename(outDir, dir);
-    await pruneOld(kindDir, recipe.key, recipe.othersKept ?? OTHERS_KEPT);
+    await pruneOld(kindDir, recipe);
     const placed = Object.entries(files).map(
       ([name, file]) => [name, { path: join(dir, name), ...file }] as const,
     );
@@ -269,15 +271,18 @@ async function describeFiles(
   return described;
 }
 
-async function pruneOld(kindDir: string, currentKey: string, kept: number): Promise<void> {
+async function pruneOld(
+  kindDir: string,
+  { key, othersKept = OTHERS_KEPT, pinned }: Pick<Recipe<unknown>, 'key' | 'othersKept' | 'pinned'>,
+): Promise<void> {
   const others: { path: string; mtimeMs: number }[] = [];
   for (const name of await readdirOrEmpty(kindDir)) {
-    if (name === currentKey) continue;
+    if (name === key || pinned?.has(name) === true) continue;
     const path = join(kindDir, name);
     others.push({ path, mtimeMs: (await stat(path)).mtimeMs });
   }
   others.sort((a, b) => b.mtimeMs - a.mtimeMs);
-  for (const old of others.slice(kept)) await removeTree(old.path);
+  for (const old of others.slice(othersKept)) await removeTree(old.path);
 }
 
 async function removeTree(path: string): Promise<void> {

@@ -31,7 +31,7 @@ export const TEMPLATE_KIND = 'template';
 /** Unit of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
 
-const specSchema = z.object({
+export const specSchema = z.object({
   cpus: z.number(),
   memoryMib: z.number(),
   memoryMaxMib: z.number().exactOptional(),

@@ -29,6 +29,7 @@ import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
 import { parseRequirements } from '../requirements/requirement.ts';
+import type { CreateRequest, PoolMembers } from '../sandbox/control.ts';
 import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
@@ -39,11 +40,15 @@ import {
   type ResolvedOptions,
   type SandboxOptions,
   type SandboxSpec,
-  type TemplateRequest,
   type TemplateSpec,
   withDefaultModel,
 } from '../sandbox/spec.ts';
-import { canBeCloned, DEFAULT_WARM, needsCard } from '../sandbox/start/template.ts';
+import {
+  canBeCloned,
+  DEFAULT_WARM,
+  type NamedTemplate,
+  needsCard,
+} from '../sandbox/start/template.ts';
 import { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
@@ -60,6 +65,8 @@ import { withFirecracker } from './firecracker-binary.ts';
 import type { Images } from './images.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
+import { TemplateNames } from './named-templates/names.ts';
+import { checkNamedRequest, withTemplate } from './named-templates/request.ts';
 import { Network, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
@@ -166,12 +173,15 @@ export class Runtime {
     this.#packages = made.packages;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
-    this.templates = new Templates(setupContext(options, made.home), made.artifacts, {
+    const templateParts = {
       ...this.#parts(),
       env: this.#cpuEnv(),
       hostCpus: availableParallelism(),
-      shareRam: (path) => made.sharedRam.copy(path),
-    });
+      shareRam: (path: string) => made.sharedRam.copy(path),
+    };
+    const context = setupContext(options, made.home);
+    const names = new TemplateNames(made.home.dir);
+    this.templates = new Templates(context, made.artifacts, templateParts, names);
   }
 
   /**
@@ -293,22 +303,41 @@ export class Runtime {
   }
 
   /**
-   * The template for a sandbox; null: it boots. The default template, that of an image, and one with packages are built
-   * if they are missing.
+   * What the template that a request names is made of, and the request with that.
+   * @throws SandboxError `not_found`, `spec_invalid`: the request wants something else
+   */
+  async fromNamedTemplate(
+    name: string,
+    request: CreateRequest,
+  ): Promise<{ readonly request: CreateRequest; readonly named: NamedTemplate }> {
+    checkNamedRequest(request);
+    const named = await this.templates.names.get(name);
+    const requirements = checkRequirements(request.requirements ?? []);
+    return { request: withTemplate(named, { ...request, requirements }), named };
+  }
+
+  /**
+   * The template for a sandbox; null: it boots. The default template, that of an image, one with packages, and a named
+   * one are built if they are missing.
+   * @param named what the template that the request names is made of
    * @throws SandboxError, ImageError
    */
   async templateFor(
     options: SandboxOptions,
     image?: EnvironmentSource | undefined,
+    named: TemplateSpec | null = null,
   ): Promise<Template | null> {
-    const wantsPackages = (options.requirements ?? []).length > 0;
+    const isWanted = named !== null || (options.requirements ?? []).length > 0;
     if (!canBeCloned(options) || !this.templates.supported) {
-      if (wantsPackages) throw withoutTemplates(this.driver, options);
+      if (isWanted) throw withoutTemplates(this.driver, options);
       return null;
     }
     const card = needsCard(options, this.driver.capabilities);
-    const spec = templateSpec({ ...options, card }, image);
-    const isBuilt = hasDefaults(spec) || wantsPackages;
+    const spec =
+      named === null
+        ? templateSpec({ ...options, card }, image)
+        : { ...named, ...(card ? { card } : {}) };
+    const isBuilt = hasDefaults(spec) || isWanted;
     if (!isBuilt && !(await this.templates.has(spec))) return null;
     return await this.templates.prepare(spec, image);
   }
@@ -317,14 +346,15 @@ export class Runtime {
    * Builds the template if it is missing. `card` is ignored if the VMM can plug a card into any clone.
    * @throws SandboxError, ImageError
    */
-  async prepareTemplate(options: TemplateRequest): Promise<Template> {
-    const { card = false, image: name } = options;
+  async prepareTemplate(members: PoolMembers): Promise<Template> {
+    const { card = false, image: name, template } = members;
     const { signal } = this.#options;
-    const image = name === undefined ? undefined : await this.resolveImage(name, signal);
     const wanted = card && !this.driver.capabilities.hotplugNic;
     // Also for a template that exists: without a network, no clone of it can start.
     if (wanted) await this.network.open();
-    const spec = templateSpec({ ...options, card: wanted }, image);
+    if (template !== undefined) return await this.#prepareNamed(template, members, wanted);
+    const image = name === undefined ? undefined : await this.resolveImage(name, signal);
+    const spec = templateSpec({ ...members, card: wanted }, image);
     return await this.templates.prepare(spec, image);
   }
 
@@ -347,6 +377,13 @@ export class Runtime {
       runtime: async () => this,
     });
     return await resolveEnvironment(this.#images, image, { signal, log });
+  }
+
+  async #prepareNamed(name: string, members: PoolMembers, card: boolean): Promise<Template> {
+    const named = await this.templates.names.get(name);
+    const requirements = checkRequirements(members.requirements ?? []);
+    withTemplate(named, { ...members, requirements });
+    return await this.templates.prepare({ ...named.spec, ...(card ? { card } : {}) }, named.image);
   }
 
   /**
@@ -526,7 +563,7 @@ function withoutTemplates({ description }: VmmDriver, options: SandboxOptions): 
   const cause = canBeCloned(options)
     ? `${description} takes no snapshots`
     : 'a sandbox with an interactive console boots without a template';
-  return new SandboxError('spec_invalid', "packages can't be installed", { cause });
+  return new SandboxError('spec_invalid', 'this sandbox needs a template', { cause });
 }
 
 /** Also with an image: its first sandbox builds a template for the next. */

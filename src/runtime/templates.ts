@@ -27,14 +27,9 @@ import { linkOrCopy } from '../sys/link-or-copy.ts';
 import { cloneSparse } from '../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
-import {
-  type Details,
-  detailsSchema,
-  keptTemplates,
-  removeTemplate,
-  TEMPLATE_KIND,
-  type TemplateInfo,
-} from './kept-templates.ts';
+import { type Details, detailsSchema, removeTemplate, TEMPLATE_KIND } from './kept-templates.ts';
+import { type ListedTemplate, listTemplates } from './named-templates/listing.ts';
+import type { TemplateNames } from './named-templates/names.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
 import type { SharedCopy } from './shared-ram.ts';
 import { inferenceSocket } from './workspace.ts';
@@ -73,7 +68,7 @@ interface Opened {
 const ESTIMATE_MS = 45_000;
 /** With a few packages, in software emulation. */
 const INSTALL_ESTIMATE_MS = 120_000;
-/** Number of other templates that are kept when one is built. */
+/** Number of other templates that are kept when one is built, without those that have a name. */
 const OTHERS_KEPT = 8;
 /** Space beyond RAM and disk during the build. */
 const SPACE_RESERVE_BYTES = 64 * MIB;
@@ -82,10 +77,17 @@ export class Templates {
   readonly #context: SetupContext;
   readonly #artifacts: Artifacts;
   readonly #parts: TemplatesParts;
+  readonly names: TemplateNames;
   /** Verified in this process. */
   readonly #opened = new Map<string, Opened>();
 
-  constructor(context: SetupContext, artifacts: Artifacts, parts: TemplatesParts) {
+  constructor(
+    context: SetupContext,
+    artifacts: Artifacts,
+    parts: TemplatesParts,
+    names: TemplateNames,
+  ) {
+    this.names = names;
     this.#context = context;
     this.#artifacts = artifacts;
     this.#parts = parts;
@@ -115,7 +117,7 @@ export class Templates {
       return known.template;
     }
     return await withSetupLock(this.#context, async () => {
-      const artifact = await prepareArtifact(this.#context, this.#recipe(spec, image));
+      const artifact = await prepareArtifact(this.#context, await this.#recipe(spec, image));
       const identity = await this.#identity(key);
       const meanwhile = this.#opened.get(key);
       if (meanwhile?.identity === identity) return meanwhile.template;
@@ -173,13 +175,25 @@ export class Templates {
     return (await Promise.all(parts)).join(' ');
   }
 
-  list(): Promise<readonly TemplateInfo[]> {
-    return keptTemplates(this.#context.cacheDir, (spec) => this.#key(spec));
+  list(): Promise<readonly ListedTemplate[]> {
+    return listTemplates(this.#context.cacheDir, this.names, (spec) => this.#key(spec));
+  }
+
+  /** Gives the template the name. @throws SandboxError `spec_invalid` */
+  async setName(name: string, { spec, source }: Template): Promise<void> {
+    await withSetupLock(this.#context, () => this.names.set(name, spec, source.linkEnvironment));
   }
 
   /** Returns false if there is no such template. */
   remove(key: string): Promise<boolean> {
     return removeTemplate(this.#context, key);
+  }
+
+  /** Keys of the templates that have a name, with and without a network card. */
+  async #pinned(): Promise<ReadonlySet<string>> {
+    const specs = (await this.names.list()).map(({ spec }) => spec);
+    const all = specs.flatMap((spec) => [spec, { ...spec, card: true }]);
+    return new Set(all.map((spec) => this.#key(spec)));
   }
 
   #key(spec: TemplateSpec): string {
@@ -190,7 +204,10 @@ export class Templates {
     return templateKey({ spec, kernelDigest, rootImageDigest, machine, env });
   }
 
-  #recipe(spec: TemplateSpec, image: EnvironmentSource | undefined): Recipe<Details> {
+  async #recipe(
+    spec: TemplateSpec,
+    image: EnvironmentSource | undefined,
+  ): Promise<Recipe<Details>> {
     return {
       kind: TEMPLATE_KIND,
       title:
@@ -202,6 +219,7 @@ export class Templates {
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
       othersKept: OTHERS_KEPT,
+      pinned: await this.#pinned(),
       spaceBytes: ramMib(spec) * MIB + SPACE_RESERVE_BYTES,
       details: detailsSchema,
       build: async ({ outDir, signal, report }) => {

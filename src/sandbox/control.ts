@@ -65,8 +65,11 @@ export interface ControlPlane {
   /** Does not affect sandboxes that were created from the snapshot. */
   removeSnapshot(idOrName: string): Promise<void>;
   pools(): Promise<readonly PoolInfo[]>;
-  /** Sets the pool of the template that `spec` names (default: the default template), and builds that if missing. */
-  setPool(limits: PoolLimits, spec?: TemplateRequest): Promise<PoolInfo>;
+  /**
+   * Sets the pool of the template that `members` names (default: the default template), and builds that if missing.
+   * Replaces the pool that the same name had before its template was built anew.
+   */
+  setPool(limits: PoolLimits, members?: PoolMembers): Promise<PoolInfo>;
   /**
    * The guest's operations. Resumes a paused sandbox first if it has `autoResume`.
    * @throws SandboxError `not_ready`
@@ -141,6 +144,11 @@ export type MemoryAction =
 export interface CreateRequest extends SandboxOptions {
   /** Id or name of a snapshot to start from; CPUs, memory, disk, warm list and image are then the snapshot's. */
   readonly snapshot?: string | undefined;
+  /**
+   * Name of the template to start from, built again if it is out of date. CPUs, memory, disk, warm list and packages are
+   * the template's: other values are refused.
+   */
+  readonly template?: string | undefined;
   /** Free pairs of the owner; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   /** The action at the timeout. Default `kill`. */
@@ -210,6 +218,8 @@ export interface SandboxInfo {
   readonly origin: 'pool' | 'clone' | 'boot' | 'snapshot' | 'fork';
   /** Id of the snapshot that it started from. */
   readonly snapshot: string | null;
+  /** Name of the template that it was created from; null: the request named none. */
+  readonly template: string | null;
   /** The sandbox that it is a fork of. */
   readonly parent: string | null;
   readonly accelerator: string;
@@ -278,8 +288,14 @@ export interface PoolLimits {
   readonly max: number;
 }
 
+/** The template of a pool: its name, or what a request without a name would say. */
+export type PoolMembers = TemplateRequest & Pick<CreateRequest, 'template'>;
+
 export interface PoolInfo extends PoolLimits {
+  /** Key of the template. */
   readonly template: string;
+  /** Name of the template that the pool was set with. */
+  readonly name: string | null;
   readonly spec: TemplateSpec;
   /** The wanted number of idle members, between min and max by demand. */
   readonly target: number;

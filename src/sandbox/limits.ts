@@ -62,7 +62,11 @@ export const REQUEST_LIMITS = {
   webhookUrlCharactersMax: 2048,
 } as const;
 
-export const SNAPSHOT_NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+/** Of snapshots and templates. */
+const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
+export const SNAPSHOT_NAME = NAME;
+/** Shorter than a template's key. */
+export const TEMPLATE_NAME = NAME;
 
 export function isInRange(value: number, { min, max }: Range): boolean {
   return Number.isSafeInteger(value) && value >= min && value <= max;

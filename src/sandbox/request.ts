@@ -32,6 +32,8 @@ export interface Provenance {
   readonly origin: SandboxInfo['origin'];
   /** Id of the snapshot that the sandbox was created from. */
   readonly snapshot: string | null;
+  /** Name of the template that the request named. */
+  readonly template: string | null;
   readonly parent: string | null;
   readonly createdAtMs: number;
 }

@@ -30,15 +30,49 @@ async function keepTemplate(): Promise<void> {
   await writeFile(join(dir, 'manifest.json'), JSON.stringify({ details }));
 }
 
-it('template ls: prints an empty list', async () => {
-  expect(await run('template', 'ls', '-o', 'json')).toMatchObject({ status: 0, stdout: '[]\n' });
-  expect((await run('template', 'ls')).stdout).toMatch(/^KEY/);
+it('template ls: has the default template, which is not built yet', async () => {
+  const { status, stdout } = await run('template', 'ls', '-o', 'json');
+  expect(status).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject([{ names: ['agent'], key: null, current: false }]);
+  expect((await run('template', 'ls')).stdout).toMatch(/^NAME[\s\S]*\nagent +- .* not built/);
+});
+
+it('template inspect, rm: a name, which goes with the files; errors suggest near names', async () => {
+  await keepTemplate();
+  const spec = { cpus: 1, memoryMib: 512, diskMib: 2048, warm: ['json'] };
+  await mkdir(join(home, 'templates'));
+  const file = JSON.stringify({ format: 1, spec, madeAtMs: 1 });
+  for (const name of ['data', 'other']) {
+    await writeFile(join(home, `templates/${name}.json`), name === 'data' ? file : '{');
+  }
+  expect((await run('template', 'inspect', 'data')).stdout).toMatch(/^name +data$/m);
+  const wrong = await run('template', 'rm', 'dta');
+  expect(wrong).toMatchObject({ status: 2 });
+  expect(wrong.stderr).toContain('did you mean data?');
+  expect((await run('template', 'rm', 'agent')).stderr).toContain('"agent" is reserved');
+  expect(await readdir(join(home, 'cache/template'))).toEqual([KEY]);
+  const removed = await run('template', 'rm', 'data', 'other', '-o', 'json');
+  expect(JSON.parse(removed.stdout)).toEqual(['data', KEY, 'other']);
+  expect(await readdir(join(home, 'templates'))).toEqual([]);
+  expect(await readdir(join(home, 'cache/template'))).toEqual([]);
+});
+
+it('template build: a reserved or invalid name is refused before the set-up', async () => {
+  for (const name of ['agent', 'base', 'Data', '../x']) {
+    const { status, stderr } = await run('template', 'build', '-t', name);
+    expect(stderr).toMatch(/template name/);
+    expect(status).not.toBe(0);
+    expect(stderr).not.toContain('kernel');
+  }
 });
 
 it('template ls, inspect, rm: work without set-up, and show no template as current', async () => {
   await keepTemplate();
   const list = await run('template', 'ls', '-o', 'json');
-  expect(JSON.parse(list.stdout)).toMatchObject([{ key: KEY, current: false }]);
+  expect(JSON.parse(list.stdout)).toMatchObject([
+    { names: ['agent'] },
+    { names: [], key: KEY, current: false },
+  ]);
   expect((await run('template', 'inspect', 'aaa')).stdout).toContain(KEY);
   expect((await run('template', 'inspect', 'b')).status).toBe(2);
   expect((await run('template', 'rm', 'aaa')).status).toBe(0);

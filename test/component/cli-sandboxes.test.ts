@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
-import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
+import { type CreateFlags, create, createRequest } from '../../src/cli/commands/create.ts';
 import { inspect } from '../../src/cli/commands/history.ts';
 import { host, poolList, poolSet, processes } from '../../src/cli/commands/host.ts';
 import { list, pause, remove, resume } from '../../src/cli/commands/sandboxes.ts';
@@ -135,6 +135,16 @@ describe('create', () => {
         boot: true,
       },
     ]);
+  });
+
+  it('--template: names it in the request, and excludes --snapshot and --boot', async () => {
+    const { cli, stdout } = testCli({ json: true });
+    await create(cli, control, { ...NO_FLAGS, template: 'data' });
+    expect(JSON.parse(stdout())).toMatchObject({ template: 'data' });
+    for (const more of [{ snapshot: 'base' }, { boot: true }]) {
+      const flags = { ...NO_FLAGS, template: 'data', ...more };
+      expect(() => createRequest(cli, flags)).toThrow('mutually exclusive');
+    }
   });
 
   it('after an unrequested boot, says how to clone the next one', async () => {
@@ -371,6 +381,14 @@ describe('pool', () => {
     const ls = testCli({ json: true });
     await poolList(ls.cli, control);
     expect(JSON.parse(ls.stdout())).toEqual([JSON.parse(set.stdout())]);
+  });
+
+  it('set --template: names the template, and shows its name', async () => {
+    const limits = { min: 1, max: 2 };
+    const { cli, stdout } = testCli();
+    expect(await poolSet(cli, control, limits, { warm: [], template: 'data' })).toBe(0);
+    expect(stdout()).toMatch(/^data /m);
+    expect(await control.pools()).toMatchObject([{ name: 'data' }]);
   });
 
   it('shows progress only if set takes long', async () => {

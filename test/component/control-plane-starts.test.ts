@@ -173,6 +173,57 @@ describe('LocalControlPlane: starts', () => {
     },
   );
 
+  describe('from a named template', () => {
+    const template = 'data';
+
+    it('has the size of the template, and says its name, as do its forks', async () => {
+      await using host = await FakeHost.open();
+      const made = await host.control.create({ template, cpus: 1 });
+      expect(made).toMatchObject({ origin: 'clone', template, cpus: 1, memoryMib: 512 });
+      const [fork] = await host.control.fork(made.id, { count: 1 });
+      expect(fork).toMatchObject({ ok: true, sandbox: { template } });
+      expect(await host.control.create({})).toMatchObject({ template: null });
+    });
+
+    it.each([
+      [{ cpus: 2 }, /cpus: template "data" has 1, not 2/],
+      [{ memoryMaxMib: 1024 }, /memoryMaxMib: template "data" has none, not 1024/],
+      [{ warm: ['numpy'] }, /warm: template "data" has its own modules/],
+      [{ requirements: ['pandas'] }, /template "data" does not have pandas/],
+      [{ boot: true }, /mutually exclusive/],
+      [{ snapshot: 'base' }, /mutually exclusive/],
+      [{ console: 'interactive' as const }, /interactive console/],
+    ])('refuses what it does not have: %j', async (more, message) => {
+      await using host = await FakeHost.open();
+      await expect(host.control.create({ template, ...more })).rejects.toMatchObject({
+        code: 'spec_invalid',
+        message: expect.stringMatching(message),
+        remedy: expect.stringMatching(/./),
+      });
+      expect(await host.holdings()).toEqual(NOTHING);
+    });
+
+    it.each(['named-template', 'template', 'copy-disk', 'hello'] as const)(
+      'fails at %s instead of booting',
+      async (phase) => {
+        await using host = await FakeHost.open();
+        host.script.fail(phase);
+        await expect(host.control.create({ template })).rejects.toThrow();
+        expect(host.script.unused).toEqual([]);
+        expect(await host.control.list()).toEqual([]);
+        await requireNothing(host);
+      },
+    );
+
+    it('is taken from the pool of that name', async () => {
+      await using host = await FakeHost.open();
+      const limits = { min: 1, max: 1 };
+      expect(await host.control.setPool(limits, { template })).toMatchObject({ name: template });
+      await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(1);
+      expect(await host.control.create({ template })).toMatchObject({ origin: 'pool', template });
+    });
+  });
+
   it('500 sandboxes, created and removed: nothing is left', async () => {
     await using host = await FakeHost.open();
     await fillPool(host, 2);

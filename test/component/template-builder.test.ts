@@ -1,145 +1,27 @@
 /** Building a template with the fake driver: the order of the steps, and cleanup after every failure. */
-import {
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs';
-import { copyFile, rename, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
-import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { silentLog } from '../../src/base/log.ts';
 import { GuestError } from '../../src/guest/errors.ts';
-import type { GuestIdentity } from '../../src/guest/identity.ts';
-import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
-import { makeMemory } from '../../src/runtime/memory.ts';
-import type { Artifacts } from '../../src/runtime/setup.ts';
-import { SharedRam } from '../../src/runtime/shared-ram.ts';
-import { Templates } from '../../src/runtime/templates.ts';
-import { makeWorkspace } from '../../src/runtime/workspace.ts';
+import type { ExecSpec, Guest, GuestEvent, Process } from '../../src/guest/link.ts';
 import type { CardLease } from '../../src/sandbox/parts.ts';
 import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
 import type { DiskTrouble, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 
-type Step =
-  | 'memory'
-  | 'model'
-  | 'listener'
-  | 'hello'
-  | 'script'
-  | 'keepMemory'
-  | 'keepDisk'
-  | 'pip';
+import {
+  events,
+  fakeProcess,
+  IMPORTED,
+  parts,
+  type Step,
+  useTemplateWorld,
+  world,
+} from '../support/template-world.ts';
 
-let root = '';
-let steps: string[] = [];
-let identity: GuestIdentity | undefined;
-/** Of all VMs, in order. */
-let identities: GuestIdentity[] = [];
-beforeEach(() => {
-  root = mkdtempSync(join(tmpdir(), 'nv-build-'));
-  steps = [];
-  identities = [];
-  for (const name of ['kernel', 'image']) writeFileSync(join(root, name), '');
-});
-afterEach(() => rmSync(root, { recursive: true }));
-
-function fakeProcess(exitCode: number, output = ''): Process {
-  const ended = { exitCode, signal: null, timedOut: false, oomKilled: false, truncated: false };
-  return {
-    stdout: Readable.from(output === '' ? [] : [Buffer.from(output)]),
-    stderr: Readable.from([Buffer.from('why')]),
-    exit: Promise.resolve({ ...ended, durationMs: 1 }),
-  } as unknown as Process;
-}
-
-/** Events of a guest during its imports. */
-const events = (modules: readonly WarmModule[]): readonly GuestEvent[] => [
-  { type: 'warm', modules },
-];
-
-function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateParts {
-  const step = async (name: Step): Promise<void> => {
-    steps.push(name);
-    if (fail === name) throw new Error(`${name} failed`);
-  };
-  const guest = {
-    events: (listener: (event: GuestEvent) => void) => {
-      const timer = setImmediate(() => told.forEach(listener));
-      return () => clearImmediate(timer);
-    },
-    python: async () => {
-      steps.push('script');
-      return fakeProcess(fail === 'script' ? 3 : 0);
-    },
-    files: { write: async (_path: string, text: string) => void steps.push(`wrote ${text}`) },
-    exec: async ({ argv }: ExecSpec) => {
-      const isPip = argv.includes('pip');
-      steps.push(isPip ? 'pip' : `list ${argv.slice(4).join(' ')}`);
-      return isPip ? fakeProcess(fail === 'pip' ? 1 : 0) : fakeProcess(0, 'pandas\n../x\nbroken\n');
-    },
-    settle: async () => undefined,
-    suspend: () => undefined,
-  } as unknown as Guest;
-  return {
-    driver: createFakeDriver({ clock: systemClock }),
-    kernelPath: join(root, 'kernel'),
-    rootImagePath: join(root, 'image'),
-    makeWorkspace: (spec) => makeWorkspace(join(root, 'run'), spec.id),
-    makeOverlay: (path) => writeFile(path, 'disk'),
-    allocateCid: () => ({ cid: 3, release: () => void steps.push('cid released') }),
-    listenForGuest: async (_path, given) => {
-      identity = given;
-      identities.push(given);
-      await step('listener');
-      return {
-        ready: async () => {
-          await step('hello');
-          return guest;
-        },
-        setIdentity: () => undefined,
-        close: async () => void steps.push('listener closed'),
-      };
-    },
-    serveCannedModel: async () => {
-      await step('model');
-      return { close: async () => void steps.push('model closed') };
-    },
-    makeMemory: (bytes) => {
-      steps.push('memory');
-      if (fail === 'memory') throw new Error('memory failed');
-      return makeMemory(bytes);
-    },
-    keepMemory: async (from, to) => {
-      await step('keepMemory');
-      await copyFile(from, to);
-    },
-    keepDisk: async (from, to) => {
-      await step('keepDisk');
-      await copyFile(from, to);
-    },
-    moveDisk: rename,
-    attachPackages: async (_id, _path, policy) => {
-      steps.push(`gateway ${policy?.ecosystems.join()}`);
-      return { setPolicy: () => undefined, close: async () => void steps.push('gateway closed') };
-    },
-    env: { A: 'b' },
-    hostCpus: 2,
-    clock: systemClock,
-    log: silentLog,
-  };
-}
-
-const IMPORTED: readonly WarmModule[] = [{ name: 'json', durationMs: 1, error: null }];
+useTemplateWorld();
 
 /** A driver whose VM stops on a full disk as soon as it runs. */
 function onFullDisk(given: TemplateParts): TemplateParts {
@@ -161,15 +43,15 @@ function onNetwork(driver: VmmDriver): (given: TemplateParts) => TemplateParts {
   const lease = {
     tapFd: 9,
     guest: { mac: 'aa:fc:00:00:00:01' },
-    confirmHandover: async () => void steps.push('handed over'),
-    release: async () => void steps.push('card released'),
+    confirmHandover: async () => void world.steps.push('handed over'),
+    release: async () => void world.steps.push('card released'),
     gatewayUse: () => ({ allowed: 0, refused: {}, destinations: [] }),
   } as unknown as CardLease;
   return (given) => ({
     ...given,
     driver,
     leaseNetwork: async (_id, { policy }) => {
-      steps.push(`lease ${policy.mode}`);
+      world.steps.push(`lease ${policy.mode}`);
       return lease;
     },
   });
@@ -182,10 +64,10 @@ function build(
   change = (given: TemplateParts): TemplateParts => given,
   more: Partial<TemplateSpec> = {},
 ) {
-  const out = mkdtempSync(join(root, 'out-'));
+  const out = mkdtempSync(join(world.root, 'out-'));
   const paths = { ram: join(out, 'ram'), state: join(out, 'state'), disk: join(out, 'disk') };
   const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'], ...more };
-  const environmentPath = join(root, 'environment');
+  const environmentPath = join(world.root, 'environment');
   writeFileSync(environmentPath, '');
   const options = { spec, environmentPath, paths, signal, report: () => {} };
   const built = buildTemplate(change(parts(fail, told)), options);
@@ -206,10 +88,10 @@ function guestMemories(): string[] {
 
 /** Requires that no memory is held and no file is left. */
 function expectNothingLeft(): void {
-  expect(readdirSync(join(root, 'run'))).toEqual([]);
+  expect(readdirSync(join(world.root, 'run'))).toEqual([]);
   expect(guestMemories()).toEqual([]);
-  if (steps.includes('model') && steps.includes('listener'))
-    expect(steps).toContain('model closed');
+  if (world.steps.includes('model') && world.steps.includes('listener'))
+    expect(world.steps).toContain('model closed');
 }
 
 describe('buildTemplate', () => {
@@ -222,22 +104,25 @@ describe('buildTemplate', () => {
       statePath: join(out, 'state'),
     });
     expect(modules).toEqual(IMPORTED);
-    expect(identity).toMatchObject({ warm: ['json'], rehearse: true, env: { A: 'b' } });
-    expect(identity?.hostname).toMatch(/^template-/);
-    expect(steps.indexOf('script')).toBeLessThan(steps.indexOf('keepMemory'));
+    expect(world.identity).toMatchObject({ warm: ['json'], rehearse: true, env: { A: 'b' } });
+    expect(world.identity?.hostname).toMatch(/^template-/);
+    expect(world.steps.indexOf('script')).toBeLessThan(world.steps.indexOf('keepMemory'));
     expectNothingLeft();
-    expect(steps.slice(-3)).toEqual(['cid released', 'listener closed', 'model closed']);
+    expect(world.steps.slice(-3)).toEqual(['cid released', 'listener closed', 'model closed']);
   });
 
   it('a template with a card has one that passes nothing, which its guest does not configure', async () => {
     const driver = createFakeDriver({ clock: systemClock, hotplugNic: false });
     const { built } = build(null, events(IMPORTED), undefined, onNetwork(driver), { card: true });
     const { snapshot } = await built;
-    expect(identity).not.toHaveProperty('network');
-    expect(steps).toContain('lease none');
-    const [vm, end] = [steps.indexOf('handed over'), steps.indexOf('card released')];
-    expect([vm > steps.indexOf('lease none'), vm < steps.indexOf('script')]).toEqual([true, true]);
-    expect(end).toBeGreaterThan(steps.indexOf('keepDisk'));
+    expect(world.identity).not.toHaveProperty('network');
+    expect(world.steps).toContain('lease none');
+    const [vm, end] = [world.steps.indexOf('handed over'), world.steps.indexOf('card released')];
+    expect([vm > world.steps.indexOf('lease none'), vm < world.steps.indexOf('script')]).toEqual([
+      true,
+      true,
+    ]);
+    expect(end).toBeGreaterThan(world.steps.indexOf('keepDisk'));
     expectNothingLeft();
     expect(readFileSync(snapshot.statePath, 'utf8')).toContain('with a card');
   });
@@ -303,13 +188,13 @@ describe('buildTemplate', () => {
       const { built, out } = build(null, told, undefined, undefined, { requirements });
       const { modules } = await built;
       expect(modules.map(({ name }) => name)).toEqual(['json', 'pandas']);
-      const [first, second] = identities;
+      const [first, second] = world.identities;
       expect(first).toMatchObject({ warm: [], env: { A: 'b', PIP_INDEX_URL: expect.any(String) } });
       expect(second).toMatchObject({ warm: ['json', 'pandas', 'broken'], env: { A: 'b' } });
       expect(second?.env).not.toHaveProperty('PIP_INDEX_URL');
       const order = ['gateway pip', 'wrote pandas>=2\nrich\n', 'pip', 'list pandas rich'];
-      expect(steps.filter((step) => order.includes(step))).toEqual(order);
-      expect(steps.indexOf('gateway closed')).toBeLessThan(steps.indexOf('script'));
+      expect(world.steps.filter((step) => order.includes(step))).toEqual(order);
+      expect(world.steps.indexOf('gateway closed')).toBeLessThan(world.steps.indexOf('script'));
       expect(readFileSync(join(out, 'disk'), 'utf8')).toBe('disk');
       expectNothingLeft();
     });
@@ -321,7 +206,7 @@ describe('buildTemplate', () => {
         cause: 'why',
         remedy: expect.stringContaining('pip config list'),
       });
-      expect(steps).not.toContain('script');
+      expect(world.steps).not.toContain('script');
       expectNothingLeft();
     });
 
@@ -375,9 +260,9 @@ describe('buildTemplate', () => {
       expect(await built).toMatchObject({ hasPython: true, warm: ['json'] });
       expect(specs[0]).toMatchObject({
         bootArgs: ['init_on_free=1', 'neurovisor_environment=/dev/vdc'],
-        disks: [{ path: join(root, 'environment'), access: 'read' }],
+        disks: [{ path: join(world.root, 'environment'), access: 'read' }],
       });
-      expect(identity).toMatchObject({
+      expect(world.identity).toMatchObject({
         env: { PATH: '/opt/bin', A: 'b' },
         environment: { user: 'app', workdir: '/srv' },
       });
@@ -391,7 +276,7 @@ describe('buildTemplate', () => {
     ])('with %s: nothing is imported, and no script runs', async (_what, change) => {
       const { built } = build(null, [], undefined, change, { environment, warm: [] });
       expect(await built).toMatchObject({ hasPython: false, modules: [] });
-      expect(steps).not.toContain('script');
+      expect(world.steps).not.toContain('script');
       expectNothingLeft();
     });
 
@@ -404,7 +289,7 @@ describe('buildTemplate', () => {
           code: 'spec_invalid',
           cause: expect.stringContaining('no Python 3.10 or newer'),
         });
-        expect(steps).not.toContain('pip');
+        expect(world.steps).not.toContain('pip');
         expectNothingLeft();
       },
     );
@@ -417,7 +302,7 @@ describe('buildTemplate', () => {
       });
       await built;
       expect(specs.map(({ disks }) => disks?.length)).toEqual([1, 1]);
-      expect(steps).toContain('pip');
+      expect(world.steps).toContain('pip');
     });
 
     it('a guest that fails to answer is not one without Python', async () => {
@@ -444,129 +329,5 @@ describe('buildTemplate', () => {
     const { built } = build(null, events(IMPORTED), aborter.signal);
     await expect(built).rejects.toMatchObject({ code: 'cancelled' });
     expectNothingLeft();
-  });
-});
-
-describe('Templates', () => {
-  const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
-
-  function open(mapsMemory: boolean) {
-    const given = parts(null, events(IMPORTED));
-    const { driver } = given;
-    const capabilities = { ...driver.capabilities, mapsMemory };
-    const shared = new SharedRam(join(root, 'run'));
-    const context = {
-      cacheDir: join(root, 'cache'),
-      sourceDir: root,
-      progress: () => {},
-      log: silentLog,
-    };
-    const artifacts = { kernelDigest: 'k', rootImageDigest: 'r' } as Artifacts;
-    const templates = new Templates(
-      { ...context, signal: new AbortController().signal },
-      artifacts,
-      {
-        ...given,
-        driver: { ...driver, capabilities },
-        shareRam: (path) => {
-          steps.push('share');
-          return shared.copy(path);
-        },
-      },
-    );
-    return { templates, shared };
-  }
-  const shares = (): number => steps.filter((step) => step === 'share').length;
-
-  it('prepare: one RAM file for all clones of a process, which the cache does not share', async () => {
-    const { templates, shared } = open(true);
-    const [one, two] = await Promise.all([templates.prepare(spec), templates.prepare(spec)]);
-    expect(two).toBe(one);
-    expect(await templates.prepare(spec)).toBe(one);
-    expect(shares()).toBe(1);
-    const cached = join(root, 'cache/template', one.key, 'ram');
-    const before = statSync(cached, { bigint: true });
-    const mapped = await one.source.mapMemory?.();
-    if (mapped === undefined) throw new Error('it is not mapped');
-    expect(statSync(mapped.path).size).toBe(128 * 2 ** 20);
-    expect(statSync(mapped.path, { bigint: true }).ino).not.toBe(before.ino);
-    // By the change of this time the cache would be verified again.
-    expect(statSync(cached, { bigint: true }).ctimeNs).toBe(before.ctimeNs);
-    await mapped.close();
-    await shared.close();
-    expect(readdirSync(join(root, 'run'))).toEqual([]);
-  });
-
-  /** Names of the RAM files of this process. */
-  const ramFiles = (): string[] =>
-    readdirSync(join(root, 'run'), { recursive: true, encoding: 'utf8' })
-      .map((path) => basename(path))
-      .filter((name) => name.startsWith('ram-'));
-
-  it('prepare: a template keeps the file of its image', async () => {
-    const { templates, shared } = open(false);
-    const path = join(root, 'some image');
-    writeFileSync(path, 'the disk');
-    const environment = {
-      image: 'app:1',
-      imageDigest: 'sha256:1',
-      digest: 'sha256:2',
-      user: '',
-      workdir: '/',
-      env: {},
-      entrypoint: ['/app'],
-      cmd: [],
-      exposedPorts: [],
-      stopSignal: null,
-    };
-    const with_ = { ...spec, warm: [], environment };
-    const made = await templates.prepare(with_, { environment, path });
-    rmSync(path);
-    const copy = join(root, 'copy');
-    await made.source.linkEnvironment?.(copy);
-    expect(readFileSync(copy, 'utf8')).toBe('the disk');
-    const [info] = await templates.list();
-    expect(info).toMatchObject({ key: made.key, current: true, spec: { environment } });
-    expect(await templates.prepare(with_)).toBe(made);
-    await shared.close();
-  });
-
-  it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
-    const { templates, shared } = open(true);
-    const old = await templates.prepare(spec);
-    const mapped = await old.source.mapMemory?.();
-    await templates.remove(old.key);
-    await templates.prepare({ ...spec, diskMib: 32 });
-    expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
-    await mapped?.close();
-    await mapped?.close();
-    expect(ramFiles()).toEqual(['ram-2']);
-    await shared.close();
-  });
-
-  it('prepare: a template that was built again has one RAM file, one that was only touched the same', async () => {
-    const { templates, shared } = open(true);
-    const one = await templates.prepare(spec);
-    const now = new Date();
-    utimesSync(join(root, 'cache/template', one.key, 'ram'), now, now);
-    expect(await templates.prepare(spec)).toBe(one);
-    expect(ramFiles()).toEqual(['ram-1']);
-    writeFileSync(join(root, 'cache/template', one.key, 'state'), 'altered');
-    expect(await templates.prepare(spec)).not.toBe(one);
-    expect(ramFiles()).toHaveLength(1);
-    await shared.close();
-  });
-
-  it('prepare: with another VMM, RAM is copied', async () => {
-    const { templates } = open(false);
-    expect((await templates.prepare(spec)).source).not.toHaveProperty('mapMemory');
-    expect(shares()).toBe(0);
-  });
-
-  it('prepare: a template with a card is another one', async () => {
-    const { templates } = open(false);
-    await templates.prepare(spec);
-    expect(await templates.has({ ...spec, card: true })).toBe(false);
-    expect(await templates.list()).toMatchObject([{ spec, current: true }]);
   });
 });

@@ -26,6 +26,7 @@ import type {
   LogChunk,
   PoolInfo,
   PoolLimits,
+  PoolMembers,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
@@ -47,7 +48,6 @@ import {
   type NetworkSpec,
   networkSpec,
   type SandboxSpec,
-  type TemplateRequest,
 } from '../../src/sandbox/spec.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
@@ -236,14 +236,15 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return [...this.#pools.values()];
   }
 
-  async setPool(limits: PoolLimits, spec: TemplateRequest = {}): Promise<PoolInfo> {
+  async setPool(limits: PoolLimits, members: PoolMembers = {}): Promise<PoolInfo> {
     this.#options.before?.('setPool');
-    const { image: _unknown, ...given } = spec;
+    const { image: _unknown, template: name = null, ...given } = members;
     const entries = Object.entries(given).filter(([, value]) => value !== undefined);
     const whole = { ...DEFAULT_TEMPLATE, ...Object.fromEntries(entries) };
-    const template = JSON.stringify(whole);
+    const template = name ?? JSON.stringify(whole);
     const pool: PoolInfo = {
       template,
+      name,
       spec: whole,
       target: limits.min,
       ready: limits.min,
@@ -363,6 +364,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       image: spec.environment === undefined ? null : imageInfo(spec.environment),
       metadata: request.metadata ?? {},
       snapshot: null,
+      template: request.template ?? null,
       parent: null,
       ...from,
       accelerator: 'fake',

@@ -38,6 +38,7 @@ import type { Tracer } from '../../src/trace/trace.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { type Phase, Script } from './fake-script.ts';
+import { fromNamed, withImage } from './fake-template.ts';
 import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, sha256 } from './fake-vm.ts';
 
 /** Knows how many of its timers are set. */
@@ -307,6 +308,10 @@ export class FakeHost implements Holdings, AsyncDisposable {
         const image = options.images?.[name];
         if (image !== undefined) return image;
         throw new SandboxError('image_failed', `there is no image ${name}`);
+      },
+      fromNamedTemplate: async (name, request) => {
+        await script.step('named-template');
+        return await fromNamed(template)(name, request);
       },
       templateFor: async (_options, image) => {
         await script.step('template');
@@ -589,11 +594,3 @@ async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedSto
 }
 
 /** A template of its own for each image. */
-function withImage(template: OpenTemplate, { environment, path }: EnvironmentSource): OpenTemplate {
-  return {
-    ...template,
-    key: `${template.key} ${environment.digest}`,
-    spec: { ...template.spec, environment },
-    source: { ...template.source, linkEnvironment: (to) => linkOrCopy(path, to) },
-  };
-}

@@ -4,6 +4,7 @@ import type { FakeVm } from './fake-vm.ts';
 export type Phase =
   | 'image'
   | 'template'
+  | 'named-template'
   /** Of a start. */
   | 'workspace'
   | 'overlay'

@@ -266,6 +266,10 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
       description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
     }),
     snapshot: z.string().nullable().describe('The snapshot it was created from.'),
+    template: z
+      .string()
+      .nullable()
+      .describe('Name of the template it was created from; null: the request named none.'),
     parent: z.string().nullable().describe('The sandbox it was forked from.'),
     accelerator: z.string(),
     createdAtMs: wallMs,
@@ -320,7 +324,8 @@ export const forkList = z.object({ forks: z.array(forkResult) }).meta({ id: 'For
 
 export const poolInfo: z.ZodType<PoolInfo> = z
   .object({
-    template: z.string(),
+    template: z.string().describe('Key of the template.'),
+    name: z.string().nullable().describe('Name of the template that the pool was set with.'),
     spec: z
       .object({
         cpus: count,

@@ -12,7 +12,13 @@ import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-p
 import { isAtMost } from '../../base/text/characters.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
 import type { MemoryAction } from '../../sandbox/control.ts';
-import { RANGES, type Range, REQUEST_LIMITS, SNAPSHOT_NAME } from '../../sandbox/limits.ts';
+import {
+  RANGES,
+  type Range,
+  REQUEST_LIMITS,
+  SNAPSHOT_NAME,
+  TEMPLATE_NAME,
+} from '../../sandbox/limits.ts';
 import type { NetworkLimits } from '../../sandbox/spec.ts';
 
 export const count = z.number().int().nonnegative();
@@ -38,13 +44,16 @@ export const sandboxId = z
   .string()
   .regex(/^[a-z0-9]{20}$/, { error: 'expected 20 characters of a-z and 0-9' })
   .describe('Id of a sandbox.');
+const nameError =
+  'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit';
 export const snapshotName = z
   .string()
-  .regex(SNAPSHOT_NAME, {
-    error:
-      'expected 1 to 63 lower-case letters, digits, ".", "_" or "-", the first a letter or digit',
-  })
+  .regex(SNAPSHOT_NAME, { error: nameError })
   .describe('Name of a snapshot.');
+export const templateName = z
+  .string()
+  .regex(TEMPLATE_NAME, { error: nameError })
+  .describe('Name of a template.');
 export const metadata = z
   .record(
     text(REQUEST_LIMITS.metadataKeyCharactersMax).min(1),

@@ -6,7 +6,12 @@ import { ECOSYSTEMS, LOCK_ENTRY, PACKAGE_LIMITS, PACKAGE_RULE } from '../../base
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/text/field-path.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import { REQUIREMENT_LIMITS } from '../../requirements/requirement.ts';
-import type { CreateRequest, ForkOptions, SandboxChange } from '../../sandbox/control.ts';
+import type {
+  CreateRequest,
+  ForkOptions,
+  PoolMembers,
+  SandboxChange,
+} from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
@@ -25,6 +30,7 @@ import {
   secretPlace,
   snapshotName,
   status,
+  templateName,
   text,
   whole,
 } from './fields.ts';
@@ -214,6 +220,12 @@ export const createRequest: z.ZodType<CreateRequest> = z
       .describe('Packages that it may fetch through the host. Null (default): none.'),
     console: z.literal('log').optional(),
     snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
+    template: templateName
+      .optional()
+      .describe(
+        'Name of the template to start from, built again if it is out of date. Size, modules and packages are its own: ' +
+          'other values are refused.',
+      ),
     boot: z.boolean().optional().describe('Boot instead of cloning a template.'),
     queueTimeoutMs: whole(RANGES.queueTimeoutMs)
       .optional()
@@ -274,6 +286,9 @@ export const poolRequest = z
         warm: size.warm.exactOptional(),
         requirements: size.requirements.exactOptional(),
         image: size.image.exactOptional(),
+        template: templateName
+          .exactOptional()
+          .describe('Name of a template, instead of size, modules and packages.'),
         card: z
           .boolean()
           .exactOptional()
@@ -281,7 +296,7 @@ export const poolRequest = z
             'With Firecracker: the members have a network card, for requests with a network. ' +
               'Ignored with QEMU, whose members get one when needed. Default false.',
           ),
-      } satisfies Record<keyof TemplateRequest, z.ZodType>)
+      } satisfies Record<keyof PoolMembers, z.ZodType>)
       .meta({
         id: 'PoolMembers',
         description:

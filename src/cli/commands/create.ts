@@ -13,9 +13,9 @@ import { parsePairs } from '../flags/options.ts';
 import { snapshotId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import { requirementsOf } from '../flags/requirement-flags.ts';
-import { type SandboxFlags, sandboxOptions } from '../flags/sandbox-flags.ts';
+import { type SandboxFlags, sandboxOptions, templateOption } from '../flags/sandbox-flags.ts';
 import { duration } from '../output/table.ts';
-import { INSTALLING, withTemplateProgress } from '../output/template-progress.ts';
+import { templateStep, withTemplateProgress } from '../output/template-progress.ts';
 
 export interface CreateFlags extends SandboxFlags {
   readonly label: readonly string[];
@@ -43,10 +43,9 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
       : { ...request, snapshot: await snapshotId(control, snapshot) },
     cli.cancelled,
   );
+  const step = templateStep(request);
   const info =
-    requirements.length === 0
-      ? await creating
-      : await withTemplateProgress(cli, systemClock, INSTALLING, creating);
+    step === null ? await creating : await withTemplateProgress(cli, systemClock, step, creating);
   if (cli.json) cli.printJson(info);
   else {
     cli.stderr.write(`${howItStarted(info)}\n${whyItBooted(info, flags)}`);
@@ -58,7 +57,13 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
 /** @throws UsageError */
 export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
   const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
+  const named = templateOption(flags);
+  if (named.template !== undefined && boot === true) {
+    throw new UsageError('--template and --boot are mutually exclusive', 'omit one of them');
+  }
   if (snapshot !== undefined) {
+    if (named.template !== undefined)
+      throw new UsageError('--snapshot and --template are mutually exclusive', 'omit one of them');
     if (boot === true)
       throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
@@ -96,6 +101,7 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
     onMemoryPressure: flags.onMemoryPressure as MemoryAction | undefined,
     snapshot,
     boot,
+    ...named,
   };
 }
 

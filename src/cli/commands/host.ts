@@ -6,9 +6,9 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
-import { sizeOptions } from '../flags/sandbox-flags.ts';
+import { sizeOptions, templateOption } from '../flags/sandbox-flags.ts';
 import { coarse, table } from '../output/table.ts';
-import { INSTALLING, withTemplateProgress } from '../output/template-progress.ts';
+import { PREPARING, templateStep, withTemplateProgress } from '../output/template-progress.ts';
 
 export async function host(cli: Cli, control: ControlPlane): Promise<number> {
   const info = await control.host();
@@ -39,6 +39,7 @@ function modelsText({ upstream, models }: HostInfo): string {
 
 export interface PoolFlags extends RequirementFlags {
   readonly warm: readonly string[];
+  readonly template?: string;
   readonly cpus?: number;
   readonly memory?: string;
   readonly memoryMax?: string;
@@ -64,9 +65,10 @@ export async function poolSet(
   const card = flags.card === true ? { card: true } : {};
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements };
-  const spec = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
-  const step = requirements.length === 0 ? PREPARING : INSTALLING;
-  const setting = control.setPool({ min, max }, spec);
+  const size = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
+  const members = { ...size, ...templateOption(flags) };
+  const step = templateStep(members) ?? PREPARING;
+  const setting = control.setPool({ min, max }, members);
   const info = await withTemplateProgress(cli, clock, step, setting);
   if (cli.json) cli.printJson(info);
   else show(cli, [info]);
@@ -83,12 +85,6 @@ export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
   sizeOptions(flags);
 }
 
-const PREPARING = {
-  title: 'Prepare the template of this pool (built once)',
-  // In software emulation on two cores.
-  estimateMs: 45_000,
-};
-
 function show(cli: Cli, list: readonly PoolInfo[]): number {
   if (cli.json) cli.printJson(list);
   else cli.stdout.write(`${poolTable(list)}\n`);
@@ -101,7 +97,7 @@ const KEY_SHOWN = 12;
 export function poolTable(list: readonly PoolInfo[]): string {
   const heads = ['template', 'cpus', 'memory', 'min', 'max', 'target', 'ready', 'starting'];
   const rows = list.map((one) => [
-    one.template.slice(0, KEY_SHOWN),
+    one.name ?? one.template.slice(0, KEY_SHOWN),
     `${one.spec.cpus}`,
     `${one.spec.memoryMib} MiB`,
     ...[one.min, one.max, one.target, one.ready, one.starting].map(String),

@@ -1,12 +1,15 @@
-/** `neurovisor template`: builds, lists and removes templates. */
+/** `neurovisor template`: builds, names, lists and removes templates. */
+
+import { nearNames } from '../../base/text/near-names.ts';
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
+import { isSetUp, keptTemplates, removeTemplate } from '../../runtime/kept-templates.ts';
 import {
-  isSetUp,
-  keptTemplates,
-  removeTemplate,
-  type TemplateInfo,
-} from '../../runtime/kept-templates.ts';
+  type ListedTemplate,
+  listTemplates,
+  removeNamed,
+} from '../../runtime/named-templates/listing.ts';
+import { checkNewName, TemplateNames } from '../../runtime/named-templates/names.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { SOURCE_DIR } from '../../runtime/setup.ts';
 import type { Cli } from '../cli.ts';
@@ -17,6 +20,8 @@ import { duration, table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
 export interface TemplateFlags extends RequirementFlags {
+  /** Name for the template. */
+  readonly tag?: string;
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
@@ -29,58 +34,82 @@ export interface TemplateFlags extends RequirementFlags {
 const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
+  const { tag } = flags;
+  if (tag !== undefined) checkNewName(tag);
   const requirements = await requirementsOf(flags);
   const options = { ...sizeOptions(flags), warm: flags.warm, requirements };
   await using runtime = await open(cli);
-  const { key } = await runtime.prepareTemplate({ ...options, card: flags.card === true });
+  const template = await runtime.prepareTemplate({ ...options, card: flags.card === true });
+  if (tag !== undefined) await runtime.templates.setName(tag, template);
   cli.progress.close();
-  return show(cli, find(await runtime.templates.list(), key));
+  return show(cli, find(await runtime.templates.list(), template.key));
 }
 
 export async function templateList(cli: Cli): Promise<number> {
-  const list = await kept(cli);
+  const list = await listed(cli);
   if (cli.json) {
     cli.printJson(list);
     return 0;
   }
   const rows = list.map((one) => [
-    one.key.slice(0, KEY_SHOWN),
+    one.names.join(' ') || '-',
+    one.key?.slice(0, KEY_SHOWN) ?? '-',
     `${one.spec.cpus}`,
     `${one.spec.memoryMib} MiB`,
     `${one.spec.diskMib} MiB`,
-    mebibytes(one),
+    one.key === null ? 'not built' : mebibytes(one),
     one.current ? 'yes' : 'no',
     one.spec.card === true ? 'yes' : 'no',
-    namesOf(one),
+    packagesOf(one),
     one.spec.warm.join(' '),
   ]);
-  const head = ['key', 'cpus', 'memory', 'disk', 'size', 'current', 'card', 'packages', 'warm'];
-  cli.stdout.write(`${table(head, rows)}\n`);
+  const head = ['name', 'key', 'cpus', 'memory', 'disk', 'size'];
+  cli.stdout.write(`${table([...head, 'current', 'card', 'packages', 'warm'], rows)}\n`);
   return 0;
 }
 
-export async function templateInspect(cli: Cli, key: string): Promise<number> {
-  return show(cli, find(await kept(cli), key));
+export async function templateInspect(cli: Cli, text: string): Promise<number> {
+  return show(cli, find(await listed(cli), text));
 }
 
-export async function templateRemove(cli: Cli, keys: readonly string[]): Promise<number> {
-  const list = await keptTemplates(contextOf(cli).cacheDir);
-  const found = keys.map((key) => find(list, key));
-  for (const { key } of found) await removeTemplate(contextOf(cli), key);
+/** All are found before the first is removed. JSON: the removed names and keys. */
+export async function templateRemove(cli: Cli, texts: readonly string[]): Promise<number> {
+  const context = contextOf(cli);
+  const names = namesOf(cli);
+  const list = await listTemplates(context.cacheDir, names);
+  const found: { readonly name?: string; readonly key?: string }[] = [];
+  for (const text of texts) {
+    if (!(await names.has(text))) found.push({ key: find(list, text).key ?? '' });
+    else {
+      checkNewName(text);
+      found.push({ name: text });
+    }
+  }
+  const removed: string[] = [];
+  for (const { name, key } of found) {
+    if (name !== undefined) removed.push(name, ...(await removeNamed(context, names, name)));
+    else if (key !== undefined && (await removeTemplate(context, key))) removed.push(key);
+  }
   cli.progress.close();
-  if (cli.json) cli.printJson(found.map(({ key }) => key));
+  if (cli.json) cli.printJson(removed);
   return 0;
 }
 
 /** Does not set up the machine: without set-up, no template is current. */
-async function kept(cli: Cli): Promise<readonly TemplateInfo[]> {
+async function listed(cli: Cli): Promise<readonly ListedTemplate[]> {
   const context = contextOf(cli);
-  const list = await keptTemplates(context.cacheDir);
-  if (list.length === 0 || !(await isSetUp(context))) return list;
+  const isEmpty = (await keptTemplates(context.cacheDir)).length === 0;
+  if (isEmpty || !(await isSetUp(context))) {
+    return await listTemplates(context.cacheDir, namesOf(cli));
+  }
   await using runtime = await open(cli, { withoutModel: true });
   const judged = await runtime.templates.list();
   cli.progress.close();
   return judged;
+}
+
+function namesOf({ config }: Cli): TemplateNames {
+  return new TemplateNames(resolveHome(config.home).dir);
 }
 
 function contextOf({ config, progress, cancelled, log }: Cli) {
@@ -92,25 +121,37 @@ function open(cli: Cli, options: { readonly withoutModel?: boolean } = {}): Prom
   return openRuntime(cli, { keepsProgress: true, ...options });
 }
 
-/** @throws UsageError unless the text is a prefix of exactly one key */
-function find(list: readonly TemplateInfo[], text: string): TemplateInfo {
-  const matching = list.filter(({ key }) => key.startsWith(text));
+/** @throws UsageError unless the text is a name, or a prefix of exactly one key */
+function find(list: readonly ListedTemplate[], text: string): ListedTemplate {
+  const named = list.filter(({ names }) => names.includes(text));
+  const best =
+    named.find(({ current, spec }) => current && spec.card !== true) ??
+    named.find(({ current }) => current) ??
+    named[0];
+  if (best !== undefined) return best;
+  const matching = text === '' ? [] : list.filter(({ key }) => key?.startsWith(text) === true);
   const [one] = matching;
   if (one !== undefined && matching.length === 1) return one;
   const what = one === undefined ? 'unknown template' : 'ambiguous template key';
-  throw new UsageError(`${what} "${text}"`, 'list them with: neurovisor template ls');
+  const near = nearNames(
+    text,
+    list.flatMap(({ names }) => names),
+  );
+  const guess = one === undefined && near.length > 0 ? `did you mean ${near.join(' or ')}? ` : '';
+  throw new UsageError(`${what} "${text}"`, `${guess}list templates with: neurovisor template ls`);
 }
 
-function show(cli: Cli, info: TemplateInfo): number {
+function show(cli: Cli, info: ListedTemplate): number {
   if (cli.json) {
     cli.printJson(info);
     return 0;
   }
   const modules = info.modules.map((one) => `${one.name} ${duration(one.durationMs)}`);
   const rows = [
-    ['key', info.key],
-    ['current', info.current ? 'yes' : 'no: made for another kernel, image, VMM or processor'],
-    ['created', new Date(info.madeAtMs).toISOString()],
+    ...(info.names.length === 0 ? [] : [['name', info.names.join(', ')]]),
+    ['key', info.key ?? '-'],
+    ['current', info.current ? 'yes' : WHY_NOT_CURRENT[info.key === null ? 'missing' : 'other']],
+    ['created', info.madeAtMs === null ? '-' : new Date(info.madeAtMs).toISOString()],
     ['cpus', `${info.spec.cpus}`],
     ['memory', `${info.spec.memoryMib} MiB`],
     ['disk', `${info.spec.diskMib} MiB`],
@@ -118,16 +159,21 @@ function show(cli: Cli, info: TemplateInfo): number {
     ['size', mebibytes(info)],
     ['packages', (info.spec.requirements ?? []).join(', ')],
     ['warm', modules.join(', ')],
-    ['machine', info.machine],
-    ['kernel', info.kernelDigest],
-    ['image', info.rootImageDigest],
+    ['machine', info.machine ?? '-'],
+    ['kernel', info.kernelDigest ?? '-'],
+    ['image', info.rootImageDigest ?? '-'],
   ];
   cli.stdout.write(`${table(['part', 'value'], rows)}\n`);
   return 0;
 }
 
+const WHY_NOT_CURRENT = {
+  missing: 'no: not built yet; its first use builds it',
+  other: 'no: made for another kernel, image, VMM or processor',
+};
+
 /** Of the packages that were asked for; the first few. */
-function namesOf({ spec: { requirements = [] } }: TemplateInfo): string {
+function packagesOf({ spec: { requirements = [] } }: ListedTemplate): string {
   const shown = requirements.slice(0, NAMES_SHOWN).join(' ');
   return requirements.length > NAMES_SHOWN ? `${shown} …` : shown;
 }
@@ -135,7 +181,7 @@ function namesOf({ spec: { requirements = [] } }: TemplateInfo): string {
 const NAMES_SHOWN = 3;
 
 /** Size on disk. */
-function mebibytes(info: TemplateInfo): string {
+function mebibytes(info: ListedTemplate): string {
   const bytes = Object.values(info.files).reduce((sum, one) => sum + one, 0);
   return `${Math.round(bytes / MIB)} MiB`;
 }

@@ -129,6 +129,7 @@ Examples:
   neurovisor pool
   neurovisor pool set 2 8
   neurovisor pool set 1 4 --memory 1G --warm numpy
+  neurovisor pool set 1 4 --template data
   neurovisor pool set 0 0
 `,
     );
@@ -156,6 +157,10 @@ Examples:
       'Python module to import instead of the default list (repeatable)',
       collect,
       [],
+    )
+    .option(
+      '--template <name>',
+      'pool of this template (neurovisor template ls), instead of size, modules and packages',
     )
     .addOption(output())
     .action((min: number, max: number, flags: PoolFlags & OutputFlags) =>

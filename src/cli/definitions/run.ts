@@ -10,6 +10,7 @@ import {
   memoryMaxOption,
   NETWORK_HELP,
   output,
+  TEMPLATE,
   vmmOption,
 } from './shared-options.ts';
 
@@ -26,7 +27,7 @@ export function addRun(program: Command): void {
         'If a daemon is running (neurovisor serve), the microVM comes from its warm pool. Otherwise it is cloned ' +
         'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
         'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
-        'for it.\n\n' +
+        'for it. --template starts from one by its name.\n\n' +
         'The microVM starts in this process, not in the daemon, with -it, --no-template, --jail, --vmm, a .gguf ' +
         'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
         'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
@@ -87,6 +88,7 @@ export function addRun(program: Command): void {
       '--no-requirements',
       'do not install what the script (PEP 723) or the pyproject.toml of its project names',
     )
+    .option(...TEMPLATE)
     .option('--no-template', 'boot instead of cloning a template')
     .option('--daemon', 'fail if no daemon is running')
     .option('--no-daemon', 'start the microVM in this process, even if a daemon is running')
@@ -109,6 +111,7 @@ Examples:
   neurovisor run --memory 1G --timeout 5m script.py -- --verbose input.txt
   neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
   neurovisor run --with pandas,matplotlib plot.py
+  neurovisor run --template data plot.py
   neurovisor run -it
 `,
     )

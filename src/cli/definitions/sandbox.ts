@@ -16,6 +16,7 @@ import {
   output,
   RATE,
   SANDBOX,
+  TEMPLATE,
 } from './shared-options.ts';
 
 const SANDBOXES = 'sandbox IDs, or unique prefixes of them';
@@ -73,6 +74,7 @@ function addCreate(program: Command): void {
       'refuse operations while the sandbox is paused, instead of resuming it',
     )
     .option('--snapshot <name>', 'restore a snapshot, by name or ID')
+    .option(...TEMPLATE)
     .option('--boot', 'boot instead of using the pool or a template')
     .option('--model <name>', 'default model of the guest: a name on the model server')
     .addOption(output())
@@ -86,6 +88,7 @@ Examples:
   neurovisor create --memory 256M --memory-max 1G --on-memory-pressure pause
   neurovisor create --net egress --allow-out api.github.com:443
   neurovisor create --snapshot ready-to-work
+  neurovisor create --template data
 `,
     )
     .action((flags: CreateFlags & OutputFlags) =>

@@ -56,6 +56,12 @@ export function addSizeOptions(command: Command): Command {
     .option('--disk <size>', 'writable disk space of the guest (default: 2G)');
 }
 
+/** `--template` */
+export const TEMPLATE = [
+  '--template <name>',
+  'start from this template (neurovisor template ls), built again if it is out of date; it fixes size, modules and packages',
+] as const;
+
 /** `--vmm` */
 export function vmmOption(): Option {
   return new Option(

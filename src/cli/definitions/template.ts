@@ -19,12 +19,29 @@ export function addTemplate(program: Command): void {
     .summary('manage templates')
     .description(
       'Manage templates. A template is a booted guest with Python modules imported, stored without an ' +
-        'identity. Sandboxes start as clones of a template of their size and modules.',
+        'identity. Sandboxes start as clones of a template of their size and modules, or of the one that ' +
+        '--template names. The template `agent` is that of a sandbox without options.\n\n' +
+        'A template with a name stays until it is removed; of the others, the last 8 are kept.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor template build -t data --memory 1G --with pandas,matplotlib
+  neurovisor run --template data plot.py
+  neurovisor create --template data
+  neurovisor pool set 1 4 --template data
+  neurovisor template rm data
+`,
     );
   const build = template
     .command('build')
     .summary('build a template')
-    .description('Build a template, if it does not exist, and show its details.');
+    .description(
+      'Build a template, if it does not exist, and show its details. With --tag, give it a name; a name that another ' +
+        'template has moves to this one once it is built.',
+    )
+    .option('-t, --tag <name>', 'name of the template, for --template');
   addRequirementOptions(addSizeOptions(build))
     .addOption(memoryMaxOption())
     .addOption(cardOption())
@@ -50,7 +67,7 @@ export function addTemplate(program: Command): void {
     .command('inspect')
     .summary('show the details of a template')
     .description('Show what a template was made from, and what it contains.')
-    .argument('<key>', 'template key, or a unique prefix of it')
+    .argument('<template>', 'template name, key, or a unique prefix of its key')
     .addOption(output())
     .action((key: string, flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateInspect(cli, key)),
@@ -58,8 +75,11 @@ export function addTemplate(program: Command): void {
   template
     .command('rm')
     .summary('remove templates')
-    .description('Remove templates. Sandboxes that started from them are not affected.')
-    .argument('<keys...>', 'template keys, or unique prefixes of them')
+    .description(
+      'Remove templates. A name goes with the files of its template, unless they have another name; a key stands for the ' +
+        'files alone, and a named template is built again when it is used. Sandboxes that started from them are not affected.',
+    )
+    .argument('<templates...>', 'template names, keys, or unique prefixes of keys')
     .addOption(output())
     .action((keys: string[], flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateRemove(cli, keys)),

@@ -26,6 +26,8 @@ export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFla
   readonly alias: readonly string[];
   readonly allowModel: readonly string[];
   readonly allowField?: readonly string[];
+  /** Name of a template; false with `--no-template`. */
+  readonly template?: string | false;
   readonly cpus?: number;
   readonly memory?: string;
   readonly memoryMax?: string;
@@ -60,6 +62,13 @@ export function sandboxOptions(
     ...channelOptions(flags),
     ...(diskLimits === undefined ? {} : { diskLimits }),
   };
+}
+
+/** `--template`: the control plane compares the options with what the template fixes. */
+export function templateOption({ template }: Pick<SandboxFlags, 'template'>): {
+  readonly template?: string;
+} {
+  return typeof template === 'string' ? { template } : {};
 }
 
 /** `--rate`: each direction may send a second's bytes at once. `none`: no limits. @throws UsageError */

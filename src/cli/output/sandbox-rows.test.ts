@@ -27,9 +27,10 @@ describe('lifetimeRows', () => {
 });
 
 it('provenanceRows, secretRows: name the origin, and secrets without values', () => {
-  expect(provenanceRows({ snapshot: null, parent: null })).toEqual([]);
-  expect(provenanceRows({ snapshot: 's', parent: 'p' })).toEqual([
+  expect(provenanceRows({ snapshot: null, template: null, parent: null })).toEqual([]);
+  expect(provenanceRows({ snapshot: 's', template: 't', parent: 'p' })).toEqual([
     ['snapshot', 's'],
+    ['template', 't'],
     ['fork of', 'p'],
   ]);
   const secret = { name: 'KEY', hosts: ['a.example', 'b.example'], places: [], held: true };

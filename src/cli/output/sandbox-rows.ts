@@ -24,10 +24,12 @@ export function lifetimeRows(
 
 export function provenanceRows({
   snapshot,
+  template,
   parent,
-}: Pick<SandboxInfo, 'snapshot' | 'parent'>): readonly Row[] {
+}: Pick<SandboxInfo, 'snapshot' | 'template' | 'parent'>): readonly Row[] {
   return [
     ...(snapshot === null ? [] : [['snapshot', snapshot] as const]),
+    ...(template === null ? [] : [['template', template] as const]),
     ...(parent === null ? [] : [['fork of', parent] as const]),
   ];
 }

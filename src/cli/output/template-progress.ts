@@ -5,11 +5,16 @@ import type { Cli } from '../cli.ts';
 /** Longer than this, and the daemon is likely to build a template. */
 const QUIET_MS_MAX = 1000;
 
+interface TemplateStep {
+  readonly title: string;
+  readonly estimateMs: number;
+}
+
 /** Shows progress if the work takes long. @throws also if the command is canceled */
 export async function withTemplateProgress<T>(
   cli: Cli,
   clock: Clock,
-  step: { readonly title: string; readonly estimateMs: number },
+  step: TemplateStep,
   work: Promise<T>,
 ): Promise<T> {
   const { report } = cli.progress;
@@ -28,8 +33,28 @@ export async function withTemplateProgress<T>(
   }
 }
 
-/** For sandboxes with packages; in software emulation on two cores, with a few of them. */
-export const INSTALLING = {
-  title: 'Install the packages into a template (built once)',
-  estimateMs: 120_000,
+/** In software emulation on two cores; with packages, a few of them. */
+const PREPARING_MS = 45_000;
+const INSTALLING_MS = 120_000;
+
+export const PREPARING: TemplateStep = {
+  title: 'Prepare the template of this pool (built once)',
+  estimateMs: PREPARING_MS,
 };
+
+/** What to show while the template of a request may be built; null: none is built for it. */
+export function templateStep({
+  template,
+  requirements = [],
+}: {
+  readonly template?: string | undefined;
+  readonly requirements?: readonly string[] | undefined;
+}): TemplateStep | null {
+  if (template !== undefined) {
+    const title = `Prepare template ${template} (built if it is missing or out of date)`;
+    return { title, estimateMs: INSTALLING_MS };
+  }
+  if (requirements.length === 0) return null;
+  const title = 'Install the packages into a template (built once)';
+  return { title, estimateMs: INSTALLING_MS };
+}

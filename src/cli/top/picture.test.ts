@@ -58,6 +58,7 @@ function scrape(
       metadata: {},
       origin: 'pool',
       snapshot: null,
+      template: null,
       parent: null,
       accelerator: 'tcg',
       createdAtMs: n,

@@ -28,6 +28,7 @@ import type {
   LogChunk,
   PoolInfo,
   PoolLimits,
+  PoolMembers,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
@@ -45,7 +46,6 @@ import {
   type Provenance,
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
-import type { TemplateRequest } from '../spec.ts';
 import {
   checkChannelLimits,
   checkDiskLimits,
@@ -56,6 +56,7 @@ import {
 } from '../spec.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { Starter, type StarterParts } from '../start/starter.ts';
+import type { NamedTemplate } from '../start/template.ts';
 import { tracedGuest } from '../traced-guest.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
@@ -78,14 +79,24 @@ export interface ControlParts extends StarterParts {
   describe(): Promise<
     Pick<HostInfo, 'version' | 'vmm' | 'vmmReason' | 'upstream' | 'models' | 'memoryAvailableMib'>
   >;
+  /**
+   * What the template of this name is made of, and the request with that.
+   * @throws SandboxError `not_found`, `spec_invalid`: the request wants something else
+   */
+  fromNamedTemplate(name: string, request: CreateRequest): Promise<FromTemplate>;
   /** Builds the template if it is missing. */
-  prepareTemplate(spec: TemplateRequest): Promise<OpenTemplate>;
+  prepareTemplate(members: PoolMembers): Promise<OpenTemplate>;
   /** A connection to the agent's operations. */
   dial(channelPath: string): Duplex;
   /** Unique id of this control plane, with which other processes check whether it is alive. */
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
+}
+
+export interface FromTemplate {
+  readonly request: CreateRequest;
+  readonly named: NamedTemplate;
 }
 
 export class LocalControlPlane implements ControlPlane {
@@ -138,17 +149,21 @@ export class LocalControlPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    this.#requireOpen();
+    return await this.#track(this.#createFrom(request, signal));
+  }
+
+  async #createFrom(asked: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    const { request, named } = await this.#fromTemplate(asked);
     // For a snapshot the maximum is known only later; without one, `grow` acts as `warn`.
     const canGrow = request.memoryMaxMib !== undefined || request.snapshot !== undefined;
     checkRequest(request, canGrow);
-    this.#requireOpen();
-    const made = this.#tracer.span('create', {}, async (span) => {
-      const info = await this.#create(request, this.#untilClosed(signal));
+    return await this.#tracer.span('create', {}, async (span) => {
+      const info = await this.#create(request, named, this.#untilClosed(signal));
       span.set({ 'neurovisor.sandbox.id': info.id, 'neurovisor.sandbox.origin': info.origin });
       this.#tracer.note(info.id, span.context);
       return info;
     });
-    return await this.#track(made);
   }
 
   async list(filter: SandboxFilter = {}): Promise<readonly SandboxInfo[]> {
@@ -235,11 +250,11 @@ export class LocalControlPlane implements ControlPlane {
     return this.#starter.pools.list();
   }
 
-  async setPool(limits: PoolLimits, spec: TemplateRequest = {}): Promise<PoolInfo> {
+  async setPool(limits: PoolLimits, members: PoolMembers = {}): Promise<PoolInfo> {
     this.#requireOpen();
-    const template = await this.#parts.prepareTemplate(spec);
+    const template = await this.#parts.prepareTemplate(members);
     this.#requireOpen();
-    return await this.#starter.pools.set(template, limits);
+    return await this.#starter.pools.set(template, limits, members.template ?? null);
   }
 
   async guest(id: string): Promise<Guest> {
@@ -327,15 +342,32 @@ export class LocalControlPlane implements ControlPlane {
     }
   }
 
-  async #create(request: CreateRequest, signal: AbortSignal): Promise<SandboxInfo> {
+  async #fromTemplate(
+    request: CreateRequest,
+  ): Promise<{ readonly request: CreateRequest; readonly named: NamedTemplate | null }> {
+    const { template } = request;
+    if (template === undefined) return { request, named: null };
+    return await this.#parts.fromNamedTemplate(template, request);
+  }
+
+  async #create(
+    request: CreateRequest,
+    named: NamedTemplate | null,
+    signal: AbortSignal,
+  ): Promise<SandboxInfo> {
     const askedAtMs = this.#parts.clock.now();
     const { snapshot } = request;
     await using held = snapshot === undefined ? null : await this.#openSnapshot(snapshot);
     const started =
       held === null
-        ? await this.#starter.start(request, signal)
+        ? await this.#starter.start(request, signal, named)
         : await this.#starter.startFromSnapshot(request, held, signal);
-    const provenance = { origin: started.origin, snapshot: held?.row.id ?? null, parent: null };
+    const provenance = {
+      origin: started.origin,
+      snapshot: held?.row.id ?? null,
+      template: request.template ?? null,
+      parent: null,
+    };
     return await this.#adopt(
       { ...started, askedAtMs },
       lifetimePolicyOf(request),
@@ -363,7 +395,12 @@ export class LocalControlPlane implements ControlPlane {
       const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
       const supervisor = await this.#starter.clone(spec, held.source, signal);
       const policy = { ...parent.policy, timeoutMs, metadata };
-      const provenance = { origin: 'fork', snapshot: null, parent: parent.id } as const;
+      const provenance = {
+        origin: 'fork',
+        snapshot: null,
+        template: parent.provenance.template,
+        parent: parent.id,
+      } as const;
       const sandbox = await this.#adopt({ supervisor, askedAtMs }, policy, provenance, signal);
       return { ok: true, sandbox };
     } catch (error) {
@@ -483,9 +520,9 @@ export class LocalControlPlane implements ControlPlane {
       const { id, pausedSnapshotId: snapshotId } = row;
       const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : this.#rows.parse(row);
       if (stored === null) continue;
-      const { spec, policy, origin } = stored;
+      const { spec, policy, origin, template } = stored;
       const { snapshot, parent, createdAtMs } = row;
-      const provenance: Provenance = { origin, snapshot, parent, createdAtMs };
+      const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
       const made = { spec, policy, provenance, snapshotId };
       this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managedParts(), made));
     }

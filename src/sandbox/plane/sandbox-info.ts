@@ -82,6 +82,7 @@ export function endedSandboxInfo(
     ...specInfo(stored?.spec ?? UNKNOWN_SPEC),
     origin: stored?.origin ?? 'boot',
     snapshot,
+    template: stored?.template ?? null,
     parent,
     accelerator,
     createdAtMs,

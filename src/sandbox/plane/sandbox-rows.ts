@@ -67,7 +67,7 @@ export class SandboxRows {
 
   make(facts: RowFacts): SandboxRow {
     const { id, provenance, spec, policy, pausedSnapshotId, end } = facts;
-    const { createdAtMs, parent, snapshot, origin } = provenance;
+    const { createdAtMs, parent, snapshot, origin, template } = provenance;
     const isOver = end !== null;
     const isOnDisk = pausedSnapshotId !== null;
     const isPaused = isOnDisk || facts.isPaused;
@@ -76,7 +76,7 @@ export class SandboxRows {
       id,
       ownerJson: hasNoOwner ? null : this.ownerJson,
       status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
-      requestJson: formatRequest({ spec, policy, origin }),
+      requestJson: formatRequest({ spec, policy, origin, template }),
       metadata: policy.metadata,
       createdAtMs,
       parent,

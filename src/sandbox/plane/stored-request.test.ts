@@ -9,13 +9,20 @@ const parseEgress = (): never => {
 };
 const origin = 'boot';
 const spec = makeSpec({ models: { allow: ['m'], allowFields: ['enable_search'] } }, 4);
-const stored = (): string => formatRequest({ spec, policy: lifetimePolicyOf({}), origin });
+const stored = (): string =>
+  formatRequest({ spec, policy: lifetimePolicyOf({}), origin, template: 'data' });
 const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
 
 describe('parseRequest', () => {
   it('keeps which models a sandbox may use, and which fields its requests may carry', () => {
     expect(parsed(stored())?.spec.models).toEqual(spec.models);
     expect(withoutIdentity(spec).models).toEqual(spec.models);
+  });
+
+  it('keeps the template that the request named; an older row names none', () => {
+    expect(parsed(stored())?.template).toBe('data');
+    const { template: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
+    expect(parsed(JSON.stringify(older))?.template).toBeNull();
   });
 
   it('allows no fields where an older row names none', () => {
@@ -31,7 +38,12 @@ describe('parseRequest', () => {
     const storedWith = (options: object): string => {
       const secret = { name: 'KEY', hosts: ['a.example'], value: 'v'.repeat(32), ...options };
       const withSecret = makeSpec({ secrets: [secret] }, 4, parseRules);
-      return formatRequest({ spec: withSecret, policy: lifetimePolicyOf({}), origin });
+      return formatRequest({
+        spec: withSecret,
+        policy: lifetimePolicyOf({}),
+        origin,
+        template: null,
+      });
     };
     expect(placesOf(storedWith({ places }))).toEqual(places);
     const older = storedWith({}).replace('"places":[],', '');

@@ -17,6 +17,8 @@ export interface StoredRequest {
   readonly spec: SandboxSpec;
   readonly policy: LifetimePolicy;
   readonly origin: SandboxInfo['origin'];
+  /** Name of the template that the sandbox was created from. */
+  readonly template: string | null;
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
@@ -26,9 +28,10 @@ type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
 };
 
-export function formatRequest({ spec, policy, origin }: StoredRequest): string {
+export function formatRequest({ spec, policy, origin, template }: StoredRequest): string {
   const { metadata: _inItsOwnColumn, ...terms } = policy;
-  return JSON.stringify({ spec: { ...spec, network: formatNetwork(spec.network) }, terms, origin });
+  const stored = { ...spec, network: formatNetwork(spec.network) };
+  return JSON.stringify({ spec: stored, terms, origin, template });
 }
 
 function formatNetwork(network: NetworkSpec | null): StoredNetwork | null {
@@ -47,8 +50,9 @@ export function parseRequest(
       readonly spec?: StoredSpec;
       readonly terms?: LifetimePolicy;
       readonly origin?: SandboxInfo['origin'];
+      readonly template?: string | null;
     } | null;
-    const { spec, terms, origin } = stored ?? {};
+    const { spec, terms, origin, template = null } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
     const { secrets = [], diskLimits = {}, packages = null } = spec as Partial<SandboxSpec>;
     const network = parseNetwork(spec.network ?? null, parseEgress);
@@ -64,6 +68,7 @@ export function parseRequest(
       // Older rows lack `onMemoryPressure`.
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
       origin,
+      template,
     };
   } catch (error) {
     ignore(error, 'a row of another version');

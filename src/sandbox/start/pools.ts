@@ -34,6 +34,8 @@ interface Pool {
   readonly template: OpenTemplate;
   readonly handover: Handover<Started>;
   readonly warm: WarmPool<Member>;
+  /** Name of the template that it was last set with. */
+  name: string | null;
   /** Time of the last claim that found a member. */
   claimedAtMs: number;
 }
@@ -84,11 +86,16 @@ export class Pools {
     return this.#pools.get(key)?.handover;
   }
 
-  /** Limits of 0 remove the pool. */
-  async set(template: OpenTemplate, limits: PoolLimits): Promise<PoolInfo> {
+  /**
+   * Limits of 0 remove the pool.
+   * @param name of the template: a pool of that name for another key is of a template before, and ends
+   */
+  async set(template: OpenTemplate, limits: PoolLimits, name: string | null): Promise<PoolInfo> {
+    await this.#endBefore(template.key, name);
     const known = this.#pools.get(template.key);
     if (known !== undefined) known.warm.setLimits(limits);
     const pool = known ?? this.#make(template, limits);
+    if (name !== null) pool.name = name;
     this.#pools.set(template.key, pool);
     const info = infoOf(pool);
     if (limits.max > 0) return info;
@@ -105,6 +112,15 @@ export class Pools {
     const ending = [...this.#pools.values()].map((pool) => this.#end(pool));
     this.#pools.clear();
     await Promise.all([...ending, ...this.#leaving]);
+  }
+
+  async #endBefore(key: string, name: string | null): Promise<void> {
+    if (name === null) return;
+    for (const [other, pool] of this.#pools) {
+      if (other === key || pool.name !== name) continue;
+      this.#pools.delete(other);
+      await this.#end(pool);
+    }
   }
 
   async #end({ warm }: Pool): Promise<void> {
@@ -132,7 +148,8 @@ export class Pools {
       clock,
       log,
     });
-    const pool: Pool = { template, handover, warm, claimedAtMs: Number.NEGATIVE_INFINITY };
+    const claimedAtMs = Number.NEGATIVE_INFINITY;
+    const pool: Pool = { template, handover, warm, name: null, claimedAtMs };
     return pool;
   }
 }
@@ -169,7 +186,7 @@ async function memberOf(
   };
 }
 
-function infoOf({ template, warm }: Pool): PoolInfo {
+function infoOf({ template, warm, name }: Pool): PoolInfo {
   const { handedOver: _, ...stats } = warm.stats();
-  return { template: template.key, spec: template.spec, ...stats };
+  return { template: template.key, name, spec: template.spec, ...stats };
 }

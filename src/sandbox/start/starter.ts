@@ -21,6 +21,7 @@ import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from 
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import type { Handover, StartQueue } from './start-queue.ts';
+import type { NamedTemplate } from './template.ts';
 
 export interface StarterParts {
   readonly clock: Clock;
@@ -43,10 +44,14 @@ export interface StarterParts {
   ): Supervisor;
   /** Absent: no network. @throws SandboxError `network_unavailable`: this host can't provide a network */
   openNetwork?(): Promise<unknown>;
-  /** The template for a request of this size; null: it boots. */
+  /**
+   * The template for a request of this size; null: it boots.
+   * @param named what the template that the request names is made of
+   */
   templateFor(
     options: SandboxOptions,
     environment: EnvironmentSource | undefined,
+    named: TemplateSpec | null,
   ): Promise<OpenTemplate | null>;
 }
 
@@ -78,19 +83,27 @@ export class Starter {
     });
   }
 
-  async start(request: CreateRequest, signal: AbortSignal): Promise<Started> {
-    const image = await this.#resolve(request, signal);
+  async start(
+    request: CreateRequest,
+    signal: AbortSignal,
+    named: NamedTemplate | null = null,
+  ): Promise<Started> {
+    const image = named === null ? await this.#resolve(request, signal) : named.image;
     const place = image === undefined ? {} : { environment: image.environment };
     const spec = this.#parts.makeSpec({ ...request, ...place, timeoutMs: null });
     await this.#requireNetwork(spec);
-    if (request.boot === true && needsTemplate(request)) throw withoutTemplate();
-    const template = request.boot === true ? null : await this.#template(request, image, signal);
+    const needs = named !== null || hasPackages(request);
+    if (request.boot === true && needs) throw withoutTemplate();
+    const template =
+      request.boot === true
+        ? null
+        : await this.#template(request, image, named?.spec ?? null, signal);
     if (template !== null) {
       const claimed = await this.#claim(template.key, spec, signal);
       if (claimed !== undefined) return claimed;
     }
     const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
-      this.#cloneOrBoot(spec, template, image?.path, both);
+      this.#cloneOrBoot(spec, template, { path: image?.path, needsTemplate: needs }, both);
     const handover = template === null ? undefined : this.pools.handover(template.key);
     const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
     if (started.isBound || (await this.#bind(started, spec, signal))) return started;
@@ -103,7 +116,7 @@ export class Starter {
     snapshot: { readonly spec: TemplateSpec; readonly source: CloneSource },
     signal: AbortSignal,
   ): Promise<Started> {
-    if (needsTemplate(request)) throw ofSnapshot('packages', 'requirements');
+    if (hasPackages(request)) throw ofSnapshot('packages', 'requirements');
     if (request.image !== undefined) throw ofSnapshot('image', 'image');
     const spec = this.#parts.makeSpec({
       ...request,
@@ -146,7 +159,7 @@ export class Starter {
   async #cloneOrBoot(
     spec: SandboxSpec,
     template: OpenTemplate | null,
-    environmentPath: string | undefined,
+    boot: { readonly path: string | undefined; readonly needsTemplate: boolean },
     signal: AbortSignal,
   ): Promise<Started> {
     if (template !== null) {
@@ -156,27 +169,28 @@ export class Starter {
         return { supervisor, origin: 'clone', isBound: true };
       } catch (error) {
         if (signal.aborted || isWithoutNetwork(error)) throw error;
-        if (needsTemplate(template.spec)) throw error;
+        if (boot.needsTemplate) throw error;
         const reason = describeError(error);
         this.#parts.log.warn('a sandbox could not start from its template; it boots instead', {
           reason,
         });
       }
     }
-    const supervisor = await this.#startOne(spec, null, environmentPath, signal);
+    const supervisor = await this.#startOne(spec, null, boot.path, signal);
     return { supervisor, origin: 'boot', isBound: true };
   }
 
   async #template(
     request: CreateRequest,
     image: EnvironmentSource | undefined,
+    named: TemplateSpec | null,
     signal: AbortSignal,
   ): Promise<OpenTemplate | null> {
     try {
-      return await orAborted(this.#parts.templateFor(request, image), signal);
+      return await orAborted(this.#parts.templateFor(request, image, named), signal);
     } catch (error) {
       if (signal.aborted) throw cancelled(signal);
-      if (needsTemplate(request)) throw error;
+      if (named !== null || hasPackages(request)) throw error;
       const reason = describeError(error);
       this.#parts.log.warn('no template; a sandbox boots instead', { reason });
       return null;
@@ -252,13 +266,13 @@ export class Starter {
 }
 
 /** Packages are only on the disks of templates, so a boot would lack them. */
-function needsTemplate({ requirements = [] }: Pick<SandboxOptions, 'requirements'>): boolean {
+function hasPackages({ requirements = [] }: Pick<SandboxOptions, 'requirements'>): boolean {
   return requirements.length > 0;
 }
 
 function withoutTemplate(): SandboxError {
-  return new SandboxError('spec_invalid', 'a sandbox with packages starts from their template', {
-    remedy: 'omit boot (--no-template)',
+  return new SandboxError('spec_invalid', 'a named template, or packages, exclude a boot', {
+    remedy: 'omit boot (--boot, --no-template)',
   });
 }
 

@@ -8,7 +8,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { VmmCapabilities } from '../../vmm/driver.ts';
-import type { SandboxEnvironment } from '../environment.ts';
+import type { EnvironmentSource, SandboxEnvironment } from '../environment.ts';
 import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../spec.ts';
 
 /** The inputs of a template; its key is their digest. */
@@ -21,6 +21,15 @@ export interface TemplateInputs {
   readonly machine: string;
   /** Variables that modules see when they are imported. */
   readonly env: Readonly<Record<string, string>>;
+}
+
+/** What a template with a name is made of. */
+export interface NamedTemplate {
+  readonly name: string;
+  /** Without `card`: that depends on the sandbox. */
+  readonly spec: TemplateSpec;
+  /** Of `spec.environment`, if there is one. */
+  readonly image?: EnvironmentSource;
 }
 
 export const TEMPLATE_FILES = { ram: 'ram', state: 'state', disk: 'disk.ext4' } as const;

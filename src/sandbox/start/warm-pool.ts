@@ -66,7 +66,7 @@ export interface WarmPoolOptions<M extends PoolMember> {
   readonly refillConcurrency?: number | undefined;
 }
 
-export type WarmPoolStats = Omit<PoolInfo, 'template' | 'spec'> & {
+export type WarmPoolStats = Omit<PoolInfo, 'template' | 'name' | 'spec'> & {
   /** Misses that a new member served while they waited. */
   readonly handedOver: number;
 };

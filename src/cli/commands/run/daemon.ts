@@ -9,8 +9,8 @@ import type { ControlPlane, SandboxInfo } from '../../../sandbox/control.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
 import { checkModelThere } from '../../flags/offered.ts';
-import { sandboxOptions } from '../../flags/sandbox-flags.ts';
-import { INSTALLING, withTemplateProgress } from '../../output/template-progress.ts';
+import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
+import { templateStep, withTemplateProgress } from '../../output/template-progress.ts';
 import type { RunJob } from './job.ts';
 import { runScript, withSandbox } from './session.ts';
 
@@ -20,13 +20,14 @@ export async function runInDaemon(cli: Cli, control: ControlPlane, job: RunJob):
   if (script === null) throw new UsageError('nothing to run');
   const model = flags.model === undefined ? {} : { defaultModel: flags.model };
   const { requirements } = job;
-  const request = { ...sandboxOptions(cli, flags, model), requirements };
+  const named = templateOption(flags);
+  const request = { ...sandboxOptions(cli, flags, model), requirements, ...named };
   await checkModelThere(control, flags.model);
+  const step = templateStep(request);
   const wait =
-    requirements.length === 0
+    step === null
       ? undefined
-      : (creating: Promise<SandboxInfo>) =>
-          withTemplateProgress(cli, systemClock, INSTALLING, creating);
+      : (creating: Promise<SandboxInfo>) => withTemplateProgress(cli, systemClock, step, creating);
   return await withSandbox(
     cli,
     control,

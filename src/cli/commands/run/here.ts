@@ -10,7 +10,7 @@ import type { Cli } from '../../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../../exit-status.ts';
 import { UsageError } from '../../failure.ts';
 import { modelChoice } from '../../flags/model-choice.ts';
-import { sandboxOptions } from '../../flags/sandbox-flags.ts';
+import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
 import { attachConsole } from '../../output/console.ts';
 import { openRuntime } from '../open-runtime.ts';
 import type { RunJob } from './job.ts';
@@ -27,6 +27,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
     requirements: job.requirements,
     console: wantsConsole ? 'interactive' : 'log',
     boot: flags.template === false,
+    ...templateOption(flags),
   };
   const usage: UsageRecord[] = [];
   const fromMs = systemClock.now();

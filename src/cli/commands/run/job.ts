@@ -30,8 +30,6 @@ export interface RunFlags extends SandboxFlags {
   readonly cwd?: string;
   readonly timings?: boolean;
   readonly jail?: JailMode;
-  /** False with `--no-template`. */
-  readonly template?: boolean;
   /** True with `--daemon`, false with `--no-daemon`. */
   readonly daemon?: boolean;
 }
@@ -77,6 +75,10 @@ export function checkJob(flags: RunFlags): void {
   if (yes && !sync) throw new UsageError('--yes needs --sync', 'use --workdir DIR --sync --yes');
   if (workdir !== undefined && flags.cwd !== undefined) {
     throw new UsageError('--workdir and --cwd are mutually exclusive', 'omit one of them');
+  }
+  if (interactive && tty && typeof flags.template === 'string') {
+    const remedy = 'use create --template and shell with the daemon: neurovisor serve';
+    throw new UsageError('-it excludes --template', remedy);
   }
   if (interactive && tty && (out.length > 0 || workdir !== undefined)) {
     const remedy = 'use create, shell and cp with the daemon: neurovisor serve';

@@ -16,7 +16,7 @@ const flags: RunFlags = {
 describe('onlyHere', () => {
   it.each<[Partial<RunFlags>, string | null]>([
     [{}, null],
-    [{ model: 'llama3', memory: '1G', timings: true, template: true }, null],
+    [{ model: 'llama3', memory: '1G', timings: true, template: 'data' }, null],
     [{ interactive: true, tty: true }, '-it'],
     [{ interactive: true }, null],
     [{ template: false }, '--no-template'],

@@ -1,0 +1,25 @@
+import { describe, expect, it } from 'vitest';
+import { nearNames } from './near-names.ts';
+
+describe('nearNames', () => {
+  const names = ['data', 'data-small', 'agent', 'web', 'ml'];
+
+  it('finds a name with a typing error', () => {
+    expect(nearNames('dtaa', names)).toEqual(['data']);
+    expect(nearNames('agnet', names)).toEqual(['agent']);
+  });
+
+  it('finds names that begin with the text, nearest first', () => {
+    expect(nearNames('dat', names)).toEqual(['data', 'data-small']);
+  });
+
+  it('finds nothing far away, and nothing for short texts that share no letter', () => {
+    expect(nearNames('production', names)).toEqual([]);
+    expect(nearNames('xy', names)).toEqual([]);
+    expect(nearNames('', names)).toEqual([]);
+  });
+
+  it('is quick for long texts', () => {
+    expect(nearNames('a'.repeat(1_000_000), names)).toEqual([]);
+  });
+});

@@ -1,0 +1,39 @@
+import { describe, expect, it } from 'vitest';
+import { withTemplate } from './request.ts';
+
+const spec = {
+  cpus: 2,
+  memoryMib: 1024,
+  memoryMaxMib: 2048,
+  diskMib: 4096,
+  warm: ['json', 'pandas'],
+  requirements: ['numpy<3', 'pandas==2.2.3'],
+};
+
+describe('withTemplate', () => {
+  it('gives the request what the template fixes, and keeps the rest', () => {
+    const { warm: _, ...fixed } = spec;
+    expect(withTemplate({ name: 'data', spec }, { env: { A: 'b' } })).toEqual({
+      env: { A: 'b' },
+      ...fixed,
+    });
+  });
+
+  it('accepts what the template has: the same values, and names of its packages', () => {
+    const same = { cpus: 2, memoryMaxMib: 2048, warm: spec.warm };
+    const requirements = ['numpy', 'pandas==2.2.3'];
+    expect(withTemplate({ name: 'data', spec }, { ...same, requirements })).toMatchObject({
+      requirements: spec.requirements,
+    });
+  });
+
+  it.each([
+    [{ diskMib: 2048 }, 'sandbox option diskMib: template "data" has 4096, not 2048'],
+    [{ warm: ['json'] }, 'sandbox option warm: template "data" has its own modules'],
+    [{ image: 'alpine' }, 'sandbox option image: template "data" has no image, not alpine'],
+    [{ requirements: ['pandas==2.2.4'] }, 'template "data" does not have pandas==2.2.4'],
+    [{ requirements: ['rich', 'numpy'] }, 'template "data" does not have rich'],
+  ])('refuses %j', (given, message) => {
+    expect(() => withTemplate({ name: 'data', spec }, given)).toThrow(message);
+  });
+});

@@ -1,0 +1,185 @@
+/** The templates of a machine: kept, named, listed and removed; built with the fake driver. */
+import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { removeNamed } from '../../src/runtime/named-templates/listing.ts';
+import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
+import type { Artifacts } from '../../src/runtime/setup.ts';
+import { SharedRam } from '../../src/runtime/shared-ram.ts';
+import { Templates } from '../../src/runtime/templates.ts';
+
+import { events, IMPORTED, parts, useTemplateWorld, world } from '../support/template-world.ts';
+
+useTemplateWorld();
+describe('Templates', () => {
+  const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
+
+  function open(mapsMemory: boolean) {
+    const given = parts(null, events(IMPORTED));
+    const { driver } = given;
+    const capabilities = { ...driver.capabilities, mapsMemory };
+    const shared = new SharedRam(join(world.root, 'run'));
+    const context = {
+      cacheDir: join(world.root, 'cache'),
+      sourceDir: world.root,
+      progress: () => {},
+      log: silentLog,
+    };
+    const names = new TemplateNames(world.root);
+    const artifacts = { kernelDigest: 'k', rootImageDigest: 'r' } as Artifacts;
+    const templates = new Templates(
+      { ...context, signal: new AbortController().signal },
+      artifacts,
+      {
+        ...given,
+        driver: { ...driver, capabilities },
+        shareRam: (path) => {
+          world.steps.push('share');
+          return shared.copy(path);
+        },
+      },
+      names,
+    );
+    return { templates, shared, names };
+  }
+  const shares = (): number => world.steps.filter((step) => step === 'share').length;
+
+  it('prepare: one RAM file for all clones of a process, which the cache does not share', async () => {
+    const { templates, shared } = open(true);
+    const [one, two] = await Promise.all([templates.prepare(spec), templates.prepare(spec)]);
+    expect(two).toBe(one);
+    expect(await templates.prepare(spec)).toBe(one);
+    expect(shares()).toBe(1);
+    const cached = join(world.root, 'cache/template', one.key, 'ram');
+    const before = statSync(cached, { bigint: true });
+    const mapped = await one.source.mapMemory?.();
+    if (mapped === undefined) throw new Error('it is not mapped');
+    expect(statSync(mapped.path).size).toBe(128 * 2 ** 20);
+    expect(statSync(mapped.path, { bigint: true }).ino).not.toBe(before.ino);
+    // By the change of this time the cache would be verified again.
+    expect(statSync(cached, { bigint: true }).ctimeNs).toBe(before.ctimeNs);
+    await mapped.close();
+    await shared.close();
+    expect(readdirSync(join(world.root, 'run'))).toEqual([]);
+  });
+
+  /** Names of the RAM files of this process. */
+  const ramFiles = (): string[] =>
+    readdirSync(join(world.root, 'run'), { recursive: true, encoding: 'utf8' })
+      .map((path) => basename(path))
+      .filter((name) => name.startsWith('ram-'));
+
+  it('prepare: a template keeps the file of its image', async () => {
+    const { templates, shared } = open(false);
+    const path = join(world.root, 'some image');
+    writeFileSync(path, 'the disk');
+    const environment = {
+      image: 'app:1',
+      imageDigest: 'sha256:1',
+      digest: 'sha256:2',
+      user: '',
+      workdir: '/',
+      env: {},
+      entrypoint: ['/app'],
+      cmd: [],
+      exposedPorts: [],
+      stopSignal: null,
+    };
+    const with_ = { ...spec, warm: [], environment };
+    const made = await templates.prepare(with_, { environment, path });
+    rmSync(path);
+    const copy = join(world.root, 'copy');
+    await made.source.linkEnvironment?.(copy);
+    expect(readFileSync(copy, 'utf8')).toBe('the disk');
+    const [, info] = await templates.list();
+    expect(info).toMatchObject({ key: made.key, current: true, spec: { environment } });
+    expect(await templates.prepare(with_)).toBe(made);
+    await shared.close();
+  });
+
+  it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
+    const { templates, shared } = open(true);
+    const old = await templates.prepare(spec);
+    const mapped = await old.source.mapMemory?.();
+    await templates.remove(old.key);
+    await templates.prepare({ ...spec, diskMib: 32 });
+    expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
+    await mapped?.close();
+    await mapped?.close();
+    expect(ramFiles()).toEqual(['ram-2']);
+    await shared.close();
+  });
+
+  it('prepare: a template that was built again has one RAM file, one that was only touched the same', async () => {
+    const { templates, shared } = open(true);
+    const one = await templates.prepare(spec);
+    const now = new Date();
+    utimesSync(join(world.root, 'cache/template', one.key, 'ram'), now, now);
+    expect(await templates.prepare(spec)).toBe(one);
+    expect(ramFiles()).toEqual(['ram-1']);
+    writeFileSync(join(world.root, 'cache/template', one.key, 'state'), 'altered');
+    expect(await templates.prepare(spec)).not.toBe(one);
+    expect(ramFiles()).toHaveLength(1);
+    await shared.close();
+  });
+
+  it('prepare: with another VMM, RAM is copied', async () => {
+    const { templates } = open(false);
+    expect((await templates.prepare(spec)).source).not.toHaveProperty('mapMemory');
+    expect(shares()).toBe(0);
+  });
+
+  it('prepare: a named template is kept however many others are built, until its name goes', async () => {
+    const { templates, names } = open(false);
+    const named = await templates.prepare(spec);
+    await names.set('data', { ...named.spec, card: true });
+    for (let n = 0; n < 9; n += 1) await templates.prepare({ ...spec, diskMib: 32 + n });
+    expect(await templates.has(spec)).toBe(true);
+    expect(await templates.has({ ...spec, diskMib: 32 })).toBe(true);
+    await templates.prepare({ ...spec, diskMib: 64 });
+    expect(await templates.has({ ...spec, diskMib: 32 })).toBe(false);
+    await names.remove('data');
+    await templates.prepare({ ...spec, diskMib: 65 });
+    expect(await templates.has(spec)).toBe(false);
+  });
+
+  it('list: named templates first, `agent` and those not built included', async () => {
+    const { templates, names } = open(false);
+    const { key } = await templates.prepare(spec);
+    await templates.prepare({ ...spec, diskMib: 32 });
+    await names.set('data', spec);
+    await names.set('web', { ...spec, cpus: 2 });
+    expect(await templates.list()).toMatchObject([
+      { names: ['agent'], key: null, current: false, madeAtMs: null, files: {} },
+      { names: ['data'], key, current: true },
+      { names: ['web'], key: null, spec: { cpus: 2 } },
+      { names: [], spec: { diskMib: 32 } },
+    ]);
+  });
+
+  it('removeNamed: takes the files with it, unless they have another name', async () => {
+    const { templates, names } = open(false);
+    const context = {
+      cacheDir: join(world.root, 'cache'),
+      progress: () => {},
+      signal: new AbortController().signal,
+      log: silentLog,
+    };
+    const { key } = await templates.prepare(spec);
+    await names.set('data', spec);
+    await names.set('same', spec);
+    expect(await removeNamed(context, names, 'data')).toEqual([]);
+    expect(await templates.has(spec)).toBe(true);
+    expect(await removeNamed(context, names, 'same')).toEqual([key]);
+    expect(await templates.has(spec)).toBe(false);
+    await expect(removeNamed(context, names, 'same')).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  it('prepare: a template with a card is another one', async () => {
+    const { templates } = open(false);
+    await templates.prepare(spec);
+    expect(await templates.has({ ...spec, card: true })).toBe(false);
+    expect(await templates.list()).toMatchObject([{ names: ['agent'] }, { spec, current: true }]);
+  });
+});
