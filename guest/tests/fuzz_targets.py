@@ -181,7 +181,7 @@ def fork_server(data: bytes) -> None:
         message = Message(data)
     except ProtocolError:
         return
-    assert message.kind in ("warm", "started", "failed", "ended")
+    assert message.kind in ("warm", "started", "failed", "ended", "unusable")
     for number in (message.launch, message.number):
         assert type(number) is int and 0 <= number < 2**31
     assert isinstance(message.modules, list)

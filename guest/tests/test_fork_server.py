@@ -1,5 +1,6 @@
 """The agent's end of the fork server, against one that breaks the protocol."""
 
+import errno
 import gc
 import json
 import os
@@ -85,7 +86,7 @@ class Hostile(unittest.TestCase):
     def serve(self, lines: bytes, answer: bytes = b"", sender: int = 0) -> ForkServer:
         """`answer`: sent once a launch comes, with the pid `sender` in its credentials."""
 
-        def play(fd: int, _cgroup: object) -> None:
+        def play(fd: int, *_more: object) -> None:
             try:
                 # Its copy of the agent's end too: else it would never see that the agent is gone.
                 os.dup2(fd, 3)
@@ -104,7 +105,7 @@ class Hostile(unittest.TestCase):
         return ForkServer(self.rig.loop, [], False, {}, Cgroups(None), self.warmed.append)
 
     def test_a_wrong_message_ends_it_and_another_starts(self) -> None:
-        unasked = b'{"type":"started","pid":7,"launch":0}', b'{"type":"ended","launch":0,"status":0}'
+        unasked = b'{"type":"started","pid":7,"launch":0}', b'{"type":"ended","launch":0,"status":0}', b'{"type":"unusable"}'
         for line in (*WRONG, *unasked):
             with self.subTest(line):
                 self.starts = 0
@@ -239,6 +240,66 @@ open({str(place / "seen")!r}, "w").write(json.dumps(seen))
         self.assertTrue((own / "ran").exists())
 
 
+class OwnPython(unittest.TestCase):
+    """The Python of an image that is not the agent's: any version, or none."""
+
+    def setUp(self) -> None:
+        self.rig = Rig(self)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.python = Path(folder.name) / "python3"
+        self.reports: list[list[object]] = []
+        self.enterContext(mock.patch.object(sys, "stderr", self.enterContext(open(os.devnull, "w"))))
+
+    def start(self, body: str | None) -> ForkServer:
+        """`body`: of a shell script as the only python3."""
+        if body is not None:
+            self.python.write_text(f"#!/bin/sh\n{body}\n")
+            self.python.chmod(0o755)
+        env = {"PATH": str(self.python.parent)}
+        server = ForkServer(self.rig.loop, [], False, env, Cgroups(None), self.reports.append, has_own_python=True)
+        self.addCleanup(server.close)
+        self.rig.run_until(lambda: bool(self.reports))
+        return server
+
+    def as_version(self, version: str) -> str:
+        code = f"import sys, runpy; sys.version_info = {version}; del sys.argv[0]; runpy.run_path(sys.argv[0])"
+        return f"shift 2; exec {sys.executable} -I -S -c '{code}' \"$@\""
+
+    def run_script(self, server: ForkServer) -> tuple[int, str]:
+        """Errno of the failed start, and what the child reports."""
+        ours, theirs = os.pipe()
+        failed: list[int] = []
+        ended: list[int | None] = []
+        launch = Launch([], {"PATH": str(self.python.parent)}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": ""})
+        job = Job(launch, (0, 1, 2), theirs, lambda *_: None, failed.append, ended.append)
+        server.launch(job, False)
+        os.close(theirs)
+        self.rig.run_until(lambda: bool(failed or ended))
+        report = os.read(ours, 500).decode()
+        os.close(ours)
+        return failed[0] if failed else 0, report
+
+    def test_the_python_in_the_path_of_the_environment_serves(self) -> None:
+        server = self.start(f'exec {sys.executable} "$@"')
+        self.assertTrue(server._is_warm)
+        self.assertEqual(self.run_script(server), (0, ""))
+
+    def test_without_one_or_with_an_old_one_scripts_are_refused(self) -> None:
+        for body in (None, self.as_version("(3, 9)")):
+            with self.subTest(body):
+                self.reports.clear()
+                server = self.start(body)
+                self.assertEqual(self.reports, [[]])
+                self.assertEqual(self.run_script(server), (errno.ENOPKG, ""))
+
+    def test_an_old_one_that_starts_for_one_script_says_so(self) -> None:
+        server = self.start(f'exec {sys.executable} "$@"')
+        server._is_warm = False
+        self.python.write_text(f"#!/bin/sh\n{self.as_version('(3, 9)')}\n")
+        self.assertEqual(self.run_script(server), (0, "exec 0 this image has no Python 3.10 or newer: use exec"))
+
+
 class Namespaces(unittest.TestCase):
     @unittest.skipUnless(os.geteuid() == 0, "needs root: a pid namespace")
     def test_the_agent_knows_scripts_of_another_pid_namespace_by_their_pid_in_its_own(self) -> None:
@@ -246,7 +307,7 @@ class Namespaces(unittest.TestCase):
         self.enterContext(mock.patch.object(rig.cgroups, "create", lambda: None))
         inner = ["--pid", "--fork", "--kill-child", "--", sys.executable, "-I", "-S", spawn._INTERPRETER]
 
-        def execute(arguments: list[str], env: dict[str, str]) -> None:
+        def execute(arguments: list[str], env: dict[str, str], _has_own_python: bool) -> None:
             os.execvpe("unshare", ["unshare", *inner, *arguments], env)
 
         self.enterContext(mock.patch.object(spawn, "_exec_interpreter", execute))

@@ -58,7 +58,7 @@ class Rig:
         self.scripts.mkdir()
         # Read once: looking an account up takes a descriptor.
         own = Account("tester", os.geteuid(), os.getegid(), [], str(root))
-        test.enterContext(mock.patch.object(account, "find", lambda _name, _in_vm: own))
+        test.enterContext(mock.patch.object(account, "find", lambda *_arguments: own))
         self.loop = Loop()
         test.addCleanup(self.loop._epoll.close)
         self.cgroups = Cgroups(str(root / "cgroup"))

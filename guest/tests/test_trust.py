@@ -33,7 +33,7 @@ class Trust(unittest.TestCase):
         return trust.apply(pem, self.folder.name)
 
     def certifi(self) -> None:
-        path = Path(self.folder.name + trust._CERTIFI.format(*sys.version_info[:2]))
+        path = self.root / "usr/lib/python3.13/site-packages/certifi/cacert.pem"
         path.parent.mkdir(parents=True)
         path.write_text("certifi's\n")
 
@@ -85,7 +85,8 @@ class Changes(Trust):
         self.settings = Settings(self.rig.loop, Cgroups(None), in_vm=False)
         self.enterContext(mock.patch.object(trust, "BUNDLE", str(self.bundle)))
         self.enterContext(mock.patch.object(trust, "SOURCE", str(self.source)))
-        self.enterContext(mock.patch.object(trust, "_CERTIFI", str(self.root / "certifi")))
+        self.enterContext(mock.patch.object(trust, "_OTHER_BUNDLES", ()))
+        self.enterContext(mock.patch.object(trust, "_PYTHON_PARENTS", (str(self.root / "usr/lib"),)))
         self.results: list[str | None] = []
 
     def apply(self, pem: str | None) -> str | None:
@@ -93,9 +94,6 @@ class Changes(Trust):
         self.settings.set_authority(pem, self.results.append)
         self.rig.run_until(lambda: bool(self.results))
         return self.results.pop()
-
-    def certifi(self) -> None:
-        (self.root / "certifi").write_text("certifi's\n")
 
     def test_changes_are_made_one_after_the_other(self) -> None:
         for pem in (OURS, OTHER, None, OURS):

@@ -34,6 +34,15 @@ describe('HelloSession', () => {
     expect(Buffer.from(welcome.entropy, 'base64')).toEqual(Buffer.alloc(64, 7));
     expect(hello.takeOutput()).toBe('');
   });
+  it('tells the guest the defaults of its image', () => {
+    const environment = { user: 'app:1000', workdir: '/srv' };
+    const hello = new HelloSession({ ...identity, environment }, () => ({
+      wallNs: 1n,
+      entropy: Buffer.alloc(64),
+    }));
+    hello.receive(line(HELLO));
+    expect(JSON.parse(hello.takeOutput())).toMatchObject({ environment });
+  });
   it('is linked only after the confirmation, and then returns events', () => {
     const hello = session();
     hello.receive(line(HELLO));

@@ -102,7 +102,7 @@ export class HelloSession {
     if (!parsed.ok) return this.#break(`hello: ${parsed.reason}`);
     const { wallNs, entropy } = this.#freshness();
     const { sandboxId, hostname, env, limits, warm = [] } = this.#identity;
-    const { rehearse, network, authority } = this.#identity;
+    const { rehearse, network, authority, environment } = this.#identity;
     this.#send({
       type: 'welcome',
       protocol: PROTOCOL_VERSION,
@@ -116,6 +116,7 @@ export class HelloSession {
       ...(rehearse === true ? { rehearse } : {}),
       ...(network === undefined ? {} : { network }),
       ...(authority === undefined ? {} : { authority }),
+      ...(environment === undefined ? {} : { environment }),
     });
     this.#state = 'waiting-confirm';
     return { type: 'hello', hello: parsed.value };

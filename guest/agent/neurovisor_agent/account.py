@@ -7,35 +7,55 @@ import os
 from . import passwd
 from .request import RequestError
 
-DEFAULT_USER = "user"
+# Of the system image.
+_DEFAULT_USER = "user"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Account:
-    __slots__ = ("name", "uid", "gid", "groups", "home")
+class Environment:
+    """The defaults of an environment that is not the system image, as its image's configuration has them.
 
-    def __init__(self, name: str, uid: int, gid: int, groups: list[int], home: str) -> None:
+    `user`: `name`, `uid`, `name:group` and so on; empty: root. `workdir`: absolute, or empty: the user's home.
+    """
+
+    __slots__ = ("user", "workdir")
+
+    def __init__(self, user: str, workdir: str) -> None:
+        self.user = user
+        self.workdir = workdir
+
+
+class Account:
+    """`start`: where relative paths start."""
+
+    __slots__ = ("name", "uid", "gid", "groups", "home", "start")
+
+    def __init__(
+        self, name: str, uid: int, gid: int, groups: list[int], home: str, start: str = ""
+    ) -> None:
         self.name = name
         self.uid = uid
         self.gid = gid
         self.groups = groups
         self.home = home
+        self.start = start or home
 
     def resolve(self, path: str) -> str:
-        """An absolute path: relative ones start at the home, `~` is the home."""
+        """An absolute path; `~` is the home."""
         if path == "~" or path.startswith("~/"):
-            path = "." + path[1:]
-        return os.path.normpath(os.path.join(self.home, path))
+            return os.path.normpath(f"{self.home}/{path[1:]}")
+        return os.path.normpath(os.path.join(self.start, path))
 
 
-def find(name: str | None, in_vm: bool) -> Account:
-    """The account named `name`, by default `user`.
+def find(name: str | None, in_vm: bool, environment: Environment | None = None) -> Account:
+    """The account of `name` (`look_up`), by default that of the environment, in the system image `user`.
 
     Outside a VM (tests) a missing `user` is the agent's own account, and every home is HOME.
 
     Raises RequestError `not_found` for an unknown user, `permission_denied` when the agent can't become it.
     """
-    wanted = DEFAULT_USER if name is None else name
+    default = _DEFAULT_USER if environment is None else environment.user or "0"
+    wanted = default if name is None else name
     account = look_up(wanted)
     if account is None:
         if in_vm or name is not None:
@@ -43,18 +63,39 @@ def find(name: str | None, in_vm: bool) -> Account:
         account = _own()
     if os.geteuid() not in (0, account.uid):
         raise RequestError("permission_denied", f"the agent may not become user {wanted!r}")
+    if environment is not None:
+        account.start = environment.workdir or account.home
     if in_vm:
         return account
     home = os.environ.get("HOME", account.home)
     return Account(account.name, account.uid, account.gid, account.groups, home)
 
 
-def look_up(name: str) -> Account | None:
+def look_up(wanted: str) -> Account | None:
+    """`name`, `uid`, or either with `:group` or `:gid`, as container images have it.
+
+    A number needs no entry in the account files: then the home is `/` and the group 0. With a group it is the only one.
+    """
     accounts = passwd.accounts()
+    name, _, group = wanted.partition(":")
+    uid = passwd.parse_id(name)
     user = accounts.user(name)
-    if user is None:
+    if user is None and uid is not None:
+        user = accounts.user_of(uid)
+    if user is not None:
+        account = Account(user.name, user.uid, user.gid, accounts.groups_of(user), user.home)
+    elif uid is not None:
+        account = Account(str(uid), uid, 0, [0], "/")
+    else:
         return None
-    return Account(user.name, user.uid, user.gid, accounts.groups_of(user), user.home)
+    if group:
+        gid = accounts.group_id(group)
+        if gid is None:
+            gid = passwd.parse_id(group)
+        if gid is None:
+            return None
+        account.gid, account.groups = gid, [gid]
+    return account
 
 
 def _own() -> Account:

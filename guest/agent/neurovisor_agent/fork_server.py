@@ -29,6 +29,7 @@ _FIELDS = {
     "started": ("launch", "pid"),
     "failed": ("launch", "errno"),
     "ended": ("launch", "status"),
+    "unusable": (),
 }
 # include/linux/socket.h: struct ucred is pid, uid and gid, each of 4 bytes.
 _SCM_CREDENTIALS = 2
@@ -119,7 +120,10 @@ class _Senders(Connection):
 
 
 class ForkServer:
-    """`report` is called with the modules of the warm list once they are imported."""
+    """`report` is called with the modules of the warm list once they are imported.
+
+    `has_own_python`: scripts run on the `python3` in the PATH of `env`, which need not exist: launches then fail with ENOPKG.
+    """
 
     def __init__(
         self,
@@ -129,6 +133,7 @@ class ForkServer:
         env: dict[str, str],
         cgroups: "cgroup.Cgroups",
         report: "Callable[[list[object]], None]",
+        has_own_python: bool = False,
     ) -> None:
         self._loop = loop
         self._warm = warm
@@ -136,6 +141,8 @@ class ForkServer:
         self._env = env
         self._cgroup = f"{cgroups.user}/zygote" if cgroups.user is not None else None
         self._report = report
+        self._has_own_python = has_own_python
+        self._is_unusable = False
         self._connection: Connection | None = None
         self._sock: _socket.socket | None = None
         self._pid = 0
@@ -152,8 +159,10 @@ class ForkServer:
 
     def launch(self, job: Job, wait_warm: bool) -> None:
         """Starts `job` warm; while that is impossible, cold: unless `wait_warm`, and the fork server is warming up."""
-        if self._connection is None or not (self._is_warm or wait_warm):
-            fork_child(self._loop, job, spawn.execute_script)
+        if self._is_unusable:
+            job.on_failed(errno.ENOPKG)
+        elif self._connection is None or not (self._is_warm or wait_warm):
+            fork_child(self._loop, job, self._execute_script)
         elif self._is_warm:
             self._send(job)
         else:
@@ -176,7 +185,11 @@ class ForkServer:
             self._retry = self._loop.after(limits.FORK_SERVER_RETRY_S, self._start)
             return
         if pid == 0:
-            spawn.execute_fork_server(theirs.fileno(), self._cgroup)
+            try:
+                env = self._env if self._has_own_python else dict(os.environ)
+                spawn.execute_fork_server(theirs.fileno(), self._cgroup, env, self._has_own_python)
+            finally:
+                os._exit(spawn.FAILED)
         theirs.close()
         self._pid = pid
         self._sock = ours
@@ -241,6 +254,12 @@ class ForkServer:
             for job in waiting:
                 self._send(job)
             self._report(message.modules)
+        elif kind == "unusable":
+            if not self._has_own_python or self._is_warm:
+                raise ProtocolError("it has no Python of its own, or had one")
+            self._is_unusable = True
+            self._restarts = _RESTARTS
+            self._report([])
         elif kind == "ended" and launch in self._children:
             self._children.pop(launch)[0].on_ended(message.number)
         elif launch not in self._starting:
@@ -273,7 +292,10 @@ class ForkServer:
         self._waiting, self._starting, self._children = [], {}, {}
         self._launches = 0
         for job in unstarted:
-            fork_child(self._loop, job, spawn.execute_script)
+            if self._is_unusable:
+                job.on_failed(errno.ENOPKG)
+            else:
+                fork_child(self._loop, job, self._execute_script)
         for job in uncertain.values():
             job.on_failed(errno.ECHILD)
         for job, pid in children.values():
@@ -281,6 +303,9 @@ class ForkServer:
         self._restarts += 1
         if self._restarts <= _RESTARTS:
             self._retry = self._loop.after(self._restarts * 0.1, self._start)
+
+    def _execute_script(self, launch: Launch, status_fd: int) -> None:
+        spawn.execute_script(launch, status_fd, self._has_own_python)
 
     def _watch_orphan(self, pid: int, job: Job) -> None:
         try:

@@ -12,6 +12,10 @@ from __future__ import annotations
 from . import PROTOCOL, VERSION, wire_json
 
 
+_USER_CHARACTERS = 256
+_PATH_CHARACTERS = 4096
+
+
 class Refused(Exception):
     """One end refuses the other; `code` goes over the wire."""
 
@@ -34,6 +38,7 @@ class Welcome:
         "rehearse",
         "network",
         "authority",
+        "environment",
     )
 
     def __init__(self, message: dict[str, object]) -> None:
@@ -63,6 +68,17 @@ class Welcome:
         self.network = message.get("network")
         # None: only the image's certificates are trusted. trust.py checks it.
         self.authority = message.get("authority")
+        # User and working directory; None: the environment is the system image.
+        self.environment: dict[str, str] | None = None
+        environment = message.get("environment")
+        if environment is not None:
+            if not isinstance(environment, dict) or not _is_text_dict(environment):
+                raise Refused("invalid_welcome", "environment is not an object of strings")
+            user, workdir = environment.get("user", ""), environment.get("workdir", "")
+            if len(user) > _USER_CHARACTERS or len(workdir) > _PATH_CHARACTERS:
+                raise Refused("invalid_welcome", "user or workdir of environment is too long")
+            # A relative one starts at the root, as in Docker.
+            self.environment = {"user": user, "workdir": f"/{workdir.lstrip('/')}" if workdir else ""}
 
 
 def hello_line(python: str, timings: dict[str, float | None], overlay: str, cgroup: bool) -> bytes:

@@ -47,6 +47,8 @@ FORK_SERVER_RETRY_S = 1.0
 # Files of the sandbox may be such that installing the certificate blocks. With CARD_WAIT_S less than HELLO_WAIT_S, or
 # the host would never get the problem.
 TRUST_S = 4.0
+# Likewise for the working directory of an image, once per boot.
+WORKDIR_S = 0.9
 # Poll interval for the exit of a child when no descriptor is left for its pidfd.
 REAP_RETRY_S = 0.05
 # How long output is held after `settle` for the connections to end; if they stay it flows again.

@@ -105,7 +105,7 @@ class Operations:
             elif operation == "tcp":
                 self._tcp(request, connection, rest, over)
             elif operation in WORKER_OPERATIONS:
-                who = account.find(request.optional_text("user"), self._in_vm)
+                who = self._account(request)
                 start_worker(self._loop, connection, operation, request, who, rest, over)
             elif operation == "attach":
                 self._attach(request, connection, rest)
@@ -154,6 +154,9 @@ class Operations:
         process.attach(connection, rest)
         if self._settled:
             process.settle(self._holding)
+
+    def _account(self, request: Request) -> account.Account:
+        return account.find(request.optional_text("user"), self._in_vm, self._settings.environment)
 
     # update, settle
 
@@ -210,7 +213,7 @@ class Operations:
         rest: bytes,
         over: "Callable[[], None]",
     ) -> None:
-        who = account.find(request.optional_text("user"), self._in_vm)
+        who = self._account(request)
         timeout_ms = request.number("timeoutMs", 0, 0, _TIMEOUT_MS_MAX)
         output_max = request.number("outputBytesMax", 0, 0, 2**53)
         options = Options(

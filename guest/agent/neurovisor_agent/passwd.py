@@ -42,21 +42,30 @@ class Accounts:
 
     def __init__(self, passwd: bytes, group: bytes) -> None:
         self._users: dict[str, User] = {}
-        self._user_names: dict[int, str] = {}
+        self._users_by_id: dict[int, User] = {}
+        self._group_ids: dict[str, int] = {}
         self._group_names: dict[int, str] = {}
         self._groups: list[Group] = []
         for user in parse_users(passwd):
             self._users.setdefault(user.name, user)
-            self._user_names.setdefault(user.uid, user.name)
+            self._users_by_id.setdefault(user.uid, user)
         for entry in parse_groups(group):
             self._group_names.setdefault(entry.gid, entry.name)
+            self._group_ids.setdefault(entry.name, entry.gid)
             self._groups.append(entry)
 
     def user(self, name: str) -> User | None:
         return self._users.get(name)
 
+    def user_of(self, uid: int) -> User | None:
+        return self._users_by_id.get(uid)
+
     def user_name(self, uid: int) -> str | None:
-        return self._user_names.get(uid)
+        user = self._users_by_id.get(uid)
+        return user.name if user is not None else None
+
+    def group_id(self, name: str) -> int | None:
+        return self._group_ids.get(name)
 
     def group_name(self, gid: int) -> str | None:
         return self._group_names.get(gid)
@@ -121,7 +130,7 @@ def parse_users(text: bytes) -> list[User]:
     """`name:password:uid:gid:comment:home:shell` per line (passwd(5))."""
     users = []
     for fields in _lines(text, 6):
-        name, uid, gid, home = fields[0], _id(fields[2]), _id(fields[3]), fields[5]
+        name, uid, gid, home = fields[0], parse_id(fields[2]), parse_id(fields[3]), fields[5]
         if uid is not None and gid is not None:
             users.append(User(name, uid, gid, home if home.startswith("/") else "/"))
     return users
@@ -131,7 +140,7 @@ def parse_groups(text: bytes) -> list[Group]:
     """`name:password:gid:member,member` per line (group(5))."""
     groups = []
     for fields in _lines(text, 4):
-        gid = _id(fields[2])
+        gid = parse_id(fields[2])
         if gid is not None:
             groups.append(Group(fields[0], gid, [name for name in fields[3].split(",") if name]))
     return groups
@@ -154,8 +163,8 @@ def _lines(text: bytes, fields_min: int) -> list[list[str]]:
     return found
 
 
-def _id(text: str) -> int | None:
-    """`isdigit` alone also takes digits that int() does not."""
+def parse_id(text: str) -> int | None:
+    """A uid or gid. `isdigit` alone also takes digits that int() does not."""
     if not (len(text) <= _ID_DIGITS and text.isascii() and text.isdigit()):
         return None
     number = int(text)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import _signal  # pyright: ignore[reportMissingImports]
 import os
 import time
-from errno import ECHILD
+from errno import ECHILD, ENOPKG
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
@@ -160,7 +160,10 @@ class Process:
 
         def failed(number: int) -> None:
             close_child_ends()
-            if number == ECHILD:
+            if number == ENOPKG:
+                what = "this image has no Python 3.10 or newer: use exec"
+                self._refuse(RequestError("not_found", what))
+            elif number == ECHILD:
                 what = "the fork server or the script was killed while the script started; it may be running"
                 self._refuse(RequestError("guest_failed", what))
             else:

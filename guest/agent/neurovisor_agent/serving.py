@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from . import account, limits
 from .cgroup import Cgroups
 from .connection import Connection
@@ -39,7 +37,7 @@ class Serving:
         self._event = event
         self._is_linked = is_linked
         self._settings = Settings(loop, cgroups, transport.in_vm)
-        self._problems = self._find_problems()
+        self._problems: list[str] | None = None
         self._warm: list[str] | None = None
         self._operations: Operations | None = None
         # Now, so that the host may send requests as soon as it has read `ready`.
@@ -55,7 +53,7 @@ class Serving:
             authority = self._settings.parse_authority(welcome.authority)
         except RequestError as error:
             raise Refused("invalid_welcome", f"network, authority: {error}") from None
-        problems = list(self._problems)
+        problems: list[str] = []
         try:
             self._settings.limit(welcome.limits)
         except OSError as error:
@@ -67,7 +65,9 @@ class Serving:
 
         def connected(problem: str | None) -> None:
             note(problem)
-            done(problems)
+            if self._problems is None:
+                self._problems = self._find_problems()
+            done([*self._problems, *problems])
 
         def trusted(problem: str | None) -> None:
             note(problem)
@@ -75,7 +75,11 @@ class Serving:
             self._loop.after(0, lambda: self._prepare(welcome))
             self._settings.set_network(network, connected)
 
-        self._settings.set_authority(authority, trusted)
+        def settled(problem: str | None) -> None:
+            note(problem)
+            self._settings.set_authority(authority, trusted)
+
+        self._settings.set_environment(welcome.environment, settled)
 
     def _prepare(self, welcome: Welcome) -> None:
         if self._operations is None:
@@ -131,9 +135,9 @@ class Serving:
                 "no cgroup v2: user code has no limits, and kills reach only process groups"
             )
         try:
-            account.find(account.DEFAULT_USER, self._transport.in_vm)
+            account.find(None, self._transport.in_vm, self._settings.environment)
         except account.RequestError as error:
-            problems.append(f"{error}; programs run as uid {os.geteuid()}")
+            problems.append(str(error))
         return problems
 
     def _start_fork_server(self, operations: "Operations", rehearse: bool) -> None:
@@ -148,6 +152,7 @@ class Serving:
             self._settings.env,
             self._cgroups,
             self._warmed,
+            has_own_python=self._settings.environment is not None,
         )
 
     def _warmed(self, modules: list[object]) -> None:

@@ -6,6 +6,7 @@ that was paused. All fields are checked before any is applied, so a wrong one ch
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -43,6 +44,8 @@ class Settings:
         # The environment of every program, which its own variables override.
         self.env: dict[str, str] = {}
         self.inference_port = 0
+        # None: the environment is the system image.
+        self.environment: account.Environment | None = None
         self._serves_cargo = False
 
     @property
@@ -148,6 +151,28 @@ class Settings:
             start_task(self._loop, lambda: trust.apply(pem), installed, limits.TRUST_S, in_room=True)
         except OSError as error:
             installed(str(error))
+
+    def set_environment(
+        self, fields: dict[str, str] | None, done: "Callable[[str | None], None]"
+    ) -> None:
+        """Makes the working directory where it is missing, as Docker does. Calls `done` with the problem, or None."""
+        before = self.environment
+        self.environment = account.Environment(**fields) if fields is not None else None
+        workdir = self.environment.workdir if self.environment is not None else ""
+        # A clone has that of its template.
+        if not workdir or not self._in_vm or (before is not None and before.workdir == workdir):
+            done(None)
+            return
+        from .worker import start_task
+
+        def made(problem: str | None) -> None:
+            done(f"working directory {workdir!r}: {problem}" if problem is not None else None)
+
+        try:
+            make = lambda: os.makedirs(workdir, exist_ok=True)  # noqa: E731
+            start_task(self._loop, make, made, limits.WORKDIR_S, in_room=True)
+        except OSError as error:
+            made(str(error))
 
     def update(self, request: Request, done: "Callable[[str | None], None]") -> None:
         """Applies all fields or none, except certificate and network, which come last: `done` gets their problem.

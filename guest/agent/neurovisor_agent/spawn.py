@@ -158,16 +158,18 @@ def execute(launch: Launch, _status_fd: int) -> None:
     exec_in_path(launch.argv, launch.env)
 
 
-def execute_script(launch: Launch, status_fd: int) -> None:
+def execute_script(launch: Launch, status_fd: int, has_own_python: bool = False) -> None:
     """Replaces the child with a Python that runs the script, and reports on `status_fd`. Raises OSError."""
     stop_imports()
     fd = launch.write()
     for number in (fd, status_fd):
         os.set_inheritable(number, True)
-    _exec_interpreter(["script", str(fd), str(status_fd)], launch.env)
+    _exec_interpreter(["script", str(fd), str(status_fd)], launch.env, has_own_python)
 
 
-def execute_fork_server(sock_fd: int, cgroup_path: str | None) -> None:
+def execute_fork_server(
+    sock_fd: int, cgroup_path: str | None, env: dict[str, str], has_own_python: bool
+) -> None:
     """Replaces this child of the agent with the fork server (zygote.py), which serves at `sock_fd`. Never returns."""
     try:
         stop_imports()
@@ -178,17 +180,23 @@ def execute_fork_server(sock_fd: int, cgroup_path: str | None) -> None:
         for fd in (0, 1):
             os.dup2(null, fd)
         os.dup2(sock_fd, 3)
+        sock_fd = 3
         os.set_inheritable(3, True)
         os.closerange(4, _FDS_MAX)
-        _exec_interpreter(["fork-server", "3"], dict(os.environ))
+        _exec_interpreter(["fork-server", "3"], env, has_own_python)
     except BaseException as error:
         print(f"neurovisor agent: no fork server: {error}", file=sys.stderr)
+        if has_own_python:
+            # As interpreter.py says it of a Python that is too old.
+            os.write(sock_fd, b'{"type":"unusable"}\n')
     finally:
         os._exit(FAILED)
 
 
-def _exec_interpreter(arguments: list[str], env: dict[str, str]) -> None:
-    os.execve(sys.executable, [sys.executable, "-I", "-S", _INTERPRETER, *arguments], env)
+def _exec_interpreter(arguments: list[str], env: dict[str, str], has_own_python: bool) -> None:
+    """`has_own_python`: the environment's own Python, or else the system image's, which is that of the agent."""
+    python = "python3" if has_own_python else sys.executable
+    exec_in_path([python, "-I", "-S", _INTERPRETER, *arguments], env)
 
 
 def exec_in_path(argv: list[str], env: dict[str, str]) -> None:

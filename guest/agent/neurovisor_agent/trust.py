@@ -1,6 +1,6 @@
 """Installs the certificate that user code trusts beside those of the image, from the hello or an `update`.
 
-    image's bundle (certifi's, if there is none) ── ours between two marks ──► BUNDLE
+    image's bundle (another, as certifi's, if there is none) ── ours between two marks ──► BUNDLE
 
 With it the host can read requests to the hosts of the sandbox's secrets, and fill the secrets in. Loaded only in
 a sandbox with secrets. Clients find the bundle through environment variables, which the welcome brings.
@@ -8,15 +8,19 @@ a sandbox with secrets. Clients find the bundle through environment variables, w
 
 from __future__ import annotations
 
+import errno
 import os
-import sys
 
 from .request import RequestError
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 # Read by update-ca-certificates(8), should the user run it.
 SOURCE = "/usr/local/share/ca-certificates/neurovisor.crt"
-_CERTIFI = "/usr/local/lib/python{}.{}/dist-packages/certifi/cacert.pem"
+# Of other distributions, and of Python packages (certifi) below these.
+_OTHER_BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
+_PYTHON_PARENTS = ("/usr/local/lib", "/usr/lib")
+_CERTIFI = ("dist-packages/certifi/cacert.pem", "site-packages/certifi/cacert.pem")
+_BUNDLE_BYTES = 8 * 1024 * 1024
 _BEGIN = b"# NeuroVisor: begin\n"
 _END = b"# NeuroVisor: end\n"
 FAILED = "the certificate for secrets could not be installed"
@@ -63,20 +67,38 @@ def apply(pem: str | None, root: str = "") -> str | None:
 def _others(bundle: str, root: str) -> bytes:
     """The bundle without our certificate."""
     text = _read(bundle)
-    if not text:
-        text = _read(root + _CERTIFI.format(*sys.version_info[:2]))
+    for other in _other_bundles(root) if not text else ():
+        text = _read(other)
+        if text:
+            break
     before, begin, rest = text.partition(_BEGIN)
     if begin:
         text = before + rest.partition(_END)[2]
     return text if not text or text.endswith(b"\n") else text + b"\n"
 
 
+def _other_bundles(root: str) -> list[str]:
+    found = [root + path for path in _OTHER_BUNDLES]
+    for parent in _PYTHON_PARENTS:
+        try:
+            names = os.listdir(root + parent)
+        except OSError:
+            continue
+        pythons = sorted(name for name in names if name.startswith("python3"))
+        found += [f"{root}{parent}/{python}/{path}" for python in pythons for path in _CERTIFI]
+    return found
+
+
 def _read(path: str) -> bytes:
+    """At most `_BUNDLE_BYTES`; empty when missing. Raises OSError."""
     try:
         with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
+            text = file.read(_BUNDLE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
         return b""
+    if len(text) > _BUNDLE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return text
 
 
 def _write(path: str, content: bytes) -> None:

@@ -1,0 +1,164 @@
+/** Programs in an image that is not ours: its users, its Python or none, whatever it has in the places that we need. */
+import { execFileSync } from 'node:child_process';
+import {
+  cpSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { SandboxEnvironment } from '../../src/sandbox/environment.ts';
+import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
+import { exec, python, SMALL, useRuntime } from '../support/vm.ts';
+
+const fixture = useRuntime();
+const dir = mkdtempSync(join(tmpdir(), 'nv-environments-'));
+afterAll(() => rmSync(dir, { recursive: true }));
+
+/** Without a shell, Python, /bin or /tmp, and with traps in the places that init mounts over or the agent reads. */
+function oddImage(): string {
+  const root = join(dir, 'odd');
+  mkdirSync(join(root, 'etc/hosts'), { recursive: true });
+  cpSync('/usr/bin/busybox', join(root, 'busybox'), { dereference: true });
+  writeFileSync(join(root, 'etc/users'), `app:x:1234:1234::/srv/home\n`);
+  symlinkSync('../../../../etc/users', join(root, 'etc/passwd'));
+  writeFileSync(join(root, 'etc/group'), `tools:x:77:app\n`);
+  symlinkSync('/etc', join(root, 'proc'));
+  symlinkSync('../../../../run/disk', join(root, 'run'));
+  symlinkSync('/busybox', join(root, 'dev'));
+  symlinkSync('/nowhere', join(root, 'sys'));
+  symlinkSync('/etc/users', join(root, 'etc/machine-id'));
+  const image = join(dir, 'odd.erofs');
+  execFileSync('mkfs.erofs', ['--quiet', image, root]);
+  return image;
+}
+
+async function start(path: string, more: Partial<SandboxEnvironment>): Promise<Supervisor> {
+  const digest = `sha256:${'a'.repeat(64)}`;
+  const environment: SandboxEnvironment = {
+    image: 'test:1',
+    imageDigest: digest,
+    digest,
+    user: '',
+    workdir: '',
+    env: {},
+    entrypoint: [],
+    cmd: [],
+    exposedPorts: [],
+    stopSignal: '',
+    ...more,
+  };
+  const { runtime } = fixture;
+  const spec = runtime.makeSpec({ ...SMALL, warm: [], environment });
+  const sandbox = runtime.supervise(spec, {
+    linkEnvironment: async (target) => linkSync(path, target),
+  });
+  await sandbox.start();
+  return sandbox;
+}
+
+describe('an image without a shell, a Python and our directories', () => {
+  let sandbox: Supervisor;
+  beforeAll(async () => {
+    sandbox = await start(oddImage(), {
+      user: 'app:tools',
+      workdir: '/made/deep',
+      env: { PATH: '/none:/' },
+    });
+  });
+  afterAll(() => sandbox.stop());
+  const busybox = async (...argv: string[]): Promise<string> =>
+    (await exec(sandbox.guest(), ['busybox', ...argv])).stdout;
+
+  it('programs run as the image’s user, in its working directory and PATH', async () => {
+    expect(sandbox.guest().info.problems).toEqual([]);
+    expect(await busybox('id')).toMatch(
+      /^uid=1234(\(app\))? gid=77(\(tools\))?( groups=77(\(tools\))?)?\n$/,
+    );
+    expect(await busybox('pwd')).toBe('/made/deep\n');
+    const env = await busybox('env');
+    expect(env).toContain('HOME=/srv/home\n');
+    expect(env).toContain('PATH=/none:/\n');
+  });
+
+  it.each([
+    ['0', /^uid=0 gid=0/],
+    ['4242', /^uid=4242 gid=0/],
+    ['4242:77', /^uid=4242 gid=77/],
+    ['1234', /^uid=1234\(?.*gid=1234/],
+  ])('user %s', async (user, expected) => {
+    const process = await exec(sandbox.guest(), ['busybox', 'id'], { user });
+    expect(process.stdout).toMatch(expected);
+    await expect(sandbox.guest().exec({ argv: ['busybox'], user: 'nobody' })).rejects.toMatchObject(
+      {
+        code: 'not_found',
+      },
+    );
+  });
+
+  it('identity, kernel file systems and a narrow /dev are there, whatever the image has in their places', async () => {
+    expect(await busybox('cat', '/etc/hosts')).toContain(sandbox.spec.hostname);
+    expect(await busybox('cat', '/etc/machine-id')).toMatch(/^[0-9a-f]{32}\n$/);
+    expect(await busybox('cat', '/proc/1/comm')).toBe('neurovisor-init\n');
+    expect(await busybox('ls', '/dev')).not.toMatch(/vd[abc]/);
+    expect(await busybox('ls', '/sys/class')).toContain('net');
+    expect(await busybox('stat', '-c', '%a %u', '/tmp')).toBe('1777 0\n');
+    expect(await busybox('dd', 'if=/dev/zero', 'of=/dev/null', 'count=1')).toBe('');
+  });
+
+  it('files and terminals', async () => {
+    const { files } = sandbox.guest();
+    await files.write('/tmp/own', 'text');
+    expect(await files.stat('/tmp/own')).toMatchObject({ owner: 'app', group: 'tools' });
+    await expect(files.write('own', 'text')).rejects.toMatchObject({ code: 'permission_denied' });
+    const terminal = await sandbox.guest().exec({
+      argv: ['busybox', 'tty'],
+      pty: { cols: 80, rows: 24 },
+    });
+    const [text] = (await terminal.stdout.take(1).toArray()) as Buffer[];
+    expect(`${text}`).toContain('/dev/pts/');
+    await terminal.exit;
+  });
+
+  it('a script is refused with the remedy', async () => {
+    for (const script of [{ code: 'print(1)' }, { code: 'print(1)', name: 'a.py' }]) {
+      await expect(sandbox.guest().python({ script })).rejects.toMatchObject({
+        code: 'not_found',
+        message: expect.stringContaining('no Python 3.10 or newer: use exec'),
+      });
+    }
+  });
+});
+
+describe('an image with a Python', () => {
+  let sandbox: Supervisor;
+  beforeAll(async () => {
+    sandbox = await start(fixture.runtime.artifacts.rootImagePath, {
+      user: 'daemon',
+      workdir: 'srv/app',
+    });
+  });
+  afterAll(() => sandbox.stop());
+
+  it('scripts run warm on it, as its user and in its working directory', async () => {
+    const guest = sandbox.guest();
+    const code =
+      'import os, sys; print(sys.executable, os.getcwd(), os.getuid(), os.path.isdir("/dev/pts"))';
+    const warm = await guest.python({ script: { code } });
+    expect(warm.warm).toBe(true);
+    const [line] = (await warm.stdout.take(1).toArray()) as Buffer[];
+    expect(`${line}`).toBe('/usr/bin/python3 /srv/app 1 True\n');
+    await warm.exit;
+    const named = await guest.python({ script: { code: 'print(__file__)', name: 'a.py' } });
+    const [file] = (await named.stdout.take(1).toArray()) as Buffer[];
+    expect(`${file}`).toMatch(/^\/run\/neurovisor\/scripts\/\d+\/a\.py\n$/);
+    await named.exit;
+    const home = await python(guest, 'import os; print(os.path.expanduser("~"))', { user: 'user' });
+    expect(home).toMatchObject({ stdout: '/home/user\n', stderr: '' });
+  });
+});
