@@ -39,6 +39,9 @@ export const specSchema = z.object({
   warm: z.array(z.string()),
   card: z.boolean().exactOptional(),
   requirements: z.array(z.string()).exactOptional(),
+  start: z
+    .object({ command: z.string(), ready: z.string(), readyTimeoutMs: z.number() })
+    .exactOptional(),
   environment: z
     .object({
       image: z.string(),

@@ -40,9 +40,11 @@ import {
   type ResolvedOptions,
   type SandboxOptions,
   type SandboxSpec,
+  type StartCommand,
   type TemplateSpec,
   withDefaultModel,
 } from '../sandbox/spec.ts';
+import { checkStart } from '../sandbox/start/start-program.ts';
 import {
   canBeCloned,
   DEFAULT_WARM,
@@ -344,9 +346,10 @@ export class Runtime {
 
   /**
    * Builds the template if it is missing. `card` is ignored if the VMM can plug a card into any clone.
+   * @param start the program that runs in every clone
    * @throws SandboxError, ImageError
    */
-  async prepareTemplate(members: PoolMembers): Promise<Template> {
+  async prepareTemplate(members: PoolMembers, start?: StartCommand): Promise<Template> {
     const { card = false, image: name, template } = members;
     const { signal } = this.#options;
     const wanted = card && !this.driver.capabilities.hotplugNic;
@@ -354,7 +357,8 @@ export class Runtime {
     if (wanted) await this.network.open();
     if (template !== undefined) return await this.#prepareNamed(template, members, wanted);
     const image = name === undefined ? undefined : await this.resolveImage(name, signal);
-    const spec = templateSpec({ ...members, card: wanted }, image);
+    const program = start === undefined ? {} : { start: checkStart(start) };
+    const spec = { ...templateSpec({ ...members, card: wanted }, image), ...program };
     return await this.templates.prepare(spec, image);
   }
 

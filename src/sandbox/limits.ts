@@ -37,6 +37,8 @@ export const RANGES = {
   diskBytesPerSecond: { min: 64 * 1024, max: 1_000_000_000_000 },
   diskOpsPerSecond: { min: 10, max: 100_000_000 },
   secretCharacters: { min: 16, max: 4096 },
+  /** Of a template's start command. */
+  readyTimeoutMs: { min: 1000, max: HOUR_MS },
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
 } as const satisfies Record<string, Range>;
 
@@ -60,6 +62,7 @@ export const REQUEST_LIMITS = {
   secretHostsMax: 16,
   secretPlacesMax: 8,
   webhookUrlCharactersMax: 2048,
+  startCharactersMax: 16_384,
 } as const;
 
 /** Of snapshots and templates. */

@@ -166,11 +166,25 @@ export type TemplateSpec = Pick<
   readonly card?: boolean;
   /** Python packages on its disk, as lines of a requirements file, parsed and sorted. */
   readonly requirements?: readonly string[];
+  /** The program that runs in every clone. */
+  readonly start?: StartCommand;
 };
+
+/** A program that a template's guest starts before it is saved. */
+export interface StartCommand {
+  /** For the guest's `sh`, as its default user, in that user's home or the image's working directory. */
+  readonly command: string;
+  /** The same, again and again; exit status 0: the program is ready. */
+  readonly ready: string;
+  /** From the start until ready. */
+  readonly readyTimeoutMs: number;
+}
 
 /** A template as it is requested. */
 export type TemplateRequest = {
-  readonly [K in Exclude<keyof TemplateSpec, 'environment'>]?: TemplateSpec[K] | undefined;
+  readonly [K in Exclude<keyof TemplateSpec, 'environment' | 'start'>]?:
+    | TemplateSpec[K]
+    | undefined;
 } & Pick<SandboxOptions, 'image'>;
 
 /** The "medium" size: enough for LangChain and NumPy with some data. */

@@ -218,6 +218,25 @@ describe('buildTemplate', () => {
     });
   });
 
+  it('a start command runs after the first script and before the guest is saved', async () => {
+    const start = { command: 'serve', ready: 'probe', readyTimeoutMs: 5_000 };
+    const { built } = build(null, events(IMPORTED), undefined, undefined, { start });
+    await built;
+    const after = world.steps.slice(world.steps.indexOf('script') + 1);
+    expect(after.slice(0, 4)).toEqual(['make log', 'start', 'ready', 'keepMemory']);
+    expectNothingLeft();
+  });
+
+  it('a start command that ends fails the build, and nothing is left', async () => {
+    const start = { command: 'exit 3', ready: 'probe', readyTimeoutMs: 5_000 };
+    const { built } = build(null, events(IMPORTED), undefined, undefined, { start });
+    await expect(built).rejects.toMatchObject({
+      code: 'spec_invalid',
+      cause: expect.stringContaining('it ended with status 3'),
+    });
+    expectNothingLeft();
+  });
+
   describe('an image', () => {
     const environment = {
       image: 'app:1',

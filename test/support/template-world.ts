@@ -73,7 +73,17 @@ export function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateP
       return fakeProcess(fail === 'script' ? 3 : 0);
     },
     files: { write: async (_path: string, text: string) => void world.steps.push(`wrote ${text}`) },
-    exec: async ({ argv }: ExecSpec) => {
+    exec: async ({ argv, detached = false }: ExecSpec) => {
+      if (detached) {
+        world.steps.push('start');
+        const exit = fakeProcess(3);
+        const never = new Promise<never>(() => undefined);
+        return argv[2]?.endsWith('exit 3') === true ? exit : { ...exit, exit: never };
+      }
+      if (argv[0] === 'sh') {
+        world.steps.push(argv[2] === 'probe' ? 'ready' : 'make log');
+        return fakeProcess(0);
+      }
       const isPip = argv.includes('pip');
       world.steps.push(isPip ? 'pip' : `list ${argv.slice(4).join(' ')}`);
       return isPip ? fakeProcess(fail === 'pip' ? 1 : 0) : fakeProcess(0, 'pandas\n../x\nbroken\n');

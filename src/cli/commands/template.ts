@@ -12,8 +12,10 @@ import {
 import { checkNewName, TemplateNames } from '../../runtime/named-templates/names.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { SOURCE_DIR } from '../../runtime/setup.ts';
+import type { StartCommand } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import * as ranges from '../flags/ranges.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
 import { duration, table } from '../output/table.ts';
@@ -22,6 +24,10 @@ import { openRuntime } from './open-runtime.ts';
 export interface TemplateFlags extends RequirementFlags {
   /** Name for the template. */
   readonly tag?: string;
+  /** Command whose program runs in every clone, and the command that tells when it is ready. */
+  readonly start?: string;
+  readonly ready?: string;
+  readonly readyTimeout?: string;
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
@@ -36,14 +42,41 @@ const KEY_SHOWN = 12;
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
   const { tag } = flags;
   if (tag !== undefined) checkNewName(tag);
+  const start = startCommand(flags);
   const requirements = await requirementsOf(flags);
   const options = { ...sizeOptions(flags), warm: flags.warm, requirements };
   await using runtime = await open(cli);
-  const template = await runtime.prepareTemplate({ ...options, card: flags.card === true });
+  const members = { ...options, card: flags.card === true };
+  const template = await runtime.prepareTemplate(members, start);
   if (tag !== undefined) await runtime.templates.setName(tag, template);
   cli.progress.close();
   return show(cli, find(await runtime.templates.list(), template.key));
 }
+
+/** @throws UsageError */
+export function startCommand(flags: TemplateFlags): StartCommand | undefined {
+  const { start: command, ready, readyTimeout, tag } = flags;
+  if (command === undefined) {
+    const alone = ready === undefined ? readyTimeout && '--ready-timeout' : '--ready';
+    if (alone === undefined) return undefined;
+    throw new UsageError(`${alone} needs --start`, 'add the command whose program becomes ready');
+  }
+  if (ready === undefined) {
+    throw new UsageError(
+      '--start needs --ready',
+      'add a command that exits with 0 once the program is ready, for example --ready "bash -c \': </dev/tcp/localhost/8000\'"',
+    );
+  }
+  if (tag === undefined) {
+    throw new UsageError('--start needs --tag', 'only a name leads to a template with a program');
+  }
+  const readyTimeoutMs =
+    readyTimeout === undefined ? READY_TIMEOUT_MS : ranges.readyTimeout(readyTimeout);
+  return { command, ready, readyTimeoutMs };
+}
+
+/** In software emulation, a server takes seconds. */
+const READY_TIMEOUT_MS = 120_000;
 
 export async function templateList(cli: Cli): Promise<number> {
   const list = await listed(cli);
@@ -157,6 +190,12 @@ function show(cli: Cli, info: ListedTemplate): number {
     ['disk', `${info.spec.diskMib} MiB`],
     ['card', info.spec.card === true ? 'yes' : 'no'],
     ['size', mebibytes(info)],
+    ...(info.spec.start === undefined
+      ? []
+      : [
+          ['start', info.spec.start.command],
+          ['ready', info.spec.start.ready],
+        ]),
     ['packages', (info.spec.requirements ?? []).join(', ')],
     ['warm', modules.join(', ')],
     ['machine', info.machine ?? '-'],

@@ -29,6 +29,7 @@ export function addTemplate(program: Command): void {
 Examples:
   neurovisor template build -t data --memory 1G --with pandas,matplotlib
   neurovisor run --template data plot.py
+  neurovisor template build -t web --start 'python3 -m http.server 8000' --ready "bash -c ': </dev/tcp/localhost/8000'"
   neurovisor create --template data
   neurovisor pool set 1 4 --template data
   neurovisor template rm data
@@ -41,7 +42,16 @@ Examples:
       'Build a template, if it does not exist, and show its details. With --tag, give it a name; a name that another ' +
         'template has moves to this one once it is built.',
     )
-    .option('-t, --tag <name>', 'name of the template, for --template');
+    .option('-t, --tag <name>', 'name of the template, for --template')
+    .option(
+      '--start <command>',
+      'start this program before the template is saved, with sh -c; it runs in every sandbox of the template',
+    )
+    .option('--ready <command>', 'save the template once this command exits with 0')
+    .option(
+      '--ready-timeout <time>',
+      'fail if the program is not ready by then, for example 90s or 5m (default: 2m)',
+    );
   addRequirementOptions(addSizeOptions(build))
     .addOption(memoryMaxOption())
     .addOption(cardOption())

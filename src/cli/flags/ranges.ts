@@ -29,6 +29,8 @@ export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);
 /** Milliseconds; for sandboxes and programs alike. */
 export const timeout = timed('--timeout', RANGES.timeoutMs);
 /** Milliseconds */
+export const readyTimeout = timed('--ready-timeout', RANGES.readyTimeoutMs);
+/** Milliseconds */
 export const packageAge = timed('--packages-min-age', RANGES.packageAgeMs);
 /** Milliseconds */
 export const interval = timed('--interval', { min: 100, max: HOUR_MS });

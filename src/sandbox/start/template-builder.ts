@@ -5,10 +5,11 @@
  *
  *     packages, if any: a first VM installs them into the disk (`install.ts`), and ends
  *
- *     boot ─► hello ─► import, one canned call ─► one script ─► sync, drop caches
+ *     boot ─► hello ─► import, one canned call ─► one script ─► start command, if any ─► sync, drop caches
  *          ─► unplug vsock (open connections end) ─► stop, save devices ─► RAM without zeros, disk
  *
- * Beside the installation of packages no user code runs here, so a template has nothing that a clone may not see.
+ * Beside the installation of packages and the start command no user code runs here, so a template has nothing that a
+ * clone may not see.
  */
 
 import { randomInt } from 'node:crypto';
@@ -33,6 +34,7 @@ import { makeSpec, type SandboxSpec, type TemplateSpec } from '../spec.ts';
 import { FREE_SPACE } from '../vm/full-disk.ts';
 import { NetworkCard, NO_TRAFFIC } from '../vm/network-card.ts';
 import { installPackages } from './install.ts';
+import { startProgram } from './start-program.ts';
 import { TEMPLATE_BOOT_ARGS } from './template.ts';
 
 export interface TemplateParts
@@ -158,6 +160,13 @@ async function build(
   warmReport(0.85, 'run a script');
   if (hasPython) {
     await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
+  }
+  const { start } = options.spec;
+  if (start !== undefined) {
+    const { clock } = parts;
+    const startReport = (detail: string): void => warmReport(0.87, detail);
+    const starting = startProgram(guest, start, { clock, signal, report: startReport });
+    await Promise.race([starting, died(vm)]);
   }
   // A clone reads from the host's page cache faster than it would copy the guest's.
   await guest.settle({ dropCaches: true }, signal);

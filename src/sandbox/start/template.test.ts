@@ -71,6 +71,15 @@ describe('templateKey', () => {
     expect(keyWith({ image: 'app:2', imageDigest: 'sha256:9', cmd: ['x'], env })).toBe(keyWith({}));
   });
 
+  it('another start command is another key; another time limit is not', () => {
+    const start = { command: 'serve', ready: 'probe', readyTimeoutMs: 5_000 };
+    const keyOf = (more: object) =>
+      templateKey({ ...inputs, spec: { ...spec, start: { ...start, ...more } } });
+    const keys = [keyOf({}), keyOf({ command: 'x' }), keyOf({ ready: 'x' }), templateKey(inputs)];
+    expect(new Set(keys).size).toBe(4);
+    expect(keyOf({ readyTimeoutMs: 1_000 })).toBe(keyOf({}));
+  });
+
   it('the key without a network card is the same, said or not', () => {
     expect(templateKey({ ...inputs, spec: { ...spec, card: false } })).toBe(templateKey(inputs));
   });

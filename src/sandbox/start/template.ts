@@ -80,7 +80,7 @@ function partsOf({ digest, user, workdir, env }: SandboxEnvironment): readonly u
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
   const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false, requirements = [] } = spec;
-  const { environment } = spec;
+  const { environment, start } = spec;
   const parts = [
     FORMAT,
     [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
@@ -91,6 +91,7 @@ export function templateKey(inputs: TemplateInputs): string {
     ...(card ? ['card'] : []),
     ...(requirements.length === 0 ? [] : [{ requirements }]),
     ...(environment === undefined ? [] : [{ environment: partsOf(environment) }]),
+    ...(start === undefined ? [] : [{ start: [start.command, start.ready] }]),
   ];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }
