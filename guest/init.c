@@ -284,7 +284,8 @@ static void make_room(const char *environment)
 		mount_or_die("/dev", "dev", NULL, MS_BIND | MS_REC, NULL);
 	mount_or_die("tmpfs", "run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=10%");
 	make_directory("run/neurovisor", 0755);
-	bind_mount(SHARED, "run/neurovisor", MS_RDONLY | MS_NOSUID | MS_NODEV);
+	/* Root may change /etc/hosts, which is a link to here. */
+	bind_mount(SHARED, "run/neurovisor", MS_NOSUID | MS_NODEV);
 	bind_mount(AGENT_DIR, "run/neurovisor/agent", MS_RDONLY | MS_NOSUID | MS_NODEV);
 	bind_mount(SCRATCH "/scripts", "run/neurovisor/scripts", MS_NOSUID | MS_NODEV);
 	/* In the image root owns every file. */

@@ -76,12 +76,18 @@ describe('the room', () => {
     expect(await exec(guest, ['id', '-un'])).toMatchObject({ stdout: 'user\n' });
   });
 
+  it('root may change /etc/hosts, a user may not', async () => {
+    const guest = sandbox.guest();
+    const add = ['sh', '-c', 'echo 127.0.0.1 added >> /etc/hosts && grep added /etc/hosts'];
+    expect(await exec(guest, add)).toMatchObject({ exitCode: 2 });
+    expect(await exec(guest, add, ROOT)).toMatchObject({ stdout: '127.0.0.1 added\n' });
+  });
+
   it('the agent writes through no link that root puts among its files', async () => {
     const guest = sandbox.guest();
     await guest.update({ env: {} });
-    const link =
-      'mount -o remount,bind,rw /run/neurovisor && ln -s /run/disk/upper/leak /run/neurovisor/cargo.toml';
-    expect(await exec(guest, ['sh', '-c', link], ROOT)).toMatchObject({ exitCode: 0, stderr: '' });
+    const link = ['ln', '-s', '/run/disk/upper/leak', '/run/neurovisor/cargo.toml'];
+    expect(await exec(guest, link, ROOT)).toMatchObject({ exitCode: 0, stderr: '' });
     await guest.update({ env: { NEUROVISOR_PACKAGES: 'cargo' } });
     expect(await exec(guest, ['ls', '/leak'], ROOT)).toMatchObject({ exitCode: 2 });
   });
