@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseEntry, parseEvent, parseExitFrame, parseReply } from './protocol.ts';
+import { guestError, parseEntry, parseEvent, parseExitFrame, parseReply } from './protocol.ts';
 
 const event = (fields: object) => parseEvent(Buffer.from(JSON.stringify(fields)));
 const VICTIM = { pid: 7, name: 'python3', rssBytes: 4096 };
@@ -40,6 +40,14 @@ describe('events of memory', () => {
     const name = parsed.ok && parsed.value.type === 'oom' ? (parsed.value.victim?.name ?? '') : '';
     expect(name).toMatch(/^a \[2J b+$/);
     expect(name.length).toBeLessThanOrEqual(500);
+  });
+});
+
+describe('remedy of a refusal', () => {
+  it('an image without Python: its programs can be run', () => {
+    const refused = guestError('not_found', 'this image has no Python 3.10 or newer: use exec');
+    expect(refused.remedy).toMatch(/^Run a program of the image instead/);
+    expect(guestError('not_found', 'no such file').remedy).toMatch(/^Check the name/);
   });
 });
 

@@ -245,6 +245,11 @@ const REMEDIES: Partial<Record<GuestErrorCode, string>> = {
   protocol_error: 'Remove the sandbox: its agent was damaged or taken over.',
 };
 
+/** The agent's refusal to run a script. */
+const NO_PYTHON = /^this image has no Python\b/;
+const USE_PROGRAM =
+  'Run a program of the image instead (run --image IMAGE -- PROGRAM, or exec), or use an image with Python.';
+
 const CODES: ReadonlySet<string> = new Set([
   'not_found',
   'already_exists',
@@ -267,7 +272,7 @@ function refusal(code: string, text: string): GuestError {
 }
 
 export function guestError(code: GuestErrorCode, text: string, cause?: unknown): GuestError {
-  const remedy = REMEDIES[code];
+  const remedy = NO_PYTHON.test(text) ? USE_PROGRAM : REMEDIES[code];
   return new GuestError(code, text, {
     ...(cause === undefined ? {} : { cause }),
     ...(remedy === undefined ? {} : { remedy }),

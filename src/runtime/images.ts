@@ -14,7 +14,7 @@ import { withSetupLock } from '../image/lock.ts';
 import type { ImageBuilder } from '../oci/builder.ts';
 import { OciError } from '../oci/errors.ts';
 import { IMAGE_LIMITS, Images } from '../oci/images.ts';
-import { parseReference } from '../oci/reference.ts';
+import { parseReference, type Reference } from '../oci/reference.ts';
 import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import { ENV_NAME } from '../sandbox/spec.ts';
@@ -73,10 +73,17 @@ export async function preparePulls(context: ImagesContext): Promise<void> {
 export async function resolveEnvironment(
   images: Images,
   image: string,
-  { signal, log }: { readonly signal: AbortSignal; readonly log: Log },
+  options: {
+    readonly signal: AbortSignal;
+    readonly log: Log;
+    /** False: archives, layouts and Docker's daemon are not read. What was pulled from them is found. */
+    readonly readsHost: boolean;
+  },
 ): Promise<EnvironmentSource> {
+  const { signal, log, readsHost } = options;
   try {
     const reference = parseReference(image, process.cwd());
+    if (!readsHost && reference.transport !== 'docker') await requireKnown(images, reference);
     const { image: stored, environment: built } = await images.pull(reference, 'missing', signal);
     const { image: path, env, ...rest } = built;
     const { exposedPorts, stopSignal } = stored.config;
@@ -95,6 +102,15 @@ export async function resolveEnvironment(
       cause: error,
     });
   }
+}
+
+/** @throws OciError `image_not_found` */
+async function requireKnown(images: Images, { text }: Reference): Promise<void> {
+  if ((await images.list()).some(({ names }) => names.includes(text))) return;
+  throw new OciError('image_not_found', `there is no image ${text} here`, {
+    cause: 'a daemon reads no files of its machine for a request',
+    remedy: `Pull it on the machine of the daemon: neurovisor image pull ${text}`,
+  });
 }
 
 function lazyBuilder(context: ImagesContext): ImageBuilder {

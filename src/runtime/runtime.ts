@@ -380,7 +380,11 @@ export class Runtime {
       quotaBytes: config.imageQuotaBytes,
       runtime: async () => this,
     });
-    return await resolveEnvironment(this.#images, image, { signal, log });
+    return await resolveEnvironment(this.#images, image, {
+      signal,
+      log,
+      readsHost: this.#options.observes !== true,
+    });
   }
 
   async #prepareNamed(name: string, members: PoolMembers, card: boolean): Promise<Template> {

@@ -66,6 +66,8 @@ interface Opened {
 }
 
 const ESTIMATE_MS = 45_000;
+/** Nothing is imported. */
+const BARE_ESTIMATE_MS = 15_000;
 /** With a few packages, in software emulation. */
 const INSTALL_ESTIMATE_MS = 120_000;
 /** Number of other templates that are kept when one is built, without those that have a name. */
@@ -212,9 +214,9 @@ export class Templates {
       kind: TEMPLATE_KIND,
       title:
         spec.requirements === undefined
-          ? `Build the template that sandboxes ${spec.environment === undefined ? '' : `with ${spec.environment.image} `}start from`
-          : `Install ${shortList(spec.requirements)} for sandboxes to start with`,
-      estimateMs: spec.requirements === undefined ? ESTIMATE_MS : INSTALL_ESTIMATE_MS,
+          ? `Build the template that sandboxes${withImage(spec)} start from`
+          : `Install ${shortList(spec.requirements)} for sandboxes${withImage(spec)} to start with`,
+      estimateMs: estimateOf(spec),
       key: this.#key(spec),
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
@@ -250,6 +252,16 @@ export class Templates {
       },
     };
   }
+}
+
+function estimateOf({ requirements, warm }: TemplateSpec): number {
+  if (requirements !== undefined) return INSTALL_ESTIMATE_MS;
+  return warm.length === 0 ? BARE_ESTIMATE_MS : ESTIMATE_MS;
+}
+
+/** For people. */
+function withImage({ environment }: TemplateSpec): string {
+  return environment === undefined ? '' : ` of ${environment.image}`;
 }
 
 /** For people: the first few names. */

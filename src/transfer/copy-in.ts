@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { errorCode } from '../base/errors.ts';
+import { describeError, errorCode } from '../base/errors.ts';
 import type { Guest } from '../guest/link.ts';
 import { archive } from './archive.ts';
 import type { IgnoreRules } from './ignored.ts';
@@ -93,6 +93,13 @@ async function* contentOf({ from }: LocalEntry): AsyncGenerator<Uint8Array> {
   }
 }
 
+function withoutTar(cause: unknown): CopyError {
+  return new CopyError('guest_failed', 'the sandbox has no tar, which copies of directories need', {
+    cause,
+    remedy: 'use an image with tar, or copy single files',
+  });
+}
+
 const SAID_CHARACTERS_MAX = 300;
 
 /** Extracts an archive in a directory of the guest. */
@@ -103,11 +110,13 @@ async function extract(
   options: TransferOptions,
 ): Promise<void> {
   const { signal, ...as } = fileOptions(options);
-  // Programs start in the home.
+  // Programs of an image start elsewhere.
   const directory = target === '~' ? '.' : target.startsWith('~/') ? target.slice(2) : target;
   // Keep permissions, not owners and times; the short options are those of BusyBox, too.
   const argv = ['tar', '-x', '-p', '-o', '-m', '-f', '-', '-C', directory];
-  const process = await guest.exec({ argv, ...as }, signal);
+  const process = await guest.exec({ argv, cwd: '~', ...as }, signal).catch((error: unknown) => {
+    throw /program 'tar'/.test(describeError(error)) ? withoutTar(error) : error;
+  });
   process.stdout.resume();
   let said = '';
   process.stderr.setEncoding('utf8').on('data', (text: string) => {

@@ -217,6 +217,7 @@ describe('run with a daemon', () => {
     script: { code, filename: '<string>', path: null, project: null },
     args,
     flags: { ...flags, ...more },
+    program: null,
     outs: [],
     requirements: [],
   });
@@ -275,6 +276,34 @@ sys.exit(7)
     expect(report).toMatchObject({ exit: { exitCode: 3 }, end: null, stdout: 'x\n', usage: [] });
     const names = report.phases.map((phase: { name: string }) => phase.name);
     expect(names).toEqual(['claim', 'script start', 'first output', 'script']);
+  });
+
+  it('a program instead of a script: its output, standard input and exit status', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, stdout } = testCli({ stdin: 'typed' });
+    const words = ['-c', 'cat; echo " $0 $1"; exit 3', 'a', 'b'];
+    const program = { ...job(''), script: null, program: { words, entrypoint: 'sh' } };
+    expect(await runInDaemon(cli, control, program)).toBe(3);
+    expect(stdout()).toBe('typed a b\n');
+    expect(await control.list()).toEqual([]);
+  });
+
+  it('a program that is not there: 127, and the sandbox is removed', async () => {
+    await using control = new FakeControlPlane();
+    const { cli, stderr } = testCli({ stdin: '' });
+    const program = { words: ['/no/such/program'], entrypoint: undefined };
+    expect(await runInDaemon(cli, control, { ...job(''), script: null, program })).toBe(127);
+    expect(stderr()).toContain('/no/such/program');
+    expect(await control.list()).toEqual([]);
+  });
+
+  it('an image that names no program: a usage error that says how to name one', async () => {
+    await using control = new FakeControlPlane();
+    const { cli } = testCli({ stdin: '' });
+    const program = { words: [], entrypoint: undefined };
+    const running = runInDaemon(cli, control, { ...job(''), script: null, program });
+    await expect(running).rejects.toMatchObject({ message: 'the image names no program to run' });
+    expect(await control.list()).toEqual([]);
   });
 
   it('--timings: prints a table on stderr', async () => {

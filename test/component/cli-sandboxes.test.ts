@@ -207,9 +207,11 @@ describe('ls', () => {
     await control.remove(three);
     const short = testCli();
     expect(await list(short.cli, control, { label: [] })).toBe(0);
-    expect(short.stdout()).toMatch(/^ID +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +LABELS$/m);
     expect(short.stdout()).toMatch(
-      new RegExp(`^${one} +running +0 s +10 min +1 +512 MiB +pool +user=42$`, 'm'),
+      /^ID +STATUS +AGE +ENDS IN +CPUS +MEMORY +ORIGIN +IMAGE +LABELS$/m,
+    );
+    expect(short.stdout()).toMatch(
+      new RegExp(`^${one} +running +0 s +10 min +1 +512 MiB +pool +- +user=42$`, 'm'),
     );
     expect(short.stdout()).toMatch(new RegExp(`^${two} +paused \\(disk\\) `, 'm'));
     expect(short.stdout()).not.toContain(three);
@@ -371,8 +373,8 @@ describe('pool', () => {
     const { cli, stdout } = testCli();
     await poolList(cli, control);
     const heads = 'TEMPLATE +CPUS +MEMORY +MIN +MAX +TARGET +READY +STARTING +HITS +MISSES';
-    expect(stdout()).toMatch(new RegExp(`^${heads} +DISCARDED +WARM$`, 'm'));
-    expect(stdout()).toMatch(/ 1 +1024 MiB +2 +8 +2 +2 +0 +0 +0 +0 +numpy$/m);
+    expect(stdout()).toMatch(new RegExp(`^${heads} +DISCARDED +IMAGE +WARM$`, 'm'));
+    expect(stdout()).toMatch(/ 1 +1024 MiB +2 +8 +2 +2 +0 +0 +0 +0 +- +numpy$/m);
   });
 
   it('-o json: set prints the pool, ls prints all', async () => {

@@ -115,7 +115,7 @@ export async function vmmOf({ runtime }: RuntimeFixture, id: string): Promise<nu
 }
 
 /** Of a cache that shares only what set-up has made. */
-const OWN_IN_CACHE = new Set(['template', 'tmp', 'setup.lock', 'jail']);
+const OWN_IN_CACHE = new Set(['template', 'oci', 'tmp', 'setup.lock', 'jail']);
 
 /** Templates that test files share and may not damage, on the file system of temporary homes. */
 const TEST_TEMPLATES = join(tmpdir(), `neurovisor-test-${process.getuid?.() ?? 0}`, 'template');

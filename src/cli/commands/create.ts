@@ -16,6 +16,7 @@ import { requirementsOf } from '../flags/requirement-flags.ts';
 import { type SandboxFlags, sandboxOptions, templateOption } from '../flags/sandbox-flags.ts';
 import { duration } from '../output/table.ts';
 import { templateStep, withTemplateProgress } from '../output/template-progress.ts';
+import { pulledImage } from './pull-image.ts';
 
 export interface CreateFlags extends SandboxFlags {
   readonly label: readonly string[];
@@ -34,7 +35,8 @@ export interface CreateFlags extends SandboxFlags {
 export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags): Promise<number> {
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements };
-  const request = { ...createRequest(cli, flags), ...packages };
+  const checked = createRequest(cli, flags);
+  const request = { ...checked, ...packages, ...(await pulledImage(cli, flags)) };
   await checkModelThere(control, flags.model);
   const { snapshot } = request;
   const creating = control.create(
@@ -68,10 +70,11 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
       throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
     const lists = [warm, flags.with ?? [], flags.requirements || []];
-    if (sizes.some((one) => one !== undefined) || lists.some((list) => list.length > 0)) {
+    const isGiven = [...sizes, flags.image].some((one) => one !== undefined);
+    if (isGiven || lists.some((list) => list.length > 0)) {
       throw new UsageError(
-        'a snapshot has its own size, warm list and packages',
-        'omit --cpus, --memory, --memory-max, --disk, --warm, --with and --requirements',
+        'a snapshot has its own size, image, warm list and packages',
+        'omit --cpus, --memory, --memory-max, --disk, --image, --warm, --with and --requirements',
       );
     }
   }
@@ -115,12 +118,13 @@ const HOW: Readonly<Record<SandboxInfo['origin'], string>> = {
 
 /** Explains an unrequested boot, and how to avoid the next one; empty: no such boot. */
 function whyItBooted({ origin }: SandboxInfo, { boot, ...flags }: CreateFlags): string {
-  const { cpus, memory, memoryMax, disk, warm } = flags;
+  const { cpus, memory, memoryMax, disk, image, warm } = flags;
   const words = [
     ...(cpus === undefined ? [] : ['--cpus', `${cpus}`]),
     ...(memory === undefined ? [] : ['--memory', memory]),
     ...(memoryMax === undefined ? [] : ['--memory-max', memoryMax]),
     ...(disk === undefined ? [] : ['--disk', disk]),
+    ...(image === undefined ? [] : ['--image', image]),
     ...warm.flatMap((name) => ['--warm', name]),
   ];
   if (origin !== 'boot' || boot === true || words.length === 0) return '';

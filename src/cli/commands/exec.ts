@@ -53,8 +53,13 @@ export async function exec(
   argv: readonly string[],
   flags: ExecFlags,
 ): Promise<number> {
+  return await withProgramStatus(cli, () => execOrThrow(cli, control, text, argv, flags));
+}
+
+/** Turns the failure to start a program into the exit status that shells have for it. */
+export async function withProgramStatus(cli: Cli, work: () => Promise<number>): Promise<number> {
   try {
-    return await execOrThrow(cli, control, text, argv, flags);
+    return await work();
   } catch (error) {
     const status = statusOfNoProgram(error);
     if (status === null) throw error;
@@ -134,6 +139,9 @@ async function execOrThrow(
   return exitStatus(cli, exit, 'the program');
 }
 
+/** Bash if the image has one. */
+const SHELL_OF_IMAGE = 'command -v bash >/dev/null && exec bash -l; exec sh -l';
+
 /** A shell as the guest's user, on this terminal. */
 export async function shell(
   cli: Cli,
@@ -142,7 +150,9 @@ export async function shell(
   flags: Pick<ExecFlags, 'env' | 'user' | 'cwd'>,
 ): Promise<number> {
   requireTerminal(cli, 'shell', `run commands with: neurovisor exec ${text} -- COMMAND`);
-  return await exec(cli, control, text, ['bash', '-l'], { ...flags, tty: true });
+  const { image } = await control.get(await sandboxId(control, text));
+  const argv = image === null ? ['bash', '-l'] : ['sh', '-c', SHELL_OF_IMAGE];
+  return await exec(cli, control, text, argv, { ...flags, tty: true });
 }
 
 /** @throws UsageError */

@@ -13,6 +13,7 @@ import { amount, eventText, victimText } from '../output/event-text.ts';
 import { LogLines } from '../output/log-lines.ts';
 import {
   diskRows,
+  imageRows,
   lifetimeRows,
   memoryText,
   networkRows,
@@ -115,6 +116,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['status', info.pausedTo === null ? info.status : `${info.status} (${info.pausedTo})`],
     ['age', coarse(now - info.createdAtMs)],
     ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],
+    ...imageRows(info.image),
     ...diskRows(info.diskLimits),
     ['origin', info.origin],
     ['accelerator', info.accelerator],

@@ -4,11 +4,13 @@ import type { ProcessInfo } from '../../guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import type { ImageFlags } from '../flags/image-flag.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions, templateOption } from '../flags/sandbox-flags.ts';
 import { coarse, table } from '../output/table.ts';
 import { PREPARING, templateStep, withTemplateProgress } from '../output/template-progress.ts';
+import { pulledImage } from './pull-image.ts';
 
 export async function host(cli: Cli, control: ControlPlane): Promise<number> {
   const info = await control.host();
@@ -37,7 +39,7 @@ function modelsText({ upstream, models }: HostInfo): string {
   return models === null || models.length === 0 ? upstream : `${upstream}: ${models.join(', ')}`;
 }
 
-export interface PoolFlags extends RequirementFlags {
+export interface PoolFlags extends RequirementFlags, ImageFlags {
   readonly warm: readonly string[];
   readonly template?: string;
   readonly cpus?: number;
@@ -66,7 +68,7 @@ export async function poolSet(
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements };
   const size = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
-  const members = { ...size, ...templateOption(flags) };
+  const members = { ...size, ...(await pulledImage(cli, flags)), ...templateOption(flags) };
   const step = templateStep(members) ?? PREPARING;
   const setting = control.setPool({ min, max }, members);
   const info = await withTemplateProgress(cli, clock, step, setting);
@@ -102,9 +104,10 @@ export function poolTable(list: readonly PoolInfo[]): string {
     `${one.spec.memoryMib} MiB`,
     ...[one.min, one.max, one.target, one.ready, one.starting].map(String),
     ...[one.hits, one.misses, one.discarded].map(String),
+    one.spec.environment?.image ?? '-',
     one.spec.warm.join(' '),
   ]);
-  return table([...heads, 'hits', 'misses', 'discarded', 'warm'], rows);
+  return table([...heads, 'hits', 'misses', 'discarded', 'image', 'warm'], rows);
 }
 
 export async function processes(cli: Cli, control: ControlPlane, text: string): Promise<number> {

@@ -1,10 +1,10 @@
 import { expect, it } from 'vitest';
 import { testCli } from '../../../test/support/test-cli.ts';
-import { open } from './image.ts';
+import { openImagesHere } from './image.ts';
 
-it('open: when no VM can be started, that is the error, not the end of the command', async () => {
+it('openImagesHere: when no VM can be started, that is the error, not the end of the command', async () => {
   const failing = async (): Promise<void> => {
-    await using opened = open(testCli().cli, () => Promise.reject(new Error('no VM')));
+    await using opened = openImagesHere(testCli().cli, () => Promise.reject(new Error('no VM')));
     await opened.context.runtime();
   };
   const error = await failing().catch((caught: unknown) => caught);

@@ -1,7 +1,6 @@
 /** `neurovisor image`: pulls, lists and removes images, which become disks of sandboxes. */
 
 import { systemClock } from '../../base/clock.ts';
-import { describeError, errorCode, remedyOf } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
 import { resolveHome } from '../../home.ts';
@@ -10,14 +9,12 @@ import {
   type ImagesContext,
   openImages,
   type PulledImage,
-  parseReference,
-  type Reference,
   type Removed,
   type StoredImage,
 } from '../../runtime/images.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
-import { UsageError } from '../failure.ts';
+import { readReference } from '../flags/image-flag.ts';
 import { coarse, table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
@@ -25,8 +22,8 @@ import { openRuntime } from './open-runtime.ts';
 const DIGEST_SHOWN = 12;
 
 export async function imagePull(cli: Cli, names: readonly string[]): Promise<number> {
-  const references = names.map(readReference);
-  await using opened = open(cli);
+  const references = await Promise.all(names.map(readReference));
+  await using opened = openImagesHere(cli);
   const pulled: PulledImage[] = [];
   for (const reference of references) {
     pulled.push(await opened.images.pull(reference, 'always', cli.cancelled));
@@ -38,7 +35,7 @@ export async function imagePull(cli: Cli, names: readonly string[]): Promise<num
 }
 
 export async function imageList(cli: Cli): Promise<number> {
-  await using opened = open(cli);
+  await using opened = openImagesHere(cli);
   const list = await opened.images.list();
   if (cli.json) {
     cli.printJson(list);
@@ -56,7 +53,7 @@ export async function imageList(cli: Cli): Promise<number> {
 }
 
 export async function imageInspect(cli: Cli, name: string): Promise<number> {
-  await using opened = open(cli);
+  await using opened = openImagesHere(cli);
   const image = await opened.images.find(name, process.cwd());
   if (cli.json) {
     cli.printJson(image);
@@ -83,23 +80,13 @@ export async function imageInspect(cli: Cli, name: string): Promise<number> {
 }
 
 export async function imageRemove(cli: Cli, names: readonly string[]): Promise<number> {
-  await using opened = open(cli);
+  await using opened = openImagesHere(cli);
   return show(cli, await opened.images.remove(names, process.cwd(), cli.cancelled));
 }
 
 export async function imagePrune(cli: Cli, flags: { readonly all?: boolean }): Promise<number> {
-  await using opened = open(cli);
+  await using opened = openImagesHere(cli);
   return show(cli, await opened.images.prune(flags.all === true, cli.cancelled));
-}
-
-/** @throws UsageError */
-function readReference(name: string): Reference {
-  try {
-    return parseReference(name, process.cwd());
-  } catch (error) {
-    if (errorCode(error) !== 'reference_invalid') throw error;
-    throw new UsageError(describeError(error), remedyOf(error));
-  }
 }
 
 interface Opened extends AsyncDisposable {
@@ -108,7 +95,7 @@ interface Opened extends AsyncDisposable {
 }
 
 /** @param start opens the runtime whose VMs build images */
-export function open(
+export function openImagesHere(
   cli: Cli,
   start: () => Promise<Runtime> = () =>
     openRuntime(cli, { withoutModel: true, keepsProgress: true }),

@@ -45,7 +45,7 @@ const STATUSES: readonly SandboxStatus[] = [
 
 /** @param now milliseconds since 1970 */
 export function sandboxTable(list: readonly SandboxInfo[], now: number): string {
-  const heads = ['id', 'status', 'age', 'ends in', 'cpus', 'memory', 'origin', 'labels'];
+  const heads = ['id', 'status', 'age', 'ends in', 'cpus', 'memory', 'origin', 'image', 'labels'];
   const rows = list.map((one) => [
     one.id,
     statusOf(one),
@@ -54,6 +54,7 @@ export function sandboxTable(list: readonly SandboxInfo[], now: number): string 
     `${one.cpus}`,
     memoryText(one),
     one.origin,
+    one.image?.name ?? '-',
     Object.entries(one.metadata)
       .map(([key, value]) => `${key}=${value}`)
       .join(' '),

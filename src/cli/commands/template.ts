@@ -15,13 +15,14 @@ import { SOURCE_DIR } from '../../runtime/setup.ts';
 import type { StartCommand } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { type ImageFlags, imageRequest } from '../flags/image-flag.ts';
 import * as ranges from '../flags/ranges.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
 import { duration, table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export interface TemplateFlags extends RequirementFlags {
+export interface TemplateFlags extends RequirementFlags, ImageFlags {
   /** Name for the template. */
   readonly tag?: string;
   /** Command whose program runs in every clone, and the command that tells when it is ready. */
@@ -44,7 +45,8 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
   if (tag !== undefined) checkNewName(tag);
   const start = startCommand(flags);
   const requirements = await requirementsOf(flags);
-  const options = { ...sizeOptions(flags), warm: flags.warm, requirements };
+  const image = await imageRequest(flags);
+  const options = { ...sizeOptions(flags), warm: flags.warm, requirements, ...image };
   await using runtime = await open(cli);
   const members = { ...options, card: flags.card === true };
   const template = await runtime.prepareTemplate(members, start);
@@ -93,11 +95,13 @@ export async function templateList(cli: Cli): Promise<number> {
     one.key === null ? 'not built' : mebibytes(one),
     one.current ? 'yes' : 'no',
     one.spec.card === true ? 'yes' : 'no',
+    one.spec.environment?.image ?? '-',
     packagesOf(one),
     one.spec.warm.join(' '),
   ]);
   const head = ['name', 'key', 'cpus', 'memory', 'disk', 'size'];
-  cli.stdout.write(`${table([...head, 'current', 'card', 'packages', 'warm'], rows)}\n`);
+  const more = ['current', 'card', 'image', 'packages', 'warm'];
+  cli.stdout.write(`${table([...head, ...more], rows)}\n`);
   return 0;
 }
 
@@ -196,14 +200,23 @@ function show(cli: Cli, info: ListedTemplate): number {
           ['start', info.spec.start.command],
           ['ready', info.spec.start.ready],
         ]),
+    ...imageRows(info),
     ['packages', (info.spec.requirements ?? []).join(', ')],
     ['warm', modules.join(', ')],
     ['machine', info.machine ?? '-'],
     ['kernel', info.kernelDigest ?? '-'],
-    ['image', info.rootImageDigest ?? '-'],
+    ['system image', info.rootImageDigest ?? '-'],
   ];
   cli.stdout.write(`${table(['part', 'value'], rows)}\n`);
   return 0;
+}
+
+function imageRows({ spec: { environment } }: ListedTemplate): string[][] {
+  if (environment === undefined) return [];
+  return [
+    ['image', environment.image],
+    ['digest', environment.imageDigest],
+  ];
 }
 
 const WHY_NOT_CURRENT = {

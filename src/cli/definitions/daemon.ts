@@ -12,6 +12,7 @@ import {
   allowFieldOption,
   cardOption,
   collect,
+  imageOption,
   jailOption,
   memoryMaxOption,
   output,
@@ -149,7 +150,7 @@ Examples:
     )
     .argument('<min>', 'minimum number of idle sandboxes', ranges.poolMin)
     .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
-  addRequirementOptions(addSizeOptions(set))
+  addRequirementOptions(addSizeOptions(set).addOption(imageOption()))
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option(

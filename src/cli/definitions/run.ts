@@ -35,15 +35,25 @@ export function addRun(program: Command): void {
         'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
         'python3 does. --workdir copies a directory and starts the script in it. What .gitignore and .dockerignore ' +
         'list stays here, and so do .git, .venv, __pycache__ and node_modules; limits: 20,000 files, 1 GiB.\n\n' +
+        'With --image, programs and scripts run in a container image instead of the built-in system. Without a script ' +
+        'it works as docker run does: the entrypoint of the image runs with what follows --, or with the command of the ' +
+        'image, as the user and in the directory that the image names; -it gives the program a terminal. A script needs ' +
+        'a Python 3.10 or newer in the image.\n\n' +
         'Exit status: that of the script, or 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
-        '125 NeuroVisor failed, 128+n ended by signal n, 2 usage error.',
+        '125 NeuroVisor failed, 126 or 127 the program of an image can’t be executed or found, 128+n ended by signal n, 2 usage error.',
     )
     .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
-    .argument('[args...]', 'arguments of the script, after --')
+    .argument(
+      '[args...]',
+      'arguments of the script, after --; with --image and no script, the program',
+    )
     .option('-c, --code <code>', 'run this code instead of a file')
     .option('-m, --module <name>', 'run a module of the current directory instead, as python3 -m')
     .option('-i, --interactive', 'with -t: keep standard input connected to the console')
-    .option('-t, --tty', 'with -i: attach to the serial console of the guest (Ctrl-] q to leave)')
+    .option(
+      '-t, --tty',
+      'with -i: attach to the serial console of the guest, or to the program of --image (Ctrl-] q to leave)',
+    )
     .option(
       '-e, --env <NAME=VALUE>',
       'environment variable; NAME alone passes on its value here (repeatable)',
@@ -78,8 +88,12 @@ export function addRun(program: Command): void {
   addSandboxOptions(command)
     .option('--timeout <time>', 'time limit of the script, for example 90s or 5m (default: none)')
     .addOption(memoryMaxOption())
-    .option('--user <name>', 'guest user: user or root (default: user)')
+    .option('--user <name>', 'guest user: user or root (default: user, or that of the image)')
     .option('--cwd <dir>', 'working directory (default: home of the guest user)')
+    .option(
+      '--entrypoint <program>',
+      'with --image: program to run instead of the entrypoint and command of the image; "": only what follows --',
+    )
     .option(
       '--model <name>',
       'default model of the guest: a name on the model server, or a .gguf file',
@@ -113,22 +127,29 @@ Examples:
   neurovisor run --with pandas,matplotlib plot.py
   neurovisor run --template data plot.py
   neurovisor run -it
+  neurovisor run --image python:3.13-slim script.py
+  neurovisor run --image alpine -- cat /etc/os-release
+  neurovisor run -it --image debian -- bash
 `,
     )
-    .action((file: string | undefined, args: string[], flags: RunFlags & OutputFlags) =>
-      perform(flags, async (cli) => {
+    .action((file: string | undefined, args: string[], flags: RunFlags & OutputFlags) => {
+      const raw = (command.parent as Command & { rawArgs?: string[] }).rawArgs ?? [];
+      return perform(flags, async (cli) => {
         if (given.size > 1)
           throw new UsageError(
             '--daemon and --no-daemon are mutually exclusive',
             'omit one of them',
           );
         const { run } = await import('../commands/run/run.ts');
+        const { namesProgram } = await import('../commands/run/program.ts');
         if (flags.code !== undefined && flags.module !== undefined)
           throw new UsageError('-c and -m are mutually exclusive', 'omit one of them');
         const isFile = flags.code === undefined && flags.module === undefined;
+        if (isFile && flags.image !== undefined && namesProgram(command.args, raw))
+          return await run(cli, file, args, flags, true);
         return isFile || file === undefined
           ? await run(cli, file, args, flags)
           : await run(cli, undefined, [file, ...args], flags);
-      }),
-    );
+      });
+    });
 }

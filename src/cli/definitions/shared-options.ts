@@ -83,6 +83,7 @@ export const DISK_LIMIT = [
 /** The options of a new sandbox, for `run` and `create`. */
 export function addSandboxOptions(command: Command): Command {
   addSizeOptions(command)
+    .addOption(imageOption())
     .option(
       '--alias <ASKED=OFFERED>',
       'serve requests for model ASKED with model OFFERED',
@@ -102,6 +103,13 @@ export function addSandboxOptions(command: Command): Command {
   addRequirementOptions(command);
   addPackageOptions(command);
   return addNetworkOptions(command, ' (default: none)');
+}
+
+export function imageOption(): Option {
+  return new Option(
+    '--image <reference>',
+    'container image to run in, for example python:3.13-slim; pulled if it is not here (default: the built-in system)',
+  );
 }
 
 /** `--with`, `--requirements` */

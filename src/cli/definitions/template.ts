@@ -7,6 +7,7 @@ import {
   addSizeOptions,
   cardOption,
   collect,
+  imageOption,
   memoryMaxOption,
   output,
 } from './shared-options.ts';
@@ -52,7 +53,7 @@ Examples:
       '--ready-timeout <time>',
       'fail if the program is not ready by then, for example 90s or 5m (default: 2m)',
     );
-  addRequirementOptions(addSizeOptions(build))
+  addRequirementOptions(addSizeOptions(build).addOption(imageOption()))
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option(

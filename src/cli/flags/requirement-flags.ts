@@ -13,8 +13,9 @@ import { GUEST_PYTHON, requirePython } from '../../requirements/python.ts';
 import { parseRequirements, splitRequirements } from '../../requirements/requirement.ts';
 import { type ScriptMetadata, scriptMetadata } from '../../requirements/script-metadata.ts';
 import { UsageError } from '../failure.ts';
+import type { ImageFlags } from './image-flag.ts';
 
-export interface RequirementFlags {
+export interface RequirementFlags extends ImageFlags {
   readonly with?: readonly string[];
   /** False with `--no-requirements`: what the script and its project name is not installed. */
   readonly requirements?: readonly string[] | false;
@@ -42,31 +43,42 @@ export async function requirementsOf(
 ): Promise<readonly string[]> {
   const wanted = (flags.with ?? []).flatMap(splitRequirements);
   if (flags.requirements === false) return parseRequirements(wanted);
-  for (const path of flags.requirements ?? []) wanted.push(...(await requirementsAt(path)));
-  if (program !== null) wanted.push(...(await ownRequirements(program)));
+  // The Python of an image is not known here: pip reports what does not fit.
+  const choose = flags.image === undefined ? fitting : anyPython;
+  for (const path of flags.requirements ?? []) wanted.push(...(await requirementsAt(path, choose)));
+  if (program !== null) wanted.push(...(await ownRequirements(program, choose)));
   return parseRequirements(wanted);
 }
 
-async function ownRequirements({ code, project }: Program): Promise<readonly string[]> {
+type Choose = (metadata: ScriptMetadata) => readonly string[];
+
+async function ownRequirements(
+  { code, project }: Program,
+  choose: Choose,
+): Promise<readonly string[]> {
   const metadata = scriptMetadata(code);
-  const own = metadata === null ? [] : fitting(metadata);
+  const own = metadata === null ? [] : choose(metadata);
   if (project === null) return own;
   const file = join(project, 'pyproject.toml');
-  return (await isFile(file)) ? [...own, ...(await requirementsAt(file))] : own;
+  return (await isFile(file)) ? [...own, ...(await requirementsAt(file, choose))] : own;
 }
 
 /** A requirements file, a pyproject.toml, or the directory of one or the other. */
-async function requirementsAt(path: string): Promise<readonly string[]> {
+async function requirementsAt(path: string, choose: Choose): Promise<readonly string[]> {
   const file = (await isDirectory(path)) ? await fileIn(path) : path;
   if (!file.endsWith('.toml')) return await readRequirementsFile(file, readNamed);
   const metadata = projectMetadata(await readText(file));
   const locked = await lockedBy(join(dirname(file), 'uv.lock'));
-  const required = fitting(metadata);
+  const required = choose(metadata);
   return locked ?? required;
 }
 
 function fitting({ dependencies, requiresPython }: ScriptMetadata): readonly string[] {
   if (requiresPython !== null) requirePython(GUEST_PYTHON, requiresPython);
+  return dependencies;
+}
+
+function anyPython({ dependencies }: ScriptMetadata): readonly string[] {
   return dependencies;
 }
 

@@ -5,6 +5,7 @@ import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from './disk-limits.ts';
+import type { ImageFlags } from './image-flag.ts';
 import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv } from './options.ts';
 import { type PackageFlags, packageOptions } from './package-flags.ts';
@@ -20,7 +21,7 @@ export interface NetworkFlags {
   readonly secret?: readonly string[];
 }
 
-export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFlags {
+export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFlags, ImageFlags {
   readonly env: readonly string[];
   readonly warm: readonly string[];
   readonly alias: readonly string[];

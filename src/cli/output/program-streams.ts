@@ -6,6 +6,7 @@ import { ignore } from '../../base/ignore.ts';
 import { type OutputEncoding, type OutputText, outputText } from '../../base/text/output-text.ts';
 import { plain } from '../../base/text/plain.ts';
 import { MIB } from '../../base/units.ts';
+import type { SignalName } from '../../guest/guest.ts';
 import type { Process, ProcessExit } from '../../guest/link.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_TIMEOUT, exitOfSignal } from '../exit-status.ts';
@@ -50,10 +51,19 @@ export const NOT_TRUNCATED: Truncated = { stdoutBytes: 0, stderrBytes: 0 };
 export async function relay(
   cli: Cli,
   process: Process,
-  options: { readonly stdin: boolean; readonly graceMs: number | null },
+  options: {
+    readonly stdin: boolean;
+    readonly graceMs: number | null;
+    /** What the program gets where this command gets SIGTERM. Default: the same. */
+    readonly stopSignal?: SignalName;
+  },
 ): Promise<Relayed> {
+  const { stopSignal = 'SIGTERM' } = options;
   const stopForwarding = forwardStdin(cli, process, options.stdin);
-  cli.onSignal((signal) => process.kill(signal), options.graceMs);
+  cli.onSignal(
+    (signal) => process.kill(signal === 'SIGTERM' ? stopSignal : signal),
+    options.graceMs,
+  );
   let firstAt: number | undefined;
   const onOutput = (): void => {
     firstAt ??= performance.now();

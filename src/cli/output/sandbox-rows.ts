@@ -34,6 +34,20 @@ export function provenanceRows({
   ];
 }
 
+export function imageRows(image: SandboxInfo['image']): readonly Row[] {
+  if (image === null) return [];
+  const { name, digest, user, workdir, entrypoint, cmd, exposedPorts, stopSignal } = image;
+  return [
+    ['image', name],
+    ['image digest', digest],
+    ['image user', `${user === '' ? 'root' : user} in ${workdir}`],
+    ...(entrypoint.length === 0 ? [] : [['entrypoint', entrypoint.join(' ')] as const]),
+    ...(cmd.length === 0 ? [] : [['command', cmd.join(' ')] as const]),
+    ...(exposedPorts.length === 0 ? [] : [['image ports', exposedPorts.join(' ')] as const]),
+    ...(stopSignal === null ? [] : [['stop signal', stopSignal] as const]),
+  ];
+}
+
 export function secretRows({ secrets }: Pick<SandboxInfo, 'secrets'>): readonly Row[] {
   return secrets.map(({ name, hosts, places, held }) => {
     const missing = held ? '' : '; value missing, set it again with neurovisor update --secret';

@@ -36,6 +36,8 @@ export async function withTemplateProgress<T>(
 /** In software emulation on two cores; with packages, a few of them. */
 const PREPARING_MS = 45_000;
 const INSTALLING_MS = 120_000;
+/** Nothing is imported. */
+const IMAGE_MS = 15_000;
 
 export const PREPARING: TemplateStep = {
   title: 'Prepare the template of this pool (built once)',
@@ -45,16 +47,21 @@ export const PREPARING: TemplateStep = {
 /** What to show while the template of a request may be built; null: none is built for it. */
 export function templateStep({
   template,
+  image,
   requirements = [],
 }: {
   readonly template?: string | undefined;
+  readonly image?: string | undefined;
   readonly requirements?: readonly string[] | undefined;
 }): TemplateStep | null {
   if (template !== undefined) {
     const title = `Prepare template ${template} (built if it is missing or out of date)`;
     return { title, estimateMs: INSTALLING_MS };
   }
-  if (requirements.length === 0) return null;
+  if (requirements.length === 0) {
+    if (image === undefined) return null;
+    return { title: `Build the template of ${image} (built once)`, estimateMs: IMAGE_MS };
+  }
   const title = 'Install the packages into a template (built once)';
   return { title, estimateMs: INSTALLING_MS };
 }

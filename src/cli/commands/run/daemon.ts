@@ -7,20 +7,18 @@ import { systemClock } from '../../../base/clock.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { ControlPlane, SandboxInfo } from '../../../sandbox/control.ts';
 import type { Cli } from '../../cli.ts';
-import { UsageError } from '../../failure.ts';
 import { checkModelThere } from '../../flags/offered.ts';
 import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
 import { templateStep, withTemplateProgress } from '../../output/template-progress.ts';
+import { pulledImage } from '../pull-image.ts';
 import type { RunJob } from './job.ts';
-import { runScript, withSandbox } from './session.ts';
+import { runJob, withSandbox } from './session.ts';
 
 /** @param control a client with a session */
 export async function runInDaemon(cli: Cli, control: ControlPlane, job: RunJob): Promise<number> {
-  const { script, flags } = job;
-  if (script === null) throw new UsageError('nothing to run');
+  const { flags, requirements } = job;
   const model = flags.model === undefined ? {} : { defaultModel: flags.model };
-  const { requirements } = job;
-  const named = templateOption(flags);
+  const named = { ...templateOption(flags), ...(await pulledImage(cli, flags)) };
   const request = { ...sandboxOptions(cli, flags, model), requirements, ...named };
   await checkModelThere(control, flags.model);
   const step = templateStep(request);
@@ -35,7 +33,7 @@ export async function runInDaemon(cli: Cli, control: ControlPlane, job: RunJob):
     async (sandbox) => {
       const { id } = sandbox.info;
       const usage = () => usageOf(control, id);
-      return await runScript(cli, control, { sandbox, script, job, usage });
+      return await runJob(cli, control, { sandbox, job, usage });
     },
     wait,
   );

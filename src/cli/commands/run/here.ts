@@ -8,23 +8,24 @@ import type { ControlPlane, CreateRequest } from '../../../sandbox/control.ts';
 import type { EndCause } from '../../../sandbox/ending.ts';
 import type { Cli } from '../../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../../exit-status.ts';
-import { UsageError } from '../../failure.ts';
+import { imageRequest } from '../../flags/image-flag.ts';
 import { modelChoice } from '../../flags/model-choice.ts';
 import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
 import { attachConsole } from '../../output/console.ts';
 import { openRuntime } from '../open-runtime.ts';
-import type { RunJob } from './job.ts';
+import { type RunJob, wantsSerialConsole } from './job.ts';
 import { copyFiles } from './placement.ts';
 import type { Script } from './script.ts';
-import { type RunSandbox, runScript, withSandbox } from './session.ts';
+import { type RunSandbox, runJob, withSandbox } from './session.ts';
 
 export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const { script, flags } = job;
-  const wantsConsole = flags.interactive === true && flags.tty === true;
+  const wantsConsole = wantsSerialConsole(flags);
   const choice = modelChoice(flags.model);
   const request: CreateRequest = {
     ...sandboxOptions(cli, flags, choice.policy),
     requirements: job.requirements,
+    ...(await imageRequest(flags)),
     console: wantsConsole ? 'interactive' : 'log',
     boot: flags.template === false,
     ...templateOption(flags),
@@ -50,9 +51,8 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
         await attachConsole(cli, control, sandbox.info.id, script);
         return await consoleStatus(cli, control, sandbox);
       }
-      if (script === null) throw new UsageError('nothing to run');
-      if (usesModel(script)) runtime.warmUpstream();
-      return await runScript(cli, control, { sandbox, script, job, usage: async () => usage });
+      if (script !== null && usesModel(script)) runtime.warmUpstream();
+      return await runJob(cli, control, { sandbox, job, usage: async () => usage });
     });
   });
 }

@@ -1,7 +1,7 @@
 /** The work of a `run` and its report, whether the sandbox is this process's or the daemon's. */
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { JailMode } from '../../../config.ts';
-import type { ProcessExit, PythonSpec } from '../../../guest/link.ts';
+import type { ProcessExit, RunOptions } from '../../../guest/link.ts';
 import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
 import * as ranges from '../../flags/ranges.ts';
@@ -9,6 +9,7 @@ import type { SandboxFlags } from '../../flags/sandbox-flags.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
 import type { Phase } from '../../output/timings.ts';
 import type { Out } from '../../transfer/copies.ts';
+import type { Program } from './program.ts';
 import type { OutReport } from './results.ts';
 import type { Script } from './script.ts';
 import type { SyncReport } from './sync.ts';
@@ -28,16 +29,20 @@ export interface RunFlags extends SandboxFlags {
   readonly model?: string;
   readonly user?: string;
   readonly cwd?: string;
+  /** Instead of the image's; empty: none. */
+  readonly entrypoint?: string;
   readonly timings?: boolean;
   readonly jail?: JailMode;
   /** True with `--daemon`, false with `--no-daemon`. */
   readonly daemon?: boolean;
 }
 
-/** A script with its arguments and options. */
+/** A script, or a program of an image, with its arguments and options. */
 export interface RunJob {
-  /** Null: a console without a script. */
+  /** Null: a console without a script, or `program`. */
   readonly script: Script | null;
+  /** Null: `script`. */
+  readonly program: Program | null;
   readonly args: readonly string[];
   readonly flags: RunFlags;
   /** What `--out` names. */
@@ -76,6 +81,9 @@ export function checkJob(flags: RunFlags): void {
   if (workdir !== undefined && flags.cwd !== undefined) {
     throw new UsageError('--workdir and --cwd are mutually exclusive', 'omit one of them');
   }
+  if (flags.entrypoint !== undefined && flags.image === undefined) {
+    throw new UsageError('--entrypoint needs --image', 'add --image IMAGE');
+  }
   if (interactive && tty && typeof flags.template === 'string') {
     const remedy = 'use create --template and shell with the daemon: neurovisor serve';
     throw new UsageError('-it excludes --template', remedy);
@@ -90,6 +98,16 @@ export function checkJob(flags: RunFlags): void {
   }
 }
 
+/** `-it`. */
+export function wantsTerminal({ interactive = false, tty = false }: RunFlags): boolean {
+  return interactive && tty;
+}
+
+/** With an image, `-it` gives its program a terminal of its own. */
+export function wantsSerialConsole(flags: RunFlags): boolean {
+  return wantsTerminal(flags) && flags.image === undefined;
+}
+
 /** Packages are on the disk of a template, and these boot without one. @throws UsageError */
 export function checkRequirements(requirements: readonly string[], flags: RunFlags): void {
   if (requirements.length === 0) return;
@@ -98,15 +116,9 @@ export function checkRequirements(requirements: readonly string[], flags: RunFla
   throw new UsageError(`${boots} excludes packages: they come with a template`, `omit ${boots}`);
 }
 
-/** The request to the guest. */
-export function pythonSpec(
-  placed: Pick<PythonSpec, 'script' | 'cwd'>,
-  { args, flags }: RunJob,
-  stdin: boolean,
-): PythonSpec {
+/** The request to the guest, for a script and a program. */
+export function runOptions({ flags }: Pick<RunJob, 'flags'>, stdin: boolean): RunOptions {
   return {
-    ...placed,
-    args,
     stdin,
     ...(flags.timeout === undefined ? {} : { timeoutMs: ranges.timeout(flags.timeout) }),
     ...(flags.user === undefined ? {} : { user: flags.user }),

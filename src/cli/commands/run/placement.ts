@@ -33,24 +33,36 @@ export interface Placement {
   readonly spec: Pick<PythonSpec, 'script' | 'cwd'>;
 }
 
+type PlaceFlags = Pick<RunFlags, 'copy' | 'user' | 'cwd' | 'workdir'>;
+
+/** Copies the files for a program of an image. It starts where the image says, or in the copy of `--workdir`. */
+export async function placeCopies(
+  cli: Cli,
+  guest: Guest,
+  flags: PlaceFlags,
+): Promise<Pick<Placement, 'copied' | 'workdir'> & { readonly cwd: string | null }> {
+  const { workdir: source } = flags;
+  const workdir =
+    source === undefined ? null : await send(cli, guest, flags, source, inHome(source));
+  const copied = [...(workdir === null ? [] : [workdir]), ...(await copyFiles(cli, guest, flags))];
+  return { copied, workdir, cwd: flags.cwd ?? workdir?.to ?? null };
+}
+
 /** Copies the files, the project, then the script if it is not among them. */
 export async function placeFiles(
   cli: Cli,
   guest: Guest,
   script: Script,
-  flags: Pick<RunFlags, 'copy' | 'user' | 'cwd' | 'workdir'>,
+  flags: PlaceFlags,
 ): Promise<Placement> {
-  const send = (source: string, to: string): Promise<SentProject> =>
-    asUsageErrors(() => sendProject(guest, source, to, resultOptions(cli, flags.user)));
-  const { workdir: source } = flags;
-  const workdir = source === undefined ? null : await send(source, inHome(source));
-  const copied = [...(workdir === null ? [] : [workdir]), ...(await copyFiles(cli, guest, flags))];
+  const { workdir, ...placedCopies } = await placeCopies(cli, guest, flags);
+  const copied = [...placedCopies.copied];
   const { code, filename, path, project } = script;
   if (project !== null && placeOf(copied, await realpath(project)) === null) {
     const isHere = (await realpath(project)) === process.cwd();
-    copied.push(await send(project, isHere ? '~' : inHome(project)));
+    copied.push(await send(cli, guest, flags, project, isHere ? '~' : inHome(project)));
   }
-  const cwd = flags.cwd ?? workdir?.to ?? placeOf(copied, process.cwd());
+  const cwd = placedCopies.cwd ?? placeOf(copied, process.cwd());
   const start = cwd === null ? {} : { cwd };
   const placed = { copied, workdir };
   if (filename === '<string>') return { ...placed, spec: { script: { code }, ...start } };
@@ -66,6 +78,16 @@ export async function placeFiles(
       ? await writeScript(guest, place, { code, filename }, flags.user)
       : (await guest.files.write(ignored, code, fileOptions(flags))).path;
   return { ...placed, spec: { script: { path: at }, ...start } };
+}
+
+async function send(
+  cli: Cli,
+  guest: Guest,
+  { user }: PlaceFlags,
+  source: string,
+  to: string,
+): Promise<SentProject> {
+  return await asUsageErrors(() => sendProject(guest, source, to, resultOptions(cli, user)));
 }
 
 const inHome = (directory: string): string => `~/${basename(resolve(directory))}`;

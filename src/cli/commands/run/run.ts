@@ -10,31 +10,64 @@ import { UsageError } from '../../failure.ts';
 import { requirementsOf } from '../../flags/requirement-flags.ts';
 import { requireTerminal } from '../../output/terminal.ts';
 import { parseOuts, requireCopies } from '../../transfer/copies.ts';
-import { checkJob, checkRequirements, type RunFlags, type RunJob } from './job.ts';
+import {
+  checkJob,
+  checkRequirements,
+  type RunFlags,
+  type RunJob,
+  wantsSerialConsole,
+  wantsTerminal,
+} from './job.ts';
 import { requireWorkdir } from './placement.ts';
 import { moduleScript, readScript, type Script } from './script.ts';
 
-/** Returns the exit status of this command: the script's own, or 124/125/128+n as in README.md. */
+/**
+ * @param isProgram the words are a program of the image, not a script
+ * @returns the exit status of this command: the script's own, or 124/125/128+n as in README.md
+ */
 export async function run(
   cli: Cli,
   file: string | undefined,
   args: readonly string[],
   flags: RunFlags,
+  isProgram = false,
 ): Promise<number> {
-  const wantsConsole = flags.interactive === true && flags.tty === true;
+  const wantsConsole = wantsSerialConsole(flags);
   checkJob(flags);
   const outs = parseOuts(flags.out);
   await requireCopies(flags.copy);
   if (flags.workdir !== undefined) await requireWorkdir(flags.workdir);
   if (wantsConsole) requireTerminal(cli, '-it');
   const isConsoleAlone = wantsConsole && file === undefined && flags.module === undefined;
+  if (isProgram) return await start(cli, programJob(file, args, flags, outs));
+  if (flags.entrypoint !== undefined) {
+    throw new UsageError('--entrypoint excludes a script', 'put the program after --');
+  }
+  if (flags.image !== undefined && wantsTerminal(flags)) {
+    throw new UsageError('-it with --image runs a program', 'put the program after --');
+  }
   const script = isConsoleAlone ? null : await scriptOf(cli, file, flags);
   if (wantsConsole && script !== null && script.project !== null) {
     throw new UsageError('-it runs no directory and no module', 'bring it in with --copy');
   }
   const requirements = await requirementsOf(flags, script);
   checkRequirements(requirements, flags);
-  const job: RunJob = { script, args, flags, outs, requirements };
+  return await start(cli, { script, program: null, args, flags, outs, requirements });
+}
+
+function programJob(
+  file: string | undefined,
+  args: readonly string[],
+  flags: RunFlags,
+  outs: RunJob['outs'],
+): RunJob {
+  const words = file === undefined ? [] : [file, ...args];
+  const program = { words, entrypoint: flags.entrypoint };
+  return { script: null, program, args: [], flags, outs, requirements: [] };
+}
+
+async function start(cli: Cli, job: RunJob): Promise<number> {
+  const { flags } = job;
   await using control = await daemonFor(cli, flags);
   if (control !== null) {
     const { runInDaemon } = await import('./daemon.ts');
@@ -66,7 +99,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
 
 /** The option that needs a sandbox of this process; null: none. */
 export function onlyHere(flags: RunFlags): string | null {
-  if (flags.interactive === true && flags.tty === true) return '-it';
+  if (wantsSerialConsole(flags)) return '-it';
   if (flags.template === false) return '--no-template';
   if (flags.jail !== undefined) return '--jail';
   if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) return '--model FILE.gguf';
@@ -84,5 +117,5 @@ async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Pr
       'use neurovisor run FILE, run DIR, run -m MODULE, run -c CODE, or run - for standard input',
     );
   }
-  return await readScript(file, cli.stdin);
+  return await readScript(file, cli.stdin, flags.image);
 }

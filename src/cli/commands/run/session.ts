@@ -7,19 +7,21 @@ import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
-import type { Guest } from '../../../guest/link.ts';
+import type { Guest, Process } from '../../../guest/link.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';
 import { fileOptions } from '../../../transfer/transfer.ts';
 import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { EXIT_NO_RESULTS } from '../../exit-status.ts';
+import { UsageError } from '../../failure.ts';
 import { endAfterLoss, statusOfEnd, watchFullDisk } from '../../output/loss.ts';
 import { exitStatus, relay } from '../../output/program-streams.ts';
 import { phases, timingsTable } from '../../output/timings.ts';
-import { pythonSpec, type RunJob, type RunReport, readsStdin } from './job.ts';
-import { missingFileHint, type Placement, placeFiles } from './placement.ts';
+import { exec, withProgramStatus } from '../exec.ts';
+import { type RunJob, type RunReport, readsStdin, runOptions, wantsTerminal } from './job.ts';
+import { missingFileHint, type Placement, placeCopies, placeFiles } from './placement.ts';
+import { argvOf, stopSignalOf } from './program.ts';
 import { copyResults, lostResults, type OutReport } from './results.ts';
-import type { Script } from './script.ts';
 import { isSynced, type SyncReport, syncBack } from './sync.ts';
 
 /** The sandbox of a run, ready. */
@@ -67,33 +69,55 @@ export async function withSandbox(
   }
 }
 
-export interface ScriptRun {
+export interface Run {
   readonly sandbox: RunSandbox;
-  readonly script: Script;
   readonly job: RunJob;
-  /** The script's requests to the model. */
+  /** The program's requests to the model. */
   usage(): Promise<readonly UsageRecord[]>;
 }
 
-/** Runs the script on this command's streams. @returns the exit status of this command */
-export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun): Promise<number> {
-  const { sandbox, script, job } = run;
-  const { flags } = job;
+/** Runs the script or program on this command's streams. @returns the exit status of this command */
+export async function runJob(cli: Cli, control: ControlPlane, run: Run): Promise<number> {
+  const { job } = run;
+  const guest = await control.guest(run.sandbox.info.id);
+  const placed = await place(cli, guest, run.sandbox.info, job);
+  if (job.program === null) return await runPlaced(cli, control, run, guest, placed);
+  return await withProgramStatus(cli, () => runPlaced(cli, control, run, guest, placed));
+}
+
+async function runPlaced(
+  cli: Cli,
+  control: ControlPlane,
+  run: Run,
+  guest: Guest,
+  placed: Placed,
+): Promise<number> {
+  const { sandbox, job } = run;
+  const { flags, script } = job;
+  const what = script === null ? 'the program' : 'the script';
   const { id, accelerator, timings, readyMs: claimMs } = sandbox.info;
-  const guest = await control.guest(id);
-  const stdin = readsStdin(script);
-  const { copied, spec, workdir } = await placeFiles(cli, guest, script, flags);
+  const { copied, workdir, cwd, argv, stdin } = placed;
+  if (argv !== null && wantsTerminal(flags)) {
+    const { user, timeout } = flags;
+    const given = Object.entries({ user, timeout, cwd: cwd ?? undefined });
+    const options = Object.fromEntries(given.filter(([, value]) => value !== undefined));
+    return await exec(cli, control, id, argv, { env: [], tty: true, ...options });
+  }
   const asked = performance.now();
-  const process = await guest.python(pythonSpec(spec, job, stdin));
+  const process = await placed.start();
   const started = performance.now();
-  const relayed = await relay(cli, process, { stdin, graceMs: SIGNAL_GRACE_MS });
+  const relayed = await relay(cli, process, {
+    stdin,
+    graceMs: SIGNAL_GRACE_MS,
+    ...(script === null ? stopSignalOf(sandbox.info.image) : {}),
+  });
   const ended = performance.now();
   const { exit, stdout, stderr, firstAt: first } = relayed;
   const end = exit === null ? await endOf(cli, control, sandbox, relayed.lost) : null;
   // From here on nothing of the script is left to end: a signal ends this command.
   cli.stopForwardingSignals();
   const brought = await bringBack(cli, exit === null ? null : guest, job, {
-    cwd: spec.cwd ?? null,
+    cwd,
     workdir,
     copied,
   });
@@ -120,17 +144,44 @@ export async function runScript(cli: Cli, control: ControlPlane, run: ScriptRun)
     }
   }
   if (exit !== null) {
-    if (exit.exitCode === 1 && !cli.json) {
+    if (script !== null && exit.exitCode === 1 && !cli.json) {
       const hint = await missingFileHint(script, copied, relayed.lastStderr);
       if (hint !== null) cli.stderr.write(`neurovisor: ${plain(hint)}\n`);
     }
-    const status = exitStatus(cli, exit, 'the script');
+    const status = exitStatus(cli, exit, what);
     if (status !== 0 || brought.isComplete) return status;
     return cli.signalStatus ?? EXIT_NO_RESULTS;
   }
-  const status = statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, 'the script');
+  const status = statusOfEnd(cli, end ?? { cause: 'agent-lost', detail: '' }, what);
   const wantsResults = job.outs.length > 0 || flags.sync === true;
   return status === 0 && wantsResults ? EXIT_NO_RESULTS : status;
+}
+
+/** Where the program starts, and how. */
+interface Placed {
+  readonly copied: Placement['copied'];
+  readonly workdir: Placement['workdir'];
+  readonly cwd: string | null;
+  /** Null: it is a script. */
+  readonly argv: readonly string[] | null;
+  readonly stdin: boolean;
+  start(): Promise<Process>;
+}
+
+async function place(cli: Cli, guest: Guest, info: SandboxInfo, job: RunJob): Promise<Placed> {
+  const { script, program, args, flags } = job;
+  if (script !== null) {
+    const { spec, ...copies } = await placeFiles(cli, guest, script, flags);
+    const stdin = readsStdin(script);
+    const start = () => guest.python({ ...spec, args, ...runOptions(job, stdin) });
+    return { ...copies, cwd: spec.cwd ?? null, argv: null, stdin, start };
+  }
+  if (program === null) throw new UsageError('nothing to run');
+  const argv = argvOf(program, info.image);
+  const copies = await placeCopies(cli, guest, flags);
+  const at = copies.cwd === null ? {} : { cwd: copies.cwd };
+  const start = () => guest.exec({ argv, ...at, ...runOptions(job, true) });
+  return { ...copies, argv, stdin: true, start };
 }
 
 interface Brought {

@@ -1,0 +1,22 @@
+/** The image of a new sandbox: pulled here, with progress, before a daemon of this machine is asked for the sandbox. */
+import type { Cli } from '../cli.ts';
+import { type ImageFlags, readReference } from '../flags/image-flag.ts';
+import { openImagesHere } from './image.ts';
+
+/**
+ * @returns the option of the request: the complete reference, whose paths are absolute
+ * @throws UsageError; OciError
+ */
+export async function pulledImage(
+  cli: Cli,
+  { image: name }: ImageFlags,
+): Promise<{ readonly image?: string }> {
+  if (name === undefined) return {};
+  const reference = await readReference(name);
+  // A daemon elsewhere has images of its own.
+  if (cli.config.daemonUrl === null) {
+    await using opened = openImagesHere(cli);
+    await opened.images.pull(reference, 'missing', cli.cancelled);
+  }
+  return { image: reference.text };
+}

@@ -1,0 +1,24 @@
+/** `--image`: the container image of a new sandbox. */
+import { describeError, errorCode, remedyOf } from '../../base/errors.ts';
+import type { Reference } from '../../runtime/images.ts';
+import { UsageError } from '../failure.ts';
+
+export interface ImageFlags {
+  readonly image?: string;
+}
+
+/** @param name a path in it is relative to the working directory. @throws UsageError */
+export async function readReference(name: string): Promise<Reference> {
+  const { parseReference } = await import('../../runtime/images.ts');
+  try {
+    return parseReference(name, process.cwd());
+  } catch (error) {
+    if (errorCode(error) !== 'reference_invalid') throw error;
+    throw new UsageError(describeError(error), remedyOf(error));
+  }
+}
+
+/** The option of a request that is served in this process. @throws UsageError */
+export async function imageRequest({ image }: ImageFlags): Promise<{ readonly image?: string }> {
+  return image === undefined ? {} : { image: (await readReference(image)).text };
+}
