@@ -83,7 +83,7 @@ const LAYERS: Record<string, readonly string[]> = {
   // Copies of trees, for the command and the library.
   transfer: ['base', 'type:guest'],
   // From a Dockerfile to an environment: VMs are the runtime's.
-  dockerfile: ['base', 'sys', 'home', 'runtime', 'transfer', 'type:sandbox', ...MECHANISM_TYPES],
+  dockerfile: ['base', 'sys', 'home', 'sandbox', 'runtime', 'transfer', ...MECHANISMS],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
   api: ['base', 'trace', 'requirements', 'sandbox', ...MECHANISM_TYPES],
   client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
@@ -107,6 +107,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'requirements',
     'api',
     'client',
+    'dockerfile',
     'doctor',
     'library',
     'probes',

@@ -29,7 +29,7 @@ export type RunMount =
   /** Files of another stage or image, read-only. */
   | {
       readonly type: 'bind';
-      readonly from: Source | null;
+      readonly from: Source;
       readonly source: string;
       readonly target: string;
     };
@@ -118,7 +118,10 @@ export function readMount(
     const from = take('from');
     take('readonly');
     if (flag('readwrite')) throw unsupported(line, '--mount=type=bind with readwrite', 'Use COPY.');
-    const origin = from === undefined ? null : sourceOfFrom(from, stages, own, line);
+    if (from === undefined) {
+      throw unsupported(line, '--mount=type=bind without from', 'Use COPY, or name a stage.');
+    }
+    const origin = sourceOfFrom(from, stages, own, line);
     mount = { type, from: origin, source: take('source') ?? '.', target };
   } else throw unsupported(line, `--mount=type=${shown(type)}`);
   const [unknown] = fields.keys();

@@ -1,9 +1,9 @@
 /**
- * The disk of tools for the VM that builds images: mkfs.erofs and a zstd decompressor, both static, and the script that
- * drives them (guest/builder). An EROFS image itself, made by the mkfs.erofs that is on it.
+ * The disk of tools for the VM that builds images: mkfs.erofs and a zstd decompressor, both static, and the scripts that
+ * drive them (guest/builder). An EROFS image itself, made by the mkfs.erofs that is on it.
  */
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { MIB } from '../base/units.ts';
 import { EROFS_SHA256, EROFS_VERSION, fetchErofsSource } from './erofs-source.ts';
@@ -17,6 +17,7 @@ const RECIPE_VERSION = 1;
 const ESTIMATE_MS = 30_000;
 const SPACE_BYTES = 128 * MIB;
 const IMAGE = 'tools.erofs';
+const SCRIPTS = ['build.py', 'step.py', 'step_root.py', 'step_copy.py'];
 const UUID = '6e657572-6f76-4973-8f72-000000000003';
 
 const detailsSchema = z.object({ erofsUtils: z.string() });
@@ -27,8 +28,9 @@ export async function prepareBuilderTools(
 ): Promise<{ readonly path: string; readonly digest: string }> {
   const { sourceDir } = context;
   const patch = join(sourceDir, 'image', 'erofs-utils.patch');
-  const sources = ['build.py', 'unzstd.c'].map((name) => join(sourceDir, 'guest', 'builder', name));
-  const parts = await Promise.all([patch, ...sources].map((path) => readFile(path)));
+  const scripts = SCRIPTS.map((name) => join(sourceDir, 'guest', 'builder', name));
+  const unzstd = join(sourceDir, 'guest', 'builder', 'unzstd.c');
+  const parts = await Promise.all([patch, ...scripts, unzstd].map((path) => readFile(path)));
   const artifact = await prepareArtifact(context, {
     kind: KIND,
     title: 'Build the tools that build images',
@@ -38,7 +40,7 @@ export async function prepareBuilderTools(
     spaceBytes: SPACE_BYTES,
     details: detailsSchema,
     build: async (job) => {
-      await build(job, patch, sources);
+      await build(job, { patch, unzstd, scripts });
       return { erofsUtils: EROFS_VERSION };
     },
   });
@@ -47,7 +49,13 @@ export async function prepareBuilderTools(
   return { path: image.path, digest: image.sha256 };
 }
 
-async function build(job: Job, patch: string, sources: readonly string[]): Promise<void> {
+interface Sources {
+  readonly patch: string;
+  readonly unzstd: string;
+  readonly scripts: readonly string[];
+}
+
+async function build(job: Job, { patch, unzstd, scripts }: Sources): Promise<void> {
   const { scratchDir, outDir, signal, report } = job;
   const tools = join(scratchDir, 'tools');
   const source = join(scratchDir, 'erofs-utils');
@@ -64,9 +72,8 @@ async function build(job: Job, patch: string, sources: readonly string[]): Promi
     signal,
     cwd: source,
   });
-  const [script = '', unzstd = ''] = sources;
   await runTool('gcc', [...STATIC, '-o', join(tools, 'unzstd'), unzstd, '-lzstd'], { signal });
-  await copyFile(script, join(tools, 'build.py'));
+  for (const script of scripts) await copyFile(script, join(tools, basename(script)));
   report(0.9, 'pack the tools');
   const same = ['-T0', `-U${UUID}`, '--all-root', '--quiet'];
   await runTool(mkfs, [...same, join(outDir, IMAGE), tools], { signal });

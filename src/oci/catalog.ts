@@ -33,6 +33,8 @@ const imageSchema = z.object({
   /** Milliseconds since 1970. */
   pulledAtMs: z.number(),
   configDigest: digest,
+  /** Of an image that was built here, which has no layers: the key of its files. Absent: it was pulled. */
+  built: digest.optional(),
   /** Bottom first. `bytes`: as stored in the registry. */
   layers: z.array(
     z.object({

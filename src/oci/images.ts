@@ -19,7 +19,7 @@ import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Progress } from '../base/progress.ts';
 import { GIB } from '../base/units.ts';
-import type { ImageBuilder } from './builder.ts';
+import { type ImageBuilder, UNFINISHED } from './builder.ts';
 import { Catalog, type StoredImage } from './catalog.ts';
 import { chainId, type ImageConfig, LAYERS_MAX, platformText } from './documents.ts';
 import { OciError } from './errors.ts';
@@ -97,6 +97,11 @@ export class Images {
     this.#catalog = new Catalog(dir);
   }
 
+  /** Of the images that run here, as images call it. */
+  get architecture(): string {
+    return this.#options.architecture;
+  }
+
   /** Newest first. @throws OciError */
   async list(): Promise<readonly StoredImage[]> {
     return (await this.#catalog.read()).toSorted((a, b) => b.pulledAtMs - a.pulledAtMs);
@@ -169,6 +174,53 @@ export class Images {
         });
       });
     }
+  }
+
+  /** Whether a build has made these files. @param key `sha256:…` of all that they depend on */
+  async hasBuilt(key: string): Promise<boolean> {
+    const bytes = await this.#files.use('environments', key);
+    return bytes !== null && (await this.#recordOf(key, bytes)) !== undefined;
+  }
+
+  /** Path of a new file for the disk of a build, on the cache's file system. */
+  async placeForBuild(key: string): Promise<string> {
+    await this.#files.make();
+    return `${this.#files.path('environments', key)}.${newSandboxId()}${UNFINISHED}`;
+  }
+
+  /** Makes the file the disk of these files. */
+  async keepBuilt(key: string, from: string, signal: AbortSignal): Promise<void> {
+    await this.#keepEnvironment(key, from, signal);
+  }
+
+  /**
+   * Lists what a build made, as an image without layers.
+   * @param name null: without one
+   * @throws OciError `image_not_found`: its disk was removed meanwhile
+   */
+  async addBuilt(
+    key: string,
+    config: ImageConfig,
+    name: Reference | null,
+    signal: AbortSignal,
+  ): Promise<PulledImage> {
+    const plain = toPlain(config);
+    const text = JSON.stringify({ key, config: plain });
+    const digest = `sha256:${createHash('sha256').update(text).digest('hex')}`;
+    const image: StoredImage = {
+      digest,
+      names: [],
+      platform: `linux/${this.#options.architecture}`,
+      pulledAtMs: systemClock.wall(),
+      configDigest: digest,
+      built: key,
+      layers: [],
+      config: plain,
+    };
+    const added = await this.#add(image, name?.text ?? null, signal);
+    const environment = await this.#environment(added, signal);
+    await this.#enforceQuota(added, signal);
+    return { image: added, environment };
   }
 
   /**
@@ -271,19 +323,26 @@ export class Images {
     }
   }
 
-  /** The name now means this image, and no other. */
   async #addName(
     image: StoredImage,
     { text }: Reference,
     signal: AbortSignal,
   ): Promise<StoredImage> {
+    return await this.#add(image, text, signal);
+  }
+
+  /** The name now means this image, and no other. */
+  async #add(image: StoredImage, text: string | null, signal: AbortSignal): Promise<StoredImage> {
     return await this.#catalog.update(signal, async (images) => {
       const others = images.map((one) => ({
         ...one,
         names: one.names.filter((name) => name !== text),
       }));
       const existing = others.find(({ digest }) => digest === image.digest) ?? image;
-      const names = [...existing.names.filter((name) => name !== text), text];
+      const names = [
+        ...existing.names.filter((name) => name !== text),
+        ...(text === null ? [] : [text]),
+      ];
       const result = { ...existing, names, pulledAtMs: systemClock.wall() };
       return {
         images: [...others.filter(({ digest }) => digest !== image.digest), result],
@@ -297,6 +356,7 @@ export class Images {
     return await this.#builds.run(chain, signal, async (own) => {
       const found = await this.#findEnvironment(image, chain);
       if (found !== undefined) return found;
+      if (image.built !== undefined) throw goneBuild(image);
       await this.#files.make();
       const layers = await this.#buildLayers(image, own);
       return await this.#merge(image, chain, layers, own);
@@ -307,13 +367,32 @@ export class Images {
     const path = this.#files.path('environments', chain);
     const bytes = await this.#files.use('environments', chain);
     if (bytes === null) return undefined;
+    const digest = await this.#recordOf(chain, bytes);
+    return digest === undefined ? undefined : toEnvironment(image, path, digest);
+  }
+
+  /** @returns the digest of the whole file; undefined: it is not whole */
+  async #recordOf(chain: string, bytes: number): Promise<string | undefined> {
+    const path = this.#files.path('environments', chain);
     try {
       const record = environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8')));
-      if (record.bytes === bytes) return toEnvironment(image, path, record.digest);
+      if (record.bytes === bytes) return record.digest;
     } catch (error) {
       ignore(error, 'the environment is built again');
     }
     return undefined;
+  }
+
+  /** Moves a whole file to its place, and records its digest. */
+  async #keepEnvironment(chain: string, from: string, signal: AbortSignal): Promise<string> {
+    const path = this.#files.path('environments', chain);
+    await rm(`${path}.json`, { force: true });
+    const digest = await digestFile(from, signal);
+    const record = { digest, bytes: (await stat(from)).size };
+    if (from !== path) await rename(from, path);
+    // Last: without it the image counts as not built.
+    await writeFile(`${path}.json`, `${JSON.stringify(record)}\n`);
+    return digest;
   }
 
   async #buildLayers(
@@ -365,10 +444,7 @@ export class Images {
     try {
       await rm(`${path}.json`, { force: true });
       await this.#options.builder.merge({ layers }, path, signal);
-      const digest = await digestFile(path, signal);
-      const record = { digest, bytes: (await stat(path)).size };
-      // Last: without it the image counts as not built.
-      await writeFile(`${path}.json`, `${JSON.stringify(record)}\n`);
+      const digest = await this.#keepEnvironment(chain, path, signal);
       step.done(false);
       return toEnvironment(image, path, digest);
     } catch (error) {
@@ -383,8 +459,9 @@ class MissingBlob extends Error {
   override name = 'MissingBlob';
 }
 
-function chainOf({ layers }: StoredImage): string {
-  return chainId(layers.map(({ diffId }) => diffId));
+/** The name of its environment. */
+function chainOf({ layers, built }: StoredImage): string {
+  return built ?? chainId(layers.map(({ diffId }) => diffId));
 }
 
 /** Hexadecimal names of all files of an image. */
@@ -427,6 +504,13 @@ function toPlain(config: ImageConfig): StoredImage['config'] {
 function toEnvironment({ config }: StoredImage, image: string, digest: string): Environment {
   const { user, env, workdir, entrypoint, cmd } = config;
   return { image, digest, user, env, workdir, entrypoint, cmd };
+}
+
+function goneBuild({ names, digest }: StoredImage): OciError {
+  return new OciError('image_not_found', `the disk of ${names.at(-1) ?? digest} was removed`, {
+    cause: 'it was built here, and other images needed its room',
+    remedy: 'Build it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
+  });
 }
 
 function findByName(

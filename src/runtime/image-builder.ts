@@ -23,7 +23,7 @@ import { dirname, join } from 'node:path';
 import { errorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { MIB } from '../base/units.ts';
-import type { Process } from '../guest/guest.ts';
+import type { Guest, Process } from '../guest/guest.ts';
 import {
   BLOCK_BYTES,
   type ImageBuilder,
@@ -48,7 +48,8 @@ const BUILD_MS_MAX = 30 * 60_000;
 /** Beyond the data: inodes and directories. */
 const METADATA_BYTES = 512 * MIB;
 const DISKS = { tools: '/dev/vdc', input: '/dev/vdd', output: '/dev/vde' } as const;
-const TOOLS_DIR = '/mnt';
+/** Where the tools are in the VM. */
+export const TOOLS_DIR = '/mnt';
 
 type BuilderVm = Pick<Supervisor, 'guest' | 'vm' | 'stop'>;
 
@@ -191,7 +192,8 @@ async function startVm(
   }
 }
 
-const NO_MODEL = {
+/** For VMs that ask no model. */
+export const NO_MODEL = {
   setModels: () => undefined,
   inFlight: () => 0,
   close: async () => undefined,
@@ -231,13 +233,13 @@ async function makeBuildPlace(
   };
 }
 
-async function makeSparse(path: string, bytes: number): Promise<void> {
+export async function makeSparse(path: string, bytes: number): Promise<void> {
   await using file = await open(path, 'wx', 0o600);
   await file.truncate(bytes);
 }
 
 /** The run directory may be on another file system. */
-async function move(from: string, to: string): Promise<void> {
+export async function move(from: string, to: string): Promise<void> {
   await mkdir(dirname(to), { recursive: true });
   try {
     await rename(from, to);
@@ -251,14 +253,19 @@ async function move(from: string, to: string): Promise<void> {
 async function drive(vm: BuilderVm, { plan, signal }: Build): Promise<string> {
   const guest = vm.guest();
   const as = { user: 'root', cwd: '/', stdin: false, timeoutMs: BUILD_MS_MAX } as const;
-  const mount = ['mount', '-t', 'erofs', '-o', 'ro', DISKS.tools, TOOLS_DIR];
-  const mounted = await collect(await guest.exec({ ...as, argv: mount }, signal));
-  if (mounted.exitCode !== 0) throw new Error(`the tools can't be mounted: ${mounted.words}`);
+  await mountTools(guest, DISKS.tools, signal);
   const argument = JSON.stringify({ ...plan, input: DISKS.input, output: DISKS.output });
   const argv = ['python3', '-I', '-S', join(TOOLS_DIR, 'build.py'), argument];
   const built = await collect(await guest.exec({ ...as, argv }, signal));
   if (built.line === '') throw new Error(`the build ended: ${built.words}`);
   return built.line;
+}
+
+export async function mountTools(guest: Guest, device: string, signal: AbortSignal): Promise<void> {
+  const argv = ['mount', '-t', 'erofs', '-o', 'ro', device, TOOLS_DIR];
+  const as = { user: 'root', cwd: '/', stdin: false } as const;
+  const mounted = await collect(await guest.exec({ ...as, argv }, signal));
+  if (mounted.exitCode !== 0) throw new Error(`the tools can't be mounted: ${mounted.words}`);
 }
 
 interface Collected {
@@ -283,7 +290,7 @@ async function collect(program: Process): Promise<Collected> {
 }
 
 /** Cuts the disk to the image, which then belongs to the cache. Its content is not read. */
-async function take(path: string, bytes: number): Promise<void> {
+export async function take(path: string, bytes: number): Promise<void> {
   await chown(path, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
   await using file = await open(path, 'r+');
   await file.truncate(bytes);

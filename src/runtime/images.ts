@@ -20,7 +20,7 @@ import { SandboxError } from '../sandbox/errors.ts';
 import { ENV_NAME } from '../sandbox/spec.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { type BuilderVms, makeImageBuilder } from './image-builder.ts';
-import { SOURCE_DIR } from './setup.ts';
+import { type Artifacts, SOURCE_DIR } from './setup.ts';
 
 export type { StoredImage } from '../oci/catalog.ts';
 export { type Environment, Images, type PulledImage, type Removed } from '../oci/images.ts';
@@ -41,6 +41,7 @@ export interface ImagesContext {
 export interface BuilderRuntime {
   readonly driver: Pick<VmmDriver, 'accelerator'>;
   readonly home: Pick<Home, 'runDir'>;
+  readonly artifacts: Pick<Artifacts, 'rootImageDigest'>;
   startVm: BuilderVms['start'];
 }
 
@@ -127,6 +128,11 @@ function lazyBuilder(context: ImagesContext): ImageBuilder {
 
 /** The VMs that unpack layers. @throws ImageError, OciError */
 export async function openBuilder(context: ImagesContext): Promise<ImageBuilder> {
+  return makeImageBuilder(await openToolVms(context));
+}
+
+/** VMs with the tools that build images. @throws ImageError, OciError */
+export async function openToolVms(context: ImagesContext): Promise<BuilderVms> {
   const { home, progress, signal, log } = context;
   const setup = { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
   const tools = await withSetupLock(setup, () => prepareBuilderTools(setup));
@@ -134,10 +140,10 @@ export async function openBuilder(context: ImagesContext): Promise<ImageBuilder>
   if (runtime.driver.accelerator === 'fake') {
     throw new OciError('build_failed', 'images are built in VMs, and this host has none');
   }
-  return makeImageBuilder({
+  return {
     start: (options, stop, replace) => runtime.startVm(options, stop, replace),
     runDir: runtime.home.runDir,
     toolsPath: tools.path,
     hostCpus: availableParallelism(),
-  });
+  };
 }

@@ -14,6 +14,8 @@ export interface ArchiveMember {
   readonly bytes: number;
   /** Target of a link. */
   readonly target?: string;
+  /** Seconds since 1970; absent: 0. */
+  readonly modifiedS?: number;
 }
 
 const BLOCK_BYTES = 512;
@@ -24,10 +26,10 @@ const TYPE_FLAGS = { file: '0', symlink: '2', directory: '5' } as const;
 
 /** The blocks before the content of a member. */
 export function memberHeader(member: ArchiveMember): Buffer {
-  const { type, target = '' } = member;
+  const { type, target = '', modifiedS = 0 } = member;
   const path = `./${member.path}`;
   const size = type === 'file' ? member.bytes : 0;
-  const own = block({ path, mode: member.mode, size, flag: TYPE_FLAGS[type], target });
+  const own = block({ path, mode: member.mode, size, flag: TYPE_FLAGS[type], target, modifiedS });
   return Buffer.concat([...longName('K', target), ...longName('L', path), own]);
 }
 
@@ -75,9 +77,10 @@ interface Block {
   readonly size: number;
   readonly flag: string;
   readonly target: string;
+  readonly modifiedS?: number;
 }
 
-function block({ path, mode, size, flag, target }: Block): Buffer {
+function block({ path, mode, size, flag, target, modifiedS = 0 }: Block): Buffer {
   const header = Buffer.alloc(BLOCK_BYTES);
   Buffer.from(path).copy(header, 0, 0, NAME_BYTES_MAX);
   header.write(octal(mode, 7), 100);
@@ -85,7 +88,7 @@ function block({ path, mode, size, flag, target }: Block): Buffer {
   header.write(octal(0, 7), 108);
   header.write(octal(0, 7), 116);
   writeSize(header, size);
-  header.write(octal(0, 11), 136);
+  header.write(octal(Math.min(Math.max(0, modifiedS), SIZE_MAX), 11), 136);
   header.write(' '.repeat(8), 148);
   header.write(flag, 156);
   Buffer.from(target).copy(header, 157, 0, NAME_BYTES_MAX);

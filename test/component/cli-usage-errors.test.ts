@@ -80,3 +80,20 @@ describe('no daemon', () => {
     expect(stderr).toContain('neurovisor serve --port 1');
   });
 });
+
+describe('template build with a Dockerfile', () => {
+  it.each([
+    ['template build --build-arg A=1', '--build-arg needs a Dockerfile'],
+    ['template build --no-cache', '--no-cache needs a Dockerfile'],
+    ['template build -f /no/such/file', "can't read /no/such/file"],
+    ['template build -f /dev/zero .', "can't read /dev/zero: it is not a file"],
+    ['template build -t agent -f x .', 'the template name "agent" is reserved'],
+    ['template build --image a -f x .', '--image and a Dockerfile are mutually exclusive'],
+    ['template build --build-arg 1=2 -f package.json .', 'invalid build argument "1=2"'],
+    ['template build --secret src=x -f package.json .', 'invalid secret "src=x"'],
+    ['template build --secret id=x,env=NOT_SET_X -f package.json .', 'NOT_SET_X is not set'],
+  ])('%s: refused before anything is set up', async (line, message) => {
+    const { status, stderr } = await run(line);
+    expect([status, stderr]).toEqual([2, expect.stringContaining(message)]);
+  });
+});

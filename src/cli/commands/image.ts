@@ -45,7 +45,7 @@ export async function imageList(cli: Cli): Promise<number> {
     one.names.join(', ') || '-',
     shortDigest(one),
     one.platform,
-    mebibytes(storedBytes(one)),
+    one.built === undefined ? mebibytes(storedBytes(one)) : 'built',
     `${coarse(systemClock.wall() - one.pulledAtMs)} ago`,
   ]);
   cli.stdout.write(`${table(['name', 'digest', 'platform', 'size', 'pulled'], rows)}\n`);
@@ -65,7 +65,12 @@ export async function imageInspect(cli: Cli, name: string): Promise<number> {
     ['digest', image.digest],
     ['platform', image.platform],
     ['pulled', new Date(image.pulledAtMs).toISOString()],
-    ['size', `${mebibytes(storedBytes(image))} in ${image.layers.length} layers`],
+    [
+      'size',
+      image.built === undefined
+        ? `${mebibytes(storedBytes(image))} in ${image.layers.length} layers`
+        : 'built here from a Dockerfile',
+    ],
     ['user', config.user || 'root'],
     ['directory', config.workdir],
     ['entrypoint', config.entrypoint.join(' ') || '-'],
@@ -92,6 +97,8 @@ export async function imagePrune(cli: Cli, flags: { readonly all?: boolean }): P
 interface Opened extends AsyncDisposable {
   readonly images: Images;
   readonly context: ImagesContext;
+  /** Opens it at the first call. */
+  runtime(): Promise<Runtime>;
 }
 
 /** @param start opens the runtime whose VMs build images */
@@ -101,20 +108,22 @@ export function openImagesHere(
     openRuntime(cli, { withoutModel: true, keepsProgress: true }),
 ): Opened {
   let runtime: Promise<Runtime> | undefined;
+  const openOnce = (): Promise<Runtime> => {
+    runtime ??= start();
+    return runtime;
+  };
   const context: ImagesContext = {
     home: resolveHome(cli.config.home),
     progress: cli.progress.report,
     signal: cli.cancelled,
     log: cli.log,
     quotaBytes: cli.config.imageQuotaBytes,
-    runtime() {
-      runtime ??= start();
-      return runtime;
-    },
+    runtime: openOnce,
   };
   return {
     images: openImages(context),
     context,
+    runtime: openOnce,
     async [Symbol.asyncDispose]() {
       const opened = await runtime?.catch((error: unknown) =>
         ignore(error, 'the pull has failed with it'),

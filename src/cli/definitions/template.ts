@@ -1,6 +1,6 @@
 /** Definitions of `neurovisor template`. */
-import type { Command } from 'commander';
-import type { TemplateFlags } from '../commands/template.ts';
+import { type Command, Option } from 'commander';
+import type { DockerfileFlags } from '../commands/dockerfile.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import {
   addRequirementOptions,
@@ -41,8 +41,11 @@ Examples:
     .summary('build a template')
     .description(
       'Build a template, if it does not exist, and show its details. With --tag, give it a name; a name that another ' +
-        'template has moves to this one once it is built.',
+        'template has moves to this one once it is built. With a directory or --file, build an environment from a ' +
+        'Dockerfile: each step runs in a microVM, without a network unless asked for; packages come through the ' +
+        'package gateway.',
     )
+    .argument('[context]', 'directory that COPY takes files from; its Dockerfile is built')
     .option('-t, --tag <name>', 'name of the template, for --template')
     .option(
       '--start <command>',
@@ -53,6 +56,7 @@ Examples:
       '--ready-timeout <time>',
       'fail if the program is not ready by then, for example 90s or 5m (default: 2m)',
     );
+  addDockerfileOptions(build);
   addRequirementOptions(addSizeOptions(build).addOption(imageOption()))
     .addOption(memoryMaxOption())
     .addOption(cardOption())
@@ -63,8 +67,17 @@ Examples:
       [],
     )
     .addOption(output())
-    .action((flags: TemplateFlags & OutputFlags) =>
-      perform(flags, async (cli) => (await load()).templateBuild(cli, flags)),
+    .action((context: string | undefined, flags: DockerfileFlags & OutputFlags) =>
+      perform(flags, async (cli) => {
+        const { dockerfileBuild, requireNoDockerfileFlags } = await import(
+          '../commands/dockerfile.ts'
+        );
+        if (context !== undefined || flags.file !== undefined) {
+          return dockerfileBuild(cli, context ?? '.', flags);
+        }
+        requireNoDockerfileFlags(flags);
+        return (await load()).templateBuild(cli, flags);
+      }),
     );
   template
     .command('ls')
@@ -95,4 +108,32 @@ Examples:
     .action((keys: string[], flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateRemove(cli, keys)),
     );
+}
+
+function addDockerfileOptions(build: Command): void {
+  build
+    .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
+    .option('--build-arg <name=value>', 'value for an ARG (repeatable)', collect, [])
+    .option('--target <stage>', 'stage to build (default: the last)')
+    .option(
+      '--secret <id=name,src=file>',
+      'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',
+      collect,
+      [],
+    )
+    .option('--no-cache', 'run every step again')
+    .addOption(
+      new Option('--progress <kind>', 'what to show of the steps (default: plain)').choices([
+        'plain',
+        'quiet',
+      ]),
+    )
+    .addOption(
+      new Option(
+        '--net <mode>',
+        'network of the steps: none, egress or open (default: none)',
+      ).choices(['none', 'egress', 'open']),
+    )
+    .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
+    .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
 }

@@ -1,0 +1,260 @@
+/** `neurovisor template build -f`: an environment from a Dockerfile. */
+import { constants } from 'node:fs';
+import { open as openFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { styleText } from 'node:util';
+import { describeError } from '../../base/errors.ts';
+import { plain } from '../../base/text/plain.ts';
+import type { BuildEvent, BuildRequest } from '../../dockerfile/build.ts';
+import { DOCKERFILE_LIMITS, SECRET_BYTES_MAX, SECRETS_MAX } from '../../dockerfile/limits.ts';
+import { type BuiltEnvironment, buildEnvironment } from '../../dockerfile/open.ts';
+import { STAGE_VM_DEFAULTS } from '../../dockerfile/vm.ts';
+import { checkNewName } from '../../runtime/named-templates/names.ts';
+import type { Cli } from '../cli.ts';
+import { UsageError } from '../failure.ts';
+import { readReference } from '../flags/image-flag.ts';
+import { requirementsOf } from '../flags/requirement-flags.ts';
+import { networkOptions, sizeOptions } from '../flags/sandbox-flags.ts';
+import { duration, table } from '../output/table.ts';
+import { openImagesHere } from './image.ts';
+import { startCommand, type TemplateFlags } from './template.ts';
+
+/** Beside those of every template, which come from the result. */
+export interface DockerfileFlags extends TemplateFlags {
+  readonly file?: string;
+  readonly buildArg: readonly string[];
+  readonly target?: string;
+  readonly secret: readonly string[];
+  /** False: `--no-cache`. */
+  readonly cache: boolean;
+  readonly progress?: 'plain' | 'quiet';
+  readonly net?: 'none' | 'egress' | 'open';
+  readonly allowOut: readonly string[];
+  readonly denyOut: readonly string[];
+}
+
+/** @throws UsageError: an option is for Dockerfiles alone, and there is none */
+export function requireNoDockerfileFlags(flags: DockerfileFlags): void {
+  const given: Readonly<Record<string, boolean>> = {
+    '--build-arg': flags.buildArg.length > 0,
+    '--target': flags.target !== undefined,
+    '--secret': flags.secret.length > 0,
+    '--no-cache': !flags.cache,
+    '--progress': flags.progress !== undefined,
+    '--net': flags.net !== undefined,
+    '--allow-out': flags.allowOut.length > 0,
+    '--deny-out': flags.denyOut.length > 0,
+  };
+  const [name] = Object.keys(given).filter((one) => given[one] === true);
+  if (name === undefined) return;
+  throw new UsageError(`${name} needs a Dockerfile`, 'name its directory, or the file by --file');
+}
+
+/** @param context directory of COPY; `-f -` reads the Dockerfile from stdin */
+export async function dockerfileBuild(
+  cli: Cli,
+  contextDir: string,
+  flags: DockerfileFlags,
+): Promise<number> {
+  const { tag } = flags;
+  if (tag !== undefined) checkNewName(tag);
+  const name = tag === undefined ? null : await readReference(tag);
+  if (flags.image !== undefined) {
+    throw new UsageError(
+      '--image and a Dockerfile are mutually exclusive',
+      'write FROM in the Dockerfile',
+    );
+  }
+  const start = startCommand(flags);
+  const request = await readRequest(cli, contextDir, flags);
+  const requirements = await requirementsOf(flags);
+  const size = sizeOptions(flags);
+  const { net, allowOut, denyOut } = flags;
+  const vm = {
+    // Steps want more than the sandboxes that start from their result.
+    cpus: Math.max(size.cpus ?? 0, STAGE_VM_DEFAULTS.cpus),
+    memoryMib: Math.max(size.memoryMib ?? 0, STAGE_VM_DEFAULTS.memoryMib),
+    diskMib: Math.max(size.diskMib ?? 0, STAGE_VM_DEFAULTS.diskMib),
+    network: networkOptions({ allowOut, denyOut, ...(net === undefined ? {} : { net }) }) ?? null,
+  };
+  await using opened = openImagesHere(cli);
+  const view = new BuildView(cli, flags.progress === 'quiet');
+  const built = await buildEnvironment(opened.context, opened.images, {
+    request,
+    vm,
+    name,
+    onEvent: (event) => view.show(event),
+  });
+  let template: string | null = null;
+  if (tag !== undefined && name !== null) {
+    const runtime = await opened.runtime();
+    const options = { ...size, warm: flags.warm, requirements, image: name.text };
+    const made = await runtime.prepareTemplate({ ...options, card: flags.card === true }, start);
+    await runtime.templates.setName(tag, made);
+    template = made.key;
+  }
+  cli.progress.close();
+  show(cli, built, template);
+  return 0;
+}
+
+async function readRequest(
+  cli: Cli,
+  contextDir: string,
+  flags: DockerfileFlags,
+): Promise<BuildRequest> {
+  const path = flags.file ?? join(contextDir, 'Dockerfile');
+  const { fileBytesMax } = DOCKERFILE_LIMITS;
+  const dockerfile =
+    path === '-' ? await readStdin(cli, fileBytesMax) : await readBounded(path, fileBytesMax);
+  return {
+    dockerfile,
+    dockerfilePath: path === '-' ? null : resolve(path),
+    contextDir: resolve(contextDir),
+    buildArgs: readArguments(cli, flags.buildArg),
+    target: flags.target ?? null,
+    secrets: await readSecrets(cli, flags.secret),
+    noCache: !flags.cache,
+  };
+}
+
+/** @throws UsageError */
+async function readBounded(path: string, bytesMax: number): Promise<Uint8Array> {
+  try {
+    await using file = await openFile(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    if (!(await file.stat()).isFile()) throw new Error('it is not a file');
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(bytesMax + 1));
+    if (bytesRead > bytesMax) throw new Error(`it is larger than ${bytesMax} bytes`);
+    return buffer.subarray(0, bytesRead);
+  } catch (error) {
+    throw new UsageError(`can't read ${path}: ${describeError(error)}`);
+  }
+}
+
+async function readStdin({ stdin }: Cli, bytesMax: number): Promise<Uint8Array> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of stdin) {
+    chunks.push(Buffer.from(chunk));
+    bytes += chunk.length;
+    if (bytes > bytesMax) throw new UsageError(`the Dockerfile is larger than ${bytesMax} bytes`);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** `NAME=VALUE`, or `NAME` with the value of this environment. */
+function readArguments(cli: Cli, given: readonly string[]): Readonly<Record<string, string>> {
+  const pairs = given.flatMap((text) => {
+    const equals = text.indexOf('=');
+    const name = equals < 0 ? text : text.slice(0, equals);
+    if (!/^[A-Za-z_]\w{0,255}$/.test(name)) {
+      throw new UsageError(`invalid build argument "${text}"`, 'use NAME=VALUE, or NAME alone');
+    }
+    const value = equals < 0 ? cli.env[name] : text.slice(equals + 1);
+    return value === undefined ? [] : [[name, value] as const];
+  });
+  return Object.fromEntries(pairs);
+}
+
+async function readSecrets(
+  cli: Cli,
+  given: readonly string[],
+): Promise<ReadonlyMap<string, Uint8Array>> {
+  if (given.length > SECRETS_MAX) throw new UsageError(`more than ${SECRETS_MAX} secrets`);
+  const secrets = new Map<string, Uint8Array>();
+  for (const text of given) {
+    const fields = new Map(
+      text.split(',').map((part) => {
+        const equals = part.indexOf('=');
+        return [part.slice(0, equals), part.slice(equals + 1)] as const;
+      }),
+    );
+    const id = fields.get('id') ?? '';
+    const path = fields.get('src') ?? fields.get('source');
+    const variable = fields.get('env') ?? (path === undefined ? id : undefined);
+    if (!/^[\w.-]{1,64}$/.test(id)) {
+      throw new UsageError(
+        `invalid secret "${text}"`,
+        'use id=NAME,src=FILE or id=NAME,env=VARIABLE',
+      );
+    }
+    const value = path === undefined ? cli.env[variable ?? ''] : undefined;
+    if (path !== undefined) secrets.set(id, await readBounded(path, SECRET_BYTES_MAX));
+    else if (value !== undefined) secrets.set(id, Buffer.from(value));
+    else throw new UsageError(`the secret ${id}: ${variable} is not set in this environment`);
+  }
+  return secrets;
+}
+
+/** Steps and their output as lines on stderr. Output is hostile. */
+class BuildView {
+  readonly #cli: Cli;
+  readonly #isQuiet: boolean;
+  #rest = '';
+
+  constructor(cli: Cli, isQuiet: boolean) {
+    this.#cli = cli;
+    this.#isQuiet = isQuiet;
+  }
+
+  show(event: BuildEvent): void {
+    if (event.kind === 'warning')
+      this.#line(`${styleText('yellow', 'warning')}: ${plain(event.text)}`);
+    if (this.#isQuiet) return;
+    if (event.kind === 'step') {
+      const { number, stage, index, count, text, cached } = event;
+      const state = cached ? ` ${styleText('dim', 'cached')}` : '';
+      this.#line(`#${number} [${plain(stage)} ${index}/${count}] ${plain(text)}${state}`);
+    } else if (event.kind === 'output') this.#output(event.number, event.chunk);
+    else if (event.kind === 'done') {
+      this.#flush(event.number);
+      this.#line(`#${event.number} ${styleText('green', 'done')} ${duration(event.durationMs)}`);
+    } else if (event.kind === 'pack') this.#line(`pack ${plain(event.stage)}`);
+  }
+
+  #output(number: number, chunk: Buffer): void {
+    const lines = (this.#rest + chunk.toString('utf8')).split('\n');
+    this.#rest = (lines.pop() ?? '').slice(-LINE_CHARACTERS_MAX);
+    for (const line of lines) this.#outputLine(number, line);
+  }
+
+  #flush(number: number): void {
+    if (this.#rest !== '') this.#outputLine(number, this.#rest);
+    this.#rest = '';
+  }
+
+  #outputLine(number: number, line: string): void {
+    const last = line.replace(/\r$/, '').split('\r').at(-1) ?? '';
+    this.#line(`#${number} ${styleText('dim', plain(last.slice(0, LINE_CHARACTERS_MAX)))}`);
+  }
+
+  #line(text: string): void {
+    this.#cli.stderr.write(`${text}\n`);
+  }
+}
+
+const LINE_CHARACTERS_MAX = 4_000;
+
+function show(
+  cli: Cli,
+  { image, environment, warnings, steps }: BuiltEnvironment,
+  template: string | null,
+): void {
+  if (cli.json) {
+    const { image: path, digest } = environment;
+    cli.printJson({ ...image, environment: { image: path, digest }, template, warnings, steps });
+    return;
+  }
+  const { config } = image;
+  const rows = [
+    ['digest', image.digest],
+    ['template', template ?? '-'],
+    ['names', image.names.join(', ') || '-'],
+    ['user', config.user || 'root'],
+    ['directory', config.workdir],
+    ['entrypoint', config.entrypoint.join(' ') || '-'],
+    ['command', config.cmd.join(' ') || '-'],
+    ['steps', `${steps.run} run, ${steps.cached} cached`],
+  ];
+  cli.stdout.write(`${table(['part', 'value'], rows)}\n`);
+}

@@ -1,0 +1,101 @@
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { archiveOf, BuildContext } from './context.ts';
+
+describe('BuildContext', () => {
+  let dir: string;
+  const { signal } = new AbortController();
+  beforeEach(() => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-context-'));
+  });
+  afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+  const write = (path: string, text = path): void => {
+    mkdirSync(join(dir, path, '..'), { recursive: true });
+    writeFileSync(join(dir, path), text, { mode: 0o644 });
+  };
+  const select = async (...patterns: string[]) =>
+    await (await BuildContext.open(dir, null)).select(7, patterns, [], signal);
+  const paths = async (...patterns: string[]) =>
+    (await select(...patterns)).entries.map(({ path }) => path);
+
+  it('sources: a file, a directory, a pattern, in the order of the archive', async () => {
+    for (const path of ['a.txt', 'b.txt', 'd/x', 'd/e/y']) write(path);
+    const { names, entries } = await select('d', '*.txt', './d/../b.txt');
+    expect(names).toEqual(['d', 'a.txt', 'b.txt', 'b.txt']);
+    expect(entries.map(({ path }) => path)).toEqual(['0', '0/e', '0/e/y', '0/x', '1', '2', '3']);
+  });
+
+  it('.dockerignore: ignored files are not there, exceptions are', async () => {
+    for (const path of ['d/x', 'd/keep', 'e/y', 'f']) write(path);
+    write('.dockerignore', 'd\n!d/keep\ne\n.dockerignore\n');
+    expect(await paths('.')).toEqual(['0', '0/d', '0/d/keep', '0/f']);
+    await expect(select('e/y')).rejects.toThrow('line 7: "e/y" is not in the context');
+  });
+
+  it('rules beside the Dockerfile replace those of the context', async () => {
+    write('x');
+    write('.dockerignore', 'x');
+    write('D.dockerignore', '*.dockerignore\n.dockerignore\n');
+    const context = await BuildContext.open(dir, join(dir, 'D'));
+    const { entries } = await context.select(1, ['.'], [], signal);
+    expect(entries.map(({ path }) => path)).toEqual(['0', '0/x']);
+  });
+
+  it('links: kept below a source; a source may be one that stays in the context', async () => {
+    write('a', 'text');
+    mkdirSync(join(dir, 'd'));
+    symlinkSync('/etc/passwd', join(dir, 'd/out'));
+    symlinkSync('a', join(dir, 'in'));
+    symlinkSync('/etc/passwd', join(dir, 'bad'));
+    expect((await select('d')).entries[1]).toMatchObject({
+      type: 'symlink',
+      target: '/etc/passwd',
+    });
+    expect((await select('in')).entries[0]).toMatchObject({ type: 'file', bytes: 4 });
+    await expect(select('bad')).rejects.toThrow('leads out of the context');
+    await expect(select('../../../etc/passwd')).rejects.toThrow('is not in the context');
+  });
+
+  it('digest: contents, names and modes count, times do not', async () => {
+    write('a', '1');
+    const before = (await select('a')).digest;
+    utimesSync(join(dir, 'a'), 1, 1);
+    expect((await select('a')).digest).toBe(before);
+    write('a', '2');
+    expect((await select('a')).digest).not.toBe(before);
+  });
+
+  it('archive: has the contents, and texts of the Dockerfile itself', async () => {
+    write('a', 'content');
+    const context = await BuildContext.open(dir, null);
+    const selection = await context.select(1, ['a'], [{ name: 'n', content: 'inline' }], signal);
+    expect(selection.names).toEqual(['a', 'n']);
+    const chunks: Buffer[] = [];
+    for await (const chunk of archiveOf(selection)) chunks.push(Buffer.from(chunk));
+    const text = Buffer.concat(chunks).toString('latin1');
+    expect(text).toContain('content');
+    expect(text).toContain('inline');
+  });
+
+  it('a file that becomes a link after it was listed is not followed', async () => {
+    write('a', 'content');
+    const selection = await select('a');
+    rmSync(join(dir, 'a'));
+    symlinkSync('/etc/passwd', join(dir, 'a'));
+    const read = async (): Promise<void> => {
+      for await (const _ of archiveOf(selection));
+    };
+    await expect(read()).rejects.toThrow('ELOOP');
+  });
+
+  it('bad rules and a missing context are named', async () => {
+    write('.dockerignore', '[');
+    await expect(BuildContext.open(dir, null)).rejects.toThrow(/\.dockerignore .*line 1/);
+    await expect(BuildContext.open(join(dir, 'none'), null)).rejects.toMatchObject({
+      code: 'context_invalid',
+    });
+  });
+});

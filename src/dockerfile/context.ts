@@ -1,0 +1,268 @@
+/** The files that COPY takes from this machine: found by patterns, without what `.dockerignore` lists, with a digest. */
+import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
+import { lstat, open, readdir, readlink, realpath } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { describeError, errorCode } from '../base/errors.ts';
+import { GIB } from '../base/units.ts';
+import { type ArchiveMember, archive } from '../transfer/archive.ts';
+import { DockerfileError, shown } from './errors.ts';
+import { cleanPath, compile, DockerIgnore, hasWildcard, matches, type Verdict } from './glob.ts';
+import { CONTEXT_LIMITS } from './limits.ts';
+
+/** Member of an archive: `<number of the source>/<path below it>`. */
+interface ContextEntry extends ArchiveMember {
+  /** Path on this machine; null: `text` is the content. */
+  readonly from: string | null;
+  readonly text: string;
+}
+
+export interface Selection {
+  /** Last name of each source, in the order of the archive's numbers. */
+  readonly names: readonly string[];
+  readonly entries: readonly ContextEntry[];
+  /** Of names, modes, links and contents; not of times. */
+  readonly digest: string;
+}
+
+/** A path of the context, and what the rules say about it. */
+interface Place {
+  /** Relative to the context; `''`: the context itself. */
+  readonly path: string;
+  readonly verdict: Verdict | null;
+}
+
+export class BuildContext {
+  readonly #dir: string;
+  readonly #rules: DockerIgnore;
+  #entries = 0;
+  #bytes = 0;
+
+  private constructor(dir: string, rules: DockerIgnore) {
+    this.#dir = dir;
+    this.#rules = rules;
+  }
+
+  /**
+   * @param dockerfile its path: rules in `<dockerfile>.dockerignore` replace those of the context
+   * @throws DockerfileError `context_invalid`
+   */
+  static async open(dir: string, dockerfile: string | null): Promise<BuildContext> {
+    const root = await realpath(dir).catch((error: unknown) => {
+      throw contextInvalid(null, `the context ${dir}`, error);
+    });
+    const own = dockerfile === null ? null : await rulesOf(`${dockerfile}.dockerignore`);
+    return new BuildContext(root, own ?? (await rulesOf(join(root, '.dockerignore'))) ?? NO_RULES);
+  }
+
+  /**
+   * @param inline files of the Dockerfile itself, which come after the sources
+   * @throws DockerfileError `context_invalid`, cancelled by the signal
+   */
+  async select(
+    line: number,
+    patterns: readonly string[],
+    inline: readonly { readonly name: string; readonly content: string }[],
+    signal: AbortSignal,
+  ): Promise<Selection> {
+    const entries: ContextEntry[] = [];
+    const names: string[] = [];
+    this.#entries = 0;
+    this.#bytes = 0;
+    for (const pattern of patterns) {
+      const found = await this.#find(line, pattern);
+      if (found.length === 0) throw this.#missing(line, pattern);
+      for (const place of found) {
+        await this.#walk(line, place, `${names.length}`, entries, signal);
+        names.push(basename(place.path));
+      }
+    }
+    for (const { name, content } of inline) {
+      const bytes = Buffer.byteLength(content);
+      const path = `${names.length}`;
+      entries.push({ type: 'file', path, mode: 0o644, bytes, from: null, text: content });
+      names.push(name);
+    }
+    return { names, entries, digest: await digestOf(names, entries, signal) };
+  }
+
+  async #find(line: number, pattern: string): Promise<readonly Place[]> {
+    const parts = cleanPath(pattern)
+      .split('/')
+      .filter((part) => part !== '');
+    let places: readonly Place[] = [{ path: '', verdict: null }];
+    for (const part of parts) {
+      const next: Place[] = [];
+      for (const place of places) next.push(...(await this.#below(line, place, part)));
+      places = next;
+    }
+    return places;
+  }
+
+  async #below(line: number, place: Place, part: string): Promise<readonly Place[]> {
+    if (!hasWildcard(part)) return await this.#existing([this.#judge(place, part)]);
+    const pattern = compile(part, false);
+    if (pattern === null) throw contextInvalid(line, `"${shown(part)}" is not a pattern`);
+    const names = await readdir(this.#here(place.path)).catch((error: unknown) => {
+      if (['ENOTDIR', 'ENOENT'].includes(errorCode(error) ?? '')) return [];
+      throw contextInvalid(line, place.path, error);
+    });
+    const found = names.toSorted().filter((name) => matches(pattern, name));
+    return await this.#existing(found.map((name) => this.#judge(place, name)));
+  }
+
+  async #existing(places: readonly Place[]): Promise<readonly Place[]> {
+    const found: Place[] = [];
+    for (const place of places) {
+      const info = await lstat(this.#here(place.path)).catch(() => null);
+      if (info === null) continue;
+      const passes = info.isDirectory() && this.#rules.hasExceptions;
+      if (place.verdict?.ignored !== true || passes) found.push(place);
+    }
+    return found;
+  }
+
+  #judge(place: Place, name: string): Place {
+    const path = place.path === '' ? name : `${place.path}/${name}`;
+    return { path, verdict: this.#rules.judge(path, place.verdict) };
+  }
+
+  #here(path: string): string {
+    return path === '' ? this.#dir : join(this.#dir, path);
+  }
+
+  /** A source may be reached by links, as long as they stay in the context. */
+  async #inside(line: number, path: string): Promise<string> {
+    const real = await realpath(this.#here(path)).catch((error: unknown) => {
+      throw contextInvalid(line, path, error);
+    });
+    if (real === this.#dir || real.startsWith(`${this.#dir}/`)) return real;
+    throw contextInvalid(line, `${shown(path)} leads out of the context`);
+  }
+
+  async #walk(
+    line: number,
+    top: Place,
+    as: string,
+    entries: ContextEntry[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const add = async (from: string, at: Place, path: string, depth: number): Promise<void> => {
+      signal.throwIfAborted();
+      const info = await lstat(from).catch((error: unknown) => {
+        throw contextInvalid(line, at.path, error);
+      });
+      const ignored = at.verdict?.ignored === true;
+      if (ignored && !(info.isDirectory() && this.#rules.hasExceptions)) return;
+      const modifiedS = Math.floor(info.mtimeMs / 1000);
+      const entry = { path, mode: info.mode & 0o7777, bytes: info.size, from, text: '', modifiedS };
+      if (info.isFile()) {
+        this.#bytes += info.size;
+        entries.push({ type: 'file', ...entry });
+      } else if (info.isSymbolicLink()) {
+        entries.push({ type: 'symlink', ...entry, target: await readlink(from) });
+      } else if (info.isDirectory()) {
+        if (depth > CONTEXT_LIMITS.depthMax) throw contextInvalid(line, `${at.path} is too deep`);
+        // An ignored directory is there only for what an exception lets pass below it.
+        const before = entries.length;
+        entries.push({ type: 'directory', ...entry });
+        for (const name of (await this.#names(line, from, at)).toSorted()) {
+          await add(join(from, name), this.#judge(at, name), `${path}/${name}`, depth + 1);
+        }
+        if (ignored && entries.length === before + 1) entries.pop();
+      }
+      this.#check(line);
+    };
+    await add(await this.#inside(line, top.path), top, as, 0);
+  }
+
+  async #names(line: number, from: string, at: Place): Promise<readonly string[]> {
+    const names = await readdir(from).catch((error: unknown) => {
+      throw contextInvalid(line, at.path, error);
+    });
+    this.#entries += names.length;
+    this.#check(line);
+    return names;
+  }
+
+  #check(line: number): void {
+    const { entriesMax, bytesMax } = CONTEXT_LIMITS;
+    const why =
+      this.#entries > entriesMax
+        ? `more than ${entriesMax} files`
+        : this.#bytes > bytesMax
+          ? `more than ${bytesMax / GIB} GiB of files`
+          : null;
+    if (why === null) return;
+    throw contextInvalid(line, `the context has ${why}`, undefined, NARROWER);
+  }
+
+  #missing(line: number, pattern: string): DockerfileError {
+    const remedy = 'Check the path and .dockerignore; paths are relative to the context.';
+    return contextInvalid(line, `"${shown(pattern)}" is not in the context`, undefined, remedy);
+  }
+}
+
+const NARROWER = 'List what is not needed in .dockerignore.';
+const NO_RULES = DockerIgnore.parse('');
+
+/** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file changes */
+export function archiveOf({ entries }: Selection): AsyncIterable<Uint8Array> {
+  return archive(entries, (entry) => contentOf(entry));
+}
+
+async function* contentOf({ from, text }: ContextEntry): AsyncGenerator<Uint8Array> {
+  if (from === null) yield Buffer.from(text);
+  else {
+    const file = await open(from, OPEN_FILE);
+    yield* file.createReadStream();
+  }
+}
+
+/** What was a file when it was listed may be a link or a pipe now. */
+const OPEN_FILE = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+
+async function digestOf(
+  names: readonly string[],
+  entries: readonly ContextEntry[],
+  signal: AbortSignal,
+): Promise<string> {
+  const all = createHash('sha256').update(JSON.stringify(names));
+  for (const entry of entries) {
+    const { type, path, mode, target = null } = entry;
+    let content: string | null = null;
+    if (type === 'file') {
+      const hash = createHash('sha256');
+      await pipeline(contentOf(entry), hash, { signal });
+      content = hash.digest('hex');
+    }
+    all.update(JSON.stringify([type, path, mode, target, content]));
+  }
+  return all.digest('hex');
+}
+
+/** Null: there is no such file. */
+async function rulesOf(path: string): Promise<DockerIgnore | null> {
+  try {
+    await using file = await open(path, OPEN_FILE & ~constants.O_NOFOLLOW);
+    if (!(await file.stat()).isFile()) return null;
+    const { ignoreFileBytesMax: max } = CONTEXT_LIMITS;
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(max + 1));
+    if (bytesRead > max) throw new Error('it is too large');
+    return DockerIgnore.parse(buffer.toString('utf8', 0, bytesRead));
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT' || errorCode(error) === 'ENOTDIR') return null;
+    throw contextInvalid(null, path, error);
+  }
+}
+
+function contextInvalid(
+  line: number | null,
+  what: string,
+  cause?: unknown,
+  remedy?: string,
+): DockerfileError {
+  const text = cause === undefined ? what : `${what} can't be read: ${describeError(cause)}`;
+  return new DockerfileError('context_invalid', line, text, { remedy });
+}

@@ -1,0 +1,150 @@
+/**
+ * What a build would do: the steps of each stage that the target needs, with the key of each result. Nothing runs here;
+ * images of bases are fetched, and files of the context are read for their digests.
+ *
+ *     stages ─► base's configuration ─► steps ─► keys: base, step, files, keys of other stages
+ */
+import type { ImageConfig } from '../oci/documents.ts';
+import type { BuildContext, Selection } from './context.ts';
+import { EMPTY_CONFIG, evaluateStage, type Step } from './evaluate.ts';
+import { baseKey, type StepKey, stepKey } from './keys.ts';
+import type { Source, Stage, StageGraph, Variables } from './stages.ts';
+
+/** A read-only disk below a stage. */
+export interface BaseDisk {
+  /** `system`: that of the default environment. */
+  readonly kind: 'none' | 'system' | 'file';
+  /** Of an EROFS image; `''` unless `file`. */
+  readonly path: string;
+  /** `sha256:…`; null: none. */
+  readonly digest: string | null;
+}
+
+export interface Base {
+  readonly disk: BaseDisk;
+  readonly config: ImageConfig;
+}
+
+export const SCRATCH: Base = {
+  disk: { kind: 'none', path: '', digest: null },
+  config: EMPTY_CONFIG,
+};
+
+export interface PlannedStep {
+  readonly step: Step;
+  /** Of the stage's files after this step. */
+  readonly key: StepKey;
+  /** What COPY takes from the context; null: nothing. */
+  readonly selection: Selection | null;
+}
+
+/** A stage, or an image whose files are taken: no step, and the key of its disk. */
+export interface PlannedStage {
+  /** For people. */
+  readonly name: string;
+  readonly disk: BaseDisk;
+  /** The stage that this one continues; null: none. */
+  readonly parent: PlannedStage | null;
+  readonly baseKey: StepKey;
+  readonly steps: readonly PlannedStep[];
+  readonly config: ImageConfig;
+  /** Of the stage's files. */
+  readonly key: StepKey;
+  /** True: a step, of this stage or of one that it continues, changes files of the base. */
+  readonly isChanged: boolean;
+  /** What its steps read, by `sourceName`. */
+  readonly sources: ReadonlyMap<string, PlannedStage>;
+}
+
+export interface PlanOptions {
+  readonly graph: StageGraph;
+  readonly given: Variables;
+  readonly platform: Variables;
+  readonly context: BuildContext;
+  /** @throws DockerfileError, OciError */
+  base(source: Exclude<Source, { kind: 'stage' | 'scratch' }>): Promise<Base>;
+  readonly signal: AbortSignal;
+  warn(text: string): void;
+}
+
+export const sourceName = (source: Source): string =>
+  source.kind === 'stage'
+    ? `stage ${source.index}`
+    : source.kind === 'image'
+      ? `image ${source.reference}`
+      : source.kind;
+
+export class Planner {
+  readonly #options: PlanOptions;
+  readonly #planned = new Map<string, PlannedStage>();
+
+  constructor(options: PlanOptions) {
+    this.#options = options;
+  }
+
+  /** @throws DockerfileError, OciError */
+  async plan(source: Source): Promise<PlannedStage> {
+    const name = sourceName(source);
+    const known = this.#planned.get(name);
+    if (known !== undefined) return known;
+    const planned =
+      source.kind === 'stage' ? await this.#stage(source.index) : await this.#image(source, name);
+    this.#planned.set(name, planned);
+    return planned;
+  }
+
+  async #image(source: Exclude<Source, { kind: 'stage' }>, name: string): Promise<PlannedStage> {
+    const { disk, config } = source.kind === 'scratch' ? SCRATCH : await this.#options.base(source);
+    const key = baseKey(disk.digest);
+    const sources = new Map<string, PlannedStage>();
+    const nothing = { parent: null, steps: [], isChanged: false, sources };
+    return { name, disk, config, baseKey: key, key, ...nothing };
+  }
+
+  async #stage(index: number): Promise<PlannedStage> {
+    const { graph, given, platform, warn } = this.#options;
+    const stage = graph.stages[index] as Stage;
+    const base = await this.plan(stage.base);
+    const evaluated = evaluateStage({ graph, stage, base: base.config, given, platform });
+    for (const warning of evaluated.warnings) warn(warning);
+    const sources = new Map<string, PlannedStage>();
+    const steps: PlannedStep[] = [];
+    let key = base.key;
+    for (const step of evaluated.steps) {
+      const selection = await this.#select(step);
+      const files: string[] = selection === null ? [] : [selection.digest];
+      for (const source of readBy(step)) {
+        const read = await this.plan(source);
+        sources.set(sourceName(source), read);
+        files.push(read.key);
+      }
+      key = stepKey(key, step, files);
+      steps.push({ step, key, selection });
+    }
+    const isParent = stage.base.kind === 'stage';
+    return {
+      name: stage.name ?? `stage ${index}`,
+      disk: base.disk,
+      parent: isParent ? base : null,
+      baseKey: base.key,
+      steps,
+      config: evaluated.config,
+      key,
+      isChanged: base.isChanged || steps.length > 0,
+      sources,
+    };
+  }
+
+  async #select(step: Step): Promise<Selection | null> {
+    if (step.kind !== 'copy' || step.from !== null) return null;
+    const { context, signal } = this.#options;
+    return await context.select(step.line, step.sources, step.inline, signal);
+  }
+}
+
+/** Stages and images whose files a step reads. */
+export function readBy(step: Step): readonly Source[] {
+  if (step.kind === 'copy') return step.from === null ? [] : [step.from];
+  if (step.kind === 'workdir') return [];
+  return step.mounts.flatMap((mount) => (mount.type === 'bind' ? [mount.from] : []));
+}

@@ -1,0 +1,137 @@
+/** What runs a stage: a VM, given by the composition root, which calls `guest/builder/step.py`. Types and answers. */
+import { z } from 'zod';
+import type { BaseDisk } from './plan.ts';
+import type { Variables } from './stages.ts';
+
+/** A stage as it ended, or an image, whose files are read. */
+export interface SourceDisks {
+  readonly base: BaseDisk;
+  /** Path; null: nothing was changed. */
+  readonly scratch: string | null;
+}
+
+export interface StageDisks {
+  readonly base: BaseDisk;
+  /** Fills the scratch disk's file, which does not exist; null: it is empty. */
+  fillScratch: ((path: string) => Promise<void>) | null;
+  readonly sources: readonly SourceDisks[];
+  /** The same for the disk of cache mounts; null: the stage has none. */
+  fillCaches: ((path: string) => Promise<void>) | null;
+  /** True: the stage becomes an image. */
+  readonly packs: boolean;
+}
+
+export type StepMount =
+  | {
+      readonly type: 'cache';
+      readonly directory: string;
+      readonly target: string;
+      readonly mode: number;
+      readonly uid: number;
+      readonly gid: number;
+      readonly readonly: boolean;
+    }
+  | {
+      readonly type: 'secret';
+      readonly secret: Uint8Array;
+      readonly target: string | null;
+      readonly variable: string | null;
+      readonly mode: number;
+      readonly uid: number;
+      readonly gid: number;
+    }
+  | { readonly type: 'tmpfs'; readonly target: string }
+  | {
+      readonly type: 'bind';
+      /** Number in `StageDisks.sources`. */
+      readonly source: number;
+      readonly path: string;
+      readonly target: string;
+    };
+
+export interface RunPlan {
+  readonly argv: readonly string[];
+  readonly program: string | null;
+  readonly env: Variables;
+  readonly user: string;
+  readonly workdir: string;
+  readonly network: boolean;
+  readonly mounts: readonly StepMount[];
+}
+
+export interface CopyPlan {
+  /** Number in `StageDisks.sources`; null: the archive. */
+  readonly from: number | null;
+  readonly patterns: readonly string[];
+  /** Last name of each source in the archive. */
+  readonly named: readonly string[];
+  readonly target: string;
+  readonly owner: string | null;
+  readonly mode: number | null;
+  readonly extracts: boolean;
+}
+
+export type OnOutput = (stream: 'stdout' | 'stderr', chunk: Buffer) => void;
+
+export interface RunEnd {
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+  readonly oomKilled: boolean;
+}
+
+/** Errors of these methods are `StepFault`s, or the VM's own. */
+export interface StageVm {
+  /** Nothing writes to these files between steps. `caches`: null without cache mounts. */
+  readonly disks: { readonly scratch: string; readonly caches: string | null };
+  run(plan: RunPlan, onOutput: OnOutput): Promise<RunEnd>;
+  copy(plan: CopyPlan, archive: AsyncIterable<Uint8Array> | null): Promise<void>;
+  makeDirectory(path: string): Promise<void>;
+  /** Ends the VM; the image is a new file at this path. */
+  pack(outPath: string): Promise<void>;
+  /** Idempotent. */
+  stop(): Promise<void>;
+}
+
+export type FaultCode = 'full' | 'missing' | 'failed' | 'too_large' | 'disk' | 'invalid';
+
+/** What the VM says about a step; it may be compromised. */
+export class StepFault extends Error {
+  override name = 'StepFault';
+  readonly code: FaultCode;
+
+  constructor(code: FaultCode, detail: string) {
+    super(detail);
+    this.code = code;
+  }
+}
+
+export const ANSWER_BYTES_MAX = 16_384;
+const DETAIL_CHARACTERS_MAX = 1_000;
+const BLOCK_BYTES = 4_096;
+
+const answerSchema = z.union([
+  z.strictObject({
+    code: z.enum(['full', 'missing', 'failed', 'too_large', 'disk', 'invalid']),
+    detail: z.string(),
+  }),
+  z.strictObject({ bytes: z.number().int().min(BLOCK_BYTES).multipleOf(BLOCK_BYTES).optional() }),
+]);
+
+/**
+ * Reads the line that a task printed.
+ * @returns the length of an image; undefined: it is none
+ * @throws StepFault
+ */
+export function readAnswer(line: string): number | undefined {
+  let json: unknown;
+  try {
+    json = line.length > ANSWER_BYTES_MAX ? undefined : JSON.parse(line);
+  } catch {
+    json = undefined;
+  }
+  const result = answerSchema.safeParse(json);
+  if (!result.success) throw new StepFault('failed', 'the VM gave no valid answer');
+  if (!('code' in result.data)) return result.data.bytes;
+  const { code, detail } = result.data;
+  throw new StepFault(code, detail.slice(0, DETAIL_CHARACTERS_MAX));
+}

@@ -1,0 +1,316 @@
+/** Builds from Dockerfiles; the VM of a stage is a function that appends to its scratch disk. */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  type BuildEvent,
+  type BuildParts,
+  type BuildRequest,
+  buildDockerfile,
+} from '../../src/dockerfile/build.ts';
+import { BuildCache } from '../../src/dockerfile/cache.ts';
+import { EMPTY_CONFIG } from '../../src/dockerfile/evaluate.ts';
+import {
+  type CopyPlan,
+  type RunPlan,
+  type StageDisks,
+  type StageVm,
+  StepFault,
+} from '../../src/dockerfile/stage-vm.ts';
+
+interface Started {
+  readonly disks: StageDisks;
+  readonly runs: RunPlan[];
+  readonly copies: CopyPlan[];
+  /** What the scratch disk had at the start. */
+  readonly start: string;
+  stopped: boolean;
+}
+
+describe('buildDockerfile', () => {
+  let dir: string;
+  let vms: Started[];
+  let events: BuildEvent[];
+  /** What a command does: its exit status, or an error. */
+  let onRun: (argv: string) => number | Promise<number>;
+  beforeEach(() => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-dockerfile-'));
+    for (const name of ['context', 'work', 'environments']) mkdirSync(join(dir, name));
+    vms = [];
+    events = [];
+    onRun = () => 0;
+  });
+  afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+  const startVm = async (disks: StageDisks): Promise<StageVm> => {
+    const place = mkdtempSync(join(dir, 'work/vm-'));
+    const scratch = join(place, 'scratch');
+    const caches = disks.fillCaches === null ? null : join(place, 'caches');
+    if (disks.fillScratch === null) writeFileSync(scratch, '');
+    else await disks.fillScratch(scratch);
+    await disks.fillCaches?.(caches ?? '');
+    if (caches !== null && !existsSync(caches)) writeFileSync(caches, '');
+    const vm: Started = {
+      disks,
+      runs: [],
+      copies: [],
+      start: readFileSync(scratch, 'utf8'),
+      stopped: false,
+    };
+    vms.push(vm);
+    const write = (text: string): void => writeFileSync(scratch, `${text}\n`, { flag: 'a' });
+    return {
+      disks: { scratch, caches },
+      async run(plan, onOutput) {
+        vm.runs.push(plan);
+        const text = plan.argv.at(-1) ?? '';
+        onOutput('stdout', Buffer.from(`says ${text}\n`));
+        const exitCode = await onRun(text);
+        write(text);
+        if (caches !== null) writeFileSync(caches, `${text}\n`, { flag: 'a' });
+        return { exitCode, signal: null, oomKilled: false };
+      },
+      async copy(plan, archive) {
+        vm.copies.push(plan);
+        let bytes = 0;
+        for await (const chunk of archive ?? []) bytes += chunk.length;
+        write(`copy ${plan.named.join()} ${bytes > 0}`);
+      },
+      async makeDirectory(path) {
+        write(`mkdir ${path}`);
+      },
+      async pack(outPath) {
+        writeFileSync(outPath, readFileSync(scratch));
+      },
+      async stop() {
+        vm.stopped = true;
+        rmSync(place, { recursive: true, force: true });
+      },
+    };
+  };
+
+  const build = async (
+    dockerfile: string,
+    request: Partial<BuildRequest> = {},
+    signal = new AbortController().signal,
+  ) => {
+    const parts: BuildParts = {
+      architecture: 'amd64',
+      cache: new BuildCache(join(dir, 'cache')),
+      base: async (source) => ({
+        disk: {
+          kind: source.kind === 'agent' ? 'system' : 'file',
+          path: '/base',
+          digest: `sha256:${source.kind === 'image' ? source.reference : 'agent'}`,
+        },
+        config: { ...EMPTY_CONFIG, env: { FROM_BASE: '1' } },
+      }),
+      startVm,
+      hasEnvironment: async (key) => existsSync(join(dir, 'environments', key)),
+      environmentPath: async (key) => join(dir, 'environments', `${key}.new`),
+      keepEnvironment: async (key) => {
+        const path = join(dir, 'environments', key);
+        writeFileSync(path, readFileSync(`${path}.new`));
+      },
+      onEvent: (event) => events.push(event),
+    };
+    const whole: BuildRequest = {
+      dockerfile: Buffer.from(dockerfile),
+      dockerfilePath: null,
+      contextDir: join(dir, 'context'),
+      buildArgs: {},
+      target: null,
+      secrets: new Map(),
+      noCache: false,
+      ...request,
+    };
+    return await buildDockerfile(parts, whole, signal);
+  };
+  const result = (key: string): string => readFileSync(join(dir, 'environments', key), 'utf8');
+  const left = (): string[] => [
+    ...readdirSync(join(dir, 'work')),
+    ...readdirSync(join(dir, 'environments')).filter((name) => name.endsWith('.new')),
+    ...readdirSync(join(dir, 'cache/steps')).filter((name) => !name.endsWith('.ext4')),
+  ];
+
+  it('steps: in order, with user, directory and variables of their place', async () => {
+    const built = await build(
+      'FROM a\nENV A=1\nRUN one\nWORKDIR /w\nUSER u\nENV A=2\nRUN two\nCMD ["c"]',
+    );
+    expect(result(built.key)).toBe('one\nmkdir /w\ntwo\n');
+    expect(vms).toHaveLength(1);
+    expect(vms[0]?.runs).toMatchObject([
+      { user: '', workdir: '/', env: { A: '1', FROM_BASE: '1' } },
+      { user: 'u', workdir: '/w', env: { A: '2' } },
+    ]);
+    expect(built.config).toMatchObject({ cmd: ['c'], user: 'u', workdir: '/w' });
+    expect(built.steps).toEqual({ run: 3, cached: 0 });
+    expect(left()).toEqual([]);
+  });
+
+  it('cache: an unchanged prefix is not run again, nor is a whole build', async () => {
+    await build('FROM a\nRUN one\nRUN two\nRUN three');
+    const again = await build('\n# moved\nFROM a\nRUN one\nRUN two\nRUN other');
+    expect(vms).toHaveLength(2);
+    expect(vms[1]?.start).toBe('one\ntwo\n');
+    expect(again.steps).toEqual({ run: 1, cached: 2 });
+    expect(result(again.key)).toBe('one\ntwo\nother\n');
+    const third = await build('FROM a\nRUN one\nRUN two\nRUN three\nLABEL x=y');
+    expect(third.steps).toEqual({ run: 0, cached: 3 });
+    expect(vms).toHaveLength(2);
+  });
+
+  it('cache: another base, variable or file of COPY runs the step again', async () => {
+    const text = 'FROM a\nARG V=1\nRUN one\nCOPY f /\nRUN two';
+    writeFileSync(join(dir, 'context/f'), '1');
+    await build(text);
+    writeFileSync(join(dir, 'context/f'), '2');
+    expect((await build(text)).steps).toEqual({ run: 2, cached: 1 });
+    expect((await build(text, { buildArgs: { V: '2' } })).steps).toEqual({ run: 3, cached: 0 });
+    expect((await build(text.replace('FROM a', 'FROM b'))).steps.run).toBe(3);
+    expect((await build(text, { noCache: true })).steps).toEqual({ run: 3, cached: 0 });
+  });
+
+  it('stages: only those that the target needs, each in a VM of its own', async () => {
+    const text =
+      'FROM a AS one\nRUN one\nFROM a AS unused\nRUN unused\nFROM one AS two\nRUN two\n' +
+      'FROM scratch\nCOPY --from=two /x /y\nCOPY --from=busybox /z /\n';
+    const built = await build(text);
+    expect(vms.map(({ runs }) => runs.map(({ argv }) => argv.at(-1)))).toEqual([
+      ['one'],
+      ['two'],
+      [],
+    ]);
+    expect(vms[1]?.start).toBe('one\n');
+    const [last] = vms.slice(-1);
+    expect(last?.disks.base.kind).toBe('none');
+    expect(last?.disks.sources).toMatchObject([
+      { base: { digest: 'sha256:a' }, scratch: expect.stringMatching(/steps/) },
+      { base: { digest: 'sha256:busybox' }, scratch: null },
+    ]);
+    expect(last?.copies.map(({ from }) => from)).toEqual([0, 1]);
+    expect(built.config.env).toEqual({});
+    expect((await build(text, { target: 'two' })).steps).toMatchObject({ run: 0 });
+  });
+
+  it('a failing command: line, command, status and last lines; nothing of it is kept', async () => {
+    onRun = (text) => (text === 'bad' ? 3 : 0);
+    const failing = await build('FROM a\nRUN good\n\nRUN bad\nRUN never').catch((e: unknown) => e);
+    expect(failing).toMatchObject({
+      code: 'step_failed',
+      line: 4,
+      message: 'line 4: RUN bad ended with status 3',
+      cause: 'says bad',
+    });
+    expect(vms[0]?.stopped).toBe(true);
+    expect(left()).toEqual([]);
+    onRun = () => 0;
+    expect((await build('FROM a\nRUN good\n\nRUN bad\nRUN never')).steps).toEqual({
+      run: 2,
+      cached: 1,
+    });
+  });
+
+  it('a full guest disk and a file that is missing in a stage name the line', async () => {
+    onRun = () => Promise.reject(new StepFault('full', 'x'));
+    await expect(build('FROM a\nRUN x')).rejects.toMatchObject({
+      message: expect.stringMatching(/^line 2: .*the disk is full/),
+      remedy: expect.stringContaining('--disk'),
+    });
+    onRun = () => Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' }));
+    await expect(build('FROM a\nRUN x')).rejects.toMatchObject({ code: 'disk_full' });
+  });
+
+  it('secrets: a required one is asked for before anything runs; none changes a key', async () => {
+    const text = 'FROM a\nRUN one\nRUN --mount=type=secret,id=t,required two';
+    await expect(build(text)).rejects.toMatchObject({ code: 'secret_missing', line: 3 });
+    expect(vms).toEqual([]);
+    const first = await build(text, { secrets: new Map([['t', Buffer.from('1')]]) });
+    expect(vms[0]?.runs[1]?.mounts).toMatchObject([{ type: 'secret', target: '/run/secrets/t' }]);
+    const second = await build(text, { secrets: new Map([['t', Buffer.from('2')]]) });
+    expect(second.key).toBe(first.key);
+  });
+
+  it('cache mounts: their disk goes from build to build, and is in no key', async () => {
+    const text = (command: string) => `FROM a\nRUN --mount=type=cache,target=/c ${command}`;
+    await build(text('one'));
+    await build(text('two'));
+    const [path = ''] = readdirSync(join(dir, 'cache/mounts'));
+    expect(readFileSync(join(dir, 'cache/mounts', path), 'utf8')).toBe('one\ntwo\n');
+  });
+
+  it('two equal builds at once are one', async () => {
+    const gate = Promise.withResolvers<number>();
+    onRun = () => gate.promise;
+    const text = 'FROM a\nRUN slow';
+    const both = Promise.all([build(text), build(text)]);
+    await expect.poll(() => vms.length).toBe(1);
+    gate.resolve(0);
+    const [one, two] = await both;
+    expect(one.key).toBe(two.key);
+    expect(vms).toHaveLength(1);
+  });
+
+  it('abort: the VM is stopped, and nothing is left', async () => {
+    const aborter = new AbortController();
+    onRun = async () => {
+      aborter.abort();
+      throw new Error('the connection ended');
+    };
+    await expect(build('FROM a\nRUN x', {}, aborter.signal)).rejects.toMatchObject({
+      code: 'cancelled',
+    });
+    expect(vms[0]?.stopped).toBe(true);
+    expect(left()).toEqual([]);
+  });
+
+  it('agent: the result has its user and home, unless the Dockerfile says others', async () => {
+    expect((await build('FROM agent\nRUN x')).config).toMatchObject({
+      user: 'user',
+      workdir: '/home/user',
+    });
+    expect(vms[0]?.runs[0]).toMatchObject({ user: '', workdir: '/' });
+    expect((await build('FROM agent\nUSER root\nWORKDIR /x')).config).toMatchObject({
+      user: 'root',
+      workdir: '/x',
+    });
+  });
+
+  it('a result without files, and an argument that nothing declares', async () => {
+    await expect(build('FROM scratch\nCMD x')).rejects.toThrow('the result has no files');
+    const built = await build('FROM a\nRUN x', { buildArgs: { NOPE: '1' } });
+    expect(built.warnings).toEqual([expect.stringContaining('NOPE')]);
+    expect(events).toContainEqual({ kind: 'warning', text: expect.stringContaining('NOPE') });
+  });
+});
+
+describe('BuildCache', () => {
+  it('bound: what was not used for longest goes', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-build-cache-'));
+    try {
+      const cache = new BuildCache(join(dir, 'cache'), 40_000);
+      await cache.make();
+      const keys = ['a', 'b', 'c'].map((digit) => `sha256:${digit.repeat(64)}`);
+      for (const key of keys) {
+        writeFileSync(join(dir, 'disk'), Buffer.alloc(16_384, 1));
+        await cache.keep('steps', key, join(dir, 'disk'));
+        await new Promise((done) => setTimeout(done, 20));
+      }
+      await cache.has('steps', keys[0] ?? '');
+      await cache.enforceBound();
+      const there = await Promise.all(keys.map((key) => cache.has('steps', key)));
+      expect(there).toEqual([true, false, true]);
+    } finally {
+      rmSync(dir, { recursive: true, force: true });
+    }
+  });
+});
