@@ -40,6 +40,7 @@ import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sa
 import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
 import { SandboxError } from './sandbox/errors.ts';
 import type { TimedEvent } from './sandbox/events.ts';
+import type { PackageOptions } from './sandbox/packages.ts';
 import type { StartTimings } from './sandbox/parts.ts';
 import type { SecretOptions } from './sandbox/secrets.ts';
 import type { NetworkOptions } from './sandbox/spec.ts';
@@ -304,6 +305,11 @@ export class Sandbox {
    */
   async setNetwork(network: NetworkOptions | null): Promise<void> {
     await this.#host.use((control) => control.update(this.id, { network }));
+  }
+
+  /** Replaces the package policy, for requests that arrive from now on; null: no packages. @throws SandboxError `spec_invalid` */
+  async setPackages(packages: PackageOptions | null): Promise<void> {
+    await this.#host.use((control) => control.update(this.id, { packages }));
   }
 
   /**

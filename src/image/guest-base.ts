@@ -280,7 +280,6 @@ const BUILT_PATHS: readonly string[] = [
   ...Object.keys(SCRIPTS),
   '.cargo',
   'etc/apt/sources.list.d',
-  'etc/neurovisor',
   'var/cache/apt',
   'var/lib/apt/lists',
   'var/log',

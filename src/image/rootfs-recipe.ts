@@ -92,8 +92,6 @@ export const ETC_FILES: Readonly<Record<string, string>> = {
   'etc/resolv.conf': '',
   'etc/fstab': '',
   'etc/apt/sources.list.d/debian.sources': APT_SOURCES,
-  // Named by APT_CONFIG in a sandbox whose packages come from the host.
-  'etc/neurovisor/apt.conf': 'Acquire::http::Proxy "http://127.0.0.1:11435";\n',
 };
 
 const PIP_SCRIPT = `#!/usr/bin/python3

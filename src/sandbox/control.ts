@@ -16,7 +16,7 @@ import type { EndInfo, SandboxLogs } from './ending.ts';
 import type { ImageInfo } from './environment.ts';
 
 import type { TimedEvent } from './events.ts';
-import type { PackageInfo } from './packages.ts';
+import type { PackageInfo, PackageOptions } from './packages.ts';
 import type { StartTimings } from './parts.ts';
 import type { SecretInfo, SecretOptions } from './secrets.ts';
 import type {
@@ -187,6 +187,10 @@ export interface SandboxChange {
    * null: no card. Resumes as `guest` does.
    */
   readonly network?: NetworkOptions | null | undefined;
+  /**
+   * Replaces the package policy, for requests that arrive from now on; null: no packages. Resumes as `guest` does.
+   */
+  readonly packages?: PackageOptions | null | undefined;
   /**
    * Replaces all secrets; one of the same name keeps its placeholder. Resumes as `guest` does, but a sandbox
    * that is paused to disk stays there: it may need the values to be resumed.

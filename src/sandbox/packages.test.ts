@@ -54,7 +54,7 @@ describe('packageVariables', () => {
       PIP_INDEX_URL: expect.any(String) as unknown,
       NPM_CONFIG_REGISTRY: 'http://127.0.0.1:11435/npm/',
       GOPROXY: 'http://127.0.0.1:11435/go',
-      APT_CONFIG: '/etc/neurovisor/apt.conf',
+      APT_CONFIG: '/run/neurovisor/apt.conf',
       NEUROVISOR_PACKAGES: 'pip,npm,go,cargo,apt',
     });
   });

@@ -82,9 +82,9 @@ const VARIABLES: Readonly<Record<Ecosystem, Readonly<Record<string, string>>>> =
     NPM_CONFIG_OMIT_LOCKFILE_REGISTRY_RESOLVED: 'true',
   },
   go: { GOPROXY: `${URL}/go` },
-  // cargo reads no variable for this: the agent writes its configuration.
+  // cargo reads no variable for this: the agent writes its configuration, and apt's.
   cargo: {},
-  apt: { APT_CONFIG: '/etc/neurovisor/apt.conf' },
+  apt: { APT_CONFIG: '/run/neurovisor/apt.conf' },
 };
 
 const NO_PROXY = 'localhost,127.0.0.1';

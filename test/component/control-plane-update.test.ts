@@ -99,4 +99,48 @@ describe('LocalControlPlane: update', () => {
     expect(await control.get(id)).toEqual(before);
     await requireNothing(host);
   });
+
+  it('packages: the policy of a running sandbox is replaced, or taken away', async () => {
+    await using host = await FakeHost.open();
+    const { control } = host;
+    const { id } = await control.create({ boot: true });
+    const packages = { ecosystems: ['pip'], deny: ['torch'] } as const;
+    expect(await control.update(id, { packages })).toMatchObject({
+      packages: { ecosystems: ['pip'], allow: [], deny: ['torch'], lockedFiles: null },
+    });
+    // Others stay as they are.
+    expect((await control.update(id, { metadata: { a: 'b' } })).packages).toMatchObject(packages);
+    expect((await control.update(id, { packages: null })).packages).toBeNull();
+    await requireNothing(host);
+  });
+
+  it('packages: an invalid policy is refused, and a part that fails later leaves them as they were', async () => {
+    await using host = await FakeHost.open();
+    const { control } = host;
+    const before = await control.create({
+      boot: true,
+      memoryMaxMib: 1024,
+      packages: { ecosystems: ['npm'] },
+    });
+    const { id } = before;
+    const invalid = { packages: { ecosystems: ['pip'], deny: ['not a name'] } } as const;
+    await expect(control.update(id, invalid)).rejects.toMatchObject({ code: 'spec_invalid' });
+    host.script.fail('balloon');
+    const change = { packages: { ecosystems: ['pip'] }, memoryMib: 1024 } as const;
+    await expect(control.update(id, change)).rejects.toThrow(/balloon failed/);
+    expect(await control.get(id)).toEqual(before);
+    await requireNothing(host);
+  });
+
+  it('packages of a suspended sandbox: it resumes with the new policy, and keeps it', async () => {
+    await using host = await FakeHost.open();
+    const { control } = host;
+    const { id } = await control.create({ boot: true });
+    await control.pause(id, 'disk');
+    await control.update(id, { packages: { ecosystems: ['go'] } });
+    await control.pause(id, 'disk');
+    await control.resume(id);
+    expect((await control.get(id)).packages).toMatchObject({ ecosystems: ['go'] });
+    await requireNothing(host);
+  });
 });

@@ -16,6 +16,7 @@ export const CAPABILITIES = [
   's3-server',
   'generators',
   'python-index',
+  'debian-archive',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 

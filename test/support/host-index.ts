@@ -1,6 +1,7 @@
-/** The Python index that this machine's own pip uses, where it answers. */
+/** The indexes that this machine's own clients use, where they answer. */
 import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
+import { GUEST_CODENAME } from '../../src/image/rootfs-recipe.ts';
 import { PackageError } from '../../src/packages/errors.ts';
 import type { IndexSet } from '../../src/packages/gateway.ts';
 import { hostFiles } from '../../src/packages/host/host-files.ts';
@@ -11,8 +12,16 @@ import { isPublicAddress } from '../../src/runtime/packages.ts';
 
 const LOOK_MS = 10_000;
 
-/** The host's indexes; or why its Python index can't be used. */
-export async function findHostIndexes(): Promise<IndexSet | string> {
+/** What is asked for, to see that the index answers. */
+const PROBES = {
+  pip: { path: 'six/', accept: PYPI_ACCEPT },
+  debian: { path: `dists/${GUEST_CODENAME}/InRelease`, accept: '*/*' },
+} as const;
+
+/** The host's indexes; or why that of this kind can't be used. */
+export async function findHostIndexes(
+  kind: keyof typeof PROBES = 'pip',
+): Promise<IndexSet | string> {
   const upstream = new Upstream({
     clock: systemClock,
     isPublic: isPublicAddress,
@@ -20,17 +29,15 @@ export async function findHostIndexes(): Promise<IndexSet | string> {
   });
   try {
     const indexes = await readIndexes(hostFiles(process.env), []);
-    if (indexes.pip instanceof PackageError) throw indexes.pip;
-    if (indexes.pip === undefined) return 'the host has no Python index';
-    await upstream.page({
-      url: `${indexes.pip.baseUrl}six/`,
-      index: indexes.pip,
-      accept: PYPI_ACCEPT,
-      signal: new AbortController().signal,
-    });
+    const index = indexes[kind];
+    if (index instanceof PackageError) throw index;
+    if (index === undefined) return `the host has no index ${kind}`;
+    const { path, accept } = PROBES[kind];
+    const { signal } = new AbortController();
+    await upstream.page({ url: `${index.baseUrl}${path}`, index, accept, signal });
     return indexes;
   } catch (error) {
-    return `the Python index of the host does not answer: ${describeError(error)}`;
+    return `the index ${kind} of the host does not answer: ${describeError(error)}`;
   } finally {
     upstream.close();
   }

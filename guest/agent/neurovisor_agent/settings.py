@@ -46,7 +46,8 @@ class Settings:
         self.inference_port = 0
         # None: the environment is the system image.
         self.environment: account.Environment | None = None
-        self._serves_cargo = False
+        # Kinds of packages whose clients have a file of configuration.
+        self._package_kinds: frozenset[str] = frozenset()
 
     @property
     def output_max(self) -> int | None:
@@ -55,18 +56,18 @@ class Settings:
     def set_env(self, env: dict[str, str]) -> None:
         """Sets the environment of programs started from now on."""
         self.env = account.base_env(env, self.inference_port)
-        if not self._in_vm or not (self._serves_cargo or "NEUROVISOR_PACKAGES" in env):
+        if not self._in_vm or not (self._package_kinds or "NEUROVISOR_PACKAGES" in env):
             return
         from . import packages
 
-        serves = packages.serves_cargo(env)
-        if serves == self._serves_cargo:
+        kinds = packages.configured_kinds(env)
+        if kinds == self._package_kinds:
             return
         try:
-            packages.configure_cargo(serves)
-            self._serves_cargo = serves
+            packages.configure(kinds)
+            self._package_kinds = kinds
         except OSError as error:
-            print(f"neurovisor agent: cargo finds no packages: {error}", file=sys.stderr)
+            print(f"neurovisor agent: cargo and apt find no packages: {error}", file=sys.stderr)
 
     def limit(self, wanted: dict[str, int], *, has_changed: bool = False) -> None:
         """Sets the limits. `has_changed`: the guest's memory may have another size.

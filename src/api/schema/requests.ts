@@ -158,7 +158,7 @@ const lifeFields = {
     .max(REQUEST_LIMITS.secretsMax)
     .optional()
     .describe('Secrets that the guest can use but not read; replaces all of them.'),
-} satisfies Record<Exclude<keyof SandboxChange, 'memoryMib'>, z.ZodType>;
+} satisfies Record<Exclude<keyof SandboxChange, 'memoryMib' | 'packages'>, z.ZodType>;
 
 const models = z
   .strictObject({
@@ -246,6 +246,10 @@ export const sandboxChange: z.ZodType<SandboxChange> = z
       .describe(
         'New memory size, MiB; requires `memoryMaxMib`. It shrinks only as far as programs leave memory free.',
       ),
+    packages: packageOptions
+      .nullable()
+      .optional()
+      .describe('Replaces the package policy, for requests that arrive from now on. Null: none.'),
   } satisfies Record<keyof SandboxChange, z.ZodType>)
   .meta({
     id: 'SandboxChange',

@@ -10,6 +10,7 @@ import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from '../flags/disk-limits.ts';
 import { parseNetLimits } from '../flags/net-limits.ts';
 import { parseDuration, parsePairs } from '../flags/options.ts';
+import { type PackageFlags, packageChange } from '../flags/package-flags.ts';
 import { sandboxId } from '../flags/pick.ts';
 import * as ranges from '../flags/ranges.ts';
 import {
@@ -19,7 +20,7 @@ import {
   secretOptions,
 } from '../flags/sandbox-flags.ts';
 
-export interface UpdateFlags extends NetworkFlags {
+export interface UpdateFlags extends NetworkFlags, PackageFlags {
   readonly label: readonly string[];
   readonly diskLimit?: readonly string[];
   readonly rate?: string;
@@ -64,7 +65,8 @@ export function limitsOf(
   const { netLimit: _parsed, ...rest } = flags;
   const { label, timeout, onMemoryPressure, memory, rate, diskLimit = [] } = rest;
   const named = [timeout, onMemoryPressure, memory, rate].some((flag) => flag !== undefined);
-  const isMore = label.length > 0 || named || diskLimit.length > 0;
+  const hasPackages = Object.keys(packageChange(rest)).length > 0;
+  const isMore = label.length > 0 || named || diskLimit.length > 0 || hasPackages;
   const others = isMore ? changeOf(rest, env) : {};
   return { ...others, network: { mode, allow, deny, limits } };
 }
@@ -87,6 +89,7 @@ export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChang
       : { onMemoryPressure: onMemoryPressure as MemoryAction }),
     ...(diskLimits === undefined ? {} : { diskLimits }),
     ...channelOptions(flags),
+    ...packageChange(flags),
     ...(label.length === 0 ? {} : { metadata: parsePairs(label, '--label') }),
   };
   if (Object.keys(change).length > 0) return change;

@@ -8,6 +8,7 @@ import * as ranges from '../flags/ranges.ts';
 import { type OutputFlags, performThere } from './perform.ts';
 import {
   addNetworkOptions,
+  addPackageOptions,
   addSandboxOptions,
   collect,
   DISK_LIMIT,
@@ -104,11 +105,14 @@ function addUpdate(program: Command): void {
     .command('update')
     .summary('change a running sandbox')
     .description(
-      'Change the network, memory, limits of disks and channel, lifetime or labels of a running sandbox. Changes ' +
+      'Change the network, packages, memory, limits of disks and channel, lifetime or labels of a running sandbox. Changes ' +
         'take effect immediately. What is not named stays as it is.',
     )
     .argument(...SANDBOX);
-  addNetworkOptions(command)
+  addPackageOptions(
+    addNetworkOptions(command),
+    'separated by commas, or none; replaces the policy, with its rules',
+  )
     .option(...DISK_LIMIT, collect, [])
     .option(...RATE)
     .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
@@ -129,6 +133,8 @@ Examples:
   neurovisor update 7ds14n1k --disk-limit rate=20M --rate 5M
   neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
   neurovisor update 7ds14n1k --memory 768M
+  neurovisor update 7ds14n1k --packages pip --packages-deny 'torch*'
+  neurovisor update 7ds14n1k --packages none
 `,
     )
     .action((id: string, flags: UpdateFlags & OutputFlags) =>

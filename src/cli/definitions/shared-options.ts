@@ -130,11 +130,15 @@ export function addRequirementOptions(command: Command): Command {
 }
 
 /** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age`, `--packages-lock` */
-function addPackageOptions(command: Command): Command {
+/** @param none ends the help of `--packages` */
+export function addPackageOptions(
+  command: Command,
+  none = 'separated by commas (default: none)',
+): Command {
   return command
     .option(
       '--packages <kinds>',
-      "let the guest install packages from this host's indexes, without a network: pip, npm, go, cargo, apt, separated by commas (default: none)",
+      `let the guest install packages from this host's indexes, without a network: pip, npm, go, cargo, apt, ${none}`,
       collect,
       [],
     )

@@ -38,6 +38,17 @@ export function packageOptions(flags: PackageFlags): { readonly packages?: Packa
   };
 }
 
+/** For a change: `--packages none` takes all packages away. @throws UsageError */
+export function packageChange(flags: PackageFlags): { readonly packages?: PackageOptions | null } {
+  const { packages = [], packagesAllow = [], packagesDeny = [], packagesLock = [] } = flags;
+  if (!packages.includes('none')) return packageOptions(flags);
+  const more = [...packagesAllow, ...packagesDeny, ...packagesLock];
+  if (packages.length === 1 && more.length === 0 && flags.packagesMinAge === undefined) {
+    return { packages: null };
+  }
+  throw new UsageError('--packages none allows no other packages and no rules', 'omit the others');
+}
+
 function lockedFiles(path: string): readonly string[] {
   try {
     return lockEntries(path, readFileSync(path, 'utf8'));

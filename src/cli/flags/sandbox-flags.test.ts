@@ -205,4 +205,17 @@ describe('changeOf', () => {
     expect(networkOptions({ ...none, secret, net: 'egress' })).toMatchObject({ allow: [] });
     expect(() => changeOf({ ...none, secret, net: 'none' }, env)).toThrow('mutually exclusive');
   });
+
+  it('update --packages: a new policy, or none', () => {
+    const packages = { ecosystems: ['pip'], allow: [], deny: ['torch'] };
+    const flags = { label: [], allowOut: [], denyOut: [], secret: [] };
+    expect(changeOf({ ...flags, packages: ['pip'], packagesDeny: ['torch'] })).toEqual({
+      packages,
+    });
+    expect(changeOf({ ...flags, packages: ['none'] })).toEqual({ packages: null });
+    expect(() => changeOf({ ...flags, packages: ['none'], packagesDeny: ['torch'] })).toThrow(
+      '--packages none allows no other packages and no rules',
+    );
+    expect(() => changeOf({ ...flags, packagesDeny: ['torch'] })).toThrow('need --packages');
+  });
 });

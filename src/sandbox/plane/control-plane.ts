@@ -39,6 +39,7 @@ import { SandboxError, translateStoreErrors } from '../errors.ts';
 import type { TimedEvent } from '../events.ts';
 import { RANGES } from '../limits.ts';
 import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
+import { packagePolicy } from '../packages.ts';
 import {
   checkRequest,
   type LifetimePolicy,
@@ -187,7 +188,7 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
     checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
-    const { channelLimits, diskLimits, network, secrets, memoryMib, ...policy } = change;
+    const { channelLimits, diskLimits, network, secrets, memoryMib, packages, ...policy } = change;
     const update: SandboxUpdate = {
       secrets,
       limits: {
@@ -199,6 +200,7 @@ export class LocalControlPlane implements ControlPlane {
           ? undefined
           : networkSpec(network, this.#parts.parseEgress, sandbox.spec.network),
       memoryMib,
+      packages: packages === undefined ? undefined : packagePolicy(packages),
       policy,
     };
     await translateStoreErrors(sandbox.update(update));

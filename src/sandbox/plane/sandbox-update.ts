@@ -1,5 +1,6 @@
 /** A change of a running VM in several parts, all of them or none. */
 import { ignore } from '../../base/ignore.ts';
+import type { PackagePolicy } from '../../base/package-policy.ts';
 import { SandboxError } from '../errors.ts';
 import type { LifetimeChange } from '../request.ts';
 import type { SecretOptions } from '../secrets.ts';
@@ -13,6 +14,8 @@ interface VmChange {
   /** Null: without a network card. */
   readonly network?: NetworkSpec | null | undefined;
   readonly memoryMib?: number | undefined;
+  /** Null: no packages. */
+  readonly packages?: PackagePolicy | null | undefined;
 }
 
 export interface SandboxUpdate extends VmChange {
@@ -26,8 +29,10 @@ interface Part {
   undo(): Promise<void>;
 }
 
-export function hasVmChange({ limits, network, memoryMib }: VmChange): boolean {
-  return Object.keys(limits).length > 0 || network !== undefined || memoryMib !== undefined;
+export function hasVmChange({ limits, ...parts }: VmChange): boolean {
+  const { network, memoryMib, packages } = parts;
+  const isNamed = [network, memoryMib, packages].some((part) => part !== undefined);
+  return Object.keys(limits).length > 0 || isNamed;
 }
 
 /**
@@ -56,7 +61,7 @@ export async function changeVm(
 
 function partsOf(
   supervisor: Supervisor,
-  { secrets, limits, network, memoryMib }: Parameters<typeof changeVm>[1],
+  { secrets, limits, network, memoryMib, packages }: Parameters<typeof changeVm>[1],
   before: SandboxSpec,
 ): readonly Part[] {
   const restoreNetwork = async (): Promise<void> => {
@@ -87,6 +92,13 @@ function partsOf(
   if (network !== undefined) {
     const apply = (): Promise<void> => supervisor.setNetwork(network);
     parts.push({ name: 'network', apply, undo: restoreNetwork });
+  }
+  if (packages !== undefined) {
+    parts.push({
+      name: 'packages',
+      apply: () => supervisor.setPackages(packages),
+      undo: () => supervisor.setPackages(before.packages),
+    });
   }
   if (memoryMib !== undefined) {
     parts.push({

@@ -6,6 +6,7 @@ import type { Guest, GuestClosed, GuestListener } from '../../guest/link.ts';
 import type { PackageFetch } from '../../packages/gateway.ts';
 import type { Vm, VmExit, VmmDriver, VmSpec } from '../../vmm/driver.ts';
 import { ByteTail } from '../../vmm/tail.ts';
+import { packagePolicy } from '../packages.ts';
 import type { SandboxParts } from '../parts.ts';
 import { makeSpec, type SandboxOptions } from '../spec.ts';
 import type { SandboxState } from './lifecycle.ts';
@@ -20,6 +21,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const clock = new FakeClock();
   const exited = Promise.withResolvers<VmExit>();
   const closed = Promise.withResolvers<GuestClosed>();
+  const updates = { fail: false };
   const packages = {
     policies: [] as (PackagePolicy | null)[],
     fetch: (_fetch: PackageFetch): void => undefined,
@@ -60,7 +62,9 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   };
   const guest = {
     info: { kernelToInitMs: 700 },
-    update: () => Promise.resolve(),
+    update: async () => {
+      if (updates.fail) throw new Error('the guest hangs');
+    },
     closed: closed.promise,
     events: () => () => undefined,
     close: () => void hold('guest')(),
@@ -119,7 +123,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     clock,
     log: silentLog,
   };
-  return { parts, held, releases, clock, exited, closed, packages };
+  return { parts, held, releases, clock, exited, closed, packages, updates };
 }
 
 function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions = {}) {
@@ -157,6 +161,24 @@ describe('Supervisor', () => {
     expect(fake.releases.indexOf('vm')).toBeLessThan(fake.releases.indexOf('workspace'));
     expect(fake.releases.indexOf('vm')).toBeLessThan(fake.releases.indexOf('bridge'));
     expect(states).toEqual(['booting', 'ready', 'stopping', 'gone']);
+  });
+
+  it('packages: a change reaches the gateway; a guest that does not answer gets no more than before', async () => {
+    const { packages, parts, updates } = fakeParts();
+    const sandbox = new Supervisor(makeSpec({ packages: { ecosystems: ['pip'] } }, 2), parts);
+    await sandbox.start();
+    const more = packagePolicy({ ecosystems: ['pip', 'npm'] });
+    await sandbox.setPackages(more);
+    expect(packages.policies.at(-1)).toEqual(more);
+    expect(sandbox.spec.packages).toEqual(more);
+    updates.fail = true;
+    await expect(sandbox.setPackages(packagePolicy({ ecosystems: ['go'] }))).rejects.toThrow(
+      'hangs',
+    );
+    expect([packages.policies.at(-1), sandbox.spec.packages]).toEqual([more, more]);
+    await expect(sandbox.setPackages(null)).rejects.toThrow('hangs');
+    expect([packages.policies.at(-1), sandbox.spec.packages]).toEqual([null, null]);
+    await sandbox.stop();
   });
 
   it('packages: a member of a pool gets the policy of its sandbox, and a fetch is an event', async () => {

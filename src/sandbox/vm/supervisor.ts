@@ -12,6 +12,7 @@ import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
+import type { PackagePolicy } from '../../base/package-policy.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, GuestListener } from '../../guest/link.ts';
@@ -242,6 +243,28 @@ export class Supervisor {
     if (this.#card.network === null && network !== null) return await this.setNetwork(network);
     this.#running?.listener.setIdentity(this.#identity());
     await this.#tellSecrets(guest);
+  }
+
+  /**
+   * Changes the package policy, for requests that arrive from now on; the next VM has the same.
+   * @throws SandboxError `not_ready`, `gone`; GuestError: the policy is then as before, or none
+   */
+  async setPackages(packages: PackagePolicy | null): Promise<void> {
+    const guest = this.guest();
+    const before = this.#spec.packages;
+    const set = (policy: PackagePolicy | null): void => {
+      this.#running?.packages?.setPolicy(policy);
+      this.#spec = { ...this.#spec, packages: policy };
+      this.#running?.listener.setIdentity(this.#identity());
+    };
+    set(packages);
+    try {
+      // Programs with a network card are pointed to the gateway only for what it serves.
+      await guest.update({ env: this.#identity().env });
+    } catch (error) {
+      if (packages !== null) set(before);
+      throw error;
+    }
   }
 
   async #tellSecrets(guest: Guest): Promise<void> {
