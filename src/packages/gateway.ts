@@ -21,6 +21,7 @@
  * upstream/proxy, store/page-reading.
  * Input and output: listener, exchange, store/, upstream/fetch, host/.
  */
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
 import { LoopTime } from '../base/fairness/loop-time.ts';
@@ -80,6 +81,8 @@ export interface PackageGateway {
   /** @throws PackageError `listen_failed`, `closed` */
   attach(caller: PackageCaller): Promise<PackagePort>;
   metrics(): readonly Metric[];
+  /** Says whether the host's index is the same as before, without its name. */
+  indexDigest(name: Exclude<keyof IndexSet, 'npmScopes'>): Promise<string>;
   /** Closes all ports. Idempotent. */
   close(): Promise<void>;
 }
@@ -138,6 +141,18 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
       return port;
     },
     metrics: () => metrics.list(),
+    async indexDigest(index) {
+      try {
+        const found = await catalogs.index({ index, name: '' });
+        return createHash('sha256')
+          .update(found?.baseUrl ?? '')
+          .digest('hex');
+      } catch (error) {
+        if (!(error instanceof PackageError)) throw error;
+        // The installation will say why it can't be used.
+        return error.code;
+      }
+    },
     close() {
       pages.close();
       const all = [files.close(), reader.close(), ...[...ports].map((port) => port.close())];

@@ -15,7 +15,7 @@ import { TEMPLATE_FILES } from '../sandbox/start/template.ts';
 export interface TemplateInfo {
   readonly key: string;
   readonly spec: TemplateSpec;
-  /** True: made with the present kernel, image, VMM and processor. */
+  /** True: made with the present kernel, image, VMM and processor, and from the present index of packages. */
   readonly current: boolean;
   readonly madeAtMs: number;
   readonly machine: string;
@@ -39,6 +39,7 @@ export const specSchema = z.object({
   warm: z.array(z.string()),
   card: z.boolean().exactOptional(),
   requirements: z.array(z.string()).exactOptional(),
+  packagesMinAgeMs: z.number().exactOptional(),
   start: z
     .object({ command: z.string(), ready: z.string(), readyTimeoutMs: z.number() })
     .exactOptional(),
@@ -72,13 +73,15 @@ export const detailsSchema = z.object({
 });
 export type Details = z.infer<typeof detailsSchema>;
 
+export type KeyNow = (spec: TemplateSpec) => Promise<string | null>;
+
 /**
  * Lists templates, newest first.
  * @param keyNow returns the key of a template built now; absent: no template can be built now
  */
 export async function keptTemplates(
   cacheDir: string,
-  keyNow: (spec: TemplateSpec) => string | null = () => null,
+  keyNow: KeyNow = async () => null,
 ): Promise<readonly TemplateInfo[]> {
   const infos: TemplateInfo[] = [];
   for (const key of await namesIn(join(cacheDir, TEMPLATE_KIND))) {
@@ -105,7 +108,7 @@ export async function isSetUp(context: PrepareContext): Promise<boolean> {
 async function readTemplate(
   cacheDir: string,
   key: string,
-  keyNow: (spec: TemplateSpec) => string | null,
+  keyNow: KeyNow,
 ): Promise<TemplateInfo | undefined> {
   const dir = join(cacheDir, TEMPLATE_KIND, key);
   try {
@@ -116,7 +119,7 @@ async function readTemplate(
       files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
     }
     const { stateSha256: _, warm: _warm, hasPython: _python, ...shown } = details;
-    return { key, ...shown, current: keyNow(details.spec) === key, files };
+    return { key, ...shown, current: (await keyNow(details.spec)) === key, files };
   } catch (error) {
     ignore(error, 'a damaged template is rebuilt when needed');
     return undefined;

@@ -32,6 +32,7 @@ import { parseRequirements } from '../requirements/requirement.ts';
 import type { CreateRequest, PoolMembers } from '../sandbox/control.ts';
 import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
+import { installAge } from '../sandbox/packages.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
 import {
   DEFAULTS,
@@ -180,6 +181,7 @@ export class Runtime {
       env: this.#cpuEnv(),
       hostCpus: availableParallelism(),
       shareRam: (path: string) => made.sharedRam.copy(path),
+      packageIndex: () => made.packages.indexDigest('pip'),
     };
     const context = setupContext(options, made.home);
     const names = new TemplateNames(made.home.dir);
@@ -539,14 +541,14 @@ function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptio
 
 /** The part of the options that a template fixes. */
 export function templateSpec(
-  options: SandboxOptions & Pick<TemplateSpec, 'card'>,
+  options: SandboxOptions & Pick<PoolMembers, 'card' | 'packagesMinAgeMs'>,
   image?: EnvironmentSource | undefined,
 ): TemplateSpec {
   const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
   const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib, card = false } = options;
   const requirements = checkRequirements(options.requirements ?? []);
   const more = {
-    ...(requirements.length === 0 ? {} : { requirements }),
+    ...(requirements.length === 0 ? {} : { requirements, ...installAge(options) }),
     ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
     ...(card ? { card } : {}),
     ...(image === undefined ? {} : { environment: image.environment }),

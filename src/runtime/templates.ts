@@ -53,6 +53,8 @@ export type BuilderParts = Omit<
 interface TemplatesParts extends BuilderParts {
   /** Copies a RAM file for clones that map it. */
   shareRam(path: string): Promise<SharedCopy>;
+  /** Says which index Python packages come from, without its name. */
+  packageIndex(): Promise<string>;
 }
 
 interface Opened {
@@ -102,7 +104,7 @@ export class Templates {
 
   /** True: there is a template of exactly this spec. Its files are verified when it is opened. */
   async has(spec: TemplateSpec): Promise<boolean> {
-    const key = this.#key(spec);
+    const key = await this.#key(spec);
     return isCached(this.#context.cacheDir, { kind: TEMPLATE_KIND, key });
   }
 
@@ -112,18 +114,18 @@ export class Templates {
    * @throws SandboxError, ImageError; nothing incomplete is left
    */
   async prepare(spec: TemplateSpec, image?: EnvironmentSource): Promise<Template> {
-    const key = this.#key(spec);
+    const key = await this.#key(spec);
     const known = this.#opened.get(key);
     // Verifying takes as long as two starts, so unchanged files are not verified again.
     if (known !== undefined && known.identity === (await this.#identity(key))) {
       return known.template;
     }
     return await withSetupLock(this.#context, async () => {
-      const artifact = await prepareArtifact(this.#context, await this.#recipe(spec, image));
+      const artifact = await prepareArtifact(this.#context, await this.#recipe(key, spec, image));
       const identity = await this.#identity(key);
       const meanwhile = this.#opened.get(key);
       if (meanwhile?.identity === identity) return meanwhile.template;
-      const opened = await this.#open(spec, artifact, meanwhile);
+      const opened = await this.#open(key, spec, artifact, meanwhile);
       this.#opened.set(key, { ...opened, identity });
       return opened.template;
     });
@@ -131,11 +133,11 @@ export class Templates {
 
   /** @param before of the same key */
   async #open(
+    key: string,
     spec: TemplateSpec,
     artifact: Artifact<Details>,
     before: Opened | undefined,
   ): Promise<Omit<Opened, 'identity'>> {
-    const key = this.#key(spec);
     const digests = [...artifact.files.values()].map(({ sha256 }) => sha256).join(' ');
     if (before?.digests === digests) return before;
     // First, so that there is space for the next.
@@ -195,18 +197,20 @@ export class Templates {
   async #pinned(): Promise<ReadonlySet<string>> {
     const specs = (await this.names.list()).map(({ spec }) => spec);
     const all = specs.flatMap((spec) => [spec, { ...spec, card: true }]);
-    return new Set(all.map((spec) => this.#key(spec)));
+    return new Set(await Promise.all(all.map((spec) => this.#key(spec))));
   }
 
-  #key(spec: TemplateSpec): string {
+  async #key(spec: TemplateSpec): Promise<string> {
     const { driver, env } = this.#parts;
+    const packageIndex = spec.requirements === undefined ? '' : await this.#parts.packageIndex();
     const { kernelDigest, rootImageDigest } = this.#artifacts;
     const disks = environmentDisks(spec.environment);
     const machine = driver.machineOf?.({ cpus: spec.cpus, ...vmMemory(spec), ...disks }) ?? 'none';
-    return templateKey({ spec, kernelDigest, rootImageDigest, machine, env });
+    return templateKey({ spec, kernelDigest, rootImageDigest, machine, env, packageIndex });
   }
 
   async #recipe(
+    key: string,
     spec: TemplateSpec,
     image: EnvironmentSource | undefined,
   ): Promise<Recipe<Details>> {
@@ -217,7 +221,7 @@ export class Templates {
           ? `Build the template that sandboxes${withImage(spec)} start from`
           : `Install ${shortList(spec.requirements)} for sandboxes${withImage(spec)} to start with`,
       estimateMs: estimateOf(spec),
-      key: this.#key(spec),
+      key,
       files: Object.values(TEMPLATE_FILES),
       sparseFiles: [TEMPLATE_FILES.ram, TEMPLATE_FILES.disk],
       othersKept: OTHERS_KEPT,

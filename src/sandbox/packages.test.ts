@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { packagePolicy, packageVariables } from './packages.ts';
+import { installAge, packagePolicy, packageVariables } from './packages.ts';
 import { makeSpec, withoutIdentity } from './spec.ts';
 
 const SHA256 = 'a'.repeat(64);
@@ -18,7 +18,6 @@ describe('packagePolicy', () => {
   });
 
   it.each([
-    [{ ecosystems: [] }, 'ecosystems'],
     [{ ecosystems: ['pypi'] as never }, 'ecosystems'],
     [{ ecosystems: ['pip'], allow: ['a b'] }, '"a b" is not a name'],
     [{ ecosystems: ['pip'], deny: ['../x'] }, '"../x" is not a name'],
@@ -32,6 +31,17 @@ describe('packagePolicy', () => {
   it('a fork has the policy of its parent', () => {
     const spec = makeSpec({ packages: { ecosystems: ['pip'], deny: ['torch'] } }, 1);
     expect(withoutIdentity(spec).packages).toBe(spec.packages);
+  });
+});
+
+describe('installAge', () => {
+  it('that of the template, else that of the sandbox; out of range it is refused', () => {
+    const packages = { ecosystems: [], minAgeMs: 2_000 };
+    expect(installAge({})).toEqual({});
+    expect(installAge({ packages: null })).toEqual({});
+    expect(installAge({ packages })).toEqual({ packagesMinAgeMs: 2_000 });
+    expect(installAge({ packages, packagesMinAgeMs: 3_000 })).toEqual({ packagesMinAgeMs: 3_000 });
+    expect(() => installAge({ packagesMinAgeMs: 0.5 })).toThrow('minAgeMs');
   });
 });
 

@@ -12,6 +12,7 @@ import { isInRange, RANGES } from './limits.ts';
 
 /** A policy as it is requested: an absent field restricts nothing. */
 export interface PackageOptions {
+  /** Empty: it fetches nothing; a minimum age still holds for the packages it starts with. */
   readonly ecosystems: readonly Ecosystem[];
   readonly allow?: readonly string[] | undefined;
   readonly deny?: readonly string[] | undefined;
@@ -31,7 +32,7 @@ export function packagePolicy(options: PackageOptions | null): PackagePolicy | n
   const { allow = [], deny = [], minAgeMs = null, lock = null } = options;
   const ecosystems = ECOSYSTEMS.filter((one) => options.ecosystems.includes(one));
   const unknown = options.ecosystems.find((one) => !ECOSYSTEMS.includes(one));
-  if (unknown !== undefined || ecosystems.length === 0) {
+  if (unknown !== undefined) {
     throw invalid('ecosystems', `one or more of ${ECOSYSTEMS.join(', ')}`);
   }
   for (const [field, rules] of Object.entries({ allow, deny })) {
@@ -42,10 +43,7 @@ export function packagePolicy(options: PackageOptions | null): PackagePolicy | n
     const why = `"${wrong.slice(0, 80)}" is not a name, such as numpy, npm:@types/* or pip:torch`;
     throw invalid(field, why);
   }
-  if (minAgeMs !== null && !isInRange(minAgeMs, RANGES.packageAgeMs)) {
-    const { min, max } = RANGES.packageAgeMs;
-    throw invalid('minAgeMs', `${minAgeMs} is not a whole number from ${min} to ${max}`);
-  }
+  if (minAgeMs !== null) checkAge(minAgeMs);
   const { lockMax } = PACKAGE_LIMITS;
   if (lock !== null && lock.length > lockMax) throw invalid('lock', `at most ${lockMax} files`);
   const wrong = lock?.find((entry) => !isLockEntry(entry));
@@ -57,6 +55,26 @@ export function packagePolicy(options: PackageOptions | null): PackagePolicy | n
 
 export function packageInfo({ lock, ...policy }: PackagePolicy): PackageInfo {
   return { ...policy, lockedFiles: lock?.length ?? null };
+}
+
+/**
+ * The minimum age for the packages of a template: that of the sandbox, unless the template has its own.
+ * @throws SandboxError `spec_invalid`
+ */
+export function installAge(options: {
+  readonly packages?: PackageOptions | null | undefined;
+  readonly packagesMinAgeMs?: number | undefined;
+}): { readonly packagesMinAgeMs?: number } {
+  const age = options.packagesMinAgeMs ?? options.packages?.minAgeMs ?? null;
+  if (age === null) return {};
+  checkAge(age);
+  return { packagesMinAgeMs: age };
+}
+
+function checkAge(minAgeMs: number): void {
+  if (isInRange(minAgeMs, RANGES.packageAgeMs)) return;
+  const { min, max } = RANGES.packageAgeMs;
+  throw invalid('minAgeMs', `${minAgeMs} is not a whole number from ${min} to ${max}`);
 }
 
 function invalid(field: string, why: string): SandboxError {

@@ -166,6 +166,8 @@ export type TemplateSpec = Pick<
   readonly card?: boolean;
   /** Python packages on its disk, as lines of a requirements file, parsed and sorted. */
   readonly requirements?: readonly string[];
+  /** Versions younger than this did not exist when the packages were installed. */
+  readonly packagesMinAgeMs?: number;
   /** The program that runs in every clone. */
   readonly start?: StartCommand;
 };

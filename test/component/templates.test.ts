@@ -15,6 +15,9 @@ useTemplateWorld();
 describe('Templates', () => {
   const spec = { cpus: 1, memoryMib: 128, diskMib: 16, warm: ['json'] };
 
+  /** Of the host's packages. */
+  let index = 'a';
+
   function open(mapsMemory: boolean) {
     const given = parts(null, events(IMPORTED));
     const { driver } = given;
@@ -38,6 +41,7 @@ describe('Templates', () => {
           world.steps.push('share');
           return shared.copy(path);
         },
+        packageIndex: async () => index,
       },
       names,
     );
@@ -181,5 +185,22 @@ describe('Templates', () => {
     await templates.prepare(spec);
     expect(await templates.has({ ...spec, card: true })).toBe(false);
     expect(await templates.list()).toMatchObject([{ names: ['agent'] }, { spec, current: true }]);
+  });
+
+  it('a template with packages is of the index and the minimum age that they were installed with', async () => {
+    const { templates } = open(false);
+    const installed = { ...spec, requirements: ['pandas'], packagesMinAgeMs: 1_000 };
+    await templates.prepare(spec);
+    const made = await templates.prepare(installed);
+    expect(world.steps).toContain('gateway pip older than 1000');
+    expect(await templates.has(installed)).toBe(true);
+    expect(await templates.has({ ...installed, packagesMinAgeMs: 2_000 })).toBe(false);
+    index = 'b';
+    expect(await templates.has(installed)).toBe(false);
+    expect(await templates.has(spec)).toBe(true);
+    const listed = (await templates.list()).find(({ key }) => key === made.key);
+    expect(listed).toMatchObject({ current: false, spec: { packagesMinAgeMs: 1_000 } });
+    index = 'a';
+    expect(await templates.prepare(installed)).toBe(made);
   });
 });

@@ -130,7 +130,8 @@ export function parts(fail: Step | null, told: readonly GuestEvent[]): TemplateP
     },
     moveDisk: rename,
     attachPackages: async (_id, _path, policy) => {
-      world.steps.push(`gateway ${policy?.ecosystems.join()}`);
+      const age = policy?.minAgeMs == null ? '' : ` older than ${policy.minAgeMs}`;
+      world.steps.push(`gateway ${policy?.ecosystems.join()}${age}`);
       return {
         setPolicy: () => undefined,
         close: async () => void world.steps.push('gateway closed'),

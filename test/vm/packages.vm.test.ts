@@ -88,6 +88,23 @@ describe('packages in a guest', () => {
   });
 });
 
+describe('a change of a running sandbox', () => {
+  it('packages are allowed and taken away at once', async () => {
+    const { control } = fixture;
+    const { id: other } = await control.create({ ...SMALL, memoryMib: 256, boot: true });
+    const install = ['pip', 'download', '--no-deps', 'nvdemo'] as const;
+    expect((await run(other, ...install)).exitCode).toBe(1);
+    await control.update(other, { packages: { ecosystems: ['pip'], allow: ['nvdemo'] } });
+    expect((await run(other, ...install)).exitCode).toBe(0);
+    const denied = await run(other, 'pip', 'download', '--no-deps', 'nvdemo-later');
+    expect(denied.stderr).toContain('nvdemo-later is not in --packages-allow of this sandbox');
+    await control.update(other, { packages: null });
+    const off = await run(other, 'pip', 'download', '--no-deps', 'nvdemo-part');
+    expect(off.stderr).toContain('create it with --packages pip');
+    await control.remove(other);
+  });
+});
+
 describe('a template with packages', () => {
   it('clones have imported what pip installed while it was built', async () => {
     const { control } = fixture;

@@ -94,6 +94,9 @@ const size = {
       'Python packages to install, as lines of a requirements file: `pandas`, `numpy==2.*`, `rich>=13 --hash=sha256:…`. ' +
         'A template with them is built once and kept; the first request waits for that.',
     ),
+  packagesMinAgeMs: whole(RANGES.packageAgeMs).describe(
+    'Versions younger than this do not exist when `requirements` are installed, milliseconds. Default: all do.',
+  ),
   image: text(REQUEST_LIMITS.imageCharactersMax)
     .min(1)
     .describe(
@@ -185,7 +188,7 @@ const packageRules = z
   .optional();
 const packageOptions = z
   .strictObject({
-    ecosystems: z.array(packageEcosystem).min(1).max(ECOSYSTEMS.length),
+    ecosystems: z.array(packageEcosystem).max(ECOSYSTEMS.length),
     allow: packageRules.describe(
       'Names, optionally with `pip:` before and `*` at the end. If omitted or empty: every name.',
     ),
@@ -193,7 +196,9 @@ const packageOptions = z
     minAgeMs: whole(RANGES.packageAgeMs)
       .nullable()
       .optional()
-      .describe('Versions younger than this do not exist for it, milliseconds. Default: null.'),
+      .describe(
+        'Versions younger than this do not exist for it, nor for the installation of `requirements`, milliseconds. Default: null.',
+      ),
     lock: z
       .array(z.string().max(PACKAGE_LIMITS.lockCharactersMax).regex(LOCK_ENTRY))
       .max(PACKAGE_LIMITS.lockMax)
@@ -289,6 +294,7 @@ export const poolRequest = z
         diskMib: size.diskMib.exactOptional(),
         warm: size.warm.exactOptional(),
         requirements: size.requirements.exactOptional(),
+        packagesMinAgeMs: size.packagesMinAgeMs.exactOptional(),
         image: size.image.exactOptional(),
         template: templateName
           .exactOptional()

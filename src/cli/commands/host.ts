@@ -5,6 +5,7 @@ import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import type { ImageFlags } from '../flags/image-flag.ts';
+import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions, templateOption } from '../flags/sandbox-flags.ts';
@@ -39,7 +40,10 @@ function modelsText({ upstream, models }: HostInfo): string {
   return models === null || models.length === 0 ? upstream : `${upstream}: ${models.join(', ')}`;
 }
 
-export interface PoolFlags extends RequirementFlags, ImageFlags {
+export interface PoolFlags
+  extends RequirementFlags,
+    ImageFlags,
+    Pick<PackageFlags, 'packagesMinAge'> {
   readonly warm: readonly string[];
   readonly template?: string;
   readonly cpus?: number;
@@ -66,7 +70,7 @@ export async function poolSet(
   const warm = flags.warm.length === 0 ? {} : { warm: flags.warm };
   const card = flags.card === true ? { card: true } : {};
   const requirements = await requirementsOf(flags);
-  const packages = requirements.length === 0 ? {} : { requirements };
+  const packages = requirements.length === 0 ? {} : { requirements, ...templateAge(flags) };
   const size = { ...Object.fromEntries(given), ...warm, ...card, ...packages };
   const members = { ...size, ...(await pulledImage(cli, flags)), ...templateOption(flags) };
   const step = templateStep(members) ?? PREPARING;

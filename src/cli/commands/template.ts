@@ -16,13 +16,17 @@ import type { StartCommand } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type ImageFlags, imageRequest } from '../flags/image-flag.ts';
+import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
 import * as ranges from '../flags/ranges.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
 import { duration, table } from '../output/table.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export interface TemplateFlags extends RequirementFlags, ImageFlags {
+export interface TemplateFlags
+  extends RequirementFlags,
+    ImageFlags,
+    Pick<PackageFlags, 'packagesMinAge'> {
   /** Name for the template. */
   readonly tag?: string;
   /** Command whose program runs in every clone, and the command that tells when it is ready. */
@@ -46,7 +50,13 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
   const start = startCommand(flags);
   const requirements = await requirementsOf(flags);
   const image = await imageRequest(flags);
-  const options = { ...sizeOptions(flags), warm: flags.warm, requirements, ...image };
+  const options = {
+    ...sizeOptions(flags),
+    warm: flags.warm,
+    requirements,
+    ...templateAge(flags),
+    ...image,
+  };
   await using runtime = await open(cli);
   const members = { ...options, card: flags.card === true };
   const template = await runtime.prepareTemplate(members, start);

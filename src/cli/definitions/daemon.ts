@@ -16,6 +16,7 @@ import {
   jailOption,
   memoryMaxOption,
   output,
+  PACKAGES_MIN_AGE,
   vmmOption,
 } from './shared-options.ts';
 
@@ -151,6 +152,7 @@ Examples:
     .argument('<min>', 'minimum number of idle sandboxes', ranges.poolMin)
     .argument('<max>', 'maximum number of idle sandboxes', ranges.poolMax);
   addRequirementOptions(addSizeOptions(set).addOption(imageOption()))
+    .option(...PACKAGES_MIN_AGE)
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option(

@@ -130,6 +130,12 @@ export function addRequirementOptions(command: Command): Command {
 }
 
 /** `--packages`, `--packages-allow`, `--packages-deny`, `--packages-min-age`, `--packages-lock` */
+/** Also for the packages of `--with` and `--requirements`. */
+export const PACKAGES_MIN_AGE = [
+  '--packages-min-age <time>',
+  'hide versions of packages that are younger than this, for example 7d; also from --with and --requirements (default: none)',
+] as const;
+
 /** @param none ends the help of `--packages` */
 export function addPackageOptions(
   command: Command,
@@ -154,10 +160,7 @@ export function addPackageOptions(
       collect,
       [],
     )
-    .option(
-      '--packages-min-age <time>',
-      'hide versions of packages that are younger than this, for example 7d (default: none)',
-    )
+    .option(...PACKAGES_MIN_AGE)
     .option(
       '--packages-lock <file>',
       'restrict packages to the files whose digests this lock file has: requirements.txt, uv.lock, package-lock.json or Cargo.lock (repeatable)',

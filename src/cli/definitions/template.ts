@@ -10,6 +10,7 @@ import {
   imageOption,
   memoryMaxOption,
   output,
+  PACKAGES_MIN_AGE,
 } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
@@ -58,6 +59,7 @@ Examples:
     );
   addDockerfileOptions(build);
   addRequirementOptions(addSizeOptions(build).addOption(imageOption()))
+    .option(...PACKAGES_MIN_AGE)
     .addOption(memoryMaxOption())
     .addOption(cardOption())
     .option(

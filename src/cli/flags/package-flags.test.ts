@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { packageOptions } from './package-flags.ts';
+import { packageChange, packageOptions, templateAge } from './package-flags.ts';
 
 let dir: string;
 beforeAll(() => {
@@ -14,6 +14,16 @@ describe('packageOptions', () => {
   it('without --packages: no field, so that no sandbox may fetch anything', () => {
     expect(packageOptions({})).toEqual({});
     expect(packageOptions({ packages: [], packagesAllow: [] })).toEqual({});
+  });
+
+  it('a minimum age alone: nothing may be fetched, but it holds for what --with installs', () => {
+    expect(packageOptions({ packagesMinAge: '7d' })).toEqual({
+      packages: { ecosystems: [], minAgeMs: 604_800_000 },
+    });
+    expect(templateAge({ packagesMinAge: '7d' })).toEqual({ packagesMinAgeMs: 604_800_000 });
+    expect(templateAge({})).toEqual({});
+    // A change of a running sandbox would take its packages away.
+    expect(() => packageChange({ packagesMinAge: '7d' })).toThrow('needs --packages');
   });
 
   it('lists are split at commas, over several options', () => {
@@ -44,7 +54,6 @@ describe('packageOptions', () => {
 
   it.each([
     [{ packagesAllow: ['numpy'] }, 'need --packages'],
-    [{ packagesMinAge: '7d' }, 'need --packages'],
     [{ packages: ['pypi'] }, 'invalid kind of packages "pypi"'],
     [{ packages: ['pip'], packagesDeny: ['a b'] }, 'invalid package name "a b"'],
     [{ packages: ['pip'], packagesMinAge: 'soon' }, '--packages-min-age'],

@@ -21,9 +21,10 @@ export function packageOptions(flags: PackageFlags): { readonly packages?: Packa
   const { packagesLock = [] } = flags;
   if (packages.length === 0) {
     const more = [...packagesAllow, ...packagesDeny, ...packagesLock];
-    if (more.length === 0 && age === undefined) return {};
+    // The age holds for the packages that the sandbox starts with.
+    if (more.length === 0) return age === undefined ? {} : { packages: onlyAge(age) };
     throw new UsageError(
-      '--packages-allow, --packages-deny, --packages-min-age and --packages-lock need --packages',
+      '--packages-allow, --packages-deny and --packages-lock need --packages',
       'add for example --packages pip',
     );
   }
@@ -38,9 +39,24 @@ export function packageOptions(flags: PackageFlags): { readonly packages?: Packa
   };
 }
 
+const onlyAge = (age: string): PackageOptions => ({
+  ecosystems: [],
+  minAgeMs: ranges.packageAge(age),
+});
+
+/** Of a template, whose packages are installed when it is built. @throws UsageError */
+export function templateAge({ packagesMinAge: age }: PackageFlags): {
+  readonly packagesMinAgeMs?: number;
+} {
+  return age === undefined ? {} : { packagesMinAgeMs: ranges.packageAge(age) };
+}
+
 /** For a change: `--packages none` takes all packages away. @throws UsageError */
 export function packageChange(flags: PackageFlags): { readonly packages?: PackageOptions | null } {
   const { packages = [], packagesAllow = [], packagesDeny = [], packagesLock = [] } = flags;
+  if (packages.length === 0 && flags.packagesMinAge !== undefined) {
+    throw new UsageError('--packages-min-age needs --packages', 'add for example --packages pip');
+  }
   if (!packages.includes('none')) return packageOptions(flags);
   const more = [...packagesAllow, ...packagesDeny, ...packagesLock];
   if (packages.length === 1 && more.length === 0 && flags.packagesMinAge === undefined) {

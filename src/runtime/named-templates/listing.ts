@@ -1,7 +1,12 @@
 /** Templates with their names: those in the cache, and names whose files are yet to be built. */
 import { type LockContext, withSetupLock } from '../../image/lock.ts';
 import type { TemplateSpec } from '../../sandbox/spec.ts';
-import { keptTemplates, removeTemplate, type TemplateInfo } from '../kept-templates.ts';
+import {
+  type KeyNow,
+  keptTemplates,
+  removeTemplate,
+  type TemplateInfo,
+} from '../kept-templates.ts';
 import { AGENT, type TemplateNames } from './names.ts';
 
 /** A template as `template ls` and `inspect` show it. Null and empty: not built yet. */
@@ -10,7 +15,7 @@ export interface ListedTemplate {
   readonly names: readonly string[];
   readonly key: string | null;
   readonly spec: TemplateSpec;
-  /** True: made with the present kernel, image, VMM and processor. */
+  /** True: made with the present kernel, image, VMM and processor, and from the present index of packages. */
   readonly current: boolean;
   /** Milliseconds since 1970. */
   readonly madeAtMs: number | null;
@@ -29,7 +34,7 @@ export interface ListedTemplate {
 export async function listTemplates(
   cacheDir: string,
   names: TemplateNames,
-  keyNow?: (spec: TemplateSpec) => string | null,
+  keyNow?: KeyNow,
 ): Promise<readonly ListedTemplate[]> {
   const kept = await keptTemplates(cacheDir, keyNow);
   const named = await names.list();

@@ -194,15 +194,16 @@ async function install(
 ): Promise<readonly string[]> {
   await using cleanup = new CleanupStack();
   const { report, signal } = options;
-  const { requirements = [], environment } = options.spec;
-  const env = { ...spec.env, ...packageVariables(PIP_ONLY, false) };
+  const { requirements = [], environment, packagesMinAgeMs = null } = options.spec;
+  const policy = { ...PIP_ONLY, minAgeMs: packagesMinAgeMs };
+  const env = { ...spec.env, ...packageVariables(policy, false) };
   const own = { ...spec, id: newSandboxId(), env };
   const workspace = withEnvironment(await parts.makeWorkspace(own), options);
   cleanup.push('workspace', () => workspace.remove());
   const { channelPath, overlayPath } = workspace;
   await parts.makeOverlay(overlayPath, spec.diskMib * MIB);
   report(0, 'boot a VM that installs packages');
-  const port = await parts.attachPackages?.(own.id, channelPath, PIP_ONLY, () => undefined);
+  const port = await parts.attachPackages?.(own.id, channelPath, policy, () => undefined);
   if (port === undefined) throw failed('this host serves no packages');
   cleanup.push('package port', () => port.close());
   const { vm, guest } = await boot(parts, own, workspace, signal, cleanup, onFull);

@@ -14,6 +14,7 @@ const inputs: TemplateInputs = {
   rootImageDigest: 'r'.repeat(64),
   machine: 'QEMU 7.2.22 tcg, a processor, 0123456789abcdef',
   env: { OPENBLAS_L2_SIZE: '256', A: 'b' },
+  packageIndex: 'a',
 };
 const { spec } = inputs;
 
@@ -39,6 +40,18 @@ describe('templateKey', () => {
   ];
   it.each(changes)('another %s is another key', (_what, changed) => {
     expect(templateKey(changed)).not.toBe(templateKey(inputs));
+  });
+
+  it('with packages, another index or minimum age is another key; without, the index does not count', () => {
+    const packageIndex = 'b';
+    expect(templateKey({ ...inputs, packageIndex })).toBe(templateKey(inputs));
+    const installed = { ...inputs, spec: { ...spec, requirements: ['six'] } };
+    const keys = [
+      installed,
+      { ...installed, packageIndex },
+      { ...installed, spec: { ...installed.spec, packagesMinAgeMs: 1 } },
+    ].map(templateKey);
+    expect(new Set(keys).size).toBe(3);
   });
 
   const environment = {

@@ -14,6 +14,8 @@ import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../spec.ts';
 /** The inputs of a template; its key is their digest. */
 export interface TemplateInputs {
   readonly spec: TemplateSpec;
+  /** Says which index packages are installed from; another one may have other files of the same name. */
+  readonly packageIndex: string;
   readonly kernelDigest: string;
   /** Covers the agent and its protocol. */
   readonly rootImageDigest: string;
@@ -80,7 +82,8 @@ function partsOf({ digest, user, workdir, env }: SandboxEnvironment): readonly u
 export function templateKey(inputs: TemplateInputs): string {
   const { spec, kernelDigest, rootImageDigest, machine, env } = inputs;
   const { cpus, memoryMib, memoryMaxMib, diskMib, warm, card = false, requirements = [] } = spec;
-  const { environment, start } = spec;
+  const { environment, start, packagesMinAgeMs = null } = spec;
+  const { packageIndex: index } = inputs;
   const parts = [
     FORMAT,
     [cpus, memoryMib, diskMib, ...(memoryMaxMib === undefined ? [] : [memoryMaxMib])],
@@ -89,7 +92,7 @@ export function templateKey(inputs: TemplateInputs): string {
     Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)),
     TEMPLATE_BOOT_ARGS,
     ...(card ? ['card'] : []),
-    ...(requirements.length === 0 ? [] : [{ requirements }]),
+    ...(requirements.length === 0 ? [] : [{ requirements, index, packagesMinAgeMs }]),
     ...(environment === undefined ? [] : [{ environment: partsOf(environment) }]),
     ...(start === undefined ? [] : [{ start: [start.command, start.ready] }]),
   ];
