@@ -174,6 +174,9 @@ describe('package gateway', () => {
   it('policy: without packages, pip sees the reason as a version, and the file is refused with the remedy', async () => {
     index.add(wheelOf('demo', '1.0', 'hello'));
     const port = await attach(null);
+    const shown = await get(port, '/pypi/simple/demo/');
+    // pip would not see for a minute that the policy has changed.
+    expect(shown.headers['cache-control']).toBe('no-cache');
     const { files } = await page(port, 'demo');
     expect(files.map(({ filename }) => filename)).toEqual(['demo-0+packages.off-py3-none-any.whl']);
     const answer = await get(port, pathOf('demo', files[0]?.url ?? ''));

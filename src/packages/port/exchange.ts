@@ -219,7 +219,8 @@ export class Exchange {
     this.#response.writeHead(200, {
       'content-type': contentType,
       'content-length': bytes.length,
-      'cache-control': 'max-age=60',
+      // The policy may change: clients may keep the page, but not use it unasked.
+      'cache-control': 'no-cache',
       ...(lastModified === undefined ? {} : { 'last-modified': lastModified }),
     });
     this.#response.end(bytes);
