@@ -401,7 +401,7 @@ export class Images {
   ): Promise<readonly { readonly path: string; readonly bytes: number }[]> {
     const { progress, builder } = this.#options;
     const { layers } = image;
-    const title = `Unpack ${layers.length} layers`;
+    const title = layers.length === 1 ? 'Unpack the layer' : `Unpack ${layers.length} layers`;
     const step = new Step(progress, 'image-layers', title, layers.length * 8_000);
     const made: { path: string; bytes: number }[] = [];
     let built = 0;

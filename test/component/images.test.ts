@@ -17,12 +17,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
 import type { ImageBuilder, LayerJob, MergeJob } from '../../src/oci/builder.ts';
 import { chainId } from '../../src/oci/documents.ts';
 import { FETCH_LIMITS } from '../../src/oci/fetch.ts';
 import { IMAGE_LIMITS, Images, type ImagesOptions } from '../../src/oci/images.ts';
 import { parseReference } from '../../src/oci/reference.ts';
+import { resolveEnvironment } from '../../src/runtime/images.ts';
 import {
   digest,
   makeImage,
@@ -436,5 +438,62 @@ describe('Images', () => {
     const layers = builder.layers.length;
     await pull(images, registry.name('1'), 'missing');
     expect(builder.layers.length).toBeGreaterThan(layers);
+  });
+
+  describe('resolveEnvironment', () => {
+    const resolve = (name: string, readsHost = true, log = silentLog) =>
+      resolveEnvironment(open(), name, { signal, log, readsHost });
+
+    it('pulls the image once; then its name is not asked for', async () => {
+      const made = image();
+      registry.push('1', made);
+      const found = await resolve(registry.name('1'));
+      expect(found.environment).toEqual({
+        image: registry.name('1'),
+        imageDigest: made.manifestDigest,
+        digest: digest(readFileSync(found.path)),
+        user: 'app',
+        env: { A: 'b' },
+        workdir: '/srv',
+        entrypoint: [],
+        cmd: ['/bin/x'],
+        exposedPorts: [],
+        stopSignal: null,
+      });
+      const asked = registry.asked.length;
+      expect(await resolve(registry.name('1'))).toEqual(found);
+      expect(registry.asked.length).toBe(asked);
+    });
+
+    it('a variable whose name no sandbox can have is left out, with a warning', async () => {
+      const warned: string[] = [];
+      const log = { ...silentLog, warn: (text: string) => void warned.push(text) };
+      const odd = { ...config, Env: ['A=b', 'a.b=c', '1=2'] };
+      registry.push('1', makeImage([{ tar: base }], odd));
+      const { environment } = await resolve(registry.name('1'), true, log);
+      expect(environment.env).toEqual({ A: 'b' });
+      expect(warned).toEqual([expect.stringContaining('left out')]);
+    });
+
+    it('a daemon reads no layout of its machine, but knows what was pulled from it', async () => {
+      writeLayout(join(dir, 'layout'), image());
+      const name = `oci:${join(dir, 'layout')}:latest`;
+      await expect(resolve(name, false)).rejects.toMatchObject({
+        code: 'image_failed',
+        remedy: expect.stringContaining(`neurovisor image pull ${name}`),
+      });
+      expect(builder.layers).toEqual([]);
+      await pull(open(), name);
+      expect((await resolve(name, false)).environment.image).toBe(name);
+    });
+
+    it('an unknown image, and what is no reference: typed errors with a remedy', async () => {
+      for (const name of [registry.name('none'), 'No/Image', '']) {
+        await expect(resolve(name)).rejects.toMatchObject({
+          code: 'image_failed',
+          remedy: expect.any(String),
+        });
+      }
+    });
   });
 });

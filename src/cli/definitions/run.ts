@@ -92,7 +92,7 @@ export function addRun(program: Command): void {
     .option('--cwd <dir>', 'working directory (default: home of the guest user)')
     .option(
       '--entrypoint <program>',
-      'with --image: program to run instead of the entrypoint and command of the image; "": only what follows --',
+      'with --image, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
     )
     .option(
       '--model <name>',
@@ -145,7 +145,8 @@ Examples:
         if (flags.code !== undefined && flags.module !== undefined)
           throw new UsageError('-c and -m are mutually exclusive', 'omit one of them');
         const isFile = flags.code === undefined && flags.module === undefined;
-        if (isFile && flags.image !== undefined && namesProgram(command.args, raw))
+        const mayBeProgram = flags.image !== undefined || flags.entrypoint !== undefined;
+        if (isFile && mayBeProgram && namesProgram(command.args, raw))
           return await run(cli, file, args, flags, true);
         return isFile || file === undefined
           ? await run(cli, file, args, flags)

@@ -81,8 +81,8 @@ export function checkJob(flags: RunFlags): void {
   if (workdir !== undefined && flags.cwd !== undefined) {
     throw new UsageError('--workdir and --cwd are mutually exclusive', 'omit one of them');
   }
-  if (flags.entrypoint !== undefined && flags.image === undefined) {
-    throw new UsageError('--entrypoint needs --image', 'add --image IMAGE');
+  if (flags.entrypoint !== undefined && !mayHaveImage(flags)) {
+    throw new UsageError('--entrypoint needs --image or --template', 'add --image IMAGE');
   }
   if (interactive && tty && typeof flags.template === 'string') {
     const remedy = 'use create --template and shell with the daemon: neurovisor serve';
@@ -101,6 +101,11 @@ export function checkJob(flags: RunFlags): void {
 /** `-it`. */
 export function wantsTerminal({ interactive = false, tty = false }: RunFlags): boolean {
   return interactive && tty;
+}
+
+/** A named template may have an image. */
+function mayHaveImage({ image, template }: RunFlags): boolean {
+  return image !== undefined || typeof template === 'string';
 }
 
 /** With an image, `-it` gives its program a terminal of its own. */

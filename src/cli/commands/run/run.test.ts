@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { RunFlags } from './job.ts';
+import { checkJob, type RunFlags } from './job.ts';
 import { onlyHere } from './run.ts';
 
 const flags: RunFlags = {
@@ -18,9 +18,23 @@ describe('onlyHere', () => {
     [{}, null],
     [{ model: 'llama3', memory: '1G', timings: true, template: 'data' }, null],
     [{ interactive: true, tty: true }, '-it'],
+    [{ interactive: true, tty: true, image: 'alpine' }, null],
     [{ interactive: true }, null],
     [{ template: false }, '--no-template'],
     [{ jail: 'enforce' }, '--jail'],
     [{ model: 'dir/My.GGUF' }, '--model FILE.gguf'],
   ])('%j: %s', (more, flag) => expect(onlyHere({ ...flags, ...more })).toBe(flag));
+});
+
+describe('checkJob', () => {
+  it.each<[Partial<RunFlags>, string | null]>([
+    [{ entrypoint: 'sh' }, '--entrypoint needs --image or --template'],
+    [{ entrypoint: 'sh', image: 'alpine' }, null],
+    [{ entrypoint: '', template: 'web' }, null],
+    [{ entrypoint: '', template: false }, '--entrypoint needs --image or --template'],
+  ])('%j: %s', (more, message) => {
+    const check = (): void => checkJob({ ...flags, ...more });
+    if (message === null) expect(check).not.toThrow();
+    else expect(check).toThrow(message);
+  });
 });
