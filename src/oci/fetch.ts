@@ -127,7 +127,7 @@ export async function fetchImage(
   const platform = [`--override-os=linux`, `--override-arch=${architecture}`];
   // skopeo unpacks a compressed archive into a copy first.
   const archiveBytesMax = reference.repository === null ? limits.imageBytesMax : 0;
-  await skopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
+  await watchedSkopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
     bytesMax: total + archiveBytesMax,
     cause: 'it is larger than its manifest says',
     onBytes: (bytes) => onBytes(Math.min(bytes, total), total),
@@ -225,7 +225,7 @@ async function inspect(
   const platform =
     architecture === undefined ? [] : ['--override-os=linux', `--override-arch=${architecture}`];
   const { imageBytesMax } = options.limits ?? FETCH_LIMITS;
-  return await skopeo(options, [...platform, 'inspect', '--raw', source], {
+  return await watchedSkopeo(options, [...platform, 'inspect', '--raw', source], {
     bytesMax: imageBytesMax,
     cause: `it has more than ${Math.floor(imageBytesMax / MIB)} MiB`,
     onBytes: () => undefined,
@@ -248,8 +248,8 @@ interface Watch {
 }
 
 /** Runs skopeo with its temporary files in the private directory; without that they go to /var/tmp, unwatched. */
-async function skopeo(
-  options: FetchOptions,
+export async function watchedSkopeo(
+  options: Omit<FetchOptions, 'architecture'>,
   args: readonly string[],
   watch: Watch,
 ): Promise<Buffer> {
@@ -304,7 +304,7 @@ async function reuse(blob: Blob, path: string | null, to: string): Promise<void>
 
 /** Ends the work when it stores too much, or when it stores nothing for long. */
 async function watched<T>(
-  { signal, limits = FETCH_LIMITS, reference, dir }: FetchOptions,
+  { signal, limits = FETCH_LIMITS, reference, dir }: Omit<FetchOptions, 'architecture'>,
   { bytesMax, cause, onBytes }: Watch,
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {

@@ -17,6 +17,7 @@ export const CAPABILITIES = [
   'generators',
   'python-index',
   'debian-archive',
+  'docker-registry',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 

@@ -98,6 +98,7 @@ Examples:
     .action((key: string, flags: OutputFlags) =>
       perform(flags, async (cli) => (await load()).templateInspect(cli, key)),
     );
+  addTransfer(template);
   template
     .command('rm')
     .summary('remove templates')
@@ -138,4 +139,62 @@ function addDockerfileOptions(build: Command): void {
     )
     .option('--allow-out <rule>', 'allow outbound connections of steps (repeatable)', collect, [])
     .option('--deny-out <rule>', 'deny outbound connections of steps (repeatable)', collect, []);
+}
+
+function addTransfer(template: Command): void {
+  const loadTransfer = () => import('../commands/template-transfer.ts');
+  const as = [
+    '-t, --tag <name>',
+    'name of the template here (default: that of the export)',
+  ] as const;
+  template
+    .command('export')
+    .summary('write a template into a directory')
+    .description(
+      'Write what a named template is made of, with the disk of its image, into a new directory, as an OCI layout. Memory is ' +
+        'not exported, nor are installed packages: the importing host builds its own template when it is first used.',
+    )
+    .argument('<name>', 'name of the template')
+    .argument('<dir>', 'a new or empty directory')
+    .addOption(output())
+    .action((name: string, dir: string, flags: OutputFlags) =>
+      perform(flags, async (cli) => (await loadTransfer()).templateExport(cli, name, dir)),
+    );
+  template
+    .command('import')
+    .summary('read a template from a directory')
+    .description(
+      'Give a name to a template that `neurovisor template export` wrote. Its first use builds it. Its start command runs ' +
+        'in its sandboxes, never on the host.',
+    )
+    .argument('<dir>', 'directory of the export')
+    .option(...as)
+    .addOption(output())
+    .action((dir: string, flags: OutputFlags & { readonly tag?: string }) =>
+      perform(flags, async (cli) => (await loadTransfer()).templateImport(cli, dir, flags.tag)),
+    );
+  template
+    .command('push')
+    .summary('push a template to a registry')
+    .description(
+      "Push what `export` would write to a registry, with skopeo and the credentials of Docker's or skopeo's login.",
+    )
+    .argument('<name>', 'name of the template')
+    .argument('<reference>', 'REGISTRY/NAME[:TAG]')
+    .addOption(output())
+    .action((name: string, reference: string, flags: OutputFlags) =>
+      perform(flags, async (cli) => (await loadTransfer()).templatePush(cli, name, reference)),
+    );
+  template
+    .command('pull')
+    .summary('pull a template from a registry')
+    .description(
+      'Fetch a template that `neurovisor template push` pushed, and give it a name, as `import` does.',
+    )
+    .argument('<reference>', 'REGISTRY/NAME[:TAG] or REGISTRY/NAME@sha256:DIGEST')
+    .option(...as)
+    .addOption(output())
+    .action((reference: string, flags: OutputFlags & { readonly tag?: string }) =>
+      perform(flags, async (cli) => (await loadTransfer()).templatePull(cli, reference, flags.tag)),
+    );
 }

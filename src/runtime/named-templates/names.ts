@@ -81,10 +81,7 @@ export class TemplateNames {
     const file = { format: FORMAT, spec, madeAtMs: Math.round(systemClock.wall()) };
     await mkdir(this.#environments, { recursive: true });
     if (spec.environment !== undefined) {
-      const path = this.#environmentPath(spec.environment);
-      // It may be damaged: from the template's own, which is verified.
-      await rm(path, { force: true });
-      await linkEnvironment?.(path);
+      await this.#keepEnvironment(spec.environment, linkEnvironment);
     }
     const next = join(this.#dir, `.${newSandboxId()}`);
     try {
@@ -111,6 +108,21 @@ export class TemplateNames {
   /** True: there is a file for it, perhaps damaged. */
   async has(name: string): Promise<boolean> {
     return name === AGENT || (await this.#names()).includes(name);
+  }
+
+  /** Replaces the file of the same name, which another template may have, once the new one is complete. */
+  async #keepEnvironment(
+    environment: SandboxEnvironment,
+    link: (path: string) => Promise<void> = async () => undefined,
+  ): Promise<void> {
+    const next = join(this.#environments, `.${newSandboxId()}`);
+    try {
+      await link(next);
+      await rename(next, this.#environmentPath(environment));
+    } finally {
+      // Also after a rename, which leaves it if both are names of one file (rename(2)).
+      await rm(next, { force: true });
+    }
   }
 
   async #dropUnused(): Promise<void> {
