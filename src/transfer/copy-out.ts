@@ -70,7 +70,7 @@ async function receive(
       if (one.entry.type === 'directory' && (await below.makeDirectory(one.to))) made.push(one);
     }
     await someAtOnce(files, ({ entry, from, to: path }) =>
-      below.writeFile(path, entry.mode, async () =>
+      below.writeFile(path, permissions(entry), async () =>
         progress.count(await guest.files.read(from, as)),
       ),
     );
@@ -78,13 +78,16 @@ async function receive(
       if (entry.type === 'symlink') await below.makeLink(path, entry.symlinkTarget ?? '');
     }
     // Last, and deepest first: the mode may close a directory to its owner.
-    for (const one of made.reverse()) await below.setMode(one.to, one.entry.mode);
+    for (const one of made.reverse()) await below.setMode(one.to, permissions(one.entry));
     succeeded = true;
     return { path: to, files: files.length, bytes: progress.bytes };
   } finally {
     progress.end(succeeded);
   }
 }
+
+/** As if a program here had made it: the guest opens nothing to others that the umask keeps closed. */
+const permissions = ({ mode }: FileEntry): number => mode & 0o777 & ~process.umask();
 
 const invalid = (message: string, remedy?: string): CopyError =>
   new CopyError('invalid_source', message, { remedy });

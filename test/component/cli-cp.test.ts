@@ -341,7 +341,7 @@ describe('cp from a hostile guest', () => {
     expect(await treeOf(here)).toEqual({
       in: 'directory 750',
       'in/a': 'directory 750',
-      'in/b': 'directory 777',
+      'in/b': 'directory 755',
     });
   });
 
@@ -360,9 +360,23 @@ describe('cp from a hostile guest', () => {
     expect(await readdir(here)).toEqual([]);
   });
 
+  it('the guest opens nothing to others that the umask here keeps closed', async () => {
+    const before = process.umask(0o027);
+    try {
+      const guest = guestWith(entry('src', { mode: 0o777 }), {});
+      await copyOut(guest, '/x', join(here, 'file'));
+      expect(((await stat(join(here, 'file'))).mode & 0o777).toString(8)).toBe('750');
+      const tree = guestWith(entry('src', { type: 'directory', mode: 0o777 }), { '/x': [] });
+      await copyOut(tree, '/x', join(here, 'tree'));
+      expect(((await stat(join(here, 'tree'))).mode & 0o777).toString(8)).toBe('750');
+    } finally {
+      process.umask(before);
+    }
+  });
+
   it('ignores mode bits above the permissions', async () => {
-    const guest = guestWith(entry('src', { mode: 0o6777 }), {});
+    const guest = guestWith(entry('src', { mode: 0o6755 }), {});
     await out(guest, join(here, 'file'));
-    expect(((await stat(join(here, 'file'))).mode & 0o7777).toString(8)).toBe('777');
+    expect(((await stat(join(here, 'file'))).mode & 0o7777).toString(8)).toBe('755');
   });
 });
