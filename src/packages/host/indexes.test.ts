@@ -336,6 +336,23 @@ describe('proxies', () => {
     expect(go?.proxies?.https).toBe('http://me:pw@proxy.example:3128/');
   });
 
+  it('ALL_PROXY counts for the clients that heed it', async () => {
+    const found = await readIndexes(host({}, { ALL_PROXY: 'socks5://localhost:1' }), []);
+    const invalid = Object.entries(found).filter(([, index]) => index instanceof PackageError);
+    expect(invalid.map(([name]) => name)).toEqual(['pip', 'cargo']);
+    expect(found.npm).not.toHaveProperty('proxies');
+  });
+
+  it('npm: a setting that was taken back is none', async () => {
+    const npmrc = 'proxy=null\nhttps-proxy=false\nnoproxy=\n';
+    const { npm } = await read({ '/home/user/.npmrc': npmrc }, env);
+    expect(npm?.proxies).toMatchObject({
+      http: undefined,
+      https: 'http://me:pw@proxy.example:3128/',
+      except: '.internal',
+    });
+  });
+
   it('one that is no http(s) URL is an error without its value', async () => {
     const found = await readIndexes(host({}, { PIP_PROXY: 'socks5://me:s3cret@x' }), []);
     expect(found.pip).toMatchObject({

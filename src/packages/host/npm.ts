@@ -23,8 +23,8 @@ export async function npmIndexes(files: HostFiles): Promise<Pick<IndexSet, 'npm'
   const setting: Setting = (key) => variable(key.replaceAll('-', '_')) ?? lines.get(key);
   const cafile = setting('cafile');
   const ca = cafile === undefined ? undefined : await read(cafile);
-  const [http, https] = [setting('proxy'), setting('https-proxy')];
-  const proxies = { http, https: https ?? http, except: setting('noproxy') };
+  const [http, https] = [setting('proxy'), setting('https-proxy')].map(unlessNone);
+  const proxies = { http, https: https ?? http, except: unlessNone(setting('noproxy')) };
   const open = (registry: string, where: string): Index => {
     const index = indexOf(registry, where);
     const authorization = credentials(index, (key) => lines.get(key)) ?? index.authorization;
@@ -64,6 +64,10 @@ function orError(open: () => Index): Configured {
     throw error;
   }
 }
+
+/** npm writes these for a setting that is taken back. */
+const unlessNone = (value: string | undefined): string | undefined =>
+  value === 'null' || value === 'false' || value === '' ? undefined : value;
 
 /** npm's files, the user's before the system's, with variables put into their values: `${NAME}`. */
 async function configuration({ env, home, read }: HostFiles): Promise<ReadonlyMap<string, string>> {

@@ -1,7 +1,10 @@
-/** The proxies of the host: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, or a client's own setting. Pure. */
+/** The proxies of the host: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, for some ALL_PROXY, or a client's own setting. Pure. */
 import { PackageError } from '../errors.ts';
 import type { Index, Proxies } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
+
+/** Others ignore ALL_PROXY, which often is one of SOCKS. */
+const USE_ALL: readonly string[] = ['pip', 'cargo'];
 
 /** What a client's own configuration says; it overrides the variables. */
 export interface ClientProxies {
@@ -24,7 +27,7 @@ export function withProxies(
   // Lower case first, as curl, pip and Go have it.
   const variable = (name: string): string | undefined =>
     env[name.toLowerCase()] || env[name] || undefined;
-  const all = variable('ALL_PROXY');
+  const all = USE_ALL.includes(client) ? variable('ALL_PROXY') : undefined;
   const proxies: Proxies = {
     http: checked(own.http ?? variable('HTTP_PROXY') ?? all, client),
     https: checked(own.https ?? variable('HTTPS_PROXY') ?? all, client),
