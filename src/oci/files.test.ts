@@ -7,6 +7,7 @@ const file = (kind: CacheFile['kind'], hex: string, usedAtMs: number): CacheFile
   usedAtMs,
   path: `/${hex}`,
   bytes: 10,
+  ownBytes: 10,
 });
 
 it('chooseEvictions: blobs and layers before environments, each by last use, none in use', () => {

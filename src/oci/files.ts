@@ -16,6 +16,8 @@ export interface CacheFile {
   readonly hex: string;
   /** On disk. */
   readonly bytes: number;
+  /** What its removal frees. */
+  readonly ownBytes: number;
   readonly usedAtMs: number;
 }
 
@@ -84,7 +86,10 @@ export class ImageFiles {
           ignore(error, 'another process has just removed it');
         });
         if (info === undefined) continue;
-        found.push({ kind, path, hex, bytes: info.blocks * 512, usedAtMs: info.mtimeMs });
+        const bytes = info.blocks * 512;
+        // Templates and sandboxes have names of their own for environments.
+        const ownBytes = info.nlink === 1 ? bytes : 0;
+        found.push({ kind, path, hex, bytes, ownBytes, usedAtMs: info.mtimeMs });
       }
     }
     return found;

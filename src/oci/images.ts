@@ -256,7 +256,7 @@ export class Images {
 
   async #removeFiles(files: readonly CacheFile[]): Promise<number> {
     for (const file of files) await this.#files.remove(file);
-    return files.reduce((sum, { bytes }) => sum + bytes, 0);
+    return files.reduce((sum, { ownBytes }) => sum + ownBytes, 0);
   }
 
   async #enforceQuota(used: StoredImage, signal: AbortSignal): Promise<void> {

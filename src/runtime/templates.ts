@@ -7,6 +7,7 @@
  */
 import { rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
 import { withSetupLock } from '../image/lock.ts';
@@ -18,6 +19,7 @@ import {
   type Recipe,
 } from '../image/prepare.ts';
 import { type EnvironmentSource, environmentDisks } from '../sandbox/environment.ts';
+import { SandboxError } from '../sandbox/errors.ts';
 import { ramMib, vmMemory } from '../sandbox/memory/size.ts';
 import type { CloneSource } from '../sandbox/parts.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
@@ -236,7 +238,7 @@ export class Templates {
         };
         const environmentPath = join(outDir, TEMPLATE_ENVIRONMENT);
         // First: from here on the image may be removed.
-        if (image !== undefined) await linkOrCopy(image.path, environmentPath);
+        if (image !== undefined) await linkImage(image, environmentPath);
         const built = await buildTemplate(
           { ...this.#parts, ...FILE_PARTS },
           { spec, environmentPath, paths, signal, report },
@@ -261,6 +263,18 @@ export class Templates {
 function estimateOf({ requirements, warm }: TemplateSpec): number {
   if (requirements !== undefined) return INSTALL_ESTIMATE_MS;
   return warm.length === 0 ? BARE_ESTIMATE_MS : ESTIMATE_MS;
+}
+
+/** @throws SandboxError `image_failed` */
+async function linkImage({ environment, path }: EnvironmentSource, to: string): Promise<void> {
+  try {
+    await linkOrCopy(path, to);
+  } catch (cause) {
+    const what = `the image ${environment.image} can't be used`;
+    const isGone = errorCode(cause) === 'ENOENT';
+    const why = isGone ? { cause: 'it was removed meanwhile', remedy: 'try again' } : { cause };
+    throw new SandboxError('image_failed', what, why);
+  }
 }
 
 /** For people. */

@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import {
   existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -374,6 +375,21 @@ describe('Images', () => {
       code: 'disk_full',
       remedy: expect.stringContaining('NEUROVISOR_IMAGE_QUOTA_GIB'),
     });
+  });
+
+  it('rm: a disk that something else has by another name is not freed', async () => {
+    registry.push('1', image());
+    const images = open();
+    const { environment } = await pull(images, registry.name('1'));
+    const bytes = statSync(environment.image).blocks * 512;
+    expect(bytes).toBeGreaterThan(0);
+    linkSync(environment.image, join(dir, 'of a template'));
+    const files = ['blobs', 'layers'].flatMap((kind) =>
+      filesIn(kind).map((name) => statSync(join(dir, 'cache/oci', kind, name)).blocks * 512),
+    );
+    const removed = await images.remove([registry.name('1')], dir, signal);
+    expect(removed.bytes).toBe(files.reduce((sum, one) => sum + one, 0));
+    expect(filesIn('environments')).toEqual([]);
   });
 
   it('rm: frees what no other image needs; prune: images whose tags moved on', async () => {

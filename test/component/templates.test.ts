@@ -102,6 +102,23 @@ describe('Templates', () => {
     await shared.close();
   });
 
+  it('prepare: an image that was removed meanwhile is named, and nothing is left', async () => {
+    const { templates, shared } = open(false);
+    const config = { user: '', workdir: '/', env: {}, entrypoint: [], cmd: [], exposedPorts: [] };
+    const names = { image: 'app:1', imageDigest: 'sha256:1', digest: 'sha256:2' };
+    const environment = { ...names, ...config, stopSignal: null };
+    const path = join(world.root, 'none');
+    const preparing = templates.prepare({ ...spec, warm: [], environment }, { environment, path });
+    await expect(preparing).rejects.toMatchObject({
+      code: 'image_failed',
+      message: "the image app:1 can't be used",
+      cause: 'it was removed meanwhile',
+      remedy: 'try again',
+    });
+    expect(await templates.list()).toEqual([]);
+    await shared.close();
+  });
+
   it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
     const { templates, shared } = open(true);
     const old = await templates.prepare(spec);
