@@ -28,7 +28,7 @@ export function addRun(program: Command): void {
         'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
         'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
         'for it. --template starts from one by its name.\n\n' +
-        'The microVM starts in this process, not in the daemon, with -it, --no-template, --jail, --vmm, a .gguf ' +
+        'The microVM starts in this process, not in the daemon, with -it (without --image), --no-template, --jail, --vmm, a .gguf ' +
         'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
         'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
         'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
