@@ -72,6 +72,13 @@ class Accounts(unittest.TestCase):
             found = account.find("app", True, Environment("", workdir))
             self.assertEqual(found.resolve(path), expected)
 
+    def test_the_home_of_the_image_counts_for_every_user(self) -> None:
+        found = account.find("app", True)
+        for home, keeps, expected in (("/of/image", True, "/of/image"), (None, True, "/srv/home"), ("/x", False, "/srv/home")):
+            base = {"HOME": home} if home is not None else {}
+            self.assertEqual(account.user_env(base, found, {}, keeps_home=keeps)["HOME"], expected)
+        self.assertEqual(account.user_env({"HOME": "/x"}, found, {"HOME": "/mine"}, keeps_home=True)["HOME"], "/mine")
+
     def test_the_welcome_bounds_what_the_image_says(self) -> None:
         self.assertIsNone(Welcome(WELCOME).environment)
         given = {"user": "app", "workdir": "srv", "later": "field"}

@@ -119,10 +119,13 @@ def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]
     }
 
 
-def user_env(base: dict[str, str], account: Account, more: dict[str, str]) -> dict[str, str]:
+def user_env(
+    base: dict[str, str], account: Account, more: dict[str, str], keeps_home: bool = False
+) -> dict[str, str]:
+    """`keeps_home`: a HOME in `base` is that of the image, which counts for every user, as in Docker."""
     return {
         **base,
-        "HOME": account.home,
+        "HOME": base.get("HOME", account.home) if keeps_home else account.home,
         "USER": account.name,
         "LOGNAME": account.name,
         **more,

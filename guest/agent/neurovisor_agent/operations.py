@@ -226,7 +226,8 @@ class Operations:
             output_max=output_max or self._settings.output_max,
             detached=request.flag("detached", False),
         )
-        env = account.user_env(self._settings.env, who, request.env("env"))
+        is_image = self._settings.environment is not None
+        env = account.user_env(self._settings.env, who, request.env("env"), keeps_home=is_image)
         if options.size is not None:
             env.setdefault("TERM", "xterm-256color")
         argv = request.texts("args" if kind == "python" else "argv")
