@@ -137,11 +137,11 @@ describe('create', () => {
     ]);
   });
 
-  it('--template: names it in the request, and excludes --snapshot and --boot', async () => {
+  it('--template: names it in the request, and excludes --snapshot, --boot and --image', async () => {
     const { cli, stdout } = testCli({ json: true });
     await create(cli, control, { ...NO_FLAGS, template: 'data' });
     expect(JSON.parse(stdout())).toMatchObject({ template: 'data' });
-    for (const more of [{ snapshot: 'base' }, { boot: true }]) {
+    for (const more of [{ snapshot: 'base' }, { boot: true }, { image: 'alpine' }]) {
       const flags = { ...NO_FLAGS, template: 'data', ...more };
       expect(() => createRequest(cli, flags)).toThrow('mutually exclusive');
     }

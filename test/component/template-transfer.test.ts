@@ -8,6 +8,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -86,6 +87,8 @@ describe('export and import', () => {
     const { image: arrived } = await importTemplate(context(), others, layout());
     expect((await others.get('app')).spec).toEqual(spec);
     expect(readFileSync(arrived?.path ?? '')).toEqual(disk);
+    // A VMM in its jail may be another user.
+    expect(statSync(arrived?.path ?? '').mode & 0o777).toBe(0o644);
     await importTemplate(context(), others, layout(), 'other');
     expect((await others.list()).map(({ name }) => name)).toEqual(['agent', 'app', 'other']);
     expect(disksThere()).toEqual([image.digest.slice(7)]);

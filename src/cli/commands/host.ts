@@ -89,6 +89,7 @@ export function checkPool({ min, max }: PoolLimits, flags: PoolFlags): void {
       'use MIN MAX, for example 1 4',
     );
   sizeOptions(flags);
+  templateOption(flags);
 }
 
 function show(cli: Cli, list: readonly PoolInfo[]): number {

@@ -65,11 +65,16 @@ export function sandboxOptions(
   };
 }
 
-/** `--template`: the control plane compares the options with what the template fixes. */
-export function templateOption({ template }: Pick<SandboxFlags, 'template'>): {
+/**
+ * `--template`: the control plane compares the options with what the template fixes; an image would be pulled before.
+ * @throws UsageError
+ */
+export function templateOption({ template, image }: Pick<SandboxFlags, 'template' | 'image'>): {
   readonly template?: string;
 } {
-  return typeof template === 'string' ? { template } : {};
+  if (typeof template !== 'string') return {};
+  if (image === undefined) return { template };
+  throw new UsageError('--template and --image are mutually exclusive', 'omit one of them');
 }
 
 /** `--rate`: each direction may send a second's bytes at once. `none`: no limits. @throws UsageError */

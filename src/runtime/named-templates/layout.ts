@@ -10,7 +10,17 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { lstat, mkdir, open, readdir, rename, rm, statfs, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  rename,
+  rm,
+  statfs,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { Transform, type TransformCallback } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -206,6 +216,8 @@ async function unpack(
   if (stored.digest() !== digest || plain.bytes !== diskBytes) {
     throw invalid(dir, 'its disk is damaged');
   }
+  // As those of images, whatever the umask: a VMM in its jail may be another user.
+  await chmod(to, 0o644);
   return plain.digest();
 }
 

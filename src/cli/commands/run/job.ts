@@ -5,7 +5,7 @@ import type { ProcessExit, RunOptions } from '../../../guest/link.ts';
 import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
 import * as ranges from '../../flags/ranges.ts';
-import type { SandboxFlags } from '../../flags/sandbox-flags.ts';
+import { type SandboxFlags, templateOption } from '../../flags/sandbox-flags.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
 import type { Phase } from '../../output/timings.ts';
 import type { Out } from '../../transfer/copies.ts';
@@ -84,6 +84,7 @@ export function checkJob(flags: RunFlags): void {
   if (flags.entrypoint !== undefined && !mayHaveImage(flags)) {
     throw new UsageError('--entrypoint needs --image or --template', 'add --image IMAGE');
   }
+  templateOption(flags);
   if (interactive && tty && typeof flags.template === 'string') {
     const remedy = 'use create --template and shell with the daemon: neurovisor serve';
     throw new UsageError('-it excludes --template', remedy);
