@@ -138,6 +138,14 @@ describe('Sandbox in a daemon', () => {
     await expect.poll(() => sandbox.processes()).toEqual([]);
   });
 
+  it('create: a sandbox of a named template says so', async () => {
+    const sandbox = await Sandbox.create({ template: 'data' });
+    expect(await sandbox.info()).toMatchObject({ template: 'data' });
+    await sandbox.kill();
+    const refused = Sandbox.create({ template: 'No name' });
+    await expect(refused).rejects.toMatchObject({ code: 'spec_invalid' });
+  });
+
   it('pause, resume, snapshot, fork, setTimeout, setMetadata, usage, limits', async () => {
     const sandbox = await Sandbox.create({ autoResume: false });
     await sandbox.pause({ to: 'disk' });
