@@ -20,11 +20,22 @@ const fixture = useRuntime();
 const dir = mkdtempSync(join(tmpdir(), 'nv-environments-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 
+/** cap_chown, permitted and effective (linux/capability.h: struct vfs_cap_data, revision 2). */
+const CAP_CHOWN = '0x0100000201000000000000000000000000000000';
+
 /** Without a shell, Python, /bin or /tmp, and with traps in the places that init mounts over or the agent reads. */
 function oddImage(): string {
   const root = join(dir, 'odd');
   mkdirSync(join(root, 'etc/hosts'), { recursive: true });
   cpSync('/usr/bin/busybox', join(root, 'busybox'), { dereference: true });
+  // The name says which program of it runs.
+  cpSync(join(root, 'busybox'), join(root, 'capable/busybox'));
+  execFileSync('python3', [
+    '-c',
+    'import os, sys; os.setxattr(sys.argv[1], "security.capability", bytes.fromhex(sys.argv[2][2:]))',
+    join(root, 'capable/busybox'),
+    CAP_CHOWN,
+  ]);
   writeFileSync(join(root, 'etc/users'), `app:x:1234:1234::/srv/home\n`);
   symlinkSync('../../../../etc/users', join(root, 'etc/passwd'));
   writeFileSync(join(root, 'etc/group'), `tools:x:77:app\n`);
@@ -132,6 +143,18 @@ describe('an image without a shell, a Python and our directories', () => {
         message: expect.stringContaining('no Python 3.10 or newer: use exec'),
       });
     }
+  });
+
+  it('capabilities of the image’s files count', async () => {
+    await sandbox.guest().files.write('/tmp/given', 'text');
+    expect(await exec(sandbox.guest(), ['/busybox', 'chown', '5', '/tmp/given'])).toMatchObject({
+      exitCode: 1,
+    });
+    expect(
+      await exec(sandbox.guest(), ['/capable/busybox', 'chown', '5', '/tmp/given']),
+    ).toMatchObject({
+      exitCode: 0,
+    });
   });
 });
 
