@@ -253,7 +253,7 @@ describe('buildTemplate', () => {
     let specs: VmSpec[] = [];
     /** @param python what becomes of the search for a Python */
     const watched =
-      (python: () => Promise<Process>) =>
+      (python: (spec: ExecSpec) => Promise<Process>) =>
       (given: TemplateParts): TemplateParts => {
         specs = [];
         const start: VmmDriver['start'] = (spec, signal) => {
@@ -265,7 +265,7 @@ describe('buildTemplate', () => {
           const ready = async (signal: AbortSignal): Promise<Guest> => {
             const guest = await listener.ready(signal);
             const exec = (spec: ExecSpec): Promise<Process> =>
-              spec.argv.includes('-S') ? python() : guest.exec(spec);
+              spec.argv.includes('-S') ? python(spec) : guest.exec(spec);
             return { ...guest, exec } as Guest;
           };
           return { ...listener, ready };
@@ -296,6 +296,21 @@ describe('buildTemplate', () => {
       const { built } = build(null, [], undefined, change, { environment, warm: [] });
       expect(await built).toMatchObject({ hasPython: false, modules: [] });
       expect(world.steps).not.toContain('script');
+      expectNothingLeft();
+    });
+
+    it('a Python that never ends fails the build', async () => {
+      const never = { ...fakeProcess(0), exit: new Promise<never>(() => undefined) };
+      const late = {
+        ...fakeProcess(0),
+        exit: fakeProcess(0).exit.then((exit) => ({ ...exit, exitCode: null, timedOut: true })),
+      };
+      const change = watched(async ({ timeoutMs }) => (timeoutMs === undefined ? never : late));
+      const { built } = build(null, [], undefined, change, { environment, warm: [] });
+      await expect(built).rejects.toMatchObject({
+        code: 'template_failed',
+        cause: expect.stringContaining('did not end within'),
+      });
       expectNothingLeft();
     });
 

@@ -12,6 +12,8 @@ import { SandboxError } from '../errors.ts';
 const REQUIREMENTS_PATH = '/run/neurovisor-requirements.txt';
 /** A large set in software emulation; the caller may cancel at any time. */
 const INSTALL_MS_MAX = 3_600_000;
+/** Of the listing of modules, ms. */
+const LIST_MS_MAX = 120_000;
 /** Of what pip printed last, for the error. */
 const ERROR_CHARACTERS_MAX = 1_500;
 /** Lines of pip's output at which it is taken to be half done: about what five packages print. */
@@ -94,7 +96,10 @@ async function modulesOf(
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   const argv = ['python3', '-I', '-c', LIST_MODULES, ...names];
-  const listing = await guest.exec({ argv, user: 'root', stdin: false }, signal);
+  const listing = await guest.exec(
+    { argv, user: 'root', stdin: false, timeoutMs: LIST_MS_MAX },
+    signal,
+  );
   const lines = new LastLines(() => undefined);
   listing.stderr.resume();
   await Promise.all([listing.exit, lines.read(listing.stdout)]);

@@ -7,7 +7,16 @@ import { checkStart, START_LOG, startProgram } from './start-program.ts';
 const START = { command: 'serve --port 80', ready: 'probe', readyTimeoutMs: 5_000 };
 
 /** A guest whose program is ready at the n-th check, and ends at once with this status, if any. */
-function guestWhere({ readyAt = 1, ends }: { readyAt?: number; ends?: Partial<ProcessExit> }) {
+function guestWhere({
+  readyAt = 1,
+  ends,
+  hangs,
+}: {
+  readyAt?: number;
+  ends?: Partial<ProcessExit>;
+  /** The program of the image that ends only by its timeout. */
+  hangs?: string;
+}) {
   const run: ExecSpec[] = [];
   let checks = 0;
   const process = (exit: Partial<ProcessExit> | Promise<never>, output = ''): Process =>
@@ -20,6 +29,13 @@ function guestWhere({ readyAt = 1, ends }: { readyAt?: number; ends?: Partial<Pr
   const guest = {
     exec: async (spec: ExecSpec) => {
       run.push(spec);
+      if (hangs !== undefined && spec.argv.some((part) => part.includes(hangs))) {
+        return process(
+          spec.timeoutMs === undefined
+            ? never
+            : { exitCode: null, signal: 'SIGKILL', timedOut: true },
+        );
+      }
       if (spec.detached === true) return process(ends ?? never);
       if (spec.argv[0] === 'tail') return process({ exitCode: 0 }, 'port 80 is taken\n');
       if (spec.argv[2] !== 'probe') return process({ exitCode: 0 });
@@ -84,6 +100,16 @@ describe('startProgram', () => {
       cause: expect.stringMatching(/^it was not ready within 5 s\nits last output:/),
     });
   });
+
+  it.each(['tail', 'mkdir'])(
+    'a %s of the image that never ends does not keep the build',
+    async (hangs) => {
+      const { guest } = guestWhere({ ends: { exitCode: 3 }, hangs });
+      expect(await start(guest)).toMatchObject({
+        cause: expect.stringMatching(/^it ended with status 3 before it was ready\n/),
+      });
+    },
+  );
 
   it('a canceled build ends the wait', async () => {
     const { guest } = guestWhere({ readyAt: Number.POSITIVE_INFINITY });

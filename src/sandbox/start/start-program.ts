@@ -8,7 +8,7 @@ import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { timeLimit, wait } from '../../base/time-limit.ts';
-import type { Guest } from '../../guest/guest.ts';
+import type { ExecSpec, Guest } from '../../guest/guest.ts';
 import { SandboxError } from '../errors.ts';
 import { RANGES, REQUEST_LIMITS } from '../limits.ts';
 import { inRange, type StartCommand } from '../spec.ts';
@@ -19,6 +19,8 @@ export const START_LOG = '/var/log/neurovisor-start.log';
 const POLL_MS = 200;
 /** Of the program's last output, for the error. */
 const LOG_BYTES_SHOWN = 1_500;
+/** Of our own commands, whose programs are the image's: they may never end. */
+const COMMAND_MS_MAX = 30_000;
 const MAKE_LOG = 'mkdir -p /var/log && : >"$0" && chmod 666 "$0"';
 const SHOWN_CHARACTERS = 80;
 
@@ -58,7 +60,8 @@ export async function startProgram(
   { clock, signal, report }: StartParts,
 ): Promise<void> {
   report(`start ${shown(command)}`);
-  await run(guest, ['sh', '-c', MAKE_LOG, START_LOG], signal, 'root');
+  const asRoot = { user: 'root', timeoutMs: COMMAND_MS_MAX };
+  await run(guest, ['sh', '-c', MAKE_LOG, START_LOG], signal, asRoot);
   const argv = ['sh', '-c', `exec >>${START_LOG} 2>&1\n${command}`];
   const program = await guest.exec({ argv, stdin: false, detached: true, tag: 'start' }, signal);
   program.stdout.resume();
@@ -96,12 +99,9 @@ async function run(
   guest: Guest,
   argv: readonly string[],
   signal: AbortSignal,
-  user?: string,
+  options: Pick<ExecSpec, 'user' | 'timeoutMs'> = {},
 ): Promise<boolean> {
-  const started = await guest.exec(
-    { argv, stdin: false, ...(user === undefined ? {} : { user }) },
-    signal,
-  );
+  const started = await guest.exec({ argv, stdin: false, ...options }, signal);
   started.stdout.resume();
   started.stderr.resume();
   return (await started.exit).exitCode === 0;
@@ -120,7 +120,7 @@ async function failure(guest: Guest, why: string, signal: AbortSignal): Promise<
 async function lastOutput(guest: Guest, signal: AbortSignal): Promise<string> {
   try {
     const argv = ['tail', '-c', `${LOG_BYTES_SHOWN}`, START_LOG];
-    const tail = await guest.exec({ argv, stdin: false }, signal);
+    const tail = await guest.exec({ argv, stdin: false, timeoutMs: COMMAND_MS_MAX }, signal);
     tail.stderr.resume();
     let text = '';
     tail.stdout.setEncoding('utf8');

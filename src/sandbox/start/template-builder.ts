@@ -100,6 +100,8 @@ const WARM_MS_MAX = 200_000;
  * and would use up `WARM_MS_MAX`; even if it finished, the template would be useless.
  */
 const PRESSURES_MAX = 5;
+/** Of a step that runs the image's Python: it may never end, and the build has the lock of all set-ups. */
+const STEP_MS_MAX = 60_000;
 /** The second fork of a process is four times as fast as the first. */
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
 
@@ -159,7 +161,9 @@ async function build(
   const modules = hasPython ? await warmUp(parts, { guest, vm, spec }, signal) : [];
   warmReport(0.85, 'run a script');
   if (hasPython) {
-    await runOne(guest.python({ script: { code: FIRST_SCRIPT }, stdin: false }, signal));
+    const script = { code: FIRST_SCRIPT };
+    const starting = guest.python({ script, stdin: false, timeoutMs: STEP_MS_MAX }, signal);
+    await Promise.race([runOne(starting), died(vm)]);
   }
   const { start } = options.spec;
   if (start !== undefined) {
@@ -293,10 +297,12 @@ const FIND_PYTHON = 'import sys; sys.exit(sys.version_info < (3, 10))';
 async function findsPython(guest: Guest, signal: AbortSignal): Promise<boolean> {
   try {
     const argv = ['python3', '-I', '-S', '-c', FIND_PYTHON];
-    const process = await guest.exec({ argv, stdin: false }, signal);
+    const process = await guest.exec({ argv, stdin: false, timeoutMs: STEP_MS_MAX }, signal);
     process.stdout.resume();
     process.stderr.resume();
-    return (await process.exit).exitCode === 0;
+    const { exitCode, timedOut } = await process.exit;
+    if (timedOut) throw failed(`python3 of the image did not end within ${STEP_MS_MAX / 1000} s`);
+    return exitCode === 0;
   } catch (error) {
     const code = errorCode(error);
     if (code !== 'not_found' && code !== 'permission_denied') throw error;
@@ -353,6 +359,7 @@ async function runOne(starting: ReturnType<Guest['exec']>): Promise<void> {
   });
   // Together: where the guest is lost, both fail.
   const [exit] = await Promise.all([process.exit, once(process.stderr, 'close')]);
+  if (exit.timedOut) throw failed(`a script did not end within ${STEP_MS_MAX / 1000} s`);
   if (exit.exitCode !== 0) throw failed(`a step ended with ${exit.exitCode}: ${errors}`);
 }
 
