@@ -21,7 +21,9 @@ export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' |
   const proxy = (value('GOPROXY') ?? DEFAULT).split(/[,|]/).find((one) => /^https?:/.test(one));
   if (proxy === undefined) return {};
   const index = indexOf(proxy, "GOPROXY of the host's Go");
-  const logins = value('GOAUTH') === 'off' ? index : await withNetrc(index, files);
+  // Go sends the logins of .netrc by HTTPS only.
+  const isOpen = value('GOAUTH') === 'off' || index.baseUrl.startsWith('http:');
+  const logins = isOpen ? index : await withNetrc(index, files);
   const go = withProxies(logins, files, 'Go');
   if (value('GOSUMDB') === 'off') return { go };
   return { go, sumdb: withProxies({ baseUrl: `https://${DATABASE}/` }, files, 'Go') };

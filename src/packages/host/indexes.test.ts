@@ -1,3 +1,4 @@
+import { Agent } from 'node:https';
 import { describe, expect, it } from 'vitest';
 import { PackageError } from '../errors.ts';
 import type { IndexName } from '../protocol/artifact.ts';
@@ -204,6 +205,26 @@ describe('npm scopes', () => {
     expect(npmScopes['@bare']).not.toHaveProperty('authorization');
   });
 
+  it('every one of many scopes has its registry: the public one may have packages of those names', async () => {
+    const lines = Array.from(
+      { length: 300 },
+      (_, n) => `@s${n}:registry=https://own.example/${n}/`,
+    );
+    const { npmScopes } = await read({ '/home/user/.npmrc': lines.join('\n') });
+    expect(npmScopes['@s299']?.baseUrl).toBe('https://own.example/299/');
+  });
+
+  it('a variable names the registry of a scope, too, and wins', async () => {
+    const files = { '/home/user/.npmrc': '@a:registry=https://file.example\n' };
+    const env = {
+      'npm_config_@a:registry': 'https://env.example',
+      'NPM_CONFIG_@Co_x:registry': 'https://co.example',
+    };
+    const { npmScopes } = await read(files, env);
+    expect(npmScopes['@a']?.baseUrl).toBe('https://env.example/');
+    expect(npmScopes['@co-x']?.baseUrl).toBe('https://co.example/');
+  });
+
   it('the user’s file wins over the system’s', async () => {
     const { npmScopes } = await read({
       '/home/user/.npmrc': '@a:registry=https://user.example/\n',
@@ -280,6 +301,12 @@ describe('.netrc', () => {
     expect(npm).not.toHaveProperty('authorization');
   });
 
+  it('go: its host’s login only by HTTPS, as Go has it', async () => {
+    const files = { '/home/user/.netrc': netrc };
+    const { go } = await read(files, { GOPROXY: 'http://go.example' });
+    expect(go).not.toHaveProperty('authorization');
+  });
+
   it('go: GOAUTH=off', async () => {
     const env = { GOPROXY: 'https://go.example', GOAUTH: 'off' };
     expect((await read({ '/home/user/.netrc': netrc }, env)).go).not.toHaveProperty(
@@ -352,6 +379,20 @@ describe('proxies', () => {
       except: '.internal',
     });
   });
+
+  it.each([
+    ['5%-p', '5%25-p'],
+    ['p%40%zz', 'p%40%25zz'],
+    ['%ff', '%25ff'],
+  ])(
+    'a password with a percent sign that encodes nothing is taken as it is: %s',
+    async (password, sent) => {
+      const { npm } = await read({}, { HTTPS_PROXY: `http://me:${password}@proxy.example` });
+      expect(npm?.proxies?.https).toBe(`http://me:${sent}@proxy.example/`);
+      // Node refuses others, at each request.
+      expect(() => new Agent({ proxyEnv: { HTTPS_PROXY: npm?.proxies?.https } })).not.toThrow();
+    },
+  );
 
   it('one that is no http(s) URL is an error without its value', async () => {
     const found = await readIndexes(host({}, { PIP_PROXY: 'socks5://me:s3cret@x' }), []);

@@ -10,24 +10,21 @@ import { withProxies } from './proxies.ts';
 
 const DEFAULT = 'https://registry.npmjs.org/';
 const SCOPE = /^(@[A-Za-z0-9~_-][A-Za-z0-9._~-]*):registry$/;
-const SCOPES_MAX = 100;
+const VARIABLE = /^npm_config_(.+)$/i;
 
 type Setting = (key: string) => string | undefined;
 
 /** @throws PackageError `index_invalid` */
 export async function npmIndexes(files: HostFiles): Promise<Pick<IndexSet, 'npm' | 'npmScopes'>> {
-  const { env, read } = files;
-  const lines = await configuration(files);
-  const variable: Setting = (name) =>
-    env[`NPM_CONFIG_${name.toUpperCase()}`] || env[`npm_config_${name}`];
-  const setting: Setting = (key) => variable(key.replaceAll('-', '_')) ?? lines.get(key);
+  const settings = await configuration(files);
+  const setting: Setting = (key) => settings.get(key);
   const cafile = setting('cafile');
-  const ca = cafile === undefined ? undefined : await read(cafile);
+  const ca = cafile === undefined ? undefined : await files.read(cafile);
   const [http, https] = [setting('proxy'), setting('https-proxy')].map(unlessNone);
   const proxies = { http, https: https ?? http, except: unlessNone(setting('noproxy')) };
   const open = (registry: string, where: string): Index => {
     const index = indexOf(registry, where);
-    const authorization = credentials(index, (key) => lines.get(key)) ?? index.authorization;
+    const authorization = credentials(index, setting) ?? index.authorization;
     return withProxies(
       {
         ...index,
@@ -39,16 +36,15 @@ export async function npmIndexes(files: HostFiles): Promise<Pick<IndexSet, 'npm'
       proxies,
     );
   };
-  const scopes = [...lines].flatMap(([key, registry]) => {
+  const scopes = [...settings].flatMap(([key, registry]) => {
     const scope = SCOPE.exec(key)?.[1];
     return scope === undefined ? [] : [[scope, registry] as const];
   });
   return {
     npm: open(setting('registry') ?? DEFAULT, "the registry of the host's npm"),
     npmScopes: Object.fromEntries(
-      scopes
-        .slice(0, SCOPES_MAX)
-        .map(([scope, registry]) => [scope, orError(() => open(registry, ofScope))]),
+      // All: the default registry may have other packages of these names.
+      scopes.map(([scope, registry]) => [scope, orError(() => open(registry, ofScope))]),
     ),
   };
 }
@@ -69,22 +65,32 @@ function orError(open: () => Index): Configured {
 const unlessNone = (value: string | undefined): string | undefined =>
   value === 'null' || value === 'false' || value === '' ? undefined : value;
 
-/** npm's files, the user's before the system's, with variables put into their values: `${NAME}`. */
+/** npm's variables, then its files, the user's before the system's, with variables put into their values: `${NAME}`. */
 async function configuration({ env, home, read }: HostFiles): Promise<ReadonlyMap<string, string>> {
-  const path = (name: string): string | undefined =>
-    env[`NPM_CONFIG_${name.toUpperCase()}`] || env[`npm_config_${name}`];
+  const lines = variables(env);
   const paths = [
-    path('userconfig') ?? join(home, '.npmrc'),
-    path('globalconfig') ?? '/etc/npmrc',
+    lines.get('userconfig') ?? join(home, '.npmrc'),
+    lines.get('globalconfig') ?? '/etc/npmrc',
     '/usr/local/etc/npmrc',
   ];
-  const lines = new Map<string, string>();
   for (const text of await Promise.all(paths.map((one) => read(one)))) {
     for (const [key, value] of (text === undefined ? undefined : parseIni(text).get('')) ?? []) {
       if (!lines.has(key)) lines.set(key, expanded(value, env));
     }
   }
   return lines;
+}
+
+/** `NPM_CONFIG_HTTPS_PROXY` and `npm_config_https_proxy` are `https-proxy`; names of places (`//host/:_auth`) stay as they are. */
+function variables(env: HostFiles['env']): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const [variable, value = ''] of Object.entries(env).toSorted()) {
+    const name = VARIABLE.exec(variable)?.[1];
+    if (name === undefined || value === '') continue;
+    const key = name.startsWith('//') ? name : name.replace(/(?!^)_/g, '-').toLowerCase();
+    if (!found.has(key)) found.set(key, value);
+  }
+  return found;
 }
 
 /** Of this registry, or of a path above it: `//host/path/:_authToken`, `_auth`, or `username` with `_password`. */

@@ -42,9 +42,23 @@ function checked(text: string | undefined, client: string): string | undefined {
   // curl and pip take `host:port`, too.
   const url = URL.parse(text.includes('://') ? text : `http://${text}`);
   if (url !== null && ['http:', 'https:'].includes(url.protocol) && url.hostname !== '') {
+    url.username = encoded(url.username);
+    url.password = encoded(url.password);
     return url.href;
   }
   throw new PackageError('index_invalid', `the proxy of the host's ${client} is no http(s) URL`, {
     remedy: 'correct HTTPS_PROXY, or the proxy in the configuration of that program',
+  });
+}
+
+/** A percent sign that encodes nothing is one, as for curl. Node refuses it, at each request. */
+function encoded(text: string): string {
+  return text.replace(/(?:%[0-9a-f]{2})+|%/gi, (all) => {
+    try {
+      decodeURIComponent(all);
+      return all;
+    } catch {
+      return all.replaceAll('%', '%25');
+    }
   });
 }
