@@ -31,7 +31,8 @@ export interface Started {
 interface Member extends PoolMember, Started {}
 
 interface Pool {
-  readonly template: OpenTemplate;
+  /** New members start from it. */
+  template: OpenTemplate;
   readonly handover: Handover<Started>;
   readonly warm: WarmPool<Member>;
   /** Name of the template that it was last set with. */
@@ -82,6 +83,12 @@ export class Pools {
   }
 
   /** Hands new members to waiting requests. */
+  /** The template may have been built again: the files that a pool of its key started from are gone then. */
+  renew(template: OpenTemplate): void {
+    const pool = this.#pools.get(template.key);
+    if (pool !== undefined) pool.template = template;
+  }
+
   handover(key: string): Handover<Started> | undefined {
     return this.#pools.get(key)?.handover;
   }
@@ -92,6 +99,7 @@ export class Pools {
    */
   async set(template: OpenTemplate, limits: PoolLimits, name: string | null): Promise<PoolInfo> {
     await this.#endBefore(template.key, name);
+    this.renew(template);
     const known = this.#pools.get(template.key);
     if (known !== undefined) known.warm.setLimits(limits);
     const pool = known ?? this.#make(template, limits);
@@ -135,9 +143,10 @@ export class Pools {
     const handover = new Handover<Started>();
     const warm = new WarmPool<Member>({
       make: async (signal) => {
-        const supervisor = await start(template, signal);
+        const { template: current } = pool;
+        const supervisor = await start(current, signal);
         using limit = timeLimit(clock, FIRST_SCRIPT_MS_MAX, signal);
-        return await memberOf(supervisor, template, limit.signal);
+        return await memberOf(supervisor, current, limit.signal);
       },
       turn: async (signal, work) => {
         await wait(clock, pool.claimedAtMs + REFILL_DELAY_MS - clock.now(), signal);

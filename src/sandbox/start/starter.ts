@@ -99,6 +99,7 @@ export class Starter {
         ? null
         : await this.#template(request, image, named?.spec ?? null, signal);
     if (template !== null) {
+      this.pools.renew(template);
       const claimed = await this.#claim(template.key, spec, signal);
       if (claimed !== undefined) return claimed;
     }
