@@ -7,6 +7,8 @@ export const DOCKERFILE_LIMITS = {
   stagesMax: 64,
   /** Of one argument, and of one variable's value: `ENV A=$A$A` doubles it. */
   valueCharactersMax: 64 * KIB,
+  /** Of all words of an instruction, and of a heredoc, after variables are replaced. */
+  expandedCharactersMax: MIB,
   /** Of all variables together. */
   environmentCharactersMax: 256 * KIB,
   /** Variables, labels or build arguments. */

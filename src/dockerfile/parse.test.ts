@@ -47,6 +47,8 @@ describe('parseDockerfile', () => {
 
   it.each([
     ['FROM a\nRUN <<E\nx', 'line 2: the heredoc E has no end'],
+    ['FROM a\nRUN <<E>f\nx\nE\nRUN y', 'line 2: it is not clear where the heredoc E ends'],
+    ['FROM a\nRUN a\rRUN b\nRUN c', 'line 2: a carriage return'],
     ['FROM a\nRUN a\0b', 'line 2: a NUL character'],
     ['FROM a\nRUN --=x y', 'line 2: "--=x" is not a flag'],
   ])('%j is refused: %s', (text, message) => {

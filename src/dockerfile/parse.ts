@@ -66,7 +66,13 @@ function decode(bytes: Uint8Array): string {
   }
   const nul = text.indexOf('\0');
   if (nul >= 0) throw invalid(text.slice(0, nul).split('\n').length, 'a NUL character');
-  return text.replaceAll('\r\n', '\n');
+  const whole = text.replaceAll('\r\n', '\n');
+  // dockerfile-ast ends a line there, other builders do not.
+  const bare = whole.indexOf('\r');
+  if (bare >= 0) {
+    throw invalid(whole.slice(0, bare).split('\n').length, 'a carriage return that ends no line');
+  }
+  return whole;
 }
 
 const KEYWORDS_WITH_HEREDOCS: ReadonlySet<string> = new Set(['RUN', 'COPY', 'ADD']);
@@ -153,7 +159,7 @@ function readHeredocs(line: number, rest: string, body: readonly string[]): read
   const opened = [...rest.matchAll(HEREDOC)];
   if (opened.length > DOCKERFILE_LIMITS.partsMax) throw invalid(line, 'too many heredocs');
   let at = 0;
-  return opened.map(([, dash = '', quote = '', name = '']) => {
+  const read = opened.map(([, dash = '', quote = '', name = '']) => {
     const strip = (text: string): string => (dash === '' ? text : text.replace(/^\t+/, ''));
     const content: string[] = [];
     for (; at < body.length; at += 1) {
@@ -167,4 +173,10 @@ function readHeredocs(line: number, rest: string, body: readonly string[]): read
     at += 1;
     return { name, expands: quote === '', content: content.map((own) => `${own}\n`).join('') };
   });
+  // dockerfile-ast has another name for it, and took what follows for its content.
+  if (opened.length > 0 && at < body.length && body.slice(at).some((one) => one.trim() !== '')) {
+    const remedy = 'Put a space after the name of the heredoc.';
+    throw invalid(line, `it is not clear where the heredoc ${opened.at(-1)?.[3]} ends`, remedy);
+  }
+  return read;
 }

@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
 import { expect, it } from 'vitest';
-import { expandWord, expandWords, jsonWords, type Scope } from './words.ts';
+import { expandText, expandWord, expandWords, jsonWords, type Scope, splitWords } from './words.ts';
 
 const scope: Scope = { line: 3, escapeMark: '\\', variables: { A: 'a', S: 'x y', E: '' } };
 
@@ -35,6 +35,18 @@ it.each([
 it('expandWord: a value that doubles is bounded', () => {
   const variables = { A: 'x'.repeat(60_000) };
   expect(() => expandWord('$A$A', { ...scope, variables })).toThrow('too long');
+});
+
+it('expandText, expandWords: what variables make of many words is bounded', () => {
+  const long = { ...scope, variables: { A: 'x'.repeat(60_000) } };
+  expect(() => expandText('$A'.repeat(100_000), long)).toThrow('line 3: a file is too long');
+  expect(() => expandWords('x$A '.repeat(100_000), long)).toThrow('the words are too long');
+});
+
+it('splitWords: time does not grow with the square of the length', () => {
+  const start = performance.now();
+  expect(splitWords('{'.repeat(1 << 20), '\\')).toHaveLength(1);
+  expect(performance.now() - start).toBeLessThan(5_000);
 });
 
 it('expandWords: spaces split, quotes and escapes keep together', () => {

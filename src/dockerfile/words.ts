@@ -23,7 +23,15 @@ export function expandText(text: string, scope: Scope): string {
 
 /** Words between spaces; what a variable contains is split, too. */
 export function expandWords(text: string, scope: Scope): readonly string[] {
-  return splitWords(text, scope.escapeMark).map((word) => expandWord(word, scope));
+  let characters = 0;
+  return splitWords(text, scope.escapeMark).map((word) => {
+    const expanded = expandWord(word, scope);
+    characters += expanded.length;
+    if (characters > DOCKERFILE_LIMITS.expandedCharactersMax) {
+      throw invalid(scope.line, `the words are too long in "${shown(text)}"`);
+    }
+    return expanded;
+  });
 }
 
 /** Splits at spaces outside of quotes and `${…}`; keeps quotes and escapes. */
@@ -39,7 +47,9 @@ export function splitWords(text: string, escapeMark: string): readonly string[] 
       word = '';
       continue;
     }
-    if (quote !== "'" && character === '{' && word.endsWith('$')) braces += 1;
+    // The end of `word` would be looked up in time of its length.
+    if (quote !== "'" && character === '{' && word !== '' && text.charAt(at - 1) === '$')
+      braces += 1;
     else if (quote !== "'" && character === '}' && braces > 0) braces -= 1;
     word += character;
     if (character === escapeMark && quote !== "'") {
@@ -109,6 +119,8 @@ class Lexer {
         out += character;
         this.#at += 1;
       }
+      if (out.length > DOCKERFILE_LIMITS.expandedCharactersMax)
+        throw this.#wrong('a file is too long');
     }
     return out;
   }
