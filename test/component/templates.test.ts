@@ -1,5 +1,6 @@
 /** The templates of a machine: kept, named, listed and removed; built with the fake driver. */
 import { readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
@@ -8,6 +9,7 @@ import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
 import type { Artifacts } from '../../src/runtime/setup.ts';
 import { SharedRam } from '../../src/runtime/shared-ram.ts';
 import { Templates } from '../../src/runtime/templates.ts';
+import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 
 import { events, IMPORTED, parts, useTemplateWorld, world } from '../support/template-world.ts';
 
@@ -195,6 +197,50 @@ describe('Templates', () => {
     expect(await removeNamed(context, names, 'same')).toEqual([key]);
     expect(await templates.has(spec)).toBe(false);
     await expect(removeNamed(context, names, 'same')).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  const environment = {
+    image: 'app:1',
+    imageDigest: `sha256:${'1'.repeat(64)}`,
+    digest: `sha256:${'2'.repeat(64)}`,
+    user: '',
+    env: {},
+    workdir: '/',
+    entrypoint: [],
+    cmd: [],
+    exposedPorts: [],
+    stopSignal: null,
+  };
+  const start = { command: 'serve', ready: 'probe', readyTimeoutMs: 5_000 };
+  it.each<[string, Partial<TemplateSpec>, Partial<TemplateSpec>]>([
+    [
+      'another name of the same image',
+      { environment },
+      { environment: { ...environment, image: 'app:latest', imageDigest: 'sha256:9', cmd: ['x'] } },
+    ],
+    ['another time limit', { start }, { start: { ...start, readyTimeoutMs: 1_000 } }],
+  ])('names that differ in %s share the files', async (_what, one, other) => {
+    const { templates, names } = open(false);
+    const context = {
+      cacheDir: join(world.root, 'cache'),
+      progress: () => {},
+      signal: new AbortController().signal,
+      log: silentLog,
+    };
+    const path = join(world.root, 'app.erofs');
+    writeFileSync(path, 'disk');
+    const link = (to: string) => copyFile(path, to);
+    const image =
+      one.environment === undefined ? undefined : { environment: one.environment, path };
+    const { key } = await templates.prepare({ ...spec, ...one }, image);
+    await names.set('one', { ...spec, ...one }, link);
+    await names.set('other', { ...spec, ...other }, link);
+    expect((await templates.list()).slice(1)).toMatchObject([
+      { names: ['one', 'other'], key, current: true },
+    ]);
+    expect(await removeNamed(context, names, 'one')).toEqual([]);
+    expect(await templates.has({ ...spec, ...other })).toBe(true);
+    expect(await removeNamed(context, names, 'other')).toEqual([key]);
   });
 
   it('prepare: a template with a card is another one', async () => {

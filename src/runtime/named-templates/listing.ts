@@ -1,6 +1,7 @@
 /** Templates with their names: those in the cache, and names whose files are yet to be built. */
 import { type LockContext, withSetupLock } from '../../image/lock.ts';
 import type { TemplateSpec } from '../../sandbox/spec.ts';
+import { templateKey } from '../../sandbox/start/template.ts';
 import {
   type KeyNow,
   keptTemplates,
@@ -73,13 +74,15 @@ function notBuilt(name: string, spec: TemplateSpec): ListedTemplate {
   return { names: [name], spec, current: false, ...none, ...digests, modules: [], files: {} };
 }
 
-/** But for the network card. */
+/** They have the same files, but for the network card. Names of images, for example, make no other template. */
 function isSame(a: TemplateSpec, b: TemplateSpec): boolean {
-  return specText(a) === specText(b);
+  return keyHere(a) === keyHere(b);
 }
 
-function specText({ card: _card, ...spec }: TemplateSpec): string {
-  return JSON.stringify(Object.entries(spec).sort(([a], [b]) => (a < b ? -1 : 1)));
+/** Which host it is makes no difference between two specs. */
+function keyHere({ card: _card, ...spec }: TemplateSpec): string {
+  const digests = { kernelDigest: '', rootImageDigest: '' };
+  return templateKey({ spec, packageIndex: '', ...digests, machine: '', env: {} });
 }
 
 function rank({ names }: ListedTemplate): number {
