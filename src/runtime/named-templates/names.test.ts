@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -43,6 +43,23 @@ describe('TemplateNames', () => {
     expect(files()).toEqual(['a'.repeat(64)]);
     await names.remove('two');
     expect(files()).toEqual([]);
+  });
+
+  it('keeps the files of images of a name that it cannot read', async () => {
+    const digest = `sha256:${'a'.repeat(64)}`;
+    const config = { user: '', env: {}, workdir: '', entrypoint: [], cmd: [], exposedPorts: [] };
+    const environment = { image: 'x:1', imageDigest: digest, digest, ...config, stopSignal: null };
+    await names.set('one', { ...spec, environment }, (path) => writeFile(path, 'disk'));
+    const path = join(home, 'templates/one.json');
+    const text = readFileSync(path, 'utf8');
+    // Of a later version; or too many files are open.
+    writeFileSync(path, text.replace('"format": 1', '"format": 2'));
+    await names.set('two', spec);
+    writeFileSync(path, text);
+    expect(readFileSync((await names.get('one')).image?.path ?? '', 'utf8')).toBe('disk');
+    writeFileSync(path, 'damaged');
+    await names.remove('one');
+    expect(readdirSync(join(home, 'templates/environments'))).toEqual([]);
   });
 
   it('has `agent` always, first, and nobody can give or remove it', async () => {

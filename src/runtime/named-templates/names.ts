@@ -125,8 +125,15 @@ export class TemplateNames {
     }
   }
 
+  /** Drops nothing while a name can't be read: it may have any of the files. */
   async #dropUnused(): Promise<void> {
-    const used = (await this.list()).map(({ image }) => image?.path);
+    const used: (string | undefined)[] = [];
+    try {
+      for (const name of await this.#names()) used.push((await this.#read(name))?.image?.path);
+    } catch (error) {
+      ignore(error, 'reported when the template is used');
+      return;
+    }
     for (const file of await namesIn(this.#environments)) {
       const path = join(this.#environments, file);
       if (!used.includes(path)) await rm(path, { force: true });
