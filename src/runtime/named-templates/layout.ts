@@ -243,13 +243,18 @@ function checkSpec(given: TemplateSpec, hostCpus: number, dir: string): Template
   }
 }
 
+/** As strict as the reader of images. */
 function checkEnvironment(environment: NonNullable<TemplateSpec['environment']>): void {
-  const { digest, imageDigest, env } = environment;
+  const { digest, imageDigest, env, workdir } = environment;
+  const text = JSON.stringify(environment);
   const isSane =
     DIGEST.test(digest) &&
     DIGEST.test(imageDigest) &&
     Object.keys(env).every((name) => ENV_NAME.test(name)) &&
-    JSON.stringify(environment).length <= ENVIRONMENT_CHARACTERS_MAX;
+    (workdir === '' || workdir.startsWith('/')) &&
+    // A NUL character.
+    !text.includes('\\u0000') &&
+    text.length <= ENVIRONMENT_CHARACTERS_MAX;
   if (!isSane) throw new Error('what it says of its image is invalid');
 }
 
