@@ -27,6 +27,22 @@ describe('withTemplate', () => {
     });
   });
 
+  it('a minimum age: only a template that was built with one has packages of that age', () => {
+    const day = 86_400_000;
+    const aged = { name: 'data', spec: { ...spec, packagesMinAgeMs: 7 * day } };
+    const younger = { requirements: ['numpy'], packages: { ecosystems: [], minAgeMs: day } };
+    expect(withTemplate(aged, younger)).toMatchObject({ packages: younger.packages });
+    for (const [template, given] of [
+      [{ name: 'data', spec }, younger],
+      [aged, { requirements: ['numpy'], packagesMinAgeMs: 8 * day }],
+    ] as const) {
+      expect(() => withTemplate(template, given)).toThrow('younger packages');
+    }
+    // It holds for what the sandbox fetches, not for what the owner of the template chose.
+    const fetched = { packages: { ecosystems: ['pip' as const], minAgeMs: 8 * day } };
+    expect(withTemplate(aged, fetched)).toMatchObject(fetched);
+  });
+
   it.each([
     [{ diskMib: 2048 }, 'sandbox option diskMib: template "data" has 4096, not 2048'],
     [{ warm: ['json'] }, 'sandbox option warm: template "data" has its own modules'],

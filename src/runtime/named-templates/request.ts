@@ -1,6 +1,7 @@
 /** A request that names a template: what the template fixes, and what else the request may say. */
 import type { CreateRequest, PoolMembers } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
+import { installAge } from '../../sandbox/packages.ts';
 import type { SandboxOptions } from '../../sandbox/spec.ts';
 import type { NamedTemplate } from '../../sandbox/start/template.ts';
 
@@ -60,6 +61,13 @@ export function withTemplate<T extends SandboxOptions | PoolMembers>(
       `template "${name}" does not have ${missing.slice(0, SHOWN_MAX).join(', ').slice(0, SHOWN_CHARACTERS)}`,
       'build a template with it (neurovisor template build -t NAME --with …), or omit it ' +
         '(for what a script names itself: run --no-requirements)',
+    );
+  }
+  const { packagesMinAgeMs: age = 0 } = installAge(given);
+  if ((given.requirements ?? []).length > 0 && age > (spec.packagesMinAgeMs ?? 0)) {
+    throw refused(
+      `template "${name}" may have younger packages than the minimum age`,
+      'build a template with that age (neurovisor template build -t NAME --packages-min-age …), or omit it (--packages-min-age)',
     );
   }
   const { cpus, memoryMib, memoryMaxMib, diskMib, requirements } = spec;
