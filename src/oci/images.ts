@@ -116,9 +116,7 @@ export class Images {
     const found = images.find(({ digest }) => digest === text) ?? findByHex(images, text);
     const image = found ?? findByName(images, parseReference(text, cwd));
     if (image !== undefined) return image;
-    throw new OciError('image_not_found', `there is no image "${text.slice(0, 200)}" here`, {
-      remedy: 'List the images with: neurovisor image ls',
-    });
+    throw notFound(text);
   }
 
   /**
@@ -144,7 +142,10 @@ export class Images {
     when: 'always' | 'missing',
     signal: AbortSignal,
   ): Promise<PulledImage> {
-    const known = when === 'missing' ? findByName(await this.list(), reference) : undefined;
+    const isStored = reference.transport === 'stored';
+    const isSought = isStored || when === 'missing';
+    const known = isSought ? findByName(await this.list(), reference) : undefined;
+    if (isStored && known === undefined) throw notFound(reference.text);
     const image =
       known ??
       (await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own)));
@@ -163,15 +164,13 @@ export class Images {
       return await this.#environment(image, signal);
     } catch (error) {
       if (!(error instanceof MissingBlob)) throw error;
+      if (reference.transport === 'stored') throw removedFiles(reference);
       const again = await this.#pulls.run(reference.text, signal, (own) =>
         this.#fetch(reference, own),
       );
       return await this.#environment(again, signal).catch((second: unknown) => {
         if (!(second instanceof MissingBlob)) throw second;
-        throw new OciError('disk_full', `the files of ${reference.text} were removed again`, {
-          cause: 'another pull needs their room, or images were pruned',
-          remedy: 'Pull it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
-        });
+        throw removedFiles(reference);
       });
     }
   }
@@ -504,6 +503,19 @@ function toPlain(config: ImageConfig): StoredImage['config'] {
 function toEnvironment({ config }: StoredImage, image: string, digest: string): Environment {
   const { user, env, workdir, entrypoint, cmd } = config;
   return { image, digest, user, env, workdir, entrypoint, cmd };
+}
+
+function notFound(text: string): OciError {
+  return new OciError('image_not_found', `there is no image "${text.slice(0, 200)}" here`, {
+    remedy: 'List the images with: neurovisor image ls',
+  });
+}
+
+function removedFiles({ text }: Reference): OciError {
+  return new OciError('disk_full', `the files of ${text} were removed again`, {
+    cause: 'another pull needs their room, or images were pruned',
+    remedy: 'Pull it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
+  });
 }
 
 function goneBuild({ names, digest }: StoredImage): OciError {

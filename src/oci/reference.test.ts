@@ -30,6 +30,14 @@ describe('parseReference', () => {
     expect(parseReference(text, '/w').source).toBe(source);
   });
 
+  it('parseReference: a whole digest alone is an image that is here', () => {
+    const text = `sha256:${HEX}`;
+    const reference = { transport: 'stored', text, source: '', repository: null, digest: text };
+    expect(parseReference(text, '/w')).toEqual(reference);
+    const repository = parseReference(`docker://${text}`, '/w');
+    expect(repository).toMatchObject({ transport: 'docker', text: `docker://${text}` });
+  });
+
   it('parseReference: a digest pins the content, and a tag beside it is only shown', () => {
     expect(parseReference(`a:1@sha256:${HEX}`, '/w')).toMatchObject({
       text: `a:1@sha256:${HEX}`,

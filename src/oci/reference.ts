@@ -6,13 +6,15 @@
  *     docker-archive:FILE                  a file that `docker save` wrote
  *     oci:DIRECTORY[:TAG]                  an OCI layout
  *     docker-daemon:NAME:TAG               an image of the local Docker daemon
+ *     sha256:…                             an image that is here already, by its whole digest
  *
  * The grammar of names is that of distribution/reference: no part of a reference can become an option or another transport.
  */
 import { resolve } from 'node:path';
 import { OciError } from './errors.ts';
 
-export type Transport = 'docker' | 'docker-archive' | 'oci' | 'docker-daemon';
+/** `stored`: it is fetched from nowhere. */
+export type Transport = 'docker' | 'docker-archive' | 'oci' | 'docker-daemon' | 'stored';
 
 const BEGINS_WITH_TRANSPORT = /^(docker|docker-archive|oci|docker-daemon):/;
 
@@ -20,7 +22,7 @@ export interface Reference {
   readonly transport: Transport;
   /** As shown and stored: complete, with its tag; a path is absolute. */
   readonly text: string;
-  /** For skopeo. */
+  /** For skopeo; empty: it can't fetch this. */
   readonly source: string;
   /** For skopeo, without tag and digest, to which `@DIGEST` can be added; null: only a registry has digests. */
   readonly repository: string | null;
@@ -45,6 +47,9 @@ const PATH = /^[^\u0000-\u001f\u007f:]+$/;
  */
 export function parseReference(text: string, cwd: string): Reference {
   if (text === '' || text.length > TEXT_CHARACTERS_MAX) throw invalid(text, 'it is empty or long');
+  if (DIGEST.test(text)) {
+    return { transport: 'stored', text, source: '', repository: null, digest: text };
+  }
   const [, transport = '', rest = ''] = /^([a-z-]+):(.*)$/s.exec(text) ?? [];
   switch (transport) {
     case 'docker-archive':
@@ -91,8 +96,8 @@ function ofRegistry(text: string, rest: string): Reference {
   const plain = `${name}${shownTag}${suffix}`;
   return {
     transport: 'docker',
-    // A repository or host `oci` is not the transport `oci:`.
-    text: BEGINS_WITH_TRANSPORT.test(plain) ? `docker://${plain}` : plain,
+    // A repository or host `oci` is not the transport `oci:`, nor a repository `sha256` a digest.
+    text: BEGINS_WITH_TRANSPORT.test(plain) || DIGEST.test(plain) ? `docker://${plain}` : plain,
     source: `docker://${name}${suffix}`,
     repository: `docker://${name}`,
     digest,

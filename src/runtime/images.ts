@@ -84,7 +84,8 @@ export async function resolveEnvironment(
   const { signal, log, readsHost } = options;
   try {
     const reference = parseReference(image, process.cwd());
-    if (!readsHost && reference.transport !== 'docker') await requireKnown(images, reference);
+    const isFile = !['docker', 'stored'].includes(reference.transport);
+    if (!readsHost && isFile) await requireKnown(images, reference);
     const { image: stored, environment: built } = await images.pull(reference, 'missing', signal);
     const { image: path, env, ...rest } = built;
     const { exposedPorts, stopSignal } = stored.config;

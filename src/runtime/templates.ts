@@ -18,7 +18,7 @@ import {
   prepareArtifact,
   type Recipe,
 } from '../image/prepare.ts';
-import { type EnvironmentSource, environmentDisks } from '../sandbox/environment.ts';
+import { type EnvironmentSource, environmentDisks, shownImage } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import { ramMib, vmMemory } from '../sandbox/memory/size.ts';
 import type { CloneSource } from '../sandbox/parts.ts';
@@ -279,7 +279,7 @@ async function linkImage({ environment, path }: EnvironmentSource, to: string): 
 
 /** For people. */
 function withImage({ environment }: TemplateSpec): string {
-  return environment === undefined ? '' : ` of ${environment.image}`;
+  return environment === undefined ? '' : ` of ${shownImage(environment.image)}`;
 }
 
 /** For people: the first few names. */

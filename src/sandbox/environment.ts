@@ -35,6 +35,10 @@ export function imageInfo(environment: SandboxEnvironment): ImageInfo {
   return { name, digest, user, workdir, entrypoint, cmd, exposedPorts, stopSignal };
 }
 
+/** For people: a digest that stands for a name is cut. */
+export const shownImage = (name: string): string =>
+  name.startsWith('sha256:') ? name.slice(0, 'sha256:'.length + 12) : name;
+
 /** The first further disk of a VM, so its name in the guest is known. */
 const DEVICE = '/dev/vdc';
 

@@ -81,6 +81,28 @@ describe('no daemon', () => {
   });
 });
 
+describe('--build', () => {
+  it.each([
+    ['run --build . --image alpine', '--build and --image are mutually exclusive'],
+    ['run --build . --template data', '--template and --build are mutually exclusive'],
+    ['run --build . -it x.py', '-it with an image runs a program'],
+    ['run --build . no-such.py', 'script no-such.py does not exist'],
+    ['run --build /no/such', "can't read /no/such/Dockerfile"],
+    ['run --build test', "can't read test/Dockerfile"],
+    ['run --no-daemon --build . --cpus 0', '--cpus: 0 is out of range'],
+  ])('%s: refused before anything is set up', async (line, message) => {
+    const { status, stdout, stderr } = await run(line);
+    expect([status, stdout]).toEqual([2, '']);
+    expect(stderr).toContain(message);
+    expect(stderr.split('\n').length).toBeLessThanOrEqual(3);
+  });
+
+  it('an argument without -- names the way to pass it to the program', async () => {
+    const { stderr } = await run('run --build test serve');
+    expect(stderr).toContain('neurovisor run --build test -- serve');
+  });
+});
+
 describe('template build with a Dockerfile', () => {
   it.each([
     ['template build --build-arg A=1', '--build-arg needs a Dockerfile'],

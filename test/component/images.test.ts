@@ -503,6 +503,27 @@ describe('Images', () => {
       expect((await resolve(name, false)).environment.image).toBe(name);
     });
 
+    it('a digest finds what is here, and asks no registry', async () => {
+      const made = image();
+      registry.push('1', made);
+      await pull(open(), registry.name('1'));
+      const asked = registry.asked.length;
+      const { environment } = await resolve(made.manifestDigest, false);
+      expect(environment.image).toBe(made.manifestDigest);
+      const unknown = `sha256:${'0'.repeat(64)}`;
+      for (const when of ['always', 'missing'] as const) {
+        await expect(pull(open(), unknown, when)).rejects.toMatchObject({
+          code: 'image_not_found',
+          remedy: expect.any(String),
+        });
+      }
+      for (const name of ['environments', 'layers', 'blobs']) {
+        rmSync(join(dir, 'cache/oci', name), { recursive: true });
+      }
+      await expect(pull(open(), made.manifestDigest)).rejects.toMatchObject({ code: 'disk_full' });
+      expect(registry.asked.length).toBe(asked);
+    });
+
     it('an unknown image, and what is no reference: typed errors with a remedy', async () => {
       for (const name of [registry.name('none'), 'No/Image', '']) {
         await expect(resolve(name)).rejects.toMatchObject({

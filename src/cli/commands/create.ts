@@ -16,6 +16,7 @@ import { requirementsOf } from '../flags/requirement-flags.ts';
 import { type SandboxFlags, sandboxOptions, templateOption } from '../flags/sandbox-flags.ts';
 import { duration } from '../output/table.ts';
 import { templateStep, withTemplateProgress } from '../output/template-progress.ts';
+import { requireBuildHere, withBuiltImage } from './built-image.ts';
 import { pulledImage } from './pull-image.ts';
 
 export interface CreateFlags extends SandboxFlags {
@@ -36,8 +37,10 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
   const requirements = await requirementsOf(flags);
   const packages = requirements.length === 0 ? {} : { requirements };
   const checked = createRequest(cli, flags);
-  const request = { ...checked, ...packages, ...(await pulledImage(cli, flags)) };
+  requireBuildHere(cli, flags);
   await checkModelThere(control, flags.model);
+  const withImage = await withBuiltImage(cli, flags);
+  const request = { ...checked, ...packages, ...(await pulledImage(cli, withImage)) };
   const { snapshot } = request;
   const creating = control.create(
     snapshot === undefined
@@ -50,7 +53,7 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
     step === null ? await creating : await withTemplateProgress(cli, systemClock, step, creating);
   if (cli.json) cli.printJson(info);
   else {
-    cli.stderr.write(`${howItStarted(info)}\n${whyItBooted(info, flags)}`);
+    cli.stderr.write(`${howItStarted(info)}\n${whyItBooted(info, withImage)}`);
     cli.stdout.write(`${info.id}\n`);
   }
   return 0;
@@ -70,11 +73,11 @@ export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): Create
       throw new UsageError('--snapshot and --boot are mutually exclusive', 'omit one of them');
     const sizes = [cpus, memory, memoryMax, disk];
     const lists = [warm, flags.with ?? [], flags.requirements || []];
-    const isGiven = [...sizes, flags.image].some((one) => one !== undefined);
+    const isGiven = [...sizes, flags.image, flags.build].some((one) => one !== undefined);
     if (isGiven || lists.some((list) => list.length > 0)) {
       throw new UsageError(
         'a snapshot has its own size, image, warm list and packages',
-        'omit --cpus, --memory, --memory-max, --disk, --image, --warm, --with and --requirements',
+        'omit --cpus, --memory, --memory-max, --disk, --image, --build, --warm, --with and --requirements',
       );
     }
   }

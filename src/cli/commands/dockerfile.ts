@@ -1,4 +1,4 @@
-/** `neurovisor template build -f`: an environment from a Dockerfile. */
+/** `neurovisor template build -f`, and `--build` of `run` and `create`: an environment from a Dockerfile. */
 import { constants } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -6,6 +6,7 @@ import { styleText } from 'node:util';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { BuildEvent, BuildRequest } from '../../dockerfile/build.ts';
+import { DockerfileError } from '../../dockerfile/errors.ts';
 import { DOCKERFILE_LIMITS, SECRET_BYTES_MAX, SECRETS_MAX } from '../../dockerfile/limits.ts';
 import { type BuiltEnvironment, buildEnvironment } from '../../dockerfile/open.ts';
 import { STAGE_VM_DEFAULTS } from '../../dockerfile/vm.ts';
@@ -78,7 +79,7 @@ export async function dockerfileBuild(
     network: networkOptions({ allowOut, denyOut, ...(net === undefined ? {} : { net }) }) ?? null,
   };
   await using opened = openImagesHere(cli);
-  const view = new BuildView(cli, flags.progress === 'quiet');
+  const view = new BuildView(cli, flags.progress ?? 'plain');
   const built = await buildEnvironment(opened.context, opened.images, {
     request,
     vm,
@@ -98,10 +99,39 @@ export async function dockerfileBuild(
   return 0;
 }
 
+/**
+ * For `--build`: without a name, with defaults. Shows steps that run, and of cached ones nothing.
+ * @throws UsageError, DockerfileError, OciError
+ */
+export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltEnvironment> {
+  const request = await readRequest(cli, contextDir, { buildArg: [], secret: [], cache: true });
+  await using opened = openImagesHere(cli);
+  const view = new BuildView(cli, 'steps');
+  return await buildEnvironment(opened.context, opened.images, {
+    request,
+    vm: { ...STAGE_VM_DEFAULTS, network: null },
+    name: null,
+    onEvent: (event) => view.show(event),
+  }).catch((error: unknown) => {
+    throw withOwnOptions(error, contextDir);
+  });
+}
+
+/** A remedy may name an option that means the sandbox beside `--build`. */
+function withOwnOptions(error: unknown, contextDir: string): unknown {
+  if (!(error instanceof DockerfileError) || error.remedy?.includes('--') !== true) return error;
+  const { code, message, cause, remedy } = error;
+  const how = `neurovisor template build -t NAME ${contextDir}, then neurovisor run --template NAME`;
+  return new DockerfileError(code, null, message, {
+    cause,
+    remedy: `${remedy} (an option of ${how})`,
+  });
+}
+
 async function readRequest(
   cli: Cli,
   contextDir: string,
-  flags: DockerfileFlags,
+  flags: Pick<DockerfileFlags, 'file' | 'buildArg' | 'target' | 'secret' | 'cache'>,
 ): Promise<BuildRequest> {
   const path = flags.file ?? join(contextDir, 'Dockerfile');
   const { fileBytesMax } = DOCKERFILE_LIMITS;
@@ -186,21 +216,38 @@ async function readSecrets(
   return secrets;
 }
 
-/** Steps and their output as lines on stderr. Output is hostile. */
-class BuildView {
-  readonly #cli: Cli;
-  readonly #isQuiet: boolean;
-  #rest = '';
+/**
+ * `quiet`: warnings alone. `steps`: those that run, without their output; if nothing runs, not even warnings, which the
+ * build that ran has shown.
+ */
+type BuildViewKind = 'plain' | 'quiet' | 'steps';
 
-  constructor(cli: Cli, isQuiet: boolean) {
+/** Steps and their output as lines on stderr. Output is hostile. */
+export class BuildView {
+  readonly #cli: Pick<Cli, 'stderr'>;
+  readonly #kind: BuildViewKind;
+  #rest = '';
+  /** Warnings to show once something runs. */
+  #held: string[] = [];
+
+  constructor(cli: Pick<Cli, 'stderr'>, kind: BuildViewKind) {
     this.#cli = cli;
-    this.#isQuiet = isQuiet;
+    this.#kind = kind;
   }
 
   show(event: BuildEvent): void {
-    if (event.kind === 'warning')
-      this.#line(`${styleText('yellow', 'warning')}: ${plain(event.text)}`);
-    if (this.#isQuiet) return;
+    if (event.kind === 'warning') {
+      const text = `${styleText('yellow', 'warning')}: ${plain(event.text)}`;
+      if (this.#kind === 'steps') this.#held.push(text);
+      else this.#line(text);
+    }
+    if (this.#kind === 'quiet') return;
+    if (this.#kind === 'steps') {
+      if (event.kind === 'output' || (event.kind === 'step' && event.cached)) return;
+      if (event.kind === 'step' || event.kind === 'pack') {
+        for (const text of this.#held.splice(0)) this.#line(text);
+      }
+    }
     if (event.kind === 'step') {
       const { number, stage, index, count, text, cached } = event;
       const state = cached ? ` ${styleText('dim', 'cached')}` : '';

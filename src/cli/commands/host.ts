@@ -2,6 +2,7 @@
 import { type Clock, systemClock } from '../../base/clock.ts';
 import type { ProcessInfo } from '../../guest/link.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
+import { shownImage } from '../../sandbox/environment.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import type { ImageFlags } from '../flags/image-flag.ts';
@@ -109,7 +110,7 @@ export function poolTable(list: readonly PoolInfo[]): string {
     `${one.spec.memoryMib} MiB`,
     ...[one.min, one.max, one.target, one.ready, one.starting].map(String),
     ...[one.hits, one.misses, one.discarded].map(String),
-    one.spec.environment?.image ?? '-',
+    shownImage(one.spec.environment?.image ?? '-'),
     one.spec.warm.join(' '),
   ]);
   return table([...heads, 'hits', 'misses', 'discarded', 'image', 'warm'], rows);

@@ -1,6 +1,7 @@
 /** `neurovisor ls`, `rm`, `pause`, `resume`: list and change sandboxes of the daemon. */
 import { systemClock } from '../../base/clock.ts';
 import type { ControlPlane, SandboxInfo, SandboxStatus } from '../../sandbox/control.ts';
+import { shownImage } from '../../sandbox/environment.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -54,7 +55,7 @@ export function sandboxTable(list: readonly SandboxInfo[], now: number): string 
     `${one.cpus}`,
     memoryText(one),
     one.origin,
-    one.image?.name ?? '-',
+    shownImage(one.image?.name ?? '-'),
     Object.entries(one.metadata)
       .map(([key, value]) => `${key}=${value}`)
       .join(' '),

@@ -12,6 +12,7 @@ import {
 import { checkNewName, TemplateNames } from '../../runtime/named-templates/names.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { SOURCE_DIR } from '../../runtime/setup.ts';
+import { shownImage } from '../../sandbox/environment.ts';
 import type { StartCommand } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -105,7 +106,7 @@ export async function templateList(cli: Cli): Promise<number> {
     one.key === null ? 'not built' : mebibytes(one),
     one.current ? 'yes' : 'no',
     one.spec.card === true ? 'yes' : 'no',
-    one.spec.environment?.image ?? '-',
+    shownImage(one.spec.environment?.image ?? '-'),
     packagesOf(one),
     one.spec.warm.join(' '),
   ]);

@@ -28,7 +28,7 @@ export function addRun(program: Command): void {
         'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
         'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
         'for it. --template starts from one by its name.\n\n' +
-        'The microVM starts in this process, not in the daemon, with -it (without --image), --no-template, --jail, --vmm, a .gguf ' +
+        'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --no-template, --jail, --vmm, a .gguf ' +
         'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
         'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
         'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
@@ -39,20 +39,24 @@ export function addRun(program: Command): void {
         'it works as docker run does: the entrypoint of the image runs with what follows --, or with the command of the ' +
         'image, as the user and in the directory that the image names; -it gives the program a terminal. A script needs ' +
         'a Python 3.10 or newer in the image.\n\n' +
+        'With --build, the image is built first, from the Dockerfile of a directory: each step in a microVM without a ' +
+        'network, packages through the package gateway. Steps that have not changed come from the cache; --cpus, --memory, ' +
+        '--disk and --net are for the sandbox, not for the build. For build arguments, secrets, a network for the steps or ' +
+        'another file: neurovisor template build -t NAME, then run --template NAME.\n\n' +
         'Exit status: that of the script, or 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
         '125 NeuroVisor failed, 126 or 127 the program of an image can’t be executed or found, 128+n ended by signal n, 2 usage error.',
     )
     .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
     .argument(
       '[args...]',
-      'arguments of the script, after --; with --image and no script, the program',
+      'arguments of the script, after --; with --image or --build and no script, the program',
     )
     .option('-c, --code <code>', 'run this code instead of a file')
     .option('-m, --module <name>', 'run a module of the current directory instead, as python3 -m')
     .option('-i, --interactive', 'with -t: keep standard input connected to the console')
     .option(
       '-t, --tty',
-      'with -i: attach to the serial console of the guest, or to the program of --image (Ctrl-] q to leave)',
+      'with -i: attach to the serial console of the guest, or to the program of --image or --build (Ctrl-] q to leave)',
     )
     .option(
       '-e, --env <NAME=VALUE>',
@@ -92,7 +96,7 @@ export function addRun(program: Command): void {
     .option('--cwd <dir>', 'working directory (default: home of the guest user)')
     .option(
       '--entrypoint <program>',
-      'with --image, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
+      'with --image, --build, or a --template of an image: program to run instead of its entrypoint and command; "": only what follows --',
     )
     .option(
       '--model <name>',
@@ -130,6 +134,8 @@ Examples:
   neurovisor run --image python:3.13-slim script.py
   neurovisor run --image alpine -- cat /etc/os-release
   neurovisor run -it --image debian -- bash
+  neurovisor run --build .                  # ./Dockerfile: its ENTRYPOINT and CMD
+  neurovisor run --build agent -- --verbose # other arguments than its CMD
 `,
     )
     .action((file: string | undefined, args: string[], flags: RunFlags & OutputFlags) => {
@@ -142,10 +148,11 @@ Examples:
           );
         const { run } = await import('../commands/run/run.ts');
         const { namesProgram } = await import('../commands/run/program.ts');
+        const { hasImage } = await import('../commands/run/job.ts');
         if (flags.code !== undefined && flags.module !== undefined)
           throw new UsageError('-c and -m are mutually exclusive', 'omit one of them');
         const isFile = flags.code === undefined && flags.module === undefined;
-        const mayBeProgram = flags.image !== undefined || flags.entrypoint !== undefined;
+        const mayBeProgram = hasImage(flags) || flags.entrypoint !== undefined;
         if (isFile && mayBeProgram && namesProgram(command.args, raw))
           return await run(cli, file, args, flags, true);
         return isFile || file === undefined

@@ -90,6 +90,7 @@ Examples:
   neurovisor create --net egress --allow-out api.github.com:443
   neurovisor create --snapshot ready-to-work
   neurovisor create --template data
+  neurovisor create --build .
 `,
     )
     .action((flags: CreateFlags & OutputFlags) =>

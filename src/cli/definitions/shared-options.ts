@@ -85,6 +85,10 @@ export function addSandboxOptions(command: Command): Command {
   addSizeOptions(command)
     .addOption(imageOption())
     .option(
+      '--build <dir>',
+      'build the Dockerfile of this directory, unless nothing has changed, and run in the result instead of --image',
+    )
+    .option(
       '--alias <ASKED=OFFERED>',
       'serve requests for model ASKED with model OFFERED',
       collect,

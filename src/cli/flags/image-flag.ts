@@ -1,10 +1,21 @@
-/** `--image`: the container image of a new sandbox. */
+/** `--image` and `--build`: the container image of a new sandbox. */
 import { describeError, errorCode, remedyOf } from '../../base/errors.ts';
 import type { Reference } from '../../runtime/images.ts';
 import { UsageError } from '../failure.ts';
 
 export interface ImageFlags {
   readonly image?: string;
+}
+
+export interface BuildFlags {
+  /** Directory whose Dockerfile is built. */
+  readonly build?: string;
+}
+
+/** The option that names the image, as it was written; undefined: none of both. */
+export function imageOptionText({ image, build }: ImageFlags & BuildFlags): string | undefined {
+  if (build !== undefined) return `--build ${build}`;
+  return image === undefined ? undefined : `--image ${image}`;
 }
 
 /** @param name a path in it is relative to the working directory. @throws UsageError */

@@ -13,9 +13,9 @@ import { GUEST_PYTHON, requirePython } from '../../requirements/python.ts';
 import { parseRequirements, splitRequirements } from '../../requirements/requirement.ts';
 import { type ScriptMetadata, scriptMetadata } from '../../requirements/script-metadata.ts';
 import { UsageError } from '../failure.ts';
-import type { ImageFlags } from './image-flag.ts';
+import type { BuildFlags, ImageFlags } from './image-flag.ts';
 
-export interface RequirementFlags extends ImageFlags {
+export interface RequirementFlags extends ImageFlags, BuildFlags {
   readonly with?: readonly string[];
   /** False with `--no-requirements`: what the script and its project name is not installed. */
   readonly requirements?: readonly string[] | false;
@@ -44,7 +44,8 @@ export async function requirementsOf(
   const wanted = (flags.with ?? []).flatMap(splitRequirements);
   if (flags.requirements === false) return parseRequirements(wanted);
   // The Python of an image is not known here: pip reports what does not fit.
-  const choose = flags.image === undefined ? fitting : anyPython;
+  const hasImage = flags.image !== undefined || flags.build !== undefined;
+  const choose = hasImage ? anyPython : fitting;
   for (const path of flags.requirements ?? []) wanted.push(...(await requirementsAt(path, choose)));
   if (program !== null) wanted.push(...(await ownRequirements(program, choose)));
   return parseRequirements(wanted);

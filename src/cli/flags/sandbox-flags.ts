@@ -5,7 +5,7 @@ import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from './disk-limits.ts';
-import type { ImageFlags } from './image-flag.ts';
+import type { BuildFlags, ImageFlags } from './image-flag.ts';
 import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv } from './options.ts';
 import { type PackageFlags, packageOptions } from './package-flags.ts';
@@ -21,7 +21,12 @@ export interface NetworkFlags {
   readonly secret?: readonly string[];
 }
 
-export interface SandboxFlags extends NetworkFlags, PackageFlags, RequirementFlags, ImageFlags {
+export interface SandboxFlags
+  extends NetworkFlags,
+    PackageFlags,
+    RequirementFlags,
+    ImageFlags,
+    BuildFlags {
   readonly env: readonly string[];
   readonly warm: readonly string[];
   readonly alias: readonly string[];
@@ -66,13 +71,22 @@ export function sandboxOptions(
 }
 
 /**
- * `--template`: the control plane compares the options with what the template fixes; an image would be pulled before.
+ * `--template`: the control plane compares the options with what the template fixes; an image would be pulled or built
+ * before.
  * @throws UsageError
  */
-export function templateOption({ template, image }: Pick<SandboxFlags, 'template' | 'image'>): {
+export function templateOption({
+  template,
+  image,
+  build,
+}: Pick<SandboxFlags, 'template' | 'image' | 'build'>): {
   readonly template?: string;
 } {
+  if (image !== undefined && build !== undefined)
+    throw new UsageError('--build and --image are mutually exclusive', 'omit one of them');
   if (typeof template !== 'string') return {};
+  if (build !== undefined)
+    throw new UsageError('--template and --build are mutually exclusive', 'omit one of them');
   if (image === undefined) return { template };
   throw new UsageError('--template and --image are mutually exclusive', 'omit one of them');
 }

@@ -1,5 +1,6 @@
 /** Progress of a template that the daemon builds: it tells only when it has ended. */
 import type { Clock } from '../../base/clock.ts';
+import { shownImage } from '../../sandbox/environment.ts';
 import type { Cli } from '../cli.ts';
 
 /** Longer than this, and the daemon is likely to build a template. */
@@ -60,7 +61,10 @@ export function templateStep({
   }
   if (requirements.length === 0) {
     if (image === undefined) return null;
-    return { title: `Build the template of ${image} (built once)`, estimateMs: IMAGE_MS };
+    return {
+      title: `Build the template of ${shownImage(image)} (built once)`,
+      estimateMs: IMAGE_MS,
+    };
   }
   const title = 'Install the packages into a template (built once)';
   return { title, estimateMs: INSTALLING_MS };

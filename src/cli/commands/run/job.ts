@@ -4,6 +4,7 @@ import type { JailMode } from '../../../config.ts';
 import type { ProcessExit, RunOptions } from '../../../guest/link.ts';
 import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
+import { imageOptionText } from '../../flags/image-flag.ts';
 import * as ranges from '../../flags/ranges.ts';
 import { type SandboxFlags, templateOption } from '../../flags/sandbox-flags.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
@@ -82,7 +83,7 @@ export function checkJob(flags: RunFlags): void {
     throw new UsageError('--workdir and --cwd are mutually exclusive', 'omit one of them');
   }
   if (flags.entrypoint !== undefined && !mayHaveImage(flags)) {
-    throw new UsageError('--entrypoint needs --image or --template', 'add --image IMAGE');
+    throw new UsageError('--entrypoint needs --image, --build or --template', 'add --image IMAGE');
   }
   templateOption(flags);
   if (interactive && tty && typeof flags.template === 'string') {
@@ -105,13 +106,18 @@ export function wantsTerminal({ interactive = false, tty = false }: RunFlags): b
 }
 
 /** A named template may have an image. */
-function mayHaveImage({ image, template }: RunFlags): boolean {
-  return image !== undefined || typeof template === 'string';
+function mayHaveImage(flags: RunFlags): boolean {
+  return hasImage(flags) || typeof flags.template === 'string';
+}
+
+/** `--image` or `--build`. */
+export function hasImage(flags: Pick<RunFlags, 'image' | 'build'>): boolean {
+  return imageOptionText(flags) !== undefined;
 }
 
 /** With an image, `-it` gives its program a terminal of its own. */
 export function wantsSerialConsole(flags: RunFlags): boolean {
-  return wantsTerminal(flags) && flags.image === undefined;
+  return wantsTerminal(flags) && !hasImage(flags);
 }
 
 /** Packages are on the disk of a template, and these boot without one. @throws UsageError */

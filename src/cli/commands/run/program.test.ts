@@ -36,6 +36,13 @@ describe('argvOf: as docker run chooses the program', () => {
   });
 });
 
+it('argvOf: an image that was built here is named as it was asked for', () => {
+  const program = { words: [], entrypoint: undefined, option: '--build .' };
+  expect(() => argvOf(program, image([], []))).toThrow(
+    expect.objectContaining({ remedy: 'name one: neurovisor run --build . -- PROGRAM [ARGS]' }),
+  );
+});
+
 describe('stopSignalOf', () => {
   it.each([
     ['SIGQUIT', 'SIGQUIT'],

@@ -1,4 +1,4 @@
-/** The program of `neurovisor run --image IMAGE [-- PROGRAM]`, chosen as `docker run` does. */
+/** The program of `neurovisor run --image IMAGE [-- PROGRAM]`, or `--build DIR`, chosen as `docker run` does. */
 import { plain } from '../../../base/text/plain.ts';
 import type { SignalName } from '../../../guest/guest.ts';
 import type { ImageInfo } from '../../../sandbox/environment.ts';
@@ -10,13 +10,18 @@ export interface Program {
   readonly words: readonly string[];
   /** Instead of the image's entrypoint, and of its command; empty: no entrypoint. Undefined: the image's. */
   readonly entrypoint: string | undefined;
+  /** That names the image, such as `--image X`; undefined: a template does. */
+  readonly option?: string | undefined;
 }
 
 /**
  * The entrypoint, then the words; without words, the command of the image.
  * @throws UsageError: neither the image nor the command line names a program
  */
-export function argvOf({ words, entrypoint }: Program, image: ImageInfo | null): readonly string[] {
+export function argvOf(
+  { words, entrypoint, option }: Program,
+  image: ImageInfo | null,
+): readonly string[] {
   const { entrypoint: its = [], cmd = [], name = 'the image' } = image ?? {};
   const first = entrypoint === undefined ? its : entrypoint === '' ? [] : [entrypoint];
   const rest = words.length > 0 || entrypoint !== undefined ? words : cmd;
@@ -24,7 +29,7 @@ export function argvOf({ words, entrypoint }: Program, image: ImageInfo | null):
   if (argv.length > 0) return argv;
   throw new UsageError(
     `${plain(name)} names no program to run`,
-    `name one: neurovisor run --image ${plain(name)} -- PROGRAM [ARGS]`,
+    `name one: neurovisor run ${plain(option ?? `--image ${name}`)} -- PROGRAM [ARGS]`,
   );
 }
 

@@ -19,6 +19,7 @@ describe('onlyHere', () => {
     [{ model: 'llama3', memory: '1G', timings: true, template: 'data' }, null],
     [{ interactive: true, tty: true }, '-it'],
     [{ interactive: true, tty: true, image: 'alpine' }, null],
+    [{ interactive: true, tty: true, build: '.' }, null],
     [{ interactive: true }, null],
     [{ template: false }, '--no-template'],
     [{ jail: 'enforce' }, '--jail'],
@@ -28,10 +29,11 @@ describe('onlyHere', () => {
 
 describe('checkJob', () => {
   it.each<[Partial<RunFlags>, string | null]>([
-    [{ entrypoint: 'sh' }, '--entrypoint needs --image or --template'],
+    [{ entrypoint: 'sh' }, '--entrypoint needs --image, --build or --template'],
     [{ entrypoint: 'sh', image: 'alpine' }, null],
+    [{ entrypoint: 'sh', build: '.' }, null],
     [{ entrypoint: '', template: 'web' }, null],
-    [{ entrypoint: '', template: false }, '--entrypoint needs --image or --template'],
+    [{ entrypoint: '', template: false }, '--entrypoint needs --image, --build or --template'],
   ])('%j: %s', (more, message) => {
     const check = (): void => checkJob({ ...flags, ...more });
     if (message === null) expect(check).not.toThrow();

@@ -7,12 +7,15 @@ import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemo
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
+import { imageOptionText } from '../../flags/image-flag.ts';
 import { requirementsOf } from '../../flags/requirement-flags.ts';
 import { requireTerminal } from '../../output/terminal.ts';
 import { parseOuts, requireCopies } from '../../transfer/copies.ts';
+import { requireBuildHere, withBuiltImage } from '../built-image.ts';
 import {
   checkJob,
   checkRequirements,
+  hasImage,
   type RunFlags,
   type RunJob,
   wantsSerialConsole,
@@ -43,8 +46,8 @@ export async function run(
   if (flags.entrypoint !== undefined) {
     throw new UsageError('--entrypoint excludes a script', 'put the program after --');
   }
-  if (flags.image !== undefined && wantsTerminal(flags)) {
-    throw new UsageError('-it with --image runs a program', 'put the program after --');
+  if (hasImage(flags) && wantsTerminal(flags)) {
+    throw new UsageError('-it with an image runs a program', 'put the program after --');
   }
   const script = isConsoleAlone ? null : await scriptOf(cli, file, flags);
   if (wantsConsole && script !== null && script.project !== null) {
@@ -62,13 +65,15 @@ function programJob(
   outs: RunJob['outs'],
 ): RunJob {
   const words = file === undefined ? [] : [file, ...args];
-  const program = { words, entrypoint: flags.entrypoint };
+  const option = imageOptionText(flags);
+  const program = { words, entrypoint: flags.entrypoint, option };
   return { script: null, program, args: [], flags, outs, requirements: [] };
 }
 
-async function start(cli: Cli, job: RunJob): Promise<number> {
-  const { flags } = job;
-  await using control = await daemonFor(cli, flags);
+async function start(cli: Cli, asked: RunJob): Promise<number> {
+  await using control = await daemonFor(cli, asked.flags);
+  if (control !== null) requireBuildHere(cli, asked.flags);
+  const job = { ...asked, flags: await withBuiltImage(cli, asked.flags) };
   if (control !== null) {
     const { runInDaemon } = await import('./daemon.ts');
     if (cli.config.traces === null) {
@@ -117,5 +122,5 @@ async function scriptOf(cli: Cli, file: string | undefined, flags: RunFlags): Pr
       'use neurovisor run FILE, run DIR, run -m MODULE, run -c CODE, or run - for standard input',
     );
   }
-  return await readScript(file, cli.stdin, flags.image);
+  return await readScript(file, cli.stdin, imageOptionText(flags));
 }

@@ -22,9 +22,9 @@ export const SCRIPT_BYTES_MAX = 8 * MIB;
 
 /**
  * @param file a path, or `-` for standard input
- * @param image of `--image`, for the error: the word may be meant as a program of it
+ * @param option that names an image, such as `--image X`, for the error: the word may be meant as a program of it
  */
-export async function readScript(file: string, stdin: Readable, image?: string): Promise<Script> {
+export async function readScript(file: string, stdin: Readable, option?: string): Promise<Script> {
   if (file === '-') {
     return {
       code: decode(await readAll(stdin, 'standard input'), 'standard input'),
@@ -34,7 +34,7 @@ export async function readScript(file: string, stdin: Readable, image?: string):
     };
   }
   if (await isDirectory(file)) return await readProject(file);
-  const bytes = await readRegularFile(file, image);
+  const bytes = await readRegularFile(file, option);
   return { code: decode(bytes, file), filename: basename(file), path: file, project: null };
 }
 
@@ -82,7 +82,7 @@ async function statOf(path: string): Promise<Stats | null> {
   }
 }
 
-async function readRegularFile(file: string, image?: string): Promise<Buffer> {
+async function readRegularFile(file: string, option?: string): Promise<Buffer> {
   try {
     const info = await stat(file);
     if (info.size > SCRIPT_BYTES_MAX) throw tooLarge(file);
@@ -91,8 +91,8 @@ async function readRegularFile(file: string, image?: string): Promise<Buffer> {
     if (error instanceof UsageError) throw error;
     if (errorCode(error) === 'ENOENT') {
       const hint = extname(file) === '' ? ` (did you mean ${file}.py?)` : '';
-      if (image !== undefined) {
-        const remedy = `for a program of the image, use: neurovisor run --image ${image} -- ${file} …`;
+      if (option !== undefined) {
+        const remedy = `for a program of the image, use: neurovisor run ${option} -- ${file} …`;
         throw new UsageError(`script ${file} does not exist`, remedy);
       }
       throw new UsageError(`script ${file} does not exist${hint}`, 'check the path');

@@ -1,0 +1,133 @@
+/** `--build DIR`: the sandbox gets what the Dockerfile makes; what was built before starts no VM. */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { silentLog } from '../../src/base/log.ts';
+import { silentProgress } from '../../src/base/progress.ts';
+import { GIB } from '../../src/base/units.ts';
+import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
+import { buildDockerfile } from '../../src/dockerfile/build.ts';
+import { BuildCache } from '../../src/dockerfile/cache.ts';
+import { openImages, resolveEnvironment } from '../../src/runtime/images.ts';
+import type { CreateRequest } from '../../src/sandbox/control.ts';
+import { cli as runCli } from '../support/cli.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+import { testCli } from '../support/test-cli.ts';
+
+const FLAGS: CreateFlags = {
+  env: [],
+  warm: [],
+  alias: [],
+  allowModel: [],
+  allowOut: [],
+  denyOut: [],
+  label: [],
+};
+const { signal } = new AbortController();
+const never = (): never => {
+  throw new Error('a cached build needs none');
+};
+
+describe('--build', () => {
+  let dir: string;
+  let home: string;
+  beforeEach(() => {
+    dir = mkdtempSync(join(tmpdir(), 'nv-cli-build-'));
+    home = join(dir, 'home');
+    mkdirSync(join(home, 'cache'), { recursive: true });
+    write('Dockerfile', 'FROM scratch\nVOLUME /x\nCOPY app /\nENTRYPOINT ["/app"]\nCMD ["a"]\n');
+    write('app', 'the program');
+  });
+  afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+  const write = (name: string, text: string): void => writeFileSync(join(dir, name), text);
+  const images = () =>
+    openImages({
+      home: { cacheDir: join(home, 'cache'), runDir: join(home, 'run') },
+      progress: silentProgress,
+      signal,
+      log: silentLog,
+      quotaBytes: GIB,
+      runtime: never,
+    });
+
+  /** Leaves what a build of the directory would leave. */
+  async function keepResult(disk: string): Promise<void> {
+    const store = images();
+    const { key } = await buildDockerfile(
+      {
+        architecture: store.architecture,
+        cache: new BuildCache(join(home, 'cache/dockerfile')),
+        base: never,
+        startVm: never,
+        hasEnvironment: async () => true,
+        environmentPath: never,
+        keepEnvironment: never,
+        onEvent: () => undefined,
+      },
+      {
+        dockerfile: readFileSync(join(dir, 'Dockerfile')),
+        dockerfilePath: join(dir, 'Dockerfile'),
+        contextDir: dir,
+        buildArgs: {},
+        target: null,
+        secrets: new Map(),
+        noCache: false,
+      },
+      signal,
+    );
+    const path = await store.placeForBuild(key);
+    writeFileSync(path, disk);
+    await store.keepBuilt(key, path, signal);
+  }
+
+  it('create: asks for the built image by its digest, which a daemon finds; nothing is shown', async () => {
+    write('.dockerignore', 'home\n');
+    await keepResult('the disk');
+    const asked: CreateRequest[] = [];
+    await using control = new FakeControlPlane({
+      beforeCreate: (request) => void asked.push(request),
+    });
+    const { cli, stderr } = testCli({ env: { NEUROVISOR_HOME: home } });
+    expect(await create(cli, control, { ...FLAGS, build: dir })).toBe(0);
+    expect(stderr()).not.toMatch(/warning|#1|pack/);
+    const name = asked[0]?.image ?? '';
+    expect(name).toMatch(/^sha256:[0-9a-f]{64}$/);
+    const found = await resolveEnvironment(images(), name, {
+      signal,
+      log: silentLog,
+      readsHost: false,
+    });
+    expect(readFileSync(found.path, 'utf8')).toBe('the disk');
+    expect(found.environment).toMatchObject({
+      image: name,
+      imageDigest: name,
+      entrypoint: ['/app'],
+      cmd: ['a'],
+    });
+  });
+
+  it('create: a daemon of another machine is refused before anything is read', async () => {
+    await using control = new FakeControlPlane();
+    const { cli } = testCli({ env: { NEUROVISOR_HOME: home, NEUROVISOR_URL: 'http://h:1' } });
+    await expect(create(cli, control, { ...FLAGS, build: '/none' })).rejects.toMatchObject({
+      code: 'usage',
+      message: expect.stringContaining('NEUROVISOR_URL'),
+    });
+  });
+
+  it('run: a Dockerfile that is not valid, or lacks a secret, ends with 125 and what is wrong', async () => {
+    write('Dockerfile', 'FROM scratch\nFROB x\n');
+    const env = { NEUROVISOR_HOME: home };
+    const { status, stdout, stderr } = await runCli(['run', '--build', dir], { env }).result;
+    expect([status, stdout]).toEqual([125, '']);
+    expect(stderr).toContain('line 2');
+    write('Dockerfile', 'FROM scratch\nCOPY app /\nRUN --mount=type=secret,id=t,required true\n');
+    const secret = await runCli(['run', '--build', dir], { env }).result;
+    expect(secret.status).toBe(125);
+    expect(secret.stderr).toContain(
+      '--secret id=t,src=FILE (an option of neurovisor template build',
+    );
+  });
+});
