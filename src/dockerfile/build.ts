@@ -129,6 +129,8 @@ class Build {
   readonly #warnings: string[] = [];
   /** With `noCache`: the only results that may be used. */
   readonly #made = new Set<StepKey>();
+  /** Results that later stages read. */
+  readonly #needed = new Set<StepKey>();
   #number = 0;
   #ran = 0;
   #cached = 0;
@@ -171,8 +173,11 @@ class Build {
     }
     this.#requireSecrets(planned);
     await cache.make();
-    await this.#environment(planned);
-    await cache.enforceBound();
+    try {
+      await this.#environment(planned);
+    } finally {
+      await cache.enforceBound(this.#needed);
+    }
     const steps = { run: this.#ran, cached: this.#cached };
     const config = planned.disk.kind === 'system' ? asAgent(planned.config) : planned.config;
     return { key: planned.key, config, warnings: this.#warnings, steps };
@@ -183,8 +188,10 @@ class Build {
     this.#parts.onEvent({ kind: 'warning', text });
   }
 
-  /** Before anything runs. */
-  #requireSecrets(stage: PlannedStage): void {
+  /** Before anything runs. @param seen each stage once: the ways to one may be as many as 2 to the number of stages */
+  #requireSecrets(stage: PlannedStage, seen = new Set<PlannedStage>()): void {
+    if (seen.has(stage)) return;
+    seen.add(stage);
     for (const { step } of stage.steps) {
       if (step.kind !== 'run') continue;
       for (const mount of step.mounts) {
@@ -200,8 +207,8 @@ class Build {
         );
       }
     }
-    if (stage.parent !== null) this.#requireSecrets(stage.parent);
-    for (const source of stage.sources.values()) this.#requireSecrets(source);
+    if (stage.parent !== null) this.#requireSecrets(stage.parent, seen);
+    for (const source of stage.sources.values()) this.#requireSecrets(source, seen);
   }
 
   async #environment(stage: PlannedStage): Promise<void> {
@@ -218,6 +225,9 @@ class Build {
   /** @returns key of the scratch disk with the stage's files; null: they are those of its base */
   async #files(stage: PlannedStage): Promise<StepKey | null> {
     if (!stage.isChanged) return null;
+    // Both have one key, and so one lock.
+    if (stage.steps.length === 0 && stage.parent !== null) return await this.#files(stage.parent);
+    this.#needed.add(stage.key);
     return await this.#parts.cache.alone(stage.key, this.#signal, async () => {
       if (await this.#has(stage.key)) this.#reportCached(stage, stage.steps.length);
       else await this.#make(stage, false);
@@ -241,9 +251,10 @@ class Build {
         : stage.parent === null
           ? null
           : await this.#files(stage.parent);
+    if (start !== null) this.#needed.add(start);
     this.#reportCached(stage, from);
     const sources = await this.#sources(stage, rest);
-    const caches = cachesKey(rest);
+    const caches = cachesKey(stage.steps, rest);
     const hasCaches = caches !== null && (await cache.has('mounts', caches));
     const vm = await startVm(
       {
@@ -269,6 +280,8 @@ class Build {
         if (planned.step.kind === 'workdir' && !isLast) continue;
         await cache.keep('steps', planned.key, vm.disks.scratch);
         this.#made.add(planned.key);
+        // A step may fill a disk, and a thousand copies of it the host.
+        await cache.enforceBound(new Set([...this.#needed, planned.key]));
       }
       if (caches !== null && vm.disks.caches !== null) {
         await cache.keep('mounts', caches, vm.disks.caches);
@@ -423,12 +436,13 @@ function copyPlan(
   return { from, patterns, named, target, owner, mode, extracts };
 }
 
-/** One disk for all ids of a stage. */
-function cachesKey(steps: readonly PlannedStep[]): StepKey | null {
-  const ids = steps.flatMap(({ step }) =>
-    step.kind === 'run' ? step.mounts.flatMap((one) => (one.type === 'cache' ? [one.id] : [])) : [],
-  );
-  return ids.length === 0 ? null : digest([...new Set(ids)].toSorted());
+/** One disk for all ids of a stage, wherever its cached steps end. @param rest steps that run */
+function cachesKey(all: readonly PlannedStep[], rest: readonly PlannedStep[]): StepKey | null {
+  const idsOf = (steps: readonly PlannedStep[]): readonly string[] =>
+    steps
+      .flatMap(({ step }) => (step.kind === 'run' ? step.mounts : []))
+      .flatMap((mount) => (mount.type === 'cache' ? [mount.id] : []));
+  return idsOf(rest).length === 0 ? null : digest([...new Set(idsOf(all))].toSorted());
 }
 
 function faultOf(error: unknown, line: number | null, what: string): unknown {

@@ -83,8 +83,12 @@ export class BuildCache {
     return await work();
   }
 
-  /** Removes what was not used for longest, beyond the bound, and what killed builds left. */
-  async enforceBound(): Promise<void> {
+  /**
+   * Removes what was not used for longest, beyond the bound, and what killed builds left.
+   * @param needed steps that stay
+   */
+  async enforceBound(needed: ReadonlySet<StepKey>): Promise<void> {
+    const kept = new Set([...needed].map((key) => this.path('steps', key)));
     const files: { path: string; bytes: number; usedAtMs: number; isWhole: boolean }[] = [];
     for (const kind of KINDS) {
       const dir = join(this.#dir, kind);
@@ -104,7 +108,7 @@ export class BuildCache {
       (a, b) => a.usedAtMs - b.usedAtMs,
     )) {
       const isLeft = !isWhole && usedAtMs < tooOldMs;
-      if (!isLeft && (!isWhole || total <= this.#bytesMax)) continue;
+      if (!isLeft && (!isWhole || kept.has(path) || total <= this.#bytesMax)) continue;
       total -= bytes;
       await rm(path, { force: true });
     }

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { archiveOf, BuildContext } from './context.ts';
+import { archiveOf, BuildContext, type Selection } from './context.ts';
 
 describe('BuildContext', () => {
   let dir: string;
@@ -78,6 +78,24 @@ describe('BuildContext', () => {
     const text = Buffer.concat(chunks).toString('latin1');
     expect(text).toContain('content');
     expect(text).toContain('inline');
+  });
+
+  it('archive: a file that is not what its digest says is refused', async () => {
+    const read = async (selection: Selection): Promise<void> => {
+      for await (const _ of archiveOf(selection));
+    };
+    for (const text of ['CONTENT', 'longer content', 'short']) {
+      write('a', 'content');
+      const selection = await select('a');
+      write('a', text);
+      await expect(read(selection)).rejects.toMatchObject({ code: 'invalid_source' });
+    }
+  });
+
+  it('sources: their number is bounded, however they are named', async () => {
+    write('a');
+    const many = Array.from({ length: 100_001 }, () => 'a');
+    await expect(select(...many)).rejects.toThrow('more than 100000 files');
   });
 
   it('a file that becomes a link after it was listed is not followed', async () => {

@@ -7,6 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../base/errors.ts';
 import { GIB } from '../base/units.ts';
 import { type ArchiveMember, archive } from '../transfer/archive.ts';
+import { CopyError } from '../transfer/transfer.ts';
 import { DockerfileError, shown } from './errors.ts';
 import { cleanPath, compile, DockerIgnore, hasWildcard, matches, type Verdict } from './glob.ts';
 import { CONTEXT_LIMITS } from './limits.ts';
@@ -22,6 +23,8 @@ export interface Selection {
   /** Last name of each source, in the order of the archive's numbers. */
   readonly names: readonly string[];
   readonly entries: readonly ContextEntry[];
+  /** SHA-256 of each file's content, by its path in the archive. */
+  readonly contents: ReadonlyMap<string, string>;
   /** Of names, modes, links and contents; not of times. */
   readonly digest: string;
 }
@@ -84,7 +87,8 @@ export class BuildContext {
       entries.push({ type: 'file', path, mode: 0o644, bytes, from: null, text: content });
       names.push(name);
     }
-    return { names, entries, digest: await digestOf(names, entries, signal) };
+    const contents = await contentsOf(line, entries, signal);
+    return { names, entries, contents, digest: digestOf(names, entries, contents) };
   }
 
   async #find(line: number, pattern: string): Promise<readonly Place[]> {
@@ -157,6 +161,8 @@ export class BuildContext {
       if (ignored && !(info.isDirectory() && this.#rules.hasExceptions)) return;
       const modifiedS = Math.floor(info.mtimeMs / 1000);
       const entry = { path, mode: info.mode & 0o7777, bytes: info.size, from, text: '', modifiedS };
+      // Those of a directory are counted before it is read.
+      if (depth === 0) this.#entries += 1;
       if (info.isFile()) {
         this.#bytes += info.size;
         entries.push({ type: 'file', ...entry });
@@ -207,37 +213,70 @@ export class BuildContext {
 const NARROWER = 'List what is not needed in .dockerignore.';
 const NO_RULES = DockerIgnore.parse('');
 
-/** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file changes */
-export function archiveOf({ entries }: Selection): AsyncIterable<Uint8Array> {
-  return archive(entries, (entry) => contentOf(entry));
+/** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file is not what it was then */
+export function archiveOf({ entries, contents }: Selection): AsyncIterable<Uint8Array> {
+  return archive(entries, async function* (entry) {
+    const hash = createHash('sha256');
+    for await (const chunk of contentOf(entry)) {
+      hash.update(chunk);
+      yield chunk;
+    }
+    // The step is kept under the digest of what the file was.
+    if (hash.digest('hex') !== contents.get(entry.path)) throw changed(entry);
+  });
 }
 
-async function* contentOf({ from, text }: ContextEntry): AsyncGenerator<Uint8Array> {
-  if (from === null) yield Buffer.from(text);
-  else {
-    const file = await open(from, OPEN_FILE);
-    yield* file.createReadStream();
+/** At most as much as the file had: one that grows all the time would not end. */
+async function* contentOf(entry: ContextEntry): AsyncGenerator<Buffer> {
+  const { from, text, bytes } = entry;
+  if (from === null) {
+    yield Buffer.from(text);
+    return;
+  }
+  const file = await open(from, OPEN_FILE).catch((error: unknown) => {
+    throw new CopyError('invalid_source', `${shown(from)} can't be read: ${describeError(error)}`);
+  });
+  let read = 0;
+  for await (const chunk of file.createReadStream() as AsyncIterable<Buffer>) {
+    read += chunk.length;
+    if (read > bytes) throw changed(entry);
+    yield chunk;
   }
 }
+
+const changed = ({ from, path }: ContextEntry): CopyError =>
+  new CopyError('invalid_source', `${shown(from ?? path)} changed while the build read it`);
 
 /** What was a file when it was listed may be a link or a pipe now. */
 const OPEN_FILE = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
-async function digestOf(
-  names: readonly string[],
+async function contentsOf(
+  line: number,
   entries: readonly ContextEntry[],
   signal: AbortSignal,
-): Promise<string> {
-  const all = createHash('sha256').update(JSON.stringify(names));
+): Promise<ReadonlyMap<string, string>> {
+  const contents = new Map<string, string>();
   for (const entry of entries) {
-    const { type, path, mode, target = null } = entry;
-    let content: string | null = null;
-    if (type === 'file') {
-      const hash = createHash('sha256');
-      await pipeline(contentOf(entry), hash, { signal });
-      content = hash.digest('hex');
-    }
-    all.update(JSON.stringify([type, path, mode, target, content]));
+    if (entry.type !== 'file') continue;
+    const hash = createHash('sha256');
+    await pipeline(contentOf(entry), hash, { signal }).catch((error: unknown) => {
+      throw errorCode(error) === 'invalid_source'
+        ? contextInvalid(line, describeError(error))
+        : error;
+    });
+    contents.set(entry.path, hash.digest('hex'));
+  }
+  return contents;
+}
+
+function digestOf(
+  names: readonly string[],
+  entries: readonly ContextEntry[],
+  contents: Selection['contents'],
+): string {
+  const all = createHash('sha256').update(JSON.stringify(names));
+  for (const { type, path, mode, target = null } of entries) {
+    all.update(JSON.stringify([type, path, mode, target, contents.get(path) ?? null]));
   }
   return all.digest('hex');
 }

@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
 import { describe, expect, it } from 'vitest';
-import { DEFAULT_PATH, EMPTY_CONFIG, evaluateStage } from './evaluate.ts';
+import { DEFAULT_PATH, EMPTY_CONFIG, evaluateStage, NOTHING_INHERITED } from './evaluate.ts';
 import { parseDockerfile } from './parse.ts';
 import { platformArguments, readStages, targetStage, type Variables } from './stages.ts';
 
@@ -14,7 +14,11 @@ function evaluate(
 ) {
   const graph = readStages(parseDockerfile(Buffer.from(text)), given, platform);
   const stage = targetStage(graph, target);
-  return { ...evaluateStage({ graph, stage, base, given, platform }), stage, graph };
+  return {
+    ...evaluateStage({ graph, stage, base, inherited: NOTHING_INHERITED, given, platform }),
+    stage,
+    graph,
+  };
 }
 const run = (text: string, given: Variables = {}) => {
   const step = evaluate(text, given).steps.at(-1);

@@ -65,8 +65,18 @@ export type Step = RunStep | CopyStep | WorkdirStep;
 export interface Evaluated {
   readonly steps: readonly Step[];
   readonly config: ImageConfig;
+  readonly inherited: Inherited;
   readonly warnings: readonly string[];
 }
+
+/** What a stage that continues this one has of it, beside files and configuration. */
+export interface Inherited {
+  readonly shell: readonly string[];
+  readonly arguments: Variables;
+}
+
+/** Of images; their own shell is not read. */
+export const NOTHING_INHERITED: Inherited = { shell: ['/bin/sh', '-c'], arguments: {} };
 
 export const EMPTY_CONFIG: ImageConfig = {
   user: '',
@@ -87,7 +97,7 @@ export interface EvaluateOptions {
   readonly graph: StageGraph;
   readonly stage: Stage;
   readonly base: ImageConfig;
-  /** Shell of the base stage; of an image: Docker's. */
+  readonly inherited: Inherited;
   readonly given: Variables;
   readonly platform: Variables;
 }
@@ -110,17 +120,20 @@ class State {
   readonly #steps: Step[] = [];
   readonly #warnings: string[] = [];
   #config: ImageConfig;
-  #arguments: Variables = {};
-  #shell: readonly string[] = ['/bin/sh', '-c'];
+  #arguments: Variables;
+  #shell: readonly string[];
   #hasCmd = false;
 
   constructor(options: EvaluateOptions) {
     this.#options = options;
     this.#config = options.base;
+    this.#arguments = options.inherited.arguments;
+    this.#shell = options.inherited.shell;
   }
 
   result(): Evaluated {
-    return { steps: this.#steps, config: this.#config, warnings: this.#warnings };
+    const inherited = { shell: this.#shell, arguments: this.#arguments };
+    return { steps: this.#steps, config: this.#config, inherited, warnings: this.#warnings };
   }
 
   take(instruction: Instruction): void {

@@ -6,7 +6,13 @@
  */
 import type { ImageConfig } from '../oci/documents.ts';
 import type { BuildContext, Selection } from './context.ts';
-import { EMPTY_CONFIG, evaluateStage, type Step } from './evaluate.ts';
+import {
+  EMPTY_CONFIG,
+  evaluateStage,
+  type Inherited,
+  NOTHING_INHERITED,
+  type Step,
+} from './evaluate.ts';
 import { baseKey, type StepKey, stepKey } from './keys.ts';
 import type { Source, Stage, StageGraph, Variables } from './stages.ts';
 
@@ -48,6 +54,7 @@ export interface PlannedStage {
   readonly baseKey: StepKey;
   readonly steps: readonly PlannedStep[];
   readonly config: ImageConfig;
+  readonly inherited: Inherited;
   /** Of the stage's files. */
   readonly key: StepKey;
   /** True: a step, of this stage or of one that it continues, changes files of the base. */
@@ -98,14 +105,22 @@ export class Planner {
     const key = baseKey(disk.digest);
     const sources = new Map<string, PlannedStage>();
     const nothing = { parent: null, steps: [], isChanged: false, sources };
-    return { name, disk, config, baseKey: key, key, ...nothing };
+    const inherited = NOTHING_INHERITED;
+    return { name, disk, config, baseKey: key, key, inherited, ...nothing };
   }
 
   async #stage(index: number): Promise<PlannedStage> {
     const { graph, given, platform, warn } = this.#options;
     const stage = graph.stages[index] as Stage;
     const base = await this.plan(stage.base);
-    const evaluated = evaluateStage({ graph, stage, base: base.config, given, platform });
+    const evaluated = evaluateStage({
+      graph,
+      stage,
+      base: base.config,
+      inherited: base.inherited,
+      given,
+      platform,
+    });
     for (const warning of evaluated.warnings) warn(warning);
     const sources = new Map<string, PlannedStage>();
     const steps: PlannedStep[] = [];
@@ -129,6 +144,7 @@ export class Planner {
       baseKey: base.key,
       steps,
       config: evaluated.config,
+      inherited: evaluated.inherited,
       key,
       isChanged: base.isChanged || steps.length > 0,
       sources,

@@ -42,12 +42,15 @@ describe('buildDockerfile', () => {
   let events: BuildEvent[];
   /** What a command does: its exit status, or an error. */
   let onRun: (argv: string) => number | Promise<number>;
+  /** Of the cache; undefined: as usual. */
+  let bytesMax: number | undefined;
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'nv-dockerfile-'));
     for (const name of ['context', 'work', 'environments']) mkdirSync(join(dir, name));
     vms = [];
     events = [];
     onRun = () => 0;
+    bytesMax = undefined;
   });
   afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
@@ -105,7 +108,7 @@ describe('buildDockerfile', () => {
   ) => {
     const parts: BuildParts = {
       architecture: 'amd64',
-      cache: new BuildCache(join(dir, 'cache')),
+      cache: new BuildCache(join(dir, 'cache'), bytesMax),
       base: async (source) => ({
         disk: {
           kind: source.kind === 'agent' ? 'system' : 'file',
@@ -273,6 +276,84 @@ describe('buildDockerfile', () => {
     expect(left()).toEqual([]);
   });
 
+  it('a stage without steps is the stage that it continues', async () => {
+    const text = 'FROM a AS one\nRUN one\nFROM one AS two\nFROM two AS three\n';
+    const signal = AbortSignal.timeout(10_000);
+    expect(result((await build(`${text}RUN x`, {}, signal)).key)).toBe('one\nx\n');
+    const copied = await build(
+      `${text}RUN other\nFROM scratch\nCOPY --from=two /x /y\nCOPY --from=three /x /z`,
+      {},
+      signal,
+    );
+    expect(result(copied.key)).toBe('copy  false\ncopy  false\n');
+  });
+
+  it('a graph of stages: time does not grow with the number of its ways', async () => {
+    const stages = Array.from({ length: 60 }, (_, index) =>
+      index < 2
+        ? `FROM a AS s${index}\nRUN --mount=type=secret,id=t s${index}`
+        : `FROM s${index - 1} AS s${index}\nCOPY --from=s${index - 2} /x /`,
+    );
+    expect((await build(stages.join('\n'))).steps.run).toBe(60);
+  });
+
+  it('a stage that continues another has its shell and its arguments', async () => {
+    await build(
+      'FROM a AS one\nARG V=1\nSHELL ["bash", "-ec"]\nFROM one AS two\nRUN x\nFROM a\nCOPY --from=two /x /y\nRUN y',
+    );
+    const runs = vms.flatMap((vm) => vm.runs);
+    expect(runs.map(({ argv }) => argv)).toEqual([
+      ['bash', '-ec', 'x'],
+      ['/bin/sh', '-c', 'y'],
+    ]);
+    expect(runs.map(({ env }) => env['V'])).toEqual(['1', undefined]);
+  });
+
+  it('cache mounts: a stage has the same disk wherever its cached steps end', async () => {
+    const text = (command: string) =>
+      `FROM a\nRUN --mount=type=cache,target=/c one\nRUN --mount=type=cache,target=/d ${command}`;
+    await build(text('two'));
+    await build(text('three'));
+    const disks = readdirSync(join(dir, 'cache/mounts'));
+    expect(disks).toHaveLength(1);
+    expect(readFileSync(join(dir, 'cache/mounts', disks[0] ?? ''), 'utf8')).toBe(
+      'one\ntwo\nthree\n',
+    );
+  });
+
+  it('a file that changes after its digest was taken is not kept under it', async () => {
+    const path = join(dir, 'context/f');
+    writeFileSync(path, '1');
+    onRun = () => {
+      writeFileSync(path, '2');
+      return 0;
+    };
+    const text = 'FROM a\nRUN x\nCOPY f /';
+    await expect(build(text)).rejects.toThrow('changed');
+    writeFileSync(path, '1');
+    expect((await build(text)).steps).toEqual({ run: 1, cached: 1 });
+  });
+
+  it('cache: a build that fails, and one that runs, hold the bound, too', async () => {
+    let most = 0;
+    const used = (): number =>
+      readdirSync(join(dir, 'cache/steps')).filter((name) => name.endsWith('.ext4')).length;
+    bytesMax = 200_000;
+    onRun = (text) => {
+      most = Math.max(most, used());
+      return text === 'bad' ? 1 : 0;
+    };
+    const steps = Array.from({ length: 6 }, (_, index) => `RUN ${index}${'x'.repeat(60_000)}`);
+    const source = `FROM a AS s\n${steps[0]}\n`;
+    const text = `${source}FROM a\n${steps.join('\n')}\nCOPY --from=s /x /y`;
+    await expect(build(`${text}\nRUN bad`)).rejects.toMatchObject({ code: 'step_failed' });
+    // Of 60, 120, 180 … KB: what fits, what is needed, and the last one.
+    expect(most).toBeLessThanOrEqual(3);
+    expect(used()).toBeLessThanOrEqual(3);
+    bytesMax = undefined;
+    expect(readFileSync(vms.at(-1)?.disks.sources[0]?.scratch ?? '', 'utf8')).toContain('0xxx');
+  });
+
   it('agent: the result has its user and home, unless the Dockerfile says others', async () => {
     expect((await build('FROM agent\nRUN x')).config).toMatchObject({
       user: 'user',
@@ -306,7 +387,7 @@ describe('BuildCache', () => {
         await new Promise((done) => setTimeout(done, 20));
       }
       await cache.has('steps', keys[0] ?? '');
-      await cache.enforceBound();
+      await cache.enforceBound(new Set());
       const there = await Promise.all(keys.map((key) => cache.has('steps', key)));
       expect(there).toEqual([true, false, true]);
     } finally {

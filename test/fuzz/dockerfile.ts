@@ -1,7 +1,7 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
 /** A Dockerfile and its ignore rules: a typed error, or steps and a configuration within the limits. */
 import { DockerfileError } from '../../src/dockerfile/errors.ts';
-import { EMPTY_CONFIG, evaluateStage } from '../../src/dockerfile/evaluate.ts';
+import { EMPTY_CONFIG, evaluateStage, NOTHING_INHERITED } from '../../src/dockerfile/evaluate.ts';
 import { DockerIgnore } from '../../src/dockerfile/glob.ts';
 import { DOCKERFILE_LIMITS } from '../../src/dockerfile/limits.ts';
 import { parseDockerfile } from '../../src/dockerfile/parse.ts';
@@ -21,7 +21,15 @@ export const dockerfile = target(
       for (const stage of graph.stages) {
         must(stage.base.kind !== 'stage' || stage.base.index < stage.index, 'a stage below itself');
         const base = EMPTY_CONFIG;
-        const { steps, config } = evaluateStage({ graph, stage, base, given: {}, platform });
+        const inherited = NOTHING_INHERITED;
+        const { steps, config } = evaluateStage({
+          graph,
+          stage,
+          base,
+          inherited,
+          given: {},
+          platform,
+        });
         must(steps.length <= DOCKERFILE_LIMITS.instructionsMax, 'the number of steps');
         must(config.workdir.startsWith('/'), 'a relative directory');
         for (const step of steps) {
