@@ -25,10 +25,7 @@ export async function cargoIndex(files: HostFiles): Promise<Index | undefined> {
   const add = (index: Index): Index =>
     withProxies(index, files, 'cargo', { http: proxy, https: proxy });
   if (name === 'crates-io') return add(PUBLIC);
-  const address =
-    textIn(config, 'source', name, 'registry') ??
-    env[`CARGO_REGISTRIES_${variableName(name)}_INDEX`] ??
-    textIn(config, 'registries', name, 'index');
+  const address = textIn(config, 'source', name, 'registry') ?? registryIndex(files, config, name);
   if (address?.startsWith('sparse+') !== true) return undefined;
   const index = indexOf(
     address.slice('sparse+'.length),
@@ -50,18 +47,26 @@ function replacement(config: Table): string {
   return name;
 }
 
-/** Of the registry of this name, or of one with the same index. */
+function registryIndex({ env }: HostFiles, config: Table, name: string): string | undefined {
+  return (
+    env[`CARGO_REGISTRIES_${variableName(name)}_INDEX`] ??
+    textIn(config, 'registries', name, 'index')
+  );
+}
+
+/** Of the registry of the source's name, unless that has another index, or of one with the same index. */
 async function tokenOf(
   files: HostFiles,
   config: Table,
   name: string,
   address: string,
 ): Promise<string | undefined> {
-  const same = Object.keys(tableIn(config, 'registries')).filter(
-    (one) => textIn(config, 'registries', one, 'index') === address,
-  );
+  const indexOfRegistry = (one: string) => registryIndex(files, config, one);
+  const own = [undefined, address].includes(indexOfRegistry(name)) ? [name] : [];
+  const others = Object.keys(tableIn(config, 'registries'));
+  const same = [...own, ...others.filter((one) => indexOfRegistry(one) === address)];
   const credentials = await tableOf(files, 'credentials');
-  for (const one of [name, ...same]) {
+  for (const one of same) {
     const token =
       files.env[`CARGO_REGISTRIES_${variableName(one)}_TOKEN`] ||
       textIn(credentials, 'registries', one, 'token') ||

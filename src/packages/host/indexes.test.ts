@@ -262,6 +262,21 @@ describe('tokens of cargo', () => {
     expect((await read(files)).cargo).not.toHaveProperty('authorization');
   });
 
+  it.each([
+    ['in the file', { file: '\nmirror = { index = "sparse+https://other.example/" }' }],
+    ['in a variable', { env: { CARGO_REGISTRIES_MIRROR_INDEX: 'sparse+https://other.example/' } }],
+  ])('the token of a registry of the same name elsewhere, %s, is not sent', async (_what, more) => {
+    const { file = '', env } = { env: {}, ...more } as {
+      file?: string;
+      env: Record<string, string>;
+    };
+    const files = {
+      '/home/user/.cargo/config.toml': config + file,
+      '/home/user/.cargo/credentials.toml': '[registries.mirror]\ntoken = "other"\n',
+    };
+    expect((await read(files, env)).cargo).not.toHaveProperty('authorization');
+  });
+
   it('a source that is a registry by name', async () => {
     const { cargo } = await read({
       '/home/user/.cargo/config.toml': [
