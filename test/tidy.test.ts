@@ -78,6 +78,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'telemetry',
     'prove',
     'runtime',
+    'dockerfile',
     ...MECHANISMS,
   ],
   // Copies of trees, for the command and the library.
@@ -133,7 +134,8 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     network: ['.'],
     memory: ['.'],
     kernel: ['.'],
-    'registry.ts': ['.', 'start', 'channel', 'network', 'memory', 'kernel'],
+    environment: ['.'],
+    'registry.ts': ['.', 'start', 'channel', 'network', 'memory', 'kernel', 'environment'],
   },
   cli: {
     '.': [],

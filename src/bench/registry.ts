@@ -5,6 +5,9 @@ import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
+import { buildBenchmark } from './environment/build.ts';
+import { environmentBenchmark } from './environment/start.ts';
+import { unpackBenchmark } from './environment/unpack.ts';
 import { jailBenchmark } from './kernel/jail.ts';
 import { probesBenchmark } from './kernel/probes.ts';
 import { seccompBenchmark } from './kernel/seccomp.ts';
@@ -34,6 +37,9 @@ export const BENCHMARKS: readonly Benchmark[] = [
   snapshotBenchmark,
   pauseBenchmark,
   forkBenchmark,
+  environmentBenchmark,
+  unpackBenchmark,
+  buildBenchmark,
   memoryBenchmark,
   vmmMemoryBenchmark,
   channelBenchmark,
