@@ -62,6 +62,8 @@ describe('usage errors without a daemon', () => {
     ['run --no-daemon --rate 100 -c 1', '--rate: 100 is out of range (16384 to 1000000000000)'],
     ['run --no-daemon --net open --net-limit bytes=-1 -c 1', '--net-limit: invalid size "-1"'],
     ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone blocks everything'],
+    ['template build -t web --start x', '--start needs --ready'],
+    ['template build --start x --image alpine', '--start needs --tag'],
     ['prove canary', 'prove canary needs --zone'],
     ['bench nosuch', 'use a group (boot, '],
   ])('%s', async (line, message) => {

@@ -16,9 +16,10 @@ import { UsageError } from '../failure.ts';
 import { readReference } from '../flags/image-flag.ts';
 import { requirementsOf } from '../flags/requirement-flags.ts';
 import { networkOptions, sizeOptions } from '../flags/sandbox-flags.ts';
+import { readStart, withHealthcheck } from '../flags/start-command.ts';
 import { duration, table } from '../output/table.ts';
 import { openImagesHere } from './image.ts';
-import { startCommand, type TemplateFlags } from './template.ts';
+import type { TemplateFlags } from './template.ts';
 
 /** Beside those of every template, which come from the result. */
 export interface DockerfileFlags extends TemplateFlags {
@@ -66,7 +67,7 @@ export async function dockerfileBuild(
       'write FROM in the Dockerfile',
     );
   }
-  const start = startCommand(flags);
+  const asked = readStart(flags, true);
   const request = await readRequest(cli, contextDir, flags);
   const requirements = await requirementsOf(flags);
   const size = sizeOptions(flags);
@@ -88,6 +89,8 @@ export async function dockerfileBuild(
   });
   let template: string | null = null;
   if (tag !== undefined && name !== null) {
+    const { config } = built.image;
+    const start = asked && withHealthcheck(asked, config, 'the result of the Dockerfile');
     const runtime = await opened.runtime();
     const options = { ...size, warm: flags.warm, requirements, image: name.text };
     const made = await runtime.prepareTemplate({ ...options, card: flags.card === true }, start);
@@ -121,7 +124,7 @@ export async function buildDirectory(cli: Cli, contextDir: string): Promise<Buil
 function withOwnOptions(error: unknown, contextDir: string): unknown {
   if (!(error instanceof DockerfileError) || error.remedy?.includes('--') !== true) return error;
   const { code, message, cause, remedy } = error;
-  const how = `neurovisor template build -t NAME ${contextDir}, then neurovisor run --template NAME`;
+  const how = `neurovisor template build -t NAME ${contextDir}, then neurovisor run --image NAME`;
   return new DockerfileError(code, null, message, {
     cause,
     remedy: `${remedy} (an option of ${how})`,

@@ -16,24 +16,25 @@ import { shownImage } from '../../sandbox/environment.ts';
 import type { StartCommand } from '../../sandbox/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
-import { type ImageFlags, imageRequest } from '../flags/image-flag.ts';
+import { type ImageFlags, imageRequest, readReference } from '../flags/image-flag.ts';
 import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
-import * as ranges from '../flags/ranges.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions } from '../flags/sandbox-flags.ts';
+import {
+  type AskedStart,
+  readStart,
+  type StartFlags,
+  withHealthcheck,
+} from '../flags/start-command.ts';
 import { duration, table } from '../output/table.ts';
+import { openImagesHere } from './image.ts';
 import { openRuntime } from './open-runtime.ts';
 
 export interface TemplateFlags
   extends RequirementFlags,
     ImageFlags,
+    StartFlags,
     Pick<PackageFlags, 'packagesMinAge'> {
-  /** Name for the template. */
-  readonly tag?: string;
-  /** Command whose program runs in every clone, and the command that tells when it is ready. */
-  readonly start?: string;
-  readonly ready?: string;
-  readonly readyTimeout?: string;
   readonly warm: readonly string[];
   readonly cpus?: number;
   readonly memory?: string;
@@ -48,7 +49,7 @@ const KEY_SHOWN = 12;
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
   const { tag } = flags;
   if (tag !== undefined) checkNewName(tag);
-  const start = startCommand(flags);
+  const asked = readStart(flags, flags.image !== undefined);
   const requirements = await requirementsOf(flags);
   const image = await imageRequest(flags);
   const options = {
@@ -58,6 +59,7 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
     ...templateAge(flags),
     ...image,
   };
+  const start = await completeStart(cli, asked, flags);
   await using runtime = await open(cli);
   const members = { ...options, card: flags.card === true };
   const template = await runtime.prepareTemplate(members, start);
@@ -66,30 +68,22 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
   return show(cli, find(await runtime.templates.list(), template.key));
 }
 
-/** @throws UsageError */
-export function startCommand(flags: TemplateFlags): StartCommand | undefined {
-  const { start: command, ready, readyTimeout, tag } = flags;
-  if (command === undefined) {
-    const alone = ready === undefined ? readyTimeout && '--ready-timeout' : '--ready';
-    if (alone === undefined) return undefined;
-    throw new UsageError(`${alone} needs --start`, 'add the command whose program becomes ready');
+/** Pulls the image if its health check is needed. @throws UsageError */
+async function completeStart(
+  cli: Cli,
+  asked: AskedStart | undefined,
+  { image }: ImageFlags,
+): Promise<StartCommand | undefined> {
+  if (asked === undefined) return undefined;
+  const { ready } = asked;
+  if (ready !== null || image === undefined) {
+    return withHealthcheck(asked, { healthcheck: null }, 'the image');
   }
-  if (ready === undefined) {
-    throw new UsageError(
-      '--start needs --ready',
-      'add a command that exits with 0 once the program is ready, for example --ready "bash -c \': </dev/tcp/localhost/8000\'"',
-    );
-  }
-  if (tag === undefined) {
-    throw new UsageError('--start needs --tag', 'only a name leads to a template with a program');
-  }
-  const readyTimeoutMs =
-    readyTimeout === undefined ? READY_TIMEOUT_MS : ranges.readyTimeout(readyTimeout);
-  return { command, ready, readyTimeoutMs };
+  await using opened = openImagesHere(cli);
+  const reference = await readReference(image);
+  const pulled = await opened.images.pull(reference, 'missing', cli.cancelled);
+  return withHealthcheck(asked, pulled.image.config, `the image ${reference.text}`);
 }
-
-/** In software emulation, a server takes seconds. */
-const READY_TIMEOUT_MS = 120_000;
 
 export async function templateList(cli: Cli): Promise<number> {
   const list = await listed(cli);

@@ -52,7 +52,10 @@ Examples:
       '--start <command>',
       'start this program before the template is saved, with sh -c; it runs in every sandbox of the template',
     )
-    .option('--ready <command>', 'save the template once this command exits with 0')
+    .option(
+      '--ready <command>',
+      'save the template once this command exits with 0 (default: the HEALTHCHECK of the image or Dockerfile)',
+    )
     .option(
       '--ready-timeout <time>',
       'fail if the program is not ready by then, for example 90s or 5m (default: 2m)',
