@@ -16,7 +16,7 @@ import { OciError } from '../oci/errors.ts';
 import { IMAGE_LIMITS, Images } from '../oci/images.ts';
 import { parseReference, type Reference } from '../oci/reference.ts';
 import type { EnvironmentSource } from '../sandbox/environment.ts';
-import { SandboxError } from '../sandbox/errors.ts';
+import { SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
 import { ENV_NAME } from '../sandbox/spec.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
 import { type BuilderVms, makeImageBuilder } from './image-builder.ts';
@@ -66,10 +66,17 @@ export async function preparePulls(context: ImagesContext): Promise<void> {
   await installHostPackages(context, missing);
 }
 
+/** Those of an image's failures that say more than that it can't be used. */
+const CODES: Readonly<Record<string, SandboxErrorCode>> = {
+  disk_full: 'disk_full',
+  image_not_found: 'not_found',
+  reference_invalid: 'spec_invalid',
+};
+
 /**
  * Finds the image, or pulls it.
  * @param image as `image pull` takes it
- * @throws SandboxError `image_failed`
+ * @throws SandboxError `image_failed`, `not_found`, `disk_full`, `cancelled`; `spec_invalid`: it is no reference
  */
 export async function resolveEnvironment(
   images: Images,
@@ -98,12 +105,16 @@ export async function resolveEnvironment(
     return { path, environment: { ...names, ...rest, ...kept } };
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
-    if (error.code === 'cancelled') throw new SandboxError('cancelled', error.message);
-    const code = error.code === 'disk_full' ? 'disk_full' : 'image_failed';
-    throw new SandboxError(code, `the image ${image.slice(0, 200)} can't be used`, {
-      cause: error,
-    });
+    throw imageFailure(image, error);
   }
+}
+
+/** Why the image can't be used, for who asked for a sandbox. */
+export function imageFailure(image: string, error: CodedError): SandboxError {
+  if (error.code === 'cancelled') return new SandboxError('cancelled', error.message);
+  const code = CODES[error.code] ?? 'image_failed';
+  const what = `the image ${image.slice(0, 200)} can't be used`;
+  return new SandboxError(code, what, { cause: error });
 }
 
 /** @throws OciError `image_not_found` */

@@ -73,11 +73,12 @@ describe('LocalControlPlane: images', () => {
     expect(host.identities.at(-1)?.environment).toBeUndefined();
   });
 
-  it('create: an unknown image is an error, and nothing is started', async () => {
+  it.each([
+    ['other:1', 'not_found'],
+    ['a\u0007', 'spec_invalid'],
+  ])('create: the image %j is refused (%s), and nothing is started', async (name, code) => {
     await using host = await open();
-    await expect(host.control.create({ image: 'other:1' })).rejects.toMatchObject({
-      code: 'image_failed',
-    });
+    await expect(host.control.create({ image: name })).rejects.toMatchObject({ code });
     expect(host.started).toBe(0);
     await requireNothing(host);
   });

@@ -495,7 +495,7 @@ describe('Images', () => {
       writeLayout(join(dir, 'layout'), image());
       const name = `oci:${join(dir, 'layout')}:latest`;
       await expect(resolve(name, false)).rejects.toMatchObject({
-        code: 'image_failed',
+        code: 'not_found',
         remedy: expect.stringContaining(`neurovisor image pull ${name}`),
       });
       expect(builder.layers).toEqual([]);
@@ -524,13 +524,15 @@ describe('Images', () => {
       expect(registry.asked.length).toBe(asked);
     });
 
-    it('an unknown image, and what is no reference: typed errors with a remedy', async () => {
-      for (const name of [registry.name('none'), 'No/Image', '']) {
-        await expect(resolve(name)).rejects.toMatchObject({
-          code: 'image_failed',
-          remedy: expect.any(String),
-        });
-      }
+    it.each([
+      ['none', 'not_found'],
+      ['No/Image', 'spec_invalid'],
+      ['', 'spec_invalid'],
+      ['a\u0000b', 'spec_invalid'],
+      ['oci:a:b:c', 'spec_invalid'],
+    ])('an unknown image, and what is no reference (%j): %s with a remedy', async (name, code) => {
+      const image = name === 'none' ? registry.name(name) : name;
+      await expect(resolve(image)).rejects.toMatchObject({ code, remedy: expect.any(String) });
     });
   });
 });

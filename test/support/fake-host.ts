@@ -18,7 +18,6 @@ import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
-import { SandboxError } from '../../src/sandbox/errors.ts';
 import type {
   CardLease,
   CloneSource,
@@ -38,7 +37,7 @@ import type { Tracer } from '../../src/trace/trace.ts';
 import { VmmError } from '../../src/vmm/errors.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { type Phase, Script } from './fake-script.ts';
-import { fromNamed, withImage } from './fake-template.ts';
+import { fromNamed, noImage, withImage } from './fake-template.ts';
 import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, sha256 } from './fake-vm.ts';
 
 /** Knows how many of its timers are set. */
@@ -307,7 +306,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         await script.step('image');
         const image = options.images?.[name];
         if (image !== undefined) return image;
-        throw new SandboxError('image_failed', `there is no image ${name}`);
+        throw noImage(name);
       },
       fromNamedTemplate: async (name, request) => {
         await script.step('named-template');

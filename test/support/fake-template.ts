@@ -1,6 +1,10 @@
 /** Templates of the fake host: of an image, and with a name. */
+
+import { OciError } from '../../src/oci/errors.ts';
+import { imageFailure, parseReference } from '../../src/runtime/images.ts';
 import { checkNamedRequest, withTemplate } from '../../src/runtime/named-templates/request.ts';
 import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
+import type { SandboxError } from '../../src/sandbox/errors.ts';
 import type { ControlParts } from '../../src/sandbox/plane/control-plane.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
@@ -24,4 +28,15 @@ export function fromNamed(template: OpenTemplate): ControlParts['fromNamedTempla
     const named = { name, spec: template.spec };
     return { request: withTemplate(named, request), named };
   };
+}
+
+/** What asking for an image that is not here ends with. */
+export function noImage(name: string): SandboxError {
+  try {
+    const { text } = parseReference(name, '/');
+    return imageFailure(name, new OciError('image_not_found', `there is no image ${text}`));
+  } catch (error) {
+    if (error instanceof OciError) return imageFailure(name, error);
+    throw error;
+  }
 }
