@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from neurovisor_agent import limits, spawn, wire_json, zygote
 from neurovisor_agent.cgroup import Cgroups
-from neurovisor_agent.fork_server import ForkServer, Job, Message, fork_child
+from neurovisor_agent.fork_server import ForkServer, Job, Message, fork_child, on_exit
 from neurovisor_agent.framing import ProtocolError
 from neurovisor_agent.process import Process
 from neurovisor_agent.spawn import Launch
@@ -159,7 +160,52 @@ class Hostile(unittest.TestCase):
         os.close(ours)
 
 
+TRACE = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+# PTRACE_SEIZE: the tracee runs on, and once it has ended only its tracer can reap it (ptrace(2)).
+assert libc.ptrace(0x4206, int(sys.argv[1]), None, None) == 0, ctypes.get_errno()
+print("traced", flush=True)
+sys.stdin.read()
+"""
+
+
 class Ends(unittest.TestCase):
+    def trace(self, pid: int) -> subprocess.Popen[str]:
+        """A program of the sandbox that traces another, and does not wait for it."""
+        command = [sys.executable, "-c", TRACE, str(pid)]
+        tracer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(tracer.communicate)
+        assert tracer.stdout is not None
+        self.assertEqual(tracer.stdout.readline(), "traced\n")
+        return tracer
+
+    def test_a_child_whose_tracer_does_not_reap_it_does_not_stop_the_agent(self) -> None:
+        rig = Rig(self)
+        statuses: list[int] = []
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        on_exit(rig.loop, pid, statuses.append)
+        tracer = self.trace(pid)
+        os.kill(pid, signal.SIGKILL)
+        rig.run_for(0.2)
+        self.assertEqual(statuses, [])
+        tracer.kill()
+        rig.run_until(lambda: bool(statuses))
+        self.assertEqual(statuses, [signal.SIGKILL])
+
+    def test_a_fork_server_whose_tracer_does_not_reap_it_is_replaced(self) -> None:
+        rig = Rig(self)
+        server = ForkServer(rig.loop, [], False, {}, Cgroups(None), lambda _modules: None)
+        rig.run_until(lambda: server._is_warm)
+        first = server._pid
+        self.trace(first)
+        os.kill(first, signal.SIGKILL)
+        rig.run_until(lambda: server._is_warm and server._pid != first)
+        server.close()
+        rig.run_until(lambda: server._connection is None)
+
     def test_its_end_is_noticed_though_another_process_holds_its_socket(self) -> None:
         gc.collect()
         rig = Rig(self)
@@ -258,9 +304,13 @@ class OwnPython(unittest.TestCase):
             self.python.chmod(0o755)
         env = {"PATH": str(self.python.parent)}
         server = ForkServer(self.rig.loop, [], False, env, Cgroups(None), self.reports.append, has_own_python=True)
-        self.addCleanup(server.close)
+        self.addCleanup(self.end, server)
         self.rig.run_until(lambda: bool(self.reports))
         return server
+
+    def end(self, server: ForkServer) -> None:
+        server.close()
+        self.rig.run_until(lambda: server._connection is None)
 
     def as_version(self, version: str) -> str:
         code = f"import sys, runpy; sys.version_info = {version}; del sys.argv[0]; runpy.run_path(sys.argv[0])"
@@ -292,6 +342,52 @@ class OwnPython(unittest.TestCase):
                 server = self.start(body)
                 self.assertEqual(self.reports, [[]])
                 self.assertEqual(self.run_script(server), (errno.ENOPKG, ""))
+
+    def test_one_that_never_serves_is_reported_and_scripts_then_show_why(self) -> None:
+        # The host waits for a report before it saves a template.
+        server = self.start("exit 3")
+        self.assertEqual((self.reports, server._is_warm), ([[]], False))
+        self.assertEqual(self.run_script(server), (0, ""))
+
+    def test_one_that_ended_after_it_served_is_reported_once(self) -> None:
+        server = self.start(f'exec {sys.executable} "$@"')
+        self.python.write_text("#!/bin/sh\nexit 3\n")
+        os.kill(server._pid, signal.SIGKILL)
+        self.rig.run_until(lambda: server._restarts > 5)
+        self.assertEqual(self.reports, [[]])
+
+    @unittest.skipUnless(os.geteuid() == 0, "as in a VM, the agent is root")
+    def test_it_does_not_have_the_agents_place_when_memory_is_short(self) -> None:
+        def own(score: str) -> None:
+            Path("/proc/self/oom_score_adj").write_text(score)
+
+        self.addCleanup(own, Path("/proc/self/oom_score_adj").read_text())
+        # Not -1000 as in a VM: a container's root may only raise it.
+        own("500")
+        server = self.start(f'exec {sys.executable} "$@"')
+        self.assertEqual(Path(f"/proc/{server._pid}/oom_score_adj").read_text(), "0\n")
+
+    def test_killed_while_a_script_runs_the_script_lives_on_and_another_serves(self) -> None:
+        server = self.start(f'exec {sys.executable} "$@"')
+        first = server._pid
+        started: list[int] = []
+        ended: list[int | None] = []
+        ours, theirs = os.pipe()
+        launch = Launch([], {}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": "import time; time.sleep(60)"})
+        job = Job(launch, (0, 1, 2), theirs, lambda pid, *_: started.append(pid), lambda _errno: self.fail(), ended.append)
+        server.launch(job, True)
+        os.close(theirs)
+        self.rig.run_until(lambda: bool(started))
+        self.assertEqual(os.read(ours, 500), b"")
+        os.close(ours)
+        os.kill(first, signal.SIGKILL)
+        self.rig.run_until(lambda: server._is_warm and server._pid != first)
+        self.assertEqual(ended, [])
+        os.kill(started[0], signal.SIGKILL)
+        self.rig.run_until(lambda: bool(ended))
+        # Its status went to the process that was its parent.
+        self.assertEqual(ended, [None])
+        self.assertEqual(self.run_script(server), (0, ""))
 
     def test_an_old_one_that_starts_for_one_script_says_so(self) -> None:
         server = self.start(f'exec {sys.executable} "$@"')

@@ -344,7 +344,7 @@ def slow(send: Callable[[int, int], None]) -> Callable[[int, int], None]:
 # Also into the status pipe, whose number is not known.
 WRITE_INTO_PIPES = """
 import os, stat
-for fd in range(3, 20):
+for fd in range(3, 1024):
     try:
         stat.S_ISFIFO(os.fstat(fd).st_mode) and os.write(fd, {!r})
     except OSError:

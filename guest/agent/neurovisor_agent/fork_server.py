@@ -143,6 +143,7 @@ class ForkServer:
         self._report = report
         self._has_own_python = has_own_python
         self._is_unusable = False
+        self._has_reported = False
         self._connection: Connection | None = None
         self._sock: _socket.socket | None = None
         self._pid = 0
@@ -253,13 +254,13 @@ class ForkServer:
             waiting, self._waiting = self._waiting, []
             for job in waiting:
                 self._send(job)
-            self._report(message.modules)
+            self._tell(message.modules)
         elif kind == "unusable":
             if not self._has_own_python or self._is_warm:
                 raise ProtocolError("it has no Python of its own, or had one")
             self._is_unusable = True
             self._restarts = _RESTARTS
-            self._report([])
+            self._tell([])
         elif kind == "ended" and launch in self._children:
             self._children.pop(launch)[0].on_ended(message.number)
         elif launch not in self._starting:
@@ -283,7 +284,7 @@ class ForkServer:
             self._deadline.cancel()
         # It may have closed its socket and live on.
         os.kill(self._pid, _signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        on_exit(self._loop, self._pid, lambda _status: None)
         self._pid = 0
         self._connection = self._sock = None
         self._is_warm = False
@@ -303,6 +304,13 @@ class ForkServer:
         self._restarts += 1
         if self._restarts <= _RESTARTS:
             self._retry = self._loop.after(self._restarts * 0.1, self._start)
+        elif self._has_own_python and not self._has_reported:
+            # The host waits for it. Scripts start cold, and show what is wrong with the Python.
+            self._tell([])
+
+    def _tell(self, modules: list[object]) -> None:
+        self._has_reported = True
+        self._report(modules)
 
     def _execute_script(self, launch: Launch, status_fd: int) -> None:
         spawn.execute_script(launch, status_fd, self._has_own_python)
@@ -336,17 +344,18 @@ def on_exit(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
         pidfd = os.pidfd_open(pid)
     except OSError:
         # No descriptor is left, but the child runs: poll until it has exited.
-        loop.after(limits.REAP_RETRY_S, lambda: _look(loop, pid, ended))
+        loop.after(limits.REAP_RETRY_S, lambda: _reap(loop, pid, ended))
         return
-    _watch(loop, pidfd, lambda: ended(os.waitpid(pid, 0)[1]))
+    _watch(loop, pidfd, lambda: _reap(loop, pid, ended))
 
 
-def _look(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
+def _reap(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
+    """Never waits: a child that a program traces is that program's to reap first (ptrace(2))."""
     done, status = os.waitpid(pid, os.WNOHANG)
     if done:
         ended(status)
     else:
-        on_exit(loop, pid, ended)
+        loop.after(limits.REAP_RETRY_S, lambda: _reap(loop, pid, ended))
 
 
 def _watch(loop: Loop, pidfd: int, exited: "Callable[[], None]") -> None:

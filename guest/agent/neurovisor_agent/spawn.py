@@ -175,6 +175,9 @@ def execute_fork_server(
         stop_imports()
         if cgroup_path is not None:
             cgroup.join(cgroup_path)
+        if has_own_python:
+            # It may be anything, of any size. That of the system image stays warm when memory is short.
+            unprotect()
         room.enter()
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1):
