@@ -2,7 +2,7 @@
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { systemClock } from '../../src/base/clock.ts';
+import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { GuestError } from '../../src/guest/errors.ts';
 import type { ExecSpec, Guest, GuestEvent, Process } from '../../src/guest/link.ts';
 import type { CardLease } from '../../src/sandbox/parts.ts';
@@ -92,6 +92,19 @@ function expectNothingLeft(): void {
   expect(guestMemories()).toEqual([]);
   if (world.steps.includes('model') && world.steps.includes('listener'))
     expect(world.steps).toContain('model closed');
+}
+
+/** Lets ten minutes pass, or less if `work` is over. */
+async function passUntil(clock: FakeClock, work: Promise<unknown>): Promise<void> {
+  let isOver = false;
+  void Promise.allSettled([work]).then(() => {
+    isOver = true;
+  });
+  for (let passed = 0; passed < 600 && !isOver; passed += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    clock.advance(1000);
+  }
+  expect(isOver).toBe(true);
 }
 
 describe('buildTemplate', () => {
@@ -254,7 +267,7 @@ describe('buildTemplate', () => {
     /** @param python what becomes of the search for a Python */
     const watched =
       (python: (spec: ExecSpec) => Promise<Process>) =>
-      (given: TemplateParts): TemplateParts => {
+      (given: TemplateParts, script?: () => Promise<Process>): TemplateParts => {
         specs = [];
         const start: VmmDriver['start'] = (spec, signal) => {
           specs.push(spec);
@@ -266,7 +279,7 @@ describe('buildTemplate', () => {
             const guest = await listener.ready(signal);
             const exec = (spec: ExecSpec): Promise<Process> =>
               spec.argv.includes('-S') ? python(spec) : guest.exec(spec);
-            return { ...guest, exec } as Guest;
+            return { ...guest, exec, python: script ?? guest.python } as Guest;
           };
           return { ...listener, ready };
         };
@@ -337,6 +350,23 @@ describe('buildTemplate', () => {
       await built;
       expect(specs.map(({ disks }) => disks?.length)).toEqual([1, 1]);
       expect(world.steps).toContain('pip');
+    });
+
+    const silent = () => new Promise<never>(() => undefined);
+    it.each([
+      ['search for Python', watched(silent)],
+      ['first script', (given: TemplateParts) => has(given, silent)],
+    ])('a guest that does not answer to the %s fails the build', async (_what, change) => {
+      const clock = new FakeClock();
+      const onClock = (given: TemplateParts): TemplateParts => change({ ...given, clock });
+      const { built } = build(null, events([]), undefined, onClock, { environment, warm: [] });
+      const failed = expect(built).rejects.toMatchObject({
+        code: 'template_failed',
+        cause: expect.stringContaining('did not answer'),
+      });
+      await passUntil(clock, built);
+      await failed;
+      expectNothingLeft();
     });
 
     it('a guest that fails to answer is not one without Python', async () => {

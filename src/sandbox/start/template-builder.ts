@@ -15,11 +15,12 @@
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { CleanupStack } from '../../base/cleanup.ts';
+import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import { NO_PACKAGES, type PackagePolicy } from '../../base/package-policy.ts';
-import { orAborted } from '../../base/time-limit.ts';
+import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
 import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
@@ -102,6 +103,8 @@ const WARM_MS_MAX = 200_000;
 const PRESSURES_MAX = 5;
 /** Of a step that runs the image's Python: it may never end, and the build has the lock of all set-ups. */
 const STEP_MS_MAX = 60_000;
+/** From there to the guest's answer that the step took too long. */
+const ANSWER_MS_MAX = 30_000;
 /** The second fork of a process is four times as fast as the first. */
 const FIRST_SCRIPT = 'import json; print(json.dumps([1]))';
 
@@ -155,15 +158,15 @@ async function build(
   const warmed = { ...spec, warm: [...new Set([...warm, ...offered])] };
   const { vm, guest, memory } = await boot(parts, warmed, workspace, signal, cleanup, onFull);
   warmReport(0.1, `import ${warmed.warm.length} modules`);
-  const hasPython =
-    environment === undefined || (await Promise.race([findsPython(guest, signal), died(vm)]));
+  const within = <T>(step: Promise<T>): Promise<T> => answered(step, vm, parts.clock);
+  const hasPython = environment === undefined || (await within(findsPython(guest, signal)));
   if (!hasPython && warmed.warm.length > 0) throw withoutPython();
   const modules = hasPython ? await warmUp(parts, { guest, vm, spec }, signal) : [];
   warmReport(0.85, 'run a script');
   if (hasPython) {
     const script = { code: FIRST_SCRIPT };
     const starting = guest.python({ script, stdin: false, timeoutMs: STEP_MS_MAX }, signal);
-    await Promise.race([runOne(starting), died(vm)]);
+    await within(runOne(starting));
   }
   const { start } = options.spec;
   if (start !== undefined) {
@@ -212,7 +215,7 @@ async function install(
   cleanup.push('package port', () => port.close());
   const { vm, guest } = await boot(parts, own, workspace, signal, cleanup, onFull);
   if (environment !== undefined) {
-    const found = await Promise.race([findsPython(guest, signal), died(vm)]);
+    const found = await answered(findsPython(guest, signal), vm, parts.clock);
     if (!found) throw withoutPython();
   }
   const installing = installPackages(guest, {
@@ -309,6 +312,13 @@ async function findsPython(guest: Guest, signal: AbortSignal): Promise<boolean> 
     ignore(error, 'it has none');
     return false;
   }
+}
+
+/** The guest ends a step that takes too long. One that does not is hostile or broken. */
+async function answered<T>(step: Promise<T>, vm: Vm, clock: Clock): Promise<T> {
+  using limit = timeLimit(clock, STEP_MS_MAX + ANSWER_MS_MAX);
+  const silent = (): SandboxError => failed('its guest did not answer');
+  return await Promise.race([orAborted(step, limit.signal, silent), died(vm)]);
 }
 
 /** A throwaway identity: each clone gets its own in its hello. */
