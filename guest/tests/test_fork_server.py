@@ -138,6 +138,23 @@ class Hostile(unittest.TestCase):
                 server.close()
                 self.rig.run_until(lambda server=server: server._connection is None)
 
+    def test_one_that_does_not_answer_a_launch_is_replaced(self) -> None:
+        self.enterContext(mock.patch.object(limits, "LAUNCH_S", 0.2))
+        server = self.serve(b'{"type":"warm","modules":[]}\n')
+        self.rig.run_until(lambda: server._is_warm)
+        failed: list[int] = []
+        ours, theirs = os.pipe()
+        launch = Launch([], {}, "/", os.geteuid(), os.getegid(), [], None, False, {"code": "pass"})
+        job = Job(launch, (0, 1, 2), theirs, lambda _pid, _inner, _warm: self.fail(), failed.append, lambda _status: None)
+        server.launch(job, True)
+        self.rig.run_until(lambda: bool(failed))
+        self.assertEqual(failed, [errno.ECHILD])
+        for fd in (ours, theirs):
+            os.close(fd)
+        self.rig.run_until(lambda: self.starts > 1)
+        server.close()
+        self.rig.run_until(lambda: server._connection is None)
+
     def test_a_line_without_an_end_ends_it(self) -> None:
         self.enterContext(mock.patch.object(limits, "FORK_SERVER_LINE_BYTES", 1000))
         server = self.serve(b"x" * 2000)

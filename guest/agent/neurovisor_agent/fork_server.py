@@ -150,6 +150,7 @@ class ForkServer:
         self._restarts = 0
         self._is_warm = False
         self._deadline: Timer | None = None
+        self._late: Timer | None = None
         self._retry: Timer | None = None
         self._waiting: list[Job] = []
         # By number of the launch: sent, but not answered yet; with their pids, running.
@@ -238,11 +239,27 @@ class ForkServer:
             self._sock.sendmsg([b"L"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
             self._starting[self._launches] = job
             self._launches += 1
+            self._await_answer()
         except OSError as error:
             job.on_failed(error.errno or 0)
         finally:
             if fd >= 0:
                 os.close(fd)
+
+    def _await_answer(self) -> None:
+        """It answers launches in their order, so the time of the first that waits counts."""
+        if self._late is None and self._starting and self._connection is not None:
+            first, connection = next(iter(self._starting)), self._connection
+
+            def look() -> None:
+                self._late = None
+                if first in self._starting and self._connection is connection:
+                    print("neurovisor agent: the fork server answers nothing", file=sys.stderr)
+                    connection.abort()
+                else:
+                    self._await_answer()
+
+            self._late = self._loop.after(limits.LAUNCH_S, look)
 
     def _answer(self, message: Message, sender: int) -> None:
         """`sender`: pid of the process that sent it. Raises ProtocolError for an answer that nothing asked for."""
@@ -280,8 +297,10 @@ class ForkServer:
 
     def _lost(self) -> None:
         """Handles its death: jobs not sent start cold; children it started end without a known status."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._late):
+            if timer is not None:
+                timer.cancel()
+        self._late = None
         # It may have closed its socket and live on.
         os.kill(self._pid, _signal.SIGKILL)
         on_exit(self._loop, self._pid, lambda _status: None)

@@ -40,6 +40,8 @@ WARM_S = 180.0
 # What the fork server reports of its warm list. The host takes an event of 64 KiB.
 WARM_REPORT_BYTES = 60 * 1024
 FORK_SERVER_LINE_BYTES = 64 * 1024
+# From a launch to the answer. A fork takes milliseconds; user code may be frozen for `HOLD_S` meanwhile.
+LAUNCH_S = 30.0
 # From its end to that of its connection, should another process hold the socket.
 FORK_SERVER_END_S = 0.2
 # When the fork server could not be started for lack of descriptors, processes or memory.
