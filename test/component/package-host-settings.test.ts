@@ -1,6 +1,6 @@
 /** What the host's own clients are configured with, through the gateway: proxies, scopes, credentials, invalid settings. */
 import { createServer as createHttpsServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Log } from '../../src/base/log.ts';
 import { ECOSYSTEMS, NO_PACKAGES } from '../../src/base/package-policy.ts';
@@ -198,6 +198,38 @@ describe('proxies of the host', () => {
     const told = [...lines, ...answers.map(({ body }) => body.toString())].join('\n');
     expect(told).not.toMatch(/s3cret|cHJveHktczNjcmV0/);
   });
+
+  it.each([
+    ['answers no tunnel', ''],
+    ['opens tunnels to nobody', 'HTTP/1.1 200 OK\r\n\r\n'],
+  ])(
+    'a proxy that %s: each request ends in time, and so does its connection',
+    async (_what, answer) => {
+      const connections = new Set<Socket>();
+      const silent = createServer((socket) => {
+        connections.add(socket);
+        socket.once('data', () => socket.write(answer));
+        socket.resume();
+        socket.on('error', () => undefined);
+        socket.on('close', () => connections.delete(socket));
+      });
+      await new Promise<void>((resolve) => {
+        silent.listen(0, '127.0.0.1', resolve);
+      });
+      const { port } = silent.address() as AddressInfo;
+      const proxies = { https: `http://127.0.0.1:${port}/`, except: '' };
+      const { attach } = await world(
+        () => ({ npm: { baseUrl: 'https://index.test/npm/', proxies } }),
+        { upstreamLimits: { silenceTimeoutMs: 200 } },
+      );
+      open.push({ [Symbol.asyncDispose]: async () => void silent.close() });
+      const socket = await attach(ALL);
+      for (const name of ['a', 'a', 'b']) {
+        expect((await fetchPackage(socket, `/npm/${name}`)).status).toBe(504);
+      }
+      await expect.poll(() => connections.size, { timeout: 5_000 }).toBe(0);
+    },
+  );
 
   it('a link to another server: the proxy is told the address that was checked, and nothing of private ones', async () => {
     const asked: string[] = [];

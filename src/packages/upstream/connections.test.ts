@@ -1,9 +1,10 @@
 import { expect, it } from 'vitest';
+import { systemClock } from '../../base/clock.ts';
 import { Connections } from './connections.ts';
 
 it('many hosts that a page names do not end the connections to others', () => {
   const index = { baseUrl: 'https://pip.example/simple/' };
-  const connections = new Connections();
+  const connections = new Connections(systemClock, 1_000);
   const agentOf = (host: string) =>
     connections.agentFor(new URL(`http://${host}/`), index, true, false);
   const first = agentOf('pip.example');

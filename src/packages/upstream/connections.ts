@@ -1,7 +1,8 @@
 /** Connections to indexes: kept open for the hosts that the owner chose, new ones for all others (io). */
 import { Agent as HttpAgent } from 'node:http';
-import { Agent as HttpsAgent } from 'node:https';
+import { type AgentOptions, Agent as HttpsAgent } from 'node:https';
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
+import type { Clock } from '../../base/clock.ts';
 import type { Index } from './index-set.ts';
 import { proxyFor } from './proxy.ts';
 
@@ -9,9 +10,38 @@ import { proxyFor } from './proxy.ts';
 const IDLE_MAX = 8;
 const HOSTS_MAX = 32;
 
+/** Ends the connection to a proxy that has no tunnel in time: Node waits for the handshake behind it without a limit. */
+class TunnelAgent extends HttpsAgent {
+  readonly #after: (end: () => void) => () => void;
+
+  constructor(options: AgentOptions, after: (end: () => void) => () => void) {
+    super(options);
+    this.#after = after;
+  }
+
+  override createConnection(
+    ...[options, done]: Parameters<HttpsAgent['createConnection']>
+  ): ReturnType<HttpsAgent['createConnection']> {
+    const socket = super.createConnection(options, (...result) => {
+      cancel();
+      done?.(...result);
+    });
+    const cancel = this.#after(() => socket?.destroy());
+    return socket;
+  }
+}
+
 export class Connections {
+  readonly #clock: Clock;
+  readonly #tunnelMsMax: number;
   readonly #agents = new Map<string, HttpAgent>();
   readonly #contexts = new Map<string | undefined, SecureContext>();
+
+  /** @param tunnelMsMax until a tunnel through a proxy is there */
+  constructor(clock: Clock, tunnelMsMax: number) {
+    this.#clock = clock;
+    this.#tunnelMsMax = tunnelMsMax;
+  }
 
   /**
    * @param isTrusted false: its address is checked, so no connection of an earlier check serves it
@@ -50,7 +80,9 @@ export class Connections {
       ...(proxy === undefined ? {} : { proxyEnv: { HTTP_PROXY: proxy, HTTPS_PROXY: proxy } }),
     };
     if (url.protocol !== 'https:') return new HttpAgent(options);
-    return new HttpsAgent({ ...options, secureContext: this.#context(ca) });
+    const secure = { ...options, secureContext: this.#context(ca) };
+    if (proxy === undefined) return new HttpsAgent(secure);
+    return new TunnelAgent(secure, (end) => this.#clock.after(this.#tunnelMsMax, end));
   }
 
   /** Made once: reading the certificates takes longer than a handshake. */

@@ -6,6 +6,7 @@ import type { LookupFunction } from 'node:net';
 import { createGunzip } from 'node:zlib';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
+import { orAborted } from '../../base/time-limit.ts';
 import { PackageError } from '../errors.ts';
 import { UPSTREAM_LIMITS } from '../limits.ts';
 import type { RawPage } from '../protocol/artifact.ts';
@@ -60,7 +61,7 @@ export interface FileAnswer {
 export class Upstream {
   readonly #clock: Clock;
   readonly #isPublic: IsPublic;
-  readonly #connections = new Connections();
+  readonly #connections: Connections;
   readonly #limits: UpstreamLimits;
   readonly #lookup: typeof lookup;
   /** Of pages under way. */
@@ -71,6 +72,7 @@ export class Upstream {
     this.#clock = clock;
     this.#isPublic = isPublic;
     this.#limits = { ...UPSTREAM_LIMITS, ...limits };
+    this.#connections = new Connections(clock, this.#limits.silenceTimeoutMs);
   }
 
   close(): void {
@@ -254,7 +256,10 @@ export class Upstream {
       signal,
     });
     const cancel = this.#clock.after(this.#limits.silenceTimeoutMs, () => {
-      outgoing.destroy(new PackageError('upstream_timeout', 'the index does not answer'));
+      const late = new PackageError('upstream_timeout', 'the index does not answer');
+      outgoing.destroy(late);
+      // A request whose tunnel through a proxy is not there yet reports no error.
+      reject(late);
     });
     outgoing.once('response', (answer) => {
       cancel();
@@ -270,7 +275,12 @@ export class Upstream {
       else reject(asPackageError(error, url, signal));
     });
     outgoing.end();
-    return await promise;
+    const aborted = (): PackageError => asPackageError(new Error('aborted'), url, signal);
+    try {
+      return await orAborted(promise, signal, aborted);
+    } finally {
+      cancel();
+    }
   }
 
   /**
