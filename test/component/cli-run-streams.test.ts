@@ -1,11 +1,14 @@
 /** `run` in a pipe, as `docker run -i`: binary input and output, ends of both, on a real guest agent. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
+import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
+import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import { ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 
@@ -17,8 +20,10 @@ afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
 });
 
-function start(code: string) {
-  const child = spawn(join(ROOT, 'neurovisor'), ['run', '-c', code], {
+const start = (code: string) => startWith(['-c', code]);
+
+function startWith(argv: readonly string[]) {
+  const child = spawn(join(ROOT, 'neurovisor'), ['run', ...argv], {
     env: { ...process.env, ...daemon.env, NO_COLOR: '1' },
   });
   // The command may leave before it has read all input.
@@ -70,5 +75,16 @@ describe('run in a pipe', () => {
     child.stdin.end();
     expect(await text(child.stdout)).toBe("''\n");
     expect(await closed).toBe(0);
+  });
+
+  it('--template of an image: what follows -- is a program of it', async () => {
+    const names = new TemplateNames(daemon.env['NEUROVISOR_HOME'] ?? '');
+    const digest = `sha256:${'a'.repeat(64)}`;
+    const config = { user: '', env: {}, workdir: '/', entrypoint: [], cmd: [], exposedPorts: [] };
+    const environment = { image: 'x:1', imageDigest: digest, digest, ...config, stopSignal: null };
+    await names.set('web', { ...DEFAULT_TEMPLATE, environment }, (path) => writeFile(path, ''));
+    const { child, closed, stderr } = startWith(['--template', 'web', '--', 'echo', 'ran']);
+    child.stdin.end();
+    expect([await text(child.stdout), await closed, await stderr]).toEqual(['ran\n', 0, '']);
   });
 });

@@ -35,7 +35,7 @@ export function addRun(program: Command): void {
         'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
         'python3 does. --workdir copies a directory and starts the script in it. What .gitignore and .dockerignore ' +
         'list stays here, and so do .git, .venv, __pycache__ and node_modules; limits: 20,000 files, 1 GiB.\n\n' +
-        'With --image, programs and scripts run in a container image instead of the built-in system. Without a script ' +
+        'With --image, or a --template of an image, programs and scripts run in a container image instead of the built-in system. Without a script ' +
         'it works as docker run does: the entrypoint of the image runs with what follows --, or with the command of the ' +
         'image, as the user and in the directory that the image names; -it gives the program a terminal. A script needs ' +
         'a Python 3.10 or newer in the image.\n\n' +
@@ -147,13 +147,17 @@ Examples:
             'omit one of them',
           );
         const { run } = await import('../commands/run/run.ts');
-        const { namesProgram } = await import('../commands/run/program.ts');
+        const { isOfImage, namesProgram } = await import('../commands/run/program.ts');
+        const { resolveHome } = await import('../../home.ts');
         const { hasImage } = await import('../commands/run/job.ts');
         if (flags.code !== undefined && flags.module !== undefined)
           throw new UsageError('-c and -m are mutually exclusive', 'omit one of them');
         const isFile = flags.code === undefined && flags.module === undefined;
-        const mayBeProgram = hasImage(flags) || flags.entrypoint !== undefined;
-        if (isFile && mayBeProgram && namesProgram(command.args, raw))
+        const runsPrograms = async (): Promise<boolean> =>
+          hasImage(flags) ||
+          flags.entrypoint !== undefined ||
+          (await isOfImage(resolveHome(cli.config.home).dir, flags.template));
+        if (isFile && namesProgram(command.args, raw) && (await runsPrograms()))
           return await run(cli, file, args, flags, true);
         return isFile || file === undefined
           ? await run(cli, file, args, flags)

@@ -1,6 +1,11 @@
-import { describe, expect, it } from 'vitest';
-import type { ImageInfo } from '../../../sandbox/environment.ts';
-import { argvOf, namesProgram, stopSignalOf } from './program.ts';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { TemplateNames } from '../../../runtime/named-templates/names.ts';
+import type { ImageInfo, SandboxEnvironment } from '../../../sandbox/environment.ts';
+import { DEFAULT_TEMPLATE } from '../../../sandbox/start/template.ts';
+import { argvOf, isOfImage, namesProgram, stopSignalOf } from './program.ts';
 
 const image = (entrypoint: readonly string[], cmd: readonly string[]): ImageInfo => ({
   name: 'app:1',
@@ -65,5 +70,29 @@ describe('namesProgram', () => {
     [['a.py', '-v'], ['run', '--image', 'x', 'a.py', '--', '-v'], false],
   ])('%j of %j: %s', (operands, raw, is) => {
     expect(namesProgram(operands, raw)).toBe(is);
+  });
+});
+
+describe('isOfImage', () => {
+  it('true only for a template of an image', async () => {
+    const home = mkdtempSync(join(tmpdir(), 'nv-program-'));
+    onTestFinished(() => rmSync(home, { recursive: true }));
+    const { name, digest, ...rest } = image([], []);
+    const environment: SandboxEnvironment = {
+      ...rest,
+      image: name,
+      imageDigest: digest,
+      digest: `sha256:${'a'.repeat(64)}`,
+      env: {},
+    };
+    const names = new TemplateNames(home);
+    await names.set('data', DEFAULT_TEMPLATE);
+    await names.set('web', { ...DEFAULT_TEMPLATE, environment }, async (path) =>
+      writeFileSync(path, ''),
+    );
+    writeFileSync(join(home, 'templates/damaged.json'), '{');
+    const given = ['web', 'data', 'agent', 'none', 'damaged', '../web', false, undefined];
+    const found = await Promise.all(given.map((template) => isOfImage(home, template)));
+    expect(found).toEqual([true, ...given.slice(1).map(() => false)]);
   });
 });

@@ -1,6 +1,8 @@
 /** The program of `neurovisor run --image IMAGE [-- PROGRAM]`, or `--build DIR`, chosen as `docker run` does. */
+import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { SignalName } from '../../../guest/guest.ts';
+import { TemplateNames } from '../../../runtime/named-templates/names.ts';
 import type { ImageInfo } from '../../../sandbox/environment.ts';
 import { UsageError } from '../../failure.ts';
 
@@ -67,4 +69,21 @@ export function namesProgram(operands: readonly string[], raw: readonly string[]
   const dashes = raw.indexOf('--');
   const after = dashes < 0 ? 0 : raw.length - dashes - 1;
   return operands.length === after;
+}
+
+/**
+ * Whether the named template is of an image, whose programs then run without --image.
+ * @returns false for none, and for one that is unknown or damaged: its start says so
+ */
+export async function isOfImage(
+  home: string,
+  template: string | boolean = false,
+): Promise<boolean> {
+  if (typeof template !== 'string') return false;
+  try {
+    return (await new TemplateNames(home).get(template)).spec.environment !== undefined;
+  } catch (error) {
+    ignore(error, 'the start reports it');
+    return false;
+  }
 }
