@@ -169,6 +169,7 @@ def run(plan):
         os.write(2, f"{mark}{failure.verdict()}\n".encode())
         status = NOT_STARTED
     finally:
+        remove_secrets(plan)
         remove_targets(made)
         sync()
     return status
@@ -226,6 +227,13 @@ def remove_targets(made):
         except OSError:
             # The command has put something there.
             pass
+
+
+def remove_secrets(plan):
+    """A later step that leaves its root would find them."""
+    for each in plan["mounts"]:
+        if each["type"] == "secret":
+            os.unlink(each["file"])
 
 
 def run_in_namespaces(plan, user):

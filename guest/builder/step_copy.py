@@ -10,6 +10,7 @@ from step_root import (
     DETAIL_CHARACTERS,
     ROOT,
     STAGE,
+    UNPACKED,
     Failed,
     make_directories,
     resolve,
@@ -29,7 +30,6 @@ def copy(plan):
     into = plan["target"].endswith("/") or len(named) > 1 or os.path.isdir(target)
     for path, name in named:
         if plan["extracts"] and is_archive(path):
-            copier.directories(target)
             extract(path, target)
         elif os.path.isdir(path):
             copier.contents(path, target)
@@ -85,8 +85,8 @@ def below(root, at, part):
 
 
 class Copier:
-    def __init__(self, owner, mode):
-        self.owner, self.mode = owner, mode
+    def __init__(self, owner, mode, changes_directories=False):
+        self.owner, self.mode, self.changes_directories = owner, mode, changes_directories
         self.links = {}
 
     def directories(self, path):
@@ -109,11 +109,14 @@ class Copier:
             if os.path.islink(target):
                 target = resolve(ROOT, target[len(ROOT) :])
             self.contents(source, target)
+            if self.changes_directories:
+                self.attributes(source, target)
             return
         if os.path.isdir(target) and not os.path.islink(target):
             raise Failed("failed", f"{target[len(ROOT) :]} is a directory")
         if os.path.lexists(target):
             os.unlink(target)
+            self.links = {key: at for key, at in self.links.items() if at != target}
         key = (info.st_dev, info.st_ino)
         if info.st_nlink > 1 and key in self.links:
             os.link(self.links[key], target, follow_symlinks=False)
@@ -174,7 +177,12 @@ def is_archive(path):
 
 
 def extract(path, target):
-    unpack = ["tar", "-x", "-p", "--numeric-owner", "-f", path, "-C", target]
+    """Not where it belongs: tar would follow links of that root into ours."""
+    os.makedirs(UNPACKED)
+    unpack = ["tar", "-x", "-p", "--numeric-owner", "-f", path, "-C", UNPACKED]
     done = subprocess.run(unpack, stderr=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        raise Failed("failed", done.stderr[:DETAIL_CHARACTERS].decode("utf-8", "replace").strip())
+        words = done.stderr[:DETAIL_CHARACTERS].decode("utf-8", "replace")
+        raise Failed("full" if "No space left" in words else "failed", words.strip())
+    Copier(None, None, changes_directories=True).contents(UNPACKED, target)
+    subprocess.run(["rm", "-rf", UNPACKED], check=False)

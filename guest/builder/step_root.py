@@ -9,6 +9,7 @@ ROOT = f"{STAGE}/root"
 SCRATCH = f"{STAGE}/scratch"
 CACHES = f"{STAGE}/caches"
 CONTEXT = f"{STAGE}/context"
+UNPACKED = f"{STAGE}/unpacked"
 
 DETAIL_CHARACTERS = 1000
 ACCOUNT_BYTES = 262144
@@ -114,11 +115,18 @@ class User:
 
 def lines_of(root, name):
     try:
-        with open(resolve(root, name), "rb") as file:
-            text = file.read(ACCOUNT_BYTES).decode("utf-8", "replace")
+        # Nobody may write to a pipe of that name.
+        descriptor = os.open(resolve(root, name), os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            text = (file.read(ACCOUNT_BYTES) or b"").decode("utf-8", "replace")
     except OSError:
         return []
     return [line.split(":") for line in text.split("\n")]
+
+
+def is_id(text):
+    """All ones are "no change" for chown(2) and setresuid(2)."""
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < (1 << 32) - 1
 
 
 def user_of(root, text):
@@ -130,19 +138,19 @@ def user_of(root, text):
             one
             for one in lines_of(root, "/etc/passwd")
             if len(one) >= 6
-            and one[2].isdigit()
-            and one[3].isdigit()
-            and (one[0] == name or (name.isdigit() and int(one[2]) == int(name)))
+            and is_id(one[2])
+            and is_id(one[3])
+            and (one[0] == name or (is_id(name) and int(one[2]) == int(name)))
         ),
         None,
     )
-    if entry is None and not name.isdigit():
+    if entry is None and not is_id(name):
         raise Failed("failed", f"there is no user {name} in /etc/passwd")
     uid = int(entry[2]) if entry else int(name)
     gid = int(entry[3]) if entry else 0
     home = entry[5] if entry else "/"
-    groups = [one for one in lines_of(root, "/etc/group") if len(one) >= 4 and one[2].isdigit()]
-    if group.isdigit():
+    groups = [one for one in lines_of(root, "/etc/group") if len(one) >= 4 and is_id(one[2])]
+    if is_id(group):
         return User(uid, int(group), [], home)
     if group:
         found = next((int(one[2]) for one in groups if one[0] == group), None)

@@ -90,6 +90,8 @@ export interface BuildParts {
   /** As images call it. */
   readonly architecture: string;
   readonly cache: BuildCache;
+  /** Of a scratch disk. */
+  readonly diskBytes: number;
   /** @throws OciError */
   base(source: Exclude<Source, { kind: 'stage' | 'scratch' }>, signal: AbortSignal): Promise<Base>;
   startVm(disks: StageDisks, signal: AbortSignal): Promise<StageVm>;
@@ -237,7 +239,7 @@ class Build {
 
   async #has(key: StepKey): Promise<boolean> {
     if (this.#request.noCache && !this.#made.has(key)) return false;
-    return await this.#parts.cache.has('steps', key);
+    return await this.#parts.cache.has('steps', key, this.#parts.diskBytes);
   }
 
   /** Runs what is not cached. @param packs whether the result becomes an environment */

@@ -43,11 +43,13 @@ export class BuildCache {
     return join(this.#dir, kind, `${key.slice('sha256:'.length)}.ext4`);
   }
 
-  /** Marks it as used now. */
-  async has(kind: Kind, key: StepKey): Promise<boolean> {
+  /** Marks it as used now. @param bytesMin false for a smaller disk: its file system can't grow */
+  async has(kind: Kind, key: StepKey, bytesMin = 0): Promise<boolean> {
     const now = new Date(systemClock.wall());
+    const path = this.path(kind, key);
     try {
-      await utimes(this.path(kind, key), now, now);
+      if ((await stat(path)).size < bytesMin) return false;
+      await utimes(path, now, now);
       return true;
     } catch (error) {
       if (errorCode(error) === 'ENOENT') return false;

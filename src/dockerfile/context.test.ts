@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -90,6 +91,13 @@ describe('BuildContext', () => {
       write('a', text);
       await expect(read(selection)).rejects.toMatchObject({ code: 'invalid_source' });
     }
+  });
+
+  it('sources: a pipe is none; in a directory it is left out', async () => {
+    mkdirSync(join(dir, 'd'));
+    execFileSync('mkfifo', [join(dir, 'd/pipe')]);
+    expect(await paths('d')).toEqual(['0']);
+    await expect(select('d/pipe')).rejects.toThrow('line 7: d/pipe is not a file');
   });
 
   it('sources: their number is bounded, however they are named', async () => {

@@ -177,7 +177,7 @@ export class BuildContext {
           await add(join(from, name), this.#judge(at, name), `${path}/${name}`, depth + 1);
         }
         if (ignored && entries.length === before + 1) entries.pop();
-      }
+      } else if (depth === 0) throw contextInvalid(line, `${shown(at.path)} is not a file`);
       this.#check(line);
     };
     await add(await this.#inside(line, top.path), top, as, 0);

@@ -1,5 +1,6 @@
 /** Builds Dockerfiles with this machine's VMs and images: the part that joins both. */
 import { join } from 'node:path';
+import { MIB } from '../base/units.ts';
 import type { BuilderVms } from '../runtime/image-builder.ts';
 import type { Images, ImagesContext, PulledImage, Reference } from '../runtime/images.ts';
 import { openToolVms, parseReference } from '../runtime/images.ts';
@@ -42,6 +43,7 @@ export async function buildEnvironment(
   };
   const parts: BuildParts = {
     architecture: images.architecture,
+    diskBytes: vm.diskMib * MIB,
     cache: new BuildCache(join(home.cacheDir, 'dockerfile')),
     base: async (source): Promise<Base> => {
       if (source.kind === 'agent') {

@@ -58,6 +58,7 @@ describe('--build', () => {
     const { key } = await buildDockerfile(
       {
         architecture: store.architecture,
+        diskBytes: 0,
         cache: new BuildCache(join(home, 'cache/dockerfile')),
         base: never,
         startVm: never,

@@ -44,6 +44,7 @@ describe('buildDockerfile', () => {
   let onRun: (argv: string) => number | Promise<number>;
   /** Of the cache; undefined: as usual. */
   let bytesMax: number | undefined;
+  let diskBytes: number;
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'nv-dockerfile-'));
     for (const name of ['context', 'work', 'environments']) mkdirSync(join(dir, name));
@@ -51,6 +52,7 @@ describe('buildDockerfile', () => {
     events = [];
     onRun = () => 0;
     bytesMax = undefined;
+    diskBytes = 0;
   });
   afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
@@ -109,6 +111,7 @@ describe('buildDockerfile', () => {
     const parts: BuildParts = {
       architecture: 'amd64',
       cache: new BuildCache(join(dir, 'cache'), bytesMax),
+      diskBytes,
       base: async (source) => ({
         disk: {
           kind: source.kind === 'agent' ? 'system' : 'file',
@@ -319,6 +322,13 @@ describe('buildDockerfile', () => {
     expect(readFileSync(join(dir, 'cache/mounts', disks[0] ?? ''), 'utf8')).toBe(
       'one\ntwo\nthree\n',
     );
+  });
+
+  it('cache: a larger disk than that of the kept steps begins again', async () => {
+    await build('FROM a\nRUN one');
+    diskBytes = 1_000;
+    expect((await build('FROM a\nRUN one\nRUN two')).steps).toEqual({ run: 2, cached: 0 });
+    expect((await build('FROM a\nRUN one')).steps).toEqual({ run: 0, cached: 1 });
   });
 
   it('a file that changes after its digest was taken is not kept under it', async () => {

@@ -197,6 +197,73 @@ ENTRYPOINT ["/lib/app/a.sh"]
     expect(has(join(dir, 'cache/dockerfile/mounts', caches), 'kept')).toBe(true);
   });
 
+  it('hostile commands: secrets of earlier steps are gone, links lead nowhere, processes end', async () => {
+    const files = join(dir, 'context');
+    mkdirSync(files, { recursive: true });
+    writeFileSync(join(files, 'a.tar'), tar([{ name: 'out/marker', data: 'm' }]));
+    writeFileSync(join(files, 'ü\nx'), 'name');
+    const layer = tar([
+      { name: 'd/', type: 'dir', mode: 0o755 },
+      { name: 'd/old', data: 'x' },
+      { name: 'tmp/', type: 'dir', mode: 0o1777 },
+      { name: 'suid', data: 'x', mode: 0o4755 },
+      { name: 'app/', type: 'dir' },
+      { name: 'app/out', type: 'symlink', target: '/etc' },
+      { name: 'app/up', type: 'symlink', target: '/proc/1/root' },
+      { name: 'etc/', type: 'dir' },
+    ]);
+    writeLayout(join(dir, 'hostile'), makeImage([{ tar: layer }]));
+    const tool = (...argv: string[]): string =>
+      `RUN --mount=type=bind,from=agent,source=/,target=/a ${JSON.stringify([
+        '/a/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2',
+        '--library-path',
+        '/a/usr/lib/x86_64-linux-gnu',
+        ...argv,
+      ])}`;
+    const built = await build(`
+FROM agent AS s
+ENV A=ü
+RUN --mount=type=secret,id=t echo "$A" && (setsid sleep 1000 &)
+RUN <<E
+#!/usr/bin/env python3
+import os
+os.mkdir('/x')
+os.chroot('/x')
+for _ in range(20): os.chdir('..')
+os.chroot('.')
+secrets = [os.listdir(at) for at in ['/run/neurovisor-secrets'] if os.path.isdir(at)]
+print('outside:', os.path.isdir('/stage'), secrets, flush=True)
+os.rmdir('/stage/root/x')
+E
+RUN rm /etc/passwd && mkfifo /etc/passwd && mkdir /made && touch /made/file
+USER 5
+RUN id -u
+
+FROM oci:${join(dir, 'hostile')}
+${tool('/a/usr/bin/rm', '-r', '/d')}
+${tool('/a/usr/bin/mkdir', '-m', '700', '/d')}
+${tool('/a/usr/bin/touch', '/d/new')}
+ADD a.tar /app/
+COPY *x /app/up/names/
+COPY --from=s /made/file /app/up/made/
+WORKDIR /app/up/dir
+`);
+    expect(output()).toMatch(/^ü$/m);
+    expect(output()).toMatch(/^outside: True \[\[\]\]$/m);
+    expect(output()).toMatch(/^5$/m);
+    const found = await contents(built.environment.image);
+    expect(found).toMatchObject({
+      d: 'drwx------ 0:0',
+      'd/new': '-rw-r--r-- 0:0 ',
+      tmp: 'drwxrwxrwt 0:0',
+      suid: '-rwsr-xr-x 0:0 x',
+      'etc/marker': expect.stringMatching(/ m$/),
+      'app/out': expect.stringMatching(/ \/etc$/),
+    });
+    expect(Object.keys(found).filter((path) => /old|^a$|^x$/.test(path))).toEqual([]);
+    expect(found['proc/1/root/names/ü\nx']).toMatch(/name$/);
+  });
+
   it('a failing step names its line; the steps before it are kept', async () => {
     const text = 'FROM agent\nRUN echo fine > /fine\n\nRUN echo broken >&2; exit 7\n';
     const failing = await build(text).catch((error: unknown) => error);
