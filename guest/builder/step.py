@@ -3,6 +3,7 @@
     step.py LENGTH     stdin: a plan in JSON of that many bytes, then an archive if the plan is to copy one
 
     {"task": "mount"}      /stage/root: the stage's base under the scratch disk; /stage/from/N: other stages
+    {"task": "receive"}    files of the archive, for mounts of the next command
     {"task": "run"}        a command in that root, in namespaces of its own
     {"task": "copy"}       files of the archive or of another stage into that root
     {"task": "directory"}  a directory in that root
@@ -33,6 +34,7 @@ from step_root import (
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUTS,
+    CONTEXT,
     DETAIL_CHARACTERS,
     MS_BIND,
     MS_NOATIME,
@@ -77,7 +79,13 @@ def main():
     if plan["task"] == "run":
         sys.exit(run(plan))
     try:
-        tasks = {"mount": mount_all, "copy": step_copy.copy, "directory": directory, "pack": pack}
+        tasks = {
+            "mount": mount_all,
+            "receive": receive,
+            "copy": step_copy.copy,
+            "directory": directory,
+            "pack": pack,
+        }
         result = tasks[plan["task"]](plan)
         line = json.dumps(result)
     except Failed as failure:
@@ -170,6 +178,7 @@ def run(plan):
         status = NOT_STARTED
     finally:
         remove_secrets(plan)
+        subprocess.run(["rm", "-rf", CONTEXT], check=False)
         remove_targets(made)
         sync()
     return status
@@ -195,7 +204,14 @@ def absolute(plan, path):
     return path if path.startswith("/") else f"{plan['workdir']}/{path}"
 
 
+def receive(_plan):
+    step_copy.receive([])
+    return {}
+
+
 def source_of(each):
+    if each["source"] is None:
+        return resolve(CONTEXT, each["path"])
     return resolve(f"{STAGE}/from/{each['source']}", each["path"])
 
 

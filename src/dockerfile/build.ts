@@ -13,7 +13,7 @@ import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import type { ImageConfig } from '../oci/documents.ts';
 import type { BuildCache } from './cache.ts';
-import { archiveOf, BuildContext } from './context.ts';
+import { archiveOf, BuildContext, type Selection } from './context.ts';
 import { DockerfileError, invalid } from './errors.ts';
 import type { CopyStep, RunStep, Step } from './evaluate.ts';
 import { digest, type StepKey } from './keys.ts';
@@ -357,7 +357,7 @@ class Build {
     const number = this.#reportStep(stage, index, step, false);
     const startedAtMs = systemClock.now();
     this.#ran += 1;
-    if (step.kind === 'run') await this.#runStep(vm, number, step, numbers);
+    if (step.kind === 'run') await this.#runStep(vm, number, step, selection, numbers);
     else {
       const work =
         step.kind === 'workdir'
@@ -378,19 +378,27 @@ class Build {
     vm: StageVm,
     number: number,
     step: RunStep,
+    selection: Selection | null,
     numbers: ReadonlyMap<string, number>,
   ): Promise<void> {
     const { argv, program, env, user, workdir, network } = step;
-    const mounts = step.mounts.flatMap((mount) => this.#mount(mount, numbers));
+    let placed = 0;
+    const mounts = step.mounts.flatMap((mount): readonly StepMount[] => {
+      if (mount.type !== 'bind' || mount.from !== null) return this.#mount(mount, numbers);
+      placed += 1;
+      return [{ type: 'bind', source: null, path: `${placed - 1}`, target: mount.target }];
+    });
+    const isFault = (error: unknown): never => {
+      throw faultOf(error, step.line, step.text);
+    };
+    if (selection !== null) await vm.placeFiles(archiveOf(selection)).catch(isFault);
     const tail = new Tail();
     const onOutput: OnOutput = (stream, chunk) => {
       tail.add(chunk);
       this.#parts.onEvent({ kind: 'output', number, stream, chunk });
     };
     const plan = { argv, program, env, user, workdir, network, mounts };
-    const end = await vm.run(plan, onOutput).catch((error: unknown) => {
-      throw faultOf(error, step.line, step.text);
-    });
+    const end = await vm.run(plan, onOutput).catch(isFault);
     if (end.exitCode === 0) return;
     const how = end.oomKilled
       ? 'ran out of memory'
@@ -416,7 +424,7 @@ class Build {
       const secret = this.#request.secrets.get(id);
       return secret === undefined ? [] : [{ ...rest, secret }];
     }
-    const source = numbers.get(sourceName(mount.from));
+    const source = mount.from === null ? undefined : numbers.get(sourceName(mount.from));
     if (source === undefined) return [];
     return [{ type: 'bind', source, path: mount.source, target: mount.target }];
   }

@@ -82,6 +82,8 @@ export class BuildCache {
     const path = join(this.#dir, 'locks', key.slice('sha256:'.length));
     await using lock = await open(path, 'a', 0o600);
     while (!tryLockExclusive(lock.fd)) await sleep(LOCK_POLL_MS, signal);
+    // Else another build may remove an old one that is held.
+    await lock.utimes(systemClock.wall() / 1000, systemClock.wall() / 1000);
     return await work();
   }
 

@@ -198,6 +198,7 @@ describe('evaluateStage', () => {
     ['FOO x', 'line 2: unknown instruction FOO'],
     ['RUN', 'line 2: RUN has no argument'],
     ['RUN --mount=type=ssh x', '--mount=type=ssh'],
+    ['RUN --mount=source=*.lock,target=/x x', '--mount source=*.lock'],
     ['RUN --mount=type=cache x', 'no target'],
     ['RUN --mount=type=secret,id=../x x', 'no valid id'],
     ['RUN --mount=type=tmpfs,target=/x,foo=1 x', 'has no foo'],

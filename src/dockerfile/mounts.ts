@@ -1,5 +1,6 @@
 /** `RUN --mount=…`. Pure. */
 import { invalid, shown, unsupported } from './errors.ts';
+import { hasWildcard } from './glob.ts';
 import { type Source, type Stage, sourceOfFrom } from './stages.ts';
 import { expandWord, type Scope } from './words.ts';
 
@@ -26,10 +27,10 @@ export type RunMount =
       readonly gid: number;
     }
   | { readonly type: 'tmpfs'; readonly target: string }
-  /** Files of another stage or image, read-only. */
+  /** Files of another stage or image, or of the context (null), read-only. */
   | {
       readonly type: 'bind';
-      readonly from: Source;
+      readonly from: Source | null;
       readonly source: string;
       readonly target: string;
     };
@@ -118,11 +119,12 @@ export function readMount(
     const from = take('from');
     take('readonly');
     if (flag('readwrite')) throw unsupported(line, '--mount=type=bind with readwrite', 'Use COPY.');
-    if (from === undefined) {
-      throw unsupported(line, '--mount=type=bind without from', 'Use COPY, or name a stage.');
+    const origin = from === undefined ? null : sourceOfFrom(from, stages, own, line);
+    const source = take('source') ?? '.';
+    if (origin === null && hasWildcard(source)) {
+      throw unsupported(line, `--mount source=${shown(source)}`, 'A source has no wildcards.');
     }
-    const origin = sourceOfFrom(from, stages, own, line);
-    mount = { type, from: origin, source: take('source') ?? '.', target };
+    mount = { type, from: origin, source, target };
   } else throw unsupported(line, `--mount=type=${shown(type)}`);
   const [unknown] = fields.keys();
   if (unknown !== undefined) throw invalid(line, `--mount=type=${type} has no ${shown(unknown)}`);

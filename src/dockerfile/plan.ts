@@ -40,7 +40,7 @@ export interface PlannedStep {
   readonly step: Step;
   /** Of the stage's files after this step. */
   readonly key: StepKey;
-  /** What COPY takes from the context; null: nothing. */
+  /** What COPY, or mounts of RUN in their order, take from the context; null: nothing. */
   readonly selection: Selection | null;
 }
 
@@ -152,8 +152,14 @@ export class Planner {
   }
 
   async #select(step: Step): Promise<Selection | null> {
-    if (step.kind !== 'copy' || step.from !== null) return null;
     const { context, signal } = this.#options;
+    if (step.kind === 'run') {
+      const sources = step.mounts.flatMap((mount) =>
+        mount.type === 'bind' && mount.from === null ? [mount.source] : [],
+      );
+      return sources.length === 0 ? null : await context.select(step.line, sources, [], signal);
+    }
+    if (step.kind !== 'copy' || step.from !== null) return null;
     return await context.select(step.line, step.sources, step.inline, signal);
   }
 }
@@ -162,5 +168,7 @@ export class Planner {
 export function readBy(step: Step): readonly Source[] {
   if (step.kind === 'copy') return step.from === null ? [] : [step.from];
   if (step.kind === 'workdir') return [];
-  return step.mounts.flatMap((mount) => (mount.type === 'bind' ? [mount.from] : []));
+  return step.mounts.flatMap((mount) =>
+    mount.type === 'bind' && mount.from !== null ? [mount.from] : [],
+  );
 }

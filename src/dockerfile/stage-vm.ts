@@ -43,8 +43,8 @@ export type StepMount =
   | { readonly type: 'tmpfs'; readonly target: string }
   | {
       readonly type: 'bind';
-      /** Number in `StageDisks.sources`. */
-      readonly source: number;
+      /** Number in `StageDisks.sources`; null: what `placeFiles` has placed. */
+      readonly source: number | null;
       readonly path: string;
       readonly target: string;
     };
@@ -83,6 +83,8 @@ export interface RunEnd {
 export interface StageVm {
   /** Nothing writes to these files between steps. `caches`: null without cache mounts. */
   readonly disks: { readonly scratch: string; readonly caches: string | null };
+  /** Files for mounts of the next command, each below its number. */
+  placeFiles(archive: AsyncIterable<Uint8Array>): Promise<void>;
   run(plan: RunPlan, onOutput: OnOutput): Promise<RunEnd>;
   copy(plan: CopyPlan, archive: AsyncIterable<Uint8Array> | null): Promise<void>;
   makeDirectory(path: string): Promise<void>;

@@ -267,6 +267,10 @@ class Stage implements StageVm {
     });
   }
 
+  async placeFiles(archive: AsyncIterable<Uint8Array>): Promise<void> {
+    await this.#watched(() => this.#ask({ task: 'receive' }, archive));
+  }
+
   async copy(plan: CopyPlan, archive: AsyncIterable<Uint8Array> | null): Promise<void> {
     await this.#watched(() => this.#ask({ ...plan, task: 'copy' }, archive));
   }

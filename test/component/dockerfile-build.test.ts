@@ -6,6 +6,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -83,6 +84,11 @@ describe('buildDockerfile', () => {
         write(text);
         if (caches !== null) writeFileSync(caches, `${text}\n`, { flag: 'a' });
         return { exitCode, signal: null, oomKilled: false };
+      },
+      async placeFiles(archive) {
+        let bytes = 0;
+        for await (const chunk of archive) bytes += chunk.length;
+        write(`placed ${bytes > 0}`);
       },
       async copy(plan, archive) {
         vm.copies.push(plan);
@@ -246,6 +252,27 @@ describe('buildDockerfile', () => {
     expect(second.key).toBe(first.key);
   });
 
+  it('mounts of the context: their files are placed before the command, and are in its key', async () => {
+    writeFileSync(join(dir, 'context/uv.lock'), '1');
+    writeFileSync(join(dir, 'context/other'), '1');
+    const text =
+      'FROM a\nWORKDIR /w\nRUN --mount=type=bind,source=uv.lock,target=uv.lock ' +
+      '--mount=type=tmpfs,target=/t --mount=target=/all uv sync';
+    const first = await build(text);
+    expect(vms[0]?.runs[0]?.mounts).toEqual([
+      { type: 'bind', source: null, path: '0', target: 'uv.lock' },
+      { type: 'tmpfs', target: '/t' },
+      { type: 'bind', source: null, path: '1', target: '/all' },
+    ]);
+    expect(result(first.key)).toBe('mkdir /w\nplaced true\nuv sync\n');
+    expect((await build(text)).steps.run).toBe(0);
+    writeFileSync(join(dir, 'context/other'), '2');
+    expect((await build(text)).steps.run).toBeGreaterThan(0);
+    await expect(build('FROM a\nRUN --mount=source=none,target=/x y')).rejects.toThrow(
+      'line 2: "none" is not in the context',
+    );
+  });
+
   it('cache mounts: their disk goes from build to build, and is in no key', async () => {
     const text = (command: string) => `FROM a\nRUN --mount=type=cache,target=/c ${command}`;
     await build(text('one'));
@@ -385,6 +412,26 @@ describe('buildDockerfile', () => {
 });
 
 describe('BuildCache', () => {
+  it('locks: an old one that is held stays', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-build-cache-'));
+    try {
+      const cache = new BuildCache(join(dir, 'cache'));
+      await cache.make();
+      const key = `sha256:${'a'.repeat(64)}`;
+      const path = join(dir, 'cache/locks', 'a'.repeat(64));
+      writeFileSync(path, '');
+      utimesSync(path, 1, 1);
+      const { signal } = new AbortController();
+      await cache.alone(key, signal, () => cache.enforceBound(new Set()));
+      expect(existsSync(path)).toBe(true);
+      utimesSync(path, 1, 1);
+      await cache.enforceBound(new Set());
+      expect(existsSync(path)).toBe(false);
+    } finally {
+      rmSync(dir, { recursive: true, force: true });
+    }
+  });
+
   it('bound: what was not used for longest goes', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'nv-build-cache-'));
     try {

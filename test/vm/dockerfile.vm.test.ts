@@ -200,6 +200,8 @@ ENTRYPOINT ["/lib/app/a.sh"]
   it('hostile commands: secrets of earlier steps are gone, links lead nowhere, processes end', async () => {
     const files = join(dir, 'context');
     mkdirSync(files, { recursive: true });
+    mkdirSync(join(files, 'sub'));
+    writeFileSync(join(files, 'sub/x'), 'bound\n', { mode: 0o644 });
     writeFileSync(join(files, 'a.tar'), tar([{ name: 'out/marker', data: 'm' }]));
     writeFileSync(join(files, 'ü\nx'), 'name');
     const layer = tar([
@@ -237,7 +239,8 @@ os.rmdir('/stage/root/x')
 E
 RUN rm /etc/passwd && mkfifo /etc/passwd && mkdir /made && touch /made/file
 USER 5
-RUN id -u
+RUN --mount=type=bind,source=sub/x,target=/b/x --mount=target=/all,ro cat /b/x /all/sub/x && id -u && ! touch /all/y
+RUN test ! -e /b && test ! -e /all
 
 FROM oci:${join(dir, 'hostile')}
 ${tool('/a/usr/bin/rm', '-r', '/d')}
@@ -250,7 +253,7 @@ WORKDIR /app/up/dir
 `);
     expect(output()).toMatch(/^ü$/m);
     expect(output()).toMatch(/^outside: True \[\[\]\]$/m);
-    expect(output()).toMatch(/^5$/m);
+    expect(output()).toMatch(/^bound\nbound\n5$/m);
     const found = await contents(built.environment.image);
     expect(found).toMatchObject({
       d: 'drwx------ 0:0',
