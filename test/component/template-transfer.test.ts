@@ -314,6 +314,16 @@ requires('docker-registry', isThere || 'docker-registry is not installed').descr
       expect(temporary()).toEqual([]);
     });
 
+    it('a template that cannot be used here is named as it was asked for', async () => {
+      const reference = `${host}/team/large:1`;
+      await names.set('large', { ...plain, cpus: 1e6 });
+      await pushTemplate(context(), await names.get('large'), reference);
+      await expect(pullTemplate(context(), others, reference)).rejects.toMatchObject({
+        code: 'spec_invalid',
+        message: `the template in ${reference} can't be used here`,
+      });
+    });
+
     it('an unknown tag, a taken name, and another host that is off have their errors', async () => {
       await pushTemplate(context(), await names.get('data'), `${host}/data:1`);
       const pulling = pullTemplate(context(), others, `${host}/data:2`);

@@ -21,7 +21,7 @@ import {
   statfs,
   writeFile,
 } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Transform, type TransformCallback } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createZstdCompress, createZstdDecompress } from 'node:zlib';
@@ -151,36 +151,41 @@ export const LAYOUT_TAG = 'template';
 
 /**
  * @param hostCpus see `makeSpec`
+ * @param from where it comes from, for errors
  * @throws SandboxError `not_found`: no layout; `spec_invalid`: not a template, or damaged
  */
-export async function readTemplate(dir: string, hostCpus: number): Promise<PackedTemplate> {
+export async function readTemplate(
+  dir: string,
+  hostCpus: number,
+  from: string = dir,
+): Promise<PackedTemplate> {
   const blobs = join(dir, 'blobs/sha256');
-  const index = parse(indexSchema, await readBounded(join(dir, 'index.json'), dir), dir);
+  const index = parse(indexSchema, await readBounded(join(dir, 'index.json'), from), from);
   const [top] = index.manifests as [Descriptor];
-  const manifest = parseManifest(await readBlob(blobs, top, dir), dir);
-  const document = await readBlob(blobs, manifest.config, dir);
-  const { name, spec, diskBytes } = parse(configSchema, document, dir);
+  const manifest = parseManifest(await readBlob(blobs, top, from), from);
+  const document = await readBlob(blobs, manifest.config, from);
+  const { name, spec, diskBytes } = parse(configSchema, document, from);
   const [layer] = manifest.layers;
-  const checked = checkSpec(spec, hostCpus, dir);
+  const checked = checkSpec(spec, hostCpus, from);
   const { environment } = checked;
   if (environment === undefined) {
-    if (layer !== undefined) throw invalid(dir, 'it has a disk, but no image');
+    if (layer !== undefined) throw invalid(from, 'it has a disk, but no image');
     return { name, spec: checked };
   }
   if (layer?.mediaType !== DISK_TYPE || diskBytes === undefined) {
-    throw invalid(dir, 'the disk of its image is missing');
+    throw invalid(from, 'the disk of its image is missing');
   }
   const writeDisk = async (path: string, signal: AbortSignal): Promise<void> => {
     try {
       await requireRoom(path, diskBytes);
-      await unpack(join(blobs, hexOf(layer.digest)), layer, path, { dir, diskBytes, signal }).then(
+      await unpack(join(blobs, hexOf(layer.digest)), layer, path, { from, diskBytes, signal }).then(
         (digest) => {
-          if (digest !== environment.digest) throw invalid(dir, 'its disk has another digest');
+          if (digest !== environment.digest) throw invalid(from, 'its disk has another digest');
         },
       );
     } catch (error) {
       await rm(path, { force: true });
-      throw explained(error, dir, signal);
+      throw explained(error, dirname(path), signal);
     }
   };
   return { name, spec: checked, writeDisk };
@@ -195,26 +200,26 @@ export function parseManifest(bytes: Uint8Array, where: string): z.infer<typeof 
 
 /** @returns the digest of what was unpacked */
 async function unpack(
-  from: string,
+  path: string,
   { digest, size }: Descriptor,
   to: string,
-  job: { readonly dir: string; readonly diskBytes: number; readonly signal: AbortSignal },
+  job: { readonly from: string; readonly diskBytes: number; readonly signal: AbortSignal },
 ): Promise<string> {
-  const { dir, diskBytes, signal } = job;
-  await requireFile(from, size, dir);
+  const { from, diskBytes, signal } = job;
+  await requireFile(path, size, from);
   const stored = new Measure(size);
   const plain = new Measure(diskBytes);
   const target = createWriteStream(to, { flags: 'wx', mode: 0o600 });
   try {
-    await pipeline(createReadStream(from), stored, createZstdDecompress(), plain, target, {
+    await pipeline(createReadStream(path), stored, createZstdDecompress(), plain, target, {
       signal,
     });
   } catch (error) {
     const isOurs = error instanceof TooLong || /^Z|zstd/i.test(String(errorCode(error)));
-    throw isOurs ? invalid(dir, 'its disk is damaged') : error;
+    throw isOurs ? invalid(from, 'its disk is damaged') : error;
   }
   if (stored.digest() !== digest || plain.bytes !== diskBytes) {
-    throw invalid(dir, 'its disk is damaged');
+    throw invalid(from, 'its disk is damaged');
   }
   // As those of images, whatever the umask: a VMM in its jail may be another user.
   await chmod(to, 0o644);

@@ -19,6 +19,7 @@ import { checkNewName, type TemplateNames } from './names.ts';
 /**
  * Gives the template of a directory its name, or another. Nothing is built: the first use does.
  * @param name undefined: the one that it was exported with
+ * @param from where it comes from, for errors
  * @throws SandboxError `not_found`, `spec_invalid`, `name_taken`, `disk_full`
  */
 export async function importTemplate(
@@ -26,8 +27,9 @@ export async function importTemplate(
   names: TemplateNames,
   dir: string,
   name?: string,
+  from: string = dir,
 ): Promise<NamedTemplate> {
-  const packed = await readTemplate(dir, availableParallelism());
+  const packed = await readTemplate(dir, availableParallelism(), from);
   const own = name ?? packed.name;
   checkNewName(own);
   await withSetupLock(context, async () => {
@@ -82,7 +84,7 @@ export async function pullTemplate(
         return [config, ...layers].reduce((sum, { size }) => sum + size, 0);
       },
     });
-    return await importTemplate(context, names, layout, name);
+    return await importTemplate(context, names, layout, name, reference.text);
   });
 }
 
