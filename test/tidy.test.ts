@@ -135,7 +135,17 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     memory: ['.'],
     kernel: ['.'],
     environment: ['.'],
-    'registry.ts': ['.', 'start', 'channel', 'network', 'memory', 'kernel', 'environment'],
+    packages: ['.'],
+    'registry.ts': [
+      '.',
+      'start',
+      'channel',
+      'network',
+      'memory',
+      'kernel',
+      'environment',
+      'packages',
+    ],
   },
   cli: {
     '.': [],

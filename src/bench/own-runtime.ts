@@ -2,10 +2,10 @@ import { silentProgress } from '../base/progress.ts';
 import { Runtime, type RuntimeOptions } from '../runtime/runtime.ts';
 import type { BenchContext } from './benchmark.ts';
 
-/** A benchmark's own runtime, without a model, such as for boots with another kernel or launch. */
+/** A benchmark's own runtime, without a model, such as for boots with another kernel, launch or package index. */
 export function openOwnRuntime(
   { config, signal, log }: Pick<BenchContext, 'config' | 'signal' | 'log'>,
-  options: Pick<RuntimeOptions, 'kernelPath' | 'aroundLaunch'> = {},
+  options: Pick<RuntimeOptions, 'kernelPath' | 'aroundLaunch' | 'packageIndexes'> = {},
   more: Partial<RuntimeOptions['config']> = {},
 ): Promise<Runtime> {
   return Runtime.open({

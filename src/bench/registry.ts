@@ -17,6 +17,7 @@ import { memoryBenchmark } from './memory/memory.ts';
 import { oomBenchmark } from './memory/oom.ts';
 import { vmmMemoryBenchmark } from './memory/vmm.ts';
 import { networkBenchmark } from './network/network.ts';
+import { installBenchmark } from './packages/install.ts';
 import { bootBenchmark } from './start/boot.ts';
 import { cloneBenchmark } from './start/clone.ts';
 import { forkBenchmark } from './start/fork.ts';
@@ -40,6 +41,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   environmentBenchmark,
   unpackBenchmark,
   buildBenchmark,
+  installBenchmark,
   memoryBenchmark,
   vmmMemoryBenchmark,
   channelBenchmark,
