@@ -93,6 +93,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'trace',
     'client',
     'config',
+    'dockerfile',
     'home',
     'runtime',
     'sandbox',

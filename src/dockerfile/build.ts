@@ -181,7 +181,7 @@ class Build {
       await cache.enforceBound(this.#needed);
     }
     const steps = { run: this.#ran, cached: this.#cached };
-    const config = planned.disk.kind === 'system' ? asAgent(planned.config) : planned.config;
+    const config = planned.disk.hasUser === true ? withUser(planned.config) : planned.config;
     return { key: planned.key, config, warnings: this.#warnings, steps };
   }
 
@@ -430,8 +430,8 @@ class Build {
   }
 }
 
-/** The default environment's own user and directory, unless the Dockerfile says others; its steps run as root. */
-function asAgent(config: ImageConfig): ImageConfig {
+/** The user and directory of our environments, unless the Dockerfile says others. */
+function withUser(config: ImageConfig): ImageConfig {
   const { user, workdir } = config;
   return { ...config, user: user || 'user', workdir: workdir === '/' ? '/home/user' : workdir };
 }

@@ -34,7 +34,7 @@ const copy = (text: string) => {
 describe('stages', () => {
   it('FROM: an image with global arguments, a name, an earlier stage, agent, scratch', () => {
     const { graph } = evaluate(
-      'ARG V=1\nARG N=deb:$V\nFROM $N AS Build\nFROM build AS two\nFROM agent\nFROM scratch\n',
+      'ARG V=1\nARG N=deb:$V\nFROM $N AS Build\nFROM build AS two\nFROM agent\nFROM scratch\nFROM base\n',
       { V: '2' },
     );
     expect(graph.stages.map(({ base, name }) => [name, base])).toEqual([
@@ -42,6 +42,7 @@ describe('stages', () => {
       ['two', { kind: 'stage', index: 0 }],
       [null, { kind: 'agent' }],
       [null, { kind: 'scratch' }],
+      [null, { kind: 'ready-made', name: 'base' }],
     ]);
     expect(targetStage(graph, 'TWO').index).toBe(1);
     expect(targetStage(graph, '2').index).toBe(2);
@@ -52,7 +53,6 @@ describe('stages', () => {
     ['', 'has no FROM'],
     ['FROM a b', 'is not FROM IMAGE'],
     ['FROM --platform=linux/arm64 a', 'the platform linux/arm64'],
-    ['FROM base', 'line 1: FROM base'],
     ['FROM a AS b\nFROM c\nCOPY --from=d x y\nFROM e AS d', 'EVAL'],
     ['FROM ${N:?set it}', 'line 1: N is not set: set it'],
   ])('%j is refused: %s', (text, message) => {

@@ -1,9 +1,20 @@
 /** Builds Dockerfiles with this machine's VMs and images: the part that joins both. */
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemClock } from '../base/clock.ts';
+import { describeError } from '../base/errors.ts';
+import { plain } from '../base/text/plain.ts';
 import { MIB } from '../base/units.ts';
 import type { BuilderVms } from '../runtime/image-builder.ts';
-import type { Images, ImagesContext, PulledImage, Reference } from '../runtime/images.ts';
+import type {
+  Environment,
+  Images,
+  ImagesContext,
+  PulledImage,
+  Reference,
+} from '../runtime/images.ts';
 import { openToolVms, parseReference } from '../runtime/images.ts';
+import { READY_MADE, readyMadeDir } from '../runtime/named-templates/ready-made.ts';
 import {
   type BuildEvent,
   type BuildParts,
@@ -13,8 +24,8 @@ import {
 } from './build.ts';
 import { BuildCache } from './cache.ts';
 import { EMPTY_CONFIG } from './evaluate.ts';
-import type { Base } from './plan.ts';
-import { type StageVmOptions, startStageVm } from './vm.ts';
+import type { Base, BaseDisk } from './plan.ts';
+import { STAGE_VM_DEFAULTS, type StageVmOptions, startStageVm } from './vm.ts';
 
 export interface DockerfileBuild {
   readonly request: BuildRequest;
@@ -52,15 +63,18 @@ export async function buildEnvironment(
           kind: 'system',
           path: '',
           digest: `sha256:${artifacts.rootImageDigest}`,
+          hasUser: true,
         } as const;
         return { disk, config: EMPTY_CONFIG };
       }
+      if (source.kind === 'ready-made') {
+        const { image, environment } = await buildReadyMade(context, images, source.name);
+        const config = { ...image.config, user: EMPTY_CONFIG.user, workdir: EMPTY_CONFIG.workdir };
+        return { disk: { ...fileDisk(environment), hasUser: true }, config };
+      }
       const reference = parseReference(source.reference, process.cwd());
       const { image, environment } = await images.pull(reference, 'missing', signal);
-      return {
-        disk: { kind: 'file', path: environment.image, digest: environment.digest },
-        config: image.config,
-      };
+      return { disk: fileDisk(environment), config: image.config };
     },
     startVm: async (disks, stop) => await startStageVm(await openVms(), vm, disks, stop),
     hasEnvironment: (key) => images.hasBuilt(key),
@@ -71,4 +85,62 @@ export async function buildEnvironment(
   const built = await buildDockerfile(parts, request, signal);
   const added = await images.addBuilt(built.key, built.config, name, signal);
   return { ...added, warnings: built.warnings, steps: built.steps };
+}
+
+function fileDisk({ image, digest }: Environment): BaseDisk {
+  return { kind: 'file', path: image, digest };
+}
+
+/**
+ * Builds an environment that NeuroVisor brings, with its base. One that was built before is found.
+ * @throws DockerfileError, OciError, ImageError
+ */
+export async function buildReadyMade(
+  context: ImagesContext,
+  images: Images,
+  name: string,
+): Promise<PulledImage> {
+  const { progress } = context;
+  const step = `environment-${name}`;
+  const startedAtMs = systemClock.now();
+  const estimateMs = READY_MADE.get(name)?.estimateMs ?? 0;
+  const dir = readyMadeDir(name);
+  const dockerfilePath = join(dir, 'Dockerfile');
+  const request = {
+    dockerfile: await readFile(dockerfilePath),
+    dockerfilePath,
+    contextDir: dir,
+    buildArgs: {},
+    target: null,
+    secrets: new Map<string, Uint8Array>(),
+    noCache: false,
+  };
+  let runs = 0;
+  const onEvent = (event: BuildEvent): void => {
+    if (event.kind === 'step' && !event.cached) runs += 1;
+    const detail = detailOf(event);
+    // No fraction: the first step of `base` takes most of the time.
+    if (detail !== '') progress({ kind: 'update', step, detail });
+  };
+  progress({ kind: 'start', step, title: `Build the environment ${name}`, estimateMs });
+  try {
+    const vm = { ...STAGE_VM_DEFAULTS, network: null };
+    const reference = parseReference(`neurovisor/${name}`, dir);
+    const build = { request, vm, name: reference, onEvent };
+    const built = await buildEnvironment(context, images, build);
+    const durationMs = systemClock.now() - startedAtMs;
+    progress({ kind: 'done', step, cached: runs === 0, durationMs });
+    return built;
+  } catch (error) {
+    progress({ kind: 'failed', step, message: describeError(error) });
+    throw error;
+  }
+}
+
+/** One line of what happens; empty: nothing new. Output is hostile. */
+function detailOf(event: BuildEvent): string {
+  if (event.kind === 'pack') return 'write the disk';
+  if (event.kind === 'step') return event.cached ? '' : plain(event.text);
+  if (event.kind !== 'output') return '';
+  return plain(event.chunk.toString('utf8').trim().split('\n').at(-1) ?? '').slice(0, 200);
 }

@@ -24,6 +24,8 @@ export interface BaseDisk {
   readonly path: string;
   /** `sha256:…`; null: none. */
   readonly digest: string | null;
+  /** One of our environments: programs run as `user` unless a Dockerfile says otherwise, its steps as root. */
+  readonly hasUser?: true;
 }
 
 export interface Base {

@@ -2,6 +2,8 @@
  * The stages of a Dockerfile and what each needs of the others. Pure; variables in FROM are replaced here, all others
  * when the base of a stage is known (`evaluate.ts`).
  */
+
+import { READY_MADE } from '../runtime/named-templates/ready-made.ts';
 import { invalid, shown, unsupported } from './errors.ts';
 import { DOCKERFILE_LIMITS } from './limits.ts';
 import type { Instruction, ParsedDockerfile } from './parse.ts';
@@ -13,6 +15,8 @@ export type Source =
   | { readonly kind: 'image'; readonly reference: string }
   /** The default environment, called `agent`. */
   | { readonly kind: 'agent' }
+  /** One that NeuroVisor brings, such as `base`. */
+  | { readonly kind: 'ready-made'; readonly name: string }
   | { readonly kind: 'scratch' };
 
 export interface Stage {
@@ -36,7 +40,6 @@ export type Variables = Readonly<Record<string, string>>;
 
 /** Names that can't be stages or images. */
 export const AGENT = 'agent';
-const RESERVED: ReadonlySet<string> = new Set(['base', 'code-interpreter']);
 
 /** @param architecture as images call it: `amd64` */
 export function platformArguments(architecture: string): Variables {
@@ -135,16 +138,16 @@ function readFrom(
   if (isNamed && !/^[a-z][a-z0-9-_.]*$/i.test(name)) {
     throw invalid(line, `"${shown(name)}" is not a name for a stage`);
   }
-  const base = sourceOf(image, earlier, line);
+  const base = sourceOf(image, earlier);
   return { index: earlier.length, name: isNamed ? name.toLowerCase() : null, line, base };
 }
 
-function sourceOf(text: string, earlier: readonly (string | null)[], line: number): Source {
+function sourceOf(text: string, earlier: readonly (string | null)[]): Source {
   const index = earlier.lastIndexOf(text.toLowerCase());
   if (index >= 0) return { kind: 'stage', index };
   if (text === 'scratch') return { kind: 'scratch' };
   if (text === AGENT) return { kind: 'agent' };
-  if (RESERVED.has(text)) throw unsupported(line, `FROM ${text}`, `Use FROM ${AGENT}.`);
+  if (READY_MADE.has(text)) return { kind: 'ready-made', name: text };
   return { kind: 'image', reference: text };
 }
 
@@ -163,7 +166,7 @@ export function sourceOfFrom(
   }
   const later = stages.slice(own).some(({ name }) => name === text.toLowerCase());
   if (later) throw invalid(line, `the stage ${shown(text)} is not above this one`);
-  const source = sourceOf(text, earlier, line);
+  const source = sourceOf(text, earlier);
   if (source.kind === 'scratch') throw invalid(line, 'scratch has no files');
   return source;
 }

@@ -98,10 +98,11 @@ async function startPlane(options: LocalOptions): Promise<OpenedPlane> {
   // Loaded only here: a daemon's client needs none of it.
   const { Runtime } = await import('../runtime/runtime.ts');
   const { openControlPlane } = await import('../runtime/control.ts');
+  const { buildReadyMade } = await import('../dockerfile/open.ts');
   const { log = silentLog, signal = new AbortController().signal } = options;
   const config = readConfig(process.env);
   const progress = options.onProgress ?? silentProgress;
-  const runtime = await Runtime.open({ config, progress, log, signal });
+  const runtime = await Runtime.open({ config, progress, log, signal, buildReadyMade });
   try {
     const local = await openControlPlane(runtime, log);
     return {

@@ -13,7 +13,7 @@ import {
 import { withSetupLock } from '../image/lock.ts';
 import type { ImageBuilder } from '../oci/builder.ts';
 import { OciError } from '../oci/errors.ts';
-import { IMAGE_LIMITS, Images } from '../oci/images.ts';
+import { IMAGE_LIMITS, Images, type PulledImage } from '../oci/images.ts';
 import { parseReference, type Reference } from '../oci/reference.ts';
 import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError, type SandboxErrorCode } from '../sandbox/errors.ts';
@@ -93,16 +93,7 @@ export async function resolveEnvironment(
     const reference = parseReference(image, process.cwd());
     const isFile = !['docker', 'stored'].includes(reference.transport);
     if (!readsHost && isFile) await requireKnown(images, reference);
-    const { image: stored, environment: built } = await images.pull(reference, 'missing', signal);
-    const { image: path, env, ...rest } = built;
-    const { exposedPorts, stopSignal } = stored.config;
-    const names = { image: reference.text, imageDigest: stored.digest };
-    const usable = Object.entries(env).filter(([name]) => ENV_NAME.test(name));
-    if (usable.length < Object.keys(env).length) {
-      log.warn('variables of an image are left out: their names are not valid', names);
-    }
-    const kept = { env: Object.fromEntries(usable), exposedPorts, stopSignal };
-    return { path, environment: { ...names, ...rest, ...kept } };
+    return environmentSource(await images.pull(reference, 'missing', signal), reference.text, log);
   } catch (error) {
     if (!(error instanceof CodedError)) throw error;
     throw imageFailure(image, error);
@@ -115,6 +106,23 @@ export function imageFailure(image: string, error: CodedError): SandboxError {
   const code = CODES[error.code] ?? 'image_failed';
   const what = `the image ${image.slice(0, 200)} can't be used`;
   return new SandboxError(code, what, { cause: error });
+}
+
+/** @param image the complete reference */
+export function environmentSource(
+  { image: stored, environment: built }: PulledImage,
+  image: string,
+  log: Log,
+): EnvironmentSource {
+  const { image: path, env, ...rest } = built;
+  const { exposedPorts, stopSignal } = stored.config;
+  const names = { image, imageDigest: stored.digest };
+  const usable = Object.entries(env).filter(([name]) => ENV_NAME.test(name));
+  if (usable.length < Object.keys(env).length) {
+    log.warn('variables of an image are left out: their names are not valid', names);
+  }
+  const kept = { env: Object.fromEntries(usable), exposedPorts, stopSignal };
+  return { path, environment: { ...names, ...rest, ...kept } };
 }
 
 /** @throws OciError `image_not_found` */

@@ -10,6 +10,7 @@ import { randomBytes, randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
+import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
@@ -28,14 +29,11 @@ import type { IndexSet, PackageGateway } from '../packages/gateway.ts';
 import { KernelProbes } from '../probes/kernel-probes.ts';
 import { VmmMemory } from '../probes/vmm-memory.ts';
 import { openViolations, type VmmViolations } from '../probes/vmm-violations.ts';
-import { parseRequirements } from '../requirements/requirement.ts';
 import type { CreateRequest, PoolMembers } from '../sandbox/control.ts';
 import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
-import { installAge } from '../sandbox/packages.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
 import {
-  DEFAULTS,
   type ModelPolicy,
   makeSpec,
   type ResolvedOptions,
@@ -46,12 +44,7 @@ import {
   withDefaultModel,
 } from '../sandbox/spec.ts';
 import { checkStart } from '../sandbox/start/start-program.ts';
-import {
-  canBeCloned,
-  DEFAULT_WARM,
-  type NamedTemplate,
-  needsCard,
-} from '../sandbox/start/template.ts';
+import { canBeCloned, type NamedTemplate, needsCard } from '../sandbox/start/template.ts';
 import { Supervisor } from '../sandbox/vm/supervisor.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { warmSparseThreads } from '../sys/sparse-threads.ts';
@@ -65,11 +58,22 @@ import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
 import { withFirecracker } from './firecracker-binary.ts';
-import type { Images } from './images.ts';
+import type { Images, ImagesContext } from './images.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
 import { TemplateNames } from './named-templates/names.ts';
+import {
+  type BuildReadyMade,
+  READY_MADE,
+  readyMadeTemplate,
+} from './named-templates/ready-made.ts';
 import { checkNamedRequest, withTemplate } from './named-templates/request.ts';
+import {
+  checkRequirements,
+  hasDefaults,
+  templateSpec,
+  withoutTemplates,
+} from './named-templates/spec.ts';
 import { Network, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
@@ -97,6 +101,8 @@ export interface RuntimeOptions {
   readonly openNetwork?: () => Promise<HostNetwork>;
   /** Where sandboxes' packages come from. Default: the indexes that the host's own clients use. */
   readonly packageIndexes?: (() => Promise<IndexSet>) | undefined;
+  /** What builds ready-made environments. Default: there are none. */
+  readonly buildReadyMade?: BuildReadyMade | undefined;
   /** For benchmarks: another kernel, which sandboxes can only boot. */
   readonly kernelPath?: string;
   /** For benchmarks: changes the launch of QEMU. */
@@ -315,7 +321,7 @@ export class Runtime {
     request: CreateRequest,
   ): Promise<{ readonly request: CreateRequest; readonly named: NamedTemplate }> {
     checkNamedRequest(request);
-    const named = await this.templates.names.get(name);
+    const named = await this.#named(name);
     const requirements = checkRequirements(request.requirements ?? []);
     return { request: withTemplate(named, { ...request, requirements }), named };
   }
@@ -370,27 +376,53 @@ export class Runtime {
    * @throws SandboxError `image_failed`
    */
   async resolveImage(image: string, signal: AbortSignal): Promise<EnvironmentSource> {
-    // Loaded only here: most sandboxes have no image.
-    const { openImages, resolveEnvironment } = await import('./images.ts');
-    const { config, log, progress } = this.#options;
-    // One object, so that equal pulls of this process are done once.
-    this.#images ??= openImages({
-      home: this.home,
-      progress,
-      signal: this.#options.signal,
-      log,
-      quotaBytes: config.imageQuotaBytes,
-      runtime: async () => this,
-    });
-    return await resolveEnvironment(this.#images, image, {
+    const { resolveEnvironment } = await import('./images.ts');
+    const { log } = this.#options;
+    return await resolveEnvironment(await this.#openImages(), image, {
       signal,
       log,
       readsHost: this.#options.observes !== true,
     });
   }
 
+  async #openImages(): Promise<Images> {
+    // Loaded only here: most sandboxes have no image.
+    const { openImages } = await import('./images.ts');
+    // One object, so that equal pulls of this process are done once.
+    this.#images ??= openImages(this.#imagesContext(this.#options.signal));
+    return this.#images;
+  }
+
+  #imagesContext(signal: AbortSignal): ImagesContext {
+    const { config, log, progress } = this.#options;
+    const quotaBytes = config.imageQuotaBytes;
+    return { home: this.home, progress, signal, log, quotaBytes, runtime: async () => this };
+  }
+
+  /** A ready-made environment is built at its first use. @throws SandboxError, DockerfileError, OciError, ImageError */
+  async #named(name: string): Promise<NamedTemplate> {
+    const { names } = this.templates;
+    const { buildReadyMade, signal, log } = this.#options;
+    if (!READY_MADE.has(name) || buildReadyMade === undefined) return await names.get(name);
+    return await readyMadeTemplate(name, {
+      systemDigest: this.artifacts.rootImageDigest,
+      names,
+      keep: (...made) => this.templates.setReadyMade(...made),
+      build: async () => {
+        const { environmentSource, imageFailure } = await import('./images.ts');
+        const context = this.#imagesContext(signal);
+        try {
+          const built = await buildReadyMade(context, await this.#openImages(), name);
+          return environmentSource(built, name, log);
+        } catch (error) {
+          throw error instanceof CodedError ? imageFailure(name, error) : error;
+        }
+      },
+    });
+  }
+
   async #prepareNamed(name: string, members: PoolMembers, card: boolean): Promise<Template> {
-    const named = await this.templates.names.get(name);
+    const named = await this.#named(name);
     const requirements = checkRequirements(members.requirements ?? []);
     withTemplate(named, { ...members, requirements });
     return await this.templates.prepare({ ...named.spec, ...(card ? { card } : {}) }, named.image);
@@ -537,51 +569,6 @@ function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptio
   throw new SandboxError('spec_invalid', `sandbox option memoryMaxMib: ${why}`, {
     remedy: 'omit it, and choose memoryMib as large as needed',
   });
-}
-
-/** The part of the options that a template fixes. */
-export function templateSpec(
-  options: SandboxOptions & Pick<PoolMembers, 'card' | 'packagesMinAgeMs'>,
-  image?: EnvironmentSource | undefined,
-): TemplateSpec {
-  const { cpus = DEFAULTS.cpus, memoryMib = DEFAULTS.memoryMib } = options;
-  const { diskMib = DEFAULTS.diskMib, warm = [], memoryMaxMib, card = false } = options;
-  const requirements = checkRequirements(options.requirements ?? []);
-  const more = {
-    ...(requirements.length === 0 ? {} : { requirements, ...installAge(options) }),
-    ...(memoryMaxMib === undefined ? {} : { memoryMaxMib }),
-    ...(card ? { card } : {}),
-    ...(image === undefined ? {} : { environment: image.environment }),
-  };
-  // An image may have other modules, or no Python.
-  const usual = image === undefined ? DEFAULT_WARM : NO_WARM;
-  return { cpus, memoryMib, ...more, diskMib, warm: warm.length === 0 ? usual : warm };
-}
-
-const NO_WARM: readonly string[] = [];
-
-/** @throws SandboxError `spec_invalid` */
-function checkRequirements(given: readonly string[]): readonly string[] {
-  try {
-    return parseRequirements(given);
-  } catch (error) {
-    throw new SandboxError('spec_invalid', 'sandbox option requirements', { cause: error });
-  }
-}
-
-function withoutTemplates({ description }: VmmDriver, options: SandboxOptions): SandboxError {
-  const cause = canBeCloned(options)
-    ? `${description} takes no snapshots`
-    : 'a sandbox with an interactive console boots without a template';
-  return new SandboxError('spec_invalid', 'this sandbox needs a template', { cause });
-}
-
-/** Also with an image: its first sandbox builds a template for the next. */
-function hasDefaults({ warm, memoryMaxMib, ...size }: TemplateSpec): boolean {
-  const isDefaultSize = Object.entries(DEFAULTS).every(
-    ([name, value]) => size[name as keyof typeof size] === value,
-  );
-  return isDefaultSize && memoryMaxMib === undefined && (warm === DEFAULT_WARM || warm === NO_WARM);
 }
 
 function setupContext(options: RuntimeOptions, home: Home): SetupContext {

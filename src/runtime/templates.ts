@@ -190,6 +190,17 @@ export class Templates {
     await withSetupLock(this.#context, () => this.names.set(name, spec, source.linkEnvironment));
   }
 
+  /** Keeps what a ready-made environment's template is made of, and a name of its disk's file. */
+  async setReadyMade(
+    name: string,
+    spec: TemplateSpec,
+    path: string,
+    recipe: string,
+  ): Promise<void> {
+    const link = (to: string): Promise<void> => linkOrCopy(path, to);
+    await withSetupLock(this.#context, () => this.names.setReadyMade(name, spec, link, recipe));
+  }
+
   /** Returns false if there is no such template. */
   remove(key: string): Promise<boolean> {
     return removeTemplate(this.#context, key);

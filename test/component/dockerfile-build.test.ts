@@ -121,6 +121,7 @@ describe('buildDockerfile', () => {
       base: async (source) => ({
         disk: {
           kind: source.kind === 'agent' ? 'system' : 'file',
+          ...(source.kind === 'image' ? {} : { hasUser: true }),
           path: '/base',
           digest: `sha256:${source.kind === 'image' ? source.reference : 'agent'}`,
         },
@@ -391,12 +392,13 @@ describe('buildDockerfile', () => {
     expect(readFileSync(vms.at(-1)?.disks.sources[0]?.scratch ?? '', 'utf8')).toContain('0xxx');
   });
 
-  it('agent: the result has its user and home, unless the Dockerfile says others', async () => {
+  it('our environments: the result has their user and home, unless the Dockerfile says others', async () => {
     expect((await build('FROM agent\nRUN x')).config).toMatchObject({
       user: 'user',
       workdir: '/home/user',
     });
     expect(vms[0]?.runs[0]).toMatchObject({ user: '', workdir: '/' });
+    expect((await build('FROM base\nRUN x')).config).toMatchObject({ user: 'user' });
     expect((await build('FROM agent\nUSER root\nWORKDIR /x')).config).toMatchObject({
       user: 'root',
       workdir: '/x',

@@ -1,4 +1,5 @@
 /** Opens the runtime, with progress on the screen. */
+import { buildReadyMade } from '../../dockerfile/open.ts';
 import { Runtime, type RuntimeOptions } from '../../runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 
@@ -17,6 +18,7 @@ export async function openRuntime(
     progress: cli.progress.report,
     log: cli.log,
     signal: cli.cancelled,
+    buildReadyMade,
     ...more,
   });
   if (!keepsProgress) cli.progress.close();

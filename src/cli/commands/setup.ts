@@ -11,7 +11,8 @@ import {
   installFirecracker,
   isUrl,
 } from '../../runtime/firecracker-binary.ts';
-import { type Runtime, templateSpec } from '../../runtime/runtime.ts';
+import { templateSpec } from '../../runtime/named-templates/spec.ts';
+import type { Runtime } from '../../runtime/runtime.ts';
 import { SOURCE_DIR } from '../../runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';

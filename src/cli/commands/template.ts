@@ -9,7 +9,12 @@ import {
   listTemplates,
   removeNamed,
 } from '../../runtime/named-templates/listing.ts';
-import { checkNewName, TemplateNames } from '../../runtime/named-templates/names.ts';
+import {
+  checkNewName,
+  checkRemovable,
+  TemplateNames,
+} from '../../runtime/named-templates/names.ts';
+import { READY_MADE } from '../../runtime/named-templates/ready-made.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { SOURCE_DIR } from '../../runtime/setup.ts';
 import { shownImage } from '../../sandbox/environment.ts';
@@ -48,6 +53,8 @@ const KEY_SHOWN = 12;
 
 export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<number> {
   const { tag } = flags;
+  if (tag !== undefined && READY_MADE.has(tag))
+    return await buildReadyMadeTemplate(cli, tag, flags);
   if (tag !== undefined) checkNewName(tag);
   const asked = readStart(flags, flags.image !== undefined);
   const requirements = await requirementsOf(flags);
@@ -66,6 +73,30 @@ export async function templateBuild(cli: Cli, flags: TemplateFlags): Promise<num
   if (tag !== undefined) await runtime.templates.setName(tag, template);
   cli.progress.close();
   return show(cli, find(await runtime.templates.list(), template.key));
+}
+
+/** Before it is first used. */
+async function buildReadyMadeTemplate(
+  cli: Cli,
+  name: string,
+  flags: TemplateFlags,
+): Promise<number> {
+  const { card, warm, with: packages, requirements, cpus, memory, memoryMax, disk } = flags;
+  const { image, start, ready, readyTimeout, packagesMinAge } = flags;
+  const lists = [warm, packages, requirements].filter(
+    (list) => list !== undefined && list !== false,
+  );
+  const others = [cpus, memory, memoryMax, disk, image, start, ready, readyTimeout, packagesMinAge];
+  if (lists.flat().length > 0 || others.some((value) => value !== undefined)) {
+    throw new UsageError(
+      `${name} is a ready-made environment: it takes no other options`,
+      `build your own with another name, for example from a Dockerfile that begins with FROM ${name}`,
+    );
+  }
+  await using runtime = await open(cli);
+  const { key } = await runtime.prepareTemplate({ template: name, card: card === true });
+  cli.progress.close();
+  return show(cli, find(await runtime.templates.list(), key));
 }
 
 /** Pulls the image if its health check is needed. @throws UsageError */
@@ -123,7 +154,7 @@ export async function templateRemove(cli: Cli, texts: readonly string[]): Promis
   for (const text of texts) {
     if (!(await names.has(text))) found.push({ key: find(list, text).key ?? '' });
     else {
-      checkNewName(text);
+      checkRemovable(text);
       found.push({ name: text });
     }
   }

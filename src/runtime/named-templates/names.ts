@@ -20,21 +20,29 @@ import { TEMPLATE_NAME } from '../../sandbox/limits.ts';
 import type { TemplateSpec } from '../../sandbox/spec.ts';
 import { DEFAULT_TEMPLATE, type NamedTemplate } from '../../sandbox/start/template.ts';
 import { specSchema } from '../kept-templates.ts';
+import { READY_MADE } from './ready-made.ts';
 
 export interface StoredTemplate extends NamedTemplate {
-  /** Milliseconds since 1970; 0 for a reserved name. */
+  /** Milliseconds since 1970; 0 for `agent`. */
   readonly madeAtMs: number;
+  /** What a ready-made environment was made from (`ready-made.ts`). */
+  readonly recipe?: string;
 }
 
 /** The template of a sandbox without options; always there. */
 export const AGENT = 'agent';
 /** Names that cannot be given. */
-const RESERVED: ReadonlySet<string> = new Set([AGENT, 'base', 'code-interpreter']);
+const RESERVED: ReadonlySet<string> = new Set([AGENT, ...READY_MADE.keys()]);
 
 const FORMAT = 1;
 /** The longest list of requirements, and more. */
 const FILE_BYTES_MAX = 16 * 1024 * 1024;
-const fileSchema = z.object({ format: z.literal(FORMAT), spec: specSchema, madeAtMs: z.number() });
+const fileSchema = z.object({
+  format: z.literal(FORMAT),
+  spec: specSchema,
+  madeAtMs: z.number(),
+  recipe: z.string().exactOptional(),
+});
 
 export class TemplateNames {
   readonly #dir: string;
@@ -63,7 +71,9 @@ export class TemplateNames {
     if (name === AGENT) return AGENT_TEMPLATE;
     checkName(name);
     const found = await this.#read(name);
-    if (found === undefined) throw unknown(name, [AGENT, ...(await this.#names())]);
+    if (found === undefined) {
+      throw unknown(name, [AGENT, ...READY_MADE.keys(), ...(await this.#names())]);
+    }
     return found;
   }
 
@@ -74,11 +84,42 @@ export class TemplateNames {
    */
   async set(
     name: string,
-    { card: _card, ...spec }: TemplateSpec,
+    spec: TemplateSpec,
     linkEnvironment?: (path: string) => Promise<void>,
   ): Promise<void> {
     checkNewName(name);
-    const file = { format: FORMAT, spec, madeAtMs: Math.round(systemClock.wall()) };
+    await this.#write(name, spec, linkEnvironment);
+  }
+
+  /** The template of a ready-made environment, if it was made by this recipe. */
+  async readyMade(name: string, recipe: string): Promise<StoredTemplate | undefined> {
+    try {
+      const stored = await this.#read(name);
+      return stored?.recipe === recipe ? stored : undefined;
+    } catch (error) {
+      ignore(error, 'a damaged one is made again');
+      return undefined;
+    }
+  }
+
+  /** Like `set`, for a ready-made environment. */
+  async setReadyMade(
+    name: string,
+    spec: TemplateSpec,
+    linkEnvironment: (path: string) => Promise<void>,
+    recipe: string,
+  ): Promise<void> {
+    await this.#write(name, spec, linkEnvironment, recipe);
+  }
+
+  async #write(
+    name: string,
+    { card: _card, ...spec }: TemplateSpec,
+    linkEnvironment?: (path: string) => Promise<void>,
+    recipe?: string,
+  ): Promise<void> {
+    const madeAtMs = Math.round(systemClock.wall());
+    const file = { format: FORMAT, spec, madeAtMs, ...(recipe === undefined ? {} : { recipe }) };
     await mkdir(this.#environments, { recursive: true });
     if (spec.environment !== undefined) {
       await this.#keepEnvironment(spec.environment, linkEnvironment);
@@ -95,7 +136,7 @@ export class TemplateNames {
 
   /** Also removes a damaged one. The caller has the set-up's lock. @throws SandboxError `spec_invalid`, `not_found` */
   async remove(name: string): Promise<void> {
-    checkNewName(name);
+    checkRemovable(name);
     try {
       await rm(this.#path(name));
     } catch (error) {
@@ -150,12 +191,13 @@ export class TemplateNames {
     }
     try {
       if (text.length > FILE_BYTES_MAX) throw new Error('it is too large');
-      const { spec, madeAtMs } = fileSchema.parse(JSON.parse(text));
+      const { spec, madeAtMs, recipe } = fileSchema.parse(JSON.parse(text));
+      const stored = { name, spec, madeAtMs, ...(recipe === undefined ? {} : { recipe }) };
       const { environment } = spec;
-      if (environment === undefined) return { name, spec, madeAtMs };
+      if (environment === undefined) return stored;
       if (!DIGEST.test(environment.digest)) throw new Error('the digest of its image is invalid');
       const path = this.#environmentPath(environment);
-      return { name, spec, madeAtMs, image: { environment, path } };
+      return { ...stored, image: { environment, path } };
     } catch (cause) {
       throw new SandboxError('template_failed', `the definition of template ${name} is damaged`, {
         cause,
@@ -204,6 +246,11 @@ export function checkNewName(name: string): void {
   throw new SandboxError('spec_invalid', `the template name "${name}" is reserved`, {
     remedy: 'choose another name',
   });
+}
+
+/** @throws SandboxError `spec_invalid` */
+export function checkRemovable(name: string): void {
+  if (!READY_MADE.has(name)) checkNewName(name);
 }
 
 function checkName(name: string): void {
