@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -43,4 +44,41 @@ it('a reader that comes when an abandoned download is given up gets a new one', 
   await second.close();
   await files.close();
   expect(asked).toBe(2);
+});
+
+it('a server that claims the digest of a file of another one does not keep readers of that waiting', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-files-'));
+  onTestFinished(() => rm(dir, { recursive: true }));
+  const digest = {
+    algorithm: 'sha256' as const,
+    hex: createHash('sha256').update(CONTENT).digest('hex'),
+  };
+  const hostile = 'http://hostile.example/x';
+  const file = async ({
+    url,
+    signal,
+  }: {
+    url: string;
+    signal: AbortSignal;
+  }): Promise<FileAnswer> => {
+    async function* body(): AsyncGenerator<Buffer> {
+      if (url === hostile) {
+        await new Promise<void>((_resolve, reject) => {
+          signal.addEventListener('abort', () => reject(signal.reason));
+        });
+      }
+      yield CONTENT;
+    }
+    return { ...HEAD, body: body() };
+  };
+  const upstream = { file } as unknown as Upstream;
+  const store = new FileStore(dir, 1_000_000);
+  const files = new PackageFiles({ upstream, store, clock: new FakeClock() });
+  const { signal } = new AbortController();
+  const slow = await files.open({ ...artifact, url: hostile, digests: [digest] }, index, signal);
+  const own = await files.open({ ...artifact, digests: [digest] }, index, signal);
+  expect(await own.complete()).toBe(CONTENT.length);
+  await own.close();
+  await slow.close();
+  await files.close();
 });

@@ -46,12 +46,14 @@ export class PackageFiles {
     const digest = digests[0] ?? null;
     const { store, upstream, clock } = this.#options;
     const key = keyOf(url, digest);
-    const running = this.#downloads.get(key);
+    // A page may claim the digest of any file, so only readers of the same URL share a download.
+    const flight = `${key} ${url}`;
+    const running = this.#downloads.get(flight);
     if (running !== undefined) return await follow(running, true, signal);
     const stored = await store.find(key);
     if (stored !== undefined) return storedFile(stored, digest, () => store.drop(key));
     // Another reader may have started it meanwhile.
-    const started = this.#downloads.get(key);
+    const started = this.#downloads.get(flight);
     if (started !== undefined) return await follow(started, true, signal);
     if (this.#isClosed) throw new PackageError('closed', 'the package gateway is closed');
     const download: Download = new Download({
@@ -62,10 +64,10 @@ export class PackageFiles {
       fetch: (ending) => upstream.file({ url, index, accept: '*/*', signal: ending }),
       onEnd: () => {
         // A canceled one may end after the next has begun.
-        if (this.#downloads.get(key) === download) this.#downloads.delete(key);
+        if (this.#downloads.get(flight) === download) this.#downloads.delete(flight);
       },
     });
-    this.#downloads.set(key, download);
+    this.#downloads.set(flight, download);
     return await follow(download, false, signal);
   }
 
