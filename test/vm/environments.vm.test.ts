@@ -158,6 +158,72 @@ describe('an image without a shell, a Python and our directories', () => {
   });
 });
 
+/** Its python3 says that it is warm, leaves a process behind, and answers nothing. */
+const SILENT_PYTHON = `#!/busybox sh
+case "$*" in
+*fork-server*)
+  busybox sleep 1000 &
+  for n in $(busybox seq 500); do echo flood >&2; done
+  echo '{"type":"warm","modules":[]}' >&3
+  exec busybox sleep 1000 ;;
+*) echo cold; exit 3 ;;
+esac
+`;
+
+function hostileImage(): string {
+  const root = join(dir, 'hostile');
+  mkdirSync(join(root, 'srv/etc'), { recursive: true });
+  cpSync('/usr/bin/busybox', join(root, 'busybox'), { dereference: true });
+  writeFileSync(join(root, 'python3'), SILENT_PYTHON, { mode: 0o755 });
+  symlinkSync('/srv/etc', join(root, 'etc'));
+  for (const name of ['tmp', '.cargo']) writeFileSync(join(root, name), 'a file');
+  execFileSync('mkfifo', [join(root, 'run'), join(root, 'sys')]);
+  execFileSync('mknod', [join(root, 'dev'), 'b', '254', '0']);
+  const image = join(dir, 'hostile.erofs');
+  execFileSync('mkfs.erofs', ['--quiet', image, root]);
+  return image;
+}
+
+describe('a hostile image', () => {
+  let sandbox: Supervisor;
+  beforeAll(async () => {
+    sandbox = await start(hostileImage(), { workdir: '/../..', env: { PATH: '/' } });
+  });
+  afterAll(() => sandbox.stop());
+  const sh = async (code: string): Promise<string> =>
+    (await exec(sandbox.guest(), ['busybox', 'sh', '-c', code])).stdout;
+
+  it('files, pipes and devices in the places of our mounts are hidden', async () => {
+    expect(await sh('pwd; busybox stat -c "%F %a" /tmp /run /dev /sys')).toBe(
+      '/\ndirectory 1777\ndirectory 755\ndirectory 755\ndirectory 555\n',
+    );
+    expect(await sh('busybox cat /etc/hostname')).toBe(`${sandbox.spec.hostname}\n`);
+  });
+
+  it('a Python that answers nothing is replaced, and its script fails', async () => {
+    await expect(sandbox.guest().python({ script: { code: '' } })).rejects.toMatchObject({
+      code: 'guest_failed',
+      message: expect.stringContaining('fork server'),
+    });
+    expect(await sh('echo ran')).toBe('ran\n');
+  });
+
+  it('signals to process 1 of the room change nothing', async () => {
+    await sh('kill -STOP 1; kill -KILL 1; (busybox sleep 0 &)');
+    expect(await sh('busybox ps -o stat,comm | busybox grep -c "^Z"')).toBe('0\n');
+  });
+
+  it('root that puts pipes in the agent’s files, and unmounts them, loses only what it broke', async () => {
+    await sh(
+      'cd /run/neurovisor; for n in hosts hostname machine-id resolv.conf; do busybox rm -f $n; busybox mkfifo $n; done; ' +
+        'busybox umount scripts agent; busybox rmdir scripts agent',
+    );
+    expect(await sh('echo ran')).toBe('ran\n');
+    await sandbox.guest().update({ env: { PATH: '/', A: 'b' } });
+    expect(await sh('echo $A')).toBe('b\n');
+  });
+});
+
 describe('an image with a Python', () => {
   let sandbox: Supervisor;
   beforeAll(async () => {
