@@ -45,8 +45,9 @@ export function requireTerminal(
 }
 
 export function terminalSize(cli: Cli): TerminalSize {
-  const { columns = 80, rows = 24 } = cli.stdout;
-  return { cols: columns, rows };
+  const { columns, rows } = cli.stdout;
+  // Not `??`: a terminal whose size was never set has 0 of each.
+  return { cols: columns || 80, rows: rows || 24 };
 }
 
 export interface TerminalHandlers {

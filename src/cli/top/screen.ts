@@ -50,8 +50,8 @@ export class Screen {
   }
 
   get size(): Size {
-    const { columns = 80, rows = 24 } = this.#stdout;
-    return { columns: Math.max(1, columns), rows: Math.max(1, rows) };
+    const { columns, rows } = this.#stdout;
+    return { columns: columns || 80, rows: rows || 24 };
   }
 
   /** Writes only changed lines. A slow reader misses frames, but not the newest. */
