@@ -7,12 +7,12 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
-const needed = Number(/\d+/.exec(manifest.engines.node)[0]);
+const needed = /[\d.]+/.exec(manifest.engines.node)[0];
 
-if (Number.parseInt(process.versions.node, 10) < needed) {
+if (needed.localeCompare(process.versions.node, 'en', { numeric: true }) > 0) {
   console.error(`neurovisor needs Node ${needed} or newer; this is ${process.versions.node}`);
   console.error(
-    `fix: install Node ${needed}, for example: npx --package=node@${needed} npm install`,
+    `fix: install Node ${needed}, for example: npx --package=node@${Number.parseInt(needed, 10)} npm install`,
   );
   process.exit(1);
 }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import { NODE_MAJOR_MIN, requireNode } from './require-node.ts';
+import { NODE_MIN, requireNode } from './require-node.ts';
 
 const root = join(import.meta.dirname, '../..');
 /** As if this Node were another version. */
@@ -16,16 +16,18 @@ const node = (...args: readonly string[]) => promisify(execFile)(process.execPat
 describe('requireNode', () => {
   it('refuses what the package refuses, and nothing newer', () => {
     const { engines } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-    expect(engines).toEqual({ node: `>=${NODE_MAJOR_MIN}` });
-    expect(() => requireNode('24.0.0')).not.toThrow();
+    expect(engines).toEqual({ node: `>=${NODE_MIN}` });
+    expect(() => requireNode('24.5.0')).not.toThrow();
     expect(() => requireNode('100.1.0')).not.toThrow();
-    expect(() => requireNode('23.11.1')).toThrow('needs Node 24 or newer; this is 23.11.1');
+    expect(() => requireNode('24.10.0')).not.toThrow();
+    expect(() => requireNode('24.4.1')).toThrow('needs Node 24.5 or newer; this is 24.4.1');
+    expect(() => requireNode('23.11.1')).toThrow('needs Node 24.5 or newer; this is 23.11.1');
   });
 
   it('the library on an older Node: says what it needs', async () => {
     const library = join(root, 'src/index.ts');
     await expect(node(...pretending('20.11.0'), library)).rejects.toMatchObject({
-      stderr: expect.stringContaining('neurovisor needs Node 24 or newer; this is 20.11.0'),
+      stderr: expect.stringContaining('neurovisor needs Node 24.5 or newer; this is 20.11.0'),
     });
   });
 
@@ -33,7 +35,7 @@ describe('requireNode', () => {
     const prepare = join(root, 'tools/prepare.mjs');
     await expect(node(...pretending('20.11.0'), prepare)).rejects.toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/needs Node 24 or newer; this is 20\.11\.0\nfix: /),
+      stderr: expect.stringMatching(/needs Node 24\.5 or newer; this is 20\.11\.0\nfix: /),
     });
   });
 });
