@@ -115,21 +115,24 @@ export async function buildReadyMade(
     secrets: new Map<string, Uint8Array>(),
     noCache: false,
   };
-  let runs = 0;
+  let hasStarted = false;
   const onEvent = (event: BuildEvent): void => {
-    if (event.kind === 'step' && !event.cached) runs += 1;
     const detail = detailOf(event);
+    if (detail === '') return;
+    if (!hasStarted) {
+      progress({ kind: 'start', step, title: `Build the environment ${name}`, estimateMs });
+    }
+    hasStarted = true;
     // No fraction: the first step of `base` takes most of the time.
-    if (detail !== '') progress({ kind: 'update', step, detail });
+    progress({ kind: 'update', step, detail });
   };
-  progress({ kind: 'start', step, title: `Build the environment ${name}`, estimateMs });
   try {
     const vm = { ...STAGE_VM_DEFAULTS, network: null };
     const reference = parseReference(`neurovisor/${name}`, dir);
     const build = { request, vm, name: reference, onEvent };
     const built = await buildEnvironment(context, images, build);
     const durationMs = systemClock.now() - startedAtMs;
-    progress({ kind: 'done', step, cached: runs === 0, durationMs });
+    progress({ kind: 'done', step, cached: !hasStarted, durationMs });
     return built;
   } catch (error) {
     progress({ kind: 'failed', step, message: describeError(error) });

@@ -4,7 +4,7 @@
  * every page would cost the guest time, and the host caches the file once for all.
  */
 import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
 import type { ProgressEvent } from '../base/progress.ts';
@@ -30,6 +30,7 @@ import {
   IMAGE_UUID,
   INIT_PATH,
   RUN_LINKS,
+  SITE_PACKAGES,
   SOURCE_DATE_EPOCH,
 } from './rootfs-recipe.ts';
 import { runTool } from './tool.ts';
@@ -49,7 +50,7 @@ const rootfsManifestSchema = baseDetailsSchema.extend({
 export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
 
 /** Increment when the steps below change the result. */
-const RECIPE_VERSION = 2;
+const RECIPE_VERSION = 3;
 const ESTIMATE_MS = 110_000;
 const SPACE_BYTES = 1800 * MIB;
 const IMAGE = 'rootfs.erofs';
@@ -124,6 +125,20 @@ async function digestGuestSources(sourceDir: string): Promise<string> {
   return digestBytes(...parts);
 }
 
+/**
+ * Certificates where Debian's programs and OpenSSL look for them: those of certifi, which the wheels bring. Debian's
+ * own package makes this file in a script, which can't run in an unpacked root.
+ */
+async function addTrustStore(root: string): Promise<void> {
+  await cp(join(root, SITE_PACKAGES, 'certifi/cacert.pem'), await placeIn(root, TRUST_BUNDLE));
+  await symlink(`/${dirname(TRUST_BUNDLE)}`, await placeIn(root, `${OPENSSL_DIR}/certs`));
+  await symlink(`/${TRUST_BUNDLE}`, await placeIn(root, `${OPENSSL_DIR}/cert.pem`));
+}
+
+const TRUST_BUNDLE = 'etc/ssl/certs/ca-certificates.crt';
+const OPENSSL_DIR = 'usr/lib/ssl';
+const TRUST_PATHS = ['etc/ssl', OPENSSL_DIR];
+
 const isAgentSource = (path: string): boolean => path.endsWith('.py');
 
 /** @returns the compiler that built init */
@@ -148,7 +163,8 @@ async function composeImage(job: Job, baseTar: string, sourceDir: string): Promi
   const flags = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none'];
   const init = await placeIn(root, INIT_PATH);
   await runTool('gcc', [...flags, '-o', init, join(sourceDir, 'guest', 'init.c')], { signal });
-  await makeReadable(root, [ADDED_DIR, INIT_PATH], signal);
+  await addTrustStore(root);
+  await makeReadable(root, [ADDED_DIR, INIT_PATH, ...TRUST_PATHS], signal);
   const compiler = await runTool('gcc', ['-dumpfullversion'], { signal });
 
   job.report(BASE_FRACTION + 0.03, 'pack the image');

@@ -52,6 +52,13 @@ describe('the golden image', () => {
 });
 
 describe('the guest', () => {
+  it('programs trust the usual certificate authorities', async () => {
+    const code =
+      'import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 100, ssl.get_default_verify_paths().cafile)';
+    const outcome = await exec(sandbox.guest(), ['python3', '-I', '-c', code], { user: 'user' });
+    expect(outcome.stdout).toBe('True /usr/lib/ssl/cert.pem\n');
+  });
+
   it('it has the requested kernel and limits (R-G-1, R-G-2)', async () => {
     const script =
       'cat /proc/cmdline; ls /proc/modules /proc/kallsyms /dev/mem /proc/kcore 2>&1; id';
