@@ -208,7 +208,7 @@ async function startHostile(
     ...FLOODS.map(({ path, answer }) => ({ [path]: answer })),
   );
   const code = await readFile(AGENT, 'utf8');
-  // Its streams end with the agent, which it stops.
+  // Detached, since it takes the connections of its own start, too.
   const program = await guest.python({
     script: { code },
     args: [JSON.stringify(answers)],
