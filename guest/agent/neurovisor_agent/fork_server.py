@@ -335,12 +335,16 @@ class ForkServer:
         spawn.execute_script(launch, status_fd, self._has_own_python)
 
     def _watch_orphan(self, pid: int, job: Job) -> None:
+        def exited() -> None:
+            if not room.is_ending():
+                job.on_ended(None)
+
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            job.on_ended(None)
+            exited()
             return
-        _watch(self._loop, pidfd, lambda: job.on_ended(None))
+        _watch(self._loop, pidfd, exited)
 
 
 def fork_child(loop: Loop, job: Job, run: "Callable[[Launch, int], None]") -> None:
@@ -372,7 +376,8 @@ def _reap(loop: Loop, pid: int, ended: "Callable[[int], None]") -> None:
     """Never waits: a child that a program traces is that program's to reap first (ptrace(2))."""
     done, status = os.waitpid(pid, os.WNOHANG)
     if done:
-        ended(status)
+        if not (os.WIFSIGNALED(status) and room.is_ending()):
+            ended(status)
     else:
         loop.after(limits.REAP_RETRY_S, lambda: _reap(loop, pid, ended))
 

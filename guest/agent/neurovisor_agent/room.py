@@ -30,12 +30,16 @@ _syscall: "Callable[..., int]"
 _errno: "Callable[[], int]"
 _mounts = -1
 _root = -1
+_pid = 0
+# include/linux/sched.h: PF_EXITING, in the ninth field of /proc/<pid>/stat.
+_EXITING = 0x4
 
 
 def connect(pid: int) -> None:
     """`pid`: the room's process 1. Raises OSError."""
-    global _mounts, _root
+    global _mounts, _root, _pid
     _load()
+    _pid = pid
     _mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     _root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
 
@@ -79,6 +83,22 @@ def open_file(path: str, flags: int) -> int:
 
 def disk() -> os.statvfs_result:
     return os.statvfs("/" if _root < 0 else _root)
+
+
+def is_ending() -> bool:
+    """True while the room ends, as by reboot(2) in it: the kernel kills all of its programs, then init ends the VM.
+
+    The host is to hear of the end of the VM, not of killed programs. The agent must go on and reap its children, since
+    the end of the room waits for them (kernel/pid_namespace.c, zap_pid_ns_processes).
+    """
+    if _pid == 0:
+        return False
+    try:
+        with open(f"/proc/{_pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return int(fields[6]) & _EXITING != 0
 
 
 def inner_pid(pid: int) -> int | None:
