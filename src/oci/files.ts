@@ -1,9 +1,10 @@
 /** The files of the image cache: where they are, when they were last used, and which go when there are too many. */
-import { mkdir, readdir, rm, stat, utimes } from 'node:fs/promises';
+import { mkdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { namesIn } from '../base/names-in.ts';
 import { UNFINISHED } from './builder.ts';
 
 const KINDS = ['blobs', 'layers', 'environments'] as const;
@@ -125,13 +126,4 @@ export function chooseEvictions(
     chosen.push(file);
   }
   return chosen;
-}
-
-async function namesIn(dir: string): Promise<readonly string[]> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return [];
-    throw error;
-  }
 }

@@ -1,9 +1,9 @@
 /** Lists and removes the templates of a cache; needs nothing that builds one or starts a VM. */
-import { readdir, readFile, rm, stat } from 'node:fs/promises';
+import { readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { namesIn } from '../base/names-in.ts';
 import { missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
 import { type LockContext, withSetupLock } from '../image/lock.ts';
 import { MANIFEST, type PrepareContext } from '../image/prepare.ts';
@@ -123,14 +123,5 @@ async function readTemplate(
   } catch (error) {
     ignore(error, 'a damaged template is rebuilt when needed');
     return undefined;
-  }
-}
-
-async function namesIn(dir: string): Promise<string[]> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return [];
-    throw error;
   }
 }

@@ -389,12 +389,12 @@ export class Runtime {
     // Loaded only here: most sandboxes have no image.
     const { openImages } = await import('./images.ts');
     // One object, so that equal pulls of this process are done once.
-    this.#images ??= openImages(this.#imagesContext(this.#options.signal));
+    this.#images ??= openImages(this.#imagesContext());
     return this.#images;
   }
 
-  #imagesContext(signal: AbortSignal): ImagesContext {
-    const { config, log, progress } = this.#options;
+  #imagesContext(): ImagesContext {
+    const { config, log, progress, signal } = this.#options;
     const quotaBytes = config.imageQuotaBytes;
     return { home: this.home, progress, signal, log, quotaBytes, runtime: async () => this };
   }
@@ -402,7 +402,7 @@ export class Runtime {
   /** A ready-made environment is built at its first use. @throws SandboxError, DockerfileError, OciError, ImageError */
   async #named(name: string): Promise<NamedTemplate> {
     const { names } = this.templates;
-    const { buildReadyMade, signal, log } = this.#options;
+    const { buildReadyMade, log } = this.#options;
     if (!READY_MADE.has(name) || buildReadyMade === undefined) return await names.get(name);
     return await readyMadeTemplate(name, {
       systemDigest: this.artifacts.rootImageDigest,
@@ -410,9 +410,8 @@ export class Runtime {
       keep: (...made) => this.templates.setReadyMade(...made),
       build: async () => {
         const { environmentSource, imageFailure } = await import('./images.ts');
-        const context = this.#imagesContext(signal);
         try {
-          const built = await buildReadyMade(context, await this.#openImages(), name);
+          const built = await buildReadyMade(this.#imagesContext(), await this.#openImages(), name);
           return environmentSource(built, name, log);
         } catch (error) {
           throw error instanceof CodedError ? imageFailure(name, error) : error;

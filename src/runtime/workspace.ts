@@ -6,12 +6,13 @@
  *     run/<id>/disk.ext4      the guest's writes
  *     run/<id>/environment    a second name of the image that its programs run in, if any
  */
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describeError, errorCode } from '../base/errors.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { namesIn } from '../base/names-in.ts';
 import { PORTS } from '../guest/limits.ts';
 import { checkRunDir, requireRunDir } from '../home.ts';
 import { endUnfinishedStarts } from '../jail/leftovers.ts';
@@ -61,7 +62,7 @@ export async function reclaim(runDir: string, log: Log): Promise<number> {
   checkRunDir(runDir);
   let reclaimed = 0;
   const abandoned = new Set<string>();
-  for (const name of await entries(runDir)) {
+  for (const name of await namesIn(runDir)) {
     if (parseSandboxId(name) === undefined) continue;
     const dir = join(runDir, name);
     const state = await readOwner(dir);
@@ -79,15 +80,6 @@ export async function reclaim(runDir: string, log: Log): Promise<number> {
   const ended = endUnfinishedStarts(abandoned);
   if (ended > 0) log.info('ended starts whose owner was killed', { count: ended });
   return reclaimed;
-}
-
-async function entries(dir: string): Promise<string[]> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return [];
-    throw error;
-  }
 }
 
 async function writeOwner(dir: string, owner: Owner): Promise<void> {

@@ -1,7 +1,6 @@
 /** What a Dockerfile's build costs beside its commands: each step, the whole, and a build without a change. */
 import { mkdir, mkdtemp, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { silentProgress } from '../../base/progress.ts';
 import type { BuildEvent } from '../../dockerfile/build.ts';
 import { buildEnvironment } from '../../dockerfile/open.ts';
 import { STAGE_VM_DEFAULTS } from '../../dockerfile/vm.ts';
@@ -9,6 +8,7 @@ import { type ImagesContext, openBuilder, openImages } from '../../runtime/image
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { Containers } from './containers.ts';
+import { imagesContext } from './images-context.ts';
 import { writeLayout } from './oci-layout.ts';
 import { IN_IMAGE, MISSING, makeBusyboxTree } from './static-program.ts';
 
@@ -68,25 +68,17 @@ async function measureBuilds(
 }
 
 /** A cache that is removed, so that builds leave nothing, with the machine's own tools. */
-async function ownCache(
-  { runtime, config, log, signal }: BenchContext,
-  dir: string,
-): Promise<ImagesContext> {
+async function ownCache(benchContext: BenchContext, dir: string): Promise<ImagesContext> {
   const cacheDir = join(dir, 'cache');
-  const context = {
-    progress: silentProgress,
-    signal,
-    log,
-    quotaBytes: config.imageQuotaBytes,
-    runtime: async () => runtime,
-  };
+  const context = imagesContext(benchContext);
+  const { cacheDir: shared, runDir } = context.home;
   // Makes the tools if they are missing.
-  await openBuilder({ ...context, home: runtime.home });
+  await openBuilder(context);
   await mkdir(cacheDir);
   for (const name of ['builder-tools', 'setup.lock']) {
-    await symlink(join(runtime.home.cacheDir, name), join(cacheDir, name));
+    await symlink(join(shared, name), join(cacheDir, name));
   }
-  return { ...context, home: { cacheDir, runDir: runtime.home.runDir } };
+  return { ...context, home: { cacheDir, runDir } };
 }
 
 /** Once with no step of an earlier build, once with all. @throws unless that is so */

@@ -1,7 +1,6 @@
 /** The time until a program of a container image prints, in a new sandbox: against container runtimes, and no image. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { silentProgress } from '../../base/progress.ts';
 import { openImages } from '../../runtime/images.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
@@ -10,6 +9,7 @@ import { waitForCalm } from '../calm.ts';
 import { openBenchControl } from '../control.ts';
 import { firstOutputMs } from '../output.ts';
 import { Containers } from './containers.ts';
+import { imagesContext } from './images-context.ts';
 import { writeLayout } from './oci-layout.ts';
 import { IN_IMAGE, MISSING, makeBusyboxTree } from './static-program.ts';
 
@@ -32,7 +32,7 @@ export const environmentBenchmark: Benchmark = {
   summary:
     'start in a container image until its program prints: against no image, crun, and runsc (gVisor)',
   async measure(context) {
-    const { runtime, signal } = context;
+    const { signal } = context;
     await using opened = await openBenchControl(context);
     const { control, dir } = opened;
     const tree = join(dir, 'tree');
@@ -49,7 +49,7 @@ export const environmentBenchmark: Benchmark = {
       for (const one of [crun, runsc]) {
         if (typeof one !== 'string') await one[Symbol.asyncDispose]();
       }
-      await forget(runtime, context, image);
+      await forget(context, image);
     }
   },
 };
@@ -166,24 +166,14 @@ function rows(
 }
 
 /** Removes the image, and the template that its first sandbox built. */
-async function forget(
-  runtime: BenchContext['runtime'],
-  { config, log }: BenchContext,
-  image: string,
-): Promise<void> {
+async function forget(context: BenchContext, image: string): Promise<void> {
+  const { runtime } = context;
   for (const { key, spec } of await runtime.templates.list()) {
     if (spec.environment?.image === image && key !== null) await runtime.templates.remove(key);
   }
   // Also after Ctrl-C.
   const { signal } = new AbortController();
-  const images = openImages({
-    home: runtime.home,
-    progress: silentProgress,
-    signal,
-    log,
-    quotaBytes: config.imageQuotaBytes,
-    runtime: async () => runtime,
-  });
+  const images = openImages(imagesContext({ ...context, signal }));
   const known = (await images.list()).some(({ names }) => names.includes(image));
   if (known) await images.remove([image], '/', signal);
 }

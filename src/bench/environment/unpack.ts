@@ -1,13 +1,13 @@
 /** How fast a VM makes a disk of an image's layer, with the start of that VM: against tar on the host. */
 import { mkdir, mkdtemp, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { silentProgress } from '../../base/progress.ts';
 import { MIB } from '../../base/units.ts';
 import { runTool } from '../../image/tool.ts';
 import type { ImageBuilder } from '../../oci/builder.ts';
 import { openBuilder } from '../../runtime/images.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { imagesContext } from './images-context.ts';
 import {
   COMPRESSIONS,
   compressLayer,
@@ -26,7 +26,7 @@ export const unpackBenchmark: Benchmark = {
   names: COMPRESSIONS.map(nameOf),
   summary: `a VM makes a disk of a layer of ${LAYER_MIB} MiB, with its start: against tar on the host`,
   async measure(context) {
-    const { runtime, config, log, signal, wants, say } = context;
+    const { runtime, signal, wants, say } = context;
     const dir = await mkdtemp(join(runtime.home.dir, 'bench-'));
     try {
       say(`make a layer of ${LAYER_MIB} MiB`);
@@ -34,14 +34,7 @@ export const unpackBenchmark: Benchmark = {
       await makeSampleTree(tree, LAYER_MIB * MIB);
       const archive = await packTree(tree, join(dir, 'layer'), signal);
       await rm(tree, { recursive: true });
-      const builder = await openBuilder({
-        home: runtime.home,
-        progress: silentProgress,
-        signal,
-        log,
-        quotaBytes: config.imageQuotaBytes,
-        runtime: async () => runtime,
-      });
+      const builder = await openBuilder(imagesContext(context));
       const rows: Measurement[] = [];
       for (const compression of COMPRESSIONS) {
         if (!wants(nameOf(compression))) continue;

@@ -5,13 +5,14 @@
  *     <home>/templates/NAME.json               replaced at once, by a rename
  *                     /environments/<hex>      second names of the files of images, so that removing an image breaks nothing
  */
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
+import { namesIn } from '../../base/names-in.ts';
 import { nearNames } from '../../base/text/near-names.ts';
 import { DIGEST } from '../../oci/reference.ts';
 import type { SandboxEnvironment } from '../../sandbox/environment.ts';
@@ -229,15 +230,6 @@ export class TemplateNames {
 
 const SUFFIX = '.json';
 const AGENT_TEMPLATE: StoredTemplate = { name: AGENT, spec: DEFAULT_TEMPLATE, madeAtMs: 0 };
-
-async function namesIn(dir: string): Promise<readonly string[]> {
-  try {
-    return await readdir(dir);
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return [];
-    throw error;
-  }
-}
 
 /** For a name that is to be given or removed. @throws SandboxError `spec_invalid` */
 export function checkNewName(name: string): void {
