@@ -87,6 +87,8 @@ const LAYERS: Record<string, readonly string[]> = {
   dockerfile: ['base', 'sys', 'home', 'sandbox', 'runtime', 'transfer', ...MECHANISMS],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
   api: ['base', 'trace', 'requirements', 'sandbox', ...MECHANISM_TYPES],
+  // E2B's interfaces, for its unmodified clients: one more user of the control plane.
+  e2b: ['base', 'trace', 'api', 'sandbox', ...MECHANISM_TYPES],
   client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
   library: [
     'base',
@@ -111,6 +113,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'client',
     'dockerfile',
     'doctor',
+    'e2b',
     'library',
     'probes',
     'runtime',
@@ -158,6 +161,13 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     commands: ['.', 'output', 'flags', 'daemon', 'transfer', 'top'],
     definitions: ['.', 'output', 'flags', 'daemon', 'top', 'commands'],
     'main.ts': ['.', 'flags', 'definitions'],
+  },
+  e2b: {
+    '.': [],
+    control: ['.'],
+    envd: ['.'],
+    traffic: ['.'],
+    'server.ts': ['.', 'control', 'envd', 'traffic'],
   },
   jail: { '.': [], seccomp: ['.'] },
   packages: {
@@ -353,7 +363,7 @@ function agentCycles(files: readonly Source[]): string[] {
 }
 
 /** Surfaces of the product: what a sandbox is made of they leave to the control plane. */
-const SURFACES = ['api', 'cli', 'client', 'index', 'library'];
+const SURFACES = ['api', 'cli', 'client', 'e2b', 'index', 'library'];
 
 /** Imports past the narrow waist (`sandbox/control.ts`): values of the rooms that make VMs of it. */
 function waistViolations(source: Source): string[] {

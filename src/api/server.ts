@@ -10,9 +10,9 @@
  * All paths except `/metrics` begin with `/v1`. A request whose client disconnects is canceled: a sandbox being
  * created is removed, a running program is killed.
  */
-import type { IncomingMessage, Server } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import type { Readable } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import {
   hasZodFastifySchemaValidationErrors,
@@ -61,6 +61,17 @@ export interface ApiOptions {
   readonly tracer?: Tracer;
   /** Default: no loads. */
   readonly loads?: () => SandboxLoads;
+  /** Another interface on the same ports; not on sockets. It judges its callers itself. */
+  readonly beside?: OtherInterface | undefined;
+}
+
+export interface OtherInterface {
+  /** Whether a request is for it. */
+  takes(request: IncomingMessage): boolean;
+  request(request: IncomingMessage, response: ServerResponse): void;
+  /** Whether it takes over the connection of a request that asks to upgrade. */
+  takesUpgrade(request: IncomingMessage): boolean;
+  upgrade(request: IncomingMessage, client: Duplex, head: Buffer): void;
 }
 
 export interface ApiServer extends AsyncDisposable {
@@ -109,10 +120,23 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
         remedy: 'set an API key',
       });
     }
+    const otherFor = (request: IncomingMessage): OtherInterface | undefined =>
+      'port' in at && options.beside?.takes(request) === true ? options.beside : undefined;
     const server = createListener({
-      request: (request, response) => app.routing(request, response),
-      takesUpgrade: ({ headers }) => isTunnelProtocol(headers.upgrade?.toLowerCase()),
+      request: (request, response) => {
+        const other = otherFor(request);
+        if (other === undefined) app.routing(request, response);
+        else other.request(request, response);
+      },
+      takesUpgrade: (request) =>
+        otherFor(request)?.takesUpgrade(request) ??
+        isTunnelProtocol(request.headers.upgrade?.toLowerCase()),
       upgrade: (request, client, head) => {
+        const other = otherFor(request);
+        if (other !== undefined) {
+          other.upgrade(request, client, head);
+          return;
+        }
         noteDelivered(client);
         void tunnels.accept(request, client, head, refusal(request));
       },

@@ -14,6 +14,7 @@ const SANDBOX: SandboxInfo = {
   memoryMaxMib: null,
   diskMib: 2048,
   image: null,
+  annotations: {},
   metadata: { user: '42' },
   origin: 'clone',
   snapshot: null,

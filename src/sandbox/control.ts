@@ -151,6 +151,8 @@ export interface CreateRequest extends SandboxOptions {
   readonly template?: string | undefined;
   /** Free pairs of the owner; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** What the interface that creates the sandbox keeps with it; no user sets or sees them. Kept by forks. */
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
   /** The action at the timeout. Default `kill`. */
   readonly onTimeout?: 'kill' | 'pause' | undefined;
   /** Pause to disk after this time without an open operation, a model request or traffic. Default: never. */
@@ -172,6 +174,7 @@ export interface SandboxChange {
   readonly idleTimeoutMs?: number | null | undefined;
   readonly autoResume?: boolean | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
+  readonly annotations?: Readonly<Record<string, string>> | undefined;
   readonly onMemoryPressure?: MemoryAction | undefined;
   /**
    * New memory size, MiB, up to the maximum. Shrinks only by what the programs leave free. Resumes as `guest`
@@ -219,6 +222,7 @@ export interface SandboxInfo {
   /** Null: it runs in the built-in system. */
   readonly image: ImageInfo | null;
   readonly metadata: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
   readonly origin: 'pool' | 'clone' | 'boot' | 'snapshot' | 'fork';
   /** Id of the snapshot that it started from. */
   readonly snapshot: string | null;

@@ -13,6 +13,8 @@ export interface LifetimePolicy {
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Of the interface that created it: `CreateRequest.annotations`. */
+  readonly annotations: Readonly<Record<string, string>>;
 }
 
 /** The changes that need no VM. */
@@ -70,6 +72,7 @@ export function lifetimePolicyOf(request: CreateRequest): LifetimePolicy {
     autoResume: request.autoResume ?? true,
     onMemoryPressure: request.onMemoryPressure ?? 'warn',
     metadata: request.metadata ?? {},
+    annotations: request.annotations ?? {},
   };
 }
 

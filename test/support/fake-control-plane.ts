@@ -363,6 +363,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       diskMib,
       image: spec.environment === undefined ? null : imageInfo(spec.environment),
       metadata: request.metadata ?? {},
+      annotations: request.annotations ?? {},
       snapshot: null,
       template: request.template ?? null,
       parent: null,

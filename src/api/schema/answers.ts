@@ -261,6 +261,9 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     diskMib: count,
     image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
     metadata: z.record(z.string(), z.string()),
+    annotations: z
+      .record(z.string(), z.string())
+      .describe('What the interface that created it keeps with it.'),
     origin: z.enum(['pool', 'clone', 'boot', 'snapshot', 'fork']).meta({
       id: 'SandboxOrigin',
       description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',

@@ -161,7 +161,10 @@ const lifeFields = {
     .max(REQUEST_LIMITS.secretsMax)
     .optional()
     .describe('Secrets that the guest can use but not read; replaces all of them.'),
-} satisfies Record<Exclude<keyof SandboxChange, 'memoryMib' | 'packages'>, z.ZodType>;
+} satisfies Record<
+  Exclude<keyof SandboxChange, 'annotations' | 'memoryMib' | 'packages'>,
+  z.ZodType
+>;
 
 const models = z
   .strictObject({
@@ -236,7 +239,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
       .optional()
       .describe('Longest wait in the start queue. Default 60 000.'),
     ...lifeFields,
-  } satisfies Record<keyof CreateRequest, z.ZodType>)
+  } satisfies Record<Exclude<keyof CreateRequest, 'annotations'>, z.ZodType>)
   .meta({
     id: 'CreateRequest',
     description: 'All fields are optional.',
@@ -255,7 +258,7 @@ export const sandboxChange: z.ZodType<SandboxChange> = z
       .nullable()
       .optional()
       .describe('Replaces the package policy, for requests that arrive from now on. Null: none.'),
-  } satisfies Record<keyof SandboxChange, z.ZodType>)
+  } satisfies Record<Exclude<keyof SandboxChange, 'annotations'>, z.ZodType>)
   .meta({
     id: 'SandboxChange',
     description: 'Omitted fields stay as they are; `timeoutMs` counts from now.',

@@ -1,18 +1,19 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
 
-import { randomBytes } from 'node:crypto';
-import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
-import { describeError, errorCode } from '../../base/errors.ts';
+import { systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { JailMode } from '../../config.ts';
+import { createE2bServer } from '../../e2b/server.ts';
+import { accessTokens } from '../../e2b/tokens.ts';
 import { daemonSocket, requireRunDir, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
+import { apiKey, tokenKey } from '../daemon/keys.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
 import { openRuntime } from './open-runtime.ts';
@@ -67,7 +68,20 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const opened = await openControlPlane(runtime, cli.log);
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
-    const key = flags.port === undefined ? null : await apiKey(cli, home.dir);
+    const key = flags.port === undefined ? null : await apiKey(cli.config.daemonKey, home.dir);
+    let boundPort: number | null = null;
+    const e2b =
+      key === null
+        ? undefined
+        : await createE2bServer({
+            control: opened.control,
+            log: cli.log,
+            clock: systemClock,
+            tokens: accessTokens(await tokenKey(home.dir)),
+            apiKey: key.key,
+            domain: () => `localhost:${boundPort ?? 0}`,
+          });
+    if (e2b !== undefined) cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
     const api = await createApiServer({
       control: opened.control,
       log: cli.log,
@@ -75,6 +89,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       tracer: runtime.tracer,
       loads: () => runtime.metrics.loads(),
       openMetrics: flags.openMetrics === true,
+      beside: e2b,
       ...(key === null ? {} : { apiKey: key.key }),
     });
     cleanup.push('REST server', () => api.close());
@@ -82,6 +97,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     // Before anything else: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
     const port = flags.port === undefined ? null : await api.listen({ port: flags.port });
+    boundPort = port;
     if (pool.max > 0) await opened.control.setPool(pool);
     cli.progress.close();
     runtime.warmUpstream();
@@ -99,21 +115,6 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     cli.progress.close();
     await cleanup.run();
   }
-}
-
-/** The key of the environment, otherwise that of the home, generated once. */
-async function apiKey(cli: Cli, homeDir: string): Promise<{ key: string; path: string | null }> {
-  const given = cli.config.daemonKey;
-  if (given !== null) return { key: given, path: null };
-  const path = join(homeDir, 'api-key');
-  try {
-    return { key: (await readFile(path, 'utf8')).trim(), path };
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error;
-  }
-  const key = `nv_${randomBytes(24).toString('hex')}`;
-  await writeFile(path, `${key}\n`, { mode: 0o600, flag: 'wx' });
-  return { key, path };
 }
 
 function reportOf(

@@ -56,6 +56,7 @@ function scrape(
         image: null,
       },
       metadata: {},
+      annotations: {},
       origin: 'pool',
       snapshot: null,
       template: null,

@@ -73,12 +73,13 @@ export function endedSandboxInfo(
 ): SandboxInfo {
   const { id, metadata, createdAtMs, parent, snapshot, end } = row;
   const policy = stored?.policy ?? lifetimePolicyOf({});
-  const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure } = policy;
+  const { onTimeout, idleTimeoutMs, autoResume, onMemoryPressure, annotations } = policy;
   return {
     id,
     status: 'ended',
     pausedTo: null,
     metadata,
+    annotations,
     ...specInfo(stored?.spec ?? UNKNOWN_SPEC),
     origin: stored?.origin ?? 'boot',
     snapshot,

@@ -1,0 +1,58 @@
+/** A sandbox as E2B's clients see it. */
+import type { z } from 'zod';
+import type { SandboxInfo } from '../../sandbox/control.ts';
+import { isPublic, keptOf } from '../kept.ts';
+import type { E2bParts } from '../parts.ts';
+import type { listedSandbox, sandboxAnswer, sandboxDetail } from './schema.ts';
+
+/** All that its clients ask of an envd (they compare versions). */
+export const ENVD_VERSION = '0.6.13';
+const CLIENT_ID = 'neurovisor';
+
+type ViewParts = Pick<E2bParts, 'tokens' | 'domain'>;
+
+export function sandboxView(info: SandboxInfo, parts: ViewParts): z.input<typeof sandboxAnswer> {
+  const { tokens, domain } = parts;
+  return {
+    templateID: keptOf(info).template,
+    sandboxID: info.id,
+    clientID: CLIENT_ID,
+    envdVersion: ENVD_VERSION,
+    envdAccessToken: tokens.envd(info.id),
+    trafficAccessToken: isPublic(info) ? null : tokens.traffic(info.id),
+    domain: domain(),
+  };
+}
+
+/** States that a client can do something with; the others are on their way to one of them. */
+const PAUSED: readonly SandboxInfo['status'][] = ['paused'];
+
+export function listedView(info: SandboxInfo): z.input<typeof listedSandbox> {
+  return {
+    templateID: keptOf(info).template,
+    sandboxID: info.id,
+    clientID: CLIENT_ID,
+    envdVersion: ENVD_VERSION,
+    startedAt: time(info.createdAtMs),
+    endAt: time(info.endsAtMs ?? info.createdAtMs),
+    cpuCount: info.cpus,
+    memoryMB: info.memoryMib,
+    diskSizeMB: info.diskMib,
+    state: PAUSED.includes(info.status) ? 'paused' : 'running',
+    metadata: info.metadata,
+  };
+}
+
+export function detailView(info: SandboxInfo, parts: ViewParts): z.input<typeof sandboxDetail> {
+  const { network, allowInternetAccess } = keptOf(info);
+  return {
+    ...listedView(info),
+    envdAccessToken: parts.tokens.envd(info.id),
+    allowInternetAccess,
+    domain: parts.domain(),
+    ...(network === undefined ? {} : { network }),
+    lifecycle: { autoResume: info.autoResume, onTimeout: info.onTimeout },
+  };
+}
+
+const time = (ms: number): string => new Date(ms).toISOString();

@@ -1,0 +1,52 @@
+/** One call of a client: who asks, of which sandbox, and how it is answered. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Guest } from '../../guest/guest.ts';
+import { E2B_LIMITS } from '../limits.ts';
+import { ConnectError } from './connect.ts';
+
+export interface Call {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  /** Of the sandbox. */
+  readonly id: string;
+  /** The running guest. @throws SandboxError */
+  guest(): Promise<Guest>;
+  /** User in the guest that the caller names; undefined: the default one. */
+  readonly user: string | undefined;
+}
+
+/** Aborted when the client has gone before its answer was complete. */
+export function goneSignal({ response }: Call): AbortSignal {
+  const controller = new AbortController();
+  const onClose = (): void => {
+    if (!response.writableFinished) controller.abort(new Error('the client disconnected'));
+  };
+  if (response.closed) onClose();
+  else response.once('close', onClose);
+  return controller.signal;
+}
+
+/** `Authorization: Basic base64(user:)`. */
+export function userOf({ headers }: IncomingMessage): string | undefined {
+  const [, encoded = ''] = /^Basic +([A-Za-z0-9+/=]+)$/i.exec(headers.authorization ?? '') ?? [];
+  const [user = ''] = Buffer.from(encoded, 'base64').toString().split(':', 1);
+  return user === '' ? undefined : user;
+}
+
+/** The client's limit of the whole call, milliseconds; undefined: none. @throws ConnectError */
+export function timeoutOf({ headers }: IncomingMessage): number | undefined {
+  const text = headers['connect-timeout-ms'];
+  if (text === undefined) return undefined;
+  if (typeof text !== 'string' || !/^\d{1,10}$/.test(text)) {
+    throw new ConnectError('invalid_argument', 'Connect-Timeout-Ms is not a number');
+  }
+  // Zero means none.
+  return Number(text) === 0 ? undefined : Number(text);
+}
+
+/** How long a stream may be silent, milliseconds. */
+export function keepAliveOf({ headers }: IncomingMessage): number {
+  const text = headers['keepalive-ping-interval'];
+  if (typeof text !== 'string' || !/^\d{1,6}$/.test(text)) return E2B_LIMITS.keepAliveMs;
+  return Math.max(E2B_LIMITS.keepAliveMsMin, Number(text) * 1000);
+}

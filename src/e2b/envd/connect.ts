@@ -1,0 +1,136 @@
+/**
+ * The Connect protocol with JSON (connectrpc.com/docs/protocol): unary calls are plain requests, messages of streams are
+ * frames. Sans I/O.
+ *
+ *     frame: flags (1 byte; 1: compressed, 2: end) · length (4 bytes, big endian) · JSON
+ */
+import type { z } from 'zod';
+import { E2B_LIMITS } from '../limits.ts';
+
+export type ConnectCode =
+  | 'canceled'
+  | 'unknown'
+  | 'invalid_argument'
+  | 'deadline_exceeded'
+  | 'not_found'
+  | 'already_exists'
+  | 'permission_denied'
+  | 'resource_exhausted'
+  | 'failed_precondition'
+  | 'aborted'
+  | 'unimplemented'
+  | 'internal'
+  | 'unavailable'
+  | 'unauthenticated';
+
+/** Status of a unary answer by the protocol's table. */
+export const CONNECT_STATUS: Record<ConnectCode, number> = {
+  canceled: 499,
+  unknown: 500,
+  invalid_argument: 400,
+  deadline_exceeded: 504,
+  not_found: 404,
+  already_exists: 409,
+  permission_denied: 403,
+  resource_exhausted: 429,
+  failed_precondition: 400,
+  aborted: 409,
+  unimplemented: 501,
+  internal: 500,
+  unavailable: 503,
+  unauthenticated: 401,
+};
+
+export class ConnectError extends Error {
+  readonly code: ConnectCode;
+
+  constructor(code: ConnectCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'ConnectError';
+    this.code = code;
+  }
+}
+
+const HEADER_BYTES = 5;
+const COMPRESSED = 1;
+const END = 2;
+
+export function frameOf(message: unknown): Buffer {
+  return frame(0, message);
+}
+
+/** The last frame of a stream. */
+export function endFrame(error?: ConnectError): Buffer {
+  if (error === undefined) return frame(END, {});
+  return frame(END, { error: { code: error.code, message: error.message } });
+}
+
+function frame(flags: number, message: unknown): Buffer {
+  const text = JSON.stringify(message);
+  const bytes = Buffer.allocUnsafe(HEADER_BYTES + Buffer.byteLength(text));
+  bytes[0] = flags;
+  bytes.writeUInt32BE(bytes.length - HEADER_BYTES, 1);
+  bytes.write(text, HEADER_BYTES);
+  return bytes;
+}
+
+/** Yields the messages of a client's stream. @throws ConnectError `invalid_argument`, `resource_exhausted` */
+export async function* messagesOf(body: AsyncIterable<Buffer>): AsyncGenerator<unknown> {
+  let rest: Buffer = Buffer.alloc(0);
+  for await (const part of body) {
+    rest = rest.length === 0 ? part : Buffer.concat([rest, part]);
+    for (;;) {
+      if (rest.length < HEADER_BYTES) break;
+      const flags = rest.readUInt8(0);
+      const length = rest.readUInt32BE(1);
+      checkHeader(flags, length);
+      if (rest.length < HEADER_BYTES + length) break;
+      const text = rest.subarray(HEADER_BYTES, HEADER_BYTES + length).toString();
+      rest = rest.subarray(HEADER_BYTES + length);
+      if ((flags & END) === END) return;
+      yield parseJson(text);
+    }
+  }
+  if (rest.length > 0) throw new ConnectError('invalid_argument', 'the stream ends in a message');
+}
+
+function checkHeader(flags: number, length: number): void {
+  if ((flags & COMPRESSED) === COMPRESSED) {
+    throw new ConnectError('unimplemented', 'compressed messages are not supported');
+  }
+  if (length > E2B_LIMITS.messageBytesMax) {
+    const message = `a message has ${length} bytes, of at most ${E2B_LIMITS.messageBytesMax}`;
+    throw new ConnectError('resource_exhausted', message);
+  }
+}
+
+/** @throws ConnectError `invalid_argument` */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text === '' ? '{}' : text) as unknown;
+  } catch (cause) {
+    throw new ConnectError('invalid_argument', 'the message is not valid JSON', { cause });
+  }
+}
+
+/** @throws ConnectError `invalid_argument`, which names the field */
+export function checked<T>(schema: z.ZodType<T>, message: unknown): T {
+  const result = schema.safeParse(camelCased(message));
+  if (result.success) return result.data;
+  const [first] = result.error.issues;
+  const where = first === undefined ? '' : `${first.path.join('.')}: ${first.message}`;
+  throw new ConnectError('invalid_argument', where);
+}
+
+/** proto3's JSON has names in either form. Values of maps keep their keys. */
+function camelCased(message: unknown): unknown {
+  if (typeof message !== 'object' || message === null || Array.isArray(message)) return message;
+  return Object.fromEntries(
+    Object.entries(message).map(([key, value]) => [
+      key.replace(/_([a-z])/g, (_whole, letter: string) => letter.toUpperCase()),
+      MAPS.has(key) ? value : camelCased(value),
+    ]),
+  );
+}
+
+const MAPS: ReadonlySet<string> = new Set(['envs', 'metadata']);

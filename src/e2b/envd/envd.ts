@@ -1,0 +1,127 @@
+/** A request for E2B's envd: whether it may, and who answers it. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { describeError } from '../../base/errors.ts';
+import type { SandboxInfo } from '../../sandbox/control.ts';
+import { E2bError, errorReply, INTERNAL } from '../errors.ts';
+import type { E2bParts } from '../parts.ts';
+import { fileSignature, isEqual, type SignedFile } from '../tokens.ts';
+import { type Call, userOf } from './call.ts';
+import { download, upload } from './files.ts';
+import { FilesystemService } from './filesystem.ts';
+import { ProcessService } from './process.ts';
+import { Programs } from './programs.ts';
+import { answerRpc, type Rpc } from './service.ts';
+
+export class Envd {
+  readonly #parts: E2bParts;
+  readonly #rpcs: ReadonlyMap<string, Rpc>;
+
+  constructor(parts: E2bParts) {
+    this.#parts = parts;
+    this.#rpcs = rpcsOf(new ProcessService(new Programs(parts.clock)), new FilesystemService());
+  }
+
+  /** Answers a request for a running sandbox; never rejects. */
+  async answer(
+    request: IncomingMessage,
+    response: ServerResponse,
+    info: SandboxInfo,
+  ): Promise<void> {
+    const { control, log } = this.#parts;
+    const { id } = info;
+    const call: Call = {
+      request,
+      response,
+      id,
+      guest: () => control.guest(id),
+      user: userOf(request),
+    };
+    try {
+      await this.#answer(call);
+    } catch (error) {
+      const known = errorReply(error);
+      if (known === null) log.error(`envd ${request.url ?? ''}`, { error: describeError(error) });
+      const { status, headers, body } = known ?? INTERNAL;
+      if (response.headersSent) response.destroy();
+      else {
+        response.writeHead(status, { ...headers, 'content-type': 'application/json' });
+        response.end(JSON.stringify(body));
+      }
+    }
+  }
+
+  async #answer(call: Call): Promise<void> {
+    const { method = '', url = '/' } = call.request;
+    const [path = ''] = url.split('?', 1);
+    if (method === 'GET' && path === '/health') {
+      call.response.writeHead(204).end();
+      return;
+    }
+    this.#authorize(call, path);
+    if (path === '/files' && method === 'GET') return await download(call);
+    if (path === '/files' && method === 'POST') return await upload(call, this.#parts);
+    const rpc = method === 'POST' ? this.#rpcs.get(path) : undefined;
+    if (rpc === undefined) throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
+    await answerRpc(rpc, call, this.#parts);
+  }
+
+  /** @throws E2bError 401 */
+  #authorize({ request, id }: Call, path: string): void {
+    const { tokens, clock } = this.#parts;
+    const token = tokens.envd(id);
+    const given = request.headers['x-access-token'];
+    if (typeof given === 'string') {
+      if (isEqual(given, token)) return;
+      throw new E2bError(401, 'the access token is not valid');
+    }
+    if (path !== '/files') throw new E2bError(401, 'the header X-Access-Token is missing');
+    const signed = signedFile(request);
+    if (signed === null) throw new E2bError(401, 'missing signature query parameter');
+    if (!isEqual(signed.signature, fileSignature(signed, token))) {
+      throw new E2bError(401, 'invalid signature');
+    }
+    if (signed.expiration !== null && Number(signed.expiration) * 1000 < clock.wall()) {
+      throw new E2bError(401, 'signature is already expired');
+    }
+  }
+}
+
+/** What the signature of a request is for; null: it has none. */
+export function signedFile(
+  request: Pick<IncomingMessage, 'method' | 'url'>,
+): (SignedFile & { readonly signature: string }) | null {
+  const query = new URLSearchParams((request.url ?? '').split('?', 2)[1] ?? '');
+  const signature = query.get('signature');
+  if (signature === null) return null;
+  return {
+    signature,
+    path: query.get('path') ?? '',
+    operation: request.method === 'POST' ? 'write' : 'read',
+    user: query.get('username') ?? '',
+    expiration: query.get('signature_expiration'),
+  };
+}
+
+function rpcsOf(process: ProcessService, files: FilesystemService): ReadonlyMap<string, Rpc> {
+  const unary = (run: Extract<Rpc, { kind: 'unary' }>['run']): Rpc => ({ kind: 'unary', run });
+  const server = (run: Extract<Rpc, { kind: 'server' }>['run']): Rpc => ({ kind: 'server', run });
+  return new Map<string, Rpc>([
+    ['/process.Process/List', unary((call) => process.list(call))],
+    ['/process.Process/Start', server((...args) => process.start(...args))],
+    ['/process.Process/Connect', server((...args) => process.connect(...args))],
+    ['/process.Process/Update', unary((...args) => process.update(...args))],
+    ['/process.Process/SendInput', unary((...args) => process.sendInput(...args))],
+    [
+      '/process.Process/StreamInput',
+      { kind: 'client', run: (...args) => process.streamInput(...args) },
+    ],
+    ['/process.Process/CloseStdin', unary((...args) => process.closeStdin(...args))],
+    ['/process.Process/SendSignal', unary((...args) => process.sendSignal(...args))],
+    ['/filesystem.Filesystem/Stat', unary((...args) => files.stat(...args))],
+    ['/filesystem.Filesystem/MakeDir', unary((...args) => files.makeDir(...args))],
+    ['/filesystem.Filesystem/Move', unary((...args) => files.move(...args))],
+    ['/filesystem.Filesystem/ListDir', unary((...args) => files.listDir(...args))],
+    ['/filesystem.Filesystem/Remove', unary((...args) => files.remove(...args))],
+    ['/filesystem.Filesystem/WatchDir', server((...args) => files.watchDir(...args))],
+  ]);
+}

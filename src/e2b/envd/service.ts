@@ -1,0 +1,128 @@
+/**
+ * The calls of E2B's envd, answered on the host with the guest's own operations: nothing of E2B runs in the guest.
+ *
+ *     POST /process.Process/NAME, /filesystem.Filesystem/NAME     Connect protocol
+ *     GET /health · GET and POST /files
+ */
+import { describeError } from '../../base/errors.ts';
+import type { E2bParts } from '../parts.ts';
+import { type Call, goneSignal } from './call.ts';
+import {
+  CONNECT_STATUS,
+  ConnectError,
+  endFrame,
+  frameOf,
+  messagesOf,
+  parseJson,
+} from './connect.ts';
+import { connectErrorOf } from './failures.ts';
+import { readText } from './read-text.ts';
+
+/** Where a call's stream of messages goes. */
+export interface Outlet {
+  /** Resolves when the client can take more, or has gone. */
+  send(message: unknown): Promise<void>;
+  /** Sends `message` whenever nothing else was sent for so long. */
+  keepAlive(ms: number, message: unknown): void;
+  /** Resolves when the client has gone. */
+  readonly gone: Promise<undefined>;
+}
+
+export type Rpc =
+  | { readonly kind: 'unary'; run(call: Call, message: unknown): Promise<unknown> }
+  | { readonly kind: 'server'; run(call: Call, message: unknown, outlet: Outlet): Promise<void> }
+  | {
+      readonly kind: 'client';
+      run(call: Call, messages: AsyncIterable<unknown>): Promise<unknown>;
+    };
+
+export async function answerRpc(
+  rpc: Rpc,
+  call: Call,
+  { clock, log }: Pick<E2bParts, 'clock' | 'log'>,
+): Promise<void> {
+  const { request, response } = call;
+  if (rpc.kind === 'unary') {
+    try {
+      const answer = await rpc.run(call, parseJson(await readText(request, clock)));
+      sendJson(200, answer);
+    } catch (error) {
+      const failure = failureOf(error);
+      sendJson(CONNECT_STATUS[failure.code], { code: failure.code, message: failure.message });
+    }
+    return;
+  }
+  response.writeHead(200, { 'content-type': 'application/connect+json' });
+  response.flushHeaders();
+  try {
+    if (rpc.kind === 'client') {
+      response.write(frameOf(await rpc.run(call, messagesOf(request))));
+    } else {
+      await serve(rpc);
+    }
+    response.end(endFrame());
+  } catch (error) {
+    response.end(endFrame(failureOf(error)));
+  }
+
+  async function serve(stream: Extract<Rpc, { kind: 'server' }>): Promise<void> {
+    const outlet = outletTo(call, clock);
+    try {
+      for await (const message of messagesOf(request)) {
+        await stream.run(call, message, outlet);
+        return;
+      }
+      throw new ConnectError('invalid_argument', 'there is no message');
+    } finally {
+      outlet.close();
+    }
+  }
+
+  function sendJson(status: number, body: unknown): void {
+    const text = JSON.stringify(body);
+    response.writeHead(status, {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(text),
+    });
+    response.end(text);
+  }
+
+  function failureOf(error: unknown): ConnectError {
+    const known = connectErrorOf(error);
+    if (known !== null) return known;
+    log.error(`envd ${request.url ?? ''}`, { error: describeError(error) });
+    return new ConnectError('internal', 'internal server error');
+  }
+}
+
+function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): void } {
+  const { response } = call;
+  const signal = goneSignal(call);
+  const gone = new Promise<undefined>((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    else signal.addEventListener('abort', () => resolve(undefined), { once: true });
+  });
+  let stop = (): void => undefined;
+  let restart = (): void => undefined;
+  const send = async (message: unknown): Promise<void> => {
+    restart();
+    if (signal.aborted || response.writableEnded) return;
+    if (response.write(frameOf(message))) return;
+    await Promise.race([gone, new Promise<void>((resolve) => response.once('drain', resolve))]);
+  };
+  return {
+    send,
+    gone,
+    keepAlive(ms, message) {
+      restart = () => {
+        stop();
+        stop = clock.after(ms, () => void send(message));
+      };
+      restart();
+    },
+    close() {
+      restart = () => undefined;
+      stop();
+    },
+  };
+}

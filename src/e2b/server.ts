@@ -1,0 +1,129 @@
+/**
+ * E2B's interfaces on one port: the control plane, envd and the ports of sandboxes (docs/e2b.md). Programs that use
+ * E2B's clients need only other addresses.
+ *
+ *     request ── dispatch.ts ──┬─ control/    create, list, end, …
+ *                              ├─ envd/       programs and files of a sandbox
+ *                              └─ traffic/    a port of a sandbox
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { App } from '../api/route.ts';
+import type { OtherInterface } from '../api/server.ts';
+import { CodedError, describeError } from '../base/errors.ts';
+import type { SandboxInfo } from '../sandbox/control.ts';
+import { createControlApp } from './control/app.ts';
+import { ENVD_PORT, type Target, targetOf } from './dispatch.ts';
+import { Envd, signedFile } from './envd/envd.ts';
+import { isPublic } from './kept.ts';
+import type { E2bParts } from './parts.ts';
+import { fileSignature, isEqual } from './tokens.ts';
+import { PortProxy } from './traffic/proxy.ts';
+import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
+
+export interface E2bServer extends OtherInterface, AsyncDisposable {
+  /** For tests: requests to the control plane without a connection. */
+  readonly app: App;
+}
+
+type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
+
+export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
+  const { control, log, tokens } = parts;
+  const app = await createControlApp(parts);
+  const envd = new Envd(parts);
+  const proxy = new PortProxy(parts);
+
+  /** Null: the answer is sent. */
+  async function sandboxOf(
+    { id, port }: SandboxTarget,
+    request: IncomingMessage,
+    refuse: (refusal: ReturnType<typeof notFound>) => void,
+  ): Promise<SandboxInfo | null> {
+    const info = await find(id);
+    const canServe = info !== null && (info.status !== 'paused' || info.autoResume);
+    if (info === null || !canServe) refuse(notFound(id));
+    else if (port === 0) refuse(portClosed(id, port));
+    else if (port !== ENVD_PORT && !isPublic(info) && !hasToken(request, id))
+      refuse(tokenNeeded(id));
+    else return info;
+    return null;
+  }
+
+  async function find(id: string): Promise<SandboxInfo | null> {
+    try {
+      const info = await control.get(id);
+      return info.status === 'ended' ? null : info;
+    } catch (error) {
+      if (error instanceof CodedError) return null;
+      throw error;
+    }
+  }
+
+  function hasToken({ headers }: IncomingMessage, id: string): boolean {
+    const given = headers['e2b-traffic-access-token'];
+    return typeof given === 'string' && isEqual(given, tokens.traffic(id));
+  }
+
+  /** The sandbox whose token made the signature: the URL does not say. */
+  async function signer(request: IncomingMessage): Promise<SandboxInfo | null> {
+    const signed = signedFile(request);
+    if (signed === null) return null;
+    const all = await control.list();
+    return (
+      all.find(({ id }) => isEqual(signed.signature, fileSignature(signed, tokens.envd(id)))) ??
+      null
+    );
+  }
+
+  async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const target = targetOf(request);
+    if (target.kind === 'signed') {
+      const info = await signer(request);
+      if (info !== null) return await envd.answer(request, response, info);
+      const body = { code: 401, message: 'invalid signature' };
+      sendRefusal(response, { status: 401, body });
+    } else if (target.kind === 'sandbox') {
+      const info = await sandboxOf(target, request, (why) => sendRefusal(response, why));
+      if (info === null) return;
+      if (target.port === ENVD_PORT) await envd.answer(request, response, info);
+      else await proxy.answer(request, response, info, target.port);
+    } else {
+      app.routing(request, response);
+    }
+  }
+
+  async function join(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
+    const target = targetOf(request);
+    if (target.kind !== 'sandbox') {
+      client.destroy();
+      return;
+    }
+    const info = await sandboxOf(target, request, () => client.destroy());
+    if (info !== null) await proxy.join(request, client, head, info, target.port);
+  }
+
+  const failed = (where: string) => (error: unknown) =>
+    log.error(`E2B ${where}`, { error: describeError(error) });
+  return {
+    app,
+    takes: (request) => targetOf(request).kind !== 'own',
+    takesUpgrade: (request) => {
+      const target = targetOf(request);
+      return target.kind === 'sandbox' && target.port !== ENVD_PORT;
+    },
+    request: (request, response) => {
+      answer(request, response).catch((error: unknown) => {
+        failed('request')(error);
+        response.destroy();
+      });
+    },
+    upgrade: (request, client, head) => {
+      join(request, client, head).catch((error: unknown) => {
+        failed('upgrade')(error);
+        client.destroy();
+      });
+    },
+    [Symbol.asyncDispose]: async () => await app.close(),
+  };
+}

@@ -1,0 +1,42 @@
+/**
+ * Tokens of a sandbox, derived from its id by a key of this home: nothing is stored, and a sandbox that is resumed by
+ * another daemon of the home has the same ones. Also signatures of file URLs.
+ */
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+
+export interface AccessTokens {
+  /** For files and programs. */
+  envd(id: string): string;
+  /** For the ports of a sandbox without public traffic. */
+  traffic(id: string): string;
+}
+
+/** @param key secret, at least 32 bytes */
+export function accessTokens(key: Uint8Array): AccessTokens {
+  const derive = (purpose: string, id: string): string =>
+    createHmac('sha256', key).update(`${purpose}:${id}`).digest('hex');
+  return { envd: (id) => derive('envd', id), traffic: (id) => derive('traffic', id) };
+}
+
+/** Compares digests of equal length, so that the time says nothing of the secret. */
+export function isEqual(given: string, secret: string): boolean {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(given), digest(secret));
+}
+
+export interface SignedFile {
+  /** As it is in the query. */
+  readonly path: string;
+  readonly operation: 'read' | 'write';
+  /** Empty: none is named. */
+  readonly user: string;
+  /** Seconds since 1970; null: for ever. */
+  readonly expiration: string | null;
+}
+
+export function fileSignature(file: SignedFile, envdToken: string): string {
+  const { path, operation, user, expiration } = file;
+  const parts = [path, operation, user, envdToken, ...(expiration === null ? [] : [expiration])];
+  const digest = createHash('sha256').update(parts.join(':')).digest('base64');
+  return `v1_${digest.replace(/=+$/, '')}`;
+}
