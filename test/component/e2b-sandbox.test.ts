@@ -1,7 +1,7 @@
 /** The unmodified JavaScript client of E2B against our server; sandboxes are agents of this machine. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Sandbox } from 'e2b';
@@ -125,4 +125,35 @@ describe('ports', () => {
   });
 
   it('log no error', () => expect(world.errors).toEqual([]));
+});
+
+describe('connections', () => {
+  it('get no answer before their message: the Python client would stop sending', async () => {
+    const answer = await fetch(`${world.url}/sandboxes/${sandbox.sandboxId}`, {
+      headers: { 'x-api-key': world.apiKey },
+    });
+    const { envdAccessToken } = (await answer.json()) as { readonly envdAccessToken: string };
+    const socket = connect(Number(new URL(world.url).port), '127.0.0.1').setEncoding('latin1');
+    let text = '';
+    socket.on('data', (more: string) => {
+      text += more;
+    });
+    const head = (method: string, path: string, more = ''): string =>
+      `${method} ${path} HTTP/1.1\r\nHost: localhost\r\nE2b-Sandbox-Id: ${sandbox.sandboxId}\r\n` +
+      `X-Access-Token: ${envdAccessToken}\r\n${more}\r\n`;
+    const chunked = 'Content-Type: application/connect+json\r\nTransfer-Encoding: chunked\r\n';
+    socket.write(head('POST', '/process.Process/Start', chunked));
+    // Another connection's whole call, which is served after the head above.
+    expect(await sandbox.isRunning()).toBe(true);
+    expect(text).toBe('');
+    const message = JSON.stringify({ process: { cmd: '/bin/echo', args: ['late'] } });
+    const length = message.length.toString(16).padStart(8, '0');
+    const frame = `\0${Buffer.from(length, 'hex').toString('latin1')}${message}`;
+    socket.write(`${frame.length.toString(16)}\r\n${frame}\r\n`, 'latin1');
+    await expect.poll(() => text, { timeout: 10_000 }).toContain('exit status 0');
+    // The rest of the body, and the next call on the same connection.
+    socket.write(`0\r\n\r\n${head('GET', '/health')}`);
+    await expect.poll(() => text, { timeout: 10_000 }).toContain('204 No Content');
+    socket.destroy();
+  });
 });

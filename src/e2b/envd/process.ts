@@ -151,6 +151,7 @@ async function follow(call: Call, program: Program, outlet: Outlet): Promise<voi
     const end = await Promise.race([program.ended, outlet.gone]);
     if (end !== undefined) await outlet.send({ event: { end } });
   } catch (error) {
+    if (error instanceof ConnectError) throw error;
     throw new ConnectError('unavailable', `the process can't be followed: ${describeError(error)}`);
   } finally {
     stop();

@@ -7,6 +7,7 @@ import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Guest, Process, ProcessExit } from '../../guest/guest.ts';
 import { E2B_LIMITS } from '../limits.ts';
+import { ConnectError } from './connect.ts';
 
 export type ProgramEvent =
   | { readonly start: { readonly pid: number } }
@@ -42,6 +43,9 @@ export class Program {
     this.ended = (async () => {
       const exit = await process.exit;
       await output;
+      // The client has given up by then, or is about to.
+      if (exit.timedOut)
+        throw new ConnectError('deadline_exceeded', 'the time of the call is over');
       return endOf(exit);
     })();
     this.ended.catch((error: unknown) => ignore(error, 'told to those who listen'));

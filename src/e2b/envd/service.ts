@@ -4,6 +4,7 @@
  *     POST /process.Process/NAME, /filesystem.Filesystem/NAME     Connect protocol
  *     GET /health · GET and POST /files
  */
+import type { IncomingMessage } from 'node:http';
 import { describeError } from '../../base/errors.ts';
 import type { E2bParts } from '../parts.ts';
 import { type Call, goneSignal } from './call.ts';
@@ -52,23 +53,35 @@ export async function answerRpc(
     }
     return;
   }
-  response.writeHead(200, { 'content-type': 'application/connect+json' });
-  response.flushHeaders();
   try {
     if (rpc.kind === 'client') {
-      response.write(frameOf(await rpc.run(call, messagesOf(request))));
+      const answer = await rpc.run(call, messagesOf(partsOf(request)));
+      open();
+      response.write(frameOf(answer));
     } else {
       await serve(rpc);
     }
     response.end(endFrame());
   } catch (error) {
+    open();
     response.end(endFrame(failureOf(error)));
+  } finally {
+    // The rest of the body, so that the connection serves the client's next call.
+    request.resume();
+  }
+
+  /** Not before the client's message: the Python client stops sending when it sees an answer. */
+  function open(): void {
+    if (response.headersSent) return;
+    response.writeHead(200, { 'content-type': 'application/connect+json' });
+    response.flushHeaders();
   }
 
   async function serve(stream: Extract<Rpc, { kind: 'server' }>): Promise<void> {
     const outlet = outletTo(call, clock);
     try {
-      for await (const message of messagesOf(request)) {
+      for await (const message of messagesOf(partsOf(request))) {
+        open();
         await stream.run(call, message, outlet);
         return;
       }
@@ -93,6 +106,11 @@ export async function answerRpc(
     log.error(`envd ${request.url ?? ''}`, { error: describeError(error) });
     return new ConnectError('internal', 'internal server error');
   }
+}
+
+/** Without an end of the connection when no more parts are read. */
+function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {
+  return request.iterator({ destroyOnReturn: false });
 }
 
 function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): void } {
