@@ -18,13 +18,15 @@ import { Envd, signedFile } from './envd/envd.ts';
 import { isPublic } from './kept.ts';
 import type { E2bParts } from './parts.ts';
 import { fileSignature, isEqual } from './tokens.ts';
-import { PortProxy } from './traffic/proxy.ts';
+import { PortProxy, refuseUpgrade } from './traffic/proxy.ts';
 import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
 
 export interface E2bServer extends OtherInterface, AsyncDisposable {
   /** For tests: requests to the control plane without a connection. */
   readonly app: App;
 }
+
+const TRAFFIC_TOKEN = 'e2b-traffic-access-token';
 
 type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
 
@@ -45,7 +47,7 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
     if (info === null || !canServe) refuse(notFound(id));
     else if (port === 0) refuse(portClosed(id, port));
     else if (port !== ENVD_PORT && !isPublic(info) && !hasToken(request, id))
-      refuse(tokenNeeded(id));
+      refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
     else return info;
     return null;
   }
@@ -61,7 +63,7 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
   }
 
   function hasToken({ headers }: IncomingMessage, id: string): boolean {
-    const given = headers['e2b-traffic-access-token'];
+    const given = headers[TRAFFIC_TOKEN];
     return typeof given === 'string' && isEqual(given, tokens.traffic(id));
   }
 
@@ -82,9 +84,9 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
       const info = await signer(request);
       if (info !== null) return await envd.answer(request, response, info);
       const body = { code: 401, message: 'invalid signature' };
-      sendRefusal(response, { status: 401, body });
+      sendRefusal(request, response, { status: 401, body });
     } else if (target.kind === 'sandbox') {
-      const info = await sandboxOf(target, request, (why) => sendRefusal(response, why));
+      const info = await sandboxOf(target, request, (why) => sendRefusal(request, response, why));
       if (info === null) return;
       if (target.port === ENVD_PORT) await envd.answer(request, response, info);
       else await proxy.answer(request, response, info, target.port);
@@ -99,7 +101,7 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
       client.destroy();
       return;
     }
-    const info = await sandboxOf(target, request, () => client.destroy());
+    const info = await sandboxOf(target, request, (why) => refuseUpgrade(request, client, why));
     if (info !== null) await proxy.join(request, client, head, info, target.port);
   }
 
@@ -110,7 +112,9 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
     takes: (request) => targetOf(request).kind !== 'own',
     takesUpgrade: (request) => {
       const target = targetOf(request);
-      return target.kind === 'sandbox' && target.port !== ENVD_PORT;
+      // HTTP/2 by upgrade is left to be ignored, as HTTP allows: the answer is in HTTP/1.1.
+      const isH2 = /\bh2c?\b/i.test(request.headers.upgrade ?? '');
+      return target.kind === 'sandbox' && target.port !== ENVD_PORT && !isH2;
     },
     request: (request, response) => {
       answer(request, response).catch((error: unknown) => {
