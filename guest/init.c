@@ -253,6 +253,21 @@ static void mount_few_devices(void)
 	link_standard_streams("dev");
 }
 
+/*
+ * In the image root owns every file. The working directory is the room's root, and the system's root is still "/":
+ * a link on a disk that another VM wrote would lead out of the room.
+ */
+static void give_home(void)
+{
+	int home = open("home", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int user = home < 0 ? -1 : openat(home, "user", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (user < 0 || fchownat(user, "", USER_ID, USER_ID, AT_EMPTY_PATH) != 0)
+		die("give the disk's " USER_HOME " to its user");
+	close(user);
+	close(home);
+}
+
 static void make_room(const char *environment)
 {
 	unsigned long safe = MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -288,9 +303,8 @@ static void make_room(const char *environment)
 	bind_mount(SHARED, "run/neurovisor", MS_NOSUID | MS_NODEV);
 	bind_mount(AGENT_DIR, "run/neurovisor/agent", MS_RDONLY | MS_NOSUID | MS_NODEV);
 	bind_mount(SCRATCH "/scripts", "run/neurovisor/scripts", MS_NOSUID | MS_NODEV);
-	/* In the image root owns every file. */
-	if (environment == NULL && chown("." USER_HOME, USER_ID, USER_ID) != 0)
-		die("chown " USER_HOME);
+	if (environment == NULL)
+		give_home();
 	if (syscall(SYS_pivot_root, ".", ".") != 0 || umount2(".", MNT_DETACH) != 0 || chdir("/") != 0)
 		die("enter the room");
 }
