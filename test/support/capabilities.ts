@@ -18,6 +18,7 @@ export const CAPABILITIES = [
   'python-index',
   'debian-archive',
   'docker-registry',
+  'musl',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 

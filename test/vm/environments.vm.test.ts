@@ -1,7 +1,9 @@
 /** Programs in an image that is not ours: its users, its Python or none, whatever it has in the places that we need. */
 import { execFileSync } from 'node:child_process';
 import {
+  copyFileSync,
   cpSync,
+  existsSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
@@ -14,6 +16,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { SandboxEnvironment } from '../../src/sandbox/environment.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
+import { requires } from '../support/requires.ts';
 import { exec, python, SMALL, useRuntime } from '../support/vm.ts';
 
 const fixture = useRuntime();
@@ -223,6 +226,53 @@ describe('a hostile image', () => {
     expect(await sh('echo $A')).toBe('b\n');
   });
 });
+
+const MUSL_LOADER = `/lib/ld-musl-${process.arch === 'x64' ? 'x86_64' : 'aarch64'}.so.1`;
+const musl = existsSync('/usr/bin/musl-gcc') && existsSync(MUSL_LOADER);
+
+/** Without glibc, a shell, /etc and /usr: musl's loader, and a program in two forms. */
+function muslImage(): string {
+  const root = join(dir, 'musl');
+  mkdirSync(join(root, 'lib'), { recursive: true });
+  copyFileSync(MUSL_LOADER, join(root, MUSL_LOADER));
+  const source = join(import.meta.dirname, '../fixtures/image-program.c');
+  execFileSync('musl-gcc', ['-o', join(root, 'dynamic'), source]);
+  execFileSync('musl-gcc', ['-static', '-o', join(root, 'static'), source]);
+  const image = join(dir, 'musl.erofs');
+  execFileSync('mkfs.erofs', ['--quiet', image, root]);
+  return image;
+}
+
+requires('musl', musl || 'musl-gcc is missing: apt-get install musl-tools').describe(
+  'an image of musl without glibc and accounts',
+  () => {
+    let sandbox: Supervisor;
+    beforeAll(async () => {
+      sandbox = await start(muslImage(), { env: { PATH: '/', MODE: 'set' } });
+    });
+    afterAll(() => sandbox.stop());
+
+    it.each(['dynamic', 'static'])('a %s program runs, as any numeric user', async (program) => {
+      const guest = sandbox.guest();
+      expect(guest.info.problems).toEqual([]);
+      expect(await exec(guest, [program, 'who'])).toMatchObject({
+        stdout: '0:0 / set\n',
+        stderr: '',
+      });
+      const other = await exec(guest, [program, 'who'], { user: '4242:77' });
+      expect(other.stdout).toBe('4242:77 / set\n');
+      const hosts = await exec(guest, [program, 'read', '/etc/hosts']);
+      expect(hosts.stdout).toContain(sandbox.spec.hostname);
+    });
+
+    it('a script is refused with the remedy', async () => {
+      await expect(sandbox.guest().python({ script: { code: 'print(1)' } })).rejects.toMatchObject({
+        code: 'not_found',
+        message: expect.stringContaining('no Python 3.10 or newer: use exec'),
+      });
+    });
+  },
+);
 
 describe('an image with a Python', () => {
   let sandbox: Supervisor;
