@@ -1,3 +1,4 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
 import { describe, expect, it } from 'vitest';
 import { parseDockerfile } from './parse.ts';
 
@@ -40,6 +41,46 @@ describe('parseDockerfile', () => {
     expect(run?.script).toBe('cat <<E && echo\nx\nE');
   });
 
+  it.each([
+    'RUN echo "<<E"',
+    'RUN echo "a <<E b"',
+    "RUN echo 'a <<E b' \\\n  c",
+    'RUN echo \\<<E',
+    'RUN echo a<<E',
+    'RUN cat <<<E',
+    'RUN echo "${A:- <<E }"',
+    'RUN echo $((1 << 2))',
+    'CMD echo <<E',
+  ])('heredocs: %j has none', (line) => {
+    const found = parse(`FROM a\n${line}\nRUN b\nCMD c`);
+    expect(found.map(({ keyword }) => keyword)).toEqual(['FROM', line.slice(0, 3), 'RUN', 'CMD']);
+    expect(found[1]?.heredocs).toEqual([]);
+  });
+
+  it('heredocs: one beside a quoted mark', () => {
+    const [, run, last] = parse('FROM a\nRUN cat <<E - "a <<F"\nx\nE\nRUN y');
+    expect(run?.heredocs.map(({ name }) => name)).toEqual(['E']);
+    expect(last).toMatchObject({ line: 5, rest: 'y' });
+  });
+
+  it('escape: two of them at the end of a line continue nothing', () => {
+    expect(parse('FROM a\nRUN echo b\\\\\nRUN c').map(({ rest }) => rest)).toEqual([
+      'a',
+      'echo b\\\\',
+      'c',
+    ]);
+  });
+
+  it.each([
+    ['# Escape = `\nFROM a\nRUN b `\n c', 'b  c'],
+    ['# syntax=x\n# escape=`\nFROM a\nRUN b `\n c', 'b  c'],
+    // After anything else it is a comment.
+    ['# c\n# escape=`\nFROM a\nRUN b \\\n c', 'b  c'],
+    ['\n# escape=`\nFROM a\nRUN b \\\n c', 'b  c'],
+  ])('directives come first: %j', (text, rest) => {
+    expect(parse(text)[1]).toMatchObject({ rest });
+  });
+
   it('heredocs: a comment and a backslash in one are content', () => {
     const [, run] = parse('FROM a\nRUN <<E\n# c\nx \\\ny\nE\nCMD z');
     expect(run?.heredocs[0]?.content).toBe('# c\nx \\\ny\n');
@@ -48,6 +89,8 @@ describe('parseDockerfile', () => {
   it.each([
     ['FROM a\nRUN <<E\nx', 'line 2: the heredoc E has no end'],
     ['FROM a\nRUN <<E>f\nx\nE\nRUN y', 'line 2: it is not clear where the heredoc E ends'],
+    ['FROM a\nRUN <<E; echo\nx\nE', 'line 2: it is not clear where the heredoc E ends'],
+    ['# escape=x\nFROM a', 'line 1: "x" is not an escape character'],
     ['FROM a\nRUN a\rRUN b\nRUN c', 'line 2: a carriage return'],
     ['FROM a\nRUN a\0b', 'line 2: a NUL character'],
     ['FROM a\nRUN --=x y', 'line 2: "--=x" is not a flag'],

@@ -1,12 +1,10 @@
 /**
- * A Dockerfile as a list of instructions: keyword, flags, the rest of its logical line, heredocs. Pure.
- *
- * `dockerfile-ast` says where instructions begin and end; what their words mean is decided here as BuildKit does
- * (frontend/dockerfile/parser).
+ * A Dockerfile as a list of instructions: keyword, flags, the rest of its logical line, heredocs. Pure. Lines are joined,
+ * and heredocs found, as BuildKit does (frontend/dockerfile/parser).
  */
-import { DockerfileParser } from 'dockerfile-ast';
 import { invalid, shown } from './errors.ts';
 import { DOCKERFILE_LIMITS } from './limits.ts';
+import { splitWords } from './words.ts';
 
 export interface Heredoc {
   readonly name: string;
@@ -41,20 +39,37 @@ export function parseDockerfile(bytes: Uint8Array): ParsedDockerfile {
   if (bytes.length > fileBytesMax) {
     throw invalid(null, `the Dockerfile is larger than ${fileBytesMax} bytes`);
   }
-  const text = decode(bytes);
-  const document = DockerfileParser.parse(text);
-  const escapeMark = document.getEscapeCharacter();
-  const lines = text.split('\n');
-  const found = document.getInstructions();
-  if (found.length > instructionsMax) {
-    throw invalid(null, `the Dockerfile has more than ${instructionsMax} instructions`);
+  const lines = decode(bytes).split('\n');
+  const escapeMark = readEscapeMark(lines);
+  const instructions: Instruction[] = [];
+  for (let at = 0; at < lines.length; ) {
+    if (isEmptyOrComment(lines[at] ?? '')) {
+      at += 1;
+      continue;
+    }
+    if (instructions.length >= instructionsMax) {
+      throw invalid(null, `the Dockerfile has more than ${instructionsMax} instructions`);
+    }
+    const { instruction, end } = readInstruction(lines, at, escapeMark);
+    instructions.push(instruction);
+    at = end;
   }
-  const instructions = found.map((one) => {
-    const { start, end } = one.getRange();
-    const own = lines.slice(start.line, end.line + 1);
-    return readInstruction(start.line + 1, own, escapeMark);
-  });
   return { escapeMark, instructions };
+}
+
+const isEmptyOrComment = (line: string): boolean => /^\s*(#.*)?$/.test(line);
+
+/** Directives are comments `# name=value` before anything else. */
+function readEscapeMark(lines: readonly string[]): string {
+  for (const [index, line] of lines.entries()) {
+    const [, name, value = ''] = /^#\s*([a-z][a-z0-9]*)\s*=\s*(\S.*?)\s*$/i.exec(line) ?? [];
+    if (name === undefined) break;
+    if (name.toLowerCase() !== 'escape') continue;
+    if (value === '\\' || value === '`') return value;
+    const remedy = 'Use a backslash or a backquote.';
+    throw invalid(index + 1, `"${shown(value)}" is not an escape character`, remedy);
+  }
+  return '\\';
 }
 
 function decode(bytes: Uint8Array): string {
@@ -67,7 +82,7 @@ function decode(bytes: Uint8Array): string {
   const nul = text.indexOf('\0');
   if (nul >= 0) throw invalid(text.slice(0, nul).split('\n').length, 'a NUL character');
   const whole = text.replaceAll('\r\n', '\n');
-  // dockerfile-ast ends a line there, other builders do not.
+  // It hides text from whoever reads the file on a terminal.
   const bare = whole.indexOf('\r');
   if (bare >= 0) {
     throw invalid(whole.slice(0, bare).split('\n').length, 'a carriage return that ends no line');
@@ -77,41 +92,44 @@ function decode(bytes: Uint8Array): string {
 
 const KEYWORDS_WITH_HEREDOCS: ReadonlySet<string> = new Set(['RUN', 'COPY', 'ADD']);
 
-function readInstruction(line: number, own: readonly string[], escapeMark: string): Instruction {
-  const { text, used } = joinLines(own, escapeMark);
+/** @returns also where the next one may begin */
+function readInstruction(
+  lines: readonly string[],
+  start: number,
+  escapeMark: string,
+): { readonly instruction: Instruction; readonly end: number } {
+  const { text, end } = joinLines(lines, start, escapeMark);
+  const line = start + 1;
   const [, word = '', after = ''] = /^\s*(\S+)\s*(.*)$/s.exec(text) ?? [];
   const keyword = word.toUpperCase();
   const { flags, rest } = takeFlags(line, after, escapeMark);
   if (!KEYWORDS_WITH_HEREDOCS.has(keyword)) {
-    return { keyword, line, flags, rest, script: rest, heredocs: [] };
+    return { instruction: { keyword, line, flags, rest, script: rest, heredocs: [] }, end };
   }
-  const body = own.slice(used);
-  const heredocs = readHeredocs(line, rest, body);
-  const script = heredocs.length === 0 ? rest : [rest, ...body].join('\n');
-  return { keyword, line, flags, rest, script, heredocs };
+  const marks = heredocMarks(line, rest, escapeMark);
+  const { heredocs, end: bodyEnd } = readHeredocs(line, marks, lines, end);
+  const script = [rest, ...lines.slice(end, bodyEnd)].join('\n');
+  return { instruction: { keyword, line, flags, rest, script, heredocs }, end: bodyEnd };
 }
 
-/** The logical line. Comments and empty lines in it are dropped. @returns also how many lines it has */
-function joinLines(own: readonly string[], escapeMark: string): { text: string; used: number } {
-  const [first = '', ...others] = own;
-  let { line: text, continues } = withoutEscape(first, escapeMark);
-  let used = 1;
-  for (const one of others) {
-    if (!continues) break;
-    used += 1;
-    if (/^\s*(#.*)?$/.test(one)) continue;
-    const next = withoutEscape(one, escapeMark);
-    text += next.line;
-    ({ continues } = next);
+/** The logical line. Comments and empty lines in it are dropped. */
+function joinLines(
+  lines: readonly string[],
+  start: number,
+  escapeMark: string,
+): { readonly text: string; readonly end: number } {
+  const parts: string[] = [];
+  let continues = true;
+  let at = start;
+  for (; continues && at < lines.length; at += 1) {
+    const given = lines[at] ?? '';
+    if (at > start && isEmptyOrComment(given)) continue;
+    const line = given.trimEnd();
+    // Two of them are an escaped one.
+    continues = line.endsWith(escapeMark) && line.at(-2) !== escapeMark;
+    parts.push(continues ? line.slice(0, -1) : given);
   }
-  return { text: text.trim(), used };
-}
-
-function withoutEscape(given: string, escapeMark: string): { line: string; continues: boolean } {
-  const line = given.trimEnd();
-  return line.endsWith(escapeMark)
-    ? { line: line.slice(0, -escapeMark.length), continues: true }
-    : { line: given, continues: false };
+  return { text: parts.join('').trim(), end: at };
 }
 
 /** Flags come first, and end at the first word that is none. Quotes and escapes keep spaces together. */
@@ -152,31 +170,50 @@ function flagWord(text: string, start: number, escapeMark: string): { word: stri
   return { word, end: at };
 }
 
-/** `<<name`, `<<-name`, `<<"name"`; not `<<<` of a shell. */
-const HEREDOC = /(?<=^|\s)\d*<<(-?)(["']?)([A-Za-z_][\w.-]*)\2(?=\s|$|[;&|)>])/g;
+interface HeredocMark {
+  readonly name: string;
+  readonly expands: boolean;
+  readonly strips: boolean;
+}
 
-function readHeredocs(line: number, rest: string, body: readonly string[]): readonly Heredoc[] {
-  const opened = [...rest.matchAll(HEREDOC)];
-  if (opened.length > DOCKERFILE_LIMITS.partsMax) throw invalid(line, 'too many heredocs');
-  let at = 0;
-  const read = opened.map(([, dash = '', quote = '', name = '']) => {
-    const strip = (text: string): string => (dash === '' ? text : text.replace(/^\t+/, ''));
-    const content: string[] = [];
-    for (; at < body.length; at += 1) {
-      const own = strip(body[at] ?? '');
-      if (own === name) break;
-      content.push(own);
+/** A whole word: `<<name`, `<<-name`, `<<"name"`; not `<<<` of a shell, and nothing within quotes. */
+const MARK = /^\d*<<(-?)(["']?)([A-Za-z_][\w.-]*)\2(.*)$/s;
+
+function heredocMarks(line: number, rest: string, escapeMark: string): readonly HeredocMark[] {
+  const marks = splitWords(rest, escapeMark).flatMap((word): readonly HeredocMark[] => {
+    const [, dash = '', quote = '', name, more = ''] = MARK.exec(word) ?? [];
+    if (name === undefined) return [];
+    // Shells end the name there, other builders do not.
+    if (more !== '') {
+      const remedy = 'Put a space after the name of the heredoc.';
+      throw invalid(line, `it is not clear where the heredoc ${name} ends`, remedy);
     }
-    if (at >= body.length) {
+    return [{ name, expands: quote === '', strips: dash !== '' }];
+  });
+  if (marks.length > DOCKERFILE_LIMITS.partsMax) throw invalid(line, 'too many heredocs');
+  return marks;
+}
+
+/** @param start of the first one's content. @returns also where the last one ends */
+function readHeredocs(
+  line: number,
+  marks: readonly HeredocMark[],
+  lines: readonly string[],
+  start: number,
+): { readonly heredocs: readonly Heredoc[]; readonly end: number } {
+  let at = start;
+  const heredocs = marks.map(({ name, expands, strips }) => {
+    const content: string[] = [];
+    for (; at < lines.length; at += 1) {
+      const own = strips ? (lines[at] ?? '').replace(/^\t+/, '') : lines[at];
+      if (own === name) break;
+      content.push(`${own}\n`);
+    }
+    if (at >= lines.length) {
       throw invalid(line, `the heredoc ${name} has no end`, `Add a line with ${name} alone.`);
     }
     at += 1;
-    return { name, expands: quote === '', content: content.map((own) => `${own}\n`).join('') };
+    return { name, expands, content: content.join('') };
   });
-  // dockerfile-ast has another name for it, and took what follows for its content.
-  if (opened.length > 0 && at < body.length && body.slice(at).some((one) => one.trim() !== '')) {
-    const remedy = 'Put a space after the name of the heredoc.';
-    throw invalid(line, `it is not clear where the heredoc ${opened.at(-1)?.[3]} ends`, remedy);
-  }
-  return read;
+  return { heredocs, end: at };
 }
