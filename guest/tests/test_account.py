@@ -53,6 +53,13 @@ class Accounts(unittest.TestCase):
             with self.assertRaises(RequestError, msg=name):
                 self.find(name)
 
+    def test_an_unknown_group_is_named(self) -> None:
+        for name in ("root:nosuchgroup", "4242:nosuchgroup"):
+            with self.assertRaisesRegex(RequestError, f"group 'nosuchgroup' of user '{name}' does not exist"):
+                self.find(name)
+        with self.assertRaisesRegex(RequestError, "user 'nobody:nosuchgroup' does not exist"):
+            self.find("nobody:nosuchgroup")
+
     def test_the_default_is_that_of_the_image(self) -> None:
         self.assertEqual(self.find(None)[0], "user")
         self.assertEqual(self.find(None, Environment("", ""))[:2], ("root", 0))

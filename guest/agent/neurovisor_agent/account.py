@@ -52,7 +52,7 @@ def find(name: str | None, in_vm: bool, environment: Environment | None = None) 
 
     Outside a VM (tests) a missing `user` is the agent's own account, and every home is HOME.
 
-    Raises RequestError `not_found` for an unknown user, `permission_denied` when the agent can't become it.
+    Raises RequestError `not_found` for an unknown user or group, `permission_denied` when the agent can't become it.
     """
     default = _DEFAULT_USER if environment is None else environment.user or "0"
     wanted = default if name is None else name
@@ -75,6 +75,8 @@ def look_up(wanted: str) -> Account | None:
     """`name`, `uid`, or either with `:group` or `:gid`, as container images have it.
 
     A number needs no entry in the account files: then the home is `/` and the group 0. With a group it is the only one.
+
+    None: there is no such user. Raises RequestError `not_found` for a group that does not exist.
     """
     accounts = passwd.accounts()
     name, _, group = wanted.partition(":")
@@ -93,7 +95,7 @@ def look_up(wanted: str) -> Account | None:
         if gid is None:
             gid = passwd.parse_id(group)
         if gid is None:
-            return None
+            raise RequestError("not_found", f"group {group!r} of user {wanted!r} does not exist in the guest")
         account.gid, account.groups = gid, [gid]
     return account
 
