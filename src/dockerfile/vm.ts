@@ -9,7 +9,7 @@ import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { describeError, errorCode } from '../base/errors.ts';
+import { describeError, errorCode, remedyOf } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { ECOSYSTEMS } from '../base/package-policy.ts';
 import { MIB } from '../base/units.ts';
@@ -19,11 +19,10 @@ import {
   type BuilderVms,
   makeSparse,
   mountTools,
-  move,
   NO_MODEL,
   TOOLS_DIR,
-  take,
 } from '../runtime/image-builder.ts';
+import { isFromFullDisk, OutputDisk } from '../runtime/output-disk.ts';
 import { makeWorkspace } from '../runtime/workspace.ts';
 import { packageVariables } from '../sandbox/packages.ts';
 import type { Workspace } from '../sandbox/parts.ts';
@@ -89,8 +88,7 @@ export async function startStageVm(
   signal: AbortSignal,
 ): Promise<StageVm> {
   let layout: Layout | undefined;
-  // Where the output goes when the workspace is removed.
-  const kept: { path: string | null } = { path: null };
+  const kept = new OutputDisk();
   const place = async (id: string): Promise<Workspace> => {
     const workspace = await makeWorkspace(vms.runDir, id);
     try {
@@ -104,11 +102,8 @@ export async function startStageVm(
       ...workspace,
       disks: layout.disks,
       async remove() {
-        try {
-          if (kept.path !== null && output !== null) await move(output, kept.path);
-        } finally {
-          await workspace.remove();
-        }
+        if (output !== null) await kept.leave(output);
+        await workspace.remove();
       },
     };
   };
@@ -128,7 +123,8 @@ export async function startStageVm(
       { makeWorkspace: ({ id }) => place(id), attachBridge: async () => NO_MODEL },
     );
   } catch (error) {
-    if (error instanceof DockerfileError || isFull(error)) throw error;
+    if (error instanceof DockerfileError) throw error;
+    if (isFromFullDisk(error)) throw diskFull(null, error);
     throw failed('the VM that runs the steps could not be started', error);
   }
   const stage = new Stage(vm, layout as unknown as Layout, options, kept, signal);
@@ -141,12 +137,10 @@ export async function startStageVm(
   }
 }
 
-const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(errorCode(error) ?? '');
-
 const failed = (message: string, cause: unknown): DockerfileError =>
   new DockerfileError('build_failed', null, message, {
     cause,
-    remedy: 'Try again; `neurovisor doctor` checks what VMs need.',
+    remedy: remedyOf(cause) ?? 'Try again; `neurovisor doctor` checks what VMs need.',
   });
 
 async function lay(
@@ -211,7 +205,7 @@ class Stage implements StageVm {
   readonly disks: StageVm['disks'];
   readonly #vm: Vm;
   readonly #layout: Layout;
-  readonly #kept: { path: string | null };
+  readonly #kept: OutputDisk;
   readonly #signal: AbortSignal;
   readonly #full: Promise<never>;
   readonly #clientEnv: Variables;
@@ -221,7 +215,7 @@ class Stage implements StageVm {
     vm: Vm,
     layout: Layout,
     options: StageVmOptions,
-    kept: { path: string | null },
+    kept: OutputDisk,
     signal: AbortSignal,
   ) {
     this.#vm = vm;
@@ -287,9 +281,9 @@ class Stage implements StageVm {
     if (bytes === undefined || bytes > outputBytes) {
       throw new StepFault('failed', 'the VM gave no valid answer');
     }
-    this.#kept.path = outPath;
+    this.#kept.keepAt(outPath);
     await this.stop();
-    await take(outPath, bytes);
+    await this.#kept.take(bytes);
   }
 
   async stop(): Promise<void> {

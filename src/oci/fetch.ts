@@ -286,7 +286,7 @@ async function requireRoom(
   const { bavail, bsize } = await statfs(join(dir, '..'));
   if (bavail * bsize >= total + SLACK_BYTES) return;
   throw new OciError('disk_full', `there is no room for ${image}`, {
-    cause: `it needs ${Math.ceil(total / MIB)} MiB, and ${Math.floor((bavail * bsize) / MIB)} MiB are free`,
+    cause: `it needs ${Math.ceil((total + SLACK_BYTES) / MIB)} MiB, and ${Math.floor((bavail * bsize) / MIB)} MiB are free`,
     remedy: 'Free disk space, for example with: neurovisor image prune',
   });
 }

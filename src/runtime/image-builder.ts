@@ -10,17 +10,15 @@
  */
 import {
   chmod,
-  chown,
   copyFile,
   constants as fsConstants,
-  mkdir,
   open,
   rename,
   rm,
   truncate,
 } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { errorCode } from '../base/errors.ts';
+import { join } from 'node:path';
+import { remedyOf } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { MIB } from '../base/units.ts';
 import type { Guest, Process } from '../guest/guest.ts';
@@ -37,6 +35,7 @@ import { OciError } from '../oci/errors.ts';
 import type { SandboxParts, Workspace } from '../sandbox/parts.ts';
 import type { SandboxOptions } from '../sandbox/spec.ts';
 import type { Supervisor } from '../sandbox/vm/supervisor.ts';
+import { isFromFullDisk, OutputDisk } from './output-disk.ts';
 import { makeWorkspace } from './workspace.ts';
 
 /** mkfs.erofs holds every inode in memory: about 1 KiB each. */
@@ -125,25 +124,21 @@ async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
   signal.throwIfAborted();
   // Another process may build the same.
   const kept = `${outPath}.${newSandboxId()}${UNFINISHED}`;
-  const vm = await startVm(vms, build, kept, signal);
+  const output = new OutputDisk();
+  const vm = await startVm(vms, build, output, signal);
   try {
     let bytes: number;
     try {
       const line = await Promise.race([drive(vm, build), fullDisk(vm, what)]);
       bytes = readVerdict(line, what, outputBytes);
+      output.keepAt(kept);
     } finally {
-      // The disk is moved to `kept` once the VM is gone.
       await vm.stop();
     }
-    await take(kept, bytes);
+    await output.take(bytes);
     await rename(kept, outPath);
   } catch (error) {
-    if (signal.aborted) throw cancelled(what, signal.reason);
-    if (error instanceof OciError) throw error;
-    throw new OciError('build_failed', `could not build ${what}`, {
-      cause: error,
-      remedy: 'Try again; `neurovisor doctor` checks what VMs need.',
-    });
+    throw failure(what, `could not build ${what}`, error, signal);
   } finally {
     await rm(kept, { force: true });
   }
@@ -163,14 +158,26 @@ function fullDisk({ vm }: BuilderVm, what: string): Promise<never> {
   });
 }
 
-function cancelled(what: string, cause: unknown): OciError {
-  return new OciError('cancelled', `building ${what} was canceled`, { cause });
+function failure(what: string, message: string, cause: unknown, signal: AbortSignal): OciError {
+  if (signal.aborted) {
+    const { reason } = signal;
+    return new OciError('cancelled', `building ${what} was canceled`, { cause: reason });
+  }
+  if (cause instanceof OciError) return cause;
+  if (isFromFullDisk(cause)) {
+    return new OciError('disk_full', `there is no room to build ${what}`, {
+      cause,
+      remedy: 'Free disk space, for example with: neurovisor image prune',
+    });
+  }
+  const remedy = remedyOf(cause) ?? 'Try again; `neurovisor doctor` checks what VMs need.';
+  return new OciError('build_failed', message, { cause, remedy });
 }
 
 async function startVm(
   vms: BuilderVms,
   build: Build,
-  kept: string,
+  output: OutputDisk,
   signal: AbortSignal,
 ): Promise<BuilderVm> {
   const options: SandboxOptions = {
@@ -181,14 +188,12 @@ async function startVm(
   };
   try {
     return await vms.start(options, signal, {
-      makeWorkspace: (spec) => makeBuildPlace(vms, spec.id, build, kept),
+      makeWorkspace: (spec) => makeBuildPlace(vms, spec.id, build, output),
       attachBridge: async () => NO_MODEL,
     });
   } catch (error) {
-    if (signal.aborted) throw cancelled(build.what, signal.reason);
-    throw new OciError('build_failed', `could not start the VM that builds ${build.what}`, {
-      cause: error,
-    });
+    const { what } = build;
+    throw failure(what, `could not start the VM that builds ${what}`, error, signal);
   }
 }
 
@@ -199,12 +204,12 @@ export const NO_MODEL = {
   close: async () => undefined,
 };
 
-/** A workspace with the three disks. @param kept where the output goes when it is removed */
+/** A workspace with the three disks. */
 async function makeBuildPlace(
   { runDir, toolsPath }: BuilderVms,
   id: string,
   build: Build,
-  kept: string,
+  kept: OutputDisk,
 ): Promise<Workspace> {
   const place = await makeWorkspace(runDir, id);
   const input = join(place.dir, 'input');
@@ -224,11 +229,8 @@ async function makeBuildPlace(
       { path: output, access: 'write' },
     ],
     async remove() {
-      try {
-        await move(output, kept);
-      } finally {
-        await place.remove();
-      }
+      await kept.leave(output);
+      await place.remove();
     },
   };
 }
@@ -236,17 +238,6 @@ async function makeBuildPlace(
 export async function makeSparse(path: string, bytes: number): Promise<void> {
   await using file = await open(path, 'wx', 0o600);
   await file.truncate(bytes);
-}
-
-/** The run directory may be on another file system. */
-export async function move(from: string, to: string): Promise<void> {
-  await mkdir(dirname(to), { recursive: true });
-  try {
-    await rename(from, to);
-  } catch (error) {
-    if (errorCode(error) !== 'EXDEV') throw error;
-    await copyFile(from, to);
-  }
 }
 
 /** Runs the script in the VM. @returns its line */
@@ -287,15 +278,6 @@ async function collect(program: Process): Promise<Collected> {
   if (oomKilled) words += ' (out of memory)';
   if (timedOut) words += ` (stopped after ${BUILD_MS_MAX / 60_000} minutes)`;
   return { exitCode, line, words: words.trim() };
-}
-
-/** Cuts the disk to the image, which then belongs to the cache. Its content is not read. */
-export async function take(path: string, bytes: number): Promise<void> {
-  await chown(path, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
-  await using file = await open(path, 'r+');
-  await file.truncate(bytes);
-  await file.chmod(0o644);
-  await file.sync();
 }
 
 /** Layers one behind the other; each is whole blocks. */

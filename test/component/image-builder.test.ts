@@ -1,4 +1,5 @@
 /** The host's side of the VM that builds images; the VM is a function that writes disks and prints a line. */
+import { execFile } from 'node:child_process';
 import {
   mkdirSync,
   mkdtempSync,
@@ -10,18 +11,11 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PassThrough, Readable } from 'node:stream';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { ExecSpec, Process } from '../../src/guest/guest.ts';
-import { type BuilderVms, makeImageBuilder } from '../../src/runtime/image-builder.ts';
-import type { SandboxSpec } from '../../src/sandbox/spec.ts';
-import type { DiskTrouble, VmDisk } from '../../src/vmm/driver.ts';
-
-interface FakeVm {
-  readonly plan: Record<string, unknown>;
-  readonly disks: readonly VmDisk[];
-  readonly trouble: (trouble: DiskTrouble) => void;
-}
+import { KIB } from '../../src/base/units.ts';
+import { type FakeBuilderVm, fakeImageBuilder } from '../support/builder-vms.ts';
+import { requiresRoot } from '../support/requires.ts';
 
 describe('makeImageBuilder', () => {
   let dir: string;
@@ -35,44 +29,7 @@ describe('makeImageBuilder', () => {
   });
   afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
-  /** @param work what the VM does; returns the line that it prints, or never ends */
-  const open = (work: (vm: FakeVm) => string | Promise<string>) => {
-    let count = 0;
-    const start: BuilderVms['start'] = async (_options, _signal, { makeWorkspace }) => {
-      count += 1;
-      const id = `${'a'.repeat(19)}${count}`;
-      const place = await makeWorkspace?.({ id } as SandboxSpec);
-      const listeners: ((trouble: DiskTrouble) => void)[] = [];
-      const exec = async ({ argv }: ExecSpec): Promise<Process> => {
-        const isBuild = argv[0] === 'python3';
-        const plan = isBuild ? JSON.parse(argv.at(-1) ?? '') : {};
-        const vm = {
-          plan,
-          disks: place?.disks ?? [],
-          trouble: (trouble: DiskTrouble) => {
-            for (const listener of listeners) listener(trouble);
-          },
-        };
-        const line = isBuild ? await work(vm) : '';
-        return {
-          stdout: Readable.from(line === '' ? [] : [Buffer.from(line)]),
-          stderr: new PassThrough().end(),
-          exit: new Promise((resolve) => setImmediate(resolve, { exitCode: 0 })),
-        } as unknown as Process;
-      };
-      return {
-        guest: () => ({ exec }),
-        vm: { onDiskTrouble: (listener: (typeof listeners)[0]) => void listeners.push(listener) },
-        stop: async () => void (await place?.remove()),
-      } as unknown as Awaited<ReturnType<BuilderVms['start']>>;
-    };
-    return makeImageBuilder({
-      start,
-      runDir: join(dir, 'run'),
-      toolsPath: join(dir, 'tools'),
-      hostCpus: 1,
-    });
-  };
+  const open = (work: Parameters<typeof fakeImageBuilder>[1]) => fakeImageBuilder(dir, work);
   const layer = (builder: ReturnType<typeof open>, stop = signal) =>
     builder.layer(
       {
@@ -88,7 +45,7 @@ describe('makeImageBuilder', () => {
   const left = (): string[] => [...readdirSync(join(dir, 'out')), ...readdirSync(join(dir, 'run'))];
 
   it('layer: the VM gets whole sectors and the exact length; the host takes as much as it is told', async () => {
-    let seen: FakeVm | undefined;
+    let seen: FakeBuilderVm | undefined;
     await layer(
       open((vm) => {
         seen = vm;
@@ -159,3 +116,30 @@ describe('makeImageBuilder', () => {
     expect(left()).toEqual([]);
   });
 });
+
+requiresRoot().it(
+  'image builder: a cache on another file system works; a full one, or a full run directory, is disk_full',
+  async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-builder-'));
+    try {
+      const fixture = join(import.meta.dirname, '../fixtures/image-builder-full.ts');
+      const own = ['--mount', '--propagation', 'private'];
+      const run = promisify(execFile)('unshare', [...own, process.execPath, fixture, dir]);
+      const { stdout } = await run;
+      const full = {
+        code: 'disk_full',
+        remedy: expect.stringContaining('image prune'),
+        message: expect.stringContaining('no space left on device'),
+        left: [],
+      };
+      expect(JSON.parse(stdout)).toEqual({
+        another: { code: 'done', left: ['x'], bytes: 256 * KIB, onDisk: 256 * KIB },
+        fullCache: full,
+        fullRun: full,
+        again: { code: 'done', left: ['x'], bytes: 256 * KIB, onDisk: 256 * KIB },
+      });
+    } finally {
+      rmSync(dir, { recursive: true, force: true });
+    }
+  },
+);
