@@ -7,7 +7,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { GIB } from '../../src/base/units.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
-import { buildDockerfile } from '../../src/dockerfile/build.ts';
+import { type BuildRequest, buildDockerfile } from '../../src/dockerfile/build.ts';
 import { BuildCache } from '../../src/dockerfile/cache.ts';
 import { openImages, resolveEnvironment } from '../../src/runtime/images.ts';
 import type { CreateRequest } from '../../src/sandbox/control.ts';
@@ -53,7 +53,7 @@ describe('--build', () => {
     });
 
   /** Leaves what a build of the directory would leave. */
-  async function keepResult(disk: string): Promise<void> {
+  async function keepResult(disk: string, more: Partial<BuildRequest> = {}): Promise<void> {
     const store = images();
     const { key } = await buildDockerfile(
       {
@@ -75,6 +75,7 @@ describe('--build', () => {
         target: null,
         secrets: new Map(),
         noCache: false,
+        ...more,
       },
       signal,
     );
@@ -115,6 +116,30 @@ describe('--build', () => {
     await expect(create(cli, control, { ...FLAGS, build: '/none' })).rejects.toMatchObject({
       code: 'usage',
       message: expect.stringContaining('NEUROVISOR_URL'),
+    });
+  });
+
+  it('create: --build-arg and --target choose what is built', async () => {
+    write('.dockerignore', 'home\n');
+    write('Dockerfile', 'FROM scratch AS a\nARG NAME\nCOPY $NAME /\nFROM scratch\nCOPY none /\n');
+    await keepResult('the disk', { buildArgs: { NAME: 'app' }, target: 'a' });
+    const asked: CreateRequest[] = [];
+    await using control = new FakeControlPlane({
+      beforeCreate: (request) => void asked.push(request),
+    });
+    const { cli } = testCli({ env: { NEUROVISOR_HOME: home, NAME: 'app' } });
+    const flags = { ...FLAGS, build: dir, target: 'a' };
+    for (const buildArg of ['NAME=app', 'NAME']) {
+      expect(await create(cli, control, { ...flags, buildArg: [buildArg] })).toBe(0);
+    }
+    expect(asked.map(({ image }) => image)).toEqual([
+      expect.stringMatching(/^sha256:/),
+      asked[0]?.image,
+    ]);
+    await expect(create(cli, control, { ...flags, target: 'b' })).rejects.toThrow('b');
+    await expect(create(cli, control, { ...FLAGS, target: 'a' })).rejects.toMatchObject({
+      code: 'usage',
+      message: '--target needs --build',
     });
   });
 

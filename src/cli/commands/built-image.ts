@@ -22,10 +22,11 @@ export function requireBuildHere({ config }: Pick<Cli, 'config'>, { build }: Bui
 export async function withBuiltImage<F extends ImageFlags & BuildFlags>(
   cli: Cli,
   flags: F,
-): Promise<F | (Omit<F, 'build'> & ImageFlags)> {
-  const { build, ...rest } = flags;
+): Promise<F | (Omit<F, keyof BuildFlags> & ImageFlags)> {
+  const { build, buildArg, target, ...rest } = flags;
   if (build === undefined) return flags;
   const { buildDirectory } = await import('./dockerfile.ts');
-  const { image } = await buildDirectory(cli, build);
+  const own = target === undefined ? {} : { target };
+  const { image } = await buildDirectory(cli, build, { buildArg: buildArg ?? [], ...own });
   return { ...rest, image: image.digest };
 }

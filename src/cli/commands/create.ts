@@ -8,6 +8,7 @@ import type {
 } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { checkBuildFlags } from '../flags/image-flag.ts';
 import { checkModelThere } from '../flags/offered.ts';
 import { parsePairs } from '../flags/options.ts';
 import { snapshotId } from '../flags/pick.ts';
@@ -62,6 +63,7 @@ export async function create(cli: Cli, control: ControlPlane, flags: CreateFlags
 /** @throws UsageError */
 export function createRequest(cli: Pick<Cli, 'env'>, flags: CreateFlags): CreateRequest {
   const { cpus, memory, memoryMax, disk, warm, snapshot, boot } = flags;
+  checkBuildFlags(flags);
   const named = templateOption(flags);
   if (named.template !== undefined && boot === true) {
     throw new UsageError('--template and --boot are mutually exclusive', 'omit one of them');

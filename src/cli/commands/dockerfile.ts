@@ -103,11 +103,15 @@ export async function dockerfileBuild(
 }
 
 /**
- * For `--build`: without a name, with defaults. Shows steps that run, and of cached ones nothing.
+ * For `--build`: without a name, in a VM of the default size. Shows steps that run, and of cached ones nothing.
  * @throws UsageError, DockerfileError, OciError
  */
-export async function buildDirectory(cli: Cli, contextDir: string): Promise<BuiltEnvironment> {
-  const request = await readRequest(cli, contextDir, { buildArg: [], secret: [], cache: true });
+export async function buildDirectory(
+  cli: Cli,
+  contextDir: string,
+  flags: Pick<DockerfileFlags, 'buildArg' | 'target'>,
+): Promise<BuiltEnvironment> {
+  const request = await readRequest(cli, contextDir, { ...flags, secret: [], cache: true });
   await using opened = openImagesHere(cli);
   const view = new BuildView(cli, 'steps');
   return await buildEnvironment(opened.context, opened.images, {

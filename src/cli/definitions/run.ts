@@ -41,7 +41,7 @@ export function addRun(program: Command): void {
         'a Python 3.10 or newer in the image.\n\n' +
         'With --build, the image is built first, from the Dockerfile of a directory: each step in a microVM without a ' +
         'network, packages through the package gateway. Steps that have not changed come from the cache; --cpus, --memory, ' +
-        '--disk and --net are for the sandbox, not for the build. For build arguments, secrets, a network for the steps or ' +
+        '--disk and --net are for the sandbox, not for the build. For secrets, a network for the steps or ' +
         'another file: neurovisor template build -t NAME, then run --image NAME.\n\n' +
         'Exit status: that of the script, or 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
         '125 NeuroVisor failed, 126 or 127 the program of an image can’t be executed or found, 128+n ended by signal n, 2 usage error.',

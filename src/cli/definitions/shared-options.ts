@@ -62,6 +62,18 @@ export const TEMPLATE = [
   'start from this template (neurovisor template ls), built again if it is out of date; it fixes size, modules and packages',
 ] as const;
 
+/** `--build-arg` */
+export const BUILD_ARG = [
+  '--build-arg <name=value>',
+  'value for an ARG of the Dockerfile (repeatable)',
+] as const;
+
+/** `--target` */
+export const TARGET = [
+  '--target <stage>',
+  'stage of the Dockerfile to build (default: the last)',
+] as const;
+
 /** `--vmm` */
 export function vmmOption(): Option {
   return new Option(
@@ -88,6 +100,8 @@ export function addSandboxOptions(command: Command): Command {
       '--build <dir>',
       'build the Dockerfile of this directory, unless nothing has changed, and run in the result instead of --image',
     )
+    .option(...BUILD_ARG, collect, [])
+    .option(...TARGET)
     .option(
       '--alias <ASKED=OFFERED>',
       'serve requests for model ASKED with model OFFERED',

@@ -5,12 +5,14 @@ import { type OutputFlags, perform } from './perform.ts';
 import {
   addRequirementOptions,
   addSizeOptions,
+  BUILD_ARG,
   cardOption,
   collect,
   imageOption,
   memoryMaxOption,
   output,
   PACKAGES_MIN_AGE,
+  TARGET,
 } from './shared-options.ts';
 
 const load = () => import('../commands/template.ts');
@@ -119,8 +121,8 @@ Examples:
 function addDockerfileOptions(build: Command): void {
   build
     .option('-f, --file <path>', 'Dockerfile (default: Dockerfile of the context); - for stdin')
-    .option('--build-arg <name=value>', 'value for an ARG (repeatable)', collect, [])
-    .option('--target <stage>', 'stage to build (default: the last)')
+    .option(...BUILD_ARG, collect, [])
+    .option(...TARGET)
     .option(
       '--secret <id=name,src=file>',
       'file, or env=VARIABLE, for RUN --mount=type=secret (repeatable)',

@@ -4,7 +4,7 @@ import type { JailMode } from '../../../config.ts';
 import type { ProcessExit, RunOptions } from '../../../guest/link.ts';
 import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
-import { imageOptionText } from '../../flags/image-flag.ts';
+import { checkBuildFlags, imageOptionText } from '../../flags/image-flag.ts';
 import * as ranges from '../../flags/ranges.ts';
 import { type SandboxFlags, templateOption } from '../../flags/sandbox-flags.ts';
 import type { Encoding, Truncated } from '../../output/program-streams.ts';
@@ -85,6 +85,7 @@ export function checkJob(flags: RunFlags): void {
   if (flags.entrypoint !== undefined && !mayHaveImage(flags)) {
     throw new UsageError('--entrypoint needs --image, --build or --template', 'add --image IMAGE');
   }
+  checkBuildFlags(flags);
   templateOption(flags);
   if (interactive && tty && typeof flags.template === 'string') {
     const remedy = 'use create --template and shell with the daemon: neurovisor serve';
