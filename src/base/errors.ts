@@ -42,6 +42,16 @@ export function remedyOf(error: unknown): string | undefined {
   return undefined;
 }
 
+/** Whether a full file system of this machine is among the causes. */
+export function isFullDisk(error: unknown): boolean {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (FULL_DISK.has(errorCode(current) ?? '')) return true;
+  }
+  return false;
+}
+
+const FULL_DISK: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'disk_full']);
+
 /** The `code` of a Node or coded error (`ENOENT`, `ECONNRESET`, …), or undefined. */
 export function errorCode(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;

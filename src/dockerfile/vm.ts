@@ -6,14 +6,15 @@
  */
 import { randomUUID } from 'node:crypto';
 import { access } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { describeError, errorCode, remedyOf } from '../base/errors.ts';
+import { describeError, errorCode, isFullDisk, remedyOf } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { ECOSYSTEMS } from '../base/package-policy.ts';
 import { MIB } from '../base/units.ts';
 import type { Process } from '../guest/guest.ts';
+import { OutputDisk } from '../image/output-disk.ts';
 import { formatOverlay } from '../image/overlay.ts';
 import {
   type BuilderVms,
@@ -22,7 +23,6 @@ import {
   NO_MODEL,
   TOOLS_DIR,
 } from '../runtime/image-builder.ts';
-import { isFromFullDisk, OutputDisk } from '../runtime/output-disk.ts';
 import { makeWorkspace } from '../runtime/workspace.ts';
 import { packageVariables } from '../sandbox/packages.ts';
 import type { Workspace } from '../sandbox/parts.ts';
@@ -124,7 +124,7 @@ export async function startStageVm(
     );
   } catch (error) {
     if (error instanceof DockerfileError) throw error;
-    if (isFromFullDisk(error)) throw diskFull(null, error);
+    if (isFullDisk(error)) throw diskFull(null, error);
     throw failed('the VM that runs the steps could not be started', error);
   }
   const stage = new Stage(vm, layout as unknown as Layout, options, kept, signal);
@@ -226,11 +226,10 @@ class Stage implements StageVm {
     const policy = { ecosystems: ECOSYSTEMS, allow: [], deny: [], minAgeMs: null, lock: null };
     this.#clientEnv = packageVariables(policy, options.network !== null);
     this.#full = new Promise((_, reject) => {
-      vm.vm?.onDiskTrouble?.(({ freeBytes }) =>
-        reject(
-          diskFull(null, freeBytes === null ? 'a disk failed' : `${freeBytes} bytes are free`),
-        ),
-      );
+      vm.vm?.onDiskTrouble?.(({ path, freeBytes }) => {
+        const free = `${freeBytes} bytes are free in ${dirname(path)}`;
+        reject(diskFull(null, freeBytes === null ? 'a disk failed' : free));
+      });
     });
     this.#full.catch((error: unknown) => ignore(error, 'the step that waits reports it'));
   }

@@ -17,11 +17,12 @@ import {
   rm,
   truncate,
 } from 'node:fs/promises';
-import { join } from 'node:path';
-import { remedyOf } from '../base/errors.ts';
+import { dirname, join } from 'node:path';
+import { isFullDisk, remedyOf } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { MIB } from '../base/units.ts';
 import type { Guest, Process } from '../guest/guest.ts';
+import { OutputDisk } from '../image/output-disk.ts';
 import {
   BLOCK_BYTES,
   type ImageBuilder,
@@ -35,7 +36,6 @@ import { OciError } from '../oci/errors.ts';
 import type { SandboxParts, Workspace } from '../sandbox/parts.ts';
 import type { SandboxOptions } from '../sandbox/spec.ts';
 import type { Supervisor } from '../sandbox/vm/supervisor.ts';
-import { isFromFullDisk, OutputDisk } from './output-disk.ts';
 import { makeWorkspace } from './workspace.ts';
 
 /** mkfs.erofs holds every inode in memory: about 1 KiB each. */
@@ -147,16 +147,22 @@ async function buildInVm(vms: BuilderVms, build: Build): Promise<void> {
 /** QEMU pauses a VM whose disk has no room on the host. Rejects when that happens. */
 function fullDisk({ vm }: BuilderVm, what: string): Promise<never> {
   return new Promise((_, reject) => {
-    vm?.onDiskTrouble?.(({ freeBytes }) =>
+    vm?.onDiskTrouble?.(({ path, freeBytes }) =>
       reject(
-        new OciError('disk_full', `there is no room to build ${what}`, {
-          cause: freeBytes === null ? 'a disk failed' : `${freeBytes} bytes are free`,
-          remedy: 'Free disk space, for example with: neurovisor image prune',
-        }),
+        noRoom(
+          what,
+          freeBytes === null ? 'a disk failed' : `${freeBytes} bytes are free in ${dirname(path)}`,
+        ),
       ),
     );
   });
 }
+
+const noRoom = (what: string, cause: unknown): OciError =>
+  new OciError('disk_full', `there is no room to build ${what}`, {
+    cause,
+    remedy: 'Free disk space, for example with: neurovisor image prune',
+  });
 
 function failure(what: string, message: string, cause: unknown, signal: AbortSignal): OciError {
   if (signal.aborted) {
@@ -164,11 +170,8 @@ function failure(what: string, message: string, cause: unknown, signal: AbortSig
     return new OciError('cancelled', `building ${what} was canceled`, { cause: reason });
   }
   if (cause instanceof OciError) return cause;
-  if (isFromFullDisk(cause)) {
-    return new OciError('disk_full', `there is no room to build ${what}`, {
-      cause,
-      remedy: 'Free disk space, for example with: neurovisor image prune',
-    });
+  if (isFullDisk(cause)) {
+    return noRoom(what, cause);
   }
   const remedy = remedyOf(cause) ?? 'Try again; `neurovisor doctor` checks what VMs need.';
   return new OciError('build_failed', message, { cause, remedy });

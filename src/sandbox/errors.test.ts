@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { errorAnswer } from '../api/errors.ts';
-import { CodedError } from '../base/errors.ts';
+import { CodedError, describeError, isFullDisk } from '../base/errors.ts';
 import { StoreError } from '../store/errors.ts';
-import { fromStore, SandboxError, saveFailure } from './errors.ts';
+import { FREE_SPACE, fromStore, SandboxError, saveFailure, startFailure } from './errors.ts';
 
 const FULL = new StoreError('disk_full', 'write a snapshot: no space left', {
   cause: new Error('ENOSPC'),
@@ -37,5 +37,18 @@ describe('errors', () => {
       code: 'snapshot_failed',
       cause: Error('no'),
     });
+  });
+
+  it('startFailure: a full disk of this machine stays known, with the remedy', () => {
+    const cause = Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' });
+    const failure = startFailure(new CodedError('vmm_failed', 'no disk', { cause }), '');
+    expect(failure).toMatchObject({ code: 'start_failed', remedy: FREE_SPACE });
+    expect([isFullDisk(failure), isFullDisk(startFailure(new Error('no'), ''))]).toEqual([
+      true,
+      false,
+    ]);
+    expect(describeError(failure)).toBe(
+      'the sandbox could not be started: no disk: ENOSPC: no space left',
+    );
   });
 });

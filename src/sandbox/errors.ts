@@ -1,4 +1,4 @@
-import { CodedError, describeError, errorCode, remedyOf } from '../base/errors.ts';
+import { CodedError, describeError, errorCode, isFullDisk, remedyOf } from '../base/errors.ts';
 import { plainLines } from '../base/text/plain.ts';
 import type { StoreErrorCode } from '../store/errors.ts';
 
@@ -120,6 +120,9 @@ const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set([
   'secrets_missing',
 ]);
 
+/** Where the disks of sandboxes are. */
+export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
+
 const CONSOLE_LINES_IN_ERROR = 12;
 
 /** Includes the last lines of the guest's console, which often show the cause. */
@@ -131,9 +134,11 @@ export function startFailure(error: unknown, consoleTail: string): SandboxError 
     .slice(-CONSOLE_LINES_IN_ERROR)
     .join('\n');
   const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
+  const why = `${describeError(error)}${console}`;
+  const isFull = isFullDisk(error);
   return new SandboxError('start_failed', 'the sandbox could not be started', {
-    cause: new Error(`${describeError(error)}${console}`),
-    remedy: remedyOf(error),
+    cause: isFull ? new SandboxError('disk_full', why) : new Error(why),
+    remedy: remedyOf(error) ?? (isFull ? FREE_SPACE : undefined),
   });
 }
 

@@ -252,18 +252,21 @@ requires('musl', musl || 'musl-gcc is missing: apt-get install musl-tools').desc
     });
     afterAll(() => sandbox.stop());
 
-    it.each(['dynamic', 'static'])('a %s program runs, as any numeric user', async (program) => {
-      const guest = sandbox.guest();
-      expect(guest.info.problems).toEqual([]);
-      expect(await exec(guest, [program, 'who'])).toMatchObject({
-        stdout: '0:0 / set\n',
-        stderr: '',
-      });
-      const other = await exec(guest, [program, 'who'], { user: '4242:77' });
-      expect(other.stdout).toBe('4242:77 / set\n');
-      const hosts = await exec(guest, [program, 'read', '/etc/hosts']);
-      expect(hosts.stdout).toContain(sandbox.spec.hostname);
-    });
+    it.each(['dynamic', 'static'])(
+      'a %s program runs, and so does it as a user without an account',
+      async (program) => {
+        const guest = sandbox.guest();
+        expect(guest.info.problems).toEqual([]);
+        expect(await exec(guest, [program, 'who'])).toMatchObject({
+          stdout: '0:0 / set\n',
+          stderr: '',
+        });
+        const other = await exec(guest, [program, 'who'], { user: '4242:77' });
+        expect(other.stdout).toBe('4242:77 / set\n');
+        const hosts = await exec(guest, [program, 'read', '/etc/hosts']);
+        expect(hosts.stdout).toContain(sandbox.spec.hostname);
+      },
+    );
 
     it('a script is refused with the remedy', async () => {
       await expect(sandbox.guest().python({ script: { code: 'print(1)' } })).rejects.toMatchObject({

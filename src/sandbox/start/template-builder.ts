@@ -26,13 +26,13 @@ import type { GuestIdentity } from '../../guest/identity.ts';
 import type { Guest, WarmModule } from '../../guest/link.ts';
 import type { DiskTrouble, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../environment.ts';
-import { SandboxError, type SandboxErrorCode } from '../errors.ts';
+import { FREE_SPACE, SandboxError, type SandboxErrorCode } from '../errors.ts';
 import { diskFullText } from '../events.ts';
 import { fitMemory, ramMib, vmMemory } from '../memory/size.ts';
 import { packageVariables } from '../packages.ts';
 import type { GuestMemory, SandboxParts, Workspace } from '../parts.ts';
 import { makeSpec, type SandboxSpec, type TemplateSpec } from '../spec.ts';
-import { FREE_SPACE } from '../vm/full-disk.ts';
+
 import { NetworkCard, NO_TRAFFIC } from '../vm/network-card.ts';
 import { installPackages } from './install.ts';
 import { startProgram } from './start-program.ts';

@@ -7,18 +7,16 @@
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { DiskTrouble } from '../../vmm/driver.ts';
-import { SandboxError } from '../errors.ts';
+import { FREE_SPACE, SandboxError } from '../errors.ts';
 import { type DiskEvent, diskFullText, type EventSink, type TimedEvent } from '../events.ts';
 
 export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
   return { type: kind === 'full' ? 'disk_full' : 'disk_error', path, freeBytes };
 }
 
-export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
-
 /** The disk was full before the sandbox was ready. */
 export function startedOnFullDisk(trouble: DiskTrouble): SandboxError {
-  return new SandboxError('start_failed', diskFullText(trouble), { remedy: FREE_SPACE });
+  return new SandboxError('disk_full', diskFullText(trouble), { remedy: FREE_SPACE });
 }
 
 /** What an action on a full disk needs of a sandbox. */

@@ -57,7 +57,7 @@ export const RETRY_FULL_MS = 5_000;
 
 /**
  * @param retryFull the clock for attempts to resume a VM whose disk is full; null: a full disk is a failure
- * @throws SandboxError `start_failed`: the VM ended first, or its disk is full; GuestError
+ * @throws SandboxError `start_failed`: the VM ended first; `disk_full`: the host has no room for its disk; GuestError
  */
 export async function untilHello(
   listener: GuestListener,

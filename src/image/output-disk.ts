@@ -51,13 +51,3 @@ async function move(from: string, to: string): Promise<void> {
     await chmod(to, 0o600);
   }
 }
-
-/** Whether a full file system of the host is among the causes. */
-export function isFromFullDisk(error: unknown): boolean {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    if (FULL.has(errorCode(at) ?? '')) return true;
-  }
-  return false;
-}
-
-const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'disk_full']);
