@@ -85,10 +85,12 @@ const LAYERS: Record<string, readonly string[]> = {
   transfer: ['base', 'type:guest'],
   // From a Dockerfile to an environment: VMs are the runtime's.
   dockerfile: ['base', 'sys', 'home', 'sandbox', 'runtime', 'transfer', ...MECHANISMS],
+  // Keys, owners, quotas: each tenant's own view of a control plane.
+  tenants: ['base', 'sandbox', ...MECHANISM_TYPES],
   // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
-  api: ['base', 'trace', 'requirements', 'sandbox', ...MECHANISM_TYPES],
+  api: ['base', 'trace', 'requirements', 'sandbox', 'tenants', ...MECHANISM_TYPES],
   // E2B's interfaces, for its unmodified clients: one more user of the control plane.
-  e2b: ['base', 'trace', 'api', 'sandbox', ...MECHANISM_TYPES],
+  e2b: ['base', 'trace', 'api', 'sandbox', 'tenants', ...MECHANISM_TYPES],
   client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
   library: [
     'base',
@@ -118,6 +120,7 @@ const LAYERS: Record<string, readonly string[]> = {
     'probes',
     'runtime',
     'sandbox',
+    'tenants',
     'transfer',
     'index',
     'config',
@@ -363,7 +366,7 @@ function agentCycles(files: readonly Source[]): string[] {
 }
 
 /** Surfaces of the product: what a sandbox is made of they leave to the control plane. */
-const SURFACES = ['api', 'cli', 'client', 'e2b', 'index', 'library'];
+const SURFACES = ['api', 'cli', 'client', 'e2b', 'index', 'library', 'tenants'];
 
 /** Imports past the narrow waist (`sandbox/control.ts`): values of the rooms that make VMs of it. */
 function waistViolations(source: Source): string[] {

@@ -1,11 +1,22 @@
 import { describe, expect, it } from 'vitest';
-import { refuseCaller } from './auth.ts';
+import { DAEMON_KEY_CALLER } from '../tenants/callers.ts';
+import { type Asking, callerOf } from './auth.ts';
+import { ApiError } from './errors.ts';
 
 const KEY = 'a-key-of-this-test';
 const URL = '/v1/sandboxes';
 const host = '127.0.0.1:7070';
 
-describe('refuseCaller', () => {
+const callers = {
+  identify: (given: string) => (given === KEY ? DAEMON_KEY_CALLER : null),
+};
+/** Null: it is served. */
+function refusalOf(asking: Asking): string | null {
+  const caller = callerOf(asking, callers);
+  return caller instanceof ApiError ? caller.code : null;
+}
+
+describe('callerOf', () => {
   it.each([
     ['the unix socket, without a key', { isLocalUser: true, headers: { host: 'anything' } }],
     ['a bearer key', { headers: { host, authorization: `Bearer ${KEY}` } }],
@@ -16,7 +27,7 @@ describe('refuseCaller', () => {
     ['health, without a key', { url: '/v1/health', headers: { host } }],
     ['health, with a query', { url: '/v1/health?x=1', headers: { host } }],
   ])('serves %s', (_what, caller) => {
-    expect(refuseCaller({ url: URL, isLocalUser: false, ...caller }, KEY)).toBeNull();
+    expect(refusalOf({ url: URL, isLocalUser: false, ...caller })).toBeNull();
   });
 
   it.each([
@@ -48,12 +59,6 @@ describe('refuseCaller', () => {
       { isLocalUser: true, headers: { host, origin: 'null' } },
     ],
   ])('refuses %s: %s', (_what, code, caller) => {
-    expect(refuseCaller({ url: URL, isLocalUser: false, ...caller }, KEY)?.code).toBe(code);
-  });
-
-  it('refuses every caller while no key is set, or an empty one', () => {
-    const headers = { host, 'x-api-key': '' };
-    const caller = { url: URL, isLocalUser: false, headers };
-    expect(refuseCaller(caller, null)?.code).toBe('unauthorized');
+    expect(refusalOf({ url: URL, isLocalUser: false, ...caller })).toBe(code);
   });
 });

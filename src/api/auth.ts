@@ -1,16 +1,19 @@
 /**
- * Access to the server. The unix socket (mode 0600) is open to this user and root. The port needs the API key,
+ * Access to the server. The unix socket (mode 0600) is open to this user and root. The port needs a key,
  * and refuses web pages, which any website could make a browser send: requests with an `Origin`, and requests
  * whose `Host` is not a loopback name (DNS rebinding).
  */
-import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
+import { type Caller, type Callers, SOCKET_CALLER } from '../tenants/callers.ts';
 import { ApiError } from './errors.ts';
 
 /** Path that needs no key, for health checks. */
 export const OPEN_PATH = '/v1/health';
 
-export interface Caller {
+/** For a path that needs no key. */
+const ANYBODY: Caller = { tenant: null, key: 'none' };
+
+export interface Asking {
   readonly headers: IncomingHttpHeaders;
   /** As in the request line, query included. */
   readonly url: string;
@@ -19,30 +22,31 @@ export interface Caller {
 }
 
 /**
- * Returns why the caller is refused, or null.
+ * Returns who asks, or why nobody is served.
  * @param openPaths further paths that need no key
  */
-export function refuseCaller(
-  caller: Caller,
-  apiKey: string | null,
+export function callerOf(
+  asking: Asking,
+  callers: Pick<Callers, 'identify'>,
   openPaths: readonly string[] = [],
-): ApiError | null {
-  const { headers, url, isLocalUser } = caller;
+): Caller | ApiError {
+  const { headers, url, isLocalUser } = asking;
   if (headers.origin !== undefined) {
     return new ApiError('forbidden', 'requests from web pages (with an Origin header) are refused');
   }
-  if (isLocalUser) return null;
+  if (isLocalUser) return SOCKET_CALLER;
   if (!isLoopbackName(headers.host ?? '')) {
     return new ApiError('forbidden', 'the Host header does not name this machine', {
       remedy: 'use http://127.0.0.1 or http://localhost',
     });
   }
   const [path = ''] = url.split('?', 1);
-  if (path === OPEN_PATH || openPaths.includes(path)) return null;
+  if (path === OPEN_PATH || openPaths.includes(path)) return ANYBODY;
   const given = givenKey(headers);
-  if (apiKey !== null && given !== undefined && equalInConstantTime(given, apiKey)) return null;
+  const caller = given === undefined ? null : callers.identify(given);
+  if (caller !== null) return caller;
   const what = given === undefined ? 'the request has no API key' : 'the API key is wrong';
-  const remedy = 'send the key of the server as `Authorization: Bearer KEY` or `X-API-Key: KEY`';
+  const remedy = 'send a key of the server as `Authorization: Bearer KEY` or `X-API-Key: KEY`';
   return new ApiError('unauthorized', what, { remedy });
 }
 
@@ -50,12 +54,6 @@ function givenKey(headers: IncomingHttpHeaders): string | undefined {
   const bearer = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1];
   const key = bearer ?? headers['x-api-key'];
   return typeof key === 'string' ? key : undefined;
-}
-
-/** Compares digests of equal length, so that timing reveals nothing about the key, not even its length. */
-function equalInConstantTime(a: string, b: string): boolean {
-  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
-  return timingSafeEqual(digest(a), digest(b));
 }
 
 function isLoopbackName(host: string): boolean {

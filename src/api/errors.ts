@@ -79,6 +79,7 @@ const SANDBOX: Record<SandboxErrorCode, number> = {
   not_ready: 409,
   name_taken: 409,
   snapshot_foreign: 409,
+  forbidden: 403,
   gone: 410,
   busy: 429,
   cancelled: CLIENT_GONE,

@@ -25,10 +25,12 @@ import type { Log } from '../base/log.ts';
 import { MetricRegistry, single } from '../base/metrics.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
+import { type Caller, type Callers, operatorOnly } from '../tenants/callers.ts';
+import { PerTenant } from '../tenants/per-tenant.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import { AnswerMemory } from './answer-buffer.ts';
 import { ApiMetrics } from './api-metrics.ts';
-import { refuseCaller } from './auth.ts';
+import { callerOf } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
@@ -52,6 +54,8 @@ export interface ApiOptions {
   readonly log: Log;
   /** Required to listen at a port. */
   readonly apiKey?: string | undefined;
+  /** Who has which key, and sees what. Default: the API key is the operator's, and there is no other. */
+  readonly callers?: Callers | undefined;
   readonly clock?: Clock;
   /** Metrics of the process, to which the server adds its own; default: only its own. */
   readonly metrics?: MetricRegistry;
@@ -92,15 +96,23 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const { tracer = passiveTracer() } = options;
   const openPaths = options.openMetrics === true ? [METRICS_PATH] : [];
   const localUsers = new WeakSet<Socket>();
-  const refusal = (request: IncomingMessage): ApiError | null => {
+  const callers = options.callers ?? operatorOnly(control, apiKey);
+  const identify = (request: IncomingMessage): Caller | ApiError => {
     const { headers, url = '', socket } = request;
     const isLocalUser = localUsers.has(socket);
-    return refuseCaller({ headers, url, isLocalUser }, apiKey, openPaths);
+    return callerOf({ headers, url, isLocalUser }, callers, openPaths);
   };
   const counted = new ApiMetrics();
-  const parts = { control, log, clock, counted, metrics, loads, tracer };
-  const app = await createApp(parts, refusal);
-  const tunnels = new Tunnels(control, log, tracer, {
+  const memory = new AnswerMemory();
+  const parts = { log, clock, counted, metrics, tracer, memory };
+  // Sessions, keys of idempotent requests and slots are each tenant's own.
+  const apps = new PerTenant((tenant) => {
+    const own = callers.planeOf(tenant);
+    const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
+    return createApp({ ...parts, control: own, loads: shown, tenant }, identify);
+  });
+  const app = await apps.of(null);
+  const tunnels = new Tunnels(log, tracer, {
     now: () => clock.now(),
     answered: (ms) => counted.operationAnswered(ms / 1000),
   });
@@ -122,11 +134,23 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     }
     const otherFor = (request: IncomingMessage): OtherInterface | undefined =>
       'port' in at && options.beside?.takes(request) === true ? options.beside : undefined;
+    const route = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+      const caller = identify(request);
+      // The operator's routes answer with the refusal.
+      const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
+      own.routing(request, response);
+    };
     const server = createListener({
       request: (request, response) => {
         const other = otherFor(request);
-        if (other === undefined) app.routing(request, response);
-        else other.request(request, response);
+        if (other !== undefined) {
+          other.request(request, response);
+          return;
+        }
+        route(request, response).catch((error: unknown) => {
+          log.error('REST request', { error: describeError(error) });
+          response.destroy();
+        });
       },
       takesUpgrade: (request) =>
         otherFor(request)?.takesUpgrade(request) ??
@@ -138,7 +162,9 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
           return;
         }
         noteDelivered(client);
-        void tunnels.accept(request, client, head, refusal(request));
+        const caller = identify(request);
+        const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
+        void tunnels.accept(request, client, head, plane);
       },
     });
     if ('socketPath' in at) server.on('connection', (socket) => localUsers.add(socket));
@@ -155,7 +181,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     });
     tunnels.close();
     await Promise.all(closed);
-    await app.close();
+    for (const one of await apps.all()) await one.close();
   };
   return { app, listen, close, [Symbol.asyncDispose]: close };
 }
@@ -165,10 +191,13 @@ async function createApp(
   parts: ApiParts & {
     readonly counted: ApiMetrics;
     readonly metrics: MetricRegistry;
-    readonly loads: () => SandboxLoads;
+    readonly loads: () => Promise<SandboxLoads>;
     readonly tracer: Tracer;
+    readonly memory: AnswerMemory;
+    /** Whose requests it serves; null: the operator's. */
+    readonly tenant: string | null;
   },
-  refusal: (request: IncomingMessage) => ApiError | null,
+  identify: (request: IncomingMessage) => Caller | ApiError,
 ): Promise<App> {
   const { clock, log } = parts;
   const app = Fastify({ exposeHeadRoutes: false, routerOptions: { maxParamLength: 64 } });
@@ -180,8 +209,10 @@ async function createApp(
   );
   app.addHook('onRequest', async (request) => {
     noteDelivered(request.raw.socket);
-    const error = refusal(request.raw);
-    if (error !== null) throw error;
+    const caller = identify(request.raw);
+    if (caller instanceof ApiError) throw caller;
+    // Never: requests come here by their caller.
+    if (caller.tenant !== parts.tenant) throw new ApiError('unauthorized', 'the API key is wrong');
   });
   addTracing(app, parts.tracer);
   const methods = new RouteMethods();
@@ -221,16 +252,17 @@ async function createApp(
       addSandboxRoutes(routes, { ...parts, sessions });
       addSnapshotRoutes(routes, parts);
       addPoolRoutes(routes, parts);
-      const memory = new AnswerMemory();
-      addGuestRoutes(routes, { ...parts, memory });
+      addGuestRoutes(routes, parts);
       addEventRoutes(routes, parts);
       addTunnelRoutes(routes);
       addLoadRoute(routes, parts.loads);
-      await v1.register(async (files) => addFileRoutes(files as App, { ...parts, memory }));
+      await v1.register(async (files) => addFileRoutes(files as App, parts));
     },
     { prefix: '/v1' },
   );
-  addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
+  // They are of all tenants.
+  if (parts.tenant === null)
+    addMetricsRoute(app.withTypeProvider() as unknown as App, parts.metrics);
   await app.ready();
   return app as unknown as App;
 }
@@ -241,6 +273,17 @@ const noLoads = (): SandboxLoads => ({
   memoryPressure: null,
   events: [],
 });
+
+/** The loads of those sandboxes that the plane shows. */
+async function ownLoads(control: ControlPlane, loads: SandboxLoads): Promise<SandboxLoads> {
+  const own = new Set((await control.list()).map(({ id }) => id));
+  return {
+    atMs: loads.atMs,
+    sandboxes: loads.sandboxes.filter(({ id }) => own.has(id)),
+    memoryPressure: null,
+    events: loads.events.filter(({ sandbox }) => own.has(sandbox)),
+  };
+}
 
 async function discardBody(
   { raw }: FastifyRequest,

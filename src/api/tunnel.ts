@@ -78,7 +78,6 @@ function refuseWithoutUpgrade(protocol: string): never {
 }
 
 export class Tunnels {
-  readonly #control: ControlPlane;
   readonly #log: Log;
   readonly #tracer: Tracer;
   readonly #meter: Meter;
@@ -86,34 +85,35 @@ export class Tunnels {
   /** Client → id of its sandbox; null: not known yet. */
   readonly #open = new Map<Duplex, string | null>();
 
-  constructor(control: ControlPlane, log: Log, tracer: Tracer, meter: Meter) {
+  constructor(log: Log, tracer: Tracer, meter: Meter) {
     this.#meter = meter;
-    this.#control = control;
     this.#log = log;
     this.#tracer = tracer;
   }
 
   /**
    * Takes over a connection whose client asks to upgrade; never rejects.
-   * @param refusal why the caller is not served, if so
+   * @param plane the caller's, or why the caller is not served
    */
   async accept(
     request: IncomingMessage,
     client: Duplex,
     head: Buffer,
-    refusal: ApiError | null,
+    plane: ControlPlane | ApiError,
   ): Promise<void> {
     client.on('error', (error) => ignore(error, 'reported by the close that follows'));
     this.#open.set(client, null);
     client.once('close', () => this.#open.delete(client));
     try {
-      if (refusal !== null) throw refusal;
+      if (plane instanceof ApiError) throw plane;
       const giveBack = this.#slots.take();
       client.once('close', giveBack);
       const target = targetOf(request);
+      // Before it counts as the sandbox's: the caller may not be its owner.
+      await plane.get(target.id);
       this.#count(client, target.id);
       this.#trace(request, client, target);
-      const guest = await this.#openFor(client, target);
+      const guest = await this.#openFor(plane, client, target);
       join(client, guest, head, protocolOf(target));
       if (target.port === null) watchAnswer({ client, guest, head }, this.#meter);
     } catch (error) {
@@ -143,13 +143,13 @@ export class Tunnels {
   }
 
   /** Cancels the connection attempt when the client disconnects. */
-  #openFor(client: Duplex, { id, port }: Target): Promise<Duplex> {
-    if (port === null) return this.#control.openOperation(id);
+  #openFor(control: ControlPlane, client: Duplex, { id, port }: Target): Promise<Duplex> {
+    if (port === null) return control.openOperation(id);
     const gone = new AbortController();
     client.once('close', () =>
       gone.abort(new ApiError('request_timeout', 'the client disconnected')),
     );
-    return this.#control.openPort(id, port, gone.signal);
+    return control.openPort(id, port, gone.signal);
   }
 
   /** @throws BusyError */

@@ -12,7 +12,8 @@ import type { App } from '../api/route.ts';
 import type { OtherInterface } from '../api/server.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
-import { createControlApp } from './control/app.ts';
+import { PerTenant } from '../tenants/per-tenant.ts';
+import { callerOf, createControlApp } from './control/app.ts';
 import { ENVD_PORT, type Target, targetOf } from './dispatch.ts';
 import { Envd, signedFile } from './envd/envd.ts';
 import { isPublic } from './kept.ts';
@@ -32,7 +33,8 @@ type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
 
 export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
   const { control, log, tokens } = parts;
-  const app = await createControlApp(parts);
+  const apps = new PerTenant((tenant) => createControlApp(parts, tenant));
+  const app = await apps.of(null);
   const envd = new Envd(parts);
   const proxy = new PortProxy(parts);
 
@@ -91,7 +93,10 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
       if (target.port === ENVD_PORT) await envd.answer(request, response, info);
       else await proxy.answer(request, response, info, target.port);
     } else {
-      app.routing(request, response);
+      const caller = callerOf(request, parts.callers);
+      // The operator's routes answer with the refusal.
+      const own = caller === null ? app : await apps.of(caller.tenant);
+      own.routing(request, response);
     }
   }
 
@@ -128,6 +133,8 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
         client.destroy();
       });
     },
-    [Symbol.asyncDispose]: async () => await app.close(),
+    [Symbol.asyncDispose]: async () => {
+      for (const one of await apps.all()) await one.close();
+    },
   };
 }

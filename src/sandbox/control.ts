@@ -151,7 +151,7 @@ export interface CreateRequest extends SandboxOptions {
   readonly template?: string | undefined;
   /** Free pairs of the owner; keys ≤ 64, values ≤ 1024 characters, 32 pairs. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
-  /** What the interface that creates the sandbox keeps with it; no user sets or sees them. Kept by forks. */
+  /** What the interface that creates the sandbox keeps with it; no user sets them. Kept by forks and snapshots. */
   readonly annotations?: Readonly<Record<string, string>> | undefined;
   /** The action at the timeout. Default `kill`. */
   readonly onTimeout?: 'kill' | 'pause' | undefined;
@@ -174,6 +174,7 @@ export interface SandboxChange {
   readonly idleTimeoutMs?: number | null | undefined;
   readonly autoResume?: boolean | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
+  /** Replaces the values of these keys; other annotations stay. */
   readonly annotations?: Readonly<Record<string, string>> | undefined;
   readonly onMemoryPressure?: MemoryAction | undefined;
   /**
@@ -279,6 +280,8 @@ export interface SnapshotInfo {
   readonly name: string | null;
   /** Id of its sandbox. */
   readonly sandbox: string;
+  /** As the sandbox had them. */
+  readonly annotations: Readonly<Record<string, string>>;
   readonly cpus: number;
   readonly memoryMib: number;
   readonly diskMib: number;

@@ -41,6 +41,8 @@ export type SandboxErrorCode =
   | 'image_failed'
   /** A template could not be built; sandboxes still boot. */
   | 'template_failed'
+  /** Only the operator of the host may do this. */
+  | 'forbidden'
   /** The caller cancelled. */
   | 'cancelled';
 

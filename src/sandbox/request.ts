@@ -26,7 +26,9 @@ export type LifetimeChange = Omit<
 /** Returns the policy with the fields of `change` that are set. */
 export function changeLifetime(policy: LifetimePolicy, change: LifetimeChange): LifetimePolicy {
   const given = Object.entries(change).filter(([, value]) => value !== undefined);
-  return { ...policy, ...Object.fromEntries(given) };
+  // Each interface replaces only its own.
+  const annotations = { ...policy.annotations, ...change.annotations };
+  return { ...policy, ...Object.fromEntries(given), annotations };
 }
 
 /** Where a sandbox comes from. */

@@ -4,6 +4,8 @@ import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { createE2bServer } from '../../src/e2b/server.ts';
 import { accessTokens } from '../../src/e2b/tokens.ts';
+import type { ControlPlane } from '../../src/sandbox/control.ts';
+import { type Callers, operatorOnly } from '../../src/tenants/callers.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
 
 export interface E2bWorld extends AsyncDisposable {
@@ -20,7 +22,10 @@ export interface E2bWorld extends AsyncDisposable {
   readonly errors: string[];
 }
 
-export async function openE2bWorld(options: FakeOptions = {}): Promise<E2bWorld> {
+export async function openE2bWorld(
+  options: FakeOptions = {},
+  callersOf: (control: ControlPlane, apiKey: string) => Callers = operatorOnly,
+): Promise<E2bWorld> {
   const control = new FakeControlPlane(options);
   const errors: string[] = [];
   const log: Log = {
@@ -28,16 +33,17 @@ export async function openE2bWorld(options: FakeOptions = {}): Promise<E2bWorld>
     error: (message, fields) => errors.push(`${message} ${JSON.stringify(fields)}`),
   };
   const apiKey = `e2b_${'0'.repeat(40)}`;
+  const callers = callersOf(control, apiKey);
   let port = 0;
   const e2b = await createE2bServer({
     control,
     log,
     clock: systemClock,
     tokens: accessTokens(Buffer.alloc(32, 7)),
-    apiKey,
+    callers,
     domain: () => `localhost:${port}`,
   });
-  const api = await createApiServer({ control, log, apiKey, beside: e2b });
+  const api = await createApiServer({ control, log, apiKey, callers, beside: e2b });
   port = (await api.listen({ port: 0 })) ?? 0;
   const url = `http://127.0.0.1:${port}`;
   return {

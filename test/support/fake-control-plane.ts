@@ -161,7 +161,8 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       const changed = networkSpec(network && { limits, ...network }, parseEgress);
       sandbox.info = { ...sandbox.info, network: networkInfo(changed) };
     }
-    for (const [key, value] of Object.entries(others)) {
+    const annotations = { ...sandbox.info.annotations, ...change.annotations };
+    for (const [key, value] of Object.entries({ ...others, annotations })) {
       if (value !== undefined) sandbox.info = { ...sandbox.info, [key]: value };
     }
     if (timeoutMs !== undefined) this.#limit(sandbox, timeoutMs);
@@ -194,11 +195,12 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     if (name !== null && [...this.#snapshots.values()].some((other) => other.name === name)) {
       throw new SandboxError('name_taken', `snapshot ${name}: another one has this name`);
     }
-    const { cpus, memoryMib, diskMib } = info;
+    const { cpus, memoryMib, diskMib, annotations } = info;
     const snapshot: SnapshotInfo = {
       id: newSandboxId(),
       name,
       sandbox: id,
+      annotations,
       cpus,
       memoryMib,
       diskMib,
@@ -216,7 +218,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return Array.from({ length: options.count }, () => {
       const spec = { ...parent.spec, id: newSandboxId() };
       const { metadata = parent.info.metadata, timeoutMs } = options;
-      const request = { metadata, timeoutMs };
+      const request = { metadata, timeoutMs, annotations: parent.info.annotations };
       return { ok: true, sandbox: this.#add(spec, request, { origin: 'fork', parent: id }) };
     });
   }

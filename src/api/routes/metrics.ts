@@ -33,7 +33,7 @@ export function addMetricsRoute(app: App, registry: MetricRegistry): void {
   );
 }
 
-export function addLoadRoute(app: App, loads: () => SandboxLoads): void {
+export function addLoadRoute(app: App, loads: () => Promise<SandboxLoads>): void {
   app.get(
     '/loads',
     {

@@ -301,6 +301,7 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
     id: z.string(),
     name: z.string().nullable(),
     sandbox: z.string().describe('The sandbox it was created from.'),
+    annotations: z.record(z.string(), z.string()).describe('Those of its sandbox.'),
     cpus: count,
     memoryMib: count,
     diskMib: count,

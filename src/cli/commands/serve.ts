@@ -12,6 +12,8 @@ import { daemonSocket, requireRunDir, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
+import { KnownKeys } from '../../tenants/keys.ts';
+import { Tenancy } from '../../tenants/tenancy.ts';
 import type { Cli } from '../cli.ts';
 import { apiKey, tokenKey } from '../daemon/keys.ts';
 import { modelChoice } from '../flags/model-choice.ts';
@@ -69,16 +71,24 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
     const key = flags.port === undefined ? null : await apiKey(cli.config.daemonKey, home.dir);
+    const tenancy =
+      key === null
+        ? undefined
+        : new Tenancy({
+            control: opened.control,
+            keys: new KnownKeys(home.dir, systemClock, cli.log),
+            apiKey: key.key,
+          });
     let boundPort: number | null = null;
     const e2b =
-      key === null
+      tenancy === undefined
         ? undefined
         : await createE2bServer({
             control: opened.control,
             log: cli.log,
             clock: systemClock,
             tokens: accessTokens(await tokenKey(home.dir)),
-            apiKey: key.key,
+            callers: tenancy,
             domain: () => `localhost:${boundPort ?? 0}`,
           });
     if (e2b !== undefined) cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
@@ -90,6 +100,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       loads: () => runtime.metrics.loads(),
       openMetrics: flags.openMetrics === true,
       beside: e2b,
+      callers: tenancy,
       ...(key === null ? {} : { apiKey: key.key }),
     });
     cleanup.push('REST server', () => api.close());

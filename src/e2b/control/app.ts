@@ -1,5 +1,6 @@
 /** The control plane's routes, not listening. */
 
+import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import {
@@ -10,15 +11,17 @@ import {
 import { readJsonBody } from '../../api/body.ts';
 import type { App } from '../../api/route.ts';
 import { describeError } from '../../base/errors.ts';
+import type { Caller, Callers } from '../../tenants/callers.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import type { E2bParts } from '../parts.ts';
-import { isEqual } from '../tokens.ts';
 import { addSandboxRoutes } from './sandboxes.ts';
 
 const PATH_PARAMETER_CHARACTERS_MAX = 256;
 
-export async function createControlApp(parts: E2bParts): Promise<App> {
-  const { clock, log, apiKey } = parts;
+/** @param tenant whose requests it serves; null: the operator's */
+export async function createControlApp(all: E2bParts, tenant: string | null): Promise<App> {
+  const parts = { ...all, control: all.callers.planeOf(tenant) };
+  const { clock, log } = parts;
   const app = Fastify({
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: PATH_PARAMETER_CHARACTERS_MAX },
@@ -31,10 +34,10 @@ export async function createControlApp(parts: E2bParts): Promise<App> {
   );
   app.addHook('onRequest', async (request) => {
     if (request.routeOptions.url === '/health') return;
-    const given = request.headers['x-api-key'];
-    if (typeof given === 'string' && isEqual(given, apiKey)) return;
-    const what =
-      given === undefined ? 'the header X-API-Key is missing' : 'the API key is not valid';
+    const caller = callerOf(request.raw, parts.callers);
+    if (caller !== null && caller.tenant === tenant) return;
+    const isMissing = request.headers['x-api-key'] === undefined;
+    const what = isMissing ? 'the header X-API-Key is missing' : 'the API key is not valid';
     throw new E2bError(401, what);
   });
   app.addHook('preValidation', async (request) => {
@@ -61,6 +64,15 @@ export async function createControlApp(parts: E2bParts): Promise<App> {
     const { status, headers, body } = known ?? INTERNAL;
     return reply.status(status).headers(headers).type('application/json').send(body);
   }
+}
+
+/** Null: no key, or none that is valid. */
+export function callerOf(
+  { headers }: Pick<IncomingMessage, 'headers'>,
+  callers: Pick<Callers, 'identify'>,
+): Caller | null {
+  const given = headers['x-api-key'];
+  return typeof given === 'string' ? callers.identify(given) : null;
 }
 
 /** Fastify's own errors as refusals. */

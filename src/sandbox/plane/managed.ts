@@ -313,9 +313,11 @@ export class ManagedSandbox {
   /** Afterwards the sandbox runs, or is paused, as before. */
   async snapshot(name: string | null): Promise<SnapshotRow> {
     const { snapshots } = this.#parts;
+    const { annotations } = this.policy;
+    const label = { name, annotations };
     return await this.#copy(
-      (snapshotId) => snapshots.copy(snapshotId, name),
-      (supervisor) => snapshots.snapshot(supervisor, name),
+      (snapshotId) => snapshots.copy(snapshotId, label),
+      (supervisor) => snapshots.snapshot(supervisor, label),
     );
   }
 

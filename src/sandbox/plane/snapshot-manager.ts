@@ -48,6 +48,15 @@ export interface SnapshotManagerParts {
   machineOf(size: MachineSize): string;
 }
 
+/** What a snapshot has of its own. */
+export interface SnapshotLabel {
+  readonly name: string | null;
+  /** The sandbox's. */
+  readonly annotations: SnapshotInfo['annotations'];
+}
+
+const UNLABELED: SnapshotLabel = { name: null, annotations: {} };
+
 /** Keeps a clone source usable until its release. */
 export interface ForkLease extends AsyncDisposable {
   readonly source: CloneSource;
@@ -79,25 +88,25 @@ export class SnapshotManager {
     const id = newSandboxId();
     await using staging = await this.#parts.store.snapshots.stage();
     await supervisor.save(this.#into(staging), 'end', async (snapshot) => {
-      const made = this.#row(id, null, 'pause', supervisor.spec, snapshot);
+      const made = this.#row(id, UNLABELED, 'pause', supervisor.spec, snapshot);
       await keep(id, async (row) => void (await staging.commit(made, row)));
     });
   }
 
   /** The VM continues, also after an error. @throws SandboxError; StoreError `name_taken`, `disk_full` */
-  async snapshot(supervisor: Supervisor, name: string | null): Promise<SnapshotRow> {
-    await this.requireFreeName(name);
+  async snapshot(supervisor: Supervisor, label: SnapshotLabel): Promise<SnapshotRow> {
+    await this.requireFreeName(label.name);
     await using staging = await this.#parts.store.snapshots.stage();
     let made: NewSnapshot | undefined;
     await supervisor.save(this.#into(staging), 'continue', async (snapshot) => {
-      made = this.#row(newSandboxId(), name, 'snapshot', supervisor.spec, snapshot);
+      made = this.#row(newSandboxId(), label, 'snapshot', supervisor.spec, snapshot);
     });
     if (made === undefined) throw new Error('a save without a commit');
     return await staging.commit(made);
   }
 
   /** Copies the state of a sandbox that is paused to disk. */
-  async copy(pauseId: string, name: string | null): Promise<SnapshotRow> {
+  async copy(pauseId: string, { name, annotations }: SnapshotLabel): Promise<SnapshotRow> {
     await this.requireFreeName(name);
     const { store, copies } = this.#parts;
     await using from = await store.snapshots.open(pauseId);
@@ -111,7 +120,8 @@ export class SnapshotManager {
       if (environment !== undefined) await copies.linkFile(environment, to.environment);
     });
     const { createdAtMs: _made, bytes: _bytes, files: _files, ...row } = from.row;
-    return await staging.commit({ ...row, id: newSandboxId(), name, kind: 'snapshot' });
+    const specJson = JSON.stringify({ ...snapshotSpec(from.row), annotations });
+    return await staging.commit({ ...row, specJson, id: newSandboxId(), name, kind: 'snapshot' });
   }
 
   /** Makes a source for forks. RAM is copied in memory, or into a file that all of them map. */
@@ -208,8 +218,10 @@ export class SnapshotManager {
   info(row: SnapshotRow): SnapshotInfo {
     const { cpus, memoryMib, diskMib } = snapshotSpec(row);
     const { id, name, sandboxId, createdAtMs, bytes } = row;
-    const current = this.isCurrent(row);
-    return { id, name, sandbox: sandboxId, cpus, memoryMib, diskMib, createdAtMs, bytes, current };
+    return {
+      ...{ id, name, sandbox: sandboxId, annotations: annotationsOf(row) },
+      ...{ cpus, memoryMib, diskMib, createdAtMs, bytes, current: this.isCurrent(row) },
+    };
   }
 
   isCurrent(row: SnapshotRow): boolean {
@@ -272,7 +284,7 @@ export class SnapshotManager {
 
   #row(
     id: string,
-    name: string | null,
+    { name, annotations }: SnapshotLabel,
     kind: 'snapshot' | 'pause',
     spec: SandboxSpec,
     snapshot: VmSnapshot,
@@ -281,7 +293,7 @@ export class SnapshotManager {
     const { machine, stateSha256 } = snapshot;
     const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = spec;
     const size = { cpus, memoryMib, memoryMaxMib, diskMib };
-    const specJson = JSON.stringify({ ...size, warm, environment });
+    const specJson = JSON.stringify({ ...size, warm, environment, annotations });
     const made = {
       ...{ id, name, kind, sandboxId: spec.id, specJson },
       ...(environment === undefined ? {} : { environment: environment.digest }),
@@ -290,8 +302,18 @@ export class SnapshotManager {
   }
 }
 
+interface StoredSnapshot extends TemplateSpec {
+  /** Older rows lack them. */
+  readonly annotations?: SnapshotInfo['annotations'];
+}
+
 export function snapshotSpec(row: SnapshotRow): TemplateSpec {
-  return JSON.parse(row.specJson) as TemplateSpec;
+  const { annotations: _ofItsOwner, ...spec } = JSON.parse(row.specJson) as StoredSnapshot;
+  return spec;
+}
+
+function annotationsOf(row: SnapshotRow): SnapshotInfo['annotations'] {
+  return (JSON.parse(row.specJson) as StoredSnapshot).annotations ?? {};
 }
 
 /** @param machine what this host's VMM would make for it */

@@ -1,0 +1,67 @@
+/** `neurovisor key`: API keys of tenants, in the files of this home. */
+import { systemClock } from '../../../base/clock.ts';
+import { plain } from '../../../base/text/plain.ts';
+import { resolveHome } from '../../../home.ts';
+import { TenantError } from '../../../tenants/errors.ts';
+import { type KeyInfo, KeyStore } from '../../../tenants/keys.ts';
+import type { Cli } from '../../cli.ts';
+import { UsageError } from '../../failure.ts';
+import { coarse, table } from '../../output/table.ts';
+
+export async function keyCreate(
+  cli: Cli,
+  flags: { readonly tenant: string; readonly name?: string },
+): Promise<number> {
+  const { info, key } = withUsage(() => store(cli).create(flags.tenant, flags.name ?? null));
+  if (cli.json) cli.printJson({ ...info, key });
+  else {
+    cli.stderr.write(
+      `${plain(`key ${info.id} of tenant ${info.tenant}; it is not shown again`)}\n`,
+    );
+    cli.stdout.write(`${key}\n`);
+  }
+  return 0;
+}
+
+export async function keyList(cli: Cli): Promise<number> {
+  const list = store(cli).list();
+  if (cli.json) cli.printJson(list);
+  else cli.stdout.write(`${keyTable(list, systemClock.wall())}\n`);
+  return 0;
+}
+
+/** @param now milliseconds since 1970 */
+export function keyTable(list: readonly KeyInfo[], now: number): string {
+  const rows = list.map(({ id, tenant, name, createdAtMs, revokedAtMs }) => [
+    id,
+    tenant,
+    name ?? '-',
+    coarse(now - createdAtMs),
+    revokedAtMs === null ? 'active' : `revoked ${coarse(now - revokedAtMs)} ago`,
+  ]);
+  return table(['id', 'tenant', 'name', 'age', 'status'], rows);
+}
+
+export async function keyRevoke(cli: Cli, ids: readonly string[]): Promise<number> {
+  const keys = store(cli);
+  const revoked = ids.map((id) => withUsage(() => keys.revoke(id)));
+  if (cli.json) cli.printJson(revoked);
+  else for (const { id } of revoked) cli.stdout.write(`${id}\n`);
+  return 0;
+}
+
+const store = (cli: Cli): KeyStore => new KeyStore(resolveHome(cli.config.home).dir, systemClock);
+
+const USAGE_CODES: readonly string[] = ['invalid', 'not_found'];
+
+/** @throws UsageError for what the command line has wrong */
+function withUsage<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (error instanceof TenantError && USAGE_CODES.includes(error.code)) {
+      throw new UsageError(error.message, error.remedy);
+    }
+    throw error;
+  }
+}

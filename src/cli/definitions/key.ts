@@ -1,0 +1,55 @@
+/** Definitions of `neurovisor key`. */
+import type { Command } from 'commander';
+import { type OutputFlags, perform } from './perform.ts';
+import { output } from './shared-options.ts';
+
+const load = () => import('../commands/keys/key.ts');
+
+export function addKey(program: Command): void {
+  const key = program
+    .command('key')
+    .summary('manage the API keys of tenants')
+    .description(
+      'Manage the API keys of tenants. A tenant sees and changes only its own sandboxes and snapshots, at the port of ' +
+        '`neurovisor serve --port` and with the clients of E2B. The keys are in this home (NEUROVISOR_HOME), where a ' +
+        'running daemon notices each change at once.\n\n' +
+        "The unix socket and the daemon's own key (NEUROVISOR_API_KEY, or the file api-key) are the operator's: they " +
+        'see all sandboxes.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor key create --tenant acme --name ci
+  neurovisor key ls
+  neurovisor key revoke 3f9a0c52d1be
+`,
+    );
+  key
+    .command('create')
+    .summary('create a key')
+    .description(
+      'Create a key and print it. It is not stored: keep it, since nothing shows it again.',
+    )
+    .option('--tenant <name>', 'tenant that the key belongs to', 'default')
+    .option('--name <label>', 'label for `neurovisor key ls`')
+    .addOption(output())
+    .action((flags: { readonly tenant: string; readonly name?: string } & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).keyCreate(cli, flags)),
+    );
+  key
+    .command('ls', { isDefault: true })
+    .summary('list the keys')
+    .description('List the keys of this home, without the keys themselves.')
+    .addOption(output())
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).keyList(cli)));
+  key
+    .command('revoke')
+    .summary('revoke keys')
+    .description('Revoke keys. Requests with them are refused from now on; sandboxes stay.')
+    .argument('<id...>', 'ids of keys (neurovisor key ls)')
+    .addOption(output())
+    .action((ids: string[], flags: OutputFlags) =>
+      perform(flags, async (cli) => (await load()).keyRevoke(cli, ids)),
+    );
+}

@@ -1,0 +1,108 @@
+import { expect, it } from 'vitest';
+import { FakeControlPlane } from '../../test/support/fake-control-plane.ts';
+import type { ControlPlane } from '../sandbox/control.ts';
+import { TenantPlane } from './plane.ts';
+
+const signal = AbortSignal.abort();
+
+/** Reads a stream to its end. */
+async function drain(values: AsyncIterable<unknown>): Promise<void> {
+  for await (const _value of values);
+}
+
+/** Each method, as a stranger calls it; the compiler asks for a new one. */
+const CALLS: Record<
+  Exclude<keyof ControlPlane, 'host' | 'create' | 'list' | 'snapshots' | 'pools' | 'onChange'>,
+  (plane: ControlPlane, id: string, snapshot: string) => Promise<unknown>
+> = {
+  get: (plane, id) => plane.get(id),
+  update: (plane, id) => plane.update(id, { onTimeout: 'pause' }),
+  remove: (plane, id) => plane.remove(id),
+  pause: (plane, id) => plane.pause(id, 'disk'),
+  resume: (plane, id) => plane.resume(id),
+  snapshot: (plane, id) => plane.snapshot(id),
+  fork: (plane, id) => plane.fork(id, { count: 1 }),
+  removeSnapshot: (plane, _id, snapshot) => plane.removeSnapshot(snapshot),
+  setPool: (plane) => plane.setPool({ min: 0, max: 0 }),
+  guest: (plane, id) => plane.guest(id),
+  openOperation: (plane, id) => plane.openOperation(id),
+  openPort: (plane, id) => plane.openPort(id, 80),
+  channelStats: (plane, id) => plane.channelStats(id),
+  usage: (plane, id) => plane.usage(id),
+  logs: (plane, id) => plane.logs(id),
+  followLogs: (plane, id) => drain(plane.followLogs(id, signal)),
+  events: (plane, id) => drain(plane.events(id, { follow: false })),
+};
+
+it.each(Object.entries(CALLS))(
+  '%s: a stranger gets what an unknown id gets',
+  async (name, call) => {
+    const called: string[] = [];
+    let isWatched = false;
+    await using control = new FakeControlPlane({
+      before: (method) => isWatched && called.push(method),
+    });
+    const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+    const { id } = await other.create({});
+    const snapshot = await other.snapshot(id, { name: 'base' });
+    const before = await control.get(id);
+    isWatched = true;
+    const unknown = 'a'.repeat(20);
+    const failure = (plane: ControlPlane, ...ids: [string, string]): Promise<string> =>
+      call(plane, ...ids).then(
+        () => 'done',
+        (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,
+      );
+    const onUnknown = await failure(mine, unknown, unknown);
+    expect(onUnknown).toMatch(name === 'setPool' ? /^forbidden/ : /^not_found/);
+    expect((await failure(mine, id, snapshot.id)).replaceAll(/[a-z0-9]{20}/g, unknown)).toBe(
+      onUnknown,
+    );
+    expect(await control.get(id)).toEqual(before);
+    expect(await control.snapshots()).toHaveLength(1);
+    // The plane below was only asked who owns it.
+    expect(called.filter((one) => !['get', 'snapshots'].includes(one))).toEqual([]);
+  },
+);
+
+it('create, fork, snapshot: what comes of a sandbox is its owner’s', async () => {
+  await using control = new FakeControlPlane();
+  const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+  const seen: string[] = [];
+  mine.onChange(({ id }) => seen.push(id));
+  const made = await mine.create({ annotations: { tenant: 'other', e2b: '{}' } });
+  expect(made.annotations).toEqual({ tenant: 'mine', e2b: '{}' });
+  const [fork] = await mine.fork(made.id, { count: 1 });
+  const snapshot = await mine.snapshot(made.id, { name: 'base' });
+  const again = await mine.create({ snapshot: 'base' });
+  const strange = await other.create({});
+  expect((await mine.list()).map(({ id }) => id)).toEqual([
+    again.id,
+    fork?.ok === true ? fork.sandbox.id : '',
+    made.id,
+  ]);
+  expect((await other.list()).map(({ id }) => id)).toEqual([strange.id]);
+  expect(await other.snapshots()).toEqual([]);
+  for (const name of ['base', snapshot.id]) {
+    await expect(other.create({ snapshot: name })).rejects.toMatchObject({ code: 'not_found' });
+  }
+  expect(await mine.host()).toMatchObject({ sandboxes: 3, paused: 0 });
+  expect(new Set(seen)).toEqual(new Set((await mine.list()).map(({ id }) => id)));
+});
+
+it('update: nobody becomes an owner by an annotation', async () => {
+  await using control = new FakeControlPlane();
+  const mine = new TenantPlane(control, 'mine');
+  const { id } = await mine.create({});
+  await mine.update(id, { annotations: { tenant: 'other', e2b: '{}' } });
+  await control.update(id, { annotations: { e2b: '{"a":1}' } });
+  expect((await mine.get(id)).annotations).toEqual({ tenant: 'mine', e2b: '{"a":1}' });
+});
+
+it('the operator’s sandboxes are nobody else’s', async () => {
+  await using control = new FakeControlPlane();
+  const { id } = await control.create({});
+  const mine = new TenantPlane(control, 'mine');
+  expect(await mine.list()).toEqual([]);
+  await expect(mine.get(id)).rejects.toMatchObject({ code: 'not_found' });
+});

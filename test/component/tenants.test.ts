@@ -1,0 +1,126 @@
+/** Tenants at the port: their keys, with the unmodified client of E2B and with our own REST. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Sandbox } from 'e2b';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { connectDaemon } from '../../src/client/client.ts';
+import { KeyStore, KnownKeys } from '../../src/tenants/keys.ts';
+import { Tenancy } from '../../src/tenants/tenancy.ts';
+import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
+
+let home: string;
+let world: E2bWorld;
+let keys: KeyStore;
+let first: string;
+let second: string;
+
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'nv-tenants-'));
+  keys = new KeyStore(home, systemClock);
+  world = await openE2bWorld({ home }, (control, apiKey) => {
+    const known = new KnownKeys(home, systemClock, silentLog);
+    return new Tenancy({ control, keys: known, apiKey });
+  });
+  first = keys.create('first', null).key;
+  second = keys.create('second', null).key;
+});
+afterAll(async () => {
+  await world[Symbol.asyncDispose]();
+  await rm(home, { recursive: true, force: true });
+});
+
+const as = (apiKey: string) => ({ ...world.client, apiKey });
+const rest = async (apiKey: string, path: string, init: RequestInit = {}): Promise<Response> =>
+  await fetch(`${world.url}${path}`, {
+    ...init,
+    headers: { 'x-api-key': apiKey, ...init.headers },
+  });
+const idsOf = async (apiKey: string): Promise<string[]> => {
+  const { sandboxes } = (await (await rest(apiKey, '/v1/sandboxes')).json()) as {
+    sandboxes: { id: string }[];
+  };
+  return sandboxes.map(({ id }) => id).sort();
+};
+
+describe('the client of E2B', () => {
+  it('finds only its own sandboxes, which our REST shows, too', async () => {
+    const mine = await Sandbox.create('agent', as(first));
+    const other = await Sandbox.create('agent', as(second));
+    expect((await mine.commands.run('echo hi')).stdout).toBe('hi\n');
+    expect(await idsOf(first)).toEqual([mine.sandboxId]);
+    expect(await idsOf(second)).toEqual([other.sandboxId]);
+    expect(await idsOf(world.apiKey)).toEqual([mine.sandboxId, other.sandboxId].sort());
+    await expect(Sandbox.connect(other.sandboxId, as(first))).rejects.toThrow('not found');
+    expect(await Sandbox.kill(other.sandboxId, as(first))).toBe(false);
+    expect(await other.isRunning()).toBe(true);
+    expect(await mine.kill()).toBe(true);
+    expect(await Sandbox.kill(other.sandboxId, as(world.apiKey))).toBe(true);
+  });
+
+  it('is refused from the moment its key is revoked', async () => {
+    const { key, info } = keys.create('third', null);
+    const sandbox = await Sandbox.create('agent', as(key));
+    keys.revoke(info.id);
+    await expect(Sandbox.create('agent', as(key))).rejects.toThrow('not valid');
+    expect(await idsOf(world.apiKey)).toEqual([sandbox.sandboxId]);
+    await Sandbox.kill(sandbox.sandboxId, as(world.apiKey));
+  });
+});
+
+describe('REST', () => {
+  it('wrong, unknown and revoked keys get one answer', async () => {
+    const { key, info } = keys.create('third', null);
+    keys.revoke(info.id);
+    const wrong = [key, `e2b_${'0'.repeat(48)}`, 'x', first.slice(0, -1)];
+    for (const path of ['/v1/sandboxes', '/sandboxes']) {
+      const answers = wrong.map(async (one) => {
+        const answer = await rest(one, path);
+        return `${answer.status} ${await answer.text()}`;
+      });
+      const texts = new Set(await Promise.all(answers));
+      expect([...texts]).toEqual([expect.stringMatching(/^401 /)]);
+    }
+  });
+
+  it('the host’s metrics and pools are the operator’s', async () => {
+    expect((await rest(first, '/metrics')).status).toBe(404);
+    expect((await rest(world.apiKey, '/metrics')).status).toBe(200);
+    expect(await (await rest(first, '/v1/loads')).json()).toMatchObject({ sandboxes: [] });
+    const set = await rest(first, '/v1/pools', {
+      method: 'PUT',
+      headers: { 'content-type': 'application/json' },
+      body: '{"min":0,"max":1}',
+    });
+    expect([set.status, await set.json()]).toMatchObject([403, { error: { code: 'forbidden' } }]);
+  });
+
+  it('one Idempotency-Key of two tenants is two keys', async () => {
+    const create = async (key: string) =>
+      (await (
+        await rest(key, '/v1/sandboxes', { method: 'POST', headers: { 'idempotency-key': 'k' } })
+      ).json()) as { id: string };
+    const [mine, other] = [await create(first), await create(second)];
+    expect(mine.id).not.toBe(other.id);
+    expect((await create(first)).id).toBe(mine.id);
+    for (const { id } of [mine, other]) await world.control.remove(id);
+  });
+
+  it('our client, and the tunnel to the agent, see only the tenant’s', async () => {
+    await using mine = await connectDaemon({ url: world.url, apiKey: first });
+    await using other = await connectDaemon({ url: world.url, apiKey: second });
+    const { id } = await mine.create({});
+    const guest = await mine.guest(id);
+    expect(await (await guest.files.list('/')).length).toBeGreaterThan(0);
+    await expect(other.get(id)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(other.guest(id).then((strange) => strange.files.list('/'))).rejects.toMatchObject({
+      code: 'not_found',
+    });
+    await expect(other.openOperation(id)).rejects.toMatchObject({ code: 'not_found' });
+    await mine.remove(id);
+  });
+
+  it('logs no error', () => expect(world.errors).toEqual([]));
+});
