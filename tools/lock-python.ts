@@ -17,6 +17,8 @@ const LOCKS = [
   { dir: 'image', name: 'requirements', options: [] },
   { dir: 'image', name: 'model', options: ['--no-deps'] },
   { dir: 'test/fixtures/api-clients/python', name: 'requirements', options: [] },
+  { dir: 'test/fixtures/e2b-clients/python', name: 'newest', options: [] },
+  { dir: 'test/fixtures/e2b-clients/python', name: '2.45', options: [] },
 ];
 const root = join(import.meta.dirname, '..');
 

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { OPENAPI_FILE } from '../../tools/openapi.ts';
-import { CLIENTS_DIR, type PythonPackages } from './api-generators.ts';
+import { CLIENTS_DIR } from './api-generators.ts';
+import type { PythonPackages } from './locked-packages.ts';
 
 export interface FuzzOptions {
   readonly url: string;

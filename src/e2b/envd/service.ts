@@ -5,6 +5,7 @@
  *     GET /health · GET and POST /files
  */
 import type { IncomingMessage } from 'node:http';
+import { withIdleLimit } from '../../api/body.ts';
 import { describeError } from '../../base/errors.ts';
 import type { E2bParts } from '../parts.ts';
 import { type Call, goneSignal } from './call.ts';
@@ -70,7 +71,7 @@ export async function answerRpc(
     request.resume();
   }
 
-  /** Not before the client's message: the Python client stops sending when it sees an answer. */
+  /** Not before the client's message: the Python client cuts what it still sends when it sees an answer. */
   function open(): void {
     if (response.headersSent) return;
     response.writeHead(200, { 'content-type': 'application/connect+json' });
@@ -78,14 +79,11 @@ export async function answerRpc(
   }
 
   async function serve(stream: Extract<Rpc, { kind: 'server' }>): Promise<void> {
+    const message = await onlyMessage(messagesOf(withIdleLimit(request, clock)));
+    open();
     const outlet = outletTo(call, clock);
     try {
-      for await (const message of messagesOf(partsOf(request))) {
-        open();
-        await stream.run(call, message, outlet);
-        return;
-      }
-      throw new ConnectError('invalid_argument', 'there is no message');
+      await stream.run(call, message, outlet);
     } finally {
       outlet.close();
     }
@@ -111,6 +109,18 @@ export async function answerRpc(
 /** Without an end of the connection when no more parts are read. */
 function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {
   return request.iterator({ destroyOnReturn: false });
+}
+
+/** Of a call that takes one. @throws ConnectError `invalid_argument` */
+async function onlyMessage(messages: AsyncIterable<unknown>): Promise<unknown> {
+  const all: unknown[] = [];
+  for await (const message of messages) {
+    all.push(message);
+    if (all.length > 1)
+      throw new ConnectError('invalid_argument', 'there is more than one message');
+  }
+  if (all.length === 0) throw new ConnectError('invalid_argument', 'there is no message');
+  return all[0];
 }
 
 function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): void } {
