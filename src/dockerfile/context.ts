@@ -7,9 +7,17 @@ import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../base/errors.ts';
 import { GIB } from '../base/units.ts';
 import { type ArchiveMember, archive } from '../transfer/archive.ts';
+import {
+  cleanPath,
+  compile,
+  DockerIgnore,
+  hasWildcard,
+  IGNORE_LIMITS,
+  matches,
+  type Verdict,
+} from '../transfer/docker-ignore.ts';
 import { CopyError } from '../transfer/transfer.ts';
 import { DockerfileError, shown } from './errors.ts';
-import { cleanPath, compile, DockerIgnore, hasWildcard, matches, type Verdict } from './glob.ts';
 import { CONTEXT_LIMITS } from './limits.ts';
 
 /** Member of an archive: `<number of the source>/<path below it>`. */
@@ -37,13 +45,14 @@ interface Place {
 }
 
 export class BuildContext {
-  readonly #dir: string;
+  /** Real path. */
+  readonly dir: string;
   readonly #rules: DockerIgnore;
   #entries = 0;
   #bytes = 0;
 
   private constructor(dir: string, rules: DockerIgnore) {
-    this.#dir = dir;
+    this.dir = dir;
     this.#rules = rules;
   }
 
@@ -133,7 +142,7 @@ export class BuildContext {
   }
 
   #here(path: string): string {
-    return path === '' ? this.#dir : join(this.#dir, path);
+    return path === '' ? this.dir : join(this.dir, path);
   }
 
   /** A source may be reached by links, as long as they stay in the context. */
@@ -141,7 +150,7 @@ export class BuildContext {
     const real = await realpath(this.#here(path)).catch((error: unknown) => {
       throw contextInvalid(line, path, error);
     });
-    if (real === this.#dir || real.startsWith(`${this.#dir}/`)) return real;
+    if (real === this.dir || real.startsWith(`${this.dir}/`)) return real;
     throw contextInvalid(line, `${shown(path)} leads out of the context`);
   }
 
@@ -286,7 +295,7 @@ async function rulesOf(path: string): Promise<DockerIgnore | null> {
   try {
     await using file = await open(path, OPEN_FILE & ~constants.O_NOFOLLOW);
     if (!(await file.stat()).isFile()) return null;
-    const { ignoreFileBytesMax: max } = CONTEXT_LIMITS;
+    const { fileBytesMax: max } = IGNORE_LIMITS;
     const { buffer, bytesRead } = await file.read(Buffer.alloc(max + 1));
     if (bytesRead > max) throw new Error('it is too large');
     return DockerIgnore.parse(buffer.toString('utf8', 0, bytesRead));

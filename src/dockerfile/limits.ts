@@ -18,9 +18,6 @@ export const DOCKERFILE_LIMITS = {
 } as const;
 
 export const CONTEXT_LIMITS = {
-  ignoreFileBytesMax: MIB,
-  patternsMax: 1_000,
-  patternCharactersMax: 1_024,
   entriesMax: 100_000,
   depthMax: 100,
   bytesMax: 8 * GIB,

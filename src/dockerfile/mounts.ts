@@ -1,6 +1,6 @@
 /** `RUN --mount=…`. Pure. */
+import { hasWildcard } from '../transfer/docker-ignore.ts';
 import { invalid, shown, unsupported } from './errors.ts';
-import { hasWildcard } from './glob.ts';
 import { type Source, type Stage, sourceOfFrom } from './stages.ts';
 import { expandWord, type Scope } from './words.ts';
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { GIB } from '../base/units.ts';
-import { fromDocker, IgnoreRules } from './ignored.ts';
+import { IgnoreRules } from './ignored.ts';
 import { listHere } from './tree-here.ts';
 
 let dir: string;
@@ -66,7 +66,7 @@ describe('listHere of a project', () => {
 
   it('.dockerignore matches from the top, as Docker does', async () => {
     await project({
-      '.dockerignore': '# a comment\n*.md\n**/*.csv\n/dist\n!README.md\n',
+      '.dockerignore': '# a comment\n*.md\n**/*.csv\n/dist\n!README.md\n!./docs/../x\n',
       'a.md': '',
       'README.md': '',
       'docs/a.md': '',
@@ -75,7 +75,41 @@ describe('listHere of a project', () => {
       'docs/dist/x': '',
     });
     expect(await listed()).toEqual(['.dockerignore', 'README.md', 'docs/a.md', 'docs/dist/x']);
-    expect(fromDocker('!a\n./b\n')).toBe('!/a\n/b');
+  });
+
+  it('.dockerignore: an exception below what is ignored counts, and brings its directories', async () => {
+    await project({
+      '.dockerignore': '*\n!src/*.py\n!docs\ndocs/drafts\n**/*.log\n',
+      'a.txt': '',
+      'src/main.py': '',
+      'src/data.bin': '',
+      'src/deep/x.py': '',
+      'docs/a.md': '',
+      'docs/a.log': '',
+      'docs/drafts/b.md': '',
+      'other/x.txt': '',
+    });
+    const entries = await listHere(dir, new IgnoreRules());
+    expect(entries.map(({ path }) => path)).toEqual([
+      '',
+      'docs',
+      'docs/a.md',
+      'src',
+      'src/main.py',
+    ]);
+  });
+
+  it('.dockerignore brings nothing back that .gitignore ignores', async () => {
+    await project({ '.gitignore': '*.log\n', '.dockerignore': '!a.log\n', 'a.log': '' });
+    expect(await listed()).toEqual(['.dockerignore', '.gitignore']);
+  });
+
+  it('.dockerignore: a line that is no pattern is named', async () => {
+    await project({ '.dockerignore': 'a\n[b\n' });
+    await expect(listed()).rejects.toMatchObject({
+      code: 'invalid_source',
+      message: `${join(dir, '.dockerignore')}: line 2 is not a pattern`,
+    });
   });
 
   it('keeps links as links, and leaves sockets and pipes here', async () => {

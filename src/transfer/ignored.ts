@@ -4,10 +4,11 @@
  */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import ignore, { type Ignore } from 'ignore';
-import { errorCode } from '../base/errors.ts';
+import { describeError, errorCode } from '../base/errors.ts';
 import { MIB } from '../base/units.ts';
+import { DockerIgnore, type Verdict } from './docker-ignore.ts';
 import { CopyError } from './transfer.ts';
 
 /** At any depth. */
@@ -22,14 +23,23 @@ const RULES_BYTES_MAX = MIB;
 const ANY_DEPTHS_MAX = 3;
 
 export class IgnoreRules {
-  /** Rules by directory, `''` the project itself. */
+  /** Of `.gitignore` by directory, `''` the project itself. */
   readonly #rules = new Map<string, Ignore>();
+  #docker: DockerIgnore | null = null;
+  /** What `.dockerignore` says about directories. */
+  readonly #verdicts = new Map<string, Verdict>();
 
   /** Reads the rules of a directory before its entries are asked for. @param path relative to the project */
   async enter(project: string, path: string): Promise<void> {
-    const texts = [await rulesOf(join(project, path, '.gitignore'))];
-    if (path === '') texts.push(fromDocker(await rulesOf(join(project, '.dockerignore'))));
-    this.add(path, texts.join('\n'));
+    this.add(path, await rulesOf(join(project, path, '.gitignore')));
+    if (path !== '') return;
+    const docker = join(project, '.dockerignore');
+    try {
+      this.#docker = DockerIgnore.parse(await rulesOf(docker));
+    } catch (error) {
+      if (error instanceof CopyError) throw error;
+      throw new CopyError('invalid_source', `${docker}: ${describeError(error)}`);
+    }
   }
 
   /** @param text lines as of `.gitignore` */
@@ -37,11 +47,40 @@ export class IgnoreRules {
     if (text.trim() !== '') this.#rules.set(path, ignore({ ignorecase: false }).add(text));
   }
 
-  /** @param path relative to the project; its directories are not ignored */
+  /**
+   * Whether the entry is no part of the project; of a directory, with all below it.
+   * @param path relative to the project; its directories are not ignored
+   */
   ignores(path: string, isDirectory: boolean): boolean {
     const components = path.split('/');
     const name = components.at(-1) ?? '';
     if (NEVER.has(name) || GIT_DIRECTORY.test(name)) return true;
+    if (this.#isIgnoredByGit(components, isDirectory)) return true;
+    const mayHaveExceptions = isDirectory && this.#docker?.hasExceptions === true;
+    return !mayHaveExceptions && this.#isIgnoredByDocker(path);
+  }
+
+  /**
+   * Without directories that `.dockerignore` ignores, unless an exception lets something below them pass.
+   * @param entries parents first
+   */
+  withoutEmptyPassages<T extends { readonly path: string }>(
+    entries: readonly T[],
+    isDirectory: (entry: T) => boolean,
+  ): readonly T[] {
+    if (this.#docker?.hasExceptions !== true) return entries;
+    const needed = new Set<string>();
+    const kept = entries.toReversed().filter((entry) => {
+      const { path } = entry;
+      if (path === '') return true;
+      if (isDirectory(entry) && !needed.has(path) && this.#isIgnoredByDocker(path)) return false;
+      needed.add(dirname(path));
+      return true;
+    });
+    return kept.reverse();
+  }
+
+  #isIgnoredByGit(components: readonly string[], isDirectory: boolean): boolean {
     let ignored = false;
     // As git: the rules of a deeper directory come later, and the last match counts.
     for (let depth = 0; depth < components.length; depth += 1) {
@@ -53,6 +92,23 @@ export class IgnoreRules {
       else if (result.unignored) ignored = false;
     }
     return ignored;
+  }
+
+  #isIgnoredByDocker(path: string): boolean {
+    const docker = this.#docker;
+    if (docker === null) return false;
+    return docker.judge(path, this.#verdictAbove(docker, path)).ignored;
+  }
+
+  #verdictAbove(docker: DockerIgnore, path: string): Verdict | null {
+    const above = dirname(path);
+    if (above === '.') return null;
+    let verdict = this.#verdicts.get(above);
+    if (verdict === undefined) {
+      verdict = docker.judge(above, this.#verdictAbove(docker, above));
+      this.#verdicts.set(above, verdict);
+    }
+    return verdict;
   }
 }
 
@@ -85,18 +141,4 @@ function checked(path: string, text: string): string {
     `${path}: line ${at + 1} has more than ${ANY_DEPTHS_MAX} times **`,
     { remedy: 'make several lines of it' },
   );
-}
-
-/** Docker matches from the top: `*.log` there is `/*.log` of git. */
-export function fromDocker(text: string): string {
-  return text
-    .split(/\r?\n/)
-    .map((line) => line.trim())
-    .filter((line) => line !== '' && !line.startsWith('#'))
-    .map((line) => {
-      const isException = line.startsWith('!');
-      const pattern = (isException ? line.slice(1) : line).replace(/^\.?\//, '');
-      return `${isException ? '!' : ''}/${pattern}`;
-    })
-    .join('\n');
 }

@@ -78,10 +78,11 @@ export async function reviewChanges(
   if (root.entry.type !== 'directory') {
     throw new CopyError('invalid_source', `${project.to}: no longer a directory in the guest`);
   }
-  const listed = await listThere(guest, root, as, {
+  const all = await listThere(guest, root, as, {
     skip: (path, isDirectory) => skip(path) || project.rules.ignores(path, isDirectory),
     onOther: ({ path }) => refuse(path, 'neither a file nor a directory'),
   });
+  const listed = project.rules.withoutEmptyPassages(all, ({ entry }) => entry.type === 'directory');
   const there = new Map<string, { content: Content; staged: string | null }>();
   const files: GuestEntry[] = [];
   for (const one of listed) {

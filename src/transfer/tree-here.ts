@@ -56,7 +56,7 @@ export async function listHere(
     } else if (rules === null) throw invalid(`${from}: neither a file nor a directory`);
   };
   await add(source, '');
-  return entries;
+  return rules?.withoutEmptyPassages(entries, ({ type }) => type === 'directory') ?? entries;
 }
 
 const invalid = (message: string, remedy?: string): CopyError =>

@@ -2,10 +2,10 @@
 /** A Dockerfile and its ignore rules: a typed error, or steps and a configuration within the limits. */
 import { DockerfileError } from '../../src/dockerfile/errors.ts';
 import { EMPTY_CONFIG, evaluateStage, NOTHING_INHERITED } from '../../src/dockerfile/evaluate.ts';
-import { DockerIgnore } from '../../src/dockerfile/glob.ts';
 import { DOCKERFILE_LIMITS } from '../../src/dockerfile/limits.ts';
 import { parseDockerfile } from '../../src/dockerfile/parse.ts';
 import { platformArguments, readStages } from '../../src/dockerfile/stages.ts';
+import { DockerIgnore } from '../../src/transfer/docker-ignore.ts';
 import { must, target } from './target.ts';
 
 const platform = platformArguments('amd64');

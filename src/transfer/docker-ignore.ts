@@ -1,8 +1,14 @@
 /**
- * Patterns of COPY and .dockerignore: Go's `filepath.Match`, and `**` as moby/patternmatcher has it. Pure. No regular
+ * Patterns of COPY in a Dockerfile and of .dockerignore: Go's `filepath.Match`, and `**` as moby/patternmatcher has it. Pure. No regular
  * expressions, since a stranger's pattern could make one of them run for hours.
  */
-import { CONTEXT_LIMITS } from './limits.ts';
+import { MIB } from '../base/units.ts';
+
+export const IGNORE_LIMITS = {
+  fileBytesMax: MIB,
+  patternsMax: 1_000,
+  patternCharactersMax: 1_024,
+} as const;
 
 type Token =
   | { readonly kind: 'text'; readonly text: string }
@@ -133,8 +139,8 @@ export class DockerIgnore {
       .entries()) {
       const line = raw.trim();
       if (line === '' || raw.startsWith('#')) continue;
-      if (rules.length >= CONTEXT_LIMITS.patternsMax) throw new Error('it has too many lines');
-      if (line.length > CONTEXT_LIMITS.patternCharactersMax) {
+      if (rules.length >= IGNORE_LIMITS.patternsMax) throw new Error('it has too many lines');
+      if (line.length > IGNORE_LIMITS.patternCharactersMax) {
         throw new Error(`line ${index + 1} is too long`);
       }
       const isException = line.startsWith('!');

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { compile, DockerIgnore, matches } from './glob.ts';
+import { compile, DockerIgnore, matches } from './docker-ignore.ts';
 
 const hits = (pattern: string, name: string, deep = true): boolean => {
   const compiled = compile(pattern, deep);
