@@ -133,6 +133,8 @@ class Build {
   readonly #made = new Set<StepKey>();
   /** Results that later stages read. */
   readonly #needed = new Set<StepKey>();
+  /** Its real path. */
+  #contextDir = '';
   #number = 0;
   #ran = 0;
   #cached = 0;
@@ -156,6 +158,7 @@ class Build {
       if (!isUsed) this.#warn(`the build argument ${name} is not used: no ARG declares it`);
     }
     const context = await BuildContext.open(contextDir, dockerfilePath);
+    this.#contextDir = context.dir;
     const planner = new Planner({
       graph,
       given: buildArgs,
@@ -256,7 +259,7 @@ class Build {
     if (start !== null) this.#needed.add(start);
     this.#reportCached(stage, from);
     const sources = await this.#sources(stage, rest);
-    const caches = cachesKey(stage.steps, rest);
+    const caches = cachesKey(this.#contextDir, stage.steps, rest);
     const hasCaches = caches !== null && (await cache.has('mounts', caches));
     const vm = await startVm(
       {
@@ -446,13 +449,22 @@ function copyPlan(
   return { from, patterns, named, target, owner, mode, extracts };
 }
 
-/** One disk for all ids of a stage, wherever its cached steps end. @param rest steps that run */
-function cachesKey(all: readonly PlannedStep[], rest: readonly PlannedStep[]): StepKey | null {
+/**
+ * One disk for all ids of a stage, wherever its cached steps end. One for each context: a build could poison what others
+ * install from it.
+ * @param rest steps that run
+ */
+function cachesKey(
+  contextDir: string,
+  all: readonly PlannedStep[],
+  rest: readonly PlannedStep[],
+): StepKey | null {
   const idsOf = (steps: readonly PlannedStep[]): readonly string[] =>
     steps
       .flatMap(({ step }) => (step.kind === 'run' ? step.mounts : []))
       .flatMap((mount) => (mount.type === 'cache' ? [mount.id] : []));
-  return idsOf(rest).length === 0 ? null : digest([...new Set(idsOf(all))].toSorted());
+  if (idsOf(rest).length === 0) return null;
+  return digest({ contextDir, ids: [...new Set(idsOf(all))].toSorted() });
 }
 
 function faultOf(error: unknown, line: number | null, what: string): unknown {
@@ -469,7 +481,8 @@ function faultOf(error: unknown, line: number | null, what: string): unknown {
 export function diskFull(line: number | null, cause: unknown): DockerfileError {
   return new DockerfileError('disk_full', line, 'there is no room for the build', {
     cause,
-    remedy: 'Free disk space, for example with: neurovisor image prune',
+    remedy:
+      'Free disk space: run neurovisor image prune, or delete the cache of builds, cache/dockerfile in the home of NeuroVisor',
   });
 }
 

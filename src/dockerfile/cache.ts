@@ -2,7 +2,7 @@
  * What builds leave for later builds: the scratch disk after each step, and the disks of cache mounts.
  *
  *     <cacheDir>/dockerfile/steps/<key>.ext4      sparse; bounded, what was not used for longest goes
- *                          /mounts/<ids>.ext4     one for each set of ids that a stage names
+ *                          /mounts/<ids>.ext4     one for each context and set of ids that a stage names
  *                          /locks/<key>           two equal builds at once: the second waits for the first
  */
 import { chmod, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';

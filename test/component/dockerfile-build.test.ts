@@ -340,6 +340,16 @@ describe('buildDockerfile', () => {
     expect(runs.map(({ env }) => env['V'])).toEqual(['1', undefined]);
   });
 
+  it('cache mounts: builds of another context do not see them', async () => {
+    const text = (command: string) => `FROM a\nRUN --mount=type=cache,id=i,target=/c ${command}`;
+    mkdirSync(join(dir, 'other'));
+    await build(text('one'));
+    await build(text('two'), { contextDir: join(dir, 'other') });
+    const disks = readdirSync(join(dir, 'cache/mounts'));
+    const contents = disks.map((name) => readFileSync(join(dir, 'cache/mounts', name), 'utf8'));
+    expect(contents.sort()).toEqual(['one\n', 'two\n']);
+  });
+
   it('cache mounts: a stage has the same disk wherever its cached steps end', async () => {
     const text = (command: string) =>
       `FROM a\nRUN --mount=type=cache,target=/c one\nRUN --mount=type=cache,target=/d ${command}`;
