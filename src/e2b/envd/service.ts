@@ -79,7 +79,7 @@ export async function answerRpc(
   }
 
   async function serve(stream: Extract<Rpc, { kind: 'server' }>): Promise<void> {
-    const message = await onlyMessage(messagesOf(withIdleLimit(request, clock)));
+    const message = await firstMessage(messagesOf(withIdleLimit(request, clock)));
     open();
     const outlet = outletTo(call, clock);
     try {
@@ -111,16 +111,10 @@ function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {
   return request.iterator({ destroyOnReturn: false });
 }
 
-/** Of a call that takes one. @throws ConnectError `invalid_argument` */
-async function onlyMessage(messages: AsyncIterable<unknown>): Promise<unknown> {
-  const all: unknown[] = [];
-  for await (const message of messages) {
-    all.push(message);
-    if (all.length > 1)
-      throw new ConnectError('invalid_argument', 'there is more than one message');
-  }
-  if (all.length === 0) throw new ConnectError('invalid_argument', 'there is no message');
-  return all[0];
+/** Whatever comes after it is not waited for. @throws ConnectError `invalid_argument` */
+async function firstMessage(messages: AsyncIterable<unknown>): Promise<unknown> {
+  for await (const message of messages) return message;
+  throw new ConnectError('invalid_argument', 'there is no message');
 }
 
 function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): void } {
