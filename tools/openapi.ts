@@ -1,15 +1,20 @@
 /**
- * Writes `spec/openapi.json` from the schemas of the REST server; then format it:
+ * Writes `spec/openapi.json` and `spec/e2b-openapi.json` from the schemas of the servers; then format them:
  *
  *     node tools/openapi.ts && npm run format
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createApiServer } from '../src/api/server.ts';
+import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
+import { createControlApp } from '../src/e2b/control/app.ts';
+import { accessTokens } from '../src/e2b/tokens.ts';
 import type { ControlPlane } from '../src/sandbox/control.ts';
+import { operatorOnly } from '../src/tenants/callers.ts';
 
 export const OPENAPI_FILE = join(import.meta.dirname, '../spec/openapi.json');
+export const E2B_OPENAPI_FILE = join(import.meta.dirname, '../spec/e2b-openapi.json');
 
 export async function openapiDocument(): Promise<unknown> {
   // No route is called, so nothing is asked of it.
@@ -18,6 +23,25 @@ export async function openapiDocument(): Promise<unknown> {
   return server.app.swagger();
 }
 
+export async function e2bOpenapiDocument(): Promise<unknown> {
+  const control = { onChange: () => () => undefined } as unknown as ControlPlane;
+  const parts = {
+    control,
+    clock: systemClock,
+    log: silentLog,
+    tokens: accessTokens(new Uint8Array(32)),
+    callers: operatorOnly(control, null),
+    domain: () => 'localhost',
+  };
+  const app = await createControlApp(parts, null, true);
+  const document = app.swagger();
+  await app.close();
+  return document;
+}
+
 if (import.meta.main) {
-  writeFileSync(OPENAPI_FILE, `${JSON.stringify(await openapiDocument(), null, 2)}\n`);
+  const write = (file: string, document: unknown): void =>
+    writeFileSync(file, `${JSON.stringify(document, null, 2)}\n`);
+  write(OPENAPI_FILE, await openapiDocument());
+  write(E2B_OPENAPI_FILE, await e2bOpenapiDocument());
 }

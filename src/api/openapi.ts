@@ -6,6 +6,7 @@ import {
   createJsonSchemaTransform,
   createJsonSchemaTransformObject,
 } from 'fastify-type-provider-zod';
+import type { z } from 'zod';
 import { assert } from '../base/assert.ts';
 
 /** Version of the API, not of the product: changes when clients have to change. */
@@ -36,51 +37,67 @@ const JSON_SCHEMA: SchemaOptions = {
   },
 };
 
-const completed = createJsonSchemaTransformObject({ zodToJsonConfig: JSON_SCHEMA });
-
-export async function describeApi(app: FastifyInstance): Promise<void> {
-  await app.register(swagger, {
-    openapi: {
-      openapi: '3.1.0',
-      info: {
-        title: 'NeuroVisor',
-        version: API_VERSION,
-        description: DESCRIPTION,
-        license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
-      },
-      servers: [
-        { url: 'http://localhost', description: 'The unix socket, or a port of 127.0.0.1.' },
-      ],
-      tags: [
-        {
-          name: 'sandboxes',
-          description: 'One microVM each, with its limits, policy and lifetime.',
-        },
-        { name: 'guest', description: 'Programs in a sandbox.' },
-        { name: 'files', description: 'Files of a sandbox, streamed.' },
-        { name: 'snapshots', description: 'Saved states to start sandboxes from.' },
-        { name: 'pools', description: 'Ready sandboxes, handed out in milliseconds.' },
-        { name: 'host', description: 'The server and its machine.' },
-      ],
-      components: {
-        securitySchemes: {
-          bearer: { type: 'http', scheme: 'bearer' },
-          header: { type: 'apiKey', in: 'header', name: 'X-API-Key' },
-        },
-      },
-      security: [{ bearer: [] }, { header: [] }, {}],
-    },
-    transform: createJsonSchemaTransform({ zodToJsonConfig: JSON_SCHEMA }),
-    transformObject: (document) => tidy(completed(document)),
-  });
-}
-
 /** Schemas of lines of event streams: OpenAPI 3.1 describes only a whole body, which is text. */
 const STREAMED = ['Sandbox', 'SandboxEvent', 'LogChunk'];
 
+export interface ApiDescription {
+  readonly info: {
+    readonly title: string;
+    readonly version: string;
+    readonly description: string;
+  };
+  readonly server: string;
+  readonly tags: readonly { readonly name: string; readonly description: string }[];
+  /** A bearer token is accepted, too, and on a socket no key is needed. */
+  readonly isOwn?: boolean;
+  /** Names of schemas; default: zod's global ones. */
+  readonly schemas?: z.core.$ZodRegistry<{ id?: string | undefined }>;
+  /** Schemas that nothing refers to and yet belong to it. */
+  readonly streamed?: readonly string[];
+}
+
+const OWN: ApiDescription = {
+  info: { title: 'NeuroVisor', version: API_VERSION, description: DESCRIPTION },
+  server: 'The unix socket, or a port of 127.0.0.1.',
+  tags: [
+    { name: 'sandboxes', description: 'One microVM each, with its limits, policy and lifetime.' },
+    { name: 'guest', description: 'Programs in a sandbox.' },
+    { name: 'files', description: 'Files of a sandbox, streamed.' },
+    { name: 'snapshots', description: 'Saved states to start sandboxes from.' },
+    { name: 'pools', description: 'Ready sandboxes, handed out in milliseconds.' },
+    { name: 'host', description: 'The server and its machine.' },
+  ],
+  isOwn: true,
+  streamed: STREAMED,
+};
+
+export async function describeApi(app: FastifyInstance, api = OWN): Promise<void> {
+  const { info, server, tags, schemas, isOwn = false, streamed = [] } = api;
+  const options = {
+    zodToJsonConfig: JSON_SCHEMA,
+    ...(schemas === undefined ? {} : { schemaRegistry: schemas }),
+  };
+  const completed = createJsonSchemaTransformObject(options);
+  const header = { type: 'apiKey', in: 'header', name: 'X-API-Key' } as const;
+  const bearer = { type: 'http', scheme: 'bearer' } as const;
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { ...info, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+      servers: [{ url: 'http://localhost', description: server }],
+      tags: [...tags],
+      components: { securitySchemes: isOwn ? { bearer, header } : { header } },
+      security: isOwn ? [{ bearer: [] }, { header: [] }, {}] : [{ header: [] }],
+    },
+    transform: createJsonSchemaTransform(options),
+    transformObject: (document) => tidy(completed(document), streamed),
+  });
+}
+
 /** Cleans up after the generators: schemas twice or unused, formats, unions, empty descriptions, optional bodies. */
-function tidy(document: object): object {
-  const described = withSchemasOnce(JSON.parse(JSON.stringify(document, withoutNoise)));
+function tidy(document: object, streamed: readonly string[]): object {
+  const plain = JSON.parse(JSON.stringify(document, withoutNoise));
+  const described = withSchemasOnce(plain, streamed);
   const { schemas } = described.components;
   completeSchemas(described, schemas);
   for (const operation of Object.values(described.paths).flatMap((path) => Object.values(path))) {
@@ -106,9 +123,9 @@ function withoutNoise(key: string, value: unknown): unknown {
  * The generator emits each schema twice, as `…Input` for requests. One is kept, under its own name, and none that
  * nothing refers to.
  */
-function withSchemasOnce(document: OpenApiDocument): OpenApiDocument {
+function withSchemasOnce(document: OpenApiDocument, streamed: readonly string[]): OpenApiDocument {
   const { schemas, ...components } = document.components;
-  const used = new Map(STREAMED.map((name) => [name, schemas[name]] as const));
+  const used = new Map(streamed.map((name) => [name, schemas[name]] as const));
   const collect = (text: string): void => {
     for (const [, name = ''] of text.matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
       if (used.has(name)) continue;
@@ -116,7 +133,7 @@ function withSchemasOnce(document: OpenApiDocument): OpenApiDocument {
       collect(JSON.stringify(schemas[name]));
     }
   };
-  for (const name of STREAMED) collect(JSON.stringify(schemas[name]));
+  for (const name of streamed) collect(JSON.stringify(schemas[name]));
   collect(JSON.stringify({ ...document, components }));
   const once: Record<string, OpenApiSchema> = {};
   for (const [name, schema] of used) {

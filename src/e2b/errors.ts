@@ -9,15 +9,23 @@ export class E2bError extends CodedError<`${number}`> {
   readonly status: number;
   /** Further word for programs. */
   readonly errorCode: string | undefined;
+  /** Undefined: another try would fail too. */
+  readonly retryAfterSeconds: number | undefined;
 
   constructor(
     status: number,
     message: string,
-    options: { cause?: unknown; remedy?: string; errorCode?: string } = {},
+    options: {
+      cause?: unknown;
+      remedy?: string | undefined;
+      errorCode?: string;
+      retryAfterSeconds?: number;
+    } = {},
   ) {
     super(`${status}`, message, options);
     this.status = status;
     this.errorCode = options.errorCode;
+    this.retryAfterSeconds = options.retryAfterSeconds;
   }
 }
 
@@ -55,7 +63,12 @@ export const INTERNAL: ErrorReply = {
 
 /** The Python client repeats 429 and 502 to 504, creations too, unless it is told. */
 function retryHeaders(error: unknown): Record<string, string> {
-  if (!(error instanceof BusyError)) return { 'should-retry': 'false' };
-  const seconds = Math.max(1, Math.ceil(error.retryAfterMs / 1000));
+  const seconds =
+    error instanceof BusyError
+      ? Math.max(1, Math.ceil(error.retryAfterMs / 1000))
+      : error instanceof E2bError
+        ? error.retryAfterSeconds
+        : undefined;
+  if (seconds === undefined) return { 'should-retry': 'false' };
   return { 'should-retry': 'true', 'retry-after': String(seconds) };
 }

@@ -1,19 +1,44 @@
 /** What this interface keeps with a sandbox that it creates, as an annotation of the sandbox. */
 import { z } from 'zod';
+import { EGRESS_LIMITS } from '../base/egress-limits.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
+import { E2B_LIMITS } from './limits.ts';
 
 const KEY = 'e2b';
 
+const rules = z
+  .array(z.string().max(EGRESS_LIMITS.ruleCharactersMax))
+  .max(EGRESS_LIMITS.rulesMax)
+  .nullish();
+/** The part of the settings that an update replaces. */
+export const networkLists = {
+  allowOut: rules,
+  denyOut: rules,
+  rules: z
+    .record(z.string(), z.unknown())
+    .nullish()
+    .describe('Changes of requests on their way: not supported, only empty ones are accepted.'),
+  egressProxy: z.unknown().optional().describe('Not supported: refused.'),
+  dnsServers: z.unknown().optional().describe('Not supported: refused.'),
+};
+/** The rest of the settings, which stay for the sandbox's life. */
+export const e2bNetwork = z.object({
+  allowPublicTraffic: z.boolean().nullish(),
+  maskRequestHost: z.string().max(E2B_LIMITS.hostCharactersMax).nullish(),
+  httpsPorts: z.array(z.number().int().min(1).max(65_535)).max(E2B_LIMITS.httpsPortsMax).nullish(),
+});
+const list = z.array(z.string()).optional();
 const network = z.object({
-  allowOut: z.array(z.string()).optional(),
-  denyOut: z.array(z.string()).optional(),
+  allowOut: list,
+  denyOut: list,
   allowPublicTraffic: z.boolean().optional(),
   maskRequestHost: z.string().optional(),
 });
 const kept = z.object({
   /** As the client named it. */
   template: z.string(),
+  /** Null: the client did not say, and the sandbox has the internet. */
   allowInternetAccess: z.boolean().nullable(),
   network: network.optional(),
 });

@@ -2,10 +2,34 @@
 export const E2B_LIMITS = {
   /** Id in a request, characters: ours have 20, a header may hold anything. */
   idCharactersMax: 64,
+  /** Name of a template or snapshot, or a search in logs, characters. */
+  templateCharactersMax: 256,
+  hostCharactersMax: 253,
+  httpsPortsMax: 16,
+  volumeMountsMax: 16,
+  /** Items of a page of a list, also if the request names no number. */
+  pageMax: 100,
+  tokenCharactersMax: 256,
+  logLinesMax: 1000,
+  /** Time after which the answer to a creation no longer waits, milliseconds: clients give up after 60 s. */
+  createMsMax: 50_000,
+  /** Time of a creation in the start queue, milliseconds. */
+  queueMsMax: 40_000,
+  /** `Retry-After` while a template is being built, seconds. */
+  buildRetrySeconds: 20,
+  /** Time for which a host without networks is not asked for one again, milliseconds. */
+  networkRetryMs: 60_000,
+  /** Time in which a guest answers that is healthy, milliseconds. */
+  guestAnswerMsMax: 5000,
+  /** Kept metrics of a sandbox, and the least time between two, milliseconds. */
+  metricsMax: 720,
+  metricsIntervalMs: 1000,
   /** One JSON message of a remote procedure call, bytes: a program's environment, or input for it. */
   messageBytesMax: 4 * 1024 * 1024,
   /** Seconds of a sandbox's life if the request names none: of today's requests, and of those before version 2. */
   timeoutSeconds: { v2: 300, v1: 15 },
+  /** The same for forks. */
+  forkTimeoutSeconds: 15,
   /** Silence on a stream after which `keepalive` is sent, milliseconds, unless the client asks for another. */
   keepAliveMs: 90_000,
   keepAliveMsMin: 1000,

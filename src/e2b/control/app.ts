@@ -14,17 +14,34 @@ import { describeError } from '../../base/errors.ts';
 import type { Caller, Callers } from '../../tenants/callers.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import type { E2bParts } from '../parts.ts';
+import { Creations } from './creations.ts';
+import { addListRoutes } from './lists.ts';
+import { addLogRoutes } from './logs.ts';
+import { addMetricsRoutes } from './metrics.ts';
+import { addNetworkRoute } from './network-route.ts';
+import { describeControl } from './openapi.ts';
 import { addSandboxRoutes } from './sandboxes.ts';
+import { addSnapshotRoutes } from './snapshots.ts';
+import { addUnsupportedRoutes } from './unsupported.ts';
 
 const PATH_PARAMETER_CHARACTERS_MAX = 256;
 
-/** @param tenant whose requests it serves; null: the operator's */
-export async function createControlApp(all: E2bParts, tenant: string | null): Promise<App> {
+/**
+ * @param tenant whose requests it serves; null: the operator's
+ * @param isDescribed it has an OpenAPI document, `app.swagger()`
+ */
+export async function createControlApp(
+  all: E2bParts,
+  tenant: string | null,
+  isDescribed = false,
+): Promise<App> {
   const parts = { ...all, control: all.callers.planeOf(tenant) };
   const { clock, log } = parts;
   const app = Fastify({
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: PATH_PARAMETER_CHARACTERS_MAX },
+    // A path that is not a URL, before any route.
+    frameworkErrors: (error, request, reply) => void sendError(asE2b(error), request, reply),
   });
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
@@ -50,7 +67,16 @@ export async function createControlApp(all: E2bParts, tenant: string | null): Pr
     sendError(asE2b(error), request, reply),
   );
   app.get('/health', async (_request, reply) => reply.status(204).send());
-  addSandboxRoutes(app.withTypeProvider() as unknown as App, parts);
+  if (isDescribed) await describeControl(app);
+  const routes = app.withTypeProvider() as unknown as App;
+  const creations = new Creations(parts);
+  addSandboxRoutes(routes, parts, creations);
+  addListRoutes(routes, parts);
+  addNetworkRoute(routes, parts, creations);
+  addSnapshotRoutes(routes, parts);
+  addMetricsRoutes(routes, parts);
+  addLogRoutes(routes, parts);
+  addUnsupportedRoutes(routes);
   await app.ready();
   return app as unknown as App;
 

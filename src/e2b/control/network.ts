@@ -1,10 +1,13 @@
-/** E2B's network settings as ours. */
+/** E2B's network settings as ours. Pure. */
 import type { NetworkOptions } from '../../sandbox/spec.ts';
 import { E2bError } from '../errors.ts';
-import type { E2bNetwork } from '../kept.ts';
+import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
+import type { CreateBody, NetworkBody } from './schema.ts';
 
 const ALL = '0.0.0.0/0';
 const ADDRESSES = /^[\d./:a-f]+$/i;
+
+type Lists = Pick<NetworkBody, 'allowOut' | 'denyOut' | 'rules' | 'egressProxy' | 'dnsServers'>;
 
 /**
  * In E2B an allowed destination wins over a denied one; here the allowed are taken out of the denied. Metadata services
@@ -13,10 +16,12 @@ const ADDRESSES = /^[\d./:a-f]+$/i;
  * @throws E2bError 400
  */
 export function networkOptions(
-  network: E2bNetwork | undefined,
+  lists: Lists | null | undefined,
   allowInternetAccess: boolean,
 ): NetworkOptions | null {
-  const { allowOut = [], denyOut = [] } = network ?? {};
+  refuseUnsupported(lists ?? {});
+  const allowOut = lists?.allowOut ?? [];
+  const denyOut = lists?.denyOut ?? [];
   const isClosed = !allowInternetAccess || denyOut.includes(ALL);
   const name = allowOut.find((one) => !ADDRESSES.test(one));
   if (name !== undefined && !isClosed) {
@@ -25,7 +30,62 @@ export function networkOptions(
   const wrong = denyOut.find((one) => !ADDRESSES.test(one));
   if (wrong !== undefined)
     throw new E2bError(400, `denyOut: ${wrong} is not an address or a block`);
+  if (allowOut.includes(ALL)) return { mode: 'open', allow: [], deny: [] };
   if (isClosed && allowOut.length === 0) return null;
   if (isClosed) return { mode: 'allowlist', allow: allowOut, deny: [] };
-  return { mode: 'open', allow: [], deny: denyOut.filter((one) => !allowOut.includes(one)) };
+  return { mode: 'open', allow: [], deny: denyWithout(denyOut, allowOut) };
+}
+
+/** Whether a client asks for egress itself: then a host without network cards refuses. */
+export function isExplicit({
+  network,
+  allow_internet_access: internet,
+}: Pick<CreateBody, 'network' | 'allow_internet_access'>): boolean {
+  const { allowOut, denyOut } = network ?? {};
+  return internet === true || (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
+}
+
+function denyWithout(deny: readonly string[], allow: readonly string[]): string[] {
+  const others = deny.filter((one) => !allow.includes(one));
+  const holes = allow.map(parseBlock).filter((block) => block !== null);
+  return others.flatMap((text) => {
+    const block = parseBlock(text);
+    if (block === null || !holes.some((hole) => isWithin(hole, block) || isWithin(block, hole))) {
+      return [text];
+    }
+    const left = holes.reduce<Block[]>(
+      (blocks, hole) => blocks.flatMap((one) => without(one, hole)),
+      [block],
+    );
+    return left.map(blockText);
+  });
+}
+
+function refuseUnsupported({ rules, egressProxy, dnsServers }: Lists): void {
+  const changes = Object.entries(rules ?? {}).find(([, list]) => hasTransform(list));
+  if (changes !== undefined) {
+    const [host] = changes;
+    throw new E2bError(400, `rules: ${host.slice(0, 80)}: requests are not changed on their way`, {
+      remedy:
+        'give the sandbox a secret by NeuroVisor (docs/secrets.md): its program sends a placeholder',
+    });
+  }
+  if (egressProxy !== undefined && egressProxy !== null) {
+    throw new E2bError(400, 'egressProxy: proxies for sandboxes are not supported');
+  }
+  if (Array.isArray(dnsServers) ? dnsServers.length > 0 : dnsServers != null) {
+    throw new E2bError(400, 'dnsServers: sandboxes have the name server of their host only');
+  }
+}
+
+function hasTransform(list: unknown): boolean {
+  if (!Array.isArray(list)) return list !== null;
+  return list.some((rule: unknown) => {
+    if (typeof rule !== 'object' || rule === null) return true;
+    const { transform, ...others } = rule as Record<string, unknown>;
+    if (Object.keys(others).length > 0) return true;
+    if (transform === undefined || transform === null) return false;
+    const { headers, ...more } = transform as Record<string, unknown>;
+    return Object.keys(more).length > 0 || Object.keys(headers ?? {}).length > 0;
+  });
 }

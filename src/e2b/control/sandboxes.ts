@@ -1,154 +1,297 @@
-/** Create, connect, list, get, end, time out and pause sandboxes. */
+/** Create, connect, get, end, time out, pause and fork sandboxes. */
 import type { FastifyReply } from 'fastify';
-import { z } from 'zod';
+import { IdempotentRequests } from '../../api/idempotency.ts';
 import { type App, clientGone } from '../../api/route.ts';
-import type { CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
-import { E2bError } from '../errors.ts';
-import { formatKept } from '../kept.ts';
+import type { SandboxInfo } from '../../sandbox/control.ts';
+import { SandboxError, type SandboxErrorCode } from '../../sandbox/errors.ts';
+import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
-import { networkOptions } from './network.ts';
+import { type Creations, type Version, withoutMemory } from './creations.ts';
+import { requireHealthy } from './health.ts';
+import { present } from './present.ts';
 import {
-  type CreateBody,
   connectBody,
   createBody,
-  errorAnswer,
+  createHeaders,
+  failures,
+  forkAnswer,
+  forkBody,
   idParams,
-  listedSandbox,
+  nothing,
   pauseBody,
+  refreshBody,
+  resumeBody,
   sandboxAnswer,
   sandboxDetail,
   timeoutBody,
 } from './schema.ts';
-import { sourceOf } from './templates.ts';
-import { detailView, listedView, sandboxView } from './view.ts';
+import { detailView, sandboxView } from './view.ts';
 
-const failures = { default: errorAnswer } as const;
-const nothing = z.null();
+const tags = ['sandboxes'];
+const VERSIONS: readonly (readonly [string, Version])[] = [
+  ['/v2/sandboxes', 'v2'],
+  ['/sandboxes', 'v1'],
+];
 
-export function addSandboxRoutes(app: App, parts: E2bParts): void {
+export function addSandboxRoutes(app: App, parts: E2bParts, creations: Creations): void {
   const { control } = parts;
+  addCreate(app, parts, creations);
+  addConnect(app, parts);
+  addTimeouts(app, parts);
+  addPause(app, parts);
+  addFork(app, parts);
+  app.get(
+    '/sandboxes/:sandboxID',
+    {
+      schema: {
+        tags,
+        operationId: 'getSandbox',
+        params: idParams,
+        response: { 200: sandboxDetail, ...failures },
+      },
+    },
+    async ({ params }) => detailView(await present(parts, params.sandboxID), parts),
+  );
+  app.delete(
+    '/sandboxes/:sandboxID',
+    {
+      schema: {
+        tags,
+        operationId: 'killSandbox',
+        params: idParams,
+        response: { 204: nothing, ...failures },
+      },
+    },
+    async ({ params }, reply) => {
+      const { id } = await present(parts, params.sandboxID);
+      await control.remove(id);
+      return empty(reply);
+    },
+  );
+}
 
-  for (const [path, version] of [
-    ['/v2/sandboxes', 'v2'],
-    ['/sandboxes', 'v1'],
-  ] as const) {
+function addCreate(app: App, parts: E2bParts, creations: Creations): void {
+  const { control } = parts;
+  const remembered = new IdempotentRequests<SandboxInfo>(parts.clock);
+  for (const [path, version] of VERSIONS) {
     app.post(
       path,
-      { schema: { body: createBody, response: { 201: sandboxAnswer, ...failures } } },
-      async (request, reply) => {
-        const wanted = await createRequest(request.body, version, parts);
-        const info = await control.create(wanted, clientGone(reply));
-        return reply.status(201).send(sandboxView(info, parts));
-      },
-    );
-    app.post(
-      `${path}/:id/connect`,
       {
         schema: {
+          tags,
+          operationId: version === 'v2' ? 'createSandbox' : 'createSandboxV1',
+          description:
+            'Answers when the sandbox is ready, or after 50 s with 503 and `Retry-After` while its template is built.',
+          headers: createHeaders,
+          body: createBody,
+          response: { 201: sandboxAnswer, ...failures },
+        },
+      },
+      async ({ body, headers }, reply) => {
+        const gone = clientGone(reply);
+        const create = (signal: AbortSignal): Promise<SandboxInfo> =>
+          creations.create(body, version, signal);
+        const key = headers['idempotency-key'];
+        if (key === undefined) {
+          return await reply.status(201).send(sandboxView(await create(gone), parts));
+        }
+        const request = JSON.stringify([version, body]);
+        const { id } = await remembered.run(key, request, gone, create);
+        // A sandbox of an earlier request with this key may have changed since.
+        return await reply.status(201).send(sandboxView(await control.get(id), parts));
+      },
+    );
+  }
+}
+
+function addConnect(app: App, parts: E2bParts): void {
+  const { control } = parts;
+  for (const [path, version] of VERSIONS) {
+    app.post(
+      `${path}/:sandboxID/connect`,
+      {
+        schema: {
+          tags,
+          operationId: version === 'v2' ? 'connectSandbox' : 'connectSandboxV1',
+          description: 'Resumes a paused sandbox. The timeout is never made shorter.',
           params: idParams,
           body: connectBody,
           response: { 200: sandboxAnswer, 201: sandboxAnswer, ...failures },
         },
       },
-      async (request, reply) => {
-        const { timeout } = request.body;
-        const before = await present(parts, request.params.id);
-        const isPaused = before.status === 'paused';
-        if (isPaused) await control.resume(before.id, clientGone(reply));
-        const seconds = timeout ?? (isPaused ? E2B_LIMITS.timeoutSeconds[version] : undefined);
-        if (seconds !== undefined) await extend(parts, before, seconds * 1000, isPaused);
+      async ({ params, body }, reply) => {
+        const { timeout = E2B_LIMITS.timeoutSeconds[version], memory } = body;
+        const before = await present(parts, params.sandboxID);
+        const isRunning = before.status === 'running';
+        if (isRunning) await extend(parts, before, timeout);
+        else await resume(parts, before.id, { timeout, memory, signal: clientGone(reply) });
         const info = await control.get(before.id);
-        return reply.status(isPaused ? 201 : 200).send(sandboxView(info, parts));
+        return reply.status(isRunning ? 200 : 201).send(sandboxView(info, parts));
       },
     );
-    app.get(
-      path,
-      { schema: { response: { 200: z.array(listedSandbox), ...failures } } },
-      async () => (await control.list()).map(listedView),
-    );
   }
-  app.get(
-    '/sandboxes/:id',
-    { schema: { params: idParams, response: { 200: sandboxDetail, ...failures } } },
-    async (request) => detailView(await present(parts, request.params.id), parts),
-  );
-  app.delete(
-    '/sandboxes/:id',
-    { schema: { params: idParams, response: { 204: nothing, ...failures } } },
-    async (request, reply) => {
-      await control.remove(request.params.id);
-      return empty(reply);
-    },
-  );
   app.post(
-    '/sandboxes/:id/timeout',
+    '/sandboxes/:sandboxID/resume',
     {
-      schema: { params: idParams, body: timeoutBody, response: { 204: nothing, ...failures } },
+      schema: {
+        tags,
+        operationId: 'resumeSandbox',
+        params: idParams,
+        body: resumeBody,
+        response: { 201: sandboxAnswer, ...failures },
+      },
     },
-    async (request, reply) => {
-      const { id } = await present(parts, request.params.id);
-      // Zero: now, by the sandbox's own lifetime.
-      await control.update(id, { timeoutMs: Math.max(1, request.body.timeout * 1000) });
+    async ({ params, body }, reply) => {
+      const { timeout = E2B_LIMITS.timeoutSeconds.v1, memory, autoPause } = body;
+      const { id, status } = await present(parts, params.sandboxID);
+      if (status === 'running') throw new E2bError(409, `sandbox ${id} is running already`);
+      await resume(parts, id, { timeout, memory, autoPause, signal: clientGone(reply) });
+      return reply.status(201).send(sandboxView(await control.get(id), parts));
+    },
+  );
+}
+
+function addTimeouts(app: App, parts: E2bParts): void {
+  const { control } = parts;
+  app.post(
+    '/sandboxes/:sandboxID/timeout',
+    {
+      schema: {
+        tags,
+        operationId: 'setSandboxTimeout',
+        description: 'From now on. 0: its time is over now.',
+        params: idParams,
+        body: timeoutBody,
+        response: { 204: nothing, ...failures },
+      },
+    },
+    async ({ params, body }, reply) => {
+      const info = await running(parts, params.sandboxID);
+      // A timeout of zero would stay with the paused sandbox, and end it at its next resume.
+      if (body.timeout === 0 && info.onTimeout === 'pause') await control.pause(info.id, 'disk');
+      else await control.update(info.id, { timeoutMs: milliseconds(body.timeout) });
       return empty(reply);
     },
   );
   app.post(
-    '/sandboxes/:id/pause',
-    { schema: { params: idParams, body: pauseBody, response: { 204: nothing, ...failures } } },
-    async (request, reply) => {
-      const { id, status, pausedTo } = await present(parts, request.params.id);
+    '/sandboxes/:sandboxID/refreshes',
+    {
+      schema: {
+        tags,
+        operationId: 'refreshSandbox',
+        description: 'Extends the timeout, if it ends earlier.',
+        params: idParams,
+        body: refreshBody,
+        response: { 204: nothing, ...failures },
+      },
+    },
+    async ({ params, body }, reply) => {
+      const info = await running(parts, params.sandboxID);
+      await extend(parts, info, body.duration ?? E2B_LIMITS.timeoutSeconds.v1);
+      return empty(reply);
+    },
+  );
+}
+
+function addPause(app: App, parts: E2bParts): void {
+  const { control } = parts;
+  app.post(
+    '/sandboxes/:sandboxID/pause',
+    {
+      schema: {
+        tags,
+        operationId: 'pauseSandbox',
+        description: 'To disk. 409: it is paused already.',
+        params: idParams,
+        body: pauseBody,
+        response: { 204: nothing, ...failures },
+      },
+    },
+    async ({ params, body }, reply) => {
+      const { id, status, pausedTo } = await present(parts, params.sandboxID);
       if (status === 'paused' && pausedTo === 'disk') {
         throw new E2bError(409, `sandbox ${id} is paused already`);
       }
+      if (body.memory === false) throw withoutMemory('memory');
+      if (body.requireHealthyGuest === true) await requireHealthy(parts, id);
       await control.pause(id, 'disk');
       return empty(reply);
     },
   );
 }
 
-const empty = (reply: FastifyReply): FastifyReply => reply.status(204).send(null);
-
-/** @throws E2bError 404, also for one that has ended */
-async function present({ control }: E2bParts, id: string): Promise<SandboxInfo> {
-  const info = await control.get(id);
-  if (info.status === 'ended') throw new E2bError(404, `there is no sandbox ${id}`);
-  return info;
+function addFork(app: App, parts: E2bParts): void {
+  const { control } = parts;
+  app.post(
+    '/sandboxes/:sandboxID/fork',
+    {
+      schema: {
+        tags,
+        operationId: 'forkSandbox',
+        description: 'Each copy has its own result.',
+        params: idParams,
+        body: forkBody,
+        response: { 201: forkAnswer, ...failures },
+      },
+    },
+    async ({ params, body }, reply) => {
+      const { count = 1, timeout = E2B_LIMITS.forkTimeoutSeconds } = body;
+      const { id } = await present(parts, params.sandboxID);
+      const results = await control.fork(id, { count, timeoutMs: milliseconds(timeout) });
+      const answers = results.map((result) =>
+        result.ok ? { sandbox: sandboxView(result.sandbox, parts) } : { error: copyError(result) },
+      );
+      return reply.status(201).send(answers);
+    },
+  );
 }
 
-/** A timeout is never made shorter by a connection. */
+function copyError({ code, message }: { readonly code: string; readonly message: string }) {
+  const error = new SandboxError(code as SandboxErrorCode, message);
+  return { ...(errorReply(error) ?? INTERNAL).body, message };
+}
+
+export const empty = (reply: FastifyReply): FastifyReply => reply.status(204).send(null);
+
+const milliseconds = (seconds: number): number => Math.max(1, seconds * 1000);
+
+/** @throws E2bError 404, 409: it is paused */
+async function running(parts: E2bParts, id: string): Promise<SandboxInfo> {
+  const info = await present(parts, id);
+  if (info.status !== 'paused') return info;
+  throw new E2bError(409, `sandbox ${id} is paused, so its time does not run`, {
+    remedy: 'connect to it, which resumes it',
+  });
+}
+
+/** The timeout is set first: one that is nearly over would end the sandbox right after its resume. */
+async function resume(
+  { control }: E2bParts,
+  id: string,
+  how: {
+    readonly timeout: number;
+    readonly memory: boolean | undefined;
+    readonly autoPause?: boolean | undefined;
+    readonly signal: AbortSignal;
+  },
+): Promise<void> {
+  const { timeout, memory, autoPause, signal } = how;
+  if (memory === false) throw withoutMemory('memory');
+  await control.update(id, {
+    timeoutMs: milliseconds(timeout),
+    ...(autoPause === undefined ? {} : { onTimeout: autoPause ? 'pause' : 'kill' }),
+  });
+  await control.resume(id, signal);
+}
+
+/** A timeout is never made shorter. */
 async function extend(
   { control, clock }: E2bParts,
   { id, endsAtMs }: SandboxInfo,
-  timeoutMs: number,
-  wasPaused: boolean,
+  seconds: number,
 ): Promise<void> {
-  if (!wasPaused && (endsAtMs === null || endsAtMs >= clock.wall() + timeoutMs)) return;
-  await control.update(id, { timeoutMs: Math.max(1, timeoutMs) });
-}
-
-async function createRequest(
-  body: CreateBody,
-  version: 'v1' | 'v2',
-  { control }: E2bParts,
-): Promise<CreateRequest> {
-  if ((body.volumeMounts ?? []).length > 0) throw new E2bError(400, 'volumes are not supported');
-  const { templateID, metadata, envVars, autoPause, autoResume } = body;
-  const network = body.network ?? undefined;
-  const internet = body.allow_internet_access ?? true;
-  const seconds = body.timeout ?? E2B_LIMITS.timeoutSeconds[version];
-  return {
-    ...(await sourceOf(templateID, control)),
-    timeoutMs: Math.max(1, seconds * 1000),
-    onTimeout: autoPause === true ? 'pause' : 'kill',
-    autoResume: autoResume?.enabled ?? false,
-    env: envVars ?? {},
-    metadata: metadata ?? {},
-    network: networkOptions(network, internet),
-    annotations: formatKept({
-      template: templateID,
-      allowInternetAccess: internet,
-      ...(network === undefined ? {} : { network }),
-    }),
-  };
+  const timeoutMs = milliseconds(seconds);
+  if (endsAtMs === null || endsAtMs >= clock.wall() + timeoutMs) return;
+  await control.update(id, { timeoutMs });
 }

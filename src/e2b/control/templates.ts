@@ -1,17 +1,56 @@
 /** What a client's `templateID` means here. */
-import type { ControlPlane, CreateRequest } from '../../sandbox/control.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../../sandbox/control.ts';
+import { SandboxError } from '../../sandbox/errors.ts';
+import { SNAPSHOT_NAME } from '../../sandbox/limits.ts';
+import { E2bError } from '../errors.ts';
 
 /** E2B's names of ready-made environments. */
 const NAMES: Readonly<Record<string, string>> = { 'code-interpreter-v1': 'code-interpreter' };
+const SNAPSHOT_ID = /^[a-z0-9]{20}$/;
 
-/** A snapshot's id or name, or the name of a template. */
-export async function sourceOf(
+export type Source = Pick<CreateRequest, 'snapshot' | 'template'>;
+
+/** Without the tag that every name has. */
+export const plainName = (templateId: string): string =>
+  templateId.replace(/:(default|latest)$/, '');
+
+/**
+ * Creates from a snapshot's id, the name of a template, or that of a snapshot. Snapshots are listed only where the
+ * text may be one: a list reads the whole store.
+ * @throws E2bError 404; what `create` throws
+ */
+export async function createFrom(
   templateId: string,
   control: Pick<ControlPlane, 'snapshots'>,
-): Promise<Pick<CreateRequest, 'snapshot' | 'template'>> {
-  const name = templateId.replace(/:(default|latest)$/, '');
-  const snapshots = await control.snapshots();
-  const snapshot = snapshots.find((one) => one.id === name || one.name === name);
-  if (snapshot !== undefined) return { snapshot: snapshot.id };
-  return { template: NAMES[name] ?? name };
+  create: (source: Source) => Promise<SandboxInfo>,
+): Promise<SandboxInfo> {
+  const name = plainName(templateId);
+  const unknown = (): E2bError =>
+    new E2bError(404, `there is no template or snapshot ${JSON.stringify(templateId)}`, {
+      remedy: 'neurovisor template ls; neurovisor snapshot ls',
+    });
+  if (!SNAPSHOT_NAME.test(name)) throw unknown();
+  const known = SNAPSHOT_ID.test(name) ? await findSnapshot(name, control) : undefined;
+  if (known !== undefined) return await create({ snapshot: known.id });
+  try {
+    return await create({ template: NAMES[name] ?? name });
+  } catch (error) {
+    if (!(error instanceof SandboxError) || error.code !== 'not_found') throw error;
+    const snapshot = await findSnapshot(name, control);
+    if (snapshot === undefined) throw unknown();
+    return await create({ snapshot: snapshot.id });
+  }
+}
+
+export async function findSnapshot(
+  idOrName: string,
+  control: Pick<ControlPlane, 'snapshots'>,
+): Promise<SnapshotInfo | undefined> {
+  const all = await control.snapshots();
+  return all.find(({ id }) => id === idOrName) ?? all.find(({ name }) => name === idOrName);
 }

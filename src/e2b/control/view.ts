@@ -1,6 +1,7 @@
 /** A sandbox as E2B's clients see it. */
 import type { z } from 'zod';
 import type { SandboxInfo } from '../../sandbox/control.ts';
+import { RANGES } from '../../sandbox/limits.ts';
 import { isPublic, keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 import type { listedSandbox, sandboxAnswer, sandboxDetail } from './schema.ts';
@@ -24,8 +25,14 @@ export function sandboxView(info: SandboxInfo, parts: ViewParts): z.input<typeof
   };
 }
 
-/** States that a client can do something with; the others are on their way to one of them. */
-const PAUSED: readonly SandboxInfo['status'][] = ['paused'];
+const PAUSED: readonly SandboxInfo['status'][] = ['paused', 'resuming'];
+const OVER: readonly SandboxInfo['status'][] = ['ending', 'ended'];
+
+export const isListed = ({ status }: SandboxInfo): boolean => !OVER.includes(status);
+
+/** E2B has no states between these. */
+export const stateOf = ({ status }: SandboxInfo): 'running' | 'paused' =>
+  PAUSED.includes(status) ? 'paused' : 'running';
 
 export function listedView(info: SandboxInfo): z.input<typeof listedSandbox> {
   return {
@@ -34,11 +41,11 @@ export function listedView(info: SandboxInfo): z.input<typeof listedSandbox> {
     clientID: CLIENT_ID,
     envdVersion: ENVD_VERSION,
     startedAt: time(info.createdAtMs),
-    endAt: time(info.endsAtMs ?? info.createdAtMs),
+    endAt: time(endOf(info)),
     cpuCount: info.cpus,
     memoryMB: info.memoryMib,
     diskSizeMB: info.diskMib,
-    state: PAUSED.includes(info.status) ? 'paused' : 'running',
+    state: stateOf(info),
     metadata: info.metadata,
   };
 }
@@ -53,6 +60,13 @@ export function detailView(info: SandboxInfo, parts: ViewParts): z.input<typeof 
     ...(network === undefined ? {} : { network }),
     lifecycle: { autoResume: info.autoResume, onTimeout: info.onTimeout },
   };
+}
+
+/** A sandbox of another interface may run for ever, which E2B's do not. */
+function endOf(info: SandboxInfo): number {
+  const { createdAtMs, endsAtMs } = info;
+  if (endsAtMs !== null) return endsAtMs;
+  return stateOf(info) === 'paused' ? createdAtMs : createdAtMs + RANGES.timeoutMs.max;
 }
 
 const time = (ms: number): string => new Date(ms).toISOString();

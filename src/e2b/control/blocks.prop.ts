@@ -1,0 +1,30 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
+
+const block = fc
+  .record({ address: fc.nat(2 ** 32 - 1), bits: fc.integer({ min: 0, max: 32 }) })
+  .map(({ address, bits }): Block => {
+    const size = 2 ** (32 - bits);
+    return { base: address - (address % size), bits };
+  });
+const isIn = (address: number, one: Block): boolean => isWithin({ base: address, bits: 32 }, one);
+
+describe('blocks', () => {
+  it('a block without another has exactly the addresses that the other lacks', () => {
+    fc.assert(
+      fc.property(block, block, fc.nat(2 ** 32 - 1), (outer, hole, anywhere) => {
+        const left = without(outer, hole);
+        expect(left.length).toBeLessThanOrEqual(32);
+        for (const address of [anywhere, outer.base, hole.base]) {
+          const expected = isIn(address, outer) && !isIn(address, hole);
+          expect(left.filter((one) => isIn(address, one)).length).toBe(expected ? 1 : 0);
+        }
+      }),
+    );
+  });
+
+  it('text and block are the same', () => {
+    fc.assert(fc.property(block, (one) => expect(parseBlock(blockText(one))).toEqual(one)));
+  });
+});

@@ -1,0 +1,43 @@
+/** Blocks of IPv4 addresses, and what remains of one without another. Pure. */
+import { isIPv4 } from 'node:net';
+
+export interface Block {
+  /** The first address. */
+  readonly base: number;
+  /** 0 … 32. */
+  readonly bits: number;
+}
+
+const BITS_MAX = 32;
+const sizeOf = ({ bits }: Block): number => 2 ** (BITS_MAX - bits);
+
+/** Null: not an IPv4 address or block. */
+export function parseBlock(text: string): Block | null {
+  const [address = '', length = String(BITS_MAX), more] = text.split('/');
+  if (!isIPv4(address) || !/^\d{1,2}$/.test(length) || more !== undefined) return null;
+  const bits = Number(length);
+  if (bits > BITS_MAX) return null;
+  const number = address.split('.').reduce((sum, part) => sum * 256 + Number(part), 0);
+  const size = sizeOf({ base: 0, bits });
+  return { base: number - (number % size), bits };
+}
+
+export function blockText({ base, bits }: Block): string {
+  const parts = [24, 16, 8, 0].map((shift) => Math.floor(base / 2 ** shift) % 256);
+  return `${parts.join('.')}/${bits}`;
+}
+
+export function isWithin(inner: Block, outer: Block): boolean {
+  return (
+    inner.bits >= outer.bits && inner.base >= outer.base && inner.base < outer.base + sizeOf(outer)
+  );
+}
+
+/** The fewest blocks that have all addresses of `block` but those of `hole`: at most 32. */
+export function without(block: Block, hole: Block): Block[] {
+  if (isWithin(block, hole)) return [];
+  if (!isWithin(hole, block)) return [block];
+  const bits = block.bits + 1;
+  const half = sizeOf({ base: 0, bits });
+  return [block.base, block.base + half].flatMap((base) => without({ base, bits }, hole));
+}

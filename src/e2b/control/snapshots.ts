@@ -1,0 +1,107 @@
+/** Snapshots, which E2B's clients use as templates. */
+import { z } from 'zod';
+import type { App } from '../../api/route.ts';
+import type { SnapshotInfo } from '../../sandbox/control.ts';
+import { SNAPSHOT_NAME } from '../../sandbox/limits.ts';
+import { E2bError } from '../errors.ts';
+import type { E2bParts } from '../parts.ts';
+import { withoutMemory } from './creations.ts';
+import { pageOf } from './paging.ts';
+import { present } from './present.ts';
+import {
+  failures,
+  idParams,
+  nothing,
+  snapshotAnswer,
+  snapshotBody,
+  snapshotQuery,
+  templateParams,
+} from './schema.ts';
+import { findSnapshot, plainName } from './templates.ts';
+
+const tags = ['snapshots'];
+
+export function addSnapshotRoutes(app: App, parts: E2bParts): void {
+  const { control } = parts;
+  app.post(
+    '/sandboxes/:sandboxID/snapshots',
+    {
+      schema: {
+        tags,
+        operationId: 'createSnapshot',
+        description: 'The sandbox continues. 409: another snapshot has the name.',
+        params: idParams,
+        body: snapshotBody,
+        response: { 201: snapshotAnswer, ...failures },
+      },
+    },
+    async ({ params, body }, reply) => {
+      const { id } = await present(parts, params.sandboxID);
+      if (body.memory === false) throw withoutMemory('memory');
+      const name = body.name === undefined ? undefined : nameOf(body.name);
+      const made = await control.snapshot(id, name === undefined ? {} : { name });
+      return await reply.status(201).send(snapshotView(made));
+    },
+  );
+  app.get(
+    '/snapshots',
+    {
+      schema: {
+        tags,
+        operationId: 'listSnapshots',
+        description: 'Newest first. `x-next-token` is in the answer if there is another page.',
+        querystring: snapshotQuery,
+        response: { 200: z.array(snapshotAnswer), ...failures },
+      },
+    },
+    async ({ query }, reply) => {
+      const { sandboxID, name } = query;
+      const wanted = name === undefined ? undefined : plainName(name);
+      const all = (await control.snapshots()).filter(
+        (one) =>
+          (sandboxID === undefined || one.sandbox === sandboxID) &&
+          (wanted === undefined || one.id === wanted || one.name === wanted),
+      );
+      const { items, nextToken } = pageOf(all, query);
+      if (nextToken !== null) reply.header('x-next-token', nextToken);
+      return items.map(snapshotView);
+    },
+  );
+  app.delete(
+    '/templates/:templateID',
+    {
+      schema: {
+        tags,
+        operationId: 'deleteTemplate',
+        description: 'Removes a snapshot; sandboxes that started from it stay.',
+        params: templateParams,
+        response: { 204: nothing, ...failures },
+      },
+    },
+    async ({ params }, reply) => {
+      const snapshot = await findSnapshot(plainName(params.templateID), control);
+      if (snapshot === undefined) {
+        throw new E2bError(404, `there is no snapshot ${JSON.stringify(params.templateID)}`);
+      }
+      await control.removeSnapshot(snapshot.id);
+      return await reply.status(204).send(null);
+    },
+  );
+}
+
+function nameOf(text: string): string {
+  const name = plainName(text);
+  if (SNAPSHOT_NAME.test(name)) return name;
+  throw new E2bError(400, `name: ${JSON.stringify(text)} is not a valid snapshot name`, {
+    remedy:
+      'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit; no tag but default',
+  });
+}
+
+/** With the tag that every snapshot has at E2B. */
+function snapshotView({ id, name }: SnapshotInfo): z.input<typeof snapshotAnswer> {
+  return {
+    snapshotID: `${name ?? id}:default`,
+    names: name === null ? [] : [`${name}:default`],
+  };
+}
