@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { DAEMON_KEY_CALLER } from '../tenants/callers.ts';
-import { type Asking, callerOf } from './auth.ts';
+import { type Access, type Asking, callerOf } from './auth.ts';
 import { ApiError } from './errors.ts';
 
 const KEY = 'a-key-of-this-test';
@@ -11,8 +11,8 @@ const callers = {
   identify: (given: string) => (given === KEY ? DAEMON_KEY_CALLER : null),
 };
 /** Null: it is served. */
-function refusalOf(asking: Asking): string | null {
-  const caller = callerOf(asking, callers);
+function refusalOf(asking: Asking, access?: Access): string | null {
+  const caller = callerOf(asking, callers, access);
   return caller instanceof ApiError ? caller.code : null;
 }
 
@@ -60,5 +60,20 @@ describe('callerOf', () => {
     ],
   ])('refuses %s: %s', (_what, code, caller) => {
     expect(refusalOf({ url: URL, isLocalUser: false, ...caller })).toBe(code);
+  });
+
+  it('serves names that the owner gave, and the address of the connection', () => {
+    const ask = (name: string, localAddress?: string) => {
+      const headers = { host: name, 'x-api-key': KEY };
+      const names = ['box.example', 'api.box.example'];
+      return refusalOf({ url: URL, isLocalUser: false, localAddress, headers }, { names });
+    };
+    expect(ask('api.box.example:443')).toBeNull();
+    expect(ask('API.Box.Example')).toBeNull();
+    expect(ask('x.box.example')).toBe('forbidden');
+    expect(ask('192.0.2.7:7070', '192.0.2.7')).toBeNull();
+    expect(ask('192.0.2.7', '::ffff:192.0.2.7')).toBeNull();
+    expect(ask('[2001:db8::1]:80', '2001:db8::1')).toBeNull();
+    expect(ask('192.0.2.8', '192.0.2.7')).toBe('forbidden');
   });
 });

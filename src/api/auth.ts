@@ -1,7 +1,8 @@
 /**
  * Access to the server. The unix socket (mode 0600) is open to this user and root. The port needs a key,
  * and refuses web pages, which any website could make a browser send: requests with an `Origin`, and requests
- * whose `Host` is not a loopback name (DNS rebinding).
+ * whose `Host` is a name that anybody could let lead here (DNS rebinding). Names of this machine are those of loopback, the
+ * address that the connection came to, and what the owner has named.
  */
 import type { IncomingHttpHeaders } from 'node:http';
 import { type Caller, type Callers, SOCKET_CALLER } from '../tenants/callers.ts';
@@ -19,25 +20,31 @@ export interface Asking {
   readonly url: string;
   /** True for requests over the unix socket. */
   readonly isLocalUser: boolean;
+  /** Address that the connection came to. */
+  readonly localAddress?: string | undefined;
 }
 
-/**
- * Returns who asks, or why nobody is served.
- * @param openPaths further paths that need no key
- */
+export interface Access {
+  /** Further paths that need no key. */
+  readonly openPaths?: readonly string[];
+  /** Names of this machine, without ports. */
+  readonly names?: readonly string[];
+}
+
+/** Returns who asks, or why nobody is served. */
 export function callerOf(
   asking: Asking,
   callers: Pick<Callers, 'identify'>,
-  openPaths: readonly string[] = [],
+  { openPaths = [], names = [] }: Access = {},
 ): Caller | ApiError {
   const { headers, url, isLocalUser } = asking;
   if (headers.origin !== undefined) {
     return new ApiError('forbidden', 'requests from web pages (with an Origin header) are refused');
   }
   if (isLocalUser) return SOCKET_CALLER;
-  if (!isLoopbackName(headers.host ?? '')) {
+  if (!isOwnName(headers.host ?? '', names, asking.localAddress)) {
     return new ApiError('forbidden', 'the Host header does not name this machine', {
-      remedy: 'use http://127.0.0.1 or http://localhost',
+      remedy: 'use its address, localhost, or the --domain of serve',
     });
   }
   const [path = ''] = url.split('?', 1);
@@ -56,6 +63,14 @@ function givenKey(headers: IncomingHttpHeaders): string | undefined {
   return typeof key === 'string' ? key : undefined;
 }
 
-function isLoopbackName(host: string): boolean {
-  return /^(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?$/i.test(host);
+function isOwnName(
+  host: string,
+  names: readonly string[],
+  localAddress: string | undefined,
+): boolean {
+  const name = host.toLowerCase().replace(/:\d{1,5}$/, '');
+  if (['127.0.0.1', 'localhost', '[::1]'].includes(name) || names.includes(name)) return true;
+  // Of a socket for both families.
+  const address = localAddress?.replace(/^::ffff:(?=\d+\.)/, '');
+  return address !== undefined && name === (address.includes(':') ? `[${address}]` : address);
 }

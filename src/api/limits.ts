@@ -17,10 +17,13 @@ export const API_LIMITS = {
   answerIdleMsMax: 60_000,
   /** Time during which the rest of a refused request is discarded, so that its answer arrives, milliseconds. */
   lingerMsMax: 2000,
-  /** An idle keep-alive connection, milliseconds. */
-  keepAliveMs: 75_000,
-  /** Connections per listener; further ones are closed at once. */
-  connectionsMax: 1024,
+  /** An idle keep-alive connection, milliseconds: longer than clients' pools keep one (E2B's in Python: 300 s). */
+  keepAliveMs: 640_000,
+  /**
+   * Connections per listener, and at most half of the files that the process may open. At the limit the next one is
+   * closed at once, and so are all that are idle.
+   */
+  connectionsMax: 16_384,
   /** Programs of the `exec` route that run at once [429]; each may buffer `outputBytesMax`. */
   execsMax: 64,
   /** Such programs per sandbox [429], so that one sandbox can't take all. */

@@ -1,6 +1,7 @@
-/** One HTTP server at a unix socket or a port of 127.0.0.1 (io). */
-import { chmodSync, lstatSync, rmSync } from 'node:fs';
+/** One HTTP server at a unix socket or a port, with or without TLS (io). */
+import { chmodSync, lstatSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
@@ -10,8 +11,20 @@ import { API_LIMITS } from './limits.ts';
 
 export type ListenAt =
   | { readonly socketPath: string }
-  /** Port of 127.0.0.1; 0: any free port. */
-  | { readonly port: number };
+  | {
+      /** 0: any free port. */
+      readonly port: number;
+      /** Address of this machine; default: 127.0.0.1. */
+      readonly host?: string | undefined;
+      /** Default: no TLS. */
+      readonly certificate?: Certificate | undefined;
+    };
+
+/** PEM; the certificate with its chain. */
+export interface Certificate {
+  readonly cert: string;
+  readonly key: string;
+}
 
 export interface Handlers {
   readonly request: RequestListener;
@@ -20,24 +33,45 @@ export interface Handlers {
   readonly takesUpgrade: (request: Parameters<RequestListener>[0]) => boolean;
 }
 
+/** Of HTTP only version 1.1: clients that offer 2 as well take it. */
+export const TLS_OPTIONS = { minVersion: 'TLSv1.2' as const, ALPNProtocols: ['http/1.1'] };
+
+export const LOOPBACK = '127.0.0.1';
+
 /** Size of sun_path without its NUL (unix(7)). */
 const SOCKET_PATH_BYTES_MAX = 107;
 
-export function createListener(handlers: Handlers): Server {
-  const server = createServer(
-    {
-      maxHeaderSize: API_LIMITS.headerBytesMax,
-      headersTimeout: API_LIMITS.headersMsMax,
-      // Bodies have their own limits: uploads may take as long as they make progress.
-      requestTimeout: 0,
-      keepAliveTimeout: API_LIMITS.keepAliveMs,
-      connectionsCheckingInterval: API_LIMITS.headersMsMax / 2,
-      noDelay: true,
-      shouldUpgradeCallback: handlers.takesUpgrade,
-    },
-    handlers.request,
-  );
-  server.maxConnections = API_LIMITS.connectionsMax;
+/** @param certificate undefined: no TLS */
+export function createListener(handlers: Handlers, certificate?: Certificate): Server {
+  const options = {
+    maxHeaderSize: API_LIMITS.headerBytesMax,
+    headersTimeout: API_LIMITS.headersMsMax,
+    // Bodies have their own limits: uploads may take as long as they make progress.
+    requestTimeout: 0,
+    keepAliveTimeout: API_LIMITS.keepAliveMs,
+    connectionsCheckingInterval: API_LIMITS.headersMsMax / 2,
+    noDelay: true,
+    shouldUpgradeCallback: handlers.takesUpgrade,
+  };
+  const server =
+    certificate === undefined
+      ? createServer(options, handlers.request)
+      : createTlsServer(
+          {
+            ...options,
+            ...certificate,
+            ...TLS_OPTIONS,
+            handshakeTimeout: API_LIMITS.headersMsMax,
+          },
+          handlers.request,
+        );
+  server.maxConnections = connectionsMax();
+  // Idle ones make room, so that they can't keep others out; clients open another one.
+  server.on('drop', () => server.closeIdleConnections());
+  server.on('tlsClientError', (error, socket) => {
+    ignore(error, 'scanners and clients that do not trust the certificate');
+    socket.destroy();
+  });
   server.on('upgrade', handlers.upgrade);
   server.on('clientError', answerBroken);
   return server;
@@ -49,7 +83,9 @@ export function createListener(handlers: Handlers): Server {
  */
 export async function listenAt(server: Server, at: ListenAt): Promise<void> {
   if ('port' in at) {
-    await listening(server, `127.0.0.1:${at.port}`, () => server.listen(at.port, '127.0.0.1'));
+    const { port, host = LOOPBACK } = at;
+    const where = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+    await listening(server, where, () => server.listen(port, host));
     return;
   }
   const { socketPath } = at;
@@ -122,6 +158,13 @@ function alreadyRunning(where: string): ApiError {
   return new ApiError('already_running', `listen at ${where}: another server listens there`, {
     remedy: 'stop it, or choose another port or home',
   });
+}
+
+/** Half of the files that this process may open: each connection may need another one, to a sandbox. */
+function connectionsMax(): number {
+  const most = /^Max open files +\d+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
+  const files = most === undefined ? Number.POSITIVE_INFINITY : Number(most);
+  return Math.min(API_LIMITS.connectionsMax, Math.floor(files / 2));
 }
 
 /** Answers connections that fail before there is a request: malformed, too large or too slow. */

@@ -3,7 +3,7 @@
  * `ControlPlane`, validates input and output with `schema/`, and maps errors to statuses.
  *
  *     unix socket (0600) ──┐            ┌─ hooks: caller (auth), ids and bodies (schema)
- *     127.0.0.1:port ──────┼─ listener ─┼─ routes/* ────────► ControlPlane
+ *     port ────────────────┼─ listener ─┼─ routes/* ────────► ControlPlane
  *       + API key          │            └─ errors: code → status
  *                          └─ upgrade ── tunnel ───────────► ControlPlane.openOperation, openPort
  *
@@ -13,6 +13,7 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex, Readable } from 'node:stream';
+import { Server as TlsServer } from 'node:tls';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import {
   hasZodFastifySchemaValidationErrors,
@@ -34,7 +35,15 @@ import { callerOf } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
 import { API_LIMITS } from './limits.ts';
-import { createListener, type ListenAt, listenAt, portOf } from './listener.ts';
+import {
+  type Certificate,
+  createListener,
+  type Handlers,
+  type ListenAt,
+  listenAt,
+  portOf,
+  TLS_OPTIONS,
+} from './listener.ts';
 import { describeApi } from './openapi.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { RouteMethods } from './route-methods.ts';
@@ -67,6 +76,8 @@ export interface ApiOptions {
   readonly loads?: () => SandboxLoads;
   /** Another interface on the same ports; not on sockets. It judges its callers itself. */
   readonly beside?: OtherInterface | undefined;
+  /** Names of this machine besides those of loopback, without ports; for the check of `Host`. */
+  readonly names?: readonly string[];
 }
 
 export interface OtherInterface {
@@ -86,6 +97,8 @@ export interface ApiServer extends AsyncDisposable {
    * @throws ApiError `already_running`, `listen_failed`
    */
   listen(at: ListenAt): Promise<number | null>;
+  /** Handshakes from now on get this certificate, at all ports with TLS. @throws Error it is not valid */
+  setCertificate(certificate: Certificate): void;
   /** Ends all connections, event streams and tunnels. The control plane stays open. */
   close(): Promise<void>;
 }
@@ -100,7 +113,8 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const identify = (request: IncomingMessage): Caller | ApiError => {
     const { headers, url = '', socket } = request;
     const isLocalUser = localUsers.has(socket);
-    return callerOf({ headers, url, isLocalUser }, callers, openPaths);
+    const asking = { headers, url, isLocalUser, localAddress: socket.localAddress };
+    return callerOf(asking, callers, { openPaths, names: options.names ?? [] });
   };
   const counted = new ApiMetrics();
   const memory = new AnswerMemory();
@@ -125,6 +139,11 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     ),
   );
   const servers: Server[] = [];
+  const setCertificate = (certificate: Certificate): void => {
+    for (const server of servers) {
+      if (server instanceof TlsServer) server.setSecureContext({ ...TLS_OPTIONS, ...certificate });
+    }
+  };
 
   const listen = async (at: ListenAt): Promise<number | null> => {
     if ('port' in at && (apiKey === null || apiKey === '')) {
@@ -140,7 +159,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
       own.routing(request, response);
     };
-    const server = createListener({
+    const handlers: Handlers = {
       request: (request, response) => {
         const other = otherFor(request);
         if (other !== undefined) {
@@ -166,7 +185,8 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
         const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
         void tunnels.accept(request, client, head, plane);
       },
-    });
+    };
+    const server = createListener(handlers, 'port' in at ? at.certificate : undefined);
     if ('socketPath' in at) server.on('connection', (socket) => localUsers.add(socket));
     await listenAt(server, at);
     server.on('error', (error) => log.error('REST listener', { error: error.message }));
@@ -183,7 +203,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
     await Promise.all(closed);
     for (const one of await apps.all()) await one.close();
   };
-  return { app, listen, close, [Symbol.asyncDispose]: close };
+  return { app, listen, setCertificate, close, [Symbol.asyncDispose]: close };
 }
 
 /** Creates the routes, not yet listening. */

@@ -3,13 +3,12 @@
  * collide:
  *
  *     Host: PORT-ID.DOMAIN                       a port of the sandbox
- *     E2b-Sandbox-Id, E2b-Sandbox-Port           the same, if the host is an address, localhost or sandbox.DOMAIN
+ *     E2b-Sandbox-Id, E2b-Sandbox-Port           the same, at any other host
  *     /files?…&signature=…                       a file of the sandbox whose token made the signature
  *     /v1/…, /metrics                            our own REST interface
  *     everything else                            the control plane
  */
 import type { IncomingHttpHeaders } from 'node:http';
-import { isIP } from 'node:net';
 
 export const ENVD_PORT = 49_983;
 export const INTERPRETER_PORT = 49_999;
@@ -28,13 +27,10 @@ export function targetOf(request: {
   readonly url?: string | undefined;
 }): Target {
   const { headers, url = '/' } = request;
-  const host = hostName(headers.host ?? '');
-  const named = LABEL.exec(host);
+  const named = LABEL.exec((headers.host ?? '').toLowerCase());
   if (named !== null) return sandboxTarget(named[2] ?? '', named[1] ?? '');
   const { 'e2b-sandbox-id': id, 'e2b-sandbox-port': port = String(ENVD_PORT) } = headers;
-  if (typeof id === 'string' && typeof port === 'string' && mayHaveHeaders(host)) {
-    return sandboxTarget(id, port);
-  }
+  if (typeof id === 'string' && typeof port === 'string') return sandboxTarget(id, port);
   const [path = '', query = ''] = url.split('?', 2);
   if (path === '/files' && new URLSearchParams(query).has('signature')) return { kind: 'signed' };
   if (path.startsWith('/v1/') || path === '/metrics') return { kind: 'own' };
@@ -47,14 +43,3 @@ function sandboxTarget(id: string, port: string): Target {
   // Port 0 is open nowhere, and the answer says so.
   return { kind: 'sandbox', id, port: isValid ? number : 0 };
 }
-
-/** Without its port and the brackets of IPv6, in lower case. */
-function hostName(host: string): string {
-  return host
-    .toLowerCase()
-    .replace(/:\d{1,5}$/, '')
-    .replace(/^\[(.*)\]$/, '$1');
-}
-
-const mayHaveHeaders = (host: string): boolean =>
-  host === 'localhost' || host.startsWith('sandbox.') || isIP(host) !== 0;

@@ -1,5 +1,6 @@
 /** The server that E2B's clients talk to, on a control plane whose sandboxes are agents of this machine. */
-import { createApiServer } from '../../src/api/server.ts';
+import type { Certificate } from '../../src/api/listener.ts';
+import { type ApiServer, createApiServer } from '../../src/api/server.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { createE2bServer } from '../../src/e2b/server.ts';
@@ -10,7 +11,10 @@ import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
 
 export interface E2bWorld extends AsyncDisposable {
   readonly control: FakeControlPlane;
+  readonly api: ApiServer;
   readonly url: string;
+  /** End of the names of sandboxes, with the port. */
+  readonly domain: string;
   readonly apiKey: string;
   /** Options of a JavaScript client. */
   readonly client: {
@@ -22,10 +26,18 @@ export interface E2bWorld extends AsyncDisposable {
   readonly errors: string[];
 }
 
+export interface E2bWorldOptions extends FakeOptions {
+  /** Default: no TLS. */
+  readonly certificate?: Certificate;
+  /** End of the names of sandboxes, without the port. Default: localhost. */
+  readonly domain?: string;
+}
+
 export async function openE2bWorld(
-  options: FakeOptions = {},
+  options: E2bWorldOptions = {},
   callersOf: (control: ControlPlane, apiKey: string) => Callers = operatorOnly,
 ): Promise<E2bWorld> {
+  const { certificate, domain = 'localhost' } = options;
   const control = new FakeControlPlane(options);
   const errors: string[] = [];
   const log: Log = {
@@ -41,14 +53,17 @@ export async function openE2bWorld(
     clock: systemClock,
     tokens: accessTokens(Buffer.alloc(32, 7)),
     callers,
-    domain: () => `localhost:${port}`,
+    domain: () => `${domain}:${port}`,
   });
-  const api = await createApiServer({ control, log, apiKey, callers, beside: e2b });
-  port = (await api.listen({ port: 0 })) ?? 0;
-  const url = `http://127.0.0.1:${port}`;
+  const names = [domain, `api.${domain}`];
+  const api = await createApiServer({ control, log, apiKey, callers, beside: e2b, names });
+  port = (await api.listen({ port: 0, certificate })) ?? 0;
+  const url = `${certificate === undefined ? 'http' : 'https'}://127.0.0.1:${port}`;
   return {
     control,
+    api,
     url,
+    domain: `${domain}:${port}`,
     apiKey,
     client: { apiKey, apiUrl: url, sandboxUrl: url },
     errors,

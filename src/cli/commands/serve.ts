@@ -1,5 +1,6 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
 
+import type { Certificate } from '../../api/listener.ts';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { systemClock } from '../../base/clock.ts';
@@ -15,13 +16,14 @@ import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
 import { Tenancy } from '../../tenants/tenancy.ts';
 import type { Cli } from '../cli.ts';
+import { followCertificate, readCertificate } from '../daemon/certificate.ts';
 import { apiKey, tokenKey } from '../daemon/keys.ts';
+import { defaultDomain, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export interface ServeFlags {
-  readonly port?: number;
+export interface ServeFlags extends ListenFlags {
   readonly pool: PoolLimits;
   readonly model?: string;
   readonly allowField?: readonly string[];
@@ -33,6 +35,8 @@ export interface ServeFlags {
 export interface ServeReport {
   readonly socketPath: string;
   readonly url: string | null;
+  /** Names of sandboxes end with it, for E2B's clients; null without a port. */
+  readonly domain: string | null;
   /** A file that only its owner can read; null without a port. */
   readonly apiKeyPath: string | null;
   readonly pid: number;
@@ -51,6 +55,8 @@ export interface ServeReport {
  */
 export async function serve(cli: Cli, flags: ServeFlags, release: () => void): Promise<number> {
   const { pool } = flags;
+  const at = listenChoice(flags);
+  const certificate = at?.tls == null ? undefined : await readCertificate(at.tls);
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
@@ -70,7 +76,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const opened = await openControlPlane(runtime, cli.log);
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
-    const key = flags.port === undefined ? null : await apiKey(cli.config.daemonKey, home.dir);
+    const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =
       key === null
         ? undefined
@@ -79,7 +85,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             keys: new KnownKeys(home.dir, systemClock, cli.log),
             apiKey: key.key,
           });
-    let boundPort: number | null = null;
+    let domain: string | null = null;
     const e2b =
       tenancy === undefined
         ? undefined
@@ -89,7 +95,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             clock: systemClock,
             tokens: accessTokens(await tokenKey(home.dir)),
             callers: tenancy,
-            domain: () => `localhost:${boundPort ?? 0}`,
+            domain: () => domain ?? 'localhost',
           });
     if (e2b !== undefined) cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
     const api = await createApiServer({
@@ -101,14 +107,21 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       openMetrics: flags.openMetrics === true,
       beside: e2b,
       callers: tenancy,
+      names: at?.names ?? [],
       ...(key === null ? {} : { apiKey: key.key }),
     });
     cleanup.push('REST server', () => api.close());
     requireRunDir(home.runDir);
     // Before anything else: a daemon that is refused here must not have changed anything.
     await api.listen({ socketPath });
-    const port = flags.port === undefined ? null : await api.listen({ port: flags.port });
-    boundPort = port;
+    const port = at === null ? null : ((await api.listen({ ...at, certificate })) ?? 0);
+    if (at !== null && port !== null) domain = at.domain ?? defaultDomain(at, port);
+    if (at?.tls != null) {
+      const parts = { clock: systemClock, log: cli.log };
+      const use = (renewed: Certificate): void => api.setCertificate(renewed);
+      cleanup.push('renewal of the certificate', followCertificate(at.tls, parts, use));
+    }
+    if (at?.warning != null) cli.log.warn(at.warning);
     if (pool.max > 0) await opened.control.setPool(pool);
     cli.progress.close();
     runtime.warmUpstream();
@@ -116,7 +129,8 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       socketPath,
       pool,
       apiKeyPath: key?.path ?? null,
-      url: port === null ? null : `http://127.0.0.1:${port}`,
+      url: at === null || port === null ? null : urlOf(at, port),
+      domain,
     });
     printReport(cli, report);
     await interrupted(cli);
@@ -130,7 +144,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
 
 function reportOf(
   runtime: Runtime,
-  rest: Pick<ServeReport, 'socketPath' | 'url' | 'apiKeyPath' | 'pool'>,
+  rest: Pick<ServeReport, 'socketPath' | 'url' | 'domain' | 'apiKeyPath' | 'pool'>,
 ): ServeReport {
   const { driver, upstream } = runtime;
   const { description, gaps } = runtime.confinement;
@@ -149,11 +163,12 @@ function printReport(cli: Cli, report: ServeReport): void {
     cli.printJson(report);
     return;
   }
-  const { socketPath, url, apiKeyPath, vmm, vmmReason, jail, upstream, pool } = report;
+  const { socketPath, url, domain, apiKeyPath, vmm, vmmReason, jail, upstream, pool } = report;
   const lines = [
     `neurovisor is ready: ${vmm}, models from ${upstream}`,
     `  socket  ${socketPath}`,
     ...(url === null ? [] : [`  url     ${url}`]),
+    ...(domain === null ? [] : [`  names   PORT-ID.${domain} of sandboxes`]),
     ...(apiKeyPath === null ? [] : [`  key     in ${apiKeyPath}`]),
     `  pool    ${poolText(pool)}`,
     `  VMM     ${vmmReason}`,

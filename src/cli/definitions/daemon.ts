@@ -32,7 +32,7 @@ export function addDaemon(program: Command): void {
         'commands need it; `run` starts faster with it. Ctrl-C ends all sandboxes, except those paused to ' +
         'disk: the next daemon can resume them.\n\n' +
         'With --port, clients must send an API key: NEUROVISOR_API_KEY, or else the generated one in the file ' +
-        'api-key of the home directory.',
+        'api-key of the home directory. Programs that use E2B can be pointed at the port: docs/e2b.md.',
     )
     .option(
       '--pool <min[:max]>',
@@ -40,6 +40,11 @@ export function addDaemon(program: Command): void {
       '1:4',
     )
     .option('--port <n>', 'also listen on this port of 127.0.0.1, with an API key', ranges.port)
+    .option('--host <address>', 'listen on this address of the machine instead of 127.0.0.1')
+    .option('--tls-cert <file>', 'serve the port with TLS: certificate and chain, PEM')
+    .option('--tls-key <file>', 'private key of the certificate, PEM')
+    .option('--plain-http', 'allow a --host other than loopback without TLS')
+    .option('--domain <name[:port]>', 'names of sandboxes end with this: PORT-ID.NAME')
     .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
     .addOption(allowFieldOption())
     .addOption(jailOption())
@@ -52,6 +57,7 @@ export function addDaemon(program: Command): void {
 Examples:
   neurovisor serve
   neurovisor serve --pool 2:8 --port 7070
+  neurovisor serve --port 443 --host 0.0.0.0 --tls-cert c.pem --tls-key k.pem --domain box.example.org
   curl -H "X-API-Key: $(cat ~/.neurovisor/api-key)" http://127.0.0.1:7070/v1/host
 `,
     )
