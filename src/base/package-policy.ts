@@ -24,6 +24,9 @@ export const NO_PACKAGES: PackagePolicy = {
   lock: null,
 };
 
+/** Begins the gateway's refusal of a file for which the host's disk has no room; clients print it. */
+export const HOST_DISK_FULL = 'The disk of the host is full';
+
 export const PACKAGE_RULE =
   /^(?:(?:pip|npm|go|cargo|apt):)?@?[A-Za-z0-9][A-Za-z0-9._~/+-]*\*?$|^\*$/;
 export const LOCK_ENTRY =

@@ -21,6 +21,8 @@ export type PackageErrorCode =
   | 'address_refused'
   /** The bytes differ from the digest that the index or the lock file names. */
   | 'digest_mismatch'
+  /** The host's disk has no room for a file. */
+  | 'disk_full'
   /** The reader left, or its port was closed. */
   | 'canceled';
 

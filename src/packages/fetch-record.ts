@@ -8,7 +8,7 @@ export interface PackageFetch {
   readonly version: string;
   /** Empty: the page of the name. */
   readonly file: string;
-  /** `ok`, or why not: a code of `RefusalCode`, `digest_mismatch` or `cut`. */
+  /** `ok`, or why not: a code of `RefusalCode`, `digest_mismatch`, or `cut`. */
   readonly outcome: string;
   /** `sha256:…`; empty: a page, or not known. */
   readonly digest: string;

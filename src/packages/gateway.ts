@@ -37,7 +37,7 @@ import { PackageMetrics } from './package-metrics.ts';
 import { PackageRules } from './policy.ts';
 import { Listener } from './port/listener.ts';
 import { Catalogs } from './store/catalogs.ts';
-import { FileStore } from './store/file-store.ts';
+import { FileStore, type FreeBytes } from './store/file-store.ts';
 import { PackageFiles } from './store/package-files.ts';
 import { PageCache } from './store/page-cache.ts';
 import { PageReader } from './store/page-reader.ts';
@@ -59,6 +59,8 @@ export interface PackagesOptions {
   readonly fileBytesMax?: number;
   readonly upstreamLimits?: UpstreamOptions['limits'];
   readonly lookup?: UpstreamOptions['lookup'];
+  /** For tests. */
+  readonly freeBytes?: FreeBytes;
 }
 
 export interface PackageCaller {
@@ -96,7 +98,7 @@ export function createPackageGateway(options: PackagesOptions): PackageGateway {
   const { clock, log, isPublic, upstreamLimits = {}, lookup } = options;
   const upstream = new Upstream({ clock, isPublic, limits: upstreamLimits, lookup });
   const bytesMax = options.fileBytesMax ?? CACHE_LIMITS.fileBytesMax;
-  const store = new FileStore(join(options.cacheDir, 'packages'), bytesMax);
+  const store = new FileStore(join(options.cacheDir, 'packages'), bytesMax, options.freeBytes);
   const pages = new PageCache(upstream, clock);
   const catalogs = new Catalogs(pages, options.indexes);
   const reader = new PageReader(clock, log);

@@ -21,6 +21,7 @@ export type RefusalCode =
   | 'busy'
   | 'no_index'
   | 'address_refused'
+  | 'disk_full'
   | 'upstream_refused'
   | 'upstream_failed'
   | 'upstream_timeout';

@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
+import { HOST_DISK_FULL, NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
 import type { PackageFetch } from '../../src/packages/gateway.ts';
 import { fileOf, type TestIndex, wheelOf } from '../support/package-index.ts';
 import {
@@ -67,6 +67,22 @@ describe('package gateway', () => {
       ['ok', '', 0],
       ['ok', wheel.filename, wheel.bytes.length],
     ]);
+  });
+
+  it('full disk of the host: the file is refused with the reason, and comes once there is room', async () => {
+    const wheel = wheelOf('demo', '1.0', 'hello');
+    let free = 1000;
+    await using small = await openPackageWorld(undefined, { freeBytes: async () => free });
+    small.index.add(wheel);
+    const port = await small.attach(PIP);
+    const path = `/pypi/files/${wheel.sha256}/${wheel.filename}`;
+    await page(port, 'demo');
+    const answer = await get(port, path);
+    expect([answer.status, answer.phrase]).toEqual([403, `${HOST_DISK_FULL}: free space there.`]);
+    expect(small.fetches.at(-1)).toMatchObject({ outcome: 'disk_full' });
+    expect(await readdir(join(small.dir, 'packages'))).toEqual([]);
+    free = 1e9;
+    expect((await get(port, path)).body.equals(wheel.bytes)).toBe(true);
   });
 
   it('cache: a second sandbox gets page and file without a request to the index', async () => {

@@ -8,6 +8,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { LoopTime } from '../../base/fairness/loop-time.ts';
 import type { Log } from '../../base/log.ts';
+import { HOST_DISK_FULL } from '../../base/package-policy.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { PackageError } from '../errors.ts';
 import type { PackageFetch } from '../fetch-record.ts';
@@ -313,8 +314,8 @@ export class Exchange {
         if (!response.write(chunk)) await drained(response);
       }
     } catch (error) {
-      const isWrong = error instanceof PackageError && error.code === 'digest_mismatch';
-      note(isWrong ? 'digest_mismatch' : 'cut');
+      const { code } = error instanceof PackageError ? error : {};
+      note(code === 'digest_mismatch' || code === 'disk_full' ? code : 'cut');
       throw error;
     }
     if (response.destroyed) {
@@ -351,6 +352,12 @@ export class Exchange {
       // Says which setting, never its value.
       const message = `This host's index can't be used: ${error.message}. Correct it there.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
+      return;
+    }
+    if (error instanceof PackageError && error.code === 'disk_full') {
+      this.#note(route, { outcome: 'disk_full' });
+      // Final, as 403 is: trying again frees nothing.
+      this.refuse(refused(403, 'disk_full', `${HOST_DISK_FULL}: free space there.`).refusal);
       return;
     }
     if (error instanceof PackageError && error.code === 'address_refused') {

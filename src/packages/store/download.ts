@@ -5,6 +5,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, open, rm } from 'node:fs/promises';
 import type { Clock } from '../../base/clock.ts';
+import { isFullDisk } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { KIB } from '../../base/units.ts';
@@ -12,7 +13,7 @@ import { PackageError } from '../errors.ts';
 import { CACHE_LIMITS } from '../limits.ts';
 import type { Digest } from '../policy.ts';
 import type { FileAnswer } from '../upstream/fetch.ts';
-import type { FileStore } from './file-store.ts';
+import { type FileStore, noRoom } from './file-store.ts';
 
 const READ_BYTES = 64 * KIB;
 
@@ -118,6 +119,7 @@ export class Download {
       path = await store.temporary();
       this.#handle = await open(path, 'wx+', 0o600);
       const answer = await fetch(this.#aborter.signal);
+      await store.requireRoom(answer.sizeBytes);
       this.#head.resolve(answer);
       const hash = digest === null ? null : createHash(digest.algorithm);
       for await (const chunk of answer.body) {
@@ -136,8 +138,8 @@ export class Download {
     } catch (error) {
       if (path !== undefined) await removed(path);
       this.#state = 'failed';
-      this.#failure = error;
-      this.#head.reject(error);
+      this.#failure = isFullDisk(error) ? noRoom(error) : error;
+      this.#head.reject(this.#failure);
     }
     store.release(reserved);
     onEnd();

@@ -4,10 +4,11 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
 import { PackageError } from '../errors.ts';
 
 /** Open: an eviction does not affect its reader, who closes it. */
@@ -20,17 +21,29 @@ const KEY = /^[a-z0-9]+-[0-9a-f]{40,128}$/;
 /** Of a process that was killed; older ones are removed. */
 const TEMPORARY = /^\.new-/;
 const TEMPORARY_MS_MAX = 24 * 3_600_000;
+/** Beyond the file: what others write meanwhile, and files of unknown size. */
+const FREE_BYTES_MIN = 8 * MIB;
+
+/** Of the file system of a directory. */
+export type FreeBytes = (dir: string) => Promise<number>;
+
+const freeBytesOf: FreeBytes = async (dir) => {
+  const { bavail, bsize } = await statfs(dir);
+  return bavail * bsize;
+};
 
 export class FileStore {
   readonly #dir: string;
   readonly #bytesMax: number;
+  readonly #freeBytes: FreeBytes;
   /** Of downloads under way. */
   #temporaryBytes = 0;
   #evicting = Promise.resolve();
 
-  constructor(dir: string, bytesMax: number) {
+  constructor(dir: string, bytesMax: number, freeBytes = freeBytesOf) {
     this.#dir = dir;
     this.#bytesMax = bytesMax;
+    this.#freeBytes = freeBytes;
   }
 
   /** Undefined: it is not there. Counts as a use. */
@@ -58,6 +71,17 @@ export class FileStore {
     // Each time: its owner may have removed it.
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
     return join(this.#dir, `.new-${randomUUID()}`);
+  }
+
+  /**
+   * Before the head of an answer: a client takes a file that breaks off for a failure of the network, and tries again.
+   * @param bytes null: not known
+   * @throws PackageError `disk_full`
+   */
+  async requireRoom(bytes: number | null): Promise<void> {
+    if ((await this.#freeBytes(this.#dir)) < (bytes ?? 0) + FREE_BYTES_MIN) {
+      throw noRoom(bytes === null ? undefined : `the file has ${Math.ceil(bytes / MIB)} MiB`);
+    }
   }
 
   /**
@@ -126,4 +150,11 @@ export class FileStore {
       total -= bytes;
     }
   }
+}
+
+export function noRoom(cause?: unknown): PackageError {
+  return new PackageError('disk_full', 'the disk of the package cache has no room', {
+    cause,
+    remedy: 'free space there, or set NEUROVISOR_HOME to a larger file system',
+  });
 }

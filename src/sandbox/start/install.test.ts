@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream';
 import { expect, it, onTestFinished } from 'vitest';
+import { HOST_DISK_FULL } from '../../base/package-policy.ts';
 import type { ExecSpec, Guest, Process } from '../../guest/link.ts';
 import { installPackages } from './install.ts';
 
@@ -52,3 +53,27 @@ it.each(['pip', 'the list of modules'])(
     expect(unhandled).toEqual([]);
   },
 );
+
+it.each([
+  [`403 Client Error: ${HOST_DISK_FULL}: free space there.`, 'disk_full', 'NEUROVISOR_HOME'],
+  ['ERROR: [Errno 28] No space left on device', 'spec_invalid', '--disk'],
+  ['ERROR: No matching distribution found', 'spec_invalid', 'check the names'],
+])('pip that ends with %j: %s, with a remedy for it', async (output, code, remedy) => {
+  const failed = {
+    stdout: Readable.from([]),
+    stderr: Readable.from([`${output}\n`]),
+    exit: Promise.resolve({ exitCode: 1 }),
+  } as unknown as Process;
+  const guest = { files: { write: async () => undefined }, exec: async () => failed };
+  const { signal } = new AbortController();
+  const installing = installPackages(guest as unknown as Guest, {
+    requirements: ['rich'],
+    report: () => undefined,
+    signal,
+  });
+  await expect(installing).rejects.toMatchObject({
+    code,
+    remedy: expect.stringContaining(remedy),
+    cause: expect.stringContaining(output),
+  });
+});

@@ -6,8 +6,9 @@
  */
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
+import { HOST_DISK_FULL } from '../../base/package-policy.ts';
 import type { Guest } from '../../guest/guest.ts';
-import { SandboxError } from '../errors.ts';
+import { FREE_SPACE, SandboxError } from '../errors.ts';
 
 const REQUIREMENTS_PATH = '/run/neurovisor-requirements.txt';
 /** A large set in software emulation; the caller may cancel at any time. */
@@ -63,7 +64,7 @@ export interface Installation {
 
 /**
  * @returns the modules of the required packages, to import in advance
- * @throws SandboxError `spec_invalid` with the end of pip's output
+ * @throws SandboxError `spec_invalid`, `disk_full`: this machine's, with the end of pip's output
  */
 export async function installPackages(
   guest: Guest,
@@ -146,9 +147,15 @@ class LastLines {
 }
 
 function refused(output: string): SandboxError {
-  return new SandboxError('spec_invalid', 'the packages could not be installed', {
+  const isHostFull = output.includes(HOST_DISK_FULL);
+  const remedy = isHostFull
+    ? FREE_SPACE
+    : /No space left on device/.test(output)
+      ? 'ask for a larger disk with --disk'
+      : 'check the names and versions; packages come from the index that pip uses on this host (pip config list)';
+  const code = isHostFull ? 'disk_full' : 'spec_invalid';
+  return new SandboxError(code, 'the packages could not be installed', {
     cause: output === '' ? 'pip printed nothing' : output,
-    remedy:
-      'check the names and versions; packages come from the index that pip uses on this host (pip config list)',
+    remedy,
   });
 }
