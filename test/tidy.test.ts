@@ -79,6 +79,10 @@ const LAYERS: Record<string, readonly string[]> = {
     'prove',
     'runtime',
     'dockerfile',
+    // Figures of E2B's interface.
+    'api',
+    'e2b',
+    'tenants',
     ...MECHANISMS,
   ],
   // Copies of trees, for the command and the library.
@@ -143,6 +147,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     kernel: ['.'],
     environment: ['.'],
     packages: ['.'],
+    e2b: ['.'],
     'registry.ts': [
       '.',
       'start',
@@ -152,6 +157,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
       'kernel',
       'environment',
       'packages',
+      'e2b',
     ],
   },
   cli: {

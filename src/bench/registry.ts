@@ -5,6 +5,7 @@ import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
+import { e2bBenchmark } from './e2b/sandboxes.ts';
 import { buildBenchmark } from './environment/build.ts';
 import { environmentBenchmark } from './environment/start.ts';
 import { unpackBenchmark } from './environment/unpack.ts';
@@ -42,6 +43,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   unpackBenchmark,
   buildBenchmark,
   installBenchmark,
+  e2bBenchmark,
   memoryBenchmark,
   vmmMemoryBenchmark,
   channelBenchmark,
