@@ -6,6 +6,8 @@ it('RouteMethods: a path has the methods of the routes that match it', () => {
   methods.add('/v1/openapi.json', ['GET']);
   methods.add('/v1/sandboxes/:id', ['GET', 'PATCH']);
   methods.add('/v1/sandboxes/:id', ['DELETE']);
+  methods.add('/v1/sandboxes/all', ['GET']);
+  expect(methods.of('/v1/sandboxes/all')).toEqual(['GET']);
   expect(methods.of('/v1/sandboxes/x?a=/b')).toEqual(['GET', 'PATCH', 'DELETE']);
   expect(methods.of('/v1/openapi.json')).toEqual(['GET']);
   expect(methods.of('/v1/openapi-json')).toEqual([]);

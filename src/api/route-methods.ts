@@ -17,6 +17,9 @@ export class RouteMethods {
   /** The methods of the routes that match the path of a URL; none: no route matches. */
   of(url: string): readonly string[] {
     const [path = ''] = url.split('?', 1);
+    // A route of just this path, before those with a parameter in it.
+    const exact = this.#routes.get(path);
+    if (exact !== undefined) return exact.methods;
     return [...this.#routes.values()].flatMap((route) =>
       route.path.test(path) ? route.methods : [],
     );

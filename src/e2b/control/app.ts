@@ -9,7 +9,9 @@ import {
   validatorCompiler,
 } from 'fastify-type-provider-zod';
 import { readJsonBody } from '../../api/body.ts';
+import { API_LIMITS } from '../../api/limits.ts';
 import type { App } from '../../api/route.ts';
+import { RouteMethods } from '../../api/route-methods.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Caller, Callers } from '../../tenants/callers.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
@@ -24,7 +26,8 @@ import { addSandboxRoutes } from './sandboxes.ts';
 import { addSnapshotRoutes } from './snapshots.ts';
 import { addUnsupportedRoutes } from './unsupported.ts';
 
-const PATH_PARAMETER_CHARACTERS_MAX = 256;
+/** Longer than any path, so that the schema of a route is what refuses a long one. */
+const PATH_PARAMETER_CHARACTERS_MAX = API_LIMITS.headerBytesMax;
 
 /**
  * @param tenant whose requests it serves; null: the operator's
@@ -57,11 +60,18 @@ export async function createControlApp(
     const what = isMissing ? 'the header X-API-Key is missing' : 'the API key is not valid';
     throw new E2bError(401, what);
   });
+  const methods = new RouteMethods();
+  app.addHook('onRoute', ({ method, url }) => methods.add(url, [method].flat()));
+  app.addHook('onRequest', async (request, reply) => {
+    if (!request.is404) return;
+    const what = `${request.method} ${request.url.slice(0, 200)}`;
+    const allowed = methods.of(request.url);
+    if (allowed.length === 0) throw new E2bError(404, `no route ${what}`);
+    void reply.header('allow', allowed.join(', '));
+    throw new E2bError(405, `${what}: this path takes ${allowed.join(', ')}`);
+  });
   app.addHook('preValidation', async (request) => {
     if (request.body === undefined && request.method !== 'GET') request.body = {};
-  });
-  app.setNotFoundHandler(async (request) => {
-    throw new E2bError(404, `no route ${request.method} ${request.url.slice(0, 200)}`);
   });
   app.setErrorHandler(async (error: FastifyError, request, reply) =>
     sendError(asE2b(error), request, reply),

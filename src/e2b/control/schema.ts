@@ -94,7 +94,11 @@ export const templateParams = z.object({
   templateID: z.string().max(E2B_LIMITS.templateCharactersMax),
 });
 
-const integerText = (min: number, max: number) => z.coerce.number<string>().int().min(min).max(max);
+const integerText = (min: number, max: number) =>
+  z.preprocess(
+    (given) => (typeof given === 'string' && /^\d{1,16}$/.test(given) ? Number(given) : given),
+    whole(min, max),
+  );
 const limit = integerText(1, E2B_LIMITS.pageMax).optional();
 const nextToken = z.string().max(E2B_LIMITS.tokenCharactersMax).optional();
 const STATES = ['running', 'paused'] as const;
@@ -123,7 +127,7 @@ export const snapshotQuery = z.object({
   limit,
   nextToken,
 });
-const unixSeconds = integerText(0, Number.MAX_SAFE_INTEGER / 1000).optional();
+const unixSeconds = integerText(0, 1e12).optional();
 export const metricsQuery = z.object({ start: unixSeconds, end: unixSeconds });
 export const manyMetricsQuery = z.object({
   sandbox_ids: commas.pipe(z.array(z.string()).max(E2B_LIMITS.pageMax)),

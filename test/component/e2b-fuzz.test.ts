@@ -1,0 +1,40 @@
+/** schemathesis on what E2B's clients are served: no request makes the server fail or answer against its document. */
+import { expect, it } from 'vitest';
+import type { Guest, GuestStats } from '../../src/guest/guest.ts';
+import { E2B_OPENAPI_FILE } from '../../tools/openapi.ts';
+import { pythonPackages } from '../support/api-generators.ts';
+import { openE2bWorld } from '../support/e2b-world.ts';
+import { fuzzRest } from '../support/fuzz-rest.ts';
+import { requires } from '../support/requires.ts';
+import { runSeed } from '../support/run-seed.ts';
+
+const SECONDS = 30;
+const STATS: GuestStats = {
+  cpuCount: 1,
+  cpuBusyMs: 1,
+  uptimeMs: 10,
+  memoryTotalBytes: 2,
+  memoryAvailableBytes: 1,
+  userMemoryBytes: null,
+  userProcesses: null,
+  diskTotalBytes: 2,
+  diskFreeBytes: 1,
+  oomKills: null,
+};
+
+requires('generators', pythonPackages()).describe('E2B server', (packages) => {
+  it('schemathesis finds no server error and no answer against the document', async () => {
+    await using world = await openE2bWorld();
+    // Without a process for each sandbox.
+    world.control.guest = async () => ({ stats: async () => STATS }) as unknown as Guest;
+    const { status, report } = await fuzzRest(packages, {
+      url: world.url,
+      key: world.apiKey,
+      document: E2B_OPENAPI_FILE,
+      seconds: SECONDS,
+      seed: runSeed(),
+    });
+    expect(world.errors).toEqual([]);
+    expect(status, report).toBe(0);
+  });
+});
