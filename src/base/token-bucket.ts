@@ -103,6 +103,16 @@ export class TokenBucket {
     return ((Math.min(1, limit.size) - this.#tokens) / limit.refillPerSecond) * 1000;
   }
 
+  /** Milliseconds until this many whole tokens, at most the bucket's size, are there. */
+  waitForMs(tokens: number, nowMs: number): number {
+    const limit = this.#limit;
+    if (limit === undefined) return 0;
+    this.#refill(limit, nowMs);
+    const missing = Math.min(tokens, limit.size) - this.#tokens - this.#burst;
+    // Sums of parts of tokens are not exact.
+    return missing <= 1e-9 ? 0 : (missing / limit.refillPerSecond) * 1000;
+  }
+
   #refill(limit: BucketLimit, nowMs: number): void {
     const elapsedMs = nowMs - this.#refilledAtMs;
     if (elapsedMs <= 0) return;

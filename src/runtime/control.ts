@@ -12,6 +12,7 @@ import { dialChannel } from '../guest/dial.ts';
 import { availableMib } from '../probes/host-memory.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
+import type { StartGate } from '../sandbox/start/start-gate.ts';
 import { StartQueue } from '../sandbox/start/start-queue.ts';
 import { openStore } from '../store/store.ts';
 import { linkOrCopy } from '../sys/link-or-copy.ts';
@@ -50,6 +51,8 @@ export interface ControlPlaneOptions {
   readonly dataDir?: string | undefined;
   /** False: starts and growths do not wait for free memory on the host. Default true. */
   readonly waitsForMemory?: boolean | undefined;
+  /** Judges starts for the owners of sandboxes. Default: one owner, without limits. */
+  readonly gate?: StartGate | undefined;
 }
 
 /**
@@ -90,6 +93,7 @@ export async function openControlPlane(
       snapshots,
       queue,
       accelerator: driver.accelerator,
+      gate: options.gate,
       tracer: runtime.tracer,
       describe: async () => ({
         version,

@@ -101,7 +101,7 @@ describe('KnownKeys', () => {
     const { info } = store.create('acme', null);
     const other = store.create('beta', null);
     writeFileSync(pathOf(info.id), readFileSync(pathOf(other.info.id), 'utf8'));
-    expect(() => store.list()).toThrow('could not read the key file');
+    expect(() => store.list()).toThrow('could not read the key');
     expect(known.identify(other.key)?.tenant).toBe('beta');
   });
 });

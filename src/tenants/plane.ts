@@ -31,14 +31,19 @@ import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
 import { ownerOf, withOwner } from './owner.ts';
+import type { StorageQuota } from './storage-quota.ts';
 
 export class TenantPlane implements ControlPlane {
   readonly #control: ControlPlane;
   readonly #tenant: string;
 
-  constructor(control: ControlPlane, tenant: string) {
+  readonly #storage: StorageQuota | undefined;
+
+  /** @param storage absent: unlimited; the other quotas hold below, for whatever starts a VM */
+  constructor(control: ControlPlane, tenant: string, storage?: StorageQuota) {
     this.#control = control;
     this.#tenant = tenant;
+    this.#storage = storage;
   }
 
   /** The tenant's own counts; what waits in the queue may be others'. */
@@ -80,7 +85,8 @@ export class TenantPlane implements ControlPlane {
 
   async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
     await this.get(id);
-    return await this.#control.pause(id, to);
+    if (to === 'memory') return await this.#control.pause(id, to);
+    return await this.#saved(() => this.#control.pause(id, to));
   }
 
   async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
@@ -90,7 +96,7 @@ export class TenantPlane implements ControlPlane {
 
   async snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo> {
     await this.get(id);
-    return await this.#control.snapshot(id, options);
+    return await this.#saved(() => this.#control.snapshot(id, options));
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
@@ -165,6 +171,12 @@ export class TenantPlane implements ControlPlane {
 
   #owns(info: Pick<SandboxInfo, 'annotations'>): boolean {
     return ownerOf(info) === this.#tenant;
+  }
+
+  async #saved<T>(save: () => Promise<T>): Promise<T> {
+    return this.#storage === undefined
+      ? await save()
+      : await this.#storage.save(this.#tenant, this, save);
   }
 
   /** An error of the plane below may have another text, which would tell the cases apart. */

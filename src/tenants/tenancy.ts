@@ -3,12 +3,15 @@ import type { ControlPlane } from '../sandbox/control.ts';
 import { type Caller, type Callers, operatorOnly } from './callers.ts';
 import type { KnownKeys } from './keys.ts';
 import { TenantPlane } from './plane.ts';
+import type { StorageQuota } from './storage-quota.ts';
 
 export interface TenancyParts {
   readonly control: ControlPlane;
   readonly keys: Pick<KnownKeys, 'identify'>;
   /** The daemon's own key, the operator's. */
   readonly apiKey: string;
+  /** Absent: unlimited. */
+  readonly storage?: StorageQuota | undefined;
 }
 
 export class Tenancy implements Callers {
@@ -29,9 +32,9 @@ export class Tenancy implements Callers {
   }
 
   planeOf(tenant: string | null): ControlPlane {
-    const { control } = this.#parts;
+    const { control, storage } = this.#parts;
     if (tenant === null) return control;
-    const known = this.#planes.get(tenant) ?? new TenantPlane(control, tenant);
+    const known = this.#planes.get(tenant) ?? new TenantPlane(control, tenant, storage);
     this.#planes.set(tenant, known);
     return known;
   }

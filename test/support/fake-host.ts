@@ -29,6 +29,7 @@ import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/co
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
+import type { StartGate } from '../../src/sandbox/start/start-gate.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
@@ -74,6 +75,8 @@ export interface FakeHostOptions {
   /** Default: more than enough. */
   readonly availableMib?: () => number;
   readonly tracer?: Tracer;
+  /** Judges starts. */
+  readonly gate?: StartGate;
   /** Its VMs map the RAM that they start from. */
   readonly mapsMemory?: boolean;
   /** Called with each warning. */
@@ -274,6 +277,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return {
       clock,
       queue,
+      gate: options.gate,
       store,
       log: { ...silentLog, warn: options.warn ?? silentLog.warn },
       accelerator: 'fake',

@@ -17,6 +17,11 @@ export class FairQueue<E> {
     return this.#size;
   }
 
+  /** Items of one tenant. */
+  sizeOf(tenant: string): number {
+    return this.#tenants.get(tenant)?.size ?? 0;
+  }
+
   /** @param item not in the queue yet */
   add(tenant: string, item: E): void {
     const items = this.#tenants.get(tenant);

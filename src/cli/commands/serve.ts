@@ -14,6 +14,9 @@ import { openControlPlane } from '../../runtime/control.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
+import { TenantQuotas } from '../../tenants/quota.ts';
+import { KnownQuotas } from '../../tenants/settings.ts';
+import { StorageQuota } from '../../tenants/storage-quota.ts';
 import { Tenancy } from '../../tenants/tenancy.ts';
 import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
@@ -73,9 +76,13 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
-    const opened = await openControlPlane(runtime, cli.log);
+    const knownQuotas = new KnownQuotas(home.dir, systemClock, cli.log);
+    const quotas = new TenantQuotas(knownQuotas, systemClock);
+    const opened = await openControlPlane(runtime, cli.log, { gate: quotas });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
+    await quotas.watch(opened.control);
+    runtime.onUsage((record) => quotas.noteUsage(record));
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =
       key === null
@@ -84,6 +91,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             control: opened.control,
             keys: new KnownKeys(home.dir, systemClock, cli.log),
             apiKey: key.key,
+            storage: new StorageQuota(knownQuotas, () => opened.control.pausedBytes()),
           });
     let domain: string | null = null;
     const e2b =

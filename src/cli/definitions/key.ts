@@ -1,5 +1,6 @@
 /** Definitions of `neurovisor key`. */
 import type { Command } from 'commander';
+import { DEFAULT_TENANT } from '../../tenants/limits.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { output } from './shared-options.ts';
 
@@ -31,7 +32,7 @@ Examples:
     .description(
       'Create a key and print it. It is not stored: keep it, since nothing shows it again.',
     )
-    .option('--tenant <name>', 'tenant that the key belongs to', 'default')
+    .option('--tenant <name>', 'tenant that the key belongs to', DEFAULT_TENANT)
     .option('--name <label>', 'label for `neurovisor key ls`')
     .addOption(output())
     .action((flags: { readonly tenant: string; readonly name?: string } & OutputFlags) =>

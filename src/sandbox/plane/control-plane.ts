@@ -244,6 +244,11 @@ export class LocalControlPlane implements ControlPlane {
     return await translateStoreErrors(this.#parts.snapshots.list());
   }
 
+  /** Space on disk of the pauses of sandboxes, bytes, by the sandbox's id. */
+  async pausedBytes(): Promise<ReadonlyMap<string, number>> {
+    return await translateStoreErrors(this.#parts.snapshots.pausedBytes());
+  }
+
   async removeSnapshot(idOrName: string): Promise<void> {
     await translateStoreErrors(this.#parts.snapshots.remove(idOrName));
   }
@@ -395,7 +400,8 @@ export class LocalControlPlane implements ControlPlane {
     const signal = this.#untilClosed();
     try {
       const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
-      const supervisor = await this.#starter.clone(spec, held.source, signal);
+      const owner = { annotations: parent.policy.annotations, resumes: null };
+      const supervisor = await this.#starter.clone(spec, held.source, owner, signal);
       const policy = { ...parent.policy, timeoutMs, metadata };
       const provenance = {
         origin: 'fork',
@@ -420,6 +426,7 @@ export class LocalControlPlane implements ControlPlane {
   ): Promise<SandboxInfo> {
     if (signal.aborted) {
       await supervisor.stop();
+      this.#parts.gate?.abandoned(supervisor.spec.id);
       throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
     }
     const { clock } = this.#parts;
@@ -455,7 +462,8 @@ export class LocalControlPlane implements ControlPlane {
       accelerator,
       snapshots,
       rows: this.#rows,
-      start: (spec, source, signal) => this.#starter.clone(spec, source, this.#untilClosed(signal)),
+      start: (spec, source, owner, signal) =>
+        this.#starter.clone(spec, source, owner, this.#untilClosed(signal)),
       reserve: (memoryMib) => this.#parts.queue.reserve(memoryMib),
       onChange: (sandbox) => this.#changed(sandbox),
       onEvent: (sandbox, event) => {

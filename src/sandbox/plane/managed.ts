@@ -21,7 +21,7 @@ import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
 import { refusal, SandboxError } from '../errors.ts';
 import type { TimedEvent } from '../events.ts';
 import { checkResize } from '../memory/size.ts';
-import type { CloneSource, StartTimings } from '../parts.ts';
+import type { StartTimings } from '../parts.ts';
 import {
   changeLifetime,
   type LifetimeChange,
@@ -30,6 +30,7 @@ import {
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
 import { type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
+import type { Starter } from '../start/starter.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
@@ -56,7 +57,7 @@ export interface ManagedParts {
   readonly snapshots: SnapshotManager;
   readonly rows: SandboxRows;
   /** Starts a VM from `source` once the queue admits it. */
-  start(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor>;
+  readonly start: Starter['clone'];
   onChange(sandbox: ManagedSandbox): void;
   onEvent(sandbox: ManagedSandbox, event: TimedEvent): void;
   /** @see StartQueue.reserve */
@@ -468,7 +469,8 @@ export class ManagedSandbox {
       await this.#claim();
       if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
       await using lease = await snapshots.open(this.#life.snapshotId ?? '');
-      const supervisor = await start(this.#spec, lease.source, AbortSignal.any(signals));
+      const owner = { annotations: this.policy.annotations, resumes: this.id };
+      const supervisor = await start(this.#spec, lease.source, owner, AbortSignal.any(signals));
       this.#run(supervisor);
     } catch (error) {
       if (this.#aborter.signal.aborted) throw this.#refusal('resumed');

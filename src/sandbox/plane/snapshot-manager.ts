@@ -215,6 +215,13 @@ export class SnapshotManager {
     return rows.filter(({ kind }) => kind === 'snapshot').map((row) => this.info(row));
   }
 
+  /** By the sandbox's id. */
+  async pausedBytes(): Promise<ReadonlyMap<string, number>> {
+    const rows = await this.#parts.store.snapshots.list();
+    const pauses = rows.filter(({ kind }) => kind === 'pause');
+    return new Map(pauses.map(({ sandboxId, bytes }) => [sandboxId, bytes]));
+  }
+
   info(row: SnapshotRow): SnapshotInfo {
     const { cpus, memoryMib, diskMib } = snapshotSpec(row);
     const { id, name, sandboxId, createdAtMs, bytes } = row;

@@ -19,8 +19,10 @@ import type { Clock } from '../../base/clock.ts';
 import { FairQueue } from '../../base/fairness/fair-queue.ts';
 import { BusyError, SandboxError } from '../errors.ts';
 
-/** Maximum of waiting requests of each priority. */
+/** Maximum of waiting requests of one tenant and priority. */
 export const WAITING_MAX = 512;
+/** The maximum of all tenants: one that fills its part leaves that of others. */
+const WAITING_ALL_MAX = 8 * WAITING_MAX;
 /** Memory that stays free for the host. */
 export const RESERVE_MIB = 512;
 /** Interval of memory checks: there is no notification of freed memory. */
@@ -45,7 +47,7 @@ export interface StartQueueOptions {
   readonly clock: Clock;
   /** Default `RESERVE_MIB`. */
   readonly reserveMib?: number | undefined;
-  /** Default `WAITING_MAX`. */
+  /** Maximum of waiting requests of all tenants. Default: eight times `WAITING_MAX`. */
   readonly waitingMax?: number | undefined;
 }
 
@@ -107,7 +109,7 @@ export class StartQueue {
     assert(options.concurrency >= 1, 'a queue without a place to start');
     this.#options = options;
     this.#reserveMib = options.reserveMib ?? RESERVE_MIB;
-    this.#waitingMax = options.waitingMax ?? WAITING_MAX;
+    this.#waitingMax = options.waitingMax ?? WAITING_ALL_MAX;
   }
 
   /**
@@ -181,7 +183,7 @@ export class StartQueue {
   }
 
   /** Throws unless the request may wait. */
-  #admit<T>({ memoryMib, signal }: StartRequest<T>, line: FairQueue<Waiting>): void {
+  #admit<T>({ tenant, memoryMib, signal }: StartRequest<T>, line: FairQueue<Waiting>): void {
     if (this.#closed !== undefined) throw closed();
     if (signal?.aborted) throw cancelled(signal.reason);
     const largestMib = Math.floor(this.#options.totalMib - this.#reserveMib);
@@ -191,7 +193,8 @@ export class StartQueue {
       throw new SandboxError('spec_invalid', message, { remedy: 'ask for less memory' });
     }
     this.#dispatch();
-    if (line.size >= this.#waitingMax) throw this.#busy('the queue is full');
+    if (line.size >= this.#waitingMax || line.sizeOf(tenant) >= WAITING_MAX)
+      throw this.#busy('the queue is full');
   }
 
   /** Starts what can start now. Called whenever a place, memory or the first request may have changed. */

@@ -13,13 +13,14 @@ import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { passiveTracer, type Tracer } from '../../trace/trace.ts';
-import type { CreateRequest } from '../control.ts';
+import type { CreateRequest, SandboxInfo } from '../control.ts';
 import type { EnvironmentSource } from '../environment.ts';
 import { isWithoutNetwork, SandboxError } from '../errors.ts';
 import type { CloneSource } from '../parts.ts';
 import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
+import { openGate, type StartGate } from './start-gate.ts';
 import type { Handover, StartQueue } from './start-queue.ts';
 import type { NamedTemplate } from './template.ts';
 
@@ -27,6 +28,8 @@ export interface StarterParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly queue: StartQueue;
+  /** Absent: all starts have one owner, without limits. */
+  readonly gate?: StartGate | undefined;
   /** Absent: nothing is traced. */
   readonly tracer?: Tracer | undefined;
   makeSpec(options: ResolvedOptions): SandboxSpec;
@@ -55,19 +58,28 @@ export interface StarterParts {
   ): Promise<OpenTemplate | null>;
 }
 
+/** Whose sandbox a clone becomes. */
+export interface CloneOwner {
+  readonly annotations?: SandboxInfo['annotations'] | undefined;
+  /** Id of a sandbox that it resumes; null: a new one. */
+  readonly resumes?: string | null | undefined;
+}
+
 const QUEUE_TIMEOUT_MS = 60_000;
 /** A healthy guest answers within milliseconds; a claim waits this long for one that hangs. */
 const BIND_MS_MAX = 2000;
-/** One host has one tenant, for now. */
-const TENANT = 'local';
+/** Owner of the members of pools. */
+const HOST = 'host';
 
 export class Starter {
   readonly pools: Pools;
   readonly #parts: StarterParts;
   readonly #tracer: Tracer;
+  readonly #gate: StartGate;
 
   constructor(parts: StarterParts) {
     this.#parts = parts;
+    this.#gate = parts.gate ?? openGate;
     this.#tracer = parts.tracer ?? passiveTracer();
     this.pools = new Pools({
       clock: parts.clock,
@@ -77,7 +89,7 @@ export class Starter {
         this.#tracer.run(null, () => this.#startMember(template, signal)),
       turn: ({ spec: { memoryMib } }, signal, work) =>
         parts.queue.run(
-          { tenant: TENANT, memoryMib, queueTimeoutMs: null, priority: 'low', signal },
+          { tenant: HOST, memoryMib, queueTimeoutMs: null, priority: 'low', signal },
           work,
         ),
     });
@@ -94,10 +106,26 @@ export class Starter {
     await this.#requireNetwork(spec);
     const needs = named !== null || hasPackages(request);
     if (request.boot === true && needs) throw withoutTemplate();
-    const template =
-      request.boot === true
-        ? null
-        : await this.#template(request, image, named?.spec ?? null, signal);
+    return await this.#admitted(request, spec, async () => {
+      const template =
+        request.boot === true
+          ? null
+          : await this.#template(request, image, named?.spec ?? null, signal);
+      return await this.#startAdmitted(request, spec, { template, image, needs }, signal);
+    });
+  }
+
+  async #startAdmitted(
+    request: CreateRequest,
+    spec: SandboxSpec,
+    from: {
+      readonly template: OpenTemplate | null;
+      readonly image: EnvironmentSource | undefined;
+      readonly needs: boolean;
+    },
+    signal: AbortSignal,
+  ): Promise<Started> {
+    const { template, image, needs } = from;
     if (template !== null) {
       this.pools.renew(template);
       const claimed = await this.#claim(template.key, spec, signal);
@@ -128,15 +156,43 @@ export class Starter {
     await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, snapshot.source, undefined, both);
-    const supervisor = await this.#queued(request, spec, signal, start);
-    return { supervisor, origin: 'snapshot', isBound: true };
+    return await this.#admitted(request, spec, async () => {
+      const supervisor = await this.#queued(request, spec, signal, start);
+      return { supervisor, origin: 'snapshot', isBound: true };
+    });
   }
 
   /** Starts a VM from `source` once the queue admits it. */
-  async clone(spec: SandboxSpec, source: CloneSource, signal: AbortSignal): Promise<Supervisor> {
-    return await this.#queued({}, spec, signal, (both) =>
-      this.#startOne(spec, source, undefined, both),
-    );
+  async clone(
+    spec: SandboxSpec,
+    source: CloneSource,
+    owner: CloneOwner,
+    signal: AbortSignal,
+  ): Promise<Supervisor> {
+    const start = (both: AbortSignal): Promise<Supervisor> =>
+      this.#startOne(spec, source, undefined, both);
+    const { supervisor } = await this.#admitted(owner, spec, async () => ({
+      supervisor: await this.#queued(owner, spec, signal, start),
+    }));
+    return supervisor;
+  }
+
+  /** Starts what the owner's gate admits, before it waits for anything. @throws BusyError */
+  async #admitted<T extends { readonly supervisor: Supervisor }>(
+    { annotations = {}, resumes = null }: CloneOwner,
+    spec: SandboxSpec,
+    start: () => Promise<T>,
+  ): Promise<T> {
+    const memoryMib = spec.memoryMaxMib ?? spec.memoryMib;
+    const reservation = this.#gate.admit({ annotations, memoryMib, resumes });
+    try {
+      const started = await start();
+      reservation.runsAs(started.supervisor.spec.id);
+      return started;
+    } catch (error) {
+      reservation.release();
+      throw error;
+    }
   }
 
   /** Fails early: before the queue, and before anything starts. */
@@ -199,7 +255,7 @@ export class Starter {
   }
 
   async #queued<T>(
-    request: Pick<CreateRequest, 'queueTimeoutMs'>,
+    request: Pick<CreateRequest, 'queueTimeoutMs' | 'annotations'>,
     spec: SandboxSpec,
     signal: AbortSignal,
     start: (signal: AbortSignal) => Promise<T>,
@@ -207,7 +263,8 @@ export class Starter {
   ): Promise<T> {
     const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
     const { memoryMib } = spec;
-    const place = { tenant: TENANT, memoryMib, queueTimeoutMs, signal, handover };
+    const tenant = this.#gate.ownerOf(request.annotations ?? {});
+    const place = { tenant, memoryMib, queueTimeoutMs, signal, handover };
     const admission = this.#tracer.start('admission');
     // Called in the context of the start that freed the place, which may belong to another trace.
     const started = this.#tracer.bind(start);

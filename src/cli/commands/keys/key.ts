@@ -2,11 +2,10 @@
 import { systemClock } from '../../../base/clock.ts';
 import { plain } from '../../../base/text/plain.ts';
 import { resolveHome } from '../../../home.ts';
-import { TenantError } from '../../../tenants/errors.ts';
 import { type KeyInfo, KeyStore } from '../../../tenants/keys.ts';
 import type { Cli } from '../../cli.ts';
-import { UsageError } from '../../failure.ts';
 import { coarse, table } from '../../output/table.ts';
+import { withUsage } from './with-usage.ts';
 
 export async function keyCreate(
   cli: Cli,
@@ -51,17 +50,3 @@ export async function keyRevoke(cli: Cli, ids: readonly string[]): Promise<numbe
 }
 
 const store = (cli: Cli): KeyStore => new KeyStore(resolveHome(cli.config.home).dir, systemClock);
-
-const USAGE_CODES: readonly string[] = ['invalid', 'not_found'];
-
-/** @throws UsageError for what the command line has wrong */
-function withUsage<T>(work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    if (error instanceof TenantError && USAGE_CODES.includes(error.code)) {
-      throw new UsageError(error.message, error.remedy);
-    }
-    throw error;
-  }
-}

@@ -1,0 +1,134 @@
+/** `neurovisor tenant`: the quotas of tenants, in the files of this home. */
+import { systemClock } from '../../../base/clock.ts';
+import { MIB } from '../../../base/units.ts';
+import { resolveHome } from '../../../home.ts';
+import { openDaemonIfRunning } from '../../../library/daemon.ts';
+import { KeyStore } from '../../../tenants/keys.ts';
+import { NO_QUOTAS, type Quotas, type TenantInfo, TenantStore } from '../../../tenants/settings.ts';
+import { usageOf } from '../../../tenants/usage.ts';
+import type { Cli } from '../../cli.ts';
+import { UsageError } from '../../failure.ts';
+import { parseMemory } from '../../flags/options.ts';
+import { withOption } from '../../flags/ranges.ts';
+import { bytes, table } from '../../output/table.ts';
+import { withUsage } from './with-usage.ts';
+
+export interface QuotaFlags {
+  readonly sandboxes?: string;
+  readonly memory?: string;
+  readonly starts?: string;
+  readonly storage?: string;
+  readonly tokens?: string;
+}
+
+type Use = { readonly [K in keyof Quotas]?: number };
+
+export async function tenantList(cli: Cli): Promise<number> {
+  const { dir } = resolveHome(cli.config.home);
+  const keys = new KeyStore(dir, systemClock).list();
+  const known = new Map(new TenantStore(dir).list().map((one) => [one.name, one]));
+  const names = [...new Set([...known.keys(), ...keys.map(({ tenant }) => tenant)])].sort();
+  const list = names.map((name) => ({
+    ...(known.get(name) ?? { name, quotas: NO_QUOTAS }),
+    keys: keys.filter(({ tenant, revokedAtMs }) => tenant === name && revokedAtMs === null).length,
+  }));
+  if (cli.json) cli.printJson(list);
+  else cli.stdout.write(`${tenantTable(list)}\n`);
+  return 0;
+}
+
+export function tenantTable(list: readonly (TenantInfo & { readonly keys: number })[]): string {
+  const rows = list.map(({ name, keys, quotas }) => [
+    name,
+    `${keys}`,
+    ...ROWS.map(({ key, text }) => shown(quotas[key], text)),
+  ]);
+  return table(['tenant', 'keys', ...ROWS.map(({ title }) => title)], rows);
+}
+
+export async function tenantShow(cli: Cli, name: string): Promise<number> {
+  const { quotas } = withUsage(() => new TenantStore(resolveHome(cli.config.home).dir).get(name));
+  const use = await useOf(cli, name);
+  if (cli.json) cli.printJson({ name, quotas, use });
+  else cli.stdout.write(`${quotaTable(quotas, use)}\n`);
+  return 0;
+}
+
+export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Promise<number> {
+  const change = changeOf(flags);
+  if (Object.keys(change).length === 0) {
+    throw new UsageError('no quota is named', 'see neurovisor tenant set --help');
+  }
+  const store = new TenantStore(resolveHome(cli.config.home).dir);
+  const info = withUsage(() => store.set(name, change));
+  if (cli.json) cli.printJson(info);
+  else cli.stdout.write(`${quotaTable(info.quotas, null)}\n`);
+  return 0;
+}
+
+/** @throws UsageError */
+export function changeOf(flags: QuotaFlags): Partial<Quotas> {
+  const { sandboxes, memory, starts, storage, tokens } = flags;
+  return {
+    ...(sandboxes !== undefined && { sandboxes: whole('--sandboxes', sandboxes) }),
+    ...(memory !== undefined && { memoryMib: size('--memory', memory) }),
+    ...(starts !== undefined && { startsPerSecond: number('--starts', starts) }),
+    ...(storage !== undefined && { storageBytes: inBytes(size('--storage', storage)) }),
+    ...(tokens !== undefined && { tokensPerDay: whole('--tokens', tokens) }),
+  };
+}
+
+/** @param use null: no daemon runs */
+function quotaTable(quotas: Quotas, use: Use | null): string {
+  const rows = ROWS.map(({ key, title, text }) => {
+    const used = use?.[key];
+    return [title, shown(quotas[key], text), used === undefined ? '-' : text(used)];
+  });
+  return table(['quota', 'limit', 'used'], rows);
+}
+
+const count = (value: number): string => `${value}`;
+
+const ROWS: readonly {
+  readonly key: keyof Quotas;
+  readonly title: string;
+  readonly text: (value: number) => string;
+}[] = [
+  { key: 'sandboxes', title: 'sandboxes', text: count },
+  { key: 'memoryMib', title: 'memory', text: (mib) => bytes(mib * MIB) },
+  { key: 'startsPerSecond', title: 'starts/s', text: count },
+  { key: 'storageBytes', title: 'storage', text: bytes },
+  { key: 'tokensPerDay', title: 'tokens/day', text: count },
+];
+
+const shown = (limit: number | null, text: (value: number) => string): string =>
+  limit === null ? 'none' : text(limit);
+
+/** Null: no daemon of this home runs. */
+async function useOf(cli: Cli, name: string): Promise<Use | null> {
+  const daemon = await openDaemonIfRunning(cli.config);
+  if (daemon === null) return null;
+  await using control = daemon;
+  return usageOf(name, await control.list(), await control.snapshots());
+}
+
+const NONE = 'none';
+
+function whole(option: string, text: string): number | null {
+  const value = number(option, text);
+  if (value === null || Number.isSafeInteger(value)) return value;
+  throw new UsageError(`${option}: ${text} is not a whole number`);
+}
+
+function number(option: string, text: string): number | null {
+  if (text === NONE) return null;
+  if (/^\d{1,15}(\.\d{1,6})?$/.test(text)) return Number(text);
+  throw new UsageError(`${option}: invalid number "${text}"`, `use a number, or ${NONE}`);
+}
+
+/** MiB */
+function size(option: string, text: string): number | null {
+  return text === NONE ? null : withOption(option, () => parseMemory(text));
+}
+
+const inBytes = (mib: number | null): number | null => (mib === null ? null : mib * MIB);

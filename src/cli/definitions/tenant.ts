@@ -1,0 +1,61 @@
+/** Definitions of `neurovisor tenant`. */
+import type { Command } from 'commander';
+import type { QuotaFlags } from '../commands/keys/tenant.ts';
+import { type OutputFlags, perform } from './perform.ts';
+import { output } from './shared-options.ts';
+
+const load = () => import('../commands/keys/tenant.ts');
+
+export function addTenant(program: Command): void {
+  const tenant = program
+    .command('tenant')
+    .summary('manage the quotas of tenants')
+    .description(
+      'Manage what tenants may use. The quotas are in this home (NEUROVISOR_HOME), where a running daemon notices each ' +
+        'change at once. A tenant without quotas is unlimited. Keys: `neurovisor key`.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor tenant set acme --sandboxes 20 --memory 16G --starts 5
+  neurovisor tenant set acme --tokens none
+  neurovisor tenant show acme
+`,
+    );
+  tenant
+    .command('ls', { isDefault: true })
+    .summary('list the tenants')
+    .description('List the tenants with a key or quotas.')
+    .addOption(output())
+    .action((flags: OutputFlags) => perform(flags, async (cli) => (await load()).tenantList(cli)));
+  tenant
+    .command('show')
+    .summary('show the quotas of a tenant and their use')
+    .description('Show the quotas of a tenant and, if the daemon of this home runs, their use.')
+    .argument('<name>', 'name of the tenant')
+    .addOption(output())
+    .action((name: string, flags: OutputFlags) =>
+      perform(flags, async (cli) => (await load()).tenantShow(cli, name)),
+    );
+  tenant
+    .command('set')
+    .summary('set quotas of a tenant')
+    .description(
+      'Set quotas of a tenant; those that are not named stay, and `none` removes one. What exceeds a new quota already ' +
+        'is not ended.',
+    )
+    .argument('<name>', 'name of the tenant')
+    .option('--sandboxes <n>', 'sandboxes that have not ended, paused ones included')
+    .option(
+      '--memory <size>',
+      'memory of running VMs, for example 16G; sandboxes that can grow count with their maximum',
+    )
+    .option('--starts <n>', 'starts of VMs per second, for example 5 or 0.5')
+    .option('--storage <size>', 'disk space of snapshots and pauses, for example 100G')
+    .option('--tokens <n>', 'tokens of prompts and answers per day (UTC)')
+    .addOption(output())
+    .action((name: string, flags: QuotaFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),
+    );
+}

@@ -1,0 +1,105 @@
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../base/clock.ts';
+import type { UsageRecord } from '../bridge/bridge.ts';
+import type { SandboxInfo } from '../sandbox/control.ts';
+import { BusyError } from '../sandbox/errors.ts';
+import { TenantQuotas } from './quota.ts';
+import { NO_QUOTAS, type Quotas } from './settings.ts';
+
+function quotasOf(limits: Partial<Quotas>) {
+  const clock = new FakeClock();
+  const quotas = new TenantQuotas({ of: () => ({ ...NO_QUOTAS, ...limits }) }, clock);
+  const changes: ((info: SandboxInfo) => void)[] = [];
+  const control = {
+    list: async () => [],
+    onChange: (listener: (info: SandboxInfo) => void) => {
+      changes.push(listener);
+      return () => undefined;
+    },
+  };
+  const change = (info: Partial<SandboxInfo>, tenant = 'acme'): void => {
+    const whole = { memoryMib: 512, memoryMaxMib: null, pausedTo: null, status: 'running' };
+    for (const listener of changes) {
+      listener({ ...whole, annotations: { tenant }, ...info } as SandboxInfo);
+    }
+  };
+  const start = (tenant: string | null = 'acme', memoryMib = 512, resumes: string | null = null) =>
+    quotas.admit({ annotations: tenant === null ? {} : { tenant }, memoryMib, resumes });
+  return { clock, quotas, control, change, start };
+}
+
+const used = (tokens: number): UsageRecord =>
+  ({ sandboxId: 'a', promptTokens: tokens - 1, completionTokens: 1 }) as UsageRecord;
+
+describe('TenantQuotas', () => {
+  it('names the quota, its use, and when to retry', () => {
+    const { start } = quotasOf({ sandboxes: 1 });
+    start().runsAs('a');
+    expect(() => start()).toThrow(BusyError);
+    expect(() => start()).toThrow('quota of tenant acme: 1 of 1 sandboxes are used');
+  });
+
+  it('sandboxes: paused ones count, ended and failed ones do not', async () => {
+    const { quotas, control, change, start } = quotasOf({ sandboxes: 1 });
+    await quotas.watch(control);
+    start().release();
+    start().runsAs('a');
+    change({ id: 'a', status: 'paused', pausedTo: 'disk' });
+    expect(() => start()).toThrow('1 of 1 sandboxes');
+    change({ id: 'a', status: 'ended' });
+    start().runsAs('b');
+    quotas.abandoned('b');
+    start();
+  });
+
+  it('memory: of sandboxes that can grow the maximum, of those on disk none', async () => {
+    const { quotas, control, change, start } = quotasOf({ memoryMib: 1024 });
+    await quotas.watch(control);
+    change({ id: 'a', memoryMaxMib: 900 });
+    expect(() => start()).toThrow('900 of 1024 MiB of memory are used, 512 more wanted');
+    change({ id: 'a', status: 'paused', pausedTo: 'disk', memoryMaxMib: 900 });
+    const other = start();
+    expect(() => start('acme', 900, 'a')).toThrow('512 of 1024 MiB');
+    other.release();
+    start('acme', 900, 'a').runsAs('a');
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 900 });
+  });
+
+  it('starts: as many as a second has, then one after another', () => {
+    const { clock, start } = quotasOf({ startsPerSecond: 2 });
+    for (const _ of [1, 2]) start();
+    expect(() => start()).toThrow(
+      expect.objectContaining({ message: expect.stringContaining('2 starts a second') }),
+    );
+    clock.advance(500);
+    start();
+    expect(() => start()).toThrow(expect.objectContaining({ retryAfterMs: 500 }));
+  });
+
+  it('tokens: until the next day', async () => {
+    const { quotas, control, change, clock, start } = quotasOf({ tokensPerDay: 100 });
+    await quotas.watch(control);
+    change({ id: 'a' });
+    quotas.noteUsage(used(99));
+    start().release();
+    quotas.noteUsage(used(2));
+    expect(() => start()).toThrow('101 of 100 tokens of today are used');
+    clock.advance(24 * 3600 * 1000);
+    start();
+  });
+
+  it('a start that is refused uses up nothing', () => {
+    const { quotas, start } = quotasOf({ sandboxes: 5, memoryMib: 512 });
+    start();
+    for (let n = 0; n < 10; n += 1) expect(() => start()).toThrow('MiB of memory');
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 512 });
+  });
+
+  it('the operator has no quotas, and no tenant those of another', () => {
+    const { start } = quotasOf({ sandboxes: 1 });
+    start('acme');
+    start('beta');
+    for (let n = 0; n < 3; n += 1) start(null);
+    expect(() => start('beta')).toThrow('tenant beta');
+  });
+});

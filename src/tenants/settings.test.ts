@@ -1,0 +1,33 @@
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { systemClock } from '../base/clock.ts';
+import { silentLog } from '../base/log.ts';
+import { KnownQuotas, NO_QUOTAS, TenantStore } from './settings.ts';
+
+let home: string;
+beforeEach(() => {
+  home = mkdtempSync(join(tmpdir(), 'nv-quotas-'));
+});
+afterEach(() => rmSync(home, { recursive: true, force: true }));
+
+it('a running daemon notices each change; quotas that are not named stay', () => {
+  const store = new TenantStore(home);
+  const known = new KnownQuotas(home, systemClock, silentLog);
+  expect(known.of('acme')).toEqual(NO_QUOTAS);
+  store.set('acme', { sandboxes: 3, startsPerSecond: 0.5 });
+  store.set('acme', { sandboxes: 4 });
+  expect(known.of('acme')).toEqual({ ...NO_QUOTAS, sandboxes: 4, startsPerSecond: 0.5 });
+  store.set('acme', { sandboxes: null });
+  expect(known.of('acme').sandboxes).toBeNull();
+  expect(known.of('beta')).toEqual(NO_QUOTAS);
+  expect(store.list().map(({ name }) => name)).toEqual(['acme']);
+  expect(statSync(join(home, 'tenants', 'acme.json')).mode & 0o777).toBe(0o600);
+});
+
+it('a name that is no tenant’s is refused, and no path', () => {
+  for (const name of ['../acme', 'A', '']) {
+    expect(() => new TenantStore(home).set(name, {})).toThrow('not a valid tenant name');
+  }
+});

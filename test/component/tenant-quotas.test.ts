@@ -1,0 +1,101 @@
+/** Quotas of tenants on the real control plane, without VMs. */
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
+import { BusyError } from '../../src/sandbox/errors.ts';
+import { TenantPlane } from '../../src/tenants/plane.ts';
+import { TenantQuotas } from '../../src/tenants/quota.ts';
+import { NO_QUOTAS, type Quotas } from '../../src/tenants/settings.ts';
+import { StorageQuota } from '../../src/tenants/storage-quota.ts';
+import { FakeHost } from '../support/fake-host.ts';
+
+async function openWorld(limits: Partial<Quotas>) {
+  const known = { of: () => ({ ...NO_QUOTAS, ...limits }) };
+  const quotas = new TenantQuotas(known, new FakeClock());
+  const host = await FakeHost.open({ gate: quotas, concurrency: 50 });
+  await quotas.watch(host.control);
+  const storage = new StorageQuota(known, () => host.control.pausedBytes());
+  return { host, quotas, plane: new TenantPlane(host.control, 'acme', storage) };
+}
+
+const outcomes = async (work: readonly Promise<unknown>[]) => {
+  const settled = await Promise.allSettled(work);
+  const failed = settled.flatMap((one) =>
+    one.status === 'rejected' ? [one.reason as unknown] : [],
+  );
+  return { done: settled.length - failed.length, failed };
+};
+
+describe('quotas', () => {
+  it('50 creations at once: as many as the quota has, from the pool, too', async () => {
+    const { host, plane } = await openWorld({ sandboxes: 7 });
+    await using _host = host;
+    await host.control.setPool({ min: 3, max: 3 });
+    await expect.poll(async () => (await host.control.pools())[0]?.ready).toBe(3);
+    const { done, failed } = await outcomes(Array.from({ length: 50 }, () => plane.create({})));
+    expect(done).toBe(7);
+    expect(failed.every((error) => error instanceof BusyError)).toBe(true);
+    expect(await plane.list()).toHaveLength(7);
+    const [first] = await plane.list();
+    await plane.remove(first?.id ?? '');
+    await plane.create({});
+    await expect(plane.create({})).rejects.toThrow('quota of tenant acme: 7 of 7 sandboxes');
+  });
+
+  it('forks count, and fail each by itself', async () => {
+    const { host, plane } = await openWorld({ sandboxes: 3 });
+    await using _host = host;
+    const { id } = await plane.create({ boot: true });
+    const forks = await plane.fork(id, { count: 5 });
+    expect(forks.filter(({ ok }) => ok)).toHaveLength(2);
+    expect(forks.filter(({ ok }) => !ok)).toMatchObject(Array(3).fill({ code: 'busy' }));
+    expect((await plane.list()).every(({ annotations }) => annotations['tenant'] === 'acme')).toBe(
+      true,
+    );
+  });
+
+  it('memory: a resume counts, and is refused like a start', async () => {
+    const { host, plane, quotas } = await openWorld({ memoryMib: 1024 });
+    await using _host = host;
+    const first = await plane.create({ boot: true, memoryMib: 1024 });
+    await plane.pause(first.id, 'disk');
+    const second = await plane.create({ boot: true, memoryMib: 512 });
+    await expect(plane.resume(first.id)).rejects.toThrow('512 of 1024 MiB of memory');
+    // As the interface of E2B does it, with a sandbox's own token.
+    await expect(host.control.guest(first.id)).rejects.toThrow('quota of tenant acme');
+    expect((await plane.get(first.id)).status).toBe('paused');
+    await plane.remove(second.id);
+    expect((await plane.resume(first.id)).status).toBe('running');
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 1024 });
+  });
+
+  it('a start that fails or is cancelled gives its place back', async () => {
+    const { host, plane, quotas } = await openWorld({ sandboxes: 1 });
+    await using _host = host;
+    host.script.fail('start', new Error('broken'));
+    await expect(plane.create({ boot: true })).rejects.toThrow();
+    const held = host.script.hold('start');
+    const cancel = new AbortController();
+    const made = plane.create({ boot: true }, cancel.signal);
+    await held.reached;
+    cancel.abort();
+    held.release();
+    await expect(made).rejects.toThrow();
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, memoryMib: 0 });
+    await plane.create({ boot: true });
+  });
+
+  it('storage: nothing is saved once it is used up; snapshots keep their owner', async () => {
+    const { host, plane } = await openWorld({ storageBytes: 1 });
+    await using _host = host;
+    const { id } = await plane.create({ boot: true });
+    const { done, failed } = await outcomes([1, 2, 3].map(() => plane.snapshot(id)));
+    expect([done, failed.length]).toEqual([1, 2]);
+    await expect(plane.pause(id, 'disk')).rejects.toThrow('of 1 bytes of storage are used');
+    const [snapshot] = await plane.snapshots();
+    expect(snapshot?.annotations).toEqual({ tenant: 'acme' });
+    expect(await new TenantPlane(host.control, 'other').snapshots()).toEqual([]);
+    await plane.removeSnapshot(snapshot?.id ?? '');
+    await plane.pause(id, 'disk');
+    await expect(plane.snapshot(id)).rejects.toThrow('of 1 bytes of storage are used');
+  });
+});
