@@ -174,9 +174,10 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   e2b: {
     '.': [],
     control: ['.'],
+    templates: ['.', 'control'],
     envd: ['.'],
     traffic: ['.'],
-    'server.ts': ['.', 'control', 'envd', 'traffic'],
+    'server.ts': ['.', 'control', 'templates', 'envd', 'traffic'],
   },
   jail: { '.': [], seccomp: ['.'] },
   packages: {

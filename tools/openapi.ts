@@ -9,6 +9,8 @@ import { createApiServer } from '../src/api/server.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
 import { createControlApp } from '../src/e2b/control/app.ts';
+import { addTemplateRoutes } from '../src/e2b/templates/routes.ts';
+import type { Templates } from '../src/e2b/templates/templates.ts';
 import { accessTokens } from '../src/e2b/tokens.ts';
 import type { ControlPlane } from '../src/sandbox/control.ts';
 import { operatorOnly } from '../src/tenants/callers.ts';
@@ -33,7 +35,10 @@ export async function e2bOpenapiDocument(): Promise<unknown> {
     callers: operatorOnly(control, null),
     domain: () => 'localhost',
   };
-  const app = await createControlApp(parts, null, true);
+  const app = await createControlApp(parts, null, true, {
+    source: { localName: () => undefined, remove: async () => false },
+    add: (routes) => addTemplateRoutes(routes, {} as Templates),
+  });
   const document = app.swagger();
   await app.close();
   return document;

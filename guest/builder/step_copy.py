@@ -20,12 +20,15 @@ from step_root import (
 
 
 def copy(plan):
+    is_client = plan["packed"] != "context"
     if plan["from"] is None:
-        named = receive(plan["named"])
+        named = receive(plan["named"], ["-z"] if plan["packed"] == "gzip" else [])
+        if is_client:
+            named = find(CONTEXT, plan["patterns"])
     else:
         named = find(f"{STAGE}/from/{plan['from']}", plan["patterns"])
     user = None if plan["owner"] is None else user_of(ROOT, plan["owner"])
-    copier = Copier(None if user is None else (user.uid, user.gid), plan["mode"])
+    copier = Copier(None if user is None else (user.uid, user.gid), plan["mode"], has_devices=not is_client)
     target = resolve(ROOT, plan["target"])
     into = plan["target"].endswith("/") or len(named) > 1 or os.path.isdir(target)
     for path, name in named:
@@ -47,9 +50,9 @@ def resolve_directory(path):
     return os.path.join(resolve(ROOT, head[len(ROOT) :]), tail)
 
 
-def receive(named):
+def receive(named, options=()):
     os.makedirs(CONTEXT)
-    unpack = ["tar", "-x", "-p", "--numeric-owner", "-f", "-", "-C", CONTEXT]
+    unpack = ["tar", "-x", "-p", *options, "--numeric-owner", "-f", "-", "-C", CONTEXT]
     done = subprocess.run(unpack, stdin=0, stderr=subprocess.PIPE, check=False)
     if done.returncode != 0:
         words = done.stderr[:DETAIL_CHARACTERS].decode("utf-8", "replace")
@@ -85,8 +88,9 @@ def below(root, at, part):
 
 
 class Copier:
-    def __init__(self, owner, mode, changes_directories=False):
+    def __init__(self, owner, mode, changes_directories=False, has_devices=True):
         self.owner, self.mode, self.changes_directories = owner, mode, changes_directories
+        self.has_devices = has_devices
         self.links = {}
 
     def directories(self, path):
@@ -125,8 +129,10 @@ class Copier:
             os.symlink(os.readlink(source), target)
         elif stat.S_ISREG(info.st_mode):
             copy_data(source, target)
-        else:
+        elif self.has_devices:
             os.mknod(target, info.st_mode, info.st_rdev)
+        else:
+            raise Failed("invalid", f"{os.path.basename(source)} is neither a file nor a directory nor a link")
         self.attributes(source, target)
         self.links[key] = target
 

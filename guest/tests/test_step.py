@@ -22,7 +22,8 @@ class Step(unittest.TestCase):
         self.place = Path(place.name)
         self.root = self.place / "root"
         (self.root / "etc").mkdir(parents=True)
-        for name, value in (("ROOT", self.root), ("UNPACKED", self.place / "unpacked")):
+        places = {"ROOT": "root", "UNPACKED": "unpacked", "CONTEXT": "context"}
+        for name, value in ((name, self.place / place) for name, place in places.items()):
             patch = mock.patch.object(step_copy, name, str(value))
             patch.start()
             self.addCleanup(patch.stop)
@@ -73,6 +74,55 @@ class Copies(Step):
         for source in (one, two):
             copier.contents(str(source), str(to))
         self.assertEqual(((to / "f").read_text(), (to / "g").read_text()), ("second", "first"))
+
+    def copy_client_archive(self, mode, members, pattern="app"):
+        """As `step.py copy` does for an archive of a client of E2B."""
+        archive = self.place / "client.tar"
+        with tarfile.open(archive, f"w:{mode}") as tar:
+            for member in members:
+                tar.addfile(member, io.BytesIO(b"x" * member.size))
+        plan = {"from": None, "packed": "gzip" if mode == "gz" else "tar", "patterns": [pattern], "named": []}
+        plan |= {"owner": f"{os.getuid()}:{os.getgid()}", "mode": None, "extracts": False, "target": "/to/"}
+        kept, given = os.dup(0), os.open(archive, os.O_RDONLY)
+        try:
+            os.dup2(given, 0)
+            step_copy.copy(plan)
+        finally:
+            os.dup2(kept, 0)
+            os.close(kept)
+            os.close(given)
+
+    def member(self, name, kind=tarfile.REGTYPE, target="", size=0):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.size, member.mode = kind, target, size, 0o644
+        return member
+
+    def test_an_archive_of_a_client_packed_or_not(self):
+        for mode in ("gz", ""):
+            self.copy_client_archive(mode, [self.member(f"app/f{mode}", size=3)])
+        self.assertEqual(sorted(os.listdir(self.root / "to")), ["f", "fgz"])
+        self.assertFalse((self.place / "context").exists())
+
+    def test_an_archive_of_a_client_whose_links_and_names_lead_out(self):
+        outside = self.place / "outside"
+        outside.mkdir()
+        members = [
+            self.member("app/link", tarfile.SYMTYPE, str(outside)),
+            self.member("app/link/file", size=1),
+            self.member(f"../{outside.name}/up", size=1),
+            self.member(f"{outside}/absolute", size=1),
+        ]
+        try:
+            self.copy_client_archive("gz", members)
+        except step_root.Failed:
+            # tar refuses such members.
+            pass
+        self.assertEqual(list(outside.iterdir()), [])
+
+    def test_an_archive_of_a_client_with_a_pipe(self):
+        with self.assertRaises(step_root.Failed) as raised:
+            self.copy_client_archive("gz", [self.member("app/pipe", tarfile.FIFOTYPE)])
+        self.assertEqual(raised.exception.code, "invalid")
 
 
 if __name__ == "__main__":

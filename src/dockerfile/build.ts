@@ -8,10 +8,11 @@
  * A VM for each stage: one that a hostile base takes over spoils only its own results, whose keys name that base.
  */
 import { createHash } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import type { ImageConfig } from '../oci/documents.ts';
+import type { Base } from './base.ts';
 import type { BuildCache } from './cache.ts';
 import { archiveOf, BuildContext, type Selection } from './context.ts';
 import { DockerfileError, invalid } from './errors.ts';
@@ -20,11 +21,11 @@ import { digest, type StepKey } from './keys.ts';
 import type { RunMount } from './mounts.ts';
 import { parseDockerfile } from './parse.ts';
 import {
-  type Base,
   type PlannedStage,
   type PlannedStep,
   Planner,
   readBy,
+  type SourceToFind,
   sourceName,
 } from './plan.ts';
 import {
@@ -37,13 +38,14 @@ import {
 import {
   platformArguments,
   readStages,
-  type Source,
+  type StageGraph,
   targetStage,
   type Variables,
 } from './stages.ts';
 
 export interface BuildRequest {
-  readonly dockerfile: Uint8Array;
+  /** Its text, or what a text would have become. */
+  readonly dockerfile: Uint8Array | StageGraph;
   /** Its path, for its own ignore rules; null: it has none. */
   readonly dockerfilePath: string | null;
   readonly contextDir: string;
@@ -53,6 +55,8 @@ export interface BuildRequest {
   readonly secrets: ReadonlyMap<string, Uint8Array>;
   /** True: no step of an earlier build is used. */
   readonly noCache: boolean;
+  /** Paths of archives that instructions name by their SHA-256. They are hostile: only VMs open them. */
+  readonly archives?: ReadonlyMap<string, string>;
 }
 
 export type BuildEvent =
@@ -93,7 +97,7 @@ export interface BuildParts {
   /** Of a scratch disk. */
   readonly diskBytes: number;
   /** @throws OciError */
-  base(source: Exclude<Source, { kind: 'stage' | 'scratch' }>, signal: AbortSignal): Promise<Base>;
+  base(source: SourceToFind, signal: AbortSignal): Promise<Base>;
   startVm(disks: StageDisks, signal: AbortSignal): Promise<StageVm>;
   /** Whether there is an environment of these files. */
   hasEnvironment(key: StepKey): Promise<boolean>;
@@ -149,14 +153,9 @@ class Build {
     const { dockerfile, dockerfilePath, contextDir, buildArgs, target } = this.#request;
     const { architecture, cache, base } = this.#parts;
     const platform = platformArguments(architecture);
-    const parsed = parseDockerfile(dockerfile);
-    const graph = readStages(parsed, buildArgs, platform);
+    const isText = dockerfile instanceof Uint8Array;
+    const graph = isText ? this.#read(dockerfile, buildArgs, platform) : dockerfile;
     const stage = targetStage(graph, target);
-    const declared = parsed.instructions.filter(({ keyword }) => keyword === 'ARG');
-    for (const name of Object.keys(buildArgs)) {
-      const isUsed = declared.some(({ rest }) => new RegExp(`(^|\\s)${name}(=|\\s|$)`).test(rest));
-      if (!isUsed) this.#warn(`the build argument ${name} is not used: no ARG declares it`);
-    }
     const context = await BuildContext.open(contextDir, dockerfilePath);
     this.#contextDir = context.dir;
     const planner = new Planner({
@@ -186,6 +185,17 @@ class Build {
     const steps = { run: this.#ran, cached: this.#cached };
     const config = planned.disk.hasUser === true ? withUser(planned.config) : planned.config;
     return { key: planned.key, config, warnings: this.#warnings, steps };
+  }
+
+  #read(text: Uint8Array, buildArgs: Variables, platform: Variables): StageGraph {
+    const parsed = parseDockerfile(text);
+    const graph = readStages(parsed, buildArgs, platform);
+    const declared = parsed.instructions.filter(({ keyword }) => keyword === 'ARG');
+    for (const name of Object.keys(buildArgs)) {
+      const isUsed = declared.some(({ rest }) => new RegExp(`(^|\\s)${name}(=|\\s|$)`).test(rest));
+      if (!isUsed) this.#warn(`the build argument ${name} is not used: no ARG declares it`);
+    }
+    return graph;
   }
 
   #warn(text: string): void {
@@ -365,16 +375,29 @@ class Build {
       const work =
         step.kind === 'workdir'
           ? vm.makeDirectory(step.path)
-          : vm.copy(
-              copyPlan(step, selection?.names ?? [], numbers),
-              selection && archiveOf(selection),
-            );
+          : this.#copyStep(vm, step, selection, numbers);
       await work.catch((error: unknown) => {
         throw faultOf(error, step.line, step.text);
       });
     }
     const durationMs = systemClock.now() - startedAtMs;
     this.#parts.onEvent({ kind: 'done', number, durationMs });
+  }
+
+  async #copyStep(
+    vm: StageVm,
+    step: CopyStep,
+    selection: Selection | null,
+    numbers: ReadonlyMap<string, number>,
+  ): Promise<void> {
+    const plan = copyPlan(step, selection?.names ?? [], numbers);
+    if (step.archive === undefined) return await vm.copy(plan, selection && archiveOf(selection));
+    const path = this.#request.archives?.get(step.archive);
+    if (path === undefined) throw invalid(step.line, 'its archive is missing');
+    await using file = await open(path);
+    const { buffer } = await file.read({ buffer: Buffer.alloc(GZIP_MARK.length), position: 0 });
+    const packed = buffer.equals(GZIP_MARK) ? 'gzip' : 'tar';
+    await vm.copy({ ...plan, packed }, file.createReadStream({ start: 0, autoClose: false }));
   }
 
   async #runStep(
@@ -433,6 +456,8 @@ class Build {
   }
 }
 
+const GZIP_MARK = Buffer.of(0x1f, 0x8b);
+
 /** The user and directory of our environments, unless the Dockerfile says others. */
 function withUser(config: ImageConfig): ImageConfig {
   const { user, workdir } = config;
@@ -446,7 +471,7 @@ function copyPlan(
 ): Parameters<StageVm['copy']>[0] {
   const { target, owner, mode, extracts, sources: patterns } = step;
   const from = step.from === null ? null : (numbers.get(sourceName(step.from)) ?? null);
-  return { from, patterns, named, target, owner, mode, extracts };
+  return { from, patterns, named, target, owner, mode, extracts, packed: 'context' };
 }
 
 /**

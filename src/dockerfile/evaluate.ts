@@ -53,6 +53,8 @@ export interface CopyStep extends StepBase {
   readonly mode: number | null;
   /** ADD: archives of the context are extracted. */
   readonly extracts: boolean;
+  /** SHA-256 of the archive that has the sources; absent: the context. */
+  readonly archive?: string;
 }
 
 export interface WorkdirStep extends StepBase {
@@ -215,7 +217,7 @@ class State {
     });
   }
 
-  #copy({ keyword, line, flags, rest, heredocs }: Instruction): void {
+  #copy({ keyword, line, flags, rest, heredocs, archive }: Instruction): void {
     const scope = this.#scope(line);
     let from: Source | null = null;
     let owner: string | null = null;
@@ -262,6 +264,7 @@ class State {
       owner,
       mode,
       extracts: keyword === 'ADD',
+      ...(archive === undefined ? {} : { archive }),
     });
   }
 

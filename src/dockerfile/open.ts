@@ -15,6 +15,7 @@ import type {
 } from '../runtime/images.ts';
 import { openToolVms, parseReference } from '../runtime/images.ts';
 import { READY_MADE, readyMadeDir } from '../runtime/named-templates/ready-made.ts';
+import type { Base, BaseDisk } from './base.ts';
 import {
   type BuildEvent,
   type BuildParts,
@@ -24,7 +25,6 @@ import {
 } from './build.ts';
 import { BuildCache } from './cache.ts';
 import { EMPTY_CONFIG } from './evaluate.ts';
-import type { Base, BaseDisk } from './plan.ts';
 import { STAGE_VM_DEFAULTS, type StageVmOptions, startStageVm } from './vm.ts';
 
 export interface DockerfileBuild {

@@ -25,6 +25,8 @@ export interface Instruction {
   /** With the heredocs below it, as a shell reads them. */
   readonly script: string;
   readonly heredocs: readonly Heredoc[];
+  /** SHA-256 of an archive that COPY takes its files from; absent: the context. Never in a text. */
+  readonly archive?: string;
 }
 
 export interface ParsedDockerfile {

@@ -5,6 +5,7 @@
  *     stages ─► base's configuration ─► steps ─► keys: base, step, files, keys of other stages
  */
 import type { ImageConfig } from '../oci/documents.ts';
+import type { Base, BaseDisk } from './base.ts';
 import type { BuildContext, Selection } from './context.ts';
 import {
   EMPTY_CONFIG,
@@ -15,23 +16,6 @@ import {
 } from './evaluate.ts';
 import { baseKey, type StepKey, stepKey } from './keys.ts';
 import type { Source, Stage, StageGraph, Variables } from './stages.ts';
-
-/** A read-only disk below a stage. */
-export interface BaseDisk {
-  /** `system`: that of the default environment. */
-  readonly kind: 'none' | 'system' | 'file';
-  /** Of an EROFS image; `''` unless `file`. */
-  readonly path: string;
-  /** `sha256:…`; null: none. */
-  readonly digest: string | null;
-  /** One of our environments: programs run as `user` unless a Dockerfile says otherwise, its steps as root. */
-  readonly hasUser?: true;
-}
-
-export interface Base {
-  readonly disk: BaseDisk;
-  readonly config: ImageConfig;
-}
 
 export const SCRATCH: Base = {
   disk: { kind: 'none', path: '', digest: null },
@@ -71,10 +55,13 @@ export interface PlanOptions {
   readonly platform: Variables;
   readonly context: BuildContext;
   /** @throws DockerfileError, OciError */
-  base(source: Exclude<Source, { kind: 'stage' | 'scratch' }>): Promise<Base>;
+  base(source: SourceToFind): Promise<Base>;
   readonly signal: AbortSignal;
   warn(text: string): void;
 }
+
+/** What the caller of a build finds. */
+export type SourceToFind = Exclude<Source, { kind: 'stage' | 'scratch' | 'given' }>;
 
 export const sourceName = (source: Source): string =>
   source.kind === 'stage'
@@ -103,12 +90,17 @@ export class Planner {
   }
 
   async #image(source: Exclude<Source, { kind: 'stage' }>, name: string): Promise<PlannedStage> {
-    const { disk, config } = source.kind === 'scratch' ? SCRATCH : await this.#options.base(source);
+    const { disk, config } = await this.#base(source);
     const key = baseKey(disk.digest);
     const sources = new Map<string, PlannedStage>();
     const nothing = { parent: null, steps: [], isChanged: false, sources };
     const inherited = NOTHING_INHERITED;
     return { name, disk, config, baseKey: key, key, inherited, ...nothing };
+  }
+
+  async #base(source: Exclude<Source, { kind: 'stage' }>): Promise<Base> {
+    if (source.kind === 'given') return source.base;
+    return source.kind === 'scratch' ? SCRATCH : await this.#options.base(source);
   }
 
   async #stage(index: number): Promise<PlannedStage> {
@@ -161,7 +153,7 @@ export class Planner {
       );
       return sources.length === 0 ? null : await context.select(step.line, sources, [], signal);
     }
-    if (step.kind !== 'copy' || step.from !== null) return null;
+    if (step.kind !== 'copy' || step.from !== null || step.archive !== undefined) return null;
     return await context.select(step.line, step.sources, step.inline, signal);
   }
 }

@@ -1,6 +1,6 @@
 /** What runs a stage: a VM, given by the composition root, which calls `guest/builder/step.py`. Types and answers. */
 import { z } from 'zod';
-import type { BaseDisk } from './plan.ts';
+import type { BaseDisk } from './base.ts';
 import type { Variables } from './stages.ts';
 
 /** A stage as it ended, or an image, whose files are read. */
@@ -69,6 +69,8 @@ export interface CopyPlan {
   readonly owner: string | null;
   readonly mode: number | null;
   readonly extracts: boolean;
+  /** What the archive is: made here of files of the context, or a client's own, whose files are found by `patterns`. */
+  readonly packed: 'context' | 'tar' | 'gzip';
 }
 
 export type OnOutput = (stream: 'stdout' | 'stderr', chunk: Buffer) => void;

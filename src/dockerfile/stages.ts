@@ -4,6 +4,7 @@
  */
 
 import { READY_MADE } from '../runtime/named-templates/ready-made.ts';
+import type { Base } from './base.ts';
 import { invalid, shown, unsupported } from './errors.ts';
 import { DOCKERFILE_LIMITS } from './limits.ts';
 import type { Instruction, ParsedDockerfile } from './parse.ts';
@@ -17,7 +18,9 @@ export type Source =
   | { readonly kind: 'agent' }
   /** One that NeuroVisor brings, such as `base`. */
   | { readonly kind: 'ready-made'; readonly name: string }
-  | { readonly kind: 'scratch' };
+  | { readonly kind: 'scratch' }
+  /** One that the caller of the build has found. */
+  | { readonly kind: 'given'; readonly base: Base };
 
 export interface Stage {
   readonly index: number;

@@ -29,9 +29,9 @@ import type { Workspace } from '../sandbox/parts.ts';
 import type { NetworkOptions } from '../sandbox/spec.ts';
 import type { VmDisk } from '../vmm/driver.ts';
 import { DISKS_MAX } from '../vmm/spec.ts';
+import type { BaseDisk } from './base.ts';
 import { diskFull } from './build.ts';
 import { DockerfileError } from './errors.ts';
-import type { BaseDisk } from './plan.ts';
 import {
   ANSWER_BYTES_MAX,
   type CopyPlan,

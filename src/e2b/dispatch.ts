@@ -12,6 +12,8 @@ import type { IncomingHttpHeaders } from 'node:http';
 
 export const ENVD_PORT = 49_983;
 export const INTERPRETER_PORT = 49_999;
+/** Of the control plane: files for templates, by URLs that are the permission. */
+export const UPLOADS_PATH = '/template-uploads';
 
 export type Target =
   | { readonly kind: 'sandbox'; readonly id: string; readonly port: number }

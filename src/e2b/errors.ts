@@ -29,6 +29,17 @@ export class E2bError extends CodedError<`${number}`> {
   }
 }
 
+/** A template could not be built. The message is sent to the client. */
+export class BuildFailure extends CodedError<'build_failed'> {
+  /** Number of the step from 1; `base` and `finalize`: before the first and after the last; null: unknown. */
+  readonly step: number | 'base' | 'finalize' | null;
+
+  constructor(step: BuildFailure['step'], message: string, options: { cause?: unknown } = {}) {
+    super('build_failed', message, options);
+    this.step = step;
+  }
+}
+
 export interface ErrorReply {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;

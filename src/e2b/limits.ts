@@ -37,4 +37,34 @@ export const E2B_LIMITS = {
   exitKeptMs: 30_000,
   /** A program's time if the client names none, milliseconds; no header means no limit. */
   stdioChunkBytesMax: 32 * 1024,
+
+  /** Templates that clients have built, and tags of each. */
+  templatesMax: 1000,
+  tagsMax: 100,
+  /** Builds that wait for their turn or for their steps [429]. */
+  buildsWaitingMax: 32,
+  /** Builds whose logs are in memory; the oldest finished ones are forgotten. */
+  buildsKeptMax: 100,
+  /** Time after which a build that nobody starts is forgotten, milliseconds. */
+  unstartedMsMax: 6 * 60 * 60_000,
+  stepsMax: 500,
+  /** Characters of a command and of another argument of a step. */
+  stepCharactersMax: 256 * 1024,
+  /** Log of a build: entries and characters; what comes after is left out. */
+  logEntriesMax: 20_000,
+  logCharactersMax: 4 * 1024 * 1024,
+  logLineCharactersMax: 4000,
+  /** Entries of one answer, whatever a client asks for. */
+  logAnswerMax: 1000,
+  /** Entries that go with the reason of a failure. */
+  logReasonMax: 20,
+  /** One uploaded archive as it is sent, bytes [413]. It is unpacked only in VMs, whose disks bound what comes out. */
+  uploadBytesMax: 4 * 1024 ** 3,
+  /** All uploaded archives; those not used for longest are removed. */
+  uploadsBytesMax: 16 * 1024 ** 3,
+  /** Uploads at once [429], and URLs for them: the oldest is forgotten. */
+  uploadsMax: 32,
+  uploadUrlsMax: 2000,
+  /** Time for which a URL for an upload is valid, milliseconds. */
+  uploadUrlMs: 60 * 60_000,
 } as const;

@@ -15,3 +15,95 @@ export interface E2bParts {
   /** Names of ports end with it: `PORT-ID.DOMAIN`. It may hold a port. */
   readonly domain: () => string;
 }
+
+/** What sandboxes need of the templates that clients have built. */
+export interface TemplateSource {
+  /** Our name of the template that `ID`, `NAME` or `NAME:TAG` means; undefined: a client has built none. */
+  localName(text: string): string | undefined;
+  /** By id or name. @returns false: there is none */
+  remove(text: string): Promise<boolean>;
+}
+
+/** What builds templates, and where their names and uploaded files are kept. */
+export interface TemplateParts {
+  readonly builds: TemplateBuilds;
+  /** Names, tags and finished builds: a directory of the home. */
+  readonly stateDir: string;
+  /** Uploaded archives, which may be removed at any time. */
+  readonly uploadsDir: string;
+}
+
+export interface TemplateBuilds {
+  /**
+   * Builds it in VMs and gives it its name.
+   * @returns the size of the sandboxes that start from it
+   * @throws BuildFailure, or another error whose message clients may see
+   */
+  build(
+    wanted: TemplateBuild,
+    onEvent: (event: TemplateBuildEvent) => void,
+    signal: AbortSignal,
+  ): Promise<TemplateSize>;
+  /** Removes a template that `build` has named. A missing one is no error. */
+  remove(name: string): Promise<void>;
+  /** Whether this machine has a template of this name, whoever built it. */
+  has(name: string): Promise<boolean>;
+}
+
+export interface TemplateSize {
+  readonly cpus: number;
+  readonly memoryMib: number;
+  /** Of what a sandbox may write. */
+  readonly diskMib: number;
+}
+
+export interface TemplateBuild {
+  /** Our name for the result. */
+  readonly name: string;
+  readonly from: { readonly kind: 'image' | 'template'; readonly name: string };
+  readonly steps: readonly TemplateStep[];
+  readonly start: TemplateStart | null;
+  /** What the client asks for; the builder chooses the rest. */
+  readonly size: Partial<TemplateSize>;
+  /** True: no step of an earlier build is used. */
+  readonly isFresh: boolean;
+}
+
+/** Commands of a shell. */
+export interface TemplateStart {
+  readonly command: string | null;
+  /** Exits with 0 once the program is ready. */
+  readonly ready: string | null;
+}
+
+export type TemplateStep = {
+  /** True: neither this step nor a later one of an earlier build is used. */
+  readonly isFresh: boolean;
+} & (
+  | { readonly kind: 'run'; readonly command: string; readonly user: string | null }
+  | {
+      readonly kind: 'copy';
+      /** A tar archive, perhaps compressed by gzip, as a client sent it. */
+      readonly archive: { readonly path: string; readonly sha256: string };
+      /** Path in the archive, perhaps with wildcards, which the client has applied. */
+      readonly source: string;
+      readonly target: string;
+      readonly owner: string | null;
+      /** Octal. */
+      readonly mode: string | null;
+    }
+  | { readonly kind: 'env'; readonly pairs: readonly (readonly [string, string])[] }
+  | { readonly kind: 'workdir'; readonly path: string }
+  | { readonly kind: 'user'; readonly user: string; readonly isSudoer: boolean }
+);
+
+/** Of step `step`, from 1; 0: what is done before the first. */
+export type TemplateBuildEvent =
+  | { readonly kind: 'step'; readonly step: number; readonly isCached: boolean }
+  | {
+      readonly kind: 'output';
+      readonly step: number;
+      readonly stream: 'stdout' | 'stderr';
+      readonly chunk: Buffer;
+    }
+  | { readonly kind: 'note' | 'warning'; readonly text: string };

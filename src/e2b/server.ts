@@ -3,6 +3,7 @@
  * E2B's clients need only other addresses.
  *
  *     request ── dispatch.ts ──┬─ control/    create, list, end, …
+ *                              ├─ templates/  what clients build sandboxes from
  *                              ├─ envd/       programs and files of a sandbox
  *                              └─ traffic/    a port of a sandbox
  */
@@ -17,7 +18,10 @@ import { callerOf, createControlApp } from './control/app.ts';
 import { ENVD_PORT, type Target, targetOf } from './dispatch.ts';
 import { Envd, signedFile } from './envd/envd.ts';
 import { isPublic } from './kept.ts';
-import type { E2bParts } from './parts.ts';
+import type { E2bParts, TemplateParts } from './parts.ts';
+import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
+import { BuildTurns, Templates } from './templates/templates.ts';
+import { UploadUrls } from './templates/uploads.ts';
 import { fileSignature, isEqual } from './tokens.ts';
 import { PortProxy, refuseUpgrade } from './traffic/proxy.ts';
 import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
@@ -31,9 +35,31 @@ const TRAFFIC_TOKEN = 'e2b-traffic-access-token';
 
 type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
 
-export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
+export interface E2bServerParts extends E2bParts {
+  /** Absent: clients build no templates. */
+  readonly templates?: TemplateParts;
+}
+
+export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer> {
   const { control, log, tokens } = parts;
-  const apps = new PerTenant((tenant) => createControlApp(parts, tenant));
+  const urls = new UploadUrls(parts.clock);
+  const turns = new BuildTurns();
+  const { templates: builder } = parts;
+  const templates = new PerTenant(async (tenant) =>
+    builder === undefined
+      ? null
+      : await Templates.open({ ...parts, templates: builder, urls, turns }, tenant),
+  );
+  const apps = new PerTenant(async (tenant) => {
+    const own = await templates.of(tenant);
+    if (own === null) return await createControlApp(parts, tenant);
+    const add = (routes: App): void => {
+      addTemplateRoutes(routes, own);
+      // Uploads have no key: the operator's routes take them, whoever made the URL.
+      if (tenant === null) addUploadRoute(routes, parts, urls);
+    };
+    return await createControlApp(parts, tenant, false, { source: own, add });
+  });
   const app = await apps.of(null);
   const envd = new Envd(parts);
   const proxy = new PortProxy(parts);
@@ -135,6 +161,7 @@ export async function createE2bServer(parts: E2bParts): Promise<E2bServer> {
     },
     [Symbol.asyncDispose]: async () => {
       for (const one of await apps.all()) await one.close();
+      for (const one of await templates.all()) await one?.[Symbol.asyncDispose]();
     },
   };
 }

@@ -206,6 +206,7 @@ describe('startStageVm', () => {
     const plan = {
       ...{ from: null, patterns: [], named: ['a'], target: '/', owner: null, mode: null },
       extracts: false,
+      packed: 'context' as const,
     };
     let archive = '';
     onTask = (_plan, rest) => {

@@ -1,8 +1,8 @@
 /** Tenants at the port: their keys, with the unmodified client of E2B and with our own REST. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Sandbox } from 'e2b';
+import { Sandbox, Template } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -46,6 +46,22 @@ const idsOf = async (apiKey: string): Promise<string[]> => {
 };
 
 describe('the client of E2B', () => {
+  it('has templates and uploads of its own, whatever their names and hashes', async () => {
+    const template = () => Template({ fileContextPath: home }).fromTemplate('base').copy('up', '/');
+    await writeFile(join(home, 'up'), 'x');
+    const built = await Template.build(template(), 'mine', as(first));
+    expect(await Template.exists('mine', as(second))).toBe(false);
+    await expect(Template.getTags(built.templateId, as(second))).rejects.toThrow('no template');
+    const logs: string[] = [];
+    await Template.build(template(), 'mine', {
+      ...as(second),
+      onBuildLogs: ({ message }) => void logs.push(message),
+    });
+    expect(logs).toContain("Uploaded 'up'");
+    const [one, two] = world.builds.wanted.slice(-2);
+    expect(one?.name).not.toBe(two?.name);
+  });
+
   it('finds only its own sandboxes, which our REST shows, too', async () => {
     const mine = await Sandbox.create('agent', as(first));
     const other = await Sandbox.create('agent', as(second));

@@ -1,4 +1,7 @@
 /** The server that E2B's clients talk to, on a control plane whose sandboxes are agents of this machine. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Certificate } from '../../src/api/listener.ts';
 import { type ApiServer, createApiServer } from '../../src/api/server.ts';
 import { systemClock } from '../../src/base/clock.ts';
@@ -8,9 +11,11 @@ import { accessTokens } from '../../src/e2b/tokens.ts';
 import type { ControlPlane } from '../../src/sandbox/control.ts';
 import { type Callers, operatorOnly } from '../../src/tenants/callers.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
+import { FakeTemplateBuilds } from './fake-template-builds.ts';
 
 export interface E2bWorld extends AsyncDisposable {
   readonly control: FakeControlPlane;
+  readonly builds: FakeTemplateBuilds;
   readonly api: ApiServer;
   readonly url: string;
   /** End of the names of sandboxes, with the port. */
@@ -31,6 +36,8 @@ export interface E2bWorldOptions extends FakeOptions {
   readonly certificate?: Certificate;
   /** End of the names of sandboxes, without the port. Default: localhost. */
   readonly domain?: string;
+  /** Where names of templates are kept; default: a directory that ends with the world. */
+  readonly templatesDir?: string;
 }
 
 export async function openE2bWorld(
@@ -38,6 +45,8 @@ export async function openE2bWorld(
   callersOf: (control: ControlPlane, apiKey: string) => Callers = operatorOnly,
 ): Promise<E2bWorld> {
   const { certificate, domain = 'localhost' } = options;
+  const scratch = await mkdtemp(join(tmpdir(), 'nv-e2b-world-'));
+  const builds = new FakeTemplateBuilds();
   const control = new FakeControlPlane(options);
   const errors: string[] = [];
   const log: Log = {
@@ -54,6 +63,11 @@ export async function openE2bWorld(
     tokens: accessTokens(Buffer.alloc(32, 7)),
     callers,
     domain: () => `${domain}:${port}`,
+    templates: {
+      builds,
+      stateDir: join(options.templatesDir ?? scratch, 'e2b-templates'),
+      uploadsDir: join(options.templatesDir ?? scratch, 'uploads'),
+    },
   });
   const names = [domain, `api.${domain}`];
   const api = await createApiServer({ control, log, apiKey, callers, beside: e2b, names });
@@ -61,6 +75,7 @@ export async function openE2bWorld(
   const url = `${certificate === undefined ? 'http' : 'https'}://127.0.0.1:${port}`;
   return {
     control,
+    builds,
     api,
     url,
     domain: `${domain}:${port}`,
@@ -71,6 +86,7 @@ export async function openE2bWorld(
       await api.close();
       await e2b[Symbol.asyncDispose]();
       await control[Symbol.asyncDispose]();
+      await rm(scratch, { recursive: true, force: true });
     },
   };
 }

@@ -1,5 +1,5 @@
 /** `neurovisor serve`: the daemon. Holds sandboxes and pools, and serves them at a socket. */
-
+import { join } from 'node:path';
 import type { Certificate } from '../../api/listener.ts';
 import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
@@ -21,6 +21,7 @@ import { Tenancy } from '../../tenants/tenancy.ts';
 import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
 import { apiKey, tokenKey } from '../daemon/keys.ts';
+import { VmTemplateBuilds } from '../daemon/template-builds.ts';
 import { defaultDomain, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
@@ -104,6 +105,15 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             tokens: accessTokens(await tokenKey(home.dir)),
             callers: tenancy,
             domain: () => domain ?? 'localhost',
+            templates: {
+              builds: new VmTemplateBuilds(runtime, {
+                log: cli.log,
+                signal: cli.cancelled,
+                quotaBytes: cli.config.imageQuotaBytes,
+              }),
+              stateDir: join(home.dir, 'e2b-templates'),
+              uploadsDir: join(home.cacheDir, 'e2b-uploads'),
+            },
           });
     if (e2b !== undefined) cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
     const api = await createApiServer({

@@ -14,8 +14,9 @@ import type { App } from '../../api/route.ts';
 import { RouteMethods } from '../../api/route-methods.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Caller, Callers } from '../../tenants/callers.ts';
+import { UPLOADS_PATH } from '../dispatch.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
-import type { E2bParts } from '../parts.ts';
+import type { E2bParts, TemplateSource } from '../parts.ts';
 import { Creations } from './creations.ts';
 import { addListRoutes } from './lists.ts';
 import { addLogRoutes } from './logs.ts';
@@ -29,6 +30,20 @@ import { addUnsupportedRoutes } from './unsupported.ts';
 /** Longer than any path, so that the schema of a route is what refuses a long one. */
 const PATH_PARAMETER_CHARACTERS_MAX = API_LIMITS.headerBytesMax;
 
+/** Without a key: of no use to strangers, or with a URL that nobody can guess. */
+const OPEN_ROUTES: readonly (string | undefined)[] = ['/health', `${UPLOADS_PATH}/:token`];
+
+/** The templates that clients have built, and the routes of their builder. */
+export interface ControlTemplates {
+  readonly source: TemplateSource;
+  add(routes: App): void;
+}
+
+const NO_TEMPLATES: ControlTemplates = {
+  source: { localName: () => undefined, remove: async () => false },
+  add: () => undefined,
+};
+
 /**
  * @param tenant whose requests it serves; null: the operator's
  * @param isDescribed it has an OpenAPI document, `app.swagger()`
@@ -37,6 +52,7 @@ export async function createControlApp(
   all: E2bParts,
   tenant: string | null,
   isDescribed = false,
+  templates: ControlTemplates = NO_TEMPLATES,
 ): Promise<App> {
   const parts = { ...all, control: all.callers.planeOf(tenant) };
   const { clock, log } = parts;
@@ -53,7 +69,7 @@ export async function createControlApp(
     readJsonBody(body, clock),
   );
   app.addHook('onRequest', async (request) => {
-    if (request.routeOptions.url === '/health') return;
+    if (OPEN_ROUTES.includes(request.routeOptions.url)) return;
     const caller = callerOf(request.raw, parts.callers);
     if (caller !== null && caller.tenant === tenant) return;
     const isMissing = request.headers['x-api-key'] === undefined;
@@ -79,14 +95,15 @@ export async function createControlApp(
   app.get('/health', async (_request, reply) => reply.status(204).send());
   if (isDescribed) await describeControl(app);
   const routes = app.withTypeProvider() as unknown as App;
-  const creations = new Creations(parts);
+  const creations = new Creations(parts, templates.source);
   addSandboxRoutes(routes, parts, creations);
   addListRoutes(routes, parts);
   addNetworkRoute(routes, parts, creations);
-  addSnapshotRoutes(routes, parts);
+  addSnapshotRoutes(routes, parts, templates.source);
   addMetricsRoutes(routes, parts);
   addLogRoutes(routes, parts);
   addUnsupportedRoutes(routes);
+  templates.add(routes);
   await app.ready();
   return app as unknown as App;
 

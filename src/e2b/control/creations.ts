@@ -9,7 +9,7 @@ import { SandboxError } from '../../sandbox/errors.ts';
 import { E2bError } from '../errors.ts';
 import { formatKept, type Kept } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import type { E2bParts } from '../parts.ts';
+import type { E2bParts, TemplateSource } from '../parts.ts';
 import { isExplicit, networkOptions } from './network.ts';
 import type { CreateBody } from './schema.ts';
 import { createFrom, type Source } from './templates.ts';
@@ -18,11 +18,13 @@ export type Version = 'v1' | 'v2';
 
 export class Creations {
   readonly #parts: E2bParts;
+  readonly #templates: TemplateSource;
   /** Monotonic: until then this host has no network for sandboxes. */
   #closedUntilMs = 0;
 
-  constructor(parts: E2bParts) {
+  constructor(parts: E2bParts, templates: TemplateSource) {
     this.#parts = parts;
+    this.#templates = templates;
   }
 
   /**
@@ -35,7 +37,8 @@ export class Creations {
     const isDefault = !isExplicit(body);
     using limit = timeLimit(clock, E2B_LIMITS.createMsMax, gone);
     const { signal } = limit;
-    const work = createFrom(body.templateID, control, (source) =>
+    const places = { control, templates: this.#templates };
+    const work = createFrom(body.templateID, places, (source) =>
       this.orClosed(isDefault, request.network != null, (isClosed) => {
         const network = isClosed ? null : request.network;
         return control.create(complete(request, body, source, network), signal);

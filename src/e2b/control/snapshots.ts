@@ -4,7 +4,7 @@ import type { App } from '../../api/route.ts';
 import type { SnapshotInfo } from '../../sandbox/control.ts';
 import { SNAPSHOT_NAME } from '../../sandbox/limits.ts';
 import { E2bError } from '../errors.ts';
-import type { E2bParts } from '../parts.ts';
+import type { E2bParts, TemplateSource } from '../parts.ts';
 import { withoutMemory } from './creations.ts';
 import { pageOf } from './paging.ts';
 import { present } from './present.ts';
@@ -21,7 +21,11 @@ import { findSnapshot, plainName } from './templates.ts';
 
 const tags = ['snapshots'];
 
-export function addSnapshotRoutes(app: App, parts: E2bParts): void {
+export function addSnapshotRoutes(
+  app: App,
+  parts: E2bParts,
+  templates: Pick<TemplateSource, 'remove'>,
+): void {
   const { control } = parts;
   app.post(
     '/sandboxes/:sandboxID/snapshots',
@@ -73,17 +77,18 @@ export function addSnapshotRoutes(app: App, parts: E2bParts): void {
       schema: {
         tags,
         operationId: 'deleteTemplate',
-        description: 'Removes a snapshot; sandboxes that started from it stay.',
+        description: 'Removes a snapshot or a template; sandboxes that started from it stay.',
         params: templateParams,
         response: { 204: nothing, ...failures },
       },
     },
     async ({ params }, reply) => {
-      const snapshot = await findSnapshot(plainName(params.templateID), control);
-      if (snapshot === undefined) {
-        throw new E2bError(404, `there is no snapshot ${JSON.stringify(params.templateID)}`);
+      const { templateID: text } = params;
+      const snapshot = await findSnapshot(plainName(text), control);
+      if (snapshot !== undefined) await control.removeSnapshot(snapshot.id);
+      else if (!(await templates.remove(text))) {
+        throw new E2bError(404, `there is no snapshot or template ${JSON.stringify(text)}`);
       }
-      await control.removeSnapshot(snapshot.id);
       return await reply.status(204).send(null);
     },
   );

@@ -8,6 +8,7 @@ import type {
 import { SandboxError } from '../../sandbox/errors.ts';
 import { SNAPSHOT_NAME } from '../../sandbox/limits.ts';
 import { E2bError } from '../errors.ts';
+import type { TemplateSource } from '../parts.ts';
 
 /** E2B's names of ready-made environments. */
 const NAMES: Readonly<Record<string, string>> = { 'code-interpreter-v1': 'code-interpreter' };
@@ -20,15 +21,23 @@ export const plainName = (templateId: string): string =>
   templateId.replace(/:(default|latest)$/, '');
 
 /**
- * Creates from a snapshot's id, the name of a template, or that of a snapshot. Snapshots are listed only where the
+ * Creates from a template that a client has built, a snapshot's id, the name of a template, or that of a snapshot. Snapshots are listed only where the
  * text may be one: a list reads the whole store.
  * @throws E2bError 404; what `create` throws
  */
 export async function createFrom(
   templateId: string,
-  control: Pick<ControlPlane, 'snapshots'>,
+  {
+    control,
+    templates,
+  }: {
+    readonly control: Pick<ControlPlane, 'snapshots'>;
+    readonly templates: Pick<TemplateSource, 'localName'>;
+  },
   create: (source: Source) => Promise<SandboxInfo>,
 ): Promise<SandboxInfo> {
+  const built = templates.localName(templateId);
+  if (built !== undefined) return await create({ template: built });
   const name = plainName(templateId);
   const unknown = (): E2bError =>
     new E2bError(404, `there is no template or snapshot ${JSON.stringify(templateId)}`, {

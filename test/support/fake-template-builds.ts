@@ -1,0 +1,46 @@
+/** Builds nothing: it notes what was wanted, reads uploaded archives, and says what a test tells it to. */
+import { readFile } from 'node:fs/promises';
+import type {
+  TemplateBuild,
+  TemplateBuildEvent,
+  TemplateBuilds,
+  TemplateSize,
+} from '../../src/e2b/parts.ts';
+
+export class FakeTemplateBuilds implements TemplateBuilds {
+  readonly wanted: TemplateBuild[] = [];
+  /** Contents of the archives of COPY, in the order of the steps. */
+  readonly archives: Buffer[] = [];
+  readonly removed: string[] = [];
+  readonly names = new Set<string>(['agent', 'base']);
+  /** Called for each build, to fail it or to let it wait. */
+  onBuild: (
+    wanted: TemplateBuild,
+    say: (event: TemplateBuildEvent) => void,
+    signal: AbortSignal,
+  ) => Promise<void> = async () => undefined;
+
+  async build(
+    wanted: TemplateBuild,
+    onEvent: (event: TemplateBuildEvent) => void,
+    signal: AbortSignal,
+  ): Promise<TemplateSize> {
+    this.wanted.push(wanted);
+    for (const [index, step] of wanted.steps.entries()) {
+      onEvent({ kind: 'step', step: index + 1, isCached: false });
+      if (step.kind === 'copy') this.archives.push(await readFile(step.archive.path));
+    }
+    await this.onBuild(wanted, onEvent, signal);
+    this.names.add(wanted.name);
+    return { cpus: 2, memoryMib: 1024, diskMib: 4096, ...wanted.size };
+  }
+
+  async remove(name: string): Promise<void> {
+    this.names.delete(name);
+    this.removed.push(name);
+  }
+
+  async has(name: string): Promise<boolean> {
+    return this.names.has(name);
+  }
+}
