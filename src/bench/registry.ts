@@ -5,6 +5,7 @@ import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
+import { e2bControlBenchmark } from './e2b/control.ts';
 import { e2bBenchmark } from './e2b/sandboxes.ts';
 import { buildBenchmark } from './environment/build.ts';
 import { environmentBenchmark } from './environment/start.ts';
@@ -59,4 +60,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   syscallsBenchmark,
   oomBenchmark,
   growBenchmark,
+  e2bControlBenchmark,
 ];

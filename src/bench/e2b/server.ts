@@ -1,0 +1,81 @@
+/** The thread of the E2B benchmark's server. Its control plane makes sandboxes of nothing and keeps the newest 1000. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { parentPort } from 'node:worker_threads';
+import { systemClock } from '../../base/clock.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import { silentLog } from '../../base/log.ts';
+import { createE2bServer } from '../../e2b/server.ts';
+import { accessTokens } from '../../e2b/tokens.ts';
+import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
+import { operatorOnly } from '../../tenants/callers.ts';
+
+export interface ServerReady {
+  readonly port: number;
+  readonly apiKey: string;
+}
+
+const API_KEY = `e2b_${'0'.repeat(40)}`;
+const KEPT_MAX = 1000;
+const kept = new Map<string, SandboxInfo>();
+
+function sandboxOf(request: CreateRequest): SandboxInfo {
+  const { timeoutMs = null, onTimeout = 'kill', metadata = {}, annotations = {} } = request;
+  const createdAtMs = systemClock.wall();
+  return {
+    id: newSandboxId(),
+    status: 'running',
+    pausedTo: null,
+    cpus: 1,
+    memoryMib: 512,
+    memoryMaxMib: null,
+    diskMib: 2048,
+    image: null,
+    metadata,
+    annotations,
+    origin: 'pool',
+    snapshot: null,
+    template: request.template ?? null,
+    parent: null,
+    accelerator: 'none',
+    createdAtMs,
+    endsAtMs: timeoutMs === null ? null : createdAtMs + timeoutMs,
+    onTimeout,
+    idleTimeoutMs: null,
+    autoResume: request.autoResume ?? true,
+    onMemoryPressure: 'warn',
+    diskLimits: {},
+    packages: null,
+    network: null,
+    secrets: [],
+    timings: null,
+    readyMs: 0,
+    end: null,
+  };
+}
+
+/** What a creation needs of it. */
+const control = {
+  create: async (request: CreateRequest) => {
+    const info = sandboxOf(request);
+    kept.set(info.id, info);
+    const [oldest = ''] = kept.keys();
+    if (kept.size > KEPT_MAX) kept.delete(oldest);
+    return info;
+  },
+  onChange: () => () => undefined,
+} as unknown as ControlPlane;
+
+const e2b = await createE2bServer({
+  control,
+  clock: systemClock,
+  log: silentLog,
+  tokens: accessTokens(Buffer.alloc(32)),
+  callers: operatorOnly(control, API_KEY),
+  domain: () => 'localhost',
+});
+const server = createServer((request, response) => e2b.request(request, response));
+server.listen(0, '127.0.0.1', () => {
+  const { port } = server.address() as AddressInfo;
+  parentPort?.postMessage({ port, apiKey: API_KEY } satisfies ServerReady);
+});
