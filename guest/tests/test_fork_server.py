@@ -18,7 +18,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from neurovisor_agent import limits, spawn, wire_json, zygote
+from neurovisor_agent import fork_server, limits, spawn, wire_json, zygote
 from neurovisor_agent.cgroup import Cgroups
 from neurovisor_agent.fork_server import ForkServer, Job, Message, fork_child, on_exit
 from neurovisor_agent.framing import ProtocolError
@@ -119,6 +119,33 @@ class Hostile(unittest.TestCase):
                 self.rig.run_until(lambda server=server: server._connection is None)
 
     @unittest.skipUnless(os.geteuid() == 0, "needs root: a forged sender")
+    def test_deaths_are_forgotten_and_one_given_up_starts_again_for_a_script(self) -> None:
+        now = 1000.0
+        self.enterContext(mock.patch.object(fork_server, "monotonic", lambda: now))
+        server = self.serve(b"wrong\n")
+        self.addCleanup(server.close)
+        self.rig.run_until(lambda: server._restarts > 5)
+        self.assertEqual((self.starts, server._connection), (6, None))
+        ended: list[object] = []
+
+        def script() -> None:
+            # A failed start is enough: what happens to the script is another test.
+            with mock.patch.object(fork_server, "fork_child", lambda *_args: ended.append(1)):
+                server.launch(mock.Mock(), False)
+
+        script()
+        self.assertEqual((self.starts, len(ended)), (6, 1))
+        now += limits.FORK_SERVER_FORGET_S
+        script()
+        self.assertEqual((self.starts, len(ended)), (7, 2))
+        self.rig.run_until(lambda: server._restarts > 5)
+        self.assertIsNone(server._connection)
+        # After a quiet time all are forgotten, but no more than there were.
+        now += 100 * limits.FORK_SERVER_FORGET_S
+        script()
+        self.rig.run_until(lambda: server._restarts > 5)
+        self.assertEqual(self.starts, 7 + 6)
+
     def test_one_that_names_the_agent_or_pid_1_as_a_script_ends(self) -> None:
         warm, started = b'{"type":"warm","modules":[]}\n', b'{"type":"started","pid":7,"launch":0}\n'
         for forged in (os.getpid(), 1):

@@ -369,6 +369,19 @@ describe('buildTemplate', () => {
       expectNothingLeft();
     });
 
+    it.each([
+      ['ends with a failure', async () => fakeProcess(1)],
+      ['is not started by its Python', () => Promise.reject(new GuestError('guest_failed', 'no'))],
+    ])(
+      'a first script that %s: the template is kept, or each sandbox would build it anew',
+      async (_what, python) => {
+        const change = (given: TemplateParts) => has(given, python);
+        const { built } = build(null, events([]), undefined, change, { environment, warm: [] });
+        expect(await built).toMatchObject({ hasPython: true, modules: [] });
+        expectNothingLeft();
+      },
+    );
+
     it('a guest that fails to answer is not one without Python', async () => {
       const lost = new GuestError('connection_lost', 'the guest is gone');
       const change = watched(() => Promise.reject(lost));

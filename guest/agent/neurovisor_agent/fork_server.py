@@ -7,6 +7,7 @@ import _socket
 import errno
 import os
 import sys
+from time import monotonic
 
 from . import cgroup, limits, room, spawn, wire_json
 from .connection import Connection
@@ -148,6 +149,8 @@ class ForkServer:
         self._sock: _socket.socket | None = None
         self._pid = 0
         self._restarts = 0
+        self._forgotten_at = 0.0
+        self._is_closed = False
         self._is_warm = False
         self._deadline: Timer | None = None
         self._late: Timer | None = None
@@ -161,6 +164,10 @@ class ForkServer:
 
     def launch(self, job: Job, wait_warm: bool) -> None:
         """Starts `job` warm; while that is impossible, cold: unless `wait_warm`, and the fork server is warming up."""
+        if self._connection is None and self._retry is None:
+            self._forget()
+            if self._may_restart():
+                self._start()
         if self._is_unusable:
             job.on_failed(errno.ENOPKG)
         elif self._connection is None or not (self._is_warm or wait_warm):
@@ -172,13 +179,25 @@ class ForkServer:
 
     def close(self) -> None:
         """Ends the fork server. Its running children live on, without a known exit status."""
-        self._restarts = _RESTARTS
+        self._is_closed = True
         if self._retry is not None:
             self._retry.cancel()
+            self._retry = None
         if self._pid:
             os.kill(self._pid, _signal.SIGKILL)
 
+    def _forget(self) -> None:
+        """Deaths are forgotten one by one: in a long life there may be many."""
+        now = monotonic()
+        forgotten = int((now - self._forgotten_at) // limits.FORK_SERVER_FORGET_S)
+        self._restarts = max(0, self._restarts - forgotten)
+        self._forgotten_at = now if self._restarts == 0 else self._forgotten_at + forgotten * limits.FORK_SERVER_FORGET_S
+
+    def _may_restart(self) -> bool:
+        return not self._is_closed and not self._is_unusable and self._restarts <= _RESTARTS
+
     def _start(self) -> None:
+        self._retry = None
         try:
             ours, theirs = _socket.socketpair()  # type: ignore[attr-defined]
             pid = os.fork()
@@ -276,7 +295,6 @@ class ForkServer:
             if not self._has_own_python or self._is_warm:
                 raise ProtocolError("it has no Python of its own, or had one")
             self._is_unusable = True
-            self._restarts = _RESTARTS
             self._tell([])
         elif kind == "ended" and launch in self._children:
             self._children.pop(launch)[0].on_ended(message.number)
@@ -320,8 +338,9 @@ class ForkServer:
             job.on_failed(errno.ECHILD)
         for job, pid in children.values():
             self._watch_orphan(pid, job)
+        self._forget()
         self._restarts += 1
-        if self._restarts <= _RESTARTS:
+        if self._may_restart():
             self._retry = self._loop.after(self._restarts * 0.1, self._start)
         elif self._has_own_python and not self._has_reported:
             # The host waits for it. Scripts start cold, and show what is wrong with the Python.

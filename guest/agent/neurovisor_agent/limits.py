@@ -46,6 +46,8 @@ LAUNCH_S = 30.0
 FORK_SERVER_END_S = 0.2
 # When the fork server could not be started for lack of descriptors, processes or memory.
 FORK_SERVER_RETRY_S = 1.0
+# After which one of its deaths no longer counts. No timer: an idle sandbox must not wake up.
+FORK_SERVER_FORGET_S = 60.0
 # Files of the sandbox may be such that installing the certificate blocks. With CARD_WAIT_S less than HELLO_WAIT_S, or
 # the host would never get the problem.
 TRUST_S = 4.0

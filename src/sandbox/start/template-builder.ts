@@ -166,7 +166,7 @@ async function build(
   if (hasPython) {
     const script = { code: FIRST_SCRIPT };
     const starting = guest.python({ script, stdin: false, timeoutMs: STEP_MS_MAX }, signal);
-    await within(runOne(starting));
+    await within(runFirst(starting, environment === undefined));
   }
   const { start } = options.spec;
   if (start !== undefined) {
@@ -360,7 +360,22 @@ async function warmUp(
   }
 }
 
-async function runOne(starting: ReturnType<Guest['exec']>): Promise<void> {
+/**
+ * Without this script clones are slower, no worse. An image whose Python fails it keeps its template, or each of its
+ * sandboxes would build one anew and fail; their own scripts show what is wrong.
+ * @param isOurs whether the Python is ours: then a failure is a fault of the template
+ */
+async function runFirst(starting: ReturnType<Guest['python']>, isOurs: boolean): Promise<void> {
+  try {
+    await runOne(starting);
+  } catch (error) {
+    const isOfScript = error instanceof SandboxError || errorCode(error) === 'guest_failed';
+    if (isOurs || !isOfScript) throw error;
+    ignore(error, 'the Python of the image runs no script');
+  }
+}
+
+async function runOne(starting: ReturnType<Guest['python']>): Promise<void> {
   const process = await starting;
   let errors = '';
   process.stdout.resume();
