@@ -70,7 +70,21 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
       text += String(data);
     });
   }
-  const guest = await listener.ready();
+  const end = async (): Promise<void> => {
+    await listener.close();
+    if (child.exitCode === null && child.signalCode === null) {
+      // Outside a VM nothing ends the programs of an agent that is killed.
+      const programs = child.pid === undefined ? [] : await descendants(child.pid);
+      child.kill('SIGKILL');
+      await exited;
+      for (const program of programs) kill(Number.parseInt(program, 10));
+    }
+    rmSync(dir, { recursive: true, force: true });
+  };
+  const guest = await listener.ready().catch(async (error: unknown) => {
+    await end();
+    throw error;
+  });
   return {
     guest,
     listener,
@@ -80,15 +94,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
     console: () => text,
     async [Symbol.asyncDispose]() {
       guest.close();
-      await listener.close();
-      if (child.exitCode === null && child.signalCode === null) {
-        // Outside a VM nothing ends the programs of an agent that is killed.
-        const programs = child.pid === undefined ? [] : await descendants(child.pid);
-        child.kill('SIGKILL');
-        await exited;
-        for (const program of programs) kill(Number.parseInt(program, 10));
-      }
-      rmSync(dir, { recursive: true, force: true });
+      await end();
     },
   };
 }

@@ -293,7 +293,7 @@ export interface StartQueueStats {
 }
 
 function cancelled(cause: unknown): SandboxError {
-  return new SandboxError('cancelled', 'the start was cancelled in the queue', { cause });
+  return new SandboxError('cancelled', 'the start was canceled in the queue', { cause });
 }
 
 function closed(): SandboxError {

@@ -341,5 +341,5 @@ function ofSnapshot(what: string, field: string): SandboxError {
 }
 
 function cancelled({ reason }: AbortSignal): SandboxError {
-  return new SandboxError('cancelled', 'starting the sandbox was cancelled', { cause: reason });
+  return new SandboxError('cancelled', 'starting the sandbox was canceled', { cause: reason });
 }

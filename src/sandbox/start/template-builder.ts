@@ -123,7 +123,7 @@ export async function buildTemplate(
   } catch (error) {
     if (disk.full !== null) throw failed(diskFullText(disk.full), FREE_SPACE);
     if (options.signal.aborted) {
-      throw new SandboxError('cancelled', 'building the template was cancelled');
+      throw new SandboxError('cancelled', 'building the template was canceled');
     }
     if (error instanceof SandboxError) throw error;
     throw new SandboxError('template_failed', 'the template could not be built', { cause: error });

@@ -138,7 +138,7 @@ export class Supervisor {
       const cancelled = this.#aborter.signal.aborted;
       const detail = cancelled ? 'cancelled while starting' : describeError(error);
       const end = await this.#end('start-failed', detail);
-      if (cancelled) throw new SandboxError('cancelled', 'starting the sandbox was cancelled');
+      if (cancelled) throw new SandboxError('cancelled', 'starting the sandbox was canceled');
       throw startFailure(error, end.console);
     } finally {
       signal?.removeEventListener('abort', stopOnAbort);
