@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   type BuildEvent,
@@ -20,6 +21,7 @@ import {
 } from '../../src/dockerfile/build.ts';
 import { BuildCache } from '../../src/dockerfile/cache.ts';
 import { EMPTY_CONFIG } from '../../src/dockerfile/evaluate.ts';
+import { madeStage } from '../../src/dockerfile/made-stage.ts';
 import {
   type CopyPlan,
   type RunPlan,
@@ -167,6 +169,29 @@ describe('buildDockerfile', () => {
     ]);
     expect(built.config).toMatchObject({ cmd: ['c'], user: 'u', workdir: '/w' });
     expect(built.steps).toEqual({ run: 3, cached: 0 });
+    expect(left()).toEqual([]);
+  });
+
+  it('made steps: files of an archive, known by its digest and wherever it lies', async () => {
+    const sha256 = 'a'.repeat(64);
+    const made = async (bytes: Buffer, digest = sha256, name = 'one') => {
+      const path = join(dir, name);
+      writeFileSync(path, bytes);
+      const copy = { kind: 'copy', isFresh: false, archive: { sha256: digest } } as const;
+      const paths = { source: 'app', target: '/app', owner: null, mode: null };
+      const base = { source: { kind: 'agent' }, kind: 'environment', user: '' } as const;
+      const dockerfile = madeStage(base, [{ ...copy, ...paths }], () => 'nonce');
+      return await build('', { dockerfile, archives: new Map([[digest, path]]) });
+    };
+    const first = await made(gzipSync('x'));
+    expect(vms[0]?.copies).toMatchObject([
+      { packed: 'gzip', patterns: ['app'], from: null, owner: 'user', target: '/app' },
+    ]);
+    expect(first.config).toMatchObject({ user: 'user', workdir: '/home/user' });
+    expect((await made(gzipSync('x'), sha256, 'two')).key).toBe(first.key);
+    expect(vms).toHaveLength(1);
+    await made(Buffer.from('x'), 'b'.repeat(64));
+    expect(vms[1]?.copies).toMatchObject([{ packed: 'tar' }]);
     expect(left()).toEqual([]);
   });
 

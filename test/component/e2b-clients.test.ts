@@ -1,8 +1,9 @@
 /** Every unmodified client of E2B, as a program of its own, against our server; sandboxes are agents of this machine. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { BuildFailure } from '../../src/e2b/errors.ts';
 import {
   CLIENT_VERSIONS,
   E2B_CLIENTS_DIR,
@@ -53,6 +54,24 @@ for (const version of CLIENT_VERSIONS) {
         expect(JSON.parse(stdout)).toEqual(EXPECTED);
       },
     );
+
+    it.each(['sync', 'async'])('%s: builds, tags and finds a template', async (kind) => {
+      mkdirSync(join(home, 'app'), { recursive: true });
+      writeFileSync(join(home, 'app/main.py'), '');
+      world.builds.onBuild = async ({ steps: [step] }) => {
+        if (step?.kind === 'run' && step.command === 'fail') throw new BuildFailure(1, 'it failed');
+      };
+      const script = join(E2B_CLIENTS_DIR, 'templates.py');
+      const { stdout, stderr } = await runWithClient(client, world, script, [kind, home]);
+      expect(stderr).toBe('');
+      expect(JSON.parse(stdout)).toEqual({
+        exists: true,
+        tags: ['production'],
+        error: 'it failed',
+        step: true,
+        build: expect.stringMatching(/^[0-9a-f-]{36}$/),
+      });
+    });
   });
 }
 
