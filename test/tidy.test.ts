@@ -173,11 +173,12 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
   },
   e2b: {
     '.': [],
-    control: ['.'],
+    events: ['.'],
+    control: ['.', 'events'],
     templates: ['.', 'control'],
     envd: ['.'],
     traffic: ['.'],
-    'server.ts': ['.', 'control', 'templates', 'envd', 'traffic'],
+    'server.ts': ['.', 'events', 'control', 'templates', 'envd', 'traffic'],
   },
   jail: { '.': [], seccomp: ['.'] },
   packages: {

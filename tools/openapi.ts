@@ -9,6 +9,7 @@ import { createApiServer } from '../src/api/server.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
 import { createControlApp } from '../src/e2b/control/app.ts';
+import type { Events } from '../src/e2b/events/routes.ts';
 import { addTemplateRoutes } from '../src/e2b/templates/routes.ts';
 import type { Templates } from '../src/e2b/templates/templates.ts';
 import { accessTokens } from '../src/e2b/tokens.ts';
@@ -33,6 +34,7 @@ export async function e2bOpenapiDocument(): Promise<unknown> {
     log: silentLog,
     tokens: accessTokens(new Uint8Array(32)),
     callers: operatorOnly(control, null),
+    events: {} as Events,
     domain: () => 'localhost',
   };
   const app = await createControlApp(parts, null, true, {

@@ -17,6 +17,7 @@ import { PerTenant } from '../tenants/per-tenant.ts';
 import { callerOf, createControlApp } from './control/app.ts';
 import { ENVD_PORT, type Target, targetOf } from './dispatch.ts';
 import { Envd, signedFile } from './envd/envd.ts';
+import type { WithEvents } from './events/routes.ts';
 import { isPublic } from './kept.ts';
 import type { E2bParts, TemplateParts } from './parts.ts';
 import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
@@ -35,7 +36,7 @@ const TRAFFIC_TOKEN = 'e2b-traffic-access-token';
 
 type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
 
-export interface E2bServerParts extends E2bParts {
+export interface E2bServerParts extends E2bParts, WithEvents {
   /** Absent: clients build no templates. */
   readonly templates?: TemplateParts;
 }

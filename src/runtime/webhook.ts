@@ -37,19 +37,25 @@ export interface WebhookOptions {
   readonly resolve?: (name: string) => Promise<readonly WebhookTarget[]>;
 }
 
+/** @param event a text is sent as it is */
+export type PostEvent = (
+  url: string,
+  event: object | string,
+  headers?: Readonly<Record<string, string>>,
+) => Promise<void>;
+
 /**
  * Returns the function that posts an event once, follows no redirect, and takes a status from 200 to 299 for success. It
  * throws one and the same Error whatever the cause.
  */
-export function eventPoster(
-  options: WebhookOptions,
-): (url: string, event: object) => Promise<void> {
-  return async (text, event) => {
+export function eventPoster(options: WebhookOptions): PostEvent {
+  return async (text, event, headers = {}) => {
     const url = new URL(text);
+    const body = typeof event === 'string' ? event : JSON.stringify(event);
     try {
       using limit = timeLimit(options.clock ?? systemClock, LIMITS.postMsMax);
       const targets = await allowedTargets(url, options, limit.signal);
-      const status = await post(url, targets, JSON.stringify(event), limit.signal);
+      const status = await post(url, targets, { body, headers }, limit.signal);
       if (status < 200 || status > 299)
         throw new Error(`the server answered with status ${status}`);
     } catch (error) {
@@ -140,7 +146,7 @@ const portOf = ({ port, protocol }: URL): number =>
 function post(
   url: URL,
   targets: readonly WebhookTarget[],
-  body: string,
+  { body, headers }: { readonly body: string; readonly headers: Readonly<Record<string, string>> },
   signal: AbortSignal,
 ): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
@@ -153,7 +159,11 @@ function post(
   const request = send(url, {
     method: 'POST',
     port: portOf(url),
-    headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+    headers: {
+      ...headers,
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(body),
+    },
     lookup: lookupChecked,
     maxHeaderSize: LIMITS.headBytesMax,
     // No connection of another request, whose address was not checked for this one.

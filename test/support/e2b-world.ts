@@ -6,6 +6,8 @@ import type { Certificate } from '../../src/api/listener.ts';
 import { type ApiServer, createApiServer } from '../../src/api/server.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
+import { openEvents } from '../../src/e2b/events/open.ts';
+import type { PostEvent } from '../../src/e2b/events/webhooks.ts';
 import { createE2bServer } from '../../src/e2b/server.ts';
 import { accessTokens } from '../../src/e2b/tokens.ts';
 import type { ControlPlane } from '../../src/sandbox/control.ts';
@@ -38,13 +40,18 @@ export interface E2bWorldOptions extends FakeOptions {
   readonly domain?: string;
   /** Where names of templates are kept; default: a directory that ends with the world. */
   readonly templatesDir?: string;
+  /** File of events; default: there are none. */
+  readonly eventsPath?: string;
+  /** Posts events to webhooks. */
+  readonly post?: PostEvent;
 }
 
 export async function openE2bWorld(
   options: E2bWorldOptions = {},
   callersOf: (control: ControlPlane, apiKey: string) => Callers = operatorOnly,
 ): Promise<E2bWorld> {
-  const { certificate, domain = 'localhost' } = options;
+  const { certificate, domain = 'localhost', eventsPath } = options;
+  const { post = async () => undefined } = options;
   const scratch = await mkdtemp(join(tmpdir(), 'nv-e2b-world-'));
   const builds = new FakeTemplateBuilds();
   const control = new FakeControlPlane(options);
@@ -55,6 +62,10 @@ export async function openE2bWorld(
   };
   const apiKey = `e2b_${'0'.repeat(40)}`;
   const callers = callersOf(control, apiKey);
+  const events =
+    eventsPath === undefined
+      ? undefined
+      : await openEvents({ path: eventsPath, control, clock: systemClock, log, post });
   let port = 0;
   const e2b = await createE2bServer({
     control,
@@ -62,6 +73,7 @@ export async function openE2bWorld(
     clock: systemClock,
     tokens: accessTokens(Buffer.alloc(32, 7)),
     callers,
+    events,
     domain: () => `${domain}:${port}`,
     templates: {
       builds,
@@ -85,6 +97,7 @@ export async function openE2bWorld(
     async [Symbol.asyncDispose]() {
       await api.close();
       await e2b[Symbol.asyncDispose]();
+      await events?.[Symbol.asyncDispose]();
       await control[Symbol.asyncDispose]();
       await rm(scratch, { recursive: true, force: true });
     },

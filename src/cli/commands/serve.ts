@@ -7,11 +7,13 @@ import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { JailMode } from '../../config.ts';
+import { openEvents } from '../../e2b/events/open.ts';
 import { createE2bServer } from '../../e2b/server.ts';
 import { accessTokens } from '../../e2b/tokens.ts';
 import { daemonSocket, requireRunDir, resolveHome } from '../../home.ts';
 import { openControlPlane } from '../../runtime/control.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
+import { eventPoster } from '../../runtime/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
 import { TenantQuotas } from '../../tenants/quota.ts';
@@ -94,6 +96,17 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             apiKey: key.key,
             storage: new StorageQuota(knownQuotas, () => opened.control.pausedBytes()),
           });
+    const events =
+      tenancy === undefined
+        ? undefined
+        : await openEvents({
+            path: join(home.dir, 'events.db'),
+            control: opened.control,
+            clock: systemClock,
+            log: cli.log,
+            post: eventPoster({ hosts: runtime.webhookHosts, log: cli.log }),
+          });
+    if (events !== undefined) cleanup.push('events', () => events[Symbol.asyncDispose]());
     let domain: string | null = null;
     const e2b =
       tenancy === undefined
@@ -104,6 +117,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             clock: systemClock,
             tokens: accessTokens(await tokenKey(home.dir)),
             callers: tenancy,
+            events,
             domain: () => domain ?? 'localhost',
             templates: {
               builds: new VmTemplateBuilds(runtime, {

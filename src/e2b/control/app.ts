@@ -16,6 +16,7 @@ import { describeError } from '../../base/errors.ts';
 import type { Caller, Callers } from '../../tenants/callers.ts';
 import { UPLOADS_PATH } from '../dispatch.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
+import { addEventRoutes, type WithEvents } from '../events/routes.ts';
 import type { E2bParts, TemplateSource } from '../parts.ts';
 import { Creations } from './creations.ts';
 import { addListRoutes } from './lists.ts';
@@ -49,7 +50,7 @@ const NO_TEMPLATES: ControlTemplates = {
  * @param isDescribed it has an OpenAPI document, `app.swagger()`
  */
 export async function createControlApp(
-  all: E2bParts,
+  all: E2bParts & WithEvents,
   tenant: string | null,
   isDescribed = false,
   templates: ControlTemplates = NO_TEMPLATES,
@@ -102,6 +103,7 @@ export async function createControlApp(
   addSnapshotRoutes(routes, parts, templates.source);
   addMetricsRoutes(routes, parts);
   addLogRoutes(routes, parts);
+  if (parts.events !== undefined) addEventRoutes(routes, parts.events, tenant, clock);
   addUnsupportedRoutes(routes);
   templates.add(routes);
   await app.ready();

@@ -20,6 +20,7 @@ export async function describeControl(app: FastifyInstance): Promise<void> {
       { name: 'sandboxes', description: 'One microVM each.' },
       { name: 'snapshots', description: 'Saved states, used as templates.' },
       { name: 'metrics', description: 'What sandboxes use.' },
+      { name: 'events', description: 'What happened to sandboxes, and webhooks that are told.' },
       { name: 'logs', description: 'Consoles of sandboxes.' },
     ],
     schemas: e2bSchemas,

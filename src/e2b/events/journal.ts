@@ -1,0 +1,175 @@
+/**
+ * Events and webhooks on disk: SQLite in one file, mode 0600, since webhooks have secrets. Its sequence numbers are the
+ * order of events, also over restarts (io).
+ */
+import { randomUUID } from 'node:crypto';
+import { closeSync, openSync } from 'node:fs';
+import { DatabaseSync } from 'node:sqlite';
+import { z } from 'zod';
+import { EVENT_LIMITS } from './limits.ts';
+
+export const EVENT_TYPES = [
+  'sandbox.lifecycle.created',
+  'sandbox.lifecycle.updated',
+  'sandbox.lifecycle.paused',
+  'sandbox.lifecycle.resumed',
+  'sandbox.lifecycle.checkpointed',
+  'sandbox.lifecycle.killed',
+] as const;
+export type EventType = (typeof EVENT_TYPES)[number];
+
+const newEvent = z.object({
+  type: z.enum(EVENT_TYPES),
+  /** Null: the operator's. */
+  tenant: z.string().nullable(),
+  sandboxId: z.string(),
+  template: z.string(),
+  /** From a start or resume to the next pause or end. */
+  execution: z.string(),
+  atMs: z.number(),
+  data: z.record(z.string(), z.unknown()).nullable(),
+});
+export type NewEvent = z.infer<typeof newEvent>;
+export type StoredEvent = NewEvent & { readonly seq: number; readonly id: string };
+
+const webhookRow = z.object({
+  id: z.string(),
+  tenant: z.string().nullable(),
+  name: z.string(),
+  url: z.string(),
+  enabled: z.boolean(),
+  events: z.array(z.enum(EVENT_TYPES)),
+  secret: z.string(),
+  createdAtMs: z.number(),
+});
+export type Webhook = z.infer<typeof webhookRow>;
+
+export interface EventQuery {
+  /** Null: of all tenants. */
+  readonly tenant: string | null;
+  readonly sandboxId?: string | undefined;
+  /** Undefined or none: all. */
+  readonly types?: readonly EventType[] | undefined;
+}
+
+const row = z.object({ seq: z.number(), id: z.string(), json: z.string() });
+
+export class EventJournal implements Disposable {
+  readonly #db: DatabaseSync;
+
+  constructor(path: string) {
+    closeSync(openSync(path, 'a', 0o600));
+    this.#db = new DatabaseSync(path);
+    this.#db.exec(`
+      PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+      CREATE TABLE IF NOT EXISTS events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, tenant TEXT, sandboxId TEXT NOT NULL,
+        type TEXT NOT NULL, json TEXT NOT NULL
+      ) STRICT;
+      CREATE INDEX IF NOT EXISTS eventsBySandbox ON events (sandboxId, seq);
+      CREATE TABLE IF NOT EXISTS webhooks (
+        id TEXT PRIMARY KEY NOT NULL, tenant TEXT, json TEXT NOT NULL, deliveredSeq INTEGER NOT NULL
+      ) STRICT, WITHOUT ROWID;
+    `);
+  }
+
+  append(event: NewEvent): void {
+    const { tenant, sandboxId, type } = event;
+    const { lastInsertRowid } = this.#db
+      .prepare('INSERT INTO events (id, tenant, sandboxId, type, json) VALUES (?, ?, ?, ?, ?)')
+      .run(randomUUID(), tenant, sandboxId, type, JSON.stringify(event));
+    this.#db
+      .prepare('DELETE FROM events WHERE seq <= ?')
+      .run(Number(lastInsertRowid) - EVENT_LIMITS.keptMax);
+  }
+
+  list(
+    query: EventQuery & {
+      readonly offset: number;
+      readonly limit: number;
+      readonly isAscending: boolean;
+    },
+  ): readonly StoredEvent[] {
+    const { text, values } = condition(query);
+    const order = query.isAscending ? 'ASC' : 'DESC';
+    return this.#events(
+      `SELECT seq, id, json FROM events WHERE ${text} ORDER BY seq ${order} LIMIT ? OFFSET ?`,
+      [...values, query.limit, query.offset],
+    );
+  }
+
+  /** The last event of each sandbox that has not ended. */
+  open(): readonly StoredEvent[] {
+    return this.#events(
+      `SELECT seq, id, json FROM events WHERE seq IN (SELECT max(seq) FROM events GROUP BY sandboxId)
+       AND type <> 'sandbox.lifecycle.killed' ORDER BY seq`,
+      [],
+    );
+  }
+
+  /** The next event that a webhook has not got. */
+  nextFor({ id, tenant, events }: Webhook): StoredEvent | undefined {
+    const { text, values } = condition({ tenant, types: events });
+    return this.#events(
+      `SELECT seq, id, json FROM events WHERE ${text}
+       AND seq > (SELECT deliveredSeq FROM webhooks WHERE id = ?) ORDER BY seq LIMIT 1`,
+      [...values, id],
+    )[0];
+  }
+
+  noteDelivered(webhook: string, seq: number): void {
+    this.#db.prepare('UPDATE webhooks SET deliveredSeq = ? WHERE id = ?').run(seq, webhook);
+  }
+
+  /** @param tenant undefined: of all */
+  webhooks(tenant?: string | null): readonly Webhook[] {
+    const rows = this.#db.prepare('SELECT json FROM webhooks ORDER BY id').all();
+    return rows
+      .map(({ json }) => webhookRow.parse(JSON.parse(String(json))))
+      .filter((one) => tenant === undefined || one.tenant === tenant)
+      .sort((a, b) => a.createdAtMs - b.createdAtMs);
+  }
+
+  /** New ones, and those that are enabled again, get what happens from now on. */
+  saveWebhook(webhook: Webhook, startsNow: boolean): void {
+    const { id, tenant } = webhook;
+    const json = JSON.stringify(webhook);
+    this.#db
+      .prepare(
+        `INSERT INTO webhooks (id, tenant, json, deliveredSeq)
+         VALUES (?, ?, ?, (SELECT coalesce(max(seq), 0) FROM events))
+         ON CONFLICT (id) DO UPDATE SET json = excluded.json,
+           deliveredSeq = iif(?, excluded.deliveredSeq, deliveredSeq)`,
+      )
+      .run(id, tenant, json, Number(startsNow));
+  }
+
+  removeWebhook(id: string): void {
+    this.#db.prepare('DELETE FROM webhooks WHERE id = ?').run(id);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#db.isOpen) this.#db.close();
+  }
+
+  #events(sql: string, values: readonly (string | number)[]): StoredEvent[] {
+    const rows = this.#db.prepare(sql).all(...values);
+    return rows.map((one) => {
+      const { seq, id, json } = row.parse(one);
+      return { ...newEvent.parse(JSON.parse(json)), seq, id };
+    });
+  }
+}
+
+function condition({ tenant, sandboxId, types = [] }: EventQuery) {
+  const texts = ['1'];
+  const values: (string | number)[] = [];
+  const add = (text: string, ...more: readonly string[]): void => {
+    texts.push(text);
+    values.push(...more);
+  };
+  if (tenant !== null) add('tenant = ?', tenant);
+  if (sandboxId !== undefined) add('sandboxId = ?', sandboxId);
+  if (types.length > 0) add(`type IN (${types.map(() => '?').join()})`, ...types);
+  return { text: texts.join(' AND '), values };
+}
