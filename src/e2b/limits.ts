@@ -35,9 +35,6 @@ export const E2B_LIMITS = {
   keepAliveMsMin: 1000,
   /** Time for which the end of a program is kept for a client that comes back, milliseconds. */
   exitKeptMs: 30_000,
-  /** A program's time if the client names none, milliseconds; no header means no limit. */
-  stdioChunkBytesMax: 32 * 1024,
-
   /** Templates that clients have built, and tags of each. */
   templatesMax: 1000,
   tagsMax: 100,
@@ -67,4 +64,24 @@ export const E2B_LIMITS = {
   uploadUrlsMax: 2000,
   /** Time for which a URL for an upload is valid, milliseconds. */
   uploadUrlMs: 60 * 60_000,
+  /** Output in one event, bytes: of a program, and of a terminal. */
+  chunkBytesMax: { stdio: 32 * 1024, terminal: 16 * 1024 },
+  /**
+   * Time after which a listener that takes no output is dropped, milliseconds, if others listen to the same program. A
+   * single one may stop the program, as with a pipe.
+   */
+  listenerStallMs: 10_000,
+  listenersMax: 64,
+  /** Input that waits for a program to read it, bytes. */
+  inputBytesMax: 8 * 1024 * 1024,
+  /** Commands of programs that are kept whole for lists, JSON characters each; the guest cuts longer ones. */
+  commandCharactersMax: 16 * 1024,
+  /** Watchers of one sandbox, events that one keeps, and the time after which an unused one is removed, milliseconds. */
+  watchersMax: 64,
+  watcherEventsMax: 10_000,
+  watcherIdleMs: 600_000,
+  /** Files in one upload. */
+  filesMax: 1000,
+  /** Content that is read before the answer to a download begins, bytes: shorter files have their exact length. */
+  peekBytes: 64 * 1024,
 } as const;

@@ -16,6 +16,7 @@ import type { SandboxInfo } from '../sandbox/control.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
 import { callerOf, createControlApp } from './control/app.ts';
 import { ENVD_PORT, type Target, targetOf } from './dispatch.ts';
+import { answersPreflight } from './envd/cors.ts';
 import { Envd, signedFile } from './envd/envd.ts';
 import type { WithEvents } from './events/routes.ts';
 import { isPublic } from './kept.ts';
@@ -109,6 +110,8 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const target = targetOf(request);
+    const isOfProgram = target.kind === 'sandbox' && target.port !== ENVD_PORT;
+    if (!isOfProgram && answersPreflight(request, response)) return;
     if (target.kind === 'signed') {
       const info = await signer(request);
       if (info !== null) return await envd.answer(request, response, info);

@@ -4,10 +4,17 @@ import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
 import { GuestError } from './errors.ts';
 import { FRAME, type Frame, LineDecoder } from './framing.ts';
-import type { FileEntry, FileEvent, FileOptions, FileWatch, GuestFiles } from './guest.ts';
+import type {
+  FileEntry,
+  FileEvent,
+  FileOptions,
+  FileWatch,
+  GuestFiles,
+  OpenFile,
+} from './guest.ts';
 import { GUEST_LIMITS } from './limits.ts';
 import type { Operation } from './operation.ts';
-import { guestError, parseEntry, parseFileEvent, readEntry } from './protocol.ts';
+import { guestError, parseEntry, parseFileEvent, readEntry, readOpened } from './protocol.ts';
 
 /** Starts an operation of this guest. */
 export type StartOperation = (
@@ -29,6 +36,17 @@ export class ChannelFiles implements GuestFiles {
     return contentStream(operation, path);
   }
 
+  async open(
+    path: string,
+    options: FileOptions & { readonly offset?: number; readonly bytesMax?: number } = {},
+  ): Promise<OpenFile> {
+    const { offset = 0, bytesMax } = options;
+    const range = { offset, ...(bytesMax === undefined ? {} : { bytesMax }) };
+    const operation = this.#begin('read', path, range, options);
+    const { bytes, modifiedMs } = await operation.reply(readOpened);
+    return { bytes, modifiedMs, content: contentStream(operation, path) };
+  }
+
   async readAll(
     path: string,
     options: FileOptions & { readonly bytesMax?: number } = {},
@@ -48,10 +66,13 @@ export class ChannelFiles implements GuestFiles {
   async write(
     path: string,
     content: string | Uint8Array | AsyncIterable<Uint8Array>,
-    options: FileOptions & { readonly mode?: number } = {},
+    options: FileOptions & {
+      readonly mode?: number;
+      readonly metadata?: Readonly<Record<string, string>>;
+    } = {},
   ): Promise<FileEntry> {
-    const { mode } = options;
-    const operation = this.#begin('write', path, mode === undefined ? {} : { mode }, options);
+    const { mode, metadata } = options;
+    const operation = this.#begin('write', path, { mode, metadata }, options);
     const reply = operation.reply(readEntry);
     reply.catch((error: unknown) => ignore(error, 'awaited below'));
     const sending = sendContent(operation, content);

@@ -226,13 +226,24 @@ export interface FileOptions {
 export interface GuestFiles {
   /** The content as a stream with back-pressure. */
   read(path: string, options?: FileOptions): Promise<Readable>;
+  /** The content from `offset` (default 0), at most `bytesMax`, with what the file is now. */
+  open(
+    path: string,
+    options?: FileOptions & { readonly offset?: number; readonly bytesMax?: number },
+  ): Promise<OpenFile>;
   /** The whole content. @throws GuestError `too_large` above `bytesMax` (default 64 MiB). */
   readAll(path: string, options?: FileOptions & { readonly bytesMax?: number }): Promise<Buffer>;
-  /** Replaces the file atomically when all content has arrived; makes parent directories. Default mode 0644. */
+  /**
+   * Replaces the file atomically when all content has arrived; makes parent directories. Default mode 0644. `metadata`:
+   * short texts kept with the file, instead of those of the file before.
+   */
   write(
     path: string,
     content: string | Uint8Array | AsyncIterable<Uint8Array>,
-    options?: FileOptions & { readonly mode?: number },
+    options?: FileOptions & {
+      readonly mode?: number;
+      readonly metadata?: Readonly<Record<string, string>>;
+    },
   ): Promise<FileEntry>;
   stat(path: string, options?: FileOptions): Promise<FileEntry>;
   /** Lists entries in lexical order; `depth` 1 (default): the directory's own entries. */
@@ -269,6 +280,21 @@ export interface FileEntry {
   /** Milliseconds since 1970. */
   readonly modifiedMs: number;
   readonly symlinkTarget: string | null;
+  /** Where a symbolic link leads in the end; null: nowhere. */
+  readonly target?:
+    | { readonly path: string; readonly type: FileEntry['type']; readonly mode: number }
+    | null
+    | undefined;
+  /** As `write` has set it; undefined: none. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface OpenFile {
+  /** Of the whole file, as `stat` reports it: 0 for files of the kernel. */
+  readonly bytes: number;
+  /** Milliseconds since 1970. */
+  readonly modifiedMs: number;
+  readonly content: Readable;
 }
 
 export interface FileEvent {

@@ -27,6 +27,8 @@ export const GUEST_LIMITS = {
   fileNameBytesMax: 255,
   /** Path or link target, bytes, as in Linux. */
   pathBytesMax: 4096,
+  /** One text of a file's metadata, bytes. */
+  metadataBytesMax: 8 * 1024,
   /** One entry or path in a list, bytes. */
   listLineBytesMax: 64 * 1024,
   /** Events read per second; above that the connection pauses for the rest of the second. */

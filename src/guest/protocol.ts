@@ -89,16 +89,21 @@ const eventSchema = z.discriminatedUnion('type', [
 const fileName = fileText(GUEST_LIMITS.fileNameBytesMax);
 const filePath = fileText(GUEST_LIMITS.pathBytesMax);
 
+const fileType = z.enum(['file', 'directory', 'symlink', 'other']);
 const entrySchema = z.object({
   name: fileName,
   path: filePath,
-  type: z.enum(['file', 'directory', 'symlink', 'other']),
+  type: fileType,
   bytes: count,
   mode: z.number().int().min(0).max(0o7777),
   owner: z.string().max(256),
   group: z.string().max(256),
   modifiedMs: z.number().int().safe(),
   symlinkTarget: filePath.nullable(),
+  target: z
+    .object({ path: filePath, type: fileType, mode: z.number().int().min(0).max(0o7777) })
+    .nullish(),
+  metadata: z.record(z.string().max(256), z.string().max(GUEST_LIMITS.metadataBytesMax)).optional(),
 });
 
 const statsSchema = z.object({
@@ -134,6 +139,7 @@ const processesSchema = z.object({
 
 const startedSchema = z.object({ pid, warm: z.boolean() });
 const entryReplySchema = z.object({ entry: entrySchema });
+const openedSchema = z.object({ bytes: count, modifiedMs: z.number().int().safe(), offset: count });
 const exitFrameSchema = exitSchema.extend({ type: z.literal('exit') });
 const fileEventSchema = z.object({
   type: z.enum(['create', 'write', 'remove', 'rename', 'chmod', 'overflow', 'ended']),
@@ -179,6 +185,7 @@ export function parseReply(bytes: Uint8Array): Parsed<Reply> {
 export const readStarted = reader(startedSchema);
 export const readEntry: (fields: unknown) => Parsed<{ entry: FileEntry }> =
   reader(entryReplySchema);
+export const readOpened = reader(openedSchema);
 export const readStats: (fields: unknown) => Parsed<GuestStats> = reader(statsSchema);
 export const readProcesses = reader(processesSchema);
 

@@ -9,6 +9,7 @@ export function filesOf(guest: () => Promise<Guest>): GuestFiles {
   ): Promise<T> => withAbort(options?.signal, async () => await use((await guest()).files));
   return {
     read: (path, options) => files(options, (to) => to.read(path, options)),
+    open: (path, options) => files(options, (to) => to.open(path, options)),
     readAll: (path, options) => files(options, (to) => to.readAll(path, options)),
     write: (path, content, options) => files(options, (to) => to.write(path, content, options)),
     stat: (path, options) => files(options, (to) => to.stat(path, options)),

@@ -48,6 +48,48 @@ describe('files', () => {
     });
   });
 
+  it('open: part of a file, with its size and time; a file of the kernel, whose size is 0', async () => {
+    const path = join(dir, 'part.txt');
+    writeFileSync(path, '0123456789');
+    const opened = await agent.guest.files.open(path, { offset: 3, bytesMax: 4 });
+    expect(await text(opened.content)).toBe('3456');
+    expect(opened).toMatchObject({
+      bytes: 10,
+      modifiedMs: Math.floor(statSync(path).mtimeMs),
+    });
+    const after = await agent.guest.files.open(path, { offset: 20 });
+    expect(await text(after.content)).toBe('');
+    const kernel = await agent.guest.files.open('/proc/self/status');
+    expect(kernel.bytes).toBe(0);
+    expect(await text(kernel.content)).toContain('Name:');
+  });
+
+  it('write: metadata is shown until the next write; too much is refused', async () => {
+    const path = join(dir, 'described.txt');
+    const metadata = { author: 'me', empty: '' };
+    const written = await agent.guest.files.write(path, 'a', { metadata });
+    expect(written.metadata).toEqual(metadata);
+    expect((await agent.guest.files.list(dir))[0]?.metadata).toEqual(metadata);
+    await agent.guest.files.write(path, 'b');
+    expect((await agent.guest.files.stat(path)).metadata).toBeUndefined();
+    const large = agent.guest.files.write(path, 'c', { metadata: { a: 'x'.repeat(2000) } });
+    await expect(large).rejects.toMatchObject({ code: 'invalid_request' });
+  });
+
+  it('stat: a symbolic link shows where it leads in the end', async () => {
+    writeFileSync(join(dir, 'file'), '');
+    symlinkSync('file', join(dir, 'one'));
+    symlinkSync('one', join(dir, 'two'));
+    symlinkSync('missing', join(dir, 'broken'));
+    const target = { path: join(dir, 'file'), type: 'file', mode: 0o644 };
+    expect(await agent.guest.files.stat(join(dir, 'two'))).toMatchObject({
+      type: 'symlink',
+      symlinkTarget: 'one',
+      target,
+    });
+    expect((await agent.guest.files.stat(join(dir, 'broken'))).target).toBeNull();
+  });
+
   it('write: a stream that fails leaves the old content and no temporary file', async () => {
     const path = join(dir, 'keep.txt');
     writeFileSync(path, 'old');

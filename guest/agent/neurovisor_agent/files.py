@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TYPES = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+# Extended attributes of this prefix are a file's metadata.
+_METADATA = "user.e2b."
 
 
 def run(operation: str, request: Request, who: Account, stream: Stream) -> None:
     path = who.resolve(request.text("path"))
     if operation == "read":
-        _read(path, stream)
+        _read(path, request, stream)
     elif operation == "write":
         _write(path, request, stream)
     else:
@@ -58,6 +60,11 @@ def entry(path: str) -> dict[str, object]:
     status = os.lstat(path)
     accounts = passwd.latest()
     kind = _TYPES.get(stat.S_IFMT(status.st_mode), "other")
+    more: dict[str, object] = {}
+    if kind == "symlink":
+        more["target"] = _target(path)
+    elif metadata := _metadata(path):
+        more["metadata"] = metadata
     return {
         "name": os.path.basename(path) or "/",
         "path": path,
@@ -68,7 +75,44 @@ def entry(path: str) -> dict[str, object]:
         "group": accounts.group_name(status.st_gid) or str(status.st_gid),
         "modifiedMs": status.st_mtime_ns // 1_000_000,
         "symlinkTarget": os.readlink(path) if kind == "symlink" else None,
+        **more,
     }
+
+
+def _target(path: str) -> dict[str, object] | None:
+    """Where a symbolic link leads in the end; None: nowhere, or where the user may not look."""
+    try:
+        resolved = os.path.realpath(path, strict=True)
+        mode = os.stat(resolved).st_mode
+    except OSError:
+        return None
+    kind = _TYPES.get(stat.S_IFMT(mode), "other")
+    return {"path": resolved, "type": kind, "mode": stat.S_IMODE(mode)}
+
+
+def _metadata(path: str) -> dict[str, str]:
+    """What `write` has set, at most so much that an entry fits into a line; other attributes do not count."""
+    found: dict[str, str] = {}
+    try:
+        room = limits.METADATA_BYTES
+        for name in sorted(os.listxattr(path, follow_symlinks=False)):
+            if not name.startswith(_METADATA):
+                continue
+            value = os.getxattr(path, name, follow_symlinks=False)
+            room -= len(name) + len(value)
+            if room < 0:
+                break
+            found[name[len(_METADATA) :]] = value.decode("utf-8", "replace")
+    except OSError:
+        pass  # The file system has none, or the file is gone or not readable.
+    return found
+
+
+def _wanted_metadata(request: Request) -> dict[str, str]:
+    values = request.env("metadata")
+    if sum(len(key) + len(value) for key, value in values.items()) > limits.METADATA_BYTES // 4:
+        raise RequestError("invalid_request", "metadata is too large")
+    return values
 
 
 def _open_regular(path: str) -> int:
@@ -81,25 +125,33 @@ def _open_regular(path: str) -> int:
     return fd
 
 
-def _read(path: str, stream: Stream) -> None:
-    """Answers with the size that `stat` reports, then the content, then an empty frame."""
+def _read(path: str, request: Request, stream: Stream) -> None:
+    """Answers with what `stat` reports, then the content from `offset`, at most `bytesMax`, then an empty frame."""
+    offset = request.number("offset", 0, 0, 2**53)
+    left = request.number("bytesMax", 2**62, 0, 2**53)
     try:
         fd = _open_regular(path)
-        size = os.fstat(fd).st_size
+        status = os.fstat(fd)
+        if offset:
+            os.lseek(fd, offset, os.SEEK_SET)
         # Read before the answer, so that an unreadable file is an error and not a cut stream.
-        data = os.read(fd, limits.CHUNK_BYTES)
+        data = os.read(fd, min(left, limits.CHUNK_BYTES))
     except OSError as error:
         raise LocalError(error, f"read {path!r}") from error
-    stream.answer({"bytes": size})
+    stream.answer(
+        {"bytes": status.st_size, "modifiedMs": status.st_mtime_ns // 1_000_000, "offset": offset}
+    )
     while data:
         stream.send(STDOUT, data)
-        data = os.read(fd, limits.CHUNK_BYTES)
+        left -= len(data)
+        data = os.read(fd, min(left, limits.CHUNK_BYTES))
     stream.send(STDOUT, b"")
 
 
 def _write(path: str, request: Request, stream: Stream) -> None:
     """Writes a temporary file beside the target, then renames it: readers see the old content or the new."""
     mode = request.number("mode", 0o644, 0, 0o7777)
+    metadata = _wanted_metadata(request)
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name[:200]}.{os.getpid()}.part"
     try:
@@ -115,6 +167,8 @@ def _write(path: str, request: Request, stream: Stream) -> None:
         for chunk in stream.body():
             _write_all(fd, chunk, path)
         try:
+            for key, value in metadata.items():
+                os.setxattr(fd, _METADATA + key, value.encode("utf-8", "surrogateescape"))
             os.fchmod(fd, mode)
             os.rename(temporary, path)
             described = entry(path)

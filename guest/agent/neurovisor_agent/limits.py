@@ -61,6 +61,9 @@ SETTLE_HOLD_S = 5.0
 # Files.
 LIST_ENTRIES = 20_000
 LIST_DEPTH = 32
+# Names and values of a file's metadata, as an entry shows them; JSON may make them six times longer, and a line has
+# 64 KiB. A write may set a quarter: the attributes of a file in ext4 share one block.
+METADATA_BYTES = 6 * 1024
 WATCHES = 2048
 
 # The account files of the image: bytes and entries of each, and groups of one user. What is beyond does not count.

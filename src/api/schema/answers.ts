@@ -523,17 +523,28 @@ export const execResult = z
   })
   .meta({ id: 'ExecResult' });
 
+const fileType = z.enum(['file', 'directory', 'symlink', 'other']);
 export const fileEntry: z.ZodType<FileEntry> = z
   .object({
     name: z.string(),
     path: z.string(),
-    type: z.enum(['file', 'directory', 'symlink', 'other']),
+    type: fileType,
     bytes: count,
     mode: z.number().describe('Permission bits, as a decimal number.'),
     owner: z.string(),
     group: z.string(),
     modifiedMs: wallMs,
     symlinkTarget: z.string().nullable(),
+    target: z
+      .object({ path: z.string(), type: fileType, mode: z.number() })
+      .meta({ id: 'LinkTarget' })
+      .nullable()
+      .optional()
+      .describe('Where a symbolic link leads in the end; null: nowhere.'),
+    metadata: z
+      .record(z.string(), z.string())
+      .optional()
+      .describe('The extended attributes user.e2b.NAME, by NAME.'),
   })
   .meta({ id: 'FileEntry' });
 export const fileList = z.object({ entries: z.array(fileEntry) }).meta({ id: 'FileList' });

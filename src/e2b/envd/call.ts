@@ -9,6 +9,8 @@ export interface Call {
   readonly response: ServerResponse;
   /** Of the sandbox. */
   readonly id: string;
+  /** Template of the sandbox, as its creator named it. */
+  readonly template: string;
   /** The running guest. @throws SandboxError */
   guest(): Promise<Guest>;
   /** User in the guest that the caller names; undefined: the default one. */

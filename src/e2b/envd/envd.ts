@@ -3,14 +3,17 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { describeError } from '../../base/errors.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
+import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 import { fileSignature, isEqual, type SignedFile } from '../tokens.ts';
 import { type Call, userOf } from './call.ts';
+import { allowPages } from './cors.ts';
 import { download, upload } from './files.ts';
 import { FilesystemService } from './filesystem.ts';
 import { ProcessService } from './process.ts';
 import { Programs } from './programs.ts';
 import { answerRpc, type Rpc } from './service.ts';
+import { Watchers } from './watchers.ts';
 
 export class Envd {
   readonly #parts: E2bParts;
@@ -18,7 +21,10 @@ export class Envd {
 
   constructor(parts: E2bParts) {
     this.#parts = parts;
-    this.#rpcs = rpcsOf(new ProcessService(new Programs(parts.clock)), new FilesystemService());
+    this.#rpcs = rpcsOf(
+      new ProcessService(new Programs(parts.clock), parts.clock),
+      new FilesystemService(new Watchers(parts.clock)),
+    );
   }
 
   /** Answers a request for a running sandbox; never rejects. */
@@ -33,9 +39,11 @@ export class Envd {
       request,
       response,
       id,
+      template: keptOf(info).template,
       guest: () => control.guest(id),
       user: userOf(request),
     };
+    allowPages(response);
     try {
       await this.#answer(call);
     } catch (error) {
@@ -122,6 +130,12 @@ function rpcsOf(process: ProcessService, files: FilesystemService): ReadonlyMap<
     ['/filesystem.Filesystem/Move', unary((...args) => files.move(...args))],
     ['/filesystem.Filesystem/ListDir', unary((...args) => files.listDir(...args))],
     ['/filesystem.Filesystem/Remove', unary((...args) => files.remove(...args))],
+    ['/filesystem.Filesystem/CreateWatcher', unary((...args) => files.createWatcher(...args))],
+    [
+      '/filesystem.Filesystem/GetWatcherEvents',
+      unary((...args) => files.getWatcherEvents(...args)),
+    ],
+    ['/filesystem.Filesystem/RemoveWatcher', unary((...args) => files.removeWatcher(...args))],
     ['/filesystem.Filesystem/WatchDir', server((...args) => files.watchDir(...args))],
   ]);
 }

@@ -1,14 +1,32 @@
 /** `filesystem.Filesystem` of E2B's envd. */
 import { z } from 'zod';
-import type { FileEntry, FileEvent } from '../../guest/guest.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { FileEvent, FileWatch } from '../../guest/guest.ts';
 import { type Call, keepAliveOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
+import { entryView } from './entry.ts';
 import { isGuestError } from './failures.ts';
 import type { Outlet } from './service.ts';
+import type { Watchers } from './watchers.ts';
 
 const path = z.string().min(1).max(4096);
+const watchRequest = z.object({
+  path,
+  recursive: z.boolean().default(false),
+  includeEntry: z.boolean().default(false),
+  // Mounts of a network are nothing special in our guests.
+  allowNetworkMounts: z.boolean().default(false),
+});
+const watcherRequest = z.object({ watcherId: z.string().max(256) });
 
 export class FilesystemService {
+  readonly #watchers: Watchers;
+
+  constructor(watchers: Watchers) {
+    this.#watchers = watchers;
+  }
+
   async stat(call: Call, message: unknown): Promise<unknown> {
     const wanted = checked(z.object({ path }), message);
     const { files } = await call.guest();
@@ -18,7 +36,16 @@ export class FilesystemService {
   async makeDir(call: Call, message: unknown): Promise<unknown> {
     const wanted = checked(z.object({ path }), message);
     const { files } = await call.guest();
-    return { entry: entryView(await files.makeDirectory(wanted.path, userOption(call))) };
+    try {
+      return { entry: entryView(await files.makeDirectory(wanted.path, userOption(call))) };
+    } catch (error) {
+      if (!isGuestError(error) || error.code !== 'already_exists') throw error;
+      const { type, target } = await files.stat(wanted.path, userOption(call));
+      const word = (target?.type ?? type) === 'directory' ? 'already_exists' : 'invalid_argument';
+      const what =
+        word === 'already_exists' ? 'directory already exists' : 'path is not a directory';
+      throw new ConnectError(word, `${what}: ${wanted.path}`, { cause: error });
+    }
   }
 
   async move(call: Call, message: unknown): Promise<unknown> {
@@ -28,10 +55,15 @@ export class FilesystemService {
   }
 
   async listDir(call: Call, message: unknown): Promise<unknown> {
-    const schema = z.object({ path, depth: z.number().int().min(0).max(32).default(0) });
+    const schema = z.object({ path, depth: z.number().int().min(0).default(0) });
     const { path: directory, depth } = checked(schema, message);
     const { files } = await call.guest();
-    const options = { ...userOption(call), depth: Math.max(1, depth) };
+    const options = { ...userOption(call), depth: Math.min(DEPTH_MAX, Math.max(1, depth)) };
+    const entry = await files.stat(directory, userOption(call));
+    const type = entry.target?.type ?? entry.type;
+    if (type !== 'directory') {
+      throw new ConnectError('invalid_argument', `path is not a directory: ${directory}`);
+    }
     return { entries: (await files.list(directory, options)).map(entryView) };
   }
 
@@ -47,58 +79,109 @@ export class FilesystemService {
   }
 
   async watchDir(call: Call, message: unknown, outlet: Outlet): Promise<void> {
-    const schema = z.object({ path, recursive: z.boolean().default(false) });
-    const { path: directory, recursive } = checked(schema, message);
-    const { files } = await call.guest();
-    const watch = await files.watch(directory, { ...userOption(call), recursive }, (event) => {
-      const view = eventView(event);
-      if (view !== null) void outlet.send({ filesystem: view });
-    });
+    const pending = new PendingEvents(outlet);
+    const watch = await this.#watch(call, message, (view) => pending.add(view));
     try {
       outlet.keepAlive(keepAliveOf(call.request), { keepalive: {} });
       await outlet.send({ start: {} });
-      await Promise.race([watch.ended, outlet.gone]);
+      pending.start();
+      const overflow = await Promise.race([watch.ended, outlet.gone, pending.failed]);
+      if (overflow === 'too many') {
+        throw new ConnectError('resource_exhausted', 'the client reads too slowly for the events');
+      }
     } finally {
       watch.stop();
     }
     throw new ConnectError('unavailable', 'the watch has ended');
   }
+
+  async createWatcher(call: Call, message: unknown): Promise<unknown> {
+    const watcherId = await this.#watchers.create(
+      call.id,
+      async (add) => await this.#watch(call, message, add),
+    );
+    return { watcherId };
+  }
+
+  async getWatcherEvents(call: Call, message: unknown): Promise<unknown> {
+    const { watcherId } = checked(watcherRequest, message);
+    return await Promise.resolve({ events: this.#watchers.take(call.id, watcherId) });
+  }
+
+  async removeWatcher(call: Call, message: unknown): Promise<unknown> {
+    this.#watchers.remove(call.id, checked(watcherRequest, message).watcherId);
+    return await Promise.resolve({});
+  }
+
+  async #watch(call: Call, message: unknown, add: (view: unknown) => void): Promise<FileWatch> {
+    const { path: directory, recursive, includeEntry } = checked(watchRequest, message);
+    const { files } = await call.guest();
+    const options = { ...userOption(call), recursive };
+    // Events keep their order although each may wait for its entry.
+    let last: Promise<void> = Promise.resolve();
+    let waiting = 0;
+    return await files.watch(directory, options, (event) => {
+      const view = eventView(event);
+      if (view === null) return;
+      if (!includeEntry || !HAS_ENTRY.has(event.type) || waiting >= ENTRIES_WAITING_MAX) {
+        last = last.then(() => add(view));
+        return;
+      }
+      waiting += 1;
+      last = last.then(async () => {
+        try {
+          const at = `${directory.replace(/\/+$/, '')}/${event.name}`;
+          add({ ...view, entry: entryView(await files.stat(at, userOption(call))) });
+        } catch (error) {
+          ignore(error, `the file has gone again: ${describeError(error)}`);
+          add(view);
+        } finally {
+          waiting -= 1;
+        }
+      });
+    });
+  }
+}
+
+const DEPTH_MAX = 32;
+const ENTRIES_WAITING_MAX = 64;
+const EVENTS_WAITING_MAX = 10_000;
+const HAS_ENTRY: ReadonlySet<FileEvent['type']> = new Set(['create', 'write', 'chmod']);
+
+/** Events for a client that may read slowly: so many wait, then the stream ends. */
+class PendingEvents {
+  readonly #outlet: Outlet;
+  readonly #waiting: unknown[] = [];
+  readonly #failed = Promise.withResolvers<'too many'>();
+  #isSending = true;
+  readonly failed = this.#failed.promise;
+
+  constructor(outlet: Outlet) {
+    this.#outlet = outlet;
+  }
+
+  add(view: unknown): void {
+    if (this.#waiting.length >= EVENTS_WAITING_MAX) this.#failed.resolve('too many');
+    else this.#waiting.push(view);
+    if (!this.#isSending) this.start();
+  }
+
+  /** Sends what waits, and from then on what comes. */
+  start(): void {
+    this.#isSending = true;
+    this.#send().catch((error: unknown) => ignore(error, 'the client has gone'));
+  }
+
+  async #send(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      await this.#outlet.send({ filesystem: this.#waiting.shift() });
+    }
+    this.#isSending = false;
+  }
 }
 
 const userOption = ({ user }: Call): { readonly user?: string } =>
   user === undefined ? {} : { user };
-
-const TYPES: Readonly<Record<FileEntry['type'], string>> = {
-  file: 'FILE_TYPE_FILE',
-  directory: 'FILE_TYPE_DIRECTORY',
-  symlink: 'FILE_TYPE_SYMLINK',
-  other: 'FILE_TYPE_UNSPECIFIED',
-};
-
-function entryView(entry: FileEntry): unknown {
-  const { name, type, bytes, mode, owner, group, modifiedMs, symlinkTarget } = entry;
-  return {
-    name,
-    type: TYPES[type],
-    path: entry.path,
-    size: String(bytes),
-    mode,
-    permissions: permissionsOf(type, mode),
-    owner,
-    group,
-    modifiedTime: new Date(modifiedMs).toISOString(),
-    ...(symlinkTarget === null ? {} : { symlinkTarget }),
-  };
-}
-
-/** As Go writes them: `drwxr-xr-x`. */
-function permissionsOf(type: FileEntry['type'], mode: number): string {
-  const kind = { file: '-', directory: 'd', symlink: 'L', other: '?' }[type];
-  const bits = [...'rwxrwxrwx'].map((letter, index) =>
-    (mode & (0o400 >> index)) === 0 ? '-' : letter,
-  );
-  return kind + bits.join('');
-}
 
 const EVENTS: Readonly<Record<FileEvent['type'], string | null>> = {
   create: 'EVENT_TYPE_CREATE',
@@ -110,7 +193,7 @@ const EVENTS: Readonly<Record<FileEvent['type'], string | null>> = {
   overflow: null,
 };
 
-function eventView({ type, name }: FileEvent): unknown {
+function eventView({ type, name }: FileEvent): { name: string; type: string } | null {
   const word = EVENTS[type];
   return word === null ? null : { name, type: word };
 }

@@ -1,34 +1,38 @@
 /** Uploads as `multipart/form-data`: one part for each file, whose name is the path unless the query has one. */
-import type { IncomingMessage } from 'node:http';
-import type { Readable } from 'node:stream';
+import type { IncomingHttpHeaders } from 'node:http';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { Busboy, type BusboyHeaders } from '@fastify/busboy';
 import type { FileEntry } from '../../guest/guest.ts';
 import { E2bError } from '../errors.ts';
+import { E2B_LIMITS } from '../limits.ts';
 
 type Write = (path: string, content: AsyncIterable<Uint8Array>) => Promise<FileEntry>;
-
-const FILES_MAX = 1000;
 
 /**
  * Writes one file after the other, as their parts come.
  * @param path of the only file; null: each part names its own
- * @throws E2bError 400; what `write` throws
+ * @throws E2bError 400; what `write` and `body` throw. Writes may still wait for their content then: end them
  */
 export async function writeParts(
-  request: IncomingMessage,
+  headers: IncomingHttpHeaders,
+  body: AsyncIterable<Buffer>,
   path: string | null,
   write: Write,
 ): Promise<readonly FileEntry[]> {
   const written: Promise<FileEntry>[] = [];
   const failed = Promise.withResolvers<never>();
-  const parser = parserOf(request);
-  parser.on('file', (_field: string, content: Readable, name: string) => {
+  const parser = parserOf(headers);
+  parser.on('file', (field: string, content: Readable, name: string) => {
     const to = path ?? name;
-    if (to === undefined || to === '') {
-      failed.reject(
-        new E2bError(400, 'a part has no file name, and the parameter path is missing'),
-      );
+    if (field !== 'file' || to === undefined || to === '') {
+      const what = field === 'file' ? 'has no file name, and the parameter path is missing' : '';
+      if (what !== '') failed.reject(new E2bError(400, `a part ${what}`));
+      content.resume();
+      return;
+    }
+    if (path !== null && written.length > 0) {
+      failed.reject(new E2bError(400, 'the parameter path names one file, and there are more'));
       content.resume();
       return;
     }
@@ -37,20 +41,21 @@ export async function writeParts(
     written.push(one);
   });
   parser.on('filesLimit', () => {
-    failed.reject(new E2bError(400, `more than ${FILES_MAX} files in one request`));
+    failed.reject(new E2bError(400, `more than ${E2B_LIMITS.filesMax} files in one request`));
   });
+  const source = Readable.from(body);
   try {
-    await Promise.race([pipeline(request, parser), failed.promise]);
+    await Promise.race([pipeline(source, parser), failed.promise]);
     return await Promise.race([Promise.all(written), failed.promise]);
   } catch (error) {
-    request.unpipe(parser);
+    source.destroy();
     throw isOfParser(error) ? new E2bError(400, error.message, { cause: error }) : error;
   }
 }
 
-function parserOf({ headers }: IncomingMessage): InstanceType<typeof Busboy> {
+function parserOf(headers: IncomingHttpHeaders): InstanceType<typeof Busboy> {
   try {
-    const limits = { files: FILES_MAX };
+    const limits = { files: E2B_LIMITS.filesMax, fields: 0 };
     return new Busboy({ headers: headers as BusboyHeaders, preservePath: true, limits });
   } catch (error) {
     throw new E2bError(400, 'the multipart body has no boundary', { cause: error });
@@ -58,4 +63,4 @@ function parserOf({ headers }: IncomingMessage): InstanceType<typeof Busboy> {
 }
 
 const isOfParser = (error: unknown): error is Error =>
-  error instanceof Error && /multipart|part header/i.test(error.message);
+  error instanceof Error && /multipart|part header|Unexpected end/i.test(error.message);

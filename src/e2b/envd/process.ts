@@ -1,15 +1,20 @@
 /** `process.Process` of E2B's envd: programs and terminals. */
 import { z } from 'zod';
+import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import type { Guest } from '../../guest/guest.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Guest, Process, RunOptions } from '../../guest/guest.ts';
+import { E2B_LIMITS } from '../limits.ts';
 import type { Call } from './call.ts';
 import { keepAliveOf, timeoutOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
-import type { Program, Programs } from './programs.ts';
+import { isGuestError } from './failures.ts';
+import { type Command, type Program, type Programs, TIMED_OUT } from './programs.ts';
 import type { Outlet } from './service.ts';
 
 const size = z.object({ cols: z.number().int().min(1), rows: z.number().int().min(1) });
 const selector = z.object({ pid: z.number().int().optional(), tag: z.string().optional() });
+type Selector = z.infer<typeof selector>;
 const startRequest = z.object({
   process: z.object({
     cmd: z.string().min(1),
@@ -25,49 +30,58 @@ const input = z.object({ stdin: z.base64().optional(), pty: z.base64().optional(
 
 export class ProcessService {
   readonly #programs: Programs;
+  readonly #clock: Clock;
 
-  constructor(programs: Programs) {
+  constructor(programs: Programs, clock: Clock) {
     this.#programs = programs;
+    this.#clock = clock;
   }
 
   async list(call: Call): Promise<unknown> {
     const guest = await call.guest();
     const processes = (await guest.processes()).map(({ pid, argv, cwd, tag }) => {
       const [cmd = '', ...args] = argv;
-      return { config: { cmd, args, envs: {}, cwd }, pid, ...(tag === null ? {} : { tag }) };
+      const known = this.#programs.find(call.id, pid)?.facts.command;
+      const config = known == null ? { cmd, args, envs: {}, cwd } : { cwd, ...known };
+      return { config, pid, ...(tag === null ? {} : { tag }) };
     });
     return { processes };
   }
 
   async start(call: Call, message: unknown, outlet: Outlet): Promise<void> {
-    const { process: wanted, pty, tag, stdin } = checked(startRequest, message);
+    const { process: command, pty, tag, stdin } = checked(startRequest, message);
     const timeoutMs = timeoutOf(call.request);
     const guest = await call.guest();
-    const running = await guest.exec({
-      argv: [wanted.cmd, ...wanted.args],
-      env: wanted.envs,
+    const running = await exec(call, guest, command, {
       stdin,
-      detached: true,
-      ...(wanted.cwd === undefined ? {} : { cwd: wanted.cwd }),
-      ...(call.user === undefined ? {} : { user: call.user }),
       ...(pty === undefined ? {} : { pty: pty.size }),
       ...(tag === undefined ? {} : { tag }),
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
     });
-    const program = this.#programs.add(call.id, running, pty !== undefined);
-    await follow(call, program, outlet);
+    const isShort = JSON.stringify(command).length <= E2B_LIMITS.commandCharactersMax;
+    const program = this.#programs.add(call.id, running, {
+      isTerminal: pty !== undefined,
+      tag: tag ?? null,
+      hasInput: stdin || pty !== undefined,
+      command: isShort ? kept(command) : null,
+    });
+    await follow(call, program, outlet, this.#clock);
   }
 
   async connect(call: Call, message: unknown, outlet: Outlet): Promise<void> {
     const { process } = checked(z.object({ process: selector }), message);
-    await follow(call, await this.#find(call, process), outlet);
+    await follow(call, await this.#find(call, process), outlet, this.#clock);
   }
 
   async update(call: Call, message: unknown): Promise<unknown> {
     const schema = z.object({ process: selector, pty: z.object({ size }).optional() });
     const { process, pty } = checked(schema, message);
     const program = await this.#find(call, process);
-    if (pty !== undefined) program.process.resize(pty.size);
+    if (pty === undefined) return {};
+    if (!program.facts.isTerminal) {
+      throw new ConnectError('failed_precondition', 'the process has no terminal');
+    }
+    program.process.resize(pty.size);
     return {};
   }
 
@@ -109,31 +123,98 @@ export class ProcessService {
     });
     const { process, signal } = checked(schema, message);
     const guest = await call.guest();
-    const pid = await pidOf(guest, process);
+    const pid = await this.#pidOf(call, guest, process);
     const name = signal === 'SIGNAL_SIGKILL' ? 'SIGKILL' : 'SIGTERM';
     if (await guest.signal(pid, name)) return {};
     throw unknownProcess(process);
   }
 
-  async #find(call: Call, process: z.infer<typeof selector>): Promise<Program> {
+  async #find(call: Call, process: Selector): Promise<Program> {
     const guest = await call.guest();
-    return await this.#programs.get(call.id, await pidOf(guest, process), guest);
+    const pid = await this.#pidOf(call, guest, process);
+    try {
+      return await this.#programs.get(call.id, pid, guest);
+    } catch (error) {
+      if (isGuestError(error) && error.code === 'not_found') throw unknownProcess(process);
+      throw error;
+    }
+  }
+
+  async #pidOf(call: Call, guest: Guest, process: Selector): Promise<number> {
+    const { pid, tag } = process;
+    if (pid !== undefined) return pid;
+    if (tag === undefined) {
+      throw new ConnectError('invalid_argument', 'the process is named by no pid and no tag');
+    }
+    const known = this.#programs.tagged(call.id, tag);
+    if (known !== undefined) return known.pid;
+    const found = (await guest.processes()).find((one) => one.tag === tag);
+    if (found === undefined) throw unknownProcess(process);
+    return found.pid;
   }
 }
 
-async function pidOf(guest: Guest, process: z.infer<typeof selector>): Promise<number> {
-  if (process.pid !== undefined) return process.pid;
-  const found = (await guest.processes()).find(({ tag }) => tag !== null && tag === process.tag);
-  if (found === undefined) throw unknownProcess(process);
-  return found.pid;
+/** Variables by which programs know that they run in a sandbox, before those of the request. */
+const marks = ({ id, template }: Call): Readonly<Record<string, string>> => ({
+  E2B_SANDBOX: 'true',
+  E2B_SANDBOX_ID: id,
+  E2B_TEMPLATE_ID: template,
+});
+
+/** @throws ConnectError `invalid_argument` for a missing working directory; GuestError */
+async function exec(
+  call: Call,
+  guest: Guest,
+  command: z.infer<typeof startRequest>['process'],
+  options: Pick<RunOptions, 'stdin' | 'pty' | 'tag' | 'timeoutMs'>,
+): Promise<Process> {
+  const { cmd, args, envs, cwd } = command;
+  const user = call.user === undefined ? {} : { user: call.user };
+  try {
+    return await guest.exec({
+      ...options,
+      ...user,
+      argv: [cmd, ...args],
+      env: { ...marks(call), ...envs },
+      detached: true,
+      ...(isGiven(cwd) ? { cwd } : {}),
+    });
+  } catch (error) {
+    if (isGuestError(error) && error.code === 'not_found' && isGiven(cwd)) {
+      const exists = await guest.files.stat(cwd, user).then(
+        () => true,
+        (reason: unknown) => !isGuestError(reason) || reason.code !== 'not_found',
+      );
+      const message = `cwd '${cwd}' does not exist`;
+      if (!exists) throw new ConnectError('invalid_argument', message, { cause: error });
+    }
+    throw error;
+  }
 }
 
-const unknownProcess = ({ pid, tag }: z.infer<typeof selector>): ConnectError =>
-  new ConnectError('not_found', `there is no process ${pid ?? `with the tag ${tag ?? ''}`}`);
+const isGiven = (text: string | undefined): text is string => text !== undefined && text !== '';
 
-async function write({ process }: Program, given: z.infer<typeof input>): Promise<void> {
+function kept({ cmd, args, envs, cwd }: z.infer<typeof startRequest>['process']): Command {
+  return { cmd, args, envs, ...(isGiven(cwd) ? { cwd } : {}) };
+}
+
+const unknownProcess = ({ pid, tag }: Selector): ConnectError =>
+  new ConnectError(
+    'not_found',
+    pid === undefined
+      ? `process with tag ${tag ?? ''} not found`
+      : `process with pid ${pid} not found`,
+  );
+
+async function write({ process, facts }: Program, given: z.infer<typeof input>): Promise<void> {
   const bytes = Buffer.from(given.stdin ?? given.pty ?? '', 'base64');
   const { stdin } = process;
+  if (!facts.hasInput) {
+    throw new ConnectError('failed_precondition', 'the process was started without input');
+  }
+  if (stdin.writableLength > E2B_LIMITS.inputBytesMax) {
+    throw new ConnectError('resource_exhausted', 'the process does not read its input');
+  }
   if (stdin.destroyed || stdin.writableEnded) {
     throw new ConnectError('failed_precondition', 'the input of the process is closed');
   }
@@ -142,18 +223,39 @@ async function write({ process }: Program, given: z.infer<typeof input>): Promis
   });
 }
 
-/** Sends the program's events until it ends or the client goes. */
-async function follow(call: Call, program: Program, outlet: Outlet): Promise<void> {
+/** Sends the program's events until it ends, the client goes, or the client's time has passed. */
+async function follow(call: Call, program: Program, outlet: Outlet, clock: Clock): Promise<void> {
+  const timeoutMs = timeoutOf(call.request);
+  const late = Promise.withResolvers<typeof TIMED_OUT>();
+  const dropped = Promise.withResolvers<never>();
+  dropped.promise.catch((error: unknown) => ignore(error, 'the race below reports it'));
+  const stopTimer =
+    timeoutMs === undefined
+      ? () => undefined
+      : clock.after(timeoutMs, () => late.resolve(TIMED_OUT));
   outlet.keepAlive(keepAliveOf(call.request), { event: { keepalive: {} } });
-  const stop = program.listen((event) => outlet.send({ event }));
+  const stop = program.listen({
+    take: (event) => outlet.send({ event }),
+    onDropped: () => {
+      const message = 'the client takes no output, and others wait for it: connect again';
+      dropped.reject(new ConnectError('resource_exhausted', message));
+    },
+  });
   try {
-    await outlet.send({ event: { start: { pid: program.pid } } });
-    const end = await Promise.race([program.ended, outlet.gone]);
+    await Promise.race([
+      outlet.send({ event: { start: { pid: program.pid } } }),
+      dropped.promise,
+      late.promise,
+    ]);
+    const end = await Promise.race([program.ended, outlet.gone, late.promise, dropped.promise]);
+    if (end === TIMED_OUT)
+      throw new ConnectError('deadline_exceeded', 'the time of the call is over');
     if (end !== undefined) await outlet.send({ event: { end } });
   } catch (error) {
     if (error instanceof ConnectError) throw error;
     throw new ConnectError('unavailable', `the process can't be followed: ${describeError(error)}`);
   } finally {
     stop();
+    stopTimer();
   }
 }

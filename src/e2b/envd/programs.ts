@@ -14,60 +14,116 @@ export type ProgramEvent =
   | { readonly data: { readonly [stream in 'stdout' | 'stderr' | 'pty']?: string } }
   | { readonly end: ProgramEnd };
 
-interface ProgramEnd {
+export interface ProgramEnd {
   readonly exitCode: number;
   readonly exited: boolean;
   readonly status: string;
   readonly error?: string;
 }
 
-/** Takes an event; resolves when it wants the next one. */
-export type Listener = (event: ProgramEvent) => Promise<void>;
+/** The client named a time, and it has passed. */
+export const TIMED_OUT = Symbol('timed out');
+
+export interface Listener {
+  /** Takes an event; resolves when it wants the next one. */
+  take(event: ProgramEvent): Promise<void>;
+  /** It took none for too long while others wait, and gets no more. */
+  onDropped(): void;
+}
+
+/** As the client started it. */
+export interface Command {
+  readonly cmd: string;
+  readonly args: readonly string[];
+  readonly envs: Readonly<Record<string, string>>;
+  readonly cwd?: string;
+}
+
+export interface ProgramFacts {
+  readonly isTerminal: boolean;
+  readonly tag: string | null;
+  /** False: it has no input. */
+  readonly hasInput: boolean;
+  /** Null: too long to be kept, or started by another process of ours. */
+  readonly command: Command | null;
+}
 
 export class Program {
   readonly pid: number;
-  readonly isTerminal: boolean;
+  readonly facts: ProgramFacts;
   readonly process: Process;
+  readonly #clock: Clock;
   readonly #listeners = new Set<Listener>();
   /** Resolves at the program's end, after its output; rejects if the end is unknown. */
-  readonly ended: Promise<ProgramEnd>;
+  readonly ended: Promise<ProgramEnd | typeof TIMED_OUT>;
 
-  constructor(process: Process, isTerminal: boolean) {
+  constructor(process: Process, facts: ProgramFacts, clock: Clock) {
     this.process = process;
     this.pid = process.pid;
-    this.isTerminal = isTerminal;
+    this.facts = facts;
+    this.#clock = clock;
     const output = Promise.all([
-      this.#forward(isTerminal ? 'pty' : 'stdout'),
+      this.#forward(facts.isTerminal ? 'pty' : 'stdout'),
       this.#forward('stderr'),
     ]);
     this.ended = (async () => {
       const exit = await process.exit;
       await output;
-      // The client has given up by then, or is about to.
-      if (exit.timedOut)
-        throw new ConnectError('deadline_exceeded', 'the time of the call is over');
-      return endOf(exit);
+      return exit.timedOut ? TIMED_OUT : endOf(exit);
     })();
     this.ended.catch((error: unknown) => ignore(error, 'told to those who listen'));
     process.stdin.on('error', (error) => ignore(error, 'the program has ended'));
   }
 
-  /** Calls `listener` with what comes from now on. Returns how to stop. */
+  /** `listener` gets what comes from now on. Returns how to stop. @throws ConnectError `resource_exhausted` */
   listen(listener: Listener): () => void {
+    if (this.#listeners.size >= E2B_LIMITS.listenersMax) {
+      const message = `${E2B_LIMITS.listenersMax} clients listen to the process ${this.pid}`;
+      throw new ConnectError('resource_exhausted', message);
+    }
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
   async #forward(stream: 'stdout' | 'stderr' | 'pty'): Promise<void> {
     const source = stream === 'stderr' ? this.process.stderr : this.process.stdout;
+    const { stdio, terminal } = E2B_LIMITS.chunkBytesMax;
+    const size = stream === 'pty' ? terminal : stdio;
     try {
       for await (const bytes of source as AsyncIterable<Buffer>) {
-        const event = { data: { [stream]: bytes.toString('base64') } };
-        await Promise.all([...this.#listeners].map((listener) => listener(event)));
+        for (let at = 0; at < bytes.length; at += size) {
+          const part = bytes.subarray(at, at + size).toString('base64');
+          await this.#deliver({ data: { [stream]: part } });
+        }
       }
     } catch (error) {
       ignore(error, 'the exit says why');
     }
+  }
+
+  /** Resolves when all listeners want the next event, but those that were dropped. */
+  async #deliver(event: ProgramEvent): Promise<void> {
+    const waiting = new Set(this.#listeners);
+    const taken = [...waiting].map(async (listener) => {
+      await listener.take(event);
+      waiting.delete(listener);
+    });
+    const dropped = Promise.withResolvers<void>();
+    const check = (): (() => void) =>
+      this.#clock.after(E2B_LIMITS.listenerStallMs, () => {
+        if (this.#listeners.size > waiting.size) {
+          for (const listener of waiting) {
+            this.#listeners.delete(listener);
+            listener.onDropped();
+          }
+          dropped.resolve();
+        } else {
+          stop = check();
+        }
+      });
+    let stop = check();
+    await Promise.race([Promise.all(taken), dropped.promise]);
+    stop();
   }
 }
 
@@ -102,9 +158,9 @@ export class Programs {
     this.#clock = clock;
   }
 
-  add(id: string, process: Process, isTerminal: boolean): Program {
+  add(id: string, process: Process, facts: ProgramFacts): Program {
     const key = `${id}/${process.pid}`;
-    const program = new Program(process, isTerminal);
+    const program = new Program(process, facts, this.#clock);
     this.#all.set(key, program);
     const forget = (): void => {
       if (this.#all.get(key) === program) this.#all.delete(key);
@@ -121,10 +177,29 @@ export class Programs {
 
   /** Attaches to a program that this process does not hold. @throws GuestError `not_found` */
   async get(id: string, pid: number, guest: Guest): Promise<Program> {
-    const known = this.#all.get(`${id}/${pid}`);
+    const known = this.find(id, pid);
     if (known !== undefined) return known;
     const running = (await guest.processes()).find((one) => one.pid === pid);
     const process = await guest.attach(pid);
-    return this.#all.get(`${id}/${pid}`) ?? this.add(id, process, running?.pty ?? false);
+    const facts = {
+      isTerminal: running?.pty ?? false,
+      tag: running?.tag ?? null,
+      hasInput: true,
+      command: null,
+    };
+    return this.find(id, pid) ?? this.add(id, process, facts);
+  }
+
+  /** Also one that has ended, for a while. */
+  find(id: string, pid: number): Program | undefined {
+    return this.#all.get(`${id}/${pid}`);
+  }
+
+  /** The last one with the tag. */
+  tagged(id: string, tag: string): Program | undefined {
+    const prefix = `${id}/`;
+    return [...this.#all]
+      .filter(([key, { facts }]) => key.startsWith(prefix) && facts.tag === tag)
+      .at(-1)?.[1];
   }
 }

@@ -124,13 +124,17 @@ function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): voi
     if (signal.aborted) resolve(undefined);
     else signal.addEventListener('abort', () => resolve(undefined), { once: true });
   });
+  let drained: Promise<void> | undefined;
   let stop = (): void => undefined;
   let restart = (): void => undefined;
   const send = async (message: unknown): Promise<void> => {
     restart();
     if (signal.aborted || response.writableEnded) return;
     if (response.write(frameOf(message))) return;
-    await Promise.race([gone, new Promise<void>((resolve) => response.once('drain', resolve))]);
+    drained ??= new Promise((resolve) => response.once('drain', resolve)).then(() => {
+      drained = undefined;
+    });
+    await Promise.race([gone, drained]);
   };
   return {
     send,
@@ -138,7 +142,11 @@ function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): voi
     keepAlive(ms, message) {
       restart = () => {
         stop();
-        stop = clock.after(ms, () => void send(message));
+        stop = clock.after(ms, () => {
+          // A client that does not read needs no sign of life, and they would pile up.
+          if (response.writableNeedDrain) restart();
+          else void send(message);
+        });
       };
       restart();
     },

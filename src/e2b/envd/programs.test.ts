@@ -1,0 +1,115 @@
+import { PassThrough } from 'node:stream';
+import { setImmediate as tick } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
+import type { Process, ProcessExit } from '../../guest/guest.ts';
+import { E2B_LIMITS } from '../limits.ts';
+import { Program, type ProgramEvent } from './programs.ts';
+
+const FACTS = { isTerminal: false, tag: null, hasInput: true, command: null };
+const EXIT: ProcessExit = {
+  exitCode: 0,
+  signal: null,
+  timedOut: false,
+  oomKilled: false,
+  oomVictim: null,
+  truncated: false,
+  durationMs: 1,
+};
+
+function start() {
+  const clock = new FakeClock();
+  const stdout = new PassThrough();
+  const stderr = new PassThrough();
+  const exit = Promise.withResolvers<ProcessExit>();
+  const process: Process = {
+    pid: 7,
+    warm: false,
+    stdin: new PassThrough(),
+    stdout,
+    stderr,
+    resize: () => undefined,
+    kill: () => undefined,
+    exit: exit.promise,
+  };
+  const end = (): void => {
+    stdout.end();
+    stderr.end();
+    exit.resolve(EXIT);
+  };
+  return { clock, stdout, end, program: new Program(process, FACTS, clock) };
+}
+
+function reader() {
+  const events: ProgramEvent[] = [];
+  const take = async (event: ProgramEvent): Promise<void> => {
+    events.push(event);
+    await Promise.resolve();
+  };
+  return { events, take, onDropped: () => expect.unreachable('it reads') };
+}
+
+/** Takes one event and wants no other until `read` is called. */
+function stalled() {
+  const gate = Promise.withResolvers<void>();
+  const seen = { events: 0, isDropped: false };
+  const take = async (): Promise<void> => {
+    seen.events += 1;
+    await gate.promise;
+  };
+  const onDropped = (): void => {
+    seen.isDropped = true;
+  };
+  return { seen, read: gate.resolve, take, onDropped };
+}
+
+describe('Program', () => {
+  it('drops a listener that never reads, for the sake of the others, which lose nothing', async () => {
+    const { clock, stdout, end, program } = start();
+    const good = reader();
+    const deaf = stalled();
+    program.listen(good);
+    program.listen(deaf);
+    stdout.write('a');
+    await tick();
+    stdout.write('b');
+    await tick();
+    // Nothing piles up for the one that does not read.
+    expect([good.events.length, deaf.seen.events]).toEqual([1, 1]);
+    clock.advance(E2B_LIMITS.listenerStallMs);
+    end();
+    expect(await program.ended).toMatchObject({ exitCode: 0 });
+    expect([deaf.seen, good.events.length]).toEqual([{ events: 1, isDropped: true }, 2]);
+  });
+
+  it('waits for its only listener as long as it takes', async () => {
+    const { clock, stdout, end, program } = start();
+    const slow = stalled();
+    program.listen(slow);
+    stdout.write('a');
+    await tick();
+    stdout.write('b');
+    clock.advance(100 * E2B_LIMITS.listenerStallMs);
+    await tick();
+    expect(slow.seen).toEqual({ events: 1, isDropped: false });
+    slow.read();
+    end();
+    await program.ended;
+    expect(slow.seen.events).toBe(2);
+  });
+
+  it('sends large output in pieces', async () => {
+    const { stdout, end, program } = start();
+    const good = reader();
+    program.listen(good);
+    stdout.end(Buffer.alloc(E2B_LIMITS.chunkBytesMax.stdio * 2 + 1));
+    await tick();
+    end();
+    await program.ended;
+    const sizes = good.events.map((event) =>
+      'data' in event ? Buffer.from(event.data.stdout ?? '', 'base64').length : 0,
+    );
+    expect(Math.max(...sizes)).toBeLessThanOrEqual(E2B_LIMITS.chunkBytesMax.stdio);
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(E2B_LIMITS.chunkBytesMax.stdio * 2 + 1);
+  });
+});
