@@ -146,6 +146,9 @@ describe('a host without networks', () => {
       );
     }
     await Sandbox.create('agent', { ...fresh.client, allowInternetAccess: false });
+    // Clients of this generation say so whether their program does or not.
+    const old = { templateID: 'agent', allow_internet_access: true };
+    expect((await asking(fresh)('POST', '/sandboxes', old)).status).toBe(201);
   });
 });
 

@@ -11,10 +11,8 @@ import { formatKept, type Kept } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts, TemplateSource } from '../parts.ts';
 import { isExplicit, networkOptions } from './network.ts';
-import type { CreateBody } from './schema.ts';
+import type { CreateBody, Version } from './schema.ts';
 import { createFrom, type Source } from './templates.ts';
-
-export type Version = 'v1' | 'v2';
 
 export class Creations {
   readonly #parts: E2bParts;
@@ -34,7 +32,7 @@ export class Creations {
   async create(body: CreateBody, version: Version, gone: AbortSignal): Promise<SandboxInfo> {
     const { control, clock } = this.#parts;
     const request = requestOf(body, version);
-    const isDefault = !isExplicit(body);
+    const isDefault = !isExplicit(body, version);
     using limit = timeLimit(clock, E2B_LIMITS.createMsMax, gone);
     const { signal } = limit;
     const places = { control, templates: this.#templates };

@@ -2,7 +2,7 @@
 import type { NetworkOptions } from '../../sandbox/spec.ts';
 import { E2bError } from '../errors.ts';
 import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
-import type { CreateBody, NetworkBody } from './schema.ts';
+import type { CreateBody, NetworkBody, Version } from './schema.ts';
 
 const ALL = '0.0.0.0/0';
 const ADDRESSES = /^[\d./:a-f]+$/i;
@@ -36,13 +36,20 @@ export function networkOptions(
   return { mode: 'open', allow: [], deny: denyWithout(denyOut, allowOut) };
 }
 
-/** Whether a client asks for egress itself: then a host without network cards refuses. */
-export function isExplicit({
-  network,
-  allow_internet_access: internet,
-}: Pick<CreateBody, 'network' | 'allow_internet_access'>): boolean {
+/**
+ * Whether a client asks for egress itself: then a host without network cards refuses. Clients before version 2 of the
+ * routes always say that they want the internet.
+ */
+export function isExplicit(
+  {
+    network,
+    allow_internet_access: internet,
+  }: Pick<CreateBody, 'network' | 'allow_internet_access'>,
+  version: Version = 'v2',
+): boolean {
   const { allowOut, denyOut } = network ?? {};
-  return internet === true || (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
+  const isAsked = version === 'v2' && internet === true;
+  return isAsked || (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
 }
 
 function denyWithout(deny: readonly string[], allow: readonly string[]): string[] {

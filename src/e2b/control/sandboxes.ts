@@ -7,7 +7,7 @@ import { SandboxError, type SandboxErrorCode } from '../../sandbox/errors.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
-import { type Creations, type Version, withoutMemory } from './creations.ts';
+import { type Creations, withoutMemory } from './creations.ts';
 import { requireHealthy } from './health.ts';
 import { present } from './present.ts';
 import {
@@ -25,6 +25,7 @@ import {
   sandboxAnswer,
   sandboxDetail,
   timeoutBody,
+  type Version,
 } from './schema.ts';
 import { detailView, sandboxView } from './view.ts';
 

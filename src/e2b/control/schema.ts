@@ -4,6 +4,9 @@ import { RANGES } from '../../sandbox/limits.ts';
 import { e2bNetwork, networkLists } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
+/** Generation of the routes that create and connect. */
+export type Version = 'v1' | 'v2';
+
 /** Names of the OpenAPI document; they are not those of our own interface. */
 export const e2bSchemas = z.registry<{ id: string }>();
 function named<T extends z.ZodType>(id: string, schema: T): T {
