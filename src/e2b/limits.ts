@@ -43,13 +43,13 @@ export const E2B_LIMITS = {
   /** Builds whose logs are in memory; the oldest finished ones are forgotten. */
   buildsKeptMax: 100,
   /** Time after which a build that nobody starts is forgotten, milliseconds. */
-  unstartedMsMax: 6 * 60 * 60_000,
+  unstartedMsMax: 2 * 60 * 60_000,
   stepsMax: 500,
   /** Characters of a command and of another argument of a step. */
   stepCharactersMax: 256 * 1024,
   /** Log of a build: entries and characters; what comes after is left out. */
-  logEntriesMax: 20_000,
-  logCharactersMax: 4 * 1024 * 1024,
+  logEntriesMax: 10_000,
+  logCharactersMax: 1024 * 1024,
   logLineCharactersMax: 4000,
   /** Entries of one answer, whatever a client asks for. */
   logAnswerMax: 1000,
