@@ -8,12 +8,17 @@ import { connect } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Authority, makeAuthority } from '../support/certificate-authority.ts';
+import { pythonClient } from '../support/e2b-clients.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 import { startRawServer } from '../support/raw-http.ts';
-import { requiresRoot } from '../support/requires.ts';
+import { requires, requiresRoot } from '../support/requires.ts';
 import { type Names, openNames } from '../support/wildcard-names.ts';
 
-const DOMAIN = 'sbx.example.test';
+/**
+ * Python's client resolves by itself, without the C library: `.localhost` is the loopback address, and `/etc/hosts` is read
+ * only at its start.
+ */
+const DOMAIN = 'sbx.localhost';
 const FIXTURES = fileURLToPath(new URL('../fixtures/e2b-tls/', import.meta.url));
 
 let world: E2bWorld;
@@ -39,13 +44,19 @@ afterAll(async () => {
 });
 
 /** Runs a client with nothing but its domain, its key and the authority; names of new sandboxes resolve at once. */
-async function use(program: string, args: readonly string[], port: number): Promise<unknown> {
+async function use(
+  program: string,
+  args: readonly string[],
+  port: number,
+  more: Readonly<Record<string, string>> = {},
+): Promise<unknown> {
   const stop = world.control.onChange(({ id }) => {
     names.add(`${port}-${id}.${DOMAIN}`);
     names.add(`49983-${id}.${DOMAIN}`);
   });
   const wrapped = names.wrap(program, args);
   const env = {
+    ...more,
     PATH: process.env['PATH'],
     HOME: home,
     E2B_API_KEY: world.apiKey,
@@ -81,6 +92,18 @@ requiresRoot().describe('clients with E2B_DOMAIN alone', () => {
       SEEN,
     );
   });
+});
+
+const python = requires('generators', pythonClient('newest'));
+python.describe('the Python client with E2B_DOMAIN alone', (client) => {
+  requiresRoot().it.each(['sync', 'async'])(
+    '%s: creates, uses and ends a sandbox',
+    async (mode) => {
+      await using server = await startRawServer('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage');
+      const args = [...client.args, join(FIXTURES, 'use.py'), `${server.port}`, mode];
+      expect(await use(client.program, args, server.port, client.env)).toEqual(SEEN);
+    },
+  );
 });
 
 describe('TLS', () => {

@@ -1,0 +1,83 @@
+/** Thousands of connections that nobody uses: those who come later are served, and so is a daemon at its limit. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { connect } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { Sandbox } from 'e2b';
+import { afterEach, expect, it } from 'vitest';
+import { API_LIMITS } from '../../src/api/limits.ts';
+import { createListener, listenAt, portOf } from '../../src/api/listener.ts';
+import { openE2bWorld } from '../support/e2b-world.ts';
+
+const HOLD = fileURLToPath(new URL('../fixtures/idle-connections/hold.mjs', import.meta.url));
+const children: ChildProcess[] = [];
+afterEach(async () => {
+  for (const child of children.splice(0)) {
+    child.stdin?.end();
+    if (child.exitCode === null) await once(child, 'exit');
+  }
+});
+
+/** In another process: this one has as many files of its own. */
+async function hold(port: number, count: number, halves: number): Promise<string> {
+  const child = spawn(process.execPath, [HOLD, `${port}`, `${count}`, `${halves}`], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  children.push(child);
+  const [line] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  return String(line);
+}
+
+it('5,000 idle connections and 500 half requests keep nobody else waiting', async () => {
+  await using world = await openE2bWorld();
+  const held = await hold(Number(new URL(world.url).port), 5000, 500);
+  expect(JSON.parse(held)).toEqual({ answered: 5000, closed: 0 });
+  const sandbox = await Sandbox.create('agent', world.client);
+  expect(await sandbox.isRunning()).toBe(true);
+  expect(await sandbox.kill()).toBe(true);
+});
+
+it('at the limit idle connections make room for others', async () => {
+  const server = createListener({
+    request: (_request, response) => void response.end('ok'),
+    upgrade: (_request, client) => void client.destroy(),
+    takesUpgrade: () => false,
+  });
+  server.maxConnections = 50;
+  await listenAt(server, { port: 0 });
+  const port = portOf(server) ?? 0;
+  expect(JSON.parse(await hold(port, 50, 0))).toEqual({ answered: 50, closed: 0 });
+  const ask = (): Promise<string> =>
+    new Promise((resolve) => {
+      let text = '';
+      const socket = connect(port, '127.0.0.1', () =>
+        socket.write('GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'),
+      );
+      socket.on('error', () => undefined);
+      socket.on('data', (bytes) => {
+        text += String(bytes);
+      });
+      socket.once('close', () => resolve(text));
+    });
+  // The first one finds the house full; those that follow do not.
+  let answer = await ask();
+  for (let tries = 0; !answer.includes('200 OK') && tries < 20; tries += 1) answer = await ask();
+  expect(answer).toContain('200 OK');
+  server.close();
+  server.closeAllConnections();
+});
+
+it('idle connections outlive the pools of clients', () => {
+  // E2B's Python client keeps an idle connection for 300 s.
+  expect(API_LIMITS.keepAliveMs).toBeGreaterThan(300_000);
+  const server = createListener({
+    request: () => undefined,
+    upgrade: () => undefined,
+    takesUpgrade: () => false,
+  });
+  expect(server.keepAliveTimeout).toBe(API_LIMITS.keepAliveMs);
+  expect(server.requestTimeout).toBe(0);
+  expect(server.maxConnections).toBeGreaterThan(100);
+  expect(createServer().maxConnections ?? 0).toBe(0);
+});
