@@ -5,17 +5,10 @@ import { lstat, open, readdir, readlink, realpath } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { describeError, errorCode } from '../base/errors.ts';
+import { compile, hasWildcard, matches } from '../base/text/glob.ts';
 import { GIB } from '../base/units.ts';
 import { type ArchiveMember, archive } from '../transfer/archive.ts';
-import {
-  cleanPath,
-  compile,
-  DockerIgnore,
-  hasWildcard,
-  IGNORE_LIMITS,
-  matches,
-  type Verdict,
-} from '../transfer/docker-ignore.ts';
+import { cleanPath, DockerIgnore, IGNORE_LIMITS, type Verdict } from '../transfer/docker-ignore.ts';
 import { CopyError } from '../transfer/transfer.ts';
 import { DockerfileError, shown } from './errors.ts';
 import { CONTEXT_LIMITS } from './limits.ts';

@@ -5,7 +5,7 @@
  * As there, steps run as `user` in its home unless they say otherwise, by a login shell; COPY and WORKDIR make files of the
  * present user; users that are missing are made.
  */
-import { hasWildcard } from '../transfer/docker-ignore.ts';
+import { hasWildcard } from '../base/text/glob.ts';
 import type { Instruction } from './parse.ts';
 import type { Source, StageGraph } from './stages.ts';
 

@@ -1,5 +1,5 @@
 /** `RUN --mount=…`. Pure. */
-import { hasWildcard } from '../transfer/docker-ignore.ts';
+import { hasWildcard } from '../base/text/glob.ts';
 import { invalid, shown, unsupported } from './errors.ts';
 import { type Source, type Stage, sourceOfFrom } from './stages.ts';
 import { expandWord, type Scope } from './words.ts';

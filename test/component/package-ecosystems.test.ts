@@ -105,6 +105,26 @@ describe('cargo', () => {
   });
 });
 
+describe('go: private modules of the host', () => {
+  it('their names reach neither the proxy nor the checksum database, and the refusal says what to do', async () => {
+    const { origin } = world.index;
+    const except = ['*.corp.example'];
+    await using own = await openPackageWorld(() => ({
+      go: { baseUrl: `${origin}/go/`, except },
+      sumdb: { baseUrl: `${origin}/sumdb/`, except },
+    }));
+    const port = await own.attach(ALL);
+    for (const [path, remedy] of [
+      ['/go/git.corp.example/a/@v/list', '--copy or a vendor directory'],
+      ['/go/sumdb/sum.golang.org/lookup/git.corp.example/a@v1.0.0', 'set GONOSUMDB'],
+    ] as const) {
+      const answer = await fetchPackage(port, path);
+      expect([answer.status, answer.phrase]).toEqual([403, expect.stringContaining(remedy)]);
+    }
+    expect(targets().filter((target) => target.includes('corp'))).toEqual([]);
+  });
+});
+
 describe('go', () => {
   it('a version is fetched once; a branch each time the page is old; the database through the proxy', async () => {
     answerAll({
@@ -182,7 +202,7 @@ describe('apt', () => {
     const denied = { ...ALL, deny: ['apt:hello'] };
     const path = '/apt/debian/pool/main/h/hello/hello_1-1_amd64.deb';
     expect((await get(path, denied)).status).toBe(403);
-    expect((await get('/apt/ubuntu/dists/s/InRelease')).status).toBe(404);
+    expect((await get('/apt/mint/dists/s/InRelease')).status).toBe(404);
     expect((await get('http://169.254.169.254/debian/dists/s/InRelease')).status).toBe(403);
     expect(targets()).toEqual([]);
   });

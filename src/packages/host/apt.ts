@@ -1,5 +1,6 @@
-/** The Debian archives of the host's apt, by the last part of their path; then the public ones. */
+/** The archives of Debian and Ubuntu of the host's apt, by the last part of their path; then the public ones. */
 import { join } from 'node:path';
+import { APT_ARCHIVES, type AptArchive } from '../apt-archives.ts';
 import { PackageError } from '../errors.ts';
 import type { Configured, Index, IndexSet } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
@@ -8,13 +9,18 @@ import { type Login, parseNetrc, withLogin } from './netrc.ts';
 import { type ClientProxies, withProxies } from './proxies.ts';
 
 const DIR = '/etc/apt';
-const ARCHIVES = ['debian', 'debian-security'] as const;
+const PUBLIC: Readonly<Record<AptArchive, string>> = {
+  debian: 'http://deb.debian.org/debian',
+  'debian-security': 'http://deb.debian.org/debian-security',
+  ubuntu: 'http://archive.ubuntu.com/ubuntu',
+  'ubuntu-ports': 'http://ports.ubuntu.com/ubuntu-ports',
+};
 
 export async function aptIndexes(files: HostFiles): Promise<IndexSet> {
   const uris = await configuredUris(files);
   const logins = await configuredLogins(files);
   const proxies = await configuredProxies(files);
-  const open = (archive: string): Configured => {
+  const open = (archive: AptArchive): Configured => {
     try {
       return withProxies(withAuth(archiveOf(archive, uris), logins), files, 'apt', proxies);
     } catch (error) {
@@ -22,10 +28,10 @@ export async function aptIndexes(files: HostFiles): Promise<IndexSet> {
       throw error;
     }
   };
-  return Object.fromEntries(ARCHIVES.map((archive) => [archive, open(archive)] as const));
+  return Object.fromEntries(APT_ARCHIVES.map((archive) => [archive, open(archive)] as const));
 }
 
-function archiveOf(archive: string, uris: readonly string[]): Index {
+function archiveOf(archive: AptArchive, uris: readonly string[]): Index {
   const found = uris.find((uri) => {
     const url = URL.parse(uri);
     return (
@@ -34,7 +40,7 @@ function archiveOf(archive: string, uris: readonly string[]): Index {
       url.pathname.replace(/\/+$/, '').endsWith(`/${archive}`)
     );
   });
-  return indexOf(found ?? `http://deb.debian.org/${archive}`, `${archive} in ${DIR}`);
+  return indexOf(found ?? PUBLIC[archive], `${archive} in ${DIR}`);
 }
 
 /** apt_auth.conf(5): a machine has a scheme only if it is not HTTPS; its path covers those below it. */

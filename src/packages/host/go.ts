@@ -1,4 +1,7 @@
-/** The module proxy of the host's Go: GOPROXY of the environment or of Go's own file, then the public one. */
+/**
+ * The module proxy of the host's Go: GOPROXY of the environment or of Go's own file, then the public one. What the host
+ * does not ask of it or of the checksum database (GOPRIVATE, GONOPROXY, GONOSUMDB) is not asked for a guest either.
+ */
 import { join } from 'node:path';
 import type { IndexSet } from '../upstream/index-set.ts';
 import type { HostFiles } from './host-files.ts';
@@ -24,7 +27,12 @@ export async function goIndexes(files: HostFiles): Promise<Pick<IndexSet, 'go' |
   // Go sends the logins of .netrc by HTTPS only.
   const isOpen = value('GOAUTH') === 'off' || index.baseUrl.startsWith('http:');
   const logins = isOpen ? index : await withNetrc(index, files);
-  const go = withProxies(logins, files, 'Go');
+  const listed = (name: string): { readonly except?: readonly string[] } => {
+    const patterns = (value(name) ?? value('GOPRIVATE') ?? '').split(',').filter(Boolean);
+    return patterns.length === 0 ? {} : { except: patterns };
+  };
+  const go = { ...withProxies(logins, files, 'Go'), ...listed('GONOPROXY') };
   if (value('GOSUMDB') === 'off') return { go };
-  return { go, sumdb: withProxies({ baseUrl: `https://${DATABASE}/` }, files, 'Go') };
+  const sumdb = withProxies({ baseUrl: `https://${DATABASE}/` }, files, 'Go');
+  return { go, sumdb: { ...sumdb, ...listed('GONOSUMDB') } };
 }

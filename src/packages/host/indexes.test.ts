@@ -49,6 +49,8 @@ describe('readIndexes', () => {
       sumdb: 'https://sum.golang.org/',
       debian: 'http://deb.debian.org/debian/',
       'debian-security': 'http://deb.debian.org/debian-security/',
+      ubuntu: 'http://archive.ubuntu.com/ubuntu/',
+      'ubuntu-ports': 'http://ports.ubuntu.com/ubuntu-ports/',
     });
   });
 
@@ -99,6 +101,15 @@ describe('readIndexes', () => {
     expect(await read(file, { GOSUMDB: 'off' })).not.toHaveProperty('sumdb');
   });
 
+  it('go: private modules, from the variable or from Go’s file; each list on its own', async () => {
+    const file = { '/home/user/.config/go/env': 'GOPRIVATE=*.corp.example,github.com/ours\n' };
+    const both = ['*.corp.example', 'github.com/ours'];
+    const { go, sumdb } = await read(file);
+    expect([go?.except, sumdb?.except]).toEqual([both, both]);
+    const own = await read(file, { GONOPROXY: 'none', GONOSUMDB: 'a.example' });
+    expect([own.go?.except, own.sumdb?.except]).toEqual([['none'], ['a.example']]);
+  });
+
   it('cargo: the source that replaces crates.io, over several steps; none without a sparse index', async () => {
     const config = (registry: string) => ({
       '/home/user/.cargo/config.toml': [
@@ -113,6 +124,15 @@ describe('readIndexes', () => {
     const { cargo } = await read(config('sparse+https://cargo.example/i'));
     expect(cargo?.baseUrl).toBe('https://cargo.example/i/');
     expect(await read(config('https://git.example/i'))).not.toHaveProperty('cargo');
+  });
+
+  it('apt: a host of Ubuntu', async () => {
+    const sources = 'Types: deb\nURIs: http://de.archive.ubuntu.com/ubuntu/\nSuites: noble\n';
+    const { ubuntu, debian } = await read({ '/etc/apt/sources.list.d/ubuntu.sources': sources });
+    expect([ubuntu?.baseUrl, debian?.baseUrl]).toEqual([
+      'http://de.archive.ubuntu.com/ubuntu/',
+      'http://deb.debian.org/debian/',
+    ]);
   });
 
   it('apt: mirrors of both forms of files', async () => {

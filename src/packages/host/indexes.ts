@@ -1,4 +1,6 @@
 /** Reads the indexes that this host's own package clients use. An invalid setting stops only the kind that it is of. */
+
+import { APT_ARCHIVES } from '../apt-archives.ts';
 import { PackageError } from '../errors.ts';
 import type { Configured, IndexSet } from '../upstream/index-set.ts';
 import { aptIndexes } from './apt.ts';
@@ -23,7 +25,7 @@ export async function readIndexes(
         return cargo === undefined ? {} : { cargo };
       }),
       orInvalid(['go', 'sumdb'], 'Go', () => goIndexes(files)),
-      orInvalid(['debian', 'debian-security'], 'apt', () => aptIndexes(files)),
+      orInvalid(APT_ARCHIVES, 'apt', () => aptIndexes(files)),
     ])),
   );
   const withHosts = (index: Configured): Configured =>

@@ -18,10 +18,11 @@ import type {
   Artifact,
   ArtifactRoute,
   CatalogRoute,
+  IndexName,
   RelayRoute,
   Route,
 } from '../protocol/artifact.ts';
-import { timeOfInfo } from '../protocol/go.ts';
+import { isCovered, timeOfInfo } from '../protocol/go.ts';
 import { refusalPage } from '../protocol/pypi.ts';
 import { type ByteRange, parseRange } from '../range.ts';
 import { accepted, type Checked, NOT_FOUND, phraseOf, type Refusal, refused } from '../refusal.ts';
@@ -105,6 +106,10 @@ export class Exchange {
     if (index === undefined) {
       const message = `This host has no index of ${ecosystem} packages: configure one there.`;
       this.#refuseRoute(route, refused(403, 'no_index', message).refusal);
+      return;
+    }
+    if (index.except !== undefined && isCovered(name, index.except)) {
+      this.#refuseRoute(route, refused(403, 'no_index', PRIVATE[route.index] ?? '').refusal);
       return;
     }
     if (route.kind === 'static') {
@@ -386,6 +391,13 @@ export class Exchange {
     this.#context.onFetch({ ecosystem, name, ...none, ...more });
   }
 }
+
+/** Of modules that the host's Go does not ask an index for: their names stay on the host. */
+const PRIVATE: Readonly<Partial<Record<IndexName, string>>> = {
+  go: "The host's Go fetches this module without a proxy (GOPRIVATE, GONOPROXY): bring it with --copy or a vendor directory.",
+  sumdb:
+    "The host's Go does not ask the checksum database for this module: set GONOSUMDB of the host in the sandbox, too.",
+};
 
 function lengthOf(
   range: ByteRange | undefined,

@@ -27,7 +27,8 @@ export function parseRoute(method: string, target: string): Checked<Route> {
   const route = host === null ? ownRoute(segments) : aptRoute(segments, host);
   if (route === undefined) {
     if (host === null) return NOT_FOUND;
-    const message = 'The package gateway is no proxy for other hosts than those of Debian.';
+    const message =
+      'The package gateway serves apt archives of Debian and Ubuntu by their public names alone: put archive.ubuntu.com or deb.debian.org into the sources of apt.';
     return refused(403, 'bad_request', message);
   }
   if (method === 'HEAD' && (route.kind !== 'artifact' || route.ecosystem !== 'pip')) {

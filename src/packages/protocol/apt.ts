@@ -1,18 +1,21 @@
 /**
- * Debian archives. Pure.
+ * Archives of Debian and Ubuntu. Pure.
  *
- *     /apt/debian/dists/…   /apt/debian/pool/…   the same below /apt/debian-security/
+ *     /apt/debian/dists/…   /apt/debian/pool/…   the same below debian-security, ubuntu and ubuntu-ports
  *     http://deb.debian.org/debian/…             the same, as apt asks a proxy
  *
  * Nothing is rewritten: apt checks everything by the signature of InRelease.
  */
+import { APT_ARCHIVES, type AptArchive } from '../apt-archives.ts';
 import type { RelayRoute } from './artifact.ts';
 
-const ARCHIVES = ['debian', 'debian-security'] as const;
-/** Public names of these archives, which the guest's sources have. */
-const HOSTS: Readonly<Record<string, string | null>> = {
-  'deb.debian.org': null,
-  'security.debian.org': 'debian-security',
+/** What the public hosts serve, which the guest's sources name. */
+const HOSTS: Readonly<Record<string, readonly AptArchive[]>> = {
+  'deb.debian.org': ['debian', 'debian-security'],
+  'security.debian.org': ['debian-security'],
+  'archive.ubuntu.com': ['ubuntu'],
+  'security.ubuntu.com': ['ubuntu'],
+  'ports.ubuntu.com': ['ubuntu-ports'],
 };
 const SEGMENT = /^[A-Za-z0-9][A-Za-z0-9+~:._-]{0,254}$/;
 const PACKAGE = /^([a-z0-9][a-z0-9+.-]+)_([A-Za-z0-9.+~:-]+)_[a-z0-9-]+\.deb$/;
@@ -20,11 +23,10 @@ const BY_HASH = /(?:^|\/)by-hash\/SHA256\/([0-9a-f]{64})$/;
 
 /** @param host of a request in absolute form; null: `segments` are below `/apt/` */
 export function aptRoute(segments: readonly string[], host: string | null): RelayRoute | undefined {
-  if (host !== null && !Object.hasOwn(HOSTS, host)) return undefined;
+  const served = host === null ? APT_ARCHIVES : Object.hasOwn(HOSTS, host) ? HOSTS[host] : [];
   const [first = '', ...below] = segments;
-  const index = ARCHIVES.find((one) => one === first);
-  const only = host === null ? null : (HOSTS[host] ?? null);
-  if (index === undefined || (only !== null && only !== index)) return undefined;
+  const index = served?.find((one) => one === first);
+  if (index === undefined) return undefined;
   const [area, ...rest] = below;
   if (rest.length === 0 || !below.every((one) => SEGMENT.test(one))) return undefined;
   const path = below.join('/');

@@ -1,5 +1,6 @@
 /** What the protocols have in common (types only). */
 import type { Ecosystem } from '../../base/package-policy.ts';
+import type { AptArchive } from '../apt-archives.ts';
 import type { Digest } from '../policy.ts';
 
 /** A file that an index names. */
@@ -43,7 +44,7 @@ export interface RawPage {
 }
 
 /** Which of the host's indexes: several for apt, and the checksum database of Go. */
-export type IndexName = 'pip' | 'npm' | 'cargo' | 'go' | 'sumdb' | 'debian' | 'debian-security';
+export type IndexName = 'pip' | 'npm' | 'cargo' | 'go' | 'sumdb' | AptArchive;
 
 interface Named {
   readonly ecosystem: Ecosystem;

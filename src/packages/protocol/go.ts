@@ -6,6 +6,7 @@
  *
  * Nothing is rewritten: the client checks modules against go.sum or the signed database.
  */
+import { compile, matches } from '../../base/text/glob.ts';
 import { KIB } from '../../base/units.ts';
 import type { RelayRoute, Route } from './artifact.ts';
 
@@ -58,6 +59,19 @@ function moduleRoute(
     contentType: kind === 'zip' ? 'application/zip' : 'text/plain',
     infoPath: `${escaped}/@v/${version}.info`,
   };
+}
+
+/**
+ * Whether one of the patterns of GOPRIVATE and the like covers a module: a glob of as many elements as it has, from the
+ * first on.
+ */
+export function isCovered(module: string, patterns: readonly string[]): boolean {
+  const elements = module.split('/');
+  return patterns.some((text) => {
+    const pattern = compile(text.replace(/\/+$/, ''), false);
+    const count = text.replace(/\/+$/, '').split('/').length;
+    return pattern !== null && matches(pattern, elements.slice(0, count).join('/'));
+  });
 }
 
 /** Undefined: not a module path. */

@@ -4,7 +4,7 @@ import { PackageRules, permitsFile } from '../policy.ts';
 import { aptRoute } from './apt.ts';
 import type { Catalog, RawPage } from './artifact.ts';
 import { cargoPage, cargoRoute, parseCargoIndex } from './cargo.ts';
-import { goRoute, timeOfInfo } from './go.ts';
+import { goRoute, isCovered, timeOfInfo } from './go.ts';
 import { newestOf, npmRoute, parsePackument } from './npm.ts';
 import { nameOfFile, parsePypiPage, pypiRoute, refusalPage } from './pypi.ts';
 
@@ -312,6 +312,21 @@ describe('cargo', () => {
   });
 });
 
+describe('isCovered', () => {
+  it.each([
+    ['git.corp.example/a/b', ['*.corp.example'], true],
+    ['corp.example/a', ['*.corp.example'], false],
+    ['github.com/ours/x/y', ['x.example', 'github.com/ours'], true],
+    ['github.com/others/x', ['github.com/ours'], false],
+    ['github.com/ours-too', ['github.com/ours'], false],
+    ['github.com/ours/x', ['github.com/ours/'], true],
+    ['github.com/a', ['none'], false],
+    ['github.com/a', ['['], false],
+  ])('%s by %j: %s', (module, patterns, expected) => {
+    expect(isCovered(module, patterns)).toBe(expected);
+  });
+});
+
 describe('goRoute', () => {
   it.each([
     ['github.com/!burnt!sushi/toml/@v/v1.6.0.zip', 'github.com/BurntSushi/toml', true],
@@ -366,6 +381,14 @@ describe('aptRoute', () => {
       'security.debian.org',
       { index: 'debian-security' },
     ],
+    ['ubuntu/dists/noble/InRelease', null, { index: 'ubuntu' }],
+    ['ubuntu/dists/noble-security/InRelease', 'security.ubuntu.com', { index: 'ubuntu' }],
+    [
+      'ubuntu/pool/main/h/hello/hello_2.10-3build1_amd64.deb',
+      'archive.ubuntu.com',
+      { index: 'ubuntu', name: 'hello', version: '2.10-3build1', isImmutable: true },
+    ],
+    ['ubuntu-ports/dists/noble/InRelease', 'ports.ubuntu.com', { index: 'ubuntu-ports' }],
   ] as const)('%s', (path, host, wanted) => {
     expect(aptRoute(split(path), host)).toMatchObject(wanted);
   });
@@ -374,7 +397,10 @@ describe('aptRoute', () => {
     ['debian/dists', null],
     ['debian/project/x', null],
     ['debian/pool/main/h/hello/hello.txt', null],
-    ['ubuntu/dists/jammy/InRelease', null],
+    ['ubuntu/dists/jammy/InRelease', 'deb.debian.org'],
+    ['ubuntu/dists/jammy/InRelease', 'de.archive.ubuntu.com'],
+    ['debian/dists/bookworm/InRelease', 'archive.ubuntu.com'],
+    ['mint/dists/x/InRelease', null],
     ['debian/dists/bookworm/InRelease', 'evil.example'],
     ['debian/dists/bookworm/InRelease', 'security.debian.org'],
   ] as const)('refuses %s of %s', (path, host) => {

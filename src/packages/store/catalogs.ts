@@ -63,7 +63,10 @@ export class Catalogs {
     const path = `sumdb/${DATABASE}/`;
     try {
       await this.text(proxy, `${path}supported`);
-      return { ...proxy, baseUrl: `${proxy.baseUrl}${path}` };
+      const { except: _of, ...reached } = proxy;
+      const { except } = direct;
+      const own = except === undefined ? {} : { except };
+      return { ...reached, ...own, baseUrl: `${proxy.baseUrl}${path}` };
     } catch (error) {
       if (!(error instanceof PackageError)) throw error;
       // A proxy without it says so; one that fails may have it the next time.

@@ -7,6 +7,8 @@ export interface Index {
   readonly baseUrl: string;
   /** `HOST` or `HOST:PORT` of files that belong to it: reached by HTTPS, whatever their address. */
   readonly fileHosts?: readonly string[];
+  /** Module paths that the host does not ask of it: Go's patterns, as in GOPRIVATE. */
+  readonly except?: readonly string[];
   /** Value of `Authorization`, sent to this origin only. */
   readonly authorization?: string;
   /** PEM of certificates trusted in addition to the system's. */
