@@ -5,7 +5,7 @@ import type { ImageConfig } from '../oci/documents.ts';
 export interface BaseDisk {
   /** `system`: that of the default environment. */
   readonly kind: 'none' | 'system' | 'file';
-  /** Of an EROFS image; `''` unless `file`. */
+  /** Path of an EROFS image; `''` unless `file`. */
   readonly path: string;
   /** `sha256:…`; null: none. */
   readonly digest: string | null;

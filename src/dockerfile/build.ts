@@ -66,7 +66,7 @@ export type BuildEvent =
       /** From 1. */
       readonly number: number;
       readonly stage: string;
-      /** Of the stage, from 1. */
+      /** Position in the stage, from 1. */
       readonly index: number;
       readonly count: number;
       readonly line: number;
@@ -83,7 +83,7 @@ export type BuildEvent =
   | { readonly kind: 'pack'; readonly stage: string };
 
 export interface Built {
-  /** Of the files. */
+  /** Key of the files. */
   readonly key: StepKey;
   readonly config: ImageConfig;
   readonly warnings: readonly string[];
@@ -94,7 +94,7 @@ export interface BuildParts {
   /** As images call it. */
   readonly architecture: string;
   readonly cache: BuildCache;
-  /** Of a scratch disk. */
+  /** Size of a scratch disk. */
   readonly diskBytes: number;
   /** @throws OciError */
   base(source: SourceToFind, signal: AbortSignal): Promise<Base>;

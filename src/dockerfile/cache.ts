@@ -19,7 +19,7 @@ import type { StepKey } from './keys.ts';
 const KINDS = ['steps', 'mounts'] as const;
 type Kind = (typeof KINDS)[number];
 
-/** Of all files together, on disk. */
+/** Largest size of all files together, on disk. */
 export const BUILD_CACHE_BYTES_MAX = 20 * GIB;
 const LOCK_POLL_MS = 50;
 /** Longer than any build takes. */
@@ -82,7 +82,7 @@ export class BuildCache {
     const path = join(this.#dir, 'locks', key.slice('sha256:'.length));
     await using lock = await open(path, 'a', 0o600);
     while (!tryLockExclusive(lock.fd)) await sleep(LOCK_POLL_MS, signal);
-    // Else another build may remove an old one that is held.
+    // Another build removes locks that look old.
     await lock.utimes(systemClock.wall() / 1000, systemClock.wall() / 1000);
     return await work();
   }

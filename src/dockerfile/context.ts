@@ -26,7 +26,7 @@ export interface Selection {
   readonly entries: readonly ContextEntry[];
   /** SHA-256 of each file's content, by its path in the archive. */
   readonly contents: ReadonlyMap<string, string>;
-  /** Of names, modes, links and contents; not of times. */
+  /** Digest of names, modes, links and contents, not of times. */
   readonly digest: string;
 }
 
@@ -163,7 +163,7 @@ export class BuildContext {
       if (ignored && !(info.isDirectory() && this.#rules.hasExceptions)) return;
       const modifiedS = Math.floor(info.mtimeMs / 1000);
       const entry = { path, mode: info.mode & 0o7777, bytes: info.size, from, text: '', modifiedS };
-      // Those of a directory are counted before it is read.
+      // Entries of a directory are counted before they are read.
       if (depth === 0) this.#entries += 1;
       if (info.isFile()) {
         this.#bytes += info.size;
@@ -228,7 +228,7 @@ export function archiveOf({ entries, contents }: Selection): AsyncIterable<Uint8
   });
 }
 
-/** At most as much as the file had: one that grows all the time would not end. */
+/** At most as much as the file had: a file that grows all the time would not end. */
 async function* contentOf(entry: ContextEntry): AsyncGenerator<Buffer> {
   const { from, text, bytes } = entry;
   if (from === null) {

@@ -18,7 +18,7 @@ export type DockerfileErrorCode =
 
 /** A failure to build an environment from a Dockerfile. */
 export class DockerfileError extends CodedError<DockerfileErrorCode> {
-  /** Of the instruction, from 1; null: of no instruction. */
+  /** Line of the instruction, from 1; null: no instruction is at fault. */
   readonly line: number | null;
 
   constructor(

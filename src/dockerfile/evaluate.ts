@@ -71,13 +71,13 @@ export interface Evaluated {
   readonly warnings: readonly string[];
 }
 
-/** What a stage that continues this one has of it, beside files and configuration. */
+/** What a stage passes to one that continues it, beside files and configuration. */
 export interface Inherited {
   readonly shell: readonly string[];
   readonly arguments: Variables;
 }
 
-/** Of images; their own shell is not read. */
+/** For images: their own shell is not read. */
 export const NOTHING_INHERITED: Inherited = { shell: ['/bin/sh', '-c'], arguments: {} };
 
 export const EMPTY_CONFIG: ImageConfig = {

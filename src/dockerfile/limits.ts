@@ -5,11 +5,11 @@ export const DOCKERFILE_LIMITS = {
   fileBytesMax: MIB,
   instructionsMax: 1_000,
   stagesMax: 64,
-  /** Of one argument, and of one variable's value: `ENV A=$A$A` doubles it. */
+  /** Longest argument, and value of a variable: `ENV A=$A$A` doubles it. */
   valueCharactersMax: 64 * KIB,
-  /** Of all words of an instruction, and of a heredoc, after variables are replaced. */
+  /** All words of an instruction, and a heredoc, after variables are replaced. */
   expandedCharactersMax: MIB,
-  /** Of all variables together. */
+  /** All variables together. */
   environmentCharactersMax: 256 * KIB,
   /** Variables, labels or build arguments. */
   namesMax: 1_000,

@@ -16,7 +16,7 @@ export interface Heredoc {
 export interface Instruction {
   /** In capitals. */
   readonly keyword: string;
-  /** Of its first line, from 1. */
+  /** Number of its first line, from 1. */
   readonly line: number;
   /** `--name=value`; `--name` has the value `''`. In order. */
   readonly flags: readonly { readonly name: string; readonly value: string }[];
@@ -84,7 +84,7 @@ function decode(bytes: Uint8Array): string {
   const nul = text.indexOf('\0');
   if (nul >= 0) throw invalid(text.slice(0, nul).split('\n').length, 'a NUL character');
   const whole = text.replaceAll('\r\n', '\n');
-  // It hides text from whoever reads the file on a terminal.
+  // On a terminal, it hides text.
   const bare = whole.indexOf('\r');
   if (bare >= 0) {
     throw invalid(whole.slice(0, bare).split('\n').length, 'a carriage return that ends no line');

@@ -24,7 +24,7 @@ export const SCRATCH: Base = {
 
 export interface PlannedStep {
   readonly step: Step;
-  /** Of the stage's files after this step. */
+  /** Key of the stage's files after this step. */
   readonly key: StepKey;
   /** What COPY, or mounts of RUN in their order, take from the context; null: nothing. */
   readonly selection: Selection | null;
@@ -41,7 +41,7 @@ export interface PlannedStage {
   readonly steps: readonly PlannedStep[];
   readonly config: ImageConfig;
   readonly inherited: Inherited;
-  /** Of the stage's files. */
+  /** Key of the stage's files. */
   readonly key: StepKey;
   /** True: a step, of this stage or of one that it continues, changes files of the base. */
   readonly isChanged: boolean;

@@ -1,4 +1,4 @@
-/** What runs a stage: a VM, given by the composition root, which calls `guest/builder/step.py`. Types and answers. */
+/** The interface of the VM that runs a stage by `guest/builder/step.py`, and its answers. The composition root gives the VM. */
 import { z } from 'zod';
 import type { BaseDisk } from './base.ts';
 import type { Variables } from './stages.ts';

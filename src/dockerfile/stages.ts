@@ -154,7 +154,7 @@ function sourceOf(text: string, earlier: readonly (string | null)[]): Source {
   return { kind: 'image', reference: text };
 }
 
-/** Of `--from=`: a name or a number of an earlier stage, or an image. @throws DockerfileError */
+/** Reads the value of `--from=`: name or number of an earlier stage, or an image. @throws DockerfileError */
 export function sourceOfFrom(
   text: string,
   stages: readonly Stage[],

@@ -49,7 +49,7 @@ import type { Variables } from './stages.ts';
 export interface StageVmOptions {
   readonly cpus: number;
   readonly memoryMib: number;
-  /** Of the scratch disk: what the steps of a stage may write. */
+  /** Size of the scratch disk: what the steps of a stage may write. */
   readonly diskMib: number;
   /** Null: no network card. */
   readonly network: NetworkOptions | null;

@@ -1,5 +1,5 @@
 /**
- * What builds an EROFS image of layers: a VM, given by the composition root. Here is only what goes in and comes out.
+ * The interface of the VM that builds EROFS images of layers: its jobs and its answers. The composition root gives the VM.
  */
 import { z } from 'zod';
 import type { Compression } from './documents.ts';
@@ -28,7 +28,7 @@ export interface ImageBuilder {
   merge(job: MergeJob, outPath: string, signal: AbortSignal): Promise<void>;
 }
 
-/** Of one line. */
+/** Longest answer, a line of JSON, characters. */
 export const VERDICT_BYTES_MAX = 16_384;
 const DETAIL_CHARACTERS_MAX = 1_000;
 /** The unit of an EROFS image. */

@@ -24,7 +24,7 @@ const CATALOG_BYTES_MAX = 64 * 1024 * 1024;
 const digest = z.string().regex(DIGEST);
 const count = z.number().int().min(0);
 const imageSchema = z.object({
-  /** Of the manifest. */
+  /** Digest of the manifest. */
   digest,
   /** References that resolved to it, as written; [] after their tags moved on. */
   names: z.array(z.string()),
@@ -33,7 +33,7 @@ const imageSchema = z.object({
   /** Milliseconds since 1970. */
   pulledAtMs: z.number(),
   configDigest: digest,
-  /** Of an image that was built here, which has no layers: the key of its files. Absent: it was pulled. */
+  /** Key of the files of an image that was built here, which has no layers. Absent: the image was pulled. */
   built: digest.optional(),
   /** Bottom first. `bytes`: as stored in the registry. */
   layers: z.array(

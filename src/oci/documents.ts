@@ -21,7 +21,7 @@ const MANIFESTS_MAX = 1000;
 const TEXT_CHARACTERS_MAX = 4096;
 const ITEMS_MAX = 1000;
 const LABEL_CHARACTERS_MAX = 65_536;
-/** Of all variables or labels together. */
+/** Bound on all variables or labels together. */
 const TOTAL_CHARACTERS_MAX = 262_144;
 
 export type Compression = 'none' | 'gzip' | 'zstd';

@@ -38,7 +38,7 @@ const WATCH_MS = 200;
 const SLACK_BYTES = 16 * MIB;
 
 export interface FetchLimits {
-  /** Of all stored blobs together. */
+  /** Largest size of all stored blobs together. */
   readonly imageBytesMax: number;
   /** Without a new byte for this time, a fetch ends, ms. */
   readonly silenceMsMax: number;
@@ -62,7 +62,7 @@ export interface FetchOptions {
 }
 
 export interface Resolved {
-  /** Of the manifest for this machine; null: known only once it is copied. */
+  /** Digest of the manifest for this machine; null: known only once it is copied. */
   readonly digest: string | null;
   readonly manifest: Manifest;
 }
@@ -138,7 +138,7 @@ export async function fetchImage(
 interface Copy {
   readonly args: readonly string[];
   readonly blobPath: (digest: string) => string;
-  /** Null: the manifest that was asked for is the one that counts. */
+  /** Null: the manifest that was resolved counts. */
   readonly manifestPath: string | null;
 }
 
@@ -240,9 +240,9 @@ function silent(image: string, ms: number): OciError {
 }
 
 interface Watch {
-  /** What may be stored. */
+  /** Bytes that may be stored. */
   readonly bytesMax: number;
-  /** Of the error, if it is more. */
+  /** Cause of the error if more is stored. */
   readonly cause: string;
   readonly onBytes: (bytes: number) => void;
 }

@@ -17,7 +17,7 @@ export interface CacheFile {
   readonly hex: string;
   /** On disk. */
   readonly bytes: number;
-  /** What its removal frees. */
+  /** Bytes that its removal frees. */
   readonly ownBytes: number;
   readonly usedAtMs: number;
 }

@@ -29,11 +29,11 @@ import { parseReference, type Reference } from './reference.ts';
 import { SharedWork } from './shared-work.ts';
 
 export interface ImageLimits {
-  /** Of a layer's unpacked archive. */
+  /** Largest unpacked archive of a layer. */
   readonly layerBytesMax: number;
-  /** Of all unpacked layers of an image together. */
+  /** Largest size of all unpacked layers of an image. */
   readonly unpackedBytesMax: number;
-  /** Of the whole cache of images. */
+  /** Largest size of the cache of images. */
   readonly quotaBytes: number;
 }
 
@@ -97,7 +97,7 @@ export class Images {
     this.#catalog = new Catalog(dir);
   }
 
-  /** Of the images that run here, as images call it. */
+  /** Architecture of the images that run here, as images call it. */
   get architecture(): string {
     return this.#options.architecture;
   }

@@ -4,7 +4,7 @@ import type { Ecosystem } from '../base/package-policy.ts';
 export interface PackageFetch {
   readonly ecosystem: Ecosystem;
   readonly name: string;
-  /** Of a file; empty: a page, or not known. */
+  /** Version of a file; empty: a page, or unknown. */
   readonly version: string;
   /** Empty: the page of the name. */
   readonly file: string;

@@ -1,7 +1,7 @@
 /** Every limit of the package gateway, with its unit last and the outcome of passing it. */
 import { GIB, KIB, MIB } from '../base/units.ts';
 
-/** Of one port, and so of one sandbox. */
+/** Limits of one port, and so of one sandbox. */
 export const PORT_LIMITS = {
   /** Open connections; more are closed immediately. */
   connectionsMax: 64,
@@ -19,7 +19,7 @@ export const PORT_LIMITS = {
   stallTimeoutMs: 120_000,
   /** Different names or paths that the indexes are asked for; more get 403. A guest can encode data in them. */
   namesMax: 5_000,
-  /** Of all these names and paths together; more get 403. A path of Go has 60; the longest would carry 1 KB each. */
+  /** All these names and paths together; more get 403. A path of Go has 60; the longest would carry 1 KB each. */
   nameCharactersMax: 300_000,
   /** Different names that the indexes do not have; more get 403. Words of an encoding are mostly such names. */
   unknownNamesMax: 500,
@@ -31,7 +31,7 @@ export const PORT_LIMITS = {
   namesPerSecond: 10,
 } as const;
 
-/** Of the requests to indexes. */
+/** Limits of requests to indexes. */
 export const UPSTREAM_LIMITS = {
   /** Silence before the head (with name and connection) and between bytes; longer gets 504, or cuts the answer. */
   silenceTimeoutMs: 60_000,
@@ -58,6 +58,6 @@ export const CACHE_LIMITS = {
   pageBytesMax: 128 * MIB,
   /** A page younger than this is served without asking the index. */
   pageFreshMs: 60_000,
-  /** A download without a reader goes on this long, since clients retry. */
+  /** A download without a reader continues for this time, since clients retry. */
   orphanMs: 30_000,
 } as const;

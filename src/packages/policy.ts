@@ -36,14 +36,14 @@ export class PackageRules {
     return accepted(undefined);
   }
 
-  /** What it says of the files of one name. */
+  /** Rules for the files of one name. */
   fileRules(ecosystem: Ecosystem, name: string): FileRules {
     const locked = this.#locked?.get(`${ecosystem}:${canonical(ecosystem, name)}`) ?? null;
     return { locked, minAgeMs: this.policy.minAgeMs };
   }
 }
 
-/** What a policy says of the files of one name. Plain data: it is sent to a thread. */
+/** Rules for the files of one name. Plain data: they are sent to a thread. */
 export interface FileRules {
   /** `ALGORITHM:HEX`; null: no lock. */
   readonly locked: ReadonlySet<string> | null;

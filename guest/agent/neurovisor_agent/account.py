@@ -7,7 +7,7 @@ import os
 from . import passwd
 from .request import RequestError
 
-# Of the system image.
+# The account of the system image.
 _DEFAULT_USER = "user"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

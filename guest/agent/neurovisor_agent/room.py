@@ -22,7 +22,7 @@ _SYS_OPENAT2 = 437
 # include/uapi/linux/openat2.h: struct open_how is flags, mode and resolve, each of 8 bytes.
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
-# Of /proc/<pid>/status, in which NSpid is about in the middle.
+# Bytes read of /proc/<pid>/status: NSpid is about in the middle.
 _STATUS_BYTES = 4096
 
 _setns: "Callable[..., int]"
@@ -63,7 +63,7 @@ def _load() -> None:
 
 
 def enter() -> None:
-    """Moves this child of the agent into the room, for good. Raises OSError."""
+    """Moves this child of the agent into the room. It can't leave it again. Raises OSError."""
     if _mounts >= 0 and _setns(_mounts, _CLONE_NEWNS) != 0:
         raise OSError(_errno(), "enter the room")
 

@@ -14,9 +14,9 @@ import os
 from .request import RequestError
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-# Read by update-ca-certificates(8), should the user run it.
+# update-ca-certificates(8) reads it, if the user runs that.
 SOURCE = "/usr/local/share/ca-certificates/neurovisor.crt"
-# Of other distributions, and of Python packages (certifi) below these.
+# Bundles of other distributions; those of Python packages (certifi) are below these.
 _OTHER_BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem")
 _PYTHON_PARENTS = ("/usr/local/lib", "/usr/lib")
 _CERTIFI = ("dist-packages/certifi/cacert.pem", "site-packages/certifi/cacert.pem")

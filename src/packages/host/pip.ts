@@ -38,7 +38,7 @@ export async function pipIndex(files: HostFiles): Promise<Index> {
   );
 }
 
-/** pip's files, those that win first: PIP_CONFIG_FILE, the user's, the system's. */
+/** pip's files by precedence: PIP_CONFIG_FILE, the user's, the system's. */
 async function configurations({ env, home, read }: HostFiles): Promise<Ini[]> {
   const named = env['PIP_CONFIG_FILE'];
   if (named === '/dev/null') return [];

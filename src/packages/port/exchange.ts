@@ -167,7 +167,7 @@ export class Exchange {
     return reader.ask(page, question, { sandboxId, loopTime, signal: this.#gone.signal });
   }
 
-  /** What is shared goes on without a client that leaves; its request ends. */
+  /** Shared work continues without a client that leaves; only its request ends. */
   #orGone<T>(work: Promise<T>): Promise<T> {
     return orAborted(work, this.#gone.signal);
   }

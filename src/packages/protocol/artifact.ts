@@ -11,7 +11,7 @@ export interface Artifact {
   /** As clients write it. */
   readonly filename: string;
   readonly url: string;
-  /** The first is that of its bytes; a lock may name any. Empty: nobody knows it beforehand, and the client checks the file. */
+  /** The first one is checked; a lock may name any. Empty: none is known beforehand, and the client checks the file. */
   readonly digests: readonly Digest[];
   /** Milliseconds since 1970; null: the index does not say. */
   readonly publishedMs: number | null;

@@ -31,7 +31,7 @@ export class Catalogs {
 
   /**
    * The host's index of what a route names, if it has one.
-   * @param route.name of a package; that of npm may be in a scope with a registry of its own
+   * @param route.name name of a package; an npm scope may have its own registry
    * @throws PackageError `index_invalid`
    */
   async index({
@@ -69,7 +69,7 @@ export class Catalogs {
       return { ...reached, ...own, baseUrl: `${proxy.baseUrl}${path}` };
     } catch (error) {
       if (!(error instanceof PackageError)) throw error;
-      // A proxy without it says so; one that fails may have it the next time.
+      // A proxy without the database says so; a proxy that fails may have it the next time.
       if (error.status === undefined || error.status >= 500) this.#database = undefined;
       return direct;
     }

@@ -75,7 +75,7 @@ export class Download {
 
   cancel(): void {
     this.#options.onEnd();
-    this.#aborter.abort(new PackageError('canceled', 'nobody reads the download'));
+    this.#aborter.abort(new PackageError('canceled', 'the download has no reader'));
   }
 
   /**

@@ -36,7 +36,7 @@ export interface PageRequest {
   readonly url: string;
   readonly index: Index;
   readonly accept: string;
-  /** Of the copy that is there. */
+  /** Validators of the stored copy. */
   readonly validators?: Validators | undefined;
   readonly signal: AbortSignal;
 }
@@ -64,7 +64,7 @@ export class Upstream {
   readonly #connections: Connections;
   readonly #limits: UpstreamLimits;
   readonly #lookup: typeof lookup;
-  /** Of pages under way. */
+  /** Bytes of the pages that are being fetched. */
   #pagesBytes = 0;
 
   constructor({ clock, isPublic, limits = {}, lookup: resolve = lookup }: UpstreamOptions) {
@@ -284,8 +284,8 @@ export class Upstream {
   }
 
   /**
-   * Options of a request that reaches public addresses only. A proxy would resolve the name itself, and may reach what
-   * is private: it is told the address that was checked here.
+   * Options of a request that reaches public addresses only. A proxy would resolve the name itself, and may reach
+   * private addresses: so it gets the address that was checked here.
    * @throws PackageError `address_refused`
    */
   async #publicTarget(url: URL, index: Index): Promise<RequestOptions> {
