@@ -72,6 +72,21 @@ for (const version of CLIENT_VERSIONS) {
         build: expect.stringMatching(/^[0-9a-f-]{36}$/),
       });
     });
+
+    it('watches by questions, comes back to a command, gives up in time', async () => {
+      const script = join(E2B_CLIENTS_DIR, 'edges.py');
+      const { stdout, stderr } = await runWithClient(client, world, script);
+      expect(stderr).toBe('');
+      expect(JSON.parse(stdout)).toEqual({
+        events: ['create'],
+        content: [0, 255],
+        metadata: { author: 'me' },
+        ended: { exit: 5, stdout: 'later\n' },
+        late: 'too late',
+        streamed: version === 'newest' ? 'ab' : null,
+        killed: true,
+      });
+    });
   });
 }
 
