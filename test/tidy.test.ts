@@ -178,7 +178,8 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     templates: ['.', 'control'],
     envd: ['.'],
     traffic: ['.'],
-    'server.ts': ['.', 'events', 'control', 'templates', 'envd', 'traffic'],
+    interpreter: ['.'],
+    'server.ts': ['.', 'events', 'control', 'templates', 'envd', 'traffic', 'interpreter'],
   },
   jail: { '.': [], seccomp: ['.'] },
   packages: {

@@ -5,6 +5,7 @@
  *     request ── dispatch.ts ──┬─ control/    create, list, end, …
  *                              ├─ templates/  what clients build sandboxes from
  *                              ├─ envd/       programs and files of a sandbox
+ *                              ├─ interpreter/  who may reach the code interpreter, and what it must know first
  *                              └─ traffic/    a port of a sandbox
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -15,10 +16,11 @@ import { CodedError, describeError } from '../base/errors.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
 import { callerOf, createControlApp } from './control/app.ts';
-import { ENVD_PORT, type Target, targetOf } from './dispatch.ts';
+import { ENVD_PORT, INTERPRETER_PORT, type Target, targetOf } from './dispatch.ts';
 import { answersPreflight } from './envd/cors.ts';
 import { Envd, signedFile } from './envd/envd.ts';
 import type { WithEvents } from './events/routes.ts';
+import { Interpreters, mayUseInterpreter } from './interpreter/interpreter.ts';
 import { isPublic } from './kept.ts';
 import type { E2bParts, TemplateParts } from './parts.ts';
 import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
@@ -65,6 +67,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   const app = await apps.of(null);
   const envd = new Envd(parts);
   const proxy = new PortProxy(parts);
+  const interpreters = new Interpreters(parts);
 
   /** Null: the answer is sent. */
   async function sandboxOf(
@@ -76,10 +79,17 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     const canServe = info !== null && (info.status !== 'paused' || info.autoResume);
     if (info === null || !canServe) refuse(notFound(id));
     else if (port === 0) refuse(portClosed(id, port));
-    else if (port !== ENVD_PORT && !isPublic(info) && !hasToken(request, id))
+    else if (!mayReach(request, info, port))
       refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
     else return info;
     return null;
+  }
+
+  function mayReach(request: IncomingMessage, info: SandboxInfo, port: number): boolean {
+    // It judges by itself.
+    if (port === ENVD_PORT) return true;
+    if (port === INTERPRETER_PORT) return mayUseInterpreter(request, info.id, parts);
+    return isPublic(info) || hasToken(request, info.id);
   }
 
   async function find(id: string): Promise<SandboxInfo | null> {
@@ -120,6 +130,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     } else if (target.kind === 'sandbox') {
       const info = await sandboxOf(target, request, (why) => sendRefusal(request, response, why));
       if (info === null) return;
+      if (target.port === INTERPRETER_PORT) await interpreters.prepare(info);
       if (target.port === ENVD_PORT) await envd.answer(request, response, info);
       else await proxy.answer(request, response, info, target.port);
     } else {

@@ -2,7 +2,7 @@
 import type { z } from 'zod';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { RANGES } from '../../sandbox/limits.ts';
-import { isPublic, keptOf } from '../kept.ts';
+import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 import type { listedSandbox, sandboxAnswer, sandboxDetail } from './schema.ts';
 
@@ -20,7 +20,8 @@ export function sandboxView(info: SandboxInfo, parts: ViewParts): z.input<typeof
     clientID: CLIENT_ID,
     envdVersion: ENVD_VERSION,
     envdAccessToken: tokens.envd(info.id),
-    trafficAccessToken: isPublic(info) ? null : tokens.traffic(info.id),
+    // Also if its ports are public: clients of the code interpreter then send it, and that port never is.
+    trafficAccessToken: tokens.traffic(info.id),
     domain: domain(),
   };
 }

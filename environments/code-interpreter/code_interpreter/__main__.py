@@ -1,0 +1,11 @@
+import argparse
+import asyncio
+
+from .server import serve
+
+parser = argparse.ArgumentParser(prog="code_interpreter")
+parser.add_argument("--port", type=int, default=49999)
+parser.add_argument("--environ", default="/var/lib/code-interpreter/environ")
+parser.add_argument("--machine-id", default="/etc/machine-id")
+arguments = parser.parse_args()
+asyncio.run(serve(arguments.port, arguments.environ, arguments.machine_id))
