@@ -35,6 +35,9 @@ def copy(plan):
         if plan["extracts"] and is_archive(path):
             extract(path, target)
         elif os.path.isdir(path):
+            if is_client:
+                # Only what is in it gets the mode: of a file's, nobody could enter it.
+                copier.directories(target)
             copier.contents(path, target)
         else:
             copier.one(path, resolve_directory(f"{target}/{name}") if into else target)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import sys
 import tarfile
 import tempfile
@@ -75,14 +76,14 @@ class Copies(Step):
             copier.contents(str(source), str(to))
         self.assertEqual(((to / "f").read_text(), (to / "g").read_text()), ("second", "first"))
 
-    def copy_client_archive(self, mode, members, pattern="app"):
+    def copy_client_archive(self, mode, members, mode_of_files=None):
         """As `step.py copy` does for an archive of a client of E2B."""
         archive = self.place / "client.tar"
         with tarfile.open(archive, f"w:{mode}") as tar:
             for member in members:
                 tar.addfile(member, io.BytesIO(b"x" * member.size))
-        plan = {"from": None, "packed": "gzip" if mode == "gz" else "tar", "patterns": [pattern], "named": []}
-        plan |= {"owner": f"{os.getuid()}:{os.getgid()}", "mode": None, "extracts": False, "target": "/to/"}
+        plan = {"from": None, "packed": "gzip" if mode == "gz" else "tar", "patterns": ["app"], "named": []}
+        plan |= {"owner": f"{os.getuid()}:{os.getgid()}", "mode": mode_of_files, "extracts": False, "target": "/to/"}
         kept, given = os.dup(0), os.open(archive, os.O_RDONLY)
         try:
             os.dup2(given, 0)
@@ -118,6 +119,11 @@ class Copies(Step):
             # tar refuses such members.
             pass
         self.assertEqual(list(outside.iterdir()), [])
+
+    def test_an_archive_of_a_client_whose_files_get_a_mode(self):
+        self.copy_client_archive("gz", [self.member("app/f", size=1)], mode_of_files=0o600)
+        modes = [stat.S_IMODE((self.root / name).stat().st_mode) for name in ("to", "to/f")]
+        self.assertEqual(modes, [0o755, 0o600])
 
     def test_an_archive_of_a_client_with_a_pipe(self):
         with self.assertRaises(step_root.Failed) as raised:

@@ -84,9 +84,9 @@ describe('madeStage', () => {
         pairs: [
           ['A', 'x "y" \\z\n$'],
           ['B', ' two  words '],
+          ['C', '$B|$A'],
         ],
       },
-      { kind: 'env', isFresh: false, pairs: [['C', '$B|$A']] },
     ]);
     expect(config.env).toMatchObject({
       A: 'x "y" \\z\n$',

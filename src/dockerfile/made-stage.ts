@@ -81,7 +81,8 @@ class Maker {
     if (step.isFresh) this.run('root', `: ${this.#nonce()}`);
     if (step.kind === 'run') this.run(step.user ?? this.#owner, step.command);
     else if (step.kind === 'env') {
-      this.#add('ENV', step.pairs.map(([name, value]) => `${name}=${quoted(value)}`).join(' '));
+      // One by one: a value may name a variable before it.
+      for (const [name, value] of step.pairs) this.#add('ENV', `${name}=${quoted(value)}`);
     } else if (step.kind === 'workdir') this.#workdir(step.path);
     else if (step.kind === 'user') {
       this.makeUser(step.user, step.isSudoer);
@@ -119,7 +120,8 @@ class Maker {
 
   #workdir(path: string): void {
     const named = `dir="${path.replaceAll(/["\\`]/g, '\\$&')}"`;
-    const owner = shellQuoted(this.#owner);
+    // With the user's own group.
+    const owner = shellQuoted(/^\d+$|:/.test(this.#owner) ? this.#owner : `${this.#owner}:`);
     this.run('root', `${named}\n[ -d "$dir" ] || { mkdir -p "$dir" && chown ${owner} "$dir"; }`);
     this.#add('WORKDIR', quoted(path));
   }
@@ -159,7 +161,8 @@ function literalPart(source: string): { readonly path: string; readonly isDirect
  * environment goes before it. `$0`: the command.
  */
 const SHELL = `shell=$(command -v bash || echo /bin/sh)
-STEP_PATH=$PATH exec "$shell" -l -c 'PATH=$STEP_PATH:$PATH; export PATH; unset STEP_PATH; eval "$0"' "$0"`;
+STEP_PATH=$PATH exec "$shell" -l -c 'PATH=$STEP_PATH:$PATH; export PATH; unset STEP_PATH; eval "shift
+$1"' "$shell" "$0"`;
 
 /** The same as one command of a shell. */
 export const loginCommand = (command: string): string =>
