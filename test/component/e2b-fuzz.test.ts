@@ -1,5 +1,8 @@
 /** schemathesis on what E2B's clients are served: no request makes the server fail or answer against its document. */
-import { expect, it } from 'vitest';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it, onTestFinished } from 'vitest';
 import type { Guest, GuestStats } from '../../src/guest/guest.ts';
 import { E2B_OPENAPI_FILE } from '../../tools/openapi.ts';
 import { pythonPackages } from '../support/api-generators.ts';
@@ -24,7 +27,10 @@ const STATS: GuestStats = {
 
 requires('generators', pythonPackages()).describe('E2B server', (packages) => {
   it('schemathesis finds no server error and no answer against the document', async () => {
-    await using world = await openE2bWorld();
+    const dir = await mkdtemp(join(tmpdir(), 'nv-e2b-fuzz-'));
+    onTestFinished(() => rm(dir, { recursive: true }));
+    // The world calls no webhook.
+    await using world = await openE2bWorld({ eventsPath: join(dir, 'events.db') });
     // Without a process for each sandbox.
     world.control.guest = async () => ({ stats: async () => STATS }) as unknown as Guest;
     const { status, report } = await fuzzRest(packages, {

@@ -25,6 +25,7 @@ import { addMetricsRoutes } from './metrics.ts';
 import { addNetworkRoute } from './network-route.ts';
 import { describeControl } from './openapi.ts';
 import { addSandboxRoutes } from './sandboxes.ts';
+import { failures } from './schema.ts';
 import { addSnapshotRoutes } from './snapshots.ts';
 import { addUnsupportedRoutes } from './unsupported.ts';
 
@@ -78,7 +79,12 @@ export async function createControlApp(
     throw new E2bError(401, what);
   });
   const methods = new RouteMethods();
-  app.addHook('onRoute', ({ method, url }) => methods.add(url, [method].flat()));
+  app.addHook('onRoute', (route) => {
+    methods.add(route.url, [route.method].flat());
+    // Errors are alike for all.
+    const { schema } = route;
+    if (schema !== undefined) schema.response = { ...failures, ...(schema.response as object) };
+  });
   app.addHook('onRequest', async (request, reply) => {
     if (!request.is404) return;
     const what = `${request.method} ${request.url.slice(0, 200)}`;

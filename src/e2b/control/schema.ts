@@ -94,7 +94,7 @@ export type NetworkBody = z.infer<typeof networkBody>;
 
 export const idParams = z.object({ sandboxID: z.string().max(E2B_LIMITS.idCharactersMax) });
 export const templateParams = z.object({
-  templateID: z.string().max(E2B_LIMITS.templateCharactersMax),
+  id: z.string().max(E2B_LIMITS.templateCharactersMax),
 });
 
 const integerText = (min: number, max: number) =>

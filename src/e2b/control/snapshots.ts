@@ -72,7 +72,7 @@ export function addSnapshotRoutes(
     },
   );
   app.delete(
-    '/templates/:templateID',
+    '/templates/:id',
     {
       schema: {
         tags,
@@ -83,7 +83,7 @@ export function addSnapshotRoutes(
       },
     },
     async ({ params }, reply) => {
-      const { templateID: text } = params;
+      const { id: text } = params;
       const snapshot = await findSnapshot(plainName(text), control);
       if (snapshot !== undefined) await control.removeSnapshot(snapshot.id);
       else if (!(await templates.remove(text))) {
