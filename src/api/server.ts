@@ -26,11 +26,13 @@ import type { Log } from '../base/log.ts';
 import { MetricRegistry, single } from '../base/metrics.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import type { SandboxLoads } from '../sandbox/plane/load.ts';
+import type { AuditSink } from '../tenants/audit.ts';
 import { type Caller, type Callers, operatorOnly } from '../tenants/callers.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import { AnswerMemory } from './answer-buffer.ts';
 import { ApiMetrics } from './api-metrics.ts';
+import { addAudit } from './audit.ts';
 import { callerOf } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
@@ -65,6 +67,8 @@ export interface ApiOptions {
   readonly apiKey?: string | undefined;
   /** Who has which key, and sees what. Default: the API key is the operator's, and there is no other. */
   readonly callers?: Callers | undefined;
+  /** Takes a record of each control call. Default: none are kept. */
+  readonly audit?: AuditSink | undefined;
   readonly clock?: Clock;
   /** Metrics of the process, to which the server adds its own; default: only its own. */
   readonly metrics?: MetricRegistry;
@@ -123,7 +127,8 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   const apps = new PerTenant((tenant) => {
     const own = callers.planeOf(tenant);
     const shown = tenant === null ? async () => loads() : () => ownLoads(own, loads());
-    return createApp({ ...parts, control: own, loads: shown, tenant }, identify);
+    const audit = options.audit;
+    return createApp({ ...parts, control: own, loads: shown, tenant, audit }, identify);
   });
   const app = await apps.of(null);
   const tunnels = new Tunnels(log, tracer, {
@@ -183,7 +188,16 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
         noteDelivered(client);
         const caller = identify(request);
         const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
-        void tunnels.accept(request, client, head, plane);
+        const startedMs = clock.now();
+        void tunnels.accept(request, client, head, plane).then(({ status, target }) =>
+          options.audit?.note({
+            caller: caller instanceof ApiError ? null : caller,
+            call: 'UPGRADE /v1/sandboxes/:id',
+            target,
+            status,
+            ms: clock.now() - startedMs,
+          }),
+        );
       },
     };
     const server = createListener(handlers, 'port' in at ? at.certificate : undefined);
@@ -216,6 +230,7 @@ async function createApp(
     readonly memory: AnswerMemory;
     /** Whose requests it serves; null: the operator's. */
     readonly tenant: string | null;
+    readonly audit: AuditSink | undefined;
   },
   identify: (request: IncomingMessage) => Caller | ApiError,
 ): Promise<App> {
@@ -227,6 +242,11 @@ async function createApp(
   app.addContentTypeParser('application/json', async (_request: FastifyRequest, body: Readable) =>
     readJsonBody(body, clock),
   );
+  const nameOf = (request: IncomingMessage): Caller | null => {
+    const caller = identify(request);
+    return caller instanceof ApiError ? null : caller;
+  };
+  addAudit(app, parts.audit, nameOf);
   app.addHook('onRequest', async (request) => {
     noteDelivered(request.raw.socket);
     const caller = identify(request.raw);

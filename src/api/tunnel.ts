@@ -94,13 +94,15 @@ export class Tunnels {
   /**
    * Takes over a connection whose client asks to upgrade; never rejects.
    * @param plane the caller's, or why the caller is not served
+   * @returns the status of the answer, once it is known, and the sandbox's id
    */
   async accept(
     request: IncomingMessage,
     client: Duplex,
     head: Buffer,
     plane: ControlPlane | ApiError,
-  ): Promise<void> {
+  ): Promise<{ readonly status: number; readonly target: string | null }> {
+    let id: string | null = null;
     client.on('error', (error) => ignore(error, 'reported by the close that follows'));
     this.#open.set(client, null);
     client.once('close', () => this.#open.delete(client));
@@ -109,6 +111,7 @@ export class Tunnels {
       const giveBack = this.#slots.take();
       client.once('close', giveBack);
       const target = targetOf(request);
+      id = target.id;
       // Before it counts as the sandbox's: the caller may not be its owner.
       await plane.get(target.id);
       this.#count(client, target.id);
@@ -116,8 +119,9 @@ export class Tunnels {
       const guest = await this.#openFor(plane, client, target);
       join(client, guest, head, protocolOf(target));
       if (target.port === null) watchAnswer({ client, guest, head }, this.#meter);
+      return { status: 101, target: id };
     } catch (error) {
-      this.#refuse(client, error);
+      return { status: this.#refuse(client, error), target: id };
     }
   }
 
@@ -164,7 +168,8 @@ export class Tunnels {
     this.#open.set(client, id);
   }
 
-  #refuse(client: Duplex, error: unknown): void {
+  /** @returns the status */
+  #refuse(client: Duplex, error: unknown): number {
     const { status, headers, body } = errorAnswer(error);
     if (status === 500) this.#log.error('tunnel', { error: String(error) });
     const text = JSON.stringify(body);
@@ -177,6 +182,7 @@ export class Tunnels {
     const lines = Object.entries(fields).map(([name, value]) => `${name}: ${value}\r\n`);
     client.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${lines.join('')}\r\n${text}`);
     client.once('finish', () => client.destroy());
+    return status;
   }
 }
 

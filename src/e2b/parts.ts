@@ -2,6 +2,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
+import type { AuditSink } from '../tenants/audit.ts';
 import type { Callers } from '../tenants/callers.ts';
 import type { AccessTokens } from './tokens.ts';
 
@@ -12,6 +13,8 @@ export interface E2bParts {
   readonly tokens: AccessTokens;
   /** Who has which key, and sees what. */
   readonly callers: Callers;
+  /** Takes a record of each call of the control plane. Absent: none are kept. */
+  readonly audit?: AuditSink | undefined;
   /** Names of ports end with it: `PORT-ID.DOMAIN`. It may hold a port. */
   readonly domain: () => string;
 }

@@ -6,6 +6,7 @@ type Load = () => Promise<FuzzTarget>;
 export const TARGETS: Readonly<Record<string, Load>> = {
   'bpf-events': async () => (await import('./bpf-events.ts')).bpfEvents,
   'client-hello': async () => (await import('./client-hello.ts')).clientHello,
+  'connect-frames': async () => (await import('./connect-frames.ts')).connectFrames,
   'copy-out': async () => (await import('./copy-out.ts')).copyOutOf,
   dockerfile: async () => (await import('./dockerfile.ts')).dockerfile,
   'dns-tcp': async () => (await import('./dns-tcp.ts')).dnsTcp,
@@ -26,6 +27,7 @@ export const TARGETS: Readonly<Record<string, Load>> = {
   'image-references': async () => (await import('./image-references.ts')).imageReferences,
   'image-verdicts': async () => (await import('./image-verdicts.ts')).imageVerdicts,
   'json-body': async () => (await import('./json-body.ts')).jsonBody,
+  'multipart-upload': async () => (await import('./multipart-upload.ts')).multipartUpload,
   netlink: async () => (await import('./netlink.ts')).netlink,
   otlp: async () => (await import('./otlp.ts')).otlp,
   'package-pages': async () => (await import('./package-pages.ts')).packagePages,

@@ -11,6 +11,7 @@ import type { PostEvent } from '../../src/e2b/events/webhooks.ts';
 import { createE2bServer } from '../../src/e2b/server.ts';
 import { accessTokens } from '../../src/e2b/tokens.ts';
 import type { ControlPlane } from '../../src/sandbox/control.ts';
+import type { AuditSink } from '../../src/tenants/audit.ts';
 import { type Callers, operatorOnly } from '../../src/tenants/callers.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
 import { FakeTemplateBuilds } from './fake-template-builds.ts';
@@ -49,6 +50,7 @@ export interface E2bWorldOptions extends FakeOptions {
 export async function openE2bWorld(
   options: E2bWorldOptions = {},
   callersOf: (control: ControlPlane, apiKey: string) => Callers = operatorOnly,
+  audit?: AuditSink,
 ): Promise<E2bWorld> {
   const { certificate, domain = 'localhost', eventsPath } = options;
   const { post = async () => undefined } = options;
@@ -74,6 +76,7 @@ export async function openE2bWorld(
     tokens: accessTokens(Buffer.alloc(32, 7)),
     callers,
     events,
+    audit,
     domain: () => `${domain}:${port}`,
     templates: {
       builds,
@@ -82,7 +85,7 @@ export async function openE2bWorld(
     },
   });
   const names = [domain, `api.${domain}`];
-  const api = await createApiServer({ control, log, apiKey, callers, beside: e2b, names });
+  const api = await createApiServer({ control, log, apiKey, callers, audit, beside: e2b, names });
   port = (await api.listen({ port: 0, certificate })) ?? 0;
   const url = `${certificate === undefined ? 'http' : 'https'}://127.0.0.1:${port}`;
   return {

@@ -15,6 +15,7 @@ import { openControlPlane } from '../../runtime/control.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { eventPoster } from '../../runtime/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
+import { AuditLog } from '../../tenants/audit.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
 import { TenantQuotas } from '../../tenants/quota.ts';
 import { KnownQuotas } from '../../tenants/settings.ts';
@@ -107,6 +108,8 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             post: eventPoster({ hosts: runtime.webhookHosts, log: cli.log }),
           });
     if (events !== undefined) cleanup.push('events', () => events[Symbol.asyncDispose]());
+    const audit = await AuditLog.open({ homeDir: home.dir, clock: systemClock, log: cli.log });
+    cleanup.push('audit log', () => audit[Symbol.asyncDispose]());
     let domain: string | null = null;
     const e2b =
       tenancy === undefined
@@ -118,6 +121,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             tokens: accessTokens(await tokenKey(home.dir)),
             callers: tenancy,
             events,
+            audit,
             domain: () => domain ?? 'localhost',
             templates: {
               builds: new VmTemplateBuilds(runtime, {
@@ -139,6 +143,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       openMetrics: flags.openMetrics === true,
       beside: e2b,
       callers: tenancy,
+      audit,
       names: at?.names ?? [],
       ...(key === null ? {} : { apiKey: key.key }),
     });

@@ -8,6 +8,7 @@ import {
   serializerCompiler,
   validatorCompiler,
 } from 'fastify-type-provider-zod';
+import { addAudit } from '../../api/audit.ts';
 import { readJsonBody } from '../../api/body.ts';
 import { API_LIMITS } from '../../api/limits.ts';
 import type { App } from '../../api/route.ts';
@@ -70,6 +71,7 @@ export async function createControlApp(
   app.addContentTypeParser('*', async (_request: FastifyRequest, body: Readable) =>
     readJsonBody(body, clock),
   );
+  addAudit(app, parts.audit, (request) => callerOf(request, parts.callers));
   app.addHook('onRequest', async (request) => {
     if (OPEN_ROUTES.includes(request.routeOptions.url)) return;
     const caller = callerOf(request.raw, parts.callers);

@@ -3,6 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { Busboy, type BusboyHeaders } from '@fastify/busboy';
+import { ignore } from '../../base/ignore.ts';
 import type { FileEntry } from '../../guest/guest.ts';
 import { E2bError } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -24,6 +25,8 @@ export async function writeParts(
   const failed = Promise.withResolvers<never>();
   const parser = parserOf(headers);
   parser.on('file', (field: string, content: Readable, name: string) => {
+    // Only emitted, so who reads later would take the rest for all; and unheard it would end the process.
+    content.on('error', (error) => content.destroy(error));
     const to = path ?? name;
     if (field !== 'file' || to === undefined || to === '') {
       const what = field === 'file' ? 'has no file name, and the parameter path is missing' : '';
@@ -40,6 +43,7 @@ export async function writeParts(
     one.catch((error: unknown) => failed.reject(error));
     written.push(one);
   });
+  parser.on('error', (error) => ignore(error, 'the pipeline below has it, if it still runs'));
   parser.on('filesLimit', () => {
     failed.reject(new E2bError(400, `more than ${E2B_LIMITS.filesMax} files in one request`));
   });

@@ -1,0 +1,45 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { endFrame, frameOf, messagesOf } from './connect.ts';
+
+describe('messagesOf', () => {
+  it('yields what frameOf made, however the stream is cut', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.dictionary(fc.string(), fc.jsonValue()), { maxLength: 5 }),
+        fc.array(fc.nat(200), { maxLength: 20 }),
+        fc.boolean(),
+        async (messages, cuts, hasEnd) => {
+          const frames = messages.map(frameOf);
+          const bytes = Buffer.concat(hasEnd ? [...frames, endFrame()] : frames);
+          const read: unknown[] = [];
+          for await (const message of messagesOf(cutAt(bytes, cuts))) read.push(message);
+          expect(read).toEqual(messages.map((message) => JSON.parse(JSON.stringify(message))));
+        },
+      ),
+    );
+  });
+
+  it('refuses a stream that ends within a message', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.jsonValue(), fc.nat(), async (value, place) => {
+        const bytes = frameOf({ value });
+        const cut = bytes.subarray(0, 1 + (place % (bytes.length - 1)));
+        const reading = (async () => {
+          for await (const message of messagesOf(cutAt(cut, []))) expect.unreachable(`${message}`);
+        })();
+        await expect(reading).rejects.toMatchObject({ code: 'invalid_argument' });
+      }),
+    );
+  });
+});
+
+async function* cutAt(bytes: Buffer, cuts: readonly number[]): AsyncGenerator<Buffer> {
+  const places = [...new Set(cuts.filter((at) => at < bytes.length))].sort((a, b) => a - b);
+  let start = 0;
+  for (const end of [...places, bytes.length]) {
+    await Promise.resolve();
+    yield bytes.subarray(start, end);
+    start = end;
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * A line of the audit log, and the check of a chain of lines (pure). Each line has the SHA-256 of the line before, so a line
+ * that is changed, removed or moved shows:
+ *
+ *     {"seq":1,…,"prev":"000…"}      {"seq":2,…,"prev":sha256(line 1)}      {"seq":3,…,"prev":sha256(line 2)}
+ */
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+import { ignore } from '../base/ignore.ts';
+
+const record = z.object({
+  /** From 1, without a gap, also over files. */
+  seq: z.number().int().positive(),
+  /** Time of the answer, ISO 8601, UTC. */
+  at: z.string(),
+  /** Null: the operator; for a refused key: nobody. */
+  tenant: z.string().nullable(),
+  /** Id of the key, or `socket`, `daemon`; null: no valid key. */
+  key: z.string().nullable(),
+  /** The method and the pattern of the path: never ids, queries or bodies. */
+  call: z.string(),
+  /** Id of the sandbox or snapshot; null: none. */
+  target: z.string().nullable(),
+  /** HTTP status. */
+  status: z.number().int(),
+  /** Time until the answer, milliseconds. */
+  ms: z.number(),
+  /** Records before this one that could not be kept. */
+  lost: z.number().int().positive().optional(),
+  prev: z.string().regex(/^[0-9a-f]{64}$/),
+});
+export type AuditRecord = z.infer<typeof record>;
+
+/** `prev` of the first record. */
+export const NO_PREVIOUS = '0'.repeat(64);
+
+export interface ChainEnd {
+  /** 0: no record yet. */
+  readonly seq: number;
+  /** SHA-256 of the line, hexadecimal. */
+  readonly hash: string;
+}
+
+export const CHAIN_START: ChainEnd = { seq: 0, hash: NO_PREVIOUS };
+
+export function lineHash(line: string): string {
+  return createHash('sha256').update(line).digest('hex');
+}
+
+/** Null: not a record. */
+export function parseRecord(line: string): AuditRecord | null {
+  try {
+    return record.parse(JSON.parse(line));
+  } catch (error) {
+    ignore(error, 'reported as a line that is no record');
+    return null;
+  }
+}
+
+/** Checks lines one after another. */
+export class ChainCheck {
+  readonly #problems: string[] = [];
+  #problemCount = 0;
+  #last: (ChainEnd & { readonly where: string }) | null = null;
+  #first: AuditRecord | null = null;
+  #count = 0;
+  /** The end that is known from elsewhere, and whether it was met. */
+  readonly #known: ChainEnd | null;
+
+  readonly #firstSeq: number | null;
+
+  /**
+   * @param known a record that must be there; null: none is known
+   * @param firstSeq number of the first record; null: any
+   */
+  constructor(known: ChainEnd | null, firstSeq: number | null) {
+    this.#known = known;
+    this.#firstSeq = firstSeq;
+  }
+
+  /** @param where the line's place, for messages */
+  add(line: string, where: string): void {
+    this.#count += 1;
+    const one = parseRecord(line);
+    const hash = lineHash(line);
+    const last = this.#last;
+    if (one === null) {
+      this.#report(`${where} is not a record: it was changed`);
+      // The next one says by its number whether this was one line.
+      if (last !== null) this.#last = { seq: last.seq + 1, hash, where };
+      return;
+    }
+    if (last === null) {
+      this.#first = one;
+      if (this.#firstSeq !== null && one.seq > this.#firstSeq) {
+        this.#report(`${where}: records ${this.#firstSeq} to ${one.seq - 1} are missing before it`);
+      }
+      if (one.seq === 1 && one.prev !== NO_PREVIOUS) this.#report(`${where}: it was changed`);
+    } else if (one.seq > last.seq + 1) {
+      this.#report(`${where}: records ${last.seq + 1} to ${one.seq - 1} are missing before it`);
+    } else if (one.seq <= last.seq) {
+      this.#report(`${where}: record ${one.seq} is out of order, after record ${last.seq}`);
+    } else if (one.prev !== last.hash) {
+      this.#report(`${last.where}: it was changed, record ${one.seq} does not match it`);
+    }
+    if (one.seq === this.#known?.seq && hash !== this.#known.hash) {
+      this.#report(`${where}: it was changed, the end of the log does not match it`);
+    }
+    this.#last = { seq: one.seq, hash, where };
+  }
+
+  end(): ChainReport {
+    const seq = this.#last?.seq ?? 0;
+    const known = this.#known?.seq ?? 0;
+    if (seq < known) this.#report(`records ${seq + 1} to ${known} are missing at the end`);
+    return {
+      records: this.#count,
+      firstSeq: this.#first?.seq ?? null,
+      lastSeq: this.#last?.seq ?? null,
+      lastHash: this.#last?.hash ?? null,
+      problems: this.#problems,
+      problemCount: this.#problemCount,
+    };
+  }
+
+  #report(problem: string): void {
+    this.#problemCount += 1;
+    if (this.#problems.length < PROBLEMS_SHOWN_MAX) this.#problems.push(problem);
+  }
+}
+
+const PROBLEMS_SHOWN_MAX = 20;
+
+export interface ChainReport {
+  readonly records: number;
+  /** Null: there is no record. */
+  readonly firstSeq: number | null;
+  readonly lastSeq: number | null;
+  /** To be kept elsewhere: who can write the files could write a whole new chain. */
+  readonly lastHash: string | null;
+  /** The first ones, each with its place. */
+  readonly problems: readonly string[];
+  readonly problemCount: number;
+}

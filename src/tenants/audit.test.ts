@@ -1,0 +1,192 @@
+import {
+  appendFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { open } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FakeClock } from '../base/clock.ts';
+import { type Log, silentLog } from '../base/log.ts';
+import {
+  type AuditedCall,
+  AuditLog,
+  type AuditParts,
+  verifyAudit,
+  verifyAuditFiles,
+} from './audit.ts';
+import { parseRecord } from './audit-record.ts';
+
+let home: string;
+let errors: string[];
+beforeEach(() => {
+  home = mkdtempSync(join(tmpdir(), 'nv-audit-'));
+  errors = [];
+});
+afterEach(() => rmSync(home, { recursive: true, force: true }));
+
+const clock = new FakeClock();
+const openLog = async (more: Partial<AuditParts> = {}): Promise<AuditLog> => {
+  const log: Log = { ...silentLog, error: (message) => errors.push(message) };
+  return await AuditLog.open({ homeDir: home, clock, log, ...more });
+};
+const call = (n: number): AuditedCall => ({
+  caller: { tenant: 'acme', key: '3f9a0c52d1be' },
+  call: 'POST /v1/sandboxes/:id/pause',
+  target: `s${n}`,
+  status: 200,
+  ms: 1.4,
+});
+const current = (): string => join(home, 'audit', 'audit.jsonl');
+const linesOf = (): string[] => readFileSync(current(), 'utf8').trimEnd().split('\n');
+const write = (lines: readonly string[]): void => writeFileSync(current(), `${lines.join('\n')}\n`);
+const problems = async (): Promise<readonly string[]> => (await verifyAudit(home)).problems;
+
+async function filled(count: number): Promise<string[]> {
+  await using log = await openLog();
+  for (let n = 1; n <= count; n += 1) log.note(call(n));
+  await log.flush();
+  return linesOf();
+}
+
+describe('AuditLog', () => {
+  it('keeps a record per call, in files of their owner alone', async () => {
+    const [first] = await filled(3);
+    expect(parseRecord(first ?? '')).toMatchObject({
+      seq: 1,
+      tenant: 'acme',
+      key: '3f9a0c52d1be',
+      call: 'POST /v1/sandboxes/:id/pause',
+      target: 's1',
+      status: 200,
+      ms: 1,
+    });
+    expect(await verifyAudit(home)).toMatchObject({ records: 3, lastSeq: 3, problems: [] });
+    expect(statSync(current()).mode & 0o777).toBe(0o600);
+    expect(statSync(join(home, 'audit')).mode & 0o777).toBe(0o700);
+  });
+
+  it('continues the chain in the next daemon, also after a line that was written in part', async () => {
+    await filled(2);
+    appendFileSync(current(), '{"seq":3,"at":"20');
+    await filled(2);
+    expect(await verifyAudit(home)).toMatchObject({ records: 4, lastSeq: 4, problems: [] });
+  });
+
+  it('begins new files, removes the oldest, and the chain goes through all', async () => {
+    await using log = await openLog({ limits: { fileBytesMax: 500, filesMax: 3 } });
+    for (let n = 1; n <= 40; n += 1) {
+      log.note(call(n));
+      await log.flush();
+    }
+    const full = readdirSync(join(home, 'audit')).filter((name) => name.startsWith('audit-'));
+    expect(full).toHaveLength(3);
+    const report = await verifyAudit(home, 3);
+    expect(report).toMatchObject({ lastSeq: 40, problems: [] });
+    expect(report.firstSeq).toBeGreaterThan(1);
+    rmSync(join(home, 'audit', full.sort()[1] ?? ''));
+    expect((await verifyAudit(home, 2)).problems).toEqual([
+      expect.stringMatching(/records \d+ to \d+ are missing/),
+    ]);
+  });
+
+  it('calls of strangers do not push out the others’', async () => {
+    await using log = await openLog();
+    for (let n = 0; n < 1000; n += 1) log.note({ ...call(n), caller: null, status: 401 });
+    log.note(call(1));
+    await log.flush();
+    const lines = linesOf();
+    expect(lines).toHaveLength(51);
+    expect(parseRecord(lines.at(-1) ?? '')).toMatchObject({ tenant: 'acme', lost: 950 });
+  });
+
+  it('while the disk is full, calls go on; what was lost is counted, and no line is torn', async () => {
+    let isFull = false;
+    const openFile = async (path: string) => {
+      const file = await open(path, 'a', 0o600);
+      return {
+        appendFile: async (data: unknown) => {
+          if (!isFull) return await file.appendFile(data as Buffer);
+          await file.appendFile((data as Buffer).subarray(0, 10));
+          throw new Error('ENOSPC');
+        },
+        truncate: (length?: number) => file.truncate(length),
+        close: () => file.close(),
+      };
+    };
+    await using log = await openLog({ open: openFile, limits: { waitingMax: 5 } });
+    log.note(call(1));
+    await log.flush();
+    isFull = true;
+    for (let n = 2; n <= 10; n += 1) log.note(call(n));
+    await log.flush();
+    await log.flush();
+    expect(linesOf()).toHaveLength(1);
+    expect(errors).toHaveLength(1);
+    isFull = false;
+    await log.flush();
+    log.note(call(11));
+    await log.flush();
+    expect(linesOf()).toHaveLength(7);
+    expect(parseRecord(linesOf().at(-1) ?? '')).toMatchObject({ seq: 7, lost: 4 });
+    expect(await problems()).toEqual([]);
+  });
+
+  it('lines that come while others are written are not lost', async () => {
+    await using log = await openLog();
+    log.note(call(1));
+    const flushed = log.flush();
+    for (let n = 2; n <= 5; n += 1) log.note(call(n));
+    await flushed;
+    await log.flush();
+    expect(await verifyAudit(home)).toMatchObject({ records: 5, problems: [] });
+  });
+});
+
+describe('verifyAudit', () => {
+  it('says which line was changed', async () => {
+    const lines = await filled(5);
+    for (const at of [0, 2, 4]) {
+      write(lines.with(at, (lines[at] ?? '').replace('"status":200', '"status":404')));
+      expect(await problems()).toEqual([expect.stringContaining(`line ${at + 1}: it was changed`)]);
+    }
+  });
+
+  it('says which lines are missing: at the beginning, in the middle, at the end', async () => {
+    const lines = await filled(5);
+    write(lines.slice(0, 1).concat(lines.slice(3)));
+    expect(await problems()).toEqual([expect.stringContaining('records 2 to 3 are missing')]);
+    write(lines.slice(0, 3));
+    expect(await problems()).toEqual(['records 4 to 5 are missing at the end']);
+    write(lines.slice(2));
+    expect(await problems()).toEqual([expect.stringContaining('records 1 to 2 are missing')]);
+  });
+
+  it('a daemon that starts after a cut end does not hide it', async () => {
+    const lines = await filled(5);
+    write(lines.slice(0, 3));
+    await filled(1);
+    expect(await problems()).toEqual([expect.stringContaining('records 4 to 5 are missing')]);
+  });
+
+  it('says which lines are reordered, repeated, or no records', async () => {
+    const lines = await filled(4);
+    write([0, 2, 1, 3].map((at) => lines[at] ?? ''));
+    expect((await problems()).join()).toContain('record 2 is out of order, after record 3');
+    write([0, 1, 1, 2, 3].map((at) => lines[at] ?? ''));
+    expect((await problems()).join()).toContain('record 2 is out of order, after record 2');
+    write(lines.with(1, 'hello'));
+    expect((await problems()).join()).toContain('line 2 is not a record');
+  });
+
+  it('files alone may begin anywhere', async () => {
+    const lines = await filled(5);
+    write(lines.slice(2));
+    expect(await verifyAuditFiles([current()])).toMatchObject({ firstSeq: 3, problems: [] });
+  });
+});

@@ -1,0 +1,361 @@
+/**
+ * The audit log: one line per control call, chained (`audit-record.ts`).
+ *
+ *     HOME/audit/         0700
+ *       audit.jsonl       0600, only appended to
+ *       audit-SEQ.jsonl   full ones; SEQ: their first record
+ *       head.json         the last record, against a cut end
+ *
+ * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls go
+ * on and lines wait in memory; beyond `waitingMax` they are dropped, and the next record says how many.
+ */
+import { createReadStream } from 'node:fs';
+import {
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { z } from 'zod';
+import type { Clock } from '../base/clock.ts';
+import { describeError, errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import { TokenBucket } from '../base/token-bucket.ts';
+import {
+  type AuditRecord,
+  CHAIN_START,
+  ChainCheck,
+  type ChainEnd,
+  type ChainReport,
+  lineHash,
+  parseRecord,
+} from './audit-record.ts';
+import type { Caller } from './callers.ts';
+import { TenantError } from './errors.ts';
+
+export const AUDIT_LIMITS = {
+  flushMs: 200,
+  /** Lines that wait for the disk. */
+  waitingMax: 10_000,
+  fileBytesMax: 64 * 1024 * 1024,
+  /** Full files; the oldest goes. */
+  filesMax: 16,
+  /** Records of callers without a valid key, who must not push out the others' records. */
+  strangers: { size: 50, refillPerSecond: 5 },
+  callCharactersMax: 200,
+} as const;
+
+type Limits = Omit<typeof AUDIT_LIMITS, keyof NonNullable<AuditParts['limits']>> &
+  Required<NonNullable<AuditParts['limits']>>;
+
+export interface AuditedCall {
+  /** Null: no valid key. */
+  readonly caller: Caller | null;
+  readonly call: string;
+  readonly target: string | null;
+  readonly status: number;
+  readonly ms: number;
+}
+
+/** Takes records; never throws. */
+export interface AuditSink {
+  note(call: AuditedCall): void;
+}
+
+/** A file that is only appended to. */
+export type AuditFile = Pick<FileHandle, 'appendFile' | 'truncate' | 'close'>;
+
+export interface AuditParts {
+  readonly homeDir: string;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** For tests. */
+  readonly limits?: { readonly [K in 'waitingMax' | 'fileBytesMax' | 'filesMax']?: number };
+  /** For tests: opens the current file to append to it. */
+  readonly open?: (path: string) => Promise<AuditFile>;
+}
+
+const CURRENT = 'audit.jsonl';
+const FULL = /^audit-(\d{12})\.jsonl$/;
+const HEAD = 'head.json';
+const head = z.object({ seq: z.number().int().nonnegative(), hash: z.string() });
+
+export class AuditLog implements AuditSink, AsyncDisposable {
+  readonly #parts: AuditParts;
+  readonly #limits: Limits;
+  readonly #dir: string;
+  readonly #strangers: TokenBucket;
+  #file: AuditFile;
+  #bytes: number;
+  #firstSeq: number;
+  #end: ChainEnd;
+  #waiting: string[] = [];
+  #lost = 0;
+  #cancelFlush: (() => void) | undefined;
+  #flushing: Promise<void> = Promise.resolve();
+  #isFailing = false;
+  #isClosed = false;
+
+  private constructor(parts: AuditParts, opened: Opened) {
+    this.#parts = parts;
+    this.#limits = { ...AUDIT_LIMITS, ...parts.limits };
+    this.#dir = auditDir(parts.homeDir);
+    this.#strangers = new TokenBucket(this.#limits.strangers, parts.clock.now());
+    this.#file = opened.file;
+    this.#bytes = opened.bytes;
+    this.#firstSeq = opened.firstSeq;
+    this.#end = opened.end;
+  }
+
+  /** Continues the chain; cuts off a last line that a killed daemon wrote in part. @throws TenantError `file_failed` */
+  static async open(parts: AuditParts): Promise<AuditLog> {
+    try {
+      return new AuditLog(
+        parts,
+        await openFiles(auditDir(parts.homeDir), parts.open ?? openCurrent),
+      );
+    } catch (error) {
+      throw new TenantError('file_failed', 'could not open the audit log', { cause: error });
+    }
+  }
+
+  note({ caller, call, target, status, ms }: AuditedCall): void {
+    if (this.#isClosed) return;
+    const { clock } = this.#parts;
+    if (caller === null) {
+      if (this.#strangers.waitForMs(1, clock.now()) > 0) {
+        this.#lost += 1;
+        return;
+      }
+      this.#strangers.spend(1);
+    }
+    if (this.#waiting.length >= this.#limits.waitingMax) {
+      this.#lost += 1;
+      return;
+    }
+    const record: AuditRecord = {
+      seq: this.#end.seq + 1,
+      at: new Date(clock.wall()).toISOString(),
+      tenant: caller?.tenant ?? null,
+      key: caller?.key ?? null,
+      call: call.slice(0, this.#limits.callCharactersMax),
+      target,
+      status,
+      ms: Math.round(ms),
+      ...(this.#lost === 0 ? {} : { lost: this.#lost }),
+      prev: this.#end.hash,
+    };
+    this.#lost = 0;
+    const line = JSON.stringify(record);
+    this.#end = { seq: record.seq, hash: lineHash(line) };
+    this.#waiting.push(line);
+    this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
+  }
+
+  /** Resolves when all lines so far are written, or could not be; never rejects. */
+  flush(): Promise<void> {
+    this.#cancelFlush?.();
+    this.#cancelFlush = undefined;
+    this.#flushing = this.#flushing.then(() => this.#write());
+    return this.#flushing;
+  }
+
+  async #write(): Promise<void> {
+    // A copy: more lines may come meanwhile.
+    const lines = [...this.#waiting];
+    if (lines.length === 0) return;
+    const end = this.#end;
+    try {
+      if (this.#bytes >= this.#limits.fileBytesMax) await this.#rotate(end.seq - lines.length + 1);
+      const bytes = Buffer.from(`${lines.join('\n')}\n`);
+      await this.#append(bytes);
+      this.#waiting = this.#waiting.slice(lines.length);
+      this.#bytes += bytes.length;
+      await writeHead(this.#dir, end);
+      if (this.#isFailing) this.#parts.log.info('the audit log is written again');
+      this.#isFailing = false;
+    } catch (error) {
+      if (!this.#isFailing) {
+        const reason = describeError(error);
+        this.#parts.log.error('the audit log can’t be written; calls go on', { reason });
+      }
+      this.#isFailing = true;
+    }
+    if (this.#waiting.length > 0 && !this.#isClosed) {
+      this.#cancelFlush ??= this.#parts.clock.after(this.#limits.flushMs, () => void this.flush());
+    }
+  }
+
+  /** A part that a full disk took is cut off again: the lines stay in memory. */
+  async #append(bytes: Buffer): Promise<void> {
+    try {
+      await this.#file.appendFile(bytes);
+    } catch (error) {
+      await this.#file.truncate(this.#bytes);
+      throw error;
+    }
+  }
+
+  async #rotate(nextSeq: number): Promise<void> {
+    const full = join(this.#dir, `audit-${String(this.#firstSeq).padStart(12, '0')}.jsonl`);
+    await rename(join(this.#dir, CURRENT), full);
+    const { open: openFile = openCurrent } = this.#parts;
+    const file = await openFile(join(this.#dir, CURRENT));
+    await this.#file.close();
+    this.#file = file;
+    this.#bytes = 0;
+    this.#firstSeq = nextSeq;
+    const old = (await fullFiles(this.#dir)).slice(0, -this.#limits.filesMax);
+    for (const name of old) await rm(join(this.#dir, name));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.flush();
+    if (this.#waiting.length > 0) {
+      this.#parts.log.error('records of the audit log are lost', { count: this.#waiting.length });
+    }
+    await this.#file.close();
+  }
+}
+
+/**
+ * Checks the files of a home, oldest first.
+ * @param filesMax full files beyond which the daemon has removed the oldest
+ * @throws TenantError `file_failed`
+ */
+export async function verifyAudit(
+  homeDir: string,
+  filesMax: number = AUDIT_LIMITS.filesMax,
+): Promise<ChainReport> {
+  const dir = auditDir(homeDir);
+  try {
+    const full = await fullFiles(dir);
+    const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
+    const paths = [...full, CURRENT].map((name) => join(dir, name));
+    return await verify(paths, await readHead(dir), full.length < filesMax ? 1 : Number(oldest));
+  } catch (error) {
+    throw new TenantError('file_failed', `could not read the audit log in ${dir}`, {
+      cause: error,
+    });
+  }
+}
+
+/** Checks files as one chain, which may begin anywhere. @throws TenantError `file_failed` */
+export async function verifyAuditFiles(paths: readonly string[]): Promise<ChainReport> {
+  try {
+    return await verify(paths, null, null);
+  } catch (error) {
+    throw new TenantError('file_failed', 'could not read the audit log', { cause: error });
+  }
+}
+
+async function verify(
+  paths: readonly string[],
+  known: ChainEnd | null,
+  firstSeq: number | null,
+): Promise<ChainReport> {
+  const check = new ChainCheck(known, firstSeq);
+  for (const path of paths) {
+    let line = 0;
+    const input = createReadStream(path);
+    for await (const text of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+      line += 1;
+      check.add(text, `${path} line ${line}`);
+    }
+  }
+  return check.end();
+}
+
+const auditDir = (homeDir: string): string => join(homeDir, 'audit');
+
+interface Opened {
+  readonly file: AuditFile;
+  readonly bytes: number;
+  readonly firstSeq: number;
+  readonly end: ChainEnd;
+}
+
+async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Opened> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const known = (await readHead(dir)) ?? CHAIN_START;
+  const full = await fullFiles(dir);
+  const path = join(dir, CURRENT);
+  await cutTorn(path);
+  const file = await openFile(path);
+  const { size } = await stat(path);
+  const last = full.at(-1);
+  const [first, end] = await endsOf(path);
+  const before = end !== null || last === undefined ? null : (await endsOf(join(dir, last)))[1];
+  const onDisk = end ?? before ?? CHAIN_START;
+  // If the end was cut off, the numbers go on behind it, so the gap stays visible.
+  const seq = Math.max(onDisk.seq, known.seq);
+  return { file, bytes: size, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
+}
+
+/** Number of the first record, and the last one, of a file; null: none. */
+async function endsOf(path: string): Promise<readonly [number | null, ChainEnd | null]> {
+  const bytes = await readIfThere(path);
+  const whole = bytes.lastIndexOf(NEWLINE);
+  if (whole < 0) return [null, null];
+  const text = (from: number, to: number): string => bytes.subarray(from, to).toString('utf8');
+  const first = text(0, bytes.indexOf(NEWLINE));
+  const last = text(whole === 0 ? 0 : bytes.lastIndexOf(NEWLINE, whole - 1) + 1, whole);
+  // A changed line has no number: then the known end gives the next one.
+  const end = { seq: parseRecord(last)?.seq ?? 0, hash: lineHash(last) };
+  return [parseRecord(first)?.seq ?? null, end];
+}
+
+/** Cuts off what follows the last newline. */
+async function cutTorn(path: string): Promise<void> {
+  const bytes = await readIfThere(path);
+  const whole = bytes.lastIndexOf(NEWLINE) + 1;
+  if (whole < bytes.length) await truncate(path, whole);
+}
+
+const NEWLINE = 0x0a;
+
+async function readIfThere(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+    ignore(error, 'there is no log yet');
+    return Buffer.alloc(0);
+  }
+}
+
+/** Only appends, also if somebody else writes. */
+const openCurrent = async (path: string): Promise<AuditFile> => await open(path, 'a', 0o600);
+
+/** Oldest first. */
+async function fullFiles(dir: string): Promise<readonly string[]> {
+  return (await readdir(dir)).filter((name) => FULL.test(name)).sort();
+}
+
+async function writeHead(dir: string, end: ChainEnd): Promise<void> {
+  const draft = join(dir, `${HEAD}.new`);
+  await writeFile(draft, `${JSON.stringify(end)}\n`, { mode: 0o600 });
+  await rename(draft, join(dir, HEAD));
+}
+
+/** Null: there is none. */
+async function readHead(dir: string): Promise<ChainEnd | null> {
+  try {
+    return head.parse(JSON.parse(await readFile(join(dir, HEAD), 'utf8')));
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT' && !(error instanceof SyntaxError)) throw error;
+    ignore(error, 'nothing was written yet, or the machine stopped meanwhile');
+    return null;
+  }
+}
