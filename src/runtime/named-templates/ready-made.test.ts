@@ -21,8 +21,8 @@ describe('ready-made environments', () => {
     rmSync(home, { recursive: true });
   });
 
-  const open = (systemDigest: string) =>
-    readyMadeTemplate('base', {
+  const open = (systemDigest: string, name = 'base') =>
+    readyMadeTemplate(name, {
       systemDigest,
       names,
       keep: (name, spec, path, recipe) =>
@@ -68,6 +68,17 @@ describe('ready-made environments', () => {
   it('a name of ours cannot be given', async () => {
     await expect(names.set('base', (await open('a')).spec)).rejects.toThrow('reserved');
     await expect(names.remove('agent')).rejects.toThrow('reserved');
+  });
+
+  it('each clone of code-interpreter begins with its server', async () => {
+    expect((await open('a', 'code-interpreter')).spec.start).toMatchObject({
+      command: 'exec python3 -m code_interpreter',
+      ready: expect.stringContaining('49999/health'),
+    });
+    expect((await open('a')).spec).not.toHaveProperty('start');
+    expect(
+      (await names.list()).find(({ name }) => name === 'code-interpreter')?.spec.start,
+    ).toBeDefined();
   });
 
   it('each begins with its base, which is in its recipe', async () => {
