@@ -22,7 +22,7 @@ export function auditText(report: ChainReport): string {
   const lines = [
     ...problems,
     ...(more === 0 ? [] : [`${more} more`]),
-    `${records} records${records === 0 ? '' : `, ${firstSeq} to ${lastSeq}`}: ${
+    `${records} ${records === 1 ? 'record' : 'records'}${records === 0 ? '' : `, ${firstSeq} to ${lastSeq}`}: ${
       problemCount === 0 ? 'unchanged' : 'not as they were written'
     }`,
     ...(lastHash === null ? [] : [`last  ${lastHash}`]),
