@@ -172,6 +172,7 @@ export function addEventRoutes(
         operationId: 'deleteWebhook',
         description: 'Nothing more is sent to it.',
         params: webhookParams,
+        response: { 200: z.object({}) },
       },
     },
     async ({ params }, reply) => {
