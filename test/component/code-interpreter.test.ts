@@ -178,9 +178,9 @@ image`;
     expect(list[0]).toMatchObject({ language: 'python', cwd: interpreter.home });
     expect(list[1]).toMatchObject({ language: 'javascript' });
     expect(list.at(-1)).toEqual({ id, ...more });
-    expect((await interpreter.send('POST', `/contexts/${id}/restart`)).status).toBe(200);
+    expect((await interpreter.send('POST', `/contexts/${id}/restart`)).status).toBe(204);
     expect(await textOf('"kept" in dir()', of)).toBe('False');
-    expect((await interpreter.send('DELETE', `/contexts/${id}`)).status).toBe(200);
+    expect((await interpreter.send('DELETE', `/contexts/${id}`)).status).toBe(204);
     expect(await interpreter.execute({ code: '1', ...of })).toMatchObject({
       status: 404,
       text: `Context ${id} not found`,

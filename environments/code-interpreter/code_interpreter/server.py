@@ -86,6 +86,11 @@ class Handler(RequestHandler):
         self.set_header("content-type", "text/plain; charset=utf-8")
         self.finish(text)
 
+    def done(self) -> None:
+        # No body: clients do not read it, and an unread one holds their connection.
+        self.set_status(204)
+        self.finish()
+
     def json(self, value: object) -> None:
         self.set_header("content-type", "application/json")
         self.finish(json.dumps(value))
@@ -121,13 +126,13 @@ class All(Handler):
 class One(Handler):
     async def delete(self, id: str) -> None:
         await self.contexts.remove(id)
-        self.answer(200, "removed")
+        self.done()
 
 
 class Restart(Handler):
     async def post(self, id: str) -> None:
         await self.contexts.get(id).restart()
-        self.answer(200, "restarted")
+        self.done()
 
 
 class Execute(Handler):
