@@ -166,9 +166,9 @@ export class ChannelFiles implements GuestFiles {
     op: string,
     path: string,
     fields: Readonly<Record<string, unknown>>,
-    { user, signal }: FileOptions,
+    { user, asRoot, signal }: FileOptions,
   ): Operation {
-    return this.#start(`${op} ${path}`, { op, path, user, ...fields }, { signal });
+    return this.#start(`${op} ${path}`, { op, path, user, asRoot, ...fields }, { signal });
   }
 }
 

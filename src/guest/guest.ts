@@ -219,6 +219,8 @@ export interface ProcessInfo {
 export interface FileOptions {
   /** User whose rights apply and whose home relative paths start at; default `user`. */
   readonly user?: string;
+  /** True: root's rights apply, and what is created is the user's. Default false. */
+  readonly asRoot?: boolean;
   readonly signal?: AbortSignal;
 }
 

@@ -28,27 +28,54 @@ def run(operation: str, request: Request, who: Account, stream: Stream) -> None:
     if operation == "read":
         _read(path, request, stream)
     elif operation == "write":
-        _write(path, request, stream)
+        _write(path, request, _owner(request, who), stream)
     else:
         _change(operation, path, request, who, stream)
 
 
+def _owner(request: Request, who: Account) -> "Account | None":
+    """To whom new files and directories are given; None: the child is that user already."""
+    return who if request.flag("asRoot", False) else None
+
+
+def _make_directories(path: str, owner: "Account | None") -> None:
+    """The missing ones among the path and its parents."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        try:
+            _make_directory(directory, owner)
+        except FileExistsError:
+            if not os.path.isdir(directory):  # Otherwise another operation was faster.
+                raise
+
+
+def _make_directory(path: str, owner: "Account | None") -> None:
+    os.mkdir(path)
+    if owner is not None:
+        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+
+
 def _change(operation: str, path: str, request: Request, who: Account, stream: Stream) -> None:
     target = path
+    owner = _owner(request, who)
     try:
         if operation == "list":
             _list(path, request.number("depth", 1, 1, limits.LIST_DEPTH), stream)
             return
         if operation == "move":
             target = who.resolve(request.text("to"))
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            _make_directories(os.path.dirname(target), owner)
             os.rename(path, target)
         elif operation == "remove":
             _remove(path)
             stream.answer({})
             return
         elif operation == "mkdir":
-            os.makedirs(path)
+            _make_directories(os.path.dirname(path), owner)
+            _make_directory(path, owner)
         described = entry(target)
     except OSError as error:
         raise LocalError(error, f"{operation} {path!r}") from error
@@ -148,7 +175,7 @@ def _read(path: str, request: Request, stream: Stream) -> None:
     stream.send(STDOUT, b"")
 
 
-def _write(path: str, request: Request, stream: Stream) -> None:
+def _write(path: str, request: Request, owner: "Account | None", stream: Stream) -> None:
     """Writes a temporary file beside the target, then renames it: readers see the old content or the new."""
     mode = request.number("mode", 0o644, 0, 0o7777)
     metadata = _wanted_metadata(request)
@@ -157,7 +184,7 @@ def _write(path: str, request: Request, stream: Stream) -> None:
     try:
         if os.path.isdir(path):
             raise RequestError("invalid_request", f"write {path!r}: is a directory")
-        os.makedirs(directory, exist_ok=True)
+        _make_directories(directory, owner)
         if os.path.islink(path):
             path = os.path.realpath(path)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -169,6 +196,8 @@ def _write(path: str, request: Request, stream: Stream) -> None:
         try:
             for key, value in metadata.items():
                 os.setxattr(fd, _METADATA + key, value.encode("utf-8", "surrogateescape"))
+            if owner is not None:
+                os.fchown(fd, owner.uid, owner.gid)
             os.fchmod(fd, mode)
             os.rename(temporary, path)
             described = entry(path)

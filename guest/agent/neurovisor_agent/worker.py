@@ -186,7 +186,8 @@ def _run(
     stream = Stream(sock, rest)
     try:
         try:
-            spawn.become(who.uid, who.gid, who.groups)
+            if not request.flag("asRoot", False):
+                spawn.become(who.uid, who.gid, who.groups)
             run(operation, request, who, stream)
         except LocalError as error:
             raise from_errno(error.number, error.what) from error

@@ -52,3 +52,10 @@ export function keepAliveOf({ headers }: IncomingMessage): number {
   if (typeof text !== 'string' || !/^\d{1,6}$/.test(text)) return E2B_LIMITS.keepAliveMs;
   return Math.max(E2B_LIMITS.keepAliveMsMin, Number(text) * 1000);
 }
+
+/**
+ * Whose file it is. E2B's envd is root: it reads and writes whatever it is asked for, and gives what it creates to the user
+ * (OpenAI's Agents make `/workspace` by it). In a VM, root is no more than its users.
+ */
+export const fileUser = (user: string | undefined) =>
+  ({ asRoot: true, ...(user === undefined ? {} : { user }) }) as const;

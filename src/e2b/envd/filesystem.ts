@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { FileEvent, FileWatch } from '../../guest/guest.ts';
-import { type Call, keepAliveOf } from './call.ts';
+import { type Call, fileUser, keepAliveOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
 import { entryView } from './entry.ts';
 import { isGuestError } from './failures.ts';
@@ -180,8 +180,7 @@ class PendingEvents {
   }
 }
 
-const userOption = ({ user }: Call): { readonly user?: string } =>
-  user === undefined ? {} : { user };
+const userOption = ({ user }: Call): ReturnType<typeof fileUser> => fileUser(user);
 
 const EVENTS: Readonly<Record<FileEvent['type'], string | null>> = {
   create: 'EVENT_TYPE_CREATE',
