@@ -21,7 +21,7 @@ function process(stdout: readonly Buffer[], stderr: readonly Buffer[], truncated
     stdin: new PassThrough(),
     stdout: Readable.from(stdout),
     stderr: Readable.from(stderr),
-    resize: () => undefined,
+    resize: async () => undefined,
     kill: () => undefined,
     exit: Promise.resolve({ ...EXIT, truncated }),
   };

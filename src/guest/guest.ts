@@ -163,7 +163,8 @@ export interface Process {
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly stderr: Readable;
-  resize(size: TerminalSize): void;
+  /** Resolves when the terminal has the size, or there is no terminal any more; never rejects. */
+  resize(size: TerminalSize): Promise<void>;
   /** Signals all processes of the program (default SIGKILL). No effect after the exit. */
   kill(signal?: SignalName): void;
   /**

@@ -82,11 +82,13 @@ export class GuestProcess implements Process {
     });
   }
 
-  resize(size: TerminalSize): void {
+  async resize(size: TerminalSize): Promise<void> {
     if (this.#over) return;
-    this.#control
-      .resize(this.pid, size)
-      .catch((error: unknown) => ignore(error, 'the process ended before the resize'));
+    try {
+      await this.#control.resize(this.pid, size);
+    } catch (error) {
+      ignore(error, 'the process ended before the resize');
+    }
   }
 
   kill(signal: SignalName = 'SIGKILL'): void {

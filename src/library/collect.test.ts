@@ -26,7 +26,7 @@ function ran(
     stdout: Readable.from(stdout),
     stderr: Readable.from(stderr),
     kill: () => undefined,
-    resize: () => undefined,
+    resize: async () => undefined,
     exit: Promise.resolve({ ...EXIT, ...exit }),
   };
   return collect(async () => process, {});

@@ -71,7 +71,7 @@ class Sandbox {
       exit.reject(new Error('killed'));
     };
     const made = { pid: 1, warm: false, stderr: Readable.from([]), kill, exit: exit.promise };
-    const rest = { ...made, resize: () => undefined };
+    const rest = { ...made, resize: async () => undefined };
     if (argv[0] === 'cat') {
       const stdout = new PassThrough();
       const write = async (bytes: Buffer, done: () => void): Promise<void> => {

@@ -73,7 +73,16 @@ function echoProcess(spec: RunOptions, echo: string): Process {
   })();
   const nothing = (): void => undefined;
   const stderr = new PassThrough().end() as unknown as Readable;
-  return { pid: 1, warm: false, stdin, stdout, stderr, exit, resize: nothing, kill: nothing };
+  return {
+    pid: 1,
+    warm: false,
+    stdin,
+    stdout,
+    stderr,
+    exit,
+    resize: async () => undefined,
+    kill: nothing,
+  };
 }
 
 /** Files by path; directories are what lies above them. */

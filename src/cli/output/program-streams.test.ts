@@ -22,7 +22,7 @@ function processWith(stdout: Iterable<Buffer>, stderr: Iterable<Buffer>): Proces
     warm: false,
     stdin: new PassThrough(),
     kill: () => undefined,
-    resize: () => undefined,
+    resize: async () => undefined,
   };
   return { ...rest, ...streams, exit: Promise.resolve(EXIT) };
 }

@@ -81,7 +81,8 @@ export class ProcessService {
     if (!program.facts.isTerminal) {
       throw new ConnectError('failed_precondition', 'the process has no terminal');
     }
-    program.process.resize(pty.size);
+    // Awaited, so that input which the client sends next finds the new size.
+    await program.process.resize(pty.size);
     return {};
   }
 

@@ -2,9 +2,9 @@ import { PassThrough } from 'node:stream';
 import { setImmediate as tick } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import type { Process, ProcessExit } from '../../guest/guest.ts';
+import type { Guest, Process, ProcessExit } from '../../guest/guest.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import { Program, type ProgramEvent } from './programs.ts';
+import { Program, type ProgramEvent, Programs } from './programs.ts';
 
 const FACTS = { isTerminal: false, tag: null, hasInput: true, command: null };
 const EXIT: ProcessExit = {
@@ -28,7 +28,7 @@ function start() {
     stdin: new PassThrough(),
     stdout,
     stderr,
-    resize: () => undefined,
+    resize: async () => undefined,
     kill: () => undefined,
     exit: exit.promise,
   };
@@ -37,7 +37,7 @@ function start() {
     stderr.end();
     exit.resolve(EXIT);
   };
-  return { clock, stdout, end, program: new Program(process, FACTS, clock) };
+  return { clock, process, stdout, end, program: new Program(process, FACTS, clock) };
 }
 
 function reader() {
@@ -111,5 +111,24 @@ describe('Program', () => {
     );
     expect(Math.max(...sizes)).toBeLessThanOrEqual(E2B_LIMITS.chunkBytesMax.stdio);
     expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(E2B_LIMITS.chunkBytesMax.stdio * 2 + 1);
+  });
+});
+
+describe('Programs', () => {
+  it('attaches once for two clients that ask at once: a second attachment would take the streams', async () => {
+    const { clock, process } = start();
+    let attached = 0;
+    const guest: Pick<Guest, 'attach' | 'processes'> = {
+      processes: async () => [],
+      attach: async () => {
+        attached += 1;
+        await tick();
+        return process;
+      },
+    };
+    const programs = new Programs(clock);
+    const get = (): Promise<Program> => programs.get('a', 7, guest);
+    const [one, two] = await Promise.all([get(), get()]);
+    expect([one === two, attached]).toEqual([true, 1]);
   });
 });

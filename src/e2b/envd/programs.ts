@@ -149,10 +149,14 @@ const SIGNAL_WORDS: Readonly<Record<string, string>> = {
   SIGPIPE: 'broken pipe',
 };
 
+type AttachingGuest = Pick<Guest, 'attach' | 'processes'>;
+
 export class Programs {
   readonly #clock: Clock;
   /** `ID/PID`. */
   readonly #all = new Map<string, Program>();
+  /** By the same key: a second attachment would take the streams from the first. */
+  readonly #attaching = new Map<string, Promise<Program>>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -176,9 +180,20 @@ export class Programs {
   }
 
   /** Attaches to a program that this process does not hold. @throws GuestError `not_found` */
-  async get(id: string, pid: number, guest: Guest): Promise<Program> {
+  async get(id: string, pid: number, guest: AttachingGuest): Promise<Program> {
     const known = this.find(id, pid);
     if (known !== undefined) return known;
+    const key = `${id}/${pid}`;
+    const attaching = this.#attaching.get(key) ?? this.#attach(id, pid, guest);
+    this.#attaching.set(key, attaching);
+    try {
+      return await attaching;
+    } finally {
+      this.#attaching.delete(key);
+    }
+  }
+
+  async #attach(id: string, pid: number, guest: AttachingGuest): Promise<Program> {
     const running = (await guest.processes()).find((one) => one.pid === pid);
     const process = await guest.attach(pid);
     const facts = {
@@ -187,7 +202,7 @@ export class Programs {
       hasInput: true,
       command: null,
     };
-    return this.find(id, pid) ?? this.add(id, process, facts);
+    return this.add(id, process, facts);
   }
 
   /** Also one that has ended, for a while. */
