@@ -130,14 +130,13 @@ describe('a host without networks', () => {
     });
   };
 
-  it('creates sandboxes without a card unless a client asks for the internet', async () => {
+  it('creates sandboxes without a card unless a client has rules', async () => {
     beforeCreate = unavailable;
     await using fresh = await openE2bWorld({ beforeCreate: unavailable });
     const sandbox = await Sandbox.create('agent', fresh.client);
     expect((await sandbox.getInfo()).allowInternetAccess).toBe(false);
     expect((await fresh.control.get(sandbox.sandboxId)).network).toBe(null);
     for (const wish of [
-      { allowInternetAccess: true },
       { network: { denyOut: ['10.0.0.0/8'] } },
       { network: { allowOut: ['1.1.1.1'], denyOut: ['0.0.0.0/0'] } },
     ]) {
@@ -146,9 +145,18 @@ describe('a host without networks', () => {
       );
     }
     await Sandbox.create('agent', { ...fresh.client, allowInternetAccess: false });
-    // Clients of this generation say so whether their program does or not.
-    const old = { templateID: 'agent', allow_internet_access: true };
-    expect((await asking(fresh)('POST', '/sandboxes', old)).status).toBe(201);
+    // Clients say so whether their program does or not.
+    const always = { templateID: 'agent', allow_internet_access: true };
+    for (const path of ['/sandboxes', '/v2/sandboxes']) {
+      const { status, json } = await asking(fresh)('POST', path, always);
+      expect(status).toBe(201);
+      const again = await asking(fresh)('PUT', `/sandboxes/${json.sandboxID}/network`, {
+        allow_internet_access: true,
+      });
+      expect(again.status).toBe(204);
+      const info = await asking(fresh)('GET', `/sandboxes/${json.sandboxID}`);
+      expect(info.json.allowInternetAccess).toBe(false);
+    }
   });
 });
 

@@ -10,7 +10,7 @@ import { E2bError } from '../errors.ts';
 import { formatKept, type Kept } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts, TemplateSource } from '../parts.ts';
-import { isExplicit, networkOptions } from './network.ts';
+import { hasRules, networkOptions } from './network.ts';
 import type { CreateBody, Version } from './schema.ts';
 import { createFrom, type Source } from './templates.ts';
 
@@ -32,7 +32,7 @@ export class Creations {
   async create(body: CreateBody, version: Version, gone: AbortSignal): Promise<SandboxInfo> {
     const { control, clock } = this.#parts;
     const request = requestOf(body, version);
-    const isDefault = !isExplicit(body, version);
+    const isDefault = !hasRules(body.network);
     using limit = timeLimit(clock, E2B_LIMITS.createMsMax, gone);
     const { signal } = limit;
     const places = { control, templates: this.#templates };
@@ -52,8 +52,8 @@ export class Creations {
   }
 
   /**
-   * Does something that needs the internet, or, on a host without networks and if nobody asked for one, without it.
-   * @throws E2bError 400: somebody asked for it
+   * Does something that needs the internet, or, on a host without networks and if there are no rules, without it.
+   * @throws E2bError 400: there are rules
    */
   async orClosed<T>(
     isDefault: boolean,

@@ -4,7 +4,7 @@ import { E2bError } from '../errors.ts';
 import { formatKept, keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 import { type Creations, keptNetwork } from './creations.ts';
-import { isExplicit, networkOptions } from './network.ts';
+import { hasRules, networkOptions } from './network.ts';
 import { present } from './present.ts';
 import { failures, idParams, networkBody, nothing } from './schema.ts';
 
@@ -34,7 +34,7 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
       const network = networkOptions(lists, internet !== false);
       const before = keptOf(info);
       const { allowOut: _allow, denyOut: _deny, ...ports } = before.network ?? {};
-      const isDefault = !isExplicit({ network: lists, allow_internet_access: internet });
+      const isDefault = !hasRules(lists);
       await creations.orClosed(isDefault, network !== null, (isClosed) =>
         control.update(info.id, {
           network: isClosed ? null : network,

@@ -2,7 +2,7 @@
 import type { NetworkOptions } from '../../sandbox/spec.ts';
 import { E2bError } from '../errors.ts';
 import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
-import type { CreateBody, NetworkBody, Version } from './schema.ts';
+import type { NetworkBody } from './schema.ts';
 
 const ALL = '0.0.0.0/0';
 const ADDRESSES = /^[\d./:a-f]+$/i;
@@ -37,19 +37,12 @@ export function networkOptions(
 }
 
 /**
- * Whether a client asks for egress itself: then a host without network cards refuses. Clients before version 2 of the
- * routes always say that they want the internet.
+ * Whether a client has rules for egress: then a host without network cards refuses. The mere wish for the internet is no
+ * reason, since clients say it whether their program does or not.
  */
-export function isExplicit(
-  {
-    network,
-    allow_internet_access: internet,
-  }: Pick<CreateBody, 'network' | 'allow_internet_access'>,
-  version: Version = 'v2',
-): boolean {
-  const { allowOut, denyOut } = network ?? {};
-  const isAsked = version === 'v2' && internet === true;
-  return isAsked || (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
+export function hasRules(lists: Pick<Lists, 'allowOut' | 'denyOut'> | null | undefined): boolean {
+  const { allowOut, denyOut } = lists ?? {};
+  return (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
 }
 
 function denyWithout(deny: readonly string[], allow: readonly string[]): string[] {
