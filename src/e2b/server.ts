@@ -123,8 +123,13 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     const isOfProgram = target.kind === 'sandbox' && target.port !== ENVD_PORT;
     if (!isOfProgram && answersPreflight(request, response)) return;
     if (target.kind === 'signed') {
-      const info = await signer(request);
-      if (info !== null) return await envd.answer(request, response, info);
+      const found = await signer(request);
+      if (found !== null) {
+        const named: SandboxTarget = { kind: 'sandbox', id: found.id, port: ENVD_PORT };
+        const info = await sandboxOf(named, request, (why) => sendRefusal(request, response, why));
+        if (info !== null) await envd.answer(request, response, info);
+        return;
+      }
       const body = { code: 401, message: 'invalid signature' };
       sendRefusal(request, response, { status: 401, body });
     } else if (target.kind === 'sandbox') {

@@ -104,6 +104,18 @@ describe('files', () => {
       { code: 401, message: 'invalid signature' },
     ]);
   });
+
+  it('have signed URLs, which say of a paused sandbox what other requests say', async () => {
+    const other = await Sandbox.create('agent', world.client);
+    const url = await other.downloadUrl('signed.txt');
+    await other.pause();
+    const answer = await fetch(url);
+    expect([answer.status, await answer.json()]).toEqual([
+      502,
+      { sandboxId: other.sandboxId, message: 'The sandbox was not found', code: 502 },
+    ]);
+    await other.kill();
+  });
 });
 
 describe('ports', () => {
