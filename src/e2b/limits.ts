@@ -79,6 +79,8 @@ export const E2B_LIMITS = {
   /** Watchers of one sandbox, events that one keeps, and the time after which an unused one is removed, milliseconds. */
   watchersMax: 64,
   watcherEventsMax: 10_000,
+  /** JSON characters of the events that one keeps: a guest may send long names. */
+  watcherCharactersMax: 4 * 1024 * 1024,
   watcherIdleMs: 600_000,
   /** Files in one upload. */
   filesMax: 1000,

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { FileEvent, FileWatch } from '../../guest/guest.ts';
+import { E2B_LIMITS } from '../limits.ts';
 import { type Call, fileUser, keepAliveOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
 import { entryView } from './entry.ts';
@@ -120,15 +121,26 @@ export class FilesystemService {
     // Events keep their order although each may wait for its entry.
     let last: Promise<void> = Promise.resolve();
     let waiting = 0;
+    // A guest that does not answer for an entry may still send events.
+    let characters = 0;
+    const enqueue = (size: number, act: () => void | Promise<void>): void => {
+      if (characters + size > E2B_LIMITS.watcherCharactersMax) return;
+      characters += size;
+      last = last.then(act).finally(() => {
+        characters -= size;
+      });
+    };
     return await files.watch(directory, options, (event) => {
       const view = eventView(event);
       if (view === null) return;
+      const size = JSON.stringify(view).length;
       if (!includeEntry || !HAS_ENTRY.has(event.type) || waiting >= ENTRIES_WAITING_MAX) {
-        last = last.then(() => add(view));
+        enqueue(size, () => add(view));
         return;
       }
+      if (characters + size > E2B_LIMITS.watcherCharactersMax) return;
       waiting += 1;
-      last = last.then(async () => {
+      enqueue(size, async () => {
         try {
           const at = `${directory.replace(/\/+$/, '')}/${event.name}`;
           add({ ...view, entry: entryView(await files.stat(at, userOption(call))) });
@@ -151,7 +163,8 @@ const HAS_ENTRY: ReadonlySet<FileEvent['type']> = new Set(['create', 'write', 'c
 /** Events for a client that may read slowly: so many wait, then the stream ends. */
 class PendingEvents {
   readonly #outlet: Outlet;
-  readonly #waiting: unknown[] = [];
+  readonly #waiting: { readonly view: unknown; readonly characters: number }[] = [];
+  #characters = 0;
   readonly #failed = Promise.withResolvers<'too many'>();
   #isSending = true;
   readonly failed = this.#failed.promise;
@@ -161,8 +174,14 @@ class PendingEvents {
   }
 
   add(view: unknown): void {
-    if (this.#waiting.length >= EVENTS_WAITING_MAX) this.#failed.resolve('too many');
-    else this.#waiting.push(view);
+    const characters = JSON.stringify(view).length;
+    const isFull = this.#waiting.length >= EVENTS_WAITING_MAX;
+    if (isFull || this.#characters + characters > E2B_LIMITS.watcherCharactersMax) {
+      this.#failed.resolve('too many');
+    } else {
+      this.#waiting.push({ view, characters });
+      this.#characters += characters;
+    }
     if (!this.#isSending) this.start();
   }
 
@@ -173,8 +192,9 @@ class PendingEvents {
   }
 
   async #send(): Promise<void> {
-    while (this.#waiting.length > 0) {
-      await this.#outlet.send({ filesystem: this.#waiting.shift() });
+    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
+      this.#characters -= next.characters;
+      await this.#outlet.send({ filesystem: next.view });
     }
     this.#isSending = false;
   }

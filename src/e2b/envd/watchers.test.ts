@@ -28,6 +28,18 @@ describe('Watchers', () => {
     expect(watchers.take('a', id)).toEqual([]);
   });
 
+  it('keeps events of so many characters, since a guest chooses their size', async () => {
+    const { watchers, state, create } = make();
+    const id = await create();
+    const event = { name: 'x'.repeat(64 * 1024) };
+    for (let n = 0; n < 1000; n += 1) state.add(event);
+    const kept = watchers.take('a', id).length;
+    expect(kept).toBeGreaterThan(0);
+    expect(kept).toBeLessThanOrEqual(E2B_LIMITS.watcherCharactersMax / event.name.length);
+    state.add(event);
+    expect(watchers.take('a', id)).toEqual([event]);
+  });
+
   it('removes one that nobody asks, and stops its watch', async () => {
     const { clock, watchers, state, create } = make();
     const id = await create();

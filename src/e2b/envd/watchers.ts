@@ -11,6 +11,8 @@ import { ConnectError } from './connect.ts';
 interface Watcher {
   readonly sandbox: string;
   events: unknown[];
+  /** Of the events as JSON. */
+  characters: number;
   watch: FileWatch | null;
   stopTimer: () => void;
 }
@@ -33,12 +35,22 @@ export class Watchers {
       const message = `the sandbox has ${E2B_LIMITS.watchersMax} watchers: remove one`;
       throw new ConnectError('resource_exhausted', message);
     }
-    const watcher: Watcher = { sandbox, events: [], watch: null, stopTimer: () => undefined };
+    const watcher: Watcher = {
+      sandbox,
+      events: [],
+      characters: 0,
+      watch: null,
+      stopTimer: () => undefined,
+    };
     const id = `w${randomBytes(12).toString('hex')}`;
     this.#all.set(id, watcher);
     try {
       watcher.watch = await start((event) => {
-        if (watcher.events.length < E2B_LIMITS.watcherEventsMax) watcher.events.push(event);
+        const characters = watcher.characters + JSON.stringify(event).length;
+        const isFull = watcher.events.length >= E2B_LIMITS.watcherEventsMax;
+        if (isFull || characters > E2B_LIMITS.watcherCharactersMax) return;
+        watcher.events.push(event);
+        watcher.characters = characters;
       });
     } catch (error) {
       this.#all.delete(id);
@@ -54,6 +66,7 @@ export class Watchers {
     this.#expireLater(id, watcher);
     const { events } = watcher;
     watcher.events = [];
+    watcher.characters = 0;
     return events;
   }
 
