@@ -48,7 +48,11 @@ export class Envd {
       await this.#answer(call);
     } catch (error) {
       const known = errorReply(error);
-      if (known === null) log.error(`envd ${request.url ?? ''}`, { error: describeError(error) });
+      if (known === null) {
+        // Its query may hold a signature, which is a permission.
+        const [path = ''] = (request.url ?? '').split('?', 1);
+        log.error(`envd ${path}`, { error: describeError(error) });
+      }
       const { status, headers, body } = known ?? INTERNAL;
       if (response.headersSent) response.destroy();
       else {
