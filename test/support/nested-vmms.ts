@@ -20,8 +20,8 @@ export interface VmmExpectation {
 }
 
 const MEMORY_MIB = 256;
-/** The guest's memory, 192 MiB, and 1/256 of the former (docs/firecracker.md). */
-const MEMORY_LIMIT_BYTES = (MEMORY_MIB + 192 + MEMORY_MIB / 256) * MIB;
+/** The guest's memory, 288 MiB, and 1/256 of the former (docs/firecracker.md). */
+const MEMORY_LIMIT_BYTES = (MEMORY_MIB + 288 + MEMORY_MIB / 256) * MIB;
 const SMALL = { cpus: 1, memoryMib: MEMORY_MIB, diskMib: 128, boot: true } as const;
 const ONLY_ALLOWED = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
 const CLOCK_MS_MAX = 10_000;
