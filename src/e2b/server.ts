@@ -13,6 +13,7 @@ import type { Duplex } from 'node:stream';
 import type { App } from '../api/route.ts';
 import type { OtherInterface } from '../api/server.ts';
 import { CodedError, describeError } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
 import { callerOf, createControlApp } from './control/app.ts';
@@ -174,6 +175,8 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
       });
     },
     upgrade: (request, client, head) => {
+      // At once: a reset while the sandbox is looked for would end the process.
+      client.on('error', (error) => ignore(error, 'reported by the close that follows'));
       join(request, client, head).catch((error: unknown) => {
         failed('upgrade')(error);
         client.destroy();

@@ -1,0 +1,30 @@
+/** A connection that is to be upgraded, before its sandbox is known. */
+import type { IncomingMessage } from 'node:http';
+import { Duplex } from 'node:stream';
+import { expect, it } from 'vitest';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import { createE2bServer } from '../../src/e2b/server.ts';
+import { accessTokens } from '../../src/e2b/tokens.ts';
+import { operatorOnly } from '../../src/tenants/callers.ts';
+import { FakeControlPlane } from '../support/fake-control-plane.ts';
+
+it('may be reset while the sandbox is looked for', async () => {
+  await using control = new FakeControlPlane();
+  // As if the disk were slow.
+  control.get = async () => await new Promise(() => undefined);
+  await using server = await createE2bServer({
+    control,
+    clock: systemClock,
+    log: silentLog,
+    tokens: accessTokens(Buffer.alloc(32, 1)),
+    callers: operatorOnly(control, 'key'),
+    domain: () => 'localhost',
+  });
+  const client = new Duplex({ read: () => undefined, write: (_part, _as, done) => done() });
+  const request = { headers: { host: '3000-i1.localhost', upgrade: 'websocket' }, url: '/' };
+  server.upgrade(request as unknown as IncomingMessage, client, Buffer.alloc(0));
+  expect(client.listenerCount('error')).toBeGreaterThan(0);
+  client.destroy(new Error('reset'));
+  await new Promise((resolve) => client.once('close', resolve));
+});
