@@ -53,7 +53,17 @@ export async function download(call: Call): Promise<void> {
     const { offset, length } = range;
     const part = await opened(files, path, { ...options, offset, bytesMax: length });
     response.writeHead(206, { ...base, ...rangeHeaders(range, whole.bytes) });
-    await pipeline(part.content, response);
+    let sent = 0;
+    const content = async function* (): AsyncGenerator<Buffer> {
+      for await (const bytes of part.content as AsyncIterable<Buffer>) {
+        sent += bytes.length;
+        yield bytes;
+      }
+    };
+    await pipeline(content, response, { end: false });
+    // It has become shorter: the client would wait for the rest.
+    if (sent < length) response.destroy();
+    else response.end();
     return;
   }
   if (wantsGzip(request.headers)) {

@@ -1,0 +1,28 @@
+/** A file that shrinks between the question for its size and the one for its content. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
+import { expect, it } from 'vitest';
+import type { Call } from '../../src/e2b/envd/call.ts';
+import { download } from '../../src/e2b/envd/files.ts';
+
+it('cuts the answer, so that its client does not wait for the rest', async () => {
+  const open = async () => ({
+    bytes: 10,
+    modifiedMs: 0,
+    content: Readable.from([Buffer.from('ab')]),
+  });
+  const server = createServer((request, response) => {
+    const guest = async () => ({ files: { open } });
+    void download({ request, response, guest } as unknown as Call);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  try {
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/files?path=a`;
+    const answer = await fetch(url, { headers: { range: 'bytes=0-4' } });
+    await expect(answer.text()).rejects.toThrow('terminated');
+  } finally {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
+});
