@@ -25,6 +25,10 @@ describe('blocks', () => {
   });
 
   it('text and block are the same', () => {
-    fc.assert(fc.property(block, (one) => expect(parseBlock(blockText(one))).toEqual(one)));
+    fc.assert(
+      fc.property(block, (one) => {
+        expect(parseBlock(blockText(one))).toEqual(one);
+      }),
+    );
   });
 });

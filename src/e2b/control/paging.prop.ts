@@ -35,9 +35,9 @@ describe('pages', () => {
   it('any other token is refused', () => {
     const text = fc.oneof(fc.string(), fc.base64String());
     fc.assert(
-      fc.property(text, (nextToken) =>
-        expect(() => pageOf([], { nextToken })).toThrow('not a token'),
-      ),
+      fc.property(text, (nextToken) => {
+        expect(() => pageOf([], { nextToken })).toThrow('not a token');
+      }),
     );
   });
 });

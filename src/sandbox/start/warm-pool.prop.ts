@@ -258,7 +258,7 @@ describe('WarmPool and StartQueue properties', () => {
             const error: unknown = outcome.reason;
             const known =
               error instanceof BusyError ||
-              /cancelled|shutting down|not started/.test(String(error));
+              /canceled|shutting down|not started/.test(String(error));
             expect(known).toBe(true);
           }
           expect(new Set(served).size).toBe(served.length);
