@@ -95,6 +95,31 @@ describe('AuditLog', () => {
     ]);
   });
 
+  it('a new file that can’t be opened, or an old one that can’t be closed, loses no record', async () => {
+    const failing = { open: 0, close: 0 };
+    const openFile = async (path: string) => {
+      if (failing.open-- > 0) throw new Error('EMFILE');
+      const file = await open(path, 'a', 0o600);
+      return {
+        appendFile: (data: unknown) => file.appendFile(data as Buffer),
+        truncate: (length?: number) => file.truncate(length),
+        close: async () => {
+          await file.close();
+          if (failing.close-- > 0) throw new Error('EIO');
+        },
+      };
+    };
+    await using log = await openLog({ open: openFile, limits: { fileBytesMax: 500 } });
+    for (let n = 1; n <= 30; n += 1) {
+      if (n === 10) failing.open = 2;
+      if (n === 20) failing.close = 1;
+      log.note(call(n));
+      await log.flush();
+    }
+    await log.flush();
+    expect(await verifyAudit(home)).toMatchObject({ records: 30, lastSeq: 30, problems: [] });
+  });
+
   it('calls of strangers do not push out the others’', async () => {
     await using log = await openLog();
     for (let n = 0; n < 1000; n += 1) log.note({ ...call(n), caller: null, status: 401 });

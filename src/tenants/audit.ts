@@ -103,6 +103,8 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   #cancelFlush: (() => void) | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #isFailing = false;
+  /** The current file has its final name, and there is no other yet. */
+  #isRenamed = false;
   #isClosed = false;
 
   private constructor(parts: AuditParts, opened: Opened) {
@@ -206,14 +208,21 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   }
 
   async #rotate(nextSeq: number): Promise<void> {
-    const full = join(this.#dir, `audit-${String(this.#firstSeq).padStart(12, '0')}.jsonl`);
-    await rename(join(this.#dir, CURRENT), full);
+    const current = join(this.#dir, CURRENT);
+    // After a failure below, the next attempt finds the file renamed already.
+    if (!this.#isRenamed) {
+      const full = join(this.#dir, `audit-${String(this.#firstSeq).padStart(12, '0')}.jsonl`);
+      await rename(current, full);
+      this.#isRenamed = true;
+    }
     const { open: openFile = openCurrent } = this.#parts;
-    const file = await openFile(join(this.#dir, CURRENT));
-    await this.#file.close();
+    const file = await openFile(current);
+    const before = this.#file;
     this.#file = file;
     this.#bytes = 0;
     this.#firstSeq = nextSeq;
+    this.#isRenamed = false;
+    await before.close();
     const old = (await fullFiles(this.#dir)).slice(0, -this.#limits.filesMax);
     for (const name of old) await rm(join(this.#dir, name));
   }

@@ -118,6 +118,30 @@ describe('Webhooks', () => {
     await second[Symbol.asyncDispose]();
   });
 
+  it('wait for a journal that fails, and go on', async () => {
+    using journal = new EventJournal(path);
+    journal.saveWebhook(webhook(), true);
+    journal.append(event('a'));
+    const clock = new FakeClock();
+    let failures = 2;
+    const failing = (work: () => unknown): unknown => {
+      if (failures === 0) return work();
+      failures -= 1;
+      setImmediate(() => clock.advance(EVENT_LIMITS.retryMsMax));
+      throw new Error('disk full');
+    };
+    const shaky = {
+      webhooks: () => journal.webhooks(),
+      nextFor: (one: Webhook) => failing(() => journal.nextFor(one)),
+      noteDelivered: (id: string, seq: number) => journal.noteDelivered(id, seq),
+    } as unknown as EventJournal;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const post = async (): Promise<void> => resolve();
+    const webhooks = new Webhooks({ journal: shaky, clock, log: silentLog, post });
+    await promise;
+    await webhooks[Symbol.asyncDispose]();
+  });
+
   it('sign as E2B documents it', () => {
     expect(signatureOf('secret', '{"a":1}')).toBe('N7005LKS7534v+cOP1BSYTkklJDDwllM8gF1unZl4B0');
   });

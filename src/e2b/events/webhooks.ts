@@ -46,10 +46,7 @@ export class Webhooks implements AsyncDisposable {
     if (!webhook.enabled) return;
     const running = { stop: new AbortController(), wake: (): void => undefined };
     this.#running.set(webhook.id, running);
-    const loop = this.#deliver(webhook, running).catch((error: unknown) => {
-      if (running.stop.signal.aborted) return;
-      this.#parts.log.error('a webhook stopped', { error: describeError(error) });
-    });
+    const loop = this.#deliver(webhook, running);
     this.#loops.add(loop);
     void loop.then(() => this.#loops.delete(loop));
   }
@@ -68,24 +65,56 @@ export class Webhooks implements AsyncDisposable {
     webhook: Webhook,
     running: { readonly stop: AbortController; wake: () => void },
   ): Promise<void> {
-    const { journal, clock } = this.#parts;
+    const { clock, journal } = this.#parts;
     const { signal } = running.stop;
     let pauseMs: number = EVENT_LIMITS.retryMsMin;
+    // One listener for all waits: a webhook may wait for years.
+    signal.addEventListener('abort', () => running.wake(), { once: true });
+    const woken = (begin: (resolve: () => void) => void): Promise<void> =>
+      new Promise((resolve) => {
+        running.wake = resolve;
+        begin(resolve);
+      });
     while (!signal.aborted) {
-      const event = journal.nextFor(webhook);
-      if (event === undefined) {
-        await new Promise<void>((resolve) => {
-          running.wake = resolve;
-          signal.addEventListener('abort', () => resolve(), { once: true });
-        });
-      } else if (await this.#send(webhook, event)) {
-        if (signal.aborted) return;
-        journal.noteDelivered(webhook.id, event.seq);
+      // No turn of the loop between the question and the wait, in which an event could come unseen.
+      const next = this.#try(signal, () => journal.nextFor(webhook) ?? 'nothing');
+      if (next === 'nothing') await woken(() => undefined);
+      else if (next !== 'failed' && (await this.#deliverOne(webhook, next, signal))) {
         pauseMs = EVENT_LIMITS.retryMsMin;
       } else {
-        await pause(clock, pauseMs, signal);
+        const until = clock.now() + pauseMs;
+        // A new event also wakes, and is no reason to send the one before it early.
+        while (!signal.aborted && clock.now() < until) {
+          let stop = (): void => undefined;
+          await woken((resolve) => {
+            stop = clock.after(until - clock.now(), resolve);
+          });
+          stop();
+        }
         pauseMs = Math.min(2 * pauseMs, EVENT_LIMITS.retryMsMax);
       }
+    }
+  }
+
+  /** False: it was not taken, or that it was can't be kept now. */
+  async #deliverOne(webhook: Webhook, event: StoredEvent, signal: AbortSignal): Promise<boolean> {
+    if (!(await this.#send(webhook, event))) return false;
+    if (signal.aborted) return true;
+    const note = (): string => {
+      this.#parts.journal.noteDelivered(webhook.id, event.seq);
+      return 'noted';
+    };
+    return this.#try(signal, note) === 'noted';
+  }
+
+  /** A journal that can't be read or written now is tried again, as a receiver is. */
+  #try<T>(signal: AbortSignal, use: () => T): T | 'failed' {
+    try {
+      return use();
+    } catch (error) {
+      const reason = describeError(error);
+      if (!signal.aborted) this.#parts.log.error('a webhook waits for its journal', { reason });
+      return 'failed';
     }
   }
 
@@ -104,22 +133,6 @@ export class Webhooks implements AsyncDisposable {
       return false;
     }
   }
-}
-
-/** Resolves early if the signal aborts. */
-function pause(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const stop = clock.after(ms, resolve);
-    signal.addEventListener(
-      'abort',
-      () => {
-        stop();
-        resolve();
-      },
-      { once: true },
-    );
-  });
 }
 
 /** As E2B documents it: no HMAC, but the digest of the secret and the body. */

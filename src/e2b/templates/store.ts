@@ -7,6 +7,7 @@ import { dirname } from 'node:path';
 import { z } from 'zod';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 
 const FORMAT = 1;
@@ -43,14 +44,15 @@ export class TemplateStore {
     this.#templates = templates;
   }
 
-  /** A damaged file is put aside, and the log says where. */
+  /** A damaged file is put aside, and the log says where; one that can't be read stays. @throws of the file system */
   static async open(path: string, log: Log): Promise<TemplateStore> {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    const text = await textOf(path);
+    if (text === null) return new TemplateStore(path, []);
     try {
-      const { templates } = file.parse(JSON.parse(await readFile(path, 'utf8')));
+      const { templates } = file.parse(JSON.parse(text));
       return new TemplateStore(path, templates);
     } catch (error) {
-      if (errorCode(error) === 'ENOENT') return new TemplateStore(path, []);
       const aside = `${path}.damaged`;
       await rename(path, aside);
       log.error(`the names of E2B templates are damaged; they are now in ${aside}`, {
@@ -72,35 +74,48 @@ export class TemplateStore {
 
   /** Adds it, or replaces the one with its id. Resolves when it is on disk. */
   async put(next: StoredTemplate): Promise<void> {
-    const isKnown = this.#templates.some(({ id }) => id === next.id);
-    this.#templates = isKnown
-      ? this.#templates.map((one) => (one.id === next.id ? next : one))
-      : [...this.#templates, next];
-    await this.#write();
+    await this.#change((all) =>
+      all.some(({ id }) => id === next.id)
+        ? all.map((one) => (one.id === next.id ? next : one))
+        : [...all, next],
+    );
   }
 
   async remove(id: string): Promise<void> {
-    this.#templates = this.#templates.filter((one) => one.id !== id);
-    await this.#write();
+    await this.#change((all) => all.filter((one) => one.id !== id));
   }
 
-  #write(): Promise<void> {
-    const next = this.#writing.then(
-      () => this.#replace(),
-      () => this.#replace(),
-    );
-    this.#writing = next;
-    return next;
+  /** One change after the other. It counts once it is on disk: one that can't be written has no effect. */
+  async #change(
+    change: (all: readonly StoredTemplate[]) => readonly StoredTemplate[],
+  ): Promise<void> {
+    const done = this.#writing.then(async () => {
+      const next = change(this.#templates);
+      await this.#replace(next);
+      this.#templates = next;
+    });
+    this.#writing = done.catch((error: unknown) => ignore(error, 'its caller gets it'));
+    await done;
   }
 
-  async #replace(): Promise<void> {
+  async #replace(templates: readonly StoredTemplate[]): Promise<void> {
     const path = `${this.#path}.${newSandboxId()}`;
     try {
-      const text = JSON.stringify({ format: FORMAT, templates: this.#templates }, null, 2);
+      const text = JSON.stringify({ format: FORMAT, templates }, null, 2);
       await writeFile(path, `${text}\n`, { mode: 0o600 });
       await rename(path, this.#path);
     } finally {
       await rm(path, { force: true });
     }
+  }
+}
+
+/** Null: there is no file. */
+async function textOf(path: string): Promise<string | null> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return null;
+    throw error;
   }
 }

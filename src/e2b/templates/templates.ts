@@ -10,6 +10,7 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { describeError } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
 import { BusyError } from '../../sandbox/errors.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -62,10 +63,11 @@ export interface BuildView {
 export class BuildTurns {
   #last: Promise<void> = Promise.resolve();
 
-  /** @param work never rejects */
-  take(work: () => Promise<void>): Promise<void> {
-    this.#last = this.#last.then(work);
-    return this.#last;
+  /** Rejects as `work` does, which does not end the turns of others. */
+  async take(work: () => Promise<void>): Promise<void> {
+    const turn = this.#last.then(work);
+    this.#last = turn.catch((error: unknown) => ignore(error, 'its taker gets it'));
+    await turn;
   }
 }
 
@@ -323,7 +325,17 @@ export class Templates implements TemplateSource, AsyncDisposable {
       build.status = 'error';
       await this.#removeFiles(build.id);
     } finally {
-      await this.#uploads.release(build.id);
+      await this.#release(build.id);
+    }
+  }
+
+  /** What is left goes when the build's uploads are next removed; never rejects. */
+  async #release(buildId: string): Promise<void> {
+    try {
+      await this.#uploads.release(buildId);
+    } catch (error) {
+      const reason = describeError(error);
+      this.#parts.log.warn('uploads of a build could not be removed', { build: buildId, reason });
     }
   }
 

@@ -7,6 +7,7 @@
  *                 /build-ID-N         a second name for a build that uses it
  */
 import { createHash, randomBytes } from 'node:crypto';
+import type { Stats } from 'node:fs';
 import { link, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
@@ -147,7 +148,9 @@ export class Uploads {
     for (const name of await namesIn(this.#dir)) {
       if (!FILE.test(name)) continue;
       const path = join(this.#dir, name);
-      const { size, mtimeMs } = await stat(path);
+      const found = await statOf(path);
+      if (found === null) continue;
+      const { size, mtimeMs } = found;
       const isNewest = name.startsWith(newest);
       files.push({ path, bytes: size, usedAtMs: mtimeMs, isNewest });
     }
@@ -177,4 +180,14 @@ async function write(path: string, body: AsyncIterable<Buffer>): Promise<string>
     await file.writeFile(chunk);
   }
   return hash.digest('hex');
+}
+
+/** Null: another upload has removed it meanwhile. */
+async function statOf(path: string): Promise<Stats | null> {
+  try {
+    return await stat(path);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return null;
+    throw error;
+  }
 }
