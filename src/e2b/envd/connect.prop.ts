@@ -32,6 +32,17 @@ describe('messagesOf', () => {
       }),
     );
   });
+
+  it('reads a large message that comes byte by byte without joining it again and again', async () => {
+    const value = 'x'.repeat(1024 * 1024);
+    const bytes = frameOf({ value });
+    async function* each(): AsyncGenerator<Buffer> {
+      for (let at = 0; at < bytes.length; at += 1) yield bytes.subarray(at, at + 1);
+    }
+    const read: unknown[] = [];
+    for await (const message of messagesOf(each())) read.push(message);
+    expect(read).toEqual([{ value }]);
+  });
 });
 
 async function* cutAt(bytes: Buffer, cuts: readonly number[]): AsyncGenerator<Buffer> {

@@ -76,22 +76,49 @@ function frame(flags: number, message: unknown): Buffer {
 
 /** Yields the messages of a client's stream. @throws ConnectError `invalid_argument`, `resource_exhausted` */
 export async function* messagesOf(body: AsyncIterable<Buffer>): AsyncGenerator<unknown> {
-  let rest: Buffer = Buffer.alloc(0);
+  const rest = new Parts();
+  let header: { readonly flags: number; readonly length: number } | undefined;
   for await (const part of body) {
-    rest = rest.length === 0 ? part : Buffer.concat([rest, part]);
+    rest.add(part);
     for (;;) {
-      if (rest.length < HEADER_BYTES) break;
-      const flags = rest.readUInt8(0);
-      const length = rest.readUInt32BE(1);
-      checkHeader(flags, length);
-      if (rest.length < HEADER_BYTES + length) break;
-      const text = rest.subarray(HEADER_BYTES, HEADER_BYTES + length).toString();
-      rest = rest.subarray(HEADER_BYTES + length);
-      if ((flags & END) === END) return;
+      if (header === undefined) {
+        if (rest.length < HEADER_BYTES) break;
+        const bytes = rest.take(HEADER_BYTES);
+        header = { flags: bytes.readUInt8(0), length: bytes.readUInt32BE(1) };
+        checkHeader(header.flags, header.length);
+      }
+      if (rest.length < header.length) break;
+      const text = rest.take(header.length).toString();
+      if ((header.flags & END) === END) return;
+      header = undefined;
       yield parseJson(text);
     }
   }
-  if (rest.length > 0) throw new ConnectError('invalid_argument', 'the stream ends in a message');
+  if (rest.length > 0 || header !== undefined) {
+    throw new ConnectError('invalid_argument', 'the stream ends in a message');
+  }
+}
+
+/** Bytes in the pieces in which they came, joined only to be taken: a client may send them one by one. */
+class Parts {
+  #parts: Buffer[] = [];
+  length = 0;
+
+  add(part: Buffer): void {
+    this.#parts.push(part);
+    this.length += part.length;
+  }
+
+  /** @param bytes at most `length` */
+  take(bytes: number): Buffer {
+    const [first = Buffer.alloc(0)] = this.#parts;
+    const whole = first.length >= bytes ? first : Buffer.concat(this.#parts);
+    const others = whole === first ? this.#parts.slice(1) : [];
+    const left = whole.subarray(bytes);
+    this.#parts = left.length === 0 ? others : [left, ...others];
+    this.length -= bytes;
+    return whole.subarray(0, bytes);
+  }
 }
 
 function checkHeader(flags: number, length: number): void {

@@ -22,6 +22,7 @@ export async function writeParts(
   write: Write,
 ): Promise<readonly FileEntry[]> {
   const written: Promise<FileEntry>[] = [];
+  let last: Promise<unknown> = Promise.resolve();
   const failed = Promise.withResolvers<never>();
   const parser = parserOf(headers);
   parser.on('file', (field: string, content: Readable, name: string) => {
@@ -39,7 +40,9 @@ export async function writeParts(
       content.resume();
       return;
     }
-    const one = write(to, content);
+    // One after the other: a guest serves only so many operations at once.
+    const one = last.then(() => write(to, content));
+    last = one;
     one.catch((error: unknown) => failed.reject(error));
     written.push(one);
   });
