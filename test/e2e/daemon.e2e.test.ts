@@ -53,6 +53,7 @@ describe('serve', () => {
     expect(report).toEqual({
       socketPath: join(home.runDir, 'daemon.sock'),
       url: expect.stringMatching(/^http:\/\/127\.0\.0\.1:\d+$/),
+      domain: `localhost:${new URL(report.url ?? '').port}`,
       apiKeyPath: join(home.dir, 'api-key'),
       pid: daemon.pid,
       vmm: expect.stringContaining('QEMU'),
