@@ -159,6 +159,8 @@ describe('package gateway', () => {
     }
     world.index.add(wheelOf('small', '1.0', 'x'));
     const [greedy, modest] = [await world.attach(PIP), await world.attach(PIP)];
+    // Fetched once before, so that the requests below wait for turns alone, not for the index.
+    for (const name of ['big', 'small']) await get(modest, `/pypi/simple/${name}/`);
     const ended: string[] = [];
     const flood = Array.from({ length: 40 }, () =>
       get(greedy, '/pypi/simple/big/').then(({ status }) => ended.push(`greedy ${status}`)),
