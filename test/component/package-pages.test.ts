@@ -159,8 +159,10 @@ describe('package gateway', () => {
     }
     world.index.add(wheelOf('small', '1.0', 'x'));
     const [greedy, modest] = [await world.attach(PIP), await world.attach(PIP)];
-    // Fetched once before, so that the requests below wait for turns alone, not for the index.
-    for (const name of ['big', 'small']) await get(modest, `/pypi/simple/${name}/`);
+    // Pages are fetched and both threads run before, so that the requests below wait for turns alone: a thread takes as long
+    // to start as 30 pages to be read.
+    await get(modest, '/pypi/simple/small/');
+    await Promise.all([greedy, modest].map((one) => get(one, '/pypi/simple/big/')));
     const ended: string[] = [];
     const flood = Array.from({ length: 40 }, () =>
       get(greedy, '/pypi/simple/big/').then(({ status }) => ended.push(`greedy ${status}`)),
