@@ -1,6 +1,7 @@
 /** Requests and answers of the control plane, as E2B's clients send and expect them. */
 import { z } from 'zod';
 import { RANGES } from '../../sandbox/limits.ts';
+import { integerText } from '../integer-text.ts';
 import { e2bNetwork, networkLists } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
@@ -97,11 +98,6 @@ export const templateParams = z.object({
   id: z.string().max(E2B_LIMITS.templateCharactersMax),
 });
 
-const integerText = (min: number, max: number) =>
-  z.preprocess(
-    (given) => (typeof given === 'string' && /^\d{1,16}$/.test(given) ? Number(given) : given),
-    whole(min, max),
-  );
 const limit = integerText(1, E2B_LIMITS.pageMax).optional();
 const nextToken = z.string().max(E2B_LIMITS.tokenCharactersMax).optional();
 const STATES = ['running', 'paused'] as const;

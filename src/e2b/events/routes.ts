@@ -4,6 +4,7 @@ import { z } from 'zod';
 import type { App } from '../../api/route.ts';
 import type { Clock } from '../../base/clock.ts';
 import { E2bError } from '../errors.ts';
+import { integerText } from '../integer-text.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { EventJournal, Webhook } from './journal.ts';
 import { EVENT_LIMITS } from './limits.ts';
@@ -28,10 +29,9 @@ export interface WithEvents {
   readonly events?: Events | undefined;
 }
 
-const whole = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
 const query = z.object({
-  offset: whole(0, Number.MAX_SAFE_INTEGER).default(0),
-  limit: whole(1, EVENT_LIMITS.pageMax).default(EVENT_LIMITS.pageDefault),
+  offset: integerText(0, Number.MAX_SAFE_INTEGER).default(0),
+  limit: integerText(1, EVENT_LIMITS.pageMax).default(EVENT_LIMITS.pageDefault),
   orderAsc: z.enum(['true', 'false']).default('false'),
   types: z.union([eventType, z.array(eventType).max(EVENT_LIMITS.pageMax)]).optional(),
 });

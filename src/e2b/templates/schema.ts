@@ -1,6 +1,7 @@
 /** Requests and answers about templates, as E2B's clients send and expect them. */
 import { z } from 'zod';
 import { RANGES } from '../../sandbox/limits.ts';
+import { integerText } from '../integer-text.ts';
 import { E2B_LIMITS } from '../limits.ts';
 
 const NAME_CHARACTERS_MAX = 256;
@@ -48,7 +49,7 @@ export const hashParams = z.object({ id: name, hash: z.string().max(128) });
 export const aliasParams = z.object({ alias: name });
 export const uploadParams = z.object({ token: z.string().max(64) });
 export const buildParams = z.object({ id: name, build: z.string().max(64) });
-const whole = z.coerce.number().int().min(0);
+const whole = integerText(0, Number.MAX_SAFE_INTEGER);
 export const statusQuery = z.object({
   logsOffset: whole.optional(),
   limit: whole.optional(),
