@@ -138,11 +138,15 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   };
   if (!(error instanceof BusyError)) return { status, headers: {}, body: { error: body } };
   const { retryAfterMs } = error;
-  const headers = { 'retry-after': String(Math.max(1, Math.ceil(retryAfterMs / 1000))) };
+  const headers = { 'retry-after': String(retryAfterSeconds(error)) };
   return { status, headers, body: { error: { ...body, retryAfterMs } } };
 }
 
-/** Recognized by name, since this folder imports only types of the guest. */
-function isGuestError(error: unknown): error is CodedError<GuestErrorCode> {
+/** Of `Retry-After`: whole seconds. */
+export const retryAfterSeconds = ({ retryAfterMs }: BusyError): number =>
+  Math.max(1, Math.ceil(retryAfterMs / 1000));
+
+/** Recognized by name, since interfaces import only types of the guest. */
+export function isGuestError(error: unknown): error is CodedError<GuestErrorCode> {
   return error instanceof CodedError && error.name === 'GuestError' && error.code in GUEST;
 }

@@ -41,7 +41,7 @@ export const eventStream = (description: string) => ({
 export const failures = { default: errorBody } as const;
 
 /** Returns a signal that is aborted when the client disconnects before its answer is complete. */
-export function clientGone({ raw }: FastifyReply): AbortSignal {
+export function clientGone({ raw }: { readonly raw: ServerResponse }): AbortSignal {
   const controller = new AbortController();
   const onClose = (): void => {
     if (!raw.writableFinished) controller.abort(new Error('the client disconnected'));

@@ -1,6 +1,5 @@
 /** Errors as E2B's clients expect them: one shape, `code` as number and as status. */
-
-import { statusOf } from '../api/errors.ts';
+import { retryAfterSeconds, statusOf } from '../api/errors.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { BusyError } from '../sandbox/errors.ts';
 
@@ -76,7 +75,7 @@ export const INTERNAL: ErrorReply = {
 function retryHeaders(error: unknown): Record<string, string> {
   const seconds =
     error instanceof BusyError
-      ? Math.max(1, Math.ceil(error.retryAfterMs / 1000))
+      ? retryAfterSeconds(error)
       : error instanceof E2bError
         ? error.retryAfterSeconds
         : undefined;

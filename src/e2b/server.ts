@@ -15,6 +15,7 @@ import type { OtherInterface } from '../api/server.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
+import { equalInConstantTime } from '../tenants/callers.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
 import { callerOf, createControlApp } from './control/app.ts';
 import { ENVD_PORT, INTERPRETER_PORT, type Target, targetOf } from './dispatch.ts';
@@ -27,7 +28,7 @@ import type { E2bParts, TemplateParts } from './parts.ts';
 import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
 import { BuildTurns, Templates } from './templates/templates.ts';
 import { UploadUrls } from './templates/uploads.ts';
-import { fileSignature, isEqual } from './tokens.ts';
+import { fileSignature } from './tokens.ts';
 import { PortProxy, refuseUpgrade } from './traffic/proxy.ts';
 import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
 
@@ -105,7 +106,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
 
   function hasToken({ headers }: IncomingMessage, id: string): boolean {
     const given = headers[TRAFFIC_TOKEN];
-    return typeof given === 'string' && isEqual(given, tokens.traffic(id));
+    return typeof given === 'string' && equalInConstantTime(given, tokens.traffic(id));
   }
 
   /** The sandbox whose token made the signature: the URL does not say. */
@@ -114,8 +115,9 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     if (signed === null) return null;
     const all = await control.list();
     return (
-      all.find(({ id }) => isEqual(signed.signature, fileSignature(signed, tokens.envd(id)))) ??
-      null
+      all.find(({ id }) =>
+        equalInConstantTime(signed.signature, fileSignature(signed, tokens.envd(id))),
+      ) ?? null
     );
   }
 

@@ -2,7 +2,7 @@
  * Tokens of a sandbox, derived from its id by a key of this home: nothing is stored, and a sandbox that is resumed by
  * another daemon of the home has the same ones. Also signatures of file URLs.
  */
-import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 
 export interface AccessTokens {
   /** For files and programs. */
@@ -16,12 +16,6 @@ export function accessTokens(key: Uint8Array): AccessTokens {
   const derive = (purpose: string, id: string): string =>
     createHmac('sha256', key).update(`${purpose}:${id}`).digest('hex');
   return { envd: (id) => derive('envd', id), traffic: (id) => derive('traffic', id) };
-}
-
-/** Compares digests of equal length, so that the time says nothing of the secret. */
-export function isEqual(given: string, secret: string): boolean {
-  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
-  return timingSafeEqual(digest(given), digest(secret));
 }
 
 export interface SignedFile {

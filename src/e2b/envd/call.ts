@@ -17,17 +17,6 @@ export interface Call {
   readonly user: string | undefined;
 }
 
-/** Aborted when the client has gone before its answer was complete. */
-export function goneSignal({ response }: Call): AbortSignal {
-  const controller = new AbortController();
-  const onClose = (): void => {
-    if (!response.writableFinished) controller.abort(new Error('the client disconnected'));
-  };
-  if (response.closed) onClose();
-  else response.once('close', onClose);
-  return controller.signal;
-}
-
 /** `Authorization: Basic base64(user:)`. */
 export function userOf({ headers }: IncomingMessage): string | undefined {
   const [, encoded = ''] = /^Basic +([A-Za-z0-9+/=]+)$/i.exec(headers.authorization ?? '') ?? [];

@@ -2,10 +2,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { describeError } from '../../base/errors.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
+import { equalInConstantTime } from '../../tenants/callers.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
-import { fileSignature, isEqual, type SignedFile } from '../tokens.ts';
+import { fileSignature, type SignedFile } from '../tokens.ts';
 import { type Call, userOf } from './call.ts';
 import { allowPages } from './cors.ts';
 import { download, upload } from './files.ts';
@@ -83,13 +84,13 @@ export class Envd {
     const token = tokens.envd(id);
     const given = request.headers['x-access-token'];
     if (typeof given === 'string') {
-      if (isEqual(given, token)) return;
+      if (equalInConstantTime(given, token)) return;
       throw new E2bError(401, 'the access token is not valid');
     }
     if (path !== '/files') throw new E2bError(401, 'the header X-Access-Token is missing');
     const signed = signedFile(request);
     if (signed === null) throw new E2bError(401, 'missing signature query parameter');
-    if (!isEqual(signed.signature, fileSignature(signed, token))) {
+    if (!equalInConstantTime(signed.signature, fileSignature(signed, token))) {
       throw new E2bError(401, 'invalid signature');
     }
     if (signed.expiration !== null && Number(signed.expiration) * 1000 < clock.wall()) {

@@ -1,4 +1,5 @@
 /** Failures of guests and sandboxes as errors of the Connect protocol. */
+import { isGuestError } from '../../api/errors.ts';
 import { CodedError, describeError } from '../../base/errors.ts';
 import type { GuestErrorCode } from '../../guest/errors.ts';
 import { type ConnectCode, ConnectError } from './connect.ts';
@@ -20,10 +21,6 @@ const GUEST: Record<GuestErrorCode, ConnectCode> = {
   hello_timeout: 'unavailable',
   disk_full: 'resource_exhausted',
 };
-
-export function isGuestError(error: unknown): error is CodedError<GuestErrorCode> {
-  return error instanceof CodedError && error.name === 'GuestError' && error.code in GUEST;
-}
 
 /** Null: a bug. */
 export function connectErrorOf(error: unknown): ConnectError | null {

@@ -4,13 +4,14 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip, createGzip } from 'node:zlib';
 import { withIdleLimit } from '../../api/body.ts';
+import { isGuestError } from '../../api/errors.ts';
+import { clientGone } from '../../api/route.ts';
 import { describeError } from '../../base/errors.ts';
 import type { FileEntry, GuestFiles, OpenFile } from '../../guest/guest.ts';
 import { E2bError } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
-import { type Call, fileUser, goneSignal } from './call.ts';
-import { isGuestError } from './failures.ts';
+import { type Call, fileUser } from './call.ts';
 import { writeParts } from './multipart.ts';
 import { type ByteRange, isUnchanged, rangeOf } from './range.ts';
 
@@ -30,7 +31,7 @@ export async function download(call: Call): Promise<void> {
   const { path, user } = fileQuery(request.url ?? '');
   if (path === null || path === '') throw new E2bError(400, 'the parameter path is missing');
   const { files } = await call.guest();
-  const options = { ...fileUser(user), signal: goneSignal(call) };
+  const options = { ...fileUser(user), signal: clientGone({ raw: call.response }) };
   const whole = await opened(files, path, options);
   const modified = new Date(whole.modifiedMs).toUTCString();
   const base = {
@@ -139,7 +140,7 @@ export async function upload(call: Call, { clock }: Pick<E2bParts, 'clock'>): Pr
   const { files } = await call.guest();
   // Also when one part fails: what is being written then must not wait for content that does not come.
   const stop = new AbortController();
-  const signal = AbortSignal.any([goneSignal(call), stop.signal]);
+  const signal = AbortSignal.any([clientGone({ raw: call.response }), stop.signal]);
   const options = { ...fileUser(user), metadata, signal };
   const write = async (to: string, content: AsyncIterable<Uint8Array>): Promise<FileEntry> =>
     await files.write(to, content, options);

@@ -1,5 +1,6 @@
 /** `filesystem.Filesystem` of E2B's envd. */
 import { z } from 'zod';
+import { isGuestError } from '../../api/errors.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { FileEvent, FileWatch } from '../../guest/guest.ts';
@@ -7,7 +8,6 @@ import { E2B_LIMITS } from '../limits.ts';
 import { type Call, fileUser, keepAliveOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
 import { entryView } from './entry.ts';
-import { isGuestError } from './failures.ts';
 import type { Outlet } from './service.ts';
 import type { Watchers } from './watchers.ts';
 

@@ -1,5 +1,6 @@
 /** `process.Process` of E2B's envd: programs and terminals. */
 import { z } from 'zod';
+import { isGuestError } from '../../api/errors.ts';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -8,7 +9,6 @@ import { E2B_LIMITS } from '../limits.ts';
 import type { Call } from './call.ts';
 import { keepAliveOf, timeoutOf } from './call.ts';
 import { ConnectError, checked } from './connect.ts';
-import { isGuestError } from './failures.ts';
 import { type Command, type Program, type Programs, TIMED_OUT } from './programs.ts';
 import type { Outlet } from './service.ts';
 

@@ -6,9 +6,10 @@
  */
 import type { IncomingMessage } from 'node:http';
 import { withIdleLimit } from '../../api/body.ts';
+import { clientGone } from '../../api/route.ts';
 import { describeError } from '../../base/errors.ts';
 import type { E2bParts } from '../parts.ts';
-import { type Call, goneSignal } from './call.ts';
+import type { Call } from './call.ts';
 import {
   CONNECT_STATUS,
   ConnectError,
@@ -119,7 +120,7 @@ async function firstMessage(messages: AsyncIterable<unknown>): Promise<unknown> 
 
 function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): void } {
   const { response } = call;
-  const signal = goneSignal(call);
+  const signal = clientGone({ raw: call.response });
   const gone = new Promise<undefined>((resolve) => {
     if (signal.aborted) resolve(undefined);
     else signal.addEventListener('abort', () => resolve(undefined), { once: true });

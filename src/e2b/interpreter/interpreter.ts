@@ -6,8 +6,8 @@ import type { IncomingMessage } from 'node:http';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
+import { equalInConstantTime } from '../../tenants/callers.ts';
 import type { E2bParts } from '../parts.ts';
-import { isEqual } from '../tokens.ts';
 
 /** In the guest. It is there only if the server is. */
 const DIR = '/var/lib/code-interpreter';
@@ -30,8 +30,10 @@ export function mayUseInterpreter(
 ): boolean {
   if (method === 'GET' && url === '/health') return true;
   const { 'x-access-token': envd, 'e2b-traffic-access-token': traffic } = headers;
-  const hasEnvd = typeof envd === 'string' && isEqual(envd, tokens.envd(id));
-  return hasEnvd || (typeof traffic === 'string' && isEqual(traffic, tokens.traffic(id)));
+  const hasEnvd = typeof envd === 'string' && equalInConstantTime(envd, tokens.envd(id));
+  return (
+    hasEnvd || (typeof traffic === 'string' && equalInConstantTime(traffic, tokens.traffic(id)))
+  );
 }
 
 export class Interpreters {

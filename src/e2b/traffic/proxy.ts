@@ -19,9 +19,9 @@ import { Slots } from '../../api/slots.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
+import { equalInConstantTime } from '../../tenants/callers.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
-import { isEqual } from '../tokens.ts';
 import { answerHeaders, countOf, reasonPhrase, requestHeaders, trailers } from './headers.ts';
 import { splice } from './join.ts';
 import { TRAFFIC_LIMITS } from './limits.ts';
@@ -148,7 +148,7 @@ export class PortProxy {
     const headers = requestHeaders(request.rawHeaders, {
       host: mask === undefined ? null : mask.replace(/\$\{PORT\}/g, String(port)),
       upgrade: isUpgrade ? (request.headers.upgrade ?? null) : null,
-      isSecret: (name, value) => name === 'x-access-token' && isEqual(value, token),
+      isSecret: (name, value) => name === 'x-access-token' && equalInConstantTime(value, token),
     });
     return httpRequest({
       method: request.method,

@@ -1,5 +1,6 @@
 /** Why there is no answer from a sandbox: E2B's sentences, which its clients look for, or a page for browsers. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { isGuestError } from '../../api/errors.ts';
 import { describeError } from '../../base/errors.ts';
 import { BusyError } from '../../sandbox/errors.ts';
 import { TRAFFIC_LIMITS } from './limits.ts';
@@ -69,9 +70,7 @@ const tooMany = (id: string): ProxyRefusal => {
 export function refusalOf(error: unknown, id: string, port: number): ProxyRefusal {
   if (error instanceof BusyError) return tooMany(id);
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  if (code === 'not_found' && error instanceof Error && error.name === 'GuestError') {
-    return portClosed(id, port);
-  }
+  if (code === 'not_found' && isGuestError(error)) return portClosed(id, port);
   if (code === 'not_found' || code === 'gone' || code === 'not_ready') return notFound(id);
   return { status: 502, body: { sandboxId: id, message: describeError(error), port, code: 502 } };
 }
