@@ -167,7 +167,10 @@ function connectionsMax(): number {
   return Math.min(API_LIMITS.connectionsMax, Math.floor(files / 2));
 }
 
-/** Answers connections that fail before there is a request: malformed, too large or too slow. */
+/**
+ * Answers connections that fail before there is a request: malformed, too large or too slow. Two APIs may share
+ * the port and none knows yet whose request it would be, so the body has the members of both.
+ */
 function answerBroken(error: Error, socket: Duplex): void {
   const code = errorCode(error);
   if (code === 'ECONNRESET' || !socket.writable) {
@@ -180,8 +183,11 @@ function answerBroken(error: Error, socket: Duplex): void {
       : code === 'ERR_HTTP_REQUEST_TIMEOUT'
         ? [408, 'Request Timeout', 'request_timeout']
         : [400, 'Bad Request', 'request_invalid'];
+  const message = `invalid HTTP request: ${text}`;
   const body = JSON.stringify({
-    error: { code: apiCode, message: `invalid HTTP request: ${text}`, remedy: null },
+    error: { code: apiCode, message, remedy: null },
+    code: status,
+    message,
   });
   socket.end(
     `HTTP/1.1 ${status} ${text}\r\ncontent-type: application/json\r\n` +

@@ -133,6 +133,16 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   { name: 'clang', reason: 'compiles BPF programs', check: runs('clang', '--version') },
   { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
   {
+    name: 'busybox-static',
+    reason: 'is the only program of small images',
+    check: runs('busybox', 'true'),
+  },
+  {
+    name: 'musl-tools',
+    reason: 'compiles the programs of images without glibc',
+    check: runs('musl-gcc', '--version'),
+  },
+  {
     name: 'libbpf-dev',
     reason: 'has the headers of BPF programs, and loads them',
     check: file('/usr/include/bpf/bpf_helpers.h'),

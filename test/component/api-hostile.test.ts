@@ -102,6 +102,22 @@ describe('malformed requests get a typed error', () => {
   });
 });
 
+describe('a request that fails before its path is known', () => {
+  it.each([
+    ['large headers', 'a'.repeat(API_LIMITS.headerBytesMax), 431],
+    ['no header', '\0', 400],
+  ])('%s: the error is one of ours and one of E2B’s', async (_, value, status) => {
+    await using api = await startApi();
+    const answer = await raw(api, `GET /sandboxes HTTP/1.1\r\nhost: x\r\na: ${value}\r\n\r\n`);
+    const body = JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')));
+    expect(body).toMatchObject({
+      error: { message: expect.any(String) },
+      code: status,
+      message: body.error.message,
+    });
+  });
+});
+
 describe('bodies', () => {
   it('too_large: the client sees the answer', async () => {
     await using api = await startApi();

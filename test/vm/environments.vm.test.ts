@@ -23,6 +23,8 @@ const fixture = useRuntime();
 const dir = mkdtempSync(join(tmpdir(), 'nv-environments-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 
+/** Static, without a shell beside it; set-up installs it for the tests. */
+const BUSYBOX = '/bin/busybox';
 /** cap_chown, permitted and effective (linux/capability.h: struct vfs_cap_data, revision 2). */
 const CAP_CHOWN = '0x0100000201000000000000000000000000000000';
 
@@ -30,7 +32,7 @@ const CAP_CHOWN = '0x0100000201000000000000000000000000000000';
 function oddImage(): string {
   const root = join(dir, 'odd');
   mkdirSync(join(root, 'etc/hosts'), { recursive: true });
-  cpSync('/usr/bin/busybox', join(root, 'busybox'), { dereference: true });
+  cpSync(BUSYBOX, join(root, 'busybox'), { dereference: true });
   // The name says which program of it runs.
   cpSync(join(root, 'busybox'), join(root, 'capable/busybox'));
   execFileSync('python3', [
@@ -176,7 +178,7 @@ esac
 function hostileImage(): string {
   const root = join(dir, 'hostile');
   mkdirSync(join(root, 'srv/etc'), { recursive: true });
-  cpSync('/usr/bin/busybox', join(root, 'busybox'), { dereference: true });
+  cpSync(BUSYBOX, join(root, 'busybox'), { dereference: true });
   writeFileSync(join(root, 'python3'), SILENT_PYTHON, { mode: 0o755 });
   symlinkSync('/srv/etc', join(root, 'etc'));
   for (const name of ['tmp', '.cargo']) writeFileSync(join(root, name), 'a file');
