@@ -1,5 +1,6 @@
 """Starts and ends of programs over the agent's own loop: the states, and release when descriptors run out."""
 
+import contextlib
 import gc
 import json
 import os
@@ -184,6 +185,9 @@ class Exhaustion(unittest.TestCase):
         for spare in range(DESCRIPTORS_MAX):
             answer = rig.request(fields, body, spare)
             answers.append(answer["ok"])
+            # A child that could not start its program reports that before it exits: its pidfd stays until then.
+            with contextlib.suppress(TooLate):
+                rig.run_until(lambda: open_files() == before)
             with self.subTest(spare=spare):
                 if not answer["ok"]:
                     self.assertEqual(answer["code"], "exhausted", answer)
