@@ -35,12 +35,12 @@ export const E2B_LIMITS = {
   keepAliveMsMin: 1000,
   /** Time for which the end of a program is kept for a client that comes back, milliseconds. */
   exitKeptMs: 30_000,
-  /** Templates that clients have built, and tags of each. */
+  /** Templates that clients of a tenant have built, and tags of each. */
   templatesMax: 1000,
   tagsMax: 100,
-  /** Builds that wait for their turn or for their steps [429]. */
+  /** Builds of a tenant that wait for their turn or for their steps [429]. */
   buildsWaitingMax: 32,
-  /** Builds whose logs are in memory; the oldest finished ones are forgotten. */
+  /** Builds of a tenant whose logs are in memory; the oldest finished ones are forgotten. */
   buildsKeptMax: 100,
   /** Time after which a build that nobody starts is forgotten, milliseconds. */
   unstartedMsMax: 2 * 60 * 60_000,
@@ -57,10 +57,11 @@ export const E2B_LIMITS = {
   logReasonMax: 20,
   /** One uploaded archive as it is sent, bytes [413]. It is unpacked only in VMs, whose disks bound what comes out. */
   uploadBytesMax: 4 * 1024 ** 3,
-  /** All uploaded archives; those not used for longest are removed. */
+  /** All uploaded archives of a tenant; those not used for longest are removed. */
   uploadsBytesMax: 16 * 1024 ** 3,
-  /** Uploads at once [429], and URLs for them: the oldest is forgotten. */
-  uploadsMax: 32,
+  /** Uploads at once of all tenants, of one, and those that a tenant always gets [429]. */
+  uploadsAtOnce: { sumMax: 128, ownMax: 32, guaranteed: 4, places: 16 },
+  /** URLs for uploads of one tenant: the oldest is forgotten. */
   uploadUrlsMax: 2000,
   /** Time for which a URL for an upload is valid, milliseconds. */
   uploadUrlMs: 60 * 60_000,

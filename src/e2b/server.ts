@@ -186,7 +186,8 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     },
     [Symbol.asyncDispose]: async () => {
       for (const one of await apps.all()) await one.close();
-      for (const one of await templates.all()) await one?.[Symbol.asyncDispose]();
+      // At once: the end of one tenant's builds may wait for the running one of another.
+      await Promise.all((await templates.all()).map((one) => one?.[Symbol.asyncDispose]()));
     },
   };
 }

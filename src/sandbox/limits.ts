@@ -68,8 +68,12 @@ export const REQUEST_LIMITS = {
 /** Of snapshots and templates. */
 const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
 export const SNAPSHOT_NAME = NAME;
+/** As the operator names a snapshot: a tenant's is `TENANT/NAME`, and NAME for the tenant itself. */
+export const SNAPSHOT_REFERENCE = /^(?:[a-z0-9][a-z0-9_-]{0,30}\/)?[a-z0-9][a-z0-9._-]{0,62}$/;
 /** Shorter than a template's key. */
 export const TEMPLATE_NAME = NAME;
+/** Name of a template that a client of E2B has built: one tenant's, which others are never shown. */
+export const BUILT_TEMPLATE_NAME = /^e2b-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 export function isInRange(value: number, { min, max }: Range): boolean {
   return Number.isSafeInteger(value) && value >= min && value <= max;

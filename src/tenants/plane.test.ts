@@ -106,3 +106,33 @@ it('the operator’s sandboxes are nobody else’s', async () => {
   expect(await mine.list()).toEqual([]);
   await expect(mine.get(id)).rejects.toMatchObject({ code: 'not_found' });
 });
+
+it('snapshot: names are each tenant’s own, and nobody learns whether another has one', async () => {
+  await using control = new FakeControlPlane();
+  const [mine, other] = [new TenantPlane(control, 'mine'), new TenantPlane(control, 'other')];
+  const [first, second] = [await mine.create({}), await other.create({})];
+  const own = await mine.snapshot(first.id, { name: 'base' });
+  const strange = await other.snapshot(second.id, { name: 'base' });
+  expect([own.name, strange.name]).toEqual(['base', 'base']);
+  expect((await mine.snapshots()).map(({ id, name }) => [id, name])).toEqual([[own.id, 'base']]);
+  expect((await control.snapshots()).map(({ name }) => name)).toEqual(['mine/base', 'other/base']);
+  await expect(mine.snapshot(first.id, { name: 'base' })).rejects.toMatchObject({
+    code: 'name_taken',
+    message: 'there is a snapshot "base" already',
+  });
+  await mine.removeSnapshot('base');
+  expect((await other.snapshots()).map(({ id }) => id)).toEqual([strange.id]);
+  await control.removeSnapshot('other/base');
+  expect(await control.snapshots()).toEqual([]);
+});
+
+it('snapshot: a name from before names were each tenant’s own still counts', async () => {
+  await using control = new FakeControlPlane();
+  const mine = new TenantPlane(control, 'mine');
+  const { id } = await mine.create({});
+  const old = await control.snapshot(id, { name: 'old' });
+  expect((await mine.snapshots())[0]).toMatchObject({ id: old.id, name: 'old' });
+  await expect(mine.snapshot(id, { name: 'old' })).rejects.toMatchObject({ code: 'name_taken' });
+  await mine.removeSnapshot('old');
+  expect(await control.snapshots()).toEqual([]);
+});

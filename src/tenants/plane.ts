@@ -30,7 +30,7 @@ import type {
 import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { TimedEvent } from '../sandbox/events.ts';
-import { ownerOf, withOwner } from './owner.ts';
+import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
 export class TenantPlane implements ControlPlane {
@@ -96,7 +96,16 @@ export class TenantPlane implements ControlPlane {
 
   async snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo> {
     await this.get(id);
-    return await this.#saved(() => this.#control.snapshot(id, options));
+    const { name } = options ?? {};
+    if (name === undefined) return await this.#saved(() => this.#control.snapshot(id));
+    if ((await this.snapshots()).some((own) => own.name === name || own.id === name)) {
+      throw new SandboxError('name_taken', `there is a snapshot "${name}" already`, {
+        remedy: 'choose another name, or remove that snapshot',
+      });
+    }
+    const named = { name: nameOnHost(this.#tenant, name) };
+    const made = await this.#saved(() => this.#control.snapshot(id, named));
+    return { ...made, name: ownName(made) };
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
@@ -105,7 +114,8 @@ export class TenantPlane implements ControlPlane {
   }
 
   async snapshots(): Promise<readonly SnapshotInfo[]> {
-    return (await this.#control.snapshots()).filter((info) => this.#owns(info));
+    const own = (await this.#control.snapshots()).filter((info) => this.#owns(info));
+    return own.map((info) => ({ ...info, name: ownName(info) }));
   }
 
   async removeSnapshot(idOrName: string): Promise<void> {

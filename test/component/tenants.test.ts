@@ -76,6 +76,27 @@ describe('the client of E2B', () => {
     expect(await Sandbox.kill(other.sandboxId, as(world.apiKey))).toBe(true);
   });
 
+  it('names snapshots as it likes; the operator tells them apart by the tenant', async () => {
+    const [mine, other] = [
+      await Sandbox.create('agent', as(first)),
+      await Sandbox.create('agent', as(second)),
+    ];
+    for (const sandbox of [mine, other]) {
+      expect((await sandbox.createSnapshot({ name: 'base' })).snapshotId).toBe('base:default');
+    }
+    await expect(mine.createSnapshot({ name: 'base' })).rejects.toThrow('already');
+    const again = await Sandbox.create('base:default', as(second));
+    const operators = await Sandbox.create('second/base:default', as(world.apiKey));
+    const remove = async (key: string, name: string): Promise<number> =>
+      (await rest(key, `/v1/snapshots/${encodeURIComponent(name)}`, { method: 'DELETE' })).status;
+    expect(await remove(second, 'first/base')).toBe(404);
+    expect(await remove(first, 'base')).toBe(204);
+    expect(await remove(world.apiKey, 'second/base')).toBe(204);
+    for (const { sandboxId } of [mine, other, again, operators]) {
+      await Sandbox.kill(sandboxId, as(world.apiKey));
+    }
+  });
+
   it('is refused from the moment its key is revoked', async () => {
     const { key, info } = keys.create('third', null);
     const sandbox = await Sandbox.create('agent', as(key));

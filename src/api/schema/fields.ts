@@ -17,6 +17,7 @@ import {
   type Range,
   REQUEST_LIMITS,
   SNAPSHOT_NAME,
+  SNAPSHOT_REFERENCE,
   TEMPLATE_NAME,
 } from '../../sandbox/limits.ts';
 import type { NetworkLimits } from '../../sandbox/spec.ts';
@@ -50,6 +51,10 @@ export const snapshotName = z
   .string()
   .regex(SNAPSHOT_NAME, { error: nameError })
   .describe('Name of a snapshot.');
+export const snapshotReference = z
+  .string()
+  .regex(SNAPSHOT_REFERENCE, { error: nameError })
+  .describe('Id or name of a snapshot; for the operator, a tenant’s is `TENANT/NAME`.');
 export const templateName = z
   .string()
   .regex(TEMPLATE_NAME, { error: nameError })

@@ -29,6 +29,7 @@ import {
   sandboxId,
   secretPlace,
   snapshotName,
+  snapshotReference,
   status,
   templateName,
   text,
@@ -227,7 +228,7 @@ export const createRequest: z.ZodType<CreateRequest> = z
       .optional()
       .describe('Packages that it may fetch through the host. Null (default): none.'),
     console: z.literal('log').optional(),
-    snapshot: snapshotName.optional().describe('Id or name of the snapshot to start from.'),
+    snapshot: snapshotReference.optional().describe('Id or name of the snapshot to start from.'),
     template: templateName
       .optional()
       .describe(
@@ -372,7 +373,7 @@ export const portParams = z.strictObject({
   port: wholeText({ min: 1, max: 65_535 }).describe('TCP port in the sandbox.'),
 });
 export const snapshotParams = z.strictObject({
-  snapshot: snapshotName.describe('Id or name of a snapshot.'),
+  snapshot: snapshotReference,
 });
 /** A parameter that is given several times is a list; once, it is text. */
 const listOf = <Item extends z.ZodType>(item: Item, max: number, split: RegExp) =>

@@ -6,7 +6,7 @@ import type {
   SnapshotInfo,
 } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
-import { SNAPSHOT_NAME } from '../../sandbox/limits.ts';
+import { SNAPSHOT_NAME, SNAPSHOT_REFERENCE } from '../../sandbox/limits.ts';
 import { E2bError } from '../errors.ts';
 import type { TemplateSource } from '../parts.ts';
 
@@ -43,9 +43,12 @@ export async function createFrom(
     new E2bError(404, `there is no template or snapshot ${JSON.stringify(templateId)}`, {
       remedy: 'neurovisor template ls; neurovisor snapshot ls',
     });
-  if (!SNAPSHOT_NAME.test(name)) throw unknown();
-  const known = SNAPSHOT_ID.test(name) ? await findSnapshot(name, control) : undefined;
+  if (!SNAPSHOT_REFERENCE.test(name)) throw unknown();
+  const isTemplate = SNAPSHOT_NAME.test(name);
+  const isSnapshot = !isTemplate || SNAPSHOT_ID.test(name);
+  const known = isSnapshot ? await findSnapshot(name, control) : undefined;
   if (known !== undefined) return await create({ snapshot: known.id });
+  if (!isTemplate) throw unknown();
   try {
     return await create({ template: NAMES[name] ?? name });
   } catch (error) {

@@ -69,11 +69,28 @@ describe('EventJournal', () => {
     expect(ids({ tenant: 'blue', sandboxId: 'd' })).toEqual([]);
   });
 
-  it('keeps a bounded number', () => {
-    using journal = new EventJournal(path);
-    for (let count = 0; count < 10; count += 1) journal.append(event('a'));
-    expect(journal.list(ALL)).toHaveLength(10);
-    expect(EVENT_LIMITS.keptMax).toBeGreaterThan(10);
+  it('keeps a bounded number of each tenant, also over a restart: none pushes out another’s', () => {
+    const limits = { keptMax: 3, keptSumMax: 5 };
+    const kept = (journal: EventJournal, tenant: string) =>
+      journal.list({ ...ALL, tenant }).map(({ sandboxId }) => sandboxId);
+    {
+      using journal = new EventJournal(path, limits);
+      journal.append(event('b1', { tenant: 'blue' }));
+      for (const id of ['r1', 'r2', 'r3', 'r4']) journal.append(event(id, { tenant: 'red' }));
+      expect([kept(journal, 'blue'), kept(journal, 'red')]).toEqual([['b1'], ['r2', 'r3', 'r4']]);
+    }
+    using journal = new EventJournal(path, limits);
+    journal.append(event('r5', { tenant: 'red' }));
+    expect([kept(journal, 'blue'), kept(journal, 'red')]).toEqual([['b1'], ['r3', 'r4', 'r5']]);
+    // Beyond the sum, whoever has the most loses its oldest.
+    for (const id of ['g1', 'g2']) journal.append(event(id, { tenant: 'green' }));
+    expect(journal.list(ALL).map(({ sandboxId }) => sandboxId)).toEqual([
+      'b1',
+      'r4',
+      'r5',
+      'g1',
+      'g2',
+    ]);
   });
 });
 

@@ -52,12 +52,19 @@ export interface EventQuery {
   readonly types?: readonly EventType[] | undefined;
 }
 
+const countRow = z.object({ tenant: z.string().nullable(), kept: z.number() });
 const row = z.object({ seq: z.number(), id: z.string(), json: z.string() });
+
+type KeptLimits = Pick<typeof EVENT_LIMITS, 'keptMax' | 'keptSumMax'>;
 
 export class EventJournal implements Disposable {
   readonly #db: DatabaseSync;
+  readonly #limits: Readonly<Record<keyof KeptLimits, number>>;
+  /** Kept events of each tenant: counting them for each event would read all of them. */
+  readonly #kept = new Map<string | null, number>();
 
-  constructor(path: string) {
+  constructor(path: string, limits: Readonly<Record<keyof KeptLimits, number>> = EVENT_LIMITS) {
+    this.#limits = limits;
     closeSync(openSync(path, 'a', 0o600));
     this.#db = new DatabaseSync(path);
     this.#db.exec(`
@@ -67,20 +74,41 @@ export class EventJournal implements Disposable {
         type TEXT NOT NULL, json TEXT NOT NULL
       ) STRICT;
       CREATE INDEX IF NOT EXISTS eventsBySandbox ON events (sandboxId, seq);
+      CREATE INDEX IF NOT EXISTS eventsByTenant ON events (tenant, seq);
       CREATE TABLE IF NOT EXISTS webhooks (
         id TEXT PRIMARY KEY NOT NULL, tenant TEXT, json TEXT NOT NULL, deliveredSeq INTEGER NOT NULL
       ) STRICT, WITHOUT ROWID;
     `);
+    const counts = this.#db.prepare('SELECT tenant, count(*) AS kept FROM events GROUP BY tenant');
+    for (const one of counts.all()) {
+      const { tenant, kept } = countRow.parse(one);
+      this.#kept.set(tenant, kept);
+    }
   }
 
   append(event: NewEvent): void {
     const { tenant, sandboxId, type } = event;
-    const { lastInsertRowid } = this.#db
+    this.#db
       .prepare('INSERT INTO events (id, tenant, sandboxId, type, json) VALUES (?, ?, ?, ?, ?)')
       .run(randomUUID(), tenant, sandboxId, type, JSON.stringify(event));
-    this.#db
-      .prepare('DELETE FROM events WHERE seq <= ?')
-      .run(Number(lastInsertRowid) - EVENT_LIMITS.keptMax);
+    this.#kept.set(tenant, (this.#kept.get(tenant) ?? 0) + 1);
+    this.#dropOldest(tenant, (this.#kept.get(tenant) ?? 0) - this.#limits.keptMax);
+    const counts = [...this.#kept];
+    const sum = counts.reduce((total, [, kept]) => total + kept, 0);
+    if (sum <= this.#limits.keptSumMax) return;
+    const [largest] = counts.reduce((most, one) => (one[1] > most[1] ? one : most));
+    this.#dropOldest(largest, sum - this.#limits.keptSumMax);
+  }
+
+  #dropOldest(tenant: string | null, count: number): void {
+    if (count <= 0) return;
+    const { changes } = this.#db
+      .prepare(
+        `DELETE FROM events WHERE seq IN
+         (SELECT seq FROM events WHERE tenant IS ? ORDER BY seq LIMIT ?)`,
+      )
+      .run(tenant, count);
+    this.#kept.set(tenant, (this.#kept.get(tenant) ?? 0) - Number(changes));
   }
 
   list(

@@ -4,7 +4,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
-import { ownerOf } from '../../tenants/owner.ts';
+import { ownerOf, ownName } from '../../tenants/owner.ts';
 import { keptOf } from '../kept.ts';
 import type { EventJournal, EventType, NewEvent } from './journal.ts';
 
@@ -188,5 +188,5 @@ async function noteSnapshots(
   for (const one of all.filter(
     ({ sandbox, createdAtMs }) => sandbox === id && createdAtMs >= sinceMs,
   ))
-    note({ snapshot_id: one.id, snapshot_name: one.name });
+    note({ snapshot_id: one.id, snapshot_name: ownName(one) });
 }

@@ -1,7 +1,9 @@
 /** Limits of events and webhooks. */
 export const EVENT_LIMITS = {
-  /** Events that are kept; older ones go. A webhook that has not got one by then never gets it. */
+  /** Events of one tenant that are kept; older ones go. A webhook that has not got one by then never gets it. */
   keptMax: 50_000,
+  /** Of all tenants: beyond it, the one with the most loses its oldest. */
+  keptSumMax: 1_000_000,
   /** Of one tenant. */
   webhooksMax: 32,
   nameCharactersMax: 128,

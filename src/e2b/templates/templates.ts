@@ -9,8 +9,8 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { describeError } from '../../base/errors.ts';
+import { FairQueue } from '../../base/fairness/fair-queue.ts';
 import { newSandboxId } from '../../base/ids.ts';
-import { ignore } from '../../base/ignore.ts';
 import { BusyError } from '../../sandbox/errors.ts';
 import { BuildFailure, E2bError, errorReply } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -59,15 +59,25 @@ export interface BuildView {
   readonly reason: BuildReason | null;
 }
 
-/** One build at a time, whoever wants it. */
+/** One build at a time. Tenants take turns, so a tenant with many builds delays another's next one by one build. */
 export class BuildTurns {
-  #last: Promise<void> = Promise.resolve();
+  readonly #waiting = new FairQueue<() => Promise<void>>();
+  #isRunning = false;
 
-  /** Rejects as `work` does, which does not end the turns of others. */
-  async take(work: () => Promise<void>): Promise<void> {
-    const turn = this.#last.then(work);
-    this.#last = turn.catch((error: unknown) => ignore(error, 'its taker gets it'));
-    await turn;
+  /** Rejects as `work` does, which does not end the turns of others. A tenant's own builds keep their order. */
+  take(tenant: string, work: () => Promise<void>): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#waiting.add(tenant, async () => await work().then(resolve, reject));
+    if (!this.#isRunning) void this.#run();
+    return promise;
+  }
+
+  async #run(): Promise<void> {
+    this.#isRunning = true;
+    for (let next = this.#waiting.take(); next !== undefined; next = this.#waiting.take()) {
+      await next();
+    }
+    this.#isRunning = false;
   }
 }
 
@@ -81,6 +91,7 @@ interface Parts extends Pick<E2bParts, 'clock' | 'log'> {
 const OPERATOR = '.operator';
 
 export class Templates implements TemplateSource, AsyncDisposable {
+  readonly #owner: string;
   readonly #uploads: Uploads;
   readonly #parts: Parts;
   readonly #store: TemplateStore;
@@ -89,7 +100,8 @@ export class Templates implements TemplateSource, AsyncDisposable {
   readonly #closed = new AbortController();
   #last: Promise<void> = Promise.resolve();
 
-  private constructor(parts: Parts, store: TemplateStore, uploads: Uploads) {
+  private constructor(parts: Parts, owner: string, store: TemplateStore, uploads: Uploads) {
+    this.#owner = owner;
     this.#parts = parts;
     this.#store = store;
     this.#uploads = uploads;
@@ -100,7 +112,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const { stateDir, uploadsDir } = parts.templates;
     const own = tenant ?? OPERATOR;
     const store = await TemplateStore.open(join(stateDir, `${own}.json`), parts.log);
-    return new Templates(parts, store, await Uploads.open(join(uploadsDir, own), parts.clock));
+    return new Templates(parts, own, store, await Uploads.open(join(uploadsDir, own), parts.clock));
   }
 
   /** Oldest first. */
@@ -294,7 +306,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
   }
 
   #enqueue(build: Build, wanted: TemplateBuild): void {
-    this.#last = this.#parts.turns.take(() => this.#run(build, wanted));
+    this.#last = this.#parts.turns.take(this.#owner, () => this.#run(build, wanted));
   }
 
   /** Never rejects. */

@@ -12,6 +12,7 @@ import { link, mkdir, open, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
+import { FairShare } from '../../base/fairness/fair-share.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { namesIn } from '../../base/names-in.ts';
 import { BusyError } from '../../sandbox/errors.ts';
@@ -31,7 +32,9 @@ export class UploadUrls {
   readonly #clock: Clock;
   /** By token, oldest first. */
   readonly #urls = new Map<string, UploadUrl>();
-  #active = 0;
+  /** Tokens of each tenant, oldest first. */
+  readonly #own = new Map<Uploads, Set<string>>();
+  readonly #active = new FairShare(E2B_LIMITS.uploadsAtOnce);
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -42,12 +45,26 @@ export class UploadUrls {
     const { uploadUrlMs, uploadUrlsMax } = E2B_LIMITS;
     const now = this.#clock.now();
     for (const [token, { untilMs }] of this.#urls) {
-      if (untilMs > now && this.#urls.size < uploadUrlsMax) break;
-      this.#urls.delete(token);
+      if (untilMs > now) break;
+      this.#forget(token);
     }
+    const own = this.#own.get(uploads) ?? new Set();
+    const [oldest] = own;
+    if (own.size >= uploadUrlsMax && oldest !== undefined) this.#forget(oldest);
     const token = randomBytes(32).toString('base64url');
     this.#urls.set(token, { uploads, hash, untilMs: now + uploadUrlMs });
+    this.#own.set(uploads, own.add(token));
     return token;
+  }
+
+  /** @returns false: it is not known */
+  #forget(token: string): boolean {
+    const url = this.#urls.get(token);
+    if (url === undefined) return false;
+    const own = this.#own.get(url.uploads);
+    own?.delete(token);
+    if (own?.size === 0) this.#own.delete(url.uploads);
+    return this.#urls.delete(token);
   }
 
   /** @throws E2bError 403, 413, 507; BusyError */
@@ -56,15 +73,15 @@ export class UploadUrls {
     if (url === undefined || url.untilMs <= this.#clock.now()) {
       throw new E2bError(403, 'this upload URL is not valid, or no longer');
     }
-    if (this.#active >= E2B_LIMITS.uploadsMax) throw new BusyError('too many uploads', 1000);
-    this.#active += 1;
+    const place = this.#active.take(url.uploads.dir, 1);
+    if (place === undefined) throw new BusyError('too many uploads', 1000);
     try {
       await url.uploads.add(url.hash, body, () => {
         // Of two uploads by one URL the first wins.
-        if (!this.#urls.delete(token)) throw new E2bError(403, 'this upload URL was used');
+        if (!this.#forget(token)) throw new E2bError(403, 'this upload URL was used');
       });
     } finally {
-      this.#active -= 1;
+      place.release();
     }
   }
 }
@@ -76,11 +93,12 @@ interface UploadUrl {
 }
 
 export class Uploads {
-  readonly #dir: string;
+  /** Of one tenant. */
+  readonly dir: string;
   readonly #clock: Clock;
 
   private constructor(dir: string, clock: Clock) {
-    this.#dir = dir;
+    this.dir = dir;
     this.#clock = clock;
   }
 
@@ -99,12 +117,12 @@ export class Uploads {
 
   /** @param use called when all of it is there. @throws E2bError 413, 507 */
   async add(hash: string, body: AsyncIterable<Buffer>, use: () => void): Promise<void> {
-    const next = join(this.#dir, `.${newSandboxId()}`);
+    const next = join(this.dir, `.${newSandboxId()}`);
     try {
       const sha256 = await write(next, body);
       use();
       const before = await this.#find(hash);
-      await rename(next, join(this.#dir, `${hash}-${sha256}`));
+      await rename(next, join(this.dir, `${hash}-${sha256}`));
       if (before !== undefined && before.sha256 !== sha256) await rm(before.path, { force: true });
       await this.#enforceBound(hash);
     } catch (error) {
@@ -122,7 +140,7 @@ export class Uploads {
   async keepFor(buildId: string, step: number, hash: string): Promise<UploadedArchive | undefined> {
     const found = await this.#find(hash);
     if (found === undefined) return undefined;
-    const path = join(this.#dir, `build-${buildId}-${step}`);
+    const path = join(this.dir, `build-${buildId}-${step}`);
     await rm(path, { force: true });
     await link(found.path, path);
     const now = new Date(this.#clock.wall());
@@ -131,23 +149,23 @@ export class Uploads {
   }
 
   async release(buildId: string): Promise<void> {
-    for (const name of await namesIn(this.#dir)) {
-      if (name.startsWith(`build-${buildId}-`)) await rm(join(this.#dir, name), { force: true });
+    for (const name of await namesIn(this.dir)) {
+      if (name.startsWith(`build-${buildId}-`)) await rm(join(this.dir, name), { force: true });
     }
   }
 
   async #find(hash: string): Promise<UploadedArchive | undefined> {
-    const name = (await namesIn(this.#dir)).find((one) => FILE.exec(one)?.[1] === hash);
+    const name = (await namesIn(this.dir)).find((one) => FILE.exec(one)?.[1] === hash);
     if (name === undefined) return undefined;
-    return { path: join(this.#dir, name), sha256: FILE.exec(name)?.[2] ?? '' };
+    return { path: join(this.dir, name), sha256: FILE.exec(name)?.[2] ?? '' };
   }
 
   /** @param newest stays */
   async #enforceBound(newest: string): Promise<void> {
     const files: { path: string; bytes: number; usedAtMs: number; isNewest: boolean }[] = [];
-    for (const name of await namesIn(this.#dir)) {
+    for (const name of await namesIn(this.dir)) {
       if (!FILE.test(name)) continue;
-      const path = join(this.#dir, name);
+      const path = join(this.dir, name);
       const found = await statOf(path);
       if (found === null) continue;
       const { size, mtimeMs } = found;

@@ -82,6 +82,16 @@ describe('TemplateNames', () => {
     await expect(names.remove('dta')).rejects.toMatchObject({ code: 'not_found' });
   });
 
+  it('suggests no template that a client of E2B has built: it is another tenant’s', async () => {
+    const built = 'e2b-5b0f8e52-5f7a-4d0e-9d0b-0d7f7b7a4c11';
+    await names.set(built, spec);
+    for (const near of ['e2b', 'e2b-5b0f8e52', built.slice(0, -1)]) {
+      const remedy = 'list templates with: neurovisor template ls';
+      await expect(names.get(near)).rejects.toMatchObject({ code: 'not_found', remedy });
+    }
+    expect(await names.has(built)).toBe(true);
+  });
+
   it.each(['', '.', '..', '../x', 'a/b', 'A', '-a', 'a'.repeat(64), 'a\n'])(
     'refuses the name %j',
     async (name) => {

@@ -17,7 +17,7 @@ import { nearNames } from '../../base/text/near-names.ts';
 import { DIGEST } from '../../oci/reference.ts';
 import type { SandboxEnvironment } from '../../sandbox/environment.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
-import { TEMPLATE_NAME } from '../../sandbox/limits.ts';
+import { BUILT_TEMPLATE_NAME, TEMPLATE_NAME } from '../../sandbox/limits.ts';
 import type { TemplateSpec } from '../../sandbox/spec.ts';
 import { DEFAULT_TEMPLATE, type NamedTemplate } from '../../sandbox/start/template.ts';
 import { specSchema } from '../kept-templates.ts';
@@ -254,7 +254,9 @@ function checkName(name: string): void {
 }
 
 function unknown(name: string, names: readonly string[]): SandboxError {
-  const near = nearNames(name, names);
+  // Other tenants' builds are nobody else's business.
+  const shown = names.filter((one) => !BUILT_TEMPLATE_NAME.test(one));
+  const near = nearNames(name, shown);
   const guess = near.length === 0 ? '' : `did you mean ${near.join(' or ')}? `;
   return new SandboxError('not_found', `there is no template "${name}"`, {
     remedy: `${guess}list templates with: neurovisor template ls`,

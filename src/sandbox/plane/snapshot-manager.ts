@@ -16,7 +16,7 @@ import type { MachineSize, VmSnapshot } from '../../vmm/driver.ts';
 import type { SnapshotInfo } from '../control.ts';
 import { environmentDisks } from '../environment.ts';
 import { SandboxError } from '../errors.ts';
-import { SNAPSHOT_NAME } from '../limits.ts';
+import { SNAPSHOT_REFERENCE } from '../limits.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
 import type { CloneSource, GuestMemory, MappedMemory, SaveTarget } from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
@@ -254,7 +254,7 @@ export class SnapshotManager {
   /** @throws SandboxError `name_taken`, `spec_invalid` */
   async requireFreeName(name: string | null): Promise<void> {
     if (name === null) return;
-    if (!SNAPSHOT_NAME.test(name)) {
+    if (!SNAPSHOT_REFERENCE.test(name)) {
       throw new SandboxError('spec_invalid', `"${name}" is not a valid snapshot name`, {
         remedy:
           'use up to 63 lowercase letters, digits and . _ -, beginning with a letter or digit',

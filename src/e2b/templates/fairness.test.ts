@@ -1,0 +1,75 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
+import { E2B_LIMITS } from '../limits.ts';
+import { BuildTurns } from './templates.ts';
+import { Uploads, UploadUrls } from './uploads.ts';
+
+const HASH = 'a'.repeat(64);
+
+describe('BuildTurns', () => {
+  it('a tenant with many builds delays another’s by one', async () => {
+    const turns = new BuildTurns();
+    const order: string[] = [];
+    const build = (tenant: string, number: number) =>
+      turns.take(tenant, async () => void order.push(`${tenant}${number}`));
+    const all = [1, 2, 3, 4].map((number) => build('a', number));
+    all.push(build('b', 1), build('b', 2));
+    await Promise.all(all);
+    expect(order).toEqual(['a1', 'a2', 'b1', 'a3', 'b2', 'a4']);
+  });
+
+  it('a build that fails ends no other’s turn', async () => {
+    const turns = new BuildTurns();
+    const failed = turns.take('a', async () => await Promise.reject(new Error('no')));
+    const other = turns.take('b', async () => undefined);
+    await expect(failed).rejects.toThrow('no');
+    await other;
+    await turns.take('a', async () => undefined);
+  });
+});
+
+describe('UploadUrls', () => {
+  const clock = new FakeClock();
+  let dir: string;
+  let greedy: Uploads;
+  let polite: Uploads;
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'nv-uploads-'));
+    greedy = await Uploads.open(join(dir, 'greedy'), clock);
+    polite = await Uploads.open(join(dir, 'polite'), clock);
+  });
+  afterEach(() => rm(dir, { recursive: true, force: true }));
+  async function* archive(): AsyncGenerator<Buffer> {
+    yield Buffer.from('x');
+  }
+
+  it('a tenant that asks for many forgets only its own', async () => {
+    const urls = new UploadUrls(clock);
+    const [mine, first] = [urls.allow(polite, HASH), urls.allow(greedy, HASH)];
+    for (let count = 0; count < E2B_LIMITS.uploadUrlsMax; count += 1) urls.allow(greedy, HASH);
+    await urls.receive(mine, archive());
+    await expect(urls.receive(first, archive())).rejects.toMatchObject({ status: 403 });
+    expect(await polite.has(HASH)).toBe(true);
+  });
+
+  it('a tenant that uploads a lot at once leaves places for others', async () => {
+    const urls = new UploadUrls(clock);
+    const { promise: end, resolve } = Promise.withResolvers<void>();
+    async function* slow(): AsyncGenerator<Buffer> {
+      await end;
+      yield Buffer.from('x');
+    }
+    const { ownMax } = E2B_LIMITS.uploadsAtOnce;
+    const held = Array.from({ length: ownMax }, () =>
+      urls.receive(urls.allow(greedy, HASH), slow()),
+    );
+    await expect(urls.receive(urls.allow(greedy, HASH), archive())).rejects.toThrow('too many');
+    await urls.receive(urls.allow(polite, HASH), archive());
+    resolve();
+    await Promise.all(held);
+    await urls.receive(urls.allow(greedy, HASH), archive());
+  });
+});
