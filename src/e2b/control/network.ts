@@ -1,4 +1,5 @@
 /** E2B's network settings as ours. Pure. */
+import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import type { NetworkOptions } from '../../sandbox/spec.ts';
 import { E2bError } from '../errors.ts';
 import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
@@ -45,21 +46,46 @@ export function hasRules(lists: Pick<Lists, 'allowOut' | 'denyOut'> | null | und
   return (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
 }
 
-function denyWithout(deny: readonly string[], allow: readonly string[]): string[] {
-  const others = deny.filter((one) => !allow.includes(one));
-  const holes = allow.map(parseBlock).filter((block) => block !== null);
-  return others.flatMap((text) => {
+/**
+ * Denied blocks without the allowed ones. Each allowed address may split a block into 31, so the result is bounded while it
+ * grows: otherwise one request would keep the daemon busy for a minute.
+ * @throws E2bError 400
+ */
+function denyWithout(deny: readonly string[], allow: readonly string[]): readonly string[] {
+  const { rulesMax } = EGRESS_LIMITS;
+  // Larger ones first: they leave less to split.
+  const holes = allow
+    .map(parseBlock)
+    .filter((block) => block !== null)
+    .toSorted((a, b) => a.bits - b.bits);
+  const kept = new Set<string>();
+  const split = new Set<string>();
+  for (const text of deny) {
     const block = parseBlock(text);
-    if (block === null || !holes.some((hole) => isWithin(hole, block) || isWithin(block, hole))) {
-      return [text];
-    }
-    const left = holes.reduce<Block[]>(
-      (blocks, hole) => blocks.flatMap((one) => without(one, hole)),
-      [block],
+    const own = holes.filter(
+      (hole) => block !== null && (isWithin(hole, block) || isWithin(block, hole)),
     );
-    return left.map(blockText);
-  });
+    if (block === null || own.length === 0) {
+      if (!allow.includes(text)) kept.add(text);
+    } else if (!split.has(blockText(block))) {
+      split.add(blockText(block));
+      let left: readonly Block[] = [block];
+      for (const hole of own) {
+        left = left.flatMap((one) => without(one, hole));
+        // A further hole takes one block away at most.
+        if (left.length > rulesMax + own.length) throw tooManyRules();
+      }
+      for (const one of left) kept.add(blockText(one));
+    }
+    if (kept.size > rulesMax) throw tooManyRules();
+  }
+  return [...kept];
 }
+
+const tooManyRules = (): E2bError =>
+  new E2bError(400, 'allowOut, denyOut: the allowed addresses split the denied blocks too often', {
+    remedy: `use fewer or larger blocks: at most ${EGRESS_LIMITS.rulesMax} may remain denied`,
+  });
 
 function refuseUnsupported({ rules, egressProxy, dnsServers }: Lists): void {
   const changes = Object.entries(rules ?? {}).find(([, list]) => hasTransform(list));
