@@ -32,3 +32,22 @@ it('writes one file after the other, whole and in order', async () => {
   expect(written).toEqual(parts.map((_, n) => `/f${n} content ${n}`));
   expect(most).toBe(1);
 });
+
+it('reads no more than a few pieces ahead of a guest that takes nothing', async () => {
+  const part = (n: number): Buffer =>
+    Buffer.from(
+      `--b\r\ncontent-disposition: form-data; name="file"; filename="/f${n}"\r\n\r\n${'x'.repeat(8192)}\r\n`,
+    );
+  let pieces = 0;
+  async function* body(): AsyncGenerator<Buffer> {
+    for (; pieces < 500; pieces += 1) yield part(pieces);
+    yield Buffer.from('--b--\r\n');
+  }
+  const stop = Promise.withResolvers<never>();
+  const headers = { 'content-type': 'multipart/form-data; boundary=b' };
+  const upload = writeParts(headers, body(), null, async () => await stop.promise);
+  for (let turn = 0; turn < 2000; turn += 1) await tick();
+  expect(pieces).toBeLessThan(10);
+  stop.reject(new Error('enough'));
+  await expect(upload).rejects.toThrow('enough');
+});

@@ -23,6 +23,8 @@ export async function writeParts(
 ): Promise<readonly FileEntry[]> {
   const written: Promise<FileEntry>[] = [];
   let last: Promise<unknown> = Promise.resolve();
+  /** Writes of the parts that are whole here. */
+  let earlier: Promise<unknown> = last;
   const failed = Promise.withResolvers<never>();
   const parser = parserOf(headers);
   parser.on('file', (field: string, content: Readable, name: string) => {
@@ -41,6 +43,7 @@ export async function writeParts(
       return;
     }
     // One after the other: a guest serves only so many operations at once.
+    earlier = last;
     const one = last.then(() => write(to, content));
     last = one;
     one.catch((error: unknown) => failed.reject(error));
@@ -50,7 +53,14 @@ export async function writeParts(
   parser.on('filesLimit', () => {
     failed.reject(new E2bError(400, `more than ${E2B_LIMITS.filesMax} files in one request`));
   });
-  const source = Readable.from(body);
+  // No more is read while whole parts wait for the guest: a thousand of them would be in memory at once.
+  const inTurn = async function* (): AsyncGenerator<Buffer> {
+    for await (const piece of body) {
+      yield piece;
+      await earlier;
+    }
+  };
+  const source = Readable.from(inTurn());
   try {
     await Promise.race([pipeline(source, parser), failed.promise]);
     return await Promise.race([Promise.all(written), failed.promise]);
