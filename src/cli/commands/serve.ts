@@ -153,10 +153,13 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     await api.listen({ socketPath });
     const port = at === null ? null : ((await api.listen({ ...at, certificate })) ?? 0);
     if (at !== null && port !== null) domain = at.domain ?? defaultDomain(at, port);
-    if (at?.tls != null) {
+    if (at?.tls != null && certificate !== undefined) {
       const parts = { clock: systemClock, log: cli.log };
       const use = (renewed: Certificate): void => api.setCertificate(renewed);
-      cleanup.push('renewal of the certificate', followCertificate(at.tls, parts, use));
+      cleanup.push(
+        'renewal of the certificate',
+        followCertificate(at.tls, certificate, parts, use),
+      );
     }
     if (at?.warning != null) cli.log.warn(at.warning);
     if (pool.max > 0) await opened.control.setPool(pool);

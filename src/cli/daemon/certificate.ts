@@ -1,5 +1,5 @@
 /** The certificate of the daemon's port, in files that others renew. */
-import { readFile, stat } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
 import type { Certificate } from '../../api/listener.ts';
 import type { Clock } from '../../base/clock.ts';
@@ -33,25 +33,27 @@ export async function readCertificate({
 }
 
 /**
- * Reads the files again whenever they have changed, and keeps the old certificate while the new one is not valid.
+ * Reads the files again every minute, and keeps the old certificate while the new one is not valid.
+ * @param used what the listener has: the files may have changed since, while the daemon started
  * @returns stops it
  */
 export function followCertificate(
   files: CertificateFiles,
+  used: Certificate,
   { clock, log }: { readonly clock: Clock; readonly log: Log },
   use: (certificate: Certificate) => void,
 ): () => void {
   let stop = (): void => undefined;
   let isStopped = false;
-  let known: string | undefined;
+  let known = used;
   const look = async (): Promise<void> => {
     try {
-      const now = await versionOf(files);
-      if (known !== undefined && now !== known) {
-        use(await readCertificate(files));
+      const now = await readCertificate(files);
+      if (now.cert !== known.cert || now.key !== known.key) {
+        use(now);
+        known = now;
         log.info('the certificate was read again', { ...files });
       }
-      known = now;
     } catch (error) {
       log.warn('the certificate stays, since the new one can not be used', {
         error: describeError(error),
@@ -64,9 +66,4 @@ export function followCertificate(
     isStopped = true;
     stop();
   };
-}
-
-async function versionOf({ certPath, keyPath }: CertificateFiles): Promise<string> {
-  const both = await Promise.all([stat(certPath), stat(keyPath)]);
-  return both.map(({ mtimeMs, ino, size }) => [mtimeMs, ino, size].join()).join(' ');
 }
