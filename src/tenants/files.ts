@@ -117,6 +117,8 @@ export class WatchedFiles<T> {
   #version = 0;
   /** Time of the directory that was read, nanoseconds; null: it must be read. */
   #readAtNs: bigint | null = null;
+  /** Why files were ignored at the last reading, by name. */
+  #ignored: ReadonlyMap<string, string> = new Map();
 
   constructor(files: JsonFiles<T>, clock: Clock, log: Log) {
     this.#files = files;
@@ -128,17 +130,19 @@ export class WatchedFiles<T> {
    * Without files that can't be read, each of which is logged. Never throws.
    * @returns null if the directory itself can't be read
    */
-  current(): { readonly values: readonly T[]; readonly version: number } | null {
+  current(): WatchedValues<T> | null {
     try {
       const found = statSync(this.#files.dir, { bigint: true, throwIfNoEntry: false });
       const changedAtNs = found?.mtimeNs ?? 0n;
       if (changedAtNs !== this.#readAtNs) {
-        this.#values = found === undefined ? [] : this.#readAll();
+        const isComplete = this.#readAll(found !== undefined);
         this.#version += 1;
         const ageMs = this.#clock.wall() - Number(changedAtNs / 1_000_000n);
-        this.#readAtNs = ageMs > TENANT_LIMITS.filesFreshMs ? changedAtNs : null;
+        const isOld = ageMs > TENANT_LIMITS.filesFreshMs;
+        this.#readAtNs = isOld && isComplete ? changedAtNs : null;
       }
-      return { values: this.#values, version: this.#version };
+      const ignored: ReadonlySet<string> = new Set(this.#ignored.keys());
+      return { values: this.#values, ignored, version: this.#version };
     } catch (error) {
       this.#readAtNs = null;
       const reason = describeError(error);
@@ -147,14 +151,32 @@ export class WatchedFiles<T> {
     }
   }
 
-  #readAll(): readonly T[] {
-    return this.#files.names().flatMap((name) => {
+  /** @returns false: the system failed to read a file, which may work the next time, without a change of the directory */
+  #readAll(isThere: boolean): boolean {
+    const values: T[] = [];
+    const ignored = new Map<string, string>();
+    let isComplete = true;
+    for (const name of isThere ? this.#files.names() : []) {
       try {
-        return [this.#files.read(name)];
+        values.push(this.#files.read(name));
       } catch (error) {
-        this.#log.warn('a file of the home is ignored', { reason: describeError(error) });
-        return [];
+        const reason = describeError(error);
+        ignored.set(name, reason);
+        if (error instanceof TenantError && errorCode(error.cause) !== undefined)
+          isComplete = false;
+        if (this.#ignored.get(name) === reason) continue;
+        this.#log.warn('a file of the home is ignored', { reason });
       }
-    });
+    }
+    this.#values = values;
+    this.#ignored = ignored;
+    return isComplete;
   }
+}
+
+export interface WatchedValues<T> {
+  readonly values: readonly T[];
+  /** Names of files that can't be read. */
+  readonly ignored: ReadonlySet<string>;
+  readonly version: number;
 }

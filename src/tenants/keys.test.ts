@@ -1,4 +1,13 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -95,6 +104,22 @@ describe('KnownKeys', () => {
       expect(known.identify(other.key)?.tenant).toBe('beta');
     }
     expect(warnings).not.toEqual([]);
+  });
+
+  it('reads a file again that the system could not read, though the directory has not changed', () => {
+    const { key, info } = store.create('acme', null);
+    const text = readFileSync(pathOf(info.id), 'utf8');
+    const change = (act: () => void): void => {
+      rmSync(pathOf(info.id), { recursive: true });
+      act();
+      utimesSync(join(home, 'keys'), 1_000_000, 1_000_000);
+    };
+    change(() => mkdirSync(pathOf(info.id)));
+    expect(known.identify(key)).toBeNull();
+    expect(known.identify(key)).toBeNull();
+    expect(warnings).toHaveLength(1);
+    change(() => writeFileSync(pathOf(info.id), text));
+    expect(known.identify(key)).not.toBeNull();
   });
 
   it('takes no file as another key’s', () => {

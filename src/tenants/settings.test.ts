@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -30,4 +30,17 @@ it('a name that is no tenant’s is refused, and no path', () => {
   for (const name of ['../acme', 'A', '']) {
     expect(() => new TenantStore(home).set(name, {})).toThrow('not a valid tenant name');
   }
+});
+
+it('the last quotas hold while the file of a tenant can’t be read', () => {
+  const store = new TenantStore(home);
+  const known = new KnownQuotas(home, systemClock, silentLog);
+  store.set('acme', { sandboxes: 3 });
+  store.set('beta', { sandboxes: 5 });
+  expect(known.of('acme').sandboxes).toBe(3);
+  writeFileSync(join(home, 'tenants', 'acme.json'), '{');
+  expect(known.of('acme').sandboxes).toBe(3);
+  expect(known.of('beta').sandboxes).toBe(5);
+  rmSync(join(home, 'tenants', 'acme.json'));
+  expect(known.of('acme')).toEqual(NO_QUOTAS);
 });

@@ -82,11 +82,16 @@ export class KnownQuotas {
     this.#files = new WatchedFiles(filesOf(homeDir), clock, log);
   }
 
-  /** The last known ones while the files can't be read. Never throws. */
+  /** The last known ones while the tenant's file can't be read. Never throws. */
   of(tenant: string): Quotas {
     const current = this.#files.current();
     if (current !== null && current.version !== this.#version) {
-      this.#byName = new Map(current.values.map(({ name, quotas: own }) => [name, own]));
+      const { values, ignored } = current;
+      const stay = [...this.#byName].filter(([name]) => ignored.has(name));
+      this.#byName = new Map([
+        ...stay,
+        ...values.map(({ name, quotas: own }) => [name, own] as const),
+      ]);
       this.#version = current.version;
     }
     return this.#byName.get(tenant) ?? NO_QUOTAS;
