@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { archiveOf, BuildContext, type Selection } from './context.ts';
+import { CONTEXT_LIMITS } from './limits.ts';
 
 describe('BuildContext', () => {
   let dir: string;
@@ -34,6 +35,16 @@ describe('BuildContext', () => {
     write('.dockerignore', 'd\n!d/keep\ne\n.dockerignore\n');
     expect(await paths('.')).toEqual(['0', '0/d', '0/d/keep', '0/f']);
     await expect(select('e/y')).rejects.toThrow('line 7: "e/y" is not in the context');
+  });
+
+  it('wildcards: the names that they are compared with are bounded, also those that do not match', async () => {
+    for (let n = 0; n < 10; n += 1) write(`d/${n}`);
+    const context = await BuildContext.open(dir, null, { ...CONTEXT_LIMITS, listedMax: 30 });
+    const patterns = ['d/[0]', 'd/[1]', 'd/[2]'];
+    expect((await context.select(1, patterns, [], signal)).entries).toHaveLength(3);
+    await expect(context.select(1, [...patterns, 'd/[3]'], [], signal)).rejects.toThrow(
+      'compared with more than 30 names',
+    );
   });
 
   it('rules beside the Dockerfile replace those of the context', async () => {
@@ -102,8 +113,9 @@ describe('BuildContext', () => {
 
   it('sources: their number is bounded, however they are named', async () => {
     write('a');
-    const many = Array.from({ length: 100_001 }, () => 'a');
-    await expect(select(...many)).rejects.toThrow('more than 100000 files');
+    const context = await BuildContext.open(dir, null, { ...CONTEXT_LIMITS, entriesMax: 100 });
+    const many = Array.from({ length: 101 }, () => 'a');
+    await expect(context.select(1, many, [], signal)).rejects.toThrow('more than 100 files');
   });
 
   it('a file that becomes a link after it was listed is not followed', async () => {

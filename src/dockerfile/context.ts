@@ -11,7 +11,7 @@ import { type ArchiveMember, archive } from '../transfer/archive.ts';
 import { cleanPath, DockerIgnore, IGNORE_LIMITS, type Verdict } from '../transfer/docker-ignore.ts';
 import { CopyError } from '../transfer/transfer.ts';
 import { DockerfileError, shown } from './errors.ts';
-import { CONTEXT_LIMITS } from './limits.ts';
+import { CONTEXT_LIMITS, type ContextLimits } from './limits.ts';
 
 /** Member of an archive: `<number of the source>/<path below it>`. */
 interface ContextEntry extends ArchiveMember {
@@ -41,24 +41,34 @@ export class BuildContext {
   /** Real path. */
   readonly dir: string;
   readonly #rules: DockerIgnore;
+  readonly #limits: ContextLimits;
   #entries = 0;
+  /** Names that patterns were compared with. */
+  #listed = 0;
   #bytes = 0;
 
-  private constructor(dir: string, rules: DockerIgnore) {
+  private constructor(dir: string, rules: DockerIgnore, limits: ContextLimits) {
     this.dir = dir;
     this.#rules = rules;
+    this.#limits = limits;
   }
 
   /**
    * @param dockerfile its path: rules in `<dockerfile>.dockerignore` replace those of the context
+   * @param limits smaller ones for tests
    * @throws DockerfileError `context_invalid`
    */
-  static async open(dir: string, dockerfile: string | null): Promise<BuildContext> {
+  static async open(
+    dir: string,
+    dockerfile: string | null,
+    limits: ContextLimits = CONTEXT_LIMITS,
+  ): Promise<BuildContext> {
     const root = await realpath(dir).catch((error: unknown) => {
       throw contextInvalid(null, `the context ${dir}`, error);
     });
     const own = dockerfile === null ? null : await rulesOf(`${dockerfile}.dockerignore`);
-    return new BuildContext(root, own ?? (await rulesOf(join(root, '.dockerignore'))) ?? NO_RULES);
+    const rules = own ?? (await rulesOf(join(root, '.dockerignore'))) ?? NO_RULES;
+    return new BuildContext(root, rules, limits);
   }
 
   /**
@@ -74,9 +84,10 @@ export class BuildContext {
     const entries: ContextEntry[] = [];
     const names: string[] = [];
     this.#entries = 0;
+    this.#listed = 0;
     this.#bytes = 0;
     for (const pattern of patterns) {
-      const found = await this.#find(line, pattern);
+      const found = await this.#find(line, pattern, signal);
       if (found.length === 0) throw this.#missing(line, pattern);
       for (const place of found) {
         await this.#walk(line, place, `${names.length}`, entries, signal);
@@ -93,14 +104,18 @@ export class BuildContext {
     return { names, entries, contents, digest: digestOf(names, entries, contents) };
   }
 
-  async #find(line: number, pattern: string): Promise<readonly Place[]> {
+  async #find(line: number, pattern: string, signal: AbortSignal): Promise<readonly Place[]> {
     const parts = cleanPath(pattern)
       .split('/')
       .filter((part) => part !== '');
     let places: readonly Place[] = [{ path: '', verdict: null }];
     for (const part of parts) {
       const next: Place[] = [];
-      for (const place of places) next.push(...(await this.#below(line, place, part)));
+      for (const place of places) {
+        signal.throwIfAborted();
+        for (const found of await this.#below(line, place, part)) next.push(found);
+        this.#checkCount(line, next.length);
+      }
       places = next;
     }
     return places;
@@ -114,8 +129,19 @@ export class BuildContext {
       if (['ENOTDIR', 'ENOENT'].includes(errorCode(error) ?? '')) return [];
       throw contextInvalid(line, place.path, error);
     });
-    const found = names.toSorted().filter((name) => matches(pattern, name));
-    return await this.#existing(found.map((name) => this.#judge(place, name)));
+    // A pattern like `*/*/*` passes over directories that hold any number of names.
+    this.#listed += names.length;
+    if (this.#listed > this.#limits.listedMax) {
+      const what = `"${shown(part)}" is compared with more than ${this.#limits.listedMax} names`;
+      throw contextInvalid(line, what, undefined, 'Use fewer wildcards.');
+    }
+    const found: Place[] = [];
+    for (const name of names.toSorted()) {
+      if (!matches(pattern, name)) continue;
+      found.push(...(await this.#existing([this.#judge(place, name)])));
+      this.#checkCount(line, found.length);
+    }
+    return found;
   }
 
   async #existing(places: readonly Place[]): Promise<readonly Place[]> {
@@ -171,7 +197,7 @@ export class BuildContext {
       } else if (info.isSymbolicLink()) {
         entries.push({ type: 'symlink', ...entry, target: await readlink(from) });
       } else if (info.isDirectory()) {
-        if (depth > CONTEXT_LIMITS.depthMax) throw contextInvalid(line, `${at.path} is too deep`);
+        if (depth > this.#limits.depthMax) throw contextInvalid(line, `${at.path} is too deep`);
         // An ignored directory is there only for what an exception lets pass below it.
         const before = entries.length;
         entries.push({ type: 'directory', ...entry });
@@ -195,15 +221,15 @@ export class BuildContext {
   }
 
   #check(line: number): void {
-    const { entriesMax, bytesMax } = CONTEXT_LIMITS;
-    const why =
-      this.#entries > entriesMax
-        ? `more than ${entriesMax} files`
-        : this.#bytes > bytesMax
-          ? `more than ${bytesMax / GIB} GiB of files`
-          : null;
-    if (why === null) return;
-    throw contextInvalid(line, `the context has ${why}`, undefined, NARROWER);
+    this.#checkCount(line, this.#entries);
+    if (this.#bytes > this.#limits.bytesMax) {
+      throw tooMuch(line, `${this.#limits.bytesMax / GIB} GiB of files`);
+    }
+  }
+
+  #checkCount(line: number, entries: number): void {
+    const { entriesMax } = this.#limits;
+    if (entries > entriesMax) throw tooMuch(line, `${entriesMax} files`);
   }
 
   #missing(line: number, pattern: string): DockerfileError {
@@ -212,7 +238,13 @@ export class BuildContext {
   }
 }
 
-const NARROWER = 'List what is not needed in .dockerignore.';
+const tooMuch = (line: number, what: string): DockerfileError =>
+  contextInvalid(
+    line,
+    `the context has more than ${what}`,
+    undefined,
+    'List what is not needed in .dockerignore.',
+  );
 const NO_RULES = DockerIgnore.parse('');
 
 /** The archive of a selection, for tar(1). @throws CopyError `invalid_source` if a file is not what it was then */

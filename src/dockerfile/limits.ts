@@ -19,9 +19,12 @@ export const DOCKERFILE_LIMITS = {
 
 export const CONTEXT_LIMITS = {
   entriesMax: 100_000,
+  /** Names of the context that the wildcards of one instruction are compared with. */
+  listedMax: 1_000_000,
   depthMax: 100,
   bytesMax: 8 * GIB,
 } as const;
+export type ContextLimits = { readonly [K in keyof typeof CONTEXT_LIMITS]: number };
 
 /** As BuildKit. */
 export const SECRET_BYTES_MAX = 500 * KIB;
