@@ -27,7 +27,8 @@ type Metric = z.input<typeof metricAnswer>;
 interface Sample {
   readonly stats: GuestStats;
   readonly metric: Metric;
-  readonly atMs: number;
+  /** Monotonic: the wall clock may be set back. */
+  readonly askedMs: number;
 }
 
 const tags = ['metrics'];
@@ -82,7 +83,7 @@ const hasMetric = (
   entry: readonly [string, Metric | undefined],
 ): entry is readonly [string, Metric] => entry[1] !== undefined;
 
-class MetricsHistory implements Disposable {
+export class MetricsHistory implements Disposable {
   readonly #parts: E2bParts;
   /** By sandbox, oldest first. */
   readonly #samples = new Map<string, Sample[]>();
@@ -99,8 +100,8 @@ class MetricsHistory implements Disposable {
   async of(info: SandboxInfo): Promise<readonly Metric[]> {
     const samples = this.#samples.get(info.id) ?? [];
     const last = samples.at(-1);
-    const now = this.#parts.clock.wall();
-    const isNew = last !== undefined && now - last.atMs < E2B_LIMITS.metricsIntervalMs;
+    const now = this.#parts.clock.now();
+    const isNew = last !== undefined && now - last.askedMs < E2B_LIMITS.metricsIntervalMs;
     if (info.status === 'running' && !isNew) await this.#sample(info.id, samples);
     return samples.map(({ metric }) => metric);
   }
@@ -109,9 +110,8 @@ class MetricsHistory implements Disposable {
     const { clock, log } = this.#parts;
     try {
       const stats = await guestStats(this.#parts, id);
-      const atMs = clock.wall();
-      const metric = metricOf(stats, samples.at(-1)?.stats, atMs);
-      samples.push({ stats, metric, atMs });
+      const metric = metricOf(stats, samples.at(-1)?.stats, clock.wall());
+      samples.push({ stats, metric, askedMs: clock.now() });
       if (samples.length > E2B_LIMITS.metricsMax) samples.shift();
       this.#samples.set(id, samples);
     } catch (error) {
