@@ -5,6 +5,7 @@ import { resolveHome } from '../../../home.ts';
 import { type KeyInfo, KeyStore } from '../../../tenants/keys.ts';
 import type { Cli } from '../../cli.ts';
 import { coarse, table } from '../../output/table.ts';
+import { forEach } from '../many.ts';
 import { withUsage } from './with-usage.ts';
 
 export async function keyCreate(
@@ -43,10 +44,7 @@ export function keyTable(list: readonly KeyInfo[], now: number): string {
 
 export async function keyRevoke(cli: Cli, ids: readonly string[]): Promise<number> {
   const keys = store(cli);
-  const revoked = ids.map((id) => withUsage(() => keys.revoke(id)));
-  if (cli.json) cli.printJson(revoked);
-  else for (const { id } of revoked) cli.stdout.write(`${id}\n`);
-  return 0;
+  return await forEach(cli, ids, async (id) => keys.revoke(id));
 }
 
 const store = (cli: Cli): KeyStore => new KeyStore(resolveHome(cli.config.home).dir, systemClock);
