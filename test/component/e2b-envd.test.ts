@@ -1,4 +1,5 @@
 /** Programs and files of E2B's envd at its edges: by the unmodified client where it has a word for it, else by requests. */
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -288,6 +289,30 @@ describe('content', () => {
     await expect.poll(() => answer).toContain('400 Bad Request');
     whole.destroy();
     expect(readdirSync(home)).not.toContain('cut.txt');
+  });
+
+  it('whose client leaves in its midst is no error of the server', async () => {
+    await sandbox.commands.run('truncate -s 50M large');
+    const begin = (method: string, more: Record<string, string>, body = '') => {
+      const socket = connect(Number(new URL(world.url).port), '127.0.0.1');
+      const lines = Object.entries(headers(more)).map(([name, value]) => `${name}: ${value}\r\n`);
+      socket.write(
+        `${method} /files?path=large HTTP/1.1\r\nHost: localhost\r\n${lines.join('')}\r\n${body}`,
+      );
+      return socket;
+    };
+    for (const more of [{}, { 'accept-encoding': 'gzip' }, { range: 'bytes=5-40000000' }]) {
+      const socket = begin('GET', more as Record<string, string>);
+      await once(socket, 'data');
+      socket.destroy();
+    }
+    const stream = { 'content-type': 'application/octet-stream', 'content-length': '1000' };
+    const upload = begin('POST', stream, 'a part');
+    await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(true);
+    upload.destroy();
+    await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(false);
+    for (let n = 0; n < 5; n += 1) await ask('/health');
+    expect(world.errors).toEqual([]);
   });
 
   it('has the refusals of E2B for signatures', async () => {

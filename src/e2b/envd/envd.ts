@@ -1,6 +1,7 @@
 /** A request for E2B's envd: whether it may, and who answers it. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { describeError } from '../../base/errors.ts';
+import { clientGone } from '../../api/route.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
@@ -44,10 +45,13 @@ export class Envd {
       guest: () => control.guest(id),
       user: userOf(request),
     };
+    const gone = clientGone({ raw: response });
     allowPages(response);
     try {
       await this.#answer(call);
     } catch (error) {
+      // The client has left, and nobody waits for an answer.
+      if (gone.aborted && errorCode(error) === 'ERR_STREAM_PREMATURE_CLOSE') return;
       const known = errorReply(error);
       if (known === null) {
         // Its query may hold a signature, which is a permission.
