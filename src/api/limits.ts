@@ -20,7 +20,7 @@ export const API_LIMITS = {
   /** An idle keep-alive connection, milliseconds: longer than clients' pools keep one (E2B's in Python: 300 s). */
   keepAliveMs: 640_000,
   /**
-   * Connections per listener, and at most half of the files that the process may open. At the limit the next one is
+   * Connections per listener, and at most two thirds of the files that the process may open. At the limit the next one is
    * closed at once, and so are all that are idle.
    */
   connectionsMax: 16_384,

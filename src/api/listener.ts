@@ -160,11 +160,14 @@ function alreadyRunning(where: string): ApiError {
   });
 }
 
-/** Half of the files that this process may open: each connection may need another one, to a sandbox. */
+/**
+ * Two thirds of the files that this process may open. The rest is for VMs, stores, and connections to sandboxes, which are
+ * limited for each sandbox.
+ */
 function connectionsMax(): number {
   const most = /^Max open files +\d+ +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1];
   const files = most === undefined ? Number.POSITIVE_INFINITY : Number(most);
-  return Math.min(API_LIMITS.connectionsMax, Math.floor(files / 2));
+  return Math.min(API_LIMITS.connectionsMax, Math.floor((files * 2) / 3));
 }
 
 /**

@@ -19,6 +19,7 @@ export const CAPABILITIES = [
   'debian-archive',
   'docker-registry',
   'musl',
+  'open-files',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 
