@@ -6,6 +6,7 @@ import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
 import { e2bControlBenchmark } from './e2b/control.ts';
+import { e2bMemoryBenchmark } from './e2b/memory.ts';
 import { e2bBenchmark } from './e2b/sandboxes.ts';
 import { buildBenchmark } from './environment/build.ts';
 import { environmentBenchmark } from './environment/start.ts';
@@ -45,6 +46,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   buildBenchmark,
   installBenchmark,
   e2bBenchmark,
+  e2bMemoryBenchmark,
   memoryBenchmark,
   vmmMemoryBenchmark,
   channelBenchmark,

@@ -1,6 +1,7 @@
 /** The thread of the E2B benchmark's server. Its control plane makes sandboxes of nothing and keeps the newest 1000. */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parentPort } from 'node:worker_threads';
 import { systemClock } from '../../base/clock.ts';
 import { newSandboxId } from '../../base/ids.ts';
@@ -15,8 +16,17 @@ export interface ServerReady {
   readonly apiKey: string;
 }
 
+/** Of this thread's event loop since the last report, milliseconds. Any message asks for one. */
+export interface LoopReport {
+  readonly p99Ms: number;
+  readonly maxMs: number;
+}
+
 const API_KEY = `e2b_${'0'.repeat(40)}`;
 const KEPT_MAX = 1000;
+/** Between two looks at the event loop, milliseconds; what is measured includes it. */
+const LOOK_MS = 1;
+const NS_PER_MS = 1e6;
 const kept = new Map<string, SandboxInfo>();
 
 function sandboxOf(request: CreateRequest): SandboxInfo {
@@ -78,4 +88,13 @@ const server = createServer((request, response) => e2b.request(request, response
 server.listen(0, '127.0.0.1', () => {
   const { port } = server.address() as AddressInfo;
   parentPort?.postMessage({ port, apiKey: API_KEY } satisfies ServerReady);
+});
+
+const delay = monitorEventLoopDelay({ resolution: LOOK_MS });
+delay.enable();
+parentPort?.on('message', () => {
+  const ms = (ns: number): number => Math.max(0, ns / NS_PER_MS - LOOK_MS);
+  const report = { p99Ms: ms(delay.percentile(99)), maxMs: ms(delay.max) } satisfies LoopReport;
+  delay.reset();
+  parentPort?.postMessage(report);
 });
