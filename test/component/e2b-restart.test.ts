@@ -1,13 +1,15 @@
 /** E2B's control plane on the real one with its store, whose process is killed. No VMs. */
-import { Sandbox } from 'e2b';
+import { NotFoundError, Sandbox } from 'e2b';
 import { expect, it } from 'vitest';
 import { createApiServer } from '../../src/api/server.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { openEvents } from '../../src/e2b/events/open.ts';
 import { createE2bServer } from '../../src/e2b/server.ts';
 import { accessTokens } from '../../src/e2b/tokens.ts';
 import { operatorOnly } from '../../src/tenants/callers.ts';
 import { FakeHost } from '../support/fake-host.ts';
+import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { temporaryDir } from '../support/store.ts';
 
 const API_KEY = `e2b_${'0'.repeat(40)}`;
@@ -28,10 +30,18 @@ async function startDaemon(dataDir: string, owner: string): Promise<Daemon> {
   const host = await FakeHost.open({ dataDir, owner, isOwnerAlive: async () => false });
   const { control, clock } = host;
   const callers = operatorOnly(control, API_KEY);
+  const events = await openEvents({
+    path: `${dataDir}.events.db`,
+    control,
+    clock,
+    log: silentLog,
+    post: async () => undefined,
+  });
   const e2b = await createE2bServer({
     control,
     clock,
     callers,
+    events,
     log: silentLog,
     tokens: accessTokens(TOKEN_KEY),
     domain: () => 'localhost',
@@ -45,6 +55,7 @@ async function startDaemon(dataDir: string, owner: string): Promise<Daemon> {
   });
   const url = `http://127.0.0.1:${await api.listen({ port: 0 })}`;
   const cleanup = new CleanupStack();
+  cleanup.push('events', () => events[Symbol.asyncDispose]());
   cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
   cleanup.push('server', () => api.close());
   return {
@@ -91,6 +102,66 @@ it('a paused sandbox outlives the daemon, and is reached by the same id and toke
   await expect(Sandbox.getInfo(lost.sandboxId, second.client)).rejects.toThrow('not found');
   expect(await Sandbox.kill(lost.sandboxId, second.client)).toBe(false);
   expect(await Sandbox.kill(again.sandboxId, second.client)).toBe(true);
+});
+
+it('a daemon killed with 20 sandboxes: those on disk are adopted, the others are gone for every client', async () => {
+  const RUNNING = 12;
+  const PAUSED = 8;
+  const dataDir = await temporaryDir();
+  const first = await startDaemon(dataDir, 'first');
+  const options = { ...first.client, timeoutMs: 600_000, allowInternetAccess: false };
+  const made = await Promise.all(
+    Array.from({ length: RUNNING + PAUSED }, async (_, n) => {
+      const sandbox = await Sandbox.create('agent', { ...options, metadata: { n: `${n}` } });
+      await (await first.host.guest(sandbox.sandboxId)).remember(`thing ${n}`);
+      return sandbox;
+    }),
+  );
+  const [lost, kept] = [made.slice(0, RUNNING), made.slice(RUNNING)];
+  await Promise.all(kept.map((one) => one.pause()));
+  const snapshot = await lost[0]?.createSnapshot();
+  await first.kill();
+
+  await using second = await startDaemon(dataDir, 'second');
+  const { client, host } = second;
+  const ask = async (path: string, headers: Record<string, string> = {}) => {
+    const answer = await fetch(`${client.apiUrl}${path}`, {
+      headers: { 'x-api-key': API_KEY, ...headers },
+    });
+    return { status: answer.status, body: (await answer.json()) as never };
+  };
+  const ids = (sandboxes: readonly { sandboxId: string }[]): string[] =>
+    sandboxes.map(({ sandboxId }) => sandboxId).sort();
+  const listed = await Sandbox.list(client).nextItems();
+  expect(ids(listed)).toEqual(ids(kept));
+  expect(new Set(listed.map(({ state }) => state))).toEqual(new Set(['paused']));
+  expect(await host.holdings()).toEqual(NOTHING);
+
+  for (const { sandboxId } of lost) {
+    await expect(Sandbox.connect(sandboxId, client)).rejects.toThrow(NotFoundError);
+    await expect(Sandbox.getInfo(sandboxId, client)).rejects.toThrow(NotFoundError);
+    expect(await Sandbox.kill(sandboxId, client)).toBe(false);
+    const port = { 'e2b-sandbox-id': sandboxId, 'e2b-sandbox-port': '8080' };
+    expect(await ask('/', port)).toMatchObject({ status: 502 });
+    const programs = { ...port, 'e2b-sandbox-port': '49983' };
+    expect(await ask('/health', programs)).toMatchObject({ status: 502 });
+    const query = 'types=sandbox.lifecycle.killed';
+    expect(await ask(`/events/sandboxes/${sandboxId}?${query}`)).toMatchObject({
+      status: 200,
+      body: [{ type: 'sandbox.lifecycle.killed', sandboxId }],
+    });
+  }
+  const killed = await ask('/events/sandboxes?types=sandbox.lifecycle.killed&limit=100');
+  expect(killed.body).toHaveLength(RUNNING);
+
+  for (const [n, { sandboxId }] of kept.entries()) {
+    const again = await Sandbox.connect(sandboxId, { ...client, timeoutMs: 600_000 });
+    expect(await (await host.guest(sandboxId)).recall()).toBe(`thing ${RUNNING + n}`);
+    expect(await again.isRunning()).toBe(true);
+  }
+  const copy = await Sandbox.create(snapshot?.snapshotId ?? '', client);
+  expect(await (await host.guest(copy.sandboxId)).recall()).toBe('thing 0');
+  await requireNothing(host);
 });
 
 /** What it shows to programs and files of the sandbox. */
