@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { MIB } from '../base/units.ts';
 import { EROFS_SHA256, EROFS_VERSION, fetchErofsSource } from './erofs-source.ts';
 import { ImageError } from './errors.ts';
+import { BUILDER_PACKAGES, installHostPackages, missingHostPackages } from './host-packages.ts';
 import { type Job, type PrepareContext, prepareArtifact } from './prepare.ts';
 import { runTool } from './tool.ts';
 import { digestBytes } from './verify.ts';
@@ -40,6 +41,8 @@ export async function prepareBuilderTools(
     spaceBytes: SPACE_BYTES,
     details: detailsSchema,
     build: async (job) => {
+      // A Dockerfile on `agent` pulls no image, so nothing has installed them.
+      await installHostPackages(context, await missingHostPackages(BUILDER_PACKAGES));
       await build(job, { patch, unzstd, scripts });
       return { erofsUtils: EROFS_VERSION };
     },

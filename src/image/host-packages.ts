@@ -15,6 +15,7 @@ import type { PrepareContext } from './prepare.ts';
 import { runTool, toolEnvironment } from './tool.ts';
 
 export {
+  BUILDER_PACKAGES,
   ENVIRONMENT_PACKAGES,
   type HostPackage,
   RUN_PACKAGES,

@@ -105,9 +105,8 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
   },
 ];
 
-/** Packages that images of others need, installed when the first one is pulled. */
-export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
-  { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
+/** Packages that compile the tools of the VM that builds images (`builder-tools.ts`). */
+export const BUILDER_PACKAGES: readonly HostPackage[] = [
   { name: 'gcc', reason: 'compiles the tools that build images', check: runs('gcc', '--version') },
   {
     name: 'libc6-dev',
@@ -120,6 +119,12 @@ export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
     check: file('/usr/lib/x86_64-linux-gnu/libzstd.a'),
   },
   { name: 'patch', reason: 'patches the source of erofs-utils', check: runs('patch', '--version') },
+];
+
+/** Packages that images of others need, installed when the first one is pulled. A build needs only those above. */
+export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
+  { name: 'skopeo', reason: 'fetches images from registries', check: runs('skopeo', '--version') },
+  ...BUILDER_PACKAGES,
 ];
 
 /** Packages that only tests need: independent programs that inspect and talk to the product. */
