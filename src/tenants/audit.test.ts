@@ -120,6 +120,21 @@ describe('AuditLog', () => {
     expect(await verifyAudit(home)).toMatchObject({ records: 30, lastSeq: 30, problems: [] });
   });
 
+  it('verify: a home without a log is not one whose log is unchanged', async () => {
+    await expect(verifyAudit(home)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(verifyAuditFiles([join(home, 'nothing')])).rejects.toMatchObject({
+      code: 'not_found',
+      message: `could not read ${join(home, 'nothing')}`,
+    });
+    await expect(verifyAuditFiles([home])).rejects.toMatchObject({ code: 'file_failed' });
+  });
+
+  it('verify: without the current file, its records are missing', async () => {
+    await filled(3);
+    rmSync(current());
+    expect(await problems()).toEqual(['records 1 to 3 are missing at the end']);
+  });
+
   it('calls of strangers do not push out the others’', async () => {
     await using log = await openLog();
     for (let n = 0; n < 1000; n += 1) log.note({ ...call(n), caller: null, status: 401 });

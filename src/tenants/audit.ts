@@ -241,7 +241,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 /**
  * Checks the files of a home, oldest first.
  * @param filesMax full files beyond which the daemon has removed the oldest
- * @throws TenantError `file_failed`
+ * @throws TenantError `not_found`: there is no log; `file_failed`
  */
 export async function verifyAudit(
   homeDir: string,
@@ -249,24 +249,33 @@ export async function verifyAudit(
 ): Promise<ChainReport> {
   const dir = auditDir(homeDir);
   try {
-    const full = await fullFiles(dir);
+    const names = await readdir(dir);
+    const full = names.filter((name) => FULL.test(name)).sort();
+    const known = await readHead(dir);
+    // After a failed rotation there is no current file, and none where somebody has removed it.
+    const current = names.filter((name) => name === CURRENT);
+    if (known === null && full.length + current.length === 0) throw noLog(dir);
     const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
-    const paths = [...full, CURRENT].map((name) => join(dir, name));
-    return await verify(paths, await readHead(dir), full.length < filesMax ? 1 : Number(oldest));
+    const paths = [...full, ...current].map((name) => join(dir, name));
+    return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
   } catch (error) {
+    if (error instanceof TenantError) throw error;
+    if (errorCode(error) === 'ENOENT') throw noLog(dir);
     throw new TenantError('file_failed', `could not read the audit log in ${dir}`, {
       cause: error,
     });
   }
 }
 
-/** Checks files as one chain, which may begin anywhere. @throws TenantError `file_failed` */
+const noLog = (dir: string): TenantError =>
+  new TenantError('not_found', `there is no audit log in ${dir}`, {
+    remedy:
+      'the daemon begins one when it starts; set NEUROVISOR_HOME to check that of another home',
+  });
+
+/** Checks files as one chain, which may begin anywhere. @throws TenantError `not_found`, `file_failed` */
 export async function verifyAuditFiles(paths: readonly string[]): Promise<ChainReport> {
-  try {
-    return await verify(paths, null, null);
-  } catch (error) {
-    throw new TenantError('file_failed', 'could not read the audit log', { cause: error });
-  }
+  return await verify(paths, null, null);
 }
 
 async function verify(
@@ -278,9 +287,14 @@ async function verify(
   for (const path of paths) {
     let line = 0;
     const input = createReadStream(path);
-    for await (const text of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-      line += 1;
-      check.add(text, `${path} line ${line}`);
+    try {
+      for await (const text of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+        line += 1;
+        check.add(text, `${path} line ${line}`);
+      }
+    } catch (error) {
+      const code = errorCode(error) === 'ENOENT' ? 'not_found' : 'file_failed';
+      throw new TenantError(code, `could not read ${path}`, { cause: error });
     }
   }
   return check.end();

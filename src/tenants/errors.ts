@@ -3,7 +3,7 @@ import { CodedError } from '../base/errors.ts';
 export type TenantErrorCode =
   /** A name, label or number is out of range; the message names it. */
   | 'invalid'
-  /** No key has this id, or no tenant this name. */
+  /** No key has this id, no tenant this name, or there is no such log. */
   | 'not_found'
   /** The home has as many keys as it can have. */
   | 'too_many'

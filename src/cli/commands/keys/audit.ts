@@ -4,13 +4,15 @@ import { resolveHome } from '../../../home.ts';
 import { verifyAudit, verifyAuditFiles } from '../../../tenants/audit.ts';
 import type { ChainReport } from '../../../tenants/audit-record.ts';
 import type { Cli } from '../../cli.ts';
+import { usageOf } from './with-usage.ts';
 
 /** @returns status 1 if something was changed */
 export async function auditVerify(cli: Cli, files: readonly string[]): Promise<number> {
-  const report =
-    files.length === 0
-      ? await verifyAudit(resolveHome(cli.config.home).dir)
-      : await verifyAuditFiles(files);
+  const checking =
+    files.length === 0 ? verifyAudit(resolveHome(cli.config.home).dir) : verifyAuditFiles(files);
+  const report = await checking.catch((error: unknown) => {
+    throw usageOf(error);
+  });
   if (cli.json) cli.printJson({ ok: report.problemCount === 0, ...report });
   else cli.stdout.write(`${auditText(report)}\n`);
   return report.problemCount === 0 ? 0 : 1;

@@ -1,3 +1,4 @@
+import { describeError } from '../../../base/errors.ts';
 import { TenantError } from '../../../tenants/errors.ts';
 import { UsageError } from '../../failure.ts';
 
@@ -8,9 +9,12 @@ export function withUsage<T>(work: () => T): T {
   try {
     return work();
   } catch (error) {
-    if (error instanceof TenantError && USAGE_CODES.includes(error.code)) {
-      throw new UsageError(error.message, error.remedy);
-    }
-    throw error;
+    throw usageOf(error);
   }
+}
+
+/** A UsageError for what the command line has wrong, otherwise the error itself. */
+export function usageOf(error: unknown): unknown {
+  const isUsage = error instanceof TenantError && USAGE_CODES.includes(error.code);
+  return isUsage ? new UsageError(describeError(error), error.remedy) : error;
 }
