@@ -23,7 +23,7 @@ Examples:
     .summary('find changed, missing and reordered records')
     .description(
       'Find changed, missing and reordered records, and say which. Status 1 if there are any. Keep the hash of the last ' +
-        'record elsewhere: who can write the home could write a whole new log.',
+        'record elsewhere: anyone who can write to the home can write a whole new log.',
     )
     .argument('[file...]', 'files of a log, oldest first (default: the log of this home)')
     .addOption(output())

@@ -14,6 +14,7 @@ import {
   collect,
   imageOption,
   jailOption,
+  listCommand,
   memoryMaxOption,
   output,
   PACKAGES_MIN_AGE,
@@ -141,8 +142,7 @@ Examples:
   neurovisor pool set 0 0
 `,
     );
-  pool
-    .command('ls', { isDefault: true })
+  listCommand(pool)
     .summary('list the pools')
     .description('List the pools, one per template, with their hits and misses.')
     .addOption(output())

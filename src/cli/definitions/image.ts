@@ -15,6 +15,15 @@ export function addImage(program: Command): void {
     .description(
       'Manage container images. An image is fetched from a registry or an archive and made into a disk for ' +
         'sandboxes; its layers are unpacked in a microVM, never on the host.',
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor image pull python:3.13
+  neurovisor run --image python:3.13 main.py
+  neurovisor image rm python:3.13
+`,
     );
   image
     .command('pull')

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { DEFAULT_TENANT } from '../../tenants/limits.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { output } from './shared-options.ts';
+import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/key.ts');
 
@@ -14,8 +14,8 @@ export function addKey(program: Command): void {
       'Manage the API keys of tenants. A tenant sees and changes only its own sandboxes and snapshots, at the port of ' +
         '`neurovisor serve --port` and with the clients of E2B. The keys are in this home (NEUROVISOR_HOME), where a ' +
         'running daemon notices each change at once.\n\n' +
-        "The unix socket and the daemon's own key (NEUROVISOR_API_KEY, or the file api-key) are the operator's: they " +
-        'see all sandboxes.',
+        "The unix socket and the daemon's own key (NEUROVISOR_API_KEY, or the file api-key) belong to the operator, who " +
+        'sees all sandboxes.',
     )
     .addHelpText(
       'after',
@@ -30,7 +30,7 @@ Examples:
     .command('create')
     .summary('create a key')
     .description(
-      'Create a key and print it. It is not stored: keep it, since nothing shows it again.',
+      'Create a key and print it. The home stores only its digest, so keep the key: nothing shows it again.',
     )
     .option('--tenant <name>', 'tenant that the key belongs to', DEFAULT_TENANT)
     .option('--name <label>', 'label for `neurovisor key ls`')
@@ -38,8 +38,7 @@ Examples:
     .action((flags: { readonly tenant: string; readonly name?: string } & OutputFlags) =>
       perform(flags, async (cli) => (await load()).keyCreate(cli, flags)),
     );
-  key
-    .command('ls', { isDefault: true })
+  listCommand(key)
     .summary('list the keys')
     .description('List the keys of this home, without the keys themselves.')
     .addOption(output())
@@ -47,7 +46,7 @@ Examples:
   key
     .command('revoke')
     .summary('revoke keys')
-    .description('Revoke keys. Requests with them are refused from now on; sandboxes stay.')
+    .description('Revoke keys. The daemon refuses requests with them from now on; sandboxes stay.')
     .argument('<id...>', 'ids of keys (neurovisor key ls)')
     .addOption(output())
     .action((ids: string[], flags: OutputFlags) =>

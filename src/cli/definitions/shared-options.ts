@@ -17,6 +17,19 @@ export const output = (): Option =>
     'json',
   ]);
 
+/** The subcommand `ls` of a group, which the group runs without a word. Another word is an unknown command, not an argument of `ls`. */
+export const listCommand = (group: Command): Command =>
+  group
+    .command('ls', { isDefault: true })
+    .allowExcessArguments()
+    .hook('preAction', (ls) => {
+      const [word] = ls.args;
+      if (word === undefined) return;
+      const isNamed = group.args[0] === 'ls';
+      const message = isNamed ? `unexpected argument '${word}'` : `unknown command '${word}'`;
+      ls.error(`error: ${message}`);
+    });
+
 /** `--jail` */
 export const jailOption = (): Option =>
   new Option(

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { QuotaFlags } from '../commands/keys/tenant.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { output } from './shared-options.ts';
+import { listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/tenant.ts');
 
@@ -11,7 +11,7 @@ export function addTenant(program: Command): void {
     .command('tenant')
     .summary('manage the quotas of tenants')
     .description(
-      'Manage what tenants may use. The quotas are in this home (NEUROVISOR_HOME), where a running daemon notices each ' +
+      'Manage the quotas of tenants. They are in this home (NEUROVISOR_HOME), where a running daemon notices each ' +
         'change at once. A tenant without quotas is unlimited. Keys: `neurovisor key`.',
     )
     .addHelpText(
@@ -23,8 +23,7 @@ Examples:
   neurovisor tenant show acme
 `,
     );
-  tenant
-    .command('ls', { isDefault: true })
+  listCommand(tenant)
     .summary('list the tenants')
     .description('List the tenants with a key or quotas.')
     .addOption(output())
@@ -42,8 +41,8 @@ Examples:
     .command('set')
     .summary('set quotas of a tenant')
     .description(
-      'Set quotas of a tenant; those that are not named stay, and `none` removes one. What exceeds a new quota already ' +
-        'is not ended.',
+      'Set quotas of a tenant. Quotas that are not named stay, and `none` removes one. A new quota ends no sandbox that ' +
+        'already exceeds it.',
     )
     .argument('<name>', 'name of the tenant')
     .option('--sandboxes <n>', 'sandboxes that have not ended, paused ones included')

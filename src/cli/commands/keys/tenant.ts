@@ -117,13 +117,16 @@ const NONE = 'none';
 function whole(option: string, text: string): number | null {
   const value = number(option, text);
   if (value === null || Number.isSafeInteger(value)) return value;
-  throw new UsageError(`${option}: ${text} is not a whole number`);
+  throw new UsageError(`${option}: invalid number "${text}"`, `use a whole number, or ${NONE}`);
 }
 
 function number(option: string, text: string): number | null {
   if (text === NONE) return null;
   if (/^\d{1,15}(\.\d{1,6})?$/.test(text)) return Number(text);
-  throw new UsageError(`${option}: invalid number "${text}"`, `use a number, or ${NONE}`);
+  throw new UsageError(
+    `${option}: invalid number "${text}"`,
+    `use a number of up to 15 digits, or ${NONE}`,
+  );
 }
 
 /** MiB */
