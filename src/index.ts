@@ -88,7 +88,7 @@ export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/e
 export type { TimedEvent } from './sandbox/events.ts';
 export type { PackageInfo, PackageOptions } from './sandbox/packages.ts';
 export type { StartTimings } from './sandbox/parts.ts';
-export type { SecretInfo, SecretOptions } from './sandbox/secrets.ts';
+export type { RequestHeaderOptions, SecretInfo, SecretOptions } from './sandbox/secrets.ts';
 export type {
   ModelPolicy,
   NetworkLimits,

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { EGRESS_LIMITS } from '../base/egress-limits.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
+import { RANGES } from '../sandbox/limits.ts';
 import { E2B_LIMITS } from './limits.ts';
 
 const KEY = 'e2b';
@@ -11,14 +12,34 @@ const rules = z
   .array(z.string().max(EGRESS_LIMITS.ruleCharactersMax))
   .max(EGRESS_LIMITS.rulesMax)
   .nullish();
+/** Strict: a change that is not made must be refused. */
+const transforms = z
+  .record(
+    z.string().min(1).max(E2B_LIMITS.hostCharactersMax),
+    z
+      .array(
+        z.strictObject({
+          transform: z
+            .strictObject({
+              headers: z
+                .record(z.string(), z.string().max(RANGES.requestHeaderCharacters.max))
+                .nullish(),
+            })
+            .nullish(),
+        }),
+      )
+      .max(E2B_LIMITS.rulesOfHostMax)
+      .nullable(),
+  )
+  .describe(
+    'Header fields that are set in each HTTPS request to a host, or to all names below it (`*.example.com`). Answers show no values.',
+  );
+export type Rules = z.infer<typeof transforms>;
 /** The part of the settings that an update replaces. */
 export const networkLists = {
   allowOut: rules,
   denyOut: rules,
-  rules: z
-    .record(z.string(), z.unknown())
-    .nullish()
-    .describe('Changes of requests on their way: not supported, only empty ones are accepted.'),
+  rules: transforms.nullish(),
   egressProxy: z.unknown().optional().describe('Not supported: refused.'),
   dnsServers: z.unknown().optional().describe('Not supported: refused.'),
 };

@@ -6,6 +6,8 @@ export const E2B_LIMITS = {
   templateCharactersMax: 256,
   hostCharactersMax: 253,
   httpsPortsMax: 16,
+  /** Rules that change requests, for one host. */
+  rulesOfHostMax: 16,
   volumeMountsMax: 16,
   /** Items of a page of a list, also if the request names no number. */
   pageMax: 100,

@@ -18,7 +18,7 @@ import type { ImageInfo } from './environment.ts';
 import type { TimedEvent } from './events.ts';
 import type { PackageInfo, PackageOptions } from './packages.ts';
 import type { StartTimings } from './parts.ts';
-import type { SecretInfo, SecretOptions } from './secrets.ts';
+import type { RequestHeaderOptions, SecretInfo, SecretOptions } from './secrets.ts';
 import type {
   EgressText,
   NetworkLimits,
@@ -200,6 +200,8 @@ export interface SandboxChange {
    * that is paused to disk stays there: it may need the values to be resumed.
    */
   readonly secrets?: readonly SecretOptions[] | undefined;
+  /** Replaces all header fields that the gateway sets, as `secrets` does. */
+  readonly requestHeaders?: readonly RequestHeaderOptions[] | undefined;
 }
 
 export interface SandboxFilter {

@@ -37,6 +37,7 @@ export const RANGES = {
   diskBytesPerSecond: { min: 64 * 1024, max: 1_000_000_000_000 },
   diskOpsPerSecond: { min: 10, max: 100_000_000 },
   secretCharacters: { min: 16, max: 4096 },
+  requestHeaderCharacters: { min: 0, max: 4096 },
   /** Of a template's start command. */
   readyTimeoutMs: { min: 1000, max: HOUR_MS },
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
@@ -61,6 +62,10 @@ export const REQUEST_LIMITS = {
   secretsMax: 32,
   secretHostsMax: 16,
   secretPlacesMax: 8,
+  requestHeadersMax: 256,
+  /** Together, of one host name or pattern. Servers refuse heads of more than 8 KiB. */
+  requestHeadersOfHostMax: 20,
+  requestHeaderBytesOfHostMax: 6 * 1024,
   webhookUrlCharactersMax: 2048,
   startCharactersMax: 16_384,
 } as const;

@@ -20,7 +20,7 @@ export interface LifetimePolicy {
 /** The changes that need no VM. */
 export type LifetimeChange = Omit<
   SandboxChange,
-  'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'memoryMib'
+  'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'requestHeaders' | 'memoryMib'
 >;
 
 /** Returns the policy with the fields of `change` that are set. */

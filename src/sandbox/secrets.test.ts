@@ -97,7 +97,7 @@ describe('secrets of a spec', () => {
     expect(secretInfo(stored.secrets)).toMatchObject([{ held: false }]);
     expect(unwritten(stored, spec).secrets[0]?.value?.reveal()).toBe(VALUE);
     expect(withValues(stored.secrets, [])[0]?.value).toBeNull();
-    const again = withSecrets(stored, [secret]);
+    const again = withSecrets(stored, { secrets: [secret] });
     expect(again.secrets[0]?.placeholder).toBe(spec.secrets[0]?.placeholder);
     expect(() => requireValues('x', again.secrets)).not.toThrow();
   });

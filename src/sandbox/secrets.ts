@@ -27,8 +27,19 @@ export interface SecretOptions {
   readonly value: string;
 }
 
+/** A header field that the gateway sets in each HTTPS request to its hosts, whatever the guest sends. */
+export interface RequestHeaderOptions {
+  readonly name: string;
+  /** Host names, or `*.name` for all names below it, at port 443. This alone does not allow them. */
+  readonly hosts: readonly string[];
+  /** Printable ASCII. */
+  readonly value: string;
+}
+
 export interface SandboxSecret {
   readonly name: string;
+  /** The header field that the gateway sets to the value, without a placeholder in the guest. */
+  readonly sets?: string | undefined;
   readonly hosts: readonly string[];
   /** Empty: the usual credential fields. */
   readonly places: readonly SecretPlace[];
@@ -41,6 +52,8 @@ export interface SandboxSecret {
 /** The public view of a secret. */
 export interface SecretInfo {
   readonly name: string;
+  /** The header field that the gateway sets; absent: the guest has a placeholder. */
+  readonly sets?: string | undefined;
   readonly hosts: readonly string[];
   /** Empty: the usual credential fields. */
   readonly places: readonly SecretPlace[];
@@ -68,7 +81,7 @@ export function makeSecrets(
   return options.map(({ name, hosts, places = [], value }) => {
     check(NAME.test(name), 'secrets', `"${name.slice(0, 128)}" is not a variable name`);
     checkValue(name, value);
-    const known = before.find((one) => one.name === name);
+    const known = before.find((one) => one.sets === undefined && one.name === name);
     return {
       name,
       hosts: makeHosts(name, hosts),
@@ -95,11 +108,13 @@ export function requireValues(id: string, secrets: readonly SandboxSecret[]): vo
   const missing = secrets.filter(({ value }) => value === null);
   const [first] = missing;
   if (first === undefined) return;
-  const names = missing.map(({ name }) => name).join(', ');
+  const names = [...new Set(missing.map(({ name }) => name))].join(', ');
   const text = `sandbox ${id} has secrets whose values are lost with the process that held them: ${names}`;
-  throw new SandboxError('secrets_missing', text, {
-    remedy: `set all of them again: neurovisor update ${id} --secret ${secretText(first)}`,
-  });
+  const remedy =
+    first.sets === undefined
+      ? `set all of them again: neurovisor update ${id} --secret ${secretText(first)}`
+      : 'set all of them again: requestHeaders of PATCH /v1/sandboxes/ID, or rules of E2B’s updateNetwork';
+  throw new SandboxError('secrets_missing', text, { remedy });
 }
 
 /** As in `--secret`, so that a place is not lost when the value is set again. */
@@ -109,8 +124,9 @@ function secretText({ name, hosts, places }: SandboxSecret): string {
 }
 
 export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretInfo[] {
-  return secrets.map(({ name, hosts, places, value }) => ({
+  return secrets.map(({ name, sets, hosts, places, value }) => ({
     name,
+    ...(sets === undefined ? {} : { sets }),
     hosts,
     places,
     held: value !== null,
@@ -121,7 +137,8 @@ export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretIn
 export function placeholdersOf(
   secrets: readonly SandboxSecret[],
 ): Readonly<Record<string, string>> {
-  return Object.fromEntries(secrets.map(({ name, placeholder }) => [name, placeholder]));
+  const known = secrets.filter(({ sets }) => sets === undefined);
+  return Object.fromEntries(known.map(({ name, placeholder }) => [name, placeholder]));
 }
 
 function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
@@ -133,10 +150,15 @@ function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
 /** No pattern: a secret is for one destination. No port: it goes over HTTPS only. */
 function makeHost(name: string, text: string): string {
   const host = text.toLowerCase().replace(/:443$/, '').replace(/\.$/, '');
-  const isHost = HOST.test(host) && !ADDRESS.test(host);
+  const isHost = isSecretHost(host);
   check(!/:\d+$/.test(host), name, `"${shown(text)}": secrets are inserted on port 443 only`);
   check(isHost, name, `"${shown(text)}" is not a host name such as api.example.com`);
   return host;
+}
+
+/** @param host in small letters */
+export function isSecretHost(host: string): boolean {
+  return HOST.test(host) && !ADDRESS.test(host);
 }
 
 function makePlaces(name: string, places: readonly SecretPlace[]): readonly SecretPlace[] {

@@ -11,9 +11,11 @@ import { imageInfo, type SandboxEnvironment } from './environment.ts';
 import { SandboxError } from './errors.ts';
 import { isInRange, RANGES, type Range, REQUEST_LIMITS } from './limits.ts';
 import { type PackageOptions, packageInfo, packagePolicy } from './packages.ts';
+import { makeRequestHeaders } from './request-headers.ts';
 import {
   makeSecrets,
   placeholdersOf,
+  type RequestHeaderOptions,
   type SandboxSecret,
   type SecretOptions,
   secretInfo,
@@ -148,6 +150,8 @@ export type SandboxOptions = {
   readonly network?: NetworkOptions | null | undefined;
   /** With secrets, `network` defaults to an allowlist of only their hosts. */
   readonly secrets?: readonly SecretOptions[] | undefined;
+  /** Header fields that the gateway sets. They allow no host. */
+  readonly requestHeaders?: readonly RequestHeaderOptions[] | undefined;
   /** Python packages to install, as lines of a requirements file. The template with them is built once, and kept. */
   readonly requirements?: readonly string[] | undefined;
   /** A container image to run in, as `image pull` takes it; pulled if it is not here. Default: the built-in system. */
@@ -206,7 +210,10 @@ export function makeSpec(
 ): SandboxSpec {
   const id = newSandboxId();
   const env = options.env ?? {};
-  const secrets = makeSecrets(options.secrets ?? []);
+  const secrets = [
+    ...makeSecrets(options.secrets ?? []),
+    ...makeRequestHeaders(options.requestHeaders ?? []),
+  ];
   const { environment } = options;
   checkEnv({ ...environment?.env, ...env }, secrets);
   const warm = options.warm ?? [];
@@ -352,13 +359,28 @@ function networkWith(
   secrets: readonly SandboxSecret[],
   network: NetworkSpec | null,
 ): NetworkSpec | null {
-  if (network !== null || secrets.length === 0) return network;
+  if (network !== null || secrets.every(({ sets }) => sets !== undefined)) return network;
   return { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };
 }
 
+/** New secrets or header fields; an absent list does not change. */
+export type SecretChange = Pick<SandboxOptions, 'secrets' | 'requestHeaders'>;
+
+export function hasSecretChange({ secrets, requestHeaders }: SecretChange): boolean {
+  return secrets !== undefined || requestHeaders !== undefined;
+}
+
 /** @throws SandboxError `spec_invalid` */
-export function withSecrets(spec: SandboxSpec, options: readonly SecretOptions[]): SandboxSpec {
-  const secrets = makeSecrets(options, spec.secrets);
+export function withSecrets(spec: SandboxSpec, change: SecretChange): SandboxSpec {
+  const before = spec.secrets;
+  const secrets = [
+    ...(change.secrets === undefined
+      ? before.filter(({ sets }) => sets === undefined)
+      : makeSecrets(change.secrets, before)),
+    ...(change.requestHeaders === undefined
+      ? before.filter(({ sets }) => sets !== undefined)
+      : makeRequestHeaders(change.requestHeaders)),
+  ];
   checkEnv(spec.env, secrets);
   return { ...spec, secrets, network: networkWith(secrets, spec.network) };
 }
@@ -401,9 +423,12 @@ export function unwritten(
 
 /** Includes the variables of secrets, which must not be in `env` too. */
 function checkEnv(env: Readonly<Record<string, string>>, secrets: readonly SandboxSecret[]): void {
-  const twice = secrets.find(({ name }) => Object.hasOwn(env, name));
+  const placeholders = placeholdersOf(secrets);
+  const twice = secrets.find(
+    ({ name }) => Object.hasOwn(placeholders, name) && Object.hasOwn(env, name),
+  );
   check(twice === undefined, 'secrets', `${twice?.name} is also a variable of env`);
-  const entries = Object.entries({ ...env, ...placeholdersOf(secrets) });
+  const entries = Object.entries({ ...env, ...placeholders });
   check(
     entries.length <= REQUEST_LIMITS.envVariablesMax,
     'env',

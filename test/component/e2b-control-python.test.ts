@@ -25,6 +25,7 @@ const EXPECTED = {
   deleted: [true, false],
   forks: [true, true],
   denied: true,
+  rules: { 'a.com': [{ transform: { headers: { Authorization: '[hidden]' } } }] },
   metrics: 1,
   errors: {
     template: 'SandboxException',

@@ -364,12 +364,48 @@ describe('networks', () => {
     await expect(sandbox.updateNetwork({})).rejects.toThrow('409');
   });
 
+  it('rules become header fields that the gateway sets, whose values no answer shows', async () => {
+    const value = 'Bearer sk-0123456789abcdef';
+    const rules = (name: string) => ({ 'a.com': [{ transform: { headers: { [name]: value } } }] });
+    const list = { allowOut: ['a.com'], denyOut: ['0.0.0.0/0'] };
+    const hidden = (name: string) => ({
+      'a.com': [{ transform: { headers: { [name]: '[hidden]' } } }],
+    });
+    const sandbox = await Sandbox.create('agent', {
+      ...world.client,
+      network: { ...list, rules: { ...rules('Authorization'), '*.b.com': [{}] } },
+    });
+    const secrets = async () => (await world.control.get(sandbox.sandboxId)).secrets;
+    expect(await secrets()).toMatchObject([
+      { sets: 'Authorization', hosts: ['a.com'], held: true },
+    ]);
+    const info = await sandbox.getInfo();
+    expect(info.network).toEqual({ ...list, rules: hidden('Authorization') });
+    const kept = await world.control.get(sandbox.sandboxId);
+    expect(JSON.stringify([info, kept])).not.toContain('sk-0');
+    await sandbox.updateNetwork({ ...list, rules: rules('X-Api-Key') });
+    expect((await sandbox.getInfo()).network?.rules).toEqual(hidden('X-Api-Key'));
+    const refused = sandbox.updateNetwork({ ...list, rules: rules('Connection') });
+    await expect(refused).rejects.toThrow(/400: .*Connection/);
+    await expect(refused).rejects.not.toThrow('sk-0');
+    expect(await secrets()).toMatchObject([{ sets: 'X-Api-Key' }]);
+    await sandbox.updateNetwork(list);
+    expect(await secrets()).toEqual([]);
+    expect((await sandbox.getInfo()).network?.rules).toBeUndefined();
+  });
+
   it.each([
     [{ allowOut: ['example.com'] }, 'denyOut'],
     [{ denyOut: ['example.com'] }, 'not an address'],
     [{ allowOut: ['169.254.169.254'], denyOut: ['0.0.0.0/0'] }, 'metadata'],
     [{ denyOut: ['1.2.3.4/99'] }, '1.2.3.4/99'],
-    [{ rules: { 'a.com': [{ transform: { headers: { A: 'b' } } }] } }, 'docs/secrets.md'],
+    [{ rules: { 'a.com': [{ transform: { headers: { Host: 'b' } } }] } }, 'Host'],
+    [{ rules: { 'a.com': [{ transform: { headers: { A: 'b\r\nC: d' } } }] } }, 'line breaks'],
+    [{ rules: { 'a.com': [{ transform: { headers: { A: 'a ${e2b.identity' } } }] } }, 'tokens'],
+    [{ rules: { 'a.com': [{ transform: { headers: { A: '[hidden]' } } }] } }, 'send the value'],
+    [{ rules: { '1.2.3.4': [{ transform: { headers: { A: 'b' } } }] } }, '1.2.3.4'],
+    [{ rules: { 'a.com': [{ transform: { body: 'x' } }] } }, 'body'],
+    [{ rules: { 'a.com': [{ deny: true }] } }, 'deny'],
     [{ egressProxy: { address: 'proxy:1080' } }, 'egressProxy'],
     [{ dnsServers: ['1.1.1.1'] }, 'dnsServers'],
   ])('%j is refused', async (network, why) => {

@@ -1,4 +1,6 @@
 /** E2B's control plane on the real one with its store, whose process is killed. No VMs. */
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { NotFoundError, Sandbox } from 'e2b';
 import { expect, it } from 'vitest';
 import { createApiServer } from '../../src/api/server.ts';
@@ -163,6 +165,43 @@ it('a daemon killed with 20 sandboxes: those on disk are adopted, the others are
   expect(await (await host.guest(copy.sandboxId)).recall()).toBe('thing 0');
   await requireNothing(host);
 });
+
+it('a sandbox whose rules are lost with the daemon is resumed after they are set again', async () => {
+  const dataDir = await temporaryDir();
+  const first = await startDaemon(dataDir, 'first');
+  const list = { allowOut: ['a.com'], denyOut: ['0.0.0.0/0'] };
+  const value = 'Bearer sk-0123456789abcdef';
+  const rules = { 'a.com': [{ transform: { headers: { Authorization: value } } }] };
+  const network = { ...list, rules };
+  const sandbox = await Sandbox.create('agent', { ...first.client, network });
+  await sandbox.pause();
+  await first.kill();
+  for (const file of await filesBelow(dataDir)) {
+    expect((await readFile(file)).includes('sk-0123'), file).toBe(false);
+  }
+
+  await using second = await startDaemon(dataDir, 'second');
+  const id = sandbox.sandboxId;
+  await expect(Sandbox.connect(id, second.client)).rejects.toThrow(/409: .*Authorization.*rules/);
+  await expect(Sandbox.updateNetwork(id, { rules }, second.client)).rejects.toThrow('409');
+  await Sandbox.updateNetwork(id, network, second.client);
+  const again = await Sandbox.connect(id, second.client);
+  expect((await again.getInfo()).network).toMatchObject({
+    ...list,
+    rules: { 'a.com': [{ transform: { headers: { Authorization: '[hidden]' } } }] },
+  });
+  const [fork] = await again.fork();
+  if (!(fork instanceof Sandbox)) throw new Error('no fork');
+  const { secrets } = await second.host.control.get(fork.sandboxId);
+  expect(secrets).toMatchObject([{ sets: 'Authorization', held: true }]);
+});
+
+async function filesBelow(dir: string): Promise<string[]> {
+  const entries = await readdir(dir, { recursive: true, withFileTypes: true });
+  return entries
+    .filter((one) => one.isFile())
+    .map(({ parentPath, name }) => join(parentPath, name));
+}
 
 /** What it shows to programs and files of the sandbox. */
 function tokenOf(sandbox: Sandbox): unknown {

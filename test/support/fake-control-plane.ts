@@ -48,6 +48,7 @@ import {
   type NetworkSpec,
   networkSpec,
   type SandboxSpec,
+  withSecrets,
 } from '../../src/sandbox/spec.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import type { Vm } from '../../src/vmm/driver.ts';
@@ -68,7 +69,7 @@ export interface FakeOptions {
 
 interface FakeSandbox {
   info: SandboxInfo;
-  readonly spec: SandboxSpec;
+  spec: SandboxSpec;
   agent: Promise<RunningAgent> | undefined;
   readonly operations: Set<Duplex>;
   readonly events: EventJournal;
@@ -155,7 +156,12 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     this.#options.before?.('update');
     checkRequest(change);
     const sandbox = this.#live(id);
-    const { timeoutMs, channelLimits: _channelLimits, network, ...others } = change;
+    const { timeoutMs, channelLimits: _channelLimits, network, secrets, ...rest } = change;
+    const { requestHeaders, ...others } = rest;
+    if (secrets !== undefined || requestHeaders !== undefined) {
+      sandbox.spec = withSecrets(sandbox.spec, { secrets, requestHeaders });
+      sandbox.info = { ...sandbox.info, secrets: secretInfo(sandbox.spec.secrets) };
+    }
     if (network !== undefined) {
       const limits = sandbox.info.network?.limits;
       const changed = networkSpec(network && { limits, ...network }, parseEgress);

@@ -226,6 +226,10 @@ const packageInfo = z
 const secretInfo = z
   .object({
     name: z.string(),
+    sets: z
+      .string()
+      .optional()
+      .describe('The header field that the gateway sets; absent: the guest has a placeholder.'),
     hosts: z.array(z.string()),
     places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
     held: z.boolean().describe('False: the value must be given again.'),

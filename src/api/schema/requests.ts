@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { ChannelLimits } from '../../base/channel.ts';
 import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import { ECOSYSTEMS, LOCK_ENTRY, PACKAGE_LIMITS, PACKAGE_RULE } from '../../base/package-policy.ts';
+import { PLACE_NAME_CHARACTERS_MAX } from '../../base/secret-place.ts';
 import { FIELD_PATH, FIELD_PATH_CHARACTERS_MAX } from '../../base/text/field-path.ts';
 import type { BucketLimit } from '../../base/token-bucket.ts';
 import { REQUIREMENT_LIMITS } from '../../requirements/requirement.ts';
@@ -14,7 +15,7 @@ import type {
 } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
-import type { SecretOptions } from '../../sandbox/secrets.ts';
+import type { RequestHeaderOptions, SecretOptions } from '../../sandbox/secrets.ts';
 import type { NetworkOptions, TemplateRequest } from '../../sandbox/spec.ts';
 import {
   diskLimits,
@@ -135,6 +136,21 @@ const secretOptions = z
     ),
   } satisfies Record<keyof SecretOptions, z.ZodType>)
   .meta({ id: 'Secret' });
+const requestHeader = z
+  .strictObject({
+    name: text(PLACE_NAME_CHARACTERS_MAX).describe('Header field.'),
+    hosts: z
+      .array(text(320))
+      .max(REQUEST_LIMITS.secretHostsMax)
+      .describe(
+        'Host names, or `*.name` for all names below it, by HTTPS at port 443; their fields are not merged. This does not allow them.',
+      ),
+    value: z
+      .string()
+      .max(RANGES.requestHeaderCharacters.max)
+      .describe('Printable ASCII. Kept in memory only and never returned.'),
+  } satisfies Record<keyof RequestHeaderOptions, z.ZodType>)
+  .meta({ id: 'RequestHeader' });
 
 const lifeFields = {
   timeoutMs: milliseconds
@@ -162,6 +178,13 @@ const lifeFields = {
     .max(REQUEST_LIMITS.secretsMax)
     .optional()
     .describe('Secrets that the guest can use but not read; replaces all of them.'),
+  requestHeaders: z
+    .array(requestHeader)
+    .max(REQUEST_LIMITS.requestHeadersMax)
+    .optional()
+    .describe(
+      'Header fields that the gateway sets in each HTTPS request to these hosts, whatever the guest sends; replaces all of them.',
+    ),
 } satisfies Record<
   Exclude<keyof SandboxChange, 'annotations' | 'memoryMib' | 'packages'>,
   z.ZodType

@@ -49,7 +49,11 @@ export function imageRows(image: SandboxInfo['image']): readonly Row[] {
 }
 
 export function secretRows({ secrets }: Pick<SandboxInfo, 'secrets'>): readonly Row[] {
-  return secrets.map(({ name, hosts, places, held }) => {
+  return secrets.map(({ name, sets, hosts, places, held }) => {
+    if (sets !== undefined) {
+      const lost = held ? '' : '; value missing, set it again';
+      return ['header', `${sets} set at ${hosts.join(', ')}${lost}`] as const;
+    }
     const missing = held ? '' : '; value missing, set it again with neurovisor update --secret';
     const where = places.length === 0 ? '' : ` in ${places.map(placeText).join(', ')}`;
     return ['secret', `${name} at ${hosts.join(', ')}${where}${missing}`] as const;

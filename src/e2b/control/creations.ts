@@ -11,6 +11,7 @@ import { formatKept, type Kept } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts, TemplateSource } from '../parts.ts';
 import { hasRules, networkOptions } from './network.ts';
+import { requestHeadersOf } from './rules.ts';
 import type { CreateBody, Version } from './schema.ts';
 import { createFrom, type Source } from './templates.ts';
 
@@ -97,6 +98,7 @@ function requestOf(body: CreateBody, version: Version): CreateRequest {
     env: envVars ?? {},
     metadata: metadata ?? {},
     network: networkOptions(body.network, body.allow_internet_access !== false),
+    requestHeaders: requestHeadersOf(body.network?.rules),
   };
 }
 

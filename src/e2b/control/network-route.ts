@@ -1,4 +1,5 @@
 /** Replaces the egress settings of a running sandbox. */
+import { isDeepStrictEqual } from 'node:util';
 import type { App } from '../../api/route.ts';
 import { E2bError } from '../errors.ts';
 import { formatKept, keptOf } from '../kept.ts';
@@ -6,6 +7,7 @@ import type { E2bParts } from '../parts.ts';
 import { type Creations, keptNetwork } from './creations.ts';
 import { hasRules, networkOptions } from './network.ts';
 import { present } from './present.ts';
+import { isWithoutValues, requestHeadersOf } from './rules.ts';
 import { failures, idParams, networkBody, nothing } from './schema.ts';
 
 export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations): void {
@@ -17,7 +19,7 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
         tags: ['sandboxes'],
         operationId: 'updateSandboxNetwork',
         description:
-          'Replaces allowOut, denyOut and internet access; what is omitted is cleared. The settings of its ports stay.',
+          'Replaces allowOut, denyOut, rules and internet access; what is omitted is cleared. The settings of its ports stay. A paused sandbox takes only rules whose values are lost, with the same lists.',
         params: idParams,
         body: networkBody,
         response: { 204: nothing, ...failures },
@@ -25,19 +27,26 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
     },
     async ({ params, body }, reply) => {
       const info = await present(parts, params.sandboxID);
-      if (info.status === 'paused') {
-        throw new E2bError(409, `sandbox ${info.id} is paused`, {
-          remedy: 'connect to it, which resumes it',
-        });
-      }
       const { allow_internet_access: internet, ...lists } = body;
       const network = networkOptions(lists, internet !== false);
+      const requestHeaders = requestHeadersOf(lists.rules);
       const before = keptOf(info);
-      const { allowOut: _allow, denyOut: _deny, ...ports } = before.network ?? {};
+      const { allowOut, denyOut, ...ports } = before.network ?? {};
+      if (info.status === 'paused') {
+        const asked = [lists.allowOut ?? null, lists.denyOut ?? null, internet ?? null];
+        const known = [allowOut ?? null, denyOut ?? null, before.allowInternetAccess];
+        const isSame = isDeepStrictEqual(asked, known);
+        if (!isWithoutValues(info) || !isSame) throw paused(info.id);
+        await control.update(info.id, { requestHeaders });
+        return await reply.status(204).send(null);
+      }
+      const hadHeaders = info.secrets.some(({ sets }) => sets !== undefined);
       const isDefault = !hasRules(lists);
       await creations.orClosed(isDefault, network !== null, (isClosed) =>
         control.update(info.id, {
           network: isClosed ? null : network,
+          // Each change asks the guest to trust the sandbox's certificate authority.
+          ...(hadHeaders || requestHeaders.length > 0 ? { requestHeaders } : {}),
           // An update replaces all of them, also those of others.
           annotations: {
             ...info.annotations,
@@ -52,4 +61,10 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
       return await reply.status(204).send(null);
     },
   );
+}
+
+function paused(id: string): E2bError {
+  return new E2bError(409, `sandbox ${id} is paused`, {
+    remedy: 'connect to it, which resumes it',
+  });
 }

@@ -3,6 +3,7 @@ import { EGRESS_LIMITS } from '../../base/egress-limits.ts';
 import type { NetworkOptions } from '../../sandbox/spec.ts';
 import { E2bError } from '../errors.ts';
 import { type Block, blockText, isWithin, parseBlock, without } from './blocks.ts';
+import { requestHeadersOf } from './rules.ts';
 import type { NetworkBody } from './schema.ts';
 
 const ALL = '0.0.0.0/0';
@@ -41,9 +42,12 @@ export function networkOptions(
  * Whether a client has rules for egress: then a host without network cards refuses. The mere wish for the internet is no
  * reason, since clients say it whether their program does or not.
  */
-export function hasRules(lists: Pick<Lists, 'allowOut' | 'denyOut'> | null | undefined): boolean {
-  const { allowOut, denyOut } = lists ?? {};
-  return (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
+export function hasRules(
+  lists: Pick<Lists, 'allowOut' | 'denyOut' | 'rules'> | null | undefined,
+): boolean {
+  const { allowOut, denyOut, rules } = lists ?? {};
+  const isListed = (allowOut ?? []).length > 0 || (denyOut ?? []).length > 0;
+  return isListed || requestHeadersOf(rules).length > 0;
 }
 
 /**
@@ -87,31 +91,11 @@ const tooManyRules = (): E2bError =>
     remedy: `use fewer or larger blocks: at most ${EGRESS_LIMITS.rulesMax} may remain denied`,
   });
 
-function refuseUnsupported({ rules, egressProxy, dnsServers }: Lists): void {
-  const changes = Object.entries(rules ?? {}).find(([, list]) => hasTransform(list));
-  if (changes !== undefined) {
-    const [host] = changes;
-    throw new E2bError(400, `rules: ${host.slice(0, 80)}: requests are not changed on their way`, {
-      remedy:
-        'give the sandbox a secret by NeuroVisor (docs/secrets.md): its program sends a placeholder',
-    });
-  }
+function refuseUnsupported({ egressProxy, dnsServers }: Lists): void {
   if (egressProxy !== undefined && egressProxy !== null) {
     throw new E2bError(400, 'egressProxy: proxies for sandboxes are not supported');
   }
   if (Array.isArray(dnsServers) ? dnsServers.length > 0 : dnsServers != null) {
     throw new E2bError(400, 'dnsServers: sandboxes have the name server of their host only');
   }
-}
-
-function hasTransform(list: unknown): boolean {
-  if (!Array.isArray(list)) return list !== null;
-  return list.some((rule: unknown) => {
-    if (typeof rule !== 'object' || rule === null) return true;
-    const { transform, ...others } = rule as Record<string, unknown>;
-    if (Object.keys(others).length > 0) return true;
-    if (transform === undefined || transform === null) return false;
-    const { headers, ...more } = transform as Record<string, unknown>;
-    return Object.keys(more).length > 0 || Object.keys(headers ?? {}).length > 0;
-  });
 }

@@ -4,6 +4,7 @@ import type { SandboxInfo } from '../../sandbox/control.ts';
 import { RANGES } from '../../sandbox/limits.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
+import { rulesOf } from './rules.ts';
 import type { listedSandbox, sandboxAnswer, sandboxDetail } from './schema.ts';
 
 /** All that its clients ask of an envd (they compare versions). */
@@ -52,7 +53,9 @@ export function listedView(info: SandboxInfo): z.input<typeof listedSandbox> {
 }
 
 export function detailView(info: SandboxInfo, parts: ViewParts): z.input<typeof sandboxDetail> {
-  const { network, allowInternetAccess } = keptOf(info);
+  const { network: settings, allowInternetAccess } = keptOf(info);
+  const rules = rulesOf(info);
+  const network = rules === undefined ? settings : { ...settings, rules };
   return {
     ...listedView(info),
     envdAccessToken: parts.tokens.envd(info.id),

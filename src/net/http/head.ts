@@ -95,10 +95,6 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
   if (!isOffer && (upgrade === undefined || framing.kind !== 'none')) return refused('upgrade');
   const { method, version } = request;
   const kept = offers.length === 0 || !isOffer ? fields : withoutUpgrade(fields);
-  const forward = [
-    `${method} ${path.path} ${version}`,
-    ...kept.map((f) => `${f.name}: ${f.value}`),
-  ];
   return {
     ok: true,
     head: {
@@ -109,9 +105,18 @@ export function parseHead(lines: readonly string[], scheme: HttpScheme = 'http')
       version,
       fields: kept,
       upgrade,
-      forward: `${forward.join('\r\n')}\r\n\r\n`,
+      forward: headText({ method, version, path: path.path }, kept),
     },
   };
+}
+
+/** A head with its empty line. */
+export function headText(
+  { method, path, version }: Pick<RequestHead, 'method' | 'path' | 'version'>,
+  fields: readonly Field[],
+): string {
+  const lines = fields.map(({ name, value }) => `${name}: ${value}\r\n`);
+  return `${method} ${path} ${version}\r\n${lines.join('')}\r\n`;
 }
 
 /** Parses the field lines of a head or a trailer. */

@@ -7,8 +7,9 @@ import {
   SECRETS,
   TOKEN,
 } from '../../../test/support/secrets.ts';
+import { SecretValue } from '../../base/secret-value.ts';
 import { type ExchangeOutput, SecretExchange } from './exchange.ts';
-import { matcherOf } from './secret.ts';
+import { type EgressSecret, matcherOf } from './secret.ts';
 
 const OK = 'HTTP/1.1 200 OK\r\n';
 const crlf = (...lines: string[]): string => `${lines.join('\r\n')}\r\n\r\n`;
@@ -17,11 +18,12 @@ const BEARER = `Authorization: Bearer ${PLACEHOLDER}`;
 
 class World {
   readonly outputs: ExchangeOutput[] = [];
-  readonly exchange = new SecretExchange({
-    host: 'a.example',
-    secrets: SECRETS,
-    judge: () => ({ ok: true, name: 'a.example' }),
-  });
+  readonly exchange: SecretExchange;
+
+  constructor(secrets: readonly EgressSecret[] = SECRETS) {
+    const judge = () => ({ ok: true, name: 'a.example' }) as const;
+    this.exchange = new SecretExchange({ host: 'a.example', secrets, judge });
+  }
 
   guest(text: string): this {
     this.outputs.push(...this.exchange.fromGuest(Buffer.from(text, 'latin1')));
@@ -466,3 +468,50 @@ function unchunked(text: string): string {
     rest = rest.slice(start + size + 2);
   }
 }
+
+describe('SecretExchange: fields that are set', () => {
+  const set: EgressSecret = {
+    name: 'X-Org',
+    sets: 'X-Org',
+    hosts: ['*.example'],
+    places: [{ in: 'header', name: 'X-Org' }],
+    placeholder: 'NV_SECRET_of_the_field_0123456789',
+    value: new SecretValue('org-0123456789abcdef'),
+  };
+  const CHUNKED = crlf('POST /x HTTP/1.1', 'Host: a.example', 'Transfer-Encoding: chunked');
+
+  it('a trailer with such a field, in any spelling, is refused; others pass', () => {
+    for (const name of ['X-Org', 'x_org']) {
+      const world = new World([set]).guest(CHUNKED).guest(`0\r\n${name}: mine\r\n\r\n`);
+      expect(world.reasons).toEqual(['secret_misplaced']);
+      expect(world.sent('to_upstream')).not.toContain('mine');
+    }
+    const other = new World([set]).guest(CHUNKED).guest('0\r\nX-Sum: mine\r\n\r\n');
+    expect([other.reasons, other.filled]).toEqual([[], ['X-Org']]);
+    expect(other.sent('to_upstream')).toContain('X-Sum: mine');
+  });
+  it('goes with an upgrade to WebSocket, and a guest’s own credential beside it passes', () => {
+    const upgrade = ['Connection: Upgrade', 'Upgrade: websocket', 'X-Auth-Token: mine'];
+    const world = new World([set]).guest(get(...upgrade));
+    expect(world.sent('to_upstream')).toContain('X-Auth-Token: mine\r\n');
+    expect(world.sent('to_upstream')).toContain('X-Org: org-0123456789abcdef\r\n\r\n');
+  });
+  it('its placeholder, which a guest may have from an answer, is worth nothing', () => {
+    const world = new World([set]).guest(get(`Authorization: Bearer ${set.placeholder}`));
+    expect(world.sent('to_upstream')).toContain(`Bearer ${set.placeholder}`);
+    expect(world.unfilled).toEqual([]);
+  });
+  it('is taken out of an answer, wherever it is cut', () => {
+    const body = 'you are org-0123456789abcdef!';
+    for (const step of [1, 7, 1000]) {
+      const world = new World([set]).guest(get());
+      world.upstream(`${OK}Content-Length: ${body.length}\r\n\r\n${body}`, step);
+      expect(world.sent('to_guest')).toContain('you are NV_SECRET_');
+      expect(world.sent('to_guest')).not.toContain('org-0123');
+    }
+  });
+  it('the search of all names below a pattern is built once', () => {
+    const all = [set];
+    expect(matcherOf(all, 'a.example')).toBe(matcherOf(all, 'b.c.example'));
+  });
+});

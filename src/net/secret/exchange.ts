@@ -2,7 +2,7 @@
  * The decrypted requests and answers of one connection to a host with secrets or request rules: bytes of both ends
  * in, bytes for both ends out. Pure.
  *
- *     guest ─► HttpRequestReader ─► judge, Host = SNI, method ─► fillHead ─────────► upstream
+ *     guest ─► HttpRequestReader ─► judge, Host = SNI, method ─► fillHead, set ────► upstream
  *     guest ◄──────────────────────── SecretResponses ◄───────────────────────────── upstream
  *
  * A refusal comes after the answers to earlier requests, and is the last answer.
@@ -20,7 +20,8 @@ import {
   type RefusedHead,
 } from './head.ts';
 import { type ResponsePiece, type ResponseProblem, SecretResponses } from './responses.ts';
-import { type EgressSecret, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
+import { type EgressSecret, hidesAny, matcherOf, placeholdersIn, secretsOf } from './secret.ts';
+import { isSetField, withoutSetFields, withSetFields } from './set-fields.ts';
 
 export type ExchangeReason =
   | RefusalReason
@@ -62,7 +63,12 @@ const REFUSED_METHODS: ReadonlySet<string> = new Set(['TRACE', 'TRACK', 'DEBUG']
 
 export class SecretExchange {
   readonly #options: ExchangeOptions;
+  /** Of the host, for which the guest sends placeholders. */
   readonly #own: readonly EgressSecret[];
+  /** Of the host, set in each request. */
+  readonly #set: readonly EgressSecret[];
+  /** Answers must be plain, since values are taken out of them. */
+  readonly #isScrubbed: boolean;
   readonly #requests = new HttpRequestReader('https');
   readonly #responses: SecretResponses;
   #phase: 'http' | 'upgrading' | 'tunnel' | 'refusing' | 'closed' = 'http';
@@ -74,10 +80,12 @@ export class SecretExchange {
 
   constructor(options: ExchangeOptions) {
     this.#options = options;
-    this.#own = secretsOf(options.secrets, options.host);
-    const hasOwn = this.#own.length > 0;
+    const ofHost = secretsOf(options.secrets, options.host);
+    this.#own = ofHost.filter(({ sets }) => sets === undefined);
+    this.#set = ofHost.filter(({ sets }) => sets !== undefined);
+    this.#isScrubbed = hidesAny(ofHost);
     this.#responses = new SecretResponses(
-      hasOwn ? matcherOf(options.secrets, options.host) : undefined,
+      this.#isScrubbed ? matcherOf(options.secrets, options.host) : undefined,
     );
   }
 
@@ -141,12 +149,18 @@ export class SecretExchange {
 
   /** Some servers merge a trailer into the head, whose secrets were judged without it. */
   #onBody({ bytes, trailer = [] }: Extract<HttpPiece, { kind: 'body' }>): void {
+    const set = trailer.find((field) => isSetField(field, this.#set));
     const foreign = this.#used.length === 0 ? undefined : foreignField(trailer, this.#own);
-    if (foreign === undefined) {
+    if (set === undefined && foreign === undefined) {
       this.#out.push({ kind: 'to_upstream', bytes });
       return;
     }
     this.#responses.withdraw();
+    if (foreign === undefined) {
+      const why = `the trailer field ${set?.name.slice(0, 64)} is set by the gateway; omit it`;
+      this.#refuse(403, 'secret_misplaced', why);
+      return;
+    }
     const why = `the trailer field ${foreign} is another credential beside the secret ${this.#used.join(', ')}; omit it`;
     this.#out.push({ kind: 'unplaced', names: this.#used, why });
     this.#refuse(403, 'credential_beside_secret', why);
@@ -185,16 +199,21 @@ export class SecretExchange {
     }
     if (isUpgrade) this.#phase = 'upgrading';
     this.#used = filled.used;
-    this.#out.push({ kind: 'request', name: host, filled: filled.used });
+    const set = this.#mayFill(head) ? this.#set : [];
+    const names = [...filled.used, ...set.map(({ name }) => name)];
+    this.#out.push({ kind: 'request', name: host, filled: names });
     if (filled.isWithoutCookies) this.#out.push({ kind: 'without_cookies', names: filled.used });
-    this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(filled.forward, 'latin1') });
+    const forward = withSetFields(filled.forward, set);
+    this.#out.push({ kind: 'to_upstream', bytes: Buffer.from(forward, 'latin1') });
   }
 
   /** To a host without secrets, the request goes unchanged, and its answer needs no scrubbing. */
   #fill(head: RequestHead): FilledHead | RefusedHead {
-    if (this.#own.length === 0)
-      return { ok: true, forward: head.forward, used: [], isWithoutCookies: false };
-    return fillHead(head, this.#mayFill(head) ? this.#own : []);
+    const isFillable = this.#mayFill(head);
+    const rest = isFillable ? withoutSetFields(head, this.#set) : head;
+    if (!this.#isScrubbed)
+      return { ok: true, forward: rest.forward, used: [], isWithoutCookies: false };
+    return fillHead(rest, isFillable ? this.#own : []);
   }
 
   /** A proxy in front of the host may answer these, and repeat the request. */

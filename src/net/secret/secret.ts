@@ -6,20 +6,23 @@
  *              Authorization: NV_…        │  NV_… → secret in the head of a request
  *                                         │  secret → NV_… in all of the answer
  *
- * `head` fills secrets in at their places, which `credentials` knows · `matcher` finds them, `scrubber` and `responses` take them out · `exchange` is one
+ * `head` fills secrets in at their places, which `credentials` knows · `set-fields` sets fields that the owner wants in every request · `matcher` finds them, `scrubber` and `responses` take them out · `exchange` is one
  * connection without I/O · `connection` (io) its two ends · `authority` the certificates.
  */
 import type { SecureContext } from 'node:tls';
 import type { SecretPlace } from '../../base/secret-place.ts';
 import type { SecretValue } from '../../base/secret-value.ts';
 import { type EgressPolicy, type NameRule, requestRulesFor } from '../policy/policy.ts';
+import { hiddenTexts } from './hidden-texts.ts';
 import { Matcher, type Pattern } from './matcher.ts';
 
 export interface EgressSecret {
-  /** The name of the guest's variable. */
+  /** The name of the guest's variable, or of the field. */
   readonly name: string;
-  /** Canonical host names. */
+  /** Canonical host names; for a field that is set also `*.name`. */
   readonly hosts: readonly string[];
+  /** The header field that is set to the value in each request; absent: the guest sends a placeholder. */
+  readonly sets?: string | undefined;
   /** Where requests have it; empty: in the usual credential fields. */
   readonly places: readonly SecretPlace[];
   /** The guest's substitute: letters, digits, `_` and `-`. */
@@ -43,12 +46,13 @@ const PORT = 443;
 
 /**
  * Adds the hosts of secrets to what an allowlist allows. Deny rules still win, and so do rules by method and path
- * for such a host.
+ * for such a host. Fields that are set open nothing.
  */
 export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | undefined) {
   if (policy.mode !== 'allowlist' || secrets === undefined) return policy;
   const isWhole = (host: string): boolean => requestRulesFor(policy, host).length === 0;
-  const hosts = new Set(secrets.secrets.flatMap((secret) => secret.hosts).filter(isWhole));
+  const replaced = secrets.secrets.filter(({ sets }) => sets === undefined);
+  const hosts = new Set(replaced.flatMap((secret) => secret.hosts).filter(isWhole));
   const rules = [...hosts].map((name): NameRule => {
     const ports = { first: PORT, last: PORT };
     return { kind: 'name', text: `${name}:${PORT}`, name, below: false, ports, protocol: 'tcp' };
@@ -56,9 +60,18 @@ export function withSecretHosts(policy: EgressPolicy, secrets: EgressSecrets | u
   return { ...policy, allow: [...policy.allow, ...rules] };
 }
 
-/** The secrets that belong to a host. */
+/** The secrets that belong to a host. Fields are those of its name, otherwise of the longest `*.name` above it. */
 export function secretsOf(secrets: readonly EgressSecret[], host: string): EgressSecret[] {
-  return secrets.filter(({ hosts }) => hosts.includes(host));
+  const named = new Set(secrets.flatMap(({ sets, hosts }) => (sets === undefined ? [] : hosts)));
+  const pattern = named.size === 0 ? host : patternsFor(host).find((one) => named.has(one));
+  return secrets.filter(({ hosts, sets }) =>
+    sets === undefined ? hosts.includes(host) : pattern !== undefined && hosts.includes(pattern),
+  );
+}
+
+function patternsFor(host: string): readonly string[] {
+  const labels = host.split('.');
+  return [host, ...labels.slice(1).map((_, index) => `*.${labels.slice(index + 1).join('.')}`)];
 }
 
 /** Whether TLS to this host must be decrypted. */
@@ -71,6 +84,7 @@ export function needsSecrets(
 
 /** Secret lengths within one step are indistinguishable by how much is held back. */
 const LENGTHS = [64, 256, 1024, 4096] as const;
+/** Below each set of secrets, by the indexes of those of a host: a guest can name any number of hosts below `*.name`. */
 const matchers = new WeakMap<readonly EgressSecret[], Map<string, Matcher>>();
 
 /** Finds the secrets of one host in plain and in base64, as in Basic credentials. Built once per set of secrets. */
@@ -78,15 +92,31 @@ export function matcherOf(secrets: readonly EgressSecret[], host: string): Match
   const known = matchers.get(secrets) ?? new Map<string, Matcher>();
   matchers.set(secrets, known);
   const own = secretsOf(secrets, host);
-  const longest = own.reduce((most, { value }) => Math.max(most, value.reveal().length), 0);
+  const texts = own.flatMap((secret) => textsOf(secret).map((find) => ({ secret, find })));
+  const longest = texts.reduce((most, { find }) => Math.max(most, find.length), 0);
   const length = LENGTHS.find((one) => one >= longest) ?? longest;
-  const made = known.get(host) ?? new Matcher(own.flatMap(patternsOf), base64Characters(length));
-  known.set(host, made);
+  const key = own.map((secret) => secrets.indexOf(secret)).join();
+  const made =
+    known.get(key) ??
+    new Matcher(
+      texts.flatMap(({ secret, find }) => patternsOf(find, secret.placeholder)),
+      base64Characters(length),
+    );
+  known.set(key, made);
   return made;
 }
 
-function patternsOf({ value, placeholder }: EgressSecret): Pattern[] {
-  const find = value.reveal();
+/** Whether answers of a host with these secrets may have something that the guest must not see. */
+export function hidesAny(ofHost: readonly EgressSecret[]): boolean {
+  return ofHost.some((secret) => textsOf(secret).length > 0);
+}
+
+/** What the guest must not see of it. */
+function textsOf({ sets, value }: EgressSecret): readonly string[] {
+  return sets === undefined ? [value.reveal()] : hiddenTexts(sets, value.reveal());
+}
+
+function patternsOf(find: string, placeholder: string): Pattern[] {
   const put = placeholder.padEnd(find.length, '*').slice(0, find.length);
   const alphabets = ['base64', 'base64url'] as const;
   const encoded = [0, 1, 2].flatMap((offset) =>
@@ -131,5 +161,7 @@ function base64Characters(bytes: number): number {
 
 /** Names of the secrets whose placeholder is in a text. */
 export function placeholdersIn(secrets: readonly EgressSecret[], text: string): string[] {
-  return secrets.filter(({ placeholder }) => text.includes(placeholder)).map(({ name }) => name);
+  return secrets
+    .filter(({ sets, placeholder }) => sets === undefined && text.includes(placeholder))
+    .map(({ name }) => name);
 }

@@ -188,9 +188,19 @@ export class LocalControlPlane implements ControlPlane {
   async update(id: string, change: SandboxChange): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
     checkRequest(change, sandbox.spec.memoryMaxMib !== undefined);
-    const { channelLimits, diskLimits, network, secrets, memoryMib, packages, ...policy } = change;
+    const {
+      channelLimits,
+      diskLimits,
+      network,
+      secrets,
+      requestHeaders,
+      memoryMib,
+      packages,
+      ...policy
+    } = change;
     const update: SandboxUpdate = {
       secrets,
+      requestHeaders,
       limits: {
         ...(channelLimits && { channelLimits: checkChannelLimits(channelLimits) }),
         ...(diskLimits && { diskLimits: checkDiskLimits(diskLimits) }),

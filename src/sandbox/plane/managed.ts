@@ -29,7 +29,7 @@ import {
   type Provenance,
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
-import { type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
+import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
 import type { Starter } from '../start/starter.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
@@ -176,16 +176,16 @@ export class ManagedSandbox {
    * policy of a suspended one change.
    */
   async update(change: SandboxUpdate): Promise<void> {
-    const { secrets, policy } = change;
+    const { policy } = change;
+    const hasSecrets = hasSecretChange(change);
     // Reported before anything is claimed or resumed.
-    if (secrets !== undefined) withSecrets(this.#spec, secrets);
+    if (hasSecrets) withSecrets(this.#spec, change);
     if (change.memoryMib !== undefined) checkResize(this.#spec, change.memoryMib);
-    if (secrets === undefined && !hasVmChange(change)) return await this.#changePolicy(policy);
+    if (!hasSecrets && !hasVmChange(change)) return await this.#changePolicy(policy);
     const before = this.#spec;
     const isOnDisk = this.#life.snapshotId !== null;
     // A suspended sandbox may need the values to be resumed.
-    const undoSecrets =
-      secrets !== undefined && isOnDisk ? await this.#changeOnDisk(change) : undefined;
+    const undoSecrets = hasSecrets && isOnDisk ? await this.#changeOnDisk(change) : undefined;
     if (undoSecrets !== undefined && !hasVmChange(change)) return;
     try {
       await this.live();
@@ -198,9 +198,9 @@ export class ManagedSandbox {
 
   async #changeInVm(change: SandboxUpdate, before: SandboxSpec): Promise<void> {
     const { supervisor } = this.#require('changed', 'running');
-    const { secrets, memoryMib } = change;
+    const { memoryMib } = change;
     // Against the state at its turn: placeholders of another change stay.
-    const changed = secrets === undefined ? undefined : withSecrets(this.#spec, secrets);
+    const changed = hasSecretChange(change) ? withSecrets(this.#spec, change) : undefined;
     const moreMib = (memoryMib ?? 0) - this.#spec.memoryMib;
     const release = moreMib > 0 ? this.#parts.reserve(moreMib) : undefined;
     try {
@@ -216,14 +216,14 @@ export class ManagedSandbox {
 
   /** Changes the secrets in the row, and the policy if the VM needs no change. Returns how to undo it. */
   async #changeOnDisk(change: SandboxUpdate): Promise<(() => Promise<void>) | undefined> {
-    const { secrets = [], policy } = change;
+    const { policy } = change;
     return await this.#queue.run(async () => {
       if (this.#life.isOver) throw this.#refusal('changed');
       if (this.#life.snapshotId === null) return undefined;
       await this.#claim();
       const { secrets: before, network } = this.#spec;
       try {
-        this.#spec = withSecrets(this.#spec, secrets);
+        this.#spec = withSecrets(this.#spec, change);
         if (!hasVmChange(change)) this.#apply(policy);
       } finally {
         await this.#release();

@@ -3,8 +3,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/package-policy.ts';
 import { SandboxError } from '../errors.ts';
 import type { LifetimeChange } from '../request.ts';
-import type { SecretOptions } from '../secrets.ts';
-import type { NetworkSpec, SandboxSpec } from '../spec.ts';
+import type { NetworkSpec, SandboxSpec, SecretChange } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 
@@ -18,8 +17,7 @@ interface VmChange {
   readonly packages?: PackagePolicy | null | undefined;
 }
 
-export interface SandboxUpdate extends VmChange {
-  readonly secrets?: readonly SecretOptions[] | undefined;
+export interface SandboxUpdate extends VmChange, SecretChange {
   readonly policy: LifetimeChange;
 }
 
