@@ -3,6 +3,8 @@ import { MIB } from '../base/units.ts';
 
 /** Limits of the REST server, with the status that answers a violation in brackets. */
 export const API_LIMITS = {
+  /** Time after which open streams and tunnels of a revoked key end at the latest, milliseconds. */
+  keyCheckMs: 1000,
   /** Request line and headers together, bytes [431]. */
   headerBytesMax: 16 * 1024,
   /** A JSON body, bytes [413]: a script and its input. Files are limited only by the sandbox's disk. */

@@ -36,6 +36,7 @@ import { addAudit } from './audit.ts';
 import { callerOf } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
 import { ApiError, errorAnswer, statusOf } from './errors.ts';
+import { KeyWatch } from './key-watch.ts';
 import { API_LIMITS } from './limits.ts';
 import {
   type Certificate,
@@ -143,6 +144,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       () => tunnels.open,
     ),
   );
+  const keyWatch = new KeyWatch(callers, clock);
   const servers: Server[] = [];
   const setCertificate = (certificate: Certificate): void => {
     for (const server of servers) {
@@ -162,6 +164,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       const caller = identify(request);
       // The operator's routes answer with the refusal.
       const own = caller instanceof ApiError ? app : await apps.of(caller.tenant);
+      if (!(caller instanceof ApiError)) keyWatch.follow(caller, response);
       own.routing(request, response);
     };
     const handlers: Handlers = {
@@ -188,6 +191,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
         noteDelivered(client);
         const caller = identify(request);
         const plane = caller instanceof ApiError ? caller : callers.planeOf(caller.tenant);
+        if (!(caller instanceof ApiError)) keyWatch.follow(caller, client);
         const startedMs = clock.now();
         void tunnels.accept(request, client, head, plane).then(({ status, target }) =>
           options.audit?.note({
@@ -214,6 +218,7 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
       return done;
     });
     tunnels.close();
+    keyWatch.close();
     await Promise.all(closed);
     for (const one of await apps.all()) await one.close();
   };

@@ -42,6 +42,7 @@ import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
+import type { Refusal } from './refusal.ts';
 import { UpstreamClient } from './upstream.ts';
 import type { UsageRecord } from './usage.ts';
 
@@ -60,6 +61,8 @@ export interface BridgeOptions {
   readonly log: Log;
   /** Called at the end of each request that was sent to the upstream. */
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** Judges each inference request before it is read: why the sandbox may ask no model; null: it may. */
+  readonly refusalOf?: (sandboxId: string) => Refusal | null;
   /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
   readonly tracer?: Tracer;
   /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
@@ -128,6 +131,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         clock,
         log,
         onUsage,
+        refusalOf: options.refusalOf ?? (() => null),
         metrics,
         tracer,
         takeTraces: options.takeTraces,

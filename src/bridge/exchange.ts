@@ -58,6 +58,8 @@ export interface ExchangeContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
+  /** Why the sandbox may ask no model now. */
+  readonly refusalOf: (sandboxId: string) => Refusal | null;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
   /** Undefined: guests' own traces are not accepted. */
@@ -201,7 +203,9 @@ export class Exchange {
   }
 
   async #infer(operation: Operation): Promise<ExchangeEnd> {
-    const { dialect, limits, clock } = this.#context;
+    const { dialect, limits, clock, sandboxId } = this.#context;
+    const refusal = this.#context.refusalOf(sandboxId);
+    if (refusal !== null) return this.#refused(refusal);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();

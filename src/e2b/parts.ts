@@ -34,6 +34,12 @@ export interface TemplateParts {
   readonly stateDir: string;
   /** Uploaded archives, which may be removed at any time. */
   readonly uploadsDir: string;
+  /**
+   * Judges a build for the tenant's quotas when its turn has come. Absent: there are none.
+   * @returns to be called at the end of the build
+   * @throws an error whose message clients may see
+   */
+  readonly admit?: (tenant: string | null, memoryMib: number) => () => void;
 }
 
 export interface TemplateBuilds {
@@ -47,6 +53,8 @@ export interface TemplateBuilds {
     onEvent: (event: TemplateBuildEvent) => void,
     signal: AbortSignal,
   ): Promise<TemplateSize>;
+  /** The most memory of VMs that a build has at one time, MiB. */
+  memoryMibOf(size: Partial<TemplateSize>): number;
   /** Removes a template that `build` has named. A missing one is no error. */
   remove(name: string): Promise<void>;
   /** Whether this machine has a template of this name, whoever built it. */

@@ -20,6 +20,7 @@ import {
   createBridge,
   type UsageRecord,
 } from '../bridge/bridge.ts';
+import type { Refusal } from '../bridge/refusal.ts';
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
 import { type Home, resolveHome } from '../home.ts';
@@ -112,6 +113,10 @@ export interface RuntimeOptions {
 /** Long enough for a first boot in software emulation on a busy machine. */
 const HELLO_TIMEOUT_MS = 60_000;
 
+interface ModelGate {
+  refusalOf: (sandboxId: string) => Refusal | null;
+}
+
 export class Runtime {
   readonly home: Home;
   readonly driver: VmmDriver;
@@ -139,6 +144,7 @@ export class Runtime {
   readonly #cleanup: CleanupStack;
   #images: Images | undefined;
   readonly #usageListeners: Set<(usage: UsageRecord) => void>;
+  readonly #modelGate: ModelGate;
 
   private constructor(
     options: RuntimeOptions,
@@ -161,6 +167,7 @@ export class Runtime {
       sharedRam: SharedRam;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
+      modelGate: ModelGate;
     },
   ) {
     this.#options = options;
@@ -182,6 +189,7 @@ export class Runtime {
     this.#packages = made.packages;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
+    this.#modelGate = made.modelGate;
     const templateParts = {
       ...this.#parts(),
       env: this.#cpuEnv(),
@@ -250,6 +258,7 @@ export class Runtime {
       const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
+      const modelGate: ModelGate = { refusalOf: () => null };
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
         clock: systemClock,
@@ -259,6 +268,7 @@ export class Runtime {
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
         },
+        refusalOf: (id) => modelGate.refusalOf(id),
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
@@ -305,6 +315,7 @@ export class Runtime {
         sharedRam,
         cleanup,
         usageListeners,
+        modelGate,
       });
     } catch (error) {
       await cleanup.run();
@@ -472,6 +483,11 @@ export class Runtime {
   /** Calls `listener` after each request to the model. */
   onUsage(listener: (usage: UsageRecord) => void): void {
     this.#usageListeners.add(listener);
+  }
+
+  /** Asks `refusalOf` before each request of a sandbox to the model: why it is refused; null: it is not. */
+  judgeModelRequests(refusalOf: ModelGate['refusalOf']): void {
+    this.#modelGate.refusalOf = refusalOf;
   }
 
   /** Starts the built-in model server ahead of the first request, which reports failures. */

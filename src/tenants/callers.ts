@@ -17,6 +17,8 @@ export const DAEMON_KEY_CALLER: Caller = { tenant: null, key: 'daemon' };
 export interface Callers {
   /** The owner of a key; null for a wrong, unknown or revoked one. Never throws. */
   identify(key: string): Caller | null;
+  /** Whether a tenant's key, by its id, is certainly no longer valid: while keys can't be read, it may be. Never throws. */
+  isRevoked(keyId: string): boolean;
   /** The control plane of a tenant; null: the operator's. */
   planeOf(tenant: string | null): ControlPlane;
 }
@@ -26,6 +28,7 @@ export function operatorOnly(control: ControlPlane, apiKey: string | null): Call
   return {
     identify: (key) =>
       apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null,
+    isRevoked: () => false,
     planeOf: () => control,
   };
 }

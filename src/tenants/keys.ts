@@ -121,12 +121,20 @@ export class KnownKeys {
     return isUsable ? { tenant: found.tenant, key: found.id } : null;
   }
 
-  /** No key opens the daemon while it can't be told whether it is revoked. */
-  #refresh(): void {
-    const { values, version } = this.#files.current() ?? { values: [], version: 0 };
-    if (version === this.#version) return;
+  /** True for a key that was revoked or whose file is gone; false while the files can't be read. Never throws. */
+  isRevoked(id: string): boolean {
+    if (!this.#refresh()) return false;
+    return ![...this.#byDigest.values()].some((one) => one.id === id && one.revokedAtMs === null);
+  }
+
+  /** No key opens the daemon while it can't be told whether it is revoked. @returns false: it can't be told */
+  #refresh(): boolean {
+    const current = this.#files.current();
+    const { values, version } = current ?? { values: [], version: 0 };
+    if (version === this.#version) return current !== null;
     this.#byDigest = new Map(values.map((file) => [file.sha256, file]));
     this.#version = version;
+    return current !== null;
   }
 }
 

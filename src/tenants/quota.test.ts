@@ -88,6 +88,61 @@ describe('TenantQuotas', () => {
     start();
   });
 
+  it('tokens: a request that ends after its sandbox still counts', async () => {
+    const { quotas, control, change, start } = quotasOf({ tokensPerDay: 100 });
+    await quotas.watch(control);
+    change({ id: 'a' });
+    change({ id: 'a', status: 'ended' });
+    quotas.noteUsage(used(100));
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, tokensToday: 100 });
+    expect(() => start()).toThrow('100 of 100 tokens');
+  });
+
+  it('tokens: once they are used up, running sandboxes may ask no model until midnight', async () => {
+    const { quotas, control, change, clock } = quotasOf({ tokensPerDay: 100 });
+    await quotas.watch(control);
+    change({ id: 'a' });
+    change({ id: 'b' }, 'other');
+    expect(quotas.refusalOf('a')).toBeNull();
+    quotas.noteUsage(used(100));
+    expect(quotas.refusalOf('a')).toMatchObject({
+      status: 429,
+      code: 'quota_exceeded',
+      message: expect.stringContaining('100 of 100 tokens of today (UTC)'),
+    });
+    for (const id of ['b', 'of the operator']) expect(quotas.refusalOf(id)).toBeNull();
+    clock.advance(24 * 3600 * 1000);
+    expect(quotas.refusalOf('a')).toBeNull();
+  });
+
+  it('watch: a sandbox that ends while the list is made does not count for ever', async () => {
+    const { quotas, control, change } = quotasOf({ sandboxes: 1 });
+    const old = { id: 'a', memoryMib: 512, memoryMaxMib: null, pausedTo: null, status: 'paused' };
+    const stale = [{ ...old, annotations: { tenant: 'acme' } } as unknown as SandboxInfo];
+    await quotas.watch({
+      ...control,
+      list: async () => {
+        change({ id: 'a', status: 'ended' });
+        return stale;
+      },
+    });
+    expect(quotas.useOf('acme').sandboxes).toBe(0);
+  });
+
+  it('a template build counts with memory and as a start, and as no sandbox', async () => {
+    const { quotas, start } = quotasOf({ sandboxes: 1, memoryMib: 3000 });
+    const release = quotas.admitBuild('acme', 2048);
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, memoryMib: 2048 });
+    expect(() => quotas.admitBuild('acme', 2048)).toThrow('2048 of 3000 MiB of memory');
+    start();
+    release();
+    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 1, memoryMib: 512 });
+    quotas.admitBuild(null, 99_999)();
+    const slow = quotasOf({ startsPerSecond: 1 });
+    slow.quotas.admitBuild('acme', 1)();
+    expect(() => slow.quotas.admitBuild('acme', 1)).toThrow('1 starts a second');
+  });
+
   it('a start that is refused uses up nothing', () => {
     const { quotas, start } = quotasOf({ sandboxes: 5, memoryMib: 512 });
     start();

@@ -9,9 +9,11 @@ import { assert } from '../base/assert.ts';
 import type { Clock } from '../base/clock.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
+import type { Refusal } from '../bridge/refusal.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import { BusyError } from '../sandbox/errors.ts';
 import type { StartAsked, StartGate, StartReservation } from '../sandbox/start/start-gate.ts';
+import { DAY_MS, DailyTokens } from './daily-tokens.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ownerOf } from './owner.ts';
 import type { KnownQuotas, Quotas } from './settings.ts';
@@ -28,34 +30,64 @@ export interface TenantUse {
   readonly tokensToday: number;
 }
 
-const DAY_MS = 24 * 3600 * 1000;
-
 export class TenantQuotas implements StartGate {
   readonly #quotas: Pick<KnownQuotas, 'of'>;
   readonly #clock: Clock;
   readonly #sandboxes = new Map<string, Counted>();
-  readonly #reserved = new Set<Counted & { readonly resumes: string | null }>();
+  /** Starts that are under way; `isNew`: they count as sandboxes, too. */
+  readonly #reserved = new Set<Counted & { readonly isNew: boolean }>();
+  /** Owners of the sandboxes that ended last: their model requests may end after them. */
+  readonly #ended = new Map<string, string>();
   readonly #starts = new Map<string, TokenBucket>();
-  readonly #tokens = new Map<string, { readonly day: number; readonly count: number }>();
+  readonly #tokens: DailyTokens;
 
-  constructor(quotas: Pick<KnownQuotas, 'of'>, clock: Clock) {
+  constructor(quotas: Pick<KnownQuotas, 'of'>, clock: Clock, tokens = DailyTokens.inMemory(clock)) {
     this.#quotas = quotas;
     this.#clock = clock;
+    this.#tokens = tokens;
   }
 
   /** Counts the sandboxes of a control plane from now on. @returns the function that stops it */
   async watch(control: Pick<ControlPlane, 'list' | 'onChange'>): Promise<() => void> {
-    const stop = control.onChange((info) => this.#note(info));
-    for (const info of await control.list()) this.#note(info);
+    let changed: Set<string> | null = new Set();
+    const stop = control.onChange((info) => {
+      changed?.add(info.id);
+      this.#note(info);
+    });
+    // A change that came meanwhile is newer than the list: an ended sandbox must not count again.
+    for (const info of await control.list()) if (!changed.has(info.id)) this.#note(info);
+    changed = null;
     return stop;
   }
 
   /** For the bridge: a model request is over. */
   noteUsage({ sandboxId, promptTokens, completionTokens }: UsageRecord): void {
-    const tenant = this.#sandboxes.get(sandboxId)?.tenant;
-    if (tenant === undefined) return;
-    const count = this.#tokensToday(tenant) + promptTokens + completionTokens;
-    this.#tokens.set(tenant, { day: this.#day(), count });
+    const tenant = this.#tenantOf(sandboxId);
+    if (tenant !== undefined) this.#tokens.add(tenant, promptTokens + completionTokens);
+  }
+
+  /** For the bridge: whether a sandbox may ask a model. Null: it may. */
+  refusalOf(sandboxId: string): Refusal | null {
+    const tenant = this.#tenantOf(sandboxId);
+    if (tenant === undefined) return null;
+    const { tokensPerDay } = this.#quotas.of(tenant);
+    const used = this.#tokens.of(tenant);
+    if (tokensPerDay === null || used < tokensPerDay) return null;
+    const message =
+      `The token quota of this sandbox's owner is used up: ${used} of ${tokensPerDay} tokens of today (UTC). ` +
+      'Retry after midnight UTC, or ask the operator of the host for a larger quota.';
+    const retryAfterSeconds = Math.ceil(this.#untilMidnightMs() / 1000);
+    return { status: 429, code: 'quota_exceeded', message, retryAfterSeconds };
+  }
+
+  /**
+   * A template build begins: its VMs count like one start. Call the answer at its end.
+   * @throws BusyError
+   */
+  admitBuild(tenant: string | null, memoryMib: number): () => void {
+    if (tenant === null) return () => undefined;
+    const reserved = this.#reserve(tenant, memoryMib, false);
+    return () => void this.#reserved.delete(reserved);
   }
 
   useOf(tenant: string): TenantUse {
@@ -63,9 +95,9 @@ export class TenantQuotas implements StartGate {
       (one) => one.tenant === tenant,
     );
     // A sandbox that is being resumed is counted already, without memory.
-    const sandboxes = own.filter((one) => !('resumes' in one) || one.resumes === null).length;
+    const sandboxes = own.filter((one) => !('isNew' in one) || one.isNew).length;
     const memoryMib = own.reduce((sum, one) => sum + one.memoryMib, 0);
-    return { sandboxes, memoryMib, tokensToday: this.#tokensToday(tenant) };
+    return { sandboxes, memoryMib, tokensToday: this.#tokens.of(tenant) };
   }
 
   ownerOf(annotations: SandboxInfo['annotations']): string {
@@ -76,14 +108,10 @@ export class TenantQuotas implements StartGate {
   admit({ annotations, memoryMib, resumes }: StartAsked): StartReservation {
     const tenant = ownerOf({ annotations });
     if (tenant === null) return { runsAs: () => undefined, release: () => undefined };
-    const quotas = this.#quotas.of(tenant);
-    const use = this.useOf(tenant);
-    if (resumes === null) within(tenant, 'sandboxes', use.sandboxes, 1, quotas.sandboxes);
-    within(tenant, 'MiB of memory', use.memoryMib, memoryMib, quotas.memoryMib);
-    this.#requireTokens(tenant, quotas, use);
-    this.#requireStart(tenant, quotas);
-    const reserved = { tenant, memoryMib, resumes };
-    this.#reserved.add(reserved);
+    const isNew = resumes === null;
+    const { sandboxes } = this.#quotas.of(tenant);
+    if (isNew) within(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
+    const reserved = this.#reserve(tenant, memoryMib, isNew);
     return {
       runsAs: (id) => {
         if (this.#reserved.delete(reserved)) this.#sandboxes.set(id, { tenant, memoryMib });
@@ -93,20 +121,46 @@ export class TenantQuotas implements StartGate {
   }
 
   abandoned(id: string): void {
+    this.#end(id);
+  }
+
+  /** @throws BusyError */
+  #reserve(tenant: string, memoryMib: number, isNew: boolean) {
+    const quotas = this.#quotas.of(tenant);
+    const use = this.useOf(tenant);
+    within(tenant, 'MiB of memory', use.memoryMib, memoryMib, quotas.memoryMib);
+    this.#requireTokens(tenant, quotas, use);
+    this.#requireStart(tenant, quotas);
+    const reserved = { tenant, memoryMib, isNew };
+    this.#reserved.add(reserved);
+    return reserved;
+  }
+
+  #tenantOf(sandboxId: string): string | undefined {
+    return this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId);
+  }
+
+  #end(id: string): void {
+    const known = this.#sandboxes.get(id);
+    if (known === undefined) return;
     this.#sandboxes.delete(id);
+    this.#ended.set(id, known.tenant);
+    const [oldest] = this.#ended.keys();
+    if (this.#ended.size > TENANT_LIMITS.endedMax && oldest !== undefined)
+      this.#ended.delete(oldest);
   }
 
   #note(info: SandboxInfo): void {
     const tenant = ownerOf(info);
     if (tenant === null) return;
-    if (info.status === 'ended') this.#sandboxes.delete(info.id);
+    if (info.status === 'ended') this.#end(info.id);
     else this.#sandboxes.set(info.id, { tenant, memoryMib: countedMib(info) });
   }
 
   #requireTokens(tenant: string, { tokensPerDay }: Quotas, { tokensToday }: TenantUse): void {
     if (tokensPerDay === null || tokensToday < tokensPerDay) return;
-    const retryMs = DAY_MS - (this.#clock.wall() % DAY_MS);
-    throw exceeded(tenant, `${tokensToday} of ${tokensPerDay} tokens of today are used`, retryMs);
+    const why = `${tokensToday} of ${tokensPerDay} tokens of today are used`;
+    throw exceeded(tenant, why, this.#untilMidnightMs());
   }
 
   #requireStart(tenant: string, { startsPerSecond }: Quotas): void {
@@ -126,13 +180,9 @@ export class TenantQuotas implements StartGate {
     bucket.spend(1);
   }
 
-  #tokensToday(tenant: string): number {
-    const noted = this.#tokens.get(tenant);
-    return noted?.day === this.#day() ? noted.count : 0;
-  }
-
-  #day(): number {
-    return Math.floor(this.#clock.wall() / DAY_MS);
+  /** UTC. */
+  #untilMidnightMs(): number {
+    return DAY_MS - (this.#clock.wall() % DAY_MS);
   }
 }
 

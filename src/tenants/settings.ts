@@ -17,7 +17,7 @@ const quotas = z.object({
   startsPerSecond: amount,
   /** Disk space of snapshots and pauses. */
   storageBytes: amount,
-  /** Tokens of prompts and answers since midnight, UTC, counted since the daemon started. */
+  /** Tokens of prompts and answers since midnight, UTC. */
   tokensPerDay: amount,
 });
 /** Null: unlimited. */

@@ -7,7 +7,7 @@ import type { StorageQuota } from './storage-quota.ts';
 
 export interface TenancyParts {
   readonly control: ControlPlane;
-  readonly keys: Pick<KnownKeys, 'identify'>;
+  readonly keys: Pick<KnownKeys, 'identify' | 'isRevoked'>;
   /** The daemon's own key, the operator's. */
   readonly apiKey: string;
   /** Absent: unlimited. */
@@ -29,6 +29,10 @@ export class Tenancy implements Callers {
     const operator = this.#operator.identify(key);
     const tenant = this.#parts.keys.identify(key);
     return operator ?? tenant;
+  }
+
+  isRevoked(keyId: string): boolean {
+    return this.#parts.keys.isRevoked(keyId);
   }
 
   planeOf(tenant: string | null): ControlPlane {

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { type LogEntry, Sandbox, Template, waitForPort } from 'e2b';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { BuildFailure } from '../../src/e2b/errors.ts';
+import { BusyError } from '../../src/sandbox/errors.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nv-e2b-templates-'));
@@ -135,6 +136,23 @@ describe('Template.build', () => {
       ]),
     );
     expect(await Template.exists('broken', world.client)).toBe(false);
+  });
+
+  it('fails if a quota of its tenant is used up when its turn comes, and names the quota', async () => {
+    const { admit } = world;
+    world.admit = () => {
+      throw new BusyError('quota of tenant acme: 1 of 1 MiB of memory are used', 1000);
+    };
+    const build = Template.build(small(), 'large', { ...world.client, memoryMB: 4096 });
+    await expect(build).rejects.toThrow('quota of tenant acme');
+    const admitted: (string | number | null)[] = [];
+    world.admit = (tenant, memoryMib) => {
+      admitted.push(tenant, memoryMib);
+      return () => void admitted.push('released');
+    };
+    await Template.build(small(), 'large', { ...world.client, memoryMB: 4096 });
+    expect(admitted).toEqual([null, 4096, 'released']);
+    world.admit = admit;
   });
 
   it('says nothing about a bug of the builder but where to look', async () => {

@@ -159,5 +159,31 @@ describe('REST', () => {
     await mine.remove(id);
   });
 
+  it('ends the open streams and tunnels of a key that is revoked', async () => {
+    const { key, info } = keys.create('third', null);
+    const { id } = (await (await rest(key, '/v1/sandboxes', { method: 'POST' })).json()) as {
+      id: string;
+    };
+    const stream = await rest(key, `/v1/sandboxes/${id}/events`);
+    const session = await rest(key, '/v1/session');
+    await using client = await connectDaemon({ url: world.url, apiKey: key });
+    const tunnel = await client.openOperation(id);
+    tunnel.on('error', () => undefined);
+    tunnel.resume();
+    const ended = new Promise<void>((resolve) => {
+      for (const event of ['end', 'close']) tunnel.once(event, () => resolve());
+    });
+    const others = await rest(first, '/v1/session');
+    keys.revoke(info.id);
+    await expect(stream.text()).rejects.toThrow();
+    await expect(session.text()).rejects.toThrow();
+    await ended;
+    tunnel.destroy();
+    await world.control.remove(id);
+    const reader = others.body?.getReader();
+    expect((await reader?.read())?.done).toBe(false);
+    await reader?.cancel();
+  });
+
   it('logs no error', () => expect(world.errors).toEqual([]));
 });

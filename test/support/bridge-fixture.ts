@@ -10,6 +10,7 @@ import type { FairShareLimits } from '../../src/base/fairness/fair-share.ts';
 import { silentLog } from '../../src/base/log.ts';
 import {
   type Bridge,
+  type BridgeOptions,
   type BridgePolicy,
   type BridgePort,
   createBridge,
@@ -63,6 +64,7 @@ export async function bridgeFixture(
     models?: readonly string[] | null;
     apiKey?: string;
     bodyMemory?: FairShareLimits;
+    refusalOf?: BridgeOptions['refusalOf'];
   } = {},
 ): Promise<BridgeFixture> {
   const cleanup = new CleanupStack();
@@ -80,6 +82,7 @@ export async function bridgeFixture(
     clock: systemClock,
     log: silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
+    ...(options.refusalOf === undefined ? {} : { refusalOf: options.refusalOf }),
     onUsage(record) {
       usage.push(record);
       for (const resolve of waiting.splice(0)) resolve(record);

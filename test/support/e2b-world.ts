@@ -8,6 +8,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { openEvents } from '../../src/e2b/events/open.ts';
 import type { PostEvent } from '../../src/e2b/events/webhooks.ts';
+import type { TemplateParts } from '../../src/e2b/parts.ts';
 import { createE2bServer } from '../../src/e2b/server.ts';
 import { accessTokens } from '../../src/e2b/tokens.ts';
 import type { ControlPlane } from '../../src/sandbox/control.ts';
@@ -32,6 +33,8 @@ export interface E2bWorld extends AsyncDisposable {
   };
   /** What the server has logged as errors. */
   readonly errors: string[];
+  /** Judges template builds. */
+  admit: NonNullable<TemplateParts['admit']>;
 }
 
 export interface E2bWorldOptions extends FakeOptions {
@@ -82,13 +85,14 @@ export async function openE2bWorld(
       builds,
       stateDir: join(options.templatesDir ?? scratch, 'e2b-templates'),
       uploadsDir: join(options.templatesDir ?? scratch, 'uploads'),
+      admit: (tenant, memoryMib) => world.admit(tenant, memoryMib),
     },
   });
   const names = [domain, `api.${domain}`];
   const api = await createApiServer({ control, log, apiKey, callers, audit, beside: e2b, names });
   port = (await api.listen({ port: 0, certificate })) ?? 0;
   const url = `${certificate === undefined ? 'http' : 'https'}://127.0.0.1:${port}`;
-  return {
+  const world: E2bWorld = {
     control,
     builds,
     api,
@@ -97,6 +101,7 @@ export async function openE2bWorld(
     apiKey,
     client: { apiKey, apiUrl: url, sandboxUrl: url },
     errors,
+    admit: () => () => undefined,
     async [Symbol.asyncDispose]() {
       await api.close();
       await e2b[Symbol.asyncDispose]();
@@ -105,4 +110,5 @@ export async function openE2bWorld(
       await rm(scratch, { recursive: true, force: true });
     },
   };
+  return world;
 }

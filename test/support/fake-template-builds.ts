@@ -35,6 +35,10 @@ export class FakeTemplateBuilds implements TemplateBuilds {
     return { cpus: 2, memoryMib: 1024, diskMib: 4096, ...wanted.size };
   }
 
+  memoryMibOf({ memoryMib = 1024 }: Partial<TemplateSize>): number {
+    return memoryMib;
+  }
+
   async remove(name: string): Promise<void> {
     this.names.delete(name);
     this.removed.push(name);

@@ -16,6 +16,7 @@ import type { Runtime } from '../../runtime/runtime.ts';
 import { eventPoster } from '../../runtime/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { AuditLog } from '../../tenants/audit.ts';
+import { DailyTokens } from '../../tenants/daily-tokens.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
 import { TenantQuotas } from '../../tenants/quota.ts';
 import { KnownQuotas } from '../../tenants/settings.ts';
@@ -72,6 +73,10 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   cli.ignoreClosedOutput();
   try {
     cleanup.push('lock of the home', release);
+    // Closed after the runtime: model requests count when they end.
+    const counted = { homeDir: home.dir, clock: systemClock, log: cli.log };
+    const tokens = await DailyTokens.open(counted);
+    cleanup.push('count of tokens', () => tokens[Symbol.asyncDispose]());
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
@@ -81,12 +86,13 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
     const knownQuotas = new KnownQuotas(home.dir, systemClock, cli.log);
-    const quotas = new TenantQuotas(knownQuotas, systemClock);
+    const quotas = new TenantQuotas(knownQuotas, systemClock, tokens);
     const opened = await openControlPlane(runtime, cli.log, { gate: quotas });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
     await quotas.watch(opened.control);
     runtime.onUsage((record) => quotas.noteUsage(record));
+    runtime.judgeModelRequests((id) => quotas.refusalOf(id));
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =
       key === null
@@ -131,6 +137,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
               }),
               stateDir: join(home.dir, 'e2b-templates'),
               uploadsDir: join(home.cacheDir, 'e2b-uploads'),
+              admit: (tenant, memoryMib) => quotas.admitBuild(tenant, memoryMib),
             },
           });
     if (e2b !== undefined) cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());

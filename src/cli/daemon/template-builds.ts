@@ -68,6 +68,11 @@ export class VmTemplateBuilds implements TemplateBuilds {
     this.#images = openImages(this.#context);
   }
 
+  /** VMs of steps, then the guest that sandboxes are cloned from. */
+  memoryMibOf({ memoryMib = SIZE.memoryMib }: Partial<TemplateSize>): number {
+    return Math.max(STAGE_VM_DEFAULTS.memoryMib, memoryMib);
+  }
+
   async build(wanted: TemplateBuild, onEvent: OnEvent, signal: AbortSignal): Promise<TemplateSize> {
     const built = await this.#environment(wanted, onEvent, signal);
     const { cpus = SIZE.cpus, memoryMib = SIZE.memoryMib, diskMib = 0 } = wanted.size;

@@ -91,7 +91,7 @@ interface Parts extends Pick<E2bParts, 'clock' | 'log'> {
 const OPERATOR = '.operator';
 
 export class Templates implements TemplateSource, AsyncDisposable {
-  readonly #owner: string;
+  readonly #tenant: string | null;
   readonly #uploads: Uploads;
   readonly #parts: Parts;
   readonly #store: TemplateStore;
@@ -100,8 +100,8 @@ export class Templates implements TemplateSource, AsyncDisposable {
   readonly #closed = new AbortController();
   #last: Promise<void> = Promise.resolve();
 
-  private constructor(parts: Parts, owner: string, store: TemplateStore, uploads: Uploads) {
-    this.#owner = owner;
+  private constructor(parts: Parts, tenant: string | null, store: TemplateStore, uploads: Uploads) {
+    this.#tenant = tenant;
     this.#parts = parts;
     this.#store = store;
     this.#uploads = uploads;
@@ -112,7 +112,12 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const { stateDir, uploadsDir } = parts.templates;
     const own = tenant ?? OPERATOR;
     const store = await TemplateStore.open(join(stateDir, `${own}.json`), parts.log);
-    return new Templates(parts, own, store, await Uploads.open(join(uploadsDir, own), parts.clock));
+    return new Templates(
+      parts,
+      tenant,
+      store,
+      await Uploads.open(join(uploadsDir, own), parts.clock),
+    );
   }
 
   /** Oldest first. */
@@ -306,21 +311,20 @@ export class Templates implements TemplateSource, AsyncDisposable {
   }
 
   #enqueue(build: Build, wanted: TemplateBuild): void {
-    this.#last = this.#parts.turns.take(this.#owner, () => this.#run(build, wanted));
+    this.#last = this.#parts.turns.take(this.#tenant ?? OPERATOR, () => this.#run(build, wanted));
   }
 
   /** Never rejects. */
   async #run(build: Build, wanted: TemplateBuild): Promise<void> {
     const { log } = build;
+    const { builds, admit } = this.#parts.templates;
+    let release = (): void => undefined;
     const signal = AbortSignal.any([build.stop.signal, this.#closed.signal]);
     try {
       signal.throwIfAborted();
+      release = admit?.(this.#tenant, builds.memoryMibOf(build.size)) ?? release;
       build.status = 'building';
-      const size = await this.#parts.templates.builds.build(
-        wanted,
-        (event) => log.event(event),
-        signal,
-      );
+      const size = await builds.build(wanted, (event) => log.event(event), signal);
       log.flush();
       signal.throwIfAborted();
       await this.#keep(build, wanted, size);
@@ -337,6 +341,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
       build.status = 'error';
       await this.#removeFiles(build.id);
     } finally {
+      release();
       await this.#release(build.id);
     }
   }
