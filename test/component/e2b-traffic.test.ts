@@ -235,6 +235,15 @@ describe('requests', () => {
     closed(server);
   });
 
+  it('get no hints that are not valid, and the daemon goes on', async () => {
+    const hint = `HTTP/1.1 103 Early Hints\r\nLink: <x>${';a=b'.repeat(64)}"\r\n\r\n`;
+    await using server = await startRawServer(
+      `${hint}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok`,
+    );
+    using client = await rawClient(world.url, head(server.port));
+    expect(await client.until('ok')).toMatch(/^HTTP\/1\.1 200 /);
+  });
+
   it('get an early refusal of a body that is still being sent', async () => {
     await using server = await startRawServer((socket) => {
       socket.end('HTTP/1.1 413 Large\r\nContent-Length: 3\r\n\r\nbig');

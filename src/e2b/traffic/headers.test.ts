@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { answerHeaders, countOf, reasonPhrase, requestHeaders, trailers } from './headers.ts';
+import {
+  answerHeaders,
+  countOf,
+  hintLinks,
+  reasonPhrase,
+  requestHeaders,
+  trailers,
+} from './headers.ts';
 
 const RULES = { host: null, upgrade: null, isSecret: () => false };
 
@@ -70,6 +77,23 @@ it('a reason phrase is printable ASCII, or the usual one', () => {
   expect(reasonPhrase('Fine')).toBe('Fine');
   expect(reasonPhrase('b\u00e4d')).toBeUndefined();
   expect(reasonPhrase('')).toBeUndefined();
+});
+
+describe('hintLinks', () => {
+  it('keeps each valid link', () => {
+    const links = ['</a.css>; rel=preload; as=style', '</b>;rel="next"; crossorigin', '<c>'];
+    expect(hintLinks(links.join(', '))).toEqual(links);
+  });
+
+  it.each([
+    // Each of these would keep Node's own check busy for years.
+    `<x>${';a=b'.repeat(64)}"`,
+    `<x>${'; a=b=c'.repeat(64)} x`,
+    `<x>${';a="b"'.repeat(64)};`,
+    'no link',
+    '<x> rel=preload',
+    '',
+  ])('leaves out %j', (link) => expect(hintLinks(link)).toEqual([]));
 });
 
 it('countOf ignores case', () => expect(countOf(['Host', 'a', 'HOST', 'b'], 'host')).toBe(2));

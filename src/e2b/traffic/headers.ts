@@ -110,6 +110,16 @@ export function trailers(raw: RawHeaders): [string, string][] {
   });
 }
 
+/** A parameter has one way to match, so the time grows with the length alone. */
+const LINK = /^<[^>]*>(?:\s*;\s*[^;"\s=]+(?:=(?:"[^;"\s]*"|[^;"\s]*))?)*$/;
+
+/**
+ * The links of a hint (103), each by itself; those that are not valid are left out. Node checks them again by a pattern that takes
+ * hours for some that are not: a program could stop the daemon by one.
+ */
+export const hintLinks = (link: string): string[] =>
+  link.split(/,\s*(?=<)/).filter((one) => LINK.test(one));
+
 /** A phrase that HTTP allows; undefined: the usual one of the status. */
 export const reasonPhrase = (text: string | undefined): string | undefined =>
   text !== undefined && /^[\t\x20-\x7e]{1,128}$/.test(text) ? text : undefined;

@@ -22,7 +22,14 @@ import type { SandboxInfo } from '../../sandbox/control.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
 import { keptOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
-import { answerHeaders, countOf, reasonPhrase, requestHeaders, trailers } from './headers.ts';
+import {
+  answerHeaders,
+  countOf,
+  hintLinks,
+  reasonPhrase,
+  requestHeaders,
+  trailers,
+} from './headers.ts';
 import { splice } from './join.ts';
 import { TRAFFIC_LIMITS } from './limits.ts';
 import { badRequest, notHttp, type ProxyRefusal, refusalOf, sendRefusal } from './refusal.ts';
@@ -218,7 +225,8 @@ function passInterim(
     try {
       if (statusCode === 102) response.writeProcessing();
       else if (statusCode === 103 && link !== undefined) {
-        response.writeEarlyHints({ link });
+        const links = [link].flat().flatMap(hintLinks);
+        if (links.length > 0) response.writeEarlyHints({ link: links });
       }
     } catch (error) {
       ignore(error, 'a hint that is not valid is no answer');
