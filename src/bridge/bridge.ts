@@ -20,10 +20,9 @@
  * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, check-body, cache-hints, caller-key, headers, address, json-body, fields, policy, sse, usage,
- * dialect/.
- * Input and output: listener, exchange, body, body-checker, body-worker, reply, relay, upstream, catalog,
- * detect, listener-owner.
+ * Pure: limits, refusal, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, body/check-body,
+ * upstream/address, dialect/.
+ * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies) and upstream/ (model servers).
  */
 import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';
@@ -31,24 +30,24 @@ import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
 import { type Metric, single } from '../base/metrics.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
-import type { UpstreamTarget } from './address.ts';
-import { BODY_MEMORY } from './body.ts';
-import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body-checker.ts';
+import { BODY_MEMORY } from './body/body.ts';
+import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
-import { Catalog } from './catalog.ts';
-import { openaiDialect } from './dialect/openai.ts';
+import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
 import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Refusal } from './refusal.ts';
-import { UpstreamClient } from './upstream.ts';
+import type { UpstreamTarget } from './upstream/address.ts';
+import { Catalog } from './upstream/catalog.ts';
+import { UpstreamClient } from './upstream/client.ts';
 import type { UsageRecord } from './usage.ts';
 
-export type { UpstreamTarget } from './address.ts';
 export type { PortStats } from './listener.ts';
 export type { BridgePolicy } from './policy.ts';
+export type { UpstreamTarget } from './upstream/address.ts';
 export type { UsageRecord } from './usage.ts';
 
 export interface BridgeOptions {

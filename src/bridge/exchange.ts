@@ -14,12 +14,10 @@ import { IdleTimer } from '../base/idle-timer.ts';
 import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
-import type { UpstreamTarget } from './address.ts';
-import { RequestBody } from './body.ts';
-import type { BodyChecker, CheckedBytes } from './body-checker.ts';
+import { RequestBody } from './body/body.ts';
+import type { BodyChecker, CheckedBytes } from './body/body-checker.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKey } from './caller-key.ts';
-import type { Catalog } from './catalog.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
 import {
@@ -38,7 +36,9 @@ import { isEventStream, relayDocument, relayError, relayStream } from './relay.t
 import { Reply } from './reply.ts';
 import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
-import type { UpstreamClient } from './upstream.ts';
+import type { UpstreamTarget } from './upstream/address.ts';
+import type { Catalog } from './upstream/catalog.ts';
+import type { UpstreamClient } from './upstream/client.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
 
 /** Shared by all exchanges of a port. */

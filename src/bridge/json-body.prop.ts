@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { openaiDialect } from './dialect/openai.ts';
+import { openaiDialect } from './dialect/openai/openai.ts';
 import { editJson, isJsonObject, type JsonObject, parseJsonBody } from './json-body.ts';
 import { resolveModel } from './policy.ts';
 

@@ -5,7 +5,6 @@
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CacheHintMask, eventLength } from './cache-hints.ts';
-import { readBounded } from './catalog.ts';
 import { BridgeError } from './errors.ts';
 import { responseHeaders } from './headers.ts';
 import { isJsonObject } from './json-body.ts';
@@ -13,6 +12,7 @@ import type { BridgeLimits } from './limits.ts';
 import type { Refusal } from './refusal.ts';
 import type { Reply } from './reply.ts';
 import { SseSplitter } from './sse.ts';
+import { readBounded } from './upstream/catalog.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
 
 export interface RelayContext {

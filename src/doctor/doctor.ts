@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import { GIB } from '../base/units.ts';
-import { probeUpstreams } from '../bridge/detect.ts';
+import { probeUpstreams } from '../bridge/upstream/detect.ts';
 import type { Config } from '../config.ts';
 import { requireRunDir, resolveHome } from '../home.ts';
 import { missingHostPackages } from '../image/host-packages.ts';

@@ -8,10 +8,14 @@ import { describeError } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
-import { endpointOf } from '../bridge/address.ts';
 import type { UpstreamTarget } from '../bridge/bridge.ts';
-import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../bridge/detect.ts';
-import { describeOwners, isTrustedOwner, listenerOwners } from '../bridge/listener-owner.ts';
+import { endpointOf } from '../bridge/upstream/address.ts';
+import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../bridge/upstream/detect.ts';
+import {
+  describeOwners,
+  isTrustedOwner,
+  listenerOwners,
+} from '../bridge/upstream/listener-owner.ts';
 import type { Config } from '../config.ts';
 import { type Engine, startEngine } from '../engine/process.ts';
 import { MODEL_ID } from '../image/model.ts';

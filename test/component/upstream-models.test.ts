@@ -1,7 +1,7 @@
 /** Models of a model server: queried again on each use; an unreachable server keeps its last list. */
 import { expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { listenerOwners } from '../../src/bridge/listener-owner.ts';
+import { listenerOwners } from '../../src/bridge/upstream/listener-owner.ts';
 import { readConfig } from '../../src/config.ts';
 import { chooseUpstream } from '../../src/runtime/upstream.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';

@@ -1,4 +1,4 @@
-/** The rules of one API that clients speak. Pure: requests in, decisions out. The only one is `openai.ts`. */
+/** The rules of one API that clients speak. Pure: requests in, decisions out.  */
 import type { JsonObject } from '../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';

@@ -1,9 +1,9 @@
 /** Reads the body of a request into bounded memory (io). */
 import type { IncomingMessage } from 'node:http';
-import type { FairShareLimits, Hold } from '../base/fairness/fair-share.ts';
-import { MIB } from '../base/units.ts';
-import { BridgeError } from './errors.ts';
-import { accepted, type Checked, refused } from './refusal.ts';
+import type { FairShareLimits, Hold } from '../../base/fairness/fair-share.ts';
+import { MIB } from '../../base/units.ts';
+import { BridgeError } from '../errors.ts';
+import { accepted, type Checked, refused } from '../refusal.ts';
 
 /**
  * Bytes of the bodies of all sandboxes, on their way or held until an upstream answers. Whatever others do, a sandbox

@@ -2,14 +2,14 @@
  * Finds a model server on this machine (io). A server on a default port counts only if it belongs to root or to
  * our own user, and never gets the key.
  */
-import { type Clock, systemClock } from '../base/clock.ts';
-import { describeError } from '../base/errors.ts';
-import { type Log, silentLog } from '../base/log.ts';
+import { type Clock, systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { type Log, silentLog } from '../../base/log.ts';
+import { BRIDGE_LIMITS } from '../limits.ts';
 import { endpointOf, parseTarget, type UpstreamTarget } from './address.ts';
 import { fetchModels } from './catalog.ts';
-import { BRIDGE_LIMITS } from './limits.ts';
+import { UpstreamClient } from './client.ts';
 import { describeOwners, isTrustedOwner, listenerOwners } from './listener-owner.ts';
-import { UpstreamClient } from './upstream.ts';
 
 export interface DetectOptions {
   /** `http(s)://host:port[/prefix]`, `host:port` or `unix:/path`. If given, nothing else is tried. */

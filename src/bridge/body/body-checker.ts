@@ -7,21 +7,21 @@
  *
  * Sandboxes take turns at the threads (`turn-threads.ts`).
  */
-import type { Clock } from '../base/clock.ts';
-import type { LoopTime } from '../base/fairness/loop-time.ts';
+import type { Clock } from '../../base/clock.ts';
+import type { LoopTime } from '../../base/fairness/loop-time.ts';
 import {
   ThreadError,
   type ThreadErrorCode,
   type ThreadLimits,
   TurnThreads,
-} from '../base/fairness/turn-threads.ts';
-import type { Log } from '../base/log.ts';
-import { modulePath } from '../base/module-path.ts';
-import type { BucketLimit } from '../base/token-bucket.ts';
-import { KIB } from '../base/units.ts';
+} from '../../base/fairness/turn-threads.ts';
+import type { Log } from '../../base/log.ts';
+import { modulePath } from '../../base/module-path.ts';
+import type { BucketLimit } from '../../base/token-bucket.ts';
+import { KIB } from '../../base/units.ts';
+import { type Checked, refused } from '../refusal.ts';
 import type { BodyAnswer, BodyRequest } from './body-worker.ts';
 import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
-import { type Checked, refused } from './refusal.ts';
 
 export interface CheckerLimits extends Omit<ThreadLimits, 'threadsMax' | 'nice'> {
   /** Larger bodies go to a thread; the worst of this size takes 2 ms. */

@@ -1,5 +1,5 @@
 /** Addresses of upstreams. Pure. */
-import { BridgeError } from './errors.ts';
+import { BridgeError } from '../errors.ts';
 
 /** A model server. Comes from the host's configuration or detection, never from a guest. */
 export interface UpstreamTarget {

@@ -1,10 +1,10 @@
 /** The OpenAI API: chat completions, completions, embeddings, models. */
-import { type AllowedFields, checkFields } from '../fields.ts';
-import { isJsonObject, type JsonObject } from '../json-body.ts';
-import type { BridgePolicy, ModelEntry } from '../policy.ts';
-import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
-import type { Dialect, Inspection, Operation, Route } from './dialect.ts';
-import { BOUND_FIELDS, OPENAI_FIELDS, OPENAI_HAZARDS } from './openai-fields.ts';
+import { type AllowedFields, checkFields } from '../../fields.ts';
+import { isJsonObject, type JsonObject } from '../../json-body.ts';
+import type { BridgePolicy, ModelEntry } from '../../policy.ts';
+import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
+import type { Dialect, Inspection, Operation, Route } from '../dialect.ts';
+import { BOUND_FIELDS, OPENAI_FIELDS, OPENAI_HAZARDS } from './fields.ts';
 
 export const openaiDialect: Dialect = {
   name: 'openai',

@@ -1,10 +1,10 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
-import { assert } from '../base/assert.ts';
-import type { Inspection, Operation } from './dialect/dialect.ts';
-import { DIALECTS } from './dialect/dialects.ts';
-import { type JsonLayout, type JsonLimits, parseJsonBody } from './json-body.ts';
-import type { BridgePolicy } from './policy.ts';
-import { accepted, type Checked } from './refusal.ts';
+import { assert } from '../../base/assert.ts';
+import type { Inspection, Operation } from '../dialect/dialect.ts';
+import { DIALECTS } from '../dialect/dialects.ts';
+import { type JsonLayout, type JsonLimits, parseJsonBody } from '../json-body.ts';
+import type { BridgePolicy } from '../policy.ts';
+import { accepted, type Checked } from '../refusal.ts';
 
 /** Plain data: it is sent to a thread. */
 export interface BodyCheck {

@@ -6,11 +6,11 @@ import {
   type IncomingMessage,
 } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
-import type { Clock } from '../base/clock.ts';
-import { errorCode } from '../base/errors.ts';
+import type { Clock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { BridgeError } from '../errors.ts';
+import type { BridgeLimits } from '../limits.ts';
 import { type Endpoint, endpointOf, type UpstreamTarget } from './address.ts';
-import { BridgeError } from './errors.ts';
-import type { BridgeLimits } from './limits.ts';
 
 export interface UpstreamRequest {
   readonly target: UpstreamTarget;

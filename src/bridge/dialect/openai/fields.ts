@@ -3,7 +3,7 @@
  * of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, DeepSeek, Mistral and DashScope that only change sampling, format
  * or reasoning of the request itself. docs/bridge.md explains them; a test compares.
  */
-import type { Fields, Hazards, Shape } from '../fields.ts';
+import type { Fields, Hazards, Shape } from '../../fields.ts';
 
 const LABEL: Shape = { strings: 'label' };
 const PROSE: Shape = { strings: 'prose' };

@@ -1,14 +1,14 @@
 /** The model lists of upstreams: fetched on demand, cached, with one request for all waiting callers. */
 import type { IncomingMessage } from 'node:http';
-import type { Clock } from '../base/clock.ts';
-import { describeError } from '../base/errors.ts';
-import type { Log } from '../base/log.ts';
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import type { Log } from '../../base/log.ts';
+import { BridgeError } from '../errors.ts';
+import { isJsonObject } from '../json-body.ts';
+import type { BridgeLimits } from '../limits.ts';
+import type { ModelEntry } from '../policy.ts';
 import { endpointOf, type UpstreamTarget } from './address.ts';
-import { BridgeError } from './errors.ts';
-import { isJsonObject } from './json-body.ts';
-import type { BridgeLimits } from './limits.ts';
-import type { ModelEntry } from './policy.ts';
-import type { UpstreamClient } from './upstream.ts';
+import type { UpstreamClient } from './client.ts';
 
 /** Age after which a list is fetched again. */
 const FRESH_MS = 30_000;

@@ -1,7 +1,7 @@
 /** A thread of `body-checker.ts`: one body at a time, whose bytes move here and back. */
-import { serveTurns } from '../base/fairness/turn-worker.ts';
+import { serveTurns } from '../../base/fairness/turn-worker.ts';
+import type { Checked } from '../refusal.ts';
 import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
-import type { Checked } from './refusal.ts';
 
 export interface BodyRequest {
   readonly bytes: Uint8Array;

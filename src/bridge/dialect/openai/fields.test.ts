@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type Fields, foldKey, type Shape } from '../fields.ts';
+import { type Fields, foldKey, type Shape } from '../../fields.ts';
+import { OPENAI_FIELDS, OPENAI_HAZARDS } from './fields.ts';
 import { openaiDialect } from './openai.ts';
-import { OPENAI_FIELDS, OPENAI_HAZARDS } from './openai-fields.ts';
 
 type Body = Record<string, unknown>;
 type RouteName = keyof typeof OPENAI_FIELDS;
