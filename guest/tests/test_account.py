@@ -96,5 +96,18 @@ class Accounts(unittest.TestCase):
                 Welcome({**WELCOME, "environment": wrong})
 
 
+class BaseEnvTest(unittest.TestCase):
+    def test_models(self) -> None:
+        env = account.base_env({}, 80)
+        self.assertEqual(env["ANTHROPIC_BASE_URL"], "http://127.0.0.1:80")
+        self.assertEqual((env["ANTHROPIC_API_KEY"], "ANTHROPIC_AUTH_TOKEN" in env), ("neurovisor", False))
+
+    def test_a_key_of_the_sandbox_keeps_its_server(self) -> None:
+        for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
+            env = account.base_env({name: "mine"}, 80)
+            self.assertEqual(env[name], "mine")
+            self.assertNotIn("ANTHROPIC_BASE_URL", env)
+
+
 if __name__ == "__main__":
     unittest.main()

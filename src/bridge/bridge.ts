@@ -8,9 +8,11 @@
  *     └──────────────────────────┘           └──────────────────────────────────────────────────┘
  *
  * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
- * about its sender (R-IPC-8). A port serves the OpenAI API over HTTP/1.1 (`dialect/`). Each request is an
+ * about its sender (R-IPC-8). A port serves the OpenAI API and Anthropic's
+ * Messages over HTTP/1.1 (`dialect/`). Each request is an
  * *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream with the
- * host's key instead of the guest's. Its answer returns unchanged, as it arrives.
+ * host's key instead of the guest's. Its answer returns as it arrives: unchanged, or translated if client and
+ * upstream speak different dialects.
  *
  * Before you change something here:
  * - Two parsers read a JSON body, ours and the upstream's. `json-body.ts` ensures that both see the same,
@@ -33,7 +35,6 @@ import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import { BODY_MEMORY } from './body/body.ts';
 import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
-import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
 import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
@@ -119,7 +120,6 @@ export function createBridge(options: BridgeOptions): Bridge {
         sandboxId,
         policy,
         limits,
-        dialect: openaiDialect,
         checker,
         bodyTime: new LoopTime(BODY_LOOP_TIME, clock),
         traceTime: new LoopTime(TRACE_LOOP_TIME, clock),

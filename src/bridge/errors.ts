@@ -15,6 +15,8 @@ export type BridgeErrorCode =
   | 'upstream_died'
   /** The upstream's answer was not that of a model server. */
   | 'upstream_protocol'
+  /** The upstream reported an error in the middle of its answer. */
+  | 'upstream_failed'
   /** The guest disconnected, or its port was closed. */
   | 'cancelled';
 

@@ -5,7 +5,9 @@
  *                └── an abort (guest gone, port closed, timeout) ends it in every phase ──┘
  */
 
+import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { assert } from '../base/assert.ts';
 import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { FairShare } from '../base/fairness/fair-share.ts';
@@ -19,6 +21,9 @@ import type { BodyChecker, CheckedBytes } from './body/body-checker.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKey } from './caller-key.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
+import { dialectOf } from './dialect/dialects.ts';
+import type { AnswerContext } from './dialect/model.ts';
+import { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
 import { BridgeError } from './errors.ts';
 import {
   checkTraces,
@@ -32,7 +37,8 @@ import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
 import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
 import type { Checked, Refusal } from './refusal.ts';
-import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
+import { isEventStream, relayDocument, relayError, relayStream, withoutKey } from './relay.ts';
+import { type Translated, translateDocument, translateStream } from './relay-translated.ts';
 import { Reply } from './reply.ts';
 import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
@@ -46,7 +52,6 @@ export interface ExchangeContext {
   readonly sandboxId: string;
   readonly policy: BridgePolicy;
   readonly limits: BridgeLimits;
-  readonly dialect: Dialect;
   readonly checker: BodyChecker;
   readonly bodyTime: LoopTime;
   readonly traceTime: LoopTime;
@@ -72,6 +77,8 @@ export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 interface Dispatched {
   readonly operation: Operation;
   readonly inspection: Inspection;
+  /** Undefined: the upstream speaks the guest's dialect. */
+  readonly translated: Translated | undefined;
   readonly model: string;
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
@@ -87,6 +94,7 @@ export class Exchange {
   readonly #context: ExchangeContext;
   readonly #request: IncomingMessage;
   readonly #response: ServerResponse;
+  readonly #dialect: Dialect;
   readonly #reply: Reply;
   readonly #aborter = new AbortController();
   readonly #body: RequestBody;
@@ -100,7 +108,8 @@ export class Exchange {
     this.#context = context;
     this.#request = request;
     this.#response = response;
-    this.#reply = new Reply(request, response, context);
+    this.#dialect = dialectOf(request.url ?? '', request.headers);
+    this.#reply = new Reply(request, response, { ...context, dialect: this.#dialect });
     this.#body = new RequestBody(
       (bytes) => memory.take(sandboxId, bytes, limits.bodyTotalBytesMax),
       limits.bodyBytesMax,
@@ -155,10 +164,16 @@ export class Exchange {
     const { method = '', url = '' } = this.#request;
     const { takeTraces } = this.#context;
     if (takeTraces !== undefined && isTraces(method, url)) return this.#takeTraces(takeTraces);
-    const route = this.#context.dialect.route(method, url);
+    const route = this.#dialect.route(method, url);
     if (!route.ok) return Promise.resolve(this.#refused(route.refusal));
-    if (route.value.kind === 'inference') return this.#infer(route.value.operation);
-    return this.#listModels(route.value);
+    switch (route.value.kind) {
+      case 'inference':
+        return this.#infer(route.value.operation);
+      case 'count':
+        return this.#countTokens(route.value.operation);
+      default:
+        return this.#listModels(route.value);
+    }
   }
 
   async #takeTraces(take: TakeTraces): Promise<ExchangeEnd> {
@@ -179,8 +194,8 @@ export class Exchange {
     return 'served';
   }
 
-  async #listModels(route: Exclude<Route, { kind: 'inference' }>): Promise<ExchangeEnd> {
-    const { policy, catalog, dialect } = this.#context;
+  async #listModels(route: Extract<Route, { kind: 'models' | 'model' }>): Promise<ExchangeEnd> {
+    const { policy, catalog } = this.#context;
     const target = await this.#awaitUpstream();
     const listed = await orAborted(catalog.refresh(target), this.#aborter.signal);
     if (listed === null && policy.allowModels === undefined) {
@@ -188,7 +203,7 @@ export class Exchange {
     }
     const models = visibleModels(policy, listed);
     if (route.kind === 'models') {
-      this.#reply.json(200, dialect.modelList(models));
+      this.#reply.json(200, this.#dialect.modelList(models));
       return 'served';
     }
     const names = listed?.map((model) => model.id) ?? null;
@@ -197,22 +212,39 @@ export class Exchange {
     const model = models.find(({ id }) => id === route.id || id === resolved.value);
     this.#reply.json(
       200,
-      dialect.model({ created: 0, ownedBy: 'neurovisor', ...model, id: route.id }),
+      this.#dialect.model({ created: 0, ownedBy: 'neurovisor', ...model, id: route.id }),
     );
     return 'served';
   }
 
+  /** Estimates: the model server's tokenizer is not asked. */
+  async #countTokens(operation: Operation): Promise<ExchangeEnd> {
+    const { translation } = this.#dialect;
+    assert(translation !== undefined, 'only such a dialect counts');
+    const received = await this.#body.read(this.#request, this.#aborter.signal);
+    if (!received.ok) return this.#refused(received.refusal);
+    const { checked } = await this.#check(operation, received.value);
+    if (!checked.ok) return this.#refused(checked.refusal);
+    const { promptTokensEstimate } = checked.value.inspection;
+    this.#reply.json(200, translation.tokenCount(Math.max(1, promptTokensEstimate)));
+    return 'served';
+  }
+
   async #infer(operation: Operation): Promise<ExchangeEnd> {
-    const { dialect, limits, clock, sandboxId } = this.#context;
+    const { limits, clock, sandboxId } = this.#context;
     const refusal = this.#context.refusalOf(sandboxId);
     if (refusal !== null) return this.#refused(refusal);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();
-    this.#context.metrics.countBody(dialect.name, received.value.length);
+    this.#context.metrics.countBody(this.#dialect.name, received.value.length);
     const { checked, bytes } = await this.#check(operation, received.value);
     if (!checked.ok) return this.#refused(checked.refusal);
-    const { inspection, layout } = checked.value;
+    const { inspection, layout, translated } = checked.value;
+    if (translated !== undefined) {
+      const replaced = this.#body.replace(translated.bytes.length);
+      if (!replaced.ok) return this.#refused(replaced.refusal);
+    }
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
     const target = await this.#awaitUpstream();
     const model = await this.#resolve(target, inspection.model, operation);
@@ -220,7 +252,8 @@ export class Exchange {
     const salt = await this.#cacheSalt(target, model.value);
     const edits = { ...inspection.edits, ...this.#boundFields(inspection), ...salt };
     const named = inspection.model === model.value ? edits : { ...edits, model: model.value };
-    const pieces = editJson(bytes, layout, named);
+    const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
+    const pieces = editJson(sent, layout, named);
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
       operation: operation.name,
       model: model.value,
@@ -230,6 +263,7 @@ export class Exchange {
       operation,
       span,
       inspection,
+      translated: this.#translated(inspection, translated?.answer, model.value),
       model: model.value,
       bodyEndAtMs,
       sentAtMs: clock.now(),
@@ -247,10 +281,10 @@ export class Exchange {
 
   /** Maybe in a thread, which has the bytes meanwhile. */
   async #check(operation: Operation, bytes: Buffer): Promise<CheckedBytes> {
-    const { checker, dialect, policy, limits, sandboxId, metrics, clock } = this.#context;
+    const { checker, policy, limits, sandboxId, metrics, clock } = this.#context;
     const { signal } = this.#aborter;
     const begunAtMs = clock.now();
-    const check = { dialect: dialect.name, operation, policy, limits: jsonLimits(limits) };
+    const check = { dialect: this.#dialect.name, operation, policy, limits: jsonLimits(limits) };
     const checking = checker.check({
       sandboxId,
       loopTime: this.#context.bodyTime,
@@ -262,6 +296,20 @@ export class Exchange {
     const result = await orAborted(checking, signal);
     metrics.countCheck(result.where, clock.now() - begunAtMs);
     return result;
+  }
+
+  #translated(
+    { stream, promptTokensEstimate }: Inspection,
+    answer: AnswerContext | undefined,
+    model: string,
+  ): Translated | undefined {
+    const { translation } = this.#dialect;
+    if (translation === undefined || answer === undefined) return undefined;
+    const showCacheHits = this.#context.policy.showCacheHits ?? false;
+    const id = randomBytes(ANSWER_ID_BYTES).toString('hex');
+    const options = { id, model, stream, promptTokensEstimate, context: answer, showCacheHits };
+    const writer = translation.answer(options);
+    return { reader: new OpenaiAnswerReader(answer), writer, translation, stream };
   }
 
   async #forward(
@@ -300,7 +348,7 @@ export class Exchange {
     dispatched: Dispatched,
   ): Promise<ExchangeEnd> {
     const { limits, clock, log } = this.#context;
-    const { operation, inspection } = dispatched;
+    const { operation, inspection, translated } = dispatched;
     const status = response.statusCode ?? 0;
     if (status < 200 || status >= 300) {
       dispatched.outcome = 'upstream-error';
@@ -308,7 +356,7 @@ export class Exchange {
         const remedy = 'check NEUROVISOR_UPSTREAM_KEY on the host';
         log.warn('the model server denied a request', { upstream: target.name, status, remedy });
       }
-      await relayError(response, this.#reply, target.apiKey, limits);
+      await relayError(response, this.#reply, target.apiKey, limits, translated !== undefined);
       return 'served';
     }
     const relay = {
@@ -323,14 +371,16 @@ export class Exchange {
     if (isEventStream(response)) {
       const usage = new StreamUsage(inspection.hideUsage);
       dispatched.counts = () => usage.counts(inspection.promptTokensEstimate);
-      dispatched.complete = () => usage.done;
-      await relayStream(response, this.#reply, usage, relay);
+      dispatched.complete = () => translated?.writer.done ?? usage.done;
+      if (translated === undefined) await relayStream(response, this.#reply, usage, relay);
+      else await translateStream(response, this.#reply, usage, translated, relay);
       dispatched.outcome = usage.failed ? 'upstream-error' : 'ok';
     } else {
       const usage = new DocumentUsage();
       const { promptTokensEstimate } = inspection;
       dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
-      await relayDocument(response, this.#reply, usage, relay);
+      if (translated === undefined) await relayDocument(response, this.#reply, usage, relay);
+      else await translateDocument(response, this.#reply, usage, translated, relay);
       dispatched.outcome = 'ok';
     }
     return 'served';
@@ -404,17 +454,20 @@ export class Exchange {
     }
     // A bug in the bridge must not look like a fault of the upstream.
     const unexpected = !(error instanceof CodedError) && this.#target !== undefined;
+    if (code === 'upstream_failed' && this.#dispatched !== undefined) {
+      this.#dispatched.outcome = 'upstream-error';
+    }
     const fields = { sandbox: sandboxId, error: describeError(error) };
     if (unexpected) log.error('an inference request failed', fields);
     else log.warn('no answer from the model server', fields);
-    this.#reply.fail(unexpected ? INTERNAL : refusalOf(error, this.#target?.name));
+    this.#reply.fail(unexpected ? INTERNAL : refusalOf(error, this.#target));
     return 'failed';
   }
 
   #settle(): void {
     const dispatched = this.#dispatched;
     if (dispatched === undefined) return;
-    const { clock, onUsage, sandboxId, metrics, dialect } = this.#context;
+    const { clock, onUsage, sandboxId, metrics } = this.#context;
     const { operation, inspection, model, bodyEndAtMs, sentAtMs, tokens } = dispatched;
     const firstByteAtMs = this.#reply.firstByteAtMs;
     const usage: UsageRecord = {
@@ -431,20 +484,26 @@ export class Exchange {
         totalMs: clock.now() - this.#startedAtMs,
       },
     };
-    metrics.countSent(dialect.name, usage, tokens);
+    metrics.countSent(this.#dialect.name, usage, tokens);
     endTrace(dispatched.span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
     onUsage(usage);
   }
 
   #count(end: ExchangeEnd): void {
-    const { metrics, dialect } = this.#context;
+    const { metrics } = this.#context;
     const { refusal } = this.#reply;
     if (refusal !== null) metrics.countError(refusal.code);
     const outcome = UNSENT[end];
     if (this.#dispatched === undefined && outcome !== null)
-      metrics.countUnsent(dialect.name, outcome);
+      metrics.countUnsent(this.#dialect.name, outcome);
   }
 }
+
+const ANSWER_ID_BYTES = 12;
+
+/** A thread's answer has the bytes as a plain array. */
+const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
+  Buffer.from(buffer, byteOffset, byteLength);
 
 /** `owned_by` in the model lists of servers that understand `cache_salt`. */
 const SALTED_OWNERS = new Set(['vllm', 'sglang', 'neurovisor']);
@@ -473,9 +532,9 @@ const INTERNAL: Refusal = {
 const RETRY_AFTER_SECONDS = 2;
 
 /** The error that the guest gets. Addresses and causes stay in the log. */
-function refusalOf(error: unknown, upstreamName: string | undefined): Refusal {
+function refusalOf(error: unknown, target: UpstreamTarget | undefined): Refusal {
   const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
-  const name = upstreamName ?? 'The model server';
+  const name = target?.name ?? 'The model server';
   const remedy =
     error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
   switch (code) {
@@ -483,6 +542,10 @@ function refusalOf(error: unknown, upstreamName: string | undefined): Refusal {
       return { status: 504, code, message: `${name} did not answer in time.` };
     case 'upstream_died':
       return { status: 502, code, message: `${name} ended its answer early.` };
+    case 'upstream_failed': {
+      const message = withoutKey(error instanceof Error ? error.message : '', target?.apiKey);
+      return { status: 502, code: 'upstream_error', message };
+    }
     case 'upstream_protocol':
       return { status: 502, code, message: `${name} sent an invalid answer.` };
     default:

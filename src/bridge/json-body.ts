@@ -4,6 +4,7 @@
  * all others unchanged: numbers keep their digits, strings their escapes.
  */
 import { isUtf8 } from 'node:buffer';
+import { assert } from '../base/assert.ts';
 import type { BridgeLimits } from './limits.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
@@ -49,8 +50,34 @@ export function parseJsonBody(bytes: Buffer, limits: JsonLimits): Checked<JsonBo
   return accepted({ value, layout: { members, end: bytes.lastIndexOf(CLOSE_OBJECT) } });
 }
 
+/** The layout of an object that was written here. */
+export function layoutOf(bytes: Buffer): JsonLayout {
+  const scan = scanJson(bytes, UNLIMITED);
+  assert(scan.ok, 'no limit');
+  return { members: scan.value.members, end: bytes.lastIndexOf(CLOSE_OBJECT) };
+}
+
+const UNLIMITED: JsonLimits = {
+  jsonDepthMax: Number.POSITIVE_INFINITY,
+  jsonContainersMax: Number.POSITIVE_INFINITY,
+  jsonValuesMax: Number.POSITIVE_INFINITY,
+  jsonKeysMax: Number.POSITIVE_INFINITY,
+  jsonMembersMax: Number.POSITIVE_INFINITY,
+};
+
 export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** The object that `text` is the JSON of, or undefined. */
+export function parseObject(text: string): JsonObject | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return isJsonObject(value) ? value : undefined;
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
 }
 
 /** Byte range of a top-level member's value, with the white space around it. */

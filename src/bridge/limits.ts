@@ -48,6 +48,8 @@ export interface BridgeLimits {
   readonly keepAliveIntervalMs: number;
   /** A server-sent event buffered until it is complete; a longer one is forwarded in pieces. */
   readonly eventBytesMax: number;
+  /** A whole answer that is translated; a longer one is `upstream_protocol`. */
+  readonly answerBytesMax: number;
   /** Body of an upstream's error answer; a longer one is replaced by the bridge's own message. */
   readonly errorBodyBytesMax: number;
   /** Body of the upstream's model list; a longer one is ignored. */
@@ -78,6 +80,7 @@ export const BRIDGE_LIMITS: BridgeLimits = {
   totalTimeoutMs: 3_600_000,
   keepAliveIntervalMs: 10_000,
   eventBytesMax: MIB,
+  answerBytesMax: 8 * MIB,
   errorBodyBytesMax: 64 * KIB,
   modelListBytesMax: MIB,
 };

@@ -8,6 +8,8 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { dropInput } from '../base/drop-input.ts';
 import { errorCode } from '../base/errors.ts';
+import { dialectOf } from './dialect/dialects.ts';
+import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
 import { Exchange, type ExchangeContext } from './exchange.ts';
 import { checkFraming } from './headers.ts';
@@ -177,9 +179,11 @@ export class Listener {
       return;
     }
     const refusal = CLIENT_ERRORS[errorCode(error) ?? ''] ?? BAD_REQUEST;
-    const body = this.#context.dialect.error(refusal);
+    const dialect =
+      current === undefined ? openaiDialect : dialectOf(current.req.url ?? '', current.req.headers);
+    const body = dialect.error(refusal);
     const head = [
-      `HTTP/1.1 ${refusal.status} ${refusal.code}`,
+      `HTTP/1.1 ${dialect.status(refusal)} ${refusal.code}`,
       'content-type: application/json',
       `content-length: ${Buffer.byteLength(body)}`,
       'connection: close',

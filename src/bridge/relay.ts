@@ -99,18 +99,22 @@ export async function relayDocument(
 }
 
 /** @throws BridgeError `upstream_protocol`: the bridge requested no compression, and can't read the answer */
-function requirePlain(response: IncomingMessage): void {
+export function requirePlain(response: IncomingMessage): void {
   const encoding = response.headers['content-encoding'] ?? 'identity';
   if (encoding === 'identity') return;
   throw new BridgeError('upstream_protocol', `the answer is compressed: ${encoding}`);
 }
 
-/** Forwards an error of the upstream, without anything private to the host. */
+/**
+ * Forwards an error of the upstream, without anything private to the host.
+ * @param isTranslated the guest's dialect has another form for errors
+ */
 export async function relayError(
   response: IncomingMessage,
   reply: Reply,
   apiKey: string | undefined,
   limits: BridgeLimits,
+  isTranslated: boolean,
 ): Promise<void> {
   const status = response.statusCode ?? 502;
   const raw = await readBounded(response, limits.errorBodyBytesMax);
@@ -118,8 +122,10 @@ export async function relayError(
   if (own !== undefined) return reply.fail(own);
   // A server may echo the request; the guest must not learn the key.
   const text = withoutKey(raw?.toString('utf8') ?? '', apiKey);
-  if (reply.streaming) {
-    return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) });
+  if (reply.streaming || isTranslated) {
+    const headers = responseHeaders(response.headers);
+    const retry = isTranslated ? pickRetryHeaders(headers) : {};
+    return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) }, retry);
   }
   const {
     'content-length': _,
@@ -131,6 +137,11 @@ export async function relayError(
   }
   reply.start(status, headers);
   reply.end(Buffer.from(text));
+}
+
+function pickRetryHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
+  const names = ['retry-after', 'retry-after-ms', 'x-should-retry'];
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => names.includes(name)));
 }
 
 /** The bridge's own error, for answers that would mislead the guest. */
@@ -173,8 +184,8 @@ function messageOf(text: string, status: number): string {
   }
 }
 
-/** Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest. */
-function pump(
+/** Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest; what it throws ends the answer. */
+export function pump(
   response: IncomingMessage,
   reply: Reply,
   context: RelayContext,
@@ -189,7 +200,15 @@ function pump(
     };
     response.on('data', (chunk: Buffer) => {
       context.onData();
-      if (onChunk(chunk) || response.isPaused()) return;
+      let open: boolean;
+      try {
+        open = onChunk(chunk);
+      } catch (error) {
+        reject(error);
+        response.destroy();
+        return;
+      }
+      if (open || response.isPaused()) return;
       response.pause();
       stopStall = clock.after(limits.stallTimeoutMs, () => {
         context.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));
@@ -206,6 +225,6 @@ function pump(
   });
 }
 
-function died(why: string, cause?: unknown): BridgeError {
+export function died(why: string, cause?: unknown): BridgeError {
   return new BridgeError('upstream_died', why, cause === undefined ? {} : { cause });
 }

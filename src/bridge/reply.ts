@@ -112,8 +112,11 @@ export class Reply {
     this.#send(status, JSON.stringify(value), {});
   }
 
-  /** Reports an error in the form that the answer's state allows; the answer never looks complete. */
-  fail(refusal: Refusal): void {
+  /**
+   * Reports an error in the form that the answer's state allows; the answer never looks complete.
+   * @param more headers, if there can be any
+   */
+  fail(refusal: Refusal, more: Readonly<Record<string, string>> = {}): void {
     const response = this.#response;
     this.stop();
     if (response.writableEnded || response.destroyed) return;
@@ -126,12 +129,12 @@ export class Reply {
       // A truncated document: only a broken connection shows the error.
       response.destroy();
     } else {
-      const headers: Record<string, string> = {};
+      const headers: Record<string, string> = { ...more };
       if (refusal.retryAfterSeconds !== undefined) {
         headers['retry-after'] = String(refusal.retryAfterSeconds);
         headers['x-should-retry'] = 'true';
       }
-      this.#send(refusal.status, this.#dialect.error(refusal), headers);
+      this.#send(this.#dialect.status(refusal), this.#dialect.error(refusal), headers);
     }
   }
 

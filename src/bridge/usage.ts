@@ -2,7 +2,7 @@
  * Token usage of a request, whether or not the client requested it (B11). Reads the answer in bounded
  * memory. Counts from the upstream are used; missing ones are estimated and marked.
  */
-import { isJsonObject, type JsonObject } from './json-body.ts';
+import { isJsonObject, type JsonObject, parseObject } from './json-body.ts';
 import { eventData, type SsePiece } from './sse.ts';
 
 /** One request that reached the upstream, made when its answer has been sent or was abandoned. */
@@ -227,14 +227,4 @@ function countsOf(
 
 function count(value: unknown): number | undefined {
   return Number.isSafeInteger(value) && Number(value) >= 0 ? Number(value) : undefined;
-}
-
-function parseObject(text: string): JsonObject | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return isJsonObject(value) ? value : undefined;
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
 }

@@ -79,8 +79,11 @@ describe('exec', () => {
     const { stdout } = await outcome(await agent.guest.exec({ argv: ['env'] }));
     const leading = stdout.split('\n').filter((line) => /http:\/\/127\.0\.0\.1/.test(line));
     const names = leading.map((line) => line.split('=')[0]).sort();
-    expect(names).toEqual(['OPENAI_API_BASE', 'OPENAI_BASE_URL']);
-    expect(stdout).not.toMatch(/ANTHROPIC|OLLAMA/);
+    expect(names).toEqual(['ANTHROPIC_BASE_URL', 'OPENAI_API_BASE', 'OPENAI_BASE_URL']);
+    // Its clients add /v1 themselves, and warn of two keys.
+    expect(stdout).toMatch(/^ANTHROPIC_BASE_URL=http:\/\/127\.0\.0\.1:\d+$/m);
+    expect(stdout).toMatch(/^ANTHROPIC_API_KEY=neurovisor$/m);
+    expect(stdout).not.toMatch(/ANTHROPIC_AUTH_TOKEN|OLLAMA/);
   });
 
   it('stdin: bytes and their end reach the program', async () => {

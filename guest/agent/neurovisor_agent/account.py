@@ -9,6 +9,8 @@ from .request import RequestError
 
 # The account of the system image.
 _DEFAULT_USER = "user"
+# What leads a client of Anthropic's API to another server.
+_ANTHROPIC_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -109,7 +111,7 @@ def _own() -> Account:
 
 
 def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]:
-    """The same for every user. Points OpenAI clients at the host's models, which speak that API."""
+    """The same for every user. Points clients of OpenAI's and Anthropic's APIs at the host's models."""
     endpoint = f"http://127.0.0.1:{inference_port}"
     return {
         "PATH": _PATH,
@@ -117,8 +119,19 @@ def base_env(sandbox_env: dict[str, str], inference_port: int) -> dict[str, str]
         "OPENAI_BASE_URL": f"{endpoint}/v1",
         "OPENAI_API_BASE": f"{endpoint}/v1",
         "OPENAI_API_KEY": "neurovisor",
+        **_anthropic_env(sandbox_env, endpoint),
         **sandbox_env,
     }
+
+
+def _anthropic_env(sandbox_env: dict[str, str], endpoint: str) -> dict[str, str]:
+    """A sandbox with a key of its own gets none of them: the key is for another server.
+
+    ANTHROPIC_API_KEY is the one that all clients read. Beside it ANTHROPIC_AUTH_TOKEN would only cause warnings.
+    """
+    if any(name in sandbox_env for name in _ANTHROPIC_KEYS):
+        return {}
+    return {"ANTHROPIC_BASE_URL": endpoint, "ANTHROPIC_API_KEY": "neurovisor"}
 
 
 def user_env(

@@ -17,5 +17,13 @@ serveTurns(({ bytes, check }: BodyRequest) => {
   const { buffer, byteOffset, byteLength } = bytes;
   const checked = checkBody(Buffer.from(buffer, byteOffset, byteLength), check);
   const answer: BodyAnswer = { bytes, checked };
-  return { answer, transfer: [buffer as ArrayBuffer] };
+  const translated = checked.ok ? checked.value.translated : undefined;
+  const transfer = [buffer as ArrayBuffer];
+  // A small buffer may be a part of a shared one, which can't move.
+  if (
+    translated?.bytes.byteLength === translated?.bytes.buffer.byteLength &&
+    translated !== undefined
+  )
+    transfer.push(translated.bytes.buffer as ArrayBuffer);
+  return { answer, transfer };
 });

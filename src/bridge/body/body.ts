@@ -70,6 +70,12 @@ export class RequestBody {
     });
   }
 
+  /** Another body goes upstream in place of this one, whose memory is reserved, too. */
+  replace(bytes: number): Checked<void> {
+    if (bytes > this.#bytesMax) return this.#tooLarge();
+    return this.#reserve(this.#buffer.length + bytes) ? accepted(undefined) : memoryFull();
+  }
+
   /** The memory is in use until `work` settles, even after `release`. */
   keepUntilSettled(work: Promise<unknown>): void {
     const settled = Promise.withResolvers<void>();
@@ -97,10 +103,7 @@ export class RequestBody {
       const large = length > LARGE_BYTES ? this.#declared : 0;
       const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES, large);
       const capacity = Math.min(wanted, this.#bytesMax);
-      if (!this.#reserve(capacity)) {
-        const message = 'Too many large requests are in flight. Retry later.';
-        return refused(429, 'body_memory_full', message, { retryAfterSeconds: 1 });
-      }
+      if (!this.#reserve(capacity)) return memoryFull();
       const grown = Buffer.allocUnsafeSlow(capacity);
       this.#buffer.copy(grown, 0, 0, this.#length);
       this.#buffer = grown;
@@ -120,4 +123,9 @@ export class RequestBody {
     const message = `The body is larger than ${this.#bytesMax} bytes.`;
     return refused(413, 'body_too_large', message);
   }
+}
+
+function memoryFull(): Checked<never> {
+  const message = 'Too many large requests are in flight. Retry later.';
+  return refused(429, 'body_memory_full', message, { retryAfterSeconds: 1 });
 }

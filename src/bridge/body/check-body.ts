@@ -1,8 +1,9 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { assert } from '../../base/assert.ts';
-import type { Inspection, Operation } from '../dialect/dialect.ts';
+import type { Inspection, Operation, TranslatedRequest } from '../dialect/dialect.ts';
 import { DIALECTS } from '../dialect/dialects.ts';
-import { type JsonLayout, type JsonLimits, parseJsonBody } from '../json-body.ts';
+import type { AnswerContext } from '../dialect/model.ts';
+import { type JsonLayout, type JsonLimits, layoutOf, parseJsonBody } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
 import { accepted, type Checked } from '../refusal.ts';
 
@@ -19,14 +20,32 @@ export interface CheckedBody {
   readonly inspection: Inspection;
   /** For `editJson`. */
   readonly layout: JsonLayout;
+  /** Present if the upstream speaks another dialect. */
+  readonly translated?: TranslatedBody;
+}
+
+export interface TranslatedBody {
+  /** Goes upstream in place of the body; `layout` is its layout. */
+  readonly bytes: Uint8Array;
+  readonly answer: AnswerContext;
 }
 
 export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody> {
   const dialect = DIALECTS[check.dialect];
   assert(dialect !== undefined, 'a known dialect');
+  const { operation } = check;
   const body = parseJsonBody(bytes, check.limits);
   if (!body.ok) return body;
-  const inspected = dialect.inspect(check.operation, body.value.value, check.policy);
+  const { value, layout } = body.value;
+  const inspected = dialect.inspect(operation, value, check.policy);
   if (!inspected.ok) return inspected;
-  return accepted({ inspection: inspected.value, layout: body.value.layout });
+  const inspection = inspected.value;
+  const translated = dialect.translation?.request(operation, value);
+  if (translated === undefined) return accepted({ inspection, layout });
+  return translated.ok ? accepted(withTranslation(inspection, translated.value)) : translated;
+}
+
+function withTranslation(inspection: Inspection, { body, answer }: TranslatedRequest): CheckedBody {
+  const bytes = Buffer.from(JSON.stringify(body));
+  return { inspection, layout: layoutOf(bytes), translated: { bytes, answer } };
 }

@@ -1,12 +1,18 @@
-/** The rules of one API that clients speak. Pure: requests in, decisions out.  */
+/**
+ * The rules of an API that clients speak. Pure: requests in, decisions out. A dialect other than the upstream's also has a
+ * `translation`.
+ */
 import type { JsonObject } from '../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';
+import type { AnswerContext, AnswerEvent } from './model.ts';
 
 export type Route =
   | { readonly kind: 'models' }
   | { readonly kind: 'model'; readonly id: string }
-  | { readonly kind: 'inference'; readonly operation: Operation };
+  | { readonly kind: 'inference'; readonly operation: Operation }
+  /** The number of tokens in a request, which no upstream gets. */
+  | { readonly kind: 'count'; readonly operation: Operation };
 
 export interface Operation {
   readonly name: string;
@@ -35,12 +41,51 @@ export interface Dialect {
   readonly name: string;
   route(method: string, url: string): Checked<Route>;
   inspect(operation: Operation, body: JsonObject, policy: BridgePolicy): Checked<Inspection>;
+  /** Status of an error answer. */
+  status(refusal: Refusal): number;
   /** Body of an error answer. */
   error(refusal: Refusal): string;
   /** The event that reports an error after the status has been sent. */
   errorEvent(refusal: Refusal): string;
-  /** A comment that keeps a silent stream alive. */
+  /** Keeps a silent stream alive; clients skip it. */
   readonly keepAlive: string;
   modelList(models: readonly ModelEntry[]): unknown;
   model(model: ModelEntry): unknown;
+  /** Absent: the upstream speaks this dialect, and bytes pass. */
+  readonly translation?: Translation;
+}
+
+export interface Translation {
+  /** The upstream's request for one that was inspected. */
+  request(operation: Operation, body: JsonObject): Checked<TranslatedRequest>;
+  answer(options: AnswerOptions): AnswerWriter;
+  /** Answers a `count` route. */
+  tokenCount(tokens: number): unknown;
+  /** Headers beside those that pass; `received` are the upstream's. */
+  answerHeaders(
+    received: Readonly<Record<string, string | readonly string[] | undefined>>,
+  ): Readonly<Record<string, string>>;
+}
+
+export interface TranslatedRequest {
+  readonly body: JsonObject;
+  readonly answer: AnswerContext;
+}
+
+export interface AnswerOptions {
+  /** Random, of the answer. */
+  readonly id: string;
+  readonly model: string;
+  readonly stream: boolean;
+  readonly promptTokensEstimate: number;
+  readonly context: AnswerContext;
+  /** False: numbers that tell cache hits are 0. */
+  readonly showCacheHits: boolean;
+}
+
+export interface AnswerWriter {
+  /** Returns what the client gets now; without a stream, all of it with the last event. Not for `error`. */
+  write(event: AnswerEvent): string;
+  /** True when the client has the whole answer. */
+  readonly done: boolean;
 }

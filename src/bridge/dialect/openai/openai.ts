@@ -4,12 +4,14 @@ import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../../policy.ts';
 import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
 import type { Dialect, Inspection, Operation, Route } from '../dialect.ts';
+import { modelRoute, targetPath, wrongMethod } from '../model-route.ts';
 import { BOUND_FIELDS, OPENAI_FIELDS, OPENAI_HAZARDS } from './fields.ts';
 
 export const openaiDialect: Dialect = {
   name: 'openai',
   route,
   inspect,
+  status: ({ status }) => status,
   error: (refusal) => JSON.stringify(errorObject(refusal)),
   errorEvent: (refusal) => `data: ${JSON.stringify(errorObject(refusal))}\n\n`,
   keepAlive: ': keep-alive\n\n',
@@ -41,49 +43,18 @@ const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
   },
 };
 
-const MODEL_ID_CHARACTERS_MAX = 256;
-const PATH_CHARACTERS_SHOWN_MAX = 100;
-
-/**
- * Compares paths and never normalizes or forwards them, so no spelling can reach another upstream path.
- * `/v1` may be missing: a base URL without it is the most common mistake in client configuration.
- */
 function route(method: string, url: string): Checked<Route> {
-  if (!url.startsWith('/') || url.startsWith('//')) {
-    return refused(400, 'bad_target', 'The request target is not a path.');
-  }
-  const path = (url.split('?', 1)[0] ?? '').replace(/^\/v1(?=\/)/, '').replace(/(?<=.)\/$/, '');
+  const path = targetPath(url);
   const operation = Object.hasOwn(OPERATIONS, path) ? OPERATIONS[path] : undefined;
-  if (operation !== undefined) {
-    if (method === 'POST') return accepted({ kind: 'inference', operation });
-    return wrongMethod(method, 'POST');
+  if (operation === undefined) {
+    return modelRoute(
+      method,
+      url,
+      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/models',
+    );
   }
-  const id = path === '/models' ? '' : modelId(path);
-  if (id === undefined) {
-    const shown = JSON.stringify(url.slice(0, PATH_CHARACTERS_SHOWN_MAX));
-    const known = '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models';
-    return refused(404, 'unknown_url', `Unknown path ${shown}. Use one of ${known}.`);
-  }
-  if (method !== 'GET') return wrongMethod(method, 'GET');
-  return accepted(id === '' ? { kind: 'models' } : { kind: 'model', id });
-}
-
-/** Model names may contain slashes, plain or escaped. They are looked up, never forwarded. */
-function modelId(path: string): string | undefined {
-  const match = /^\/models\/(.+)$/.exec(path);
-  if (match?.[1] === undefined) return undefined;
-  try {
-    const id = decodeURIComponent(match[1]);
-    return id.length <= MODEL_ID_CHARACTERS_MAX ? id : undefined;
-  } catch (error) {
-    if (error instanceof URIError) return undefined;
-    throw error;
-  }
-}
-
-function wrongMethod(method: string, allowed: string): Checked<never> {
-  const message = `Method ${method.slice(0, 20)} is not allowed; use ${allowed}.`;
-  return refused(405, 'method_not_allowed', message);
+  if (method === 'POST') return accepted({ kind: 'inference', operation });
+  return wrongMethod(method, 'POST');
 }
 
 function inspect(

@@ -1,0 +1,96 @@
+/**
+ * The fields of Anthropic's Messages API that a sandbox may send. Their types are checked, and what goes upstream is written
+ * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
+ */
+import type { Fields, Hazards, Shape } from '../../fields.ts';
+
+const LABEL: Shape = { strings: 'label' };
+const PROSE: Shape = { strings: 'prose' };
+
+const object = (fields: Fields, strings?: Shape['strings']): Shape =>
+  strings === undefined ? { fields } : { fields, strings };
+
+const labels = (names: string): Fields =>
+  Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
+
+const CACHE_CONTROL = object(labels('type ttl scope'));
+
+/** A block without blocks in it. */
+const LEAF: Fields = {
+  ...labels('type title context tool_name'),
+  text: PROSE,
+  source: object(labels('type media_type data')),
+  citations: 'open',
+  cache_control: CACHE_CONTROL,
+};
+
+const BLOCK: Fields = {
+  ...LEAF,
+  ...labels('id name tool_use_id is_error signature data'),
+  thinking: PROSE,
+  input: 'open',
+  caller: 'open',
+  content: object(LEAF, 'prose'),
+};
+
+const TOOL: Fields = {
+  ...labels('type name strict defer_loading eager_input_streaming allowed_callers'),
+  description: PROSE,
+  input_schema: 'open',
+  input_examples: 'open',
+  cache_control: CACHE_CONTROL,
+};
+
+const COUNTED: Fields = {
+  model: LABEL,
+  messages: object({ role: LABEL, content: object(BLOCK, 'prose') }),
+  system: object(LEAF, 'prose'),
+  tools: object(TOOL),
+  tool_choice: object(labels('type name disable_parallel_tool_use')),
+  thinking: object(labels('type budget_tokens display')),
+  output_config: object({ effort: LABEL, format: object({ type: LABEL, schema: 'open' }) }),
+  output_format: object({ type: LABEL, schema: 'open' }),
+  // How Anthropic's servers shorten long conversations.
+  context_management: 'open',
+  cache_control: CACHE_CONTROL,
+  betas: LABEL,
+  speed: LABEL,
+};
+
+/** By the name of the operation. */
+export const ANTHROPIC_FIELDS = {
+  chat: {
+    ...COUNTED,
+    ...labels('max_tokens stream temperature top_p top_k stop_sequences inference_geo'),
+    metadata: object(labels('user_id')),
+    service_tier: { strings: 'label', only: ['auto', 'standard_only'] },
+  },
+  count_tokens: COUNTED,
+} as const satisfies Readonly<Record<string, Fields>>;
+
+const group = (
+  code: string,
+  why: string,
+  names: string,
+): [string, { code: string; why: string }][] =>
+  names.split(/\s+/).map((name) => [name, { code, why }]);
+
+/** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
+export const ANTHROPIC_HAZARDS: Hazards = new Map([
+  ...group(
+    'remote_media_refused',
+    'the model server would fetch it from the host network; read it in the sandbox and send it as base64',
+    'url',
+  ),
+  ...group(
+    'file_reference_refused',
+    "it refers to an object in the host's account; send the content inline",
+    'file_id container thread user_profile_id workspace_id',
+  ),
+  ...group(
+    'provider_tool_refused',
+    'a tool that the model server runs would give the sandbox a way to the network; run the tool in the sandbox',
+    'mcp_servers mcp_server_name allowed_domains blocked_domains user_location max_uses',
+  ),
+  ...group('field_refused', 'it names models past the allowlist', 'fallbacks'),
+]);

@@ -1,0 +1,334 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  type ScriptedAnswer,
+  sseOf,
+  streamedAnswer,
+  wholeAnswer,
+} from '../../../../test/support/completions.ts';
+import {
+  joinAnthropicStream,
+  readOpenaiMessages,
+  writeAnthropicRequest,
+} from '../../../../test/support/conversations.ts';
+import { BridgeError } from '../../errors.ts';
+import { eventData, SseSplitter } from '../../sse.ts';
+import type { AnswerOptions } from '../dialect.ts';
+import type { AnswerEvent, ConversationRequest, Message, Part } from '../model.ts';
+import { OpenaiAnswerReader } from '../openai/read-answer.ts';
+import { TEXT_GAP, writeRequest } from '../openai/write-request.ts';
+import { readRequest } from './read-request.ts';
+import { AnthropicMessageWriter, AnthropicStreamWriter } from './write-answer.ts';
+
+const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
+const object = fc.dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
+  maxKeys: 3,
+  noNullPrototype: true,
+});
+const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
+
+const call = fc.record({
+  id: fc.constantFrom('a', 'b', 'c'),
+  name: fc.constantFrom('f', 'g'),
+  arguments: object.map((value) => JSON.stringify(value)),
+});
+const answer: fc.Arbitrary<ScriptedAnswer> = fc.record(
+  {
+    reasoning: words,
+    text: words,
+    calls: fc.array(call, { maxLength: 3 }),
+    finish: fc.constantFrom('stop', 'tool_calls', 'length', 'content_filter'),
+    usage: fc.constantFrom(
+      null,
+      { prompt_tokens: 3, completion_tokens: 4 },
+      { prompt_tokens: -1, completion_tokens: 'lies' },
+    ),
+  },
+  { requiredKeys: [] },
+);
+const context = { stop: ['END'], reasoning: true };
+const options = (stream: boolean): AnswerOptions => ({
+  id: 'x',
+  model: 'm',
+  stream,
+  promptTokensEstimate: 9,
+  context,
+  showCacheHits: false,
+});
+
+function readStream(pieces: readonly Buffer[]): AnswerEvent[] {
+  const reader = new OpenaiAnswerReader(context);
+  const splitter = new SseSplitter(1_000_000);
+  const events: AnswerEvent[] = [];
+  for (const piece of pieces) {
+    for (const { bytes } of splitter.push(piece)) {
+      const data = eventData(bytes);
+      if (data !== undefined) events.push(...reader.readEvent(data));
+    }
+  }
+  return [...events, ...reader.end()];
+}
+
+/** Neighboring texts joined, as a client sees them. */
+function joined(events: readonly AnswerEvent[]): AnswerEvent[] {
+  const out: AnswerEvent[] = [];
+  for (const event of events) {
+    const last = out.at(-1);
+    if ('text' in event && last?.type === event.type) {
+      out[out.length - 1] = { ...last, text: last.text + event.text };
+    } else out.push(event);
+  }
+  return out;
+}
+
+/** Throws unless the events are in the order that `AnswerEvent` promises. */
+function expectOrder(events: readonly AnswerEvent[]): void {
+  const letters: Record<AnswerEvent['type'], string> = {
+    start: 'S',
+    text: 't',
+    reasoning: 't',
+    'tool-start': '(',
+    'tool-arguments': 'a',
+    'tool-end': ')',
+    usage: 'u',
+    stop: '.',
+    error: '!',
+  };
+  const word = events.map(({ type }) => letters[type]).join('');
+  expect(word).toMatch(/^(?:S(?:t|\(a*\))*(?:u?\.)?)?$|^(?:S(?:t|\(a*\))*(?:\(a*)?)?!$/);
+  const ids = events.flatMap((event) => (event.type === 'tool-start' ? [event.id] : []));
+  expect(new Set(ids).size).toBe(ids.length);
+}
+
+describe('OpenaiAnswerReader', () => {
+  it('gives the same events for any cut of the bytes', () => {
+    fc.assert(
+      fc.property(answer, fc.integer({ min: 1, max: 40 }), (scripted, size) => {
+        const bytes = Buffer.from(sseOf(streamedAnswer(scripted, 3)));
+        const pieces: Buffer[] = [];
+        for (let i = 0; i < bytes.length; i += size) pieces.push(bytes.subarray(i, i + size));
+        expect(readStream(pieces)).toEqual(readStream([bytes]));
+      }),
+    );
+  });
+
+  it('gives a stream the events of the whole answer', () => {
+    fc.assert(
+      fc.property(answer, fc.integer({ min: 1, max: 9 }), (scripted, size) => {
+        const streamed = readStream([Buffer.from(sseOf(streamedAnswer(scripted, size)))]);
+        const whole = new OpenaiAnswerReader(context).readDocument(
+          JSON.stringify(wholeAnswer(scripted)),
+        );
+        expectOrder(streamed);
+        expect(joined(streamed)).toEqual(joined(whole));
+      }),
+    );
+  });
+
+  const some = fc.constantFrom<unknown>(null, 0, 1, 'a', '{', '}', '{}', 'null', '\ud83d', [], {});
+  const hostileCall = fc.record(
+    {
+      index: fc.oneof(fc.nat(2), some),
+      id: some,
+      function: fc.oneof(fc.record({ name: some, arguments: some }, { requiredKeys: [] }), some),
+    },
+    { requiredKeys: [] },
+  );
+  const hostile = fc.record(
+    {
+      choices: fc.array(
+        fc.record(
+          {
+            index: fc.constantFrom<unknown>(0, 1, 'x', undefined),
+            delta: fc.record(
+              {
+                content: some,
+                reasoning: some,
+                refusal: some,
+                function_call: some,
+                tool_calls: fc.oneof(fc.array(hostileCall, { maxLength: 3 }), some),
+              },
+              { requiredKeys: [] },
+            ),
+            finish_reason: fc.constantFrom<unknown>(null, null, 'stop', 'length', 'error', 7),
+            stop_reason: fc.constantFrom<unknown>(null, 'END', 5),
+          },
+          { requiredKeys: [] },
+        ),
+        { maxLength: 2 },
+      ),
+      usage: fc.oneof(some, fc.record({ prompt_tokens: some, completion_tokens: some })),
+      error: fc.constantFrom<unknown>(undefined, undefined, undefined, null, 'boom'),
+    },
+    { requiredKeys: [] },
+  );
+  it('keeps the order of events, or fails, whatever the upstream sends', () => {
+    fc.assert(
+      fc.property(fc.array(hostile, { maxLength: 6 }), (values) => {
+        const reader = new OpenaiAnswerReader(context);
+        const writer = new AnthropicStreamWriter(options(true));
+        const events: AnswerEvent[] = [];
+        let failed = false;
+        try {
+          for (const value of values) events.push(...reader.readEvent(JSON.stringify(value)));
+          events.push(...reader.end());
+          failed = events.some(({ type }) => type === 'error');
+        } catch (error) {
+          expect(error).toBeInstanceOf(BridgeError);
+          failed = true;
+        }
+        if (failed) {
+          expect(events.filter(({ type }) => type === 'stop')).toEqual([]);
+          return;
+        }
+        expectOrder(events);
+        const cut = events.some((event) => event.type === 'stop' && event.reason === 'length');
+        if (!cut) joinAnthropicStream(events.map((event) => writer.write(event)).join(''));
+      }),
+    );
+  });
+});
+
+describe('Anthropic answers', () => {
+  it('a stream, put together as clients do it, is the plain answer', () => {
+    fc.assert(
+      fc.property(answer, fc.boolean(), (scripted, reasoning) => {
+        const events = readStream([Buffer.from(sseOf(streamedAnswer(scripted, 4)))]);
+        const written = [true, false].map((stream) => {
+          const how = { ...options(stream), context: { ...context, reasoning } };
+          const writer = stream ? new AnthropicStreamWriter(how) : new AnthropicMessageWriter(how);
+          const text = events.map((event) => writer.write(event)).join('');
+          expect(writer.done).toBe(true);
+          return text;
+        });
+        const [stream = '', whole = ''] = written;
+        expect(joinAnthropicStream(stream)).toEqual(JSON.parse(whole));
+        expect(whole.includes('"thinking"')).toBe(reasoning && scripted.reasoning !== undefined);
+      }),
+    );
+  });
+});
+
+const text = fc.record({ type: fc.constant('text' as const), text: words });
+const image = fc.record({
+  type: fc.constant('image' as const),
+  mediaType: fc.constantFrom('image/png', 'image/webp'),
+  data: fc.base64String({ maxLength: 16 }),
+});
+const result = fc.record({
+  type: fc.constant('tool-result' as const),
+  id: words,
+  isError: fc.boolean(),
+  content: fc.array(fc.oneof(text, image), { maxLength: 3 }),
+});
+const userParts: fc.Arbitrary<readonly Part[]> = fc.array(fc.oneof(text, image, result), {
+  minLength: 1,
+  maxLength: 4,
+});
+const assistantParts: fc.Arbitrary<readonly Part[]> = fc.array(
+  fc.oneof(
+    text,
+    fc.record({ type: fc.constant('reasoning' as const), text: words }),
+    fc.record({ type: fc.constant('tool-call' as const), id: words, name: words, input: object }),
+  ),
+  { minLength: 1, maxLength: 4 },
+);
+const messages: fc.Arbitrary<readonly Message[]> = fc
+  .array(fc.tuple(userParts, assistantParts), { minLength: 1, maxLength: 3 })
+  .map((turns) =>
+    turns.flatMap(([user, assistant]): Message[] => [
+      { role: 'user', parts: user },
+      { role: 'assistant', parts: assistant },
+    ]),
+  );
+const conversation: fc.Arbitrary<ConversationRequest> = fc.record({
+  model: words,
+  stream: fc.boolean(),
+  system: fc.string({ unit: 'grapheme', maxLength: 12 }),
+  messages,
+  tools: fc.array(
+    fc.record({
+      name: words,
+      description: maybe(words),
+      schema: object,
+      strict: maybe(fc.boolean()),
+    }),
+    { maxLength: 2 },
+  ),
+  toolChoice: maybe(
+    fc.oneof(
+      fc.record({ type: fc.constantFrom('auto' as const, 'any' as const, 'none' as const) }),
+      fc.record({ type: fc.constant('tool' as const), name: words }),
+    ),
+  ),
+  parallelToolCalls: fc.constant(true),
+  maxTokens: fc.integer({ min: 1 }),
+  temperature: maybe(fc.constantFrom(0, 0.5, 1)),
+  topP: maybe(fc.constantFrom(0.5, 1)),
+  topK: maybe(fc.nat()),
+  stop: fc.array(words, { maxLength: 2 }),
+  format: maybe(object),
+});
+
+/** What the table in docs/bridge.md leaves of a message. */
+function withLosses({ role, parts }: Message): Message {
+  const textOf = (type: 'text' | 'reasoning', from: readonly Part[]): string =>
+    from.flatMap((part) => (part.type === type ? [part.text] : [])).join(TEXT_GAP);
+  const asPart = (type: 'text' | 'reasoning', whole: string): Part[] =>
+    whole === '' ? [] : [{ type, text: whole }];
+  if (role === 'assistant') {
+    return {
+      role,
+      parts: [
+        ...asPart('reasoning', textOf('reasoning', parts)),
+        ...asPart('text', textOf('text', parts)),
+        ...parts.filter(({ type }) => type === 'tool-call'),
+      ],
+    };
+  }
+  const results = parts.filter((part) => part.type === 'tool-result');
+  const images = results.flatMap(({ content }) => content.filter(({ type }) => type === 'image'));
+  const rest = [...images, ...parts.filter(({ type }) => type !== 'tool-result')];
+  const isText = rest.every(({ type }) => type === 'text');
+  return {
+    role,
+    parts: [
+      ...results.map((one) => ({ ...one, content: asPart('text', textOf('text', one.content)) })),
+      ...(isText ? asPart('text', textOf('text', rest)) : rest),
+    ] as Part[],
+  };
+}
+
+describe('Anthropic requests', () => {
+  it('are read as they were written', () => {
+    fc.assert(
+      fc.property(conversation, (request) => {
+        const body = JSON.parse(JSON.stringify(writeAnthropicRequest(request)));
+        expect(readRequest(body, true)).toEqual({
+          ok: true,
+          value: JSON.parse(JSON.stringify(request), undefined),
+        });
+      }),
+    );
+  });
+
+  it('lose on the way to chat completions only what the docs say', () => {
+    fc.assert(
+      fc.property(conversation, (request) => {
+        const read = readRequest(writeAnthropicRequest(request), true);
+        if (!read.ok) throw new Error(read.refusal.message);
+        const body = JSON.parse(JSON.stringify(writeRequest(read.value)));
+        expect(readOpenaiMessages(body)).toEqual({
+          system: request.system,
+          messages: request.messages.map(withLosses),
+        });
+        expect(body).toMatchObject({ model: request.model, max_tokens: request.maxTokens });
+        expect((body.tools ?? []).length).toBe(request.tools.length);
+        for (const [i, { name, schema }] of request.tools.entries()) {
+          expect(body.tools[i].function).toMatchObject({ name, parameters: schema });
+        }
+        expect(body.stop ?? []).toEqual(request.stop);
+      }),
+    );
+  });
+});

@@ -1,0 +1,114 @@
+/**
+ * A conversation as no API writes it, between the caller's dialect and the upstream's. A caller's dialect reads its
+ * requests into a `ConversationRequest` and writes `AnswerEvent`s; an upstream's writes requests and reads answers.
+ *
+ *     caller's request ─► read ─► ConversationRequest ─► write ─► upstream's request
+ *     caller's answer ◄─ write ◄─── AnswerEvent … ◄───── read ◄─ upstream's answer
+ *
+ * What the pair of dialects loses is a table in docs/bridge.md. Types only.
+ */
+import type { JsonObject } from '../json-body.ts';
+
+export interface ConversationRequest {
+  readonly model: string | undefined;
+  readonly stream: boolean;
+  /** Empty: none. */
+  readonly system: string;
+  /** No two neighbors have the same role. */
+  readonly messages: readonly Message[];
+  readonly tools: readonly Tool[];
+  readonly toolChoice: ToolChoice | undefined;
+  /** False: at most one tool call per answer. */
+  readonly parallelToolCalls: boolean;
+  readonly maxTokens: number | undefined;
+  readonly temperature: number | undefined;
+  readonly topP: number | undefined;
+  readonly topK: number | undefined;
+  readonly stop: readonly string[];
+  /** JSON Schema of the answer's text. */
+  readonly format: JsonObject | undefined;
+}
+
+export interface Message {
+  readonly role: 'system' | 'user' | 'assistant';
+  readonly parts: readonly Part[];
+}
+
+export type Part = TextPart | ImagePart | ReasoningPart | ToolCallPart | ToolResultPart;
+
+export interface TextPart {
+  readonly type: 'text';
+  readonly text: string;
+}
+
+export interface ImagePart {
+  readonly type: 'image';
+  /** One of `IMAGE_TYPES`. */
+  readonly mediaType: string;
+  /** Base64. */
+  readonly data: string;
+}
+
+export interface ReasoningPart {
+  readonly type: 'reasoning';
+  readonly text: string;
+}
+
+export interface ToolCallPart {
+  readonly type: 'tool-call';
+  readonly id: string;
+  readonly name: string;
+  readonly input: JsonObject;
+}
+
+export interface ToolResultPart {
+  readonly type: 'tool-result';
+  /** Of the call. */
+  readonly id: string;
+  readonly isError: boolean;
+  readonly content: readonly (TextPart | ImagePart)[];
+}
+
+export interface Tool {
+  readonly name: string;
+  readonly description: string | undefined;
+  readonly schema: JsonObject;
+  readonly strict: boolean | undefined;
+}
+
+export type ToolChoice =
+  | { readonly type: 'auto' | 'any' | 'none' }
+  | { readonly type: 'tool'; readonly name: string };
+
+export type StopReason = 'end' | 'length' | 'stop-sequence' | 'tool-calls' | 'refusal';
+
+/**
+ * Parts of an answer in order: `start`; text, reasoning and whole tool calls in any number; `usage` at most once;
+ * `stop`. `error` may take the place of any, and nothing follows it. A reader keeps this order whatever an upstream sends.
+ */
+export type AnswerEvent =
+  | { readonly type: 'start' }
+  | { readonly type: 'text'; readonly text: string }
+  | { readonly type: 'reasoning'; readonly text: string }
+  /** The id is unique within the answer. */
+  | { readonly type: 'tool-start'; readonly id: string; readonly name: string }
+  /** All of a call joined: the JSON of an object, or the beginning of one if the stop reason is `length`. */
+  | { readonly type: 'tool-arguments'; readonly text: string }
+  | { readonly type: 'tool-end' }
+  | { readonly type: 'usage'; readonly usage: AnswerUsage }
+  | { readonly type: 'stop'; readonly reason: StopReason; readonly sequence: string | null }
+  | { readonly type: 'error'; readonly message: string };
+
+export interface AnswerUsage {
+  /** With those from a cache. */
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly cachedTokens: number;
+}
+
+/** What the writer and the reader of an answer know of its request. Plain data: it comes from a thread. */
+export interface AnswerContext {
+  readonly stop: readonly string[];
+  /** True: the caller understands reasoning beside the text. */
+  readonly reasoning: boolean;
+}

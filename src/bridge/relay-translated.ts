@@ -1,0 +1,121 @@
+/** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
+import type { IncomingMessage } from 'node:http';
+import type { AnswerWriter, Translation } from './dialect/dialect.ts';
+import type { AnswerEvent } from './dialect/model.ts';
+import type { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
+import { BridgeError } from './errors.ts';
+import { responseHeaders } from './headers.ts';
+import { pump, type RelayContext, requirePlain } from './relay.ts';
+import type { Reply } from './reply.ts';
+import { eventData, SseSplitter } from './sse.ts';
+import type { DocumentUsage, StreamUsage } from './usage.ts';
+
+export interface Translated {
+  readonly reader: OpenaiAnswerReader;
+  readonly writer: AnswerWriter;
+  readonly translation: Translation;
+  /** The guest asked for a stream. */
+  readonly stream: boolean;
+}
+
+/**
+ * Translates an answer that comes as a stream of events. `usage` counts along.
+ * @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason
+ */
+export async function translateStream(
+  response: IncomingMessage,
+  reply: Reply,
+  usage: StreamUsage,
+  translated: Translated,
+  context: RelayContext,
+): Promise<void> {
+  requirePlain(response);
+  const { reader } = translated;
+  const output = new Output(response, reply, translated);
+  const splitter = new SseSplitter(context.limits.eventBytesMax);
+  const read = (bytes: Buffer): readonly AnswerEvent[] => {
+    const data = eventData(bytes);
+    return data === undefined ? [] : reader.readEvent(data);
+  };
+  await pump(response, reply, context, (chunk) => {
+    const before = usage.chunks;
+    const events: AnswerEvent[] = [];
+    for (const piece of splitter.push(chunk)) {
+      if (piece.kind === 'part') throw tooLong();
+      usage.accept(piece);
+      for (const event of read(piece.bytes)) events.push(event);
+    }
+    context.onTokens(usage.chunks - before);
+    return output.send(events);
+  });
+  const rest = splitter.rest();
+  usage.accept({ bytes: rest, kind: 'event' });
+  output.send([...read(rest), ...reader.end()]);
+  reply.end();
+}
+
+/** Translates an answer that comes whole. @throws as `translateStream` */
+export async function translateDocument(
+  response: IncomingMessage,
+  reply: Reply,
+  usage: DocumentUsage,
+  translated: Translated,
+  context: RelayContext,
+): Promise<void> {
+  requirePlain(response);
+  const output = new Output(response, reply, translated);
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  await pump(response, reply, context, (chunk) => {
+    usage.push(chunk);
+    bytes += chunk.length;
+    if (bytes > context.limits.answerBytesMax) throw tooLong();
+    pieces.push(chunk);
+    return true;
+  });
+  output.send(translated.reader.readDocument(Buffer.concat(pieces).toString('utf8')));
+  reply.end();
+}
+
+class Output {
+  readonly #reply: Reply;
+  readonly #translated: Translated;
+  readonly #headers: Readonly<Record<string, string>>;
+
+  constructor(response: IncomingMessage, reply: Reply, translated: Translated) {
+    const { headers } = response;
+    this.#reply = reply;
+    this.#translated = translated;
+    const {
+      'content-length': _length,
+      'content-type': _type,
+      'content-encoding': _encoding,
+      ...passing
+    } = responseHeaders(headers);
+    this.#headers = { ...passing, ...translated.translation.answerHeaders(headers) };
+    if (translated.stream) reply.startStream(this.#headers);
+  }
+
+  /** @returns false when the guest must read first */
+  send(events: readonly AnswerEvent[]): boolean {
+    const { writer, stream } = this.#translated;
+    let text = '';
+    let failure: string | undefined;
+    for (const event of events) {
+      if (event.type === 'error') failure = event.message;
+      else text += writer.write(event);
+    }
+    if (text !== '' && !stream) {
+      const length = String(Buffer.byteLength(text));
+      const type = { 'content-type': 'application/json', 'content-length': length };
+      this.#reply.start(200, { ...this.#headers, ...type });
+    }
+    const open = text === '' || this.#reply.write(Buffer.from(text));
+    if (failure !== undefined) throw new BridgeError('upstream_failed', failure);
+    return open;
+  }
+}
+
+function tooLong(): BridgeError {
+  return new BridgeError('upstream_protocol', 'a part of the answer is too long');
+}
