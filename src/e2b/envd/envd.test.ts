@@ -21,6 +21,7 @@ it('logs no signature with a failure of ours', async () => {
   const answer: number[] = [];
   const response = {
     setHeader: () => undefined,
+    once: () => undefined,
     writeHead: (status: number) => answer.push(status),
     end: () => undefined,
   };
