@@ -87,6 +87,8 @@ export class MetricsHistory implements Disposable {
   readonly #parts: E2bParts;
   /** By sandbox, oldest first. */
   readonly #samples = new Map<string, Sample[]>();
+  /** Guests that are being asked; requests at once share an answer. */
+  readonly #asking = new Map<string, Promise<void>>();
   readonly #stop: () => void;
 
   constructor(parts: E2bParts) {
@@ -97,19 +99,24 @@ export class MetricsHistory implements Disposable {
   }
 
   /** With a new one if the sandbox runs and its guest answers. */
-  async of(info: SandboxInfo): Promise<readonly Metric[]> {
-    const samples = this.#samples.get(info.id) ?? [];
-    const last = samples.at(-1);
+  async of({ id, status }: SandboxInfo): Promise<readonly Metric[]> {
+    const last = this.#samples.get(id)?.at(-1);
     const now = this.#parts.clock.now();
     const isNew = last !== undefined && now - last.askedMs < E2B_LIMITS.metricsIntervalMs;
-    if (info.status === 'running' && !isNew) await this.#sample(info.id, samples);
-    return samples.map(({ metric }) => metric);
+    if (status === 'running' && !isNew) {
+      const asking = this.#asking.get(id) ?? this.#sample(id);
+      this.#asking.set(id, asking);
+      await asking;
+    }
+    return (this.#samples.get(id) ?? []).map(({ metric }) => metric);
   }
 
-  async #sample(id: string, samples: Sample[]): Promise<void> {
+  /** Never rejects. */
+  async #sample(id: string): Promise<void> {
     const { clock, log } = this.#parts;
     try {
       const stats = await guestStats(this.#parts, id);
+      const samples = this.#samples.get(id) ?? [];
       const metric = metricOf(stats, samples.at(-1)?.stats, clock.wall());
       samples.push({ stats, metric, askedMs: clock.now() });
       if (samples.length > E2B_LIMITS.metricsMax) samples.shift();
@@ -119,6 +126,8 @@ export class MetricsHistory implements Disposable {
         sandbox: id,
         reason: describeError(error),
       });
+    } finally {
+      this.#asking.delete(id);
     }
   }
 
