@@ -96,7 +96,7 @@ def main():
 
 
 def read_exactly(length):
-    """What follows on stdin is the archive."""
+    """Reads no further: the archive follows on stdin."""
     text = b""
     while len(text) < length:
         piece = os.read(0, length - len(text))
@@ -142,7 +142,7 @@ def base(device, target):
 
 
 def mount_source(source, number):
-    """Another stage as it ended: its base under its scratch disk. Or an image."""
+    """Mounts the result of another stage, its base under its scratch disk, or an image."""
     target = f"{STAGE}/from/{number}"
     lower = base(source["base"], f"{STAGE}/from/{number}.base")
     os.makedirs(target)
@@ -189,7 +189,7 @@ MOUNTED = ("/proc", "/sys", "/dev")
 
 
 def targets_of(plan):
-    """Paths that something is mounted on, with whether that is a directory."""
+    """Yields the mount points, and whether each is a directory."""
     for path in MOUNTED:
         yield path, True
     for path in [*FILES, *plan["files"]]:
@@ -220,7 +220,7 @@ def is_file(each):
 
 
 def make_targets(plan):
-    """What is missing is made, and removed after the command: it is no part of the result."""
+    """Makes missing mount points. They are removed after the command, since they are no part of the result."""
     made = []
     for path, is_directory in targets_of(plan):
         at = resolve(ROOT, path)
@@ -246,7 +246,7 @@ def remove_targets(made):
 
 
 def remove_secrets(plan):
-    """A later step that leaves its root would find them."""
+    """Removes the secrets: a later step that escapes from its root would find them."""
     for each in plan["mounts"]:
         if each["type"] == "secret":
             os.unlink(each["file"])
@@ -343,7 +343,7 @@ def bind(source, target, read_only=False):
 
 
 def mount_secret(each, target, number, environment):
-    """Only in memory: a file system of its own for each, in this command's namespace."""
+    """Puts the secret into memory: each has its own file system in this command's mount namespace."""
     with open(each["file"], "rb") as file:
         value = file.read()
     if each["variable"] is not None:

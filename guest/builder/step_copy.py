@@ -1,4 +1,4 @@
-"""Copies files into the root of a stage: of the context, which comes as an archive, or of another stage."""
+"""Copies files into the root of a stage: from the context, which comes as an archive, or from another stage."""
 
 import fnmatch
 import os
@@ -36,7 +36,7 @@ def copy(plan):
             extract(path, target)
         elif os.path.isdir(path):
             if is_client:
-                # Only what is in it gets the mode: of a file's, nobody could enter it.
+                # The mode is for the files in the directory. With a file's mode nobody could enter the directory.
                 copier.directories(target)
             copier.contents(path, target)
         else:
@@ -48,7 +48,7 @@ def copy(plan):
 
 
 def resolve_directory(path):
-    """The directory may be a link; the entry itself is replaced."""
+    """Follows links to the directory, but not the entry, which is replaced."""
     head, tail = os.path.split(path)
     return os.path.join(resolve(ROOT, head[len(ROOT) :]), tail)
 
@@ -64,7 +64,7 @@ def receive(named, options=()):
 
 
 def find(root, patterns):
-    """Names with wildcards, as Go's filepath.Glob; in the order of the patterns."""
+    """Expands wildcards as Go's filepath.Glob does, in the order of the patterns."""
     found = []
     for pattern in patterns:
         here = [""]
@@ -152,7 +152,7 @@ class Copier:
                 value = os.getxattr(source, name, follow_symlinks=False)
                 os.setxattr(target, name, value, follow_symlinks=False)
             except OSError:
-                # The guest's kernel has no such attributes.
+                # The guest's kernel does not support this attribute.
                 pass
         os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
 
@@ -186,7 +186,7 @@ def is_archive(path):
 
 
 def extract(path, target):
-    """Not where it belongs: tar would follow links of that root into ours."""
+    """Unpacks elsewhere first: in the target, tar would follow links of the stage's root into ours."""
     os.makedirs(UNPACKED)
     unpack = ["tar", "-x", "-p", "--numeric-owner", "-f", path, "-C", UNPACKED]
     done = subprocess.run(unpack, stderr=subprocess.PIPE, check=False)

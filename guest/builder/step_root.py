@@ -1,4 +1,4 @@
-"""The root in which the steps of a Dockerfile run: its places in the VM, mounts, paths and users of it."""
+"""The root in which the steps of a Dockerfile run: its place in the VM, its mounts, paths and users."""
 
 import ctypes
 import json
@@ -52,7 +52,7 @@ def mount(source, target, kind=None, flags=0, data=None):
 
 
 def sync():
-    """The host copies the disks next."""
+    """Writes out the disks, which the host copies next."""
     for path in (SCRATCH, CACHES):
         if not os.path.ismount(path):
             continue
@@ -67,7 +67,7 @@ def sync():
 
 
 def resolve(root, path):
-    """Follows links as a process in that root would. What is missing stays as it is named."""
+    """Follows links as a process in that root would. Missing components keep their names."""
     done = []
     rest = [part for part in path.split("/") if part]
     links = 0
@@ -93,7 +93,7 @@ def resolve(root, path):
 
 
 def make_directories(path, owner=None):
-    """@returns those that were made, the deepest last"""
+    """Returns the directories that it made, the deepest last."""
     missing = []
     while not os.path.lexists(path):
         missing.append(path)
@@ -115,7 +115,7 @@ class User:
 
 def lines_of(root, name):
     try:
-        # Nobody may write to a pipe of that name.
+        # If it is a pipe, opening must not wait for a writer.
         descriptor = os.open(resolve(root, name), os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             text = (file.read(ACCOUNT_BYTES) or b"").decode("utf-8", "replace")
@@ -130,7 +130,7 @@ def is_id(text):
 
 
 def user_of(root, text):
-    """`user`, `uid`, `user:group` …; an empty one is root."""
+    """Looks up `user`, `uid`, `user:group` …; empty means root."""
     name, _, group = text.partition(":")
     name = name or "0"
     entry = next(

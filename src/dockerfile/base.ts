@@ -3,7 +3,7 @@ import type { ImageConfig } from '../oci/documents.ts';
 
 /** A read-only disk below a stage. */
 export interface BaseDisk {
-  /** `system`: that of the default environment. */
+  /** `system`: the default environment's disk. */
   readonly kind: 'none' | 'system' | 'file';
   /** Path of an EROFS image; `''` unless `file`. */
   readonly path: string;

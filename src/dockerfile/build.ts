@@ -5,7 +5,7 @@
  *               a VM from its last cached step ─► steps ─► after each: the scratch disk into the cache
  *          ─► the target's VM packs base and scratch disk ─► an environment, kept with the pulled images
  *
- * A VM for each stage: one that a hostile base takes over spoils only its own results, whose keys name that base.
+ * Each stage has its own VM. A hostile base that takes over its VM spoils only results whose keys name that base.
  */
 import { createHash } from 'node:crypto';
 import { open, rm } from 'node:fs/promises';
@@ -237,7 +237,7 @@ class Build {
     });
   }
 
-  /** @returns key of the scratch disk with the stage's files; null: they are those of its base */
+  /** @returns key of the scratch disk with the stage's files; null: the stage has only its base's files */
   async #files(stage: PlannedStage): Promise<StepKey | null> {
     if (!stage.isChanged) return null;
     // Both have one key, and so one lock.

@@ -1,7 +1,7 @@
 /**
  * What builds leave for later builds: the scratch disk after each step, and the disks of cache mounts.
  *
- *     <cacheDir>/dockerfile/steps/<key>.ext4      sparse; bounded, what was not used for longest goes
+ *     <cacheDir>/dockerfile/steps/<key>.ext4      sparse; bounded, the least recently used go
  *                          /mounts/<ids>.ext4     one for each context and set of ids that a stage names
  *                          /locks/<key>           two equal builds at once: the second waits for the first
  */
@@ -88,8 +88,8 @@ export class BuildCache {
   }
 
   /**
-   * Removes what was not used for longest, beyond the bound, and what killed builds left.
-   * @param needed steps that stay
+   * Removes the least recently used files beyond the bound, and what killed builds left.
+   * @param needed steps to keep
    */
   async enforceBound(needed: ReadonlySet<StepKey>): Promise<void> {
     const kept = new Set([...needed].map((key) => this.path('steps', key)));

@@ -255,12 +255,12 @@ export function archiveOf({ entries, contents }: Selection): AsyncIterable<Uint8
       hash.update(chunk);
       yield chunk;
     }
-    // The step is kept under the digest of what the file was.
+    // The cache keeps the step under the digest of the file's old content.
     if (hash.digest('hex') !== contents.get(entry.path)) throw changed(entry);
   });
 }
 
-/** At most as much as the file had: a file that grows all the time would not end. */
+/** Reads at most the size that was listed: a file that keeps growing would never end. */
 async function* contentOf(entry: ContextEntry): AsyncGenerator<Buffer> {
   const { from, text, bytes } = entry;
   if (from === null) {
@@ -281,7 +281,7 @@ async function* contentOf(entry: ContextEntry): AsyncGenerator<Buffer> {
 const changed = ({ from, path }: ContextEntry): CopyError =>
   new CopyError('invalid_source', `${shown(from ?? path)} changed while the build read it`);
 
-/** What was a file when it was listed may be a link or a pipe now. */
+/** A path that was a file when it was listed may be a link or a pipe now. */
 const OPEN_FILE = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 async function contentsOf(

@@ -1,4 +1,4 @@
-/** Keys of cached steps: each depends on all that its result depends on. Pure. */
+/** Keys of cached steps. A key covers everything that the step's result depends on. Pure. */
 import { createHash } from 'node:crypto';
 import type { Step } from './evaluate.ts';
 

@@ -1,9 +1,9 @@
 /**
- * A stage of steps that no Dockerfile has: those of E2B's template builders. Pure. Lines are numbers of steps, from 1; 0 is
- * what is done before the first.
+ * Makes a stage from steps without a Dockerfile: those of E2B's template builders. Pure. Lines are numbers of steps, from 1; 0
+ * stands for the work before the first.
  *
- * As there, steps run as `user` in its home unless they say otherwise, by a login shell; COPY and WORKDIR make files of the
- * present user; users that are missing are made.
+ * As at E2B, a login shell runs the steps as `user` in its home unless they say otherwise. The current user owns what COPY and
+ * WORKDIR make. Missing users are created.
  */
 import { hasWildcard } from '../base/text/glob.ts';
 import type { Instruction } from './parse.ts';
@@ -31,8 +31,8 @@ export type MadeStep = {
 export interface MadeBase {
   readonly source: Source;
   /**
-   * `image`: of strangers; a user is made. `environment`: one of ours, which has it. `template`: what another build ended
-   * with, which goes on as `user`.
+   * `image`: a stranger's, so the user is created. `environment`: ours, which has the user. `template`: the result of another
+   * build, which continues as `user`.
    */
   readonly kind: 'image' | 'environment' | 'template';
   /** Empty: root. */

@@ -1,6 +1,6 @@
 /**
- * What a build would do: the steps of each stage that the target needs, with the key of each result. Nothing runs here;
- * images of bases are fetched, and files of the context are read for their digests.
+ * Plans a build: the steps of each stage that the target needs, with the key of each result. Runs nothing, but fetches the
+ * images of bases, and reads the context's files for their digests.
  *
  *     stages ─► base's configuration ─► steps ─► keys: base, step, files, keys of other stages
  */

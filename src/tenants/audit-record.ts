@@ -136,7 +136,7 @@ export interface ChainReport {
   /** Null: there is no record. */
   readonly firstSeq: number | null;
   readonly lastSeq: number | null;
-  /** To be kept elsewhere: who can write the files could write a whole new chain. */
+  /** Keep it elsewhere: anyone who can write to the files can write a whole new chain. */
   readonly lastHash: string | null;
   /** The first ones, each with its place. */
   readonly problems: readonly string[];

@@ -321,7 +321,7 @@ async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Ope
   const [first, end] = await endsOf(path);
   const before = end !== null || last === undefined ? null : (await endsOf(join(dir, last)))[1];
   const onDisk = end ?? before ?? CHAIN_START;
-  // If the end was cut off, the numbers go on behind it, so the gap stays visible.
+  // If the end was cut off, numbering continues after it, so the gap stays visible.
   const seq = Math.max(onDisk.seq, known.seq);
   return { file, bytes: size, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
 }

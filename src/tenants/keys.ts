@@ -3,7 +3,7 @@
  *
  *     HOME/keys/ID.json     {id, tenant, name, sha256, createdAtMs, revokedAtMs}
  *
- * The id is the beginning of the key's digest: whoever holds a key can tell its id, and nobody the key from its id.
+ * The id is the beginning of the key's digest: the holder of a key can compute its id, but nobody can compute the key from its id.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { join } from 'node:path';

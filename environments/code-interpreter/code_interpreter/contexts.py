@@ -1,4 +1,4 @@
-"""Contexts: a kernel each, with one execution at a time."""
+"""Contexts: each has a kernel, and runs one execution at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .identity import Identity
 _SPECS = KernelSpecManager(
     kernel_dirs=[os.path.join(os.path.dirname(__file__), "kernels")], ensure_native_kernel=False
 )
-# False: the client is gone.
+# Returns False if the client has disconnected.
 Send = Callable[[messages.Line], Awaitable[bool]]
 
 
@@ -36,7 +36,7 @@ class Context:
         self._generation = 0
         self._announced: set[str] = set()
         self._turn = asyncio.Lock()
-        # Ends the execution that runs; what follows has the turn.
+        # Why the running execution must end. Set by whoever waits for its turn.
         self._stop: str | None = None
         self._is_over = False
         self._is_started = False
@@ -65,7 +65,7 @@ class Context:
             raise
 
     async def _wait_for_output(self) -> None:
-        """A kernel's output has a channel of its own, whose subscription may be later than the first answer."""
+        """Waits until output arrives: its channel may be subscribed only after the first answer."""
         until = time.monotonic() + limits.START_SECONDS_MAX
         while time.monotonic() < until:
             self._client.kernel_info()
@@ -89,7 +89,7 @@ class Context:
             await self._shut_down()
 
     async def execute(self, code: str, env: dict[str, str], send: Send) -> None:
-        """Resolves when the kernel is idle again, also if the client is gone."""
+        """Returns when the kernel is idle again, also if the client has disconnected."""
         async with self._turn:
             if self._is_over:
                 raise Refused(404, f"Context {self.id} not found")
@@ -108,7 +108,7 @@ class Context:
         await self._run_quietly(code)
 
     async def _refresh(self) -> None:
-        """Gives a kernel that is older than this sandbox the sandbox's variables, and randomness of its own."""
+        """Gives a kernel that was started before this sandbox the sandbox's variables and fresh random seeds."""
         self._identity.refresh()
         if self._generation == self._identity.generation:
             return
@@ -125,7 +125,7 @@ class Context:
         await self._run(code, nobody, quietly=True)
 
     async def _run(self, code: str, send: Send, quietly: bool = False) -> bool:
-        """True: the kernel is another one now."""
+        """Returns True if the kernel was restarted."""
         request = self._client.execute(
             code, silent=quietly, store_history=not quietly, allow_stdin=False, stop_on_error=False
         )
@@ -161,7 +161,7 @@ class Context:
             elif deadline is not None and time.monotonic() > deadline:
                 problem = self._stop or "the kernel did not stop; its variables are lost"
             elif has_reply:
-                # The message that says so was dropped.
+                # The kernel is idle, but the message that says so was dropped.
                 break
             if problem is not None:
                 if is_wanted:
@@ -172,7 +172,7 @@ class Context:
         return False
 
     async def _next(self, requests: set[str]) -> dict | None:
-        """The next message about one of the requests. None: there was none for a while."""
+        """Returns the next message about one of the requests, or None if none came within a tick."""
         until = time.monotonic() + limits.TICK_SECONDS
         while (left := until - time.monotonic()) > 0:
             try:
@@ -205,7 +205,7 @@ class Context:
 
 
 class Contexts:
-    """All of them, oldest first. Each language has a default one, made when it is first used."""
+    """All contexts, oldest first. Each language has a default context, created when it is first used."""
 
     def __init__(self, identity: Identity, home: str) -> None:
         self._identity, self._home = identity, home
@@ -246,7 +246,7 @@ class Contexts:
         if task is None or (task.done() and (task.exception() or task.result().id not in self._all)):
             task = asyncio.ensure_future(self.create(name, None))
             self._defaults[name] = task
-        # Others may wait for the same one.
+        # Other requests may wait for the same context.
         return await asyncio.shield(task)
 
     async def remove(self, id: str) -> None:

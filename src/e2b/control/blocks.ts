@@ -33,7 +33,7 @@ export function isWithin(inner: Block, outer: Block): boolean {
   );
 }
 
-/** The fewest blocks that have all addresses of `block` but those of `hole`: at most 32. */
+/** The fewest blocks, at most 32, that cover `block` without `hole`. */
 export function without(block: Block, hole: Block): Block[] {
   if (isWithin(block, hole)) return [];
   if (!isWithin(hole, block)) return [block];

@@ -1,6 +1,6 @@
 /**
- * Creates sandboxes as E2B's clients ask for them. A creation answers within 50 s, since clients give up after 60: a
- * template that is built for its first use goes on being built, and the client is told to ask again.
+ * Creates sandboxes for E2B's clients. A creation answers within 50 s, since clients give up after 60: if a template must be
+ * built first, the build continues and the client is asked to retry.
  */
 import { ignore } from '../../base/ignore.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';

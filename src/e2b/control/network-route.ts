@@ -47,7 +47,7 @@ export function addNetworkRoute(app: App, parts: E2bParts, creations: Creations)
           network: isClosed ? null : network,
           // Each change asks the guest to trust the sandbox's certificate authority.
           ...(hadHeaders || requestHeaders.length > 0 ? { requestHeaders } : {}),
-          // An update replaces all of them, also those of others.
+          // An update replaces all annotations, so those of other parts must be in it.
           annotations: {
             ...info.annotations,
             ...formatKept({

@@ -8,7 +8,7 @@ import { E2B_LIMITS } from '../limits.ts';
 /** Generation of the routes that create and connect. */
 export type Version = 'v1' | 'v2';
 
-/** Names of the OpenAPI document; they are not those of our own interface. */
+/** Names schemas of the OpenAPI document, which differ from those of our own interface. */
 export const e2bSchemas = z.registry<{ id: string }>();
 function named<T extends z.ZodType>(id: string, schema: T): T {
   e2bSchemas.add(schema, { id });

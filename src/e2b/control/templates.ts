@@ -21,8 +21,8 @@ export const plainName = (templateId: string): string =>
   templateId.replace(/:(default|latest)$/, '');
 
 /**
- * Creates from a template that a client has built, a snapshot's id, the name of a template, or that of a snapshot. Snapshots are listed only where the
- * text may be one: a list reads the whole store.
+ * Creates from, in this order: a template that a client has built, a snapshot's id, a template's name, a snapshot's name. Lists
+ * snapshots only if the text may name one, since that reads the whole store.
  * @throws E2bError 404; what `create` throws
  */
 export async function createFrom(

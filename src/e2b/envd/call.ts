@@ -1,4 +1,4 @@
-/** One call of a client: who asks, of which sandbox, and how it is answered. */
+/** One call of a client: its request, its sandbox, and its response. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Guest } from '../../guest/guest.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -43,7 +43,7 @@ export function keepAliveOf({ headers }: IncomingMessage): number {
 }
 
 /**
- * Whose file it is. E2B's envd is root: it reads and writes whatever it is asked for, and gives what it creates to the user
+ * The owner of a file. E2B's envd is root: it reads and writes any file, and gives what it creates to the user
  * (OpenAI's Agents make `/workspace` by it). In a VM, root is no more than its users.
  */
 export const fileUser = (user: string | undefined) =>

@@ -1,4 +1,4 @@
-/** A request for E2B's envd: whether it may, and who answers it. */
+/** Requests for E2B's envd: checks the token or signature, and dispatches to the service. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { clientGone } from '../../api/route.ts';
 import { describeError, errorCode } from '../../base/errors.ts';

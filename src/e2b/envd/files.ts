@@ -96,8 +96,8 @@ const rangeHeaders = ({ offset, length }: ByteRange, bytes: number): Record<stri
 });
 
 /**
- * With `Content-Length` if all content is here at once: the size of files of the kernel (/proc, /sys) and of files that
- * grow is not that of their content.
+ * Sends `Content-Length` only if all content is here at once: for files of the kernel (/proc, /sys) and growing files, the size
+ * differs from the length of the content.
  */
 async function sendWhole(
   { response }: Call,

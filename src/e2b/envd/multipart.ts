@@ -28,7 +28,7 @@ export async function writeParts(
   const failed = Promise.withResolvers<never>();
   const parser = parserOf(headers);
   parser.on('file', (field: string, content: Readable, name: string) => {
-    // Only emitted, so who reads later would take the rest for all; and unheard it would end the process.
+    // Busboy only emits the error: a later reader would take the rest for the whole file, and without a listener the process would end.
     content.on('error', (error) => content.destroy(error));
     const to = path ?? name;
     if (field !== 'file' || to === undefined || to === '') {

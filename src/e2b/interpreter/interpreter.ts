@@ -21,7 +21,7 @@ type TokenParts = Pick<E2bParts, 'tokens'>;
 
 /**
  * Whether a request has one of the sandbox's tokens. Whoever reaches this port runs code, so it is never public, unlike
- * other ports. Clients send the token of envd with executions, and that of traffic with every request.
+ * other ports. Clients send envd's token with executions, and the traffic token with every request.
  */
 export function mayUseInterpreter(
   { headers, method, url }: Pick<IncomingMessage, 'headers' | 'method' | 'url'>,

@@ -35,7 +35,7 @@ const CLAIMS: ReadonlySet<string> = new Set([
   'x-forwarded-host',
   'x-forwarded-proto',
 ]);
-/** Fields that must not be in trailers (RFC 9110, section 6.5.1), and those of which a client may believe they are headers. */
+/** Fields that trailers must not have (RFC 9110, section 6.5.1), and fields that a client may take for headers. */
 const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([
   'content-length',
   'content-encoding',

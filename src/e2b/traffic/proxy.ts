@@ -2,7 +2,7 @@
  * HTTP to a port of a sandbox, through the agent: no network card is needed.
  *
  * The program there is hostile. Both its side and the client's are parsed and framed by Node's HTTP, each on its own:
- * one connection to the guest per request, so that no answer can be taken for that of another request, and a broken
+ * one connection to the guest per request, so that no answer can pass for the answer to another request, and a broken
  * answer ends the client's connection instead of continuing on it. Nothing is buffered beyond what streams hold.
  */
 import {
