@@ -177,6 +177,54 @@ describe('AuditLog', () => {
     expect(await problems()).toEqual([]);
   });
 
+  it('a part of a line that a failing disk took is cut off before the next, also later', async () => {
+    const failing = { append: 0, truncate: 0 };
+    const openFile = async (path: string) => {
+      const file = await open(path, 'a', 0o600);
+      return {
+        appendFile: async (data: unknown) => {
+          if (failing.append-- <= 0) return await file.appendFile(data as Buffer);
+          await file.appendFile((data as Buffer).subarray(0, 10));
+          throw new Error('EIO');
+        },
+        truncate: async (length?: number) => {
+          if (failing.truncate-- > 0) throw new Error('EIO');
+          await file.truncate(length);
+        },
+        close: () => file.close(),
+      };
+    };
+    await using log = await openLog({ open: openFile, limits: { fileBytesMax: 500 } });
+    for (let n = 1; n <= 10; n += 1) {
+      Object.assign(failing, { append: 1, truncate: 2 });
+      log.note(call(n));
+      for (let again = 0; again < 4; again += 1) await log.flush();
+    }
+    expect(await verifyAudit(home)).toMatchObject({ records: 10, problems: [] });
+  });
+
+  it('what was lost last is said at the end, by a record or by the daemon’s log', async () => {
+    {
+      await using log = await openLog({ limits: { waitingMax: 1 } });
+      for (let n = 1; n <= 4; n += 1) log.note(call(n));
+    }
+    expect(linesOf().map((line) => parseRecord(line)?.lost ?? 0)).toEqual([0, 3]);
+    expect(parseRecord(linesOf()[1] ?? '')).toMatchObject({ call: '(end)', tenant: null });
+    expect(await problems()).toEqual([]);
+    expect(errors).toEqual([]);
+    const full = async () => ({
+      appendFile: async () => await Promise.reject(new Error('ENOSPC')),
+      truncate: async () => undefined,
+      close: async () => undefined,
+    });
+    const counts: unknown[] = [];
+    const log: Log = { ...silentLog, error: (_message, fields) => counts.push(fields) };
+    const broken = await openLog({ open: full, log, limits: { waitingMax: 1 } });
+    for (let n = 1; n <= 4; n += 1) broken.note(call(n));
+    await broken[Symbol.asyncDispose]();
+    expect(counts.at(-1)).toEqual({ count: 4 });
+  });
+
   it('lines that come while others are written are not lost', async () => {
     await using log = await openLog();
     log.note(call(1));

@@ -85,6 +85,8 @@ export interface AuditParts {
 }
 
 const CURRENT = 'audit.jsonl';
+/** The call of a last record that only says what was lost before the daemon ended. */
+const END = '(end)';
 const FULL = /^audit-(\d{12})\.jsonl$/;
 const HEAD = 'head.json';
 const head = z.object({ seq: z.number().int().nonnegative(), hash: z.string() });
@@ -103,6 +105,8 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   #cancelFlush: (() => void) | undefined;
   #flushing: Promise<void> = Promise.resolve();
   #isFailing = false;
+  /** The current file may end with a part of a line, which must be cut off before anything follows. */
+  #isTorn = false;
   /** The current file has its final name, and there is no other yet. */
   #isRenamed = false;
   #isClosed = false;
@@ -144,9 +148,14 @@ export class AuditLog implements AuditSink, AsyncDisposable {
       this.#lost += 1;
       return;
     }
+    this.#add({ caller, call, target, status, ms });
+    this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
+  }
+
+  #add({ caller, call, target, status, ms }: AuditedCall): void {
     const record: AuditRecord = {
       seq: this.#end.seq + 1,
-      at: new Date(clock.wall()).toISOString(),
+      at: new Date(this.#parts.clock.wall()).toISOString(),
       tenant: caller?.tenant ?? null,
       key: caller?.key ?? null,
       call: call.slice(0, this.#limits.callCharactersMax),
@@ -160,7 +169,6 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     const line = JSON.stringify(record);
     this.#end = { seq: record.seq, hash: lineHash(line) };
     this.#waiting.push(line);
-    this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
   }
 
   /** Resolves when all lines so far are written, or could not be; never rejects. */
@@ -177,6 +185,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     if (lines.length === 0) return;
     const end = this.#end;
     try {
+      if (this.#isTorn) await this.#cut();
       if (this.#bytes >= this.#limits.fileBytesMax) await this.#rotate(end.seq - lines.length + 1);
       const bytes = Buffer.from(`${lines.join('\n')}\n`);
       await this.#append(bytes);
@@ -202,9 +211,17 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     try {
       await this.#file.appendFile(bytes);
     } catch (error) {
-      await this.#file.truncate(this.#bytes);
+      this.#isTorn = true;
+      await this.#cut().catch((reason: unknown) =>
+        ignore(reason, 'tried again before the next line'),
+      );
       throw error;
     }
+  }
+
+  async #cut(): Promise<void> {
+    await this.#file.truncate(this.#bytes);
+    this.#isTorn = false;
   }
 
   async #rotate(nextSeq: number): Promise<void> {
@@ -230,10 +247,15 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    await this.flush();
-    if (this.#waiting.length > 0) {
-      this.#parts.log.error('records of the audit log are lost', { count: this.#waiting.length });
+    if (this.#lost > 0) {
+      // No later record will say it.
+      this.#add({ caller: null, call: END, target: null, status: 0, ms: 0 });
     }
+    await this.flush();
+    const waiting = this.#waiting.map(parseRecord);
+    const lost = waiting.reduce((sum, one) => sum + (one?.lost ?? 0), 0);
+    const count = waiting.filter((one) => one?.call !== END).length + lost;
+    if (count > 0) this.#parts.log.error('records of the audit log are lost', { count });
     await this.#file.close();
   }
 }
