@@ -85,6 +85,10 @@ export const E2B_LIMITS = {
   /** JSON characters of the events that one keeps: a guest may send long names. */
   watcherCharactersMax: 4 * 1024 * 1024,
   watcherIdleMs: 600_000,
+  /** Processor time for signed URLs that do not name their sandbox, milliseconds: at once, and per second [429]. */
+  signersMs: { size: 500, refillPerSecond: 100 },
+  /** Signatures whose sandbox is remembered. */
+  signaturesMax: 10_000,
   /** Files in one upload. */
   filesMax: 1000,
   /** Content that is read before the answer to a download begins, bytes: shorter files have their exact length. */

@@ -15,12 +15,14 @@ import type { OtherInterface } from '../api/server.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
+import { BusyError } from '../sandbox/errors.ts';
 import { equalInConstantTime } from '../tenants/callers.ts';
 import { PerTenant } from '../tenants/per-tenant.ts';
 import { callerOf, createControlApp } from './control/app.ts';
 import { ENVD_PORT, INTERPRETER_PORT, type Target, targetOf } from './dispatch.ts';
 import { answersPreflight } from './envd/cors.ts';
 import { Envd, signedFile } from './envd/envd.ts';
+import { Signers } from './envd/signers.ts';
 import type { WithEvents } from './events/routes.ts';
 import { Interpreters, mayUseInterpreter } from './interpreter/interpreter.ts';
 import { isPublic } from './kept.ts';
@@ -28,7 +30,6 @@ import type { E2bParts, TemplateParts } from './parts.ts';
 import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
 import { BuildTurns, Templates } from './templates/templates.ts';
 import { UploadUrls } from './templates/uploads.ts';
-import { fileSignature } from './tokens.ts';
 import { PortProxy, refuseUpgrade } from './traffic/proxy.ts';
 import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
 
@@ -70,6 +71,12 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   const envd = new Envd(parts);
   const proxy = new PortProxy(parts);
   const interpreters = new Interpreters(parts);
+  const signers = await Signers.open(parts);
+  const stopForgetting = control.onChange(({ id, status }) => {
+    if (status !== 'ended') return;
+    envd.forget(id);
+    interpreters.forget(id);
+  });
 
   /** Null: the answer is sent. */
   async function sandboxOf(
@@ -109,37 +116,46 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     return typeof given === 'string' && equalInConstantTime(given, tokens.traffic(id));
   }
 
-  /** The sandbox whose token made the signature: the URL does not say. */
-  async function signer(request: IncomingMessage): Promise<SandboxInfo | null> {
+  /** The URL does not say whose file it is. Null: the answer is sent. */
+  function signerOf(
+    request: IncomingMessage,
+    refuse: (refusal: ReturnType<typeof notFound>) => void,
+  ): string | null {
     const signed = signedFile(request);
-    if (signed === null) return null;
-    const all = await control.list();
-    return (
-      all.find(({ id }) =>
-        equalInConstantTime(signed.signature, fileSignature(signed, tokens.envd(id))),
-      ) ?? null
-    );
+    try {
+      const id = signed === null ? null : signers.find(signed);
+      if (id === null) refuse({ status: 401, body: { code: 401, message: 'invalid signature' } });
+      return id;
+    } catch (error) {
+      if (!(error instanceof BusyError)) throw error;
+      refuse({ status: 429, body: { code: 429, message: error.message } });
+      return null;
+    }
   }
+
+  /** The sandbox may have ended or been paused since it was found. */
+  const answerEnvd = (
+    request: IncomingMessage,
+    response: ServerResponse,
+    info: SandboxInfo,
+  ): Promise<void> =>
+    envd.answer(request, response, info, () => sendRefusal(request, response, notFound(info.id)));
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const target = targetOf(request);
     const isOfProgram = target.kind === 'sandbox' && target.port !== ENVD_PORT;
     if (!isOfProgram && answersPreflight(request, response)) return;
     if (target.kind === 'signed') {
-      const found = await signer(request);
-      if (found !== null) {
-        const named: SandboxTarget = { kind: 'sandbox', id: found.id, port: ENVD_PORT };
-        const info = await sandboxOf(named, request, (why) => sendRefusal(request, response, why));
-        if (info !== null) await envd.answer(request, response, info);
-        return;
-      }
-      const body = { code: 401, message: 'invalid signature' };
-      sendRefusal(request, response, { status: 401, body });
+      const id = signerOf(request, (why) => sendRefusal(request, response, why));
+      if (id === null) return;
+      const named: SandboxTarget = { kind: 'sandbox', id, port: ENVD_PORT };
+      const info = await sandboxOf(named, request, (why) => sendRefusal(request, response, why));
+      if (info !== null) await answerEnvd(request, response, info);
     } else if (target.kind === 'sandbox') {
       const info = await sandboxOf(target, request, (why) => sendRefusal(request, response, why));
       if (info === null) return;
       if (target.port === INTERPRETER_PORT) await interpreters.prepare(info);
-      if (target.port === ENVD_PORT) await envd.answer(request, response, info);
+      if (target.port === ENVD_PORT) await answerEnvd(request, response, info);
       else await proxy.answer(request, response, info, target.port);
     } else {
       const caller = callerOf(request, parts.callers);
@@ -185,6 +201,8 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
       });
     },
     [Symbol.asyncDispose]: async () => {
+      stopForgetting();
+      signers[Symbol.dispose]();
       for (const one of await apps.all()) await one.close();
       // At once: the end of one tenant's builds may wait for the running one of another.
       await Promise.all((await templates.all()).map((one) => one?.[Symbol.asyncDispose]()));

@@ -1,4 +1,6 @@
 /** The server of E2B's code interpreter, as it runs in the guest, on this machine. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import {
   type Answer,
@@ -185,6 +187,20 @@ image`;
       status: 404,
       text: `Context ${id} not found`,
     });
+  });
+
+  it('a restart under way does not keep a removed context alive: what waits for it ends', async () => {
+    const created = await interpreter.send('POST', '/contexts', { language: 'python' });
+    const of = { context_id: String(JSON.parse(created.text).id) };
+    const endless = (file: string) => `open('${file}', 'w').close()\nwhile True: pass`;
+    const first = interpreter.execute({ code: endless('began'), ...of });
+    await expect.poll(() => existsSync(join(interpreter.home, 'began'))).toBe(true);
+    const restarted = interpreter.send('POST', `/contexts/${of.context_id}/restart`);
+    const second = interpreter.execute({ code: endless('again'), ...of });
+    const removed = interpreter.send('DELETE', `/contexts/${of.context_id}`);
+    expect((await removed).status).toBe(204);
+    expect([(await restarted).status, (await second).status]).toEqual([404, 404]);
+    expect((await first).status).toBe(200);
   });
 
   it.each([

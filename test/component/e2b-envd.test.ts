@@ -8,16 +8,18 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { endFrame, frameOf } from '../../src/e2b/envd/connect.ts';
+import { SandboxError } from '../../src/sandbox/errors.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 let world: E2bWorld;
 let home: string;
 let sandbox: Sandbox;
 let token: string;
+let onGuest = (): void => undefined;
 
 beforeAll(async () => {
   home = mkdtempSync(join(tmpdir(), 'nv-e2b-envd-'));
-  world = await openE2bWorld({ home });
+  world = await openE2bWorld({ home, before: (method) => method === 'guest' && onGuest() });
   sandbox = await Sandbox.create('agent', world.client);
   const headers = { 'x-api-key': world.apiKey };
   const answer = await fetch(`${world.url}/sandboxes/${sandbox.sandboxId}`, { headers });
@@ -313,6 +315,22 @@ describe('content', () => {
     await expect.poll(() => readdirSync(home).some((name) => name.endsWith('.part'))).toBe(false);
     for (let n = 0; n < 5; n += 1) await ask('/health');
     expect(world.errors).toEqual([]);
+  });
+
+  it('say of a sandbox that is paused or ends while they are asked what they say of a missing one', async () => {
+    const body = { sandboxId: sandbox.sandboxId, message: 'The sandbox was not found', code: 502 };
+    for (const code of ['not_ready', 'gone', 'not_found'] as const) {
+      onGuest = () => {
+        throw new SandboxError(code, 'meanwhile');
+      };
+      const [file, rpc] = [
+        await ask('/files?path=/tmp/none'),
+        await call('process.Process/List', {}),
+      ];
+      onGuest = () => undefined;
+      expect([file.status, await file.json()]).toEqual([502, body]);
+      expect(rpc).toEqual({ status: 502, body });
+    }
   });
 
   it('has the refusals of E2B for signatures', async () => {

@@ -77,27 +77,38 @@ class Context:
         raise RuntimeError("the kernel has no output")
 
     async def restart(self) -> None:
-        self._stop = "the context was restarted"
+        if not self._is_over:
+            self._stop = "the context was restarted"
         async with self._turn:
+            # It may have been removed meanwhile, for which it must stay stopped and without a kernel.
+            if self._is_over:
+                raise self._missing()
             self._stop = None
             await self._restart()
 
     async def close(self) -> None:
+        self._is_over = True
         self._stop = "the context was removed"
         async with self._turn:
-            self._is_over = True
             await self._shut_down()
+
+    def _missing(self) -> Refused:
+        return Refused(404, f"Context {self.id} not found")
 
     async def execute(self, code: str, env: dict[str, str], send: Send) -> None:
         """Returns when the kernel is idle again, also if the client has disconnected."""
         async with self._turn:
             if self._is_over:
-                raise Refused(404, f"Context {self.id} not found")
+                raise self._missing()
             if not await send({"type": "keepalive"}):
                 return
             if not (self._is_started and await self._manager.is_alive()):
                 await self._restart()
             await self._refresh()
+            if not self._is_started:
+                # It was removed while it refused to stop.
+                await send(messages.error("KernelRestarted", self._stop or ""))
+                return
             if env:
                 await self._run_quietly(languages.override_code(self.language, env))
             is_new = await self._run(code, send)
@@ -194,7 +205,8 @@ class Context:
 
     async def _restart(self) -> None:
         await self._shut_down()
-        await self.start()
+        if not self._is_over:
+            await self.start()
 
     async def _shut_down(self) -> None:
         if not self._is_started:

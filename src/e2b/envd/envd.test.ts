@@ -29,6 +29,7 @@ it('logs no signature with a failure of ours', async () => {
     { method: 'GET', url, headers: {} } as IncomingMessage,
     response as unknown as ServerResponse,
     { id: 'i1', annotations: {}, template: null, network: null } as unknown as SandboxInfo,
+    () => expect.unreachable('it has not gone'),
   );
   expect(answer).toEqual([500]);
   expect(lines).toHaveLength(1);

@@ -1,5 +1,6 @@
 /** Requests for E2B's envd: checks the token or signature, and dispatches to the service. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { isGuestError } from '../../api/errors.ts';
 import { clientGone } from '../../api/route.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
@@ -20,20 +21,34 @@ import { Watchers } from './watchers.ts';
 export class Envd {
   readonly #parts: E2bParts;
   readonly #rpcs: ReadonlyMap<string, Rpc>;
+  readonly #programs: Programs;
+  readonly #watchers: Watchers;
 
   constructor(parts: E2bParts) {
     this.#parts = parts;
+    this.#programs = new Programs(parts.clock);
+    this.#watchers = new Watchers(parts.clock);
     this.#rpcs = rpcsOf(
-      new ProcessService(new Programs(parts.clock), parts.clock),
-      new FilesystemService(new Watchers(parts.clock)),
+      new ProcessService(this.#programs, parts.clock),
+      new FilesystemService(this.#watchers),
     );
   }
 
-  /** Answers a request for a running sandbox; never rejects. */
+  /** The sandbox has ended. */
+  forget(id: string): void {
+    this.#programs.forget(id);
+    this.#watchers.forget(id);
+  }
+
+  /**
+   * Answers a request for a running sandbox; never rejects.
+   * @param refuse answers that there is no such sandbox
+   */
   async answer(
     request: IncomingMessage,
     response: ServerResponse,
     info: SandboxInfo,
+    refuse: () => void,
   ): Promise<void> {
     const { control, log } = this.#parts;
     const { id } = info;
@@ -50,6 +65,10 @@ export class Envd {
     try {
       await this.#answer(call);
     } catch (error) {
+      if (error instanceof GuestAway) {
+        refuse();
+        return;
+      }
       // The client has left, and nobody waits for an answer.
       if (gone.aborted && errorCode(error) === 'ERR_STREAM_PREMATURE_CLOSE') return;
       const known = errorReply(error);
@@ -75,11 +94,16 @@ export class Envd {
       return;
     }
     this.#authorize(call, path);
-    if (path === '/files' && method === 'GET') return await download(call);
-    if (path === '/files' && method === 'POST') return await upload(call, this.#parts);
+    const isFile = path === '/files' && (method === 'GET' || method === 'POST');
     const rpc = method === 'POST' ? this.#rpcs.get(path) : undefined;
-    if (rpc === undefined) throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
-    await answerRpc(rpc, call, this.#parts);
+    if (!isFile && rpc === undefined) {
+      throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
+    }
+    // Before anything of the answer is sent.
+    await guestOf(call);
+    if (rpc !== undefined) await answerRpc(rpc, call, this.#parts);
+    else if (method === 'GET') await download(call);
+    else await upload(call, this.#parts);
   }
 
   /** @throws E2bError 401 */
@@ -100,6 +124,21 @@ export class Envd {
     if (signed.expiration !== null && Number(signed.expiration) * 1000 < clock.wall()) {
       throw new E2bError(401, 'signature is already expired');
     }
+  }
+}
+
+/** The sandbox has ended, or was paused without automatic resume, since the request came. */
+class GuestAway extends Error {}
+
+const AWAY: ReadonlySet<unknown> = new Set(['not_found', 'gone', 'not_ready']);
+
+/** @throws GuestAway; what resuming throws */
+async function guestOf(call: Call): Promise<void> {
+  try {
+    await call.guest();
+  } catch (error) {
+    if (!isGuestError(error) && AWAY.has(errorCode(error))) throw new GuestAway();
+    throw error;
   }
 }
 

@@ -41,8 +41,9 @@ export class ProcessService {
     const guest = await call.guest();
     const processes = (await guest.processes()).map(({ pid, argv, cwd, tag }) => {
       const [cmd = '', ...args] = argv;
-      const known = this.#programs.find(call.id, pid)?.facts.command;
-      const config = known == null ? { cmd, args, envs: {}, cwd } : { cwd, ...known };
+      const program = this.#programs.find(call.id, pid);
+      const known = program?.hasExited === false ? program.facts.command : null;
+      const config = known === null ? { cmd, args, envs: {}, cwd } : { cwd, ...known };
       return { config, pid, ...(tag === null ? {} : { tag }) };
     });
     return { processes };
@@ -124,7 +125,7 @@ export class ProcessService {
     });
     const { process, signal } = checked(schema, message);
     const guest = await call.guest();
-    const pid = await this.#pidOf(call, guest, process);
+    const pid = await this.#pidOf(call, guest, process, 'running');
     const name = signal === 'SIGNAL_SIGKILL' ? 'SIGKILL' : 'SIGTERM';
     if (await guest.signal(pid, name)) return {};
     throw unknownProcess(process);
@@ -132,7 +133,7 @@ export class ProcessService {
 
   async #find(call: Call, process: Selector): Promise<Program> {
     const guest = await call.guest();
-    const pid = await this.#pidOf(call, guest, process);
+    const pid = await this.#pidOf(call, guest, process, 'any');
     try {
       return await this.#programs.get(call.id, pid, guest);
     } catch (error) {
@@ -141,17 +142,24 @@ export class ProcessService {
     }
   }
 
-  async #pidOf(call: Call, guest: Guest, process: Selector): Promise<number> {
+  /** @param which a signal must not reach the program that has the pid of an ended one */
+  async #pidOf(
+    call: Call,
+    guest: Guest,
+    process: Selector,
+    which: 'running' | 'any',
+  ): Promise<number> {
     const { pid, tag } = process;
     if (pid !== undefined) return pid;
     if (tag === undefined) {
       throw new ConnectError('invalid_argument', 'the process is named by no pid and no tag');
     }
     const known = this.#programs.tagged(call.id, tag);
-    if (known !== undefined) return known.pid;
+    if (known?.hasExited === false) return known.pid;
     const found = (await guest.processes()).find((one) => one.tag === tag);
-    if (found === undefined) throw unknownProcess(process);
-    return found.pid;
+    if (found !== undefined) return found.pid;
+    if (known !== undefined && which === 'any') return known.pid;
+    throw unknownProcess(process);
   }
 }
 

@@ -131,4 +131,37 @@ describe('Programs', () => {
     const [one, two] = await Promise.all([get(), get()]);
     expect([one === two, attached]).toEqual([true, 1]);
   });
+
+  it('does not take a new program for the ended one whose pid it has', async () => {
+    const { process, end, clock } = start();
+    const other = start();
+    const running: { pid: number; tag: null; pty: boolean }[] = [];
+    const guest = {
+      processes: async () => running,
+      attach: async () => other.process,
+    } as unknown as Pick<Guest, 'attach' | 'processes'>;
+    const programs = new Programs(clock);
+    const first = programs.add('a', process, FACTS);
+    expect(first.hasExited).toBe(false);
+    end();
+    await first.ended;
+    expect(first.hasExited).toBe(true);
+    // A client that comes back learns its end.
+    expect(await programs.get('a', 7, guest)).toBe(first);
+    running.push({ pid: 7, tag: null, pty: false });
+    const second = await programs.get('a', 7, guest);
+    expect(second.process).toBe(other.process);
+    // The end of the first one's time does not take the second one's place.
+    clock.advance(E2B_LIMITS.exitKeptMs);
+    expect(programs.find('a', 7)).toBe(second);
+  });
+
+  it('forgets those of an ended sandbox, and no others', () => {
+    const { process, clock } = start();
+    const programs = new Programs(clock);
+    programs.add('a', process, FACTS);
+    const other = programs.add('ab', process, FACTS);
+    programs.forget('a');
+    expect([programs.find('a', 7), programs.find('ab', 7)]).toEqual([undefined, other]);
+  });
 });

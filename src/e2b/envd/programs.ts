@@ -56,6 +56,7 @@ export class Program {
   readonly #listeners = new Set<Listener>();
   /** Resolves at the program's end, after its output; rejects if the end is unknown. */
   readonly ended: Promise<ProgramEnd | typeof TIMED_OUT>;
+  #hasExited = false;
 
   constructor(process: Process, facts: ProgramFacts, clock: Clock) {
     this.process = process;
@@ -68,11 +69,17 @@ export class Program {
     ]);
     this.ended = (async () => {
       const exit = await process.exit;
+      this.#hasExited = true;
       await output;
       return exit.timedOut ? TIMED_OUT : endOf(exit);
     })();
     this.ended.catch((error: unknown) => ignore(error, 'told to those who listen'));
     process.stdin.on('error', (error) => ignore(error, 'the program has ended'));
+  }
+
+  /** From then on its pid may be another program's. */
+  get hasExited(): boolean {
+    return this.#hasExited;
   }
 
   /** `listener` gets what comes from now on. Returns how to stop. @throws ConnectError `resource_exhausted` */
@@ -157,6 +164,8 @@ export class Programs {
   readonly #all = new Map<string, Program>();
   /** By the same key: a second attachment would take the streams from the first. */
   readonly #attaching = new Map<string, Promise<Program>>();
+  /** Of ended programs, by the same key. */
+  readonly #timers = new Map<string, () => void>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -164,13 +173,18 @@ export class Programs {
 
   add(id: string, process: Process, facts: ProgramFacts): Program {
     const key = `${id}/${process.pid}`;
+    this.#drop(key);
     const program = new Program(process, facts, this.#clock);
     this.#all.set(key, program);
     const forget = (): void => {
-      if (this.#all.get(key) === program) this.#all.delete(key);
+      if (this.#all.get(key) === program) this.#drop(key);
     };
     program.ended.then(
-      () => this.#clock.after(E2B_LIMITS.exitKeptMs, forget),
+      () => {
+        if (this.#all.get(key) !== program) return;
+        this.#timers.get(key)?.();
+        this.#timers.set(key, this.#clock.after(E2B_LIMITS.exitKeptMs, forget));
+      },
       (error: unknown) => {
         ignore(error, `attach again: ${describeError(error)}`);
         forget();
@@ -179,10 +193,14 @@ export class Programs {
     return program;
   }
 
-  /** Attaches to a program that this process does not hold. @throws GuestError `not_found` */
+  /** Attaches to a program that this process does not hold. One that has ended is found for a while. @throws GuestError `not_found` */
   async get(id: string, pid: number, guest: AttachingGuest): Promise<Program> {
     const known = this.find(id, pid);
-    if (known !== undefined) return known;
+    if (known?.hasExited === false) return known;
+    // The pid of one that has ended may be that of a program which another client started.
+    if (known !== undefined && !(await guest.processes()).some((one) => one.pid === pid)) {
+      return known;
+    }
     const key = `${id}/${pid}`;
     const attaching = this.#attaching.get(key) ?? this.#attach(id, pid, guest);
     this.#attaching.set(key, attaching);
@@ -205,12 +223,23 @@ export class Programs {
     return this.add(id, process, facts);
   }
 
+  /** The sandbox has ended. */
+  forget(id: string): void {
+    for (const key of [...this.#all.keys()]) if (key.startsWith(`${id}/`)) this.#drop(key);
+  }
+
+  #drop(key: string): void {
+    this.#timers.get(key)?.();
+    this.#timers.delete(key);
+    this.#all.delete(key);
+  }
+
   /** Also one that has ended, for a while. */
   find(id: string, pid: number): Program | undefined {
     return this.#all.get(`${id}/${pid}`);
   }
 
-  /** The last one with the tag. */
+  /** The last one with the tag, also one that has ended. */
   tagged(id: string, tag: string): Program | undefined {
     const prefix = `${id}/`;
     return [...this.#all]

@@ -61,4 +61,15 @@ describe('Watchers', () => {
     watchers.remove('a', ids[0] ?? '');
     await create();
   });
+
+  it('those of an ended sandbox go at once, also one that is being made', async () => {
+    const { watchers, state, create } = make();
+    const [first, other] = [await create(), await create('b')];
+    const making = create();
+    watchers.forget('a');
+    const late = await making;
+    expect(state.stopped).toBe(2);
+    for (const id of [first, late]) expect(() => watchers.take('a', id)).toThrow('not found');
+    expect(watchers.take('b', other)).toEqual([]);
+  });
 });

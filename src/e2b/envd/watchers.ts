@@ -56,7 +56,9 @@ export class Watchers {
       this.#all.delete(id);
       throw error;
     }
-    this.#expireLater(id, watcher);
+    // It is dropped already if the sandbox has ended meanwhile.
+    if (this.#all.has(id)) this.#expireLater(id, watcher);
+    else watcher.watch.stop();
     return id;
   }
 
@@ -73,6 +75,11 @@ export class Watchers {
   /** @throws ConnectError `not_found` */
   remove(sandbox: string, id: string): void {
     this.#drop(id, this.#find(sandbox, id));
+  }
+
+  /** The sandbox has ended. */
+  forget(sandbox: string): void {
+    for (const [id, watcher] of this.#all) if (watcher.sandbox === sandbox) this.#drop(id, watcher);
   }
 
   #find(sandbox: string, id: string): Watcher {

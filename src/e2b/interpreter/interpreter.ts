@@ -58,6 +58,11 @@ export class Interpreters {
     await telling;
   }
 
+  /** The sandbox has ended. */
+  forget(id: string): void {
+    this.#told.delete(id);
+  }
+
   async #tell(id: string): Promise<void> {
     try {
       const guest = await this.#control.guest(id);
