@@ -46,6 +46,8 @@ export const E2B_LIMITS = {
   buildsKeptMax: 100,
   /** Time after which a build that nobody starts is forgotten, milliseconds. */
   unstartedMsMax: 2 * 60 * 60_000,
+  /** Time of one build from its turn on, milliseconds; then it fails. */
+  buildMsMax: 2 * 60 * 60_000,
   stepsMax: 500,
   /** Characters of a command and of another argument of a step. */
   stepCharactersMax: 256 * 1024,

@@ -1,10 +1,12 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FakeClock } from '../../base/clock.ts';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { type Clock, FakeClock } from '../../base/clock.ts';
+import { silentLog } from '../../base/log.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import { BuildTurns } from './templates.ts';
+import type { TemplateBuilds } from '../parts.ts';
+import { BuildTurns, Templates } from './templates.ts';
 import { Uploads, UploadUrls } from './uploads.ts';
 
 const HASH = 'a'.repeat(64);
@@ -29,6 +31,44 @@ describe('BuildTurns', () => {
     await other;
     await turns.take('a', async () => undefined);
   });
+});
+
+it('Templates: a build without an end fails after a while, and others get their turn', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-long-build-'));
+  const time = new FakeClock();
+  const clock: Clock = {
+    now: () => time.now(),
+    wall: () => time.wall(),
+    after: (ms, run) => time.after(ms, run),
+  };
+  const builds = {
+    build: (_wanted, _onEvent, signal) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason as Error));
+      }),
+    remove: async () => undefined,
+    has: async () => false,
+    memoryMibOf: () => 1,
+  } satisfies TemplateBuilds;
+  const turns = new BuildTurns();
+  const places = { stateDir: join(dir, 'state'), uploadsDir: join(dir, 'uploads') };
+  const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns };
+  await using templates = await Templates.open(
+    { ...parts, templates: { builds, ...places } },
+    'greedy',
+  );
+  const { templateId, build } = templates.request({ name: 'endless' });
+  await templates.start(templateId, build, { fromImage: 'alpine', steps: [] });
+  const other = turns.take('polite', async () => undefined);
+  const statusOf = () => templates.status(templateId, build, 0, 10);
+  await vi.waitFor(() => expect(statusOf().status).toBe('building'));
+  time.advance(E2B_LIMITS.buildMsMax);
+  await other;
+  expect(statusOf()).toMatchObject({
+    status: 'error',
+    reason: { message: 'the build took longer than 2 hours' },
+  });
+  await rm(dir, { recursive: true, force: true });
 });
 
 describe('UploadUrls', () => {

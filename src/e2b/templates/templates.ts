@@ -87,6 +87,8 @@ interface Parts extends Pick<E2bParts, 'clock' | 'log'> {
   readonly turns: BuildTurns;
 }
 
+const BUILD_TOO_LONG = `the build took longer than ${E2B_LIMITS.buildMsMax / 3_600_000} hours`;
+
 /** File or directory of a tenant: no name of one has a dot. */
 const OPERATOR = '.operator';
 
@@ -320,6 +322,10 @@ export class Templates implements TemplateSource, AsyncDisposable {
     const { builds, admit } = this.#parts.templates;
     let release = (): void => undefined;
     const signal = AbortSignal.any([build.stop.signal, this.#closed.signal]);
+    // Other tenants wait for the turn.
+    const stopTimer = this.#parts.clock.after(E2B_LIMITS.buildMsMax, () =>
+      build.stop.abort(new BuildFailure(null, BUILD_TOO_LONG)),
+    );
     try {
       signal.throwIfAborted();
       release = admit?.(this.#tenant, builds.memoryMibOf(build.size)) ?? release;
@@ -341,6 +347,7 @@ export class Templates implements TemplateSource, AsyncDisposable {
       build.status = 'error';
       await this.#removeFiles(build.id);
     } finally {
+      stopTimer();
       release();
       await this.#release(build.id);
     }
