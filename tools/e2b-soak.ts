@@ -20,7 +20,7 @@ const { values } = parseArgs({
 if (values.seed !== undefined) process.env['NEUROVISOR_SEED'] = values.seed;
 const seed = runSeed();
 console.log(`mixed load for ${values.time} in ${values.rounds} rounds from seed ${seed}`);
-const { rounds, before, sandboxes, killed, done, failures, leaks, log } = await runE2bSoak({
+const { rounds, before, sandboxes, killed, done, busy, failures, leaks, log } = await runE2bSoak({
   seed,
   ms: parseDuration(values.time),
   rounds: Number(values.rounds),
@@ -33,7 +33,7 @@ const deeds = rounds.reduce((sum, round) => sum + round.deeds, 0);
 const last = rounds.at(-1)?.memory ?? before;
 const mib = (bytes: number): string => `${(bytes / 1024 ** 2).toFixed(1)} MiB`;
 console.log(
-  `${deeds} deeds in ${sandboxes} sandboxes, ${killed} clients killed, ${failures.length} deeds failed`,
+  `${deeds} deeds in ${sandboxes} sandboxes, ${killed} clients killed, ${busy} refused for now, ${failures.length} deeds failed`,
 );
 console.log(
   `heap ${mib(before.heapUsed)}, then ${mib(last.heapUsed)}; resident ${mib(before.rss)}, then ${mib(last.rss)}`,

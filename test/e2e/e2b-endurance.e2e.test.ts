@@ -9,9 +9,14 @@ import { cgroupsOf, linksOf, socketsOf } from '../support/e2b-soak-state.ts';
 describe('mixed load', () => {
   // 30 minutes of it: `node tools/e2b-soak.ts`.
   it('leaves no process, file, socket, network or memory behind, and nothing fails', async () => {
-    const { failures, leaks, done, log } = await runE2bSoak({ seed: 1, ms: 60_000, rounds: 1 });
+    const { failures, leaks, done, busy, log } = await runE2bSoak({
+      seed: 1,
+      ms: 60_000,
+      rounds: 1,
+    });
     expect({ failures, leaks, log }).toEqual({ failures: [], leaks: [], log: expect.anything() });
     expect(done.get('end')).toBeGreaterThan(1);
+    expect(busy).toBeLessThan(done.get('end') ?? 0);
   });
 });
 

@@ -52,6 +52,8 @@ export interface Deed {
   readonly at: string;
   /** Why it failed. */
   readonly why?: string;
+  /** It was refused for now, as a busy machine does. */
+  readonly busy?: true;
 }
 
 export interface SoakRound {
@@ -70,6 +72,8 @@ export interface SoakReport {
   readonly killed: number;
   /** How often each deed was done. */
   readonly done: ReadonlyMap<string, number>;
+  /** Refusals of a busy machine. */
+  readonly busy: number;
   readonly failures: readonly Deed[];
   /** Leaks of all rounds, and growth of memory. */
   readonly leaks: readonly string[];
@@ -194,6 +198,7 @@ class Soak {
       sandboxes: new Set(this.#deeds.map(({ id }) => id)).size,
       killed: this.#killed,
       done,
+      busy: this.#deeds.filter(({ busy }) => busy === true).length,
       failures: this.#failures(0),
       leaks: [...new Set(rounds.flatMap(({ leaks }) => leaks)), ...growth],
       log: this.#daemon.stderr().slice(-20_000),
