@@ -38,6 +38,8 @@ const LANES = 2;
 const TEMPLATE = 'agent';
 /** A client process is killed after a time between these, milliseconds. */
 const KILL_MS = { min: 2000, max: 20_000 };
+/** Time after which sandboxes end by themselves: longer than their client lives, and short, so that few of the killed stay. */
+const LIFE_MS = { steady: 600_000, killed: 40_000 };
 /** For what stays, not for what is slow: idle connections, ends of programs that are kept for 30 s. */
 const SETTLE_MS_MAX = 90_000;
 /** Heap after garbage collection: what is kept on purpose for a while, such as ended sandboxes and compiled code. */
@@ -224,7 +226,9 @@ class Soak {
   /** @param killMs after which it is killed; default: it ends by itself, and must do so without an error */
   async #client(seed: number, ms: number, lanes: number, killMs?: number): Promise<void> {
     const { url, apiKey } = this.#server;
-    const child = spawn(process.execPath, [CLIENT, `${seed}`, `${ms}`, `${lanes}`, TEMPLATE], {
+    const lifeMs = killMs === undefined ? LIFE_MS.steady : LIFE_MS.killed;
+    const args = [TEMPLATE, seed, ms, lanes, lifeMs].map(String);
+    const child = spawn(process.execPath, [CLIENT, ...args], {
       env: {
         PATH: process.env['PATH'],
         E2B_API_KEY: apiKey,
