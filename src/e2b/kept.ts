@@ -47,7 +47,11 @@ export const networkLists = {
 export const e2bNetwork = z.object({
   allowPublicTraffic: z.boolean().nullish(),
   maskRequestHost: z.string().max(E2B_LIMITS.hostCharactersMax).nullish(),
-  httpsPorts: z.array(z.number().int().min(1).max(65_535)).max(E2B_LIMITS.httpsPortsMax).nullish(),
+  httpsPorts: z
+    .array(z.number().int().min(1).max(65_535))
+    .max(E2B_LIMITS.httpsPortsMax)
+    .nullish()
+    .describe('Ports whose programs serve HTTPS; their certificates are not verified.'),
 });
 const list = z.array(z.string()).optional();
 const network = z.object({
@@ -55,6 +59,7 @@ const network = z.object({
   denyOut: list,
   allowPublicTraffic: z.boolean().optional(),
   maskRequestHost: z.string().optional(),
+  httpsPorts: z.array(z.number()).optional(),
 });
 const kept = z.object({
   /** As the client named it. */

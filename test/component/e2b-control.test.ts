@@ -408,6 +408,7 @@ describe('networks', () => {
     [{ rules: { 'a.com': [{ deny: true }] } }, 'deny'],
     [{ egressProxy: { address: 'proxy:1080' } }, 'egressProxy'],
     [{ dnsServers: ['1.1.1.1'] }, 'dnsServers'],
+    [{ dnsServers: [] }, 'dnsServers'],
   ])('%j is refused', async (network, why) => {
     const { status, json } = await ask('POST', '/v2/sandboxes', { templateID: 'agent', network });
     expect([status, json.message]).toEqual([400, expect.stringContaining(why)]);

@@ -6,6 +6,7 @@ import { ignore } from '../../base/ignore.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import type { CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
+import { ENVD_PORT, INTERPRETER_PORT } from '../dispatch.ts';
 import { E2bError } from '../errors.ts';
 import { formatKept, type Kept } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
@@ -121,12 +122,13 @@ function complete(
 /** The settings without those that are null. */
 export function keptNetwork(network: CreateBody['network']): Kept['network'] {
   if (network === undefined || network === null) return undefined;
-  const { allowOut, denyOut, allowPublicTraffic, maskRequestHost } = network;
+  const { allowOut, denyOut, allowPublicTraffic, maskRequestHost, httpsPorts } = network;
   return {
     ...(allowOut == null ? {} : { allowOut }),
     ...(denyOut == null ? {} : { denyOut }),
     ...(allowPublicTraffic == null ? {} : { allowPublicTraffic }),
     ...(maskRequestHost == null ? {} : { maskRequestHost }),
+    ...(httpsPorts == null ? {} : { httpsPorts }),
   };
 }
 
@@ -138,9 +140,8 @@ function refuseUnsupported({ volumeMounts, autoPause, autoPauseMemory, iam, netw
   if (Object.keys(iam?.tokens ?? {}).length > 0) {
     throw new E2bError(400, 'iam: identity tokens are not supported');
   }
-  if ((network?.httpsPorts ?? []).length > 0) {
-    throw new E2bError(400, 'httpsPorts: ports are reached by HTTP only');
-  }
+  const own = network?.httpsPorts?.find((port) => [ENVD_PORT, INTERPRETER_PORT].includes(port));
+  if (own !== undefined) throw new E2bError(400, `httpsPorts: ${own} is served by the sandbox`);
 }
 
 /** A pause keeps memory and disk together. */

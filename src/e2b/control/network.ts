@@ -93,9 +93,17 @@ const tooManyRules = (): E2bError =>
 
 function refuseUnsupported({ egressProxy, dnsServers }: Lists): void {
   if (egressProxy !== undefined && egressProxy !== null) {
-    throw new E2bError(400, 'egressProxy: proxies for sandboxes are not supported');
+    throw new E2bError(
+      400,
+      'egressProxy: not supported, since only TCP 80 and 443 could be led through a proxy',
+    );
   }
-  if (Array.isArray(dnsServers) ? dnsServers.length > 0 : dnsServers != null) {
-    throw new E2bError(400, 'dnsServers: sandboxes have the name server of their host only');
+  // Also an empty list, which at E2B closes DNS.
+  if (dnsServers !== undefined && dnsServers !== null) {
+    throw new E2bError(
+      400,
+      'dnsServers: the resolver of the host answers each query of a sandbox, whatever server it is sent to',
+      { remedy: 'omit dnsServers: names of allowOut are resolved' },
+    );
   }
 }

@@ -33,6 +33,7 @@ import {
 import { splice } from './join.ts';
 import { TRAFFIC_LIMITS } from './limits.ts';
 import { badRequest, notHttp, type ProxyRefusal, refusalOf, sendRefusal } from './refusal.ts';
+import { withTls } from './tls.ts';
 import { watchIdle } from './watch.ts';
 
 interface Target {
@@ -108,14 +109,17 @@ export class PortProxy {
     try {
       carrier.once('close', this.#slots.take(info.id));
       const guest = await this.#parts.control.guest(info.id);
-      const connection = await guest.connect(port, gone.signal);
-      connection.on('error', (error) => ignore(error, 'reported by the request on it'));
+      const plain = await guest.connect(port, gone.signal);
+      plain.on('error', (error) => ignore(error, 'reported by the request on it'));
       if (gone.signal.aborted) {
-        connection.destroy();
+        plain.destroy();
         return;
       }
+      const isTls = keptOf(info).network?.httpsPorts?.includes(port) === true;
+      const connection = isTls ? withTls(plain) : plain;
       carrier.once('close', () => {
         connection.destroy();
+        plain.destroy();
         outgoing?.destroy();
       });
       outgoing = this.#send(request, connection, target, upgrade !== null);

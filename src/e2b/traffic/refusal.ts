@@ -32,7 +32,7 @@ export const notHttp = (id: string, port: number, why: string): ProxyRefusal => 
     port,
     code: 502,
   },
-  remedy: 'The program must speak HTTP/1.1 without TLS.',
+  remedy: 'The program must speak HTTP/1.1, without TLS unless its port is one of httpsPorts.',
 });
 
 const TOKEN = 'e2b-traffic-access-token';
