@@ -1,0 +1,96 @@
+/**
+ * Unmodified clients of model servers, pinned by lock files in `test/fixtures/model-clients`. Scripts run as processes with
+ * the variables that a sandbox has.
+ */
+
+import { execFile } from 'node:child_process';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { lockedNode, lockedPython, orReason } from './locked-packages.ts';
+
+export const MODEL_CLIENTS_DIR = join(import.meta.dirname, '../fixtures/model-clients');
+const RUN_MS_MAX = 120_000;
+
+export interface ModelClient {
+  readonly program: string;
+  /** Before the scenario's name. */
+  readonly args: readonly string[];
+}
+
+/** The package `anthropic` for Python, or why there is none. */
+export const pythonAnthropic = (): ModelClient | string =>
+  orReason(() => {
+    const lock = join(MODEL_CLIENTS_DIR, 'python/anthropic.lock');
+    const { python } = lockedPython('model-clients-python', lock);
+    return { program: python, args: [join(MODEL_CLIENTS_DIR, 'anthropic.py')] };
+  });
+
+/** The package `@anthropic-ai/sdk` for Node.js, or why there is none. */
+export const nodeAnthropic = (): ModelClient | string =>
+  orReason(() => {
+    const dir = lockedNode('model-clients-node', join(MODEL_CLIENTS_DIR, 'node'));
+    // The script lies elsewhere, and `import` looks only beside it.
+    const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
+      const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
+      registerHooks({ resolve: (name, context, next) =>
+        name === '@anthropic-ai/sdk' ? next(name, { ...context, parentURL }) : next(name, context) });`;
+    const script = join(MODEL_CLIENTS_DIR, 'anthropic.mjs');
+    const args = ['--import', `data:text/javascript,${encodeURIComponent(hook)}`, script];
+    return { program: process.execPath, args };
+  });
+
+/** Runs one scenario. @returns the JSON that it prints; @throws if it fails or warns */
+export async function runScenario(
+  { program, args }: ModelClient,
+  port: number,
+  scenario: string,
+): Promise<unknown> {
+  const env = {
+    PATH: process.env['PATH'],
+    ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
+    ANTHROPIC_API_KEY: 'neurovisor',
+  };
+  return await new Promise((resolve, reject) => {
+    execFile(program, [...args, scenario], { env, timeout: RUN_MS_MAX }, (error, out, warnings) => {
+      if (error !== null) reject(error);
+      else if (warnings !== '') reject(new Error(warnings));
+      else resolve(JSON.parse(out));
+    });
+  });
+}
+
+export interface Forwarder extends AsyncDisposable {
+  readonly port: number;
+}
+
+/** A port of this machine that leads to a bridge's socket, as the guest's forwarder does. */
+export async function forwardTo(socketPath: string): Promise<Forwarder> {
+  const sockets = new Set<Socket>();
+  const server = createServer({ allowHalfOpen: true }, (near) => {
+    const far = connect({ path: socketPath, allowHalfOpen: true });
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(one);
+      one.pipe(other);
+      one.on('error', () => other.destroy());
+      one.once('close', () => {
+        sockets.delete(one);
+        other.destroy();
+      });
+    }
+  });
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve);
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy();
+      await new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+    },
+  };
+}
