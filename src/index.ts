@@ -36,7 +36,15 @@ import type {
   UploadOptions,
 } from './library/options.ts';
 import { forwardPort, type PortForward } from './library/port-forward.ts';
-import type { EventsOptions, ForkOptions, SandboxInfo, SnapshotInfo } from './sandbox/control.ts';
+import type {
+  EventsOptions,
+  ForkOptions,
+  PauseTarget,
+  ResumeOptions,
+  SandboxInfo,
+  SnapshotInfo,
+  SnapshotOptions,
+} from './sandbox/control.ts';
 import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
 import { SandboxError } from './sandbox/errors.ts';
 import type { TimedEvent } from './sandbox/events.ts';
@@ -352,19 +360,24 @@ export class Sandbox {
 
   /**
    * Pauses the sandbox; files, programs and their memory stay. To `memory` (default): the CPUs stop. To `disk`: the memory
-   * is freed, connections end, and the sandbox outlives this process.
+   * is freed, connections end, and the sandbox outlives this process. To `disk-only`: the same, but only files stay; the
+   * sandbox boots at `resume`.
    */
-  async pause(options: { readonly to?: 'memory' | 'disk' } = {}): Promise<void> {
+  async pause(options: { readonly to?: PauseTarget } = {}): Promise<void> {
     const { to = 'memory' } = options;
     await this.#host.use((control) => control.pause(this.id, to));
   }
 
-  async resume(): Promise<void> {
-    await this.#host.use((control) => control.resume(this.id));
+  /** @param options.reboot boots from the disk instead; programs end */
+  async resume(options: ResumeOptions = {}): Promise<void> {
+    await this.#host.use((control) => control.resume(this.id, options));
   }
 
-  /** Saves the state for `create({ snapshot })`. The sandbox continues; its connections end. */
-  snapshot(options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+  /**
+   * Saves the state for `create({ snapshot })`; with `diskOnly` without the memory, so that sandboxes boot from it. The
+   * sandbox continues; its connections end.
+   */
+  snapshot(options: SnapshotOptions = {}): Promise<SnapshotInfo> {
     return this.#host.use((control) => control.snapshot(this.id, options));
   }
 
@@ -403,7 +416,7 @@ export class Sandbox {
     const { promise, resolve } = Promise.withResolvers<End>();
     let isOnDisk = false;
     const look = ({ end, status, pausedTo }: SandboxInfo): void => {
-      isOnDisk = status === 'paused' && pausedTo === 'disk';
+      isOnDisk = status === 'paused' && pausedTo !== 'memory';
       if (end !== null) resolve(end);
     };
     const ask = (): void => {

@@ -102,7 +102,7 @@ class Imports(unittest.TestCase):
                 {"op": "exec", "argv": ["no-such-program"], "stdin": False},
                 {"op": "exec", "argv": ["true"], "pty": {"cols": 80, "rows": 24}},
                 {"op": "python", "args": [], "bodyBytes": 4, "body": "pass", "stdin": False},
-                {"op": "settle", "dropCaches": True},
+                {"op": "settle", "dropCaches": True, "freeze": True},
             ]
             lines = "\n".join(json.dumps({"v": 1, **request}) for request in requests)
             report = f"{folder}/report"

@@ -1,8 +1,9 @@
-"""Freezing user code while the host adds memory, over files like the kernel's."""
+"""Freezing user code while the host adds memory or saves the VM, over files like the kernel's."""
 
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
@@ -81,6 +82,52 @@ class Freeze(unittest.TestCase):
         stop()
         with self.assertRaises(Stop):
             loop.run()
+
+    def test_a_save_freezes_whatever_the_limits_say_and_thaws_once(self) -> None:
+        self.cgroups.limit({}, TOTAL)
+        for _ in range(2):
+            self.cgroups.freeze_to_save()
+            self.assertEqual(self.frozen(), "1")
+            self.cgroups.thaw_after_save()
+            self.assertEqual(self.frozen(), "0")
+
+    def test_the_end_of_a_hold_for_memory_does_not_thaw_a_save(self) -> None:
+        self.cgroups.limit({"holdMs": 5000}, TOTAL)
+        self.assertTrue(self.cgroups.freeze())
+        self.cgroups.freeze_to_save()
+        self.cgroups.thaw()
+        self.assertEqual(self.frozen(), "1")
+        self.cgroups.thaw_after_save()
+        self.assertEqual(self.frozen(), "0")
+
+    def test_the_limits_of_the_next_hello_thaw_a_saved_guest(self) -> None:
+        self.cgroups.limit({}, TOTAL)
+        self.cgroups.freeze_to_save()
+        self.cgroups.limit({}, TOTAL)
+        self.assertEqual(self.frozen(), "0")
+
+    def test_wait_frozen_returns_when_the_kernel_says_so_and_else_after_its_limit(self) -> None:
+        events = self.user / "cgroup.events"
+        waited: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 3:
+                events.write_text("populated 1\nfrozen 1\n")
+
+        with unittest.mock.patch("neurovisor_agent.cgroup.time.sleep", sleep):
+            events.write_text("populated 1\nfrozen 0\n")
+            self.cgroups.wait_frozen()
+            self.assertEqual(len(waited), 3)
+            events.write_text("populated 1\nfrozen 0\n")
+            self.cgroups.wait_frozen()
+        self.assertEqual(len(waited), 3 + limits.FREEZE_POLLS)
+
+    def test_without_a_hierarchy_nothing_is_frozen(self) -> None:
+        cgroups = Cgroups(None)
+        cgroups.freeze_to_save()
+        cgroups.wait_frozen()
+        cgroups.thaw_after_save()
 
 
 if __name__ == "__main__":

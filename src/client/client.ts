@@ -23,13 +23,16 @@ import type {
   ForkResult,
   HostInfo,
   LogChunk,
+  PauseTarget,
   PoolInfo,
   PoolLimits,
   PoolMembers,
+  ResumeOptions,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
   SnapshotInfo,
+  SnapshotOptions,
 } from '../sandbox/control.ts';
 import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
@@ -155,15 +158,15 @@ export class RemoteControlPlane implements ControlPlane, AsyncDisposable {
     return await this.#transport.call({ method: 'DELETE', path: sandbox(id), answer });
   }
 
-  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+  async pause(id: string, to: PauseTarget): Promise<SandboxInfo> {
     return await this.#post(`${sandbox(id)}/pause`, { to }, answers.sandboxInfo);
   }
 
-  async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
-    return await this.#post(`${sandbox(id)}/resume`, {}, answers.sandboxInfo, signal);
+  async resume(id: string, { signal, ...body }: ResumeOptions = {}): Promise<SandboxInfo> {
+    return await this.#post(`${sandbox(id)}/resume`, body, answers.sandboxInfo, signal);
   }
 
-  async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+  async snapshot(id: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
     return await this.#post(`${sandbox(id)}/snapshots`, options, answers.snapshotInfo);
   }
 

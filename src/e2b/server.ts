@@ -85,8 +85,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     refuse: (refusal: ReturnType<typeof notFound>) => void,
   ): Promise<SandboxInfo | null> {
     const info = await find(id);
-    const canServe = info !== null && (info.status !== 'paused' || info.autoResume);
-    if (info === null || !canServe) refuse(notFound(id));
+    if (info === null || !canServe(info)) refuse(notFound(id));
     else if (port === 0) refuse(portClosed(id, port));
     else if (!mayReach(request, info, port))
       refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
@@ -209,3 +208,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     },
   };
 }
+
+/** A paused sandbox is resumed by a request if it may be, but never booted: its programs would be gone. */
+const canServe = ({ status, pausedTo, autoResume }: SandboxInfo): boolean =>
+  status !== 'paused' || (autoResume && pausedTo !== 'disk-only');

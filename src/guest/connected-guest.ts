@@ -19,6 +19,7 @@ import type {
   ProcessInfo,
   PythonSpec,
   RunOptions,
+  SettleOptions,
   SignalName,
   TerminalSize,
 } from './guest.ts';
@@ -109,9 +110,9 @@ export class ConnectedGuest implements Guest {
     return stats;
   }
 
-  async settle(options: { dropCaches?: boolean } = {}, signal?: AbortSignal): Promise<void> {
-    const { dropCaches } = options;
-    await this.#ask('settle', { op: 'settle', dropCaches }, signal);
+  async settle(options: SettleOptions = {}, signal?: AbortSignal): Promise<void> {
+    const { dropCaches, freeze } = options;
+    await this.#ask('settle', { op: 'settle', dropCaches, freeze }, signal);
   }
 
   async update(change: GuestChange, signal?: AbortSignal): Promise<void> {

@@ -24,10 +24,9 @@ export interface Guest {
   /**
    * Prepares the guest to be saved. Programs that run, or start before the next hello, outlive their
    * connections; file systems are synced. Output is held in the guest until the connections end, at most 5 s.
-   * `dropCaches`: the guest drops its caches, so that there is less to save.
    * @throws GuestError
    */
-  settle(options?: { readonly dropCaches?: boolean }, signal?: AbortSignal): Promise<void>;
+  settle(options?: SettleOptions, signal?: AbortSignal): Promise<void>;
   /** Changes the given settings, all or none; running programs keep their environment. @throws GuestError */
   update(change: GuestChange, signal?: AbortSignal): Promise<void>;
   /** The running processes that `exec` and `python` started. */
@@ -43,6 +42,13 @@ export interface Guest {
   suspend(): void;
   /** Drops the control connection and every open operation. Idempotent. */
   close(): void;
+}
+
+export interface SettleOptions {
+  /** The guest drops its caches, so that there is less to save. */
+  readonly dropCaches?: boolean;
+  /** Programs stop before the sync, until the next hello: then the disk alone is a whole. */
+  readonly freeze?: boolean;
 }
 
 export interface GuestChange {

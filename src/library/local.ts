@@ -66,7 +66,7 @@ export class LocalPlane {
   }
 
   #note(info: SandboxInfo, log: Log): void {
-    const isOnDisk = info.status === 'paused' && info.pausedTo === 'disk';
+    const isOnDisk = info.status === 'paused' && info.pausedTo !== 'memory';
     if (info.status === 'ended' || isOnDisk) this.#running.delete(info.id);
     else this.#running.add(info.id);
     this.#listeners.emit(info);

@@ -107,7 +107,11 @@ export async function openControlPlane(
       parseEgress,
       supervise: (spec, source, environmentPath) =>
         runtime.supervise(spec, {
-          ...(source === null ? {} : { template: source }),
+          ...(source === null
+            ? {}
+            : 'snapshot' in source
+              ? { template: source }
+              : { disk: source }),
           ...(environmentPath === undefined
             ? {}
             : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),

@@ -47,18 +47,18 @@ export interface ControlPlane {
   update(id: string, change: SandboxChange): Promise<SandboxInfo>;
   /** Ends the sandbox, whatever its state. Resolves when everything is released. */
   remove(id: string): Promise<SandboxInfo>;
+  /** @throws SandboxError `not_ready`: the sandbox is neither running nor paused in memory */
+  pause(id: string, to: PauseTarget): Promise<SandboxInfo>;
   /**
-   * `memory`: stops the CPUs. `disk`: ends the process and frees its memory; open connections end.
-   * @throws SandboxError `not_ready`: the sandbox is neither running nor paused in memory
+   * Keeps id and files, and processes unless it was paused to its disk only. Does nothing for a running sandbox; two
+   * calls at once are one.
    */
-  pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo>;
-  /** Keeps id, files and processes. Does nothing for a running sandbox; two calls at once are one. */
-  resume(id: string, signal?: AbortSignal): Promise<SandboxInfo>;
+  resume(id: string, options?: ResumeOptions): Promise<SandboxInfo>;
   /**
    * Saves a running or paused sandbox, which then continues. Open connections to it end.
    * @throws SandboxError `not_ready`, `name_taken`, `snapshot_failed`, `disk_full`
    */
-  snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo>;
+  snapshot(id: string, options?: SnapshotOptions): Promise<SnapshotInfo>;
   /** Copies a running or paused sandbox. Each copy has its own identity and its own result. */
   fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]>;
   snapshots(): Promise<readonly SnapshotInfo[]>;
@@ -122,6 +122,27 @@ export interface EventsOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/**
+ * `memory`: the CPUs stop. `disk`: the VM ends once its memory and disk are saved; open connections end.
+ * `disk-only`: the same without the memory, so processes end, too; only `resume` boots it again.
+ */
+export type PauseTarget = 'memory' | 'disk' | 'disk-only';
+
+/** `pause`: to disk. */
+export type TimeoutAction = 'kill' | 'pause' | 'pause-disk-only';
+
+export interface ResumeOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Boots from the disk, as after a pause `disk-only`: a saved memory is dropped. */
+  readonly reboot?: boolean | undefined;
+}
+
+export interface SnapshotOptions {
+  readonly name?: string;
+  /** Without the memory: sandboxes boot from it. */
+  readonly diskOnly?: boolean;
+}
+
 export type SandboxStatus =
   | 'starting'
   | 'running'
@@ -154,10 +175,10 @@ export interface CreateRequest extends SandboxOptions {
   /** What the interface that creates the sandbox keeps with it; no user sets them. Kept by forks and snapshots. */
   readonly annotations?: Readonly<Record<string, string>> | undefined;
   /** The action at the timeout. Default `kill`. */
-  readonly onTimeout?: 'kill' | 'pause' | undefined;
+  readonly onTimeout?: TimeoutAction | undefined;
   /** Pause to disk after this time without an open operation, a model request or traffic. Default: never. */
   readonly idleTimeoutMs?: number | null | undefined;
-  /** An operation resumes the paused sandbox. Default: true. */
+  /** An operation resumes the paused sandbox, unless it was paused to its disk only. Default: true. */
   readonly autoResume?: boolean | undefined;
   /** The action close to OOM, at the memory maximum if there is one. Default `warn`. */
   readonly onMemoryPressure?: MemoryAction | undefined;
@@ -170,7 +191,7 @@ export interface CreateRequest extends SandboxOptions {
 export interface SandboxChange {
   /** Restarts the timeout now; null: none. */
   readonly timeoutMs?: number | null | undefined;
-  readonly onTimeout?: 'kill' | 'pause' | undefined;
+  readonly onTimeout?: TimeoutAction | undefined;
   readonly idleTimeoutMs?: number | null | undefined;
   readonly autoResume?: boolean | undefined;
   readonly metadata?: Readonly<Record<string, string>> | undefined;
@@ -214,8 +235,7 @@ export interface SandboxInfo {
   /** `[a-z0-9]{20}`. */
   readonly id: string;
   readonly status: SandboxStatus;
-  /** Where the memory of a paused sandbox is. */
-  readonly pausedTo: 'memory' | 'disk' | null;
+  readonly pausedTo: PauseTarget | null;
   readonly cpus: number;
   /** Current size. */
   readonly memoryMib: number;
@@ -237,7 +257,7 @@ export interface SandboxInfo {
   readonly createdAtMs: number;
   /** When the timeout ends; null: none, or the sandbox is paused. */
   readonly endsAtMs: number | null;
-  readonly onTimeout: 'kill' | 'pause';
+  readonly onTimeout: TimeoutAction;
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;
@@ -290,6 +310,8 @@ export interface SnapshotInfo {
   readonly createdAtMs: number;
   /** Size on disk. */
   readonly bytes: number;
+  /** It has no memory: sandboxes boot from its disk. */
+  readonly diskOnly: boolean;
   /** False: it needs another kernel, image, VMM or processor, and can't start here. */
   readonly current: boolean;
 }

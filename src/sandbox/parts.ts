@@ -101,27 +101,39 @@ export interface MappedMemory {
   close(): Promise<void>;
 }
 
-/** What a clone starts from instead of booting. */
-export interface CloneSource {
-  readonly snapshot: VmSnapshot;
-  /** Into memory of the same size. */
-  copyMemory(targetPath: string): Promise<void>;
-  /** Opens the RAM for a VM that maps it instead. Absent: it is copied. */
-  mapMemory?(): Promise<MappedMemory>;
+/** The disks that a VM boots with instead of an empty one. */
+export interface DiskSource {
   /** Into a new file. */
   copyDisk(targetPath: string): Promise<void>;
   /** Gives the file of its environment another, new name. Absent: the built-in system. */
   linkEnvironment?(targetPath: string): Promise<void>;
 }
 
+/** What a clone starts from instead of booting. */
+export interface CloneSource extends DiskSource {
+  readonly snapshot: VmSnapshot;
+  /** Into memory of the same size. */
+  copyMemory(targetPath: string): Promise<void>;
+  /** Opens the RAM for a VM that maps it instead. Absent: it is copied. */
+  mapMemory?(): Promise<MappedMemory>;
+}
+
+/** What a VM starts from: with the memory it continues, without it boots. */
+export type StartSource = CloneSource | DiskSource;
+
 /** Where a VM is saved to. Called while the VM is stopped. */
 export interface SaveTarget {
-  /** Path of a new file. */
-  readonly statePath: string;
-  keepMemory(fromPath: string): Promise<void>;
+  /** Null: only the disks are saved. */
+  readonly memory: MemoryTarget | null;
   keepDisk(fromPath: string): Promise<void>;
   /** Called only for a VM with an environment. */
   keepEnvironment(fromPath: string): Promise<void>;
+}
+
+export interface MemoryTarget {
+  /** Path of a new file. */
+  readonly statePath: string;
+  keepMemory(fromPath: string): Promise<void>;
 }
 
 export interface SandboxParts {
@@ -148,7 +160,9 @@ export interface SandboxParts {
   leaseNetwork?(sandboxId: string, network: NetworkSpec, secrets: LeaseSecrets): Promise<CardLease>;
   /** Absent: the sandbox boots. */
   readonly template?: CloneSource;
-  /** For a sandbox that boots: as of `CloneSource`. */
+  /** For a sandbox that boots: its disk. Absent: a new one. */
+  readonly disk?: DiskSource;
+  /** For a sandbox that boots with a new disk: as of `DiskSource`. */
   linkEnvironment?(targetPath: string): Promise<void>;
   /** Absent, or null: the host's view of the VMM is not watched. */
   hostMemory?(vmmPid: number, sandboxId: string): HostMemoryEvents | null;

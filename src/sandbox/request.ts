@@ -1,6 +1,12 @@
 /** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
 import { isAtMost } from '../base/text/characters.ts';
-import type { CreateRequest, MemoryAction, SandboxChange, SandboxInfo } from './control.ts';
+import type {
+  CreateRequest,
+  MemoryAction,
+  SandboxChange,
+  SandboxInfo,
+  TimeoutAction,
+} from './control.ts';
 import { SandboxError } from './errors.ts';
 import { RANGES, REQUEST_LIMITS } from './limits.ts';
 import { inRange } from './spec.ts';
@@ -8,7 +14,7 @@ import { inRange } from './spec.ts';
 /** The part of a request that concerns the sandbox over all its VMs. */
 export interface LifetimePolicy {
   readonly timeoutMs: number | null;
-  readonly onTimeout: 'kill' | 'pause';
+  readonly onTimeout: TimeoutAction;
   readonly idleTimeoutMs: number | null;
   readonly autoResume: boolean;
   readonly onMemoryPressure: MemoryAction;

@@ -73,6 +73,8 @@ export const MIGRATIONS: readonly Migration[] = [
       INSERT INTO snapshotFiles SELECT snapshotId, role, digest FROM oldSnapshotFiles;
       DROP TABLE oldSnapshotFiles;
     `),
+  // Snapshots of a disk alone, with an empty `stateSha256`: an older program would take them for damaged.
+  () => undefined,
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

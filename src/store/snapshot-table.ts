@@ -9,7 +9,7 @@ import {
   digestOf,
   filesSchema,
   type PerFile,
-  SNAPSHOT_ROLES,
+  rolesOf,
   type SnapshotPaths,
   type SnapshotRow,
   snapshotSchema,
@@ -22,9 +22,10 @@ export interface SnapshotTable {
   /**
    * Opens a snapshot and verifies every byte of its files, except an environment: that would take as long as several
    * starts, and only the guest reads it.
+   * @param what `disk`: without the files of its memory, which may be damaged
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
-  open(idOrName: string): Promise<OpenSnapshot>;
+  open(idOrName: string, what?: 'all' | 'disk'): Promise<OpenSnapshot>;
   /** Newest first, including those of pauses. */
   list(): Promise<readonly SnapshotRow[]>;
   /** @throws StoreError `not_found` */
@@ -69,9 +70,9 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     db.read(`read snapshot ${key}`, (sql) => find(sql, key));
   return {
     stage: () => newStaging(parts),
-    open: async (key) => {
+    open: async (key, what = 'all') => {
       // Under the lock a row always has its files.
-      const opened = await parts.lock.run(async () => openFiles(parts, await get(key)));
+      const opened = await parts.lock.run(async () => openFiles(parts, await get(key), what));
       return await verified(opened, dir);
     },
     get,
@@ -100,10 +101,15 @@ interface OpenedFiles {
   readonly handles: ReadonlyMap<keyof PerFile, FileHandle>;
 }
 
-async function openFiles({ dir, files }: StoreParts, row: SnapshotRow): Promise<OpenedFiles> {
+async function openFiles(
+  { dir, files }: StoreParts,
+  row: SnapshotRow,
+  what: 'all' | 'disk',
+): Promise<OpenedFiles> {
   const handles = new Map<keyof PerFile, FileHandle>();
+  const roles = what === 'disk' ? (['disk'] as const) : rolesOf(row);
   try {
-    for (const role of [...SNAPSHOT_ROLES, 'environment'] as const) {
+    for (const role of [...roles, 'environment'] as const) {
       const digest = row.files[role];
       if (digest !== undefined) handles.set(role, await open(files.pathOf(digest), 'r'));
     }
@@ -116,7 +122,7 @@ async function openFiles({ dir, files }: StoreParts, row: SnapshotRow): Promise<
 }
 
 async function verified({ row, handles }: OpenedFiles, dir: string): Promise<OpenSnapshot> {
-  const paths: { -readonly [K in keyof PerFile]: PerFile[K] } = { ram: '', state: '', disk: '' };
+  const paths: { -readonly [K in keyof PerFile]: PerFile[K] } = { disk: '' };
   try {
     for (const [role, handle] of handles) {
       const path = `/proc/self/fd/${handle.fd}`;

@@ -1,4 +1,4 @@
-/** A snapshot: one row and three files; four with an environment. */
+/** A snapshot: one row and three files, or only the disk; one more with an environment. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
@@ -8,11 +8,22 @@ import { digestSparse } from '../sys/sparse-threads.ts';
 export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
 export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number];
 /** Something for each file of a snapshot. */
-export type PerFile = Readonly<Record<SnapshotRole, string>> & {
+export interface PerFile {
+  /** Absent, as `state`: only the disk was saved. */
+  readonly ram?: string;
+  readonly state?: string;
+  readonly disk: string;
   /** Large, never written to, and the same for many. */
   readonly environment?: string;
-};
+}
 export type SnapshotPaths = PerFile;
+
+/** The files of a snapshot besides an environment. */
+export function rolesOf({
+  stateSha256,
+}: Pick<NewSnapshot, 'stateSha256'>): readonly SnapshotRole[] {
+  return stateSha256 === null ? ['disk'] : SNAPSHOT_ROLES;
+}
 
 /** Properties of a snapshot that the caller provides. */
 export interface NewSnapshot {
@@ -27,7 +38,8 @@ export interface NewSnapshot {
   readonly specJson: string;
   /** `machineOf` of the VM. */
   readonly machine: string;
-  readonly stateSha256: string;
+  /** Null: only the disk was saved. */
+  readonly stateSha256: string | null;
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
   /** `sha256:…` of the file of its environment; absent: it has none. */
@@ -50,7 +62,8 @@ export const snapshotSchema = z.object({
   sandboxId: z.string(),
   specJson: z.string(),
   machine: z.string(),
-  stateSha256: z.string(),
+  /** Empty: none. */
+  stateSha256: z.string().transform((text) => (text === '' ? null : text)),
   kernelDigest: z.string(),
   rootImageDigest: z.string(),
   createdAtMs: z.number().int(),
@@ -59,8 +72,8 @@ export const snapshotSchema = z.object({
 });
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 export const filesSchema = z.object({
-  ram: digest,
-  state: digest,
+  ram: digest.exactOptional(),
+  state: digest.exactOptional(),
   disk: digest,
   environment: digest.exactOptional(),
 });

@@ -18,7 +18,7 @@ import {
   digestOf,
   type NewSnapshot,
   type PerFile,
-  SNAPSHOT_ROLES,
+  rolesOf,
   type SnapshotPaths,
   type SnapshotRow,
 } from './snapshot.ts';
@@ -98,7 +98,8 @@ async function keep(
   const digested = await digestAll(paths, snapshot);
   const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
   const { environment } = digested.files;
-  const staged = new Map(SNAPSHOT_ROLES.map((role) => [digested.files[role], paths[role]]));
+  const staged = new Map<string, string>();
+  for (const role of rolesOf(snapshot)) staged.set(digested.files[role] ?? '', paths[role]);
   if (environment !== undefined) staged.set(environment, paths.environment);
   let orphans = 0;
   try {
@@ -119,9 +120,9 @@ async function keep(
 }
 
 async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot): Promise<Digested> {
-  const files = { ram: '', state: '', disk: '' };
+  const files: { -readonly [K in keyof PerFile]: PerFile[K] } = { disk: '' };
   let bytes = 0;
-  for (const role of SNAPSHOT_ROLES) {
+  for (const role of rolesOf(snapshot)) {
     await using file = await open(paths[role], 'r');
     // Not read-only: a reflink copy inherits the mode, and a copied disk is written.
     await file.chmod(0o600);
@@ -141,7 +142,7 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
     // Its space is the image's as long as that is there.
     if (nlink === 1) bytes += blocks * BLOCK_BYTES;
   }
-  if (files.state !== snapshot.stateSha256) {
+  if ((files.state ?? null) !== snapshot.stateSha256) {
     const subject = `keep snapshot ${snapshot.id}`;
     throw new StoreError('snapshot_damaged', `${subject}: its state is not what the VMM wrote`);
   }
@@ -149,7 +150,7 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
 }
 
 function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
-  const { files, environment: _inFiles, ...columns } = row;
+  const { files, environment: _inFiles, stateSha256, ...columns } = row;
   requireFreeName(sql, row.name);
   sql
     .prepare(
@@ -158,7 +159,7 @@ function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
        VALUES (:id, :name, :kind, :sandboxId, :specJson, :machine, :stateSha256, :kernelDigest,
                :rootImageDigest, :createdAtMs, :bytes)`,
     )
-    .run(columns);
+    .run({ ...columns, stateSha256: stateSha256 ?? '' });
   const insertFile = sql.prepare(
     'INSERT INTO snapshotFiles (snapshotId, role, digest) VALUES (?, ?, ?)',
   );

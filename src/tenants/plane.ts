@@ -21,11 +21,14 @@ import type {
   ForkResult,
   HostInfo,
   LogChunk,
+  PauseTarget,
   PoolInfo,
+  ResumeOptions,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
   SnapshotInfo,
+  SnapshotOptions,
 } from '../sandbox/control.ts';
 import type { SandboxLogs } from '../sandbox/ending.ts';
 import { SandboxError } from '../sandbox/errors.ts';
@@ -83,18 +86,18 @@ export class TenantPlane implements ControlPlane {
     return await this.#control.remove(id);
   }
 
-  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+  async pause(id: string, to: PauseTarget): Promise<SandboxInfo> {
     await this.get(id);
     if (to === 'memory') return await this.#control.pause(id, to);
     return await this.#saved(() => this.#control.pause(id, to));
   }
 
-  async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
+  async resume(id: string, options?: ResumeOptions): Promise<SandboxInfo> {
     await this.get(id);
-    return await this.#control.resume(id, signal);
+    return await this.#control.resume(id, options);
   }
 
-  async snapshot(id: string, options?: { readonly name?: string }): Promise<SnapshotInfo> {
+  async snapshot(id: string, options?: SnapshotOptions): Promise<SnapshotInfo> {
     await this.get(id);
     const { name } = options ?? {};
     if (name === undefined) return await this.#saved(() => this.#control.snapshot(id));

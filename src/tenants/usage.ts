@@ -26,5 +26,7 @@ export function usageOf(
 export function countedMib(
   info: Pick<SandboxInfo, 'pausedTo' | 'memoryMib' | 'memoryMaxMib'>,
 ): number {
-  return info.pausedTo === 'disk' ? 0 : (info.memoryMaxMib ?? info.memoryMib);
+  return info.pausedTo === 'disk' || info.pausedTo === 'disk-only'
+    ? 0
+    : (info.memoryMaxMib ?? info.memoryMib);
 }

@@ -289,7 +289,7 @@ describe('pause, resume', () => {
     expect(await pause(testCli().cli, control, [id], {})).toBe(0);
     expect(await control.get(id)).toMatchObject({ status: 'paused', pausedTo: 'disk' });
     const { cli, stdout } = testCli({ json: true });
-    expect(await resume(cli, control, [id])).toBe(0);
+    expect(await resume(cli, control, [id], {})).toBe(0);
     expect(JSON.parse(stdout())).toMatchObject([{ ok: true, id, sandbox: { status: 'running' } }]);
     await pause(testCli().cli, control, [id], { to: 'memory' });
     expect(await control.get(id)).toMatchObject({ pausedTo: 'memory' });

@@ -31,12 +31,17 @@ const WAYS: Record<string, (host: FakeHost) => Promise<Begun>> = {
   'resume from the disk': async ({ control }) => {
     const { id } = await control.create({ boot: true });
     await control.pause(id, 'disk');
-    return { ids: [id], start: (signal) => control.resume(id, signal) };
+    return { ids: [id], start: (signal) => control.resume(id, { signal }) };
+  },
+  'resume with a reboot': async ({ control }) => {
+    const { id } = await control.create({ boot: true });
+    await control.pause(id, 'disk');
+    return { ids: [id], start: (signal) => control.resume(id, { signal, reboot: true }) };
   },
   'resume from memory': async ({ control }) => {
     const { id } = await control.create({ boot: true });
     await control.pause(id, 'memory');
-    return { ids: [id], start: (signal) => control.resume(id, signal) };
+    return { ids: [id], start: (signal) => control.resume(id, { signal }) };
   },
 };
 

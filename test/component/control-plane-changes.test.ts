@@ -172,7 +172,7 @@ describe('LocalControlPlane: resume', () => {
     await host.control.pause(id, 'disk');
     const held = host.script.hold('hello');
     const aborter = new AbortController();
-    const mine = expect(host.control.resume(id, aborter.signal)).rejects.toMatchObject({
+    const mine = expect(host.control.resume(id, { signal: aborter.signal })).rejects.toMatchObject({
       code: 'cancelled',
     });
     const others = host.control.resume(id);

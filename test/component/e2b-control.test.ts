@@ -234,18 +234,59 @@ describe('pause and resume', () => {
     },
   );
 
-  it('a state without its memory is refused, not taken for one with it', async () => {
-    const id = await made();
-    const pause = await ask('POST', `/sandboxes/${id}/pause`, { memory: false });
-    expect([pause.status, pause.json.message]).toEqual([400, expect.stringContaining('memory')]);
-    expect((await world.control.get(id)).status).toBe('running');
-    expect(await Sandbox.pause(id, world.client)).toBe(true);
-    expect(await Sandbox.pause(id, world.client)).toBe(false);
-    const connect = Sandbox.connect(id, { ...world.client, onResume: 'reboot' });
-    await expect(connect).rejects.toThrow('memory');
-    expect((await ask('POST', '/v2/sandboxes', autoPauseMemory)).status).toBe(400);
+  it('without memory: files stay, programs end, and only a connection boots the sandbox', async () => {
+    const sandbox = await Sandbox.create('agent', { ...world.client, lifecycle: RESUMES });
+    const { sandboxId: id } = sandbox;
+    const stateOf = async () => (await world.control.get(id)).pausedTo;
+    const before = await ask('POST', `/v2/sandboxes/${id}/connect`, {});
+    const { pid } = await sandbox.commands.run('sleep 600', { background: true });
+    expect(await sandbox.pause({ keepMemory: false })).toBe(true);
+    expect([await stateOf(), await sandbox.isRunning()]).toEqual(['disk-only', false]);
+    expect(await sandbox.pause({ keepMemory: false })).toBe(false);
+    expect((await sandbox.getInfo()).state).toBe('paused');
+    await expect(sandbox.commands.list()).rejects.toThrow();
+    expect(await stateOf()).toBe('disk-only');
+    const after = await ask('POST', `/v2/sandboxes/${id}/connect`, {});
+    expect([after.status, after.json]).toEqual([201, before.json]);
+    expect((await sandbox.commands.list()).map((one) => one.pid)).not.toContain(pid);
   });
-  const autoPauseMemory = { templateID: 'agent', autoPause: true, autoPauseMemory: false };
+  const RESUMES = { onTimeout: 'pause', autoResume: true } as const;
+
+  it('a connection that reboots ends the programs of a pause with memory; none of a running sandbox', async () => {
+    const sandbox = await Sandbox.create('agent', world.client);
+    const { sandboxId: id } = sandbox;
+    const reboot = { ...world.client, onResume: 'reboot' } as const;
+    const program = await sandbox.commands.run('sleep 600', { background: true });
+    const pids = async () => (await sandbox.commands.list()).map(({ pid }) => pid);
+    await Sandbox.connect(id, reboot);
+    expect(await pids()).toContain(program.pid);
+    await sandbox.pause();
+    await Sandbox.connect(id, reboot);
+    expect(await pids()).not.toContain(program.pid);
+    await sandbox.pause();
+    const old = await ask('POST', `/sandboxes/${id}/resume`, { memory: false });
+    expect(old.status).toBe(201);
+  });
+
+  it('autoPauseMemory: the timeout pauses without memory, also after a resume that pauses', async () => {
+    const lifecycle = { onTimeout: { action: 'pause', keepMemory: false } } as const;
+    const sandbox = await Sandbox.create('agent', { ...world.client, lifecycle });
+    const { sandboxId: id } = sandbox;
+    expect((await sandbox.getInfo()).lifecycle).toEqual({ onTimeout: 'pause', autoResume: false });
+    await sandbox.setTimeout(0);
+    expect(await world.control.get(id)).toMatchObject({ pausedTo: 'disk-only' });
+    const resume = await ask('POST', `/sandboxes/${id}/resume`, { autoPause: true });
+    expect(resume.status).toBe(201);
+    expect(await world.control.get(id)).toMatchObject({ onTimeout: 'pause-disk-only' });
+  });
+
+  it.each([
+    [{ autoPauseMemory: false }, 'autoPause'],
+    [{ autoPause: true, autoPauseMemory: false, autoResume: { enabled: true } }, 'autoResume'],
+  ])('%j is refused', async (body, named) => {
+    const answer = await ask('POST', '/v2/sandboxes', { templateID: 'agent', ...body });
+    expect([answer.status, answer.json.message]).toEqual([400, expect.stringContaining(named)]);
+  });
 
   it('requireHealthyGuest: a guest that does not answer is not paused', async () => {
     const id = await made();
@@ -311,6 +352,17 @@ describe('snapshots', () => {
       expect(await Sandbox.deleteSnapshot(snapshotId, world.client)).toBe(true);
       expect(await Sandbox.deleteSnapshot(snapshotId, world.client)).toBe(false);
     }
+  });
+
+  it('without memory', async () => {
+    const id = await made();
+    const { status, json } = await ask('POST', `/sandboxes/${id}/snapshots`, { memory: false });
+    expect(status).toBe(201);
+    const taken = (await world.control.snapshots()).find(({ sandbox }) => sandbox === id);
+    expect(taken).toMatchObject({ diskOnly: true });
+    const copy = await Sandbox.create(json.snapshotID, world.client);
+    expect((await world.control.get(copy.sandboxId)).snapshot).toBe(taken?.id);
+    await Sandbox.deleteSnapshot(json.snapshotID, world.client);
   });
 
   it('a name is taken once, and is a name', async () => {

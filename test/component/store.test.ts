@@ -262,7 +262,7 @@ describe('snapshots', () => {
     expect(await onDisk(dir)).toMatchObject({ files: Object.values(row.files).sort(), trash: [] });
     let blocks = 0;
     for (const role of SNAPSHOT_ROLES) {
-      const info = await stat(join(dir, 'files', row.files[role]));
+      const info = await stat(join(dir, 'files', row.files[role] ?? ''));
       blocks += info.blocks;
       expect(info.mode & 0o777).toBe(0o600);
     }
@@ -398,7 +398,7 @@ describe('snapshots', () => {
       const id = await takeSnapshot(store, 1, { name: 'mine' });
       await (await store.snapshots.open(id)).release();
       const before = openFds();
-      const path = join(dir, 'files', (await store.snapshots.get(id)).files[role]);
+      const path = join(dir, 'files', (await store.snapshots.get(id)).files[role] ?? '');
       await spoil(path);
       await expect(store.snapshots.open(id)).rejects.toMatchObject({
         code: 'snapshot_damaged',

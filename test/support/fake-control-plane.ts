@@ -24,13 +24,16 @@ import type {
   ForkResult,
   HostInfo,
   LogChunk,
+  PauseTarget,
   PoolInfo,
   PoolLimits,
   PoolMembers,
+  ResumeOptions,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
   SnapshotInfo,
+  SnapshotOptions,
 } from '../../src/sandbox/control.ts';
 import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
 import { imageInfo } from '../../src/sandbox/environment.ts';
@@ -180,7 +183,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return await this.#end(this.#live(id), 'stopped', 'removed');
   }
 
-  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+  async pause(id: string, to: PauseTarget): Promise<SandboxInfo> {
     this.#options.before?.('pause');
     const sandbox = this.#live(id);
     if (sandbox.info.status !== 'running') {
@@ -189,15 +192,20 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     return this.#pause(sandbox, to);
   }
 
-  async resume(id: string): Promise<SandboxInfo> {
+  async resume(id: string, options: ResumeOptions = {}): Promise<SandboxInfo> {
     this.#options.before?.('resume');
-    return this.#resume(this.#live(id));
+    const sandbox = this.#live(id);
+    const { pausedTo } = sandbox.info;
+    if (pausedTo === 'disk-only' || (pausedTo !== null && options.reboot === true)) {
+      await this.#reboot(sandbox);
+    }
+    return this.#resume(sandbox);
   }
 
-  async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+  async snapshot(id: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
     this.#options.before?.('snapshot');
     const { info } = this.#live(id);
-    const { name = null } = options;
+    const { name = null, diskOnly = false } = options;
     if (name !== null && [...this.#snapshots.values()].some((other) => other.name === name)) {
       throw new SandboxError('name_taken', `snapshot ${name}: another one has this name`);
     }
@@ -212,6 +220,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       diskMib,
       createdAtMs: systemClock.wall(),
       bytes: 4096,
+      diskOnly,
       current: true,
     };
     this.#snapshots.set(snapshot.id, snapshot);
@@ -417,20 +426,29 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
     sandbox.info = { ...sandbox.info, endsAtMs };
     if (timeoutMs === null) return;
     sandbox.stopTimer = systemClock.after(timeoutMs, () => {
-      if (sandbox.info.onTimeout === 'pause') this.#pause(sandbox, 'disk');
+      const { onTimeout } = sandbox.info;
+      if (onTimeout === 'pause') this.#pause(sandbox, 'disk');
+      else if (onTimeout === 'pause-disk-only') this.#pause(sandbox, 'disk-only');
       else void this.#end(sandbox, 'timeout', `its ${timeoutMs} ms are over`);
     });
   }
 
-  #pause(sandbox: FakeSandbox, to: 'memory' | 'disk'): SandboxInfo {
+  #pause(sandbox: FakeSandbox, to: PauseTarget): SandboxInfo {
     sandbox.stopTimer();
-    if (to === 'disk') for (const stream of sandbox.operations) stream.destroy();
+    if (to !== 'memory') for (const stream of sandbox.operations) stream.destroy();
     return this.#set(sandbox, { status: 'paused', pausedTo: to, endsAtMs: null });
   }
 
   #resume(sandbox: FakeSandbox): SandboxInfo {
     if (sandbox.info.status !== 'paused') return sandbox.info;
     return this.#set(sandbox, { status: 'running', pausedTo: null });
+  }
+
+  /** Its processes end. */
+  async #reboot(sandbox: FakeSandbox): Promise<void> {
+    const { agent } = sandbox;
+    sandbox.agent = undefined;
+    await (await agent)?.[Symbol.asyncDispose]();
   }
 
   /** As if its VM had ended so. */
@@ -452,7 +470,9 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
   async #awake(id: string): Promise<RunningAgent> {
     const sandbox = this.#live(id);
     if (sandbox.info.status === 'paused') {
-      if (!sandbox.info.autoResume) throw new SandboxError('not_ready', `${id}: it is paused`);
+      const { autoResume, pausedTo } = sandbox.info;
+      if (!autoResume || pausedTo === 'disk-only')
+        throw new SandboxError('not_ready', `${id}: it is paused`);
       this.#resume(sandbox);
     }
     const agent = await this.#agent(sandbox);

@@ -24,6 +24,7 @@ import type {
   GuestMemory,
   MappedMemory,
   SandboxParts,
+  StartSource,
 } from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
@@ -398,7 +399,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   #sandboxParts(
     spec: SandboxSpec,
-    source: CloneSource | null,
+    source: StartSource | null,
     environmentPath: string | undefined,
   ): SandboxParts {
     const { script, clock } = this;
@@ -475,7 +476,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         const inFlight = (): number => this.#modelRequests;
         return { setModels: () => undefined, inFlight, close: async () => close() };
       },
-      ...(source === null ? {} : { template: source }),
+      ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
       ...(environmentPath === undefined
         ? {}
         : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),

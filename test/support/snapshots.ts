@@ -18,7 +18,7 @@ const DISK_BYTES = 4 * 1024 * 1024;
 export const sha256 = (bytes: Uint8Array): string =>
   createHash('sha256').update(bytes).digest('hex');
 
-export async function writeSnapshot(paths: SnapshotPaths, seed: number): Promise<void> {
+export async function writeSnapshot(paths: Required<SnapshotPaths>, seed: number): Promise<void> {
   await writeFile(paths.state, stateOf(seed), { flag: 'wx' });
   await writeSparse(paths.ram, RAM_BYTES, ramOf(seed), RAM_AT);
   // Disks are equal more often than RAM.
@@ -38,7 +38,7 @@ export async function writeSparse(
 
 /** Do the files of an open snapshot hold what `writeSnapshot` wrote? */
 export async function holdsSeed(paths: SnapshotPaths, seed: number): Promise<boolean> {
-  await using ram = await open(paths.ram, 'r');
+  await using ram = await open(paths.ram ?? '', 'r');
   const found = Buffer.alloc(4096);
   await ram.read(found, 0, 4096, RAM_AT);
   return found.equals(ramOf(seed)) && (await ram.stat()).size === RAM_BYTES;

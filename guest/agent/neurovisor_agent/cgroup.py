@@ -7,13 +7,14 @@
 
 With `memory.high` below `memory.max`, user code is throttled and the host hears of it long before an
 OOM kill (memory.events). Where the host can add memory, user code is frozen (cgroup.freeze) until it has,
-so that no OOM kill comes first. Without a v2 hierarchy everything here does nothing, and reports that.
+so that no OOM kill comes first. It is also frozen while its disk is saved: the disk has no journal. Without a v2 hierarchy everything here does nothing, and reports that.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 
 from . import limits
 
@@ -29,7 +30,8 @@ class Cgroups:
         self.times_limited = 0
         # How long user code may stay frozen when close to OOM, unless limits are set earlier; 0: never frozen.
         self.hold_s = 0.0
-        self._is_frozen = False
+        # Why user code is frozen: `memory`, `save` or both.
+        self._frozen_for: set[str] = set()
         self._emptying: list[str] = []
         if root is None or self.user is None:
             return
@@ -66,25 +68,48 @@ class Cgroups:
         write_text(f"{self.user}/pids.max", str(wanted.get("pidsMax", limits.PIDS)))
         self.hold_s = min(wanted.get("holdMs", 0) / 1000, limits.HOLD_S)
         self.thaw()
+        self.thaw_after_save()
 
     def freeze(self) -> bool:
         """Freezes user code until `thaw` or the next limits, if those allow it; once per setting of limits."""
-        if self.user is None or self.hold_s == 0 or self._is_frozen:
+        if self.user is None or self.hold_s == 0 or "memory" in self._frozen_for:
             return False
         # A host that does not answer must not freeze user code again and again.
         self.hold_s = 0.0
         try:
-            write_text(f"{self.user}/cgroup.freeze", "1")
+            self._freeze("memory")
         except OSError as error:
             print(f"neurovisor agent: user code can't be frozen: {error}", file=sys.stderr)
             return False
-        self._is_frozen = True
         return True
 
+    def freeze_to_save(self) -> None:
+        """Freezes user code until `thaw_after_save` or the next limits; `wait_frozen` waits for it. Raises OSError."""
+        if self.user is not None:
+            self._freeze("save")
+
+    def wait_frozen(self) -> None:
+        """Blocks until user code has stopped. A process that waits for a device may never: it is not waited for."""
+        path = f"{self.user}/cgroup.events"
+        for _ in range(limits.FREEZE_POLLS):
+            if self.user is None or numbers(read_text(path)).get("frozen") != 0:
+                return
+            time.sleep(limits.FREEZE_POLL_S)
+
+    def _freeze(self, why: str) -> None:
+        write_text(f"{self.user}/cgroup.freeze", "1")
+        self._frozen_for.add(why)
+
     def thaw(self) -> None:
-        if self._is_frozen:
+        self._thaw("memory")
+
+    def thaw_after_save(self) -> None:
+        self._thaw("save")
+
+    def _thaw(self, why: str) -> None:
+        if self._frozen_for == {why}:
             write_text(f"{self.user}/cgroup.freeze", "0")
-            self._is_frozen = False
+        self._frozen_for.discard(why)
 
     def create(self) -> str | None:
         """Makes a cgroup for one program. None: there is no hierarchy, or no more cgroups can be made."""

@@ -57,6 +57,11 @@ WORKDIR_S = 0.9
 REAP_RETRY_S = 0.05
 # How long output is held after `settle` for the connections to end; if they stay it flows again.
 SETTLE_HOLD_S = 5.0
+# How long user code stays frozen after `settle` if the VM is not stopped. The host takes up to 10 s for each device.
+SETTLE_FREEZE_S = 45.0
+# How long `settle` waits for user code to stop.
+FREEZE_POLL_S = 0.01
+FREEZE_POLLS = 300
 
 # Files.
 LIST_ENTRIES = 20_000

@@ -64,6 +64,8 @@ class Operations:
         # True while output is held: from `settle` until the connections should have ended.
         self._holding = False
         self._hold: Timer | None = None
+        # Thaws user code that a save did not follow.
+        self._thaw: Timer | None = None
         self.fork_server: ForkServer | None = None
 
     def accept(self, connection: Connection, first: bytes) -> None:
@@ -171,23 +173,38 @@ class Operations:
         self._settings.update(request, updated)
 
     def _settle(self, request: Request, connection: Connection, over: "Callable[[], None]") -> None:
+        drop_caches = request.flag("dropCaches", False)
+        freeze = request.flag("freeze", False)
+
         def flushed(error: RequestError | None) -> None:
             self._hold = self._loop.after(limits.SETTLE_HOLD_S, self._release_outputs)
             if error is None:
+                self._thaw = self._loop.after(
+                    limits.SETTLE_FREEZE_S, self._cgroups.thaw_after_save
+                )
                 _answer(connection, {})
             else:
+                self._cgroups.thaw_after_save()
                 _answer_error(connection, error)
             over()
 
-        start_flush(self._loop, self._in_vm, request.flag("dropCaches", False), flushed)
-        self._stop_hold()
+        self._stop_timers()
+        if freeze:
+            self._cgroups.freeze_to_save()
+        try:
+            wait = self._cgroups.wait_frozen if freeze else None
+            start_flush(self._loop, self._in_vm, drop_caches, wait, flushed)
+        except OSError:
+            self._cgroups.thaw_after_save()
+            raise
         self._settled = self._holding = True
         for process in self._live:
             process.settle(True)
 
-    def _stop_hold(self) -> None:
-        if self._hold is not None:
-            self._hold.cancel()
+    def _stop_timers(self) -> None:
+        for timer in (self._hold, self._thaw):
+            if timer is not None:
+                timer.cancel()
 
     def _release_outputs(self) -> None:
         self._holding = False
@@ -199,7 +216,8 @@ class Operations:
         """Called at a hello: programs started from now on end with their connections again."""
         if self._settled:
             self._settled = False
-            self._stop_hold()
+            self._stop_timers()
+            self._cgroups.thaw_after_save()
             self._release_outputs()
 
     # exec, python

@@ -71,14 +71,17 @@ def start_flush(
     loop: Loop,
     in_vm: bool,
     drop_caches: bool,
+    wait: "Callable[[], None] | None",
     done: "Callable[[RequestError | None], None]",
 ) -> None:
-    """Syncs the file systems and drops caches, in a child since both may take seconds. Raises OSError.
+    """Calls `wait`, syncs the file systems and drops caches, in a child since all may take seconds. Raises OSError.
 
     Outside a VM the file systems are the machine's own, so nothing happens.
     """
 
     def flush() -> None:
+        if wait is not None:
+            wait()
         if in_vm:
             os.sync()
         if in_vm and drop_caches:

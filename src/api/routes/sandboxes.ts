@@ -12,6 +12,7 @@ import {
   idParams,
   listQuery,
   pauseRequest,
+  resumeRequest,
   sandboxChange,
   sessionHeaders,
   snapshotRequest,
@@ -205,12 +206,14 @@ function addStateRoutes(app: App, control: ControlPlane): void {
         tags,
         operationId: 'resumeSandbox',
         summary: 'Resume a paused sandbox',
-        description: 'Id, files and processes stay the same. Does nothing if the sandbox runs.',
+        description:
+          'Id and files stay the same, and processes unless it boots. Does nothing if the sandbox runs.',
         params: idParams,
+        body: resumeRequest,
         response: { 200: sandboxInfo, ...failures },
       },
     },
-    ({ params }, reply) => control.resume(params.id, clientGone(reply)),
+    ({ params, body }, reply) => control.resume(params.id, { ...body, signal: clientGone(reply) }),
   );
   app.post(
     '/sandboxes/:id/snapshots',

@@ -311,6 +311,7 @@ export const snapshotInfo: z.ZodType<SnapshotInfo> = z
     diskMib: count,
     createdAtMs: wallMs,
     bytes: count.describe('Space on disk.'),
+    diskOnly: z.boolean().describe('It has no memory: sandboxes boot from its disk.'),
     current: z
       .boolean()
       .describe('False: unusable with the host’s current kernel, image, VMM or processor.'),

@@ -78,9 +78,12 @@ export const status = z
     id: 'SandboxStatus',
     description: '`saving`: the state is being written; then the sandbox continues or is paused.',
   });
-export const pausedTo = z.enum(['memory', 'disk']).meta({ id: 'PauseTarget' });
+export const pausedTo = z.enum(['memory', 'disk', 'disk-only']).meta({ id: 'PauseTarget' });
 export const packageEcosystem = z.enum(ECOSYSTEMS).meta({ id: 'PackageEcosystem' });
-export const onTimeout = z.enum(['kill', 'pause']).meta({ id: 'TimeoutAction' });
+export const onTimeout = z.enum(['kill', 'pause', 'pause-disk-only']).meta({
+  id: 'TimeoutAction',
+  description: '`pause`: to disk. `pause-disk-only`: without the memory.',
+});
 /** Checked by the control plane: a schema can't say what a valid URL is. */
 export const onMemoryPressure = z
   .custom<MemoryAction>((value) => typeof value === 'string')

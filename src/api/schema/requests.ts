@@ -11,7 +11,9 @@ import type {
   CreateRequest,
   ForkOptions,
   PoolMembers,
+  ResumeOptions,
   SandboxChange,
+  SnapshotOptions,
 } from '../../sandbox/control.ts';
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
@@ -293,9 +295,21 @@ export const pauseRequest = z
   .strictObject({
     to: pausedTo
       .default('memory')
-      .describe('`memory`: the CPUs stop. `disk`: the memory is freed and connections end.'),
+      .describe(
+        '`memory`: the CPUs stop. `disk`: the memory is saved and freed, and connections end. `disk-only`: the memory ' +
+          'is not saved, so processes end; only a resume boots the sandbox again.',
+      ),
   })
   .meta({ id: 'PauseRequest' });
+
+export const resumeRequest: z.ZodType<Omit<ResumeOptions, 'signal'>> = z
+  .strictObject({
+    reboot: z
+      .boolean()
+      .exactOptional()
+      .describe('Boots from the disk and drops a saved memory; processes end. Default false.'),
+  })
+  .meta({ id: 'ResumeRequest' });
 
 export const forkRequest: z.ZodType<ForkOptions> = z
   .strictObject({
@@ -306,7 +320,13 @@ export const forkRequest: z.ZodType<ForkOptions> = z
   .meta({ id: 'ForkRequest' });
 
 export const snapshotRequest = z
-  .strictObject({ name: snapshotName.exactOptional() })
+  .strictObject({
+    name: snapshotName.exactOptional(),
+    diskOnly: z
+      .boolean()
+      .exactOptional()
+      .describe('Saves no memory: sandboxes boot from the disk. Default false.'),
+  } satisfies Record<keyof SnapshotOptions, z.ZodType>)
   .meta({ id: 'SnapshotRequest' });
 
 export const poolRequest = z

@@ -84,7 +84,7 @@ async function pauseOnce(
   const began = performance.now();
   await control.pause(id, to);
   const paused = performance.now();
-  await control.resume(id, signal);
+  await control.resume(id, { signal });
   const resumed = performance.now();
   await printOneMs(await control.guest(id), signal);
   into?.pauseMs.push(paused - began);

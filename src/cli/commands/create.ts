@@ -5,6 +5,7 @@ import type {
   CreateRequest,
   MemoryAction,
   SandboxInfo,
+  TimeoutAction,
 } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
@@ -23,7 +24,7 @@ import { pulledImage } from './pull-image.ts';
 export interface CreateFlags extends SandboxFlags {
   readonly label: readonly string[];
   readonly timeout?: string;
-  readonly onTimeout?: 'kill' | 'pause';
+  readonly onTimeout?: TimeoutAction;
   readonly idleTimeout?: string;
   readonly onMemoryPressure?: string;
   /** False with `--no-auto-resume`. */

@@ -1,6 +1,11 @@
 /** `neurovisor ls`, `rm`, `pause`, `resume`: list and change sandboxes of the daemon. */
 import { systemClock } from '../../base/clock.ts';
-import type { ControlPlane, SandboxInfo, SandboxStatus } from '../../sandbox/control.ts';
+import type {
+  ControlPlane,
+  PauseTarget,
+  SandboxInfo,
+  SandboxStatus,
+} from '../../sandbox/control.ts';
 import { shownImage } from '../../sandbox/environment.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
 import type { Cli } from '../cli.ts';
@@ -70,7 +75,7 @@ function statusOf({ status, pausedTo, end }: SandboxInfo): string {
 
 function endsIn({ endsAtMs, onTimeout }: SandboxInfo, now: number): string {
   if (endsAtMs === null) return '-';
-  return `${coarse(endsAtMs - now)}${onTimeout === 'pause' ? ' (pause)' : ''}`;
+  return `${coarse(endsAtMs - now)}${onTimeout === 'kill' ? '' : ' (pause)'}`;
 }
 
 /** @param texts IDs or prefixes; none: only with `--all` */
@@ -113,7 +118,7 @@ export async function pause(
   cli: Cli,
   control: ControlPlane,
   texts: readonly string[],
-  flags: { readonly to?: 'memory' | 'disk' },
+  flags: { readonly to?: PauseTarget },
 ): Promise<number> {
   const ids = await Promise.all(texts.map((text) => sandboxId(control, text)));
   const { to = 'disk' } = flags;
@@ -124,9 +129,9 @@ export async function resume(
   cli: Cli,
   control: ControlPlane,
   texts: readonly string[],
+  { reboot }: { readonly reboot?: boolean },
 ): Promise<number> {
   const ids = await Promise.all(texts.map((text) => sandboxId(control, text)));
-  return await forEach(cli, ids, async (id) => ({
-    sandbox: await control.resume(id, cli.cancelled),
-  }));
+  const options = { signal: cli.cancelled, ...(reboot === undefined ? {} : { reboot }) };
+  return await forEach(cli, ids, async (id) => ({ sandbox: await control.resume(id, options) }));
 }

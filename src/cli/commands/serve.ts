@@ -249,7 +249,9 @@ function interrupted(cli: Cli): Promise<void> {
 async function farewell(control: ControlPlane): Promise<string> {
   try {
     const all = await control.list();
-    const kept = all.filter(({ pausedTo }) => pausedTo === 'disk').length;
+    const kept = all.filter(
+      ({ pausedTo }) => pausedTo === 'disk' || pausedTo === 'disk-only',
+    ).length;
     const stays = kept === 0 ? '' : `; ${kept} paused to disk ${kept === 1 ? 'is' : 'are'} kept`;
     const ends = all.length - kept;
     if (ends === 0) return `stopping; no sandbox is running${stays}`;

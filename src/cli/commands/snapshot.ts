@@ -3,7 +3,7 @@
 import { snapshotName } from '../../api/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
 import { plainLines } from '../../base/text/plain.ts';
-import type { ControlPlane, SnapshotInfo } from '../../sandbox/control.ts';
+import type { ControlPlane, SnapshotInfo, SnapshotOptions } from '../../sandbox/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';
@@ -16,11 +16,15 @@ export async function snapshotCreate(
   cli: Cli,
   control: ControlPlane,
   text: string,
-  flags: { readonly name?: string },
+  flags: SnapshotOptions,
 ): Promise<number> {
   const id = await sandboxId(control, text);
-  const { name } = flags;
-  const info = await cli.unlessCancelled(control.snapshot(id, name === undefined ? {} : { name }));
+  const { name, diskOnly } = flags;
+  const options = {
+    ...(name === undefined ? {} : { name }),
+    ...(diskOnly === undefined ? {} : { diskOnly }),
+  };
+  const info = await cli.unlessCancelled(control.snapshot(id, options));
   if (cli.json) cli.printJson(info);
   else {
     cli.stderr.write(`${bytes(info.bytes)} on disk\n`);
@@ -52,7 +56,7 @@ export function snapshotTable(list: readonly SnapshotInfo[], now: number): strin
     one.sandbox,
     coarse(now - one.createdAtMs),
     `${one.cpus}`,
-    `${one.memoryMib} MiB`,
+    one.diskOnly ? 'disk only' : `${one.memoryMib} MiB`,
     bytes(one.bytes),
     one.current ? 'yes' : 'no',
   ]);

@@ -1,5 +1,6 @@
 /** Definitions of the commands for sandboxes of the daemon: `create` to `fork`. */
 import { type Command, Option } from 'commander';
+import type { PauseTarget } from '../../sandbox/control.ts';
 import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';
@@ -56,8 +57,8 @@ function addCreate(program: Command): void {
     .addOption(
       new Option(
         '--on-timeout <action>',
-        'action at the timeout: kill or pause (default: kill)',
-      ).choices(['kill', 'pause']),
+        'action at the timeout: kill, pause (to disk) or pause-disk-only (without the memory) (default: kill)',
+      ).choices(['kill', 'pause', 'pause-disk-only']),
     )
     .option(
       '--idle-timeout <time>',
@@ -198,14 +199,15 @@ function addPause(program: Command): void {
     .summary('pause sandboxes')
     .description(
       'Pause sandboxes, with their files, programs and memory. Paused to disk, a sandbox uses no memory and ' +
-        'no processor. Paused to memory, it keeps its memory and resumes immediately.',
+        'no processor. Paused to memory, it keeps its memory and resumes immediately. Paused to disk only, it keeps ' +
+        'its files; `neurovisor resume` boots it again.',
     )
     .argument('<ids...>', SANDBOXES)
     .addOption(
       new Option(
         '--to <where>',
-        'where to keep the memory of the sandbox: memory or disk (default: disk)',
-      ).choices(['memory', 'disk']),
+        'where to keep the sandbox: memory, disk, or disk-only (without its memory: programs end) (default: disk)',
+      ).choices(['memory', 'disk', 'disk-only']),
     )
     .addOption(output())
     .addHelpText(
@@ -214,9 +216,10 @@ function addPause(program: Command): void {
 Examples:
   neurovisor pause 7ds14n1k
   neurovisor pause --to memory 7ds14n1k
+  neurovisor pause --to disk-only 7ds14n1k
 `,
     )
-    .action((ids: string[], flags: { to?: 'memory' | 'disk' } & OutputFlags) =>
+    .action((ids: string[], flags: { to?: PauseTarget } & OutputFlags) =>
       performThere(flags, async (cli, control) =>
         (await sandboxes()).pause(cli, control, ids, flags),
       ),
@@ -226,13 +229,16 @@ Examples:
     .summary('resume paused sandboxes')
     .description(
       'Resume paused sandboxes. Any operation on a paused sandbox also resumes it, unless the sandbox was ' +
-        'created with --no-auto-resume.',
+        'created with --no-auto-resume or paused to disk only.',
     )
     .argument('<ids...>', SANDBOXES)
+    .option('--reboot', 'boot from the disk and drop the saved memory; programs end')
     .addOption(output())
     .addHelpText('after', '\nExample:\n  neurovisor resume 7ds14n1k\n')
-    .action((ids: string[], flags: OutputFlags) =>
-      performThere(flags, async (cli, control) => (await sandboxes()).resume(cli, control, ids)),
+    .action((ids: string[], flags: { reboot?: boolean } & OutputFlags) =>
+      performThere(flags, async (cli, control) =>
+        (await sandboxes()).resume(cli, control, ids, flags),
+      ),
     );
 }
 
@@ -262,8 +268,9 @@ Examples:
     )
     .argument(...SANDBOX)
     .option('--name <name>', 'name of the snapshot')
+    .option('--disk-only', 'save only the disk: sandboxes boot from it, without the programs')
     .addOption(output())
-    .action((id: string, flags: { name?: string } & OutputFlags) =>
+    .action((id: string, flags: { name?: string; diskOnly?: boolean } & OutputFlags) =>
       performThere(
         flags,
         async (cli, control) => (await snapshots()).snapshotCreate(cli, control, id, flags),

@@ -12,7 +12,7 @@ export function lifetimeRows(
 ): readonly Row[] {
   const { end, endsAtMs, onTimeout, idleTimeoutMs, autoResume } = info;
   if (end !== null) return [];
-  const what = onTimeout === 'pause' ? 'pauses' : 'ends';
+  const what = onTimeout === 'kill' ? 'ends' : 'pauses';
   return [
     ...(endsAtMs === null ? [] : [['timeout', `${what} in ${coarse(endsAtMs - now)}`] as const]),
     ...(idleTimeoutMs === null

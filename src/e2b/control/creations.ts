@@ -89,12 +89,13 @@ export class Creations {
 /** What does not depend on the host. @throws E2bError 400 */
 function requestOf(body: CreateBody, version: Version): CreateRequest {
   refuseUnsupported(body);
-  const { metadata, envVars, autoPause, autoResume } = body;
+  const { metadata, envVars, autoPause, autoPauseMemory, autoResume } = body;
   const seconds = body.timeout ?? E2B_LIMITS.timeoutSeconds[version];
   return {
     timeoutMs: Math.max(1, seconds * 1000),
     queueTimeoutMs: E2B_LIMITS.queueMsMax,
-    onTimeout: autoPause === true ? 'pause' : 'kill',
+    onTimeout:
+      autoPause !== true ? 'kill' : autoPauseMemory === false ? 'pause-disk-only' : 'pause',
     autoResume: autoResume?.enabled ?? false,
     env: envVars ?? {},
     metadata: metadata ?? {},
@@ -132,11 +133,11 @@ export function keptNetwork(network: CreateBody['network']): Kept['network'] {
   };
 }
 
-function refuseUnsupported({ volumeMounts, autoPause, autoPauseMemory, iam, network }: CreateBody) {
+function refuseUnsupported({ volumeMounts, iam, network, ...lifecycle }: CreateBody) {
   if ((volumeMounts ?? []).length > 0) {
     throw new E2bError(400, 'volumeMounts: volumes are not supported');
   }
-  if (autoPause === true && autoPauseMemory === false) throw withoutMemory('autoPauseMemory');
+  checkAutoPause(lifecycle);
   if (Object.keys(iam?.tokens ?? {}).length > 0) {
     throw new E2bError(400, 'iam: identity tokens are not supported');
   }
@@ -144,11 +145,23 @@ function refuseUnsupported({ volumeMounts, autoPause, autoPauseMemory, iam, netw
   if (own !== undefined) throw new E2bError(400, `httpsPorts: ${own} is served by the sandbox`);
 }
 
-/** A pause keeps memory and disk together. */
-export function withoutMemory(field: string): E2bError {
-  return new E2bError(400, `${field}: a state without its memory is not supported`, {
-    remedy: `omit ${field}: the memory is kept, and programs continue after a resume`,
-  });
+/** As E2B does: a request must not boot a sandbox that was paused without its memory. */
+function checkAutoPause({
+  autoPause,
+  autoPauseMemory,
+  autoResume,
+}: Pick<CreateBody, 'autoPause' | 'autoPauseMemory' | 'autoResume'>): void {
+  if (autoPauseMemory !== false) return;
+  if (autoPause !== true) {
+    throw new E2bError(400, 'autoPauseMemory: false needs autoPause', {
+      remedy: 'set autoPause, or omit autoPauseMemory',
+    });
+  }
+  if (autoResume?.enabled === true) {
+    throw new E2bError(400, 'autoPauseMemory: false and autoResume exclude each other', {
+      remedy: 'omit autoResume and connect to the sandbox, which boots it from its disk',
+    });
+  }
 }
 
 function notYet(templateId: string, gone: AbortSignal): Error {

@@ -7,7 +7,7 @@ import { SandboxError, type SandboxErrorCode } from '../../sandbox/errors.ts';
 import { E2bError, errorReply, INTERNAL } from '../errors.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { E2bParts } from '../parts.ts';
-import { type Creations, withoutMemory } from './creations.ts';
+import type { Creations } from './creations.ts';
 import { requireHealthy } from './health.ts';
 import { present } from './present.ts';
 import {
@@ -115,7 +115,8 @@ function addConnect(app: App, parts: E2bParts): void {
         schema: {
           tags,
           operationId: version === 'v2' ? 'connectSandbox' : 'connectSandboxV1',
-          description: 'Resumes a paused sandbox. The timeout is never made shorter.',
+          description:
+            'Resumes a paused sandbox; `memory: false` boots it from its disk. The timeout is never made shorter.',
           params: idParams,
           body: connectBody,
           response: { 200: sandboxAnswer, 201: sandboxAnswer, ...failures },
@@ -170,8 +171,9 @@ function addTimeouts(app: App, parts: E2bParts): void {
     async ({ params, body }, reply) => {
       const info = await running(parts, params.sandboxID);
       // A timeout of zero would stay with the paused sandbox, and end it at its next resume.
-      if (body.timeout === 0 && info.onTimeout === 'pause') await control.pause(info.id, 'disk');
-      else await control.update(info.id, { timeoutMs: milliseconds(body.timeout) });
+      if (body.timeout === 0 && info.onTimeout !== 'kill') {
+        await control.pause(info.id, info.onTimeout === 'pause' ? 'disk' : 'disk-only');
+      } else await control.update(info.id, { timeoutMs: milliseconds(body.timeout) });
       return empty(reply);
     },
   );
@@ -203,7 +205,7 @@ function addPause(app: App, parts: E2bParts): void {
       schema: {
         tags,
         operationId: 'pauseSandbox',
-        description: 'To disk. 409: it is paused already.',
+        description: 'To disk; `memory: false` keeps only the files. 409: it is paused already.',
         params: idParams,
         body: pauseBody,
         response: { 204: nothing, ...failures },
@@ -211,12 +213,11 @@ function addPause(app: App, parts: E2bParts): void {
     },
     async ({ params, body }, reply) => {
       const { id, status, pausedTo } = await present(parts, params.sandboxID);
-      if (status === 'paused' && pausedTo === 'disk') {
+      if (status === 'paused' && pausedTo !== 'memory') {
         throw new E2bError(409, `sandbox ${id} is paused already`);
       }
-      if (body.memory === false) throw withoutMemory('memory');
       if (body.requireHealthyGuest === true) await requireHealthy(parts, id);
-      await control.pause(id, 'disk');
+      await control.pause(id, body.memory === false ? 'disk-only' : 'disk');
       return empty(reply);
     },
   );
@@ -278,12 +279,14 @@ async function resume(
   },
 ): Promise<void> {
   const { timeout, memory, autoPause, signal } = how;
-  if (memory === false) throw withoutMemory('memory');
+  const { onTimeout } = await control.get(id);
+  // The client says only whether it pauses, not how.
+  const pauses = onTimeout === 'kill' ? 'pause' : onTimeout;
   await control.update(id, {
     timeoutMs: milliseconds(timeout),
-    ...(autoPause === undefined ? {} : { onTimeout: autoPause ? 'pause' : 'kill' }),
+    ...(autoPause === undefined ? {} : { onTimeout: autoPause ? pauses : 'kill' }),
   });
-  await control.resume(id, signal);
+  await control.resume(id, { signal, ...(memory === false ? { reboot: true } : {}) });
 }
 
 /** A timeout is never made shorter. */

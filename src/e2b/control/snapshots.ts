@@ -5,7 +5,6 @@ import type { SnapshotInfo } from '../../sandbox/control.ts';
 import { SNAPSHOT_NAME } from '../../sandbox/limits.ts';
 import { E2bError } from '../errors.ts';
 import type { E2bParts, TemplateSource } from '../parts.ts';
-import { withoutMemory } from './creations.ts';
 import { pageOf } from './paging.ts';
 import { present } from './present.ts';
 import {
@@ -33,7 +32,8 @@ export function addSnapshotRoutes(
       schema: {
         tags,
         operationId: 'createSnapshot',
-        description: 'The sandbox continues. 409: another snapshot has the name.',
+        description:
+          'The sandbox continues. `memory: false`: sandboxes boot from it. 409: another snapshot has the name.',
         params: idParams,
         body: snapshotBody,
         response: { 201: snapshotAnswer, ...failures },
@@ -41,9 +41,11 @@ export function addSnapshotRoutes(
     },
     async ({ params, body }, reply) => {
       const { id } = await present(parts, params.sandboxID);
-      if (body.memory === false) throw withoutMemory('memory');
       const name = body.name === undefined ? undefined : nameOf(body.name);
-      const made = await control.snapshot(id, name === undefined ? {} : { name });
+      const made = await control.snapshot(id, {
+        ...(name === undefined ? {} : { name }),
+        ...(body.memory === false ? { diskOnly: true } : {}),
+      });
       return await reply.status(201).send(snapshotView(made));
     },
   );

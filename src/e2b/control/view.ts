@@ -62,7 +62,10 @@ export function detailView(info: SandboxInfo, parts: ViewParts): z.input<typeof 
     allowInternetAccess,
     domain: parts.domain(),
     ...(network === undefined ? {} : { network }),
-    lifecycle: { autoResume: info.autoResume, onTimeout: info.onTimeout },
+    lifecycle: {
+      autoResume: info.autoResume,
+      onTimeout: info.onTimeout === 'kill' ? 'kill' : 'pause',
+    },
   };
 }
 

@@ -26,13 +26,16 @@ import type {
   ForkResult,
   HostInfo,
   LogChunk,
+  PauseTarget,
   PoolInfo,
   PoolLimits,
   PoolMembers,
+  ResumeOptions,
   SandboxChange,
   SandboxFilter,
   SandboxInfo,
   SnapshotInfo,
+  SnapshotOptions,
 } from '../control.ts';
 import type { SandboxLogs } from '../ending.ts';
 import { SandboxError, translateStoreErrors } from '../errors.ts';
@@ -63,8 +66,8 @@ import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
-import type { ManagedParts } from './managed.ts';
 import { ManagedSandbox } from './managed.ts';
+import type { ManagedParts } from './managed-parts.ts';
 import { RecentEvents } from './recent-events.ts';
 import { SandboxRows } from './sandbox-rows.ts';
 import type { SandboxUpdate } from './sandbox-update.ts';
@@ -223,23 +226,23 @@ export class LocalControlPlane implements ControlPlane {
     return sandbox.info();
   }
 
-  async pause(id: string, to: 'memory' | 'disk'): Promise<SandboxInfo> {
+  async pause(id: string, to: PauseTarget): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
     await translateStoreErrors(sandbox.pause(to));
     return sandbox.info();
   }
 
-  async resume(id: string, signal?: AbortSignal): Promise<SandboxInfo> {
+  async resume(id: string, options: ResumeOptions = {}): Promise<SandboxInfo> {
     const sandbox = await this.#find(id);
-    await translateStoreErrors(sandbox.resume(signal));
+    await translateStoreErrors(sandbox.resume(options));
     return sandbox.info();
   }
 
-  async snapshot(id: string, options: { readonly name?: string } = {}): Promise<SnapshotInfo> {
+  async snapshot(id: string, options: SnapshotOptions = {}): Promise<SnapshotInfo> {
+    const { name = null, diskOnly = false } = options;
     const sandbox = await this.#find(id);
-    return this.#parts.snapshots.info(
-      await translateStoreErrors(sandbox.snapshot(options.name ?? null)),
-    );
+    const made = sandbox.snapshot(name, diskOnly ? 'disk' : 'all');
+    return this.#parts.snapshots.info(await translateStoreErrors(made));
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {
@@ -411,7 +414,7 @@ export class LocalControlPlane implements ControlPlane {
     try {
       const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
       const owner = { annotations: parent.policy.annotations, resumes: null };
-      const supervisor = await this.#starter.clone(spec, held.source, owner, signal);
+      const supervisor = await this.#starter.startFrom(spec, held.source, owner, signal);
       const policy = { ...parent.policy, timeoutMs, metadata };
       const provenance = {
         origin: 'fork',
@@ -464,7 +467,7 @@ export class LocalControlPlane implements ControlPlane {
     return AbortSignal.any([this.#closer.signal, ...(signal === undefined ? [] : [signal])]);
   }
 
-  #managedParts(): ManagedParts {
+  #managedParts(): ManagedParts<ManagedSandbox> {
     const { clock, log, accelerator, snapshots } = this.#parts;
     return {
       clock,
@@ -473,7 +476,7 @@ export class LocalControlPlane implements ControlPlane {
       snapshots,
       rows: this.#rows,
       start: (spec, source, owner, signal) =>
-        this.#starter.clone(spec, source, owner, this.#untilClosed(signal)),
+        this.#starter.startFrom(spec, source, owner, this.#untilClosed(signal)),
       reserve: (memoryMib) => this.#parts.queue.reserve(memoryMib),
       onChange: (sandbox) => this.#changed(sandbox),
       onEvent: (sandbox, event) => {
@@ -540,10 +543,10 @@ export class LocalControlPlane implements ControlPlane {
       const { id, pausedSnapshotId: snapshotId } = row;
       const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : this.#rows.parse(row);
       if (stored === null) continue;
-      const { spec, policy, origin, template } = stored;
+      const { spec, policy, origin, template, isDiskOnly } = stored;
       const { snapshot, parent, createdAtMs } = row;
       const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
-      const made = { spec, policy, provenance, snapshotId };
+      const made = { spec, policy, provenance, snapshotId, isDiskOnly };
       this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managedParts(), made));
     }
   }

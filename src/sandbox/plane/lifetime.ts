@@ -20,7 +20,7 @@ export interface LifetimeOptions {
   activity(): Promise<Activity | null>;
   kill(): void;
   /** False: the sandbox does not run any more. */
-  pause(): Promise<boolean>;
+  pause(to: 'disk' | 'disk-only'): Promise<boolean>;
 }
 
 /**
@@ -109,10 +109,11 @@ export class Lifetime {
       kill();
       return;
     }
+    const to = policy().onTimeout === 'pause' ? 'disk' : 'disk-only';
     let reason = `the pause did not succeed within ${PAUSE_GRACE_MS / 1000} s`;
     this.#cancelGrace = clock.after(PAUSE_GRACE_MS, () => this.#killUnpaused(reason));
     const pause = (): void => {
-      void this.#pause('timeout', 'its timeout', (failure) => {
+      void this.#pause('timeout', to, (failure) => {
         reason = failure;
         this.#cancelTimeout = clock.after(RETRY_MS.timeout, pause);
       });
@@ -127,7 +128,7 @@ export class Lifetime {
   }
 
   #onIdle(): void {
-    void this.#pause('idle', 'it was idle', () => {
+    void this.#pause('idle', 'disk', () => {
       // The retry needs another idle period.
       this.#cancelIdle = this.#options.clock.after(RETRY_MS.idle, () => this.startIdle());
     });
@@ -136,13 +137,14 @@ export class Lifetime {
   /** Never rejects. */
   async #pause(
     limit: 'timeout' | 'idle',
-    why: string,
+    to: 'disk' | 'disk-only',
     onFailure: (reason: string) => void,
   ): Promise<void> {
     const { sandbox, log, pause } = this.#options;
     const turn = this.#turns[limit];
+    const why = limit === 'timeout' ? 'its timeout' : 'it was idle';
     try {
-      if (await pause()) log.info('a sandbox was paused', { sandbox, why });
+      if (await pause(to)) log.info('a sandbox was paused', { sandbox, why });
     } catch (error) {
       const reason = describeError(error);
       log.warn('a sandbox could not be paused', { sandbox, why, reason });

@@ -22,12 +22,19 @@ const end = endWithoutVm('stopped', '', 0);
 const STATES: { readonly [K in StateKind]: Extract<ManagedState, { kind: K }> } = {
   running: { kind: 'running', supervisor },
   saving: { kind: 'saving', supervisor, wasPaused: false },
-  saved: { kind: 'saved', supervisor, wasPaused: true, snapshotId },
+  saved: { kind: 'saved', supervisor, wasPaused: true, snapshotId, isDiskOnly: true },
   paused: { kind: 'paused', supervisor },
-  suspended: { kind: 'suspended', snapshotId, isClaimed: false },
+  suspended: { kind: 'suspended', snapshotId, isDiskOnly: true, isClaimed: false },
   resuming: { kind: 'resuming', supervisor },
-  restoring: { kind: 'restoring', snapshotId, isClaimed: true },
-  ending: { kind: 'ending', supervisor, snapshotId: null, isClaimed: false, pausedTo: null },
+  restoring: { kind: 'restoring', snapshotId, isDiskOnly: false, isClaimed: true },
+  ending: {
+    kind: 'ending',
+    supervisor,
+    snapshotId: null,
+    isDiskOnly: false,
+    isClaimed: false,
+    pausedTo: null,
+  },
   ended: { kind: 'ended', end },
 };
 const EVENTS = new Set(Object.values(MANAGED_TRANSITIONS).flatMap((row) => Object.keys(row)));
@@ -101,7 +108,7 @@ describe('managed state', () => {
       ['saving', null],
       ['saving', 'memory'],
       ['paused', 'memory'],
-      ['paused', 'disk'],
+      ['paused', 'disk-only'],
       ['resuming', 'memory'],
       ['resuming', 'disk'],
       ['ending', null],

@@ -16,6 +16,8 @@ interface InVm {
 
 interface OnDisk {
   readonly snapshotId: string;
+  /** Paused without its memory: a VM boots from its disk. */
+  readonly isDiskOnly: boolean;
   /** This process owns the row in the store. */
   readonly isClaimed: boolean;
 }
@@ -26,17 +28,18 @@ interface StateData {
   /** The VM's state is being copied. */
   saving: InVm & { readonly wasPaused: boolean };
   /** The copy counts, so the VM may die. */
-  saved: InVm & { readonly wasPaused: boolean; readonly snapshotId: string };
+  saved: InVm & Omit<OnDisk, 'isClaimed'> & { readonly wasPaused: boolean };
   /** In memory: the CPUs are stopped. */
   paused: InVm;
   /** Paused to disk. Belongs to the first process that claims it. */
   suspended: OnDisk;
   resuming: InVm;
-  /** A VM starts from the snapshot. */
+  /** A VM starts from the snapshot, or boots from its disk. */
   restoring: OnDisk;
   ending: {
     readonly supervisor: Supervisor | undefined;
     readonly snapshotId: string | null;
+    readonly isDiskOnly: boolean;
     readonly isClaimed: boolean;
     readonly pausedTo: SandboxInfo['pausedTo'];
   };
@@ -134,7 +137,7 @@ export function pausedToOf(state: ManagedState): SandboxInfo['pausedTo'] {
       return 'memory';
     case 'suspended':
     case 'restoring':
-      return 'disk';
+      return state.isDiskOnly ? 'disk-only' : 'disk';
     case 'saving':
     case 'saved':
       return state.wasPaused ? 'memory' : null;
@@ -181,6 +184,10 @@ export class StateMachine {
     return snapshotIdOf(this.#state);
   }
 
+  get isDiskOnly(): boolean {
+    return 'isDiskOnly' in this.#state && this.#state.isDiskOnly;
+  }
+
   get isClaimed(): boolean {
     return 'isClaimed' in this.#state && this.#state.isClaimed;
   }
@@ -201,16 +208,16 @@ export class StateMachine {
   }
 
   /** The copy of the VM counts from now on. */
-  commit(snapshotId: string): void {
+  commit(pause: Pick<OnDisk, 'snapshotId' | 'isDiskOnly'>): void {
     const state = this.#state;
-    if (state.kind === 'saving') this.move(state, 'commit', { ...state, snapshotId });
-    if (state.kind === 'ending') this.move(state, 'commit', { ...state, snapshotId });
+    if (state.kind === 'saving') this.move(state, 'commit', { ...state, ...pause });
+    if (state.kind === 'ending') this.move(state, 'commit', { ...state, ...pause });
   }
 
-  claim(snapshotId: string): void {
+  claim(pause: Pick<OnDisk, 'snapshotId' | 'isDiskOnly'>): void {
     const state = this.#state;
     if (!isIn(state, ['suspended', 'restoring', 'ending'])) return;
-    this.move(state, 'claim', { ...state, snapshotId, isClaimed: true });
+    this.move(state, 'claim', { ...state, ...pause, isClaimed: true });
   }
 
   release(): void {
@@ -225,6 +232,7 @@ export class StateMachine {
     this.move(state, 'end', {
       supervisor: this.supervisor,
       snapshotId: this.snapshotId,
+      isDiskOnly: this.isDiskOnly,
       isClaimed: this.isClaimed,
       pausedTo: pausedToOf(state),
     });

@@ -10,16 +10,13 @@
  * The whole table is in `managed-state.ts`. Changes run one at a time. After a failed change the sandbox is as
  * before, or it ends because its VM died. A suspended sandbox belongs to the first process that claims it.
  */
-import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import type { Log } from '../../base/log.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SnapshotRow } from '../../store/snapshot.ts';
-import type { SandboxInfo } from '../control.ts';
+import type { PauseTarget, ResumeOptions, SandboxInfo } from '../control.ts';
 import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
 import { refusal, SandboxError } from '../errors.ts';
-import type { TimedEvent } from '../events.ts';
 import { checkResize } from '../memory/size.ts';
 import type { StartTimings } from '../parts.ts';
 import {
@@ -30,10 +27,10 @@ import {
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
 import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
-import type { Starter } from '../start/starter.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime } from './lifetime.ts';
+import type { ManagedParts } from './managed-parts.ts';
 import {
   isIn,
   type ManagedState,
@@ -43,28 +40,11 @@ import {
   type StateOf,
 } from './managed-state.ts';
 import { sandboxInfo } from './sandbox-info.ts';
-import { RowWriter, type SandboxRows } from './sandbox-rows.ts';
+import { RowWriter } from './sandbox-rows.ts';
 import { changeVm, hasVmChange, type SandboxUpdate } from './sandbox-update.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
-import type { ForkLease, SnapshotManager } from './snapshot-manager.ts';
+import type { ForkLease, SaveExtent } from './snapshot-manager.ts';
 import { UsageLog } from './usage-log.ts';
-
-/** What a managed sandbox needs of its control plane. */
-export interface ManagedParts {
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly accelerator: string;
-  readonly snapshots: SnapshotManager;
-  readonly rows: SandboxRows;
-  /** Starts a VM from `source` once the queue admits it. */
-  readonly start: Starter['clone'];
-  onChange(sandbox: ManagedSandbox): void;
-  onEvent(sandbox: ManagedSandbox, event: TimedEvent): void;
-  /** @see StartQueue.reserve */
-  reserve(memoryMib: number): () => void;
-  /** Another process may hold the suspended sandbox, so this object may be out of date. */
-  onOwnershipLost(sandbox: ManagedSandbox): void;
-}
 
 /** What stays the same over all VMs, or is known before the first one. */
 interface Identity {
@@ -78,7 +58,7 @@ export class ManagedSandbox {
   readonly provenance: Provenance;
   readonly usage = new UsageLog();
   readonly events: EventJournal;
-  readonly #parts: ManagedParts;
+  readonly #parts: ManagedParts<ManagedSandbox>;
   readonly #writer: RowWriter;
   readonly #lifetime: Lifetime;
   readonly #life: StateMachine;
@@ -94,7 +74,11 @@ export class ManagedSandbox {
   readonly endPersisted = this.#endPersisted.promise;
   readonly #aborter = new AbortController();
 
-  private constructor(parts: ManagedParts, identity: Identity, state: ManagedState) {
+  private constructor(
+    parts: ManagedParts<ManagedSandbox>,
+    identity: Identity,
+    state: ManagedState,
+  ) {
     this.#parts = parts;
     this.#life = new StateMachine(state, () => parts.onChange(this));
     this.#spec = identity.spec;
@@ -111,13 +95,13 @@ export class ManagedSandbox {
       activity: () =>
         activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
-      pause: () => this.#queue.run(() => this.#pauseIfRunning()),
+      pause: (to) => this.#queue.run(() => this.#pauseIfRunning(to)),
     });
   }
 
   /** @param made.supervisor of a VM that is ready */
   static started(
-    parts: ManagedParts,
+    parts: ManagedParts<ManagedSandbox>,
     made: Omit<Identity, 'spec'> & { readonly supervisor: Supervisor; readonly readyMs: number },
   ): ManagedSandbox {
     const { supervisor, readyMs } = made;
@@ -131,11 +115,12 @@ export class ManagedSandbox {
   }
 
   static suspended(
-    parts: ManagedParts,
-    made: Identity & { readonly snapshotId: string },
+    parts: ManagedParts<ManagedSandbox>,
+    made: Identity & { readonly snapshotId: string; readonly isDiskOnly: boolean },
   ): ManagedSandbox {
-    const { snapshotId } = made;
-    return new ManagedSandbox(parts, made, { kind: 'suspended', snapshotId, isClaimed: false });
+    const { snapshotId, isDiskOnly } = made;
+    const place = { snapshotId, isDiskOnly, isClaimed: false };
+    return new ManagedSandbox(parts, made, { kind: 'suspended', ...place });
   }
 
   get spec(): SandboxSpec {
@@ -266,7 +251,7 @@ export class ManagedSandbox {
     });
   }
 
-  /** The guest's operations; resumes a paused sandbox if its policy allows it. */
+  /** The guest's operations; resumes a paused sandbox that has its memory if its policy allows it. */
   async guest(): Promise<Guest> {
     return (await this.live()).guest();
   }
@@ -281,15 +266,17 @@ export class ManagedSandbox {
         return state.supervisor;
       }
       if (this.#life.status !== 'paused') throw this.#refusal('used');
-      if (!this.#policy.autoResume) throw this.#refusal('used', 'resume it first');
+      if (!this.#policy.autoResume || this.#life.isDiskOnly) {
+        throw this.#refusal('used', 'resume it first');
+      }
       await this.resume();
     }
   }
 
-  async pause(to: 'memory' | 'disk'): Promise<void> {
+  async pause(to: PauseTarget): Promise<void> {
     await this.#queue.run(async () => {
       if (to === 'memory') await this.#pauseToMemory(this.#require('paused', 'running'));
-      else await this.#pauseToDisk(this.#require('paused', 'running', 'paused'));
+      else await this.#pauseToDisk(this.#require('paused', 'running', 'paused'), to);
     });
   }
 
@@ -304,21 +291,21 @@ export class ManagedSandbox {
   }
 
   /** Does nothing for a running sandbox. Two calls at once are one. */
-  async resume(signal?: AbortSignal): Promise<void> {
+  async resume(options: ResumeOptions = {}): Promise<void> {
     await this.#resuming.run(
-      () => this.#queue.run(() => this.#resume(signal)),
-      () => this.#life.isOver || signal?.aborted === true,
+      () => this.#queue.run(() => this.#resume(options)),
+      () => this.#life.isOver || options.signal?.aborted === true,
     );
   }
 
   /** Afterwards the sandbox runs, or is paused, as before. */
-  async snapshot(name: string | null): Promise<SnapshotRow> {
+  async snapshot(name: string | null, extent: SaveExtent = 'all'): Promise<SnapshotRow> {
     const { snapshots } = this.#parts;
     const { annotations } = this.policy;
     const label = { name, annotations };
     return await this.#copy(
-      (snapshotId) => snapshots.copy(snapshotId, label),
-      (supervisor) => snapshots.snapshot(supervisor, label),
+      (snapshotId) => snapshots.copy(snapshotId, extent, label),
+      (supervisor) => snapshots.snapshot(supervisor, extent, label),
     );
   }
 
@@ -417,15 +404,16 @@ export class ManagedSandbox {
     await this.#persist();
   }
 
-  async #pauseToDisk(from: StateOf<'running' | 'paused'>): Promise<void> {
+  async #pauseToDisk(from: StateOf<'running' | 'paused'>, to: 'disk' | 'disk-only'): Promise<void> {
     const { snapshots } = this.#parts;
+    const isDiskOnly = to === 'disk-only';
     try {
       await this.#save(from, (supervisor) =>
-        snapshots.pause(supervisor, (snapshotId, commit) =>
+        snapshots.pause(supervisor, isDiskOnly ? 'disk' : 'all', (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
             this.#spec = { ...supervisor.spec, network: await supervisor.card.networkToKeep() };
-            await commit(this.#row(snapshotId));
-            this.#life.commit(snapshotId);
+            await commit(this.#row(snapshotId, this.#end, isDiskOnly));
+            this.#life.commit({ snapshotId, isDiskOnly });
             // From here on the sandbox is on disk, and must not be killed with its VM.
             this.#lifetime.stop();
           }),
@@ -435,21 +423,24 @@ export class ManagedSandbox {
       const state = this.#life.state;
       if (state.kind === 'saved') {
         const { snapshotId } = state;
-        this.#life.move(state, 'vm-released', { snapshotId, isClaimed: false });
+        this.#life.move(state, 'vm-released', { snapshotId, isDiskOnly, isClaimed: false });
       }
     }
   }
 
-  async #pauseIfRunning(): Promise<boolean> {
+  async #pauseIfRunning(to: 'disk' | 'disk-only'): Promise<boolean> {
     if (this.#life.state.kind !== 'running') return false;
-    await this.#pauseToDisk(this.#life.state);
+    await this.#pauseToDisk(this.#life.state, to);
     return true;
   }
 
-  async #resume(signal: AbortSignal | undefined): Promise<void> {
+  async #resume(options: ResumeOptions): Promise<void> {
+    if (options.reboot === true && this.#life.state.kind === 'paused') {
+      await this.#pauseToDisk(this.#life.state, 'disk-only');
+    }
     const state = this.#life.state;
     if (state.kind === 'running') return;
-    if (state.kind === 'suspended') return await this.#restore(state, signal);
+    if (state.kind === 'suspended') return await this.#restore(state, options);
     if (state.kind !== 'paused') throw this.#refusal('resumed');
     const { supervisor } = state;
     this.#life.move(state, 'resume', { supervisor });
@@ -461,14 +452,18 @@ export class ManagedSandbox {
     await this.#persist();
   }
 
-  async #restore(from: StateOf<'suspended'>, signal: AbortSignal | undefined): Promise<void> {
+  async #restore(
+    from: StateOf<'suspended'>,
+    { signal, reboot = false }: ResumeOptions,
+  ): Promise<void> {
     const { snapshots, start, rows } = this.#parts;
     const signals = [this.#aborter.signal, ...(signal === undefined ? [] : [signal])];
     this.#life.move(from, 'resume', from);
     try {
       await this.#claim();
       if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
-      await using lease = await snapshots.open(this.#life.snapshotId ?? '');
+      const extent = reboot || this.#life.isDiskOnly ? 'disk' : 'all';
+      await using lease = await snapshots.open(this.#life.snapshotId ?? '', extent);
       const owner = { annotations: this.policy.annotations, resumes: this.id };
       const supervisor = await start(this.#spec, lease.source, owner, AbortSignal.any(signals));
       this.#run(supervisor);
@@ -477,8 +472,7 @@ export class ManagedSandbox {
       const state = this.#life.state;
       if (this.#life.isClaimed) await this.#writer.inTurn(() => rows.release(this.id));
       if (state.kind === 'restoring') {
-        const { snapshotId } = state;
-        this.#life.move(state, 'restore-failed', { snapshotId, isClaimed: false });
+        this.#life.move(state, 'restore-failed', { ...state, isClaimed: false });
       }
       throw error;
     }
@@ -490,7 +484,7 @@ export class ManagedSandbox {
     this.#adopt(supervisor);
     if (state.kind === 'ending') {
       // The removal stops this VM.
-      const inVm = { supervisor, snapshotId: null, isClaimed: false };
+      const inVm = { supervisor, snapshotId: null, isDiskOnly: false, isClaimed: false };
       this.#life.move(state, 'vm-ready', { ...inVm, pausedTo: state.pausedTo });
     } else if (state.kind === 'restoring') {
       this.#life.move(state, 'vm-ready', { supervisor });
@@ -521,7 +515,8 @@ export class ManagedSandbox {
     if (this.#life.isClaimed) return;
     const row = await this.#orOwnershipLost(this.#parts.rows.claim(this.id));
     const stored = this.#parts.rows.parse(row);
-    this.#life.claim(row.pausedSnapshotId);
+    const { isDiskOnly = this.#life.isDiskOnly } = stored ?? {};
+    this.#life.claim({ snapshotId: row.pausedSnapshotId, isDiskOnly });
     if (stored !== null) this.#spec = { ...stored.spec, ...unwritten(stored.spec, this.#spec) };
     this.#policy = stored?.policy ?? this.#policy;
   }
@@ -581,7 +576,11 @@ export class ManagedSandbox {
     return this.#writer.write(() => this.#row(this.#life.snapshotId));
   }
 
-  #row(pausedSnapshotId: string | null, end = this.#end): SandboxRow {
+  #row(
+    pausedSnapshotId: string | null,
+    end = this.#end,
+    isDiskOnly = this.#life.isDiskOnly,
+  ): SandboxRow {
     return this.#parts.rows.make({
       id: this.id,
       provenance: this.provenance,
@@ -589,6 +588,7 @@ export class ManagedSandbox {
       policy: this.#policy,
       end,
       pausedSnapshotId,
+      isDiskOnly,
       isPaused: this.#life.status === 'paused',
       isClaimed: this.#life.isClaimed,
       endsAtMs: this.#lifetime.endsAtMs,

@@ -37,6 +37,8 @@ export interface RowFacts {
   readonly policy: LifetimePolicy;
   /** Null: not on disk. */
   readonly pausedSnapshotId: string | null;
+  /** The snapshot has no memory. */
+  readonly isDiskOnly: boolean;
   /** To memory or disk. */
   readonly isPaused: boolean;
   /** This process owns the suspended sandbox. */
@@ -66,7 +68,7 @@ export class SandboxRows {
   }
 
   make(facts: RowFacts): SandboxRow {
-    const { id, provenance, spec, policy, pausedSnapshotId, end } = facts;
+    const { id, provenance, spec, policy, pausedSnapshotId, isDiskOnly, end } = facts;
     const { createdAtMs, parent, snapshot, origin, template } = provenance;
     const isOver = end !== null;
     const isOnDisk = pausedSnapshotId !== null;
@@ -76,7 +78,7 @@ export class SandboxRows {
       id,
       ownerJson: hasNoOwner ? null : this.ownerJson,
       status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
-      requestJson: formatRequest({ spec, policy, origin, template }),
+      requestJson: formatRequest({ spec, policy, origin, template, isDiskOnly }),
       metadata: policy.metadata,
       createdAtMs,
       parent,

@@ -1,7 +1,7 @@
 /**
  * Saves sandboxes and opens them again: pauses, snapshots and the sources of forks.
  *
- *     Supervisor.save ──► staging (store) ──commit──► snapshot ──open──► CloneSource ──► Supervisor.start
+ *     Supervisor.save ──► staging (store) ──commit──► snapshot ──open──► StartSource ──► Supervisor.start
  *                    └──► memory and staging, never committed ─────────► CloneSource   (forks)
  *
  * The store has rows and files; the copies between files and memory come in as `Copies`.
@@ -18,7 +18,7 @@ import { environmentDisks } from '../environment.ts';
 import { SandboxError } from '../errors.ts';
 import { SNAPSHOT_REFERENCE } from '../limits.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
-import type { CloneSource, GuestMemory, MappedMemory, SaveTarget } from '../parts.ts';
+import type { DiskSource, GuestMemory, MappedMemory, SaveTarget, StartSource } from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
@@ -55,11 +55,14 @@ export interface SnapshotLabel {
   readonly annotations: SnapshotInfo['annotations'];
 }
 
+/** What is saved, or used of what was saved. */
+export type SaveExtent = 'all' | 'disk';
+
 const UNLABELED: SnapshotLabel = { name: null, annotations: {} };
 
 /** Keeps a clone source usable until its release. */
 export interface ForkLease extends AsyncDisposable {
-  readonly source: CloneSource;
+  readonly source: StartSource;
   /** Idempotent. The source must not be used afterwards. */
   release(): Promise<void>;
 }
@@ -83,45 +86,57 @@ export class SnapshotManager {
    */
   async pause(
     supervisor: Supervisor,
+    extent: SaveExtent,
     keep: (snapshotId: string, commit: (row: SandboxRow) => Promise<void>) => Promise<void>,
   ): Promise<void> {
     const id = newSandboxId();
     await using staging = await this.#parts.store.snapshots.stage();
-    await supervisor.save(this.#into(staging), 'end', async (snapshot) => {
+    await supervisor.save(this.#into(staging, extent), 'end', async (snapshot) => {
       const made = this.#row(id, UNLABELED, 'pause', supervisor.spec, snapshot);
       await keep(id, async (row) => void (await staging.commit(made, row)));
     });
   }
 
   /** The VM continues, also after an error. @throws SandboxError; StoreError `name_taken`, `disk_full` */
-  async snapshot(supervisor: Supervisor, label: SnapshotLabel): Promise<SnapshotRow> {
+  async snapshot(
+    supervisor: Supervisor,
+    extent: SaveExtent,
+    label: SnapshotLabel,
+  ): Promise<SnapshotRow> {
     await this.requireFreeName(label.name);
     await using staging = await this.#parts.store.snapshots.stage();
     let made: NewSnapshot | undefined;
-    await supervisor.save(this.#into(staging), 'continue', async (snapshot) => {
+    await supervisor.save(this.#into(staging, extent), 'continue', async (snapshot) => {
       made = this.#row(newSandboxId(), label, 'snapshot', supervisor.spec, snapshot);
     });
     if (made === undefined) throw new Error('a save without a commit');
     return await staging.commit(made);
   }
 
-  /** Copies the state of a sandbox that is paused to disk. */
-  async copy(pauseId: string, { name, annotations }: SnapshotLabel): Promise<SnapshotRow> {
+  /** Copies the state of a sandbox that is paused to disk: without the memory if the pause has none. */
+  async copy(
+    pauseId: string,
+    extent: SaveExtent,
+    { name, annotations }: SnapshotLabel,
+  ): Promise<SnapshotRow> {
     await this.requireFreeName(name);
     const { store, copies } = this.#parts;
-    await using from = await store.snapshots.open(pauseId);
+    await using from = await store.snapshots.open(pauseId, extent);
     await using staging = await store.snapshots.stage();
     await staging.write(async (to) => {
+      const { environment, ...files } = from.paths;
       // The commit drops files that the store has already.
       for (const role of ['ram', 'state', 'disk'] as const) {
-        await copies.cloneDisk(from.paths[role], to[role]);
+        const path = files[role];
+        if (path !== undefined) await copies.cloneDisk(path, to[role]);
       }
-      const { environment } = from.paths;
       if (environment !== undefined) await copies.linkFile(environment, to.environment);
     });
     const { createdAtMs: _made, bytes: _bytes, files: _files, ...row } = from.row;
+    const stateSha256 = extent === 'disk' ? null : row.stateSha256;
     const specJson = JSON.stringify({ ...snapshotSpec(from.row), annotations });
-    return await staging.commit({ ...row, specJson, id: newSandboxId(), name, kind: 'snapshot' });
+    const made = { ...row, stateSha256, specJson, id: newSandboxId(), name };
+    return await staging.commit({ ...made, kind: 'snapshot' });
   }
 
   /** Makes a source for forks. RAM is copied in memory, or into a file that all of them map. */
@@ -139,12 +154,15 @@ export class SnapshotManager {
       }
       const { ram, disk, environment } = staging.paths;
       const held = memory?.path;
-      const into = this.#into(staging);
+      const into = this.#into(staging, 'all');
       const target: SaveTarget =
-        held === undefined
+        held === undefined || into.memory === null
           ? into
-          : { ...into, keepMemory: (from) => copies.holdMemory(from, held) };
-      let taken: VmSnapshot | undefined;
+          : {
+              ...into,
+              memory: { ...into.memory, keepMemory: (from) => copies.holdMemory(from, held) },
+            };
+      let taken: VmSnapshot | null | undefined;
       await supervisor.save(target, 'continue', async (snapshot) => {
         taken = snapshot;
       });
@@ -159,35 +177,43 @@ export class SnapshotManager {
     }
   }
 
+  /** @param snapshot null: a VM boots from the disk */
   #source(
-    snapshot: VmSnapshot,
+    snapshot: VmSnapshot | null,
     { ram, disk, environment }: Omit<SnapshotPaths, 'state'>,
-  ): CloneSource {
+  ): StartSource {
     const { copies } = this.#parts;
     const { mapMemory } = copies;
-    return {
-      snapshot,
-      copyMemory: (to) => copies.fillMemory(ram, to),
+    const disks: DiskSource = {
       copyDisk: (to) => copies.cloneDisk(disk, to),
-      ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ram) }),
       ...(environment === undefined
         ? {}
         : { linkEnvironment: (to: string) => copies.linkFile(environment, to) }),
+    };
+    if (snapshot === null || ram === undefined) return disks;
+    return {
+      ...disks,
+      snapshot,
+      copyMemory: (to) => copies.fillMemory(ram, to),
+      ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ram) }),
     };
   }
 
   /**
    * Opens a snapshot after it was verified and found to fit this kernel, image, VMM and processor.
+   * @param extent `disk`: a VM boots from its disk; its memory, if it has any, is not looked at
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
-  async open(idOrName: string): Promise<SnapshotLease> {
+  async open(idOrName: string, extent: SaveExtent = 'all'): Promise<SnapshotLease> {
     const { store } = this.#parts;
     const row = await this.find(idOrName);
-    if (!this.isCurrent(row)) throw foreign(row, this.#machineFor(row));
-    const open = await store.snapshots.open(row.id);
+    if (!this.#fits(row, extent)) throw foreign(row, this.#machineFor(row));
+    const open = await store.snapshots.open(row.id, extent);
     const { machine, stateSha256 } = open.row;
-    const statePath = open.paths.state;
-    const source = this.#source({ statePath, stateSha256, machine }, open.paths);
+    const { state: statePath } = open.paths;
+    const snapshot =
+      statePath === undefined || stateSha256 === null ? null : { statePath, stateSha256, machine };
+    const source = this.#source(snapshot, open.paths);
     const release = (): Promise<void> => open.release();
     const { row: opened } = open;
     return {
@@ -228,22 +254,25 @@ export class SnapshotManager {
     return {
       ...{ id, name, sandbox: sandboxId, annotations: annotationsOf(row) },
       ...{ cpus, memoryMib, diskMib, createdAtMs, bytes, current: this.isCurrent(row) },
+      diskOnly: isDiskOnly(row),
     };
   }
 
   isCurrent(row: SnapshotRow): boolean {
+    return this.#fits(row, 'all');
+  }
+
+  /** A disk is the upper layer over the root image; any kernel and VMM can boot from it. */
+  #fits(row: SnapshotRow, extent: SaveExtent): boolean {
     const { kernelDigest, rootImageDigest } = this.#parts;
-    return (
-      row.machine === this.#machineFor(row) &&
-      row.kernelDigest === kernelDigest &&
-      row.rootImageDigest === rootImageDigest
-    );
+    if (row.rootImageDigest !== rootImageDigest) return false;
+    if (extent === 'disk' || isDiskOnly(row)) return true;
+    return row.machine === this.#machineFor(row) && row.kernelDigest === kernelDigest;
   }
 
   /** The machine that this host's VMM would make for the snapshot. */
   #machineFor(row: SnapshotRow): string {
-    const { cpus, environment, ...size } = snapshotSpec(row);
-    return this.#parts.machineOf({ cpus, ...vmMemory(size), ...environmentDisks(environment) });
+    return this.#parts.machineOf(machineSize(snapshotSpec(row)));
   }
 
   async remove(idOrName: string): Promise<void> {
@@ -268,7 +297,7 @@ export class SnapshotManager {
   }
 
   /** A full disk is reported as such. */
-  #into({ paths, write }: Staging): SaveTarget {
+  #into({ paths, write }: Staging, extent: SaveExtent): SaveTarget {
     const { copies } = this.#parts;
     let reason: unknown;
     // A copy that fails removes the directory under the other one, whose error would mislead.
@@ -282,8 +311,13 @@ export class SnapshotManager {
         }
       });
     return {
-      statePath: paths.state,
-      keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
+      memory:
+        extent === 'disk'
+          ? null
+          : {
+              statePath: paths.state,
+              keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
+            },
       keepDisk: (from) => keep(() => copies.cloneDisk(from, paths.disk)),
       keepEnvironment: (from) => keep(() => copies.linkFile(from, paths.environment)),
     };
@@ -294,10 +328,11 @@ export class SnapshotManager {
     { name, annotations }: SnapshotLabel,
     kind: 'snapshot' | 'pause',
     spec: SandboxSpec,
-    snapshot: VmSnapshot,
+    snapshot: VmSnapshot | null,
   ): NewSnapshot {
-    const { kernelDigest, rootImageDigest } = this.#parts;
-    const { machine, stateSha256 } = snapshot;
+    const { kernelDigest, rootImageDigest, machineOf } = this.#parts;
+    const { stateSha256 = null } = snapshot ?? {};
+    const machine = snapshot?.machine ?? machineOf(machineSize(spec));
     const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = spec;
     const size = { cpus, memoryMib, memoryMaxMib, diskMib };
     const specJson = JSON.stringify({ ...size, warm, environment, annotations });
@@ -308,6 +343,14 @@ export class SnapshotManager {
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
 }
+
+const machineSize = ({ cpus, environment, ...size }: TemplateSpec): MachineSize => ({
+  cpus,
+  ...vmMemory(size),
+  ...environmentDisks(environment),
+});
+
+const isDiskOnly = ({ stateSha256 }: SnapshotRow): boolean => stateSha256 === null;
 
 interface StoredSnapshot extends TemplateSpec {
   /** Older rows lack them. */

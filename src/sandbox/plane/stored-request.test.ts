@@ -10,7 +10,13 @@ const parseEgress = (): never => {
 const origin = 'boot';
 const spec = makeSpec({ models: { allow: ['m'], allowFields: ['enable_search'] } }, 4);
 const stored = (): string =>
-  formatRequest({ spec, policy: lifetimePolicyOf({}), origin, template: 'data' });
+  formatRequest({
+    spec,
+    policy: lifetimePolicyOf({}),
+    origin,
+    template: 'data',
+    isDiskOnly: true,
+  });
 const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
 
 describe('parseRequest', () => {
@@ -23,6 +29,12 @@ describe('parseRequest', () => {
     expect(parsed(stored())?.template).toBe('data');
     const { template: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
     expect(parsed(JSON.stringify(older))?.template).toBeNull();
+  });
+
+  it('keeps that a pause has no memory; that of an older row has', () => {
+    expect(parsed(stored())?.isDiskOnly).toBe(true);
+    const { isDiskOnly: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
+    expect(parsed(JSON.stringify(older))?.isDiskOnly).toBe(false);
   });
 
   it('allows no fields where an older row names none', () => {
@@ -43,6 +55,7 @@ describe('parseRequest', () => {
         policy: lifetimePolicyOf({}),
         origin,
         template: null,
+        isDiskOnly: false,
       });
     };
     expect(placesOf(storedWith({ places }))).toEqual(places);

@@ -19,6 +19,8 @@ export interface StoredRequest {
   readonly origin: SandboxInfo['origin'];
   /** Name of the template that the sandbox was created from. */
   readonly template: string | null;
+  /** It is paused without its memory. */
+  readonly isDiskOnly: boolean;
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
@@ -28,10 +30,11 @@ type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
 };
 
-export function formatRequest({ spec, policy, origin, template }: StoredRequest): string {
+export function formatRequest(request: StoredRequest): string {
+  const { spec, policy, origin, template, isDiskOnly } = request;
   const { metadata: _inItsOwnColumn, ...terms } = policy;
   const stored = { ...spec, network: formatNetwork(spec.network) };
-  return JSON.stringify({ spec: stored, terms, origin, template });
+  return JSON.stringify({ spec: stored, terms, origin, template, isDiskOnly });
 }
 
 function formatNetwork(network: NetworkSpec | null): StoredNetwork | null {
@@ -51,8 +54,9 @@ export function parseRequest(
       readonly terms?: LifetimePolicy;
       readonly origin?: SandboxInfo['origin'];
       readonly template?: string | null;
+      readonly isDiskOnly?: boolean;
     } | null;
-    const { spec, terms, origin, template = null } = stored ?? {};
+    const { spec, terms, origin, template = null, isDiskOnly = false } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
     const { secrets = [], diskLimits = {}, packages = null } = spec as Partial<SandboxSpec>;
     const network = parseNetwork(spec.network ?? null, parseEgress);
@@ -69,6 +73,7 @@ export function parseRequest(
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
       origin,
       template,
+      isDiskOnly,
     };
   } catch (error) {
     ignore(error, 'a row of another version');

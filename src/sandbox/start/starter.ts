@@ -16,7 +16,7 @@ import { passiveTracer, type Tracer } from '../../trace/trace.ts';
 import type { CreateRequest, SandboxInfo } from '../control.ts';
 import type { EnvironmentSource } from '../environment.ts';
 import { isWithoutNetwork, SandboxError } from '../errors.ts';
-import type { CloneSource } from '../parts.ts';
+import type { StartSource } from '../parts.ts';
 import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
@@ -37,12 +37,12 @@ export interface StarterParts {
   resolveImage?(image: string, signal: AbortSignal): Promise<EnvironmentSource>;
   /**
    * Makes a supervisor, without starting it.
-   * @param source null: it boots
-   * @param environmentPath where the file of its environment is, if it boots
+   * @param source null: it boots with a new disk
+   * @param environmentPath where the file of its environment is, if `source` is null
    */
   supervise(
     spec: SandboxSpec,
-    source: CloneSource | null,
+    source: StartSource | null,
     environmentPath: string | undefined,
   ): Supervisor;
   /** Absent: no network. @throws SandboxError `network_unavailable`: this host can't provide a network */
@@ -142,7 +142,7 @@ export class Starter {
   /** Starts from a snapshot, with the size and warm list of that. */
   async startFromSnapshot(
     request: CreateRequest,
-    snapshot: { readonly spec: TemplateSpec; readonly source: CloneSource },
+    snapshot: { readonly spec: TemplateSpec; readonly source: StartSource },
     signal: AbortSignal,
   ): Promise<Started> {
     if (hasPackages(request)) throw ofSnapshot('packages', 'requirements');
@@ -163,9 +163,9 @@ export class Starter {
   }
 
   /** Starts a VM from `source` once the queue admits it. */
-  async clone(
+  async startFrom(
     spec: SandboxSpec,
-    source: CloneSource,
+    source: StartSource,
     owner: CloneOwner,
     signal: AbortSignal,
   ): Promise<Supervisor> {
@@ -283,7 +283,7 @@ export class Starter {
 
   async #startOne(
     spec: SandboxSpec,
-    source: CloneSource | null,
+    source: StartSource | null,
     environmentPath: string | undefined,
     signal: AbortSignal,
   ): Promise<Supervisor> {

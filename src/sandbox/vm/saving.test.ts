@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import type { SettleOptions } from '../../guest/guest.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
 import type { Workspace } from '../parts.ts';
@@ -18,27 +19,31 @@ function world(failures = 0, hasEnvironment = false) {
     if (left >= 0) throw new Error('no memory');
   };
   const vm = {
-    vsockHotplug: { unplugVsock: () => step('unplug') },
+    vsockHotplug: { unplugVsock: () => step('unplug'), plugVsock: () => step('plug') },
     saveState: async () => {
       await step('devices');
       return SNAPSHOT;
     },
+    pause: () => step('pause'),
+    resume: () => step('resume'),
   } as unknown as Vm;
-  const guest = { settle: () => step('settle'), suspend: () => undefined } as unknown as Guest;
+  const settle = ({ freeze, dropCaches }: SettleOptions = {}): Promise<void> =>
+    step(`settle${freeze === true ? ', frozen' : ''}${dropCaches === true ? ', small' : ''}`);
+  const guest = { settle, suspend: () => undefined } as unknown as Guest;
   const workspace = { overlayPath: '/o', environmentPath: '/e' } as Workspace;
   const fillMemory = fillOnce({ copyInto }, memory);
   const saved = { vm, memory, workspace, cid: 3, hasEnvironment, fillMemory };
-  const save = async (): Promise<Saving> => {
+  const save = async (what: 'all' | 'disk' = 'all'): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);
-    const target = { keepMemory: keep, keepDisk: keep, keepEnvironment: keep };
-    await saving.write({ statePath: '/s', ...target }, null);
+    const memory = what === 'disk' ? null : { statePath: '/s', keepMemory: keep };
+    await saving.write({ memory, keepDisk: keep, keepEnvironment: keep }, null);
     return saving;
   };
   return { done, save, saving: () => new Saving(saved, guest) };
 }
 
-const SAVED = ['settle', 'unplug', 'devices', 'keep /m', 'keep /o'];
+const SAVED = ['settle, frozen, small', 'unplug', 'devices', 'keep /m', 'keep /o'];
 
 describe('Saving', () => {
   it('write: mapped RAM is copied before the first save, and only then', async () => {
@@ -53,11 +58,20 @@ describe('Saving', () => {
     const { done, save, saving } = world(1);
     const first = saving();
     const keep = async () => {};
-    const target = { keepMemory: keep, keepDisk: keep, keepEnvironment: keep, statePath: '/s' };
+    const memory = { keepMemory: keep, statePath: '/s' };
+    const target = { memory, keepDisk: keep, keepEnvironment: keep };
     await expect(first.write(target, null)).rejects.toThrow('no memory');
     expect([first.isLinked, done.splice(0)]).toEqual([true, ['fill /m']]);
     await save();
     expect(done).toEqual(['fill /m', ...SAVED]);
+  });
+
+  it('write: without memory neither RAM nor devices are written, and programs are frozen, too', async () => {
+    const { done, save } = world(0, true);
+    const saving = await save('disk');
+    expect(done.splice(0)).toEqual(['settle, frozen', 'unplug', 'pause', 'keep /o', 'keep /e']);
+    await saving.resumeAfterSave();
+    expect([done, saving.isLinked]).toEqual([['resume', 'plug'], false]);
   });
 
   it('write: the file of an environment is kept, too', async () => {

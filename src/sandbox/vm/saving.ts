@@ -4,6 +4,8 @@
  *     linked ──settle──► linked ──unplug──► unplugged ──stop, devices──► stopped ──RAM, disk──► written
  *        └─ nothing to undo                             └───────── resume, plug, hello ───────┘
  *
+ * Without memory neither devices nor RAM are written; the rest is the same.
+ *
  * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
  */
 import type { Guest } from '../../guest/link.ts';
@@ -38,28 +40,34 @@ export class Saving {
     return this.#phase === 'linked';
   }
 
-  /** @param commit makes the copy count while the VM can still continue */
+  /**
+   * @param commit makes the copy count while the VM can still continue
+   * @returns null: only the disks were saved
+   */
   async write(
     target: SaveTarget,
-    commit: ((snapshot: VmSnapshot) => Promise<void>) | null,
-  ): Promise<VmSnapshot> {
+    commit: ((snapshot: VmSnapshot | null) => Promise<void>) | null,
+  ): Promise<VmSnapshot | null> {
     const { vm, memory, workspace, hasEnvironment, fillMemory } = this.#saved;
     const { vsockHotplug } = vm;
+    const { memory: toMemory } = target;
     if (vsockHotplug === undefined || vm.saveState === undefined) {
       throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
     }
     // The VMM writes only what has changed since.
-    await fillMemory?.();
-    await this.#guest.settle({ dropCaches: true });
+    if (toMemory !== null) await fillMemory?.();
+    // Frozen also with memory: a sandbox may boot from the disk of any save.
+    await this.#guest.settle({ dropCaches: toMemory !== null, freeze: true });
     this.#phase = 'unplugging';
     this.#guest.suspend();
     await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
-    const snapshot = await vm.saveState(target.statePath);
+    const snapshot = toMemory === null ? null : await vm.saveState(toMemory.statePath);
+    if (toMemory === null) await vm.pause();
     // All settle before a failure is thrown: no file may change or vanish under another copy.
     const copies = [
-      target.keepMemory(memory.path),
+      ...(toMemory === null ? [] : [toMemory.keepMemory(memory.path)]),
       target.keepDisk(workspace.overlayPath),
       ...(hasEnvironment ? [target.keepEnvironment(workspace.environmentPath)] : []),
     ];

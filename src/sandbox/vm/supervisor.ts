@@ -69,7 +69,7 @@ export class Supervisor {
   #vm: Vm | undefined;
   #guest: Guest | undefined;
   #running: Running | undefined;
-  #writing: Promise<VmSnapshot> | undefined;
+  #writing: Promise<VmSnapshot | null> | undefined;
   #timings: StartTimings | undefined;
   #booting: Promise<void> | undefined;
   #stopping: Promise<SandboxEnd> | undefined;
@@ -285,13 +285,13 @@ export class Supervisor {
   /**
    * Saves the state of the VM. All connections to its guest end; its programs live on.
    * @param then `end`: the VM ends when `commit` has resolved; `continue`: it runs again once RAM and disk are copied
-   * @param commit makes the copy count; if it fails, the VM continues
+   * @param commit makes the copy count; if it fails, the VM continues. Null: only the disks were saved
    * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the VM continues), `gone` (the VM ended)
    */
   async save(
     target: SaveTarget,
     then: 'end' | 'continue',
-    commit: (snapshot: VmSnapshot) => Promise<void>,
+    commit: (snapshot: VmSnapshot | null) => Promise<void>,
   ): Promise<void> {
     this.#require('save');
     const running = this.#running;
@@ -430,13 +430,13 @@ export class Supervisor {
   }
 
   async #makeDisk({ overlayPath, environmentPath }: Workspace): Promise<void> {
-    const { template, makeOverlay } = this.#parts;
+    const { template, disk = template, makeOverlay } = this.#parts;
     if (this.spec.environment !== undefined) {
-      const from = template ?? this.#parts;
+      const from = disk ?? this.#parts;
       if (from.linkEnvironment === undefined) throw new Error('the disk of its image is unknown');
       await from.linkEnvironment(environmentPath);
     }
-    if (template !== undefined) await template.copyDisk(overlayPath);
+    if (disk !== undefined) await disk.copyDisk(overlayPath);
     else await makeOverlay(overlayPath, this.spec.diskMib * MIB);
   }
 

@@ -1,0 +1,24 @@
+/** What a managed sandbox needs of its control plane. */
+import type { Clock } from '../../base/clock.ts';
+import type { Log } from '../../base/log.ts';
+import type { TimedEvent } from '../events.ts';
+import type { Starter } from '../start/starter.ts';
+import type { SandboxRows } from './sandbox-rows.ts';
+import type { SnapshotManager } from './snapshot-manager.ts';
+
+/** @template S the managed sandbox */
+export interface ManagedParts<S> {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly accelerator: string;
+  readonly snapshots: SnapshotManager;
+  readonly rows: SandboxRows;
+  /** Starts a VM from `source` once the queue admits it. */
+  readonly start: Starter['startFrom'];
+  onChange(sandbox: S): void;
+  onEvent(sandbox: S, event: TimedEvent): void;
+  /** @see StartQueue.reserve */
+  reserve(memoryMib: number): () => void;
+  /** Another process may hold the suspended sandbox, so this object may be out of date. */
+  onOwnershipLost(sandbox: S): void;
+}
