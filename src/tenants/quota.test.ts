@@ -57,6 +57,8 @@ describe('TenantQuotas', () => {
     await quotas.watch(control);
     change({ id: 'a', memoryMaxMib: 900 });
     expect(() => start()).toThrow('900 of 1024 MiB of memory are used, 512 more wanted');
+    change({ id: 'a', status: 'paused', pausedTo: 'disk-only', memoryMaxMib: 900 });
+    start().release();
     change({ id: 'a', status: 'paused', pausedTo: 'disk', memoryMaxMib: 900 });
     const other = start();
     expect(() => start('acme', 900, 'a')).toThrow('512 of 1024 MiB');

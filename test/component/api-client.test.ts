@@ -47,7 +47,10 @@ describe.each(['unix socket', 'port'])('RemoteControlPlane over the %s', (way) =
     expect(await remote.update(id, { timeoutMs: 60_000 })).toEqual(await control.get(id));
     expect(await remote.pause(id, 'memory')).toMatchObject({ pausedTo: 'memory' });
     expect(await remote.resume(id)).toEqual(await control.get(id));
-    const snapshot = await remote.snapshot(id, { name: 'n' });
+    expect(await remote.pause(id, 'disk-only')).toMatchObject({ pausedTo: 'disk-only' });
+    expect(await remote.resume(id, { reboot: true })).toEqual(await control.get(id));
+    const snapshot = await remote.snapshot(id, { name: 'n', diskOnly: true });
+    expect(snapshot.diskOnly).toBe(true);
     expect(await remote.snapshots()).toEqual([snapshot]);
     expect(await remote.fork(id, { count: 2 })).toMatchObject([{ ok: true }, { ok: true }]);
     await remote.removeSnapshot('n');

@@ -97,6 +97,12 @@ describe('sandboxes', () => {
     expect(await state('POST', '/pause')).toMatchObject({ status: 'paused', pausedTo: 'memory' });
     expect((await api.ask('POST', `${at}/pause`, { to: 'disk' })).status).toBe(409);
     expect(await state('POST', '/resume')).toMatchObject({ status: 'running' });
+    expect(await state('POST', '/pause', { to: 'disk-only' })).toMatchObject({
+      pausedTo: 'disk-only',
+    });
+    expect((await api.ask('POST', `${at}/exec`, { argv: ['true'] })).status).toBe(409);
+    expect(await state('POST', '/resume', { reboot: true })).toMatchObject({ status: 'running' });
+    expect((await api.ask('POST', `${at}/resume`, { reboot: 'yes' })).status).toBe(400);
     expect(await state('POST', '/pause', { to: 'disk' })).toMatchObject({ pausedTo: 'disk' });
     expect(await state('PATCH', '', { onTimeout: 'pause' })).toMatchObject({ onTimeout: 'pause' });
     expect(await state('PATCH', '', { timeoutMs: null })).toMatchObject({ endsAtMs: null });

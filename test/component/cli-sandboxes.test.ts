@@ -293,6 +293,11 @@ describe('pause, resume', () => {
     expect(JSON.parse(stdout())).toMatchObject([{ ok: true, id, sandbox: { status: 'running' } }]);
     await pause(testCli().cli, control, [id], { to: 'memory' });
     expect(await control.get(id)).toMatchObject({ pausedTo: 'memory' });
+    await resume(testCli().cli, control, [id], {});
+    await pause(testCli().cli, control, [id], { to: 'disk-only' });
+    expect(await control.get(id)).toMatchObject({ pausedTo: 'disk-only' });
+    expect(await resume(testCli().cli, control, [id], { reboot: true })).toBe(0);
+    expect(await control.get(id)).toMatchObject({ status: 'running' });
   });
 
   it('reports a sandbox that is already paused', async () => {
@@ -319,6 +324,11 @@ describe('snapshot', () => {
     expect(listed.stdout()).toMatch(
       new RegExp(`^${id} +ready +${sandbox} +0 s +1 +512 MiB +4\\.0 KiB +yes$`, 'm'),
     );
+    await snapshotCreate(testCli().cli, control, sandbox, { name: 'files', diskOnly: true });
+    const both = testCli();
+    await snapshotList(both.cli, control);
+    expect(both.stdout()).toMatch(/ files .* disk only +4\.0 KiB +yes$/m);
+    await snapshotRemove(testCli().cli, control, ['files']);
     await expect(snapshotRemove(testCli().cli, control, ['none'])).rejects.toThrow(usage);
     expect(await snapshotRemove(testCli().cli, control, ['ready'])).toBe(0);
     expect(await control.snapshots()).toEqual([]);

@@ -387,6 +387,29 @@ describe('snapshots', () => {
     await expect(store.snapshots.remove(third)).rejects.toMatchObject({ code: 'not_found' });
   });
 
+  it('only the disk: one file, which is digested, verified and removed as those of others', async () => {
+    const { dir, store } = await temporaryStore();
+    const id = await takeSnapshot(store, 1, { stateSha256: null });
+    const row = await store.snapshots.get(id);
+    expect([row.stateSha256, Object.keys(row.files)]).toEqual([null, ['disk']]);
+    expect((await onDisk(dir)).files).toEqual([row.files.disk]);
+    await (await store.snapshots.open(id)).release();
+    await flipBit(join(dir, 'files', row.files.disk));
+    await expect(store.snapshots.open(id)).rejects.toMatchObject({ code: 'snapshot_damaged' });
+    await store.snapshots.remove(id);
+    expect((await onDisk(dir)).files).toEqual([]);
+  });
+
+  it('open, disk: its other files may be damaged or missing', async () => {
+    const { dir, store } = await temporaryStore();
+    const id = await takeSnapshot(store, 1);
+    const { ram = '', state = '' } = (await store.snapshots.get(id)).files;
+    await flipBit(join(dir, 'files', ram));
+    await unlink(join(dir, 'files', state));
+    await using opened = await store.snapshots.open(id, 'disk');
+    expect(Object.keys(opened.paths)).toEqual(['disk']);
+  });
+
   describe.each(SNAPSHOT_ROLES)('%s', (role) => {
     it.each([
       ['a flipped bit', async (path: string) => flipBit(path)],

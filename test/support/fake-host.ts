@@ -20,7 +20,6 @@ import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
 import type {
   CardLease,
-  CloneSource,
   GuestMemory,
   MappedMemory,
   SandboxParts,
@@ -36,11 +35,17 @@ import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
 import type { Tracer } from '../../src/trace/trace.ts';
-import { VmmError } from '../../src/vmm/errors.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { type Phase, Script } from './fake-script.ts';
 import { fromNamed, noImage, withImage } from './fake-template.ts';
-import { FAKE_MACHINE, type FakeGuest, FakeVm, type Holdings, sha256 } from './fake-vm.ts';
+import {
+  FAKE_MACHINE,
+  type FakeGuest,
+  FakeVm,
+  type Holdings,
+  requireState,
+  sha256,
+} from './fake-vm.ts';
 
 /** Knows how many of its timers are set. */
 export class CountingClock extends FakeClock {
@@ -571,12 +576,6 @@ export class FakeHost implements Holdings, AsyncDisposable {
       snapshots: { ...store.snapshots, stage },
     };
   }
-}
-
-async function requireState(snapshot: CloneSource['snapshot'] | undefined): Promise<void> {
-  if (snapshot === undefined) return;
-  if (sha256(await readFile(snapshot.statePath, 'utf8')) === snapshot.stateSha256) return;
-  throw new VmmError('snapshot_refused', 'the state is another');
 }
 
 interface OpenedStore {

@@ -420,3 +420,10 @@ export class FakeGuest {
 export function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex');
 }
+
+/** @throws VmmError the state is not what was saved */
+export async function requireState(snapshot: VmSpec['snapshot']): Promise<void> {
+  if (snapshot === undefined) return;
+  if (sha256(await readFile(snapshot.statePath, 'utf8')) === snapshot.stateSha256) return;
+  throw new VmmError('snapshot_refused', 'the state is another');
+}
