@@ -202,6 +202,7 @@ describe('evaluateStage', () => {
     ['RUN --mount=type=cache x', 'no target'],
     ['RUN --mount=type=secret,id=../x x', 'no valid id'],
     ['RUN --mount=type=tmpfs,target=/x,foo=1 x', 'has no foo'],
+    ['RUN --mount=type=tmpfs,target=/x,constructor=1 x', 'has no constructor'],
     ['RUN --security=insecure x', 'RUN --security'],
     ['ADD https://example.com/x /x', 'ADD of an address'],
     ['COPY a', 'needs a source'],

@@ -48,7 +48,7 @@ export function readMount(
     const equals = part.indexOf('=');
     const name = (equals < 0 ? part : part.slice(0, equals)).toLowerCase();
     fields.set(
-      ALIASES[name] ?? name,
+      ALIASES.get(name) ?? name,
       equals < 0 ? 'true' : expandWord(part.slice(equals + 1), scope),
     );
   }
@@ -131,10 +131,10 @@ export function readMount(
   return mount;
 }
 
-const ALIASES: Readonly<Record<string, string>> = {
-  dst: 'target',
-  destination: 'target',
-  src: 'source',
-  ro: 'readonly',
-  rw: 'readwrite',
-};
+const ALIASES: ReadonlyMap<string, string> = new Map([
+  ['dst', 'target'],
+  ['destination', 'target'],
+  ['src', 'source'],
+  ['ro', 'readonly'],
+  ['rw', 'readwrite'],
+]);

@@ -11,7 +11,7 @@ import { E2bError } from '../errors.ts';
 import type { TemplateSource } from '../parts.ts';
 
 /** E2B's names of ready-made environments. */
-const NAMES: Readonly<Record<string, string>> = { 'code-interpreter-v1': 'code-interpreter' };
+const NAMES: ReadonlyMap<string, string> = new Map([['code-interpreter-v1', 'code-interpreter']]);
 const SNAPSHOT_ID = /^[a-z0-9]{20}$/;
 
 export type Source = Pick<CreateRequest, 'snapshot' | 'template'>;
@@ -50,7 +50,7 @@ export async function createFrom(
   if (known !== undefined) return await create({ snapshot: known.id });
   if (!isTemplate) throw unknown();
   try {
-    return await create({ template: NAMES[name] ?? name });
+    return await create({ template: NAMES.get(name) ?? name });
   } catch (error) {
     if (!(error instanceof SandboxError) || error.code !== 'not_found') throw error;
     const snapshot = await findSnapshot(name, control);

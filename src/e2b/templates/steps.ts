@@ -70,10 +70,10 @@ async function readStep(
 }
 
 /** E2B's own images, which only its servers can use. */
-const OWN_IMAGES: Readonly<Record<string, string>> = {
-  'e2bdev/base': 'base',
-  'e2bdev/code-interpreter': 'code-interpreter',
-};
+const OWN_IMAGES: ReadonlyMap<string, string> = new Map([
+  ['e2bdev/base', 'base'],
+  ['e2bdev/code-interpreter', 'code-interpreter'],
+]);
 
 /**
  * What the build begins with.
@@ -96,7 +96,7 @@ export function readBase(
     });
   }
   if (template !== '') return { kind: 'template', name: local(template) ?? ownName(template) };
-  const own = OWN_IMAGES[image.replace(/^docker\.io\//, '').replace(/:latest$/, '')];
+  const own = OWN_IMAGES.get(image.replace(/^docker\.io\//, '').replace(/:latest$/, ''));
   return own === undefined ? { kind: 'image', name: image } : { kind: 'template', name: own };
 }
 
