@@ -30,6 +30,8 @@ export class RequestBody {
   #inUse: Promise<void> | undefined;
   #buffer = Buffer.alloc(0);
   #length = 0;
+  /** Reserved for the body; its buffer may have moved to a thread. */
+  #capacity = 0;
   #declared = 0;
 
   /** @param reserve reserves memory; undefined: there is none */
@@ -73,7 +75,7 @@ export class RequestBody {
   /** Another body goes upstream in place of this one, whose memory is reserved, too. */
   replace(bytes: number): Checked<void> {
     if (bytes > this.#bytesMax) return this.#tooLarge();
-    return this.#reserve(this.#buffer.length + bytes) ? accepted(undefined) : memoryFull();
+    return this.#reserve(this.#capacity + bytes) ? accepted(undefined) : memoryFull();
   }
 
   /** The memory is in use until `work` settles, even after `release`. */
@@ -104,6 +106,7 @@ export class RequestBody {
       const wanted = Math.max(length, 2 * this.#buffer.length, FIRST_CAPACITY_BYTES, large);
       const capacity = Math.min(wanted, this.#bytesMax);
       if (!this.#reserve(capacity)) return memoryFull();
+      this.#capacity = capacity;
       const grown = Buffer.allocUnsafeSlow(capacity);
       this.#buffer.copy(grown, 0, 0, this.#length);
       this.#buffer = grown;

@@ -21,12 +21,13 @@ const LEAF: Fields = {
   text: PROSE,
   source: object(labels('type media_type data')),
   citations: 'open',
+  transformations: 'open',
   cache_control: CACHE_CONTROL,
 };
 
 const BLOCK: Fields = {
   ...LEAF,
-  ...labels('id name tool_use_id is_error signature data'),
+  ...labels('id name tool_use_id toolset_name is_error signature data'),
   thinking: PROSE,
   input: 'open',
   caller: 'open',
@@ -52,6 +53,7 @@ const COUNTED: Fields = {
   output_format: object({ type: LABEL, schema: 'open' }),
   // How Anthropic's servers shorten long conversations.
   context_management: 'open',
+  diagnostics: 'open',
   cache_control: CACHE_CONTROL,
   betas: LABEL,
   speed: LABEL,

@@ -205,10 +205,10 @@ describe('Messages: fields', () => {
     expect(missing).toEqual([]);
   });
 
-  // The parameters of @anthropic-ai/sdk 1.14, except those among the hazards and `diagnostics`.
+  // The parameters of @anthropic-ai/sdk 1.14, except those among the hazards.
   it('include all parameters of the client', () => {
     const names =
-      'cache_control inference_geo max_tokens messages metadata model output_config service_tier speed stop_sequences ' +
+      'cache_control diagnostics inference_geo max_tokens messages metadata model output_config service_tier speed stop_sequences ' +
       'stream system temperature thinking tool_choice tools top_k top_p';
     const known = Object.keys(ANTHROPIC_FIELDS.chat);
     expect(names.split(' ').filter((name) => !known.includes(name))).toEqual([]);

@@ -1,0 +1,178 @@
+import { describe, expect, it } from 'vitest';
+import type { AnswerEvent } from '../model.ts';
+import { OpenaiAnswerReader } from './read-answer.ts';
+import { TOOL_CALLS_MAX } from './read-tool-calls.ts';
+
+const CONTEXT = { stop: ['END'], reasoning: true };
+
+/** Events of a stream of deltas, whose last choice has `end`. */
+function read(deltas: readonly unknown[], end: object = { finish_reason: 'stop' }): AnswerEvent[] {
+  const reader = new OpenaiAnswerReader(CONTEXT);
+  const chunks = [...deltas.map((delta) => ({ delta })), { delta: {}, ...end }];
+  const events = chunks.flatMap((choice) =>
+    reader.readEvent(JSON.stringify({ choices: [{ index: 0, ...choice }] })),
+  );
+  return [...events, ...reader.end()];
+}
+const calls = (...tool_calls: unknown[]) => ({ tool_calls });
+const call = (index: number | undefined, id: string | undefined, name?: string, text?: unknown) =>
+  calls({ index, id, type: 'function', function: { name, arguments: text } });
+
+/** Calls with their arguments joined. */
+function callsOf(events: readonly AnswerEvent[]): string[] {
+  const out: string[] = [];
+  for (const event of events) {
+    if (event.type === 'tool-start') out.push(`${event.id} ${event.name} `);
+    if (event.type === 'tool-arguments') out.push((out.pop() ?? '') + event.text);
+  }
+  return out;
+}
+const stopOf = (events: readonly AnswerEvent[]) => events.at(-1);
+
+describe('OpenaiAnswerReader: tool calls', () => {
+  const ways: [string, readonly unknown[]][] = [
+    [
+      'as OpenAI sends them',
+      [
+        call(0, 'a', 'f', ''),
+        call(0, undefined, undefined, '{"x"'),
+        call(0, undefined, undefined, ':1}'),
+        call(1, 'b', 'g', ''),
+        call(1, undefined, undefined, '{}'),
+      ],
+    ],
+    ['all with the number 0', [call(0, 'a', 'f', '{"x":1}'), call(0, 'b', 'g', '{}')]],
+    ['without numbers', [call(undefined, 'a', 'f', '{"x":1}'), call(undefined, 'b', 'g', '{}')]],
+    [
+      'in one delta',
+      [
+        calls(
+          { index: 0, id: 'a', function: { name: 'f', arguments: '{"x":1}' } },
+          { index: 1, id: 'b', function: { name: 'g', arguments: '{}' } },
+        ),
+      ],
+    ],
+    [
+      'with the id and name in each',
+      [call(0, 'a', 'f', '{"x'), call(0, 'a', 'f', '":1}'), call(1, 'b', 'g', '{}')],
+    ],
+    ['with an object as arguments, and none', [call(0, 'a', 'f', { x: 1 }), call(1, 'b', 'g')]],
+    ['with null as arguments', [call(0, 'a', 'f', '{"x":1}'), call(1, 'b', 'g', 'null')]],
+    [
+      'with the arguments before the name',
+      [call(0, 'a', undefined, '{"x"'), call(0, undefined, 'f', ':1}'), call(1, 'b', 'g', '{}')],
+    ],
+  ];
+  it.each(ways)('%s', (_, deltas) => {
+    const events = read(deltas);
+    expect(callsOf(events)).toEqual(['a f {"x":1}', 'b g {}']);
+    expect(stopOf(events)).toMatchObject({ reason: 'tool-calls' });
+  });
+
+  it('get ids if they have none, or one that occurred', () => {
+    const events = read([call(0, 'a', 'f', '{}'), call(1, 'a', 'f', '{}'), call(2, '', 'f', '{}')]);
+    expect(callsOf(events)).toEqual(['a f {}', 'a_2 f {}', 'call_3 f {}']);
+  });
+
+  it('may be cut off by the limit of tokens, and by nothing else', () => {
+    const deltas = [call(0, 'a', 'f', '{"x":')];
+    const events = read(deltas, { finish_reason: 'length' });
+    expect(callsOf(events)).toEqual(['a f {"x":']);
+    expect(stopOf(events)).toMatchObject({ reason: 'length' });
+    expect(() => read(deltas)).toThrow('not a JSON object');
+    expect(() => read([...deltas, call(1, 'b', 'g', '{}')], { finish_reason: 'length' })).toThrow();
+  });
+
+  it.each([
+    ['a list', [call(0, 'a', 'f', '[1]')]],
+    ['no name', [call(0, 'a', undefined, '{}')]],
+    [
+      'a part after its end',
+      [call(0, 'a', 'f', '{}'), call(1, 'b', 'g', '{}'), call(0, undefined, undefined, ' ')],
+    ],
+    ['a part after a text', [call(0, 'a', 'f', '{'), { content: 'x' }]],
+    ['too many', Array.from({ length: TOOL_CALLS_MAX + 1 }, (_, i) => call(i, `${i}`, 'f', '{}'))],
+    ['a long name', [call(0, 'a', 'f'.repeat(1000), '{}')]],
+  ])('%s is a fault of the upstream', (_, deltas) => {
+    expect(() => read(deltas)).toThrow(expect.objectContaining({ code: 'upstream_protocol' }));
+  });
+});
+
+describe('OpenaiAnswerReader: texts', () => {
+  const textOf = (events: readonly AnswerEvent[]) =>
+    events.map((event) => (event.type === 'text' ? event.text : '')).join('');
+
+  it('joins the halves of a character, and replaces one that stays alone', () => {
+    expect(read([{ content: 'a\ud83d' }, { content: '\ude42b' }])).toContainEqual({
+      type: 'text',
+      text: '\ud83d\ude42b',
+    });
+    expect(textOf(read([{ content: 'a\ud83d' }]))).toBe('a\ufffd');
+    const args = read([call(0, 'a', 'f', '{"x":"\ud83d'), call(0, 'a', undefined, '\ude42"}')]);
+    expect(callsOf(args)).toEqual(['a f {"x":"🙂"}']);
+  });
+
+  it.each([
+    ['reasoning_content', { reasoning_content: 'hm' }],
+    ['reasoning', { reasoning: 'hm' }],
+    ['parts of Mistral', { content: [{ type: 'thinking', thinking: [{ text: 'hm' }] }] }],
+  ])('reads reasoning from %s', (_, delta) => {
+    expect(read([delta])).toContainEqual({ type: 'reasoning', text: 'hm' });
+  });
+
+  it.each([
+    [{ finish_reason: 'stop' }, { reason: 'end', sequence: null }],
+    [{ finish_reason: 'eos' }, { reason: 'end', sequence: null }],
+    [
+      { finish_reason: 'stop', stop_reason: 'END' },
+      { reason: 'stop-sequence', sequence: 'END' },
+    ],
+    [
+      { finish_reason: 'stop', matched_stop: 'END' },
+      { reason: 'stop-sequence', sequence: 'END' },
+    ],
+    [
+      { finish_reason: 'stop', stop_reason: 'other' },
+      { reason: 'end', sequence: null },
+    ],
+    [
+      { finish_reason: 'stop', stop_reason: 128_009 },
+      { reason: 'end', sequence: null },
+    ],
+    [{ finish_reason: 'length' }, { reason: 'length', sequence: null }],
+    [{ finish_reason: 'content_filter' }, { reason: 'refusal', sequence: null }],
+    [{ finish_reason: 'tool_calls' }, { reason: 'end', sequence: null }],
+  ])('%j stops with %j', (end, expected) => {
+    expect(stopOf(read([{ content: 'x' }], end))).toEqual({ type: 'stop', ...expected });
+  });
+
+  it('a refusal is a text', () => {
+    const events = read([{ refusal: 'no' }]);
+    expect(textOf(events)).toBe('no');
+    expect(stopOf(events)).toMatchObject({ reason: 'refusal' });
+  });
+
+  it('takes only counts for usage', () => {
+    const reader = new OpenaiAnswerReader(CONTEXT);
+    const usage = (value: unknown) =>
+      reader.readEvent(JSON.stringify({ choices: [], usage: value }));
+    usage({ prompt_tokens: 5, completion_tokens: 6, prompt_tokens_details: { cached_tokens: 9 } });
+    for (const lie of [{ prompt_tokens: -1, completion_tokens: 2 }, { prompt_tokens: 1e99 }, 7]) {
+      usage(lie);
+    }
+    reader.readEvent(JSON.stringify({ choices: [{ delta: {}, finish_reason: 'stop' }] }));
+    expect(reader.end()[0]).toEqual({
+      type: 'usage',
+      usage: { inputTokens: 5, outputTokens: 6, cachedTokens: 5 },
+    });
+  });
+
+  it('nothing follows an error', () => {
+    const reader = new OpenaiAnswerReader(CONTEXT);
+    expect(reader.readEvent('{"error":{"message":"boom"}}')).toEqual([
+      { type: 'error', message: 'boom' },
+    ]);
+    expect(reader.readEvent('{"choices":[{"delta":{"content":"x"}}]}')).toEqual([]);
+    expect(reader.end()).toEqual([]);
+  });
+});
