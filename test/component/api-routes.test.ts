@@ -217,7 +217,7 @@ describe('invalid input: refused with the name of the field', () => {
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { code: 'x', more: 1 }, 400, '"more"'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'], args: ['b'] }, 400, 'args'],
     ['POST', `/sandboxes/${UNKNOWN_ID}/exec`, { argv: ['a'] }, 404, UNKNOWN_ID],
-    ['DELETE', '/snapshots/a%2Fb', undefined, 400, 'params.snapshot'],
+    ['DELETE', '/snapshots/a%2Fb%2Fc', undefined, 400, 'params.snapshot'],
     ['PUT', '/pools', { min: 1 }, 400, 'body.max'],
     ['PUT', '/pools', { min: 1, max: 2, spec: { gpus: 1 } }, 400, '"gpus"'],
     ['GET', `/sandboxes/${UNKNOWN_ID}/files`, undefined, 400, 'querystring.path'],
