@@ -1,18 +1,9 @@
 import { PassThrough, Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
+import { EXIT } from '../../test/support/process-exit.ts';
 import type { Process } from '../guest/guest.ts';
 import { AnswerMemory } from './answer-buffer.ts';
 import { collectOutput } from './output.ts';
-
-const EXIT = {
-  exitCode: 0,
-  signal: null,
-  timedOut: false,
-  oomKilled: false,
-  oomVictim: null,
-  truncated: false,
-  durationMs: 1,
-} as const;
 
 function process(stdout: readonly Buffer[], stderr: readonly Buffer[], truncated = false): Process {
   return {

@@ -15,11 +15,7 @@ import type { Socket } from 'node:net';
 import type { Duplex, Readable } from 'node:stream';
 import { Server as TlsServer } from 'node:tls';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
-import {
-  hasZodFastifySchemaValidationErrors,
-  serializerCompiler,
-  validatorCompiler,
-} from 'fastify-type-provider-zod';
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import { type Clock, systemClock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -35,7 +31,7 @@ import { ApiMetrics } from './api-metrics.ts';
 import { addAudit } from './audit.ts';
 import { callerOf } from './auth.ts';
 import { discardRest, readJsonBody } from './body.ts';
-import { ApiError, errorAnswer, statusOf } from './errors.ts';
+import { ApiError, type ApiErrorCode, errorAnswer, statusOf } from './errors.ts';
 import { KeyWatch } from './key-watch.ts';
 import { API_LIMITS } from './limits.ts';
 import {
@@ -48,6 +44,7 @@ import {
   TLS_OPTIONS,
 } from './listener.ts';
 import { describeApi } from './openapi.ts';
+import { requestFault } from './request-fault.ts';
 import { type ApiParts, type App, noteDelivered } from './route.ts';
 import { RouteMethods } from './route-methods.ts';
 import { addEventRoutes } from './routes/events.ts';
@@ -361,17 +358,10 @@ function sendError(
 /** Maps Fastify's own errors to ours. */
 function asCoded(error: FastifyError): unknown {
   if (error instanceof CodedError) return error;
-  if (hasZodFastifySchemaValidationErrors(error)) {
-    const where = error.validationContext ?? 'request';
-    const problems = error.validation.map(
-      ({ instancePath, message }) =>
-        `${where}${instancePath.replace(/\/$/, '').replaceAll('/', '.')}: ${message}`,
-    );
-    return new ApiError('request_invalid', problems.join('; '));
-  }
-  const { statusCode = 500, message } = error;
-  if (statusCode === 415) return new ApiError('media_type', message);
-  if (statusCode === 413) return new ApiError('too_large', message);
-  if (statusCode >= 400 && statusCode < 500) return new ApiError('request_invalid', message);
-  return error;
+  const fault = requestFault(error, 'with part');
+  if (fault === null) return error;
+  const code = CODES[fault.status] ?? 'request_invalid';
+  return new ApiError(code, fault.message);
 }
+
+const CODES: Readonly<Record<number, ApiErrorCode>> = { 413: 'too_large', 415: 'media_type' };

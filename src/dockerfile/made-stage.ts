@@ -6,27 +6,12 @@
  * WORKDIR make. Missing users are created.
  */
 import { hasWildcard } from '../base/text/glob.ts';
+import type { StepArchive, TemplateStep } from '../sandbox/template-step.ts';
 import type { Instruction } from './parse.ts';
 import type { Source, StageGraph } from './stages.ts';
 
-export type MadeStep = {
-  /** True: neither this step nor a later one of an earlier build is used. */
-  readonly isFresh: boolean;
-} & (
-  | { readonly kind: 'run'; readonly command: string; readonly user: string | null }
-  | {
-      readonly kind: 'copy';
-      readonly archive: { readonly sha256: string };
-      /** Path in the archive. From the first wildcard on it is ignored: the archive has only files that match. */
-      readonly source: string;
-      readonly target: string;
-      readonly owner: string | null;
-      readonly mode: string | null;
-    }
-  | { readonly kind: 'env'; readonly pairs: readonly (readonly [string, string])[] }
-  | { readonly kind: 'workdir'; readonly path: string }
-  | { readonly kind: 'user'; readonly user: string; readonly isSudoer: boolean }
-);
+/** Of the archive, its path is no part of what is made. */
+export type MadeStep = TemplateStep<Pick<StepArchive, 'sha256'>>;
 
 export interface MadeBase {
   readonly source: Source;

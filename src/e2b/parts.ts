@@ -2,6 +2,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
+import type { TemplateStep } from '../sandbox/template-step.ts';
 import type { AuditSink } from '../tenants/audit.ts';
 import type { Callers } from '../tenants/callers.ts';
 import type { AccessTokens } from './tokens.ts';
@@ -86,27 +87,6 @@ export interface TemplateStart {
   /** Exits with 0 once the program is ready. */
   readonly ready: string | null;
 }
-
-export type TemplateStep = {
-  /** True: neither this step nor a later one of an earlier build is used. */
-  readonly isFresh: boolean;
-} & (
-  | { readonly kind: 'run'; readonly command: string; readonly user: string | null }
-  | {
-      readonly kind: 'copy';
-      /** A tar archive, perhaps compressed by gzip, as a client sent it. */
-      readonly archive: { readonly path: string; readonly sha256: string };
-      /** Path in the archive, perhaps with wildcards, which the client has applied. */
-      readonly source: string;
-      readonly target: string;
-      readonly owner: string | null;
-      /** Octal. */
-      readonly mode: string | null;
-    }
-  | { readonly kind: 'env'; readonly pairs: readonly (readonly [string, string])[] }
-  | { readonly kind: 'workdir'; readonly path: string }
-  | { readonly kind: 'user'; readonly user: string; readonly isSudoer: boolean }
-);
 
 /** Of step `step`, from 1; 0: what is done before the first. */
 export type TemplateBuildEvent =

@@ -1,5 +1,6 @@
 import { type Duplex, duplexPair } from 'node:stream';
 import { describe, expect, it } from 'vitest';
+import { EXIT } from '../../test/support/process-exit.ts';
 import { FakeClock } from '../base/clock.ts';
 import { FRAME, frameHeader } from './framing.ts';
 import type { GuestInfo } from './guest.ts';
@@ -54,16 +55,7 @@ describe('GuestProcess', () => {
     for (let n = 0; n < 8; n += 1) {
       guests[0]?.write(Buffer.concat([frameHeader(FRAME.stdout, payload.length), payload]));
     }
-    const end = {
-      type: 'exit',
-      exitCode: 0,
-      signal: null,
-      timedOut: false,
-      oomKilled: false,
-      oomVictim: null,
-      truncated: false,
-      durationMs: 7,
-    };
+    const end = { type: 'exit', ...EXIT, durationMs: 7 };
     const frame = Buffer.from(JSON.stringify(end));
     guests[0]?.write(Buffer.concat([frameHeader(FRAME.control, frame.length), frame]));
     await turn();

@@ -1,18 +1,9 @@
 import { PassThrough, Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
+import { EXIT } from '../../test/support/process-exit.ts';
 import { MIB } from '../base/units.ts';
 import type { Process, ProcessExit } from '../guest/link.ts';
 import { collect } from './collect.ts';
-
-const EXIT: ProcessExit = {
-  exitCode: 0,
-  signal: null,
-  timedOut: false,
-  oomKilled: false,
-  oomVictim: null,
-  truncated: false,
-  durationMs: 1,
-};
 
 function ran(
   stdout: readonly Buffer[],

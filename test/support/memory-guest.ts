@@ -17,6 +17,7 @@ import type {
   PythonSpec,
   RunOptions,
 } from '../../src/guest/guest.ts';
+import { EXIT } from './process-exit.ts';
 
 const HOME = '/home/user';
 const USERS = new Set(['user', 'root']);
@@ -61,15 +62,7 @@ function echoProcess(spec: RunOptions, echo: string): Process {
     const printed = Buffer.from(echo + (spec.stdin === false ? '' : await text(stdin)));
     const kept = printed.subarray(0, spec.outputBytesMax ?? Infinity);
     stdout.end(kept);
-    return {
-      exitCode: 0,
-      signal: null,
-      timedOut: false,
-      oomKilled: false,
-      oomVictim: null,
-      truncated: kept.length < printed.length,
-      durationMs: 1,
-    };
+    return { ...EXIT, truncated: kept.length < printed.length };
   })();
   const nothing = (): void => undefined;
   const stderr = new PassThrough().end() as unknown as Readable;

@@ -6,12 +6,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { silentProgress } from '../../base/progress.ts';
 import { DockerfileError } from '../../dockerfile/errors.ts';
-import {
-  loginCommand,
-  type MadeBase,
-  type MadeStep,
-  madeStage,
-} from '../../dockerfile/made-stage.ts';
+import { loginCommand, type MadeBase, madeStage } from '../../dockerfile/made-stage.ts';
 import { type BuiltEnvironment, buildEnvironment } from '../../dockerfile/open.ts';
 import { STAGE_VM_DEFAULTS } from '../../dockerfile/vm.ts';
 import { BuildFailure } from '../../e2b/errors.ts';
@@ -100,12 +95,10 @@ export class VmTemplateBuilds implements TemplateBuilds {
       const base = await this.#base(from);
       const network = await this.#network(onEvent);
       const copies = steps.flatMap((step) => (step.kind === 'copy' ? [step.archive] : []));
-      // Of the archive, a path is no part of what is made.
-      const made: readonly MadeStep[] = steps;
       let line = 0;
       return await buildEnvironment({ ...this.#context, signal }, this.#images, {
         request: {
-          dockerfile: madeStage(base, made, randomUUID),
+          dockerfile: madeStage(base, steps, randomUUID),
           dockerfilePath: null,
           contextDir: this.#runtime.home.cacheDir,
           buildArgs: {},

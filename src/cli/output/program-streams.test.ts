@@ -1,19 +1,10 @@
 import { PassThrough, Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
+import { EXIT } from '../../../test/support/process-exit.ts';
 import { testCli } from '../../../test/support/test-cli.ts';
 import { MIB } from '../../base/units.ts';
-import type { Process, ProcessExit } from '../../guest/link.ts';
+import type { Process } from '../../guest/link.ts';
 import { relay } from './program-streams.ts';
-
-const EXIT: ProcessExit = {
-  exitCode: 0,
-  signal: null,
-  timedOut: false,
-  oomKilled: false,
-  oomVictim: null,
-  truncated: false,
-  durationMs: 1,
-};
 
 function processWith(stdout: Iterable<Buffer>, stderr: Iterable<Buffer>): Process {
   const streams = { stdout: Readable.from(stdout), stderr: Readable.from(stderr) };

@@ -3,14 +3,11 @@
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
-import {
-  hasZodFastifySchemaValidationErrors,
-  serializerCompiler,
-  validatorCompiler,
-} from 'fastify-type-provider-zod';
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import { addAudit } from '../../api/audit.ts';
 import { readJsonBody } from '../../api/body.ts';
 import { API_LIMITS } from '../../api/limits.ts';
+import { requestFault } from '../../api/request-fault.ts';
 import type { App } from '../../api/route.ts';
 import { RouteMethods } from '../../api/route-methods.ts';
 import { describeError } from '../../base/errors.ts';
@@ -140,15 +137,7 @@ export function callerOf(
 
 /** Fastify's own errors as refusals. */
 function asE2b(error: FastifyError): unknown {
-  if (hasZodFastifySchemaValidationErrors(error)) {
-    const problems = error.validation.map(
-      ({ instancePath, message }) => `${instancePath.slice(1).replaceAll('/', '.')}: ${message}`,
-    );
-    return new E2bError(400, problems.join('; '));
-  }
-  const { statusCode = 500, message } = error;
-  if (!(error instanceof E2bError) && statusCode >= 400 && statusCode < 500) {
-    return new E2bError(statusCode, message);
-  }
-  return error;
+  if (error instanceof E2bError) return error;
+  const fault = requestFault(error, 'plain');
+  return fault === null ? error : new E2bError(fault.status, fault.message);
 }

@@ -1,22 +1,13 @@
 import { PassThrough } from 'node:stream';
 import { setImmediate as tick } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import { EXIT } from '../../../test/support/process-exit.ts';
 import { FakeClock } from '../../base/clock.ts';
 import type { Guest, Process, ProcessExit } from '../../guest/guest.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import { Program, type ProgramEvent, Programs } from './programs.ts';
 
 const FACTS = { isTerminal: false, tag: null, hasInput: true, command: null };
-const EXIT: ProcessExit = {
-  exitCode: 0,
-  signal: null,
-  timedOut: false,
-  oomKilled: false,
-  oomVictim: null,
-  truncated: false,
-  durationMs: 1,
-};
-
 function start() {
   const clock = new FakeClock();
   const stdout = new PassThrough();

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import type { TemplateStep } from '../../sandbox/template-step.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import type { TemplateStep } from '../parts.ts';
 import { BuildLog } from './build-log.ts';
 
 const STEPS: readonly TemplateStep[] = [

@@ -1,7 +1,8 @@
 /** The log of a build: entries that clients read by their number. Output is hostile. */
 import { plain } from '../../base/text/plain.ts';
+import type { TemplateStep } from '../../sandbox/template-step.ts';
 import { E2B_LIMITS } from '../limits.ts';
-import type { TemplateBuildEvent, TemplateStep } from '../parts.ts';
+import type { TemplateBuildEvent } from '../parts.ts';
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 

@@ -1,6 +1,8 @@
 /** A client's steps as ours. Pure, except that an uploaded archive is looked up. */
+
+import type { TemplateStep } from '../../sandbox/template-step.ts';
 import { E2bError } from '../errors.ts';
-import type { TemplateBuild, TemplateStart, TemplateStep } from '../parts.ts';
+import type { TemplateBuild, TemplateStart } from '../parts.ts';
 import type { BuildBody, StepBody } from './schema.ts';
 import { FILES_HASH, type UploadedArchive } from './uploads.ts';
 

@@ -1,0 +1,29 @@
+/** What Fastify itself finds wrong with a request, for both interfaces. */
+import type { FastifyError } from 'fastify';
+import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+
+export interface RequestFault {
+  /** 400 to 499. */
+  readonly status: number;
+  readonly message: string;
+}
+
+/**
+ * Null: the error is another one.
+ * @param names the names of wrong fields begin with the part of the request, such as `body`, or not
+ */
+export function requestFault(
+  error: FastifyError,
+  names: 'with part' | 'plain',
+): RequestFault | null {
+  if (hasZodFastifySchemaValidationErrors(error)) {
+    const part = error.validationContext ?? 'request';
+    const problems = error.validation.map(({ instancePath, message }) => {
+      const path = instancePath.replace(/\/$/, '').replaceAll('/', '.');
+      return `${names === 'plain' ? path.slice(1) : `${part}${path}`}: ${message}`;
+    });
+    return { status: 400, message: problems.join('; ') };
+  }
+  const { statusCode = 500, message } = error;
+  return statusCode >= 400 && statusCode < 500 ? { status: statusCode, message } : null;
+}

@@ -1,0 +1,12 @@
+/** How a program ends that did well. */
+import type { ProcessExit } from '../../src/guest/link.ts';
+
+export const EXIT: ProcessExit = {
+  exitCode: 0,
+  signal: null,
+  timedOut: false,
+  oomKilled: false,
+  oomVictim: null,
+  truncated: false,
+  durationMs: 1,
+};
