@@ -95,3 +95,10 @@ export function keptOf(info: Pick<SandboxInfo, 'annotations' | 'template' | 'net
 /** Whether its ports are open to callers without its traffic token. */
 export const isPublic = (info: Parameters<typeof keptOf>[0]): boolean =>
   keptOf(info).network?.allowPublicTraffic !== false;
+
+/** Variables by which programs know that they run in a sandbox of E2B's clients. */
+export const marksOf = (id: string, template: string): Readonly<Record<string, string>> => ({
+  E2B_SANDBOX: 'true',
+  E2B_SANDBOX_ID: id,
+  E2B_TEMPLATE_ID: template,
+});

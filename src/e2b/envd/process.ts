@@ -5,6 +5,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Guest, Process, RunOptions } from '../../guest/guest.ts';
+import { marksOf } from '../kept.ts';
 import { E2B_LIMITS } from '../limits.ts';
 import type { Call } from './call.ts';
 import { keepAliveOf, timeoutOf } from './call.ts';
@@ -163,13 +164,6 @@ export class ProcessService {
   }
 }
 
-/** Variables by which programs know that they run in a sandbox, before those of the request. */
-const marks = ({ id, template }: Call): Readonly<Record<string, string>> => ({
-  E2B_SANDBOX: 'true',
-  E2B_SANDBOX_ID: id,
-  E2B_TEMPLATE_ID: template,
-});
-
 /** @throws ConnectError `invalid_argument` for a missing working directory; GuestError */
 async function exec(
   call: Call,
@@ -184,7 +178,7 @@ async function exec(
       ...options,
       ...user,
       argv: [cmd, ...args],
-      env: { ...marks(call), ...envs },
+      env: { ...marksOf(call.id, call.template), ...envs },
       detached: true,
       ...(isGiven(cwd) ? { cwd } : {}),
     });

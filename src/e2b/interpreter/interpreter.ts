@@ -7,6 +7,7 @@ import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { equalInConstantTime } from '../../tenants/callers.ts';
+import { keptOf, marksOf } from '../kept.ts';
 import type { E2bParts } from '../parts.ts';
 
 /** In the guest. It is there only if the server is. */
@@ -18,6 +19,7 @@ const TELL_MS_MAX = 30_000;
 const TOLD_MAX = 10_000;
 
 type TokenParts = Pick<E2bParts, 'tokens'>;
+type Told = Pick<SandboxInfo, 'id' | 'annotations' | 'template' | 'network'>;
 
 /**
  * Whether a request has one of the sandbox's tokens. Whoever reaches this port runs code, so it is never public, unlike
@@ -45,10 +47,11 @@ export class Interpreters {
   }
 
   /** Resolves when the server of the sandbox knows its variables, or if there is none. Never rejects. */
-  async prepare({ id }: Pick<SandboxInfo, 'id'>): Promise<void> {
+  async prepare(info: Told): Promise<void> {
+    const { id } = info;
     let telling = this.#told.get(id);
     if (telling === undefined) {
-      telling = this.#tell(id);
+      telling = this.#tell(info);
       this.#told.set(id, telling);
       for (const oldest of this.#told.keys()) {
         if (this.#told.size <= TOLD_MAX) break;
@@ -63,11 +66,13 @@ export class Interpreters {
     this.#told.delete(id);
   }
 
-  async #tell(id: string): Promise<void> {
+  async #tell(info: Told): Promise<void> {
+    const { id } = info;
     try {
       const guest = await this.#control.guest(id);
       const argv = ['sh', '-c', TELL];
-      const program = await guest.exec({ argv, stdin: false, timeoutMs: TELL_MS_MAX });
+      const env = marksOf(id, keptOf(info).template);
+      const program = await guest.exec({ argv, env, stdin: false, timeoutMs: TELL_MS_MAX });
       program.stdout.resume();
       program.stderr.resume();
       const { exitCode } = await program.exit;
