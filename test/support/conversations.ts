@@ -63,7 +63,7 @@ function block(part: Part): JsonObject {
 }
 
 interface WireMessage {
-  readonly role: Message['role'] | 'tool';
+  readonly role: Message['role'] | 'system' | 'tool';
   readonly content: string | null | readonly JsonObject[];
   readonly reasoning_content?: string;
   readonly tool_call_id?: string;
@@ -81,7 +81,7 @@ export function readOpenaiMessages(body: JsonObject): {
   const system = first?.role === 'system' ? String(first.content) : '';
   const out: { role: Message['role']; parts: Part[] }[] = [];
   for (const message of messages.slice(system === '' ? 0 : 1)) {
-    const role = message.role === 'tool' ? 'user' : message.role;
+    const role = message.role === 'assistant' ? 'assistant' : 'user';
     const last = out.at(-1);
     const parts = readParts(message);
     if (last?.role === role) last.parts.push(...parts);

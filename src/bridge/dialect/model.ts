@@ -30,7 +30,7 @@ export interface ConversationRequest {
 }
 
 export interface Message {
-  readonly role: 'system' | 'user' | 'assistant';
+  readonly role: 'user' | 'assistant';
   readonly parts: readonly Part[];
 }
 

@@ -133,6 +133,19 @@ describe('Messages: what the upstream gets', () => {
     });
   });
 
+  it('a system message after the beginning as a part of the user’s', () => {
+    const messages = [
+      { role: 'user', content: 'a' },
+      { role: 'system', content: [{ type: 'text', text: 'be brief' }] },
+    ];
+    expect(translate({ system: 's', messages })).toMatchObject({
+      messages: [
+        { role: 'system', content: 's' },
+        { role: 'user', content: 'a\n\n<system>\nbe brief\n</system>' },
+      ],
+    });
+  });
+
   const tools = [{ name: 'f', input_schema: { type: 'object' }, cache_control: null }];
   it.each([
     [{ type: 'auto', disable_parallel_tool_use: true }, 'auto', false],

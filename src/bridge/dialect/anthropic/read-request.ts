@@ -90,9 +90,10 @@ function mergeNeighbors(messages: readonly Message[]): readonly Message[] {
 function readMessage(value: unknown, i: number): Message {
   const path = `messages.${i}`;
   const { role, content } = object(value, path);
+  // Claude Code sends some. Templates of many models refuse them after the beginning.
   if (role === 'system') {
-    const parts = readTexts(content, `${path}.content`);
-    return { role, parts: parts.map((one) => ({ type: 'text', text: one })) };
+    const said = readTexts(content, `${path}.content`).join(GAP);
+    return { role: 'user', parts: [{ type: 'text', text: `<system>\n${said}\n</system>` }] };
   }
   if (role !== 'user' && role !== 'assistant') {
     throw new Fault(`${path}.role`, 'must be "user" or "assistant"');
