@@ -106,6 +106,31 @@ describe('secrets', () => {
     expect((await heard()).at(-1)?.headers['authorization']).toBe(`Bearer ${SECRET}`);
   });
 
+  it('a header field that the gateway sets arrives, and is in no variable, answer, RAM or file of the guest', async () => {
+    const value = `Bearer ${SECRET}`;
+    const header = { name: 'Authorization', hosts: [ALLOWED.name], value };
+    const requestHeaders = [header];
+    const network = { mode: 'allowlist', allow: [ALLOWED.name] } as const;
+    const request = { secrets: [], requestHeaders, network, memoryMib: 256, diskMib: 32 };
+    const { id, secrets } = await create({ ...request, boot: true });
+    expect(secrets).toMatchObject([{ sets: 'Authorization', hosts: [ALLOWED.name], held: true }]);
+    const call = `
+import urllib.request
+request = urllib.request.Request('https://${ALLOWED.name}/x', headers={'Authorization': 'mine'})
+print(urllib.request.urlopen(request, timeout=20).read().decode())
+`;
+    const { authorization } = JSON.parse(await run(id, call)).headers;
+    expect(authorization).toMatch(/^Bearer NV_SECRET_/);
+    expect((await heard()).at(-1)?.headers['authorization']).toBe(value);
+    expect(await run(id, "import os; print('sk-live' in str(os.environ))")).toBe('False');
+    expect((await scanMemory(daemon.pid, [SECRET])).places).toEqual([0]);
+    await control.pause(id, 'disk');
+    expect((await scanFiles(world.home, [SECRET])).places).toEqual([0]);
+    await control.update(id, { requestHeaders: [{ ...header, value: 'Bearer other' }] });
+    await run(id, call);
+    expect((await heard()).at(-1)?.headers['authorization']).toBe('Bearer other');
+  });
+
   it('another address under the host’s name, and another name, never receive the secret', async () => {
     const { id } = await create({ network: { mode: 'open' } });
     const before = (await heard()).length;
