@@ -44,7 +44,8 @@ const TOOL: Fields = {
 
 const COUNTED: Fields = {
   model: LABEL,
-  messages: object({ role: LABEL, content: object(BLOCK, 'prose') }),
+  // Claude Code sets the effort per message.
+  messages: object({ role: LABEL, content: object(BLOCK, 'prose'), output_config: 'open' }),
   system: object(LEAF, 'prose'),
   tools: object(TOOL),
   tool_choice: object(labels('type name disable_parallel_tool_use')),

@@ -167,6 +167,7 @@ describe('Messages: what the upstream gets', () => {
       thinking: { type: 'enabled', budget_tokens: 1024 },
       context_management: { edits: [] },
       output_config: { effort: 'high' },
+      messages: [{ role: 'user', content: 'x', output_config: { effort: 'low' } }],
       service_tier: 'auto',
       betas: ['x'],
       metadata: { user_id: 'u' },
