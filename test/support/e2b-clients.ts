@@ -3,10 +3,12 @@
  * `test/fixtures/e2b-clients`. Scripts run as processes with only E2B's environment variables.
  */
 import { execFile } from 'node:child_process';
-import { join } from 'node:path';
-import { lockedNode, lockedPython, orReason } from './locked-packages.ts';
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { lockedNode, lockedPython, orReason, type PythonPackages } from './locked-packages.ts';
 
 export const E2B_CLIENTS_DIR = join(import.meta.dirname, '../fixtures/e2b-clients');
+const FRAMEWORKS_DIR = join(import.meta.dirname, '../fixtures/e2b-frameworks');
 const RUN_MS_MAX = 300_000;
 const OUTPUT_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -21,28 +23,63 @@ export interface E2bClient {
   readonly args: readonly string[];
   /** Environment with which scripts find the packages. */
   readonly env: Readonly<Record<string, string>>;
+  /** The directory of the packages. */
+  readonly packages: string;
 }
 
 /** Packages `e2b` and `e2b-code-interpreter` for Python, or why there are none. */
 export const pythonClient = (version: ClientVersion): E2bClient | string =>
   orReason(() => {
     const lock = join(E2B_CLIENTS_DIR, 'python', `${version}.lock`);
-    const { python, env } = lockedPython(`e2b-python-${version}`, lock);
-    return { language: 'python', version, program: python, args: [], env };
+    return pythonWith(version, lockedPython(`e2b-python-${version}`, lock));
   });
 
 /** Packages `e2b` and `@e2b/code-interpreter` for Node.js, or why there are none. */
 export const nodeClient = (version: ClientVersion): E2bClient | string =>
   orReason(() => {
     const dir = lockedNode(`e2b-node-${version}`, join(E2B_CLIENTS_DIR, 'node', version));
-    // Scripts lie elsewhere, and `import` looks only beside the script.
-    const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
-      const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
-      registerHooks({ resolve: (name, context, next) =>
-        /^(e2b|@e2b\\/code-interpreter)$/.test(name) ? next(name, { ...context, parentURL }) : next(name, context) });`;
-    const args = ['--import', `data:text/javascript,${encodeURIComponent(hook)}`];
-    return { language: 'node', version, program: process.execPath, args, env: {} };
+    return nodeWith(version, dir);
   });
+
+/** Frameworks for agents, with E2B's newest clients, or why there are none. */
+export const pythonFrameworks = (): E2bClient | string =>
+  orReason(() => {
+    const lock = join(FRAMEWORKS_DIR, 'python/frameworks.lock');
+    return pythonWith('newest', lockedPython('e2b-frameworks', lock));
+  });
+
+/** The same for Node.js. */
+export const nodeFrameworks = (): E2bClient | string =>
+  orReason(() =>
+    nodeWith('newest', lockedNode('e2b-node-frameworks', join(FRAMEWORKS_DIR, 'node'))),
+  );
+
+function pythonWith(version: ClientVersion, { python, env }: PythonPackages): E2bClient {
+  const packages = join(dirname(python), '../lib/python3.11/site-packages');
+  return { language: 'python', version, program: python, args: [], env, packages };
+}
+
+const nodeWith = (version: ClientVersion, dir: string): E2bClient => ({
+  language: 'node',
+  version,
+  program: process.execPath,
+  args: seeing(dir),
+  env: {},
+  packages: join(dir, 'node_modules'),
+});
+
+/** Options with which a script sees the packages of a directory. `import` looks only beside the script, which lies elsewhere. */
+function seeing(dir: string): string[] {
+  const { dependencies } = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8')) as {
+    readonly dependencies: Readonly<Record<string, string>>;
+  };
+  const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
+    const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
+    const names = new Set(${JSON.stringify(Object.keys(dependencies))});
+    registerHooks({ resolve: (name, context, next) =>
+      names.has(name) ? next(name, { ...context, parentURL }) : next(name, context) });`;
+  return ['--import', `data:text/javascript,${encodeURIComponent(hook)}`];
+}
 
 export interface ScriptResult {
   readonly code: number;
@@ -50,12 +87,16 @@ export interface ScriptResult {
   readonly stderr: string;
 }
 
-/** Runs a script with the client against a server. Resolves also if the script fails. */
+/**
+ * Runs a script with the client against a server. Resolves also if the script fails.
+ * @param more variables beside E2B's
+ */
 export async function runWithClient(
   client: E2bClient,
   server: { readonly url: string; readonly apiKey: string },
   script: string,
   args: readonly string[] = [],
+  more: Readonly<Record<string, string>> = {},
 ): Promise<ScriptResult> {
   const env = {
     PATH: process.env['PATH'],
@@ -66,6 +107,7 @@ export async function runWithClient(
     E2B_API_KEY: server.apiKey,
     E2B_API_URL: server.url,
     E2B_SANDBOX_URL: server.url,
+    ...more,
   };
   const options = { env, timeout: RUN_MS_MAX, maxBuffer: OUTPUT_BYTES_MAX };
   return await new Promise((resolve) => {
