@@ -64,11 +64,12 @@ export function orReason<T>(find: () => T): T | string {
   }
 }
 
+/** The interpreter itself: a version manager's shim in PATH runs more after `pip install`, which can fail by itself. */
 function findPython(): string {
-  const version = 'import sys, pip; print("%d.%d" % sys.version_info[:2])';
+  const about = 'import sys, pip; print("%d.%d" % sys.version_info[:2], sys.executable)';
   for (const python of ['python3', `python${PYTHON}`, `/usr/bin/python${PYTHON}`]) {
-    const found = orReason(() => run(python, ['-c', version]).trim());
-    if (found === PYTHON) return python;
+    const found = orReason(() => run(python, ['-c', about]).trim());
+    if (found.startsWith(`${PYTHON} /`)) return found.slice(PYTHON.length + 1);
   }
   throw new Error(`there is no Python ${PYTHON} with pip`);
 }
