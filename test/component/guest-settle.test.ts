@@ -1,10 +1,12 @@
 /** The agent around a save of its VM: settle, the end of all connections, the next hello, attach. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type Guest, listenForGuest, type Process } from '../../src/guest/link.ts';
@@ -105,11 +107,19 @@ describe('settle', () => {
 
   it('output without a connection: the newest 64 KiB of each stream are kept, and truncated is set', async () => {
     const line = 'x'.repeat(99);
-    const script = `read a; yes ${line} | head -n 3000; echo end; echo oops >&2; read b`;
-    const process = await agent.guest.exec({ argv: sh(script) });
-    process.stdin.write('go\n');
+    const dir = mkdtempSync(join(tmpdir(), 'nv-settle-'));
+    onTestFinished(() => rmSync(dir, { recursive: true }));
+    // It begins once the connection has gone, and says when it has written all.
+    const [begin, written] = [join(dir, 'begin'), join(dir, 'written')];
+    const wait = `until [ -e ${begin} ]; do sleep 0.05; done`;
+    const write = `yes ${line} | head -n 3000; echo end; echo oops >&2`;
+    const argv = sh(`${wait}; ${write}; : > ${written}; read b`);
+    const process = await agent.guest.exec({ argv });
     await agent.guest.settle();
     const guest = await unplug(agent.guest);
+    writeFileSync(begin, '');
+    await until(() => existsSync(written));
+    // What the pipe still holds is read at the next turn of the agent's loop.
     await sleep(500);
     const again = await guest.attach(process.pid);
     again.stdin.end('done\n');
