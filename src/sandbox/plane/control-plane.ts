@@ -108,7 +108,7 @@ export class LocalControlPlane implements ControlPlane {
   readonly #starter: Starter;
   readonly #sandboxes = new Map<string, ManagedSandbox>();
   readonly #ended: EndedSandboxes;
-  /** Ended sandboxes whose end is not yet on disk. */
+  /** Ended sandboxes whose end is not yet on disk, or that still work on a save. */
   readonly #ending = new Map<string, ManagedSandbox>();
   /** The newest events of all sandboxes. */
   readonly recentEvents = new RecentEvents();
@@ -355,6 +355,7 @@ export class LocalControlPlane implements ControlPlane {
     this.#closer.abort(closing());
     await Promise.all([queue.close(), this.#starter.pools.close(), ...this.#starts]);
     const leaving = [...this.#sandboxes.values()].map((sandbox) => sandbox.leave());
+    leaving.push(...[...this.#ending.values()].map((sandbox) => sandbox.drain()));
     for (const left of await Promise.allSettled(leaving)) {
       if (left.status === 'fulfilled') continue;
       // Another process has it, and the caller of `remove` got the error.
@@ -500,7 +501,8 @@ export class LocalControlPlane implements ControlPlane {
       this.#tracer.forget(sandbox.id);
       this.#ended.add(info);
       this.#ending.set(sandbox.id, sandbox);
-      void sandbox.endPersisted.then(() => this.#ending.delete(sandbox.id));
+      const over = Promise.all([sandbox.endPersisted, sandbox.drain()]);
+      void over.then(() => this.#ending.delete(sandbox.id));
     }
     this.#changes.emit(info);
   }

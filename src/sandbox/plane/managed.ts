@@ -259,7 +259,7 @@ export class ManagedSandbox {
   /** The running VM. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (;;) {
-      while (this.#queue.isBusy) await this.#queue.settle();
+      await this.#queue.drain();
       const state = this.#life.state;
       if (state.kind === 'running') {
         this.#lifetime.touch();
@@ -329,7 +329,7 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#life.supervisor?.stop(cause);
-    while (this.#queue.isBusy) await this.#queue.settle();
+    await this.drain();
     // A restore may have succeeded at the last moment.
     await this.#life.supervisor?.stop(cause);
     if (this.#life.snapshotId !== null) {
@@ -343,10 +343,13 @@ export class ManagedSandbox {
     await this.#endPersisted.promise;
   }
 
+  /** Waits for saves and resumes under way, which may fail. */
+  readonly drain = (): Promise<void> => this.#queue.drain();
+
   /** For the shutdown of the host: a suspended sandbox stays. */
   async leave(): Promise<void> {
     this.#lifetime.stop();
-    while (this.#queue.isBusy) await this.#queue.settle();
+    await this.drain();
     if (this.#life.state.kind !== 'suspended') await this.remove();
   }
 

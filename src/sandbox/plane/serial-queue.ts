@@ -10,14 +10,15 @@ export class SerialQueue {
     return this.#current !== undefined;
   }
 
-  /** Waits for the current work, which may fail. Other work may have begun by then: check `isBusy` again. */
-  async settle(): Promise<void> {
-    await this.#current?.catch((error: unknown) => ignore(error, 'reported to the caller'));
+  /** Waits until no work is under way; work may fail. */
+  async drain(): Promise<void> {
+    while (this.isBusy) await this.#settle();
   }
 
   /** `work` itself checks what the state allows, once its turn has come. */
   async run<T>(work: () => Promise<T>): Promise<T> {
-    while (this.isBusy) await this.settle();
+    // Not `drain`: nothing may come between the last check and the work.
+    while (this.isBusy) await this.#settle();
     const current = work();
     this.#current = current;
     try {
@@ -25,6 +26,10 @@ export class SerialQueue {
     } finally {
       this.#current = undefined;
     }
+  }
+
+  async #settle(): Promise<void> {
+    await this.#current?.catch((error: unknown) => ignore(error, 'reported to the caller'));
   }
 }
 
