@@ -30,12 +30,13 @@ del numpy, pandas, matplotlib, e2b_charts
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-async def serve(port: int, environ: str, machine_id: str) -> None:
+async def serve(port: int, environ: str, machine_id: str, warm: list[str]) -> None:
     home = os.path.expanduser("~")
     contexts = Contexts(Identity(environ, machine_id), home)
-    python = await contexts.default("python")
-    await python.warm(_WARM)
-    await contexts.default("javascript")
+    for language in warm:
+        context = await contexts.default(language)
+        if context.language == "python":
+            await context.warm(_WARM)
     with_contexts = {"contexts": contexts}
     app = Application(
         [
