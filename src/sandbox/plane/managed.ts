@@ -6,7 +6,6 @@
  *              ├─► paused (memory) ─┬─► resuming ─► running
  *              │                    └─► saving ─► paused, suspended   snapshot, fork, pause to disk
  *              └─► ending ─► ended
- *
  * The whole table is in `managed-state.ts`. Changes run one at a time. After a failed change the sandbox is as
  * before, or it ends because its VM died. A suspended sandbox belongs to the first process that claims it.
  */
