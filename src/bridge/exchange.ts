@@ -309,7 +309,7 @@ export class Exchange {
     const id = randomBytes(ANSWER_ID_BYTES).toString('hex');
     const options = { id, model, stream, promptTokensEstimate, context: answer, showCacheHits };
     const writer = translation.answer(options);
-    return { reader: new OpenaiAnswerReader(answer), writer, translation, stream };
+    return { reader: new OpenaiAnswerReader(answer, id), writer, translation, stream };
   }
 
   async #forward(

@@ -53,6 +53,7 @@ describe('StreamUsage', () => {
   });
   it('recognizes the end and errors', () => {
     expect(watch(delta('a'), true).usage.finished).toBe(false);
+    expect(watch(FINISH.replace('stop', ''), true).usage.finished).toBe(false);
     expect(watch(FINISH, true).usage.finished).toBe(true);
     expect(watch('data: [DONE]\n\n', true).usage.finished).toBe(true);
     expect(watch(event({ error: { message: 'x' } }), true).usage.failed).toBe(true);

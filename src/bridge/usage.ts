@@ -125,7 +125,8 @@ export class StreamUsage {
 
   #readChoice(choice: unknown): void {
     if (!isJsonObject(choice)) return;
-    if (typeof choice['finish_reason'] === 'string') this.#finished = true;
+    const finish = choice['finish_reason'];
+    if (typeof finish === 'string' && finish !== '') this.#finished = true;
     const before = this.#characters;
     const text = choice['text'];
     if (typeof text === 'string') this.#characters += text.length;

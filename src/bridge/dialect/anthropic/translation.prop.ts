@@ -57,7 +57,7 @@ const options = (stream: boolean): AnswerOptions => ({
 });
 
 function readStream(pieces: readonly Buffer[]): AnswerEvent[] {
-  const reader = new OpenaiAnswerReader(context);
+  const reader = new OpenaiAnswerReader(context, 'x');
   const splitter = new SseSplitter(1_000_000);
   const events: AnswerEvent[] = [];
   for (const piece of pieces) {
@@ -116,7 +116,7 @@ describe('OpenaiAnswerReader', () => {
     fc.assert(
       fc.property(answer, fc.integer({ min: 1, max: 9 }), (scripted, size) => {
         const streamed = readStream([Buffer.from(sseOf(streamedAnswer(scripted, size)))]);
-        const whole = new OpenaiAnswerReader(context).readDocument(
+        const whole = new OpenaiAnswerReader(context, 'x').readDocument(
           JSON.stringify(wholeAnswer(scripted)),
         );
         expectOrder(streamed);
@@ -150,7 +150,7 @@ describe('OpenaiAnswerReader', () => {
               },
               { requiredKeys: [] },
             ),
-            finish_reason: fc.constantFrom<unknown>(null, null, 'stop', 'length', 'error', 7),
+            finish_reason: fc.constantFrom<unknown>(null, '', 'stop', 'length', 'error', 7),
             stop_reason: fc.constantFrom<unknown>(null, 'END', 5),
           },
           { requiredKeys: [] },
@@ -165,7 +165,7 @@ describe('OpenaiAnswerReader', () => {
   it('keeps the order of events, or fails, whatever the upstream sends', () => {
     fc.assert(
       fc.property(fc.array(hostile, { maxLength: 6 }), (values) => {
-        const reader = new OpenaiAnswerReader(context);
+        const reader = new OpenaiAnswerReader(context, 'x');
         const writer = new AnthropicStreamWriter(options(true));
         const events: AnswerEvent[] = [];
         let failed = false;

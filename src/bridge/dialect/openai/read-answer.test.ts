@@ -1,13 +1,14 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { AnswerEvent } from '../model.ts';
 import { OpenaiAnswerReader } from './read-answer.ts';
 import { TOOL_CALLS_MAX } from './read-tool-calls.ts';
 
 const CONTEXT = { stop: ['END'], reasoning: true };
+const ID = 'beef';
 
 /** Events of a stream of deltas, whose last choice has `end`. */
 function read(deltas: readonly unknown[], end: object = { finish_reason: 'stop' }): AnswerEvent[] {
-  const reader = new OpenaiAnswerReader(CONTEXT);
+  const reader = new OpenaiAnswerReader(CONTEXT, ID);
   const chunks = [...deltas.map((delta) => ({ delta })), { delta: {}, ...end }];
   const events = chunks.flatMap((choice) =>
     reader.readEvent(JSON.stringify({ choices: [{ index: 0, ...choice }] })),
@@ -69,9 +70,24 @@ describe('OpenaiAnswerReader: tool calls', () => {
     expect(stopOf(events)).toMatchObject({ reason: 'tool-calls' });
   });
 
-  it('get ids if they have none, or one that occurred', () => {
+  it('with the number 0 do not get the arguments of the next one', () => {
+    const events = read([call(0, 'a', 'list', ''), call(0, 'b', 'delete', '{"path":"x"}')]);
+    expect(callsOf(events)).toEqual(['a list {}', 'b delete {"path":"x"}']);
+  });
+
+  it('get ids that no other answer has if they have none, or one that occurred', () => {
     const events = read([call(0, 'a', 'f', '{}'), call(1, 'a', 'f', '{}'), call(2, '', 'f', '{}')]);
-    expect(callsOf(events)).toEqual(['a f {}', 'a_2 f {}', 'call_3 f {}']);
+    expect(callsOf(events)).toEqual(['a f {}', 'call_beef_2 f {}', 'call_beef_3 f {}']);
+  });
+
+  it('cost as much to read as they are long, even if nothing but blanks comes', () => {
+    const trimStart = vi.spyOn(String.prototype, 'trimStart');
+    const blanks = Array.from({ length: 1000 }, () => call(0, 'a', 'f', ' '));
+    const events = read([...blanks, call(0, undefined, undefined, ' {"x":1}')]);
+    const looked = trimStart.mock.contexts.reduce<number>((sum, text) => sum + `${text}`.length, 0);
+    trimStart.mockRestore();
+    expect(callsOf(events)).toEqual(['a f {"x":1}']);
+    expect(looked).toBeLessThan(2000);
   });
 
   it('may be cut off by the limit of tokens, and by nothing else', () => {
@@ -153,7 +169,7 @@ describe('OpenaiAnswerReader: texts', () => {
   });
 
   it('takes only counts for usage', () => {
-    const reader = new OpenaiAnswerReader(CONTEXT);
+    const reader = new OpenaiAnswerReader(CONTEXT, ID);
     const usage = (value: unknown) =>
       reader.readEvent(JSON.stringify({ choices: [], usage: value }));
     usage({ prompt_tokens: 5, completion_tokens: 6, prompt_tokens_details: { cached_tokens: 9 } });
@@ -167,8 +183,13 @@ describe('OpenaiAnswerReader: texts', () => {
     });
   });
 
+  it('an empty finish reason is none', () => {
+    const incomplete = () => read([{ content: 'hel' }], { finish_reason: '' });
+    expect(incomplete).toThrow(expect.objectContaining({ code: 'upstream_died' }));
+  });
+
   it('nothing follows an error', () => {
-    const reader = new OpenaiAnswerReader(CONTEXT);
+    const reader = new OpenaiAnswerReader(CONTEXT, ID);
     expect(reader.readEvent('{"error":{"message":"boom"}}')).toEqual([
       { type: 'error', message: 'boom' },
     ]);

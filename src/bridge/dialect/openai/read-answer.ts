@@ -21,10 +21,11 @@ export class OpenaiAnswerReader {
   #usage: AnswerUsage | undefined;
   #ended = false;
 
-  constructor(context: AnswerContext) {
+  /** @param id random, of the answer */
+  constructor(context: AnswerContext, id: string) {
     this.#context = context;
     this.#text = new TextJoiner((event) => this.#events.push(event));
-    this.#tools = new ToolCallReader((event) => this.#events.push(event));
+    this.#tools = new ToolCallReader((event) => this.#events.push(event), id);
   }
 
   /**
@@ -92,7 +93,7 @@ export class OpenaiAnswerReader {
     const delta = choice['delta'] ?? choice['message'];
     if (isJsonObject(delta)) this.#readDelta(delta);
     const finish = choice['finish_reason'];
-    if (typeof finish === 'string') this.#finish = finish;
+    if (isText(finish)) this.#finish = finish;
     // vLLM; SGLang
     this.#matched = choice['stop_reason'] ?? choice['matched_stop'] ?? this.#matched;
   }

@@ -17,8 +17,9 @@ interface OpenCall {
   readonly index: number | undefined;
   id: string | undefined;
   name: string | undefined;
-  /** The arguments so far, in pieces. */
+  /** The arguments so far, in pieces that are not empty, without white space at the beginning. */
   readonly pieces: string[];
+  /** With the white space. */
   length: number;
   /** Arguments not passed on yet. */
   held: string;
@@ -29,13 +30,16 @@ interface OpenCall {
 
 export class ToolCallReader {
   readonly #emit: (event: AnswerEvent) => void;
+  readonly #answerId: string;
   readonly #ids = new Set<string>();
   readonly #indexes = new Set<number>();
   #open: OpenCall | undefined;
   #count = 0;
 
-  constructor(emit: (event: AnswerEvent) => void) {
+  /** @param answerId random, for ids of calls */
+  constructor(emit: (event: AnswerEvent) => void, answerId: string) {
     this.#emit = emit;
+    this.#answerId = answerId;
   }
 
   /** Calls begun. */
@@ -58,11 +62,10 @@ export class ToolCallReader {
     call.name ??= name;
     const { arguments: text } = fn;
     // Some servers send the object itself.
-    const piece = isJsonObject(text) ? JSON.stringify(text) : typeof text === 'string' ? text : '';
-    call.pieces.push(piece);
-    call.length += piece.length;
-    call.held += piece;
-    if (call.length > ARGUMENTS_CHARACTERS_MAX) throw broken('a tool call is too long');
+    this.#add(
+      call,
+      isJsonObject(text) ? JSON.stringify(text) : typeof text === 'string' ? text : '',
+    );
     this.#send(call);
   }
 
@@ -109,6 +112,18 @@ export class ToolCallReader {
     return this.#open;
   }
 
+  /** Looks at each character once: the upstream chooses how many pieces there are. */
+  #add(call: OpenCall, text: string): void {
+    call.length += text.length;
+    if (call.length > ARGUMENTS_CHARACTERS_MAX) throw broken('a tool call is too long');
+    const isFirst = call.pieces.length === 0;
+    const piece = isFirst ? text.trimStart() : text;
+    if (piece === '') return;
+    if (isFirst) call.isObject = piece.startsWith('{');
+    call.pieces.push(piece);
+    call.held += piece;
+  }
+
   #send(call: OpenCall): void {
     if (call.name === undefined) return;
     if (!call.started) {
@@ -116,7 +131,6 @@ export class ToolCallReader {
       this.#emit({ type: 'tool-start', id: this.#unique(call.id), name: call.name });
     }
     // What is no object may still turn out empty, and is sent at the end.
-    call.isObject ||= call.held.trimStart().startsWith('{');
     if (!call.isObject) return;
     const last = call.held.charCodeAt(call.held.length - 1);
     this.#pass(call, last >= 0xd800 && last <= 0xdbff ? call.held.slice(-1) : '');
@@ -129,10 +143,13 @@ export class ToolCallReader {
     if (text !== '') this.#emit({ type: 'tool-arguments', text: text.toWellFormed() });
   }
 
-  /** Clients tell results by the id, so it must be there and occur once. */
+  /**
+   * Clients tell results by the id, so it must be there and occur once, also in the conversation: the next request
+   * has the calls of all answers.
+   */
   #unique(given: string | undefined): string {
-    let id = given ?? `call_${this.#count}`;
-    for (let n = 2; this.#ids.has(id); n += 1) id = `${given ?? 'call'}_${n}`;
+    const isOwn = given === undefined || this.#ids.has(given);
+    const id = isOwn ? `call_${this.#answerId}_${this.#count}` : given;
     this.#ids.add(id);
     return id;
   }
@@ -153,7 +170,8 @@ function isNext(
   if (delta.name === undefined || open.name === undefined) return false;
   // Without an index a name begins a call; with one, servers repeat names, and some number all calls 0.
   if (delta.index === undefined) return true;
-  return delta.id !== undefined && delta.id !== open.id && open.length > 0;
+  const isOther = open.length > 0 || delta.name !== open.name;
+  return delta.id !== undefined && delta.id !== open.id && isOther;
 }
 
 function textOf(value: unknown, charactersMax: number): string | undefined {
