@@ -258,7 +258,7 @@ export class ManagedSandbox {
   /** The running VM. @throws SandboxError `not_ready`, `gone`, and what resuming may throw */
   async live(): Promise<Supervisor> {
     for (;;) {
-      await this.#queue.drain();
+      while (this.#queue.isBusy) await this.#queue.settle();
       const state = this.#life.state;
       if (state.kind === 'running') {
         this.#lifetime.touch();
@@ -328,7 +328,7 @@ export class ManagedSandbox {
     this.#lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#life.supervisor?.stop(cause);
-    await this.drain();
+    while (this.#queue.isBusy) await this.#queue.settle();
     // A restore may have succeeded at the last moment.
     await this.#life.supervisor?.stop(cause);
     if (this.#life.snapshotId !== null) {
@@ -348,7 +348,7 @@ export class ManagedSandbox {
   /** For the shutdown of the host: a suspended sandbox stays. */
   async leave(): Promise<void> {
     this.#lifetime.stop();
-    await this.drain();
+    while (this.#queue.isBusy) await this.#queue.settle();
     if (this.#life.state.kind !== 'suspended') await this.remove();
   }
 

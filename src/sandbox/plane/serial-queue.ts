@@ -10,15 +10,19 @@ export class SerialQueue {
     return this.#current !== undefined;
   }
 
-  /** Waits until no work is under way; work may fail. */
+  /** Waits for the current work, which may fail. Other work may have begun by then: check `isBusy` again. */
+  async settle(): Promise<void> {
+    await this.#current?.catch((error: unknown) => ignore(error, 'reported to the caller'));
+  }
+
+  /** For who does nothing afterwards: other work may have begun by then. */
   async drain(): Promise<void> {
-    while (this.isBusy) await this.#settle();
+    while (this.isBusy) await this.settle();
   }
 
   /** `work` itself checks what the state allows, once its turn has come. */
   async run<T>(work: () => Promise<T>): Promise<T> {
-    // Not `drain`: nothing may come between the last check and the work.
-    while (this.isBusy) await this.#settle();
+    while (this.isBusy) await this.settle();
     const current = work();
     this.#current = current;
     try {
@@ -26,10 +30,6 @@ export class SerialQueue {
     } finally {
       this.#current = undefined;
     }
-  }
-
-  async #settle(): Promise<void> {
-    await this.#current?.catch((error: unknown) => ignore(error, 'reported to the caller'));
   }
 }
 
