@@ -1,6 +1,7 @@
 /** TLS to a program in a sandbox that serves HTTPS itself. */
 import type { Duplex } from 'node:stream';
 import { connect } from 'node:tls';
+import { HOSTILE_SERVER_TLS } from '../../base/hostile-tls.ts';
 import { ignore } from '../../base/ignore.ts';
 
 /**
@@ -9,6 +10,7 @@ import { ignore } from '../../base/ignore.ts';
  */
 export function withTls(plain: Duplex): Duplex {
   const secured = connect({
+    ...HOSTILE_SERVER_TLS,
     socket: plain,
     rejectUnauthorized: false,
     ALPNProtocols: ['http/1.1'],

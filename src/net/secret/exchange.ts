@@ -218,7 +218,9 @@ export class SecretExchange {
 
   /** A proxy in front of the host may answer these, and repeat the request. */
   #mayFill({ method, fields }: RequestHead): boolean {
-    return method !== 'OPTIONS' && !fields.some(({ name }) => /^max-forwards$/i.test(name));
+    return (
+      method.toUpperCase() !== 'OPTIONS' && !fields.some(({ name }) => /^max-forwards$/i.test(name))
+    );
   }
 
   #onResponses(pieces: readonly ResponsePiece[]): void {

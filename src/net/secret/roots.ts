@@ -1,5 +1,6 @@
 /** The roots that hosts with secrets are verified against (io). */
 import { createSecureContext, getCACertificates, type SecureContext } from 'node:tls';
+import { HOSTILE_SERVER_TLS } from '../../base/hostile-tls.ts';
 
 let context: SecureContext | undefined;
 
@@ -8,7 +9,7 @@ let context: SecureContext | undefined;
  * certificate authority. Read once.
  */
 export function machineRoots(): SecureContext {
-  context ??= createSecureContext({ ca: certificates(), minVersion: 'TLSv1.2' });
+  context ??= createSecureContext({ ...HOSTILE_SERVER_TLS, ca: certificates() });
   return context;
 }
 
