@@ -66,6 +66,8 @@ export const REQUEST_LIMITS = {
   /** Together, of one host name or pattern. Servers refuse heads of more than 8 KiB. */
   requestHeadersOfHostMax: 20,
   requestHeaderBytesOfHostMax: 6 * 1024,
+  /** Names and values, once for each of their hosts: the gateway looks for them in the answers of each host. */
+  requestHeaderBytesMax: 64 * 1024,
   webhookUrlCharactersMax: 2048,
   startCharactersMax: 16_384,
 } as const;

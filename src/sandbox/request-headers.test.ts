@@ -30,6 +30,13 @@ describe('makeRequestHeaders', () => {
       },
     ]);
   });
+  it('bounds all values together, once for each host', () => {
+    const hosts = Array.from({ length: 16 }, (_, at) => `h${at}.example.com`);
+    const many = (...names: string[]) =>
+      makeRequestHeaders(names.map((name) => ({ name, hosts, value: 'x'.repeat(2000) })));
+    expect(many('X-A', 'X-B')).toHaveLength(2);
+    expect(() => many('X-A', 'X-B', 'X-C')).toThrow('at most 65536 bytes');
+  });
   it.each(['a\r\nb', 'a\nb', 'a\0b', 'ä', 'x'.repeat(4097)])('the value %j is refused', (value) => {
     expect(() => make({ value })).toThrow(expect.objectContaining({ code: 'spec_invalid' }));
     expect(() => make({ value })).not.toThrow(value);

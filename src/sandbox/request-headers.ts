@@ -81,18 +81,21 @@ function makeHost(name: string, text: string): string {
 
 function checkTogether(made: readonly SandboxSecret[]): void {
   const { requestHeadersOfHostMax: most, requestHeaderBytesOfHostMax: bytesMax } = REQUEST_LIMITS;
+  const { requestHeaderBytesMax: totalMax } = REQUEST_LIMITS;
+  const total = made.reduce((sum, one) => sum + one.hosts.length * bytesOf(one), 0);
+  check(total <= totalMax, '', `at most ${totalMax} bytes, counted for each host`);
   for (const host of new Set(made.flatMap(({ hosts }) => hosts))) {
     const own = made.filter(({ hosts }) => hosts.includes(host));
     const names = new Set(own.map(({ name }) => name.toLowerCase().replaceAll('_', '-')));
     check(names.size === own.length, host, 'a field is set twice');
     check(own.length <= most, host, `at most ${most} fields of one host`);
-    const bytes = own.reduce((sum, { name, value }) => sum + name.length + lengthOf(value), 0);
+    const bytes = own.reduce((sum, one) => sum + bytesOf(one), 0);
     check(bytes <= bytesMax, host, `at most ${bytesMax} bytes of one host`);
   }
 }
 
-function lengthOf(value: SecretValue | null): number {
-  return value?.reveal().length ?? 0;
+function bytesOf({ name, value }: SandboxSecret): number {
+  return name.length + (value?.reveal().length ?? 0);
 }
 
 function shown(text: string): string {

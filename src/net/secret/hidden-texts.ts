@@ -8,7 +8,7 @@ const HIDDEN_CREDENTIAL_CHARACTERS_MIN = 8;
 /** Fields that servers repeat in answers, and whose values are no secrets: hiding them would damage answers. */
 const PUBLIC =
   /^(?:accept|accept-charset|accept-language|cache-control|content-language|content-type|from|origin|pragma|prefer|referer|user-agent)$/i;
-const SCHEME = /^[A-Za-z][A-Za-z0-9-]*$/;
+const SCHEME = /^[A-Za-z][A-Za-z0-9-]{0,14}$/;
 
 /**
  * The parts of a value that the guest must not see in an answer: a server may repeat a token without its scheme, a
@@ -17,23 +17,25 @@ const SCHEME = /^[A-Za-z][A-Za-z0-9-]*$/;
 export function hiddenTexts(name: string, value: string): readonly string[] {
   if (PUBLIC.test(name)) return [];
   const words = value.split(/[ \t]+/).filter((word) => word !== '');
-  const rest = words.length > 1 && SCHEME.test(words[0] ?? '') ? words.slice(1) : words;
-  const pieces = rest
-    .flatMap((word) => [word, ...word.split(/[;,="]+/)])
-    .concat(basicHalves(words));
+  const hasScheme = /^(?:proxy-)?authorization$/i.test(name) && SCHEME.test(words[0] ?? '');
+  const rest = words.length > 1 && hasScheme ? words.slice(1) : words;
+  const pieces = rest.flatMap((word) => [word, ...word.split(/[;,="]+/)]);
   const isCredential = isCookie(name) || isCredentialField({ name, value });
   const atLeast = (min: number): string[] => pieces.filter(({ length }) => length >= min);
   const long = atLeast(HIDDEN_CHARACTERS_MIN);
   const hidden =
     long.length === 0 && isCredential ? atLeast(HIDDEN_CREDENTIAL_CHARACTERS_MIN) : long;
-  return [...new Set(hidden)];
+  const halves = basicHalves(words).filter(
+    ({ length }) => length >= HIDDEN_CREDENTIAL_CHARACTERS_MIN,
+  );
+  return [...new Set([...hidden, ...halves])];
 }
 
-/** User and password of Basic credentials. */
+/** User and password of Basic credentials, in words. The pair itself is long in any case. */
 function basicHalves([scheme = '', text = '', ...more]: readonly string[]): readonly string[] {
   if (scheme.toLowerCase() !== 'basic' || more.length > 0) return [];
   const pair = Buffer.from(text, 'base64').toString('latin1');
   const colon = pair.indexOf(':');
   const halves = colon < 0 ? [pair] : [pair.slice(0, colon), pair.slice(colon + 1)];
-  return halves.filter((half) => /^[\x21-\x7e]+$/.test(half));
+  return halves.flatMap((half) => half.split(/[^\x21-\x7e]+/));
 }

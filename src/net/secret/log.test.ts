@@ -21,4 +21,8 @@ it('SecretLog: logs the first use of a secret, however many hosts a guest names'
     'warn a request to a.example with the placeholder of API_KEY was refused',
     'info a request with secret API_KEY was sent to a.example without its cookies',
   ]);
+  lines.length = 0;
+  const field = { sandboxId: 'sb-1', names: ['X-Field'] };
+  for (let at = 0; at < 5000; at += 1) log.note({ ...field, kind: 'filled', host: `h${at}.x` });
+  expect(lines).toHaveLength(1023);
 });

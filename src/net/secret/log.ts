@@ -2,14 +2,22 @@
 import type { Log } from '../../base/log.ts';
 import type { SecretUse } from './connection.ts';
 
-/** Remembered uses of placeholders at other hosts: a guest can name any number of hosts. */
-const UNFILLED_MAX = 256;
+/** Remembered first uses of each kind: a guest can name any number of hosts, also below the `*.name` of a secret. */
+const KNOWN_MAX: Readonly<Record<SecretUse['kind'], number>> = {
+  filled: 1024,
+  unfilled: 256,
+  unplaced: 1024,
+  without_cookies: 1024,
+};
 
 export class SecretLog {
   readonly #log: Log;
-  /** At their own hosts: at most three times secrets times their hosts. */
-  readonly #own = new Set<string>();
-  readonly #unfilled = new Set<string>();
+  readonly #known: Readonly<Record<SecretUse['kind'], Set<string>>> = {
+    filled: new Set(),
+    unfilled: new Set(),
+    unplaced: new Set(),
+    without_cookies: new Set(),
+  };
 
   constructor(log: Log) {
     this.#log = log;
@@ -18,11 +26,7 @@ export class SecretLog {
   /** Logs the first use of a secret at a host as info, the first failed one as a warning, later ones as debug. */
   note({ sandboxId: sandbox, kind, names, host, why }: SecretUse & { sandboxId: string }): void {
     for (const name of names) {
-      const [known, max] =
-        kind === 'unfilled'
-          ? [this.#unfilled, UNFILLED_MAX]
-          : [this.#own, Number.POSITIVE_INFINITY];
-      const isNew = isAdded(known, `${kind} ${name} ${host}`, max);
+      const isNew = isAdded(this.#known[kind], `${name} ${host}`, KNOWN_MAX[kind]);
       const level = kind === 'filled' || kind === 'without_cookies' ? 'info' : 'warn';
       this.#log[isNew ? level : 'debug'](textOf(kind, name, host), {
         sandbox,

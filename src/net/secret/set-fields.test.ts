@@ -69,6 +69,8 @@ describe('withSetFields', () => {
 describe('hiddenTexts', () => {
   const password = 'correct-horse-battery';
   const basic = Buffer.from(`someone:${password}`).toString('base64');
+  const short = Buffer.from('somebody-else:pass1234').toString('base64');
+  const odd = Buffer.from('ich:mein passwort ist grün').toString('base64');
   it.each([
     ['Authorization', 'Bearer 0123456789abcdef', ['0123456789abcdef']],
     ['Authorization', 'Bearer short789', ['short789']],
@@ -76,10 +78,17 @@ describe('hiddenTexts', () => {
     ['Authorization', `Basic ${basic}`, [basic, basic.replace(/=+$/, ''), password]],
     [
       'Authorization',
+      `Basic ${short}`,
+      [short, short.replace(/=+$/, ''), 'somebody-else', 'pass1234'],
+    ],
+    ['Authorization', `Basic ${odd}`, [odd, 'passwort']],
+    [
+      'Authorization',
       'Token token="0123456789abcdef"',
       ['token="0123456789abcdef"', '0123456789abcdef'],
     ],
     ['Cookie', 'sid=0123456789abcdef; theme=dark', ['sid=0123456789abcdef;', '0123456789abcdef']],
+    ['X-Auth', 'AKIAIOSFODNN7EXAMPLE x', ['AKIAIOSFODNN7EXAMPLE']],
     ['X-Tenant', '0123456789abcdef', ['0123456789abcdef']],
     ['X-Trace', 'on', []],
     ['X-Trace', 'short789', []],
