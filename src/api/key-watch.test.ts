@@ -6,6 +6,7 @@ import { API_LIMITS } from './limits.ts';
 
 class Stream extends EventEmitter {
   isDestroyed = false;
+  closed = false;
   destroy(): void {
     this.isDestroyed = true;
     this.emit('close');

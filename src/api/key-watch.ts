@@ -7,6 +7,7 @@ import type { Caller, Callers } from '../tenants/callers.ts';
 import { API_LIMITS } from './limits.ts';
 
 interface Closable {
+  readonly closed: boolean;
   once(event: 'close', listener: () => void): unknown;
   destroy(): unknown;
 }
@@ -27,10 +28,10 @@ export class KeyWatch {
     return this.#open.size;
   }
 
-  /** @param open an answer or connection of the caller, which is not closed yet */
+  /** @param open an answer or connection of the caller */
   follow(caller: Caller, open: Closable): void {
     // The operator's own key changes only with the daemon.
-    if (caller.tenant === null) return;
+    if (caller.tenant === null || open.closed) return;
     this.#open.set(open, caller);
     open.once('close', () => this.#open.delete(open));
     this.#schedule();

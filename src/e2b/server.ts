@@ -10,6 +10,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
+import { KeyWatch } from '../api/key-watch.ts';
 import type { App } from '../api/route.ts';
 import type { OtherInterface } from '../api/server.ts';
 import { CodedError, describeError } from '../base/errors.ts';
@@ -72,6 +73,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
   const proxy = new PortProxy(parts);
   const interpreters = new Interpreters(parts);
   const signers = await Signers.open(parts);
+  const keyWatch = new KeyWatch(parts.callers, parts.clock);
   const stopForgetting = control.onChange(({ id, status }) => {
     if (status !== 'ended') return;
     envd.forget(id);
@@ -160,6 +162,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
       const caller = callerOf(request, parts.callers);
       // The operator's routes answer with the refusal.
       const own = caller === null ? app : await apps.of(caller.tenant);
+      if (caller !== null) keyWatch.follow(caller, response);
       own.routing(request, response);
     }
   }
@@ -201,6 +204,7 @@ export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer>
     },
     [Symbol.asyncDispose]: async () => {
       stopForgetting();
+      keyWatch.close();
       signers[Symbol.dispose]();
       for (const one of await apps.all()) await one.close();
       // At once: the end of one tenant's builds may wait for the running one of another.

@@ -30,6 +30,7 @@ export class DailyTokens implements AsyncDisposable {
   readonly #counts = new Map<string, number>();
   #isChanged = false;
   #hasFailed = false;
+  #isClosed = false;
   #saving: Promise<void> = Promise.resolve();
   #stopTimer: (() => void) | null = null;
 
@@ -76,7 +77,11 @@ export class DailyTokens implements AsyncDisposable {
   add(tenant: string, count: number): void {
     this.#counts.set(tenant, this.of(tenant) + count);
     this.#isChanged = true;
-    if (this.#save === null) return;
+    this.#writeSoon();
+  }
+
+  #writeSoon(): void {
+    if (this.#save === null || this.#isClosed) return;
     this.#stopTimer ??= this.#clock.after(TENANT_LIMITS.tokensSavedMs, () => {
       this.#stopTimer = null;
       this.#saving = this.#saving.then(() => this.#write());
@@ -85,13 +90,14 @@ export class DailyTokens implements AsyncDisposable {
 
   /** Writes what is not written yet. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
     this.#stopTimer?.();
     this.#stopTimer = null;
     await this.#saving;
     await this.#write();
   }
 
-  /** Never rejects: what was not written is with the next change. */
+  /** Never rejects: what was not written is written with the next change, or soon. */
   async #write(): Promise<void> {
     if (this.#save === null || !this.#isChanged) return;
     this.#beginDay();
@@ -107,12 +113,14 @@ export class DailyTokens implements AsyncDisposable {
         this.#log?.error('the count of today’s tokens can’t be written', { reason });
       }
       this.#hasFailed = true;
+      this.#writeSoon();
     }
   }
 
   #beginDay(): void {
     const day = this.#dayNow();
-    if (day === this.#day) return;
+    // A clock that is set back over midnight gives no quota anew.
+    if (day === this.#day || day === this.#day - 1) return;
     this.#day = day;
     this.#counts.clear();
   }
@@ -125,6 +133,6 @@ export class DailyTokens implements AsyncDisposable {
 /** The daemon alone writes it, one time after the other, so a draft of a killed one is overwritten. */
 async function replace(path: string, text: string): Promise<void> {
   const draft = `${path}.new`;
-  await writeFile(draft, text, { mode: 0o600 });
+  await writeFile(draft, text, { mode: 0o600, flush: true });
   await rename(draft, path);
 }

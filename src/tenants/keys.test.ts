@@ -117,9 +117,12 @@ describe('KnownKeys', () => {
     change(() => mkdirSync(pathOf(info.id)));
     expect(known.identify(key)).toBeNull();
     expect(known.identify(key)).toBeNull();
+    expect(known.isRevoked(info.id)).toBe(false);
     expect(warnings).toHaveLength(1);
     change(() => writeFileSync(pathOf(info.id), text));
     expect(known.identify(key)).not.toBeNull();
+    rmSync(pathOf(info.id));
+    expect(known.isRevoked(info.id)).toBe(true);
   });
 
   it('takes no file as another key’s', () => {

@@ -44,6 +44,9 @@ const filesOf = (homeDir: string): JsonFiles<KeyFile> =>
     nameOf: ({ id }) => id,
   });
 
+/** Of a directory that can't be read. */
+const NOTHING = { values: [], ignored: new Set<string>(), version: 0 };
+
 /** The keys of a home, for the commands. */
 export class KeyStore {
   readonly #files: JsonFiles<KeyFile>;
@@ -104,6 +107,7 @@ export class KeyStore {
 export class KnownKeys {
   readonly #files: WatchedFiles<KeyFile>;
   #byDigest: ReadonlyMap<string, KeyFile> = new Map();
+  #ignored: ReadonlySet<string> = new Set();
   #version = 0;
 
   constructor(homeDir: string, clock: Clock, log: Log) {
@@ -121,16 +125,17 @@ export class KnownKeys {
     return isUsable ? { tenant: found.tenant, key: found.id } : null;
   }
 
-  /** True for a key that was revoked or whose file is gone; false while the files can't be read. Never throws. */
+  /** True for a key that was revoked or whose file is gone; false while its file can't be read. Never throws. */
   isRevoked(id: string): boolean {
-    if (!this.#refresh()) return false;
+    if (!this.#refresh() || this.#ignored.has(id)) return false;
     return ![...this.#byDigest.values()].some((one) => one.id === id && one.revokedAtMs === null);
   }
 
   /** No key opens the daemon while it can't be told whether it is revoked. @returns false: it can't be told */
   #refresh(): boolean {
     const current = this.#files.current();
-    const { values, version } = current ?? { values: [], version: 0 };
+    const { values, ignored, version } = current ?? NOTHING;
+    this.#ignored = ignored;
     if (version === this.#version) return current !== null;
     this.#byDigest = new Map(values.map((file) => [file.sha256, file]));
     this.#version = version;
