@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -85,6 +85,24 @@ describe('UploadUrls', () => {
   async function* archive(): AsyncGenerator<Buffer> {
     yield Buffer.from('x');
   }
+
+  it('what builds keep counts: it can’t be replaced by more of the same size', async () => {
+    const sizes = new Map<string, number>();
+    const add = (hash: string) => greedy.add(hash.repeat(64), archive(), () => undefined);
+    await add('a');
+    await greedy.keepFor('b1', 0, 'a'.repeat(64));
+    const most = E2B_LIMITS.uploadsBytesMax;
+    // Sparse: without this much of the disk.
+    for (const name of await readdir(join(dir, 'greedy'))) {
+      await truncate(join(dir, 'greedy', name), most);
+      sizes.set(name, most);
+    }
+    await expect(add('b')).rejects.toMatchObject({ status: 507 });
+    expect((await readdir(join(dir, 'greedy'))).toSorted()).toEqual([...sizes.keys()].toSorted());
+    await greedy.release('b1');
+    await add('b');
+    expect(await greedy.has('a'.repeat(64))).toBe(false);
+  });
 
   it('a tenant that asks for many forgets only its own', async () => {
     const urls = new UploadUrls(clock);

@@ -160,24 +160,32 @@ export class Uploads {
     return { path: join(this.dir, name), sha256: FILE.exec(name)?.[2] ?? '' };
   }
 
-  /** @param newest stays */
+  /**
+   * Counts what builds keep and what is still arriving, too.
+   * @param newest goes last. @throws E2bError 507
+   */
   async #enforceBound(newest: string): Promise<void> {
-    const files: { path: string; bytes: number; usedAtMs: number; isNewest: boolean }[] = [];
+    const sizes = new Map<number, number>();
+    const removable: { path: string; bytes: number; usedAtMs: number }[] = [];
     for (const name of await namesIn(this.dir)) {
-      if (!FILE.test(name)) continue;
       const path = join(this.dir, name);
       const found = await statOf(path);
       if (found === null) continue;
-      const { size, mtimeMs } = found;
-      const isNewest = name.startsWith(newest);
-      files.push({ path, bytes: size, usedAtMs: mtimeMs, isNewest });
+      sizes.set(found.ino, found.size);
+      // What a build keeps has a second name: without the first, it takes as much.
+      if (!FILE.test(name) || found.nlink > 1) continue;
+      const usedAtMs = name.startsWith(newest) ? Number.POSITIVE_INFINITY : found.mtimeMs;
+      removable.push({ path, bytes: found.size, usedAtMs });
     }
-    let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
-    for (const { path, bytes, isNewest } of files.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
-      if (total <= E2B_LIMITS.uploadsBytesMax) break;
-      if (isNewest) continue;
+    let total = [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0);
+    for (const { path, bytes, usedAtMs } of removable.toSorted((a, b) => a.usedAtMs - b.usedAtMs)) {
+      if (total <= E2B_LIMITS.uploadsBytesMax) return;
       total -= bytes;
       await rm(path, { force: true });
+      if (usedAtMs !== Number.POSITIVE_INFINITY) continue;
+      throw new E2bError(507, 'builds that wait hold all room for uploads', {
+        remedy: 'upload it again once one of them has ended',
+      });
     }
   }
 }
