@@ -172,16 +172,35 @@ describe('a resume with a reboot', () => {
     await requireNothing(host);
   });
 
-  it('that fails keeps the memory', async () => {
+  it.each(['memory', 'disk'] as const)(
+    'that fails keeps the memory of a sandbox that is paused to %s',
+    async (to) => {
+      await using host = await FakeHost.open();
+      const id = await begin(host);
+      await host.control.pause(id, to);
+      host.script.fail('hello');
+      await expect(host.control.resume(id, { reboot: true })).rejects.toMatchObject({
+        code: 'start_failed',
+      });
+      expect(await host.control.get(id)).toMatchObject({ pausedTo: 'disk' });
+      expect(await (await host.guest(id)).recall()).toBe('a thing');
+      await requireNothing(host);
+    },
+  );
+
+  it('boots although a resume that was under way failed', async () => {
     await using host = await FakeHost.open();
     const id = await begin(host);
     await host.control.pause(id, 'disk');
+    const held = host.script.hold('copy-disk');
+    const resuming = host.control.resume(id);
+    await held.reached;
+    const rebooting = host.control.resume(id, { reboot: true });
     host.script.fail('hello');
-    await expect(host.control.resume(id, { reboot: true })).rejects.toMatchObject({
-      code: 'start_failed',
-    });
-    expect(await host.control.get(id)).toMatchObject({ pausedTo: 'disk' });
-    expect(await (await host.guest(id)).recall()).toBe('a thing');
+    held.release();
+    await expect(resuming).rejects.toMatchObject({ code: 'start_failed' });
+    await rebooting;
+    await requireRebooted(host, id);
     await requireNothing(host);
   });
 });

@@ -67,6 +67,7 @@ export class ManagedSandbox {
   #readyMs: number | null = null;
   readonly #queue = new SerialQueue();
   readonly #resuming = new SingleFlight();
+  readonly #rebooting = new SingleFlight();
   #removing: Promise<void> | undefined;
   readonly #endPersisted = Promise.withResolvers<void>();
   /** Resolves when the end is on disk. */
@@ -94,7 +95,7 @@ export class ManagedSandbox {
       activity: () =>
         activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
-      pause: (to) => this.#queue.run(() => this.#pauseIfRunning(to)),
+      pause: (to) => this.#queue.run(() => this.#pauseIf('running', to)),
     });
   }
 
@@ -289,9 +290,9 @@ export class ManagedSandbox {
     });
   }
 
-  /** Does nothing for a running sandbox. Two calls at once are one. */
+  /** Does nothing for a running sandbox. Two calls at once are one; a reboot may work where a resume fails. */
   async resume(options: ResumeOptions = {}): Promise<void> {
-    await this.#resuming.run(
+    await (options.reboot === true ? this.#rebooting : this.#resuming).run(
       () => this.#queue.run(() => this.#resume(options)),
       () => this.#life.isOver || options.signal?.aborted === true,
     );
@@ -300,8 +301,7 @@ export class ManagedSandbox {
   /** Afterwards the sandbox runs, or is paused, as before. */
   async snapshot(name: string | null, extent: SaveExtent = 'all'): Promise<SnapshotRow> {
     const { snapshots } = this.#parts;
-    const { annotations } = this.policy;
-    const label = { name, annotations };
+    const label = { name, annotations: this.policy.annotations };
     return await this.#copy(
       (snapshotId) => snapshots.copy(snapshotId, extent, label),
       (supervisor) => snapshots.snapshot(supervisor, extent, label),
@@ -430,16 +430,16 @@ export class ManagedSandbox {
     }
   }
 
-  async #pauseIfRunning(to: 'disk' | 'disk-only'): Promise<boolean> {
-    if (this.#life.state.kind !== 'running') return false;
-    await this.#pauseToDisk(this.#life.state, to);
+  async #pauseIf(kind: 'running' | 'paused', to: 'disk' | 'disk-only'): Promise<boolean> {
+    const { state } = this.#life;
+    if (!isIn(state, [kind])) return false;
+    await this.#pauseToDisk(state, to);
     return true;
   }
 
   async #resume(options: ResumeOptions): Promise<void> {
-    if (options.reboot === true && this.#life.state.kind === 'paused') {
-      await this.#pauseToDisk(this.#life.state, 'disk-only');
-    }
+    // With the memory, which a boot that fails must not lose.
+    if (options.reboot === true) await this.#pauseIf('paused', 'disk');
     const state = this.#life.state;
     if (state.kind === 'running') return;
     if (state.kind === 'suspended') return await this.#restore(state, options);
