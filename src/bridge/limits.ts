@@ -50,6 +50,8 @@ export interface BridgeLimits {
   readonly eventBytesMax: number;
   /** A whole answer that is translated; a longer one is `upstream_protocol`. */
   readonly answerBytesMax: number;
+  /** From the end of a translated answer to the end of the upstream's; longer closes the upstream's connection. */
+  readonly drainTimeoutMs: number;
   /** Body of an upstream's error answer; a longer one is replaced by the bridge's own message. */
   readonly errorBodyBytesMax: number;
   /** Body of the upstream's model list; a longer one is ignored. */
@@ -81,6 +83,7 @@ export const BRIDGE_LIMITS: BridgeLimits = {
   keepAliveIntervalMs: 10_000,
   eventBytesMax: MIB,
   answerBytesMax: 8 * MIB,
+  drainTimeoutMs: 1_000,
   errorBodyBytesMax: 64 * KIB,
   modelListBytesMax: MIB,
 };

@@ -30,14 +30,18 @@ export async function translateStream(
   context: RelayContext,
 ): Promise<void> {
   requirePlain(response);
-  const { reader } = translated;
+  const { reader, writer, stream } = translated;
   const output = new Output(response, reply, translated);
   const splitter = new SseSplitter(context.limits.eventBytesMax);
   const read = (bytes: Buffer): readonly AnswerEvent[] => {
     const data = eventData(bytes);
     return data === undefined ? [] : reader.readEvent(data);
   };
-  await pump(response, reply, context, (chunk) => {
+  let bytes = 0;
+  const accept = (chunk: Buffer): boolean => {
+    bytes += chunk.length;
+    // A plain answer is kept until it is whole.
+    if (!stream && bytes > context.limits.answerBytesMax) throw tooLong();
     const before = usage.chunks;
     const events: AnswerEvent[] = [];
     for (const piece of splitter.push(chunk)) {
@@ -47,11 +51,29 @@ export async function translateStream(
     }
     context.onTokens(usage.chunks - before);
     return output.send(events);
-  });
-  const rest = splitter.rest();
-  usage.accept({ bytes: rest, kind: 'event' });
-  output.send([...read(rest), ...reader.end()]);
+  };
+  await pump(response, reply, context, accept, () => writer.done);
+  if (!writer.done) {
+    const rest = splitter.rest();
+    usage.accept({ bytes: rest, kind: 'event' });
+    output.send([...read(rest), ...reader.end()]);
+  }
   reply.end();
+  await drain(response, context);
+}
+
+/** Gives the upstream time to end its answer, so that its connection can be used again. What it sends is dropped. */
+function drain(response: IncomingMessage, { clock, limits }: RelayContext): Promise<void> {
+  if (response.readableEnded || response.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    const stop = clock.after(limits.drainTimeoutMs, resolve);
+    const ended = (): void => {
+      stop();
+      resolve();
+    };
+    response.once('end', ended);
+    response.once('close', ended);
+  });
 }
 
 /** Translates an answer that comes whole. @throws as `translateStream` */

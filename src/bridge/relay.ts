@@ -184,12 +184,16 @@ function messageOf(text: string, status: number): string {
   }
 }
 
-/** Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest; what it throws ends the answer. */
+/**
+ * Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest; what it throws ends the answer.
+ * @param isDone nothing after the last chunk matters
+ */
 export function pump(
   response: IncomingMessage,
   reply: Reply,
   context: RelayContext,
   onChunk: (chunk: Buffer) => boolean,
+  isDone: () => boolean = () => false,
 ): Promise<void> {
   const { clock, limits, signal } = context;
   return new Promise((resolve, reject) => {
@@ -199,6 +203,7 @@ export function pump(
       reject(signal.aborted ? signal.reason : died('the connection broke', cause));
     };
     response.on('data', (chunk: Buffer) => {
+      if (isDone()) return;
       context.onData();
       let open: boolean;
       try {
@@ -208,7 +213,8 @@ export function pump(
         response.destroy();
         return;
       }
-      if (open || response.isPaused()) return;
+      if (isDone()) resolve();
+      if (open || isDone() || response.isPaused()) return;
       response.pause();
       stopStall = clock.after(limits.stallTimeoutMs, () => {
         context.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));

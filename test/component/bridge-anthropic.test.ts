@@ -1,4 +1,5 @@
 /** Anthropic's Messages over real sockets, answered by a scripted upstream of the OpenAI API. */
+import type { ServerResponse } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { sendAnswer, sseOf, streamedAnswer, wholeAnswer } from '../support/completions.ts';
@@ -287,6 +288,50 @@ describe('bridge: errors of Messages', () => {
     expect([whole.status, JSON.parse(whole.body).type]).toEqual([502, 'error']);
   });
 
+  const lateEnds: [string, (response: ServerResponse) => void][] = [
+    ['breaks off', (response) => response.socket?.resetAndDestroy()],
+    ['stays open', () => undefined],
+    ['sends more', (response) => response.write(sseOf(['nonsense']))],
+  ];
+  it.each(lateEnds)(
+    'an answer is complete at [DONE], also if the upstream then %s',
+    async (_, end) => {
+      fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 10 } } });
+      fixture.mock.answer((_request, response) => {
+        startEvents(response);
+        response.write(sseOf(streamedAnswer({ text: 'all' })), () => end(response));
+      });
+      for (const stream of [true, false]) {
+        const settled = fixture.nextUsage();
+        const arrived = fixture.mock.next();
+        const answer = await fixture.call(PATH, ask({ stream }));
+        expect(answer).toMatchObject({ status: 200, broken: false });
+        if (stream) expect(eventsOf(answer.body).at(-1)).toEqual({ type: 'message_stop' });
+        else expect(JSON.parse(answer.body).content).toEqual([{ type: 'text', text: 'all' }]);
+        expect(await settled).toMatchObject({ outcome: 'ok', promptTokens: 11 });
+        await (await arrived).aborted;
+      }
+    },
+  );
+
+  it('an upstream that ends its stream after [DONE] keeps its connection', async () => {
+    fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 60_000 } } });
+    const ports: unknown[] = [];
+    fixture.mock.answer((_request, response) => {
+      ports.push(response.socket?.remotePort);
+      startEvents(response);
+      response.write(sseOf(streamedAnswer({ text: 'all' })), () =>
+        setImmediate(() => response.end()),
+      );
+    });
+    for (const _ of [1, 2]) {
+      const settled = fixture.nextUsage();
+      await fixture.call(PATH, ask({ stream: true }));
+      await settled;
+    }
+    expect(ports[1]).toBe(ports[0]);
+  });
+
   it('a client that leaves in mid-stream ends the upstream’s request', async () => {
     fixture = await bridgeFixture();
     fixture.mock.answer((_request, response) => {
@@ -314,5 +359,16 @@ describe('bridge: errors of Messages', () => {
     const streamed = await fixture.call(PATH, ask({ stream: true }));
     expect(eventsOf(streamed.body).at(-1)).toMatchObject({ type: 'error' });
     expect((await fixture.call(PATH, ask())).status).toBe(502);
+  });
+
+  it('a plain answer has its limit also if the upstream streams it', async () => {
+    fixture = await bridgeFixture({ policy: { limits: { answerBytesMax: 1000 } } });
+    fixture.mock.answer((_request, response) => {
+      startEvents(response);
+      response.end(sseOf(streamedAnswer({ text: 'x'.repeat(200) }, 1)));
+    });
+    expect((await fixture.call(PATH, ask())).status).toBe(502);
+    const streamed = await fixture.call(PATH, ask({ stream: true }));
+    expect(eventsOf(streamed.body).at(-1)).toEqual({ type: 'message_stop' });
   });
 });
