@@ -30,8 +30,11 @@ class Freeze(unittest.TestCase):
         (root / "cgroup.subtree_control").touch()
         self.user = root / "user"
         self.user.mkdir()
+        self.files = root / "files"
+        self.files.mkdir()
         for name in ("memory.max", "memory.high", "pids.max", "cgroup.freeze"):
             (self.user / name).touch()
+        (self.files / "cgroup.freeze").touch()
         self.cgroups = Cgroups(str(root))
 
     def frozen(self) -> str:
@@ -106,22 +109,36 @@ class Freeze(unittest.TestCase):
         self.cgroups.limit({}, TOTAL)
         self.assertEqual(self.frozen(), "0")
 
-    def test_wait_frozen_returns_when_the_kernel_says_so_and_else_after_its_limit(self) -> None:
-        events = self.user / "cgroup.events"
+    def test_a_save_freezes_file_operations_too_and_a_hold_for_memory_does_not(self) -> None:
+        freeze = self.files / "cgroup.freeze"
+        self.cgroups.limit({"holdMs": 5000}, TOTAL)
+        self.cgroups.freeze()
+        self.assertEqual(freeze.read_text(), "")
+        self.cgroups.freeze_to_save()
+        self.assertEqual(freeze.read_text(), "1")
+        self.cgroups.thaw()
+        self.assertEqual(freeze.read_text(), "1")
+        self.cgroups.thaw_after_save()
+        self.assertEqual(freeze.read_text(), "0")
+
+    def test_wait_frozen_waits_for_user_code_and_file_operations_and_says_if_one_did_not_stop(self) -> None:
         waited: list[float] = []
 
         def sleep(seconds: float) -> None:
             waited.append(seconds)
             if len(waited) == 3:
-                events.write_text("populated 1\nfrozen 1\n")
+                (self.user / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+            if len(waited) == 5:
+                (self.files / "cgroup.events").write_text("populated 0\nfrozen 1\n")
 
+        for group in (self.user, self.files):
+            (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
         with unittest.mock.patch("neurovisor_agent.cgroup.time.sleep", sleep):
-            events.write_text("populated 1\nfrozen 0\n")
-            self.cgroups.wait_frozen()
-            self.assertEqual(len(waited), 3)
-            events.write_text("populated 1\nfrozen 0\n")
-            self.cgroups.wait_frozen()
-        self.assertEqual(len(waited), 3 + limits.FREEZE_POLLS)
+            self.assertTrue(self.cgroups.wait_frozen())
+            self.assertEqual(len(waited), 5)
+            (self.files / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+            self.assertFalse(self.cgroups.wait_frozen())
+        self.assertEqual(len(waited), 5 + limits.FREEZE_POLLS - 1)
 
     def test_without_a_hierarchy_nothing_is_frozen(self) -> None:
         cgroups = Cgroups(None)

@@ -111,8 +111,8 @@ export class ConnectedGuest implements Guest {
   }
 
   async settle(options: SettleOptions = {}, signal?: AbortSignal): Promise<void> {
-    const { dropCaches, freeze } = options;
-    await this.#ask('settle', { op: 'settle', dropCaches, freeze }, signal);
+    const { dropCaches, freeze, mustFreeze } = options;
+    await this.#ask('settle', { op: 'settle', dropCaches, freeze, mustFreeze }, signal);
   }
 
   async update(change: GuestChange, signal?: AbortSignal): Promise<void> {

@@ -47,8 +47,10 @@ export interface Guest {
 export interface SettleOptions {
   /** The guest drops its caches, so that there is less to save. */
   readonly dropCaches?: boolean;
-  /** Programs stop before the sync, until the next hello: then the disk alone is a whole. */
+  /** Programs and file operations stop before the sync, until the next hello: then the disk alone is a whole. */
   readonly freeze?: boolean;
+  /** Fails, and lets all continue, if a program does not stop within 10 s. */
+  readonly mustFreeze?: boolean;
 }
 
 export interface GuestChange {

@@ -1,5 +1,6 @@
 /** Sandboxes that are paused, saved and resumed without their memory: a guest boots from the disk that another left. */
 import { afterAll, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
 import type { Guest } from '../../src/guest/link.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, SMALL, useControlPlane } from '../support/vm.ts';
@@ -37,9 +38,32 @@ it('disk only: files written just before outlive a pause, a snapshot and a reboo
   const first = await observe(guest);
   expect((await exec(guest, ['sh', '-c', CHECK])).stdout).toBe('200\n200\n');
 
+  // From the request on, no file operation changes the disk, be it old or new; those end with the save.
+  async function* endless(): AsyncGenerator<Buffer> {
+    for (;;) {
+      yield Buffer.alloc(1000);
+      await sleep(20);
+    }
+  }
+  const uploading = guest.files.write('upload', endless()).then(
+    () => 'written',
+    (error: unknown) => error,
+  );
+  const PART = 'stat -c %s .upload.*.part';
+  await expect
+    .poll(async () => (await exec(guest, ['sh', '-c', PART])).stdout, { timeout: 30_000 })
+    .not.toBe('');
   await guest.files.write('last', 'written just before');
+  await guest.settle({ freeze: true, mustFreeze: true });
+  const making = guest.files.makeDirectory('made').then(
+    () => 'made',
+    (error: unknown) => error,
+  );
+  expect(await Promise.race([making, sleep(1500)])).toBeUndefined();
   const snapshot = await control.snapshot(id, { name: 'files', diskOnly: true });
   expect(snapshot).toMatchObject({ diskOnly: true, current: true });
+  expect(await uploading).toMatchObject({ code: 'suspended' });
+  expect(await making).toMatchObject({ code: 'suspended' });
   // The sandbox continues, with its program.
   expect(await observe(await control.guest(id))).toEqual(first);
 
@@ -73,6 +97,7 @@ it('disk only: files written just before outlive a pause, a snapshot and a reboo
   const other = await control.guest(copy.id);
   expect((await other.files.readAll('last')).toString()).toBe('written just before');
   expect((await exec(other, ['sh', '-c', CHECK])).stdout).toBe('200\n200\n');
+  await expect(other.files.stat('made')).rejects.toMatchObject({ code: 'not_found' });
   expect((await observe(other)).programs).toBe('0');
   expect((await exec(other, ['sh', '-c', 'echo $OWN'])).stdout).toBe('\n');
 });

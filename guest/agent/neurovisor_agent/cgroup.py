@@ -1,13 +1,15 @@
 """The cgroups (v2) that keep the agent alive, whatever user code does.
 
     /sys/fs/cgroup            the agent and the kernel's own
+      ├─ files                file operations (worker.py), without limits: they serve the host
       └─ user                 all user code: memory.high < memory.max, pids.max
            ├─ zygote          the fork server with its warmed modules
            └─ p<N>            one program with all it started: `cgroup.kill` misses none of them
 
 With `memory.high` below `memory.max`, user code is throttled and the host hears of it long before an
 OOM kill (memory.events). Where the host can add memory, user code is frozen (cgroup.freeze) until it has,
-so that no OOM kill comes first. It is also frozen while its disk is saved: the disk has no journal. Without a v2 hierarchy everything here does nothing, and reports that.
+so that no OOM kill comes first. User code and file operations are also frozen while the disk is saved: it has no journal. Without
+a v2 hierarchy everything here does nothing, and reports that.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ class Cgroups:
     def __init__(self, root: str | None) -> None:
         """`root`: mount point of a v2 hierarchy for our use; None: there is none."""
         self.user = f"{root}/user" if root is not None else None
+        # What each file operation joins.
+        self.files = f"{root}/files" if root is not None else None
         self._count = 0
         # How often limits were set: after each time a program may be far from its limit again.
         self.times_limited = 0
@@ -38,13 +42,13 @@ class Cgroups:
         try:
             write_text(f"{root}/cgroup.subtree_control", "+memory +pids")
             self._share_cpu(root)
-            for path in (self.user, f"{self.user}/zygote"):
+            for path in (self.user, f"{self.user}/zygote", f"{root}/files"):
                 if not os.path.isdir(path):
                     os.mkdir(path)
             os.stat(f"{self.user}/memory.max")
             os.stat(f"{self.user}/pids.max")
         except OSError:
-            self.user = None
+            self.user = self.files = None
 
     def _share_cpu(self, root: str) -> None:
         """Makes the agent compete for CPU with user code as a whole, not with each of a thousand processes."""
@@ -84,17 +88,24 @@ class Cgroups:
         return True
 
     def freeze_to_save(self) -> None:
-        """Freezes user code until `thaw_after_save` or the next limits; `wait_frozen` waits for it. Raises OSError."""
-        if self.user is not None:
-            self._freeze("save")
+        """Freezes user code and file operations until `thaw_after_save` or the next limits. Raises OSError.
 
-    def wait_frozen(self) -> None:
-        """Blocks until user code has stopped. A process that waits for a device may never: it is not waited for."""
-        path = f"{self.user}/cgroup.events"
-        for _ in range(limits.FREEZE_POLLS):
-            if self.user is None or numbers(read_text(path)).get("frozen") != 0:
-                return
-            time.sleep(limits.FREEZE_POLL_S)
+        `wait_frozen` waits for it.
+        """
+        if self.user is not None and self.files is not None:
+            self._freeze("save")
+            write_text(f"{self.files}/cgroup.freeze", "1")
+
+    def wait_frozen(self) -> bool:
+        """Blocks until all has stopped. False: not in time; a process that waits for a device may never stop."""
+        groups = [path for path in (self.files, self.user) if path is not None]
+        for poll in range(limits.FREEZE_POLLS):
+            if poll > 0:
+                time.sleep(limits.FREEZE_POLL_S)
+            groups = [path for path in groups if not _is_frozen(path)]
+            if not groups:
+                return True
+        return False
 
     def _freeze(self, why: str) -> None:
         write_text(f"{self.user}/cgroup.freeze", "1")
@@ -104,6 +115,8 @@ class Cgroups:
         self._thaw("memory")
 
     def thaw_after_save(self) -> None:
+        if "save" in self._frozen_for:
+            write_text(f"{self.files}/cgroup.freeze", "0")
         self._thaw("save")
 
     def _thaw(self, why: str) -> None:
@@ -173,6 +186,10 @@ def read_text(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def _is_frozen(path: str) -> bool:
+    return numbers(read_text(f"{path}/cgroup.events")).get("frozen") == 1
 
 
 def _removed(path: str) -> bool:

@@ -59,9 +59,11 @@ REAP_RETRY_S = 0.05
 SETTLE_HOLD_S = 5.0
 # How long user code stays frozen after `settle` if the VM is not stopped. The host takes up to 10 s for each device.
 SETTLE_FREEZE_S = 45.0
-# How long `settle` waits for user code to stop.
-FREEZE_POLL_S = 0.01
-FREEZE_POLLS = 300
+# How long `settle` may take: the host waits as long for an answer. Then user code is thawed, and the answer is an error.
+SETTLE_S = 60.0
+# How long `settle` waits for user code to stop: a program may wait for a slow disk.
+FREEZE_POLL_S = 0.02
+FREEZE_POLLS = 500
 
 # Files.
 LIST_ENTRIES = 20_000

@@ -64,8 +64,14 @@ class Operations:
         # True while output is held: from `settle` until the connections should have ended.
         self._holding = False
         self._hold: Timer | None = None
-        # Thaws user code that a save did not follow.
-        self._thaw: Timer | None = None
+        # True while user code is frozen for a save, and the agent changes no file of its own on the disk either.
+        self._frozen = False
+        # Ends a `settle` that takes too long, or that no save followed.
+        self._late: Timer | None = None
+        # Which `settle` counts. The end of an earlier one changes nothing.
+        self._settles = 0
+        # Scripts to remove once user code is thawed.
+        self._ended_scripts: list[list[str]] = []
         self.fork_server: ForkServer | None = None
 
     def accept(self, connection: Connection, first: bytes) -> None:
@@ -108,7 +114,16 @@ class Operations:
                 self._tcp(request, connection, rest, over)
             elif operation in WORKER_OPERATIONS:
                 who = self._account(request)
-                start_worker(self._loop, connection, operation, request, who, rest, over)
+                start_worker(
+                    self._loop,
+                    connection,
+                    operation,
+                    request,
+                    who,
+                    rest,
+                    self._cgroups.files,
+                    over,
+                )
             elif operation == "attach":
                 self._attach(request, connection, rest)
                 over()
@@ -174,35 +189,60 @@ class Operations:
 
     def _settle(self, request: Request, connection: Connection, over: "Callable[[], None]") -> None:
         drop_caches = request.flag("dropCaches", False)
-        freeze = request.flag("freeze", False)
+        must_freeze = request.flag("mustFreeze", False)
+        freeze = request.flag("freeze", False) or must_freeze
+        self._begin_settle()
+        settle = self._settles
 
         def flushed(error: RequestError | None) -> None:
-            self._hold = self._loop.after(limits.SETTLE_HOLD_S, self._release_outputs)
+            if settle != self._settles:
+                error = RequestError("guest_failed", "the sync took too long, or another save began")
+            else:
+                self._stop_timers()
+                self._hold = self._loop.after(limits.SETTLE_HOLD_S, self._release_outputs)
+                if error is None:
+                    self._late = self._loop.after(limits.SETTLE_FREEZE_S, self._thaw)
+                else:
+                    self._thaw()
             if error is None:
-                self._thaw = self._loop.after(
-                    limits.SETTLE_FREEZE_S, self._cgroups.thaw_after_save
-                )
                 _answer(connection, {})
             else:
-                self._cgroups.thaw_after_save()
                 _answer_error(connection, error)
             over()
 
-        self._stop_timers()
-        if freeze:
-            self._cgroups.freeze_to_save()
         try:
+            if freeze:
+                self._frozen = True
+                self._cgroups.freeze_to_save()
             wait = self._cgroups.wait_frozen if freeze else None
-            start_flush(self._loop, self._in_vm, drop_caches, wait, flushed)
+            start_flush(self._loop, self._in_vm, drop_caches, wait, must_freeze, flushed)
         except OSError:
-            self._cgroups.thaw_after_save()
+            self._thaw()
             raise
+        self._late = self._loop.after(limits.SETTLE_S, self._give_up)
         self._settled = self._holding = True
         for process in self._live:
             process.settle(True)
 
+    def _begin_settle(self) -> None:
+        """A `settle` under way no longer counts: its host has gone, or has waited too long."""
+        self._settles += 1
+        self._stop_timers()
+
+    def _give_up(self) -> None:
+        self._begin_settle()
+        self._thaw()
+        self._release_outputs()
+
+    def _thaw(self) -> None:
+        self._frozen = False
+        self._cgroups.thaw_after_save()
+        for made in self._ended_scripts:
+            _remove_script(made)
+        self._ended_scripts.clear()
+
     def _stop_timers(self) -> None:
-        for timer in (self._hold, self._thaw):
+        for timer in (self._hold, self._late):
             if timer is not None:
                 timer.cancel()
 
@@ -216,9 +256,7 @@ class Operations:
         """Called at a hello: programs started from now on end with their connections again."""
         if self._settled:
             self._settled = False
-            self._stop_timers()
-            self._cgroups.thaw_after_save()
-            self._release_outputs()
+            self._give_up()
 
     # exec, python
 
@@ -275,7 +313,10 @@ class Operations:
                 del self._processes[process.pid]
             if process.is_unclaimed:
                 self._keep_end(process)
-            _remove_script(made)
+            if self._frozen:
+                self._ended_scripts.append(made)
+            else:
+                _remove_script(made)
             over()
             if result:
                 self._event("exit", pid=process.pid, exit=result)
@@ -323,6 +364,8 @@ class Operations:
                 "invalid_request",
                 f"name is not a plain file name of at most {_SCRIPT_NAME_CHARACTERS} characters",
             )
+        if self._frozen:
+            raise RequestError("guest_failed", "the sandbox is being saved; run the script again")
         # Root owns the parent, so the user can't replace the directory. Root of the sandbox can: links there are not
         # followed (init.c, MS_NOSYMFOLLOW).
         self._scripts += 1

@@ -11,9 +11,8 @@ import _socket
 import os
 import sys
 
-from . import limits, passwd, room, spawn, wire_json
+from . import cgroup, limits, passwd, room, spawn, wire_json
 from .account import Account
-from .cgroup import write_text
 from .connection import Connection
 from .fork_server import on_exit
 from .framing import ProtocolError
@@ -40,8 +39,10 @@ def start_worker(
     request: Request,
     who: Account,
     rest: bytes,
+    group: str | None,
     over: "Callable[[], None]",
 ) -> None:
+    """`group`: the cgroup of file operations, if there is one. Raises OSError."""
     run = _code_of(operation)
     sock = connection.detach()
     try:
@@ -50,7 +51,7 @@ def start_worker(
         sock.close()
         raise
     if pid == 0:
-        _serve(sock, run, operation, request, who, rest)
+        _serve(sock, run, operation, request, who, rest, group)
 
     sock.close()
     on_exit(loop, pid, lambda _status: over())
@@ -71,28 +72,29 @@ def start_flush(
     loop: Loop,
     in_vm: bool,
     drop_caches: bool,
-    wait: "Callable[[], None] | None",
+    wait: "Callable[[], bool] | None",
+    must_freeze: bool,
     done: "Callable[[RequestError | None], None]",
 ) -> None:
     """Calls `wait`, syncs the file systems and drops caches, in a child since all may take seconds. Raises OSError.
 
-    Outside a VM the file systems are the machine's own, so nothing happens.
+    Outside a VM the file systems are the machine's own, so nothing happens. `must_freeze`: fails if `wait` returns False.
     """
 
-    def flush() -> None:
-        if wait is not None:
-            wait()
+    def flush() -> str | None:
+        if wait is not None and not wait() and must_freeze:
+            return f"programs could not be stopped within {limits.FREEZE_POLLS * limits.FREEZE_POLL_S:.0f} s"
         if in_vm:
             os.sync()
         if in_vm and drop_caches:
             # Documentation/admin-guide/sysctl/vm.rst: page cache, dentries and inodes
-            write_text("/proc/sys/vm/drop_caches", "3")
+            cgroup.write_text("/proc/sys/vm/drop_caches", "3")
             # Each hello and program looks at the account files: else each clone reads their inodes from its disk.
             passwd.accounts()
+        return None
 
     def ended(problem: str | None) -> None:
-        failed = RequestError("guest_failed", "the caches could not be dropped")
-        done(failed if problem is not None else None)
+        done(RequestError("guest_failed", problem) if problem is not None else None)
 
     start_task(loop, flush, ended)
 
@@ -158,10 +160,19 @@ def _run_task(task: "Callable[[], str | None]", result_fd: int, in_room: bool) -
 
 
 def _serve(
-    sock: "_socket.socket", run: "Run", operation: str, request: Request, who: Account, rest: bytes
+    sock: "_socket.socket",
+    run: "Run",
+    operation: str,
+    request: Request,
+    who: Account,
+    rest: bytes,
+    group: str | None,
 ) -> None:
     """Runs in the child; never returns."""
     try:
+        if group is not None:
+            # First: if the disk is being saved, this child stops here.
+            cgroup.join(group)
         spawn.stop_imports()
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         spawn.unprotect()

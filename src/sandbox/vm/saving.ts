@@ -56,8 +56,9 @@ export class Saving {
     }
     // The VMM writes only what has changed since.
     if (toMemory !== null) await fillMemory?.();
-    // Frozen also with memory: a sandbox may boot from the disk of any save.
-    await this.#guest.settle({ dropCaches: toMemory !== null, freeze: true });
+    // Frozen also with memory: a sandbox may boot from the disk of any save. Only without memory must it boot.
+    const isDiskOnly = toMemory === null;
+    await this.#guest.settle({ dropCaches: !isDiskOnly, freeze: true, mustFreeze: isDiskOnly });
     this.#phase = 'unplugging';
     this.#guest.suspend();
     await vm.nicHotplug?.withdrawNic();
