@@ -37,7 +37,7 @@ import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
 import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
 import type { Checked, Refusal } from './refusal.ts';
-import { isEventStream, relayDocument, relayError, relayStream, withoutKey } from './relay.ts';
+import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { type Translated, translateDocument, translateStream } from './relay-translated.ts';
 import { Reply } from './reply.ts';
 import { TokenTimes } from './token-times.ts';
@@ -356,7 +356,8 @@ export class Exchange {
         const remedy = 'check NEUROVISOR_UPSTREAM_KEY on the host';
         log.warn('the model server denied a request', { upstream: target.name, status, remedy });
       }
-      await relayError(response, this.#reply, target.apiKey, limits, translated !== undefined);
+      const { apiKey } = target;
+      await relayError(response, this.#reply, apiKey, limits, translated?.translation);
       return 'served';
     }
     const relay = {
@@ -365,6 +366,7 @@ export class Exchange {
       signal: this.#aborter.signal,
       onData: () => this.#silence?.touch(),
       showCacheHits: this.#context.policy.showCacheHits ?? false,
+      apiKey: target.apiKey,
       onTokens: (events: number) => dispatched.tokens.record(events, clock.now()),
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
@@ -543,7 +545,7 @@ function refusalOf(error: unknown, target: UpstreamTarget | undefined): Refusal 
     case 'upstream_died':
       return { status: 502, code, message: `${name} ended its answer early.` };
     case 'upstream_failed': {
-      const message = withoutKey(error instanceof Error ? error.message : '', target?.apiKey);
+      const message = error instanceof Error ? error.message : '';
       return { status: 502, code: 'upstream_error', message };
     }
     case 'upstream_protocol':

@@ -5,7 +5,7 @@ import type { AnswerEvent } from './dialect/model.ts';
 import type { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
 import { BridgeError } from './errors.ts';
 import { responseHeaders } from './headers.ts';
-import { pump, type RelayContext, requirePlain } from './relay.ts';
+import { publicMessage, pump, type RelayContext, requirePlain } from './relay.ts';
 import type { Reply } from './reply.ts';
 import { eventData, SseSplitter } from './sse.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
@@ -31,7 +31,7 @@ export async function translateStream(
 ): Promise<void> {
   requirePlain(response);
   const { reader, writer, stream } = translated;
-  const output = new Output(response, reply, translated);
+  const output = new Output(response, reply, translated, context.apiKey);
   const splitter = new SseSplitter(context.limits.eventBytesMax);
   const read = (bytes: Buffer): readonly AnswerEvent[] => {
     const data = eventData(bytes);
@@ -85,7 +85,7 @@ export async function translateDocument(
   context: RelayContext,
 ): Promise<void> {
   requirePlain(response);
-  const output = new Output(response, reply, translated);
+  const output = new Output(response, reply, translated, context.apiKey);
   const pieces: Buffer[] = [];
   let bytes = 0;
   await pump(response, reply, context, (chunk) => {
@@ -103,9 +103,16 @@ class Output {
   readonly #reply: Reply;
   readonly #translated: Translated;
   readonly #headers: Readonly<Record<string, string>>;
+  readonly #apiKey: string | undefined;
 
-  constructor(response: IncomingMessage, reply: Reply, translated: Translated) {
+  constructor(
+    response: IncomingMessage,
+    reply: Reply,
+    translated: Translated,
+    apiKey: string | undefined,
+  ) {
     const { headers } = response;
+    this.#apiKey = apiKey;
     this.#reply = reply;
     this.#translated = translated;
     const {
@@ -124,7 +131,7 @@ class Output {
     let text = '';
     let failure: string | undefined;
     for (const event of events) {
-      if (event.type === 'error') failure = event.message;
+      if (event.type === 'error') failure = publicMessage(event.message, this.#apiKey);
       else text += writer.write(event);
     }
     if (text !== '' && !stream) {

@@ -5,6 +5,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CacheHintMask, eventLength } from './cache-hints.ts';
+import type { Translation } from './dialect/dialect.ts';
 import { BridgeError } from './errors.ts';
 import { responseHeaders } from './headers.ts';
 import { isJsonObject } from './json-body.ts';
@@ -21,6 +22,8 @@ export interface RelayContext {
   readonly signal: AbortSignal;
   /** By the owner of the host; otherwise answers tell no cache hits. */
   readonly showCacheHits: boolean;
+  /** The host's, which no guest or log gets. */
+  readonly apiKey: string | undefined;
   /** Called when bytes arrive from the upstream. */
   onData(): void;
   /** Called with the number of events with text in one chunk. */
@@ -107,25 +110,24 @@ export function requirePlain(response: IncomingMessage): void {
 
 /**
  * Forwards an error of the upstream, without anything private to the host.
- * @param isTranslated the guest's dialect has another form for errors
+ * @param translation of the guest's dialect, if it has another form for errors
  */
 export async function relayError(
   response: IncomingMessage,
   reply: Reply,
   apiKey: string | undefined,
   limits: BridgeLimits,
-  isTranslated: boolean,
+  translation: Translation | undefined,
 ): Promise<void> {
   const status = response.statusCode ?? 502;
   const raw = await readBounded(response, limits.errorBodyBytesMax);
   const own = ownRefusal(status, raw === undefined);
-  if (own !== undefined) return reply.fail(own);
+  const more = translation === undefined ? {} : errorHeaders(response, translation);
+  if (own !== undefined) return reply.fail(own, more);
   // A server may echo the request; the guest must not learn the key.
   const text = withoutKey(raw?.toString('utf8') ?? '', apiKey);
-  if (reply.streaming || isTranslated) {
-    const headers = responseHeaders(response.headers);
-    const retry = isTranslated ? pickRetryHeaders(headers) : {};
-    return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) }, retry);
+  if (reply.streaming || translation !== undefined) {
+    return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) }, more);
   }
   const {
     'content-length': _,
@@ -139,9 +141,13 @@ export async function relayError(
   reply.end(Buffer.from(text));
 }
 
-function pickRetryHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
+function errorHeaders(
+  { headers }: IncomingMessage,
+  translation: Translation,
+): Readonly<Record<string, string>> {
   const names = ['retry-after', 'retry-after-ms', 'x-should-retry'];
-  return Object.fromEntries(Object.entries(headers).filter(([name]) => names.includes(name)));
+  const retry = Object.entries(responseHeaders(headers)).filter(([name]) => names.includes(name));
+  return { ...Object.fromEntries(retry), ...translation.answerHeaders(headers) };
 }
 
 /** The bridge's own error, for answers that would mislead the guest. */
@@ -157,7 +163,7 @@ function ownRefusal(status: number, tooLarge: boolean): Refusal | undefined {
 const KEY_PREFIX_CHARACTERS = 6;
 
 /** Removes the key, also escaped or masked in part (`sk-pro***wxyz`). */
-export function withoutKey(text: string, apiKey: string | undefined): string {
+function withoutKey(text: string, apiKey: string | undefined): string {
   if (apiKey === undefined || apiKey === '') return text;
   const escaped = JSON.stringify(apiKey).slice(1, -1);
   const forms = [apiKey, escaped, apiKey.replaceAll('/', '\\/'), encodeURIComponent(apiKey)];
@@ -169,6 +175,11 @@ export function withoutKey(text: string, apiKey: string | undefined): string {
 }
 
 const MESSAGE_CHARACTERS_MAX = 1000;
+
+/** What the guest and the log may have of an upstream's own words. The key goes first: a part of it would stay. */
+export function publicMessage(text: string, apiKey: string | undefined): string {
+  return withoutKey(text, apiKey).slice(0, MESSAGE_CHARACTERS_MAX).toWellFormed();
+}
 
 /** The message of an error in one of the common formats. */
 function messageOf(text: string, status: number): string {

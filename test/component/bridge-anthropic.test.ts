@@ -162,9 +162,14 @@ describe('bridge: Messages', () => {
 
   it('counts tokens without the upstream', async () => {
     fixture = await bridgeFixture();
-    const { max_tokens: _, ...body } = ask();
-    const answer = await fixture.call('/v1/messages/count_tokens', body);
-    expect([answer.status, JSON.parse(answer.body)]).toEqual([200, { input_tokens: 2 }]);
+    const count = async (content: unknown) => {
+      const body = { model: 'm1', messages: [{ role: 'user', content }] };
+      const answer = await fixture.call('/v1/messages/count_tokens', body);
+      return [answer.status, JSON.parse(answer.body)];
+    };
+    expect(await count('hello')).toEqual([200, { input_tokens: 2 }]);
+    const source = { type: 'text', media_type: 'text/plain', data: 'x'.repeat(4000) };
+    expect(await count([{ type: 'document', source }])).toEqual([200, { input_tokens: 1000 }]);
     expect(fixture.mock.requests).toEqual([]);
   });
 
@@ -223,13 +228,36 @@ describe('bridge: errors of Messages', () => {
     fixture = await bridgeFixture({ apiKey: 'sk-host-secret' });
     const error = { message: 'why sk-host-secret' };
     fixture.mock.answer((_, response) =>
-      sendJson(response, theirs, { error }, { 'retry-after': '7' }),
+      sendJson(response, theirs, { error }, { 'retry-after': '7', 'x-request-id': 'r9' }),
     );
     for (const stream of [false, true]) {
       const answer = await fixture.call(PATH, ask({ stream }));
-      expect([answer.status, answer.headers['retry-after']]).toEqual([ours, '7']);
+      expect(answer.status).toBe(ours);
+      expect(answer.headers).toMatchObject({ 'retry-after': '7', 'request-id': 'r9' });
       expect(errorOf(answer.body)).toEqual({ type, message: 'why [removed]' });
     }
+  });
+
+  it('an error within an answer never has the host’s key, for guest and log, also where it is cut', async () => {
+    const logged: string[] = [];
+    const note = (...all: unknown[]): unknown => logged.push(JSON.stringify(all));
+    const log = { error: note, warn: note, info: note, debug: note };
+    fixture = await bridgeFixture({ apiKey: 'sk-host-secret-0123', log });
+    // 4 of the characters that pass are the key's.
+    const message = `${'x'.repeat(996)}sk-host-secret-0123`;
+    fixture.mock.answer(({ body }, response) => {
+      const error = { error: { message } };
+      if (!body.includes('"stream":true')) return sendJson(response, 200, error);
+      startEvents(response);
+      response.end(sseOf([JSON.stringify(error)]));
+    });
+    const answers = [
+      await fixture.call(PATH, ask()),
+      await fixture.call(PATH, ask({ stream: true })),
+    ];
+    for (const { body } of answers) expect(body).toMatch(/xxxx\[rem/);
+    expect(logged.join()).toContain('xxxx');
+    expect([...answers.map(({ body }) => body), ...logged].join()).not.toContain('sk-h');
   });
 
   it('an unknown path and a wrong method are errors in Anthropic’s form', async () => {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import type { FairShareLimits } from '../../src/base/fairness/fair-share.ts';
-import { silentLog } from '../../src/base/log.ts';
+import { type Log, silentLog } from '../../src/base/log.ts';
 import {
   type Bridge,
   type BridgeOptions,
@@ -65,6 +65,7 @@ export async function bridgeFixture(
     apiKey?: string;
     bodyMemory?: FairShareLimits;
     refusalOf?: BridgeOptions['refusalOf'];
+    log?: Log;
   } = {},
 ): Promise<BridgeFixture> {
   const cleanup = new CleanupStack();
@@ -80,7 +81,7 @@ export async function bridgeFixture(
   const bridge = createBridge({
     upstream: () => options.upstream?.(mock) ?? Promise.resolve(mock.target),
     clock: systemClock,
-    log: silentLog,
+    log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
     ...(options.refusalOf === undefined ? {} : { refusalOf: options.refusalOf }),
     onUsage(record) {

@@ -45,7 +45,9 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   return translated.ok ? accepted(withTranslation(inspection, translated.value)) : translated;
 }
 
-function withTranslation(inspection: Inspection, { body, answer }: TranslatedRequest): CheckedBody {
+function withTranslation(checked: Inspection, translated: TranslatedRequest): CheckedBody {
+  const { body, answer, promptTokensEstimate } = translated;
+  const inspection = { ...checked, promptTokensEstimate };
   const bytes = Buffer.from(JSON.stringify(body));
   return { inspection, layout: layoutOf(bytes), translated: { bytes, answer } };
 }

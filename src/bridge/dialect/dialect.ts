@@ -69,6 +69,8 @@ export interface Translation {
 
 export interface TranslatedRequest {
   readonly body: JsonObject;
+  /** In place of the inspection's. */
+  readonly promptTokensEstimate: number;
   readonly answer: AnswerContext;
 }
 

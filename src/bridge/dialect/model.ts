@@ -97,6 +97,7 @@ export type AnswerEvent =
   | { readonly type: 'tool-end' }
   | { readonly type: 'usage'; readonly usage: AnswerUsage }
   | { readonly type: 'stop'; readonly reason: StopReason; readonly sequence: string | null }
+  /** In the upstream's words, whole: they may contain the host's key. */
   | { readonly type: 'error'; readonly message: string };
 
 export interface AnswerUsage {

@@ -1,9 +1,11 @@
 /** Anthropic's Messages API: messages, count_tokens, models. Its answers come from an upstream of the OpenAI API. */
 import { checkFields } from '../../fields.ts';
+import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../../policy.ts';
 import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
 import type { Dialect, Inspection, Operation, Route, TranslatedRequest } from '../dialect.ts';
+import { estimateTokens } from '../estimate-tokens.ts';
 import { modelRoute, targetPath, wrongMethod } from '../model-route.ts';
 import { writeRequest } from '../openai/write-request.ts';
 import { ANTHROPIC_FIELDS, ANTHROPIC_HAZARDS } from './fields.ts';
@@ -30,7 +32,10 @@ export const anthropicDialect: Dialect = {
     answer: (options) =>
       options.stream ? new AnthropicStreamWriter(options) : new AnthropicMessageWriter(options),
     tokenCount: (tokens) => ({ input_tokens: tokens }),
-    answerHeaders: ({ 'x-request-id': id }) => (typeof id === 'string' ? { 'request-id': id } : {}),
+    answerHeaders: (received) => {
+      const { 'x-request-id': id } = responseHeaders(received);
+      return id === undefined ? {} : { 'request-id': id };
+    },
   },
 };
 
@@ -61,8 +66,6 @@ function route(method: string, url: string): Checked<Route> {
   return modelRoute(method, url, '/v1/messages, /v1/messages/count_tokens, /v1/models');
 }
 
-const CHARACTERS_PER_TOKEN = 4;
-
 function inspect(
   operation: Operation,
   body: JsonObject,
@@ -70,20 +73,20 @@ function inspect(
 ): Checked<Inspection> {
   const fields = ANTHROPIC_FIELDS[operation.name as AnthropicOperation['name']];
   const allowed = new Set(policy.allowFields);
-  const prompt = checkFields(body, fields, { hazards: ANTHROPIC_HAZARDS, allowed });
-  if (!prompt.ok) return prompt;
-  const { model, stream, metadata, tools } = body;
+  const checked = checkFields(body, fields, { hazards: ANTHROPIC_HAZARDS, allowed });
+  if (!checked.ok) return checked;
+  const { model, stream, metadata } = body;
   if (typeof model !== 'string') return invalid('model', 'must be a string');
   const user = isJsonObject(metadata) ? metadata['user_id'] : undefined;
   if (user !== undefined && user !== null && typeof user !== 'string') {
     return invalid('metadata.user_id', 'must be a string');
   }
-  const described = tools === undefined ? 0 : JSON.stringify(tools).length;
   return accepted({
     model,
     stream: stream === true,
     hideUsage: true,
-    promptTokensEstimate: prompt.value + Math.ceil(described / CHARACTERS_PER_TOKEN),
+    // The translation's takes its place.
+    promptTokensEstimate: 0,
     bound: typeof user === 'string' ? { user } : {},
     edits: {},
   });
@@ -97,6 +100,7 @@ function translate(operation: Operation, body: JsonObject): Checked<TranslatedRe
   const display = isJsonObject(thinking) ? thinking['display'] : undefined;
   return accepted({
     body: writeRequest(request.value),
+    promptTokensEstimate: estimateTokens(request.value),
     answer: {
       stop: request.value.stop,
       // Programs that did not ask for thinking expect text in the first block.

@@ -5,7 +5,6 @@
 import type { Fields, Hazards, Shape } from '../../fields.ts';
 
 const LABEL: Shape = { strings: 'label' };
-const PROSE: Shape = { strings: 'prose' };
 
 const object = (fields: Fields, strings?: Shape['strings']): Shape =>
   strings === undefined ? { fields } : { fields, strings };
@@ -18,7 +17,7 @@ const CACHE_CONTROL = object(labels('type ttl scope'));
 /** A block without blocks in it. */
 const LEAF: Fields = {
   ...labels('type title context tool_name'),
-  text: PROSE,
+  text: LABEL,
   source: object(labels('type media_type data')),
   citations: 'open',
   transformations: 'open',
@@ -28,15 +27,15 @@ const LEAF: Fields = {
 const BLOCK: Fields = {
   ...LEAF,
   ...labels('id name tool_use_id toolset_name is_error signature data'),
-  thinking: PROSE,
+  thinking: LABEL,
   input: 'open',
   caller: 'open',
-  content: object(LEAF, 'prose'),
+  content: object(LEAF, 'label'),
 };
 
 const TOOL: Fields = {
   ...labels('type name strict defer_loading eager_input_streaming allowed_callers'),
-  description: PROSE,
+  description: LABEL,
   input_schema: 'open',
   input_examples: 'open',
   cache_control: CACHE_CONTROL,
@@ -45,8 +44,8 @@ const TOOL: Fields = {
 const COUNTED: Fields = {
   model: LABEL,
   // Claude Code sets the effort per message.
-  messages: object({ role: LABEL, content: object(BLOCK, 'prose'), output_config: 'open' }),
-  system: object(LEAF, 'prose'),
+  messages: object({ role: LABEL, content: object(BLOCK, 'label'), output_config: 'open' }),
+  system: object(LEAF, 'label'),
   tools: object(TOOL),
   tool_choice: object(labels('type name disable_parallel_tool_use')),
   thinking: object(labels('type budget_tokens display')),

@@ -192,6 +192,59 @@ describe('Messages: what the upstream gets', () => {
   });
 });
 
+describe('Messages: the estimate of tokens', () => {
+  const text = 'x'.repeat(4000);
+  const estimate = (more: JsonObject, messages: unknown[] = [{ role: 'user', content: '' }]) => {
+    const operation = {
+      name: 'chat',
+      upstreamPath: '/chat/completions',
+      required: [],
+      generates: true,
+    };
+    const body = { model: 'm', max_tokens: 9, messages, ...more };
+    const translated = anthropicDialect.translation?.request(operation, body);
+    return translated?.ok ? translated.value.promptTokensEstimate : -1;
+  };
+  const says = (role: string, ...content: JsonObject[]) => estimate({}, [{ role, content }]);
+  const source = { type: 'text', media_type: 'text/plain', data: text };
+  it.each([
+    ['system', () => estimate({ system: text })],
+    ['a text', () => says('user', { type: 'text', text })],
+    ['a document', () => says('user', { type: 'document', source })],
+    [
+      'its title',
+      () => says('user', { type: 'document', title: text, source: { ...source, data: '' } }),
+    ],
+    ['a result', () => says('user', { type: 'tool_result', tool_use_id: 'a', content: text })],
+    ['reasoning', () => says('assistant', { type: 'thinking', thinking: text })],
+    [
+      'arguments',
+      () => says('assistant', { type: 'tool_use', id: 'a', name: 'f', input: { text } }),
+    ],
+    ['a tool', () => estimate({ tools: [{ name: 'f', input_schema: { title: text } }] })],
+    [
+      'a format',
+      () => estimate({ output_format: { type: 'json_schema', schema: { title: text } } }),
+    ],
+  ])('counts %s', (_, estimated) => {
+    expect(estimated()).toBeGreaterThanOrEqual(1000);
+    expect(estimated()).toBeLessThan(1020);
+  });
+  it('counts no images', () => {
+    expect(says('user', image({ ...PNG, data: 'A'.repeat(4000) }))).toBe(0);
+  });
+});
+
+describe('Messages: headers', () => {
+  it.each([
+    ['req_1', { 'request-id': 'req_1' }],
+    ['r\u00e9', {}],
+    ['x'.repeat(5000), {}],
+  ])('an id of the upstream passes only if it is plain', (id, headers) => {
+    expect(anthropicDialect.translation?.answerHeaders({ 'x-request-id': id })).toEqual(headers);
+  });
+});
+
 describe('Messages: routes', () => {
   it.each(['/v1/messages/', '/messages', '/v1/v1/messages'])('%s', (url) => {
     expect(anthropicDialect.route('POST', url)).toMatchObject({ value: { kind: 'inference' } });

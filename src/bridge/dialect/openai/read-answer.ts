@@ -7,8 +7,6 @@ import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { AnswerContext, AnswerEvent, AnswerUsage, StopReason } from '../model.ts';
 import { ToolCallReader } from './read-tool-calls.ts';
 
-const MESSAGE_CHARACTERS_MAX = 1000;
-
 export class OpenaiAnswerReader {
   readonly #context: AnswerContext;
   readonly #tools: ToolCallReader;
@@ -205,8 +203,7 @@ function count(value: unknown): number | undefined {
 
 function errorMessage(error: unknown): string {
   const message = isJsonObject(error) ? error['message'] : error;
-  const text = isText(message) ? message : 'The model server reported an error.';
-  return text.slice(0, MESSAGE_CHARACTERS_MAX).toWellFormed();
+  return isText(message) ? message : 'The model server reported an error.';
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';

@@ -1,0 +1,31 @@
+/** Estimates the tokens of a conversation, as no model server was asked. Pure. */
+import type { ConversationRequest, Part } from './model.ts';
+
+const CHARACTERS_PER_TOKEN = 4;
+
+/** All text that the model reads, without images: a sandbox chooses where in a request it puts its prompt. */
+export function estimateTokens({ system, messages, tools, format }: ConversationRequest): number {
+  let characters = system.length + jsonLength(format);
+  for (const { parts } of messages) for (const part of parts) characters += lengthOf(part);
+  for (const { name, description = '', schema } of tools) {
+    characters += name.length + description.length + jsonLength(schema);
+  }
+  return Math.ceil(characters / CHARACTERS_PER_TOKEN);
+}
+
+function lengthOf(part: Part): number {
+  switch (part.type) {
+    case 'text':
+    case 'reasoning':
+      return part.text.length;
+    case 'tool-call':
+      return part.name.length + jsonLength(part.input);
+    case 'tool-result':
+      return part.content.reduce((sum, inner) => sum + lengthOf(inner), 0);
+    case 'image':
+      return 0;
+  }
+}
+
+const jsonLength = (value: unknown): number =>
+  value === undefined ? 0 : JSON.stringify(value).length;
