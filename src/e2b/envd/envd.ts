@@ -18,6 +18,10 @@ import { Programs } from './programs.ts';
 import { answerRpc, type Rpc } from './service.ts';
 import { Watchers } from './watchers.ts';
 
+/** Errors of an answer whose client left before it began, while the guest read or while it was written, or by a reset. */
+const OF_CLOSED_STREAM =
+  /^(?:ERR_STREAM_(?:PREMATURE_CLOSE|UNABLE_TO_PIPE|DESTROYED|WRITE_AFTER_END)|ECONNRESET|EPIPE|cancelled)$/;
+
 export class Envd {
   readonly #parts: E2bParts;
   readonly #rpcs: ReadonlyMap<string, Rpc>;
@@ -70,7 +74,7 @@ export class Envd {
         return;
       }
       // The client has left, and nobody waits for an answer.
-      if (gone.aborted && errorCode(error) === 'ERR_STREAM_PREMATURE_CLOSE') return;
+      if (gone.aborted && OF_CLOSED_STREAM.test(errorCode(error) ?? '')) return;
       const known = errorReply(error);
       if (known === null) {
         // Its query may hold a signature, which is a permission.
