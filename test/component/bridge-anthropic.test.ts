@@ -345,16 +345,19 @@ describe('bridge: errors of Messages', () => {
   it('an upstream that ends its stream after [DONE] keeps its connection', async () => {
     fixture = await bridgeFixture({ policy: { limits: { drainTimeoutMs: 60_000 } } });
     const ports: unknown[] = [];
-    fixture.mock.answer((_request, response) => {
-      ports.push(response.socket?.remotePort);
-      startEvents(response);
-      response.write(sseOf(streamedAnswer({ text: 'all' })), () =>
-        setImmediate(() => response.end()),
-      );
-    });
     for (const _ of [1, 2]) {
+      const hasAll = Promise.withResolvers<void>();
+      fixture.mock.answer(async (_request, response) => {
+        ports.push(response.socket?.remotePort);
+        startEvents(response);
+        response.write(sseOf(streamedAnswer({ text: 'all' })));
+        await hasAll.promise;
+        response.end();
+      });
       const settled = fixture.nextUsage();
-      await fixture.call(PATH, ask({ stream: true }));
+      const answer = await fixture.call(PATH, ask({ stream: true }));
+      expect(eventsOf(answer.body).at(-1)).toEqual({ type: 'message_stop' });
+      hasAll.resolve();
       await settled;
     }
     expect(ports[1]).toBe(ports[0]);
