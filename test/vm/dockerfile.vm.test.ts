@@ -36,6 +36,8 @@ beforeAll(() => {
   // Tools are shared, results are not.
   const home = { cacheDir: join(dir, 'cache'), runDir: runtime.home.runDir };
   mkdirSync(home.cacheDir);
+  // No other file may have built them yet.
+  mkdirSync(join(runtime.home.cacheDir, 'builder-tools'), { recursive: true });
   for (const name of ['builder-tools', 'setup.lock']) {
     symlinkSync(join(runtime.home.cacheDir, name), join(home.cacheDir, name));
   }
