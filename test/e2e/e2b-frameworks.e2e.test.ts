@@ -16,6 +16,7 @@ import {
   pythonFrameworks,
   runWithClient,
 } from '../support/e2b-clients.ts';
+import { buildAgent } from '../support/e2b-matrix.ts';
 import { modelEnv, scriptAgent } from '../support/scripted-agent-model.ts';
 
 const EXAMPLES = join(ROOT, 'examples/e2b');
@@ -30,23 +31,9 @@ beforeAll(async () => {
   scratch = await mkdtemp(join(tmpdir(), 'nv-readme-'));
   const { url, apiKeyPath } = await home.serve('-o', 'json', '--pool', '0', '--port', '0').ready();
   server = { url: url ?? '', apiKey: (await readFile(apiKeyPath ?? '', 'utf8')).trim() };
-  await buildAgent();
+  await buildAgent(server);
 });
 afterAll(async () => await rm(scratch, { recursive: true, force: true }));
-
-/** The first sandbox builds the template; clients of frameworks do not ask again while it takes longer than 50 s. */
-async function buildAgent(): Promise<void> {
-  const headers = { 'X-API-Key': server.apiKey, 'Content-Type': 'application/json' };
-  const body = JSON.stringify({ templateID: 'agent' });
-  for (;;) {
-    const made = await fetch(`${server.url}/v2/sandboxes`, { method: 'POST', headers, body });
-    const answer = (await made.json()) as { readonly sandboxID: string };
-    if (made.status === 503) continue;
-    expect([made.status, answer]).toEqual([201, answer]);
-    await fetch(`${server.url}/sandboxes/${answer.sandboxID}`, { method: 'DELETE', headers });
-    return;
-  }
-}
 
 /** A client, or the failure of the test. */
 function there(client: E2bClient | string): E2bClient {

@@ -9,7 +9,7 @@ import { useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { columnsOf, documented, tried } from '../support/e2b-matrix.ts';
 import { LIGHT, makeLightInterpreter } from '../support/light-interpreter.ts';
 
-const TITLES = ['Python sync, newest', 'Python async, 2.45'];
+const TITLES = ['JavaScript, newest', 'Python sync, newest', 'Python async, 2.45'];
 const COLUMNS = columnsOf('interpreter').filter(({ title }) => TITLES.includes(title));
 
 const home = useDaemonHome();

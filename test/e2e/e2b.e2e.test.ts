@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { useDaemonHome, vmmsIn } from '../support/daemon.ts';
-import { columnsOf, documented, tried } from '../support/e2b-matrix.ts';
+import { buildAgent, columnsOf, documented, tried } from '../support/e2b-matrix.ts';
 
 const PATIENT = 300_000;
 
@@ -12,6 +12,7 @@ let server: { readonly url: string; readonly apiKey: string };
 beforeAll(async () => {
   const { url, apiKeyPath } = await home.serve('-o', 'json', '--pool', '0', '--port', '0').ready();
   server = { url: url ?? '', apiKey: (await readFile(apiKeyPath ?? '', 'utf8')).trim() };
+  await buildAgent(server);
 });
 
 describe('each method of each client does what docs/e2b.md says', () => {

@@ -14,6 +14,11 @@ import { run } from './locked-packages.ts';
 export const LIGHT = 'light-interpreter';
 
 const DOCKERFILE = join(import.meta.dirname, '../fixtures/light-interpreter/Dockerfile');
+/** Where the Dockerfile copies them. */
+const PLACES = {
+  packages: '/opt/packages',
+  code_interpreter: '/opt/code-interpreter/code_interpreter',
+} as const;
 /** What the kernels do not import, or only if it is there. */
 const UNUSED =
   /^(contourpy|cycler|debugpy|deno|e2b_charts|fonttools|jedi|kiwisolver|matplotlib|mpl_toolkits|numpy|pandas|pil|pillow|pydantic|pydantic_core|pylab|pyparsing|tzdata)\b/i;
@@ -34,8 +39,12 @@ export async function makeLightInterpreter(home: DaemonHome): Promise<void> {
     cpSync(server, join(dir, 'code_interpreter'), { recursive: true });
     cpSync(DOCKERFILE, join(dir, 'Dockerfile'));
     // The kernels' user can't write beside the sources, so each kernel would compile them all.
-    const how = ['-q', '--invalidation-mode', 'unchecked-hash'];
-    run(found.python, ['-m', 'compileall', ...how, packages, join(dir, 'code_interpreter')]);
+    for (const [name, place] of Object.entries(PLACES)) {
+      const how = ['-q', '--invalidation-mode', 'unchecked-hash'];
+      // The path in the image, not of this directory: the same bytes in each run are copied only once.
+      const paths = ['-s', join(dir, name), '-p', place, join(dir, name)];
+      run(found.python, ['-m', 'compileall', ...how, ...paths]);
+    }
     const start = ['--start', 'exec python3 -m code_interpreter --warm python'];
     // It listens once its kernels are ready.
     const ready = ['--ready', "bash -c ': </dev/tcp/127.0.0.1/49999'", '--ready-timeout', '10m'];
