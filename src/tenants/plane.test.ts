@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { FakeControlPlane } from '../../test/support/fake-control-plane.ts';
-import type { ControlPlane } from '../sandbox/control.ts';
+import type { ControlPlane, SnapshotOptions } from '../sandbox/control.ts';
 import { TenantPlane } from './plane.ts';
 
 const signal = AbortSignal.abort();
@@ -105,6 +105,21 @@ it('the operator’s sandboxes are nobody else’s', async () => {
   const mine = new TenantPlane(control, 'mine');
   expect(await mine.list()).toEqual([]);
   await expect(mine.get(id)).rejects.toMatchObject({ code: 'not_found' });
+});
+
+it('snapshot: a tenant’s choice of the disk alone counts, with a name and without', async () => {
+  await using control = new FakeControlPlane();
+  const asked: (SnapshotOptions | undefined)[] = [];
+  const snapshot = control.snapshot.bind(control);
+  control.snapshot = (id, options) => {
+    asked.push(options);
+    return snapshot(id, options);
+  };
+  const mine = new TenantPlane(control, 'mine');
+  const { id } = await mine.create({});
+  await mine.snapshot(id, { diskOnly: true });
+  await mine.snapshot(id, { name: 'base', diskOnly: true });
+  expect(asked).toEqual([{ diskOnly: true }, { name: 'mine/base', diskOnly: true }]);
 });
 
 it('snapshot: names are each tenant’s own, and nobody learns whether another has one', async () => {

@@ -100,13 +100,13 @@ export class TenantPlane implements ControlPlane {
   async snapshot(id: string, options?: SnapshotOptions): Promise<SnapshotInfo> {
     await this.get(id);
     const { name } = options ?? {};
-    if (name === undefined) return await this.#saved(() => this.#control.snapshot(id));
+    if (name === undefined) return await this.#saved(() => this.#control.snapshot(id, options));
     if ((await this.snapshots()).some((own) => own.name === name || own.id === name)) {
       throw new SandboxError('name_taken', `there is a snapshot "${name}" already`, {
         remedy: 'choose another name, or remove that snapshot',
       });
     }
-    const named = { name: nameOnHost(this.#tenant, name) };
+    const named = { ...options, name: nameOnHost(this.#tenant, name) };
     const made = await this.#saved(() => this.#control.snapshot(id, named));
     return { ...made, name: ownName(made) };
   }
