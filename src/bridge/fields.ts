@@ -14,6 +14,7 @@
 import { isFieldPath } from '../base/text/field-path.ts';
 import { isJsonObject, type JsonObject } from './json-body.ts';
 import { accepted, type Checked, type Refusal, refused } from './refusal.ts';
+import { estimatedTokens } from './token-estimate.ts';
 
 export interface Shape {
   /**
@@ -35,6 +36,16 @@ export interface Shape {
  */
 export type Fields = { readonly [name: string]: Shape | 'open' | 'inert' };
 
+/** A field with any string. */
+export const LABEL: Shape = { strings: 'label' };
+
+export const object = (fields: Fields, strings?: Shape['strings']): Shape =>
+  strings === undefined ? { fields } : { fields, strings };
+
+/** Fields with any strings. @param names separated by white space */
+export const labels = (names: string): Fields =>
+  Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
+
 /** Why a field is on no list, for its error; by name, at any depth. */
 export type Hazards = ReadonlyMap<string, { readonly code: string; readonly why: string }>;
 
@@ -43,7 +54,6 @@ export type AllowedFields = ReadonlySet<string>;
 
 const REFERENCE = /^\s*(?:[a-z][a-z0-9+.-]*:\/\/|(?:file|https?|ftp|blob|s3|gs):)/i;
 const DATA_URL = /^data:/i;
-const CHARACTERS_PER_TOKEN = 4;
 const SHOWN_CHARACTERS_MAX = 60;
 
 /** Refuses what `fields` does not list. @returns the estimated number of tokens in `body` */
@@ -77,7 +87,7 @@ class Walk {
   }
 
   get tokens(): number {
-    return this.#tokenIds + Math.ceil(this.#characters / CHARACTERS_PER_TOKEN);
+    return this.#tokenIds + estimatedTokens(this.#characters);
   }
 
   members(object: JsonObject, { fields = {}, others }: Shape, prefix: string): Refusal | undefined {

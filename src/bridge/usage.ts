@@ -4,6 +4,7 @@
  */
 import { isJsonObject, type JsonObject, parseObject } from './json-body.ts';
 import { eventData, type SsePiece } from './sse.ts';
+import { estimatedTokens } from './token-estimate.ts';
 
 /** One request that reached the upstream, made when its answer has been sent or was abandoned. */
 export interface UsageRecord {
@@ -44,7 +45,6 @@ export interface TokenCounts {
   readonly estimated: boolean;
 }
 
-const CHARACTERS_PER_TOKEN = 4;
 /** Larger events are not parsed; their size counts as text. */
 const PARSED_EVENT_BYTES_MAX = 256 * 1024;
 
@@ -95,7 +95,7 @@ export class StreamUsage {
 
   counts(promptEstimate: number): TokenCounts {
     // Most servers send one token per chunk; where it is more, the length shows it.
-    const emitted = Math.max(this.#chunks, Math.ceil(this.#characters / CHARACTERS_PER_TOKEN));
+    const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
     return countsOf(this.#usage, promptEstimate, emitted);
   }
 
@@ -182,7 +182,7 @@ export class DocumentUsage {
 
   /** @param generates false for embeddings, which have no completion */
   counts(promptEstimate: number, generates: boolean): TokenCounts {
-    const emitted = generates ? Math.ceil(this.#bytes / CHARACTERS_PER_TOKEN) : 0;
+    const emitted = generates ? estimatedTokens(this.#bytes) : 0;
     const tail = Buffer.concat(this.#tail).toString('utf8');
     const head = Buffer.concat(this.#head).toString('utf8');
     return countsOf(findUsage(tail) ?? findUsage(head), promptEstimate, emitted);

@@ -1,7 +1,6 @@
 /** Estimates the tokens of a conversation, as no model server was asked. Pure. */
+import { estimatedTokens } from '../token-estimate.ts';
 import type { ConversationRequest, Part } from './model.ts';
-
-const CHARACTERS_PER_TOKEN = 4;
 
 /** All text that the model reads, without images: a sandbox chooses where in a request it puts its prompt. */
 export function estimateTokens({ system, messages, tools, format }: ConversationRequest): number {
@@ -10,7 +9,7 @@ export function estimateTokens({ system, messages, tools, format }: Conversation
   for (const { name, description = '', schema } of tools) {
     characters += name.length + description.length + jsonLength(schema);
   }
-  return Math.ceil(characters / CHARACTERS_PER_TOKEN);
+  return estimatedTokens(characters);
 }
 
 function lengthOf(part: Part): number {

@@ -2,22 +2,13 @@
  * The fields of Anthropic's Messages API that a sandbox may send. Their types are checked, and what goes upstream is written
  * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
  */
-import type { Fields, Hazards, Shape } from '../../fields.ts';
-
-const LABEL: Shape = { strings: 'label' };
-
-const object = (fields: Fields, strings?: Shape['strings']): Shape =>
-  strings === undefined ? { fields } : { fields, strings };
-
-const labels = (names: string): Fields =>
-  Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
+import { type Fields, type Hazards, LABEL, labels, object } from '../../fields.ts';
 
 const CACHE_CONTROL = object(labels('type ttl scope'));
 
 /** A block without blocks in it. */
 const LEAF: Fields = {
-  ...labels('type title context tool_name'),
-  text: LABEL,
+  ...labels('type title context tool_name text'),
   source: object(labels('type media_type data')),
   citations: 'open',
   transformations: 'open',
@@ -26,16 +17,14 @@ const LEAF: Fields = {
 
 const BLOCK: Fields = {
   ...LEAF,
-  ...labels('id name tool_use_id toolset_name is_error signature data'),
-  thinking: LABEL,
+  ...labels('id name tool_use_id toolset_name is_error signature data thinking'),
   input: 'open',
   caller: 'open',
   content: object(LEAF, 'label'),
 };
 
 const TOOL: Fields = {
-  ...labels('type name strict defer_loading eager_input_streaming allowed_callers'),
-  description: LABEL,
+  ...labels('type name strict defer_loading eager_input_streaming allowed_callers description'),
   input_schema: 'open',
   input_examples: 'open',
   cache_control: CACHE_CONTROL,

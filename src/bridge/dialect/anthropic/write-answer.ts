@@ -1,6 +1,7 @@
 /** Writes an answer as Anthropic's Messages API: as events of a stream, or as one message. Performs no I/O. */
 import { assert } from '../../../base/assert.ts';
 import { parseObject } from '../../json-body.ts';
+import { estimatedTokens } from '../../token-estimate.ts';
 import type { AnswerOptions, AnswerWriter } from '../dialect.ts';
 import type { AnswerEvent, AnswerUsage, StopReason } from '../model.ts';
 
@@ -9,7 +10,6 @@ import type { AnswerEvent, AnswerUsage, StopReason } from '../model.ts';
  * ignores it.
  */
 export const UNSIGNED = 'neurovisor';
-const CHARACTERS_PER_TOKEN = 4;
 
 const STOP_REASONS: Readonly<Record<StopReason, string>> = {
   end: 'end_turn',
@@ -31,22 +31,19 @@ class AnswerCounts {
 
   see(event: AnswerEvent): void {
     if (event.type === 'usage') this.#usage = event.usage;
-    else if (event.type === 'text' || event.type === 'reasoning') {
-      this.#characters += event.text.length;
-    } else if (event.type === 'tool-arguments') this.#characters += event.text.length;
+    else if ('text' in event) this.#characters += event.text.length;
   }
 
   usage(): unknown {
     const { promptTokensEstimate, showCacheHits } = this.#options;
     const given = this.#usage;
-    const outputTokens = Math.ceil(this.#characters / CHARACTERS_PER_TOKEN);
     const cached = showCacheHits ? (given?.cachedTokens ?? 0) : 0;
     return {
       // Without those from the cache.
       input_tokens: (given?.inputTokens ?? promptTokensEstimate) - cached,
       cache_creation_input_tokens: 0,
       cache_read_input_tokens: cached,
-      output_tokens: given?.outputTokens ?? outputTokens,
+      output_tokens: given?.outputTokens ?? estimatedTokens(this.#characters),
     };
   }
 }
@@ -181,7 +178,7 @@ export class AnthropicMessageWriter implements AnswerWriter {
         return '';
       case 'tool-end':
         assert(last?.type === 'tool_use', 'a call was begun');
-        // Of a call that was cut off only the name is left; the stop reason says so.
+        // A call that was cut off keeps only its name; the stop reason says so.
         last.input = parseObject(this.#arguments) ?? {};
         return '';
       case 'stop':

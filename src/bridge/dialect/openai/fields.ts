@@ -3,18 +3,11 @@
  * of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, DeepSeek, Mistral and DashScope that only change sampling, format
  * or reasoning of the request itself. docs/bridge.md explains them; a test compares.
  */
-import type { Fields, Hazards, Shape } from '../../fields.ts';
+import { type Fields, type Hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
 
-const LABEL: Shape = { strings: 'label' };
 const PROSE: Shape = { strings: 'prose' };
 const MEDIA: Shape = { strings: 'media' };
 const BASE64: Shape = { strings: 'base64' };
-
-const object = (fields: Fields, strings?: Shape['strings']): Shape =>
-  strings === undefined ? { fields } : { fields, strings };
-
-const labels = (names: string): Fields =>
-  Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
 
 const CACHE_MARK = object(labels('type mode ttl'));
 
