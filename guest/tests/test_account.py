@@ -70,10 +70,10 @@ class Accounts(unittest.TestCase):
 
     def test_relative_paths_start_at_the_working_directory_of_the_image(self) -> None:
         for workdir, path, expected in (
-            ("/work", "a", "/work/a"),
-            ("/work", "~/a", "/srv/home/a"),
-            ("/work", "~", "/srv/home"),
-            ("/work", "/a", "/a"),
+            ("/srv/app", "a", "/srv/app/a"),
+            ("/srv/app", "~/a", "/srv/home/a"),
+            ("/srv/app", "~", "/srv/home"),
+            ("/srv/app", "/a", "/a"),
             ("", "a", "/srv/home/a"),
         ):
             found = account.find("app", True, Environment("", workdir))

@@ -1,6 +1,6 @@
 /**
  * Ends what a key has open once the key is revoked: answers that are under way, streams, tunnels. A key is judged at the
- * begin of a request, and a stream may last for days.
+ * start of a request, and a stream may last for days.
  */
 import type { Clock } from '../base/clock.ts';
 import type { Caller, Callers } from '../tenants/callers.ts';

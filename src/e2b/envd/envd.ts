@@ -73,7 +73,7 @@ export class Envd {
         refuse();
         return;
       }
-      // The client has left, and nobody waits for an answer.
+      // No client waits for an answer any more.
       if (gone.aborted && OF_CLOSED_STREAM.test(errorCode(error) ?? '')) return;
       const known = errorReply(error);
       if (known === null) {

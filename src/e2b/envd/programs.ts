@@ -164,7 +164,7 @@ export class Programs {
   readonly #all = new Map<string, Program>();
   /** By the same key: a second attachment would take the streams from the first. */
   readonly #attaching = new Map<string, Promise<Program>>();
-  /** Of ended programs, by the same key. */
+  /** How to cancel the removal of an ended program, by the same key. */
   readonly #timers = new Map<string, () => void>();
 
   constructor(clock: Clock) {
@@ -193,11 +193,11 @@ export class Programs {
     return program;
   }
 
-  /** Attaches to a program that this process does not hold. One that has ended is found for a while. @throws GuestError `not_found` */
+  /** Attaches to a program that this process does not hold. An ended program is found for a while. @throws GuestError `not_found` */
   async get(id: string, pid: number, guest: AttachingGuest): Promise<Program> {
     const known = this.find(id, pid);
     if (known?.hasExited === false) return known;
-    // The pid of one that has ended may be that of a program which another client started.
+    // Another client may have started a program that got the ended program's pid.
     if (known !== undefined && !(await guest.processes()).some((one) => one.pid === pid)) {
       return known;
     }
@@ -239,7 +239,7 @@ export class Programs {
     return this.#all.get(`${id}/${pid}`);
   }
 
-  /** The last one with the tag, also one that has ended. */
+  /** The newest program with the tag, ended or not. */
   tagged(id: string, tag: string): Program | undefined {
     const prefix = `${id}/`;
     return [...this.#all]

@@ -82,7 +82,7 @@ describe('EventJournal', () => {
     using journal = new EventJournal(path, limits);
     journal.append(event('r5', { tenant: 'red' }));
     expect([kept(journal, 'blue'), kept(journal, 'red')]).toEqual([['b1'], ['r3', 'r4', 'r5']]);
-    // Beyond the sum, whoever has the most loses its oldest.
+    // Beyond the sum, the tenant with the most events loses its oldest.
     for (const id of ['g1', 'g2']) journal.append(event(id, { tenant: 'green' }));
     expect(journal.list(ALL).map(({ sandboxId }) => sandboxId)).toEqual([
       'b1',

@@ -15,7 +15,7 @@ export class SerialQueue {
     await this.#current?.catch((error: unknown) => ignore(error, 'reported to the caller'));
   }
 
-  /** For who does nothing afterwards: other work may have begun by then. */
+  /** Waits until no work is under way. Other work may have begun by the time the caller continues. */
   async drain(): Promise<void> {
     while (this.isBusy) await this.settle();
   }

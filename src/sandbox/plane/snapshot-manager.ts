@@ -252,8 +252,16 @@ export class SnapshotManager {
     const { cpus, memoryMib, diskMib } = snapshotSpec(row);
     const { id, name, sandboxId, createdAtMs, bytes } = row;
     return {
-      ...{ id, name, sandbox: sandboxId, annotations: annotationsOf(row) },
-      ...{ cpus, memoryMib, diskMib, createdAtMs, bytes, current: this.isCurrent(row) },
+      id,
+      name,
+      sandbox: sandboxId,
+      annotations: annotationsOf(row),
+      cpus,
+      memoryMib,
+      diskMib,
+      createdAtMs,
+      bytes,
+      current: this.isCurrent(row),
       diskOnly: isDiskOnly(row),
     };
   }
@@ -336,10 +344,8 @@ export class SnapshotManager {
     const { cpus, memoryMib, memoryMaxMib, diskMib, warm, environment } = spec;
     const size = { cpus, memoryMib, memoryMaxMib, diskMib };
     const specJson = JSON.stringify({ ...size, warm, environment, annotations });
-    const made = {
-      ...{ id, name, kind, sandboxId: spec.id, specJson },
-      ...(environment === undefined ? {} : { environment: environment.digest }),
-    };
+    const own = environment === undefined ? {} : { environment: environment.digest };
+    const made = { id, name, kind, sandboxId: spec.id, specJson, ...own };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
 }
