@@ -337,7 +337,7 @@ describe('agent, refused by its host', () => {
     });
     server.listen(`${channelPath}_1024`);
     await once(server, 'listening');
-    const child = spawnAgent(channelPath);
+    const child = spawnAgent(channelPath, dir);
     await answered.promise;
     expect(JSON.parse(lines[1] ?? '')).toMatchObject({
       type: 'refused',

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -40,7 +40,10 @@ export interface RunningAgent extends AsyncDisposable {
 export interface AgentOptions {
   readonly identity?: Partial<GuestIdentity>;
   readonly log?: Log;
-  /** Home of every user. Default: that of this process. */
+  /**
+   * Home of every user. Default: an empty one. With that of this process, login shells would run its profile, which may
+   * start anything, take long, and leave locks if it is killed.
+   */
   readonly home?: string;
 }
 
@@ -61,7 +64,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<RunningAge
     entropy: () => randomBytes(64),
     log: options.log ?? silentLog,
   });
-  const child = spawnAgent(channelPath, options.home);
+  const child = spawnAgent(channelPath, options.home ?? emptyHome(dir));
   // From the beginning: a test may kill it, and its end then comes at any moment.
   const exited = once(child, 'exit');
   let text = '';
@@ -107,9 +110,18 @@ function kill(pid: number): void {
   }
 }
 
-export function spawnAgent(channelPath: string, home?: string): ChildProcess {
+/** Users other than ours reach it, but nothing else of the directory. */
+function emptyHome(dir: string): string {
+  const home = join(dir, 'home');
+  mkdirSync(home);
+  chmodSync(home, 0o755);
+  chmodSync(dir, 0o711);
+  return home;
+}
+
+export function spawnAgent(channelPath: string, home: string): ChildProcess {
   const args = ['-I', '-S', AGENT, '--unix', channelPath, '--inference-port', '0'];
-  const env = home === undefined ? process.env : { ...process.env, HOME: home };
+  const env = { ...process.env, HOME: home };
   return spawn(agentPython, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
 }
 

@@ -77,7 +77,10 @@ export async function fetchAtheris(cacheDir: string): Promise<string> {
   const made = `${dir}.${randomUUID()}`;
   const pip = ['-m', 'pip', 'install', '--no-deps', '--require-hashes', '--only-binary=:all:'];
   const quiet = ['--no-input', '--disable-pip-version-check', '-q', '--target', made, '-r', LOCK];
-  const { status, output } = await started(['python3', ...pip, ...quiet], {});
+  // A version manager's shim in PATH runs more after `pip install`, which can fail by itself.
+  const found = await started(['python3', '-c', 'import sys; print(sys.executable)'], {});
+  const python = found.output.trim() || 'python3';
+  const { status, output } = await started([python, ...pip, ...quiet], {});
   if (status !== 0) throw new Error(`pip could not install Atheris: ${output}`);
   try {
     await rename(made, dir);
