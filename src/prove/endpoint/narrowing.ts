@@ -10,8 +10,9 @@ import { closedBut, type RemoteSandbox } from './client.ts';
 import type { SuiteRun } from './suite-run.ts';
 import { notTried, summaryOf } from './verdict.ts';
 
-/** Duration of the held connection in silence timeouts, enough for a slow endpoint to apply an update. */
-const HOLD_SILENCES = 4;
+/** In silence timeouts: what the held connection may live after the answer to the update, and without an answer. */
+const HOLD_SILENCES = 2;
+const HOLD_SILENCES_MAX = 40;
 /** Interval between queries to the canary for the held connection. */
 const POLL_MS = 100;
 
@@ -23,18 +24,23 @@ export async function narrowing(
 ): Promise<readonly Tried[]> {
   const allowed = nameOf(target, 'allowed');
   const seconds = HOLD_SILENCES * run.silenceSeconds;
+  const secondsMax = HOLD_SILENCES_MAX * run.silenceSeconds;
   const what = {
     held: 'a connection that is open when its rule is removed',
     fresh: 'an allowed name, after its rule was removed',
   };
   const [held, fresh] = [next(), next()];
   const text = `GET /${held} HTTP/1.1\r\nHost: ${allowed}\r\n\r\n`;
-  const holding = run.probe(sandbox, [{ kind: 'hold', host: allowed, port: 80, text, seconds }]);
+  const path = `/tmp/${held}`;
+  const hold = { kind: 'hold', host: allowed, port: 80, text, path, seconds, secondsMax } as const;
+  const end = new AbortController();
+  const holding = run.probe(sandbox, [hold]).finally(() => end.abort());
   holding.catch((error: unknown) => ignore(error, 'awaited below'));
-  const isHeld = await isThere(run, target, seconds, ({ text: line }) => line.includes(held));
+  const isHeld = await isThere(run, target, end.signal, ({ text: line }) => line.includes(held));
   const refused = await run.unlessAborted(
     sandbox.updateNetwork(closedBut([nameOf(target, 'elsewhere')])),
   );
+  await run.probe(sandbox, [{ kind: 'release', path }]);
   const [outcome] = await holding;
   if (refused !== undefined)
     return Object.values(what).map((each) => notTried(each, `no update: ${refused}`));
@@ -43,11 +49,11 @@ export async function narrowing(
   ]);
   const arrivals = await run.unlessAborted(askArrivals(target));
   const count = arrivals.filter(({ text: line }) => line.includes(fresh)).length;
-  const end = outcome?.outcome ?? 'nothing';
+  const ended = outcome?.outcome ?? 'nothing';
   const seen = again === undefined ? 'nothing' : summaryOf(again);
   return [
     isHeld
-      ? { what: what.held, expected: 'it ends', seen: end, ok: end !== 'still answered' }
+      ? { what: what.held, expected: 'it ends', seen: ended, ok: ended !== 'still answered' }
       : notTried(what.held, 'it was not seen at the canary'),
     {
       what: what.fresh,
@@ -61,10 +67,10 @@ export async function narrowing(
 async function isThere(
   run: SuiteRun,
   target: Target,
-  seconds: number,
+  until: AbortSignal,
   isIt: (arrival: CanaryArrival) => boolean,
 ): Promise<boolean> {
-  for (let ms = 0; ms < seconds * 1000; ms += POLL_MS) {
+  while (!until.aborted) {
     if ((await run.unlessAborted(askArrivals(target))).some(isIt)) return true;
     await sleep(POLL_MS);
   }

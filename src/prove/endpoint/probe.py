@@ -3,7 +3,7 @@
 The second argument is the number of seconds without an answer that count as silence.
 
 Runs inside the sandbox under test and needs only the standard library of Python 3.7 or later. The only file
-that it reads is /etc/resolv.conf.
+that it reads is /etc/resolv.conf; `hold` makes one, and `release` removes it.
 """
 
 import base64
@@ -11,6 +11,7 @@ import concurrent.futures
 import errno
 import http.client
 import json
+import os
 import socket
 import ssl
 import struct
@@ -102,25 +103,45 @@ def ask_name(server, name, kind, transport):
     return "answer", "code %d, %d answers" % (code, struct.unpack(">H", answer[6:8])[0])
 
 
-def hold(host, port, text, seconds):
-    """Sends the text repeatedly on one connection until it is no longer answered."""
-    deadline = time.monotonic() + seconds
+def hold(host, port, text, path, seconds, seconds_max):
+    """
+    Makes the file, and sends the text repeatedly on one connection until it is no longer answered.
+
+    Gives up some seconds after the file is removed: how long the change takes that shall end the connection depends on
+    the endpoint.
+    """
+    open(path, "w").close()
+    deadline = time.monotonic() + seconds_max
+    released = False
     answers = 0
     end = "still answered"
-    with socket.create_connection((host, port), SECONDS) as connection:
-        connection.settimeout(SECONDS)
-        while time.monotonic() < deadline:
-            try:
-                connection.sendall(text.encode("latin1"))
-                if not connection.recv(BYTES_MAX):
-                    end = "closed"
+    try:
+        with socket.create_connection((host, port), SECONDS) as connection:
+            connection.settimeout(SECONDS)
+            while time.monotonic() < deadline:
+                try:
+                    connection.sendall(text.encode("latin1"))
+                    if not connection.recv(BYTES_MAX):
+                        end = "closed"
+                        break
+                except OSError as error:
+                    end = outcome_of(error)
                     break
-            except OSError as error:
-                end = outcome_of(error)
-                break
-            answers += 1
-            time.sleep(0.2)
+                answers += 1
+                time.sleep(0.2)
+                if not released and not os.path.exists(path):
+                    released = True
+                    deadline = min(deadline, time.monotonic() + seconds)
+    finally:
+        release(path)
     return end, "%d answers" % answers
+
+
+def release(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def follow(url):
@@ -151,7 +172,11 @@ def attempt(probe):
         return ask_name(probe.get("server"), probe["name"], probe["type"], probe["transport"])
     if kind == "url":
         return follow(probe["url"])
-    return hold(probe["host"], probe["port"], probe["text"], probe["seconds"])
+    if kind == "release":
+        release(probe["path"])
+        return "answer", ""
+    seconds, seconds_max = probe["seconds"], probe["secondsMax"]
+    return hold(probe["host"], probe["port"], probe["text"], probe["path"], seconds, seconds_max)
 
 
 def report(probe):

@@ -27,14 +27,19 @@ export type Probe =
     }
   /** Follows redirects. */
   | { readonly kind: 'url'; readonly url: string }
-  /** Sends `text` repeatedly on one connection. */
+  /** Sends `text` repeatedly on one connection, until `seconds` after the file that it makes is removed. */
   | {
       readonly kind: 'hold';
       readonly host: string;
       readonly port: number;
       readonly text: string;
+      readonly path: string;
       readonly seconds: number;
-    };
+      /** With the file. */
+      readonly secondsMax: number;
+    }
+  /** Removes the file of `hold`. */
+  | { readonly kind: 'release'; readonly path: string };
 
 /** Reported by the sandbox, so not trusted. */
 export interface ProbeOutcome {
