@@ -54,9 +54,27 @@ export const nodeFrameworks = (): E2bClient | string =>
     nodeWith('newest', lockedNode('e2b-node-frameworks', join(FRAMEWORKS_DIR, 'node'))),
   );
 
+/**
+ * Runs a script, and ends without taking Python down: threads of 2.45's HTTP library may still be at work then, and
+ * abort it ("PyGILState_Release: thread state must be current when releasing").
+ */
+const PYTHON_SCRIPT = `import os, runpy, sys
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+sys.stdout.flush()
+os._exit(0)`;
+
 function pythonWith(version: ClientVersion, { python, env }: PythonPackages): E2bClient {
   const packages = join(dirname(python), '../lib/python3.11/site-packages');
-  return { language: 'python', version, program: python, args: [], env, packages };
+  return {
+    language: 'python',
+    version,
+    program: python,
+    args: ['-c', PYTHON_SCRIPT],
+    env,
+    packages,
+  };
 }
 
 const nodeWith = (version: ClientVersion, dir: string): E2bClient => ({
