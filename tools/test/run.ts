@@ -97,10 +97,13 @@ export async function runLayers(
 }
 
 /**
- * Layers that run at the same time: components wait for timers and small programs most of the time, and each
- * VM of the others is emulated by one thread.
+ * Layers that run at the same time, with two tracks of about the same length: components wait for timers and small
+ * programs most of the time, and each VM of the others is emulated by one thread.
  */
-const TRACKS: readonly (readonly string[])[] = [['component'], ['vm', 'e2e', 'nested']];
+const TRACKS: readonly (readonly string[])[] = [
+  ['component', 'e2e'],
+  ['vm', 'nested'],
+];
 
 async function sideBySide(
   layers: readonly Layer[],
