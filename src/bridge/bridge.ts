@@ -22,9 +22,10 @@
  * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, body/check-body,
+ * Pure: limits, refusal, failure, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, body/check-body,
  * upstream/address, dialect/.
- * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies) and upstream/ (model servers).
+ * Input and output: listener, exchange, model-choice, reply, relay, the rest of body/ (requests' bodies) and upstream/
+ * (model servers).
  */
 import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';

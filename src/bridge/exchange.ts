@@ -25,6 +25,7 @@ import { dialectOf } from './dialect/dialects.ts';
 import type { AnswerContext } from './dialect/model.ts';
 import { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
 import { BridgeError } from './errors.ts';
+import { INTERNAL, refusalOfFailure } from './failure.ts';
 import {
   checkTraces,
   isTraces,
@@ -35,8 +36,9 @@ import {
 import { requestHeaders } from './headers.ts';
 import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
-import { type BridgePolicy, resolveModel, visibleModels } from './policy.ts';
-import type { Checked, Refusal } from './refusal.ts';
+import { cacheSalt, chosenModel, listedModels, type ModelSource } from './model-choice.ts';
+import type { BridgePolicy } from './policy.ts';
+import type { Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { type Translated, translateDocument, translateStream } from './relay-translated.ts';
 import { Reply } from './reply.ts';
@@ -195,26 +197,21 @@ export class Exchange {
   }
 
   async #listModels(route: Extract<Route, { kind: 'models' | 'model' }>): Promise<ExchangeEnd> {
-    const { policy, catalog } = this.#context;
-    const target = await this.#awaitUpstream();
-    const listed = await orAborted(catalog.refresh(target), this.#aborter.signal);
-    if (listed === null && policy.allowModels === undefined) {
-      throw new BridgeError('upstream_unreachable', `ask ${target.name} for its models`);
-    }
-    const models = visibleModels(policy, listed);
+    const models = await listedModels(await this.#modelSource());
     if (route.kind === 'models') {
-      this.#reply.json(200, this.#dialect.modelList(models));
+      this.#reply.json(200, this.#dialect.modelList(models.visible));
       return 'served';
     }
-    const names = listed?.map((model) => model.id) ?? null;
-    const resolved = resolveModel(route.id, policy, names);
-    if (!resolved.ok) return this.#refused(resolved.refusal);
-    const model = models.find(({ id }) => id === route.id || id === resolved.value);
-    this.#reply.json(
-      200,
-      this.#dialect.model({ created: 0, ownedBy: 'neurovisor', ...model, id: route.id }),
-    );
+    const entry = models.entry(route.id);
+    if (!entry.ok) return this.#refused(entry.refusal);
+    this.#reply.json(200, this.#dialect.model(entry.value));
     return 'served';
+  }
+
+  async #modelSource(): Promise<ModelSource> {
+    const { policy, catalog } = this.#context;
+    const target = await this.#awaitUpstream();
+    return { policy, catalog, target, signal: this.#aborter.signal };
   }
 
   /** Estimates: the model server's tokenizer is not asked. */
@@ -246,10 +243,11 @@ export class Exchange {
       if (!replaced.ok) return this.#refused(replaced.refusal);
     }
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
-    const target = await this.#awaitUpstream();
-    const model = await this.#resolve(target, inspection.model, operation);
+    const models = await this.#modelSource();
+    const { target } = models;
+    const model = await chosenModel(models, inspection.model, operation);
     if (!model.ok) return this.#refused(model.refusal);
-    const salt = await this.#cacheSalt(target, model.value);
+    const salt = await cacheSalt(models, model.value, sandboxId);
     const edits = { ...inspection.edits, ...this.#boundFields(inspection), ...salt };
     const named = inspection.model === model.value ? edits : { ...edits, model: model.value };
     const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
@@ -400,24 +398,6 @@ export class Exchange {
     return this.#target;
   }
 
-  async #resolve(
-    target: UpstreamTarget,
-    asked: string | undefined,
-    operation: Operation,
-  ): Promise<Checked<string>> {
-    const use = operation.generates ? 'text' : 'embeddings';
-    const { policy, catalog } = this.#context;
-    const alias = asked !== undefined && Object.hasOwn(policy.aliases ?? {}, asked);
-    if (alias || policy.allowModels !== undefined) return resolveModel(asked, policy, null, use);
-    const names = (list: readonly { readonly id: string }[] | null): string[] | null =>
-      list?.map((model) => model.id) ?? null;
-    const known = await orAborted(catalog.models(target), this.#aborter.signal);
-    const resolved = resolveModel(asked, policy, names(known), use);
-    if (resolved.ok) return resolved;
-    const refreshed = await orAborted(catalog.refresh(target), this.#aborter.signal);
-    return resolveModel(asked, policy, names(refreshed), use);
-  }
-
   #boundFields({ bound }: Inspection): Record<string, string> {
     const { sandboxId } = this.#context;
     const own = Object.entries(bound).map(([name, value]) => [
@@ -425,18 +405,6 @@ export class Exchange {
       callerKey(sandboxId, name, value),
     ]);
     return Object.fromEntries(own);
-  }
-
-  /**
-   * A salt keeps the sandbox's prompts apart in the upstream's cache. Only for servers that understand the field;
-   * others, e.g. hosted services, refuse unknown ones.
-   */
-  async #cacheSalt(target: UpstreamTarget, model: string): Promise<{ cache_salt?: string }> {
-    const { catalog, sandboxId } = this.#context;
-    const list = await orAborted(catalog.models(target), this.#aborter.signal);
-    const entry = list?.find(({ id }) => id === model) ?? list?.[0];
-    if (entry === undefined || !SALTED_OWNERS.has(entry.ownedBy)) return {};
-    return { cache_salt: callerKey(sandboxId, 'cache') };
   }
 
   #refused(refusal: Refusal): ExchangeEnd {
@@ -462,7 +430,7 @@ export class Exchange {
     const fields = { sandbox: sandboxId, error: describeError(error) };
     if (unexpected) log.error('an inference request failed', fields);
     else log.warn('no answer from the model server', fields);
-    this.#reply.fail(unexpected ? INTERNAL : refusalOf(error, this.#target));
+    this.#reply.fail(unexpected ? INTERNAL : refusalOfFailure(error, this.#target));
     return 'failed';
   }
 
@@ -507,9 +475,6 @@ const ANSWER_ID_BYTES = 12;
 const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
   Buffer.from(buffer, byteOffset, byteLength);
 
-/** `owned_by` in the model lists of servers that understand `cache_salt`. */
-const SALTED_OWNERS = new Set(['vllm', 'sglang', 'neurovisor']);
-
 /** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
 const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
   served: null,
@@ -524,38 +489,3 @@ const TRACES_TOO_FAST: Refusal = {
   message: 'This sandbox sends traces faster than they can be read. Retry later.',
   retryAfterSeconds: 1,
 };
-
-const INTERNAL: Refusal = {
-  status: 500,
-  code: 'internal_error',
-  message: "The inference bridge failed. See the host's log for the cause.",
-};
-
-const RETRY_AFTER_SECONDS = 2;
-
-/** The error that the guest gets. Addresses and causes stay in the log. */
-function refusalOf(error: unknown, target: UpstreamTarget | undefined): Refusal {
-  const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
-  const name = target?.name ?? 'The model server';
-  const remedy =
-    error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
-  switch (code) {
-    case 'upstream_timeout':
-      return { status: 504, code, message: `${name} did not answer in time.` };
-    case 'upstream_died':
-      return { status: 502, code, message: `${name} ended its answer early.` };
-    case 'upstream_failed': {
-      const message = error instanceof Error ? error.message : '';
-      return { status: 502, code: 'upstream_error', message };
-    }
-    case 'upstream_protocol':
-      return { status: 502, code, message: `${name} sent an invalid answer.` };
-    default:
-      return {
-        status: 503,
-        code,
-        message: `${name} can't be reached from the host.${remedy}`,
-        retryAfterSeconds: RETRY_AFTER_SECONDS,
-      };
-  }
-}
