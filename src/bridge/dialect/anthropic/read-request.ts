@@ -1,6 +1,6 @@
 /** Reads a request of Anthropic's Messages API, whose fields were checked, into a conversation. Pure. */
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
-import { accepted, type Checked, refused } from '../../refusal.ts';
+import type { Checked } from '../../refusal.ts';
 import type {
   ConversationRequest,
   ImagePart,
@@ -10,40 +10,28 @@ import type {
   Tool,
   ToolChoice,
 } from '../model.ts';
-
-/** What Anthropic's models take. */
-const IMAGE_TYPES: ReadonlySet<unknown> = new Set([
-  'image/jpeg',
-  'image/png',
-  'image/gif',
-  'image/webp',
-]);
-/** Not one expression for the whole: V8 gives up on those with megabytes. */
-const NOT_BASE64 = /[^A-Za-z0-9+/=]/;
-/** Between texts that were apart. */
-const GAP = '\n\n';
-const SHOWN_CHARACTERS_MAX = 60;
-
-/** A fault in the request, from any depth of it; `readRequest` turns it into a refusal. */
-class Fault extends Error {
-  readonly path: string;
-  readonly code: string;
-
-  constructor(path: string, why: string, code = 'invalid_value') {
-    super(`${path}: ${why}`);
-    this.path = path;
-    this.code = code;
-  }
-}
+import {
+  asUserText,
+  base64,
+  checkedRead,
+  Fault,
+  GAP,
+  IMAGE_TYPES,
+  isGiven,
+  list,
+  mergeNeighbors,
+  object,
+  optionalFlag,
+  optionalList,
+  optionalNumber,
+  optionalText,
+  shown,
+  text,
+} from '../read-values.ts';
 
 /** @param needsLimit `max_tokens` is required */
 export function readRequest(body: JsonObject, needsLimit: boolean): Checked<ConversationRequest> {
-  try {
-    return accepted(read(body, needsLimit));
-  } catch (error) {
-    if (!(error instanceof Fault)) throw error;
-    return refused(400, error.code, `${error.message}.`, { param: error.path });
-  }
+  return checkedRead(() => read(body, needsLimit));
 }
 
 function read(body: JsonObject, needsLimit: boolean): ConversationRequest {
@@ -76,24 +64,13 @@ function read(body: JsonObject, needsLimit: boolean): ConversationRequest {
   };
 }
 
-/** Anthropic's servers take neighbors of the same role for one message; many templates refuse them. */
-function mergeNeighbors(messages: readonly Message[]): readonly Message[] {
-  const merged: { readonly role: Message['role']; readonly parts: Part[] }[] = [];
-  for (const { role, parts } of messages) {
-    const last = merged.at(-1);
-    if (last?.role === role) for (const part of parts) last.parts.push(part);
-    else merged.push({ role, parts: [...parts] });
-  }
-  return merged;
-}
-
 function readMessage(value: unknown, i: number): Message {
   const path = `messages.${i}`;
   const { role, content } = object(value, path);
   // Claude Code sends some. Templates of many models refuse them after the beginning.
   if (role === 'system') {
     const said = readTexts(content, `${path}.content`).join(GAP);
-    return { role: 'user', parts: [{ type: 'text', text: `<system>\n${said}\n</system>` }] };
+    return { role: 'user', parts: [{ type: 'text', text: asUserText(said) }] };
   }
   if (role !== 'user' && role !== 'assistant') {
     throw new Fault(`${path}.role`, 'must be "user" or "assistant"');
@@ -177,12 +154,7 @@ function readImage(source: JsonObject, path: string): ImagePart {
   if (!IMAGE_TYPES.has(mediaType)) {
     throw new Fault(`${path}.media_type`, `must be one of ${[...IMAGE_TYPES].join(', ')}`);
   }
-  const encoded = text(data, `${path}.data`).replaceAll(/\s/g, '');
-  const padding = encoded.indexOf('=');
-  if (NOT_BASE64.test(encoded) || (padding >= 0 && padding < encoded.length - 2)) {
-    throw new Fault(`${path}.data`, 'is not base64');
-  }
-  return { type: 'image', mediaType: String(mediaType), data: encoded };
+  return { type: 'image', mediaType: String(mediaType), data: base64(data, `${path}.data`) };
 }
 
 function readDocument(block: JsonObject, path: string): TextPart {
@@ -242,40 +214,4 @@ function readFormat(body: JsonObject): JsonObject | undefined {
 
 function unknownBlock(type: unknown, path: string): Fault {
   return new Fault(`${path}.type`, `the block ${shown(type)} is refused here`, 'field_refused');
-}
-
-const isGiven = (value: unknown): boolean => value !== undefined && value !== null;
-const shown = (value: unknown): string =>
-  String(JSON.stringify(value)).slice(0, SHOWN_CHARACTERS_MAX);
-
-function object(value: unknown, path: string): JsonObject {
-  if (!isJsonObject(value)) throw new Fault(path, 'must be an object');
-  return value;
-}
-
-function list(value: unknown, path: string): readonly unknown[] {
-  if (!Array.isArray(value)) throw new Fault(path, 'must be a list');
-  return value;
-}
-
-function text(value: unknown, path: string): string {
-  if (typeof value !== 'string') throw new Fault(path, 'must be a string');
-  return value;
-}
-
-const optionalList = (value: unknown, path: string): readonly unknown[] =>
-  isGiven(value) ? list(value, path) : [];
-const optionalText = (value: unknown, path: string): string | undefined =>
-  isGiven(value) ? text(value, path) : undefined;
-
-function optionalFlag(value: unknown, path: string): boolean | undefined {
-  if (!isGiven(value)) return undefined;
-  if (typeof value !== 'boolean') throw new Fault(path, 'must be true or false');
-  return value;
-}
-
-function optionalNumber(value: unknown, path: string): number | undefined {
-  if (!isGiven(value)) return undefined;
-  if (typeof value !== 'number') throw new Fault(path, 'must be a number');
-  return value;
 }

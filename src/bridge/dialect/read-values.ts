@@ -1,0 +1,99 @@
+/** Reads values of a request whose fields were checked, and what several APIs have in common. Pure. */
+import { isJsonObject, type JsonObject } from '../json-body.ts';
+import { accepted, type Checked, refused } from '../refusal.ts';
+import type { Message, Part } from './model.ts';
+
+/** What vision models take. */
+export const IMAGE_TYPES: ReadonlySet<unknown> = new Set([
+  'image/jpeg',
+  'image/png',
+  'image/gif',
+  'image/webp',
+]);
+/** Not one expression for the whole: V8 gives up on those with megabytes. */
+const NOT_BASE64 = /[^A-Za-z0-9+/=]/;
+/** Between texts that were apart. */
+export const GAP = '\n\n';
+const SHOWN_CHARACTERS_MAX = 60;
+
+/** A fault in the request, from any depth of it; `checkedRead` turns it into a refusal. */
+export class Fault extends Error {
+  readonly path: string;
+  readonly code: string;
+
+  constructor(path: string, why: string, code = 'invalid_value') {
+    super(`${path}: ${why}`);
+    this.path = path;
+    this.code = code;
+  }
+}
+
+/** What `read` returns, or a refusal for its `Fault`. */
+export function checkedRead<T>(read: () => T): Checked<T> {
+  try {
+    return accepted(read());
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    return refused(400, error.code, `${error.message}.`, { param: error.path });
+  }
+}
+
+/** Neighbors of the same role as one message; templates of many models refuse them. */
+export function mergeNeighbors(messages: readonly Message[]): readonly Message[] {
+  const merged: { readonly role: Message['role']; readonly parts: Part[] }[] = [];
+  for (const { role, parts } of messages) {
+    const last = merged.at(-1);
+    if (last?.role === role) for (const part of parts) last.parts.push(part);
+    else merged.push({ role, parts: [...parts] });
+  }
+  return merged;
+}
+
+/** A system message after the beginning, where templates of many models refuse it. */
+export const asUserText = (said: string): string => `<system>\n${said}\n</system>`;
+
+/** Without white space. */
+export function base64(value: unknown, path: string): string {
+  const encoded = text(value, path).replaceAll(/\s/g, '');
+  const padding = encoded.indexOf('=');
+  if (NOT_BASE64.test(encoded) || (padding >= 0 && padding < encoded.length - 2)) {
+    throw new Fault(path, 'is not base64');
+  }
+  return encoded;
+}
+
+export const isGiven = (value: unknown): boolean => value !== undefined && value !== null;
+export const shown = (value: unknown): string =>
+  String(JSON.stringify(value)).slice(0, SHOWN_CHARACTERS_MAX);
+
+export function object(value: unknown, path: string): JsonObject {
+  if (!isJsonObject(value)) throw new Fault(path, 'must be an object');
+  return value;
+}
+
+export function list(value: unknown, path: string): readonly unknown[] {
+  if (!Array.isArray(value)) throw new Fault(path, 'must be a list');
+  return value;
+}
+
+export function text(value: unknown, path: string): string {
+  if (typeof value !== 'string') throw new Fault(path, 'must be a string');
+  return value;
+}
+
+export const optionalList = (value: unknown, path: string): readonly unknown[] =>
+  isGiven(value) ? list(value, path) : [];
+export const optionalText = (value: unknown, path: string): string | undefined =>
+  isGiven(value) ? text(value, path) : undefined;
+
+export function optionalFlag(value: unknown, path: string): boolean | undefined {
+  if (!isGiven(value)) return undefined;
+  if (typeof value !== 'boolean') throw new Fault(path, 'must be true or false');
+  return value;
+}
+
+export function optionalNumber(value: unknown, path: string): number | undefined {
+  if (!isGiven(value)) return undefined;
+  if (typeof value !== 'number') throw new Fault(path, 'must be a number');
+  return value;
+}
