@@ -23,24 +23,32 @@ export interface RuntimeFixture {
   readonly usage: readonly UsageRecord[];
 }
 
-/** @param upstream `engine`, a URL or `unix:/path`; a function is called when the tests begin */
+/**
+ * A runtime with a home of its own, since tests look at what is left in it; it shares the user's cache.
+ * @param upstream `engine`, a URL or `unix:/path`; a function is called when the tests begin
+ */
 export function useRuntime(
   upstream: string | (() => string) = 'engine',
   log: Log = silentLog,
 ): RuntimeFixture {
   let runtime: Runtime | undefined;
+  let home: string | undefined;
   const usage: UsageRecord[] = [];
   beforeAll(async () => {
     const where = typeof upstream === 'string' ? upstream : upstream();
+    home = await temporaryHome();
     runtime = await Runtime.open({
-      config: { ...readConfig(process.env), upstream: where },
+      config: { ...readConfig(process.env), home, upstream: where },
       progress: silentProgress,
       log,
       signal: new AbortController().signal,
       onUsage: (record) => void usage.push(record),
     });
   });
-  afterAll(() => runtime?.close());
+  afterAll(async () => {
+    await runtime?.close();
+    if (home !== undefined) await rm(home, { recursive: true });
+  });
   return {
     get runtime() {
       if (runtime === undefined) throw new Error('the runtime is open only inside tests');
