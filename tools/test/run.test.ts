@@ -112,7 +112,11 @@ describe('runLayers', () => {
 
   it('a green gate is followed by the machine’s layers, which are prepared once', async () => {
     let prepared = 0;
-    const layers = [layer('check', 'gate'), layer('vm', 'machine', red), layer('nested', 'machine')];
+    const layers = [
+      layer('check', 'gate'),
+      layer('vm', 'machine', red),
+      layer('nested', 'machine'),
+    ];
     const outcomes = await runLayers(layers, context(), async () => {
       prepared += 1;
     });
