@@ -33,7 +33,9 @@ export function writeAnthropicRequest(request: ConversationRequest): JsonObject 
     top_p: request.topP,
     top_k: request.topK,
     stop_sequences: request.stop,
-    output_config: format && { format: { type: 'json_schema', schema: format } },
+    // There is no "any JSON".
+    output_config:
+      typeof format === 'object' ? { format: { type: 'json_schema', schema: format } } : undefined,
   });
 }
 

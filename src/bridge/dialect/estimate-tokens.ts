@@ -4,7 +4,7 @@ import type { ConversationRequest, Part } from './model.ts';
 
 /** All text that the model reads, without images: a sandbox chooses where in a request it puts its prompt. */
 export function estimateTokens({ system, messages, tools, format }: ConversationRequest): number {
-  let characters = system.length + jsonLength(format);
+  let characters = system.length + (typeof format === 'object' ? jsonLength(format) : 0);
   for (const { parts } of messages) for (const part of parts) characters += lengthOf(part);
   for (const { name, description = '', schema } of tools) {
     characters += name.length + description.length + jsonLength(schema);

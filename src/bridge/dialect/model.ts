@@ -25,8 +25,12 @@ export interface ConversationRequest {
   readonly topP: number | undefined;
   readonly topK: number | undefined;
   readonly stop: readonly string[];
-  /** JSON Schema of the answer's text. */
-  readonly format: JsonObject | undefined;
+  /** JSON Schema of the answer's text; `json`: any JSON object. */
+  readonly format: JsonObject | 'json' | undefined;
+  /** False: the server may answer past the schema. Absent: true. */
+  readonly strictFormat?: boolean | undefined;
+  /** How much the model reasons, e.g. `low`. Absent: as it likes. */
+  readonly effort?: string | undefined;
 }
 
 export interface Message {

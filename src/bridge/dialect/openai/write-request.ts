@@ -34,7 +34,8 @@ export function writeRequest(request: ConversationRequest): JsonObject {
     top_p: request.topP,
     top_k: request.topK,
     stop: stop.length > 0 ? stop : undefined,
-    response_format: format === undefined ? undefined : writeFormat(format),
+    response_format: format === undefined ? undefined : writeFormat(format, request.strictFormat),
+    reasoning_effort: request.effort,
     stream: stream ? true : undefined,
     stream_options: stream ? { include_usage: true } : undefined,
   });
@@ -99,8 +100,9 @@ function writeChoice(choice: ToolChoice): unknown {
   return choice.type === 'any' ? 'required' : choice.type;
 }
 
-function writeFormat(schema: JsonObject): JsonObject {
-  return { type: 'json_schema', json_schema: { name: 'answer', strict: true, schema } };
+function writeFormat(format: JsonObject | 'json', strict = true): JsonObject {
+  if (format === 'json') return { type: 'json_object' };
+  return { type: 'json_schema', json_schema: { name: 'answer', strict, schema: format } };
 }
 
 function withoutUndefined(object: JsonObject): JsonObject {
