@@ -57,6 +57,8 @@ const VARIABLES = {
     FIELD_PATHS,
     'fields such as enable_search or messages.content.uuid, separated by commas',
   ),
+  /** Requests that the model server gets at a time; empty: the engine's slots, for other servers no limit. */
+  NEUROVISOR_UPSTREAM_SLOTS: matching(/^[1-9]\d{0,4}$/, 'a number of 1 to 99999'),
   /** Whether sandboxes see how much of a prompt the model server had in its cache. */
   NEUROVISOR_CACHE_HITS: oneOf(['hide', 'show'], 'hide'),
   /** Accelerator of the VMs. */
@@ -132,6 +134,8 @@ export interface Config {
   readonly home: string;
   readonly upstream: string;
   readonly upstreamKey: string | null;
+  /** Null: as the upstream says. */
+  readonly upstreamSlots: number | null;
   /** Paths of fields. */
   readonly allowFields: readonly string[];
   readonly showCacheHits: boolean;
@@ -179,6 +183,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     home: values.NEUROVISOR_HOME,
     upstream: values.NEUROVISOR_UPSTREAM,
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
+    upstreamSlots: Number(values.NEUROVISOR_UPSTREAM_SLOTS) || null,
     allowFields: listed(values.NEUROVISOR_ALLOW_FIELDS),
     showCacheHits: values.NEUROVISOR_CACHE_HITS === 'show',
     accelerator: values.NEUROVISOR_ACCELERATOR,

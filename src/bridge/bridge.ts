@@ -10,7 +10,7 @@
  * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
  * about its sender (R-IPC-8). A port serves the OpenAI API and Anthropic's
  * Messages over HTTP/1.1 (`dialect/`). Each request is an
- * *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream with the
+ * *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream when it is its turn, with the
  * host's key instead of the guest's. Its answer returns as it arrives: unchanged, or translated if client and
  * upstream speak different dialects.
  *
@@ -23,9 +23,9 @@
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, failure, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, body/check-body,
- * upstream/address, dialect/.
- * Input and output: listener, exchange, model-choice, reply, relay, the rest of body/ (requests' bodies) and upstream/
- * (model servers).
+ * upstream/address, dialect/, queue/token-scheduler.
+ * Input and output: listener, exchange, model-choice, reply, relay, the rest of body/ (requests' bodies), of
+ * queue/ (turns at a model server) and upstream/ (model servers).
  */
 import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';
@@ -41,6 +41,7 @@ import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
+import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
 import type { Refusal } from './refusal.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
 import { Catalog } from './upstream/catalog.ts';
@@ -64,6 +65,8 @@ export interface BridgeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** Judges each inference request before it is read: why the sandbox may ask no model; null: it may. */
   readonly refusalOf?: (sandboxId: string) => Refusal | null;
+  /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
+  readonly tenantOf?: (sandboxId: string) => string | null;
   /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
   readonly tracer?: Tracer;
   /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
@@ -72,6 +75,8 @@ export interface BridgeOptions {
   readonly bodyMemory?: FairShareLimits;
   /** Default `CHECKER_LIMITS`. */
   readonly checker?: Partial<CheckerLimits>;
+  /** Default `QUEUE_LIMITS`. */
+  readonly queue?: QueueLimits;
 }
 
 export interface Caller {
@@ -107,6 +112,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
   const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
   const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
+  const queues = new UpstreamQueues(clock, options.queue);
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -132,6 +138,8 @@ export function createBridge(options: BridgeOptions): Bridge {
         log,
         onUsage,
         refusalOf: options.refusalOf ?? (() => null),
+        tenantOf: options.tenantOf ?? (() => null),
+        queues,
         metrics,
         tracer,
         takeTraces: options.takeTraces,
@@ -150,7 +158,12 @@ export function createBridge(options: BridgeOptions): Bridge {
       ports.add(port);
       return port;
     },
-    metrics: () => [...metrics.list(), ...portGauges(ports), waitingBodies(checker)],
+    metrics: () => [
+      ...metrics.list(),
+      ...queues.metrics(),
+      ...portGauges(ports),
+      waitingBodies(checker),
+    ],
     close() {
       closing ??= Promise.all([...ports].map((port) => port.close())).then(async () => {
         client.close();

@@ -1,8 +1,8 @@
 /**
  * One request of a guest, from its head to the end of its answer (io).
  *
- *     route ─► body ─► inspect ─► upstream ─► model ─► send ─► first byte ─► relay ─► settle
- *                └── an abort (guest gone, port closed, timeout) ends it in every phase ──┘
+ *     route ─► body ─► inspect ─► upstream ─► model ─► queue ─► send ─► first byte ─► relay ─► settle
+ *                └── an abort (guest gone, port closed, timeout) ends it in every phase ────────────┘
  */
 
 import { randomBytes } from 'node:crypto';
@@ -38,7 +38,8 @@ import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
 import { cacheSalt, chosenModel, listedModels, type ModelSource } from './model-choice.ts';
 import type { BridgePolicy } from './policy.ts';
-import type { Refusal } from './refusal.ts';
+import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
+import type { Checked, Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { type Translated, translateDocument, translateStream } from './relay-translated.ts';
 import { Reply } from './reply.ts';
@@ -67,6 +68,9 @@ export interface ExchangeContext {
   readonly onUsage: (usage: UsageRecord) => void;
   /** Why the sandbox may ask no model now. */
   readonly refusalOf: (sandboxId: string) => Refusal | null;
+  /** Null: the operator's. */
+  readonly tenantOf: (sandboxId: string) => string | null;
+  readonly queues: UpstreamQueues;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
   /** Undefined: guests' own traces are not accepted. */
@@ -104,6 +108,8 @@ export class Exchange {
   #silence: IdleTimer | undefined;
   #target: UpstreamTarget | undefined;
   #dispatched: Dispatched | undefined;
+  /** Its slot of the upstream. */
+  #turn: Turn | undefined;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
     const { memory, limits, clock, sandboxId } = context;
@@ -157,6 +163,7 @@ export class Exchange {
     this.#silence?.stop();
     this.#reply.stop();
     this.#body.release();
+    this.#turn?.release();
     this.#settle();
     this.#count(end);
     return end;
@@ -248,6 +255,8 @@ export class Exchange {
     const model = await chosenModel(models, inspection.model, operation);
     if (!model.ok) return this.#refused(model.refusal);
     const salt = await cacheSalt(models, model.value, sandboxId);
+    const turn = await this.#awaitTurn(target, operation, inspection);
+    if (!turn.ok) return this.#refused(turn.refusal);
     const edits = { ...inspection.edits, ...this.#boundFields(inspection), ...salt };
     const named = inspection.model === model.value ? edits : { ...edits, model: model.value };
     const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
@@ -275,6 +284,37 @@ export class Exchange {
       outcome: 'upstream-lost',
     };
     return this.#forward(target, this.#dispatched, pieces);
+  }
+
+  /** Waits for a slot of the upstream, which is not silent meanwhile. */
+  async #awaitTurn(
+    target: UpstreamTarget,
+    operation: Operation,
+    { promptTokensEstimate }: Inspection,
+  ): Promise<Checked<Turn>> {
+    const { queues, sandboxId, policy, tenantOf, refusalOf } = this.#context;
+    this.#silence?.stop();
+    const request = {
+      tenant: tenantOf(sandboxId),
+      sandboxId,
+      priority: policy.priority ?? 'normal',
+      inputTokens: promptTokensEstimate,
+      outputTokens: expectedOutput(operation),
+    };
+    const turn = await queues.enter(target, request, this.#aborter.signal);
+    if (!turn.ok) return turn;
+    this.#turn = turn.value;
+    this.#watchSilence();
+    // Others of the same owner may have used the rest meanwhile.
+    const refusal = refusalOf(sandboxId);
+    return refusal === null ? turn : { ok: false, refusal };
+  }
+
+  /** While an answer comes it costs at least what was expected. */
+  #charge({ operation, counts }: Dispatched, isOver: boolean): void {
+    const { promptTokens, completionTokens } = counts();
+    const least = isOver ? 0 : expectedOutput(operation);
+    this.#turn?.charge(promptTokens, Math.max(completionTokens, least));
   }
 
   /** Maybe in a thread, which has the bytes meanwhile. */
@@ -318,25 +358,29 @@ export class Exchange {
     const { client, limits, sandboxId } = this.#context;
     const { operation } = dispatched;
     const { signal } = this.#aborter;
-    const response = await client.send({
-      target,
-      method: 'POST',
-      path: operation.upstreamPath,
-      headers: {
-        ...requestHeaders(this.#request.headers, sandboxId),
-        ...traceHeaders(dispatched.span),
-      },
-      body,
-      limits,
-      signal,
-    });
-    this.#body.release();
-    this.#silence?.touch();
+    let response: IncomingMessage | undefined;
     try {
+      response = await client.send({
+        target,
+        method: 'POST',
+        path: operation.upstreamPath,
+        headers: {
+          ...requestHeaders(this.#request.headers, sandboxId),
+          ...traceHeaders(dispatched.span),
+        },
+        body,
+        limits,
+        signal,
+      });
+      this.#body.release();
+      this.#silence?.touch();
       return await this.#relay(response, target, dispatched);
     } finally {
       // A connection with unread data must not return to the pool.
-      if (!response.readableEnded) response.destroy();
+      if (response?.readableEnded === false) response.destroy();
+      this.#charge(dispatched, true);
+      // The guest may read the rest of its answer for long, which is no matter of the upstream.
+      this.#turn?.release();
     }
   }
 
@@ -350,6 +394,7 @@ export class Exchange {
     const status = response.statusCode ?? 0;
     if (status < 200 || status >= 300) {
       dispatched.outcome = 'upstream-error';
+      dispatched.counts = () => NO_TOKENS;
       if (status === 401 || status === 403) {
         const remedy = 'check NEUROVISOR_UPSTREAM_KEY on the host';
         log.warn('the model server denied a request', { upstream: target.name, status, remedy });
@@ -365,7 +410,10 @@ export class Exchange {
       onData: () => this.#silence?.touch(),
       showCacheHits: this.#context.policy.showCacheHits ?? false,
       apiKey: target.apiKey,
-      onTokens: (events: number) => dispatched.tokens.record(events, clock.now()),
+      onTokens: (events: number) => {
+        dispatched.tokens.record(events, clock.now());
+        this.#charge(dispatched, false);
+      },
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
     if (isEventStream(response)) {
@@ -388,14 +436,20 @@ export class Exchange {
 
   /** Waits for the upstream, which may still be starting; streaming requests get keep-alives meanwhile. */
   async #awaitUpstream(): Promise<UpstreamTarget> {
-    const { clock, limits, upstream } = this.#context;
+    const { upstream } = this.#context;
+    const silence = this.#watchSilence();
+    this.#target = await orAborted(upstream(), this.#aborter.signal);
+    silence.touch();
+    return this.#target;
+  }
+
+  #watchSilence(): IdleTimer {
+    const { clock, limits } = this.#context;
     this.#silence = new IdleTimer(clock, limits.silenceTimeoutMs, () => {
       const message = `the model server was silent for ${limits.silenceTimeoutMs} ms`;
       this.cancel(new BridgeError('upstream_timeout', message));
     });
-    this.#target = await orAborted(upstream(), this.#aborter.signal);
-    this.#silence.touch();
-    return this.#target;
+    return this.#silence;
   }
 
   #boundFields({ bound }: Inspection): Record<string, string> {
@@ -470,6 +524,13 @@ export class Exchange {
 }
 
 const ANSWER_ID_BYTES = 12;
+
+/** Of an answer, before it is there: about that of a step of an agent. */
+const EXPECTED_OUTPUT_TOKENS = 256;
+const expectedOutput = ({ generates }: Operation): number =>
+  generates ? EXPECTED_OUTPUT_TOKENS : 0;
+
+const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
 
 /** A thread's answer has the bytes as a plain array. */
 const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>

@@ -1,4 +1,5 @@
 /** The models that a sandbox may use, and under which names. Set on the host, per port. */
+import type { ModelPriority } from '../base/model-limits.ts';
 import type { BridgeLimits } from './limits.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
@@ -19,6 +20,8 @@ export interface BridgePolicy {
   readonly allowFields?: readonly string[];
   /** True: answers keep what tells cache hits, so a sandbox may see what others have asked. */
   readonly showCacheHits?: boolean;
+  /** In the queue of an upstream whose slots are taken. Default: normal. */
+  readonly priority?: ModelPriority;
   readonly limits?: Partial<BridgeLimits>;
 }
 

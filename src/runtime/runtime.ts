@@ -113,8 +113,11 @@ export interface RuntimeOptions {
 /** Long enough for a first boot in software emulation on a busy machine. */
 const HELLO_TIMEOUT_MS = 60_000;
 
-interface ModelGate {
-  refusalOf: (sandboxId: string) => Refusal | null;
+export interface ModelGate {
+  /** Why a sandbox may ask no model now; null: it may. */
+  refusalOf(sandboxId: string): Refusal | null;
+  /** Owner of a sandbox; null: the operator. */
+  tenantOf(sandboxId: string): string | null;
 }
 
 export class Runtime {
@@ -144,7 +147,7 @@ export class Runtime {
   readonly #cleanup: CleanupStack;
   #images: Images | undefined;
   readonly #usageListeners: Set<(usage: UsageRecord) => void>;
-  readonly #modelGate: ModelGate;
+  readonly #modelGate: { current: ModelGate | null };
 
   private constructor(
     options: RuntimeOptions,
@@ -167,7 +170,7 @@ export class Runtime {
       sharedRam: SharedRam;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
-      modelGate: ModelGate;
+      modelGate: { current: ModelGate | null };
     },
   ) {
     this.#options = options;
@@ -258,7 +261,7 @@ export class Runtime {
       const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
-      const modelGate: ModelGate = { refusalOf: () => null };
+      const modelGate: { current: ModelGate | null } = { current: null };
       const bridge = createBridge({
         upstream: () => upstream.target(artifacts.model),
         clock: systemClock,
@@ -268,7 +271,8 @@ export class Runtime {
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
         },
-        refusalOf: (id) => modelGate.refusalOf(id),
+        refusalOf: (id) => modelGate.current?.refusalOf(id) ?? null,
+        tenantOf: (id) => modelGate.current?.tenantOf(id) ?? null,
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
@@ -485,9 +489,9 @@ export class Runtime {
     this.#usageListeners.add(listener);
   }
 
-  /** Asks `refusalOf` before each request of a sandbox to the model: why it is refused; null: it is not. */
-  judgeModelRequests(refusalOf: ModelGate['refusalOf']): void {
-    this.#modelGate.refusalOf = refusalOf;
+  /** Asks `gate` about each request of a sandbox to the model. */
+  judgeModelRequests(gate: ModelGate): void {
+    this.#modelGate.current = gate;
   }
 
   /** Starts the built-in model server ahead of the first request, which reports failures. */

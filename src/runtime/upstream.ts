@@ -63,7 +63,7 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
   const key = config.upstreamKey === null ? {} : { apiKey: config.upstreamKey };
   const found = await detectUpstream({ explicit, ...key });
   if (found !== null) {
-    return serverUpstream(found, async () => {
+    return serverUpstream(withSlots(found, config), async () => {
       return (await detectUpstream({ explicit, ...key, timeoutMs: ASK_MS_MAX }))?.models;
     });
   }
@@ -77,8 +77,9 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
 /** A server on a default port, which never gets the key; else the engine. */
 async function detectedUpstream(options: UpstreamOptions): Promise<Upstream> {
   const { detection = {}, log } = options;
-  const found = await detectUpstream({ ...detection, log });
-  if (found === null) return new EngineUpstream(options);
+  const detected = await detectUpstream({ ...detection, log });
+  if (detected === null) return new EngineUpstream(options);
+  const found = withSlots(detected, options.config);
   const { places = USUAL_PLACES } = detection;
   // The same place again, with the check of its owner: another process may have taken the port.
   const same = places.filter(({ baseUrl }) => baseUrl === found.baseUrl);
@@ -98,6 +99,10 @@ async function detectedUpstream(options: UpstreamOptions): Promise<Upstream> {
       });
     },
   };
+}
+
+function withSlots(target: UpstreamTarget, { upstreamSlots }: Config): UpstreamTarget {
+  return upstreamSlots === null ? target : { ...target, slots: upstreamSlots };
 }
 
 /** @param ask returns the current models; undefined: no answer */
@@ -124,6 +129,8 @@ class EngineUpstream implements Upstream {
   readonly models = null;
   readonly #options: UpstreamOptions;
   #starting: Promise<{ engine: Engine; remove: () => Promise<void> }> | undefined;
+  /** The fewest that an engine has, until it has told. */
+  #slots = 2;
 
   constructor(options: UpstreamOptions) {
     this.#options = options;
@@ -151,6 +158,7 @@ class EngineUpstream implements Upstream {
       socketPath: engine.socketPath,
       models: [engine.modelId],
       modelOwner: 'neurovisor',
+      slots: this.#options.config.upstreamSlots ?? this.#slots,
     };
   }
 
@@ -177,6 +185,12 @@ class EngineUpstream implements Upstream {
         log,
         ...(jail === null ? {} : { launch: jail.launch }),
       });
+      engine.ready.then(
+        ({ slots }) => {
+          this.#slots = slots;
+        },
+        (error: unknown) => ignore(error, 'each request reports it'),
+      );
       const removed = engine.exited.then(async () => {
         this.#starting = undefined;
         await remove(workspace, jail);

@@ -62,14 +62,14 @@ export class TenantQuotas implements StartGate {
 
   /** For the bridge: a model request is over. */
   noteUsage({ sandboxId, promptTokens, completionTokens }: UsageRecord): void {
-    const tenant = this.#tenantOf(sandboxId);
-    if (tenant !== undefined) this.#tokens.add(tenant, promptTokens + completionTokens);
+    const tenant = this.tenantOf(sandboxId);
+    if (tenant !== null) this.#tokens.add(tenant, promptTokens + completionTokens);
   }
 
   /** For the bridge: whether a sandbox may ask a model. Null: it may. */
   refusalOf(sandboxId: string): Refusal | null {
-    const tenant = this.#tenantOf(sandboxId);
-    if (tenant === undefined) return null;
+    const tenant = this.tenantOf(sandboxId);
+    if (tenant === null) return null;
     const { tokensPerDay } = this.#quotas.of(tenant);
     const used = this.#tokens.of(tenant);
     if (tokensPerDay === null || used < tokensPerDay) return null;
@@ -136,8 +136,9 @@ export class TenantQuotas implements StartGate {
     return reserved;
   }
 
-  #tenantOf(sandboxId: string): string | undefined {
-    return this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId);
+  /** For the bridge. */
+  tenantOf(sandboxId: string): string | null {
+    return this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId) ?? null;
   }
 
   #end(id: string): void {

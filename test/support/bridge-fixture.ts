@@ -65,6 +65,8 @@ export async function bridgeFixture(
     apiKey?: string;
     bodyMemory?: FairShareLimits;
     refusalOf?: BridgeOptions['refusalOf'];
+    tenantOf?: BridgeOptions['tenantOf'];
+    queue?: BridgeOptions['queue'];
     log?: Log;
   } = {},
 ): Promise<BridgeFixture> {
@@ -84,6 +86,8 @@ export async function bridgeFixture(
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
     ...(options.refusalOf === undefined ? {} : { refusalOf: options.refusalOf }),
+    ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
+    ...(options.queue === undefined ? {} : { queue: options.queue }),
     onUsage(record) {
       usage.push(record);
       for (const resolve of waiting.splice(0)) resolve(record);
@@ -126,7 +130,7 @@ export async function call(
   return { status: head.statusCode ?? 0, headers: head.headers, body: opened.text(), broken };
 }
 
-function open(
+export function open(
   socketPath: string,
   path: string,
   body?: unknown,

@@ -59,7 +59,7 @@ export async function openMetricsWorld(
   const upstream = await startMockUpstream();
   cleanup.push('upstream', () => upstream.close());
   const bridge = createBridge({
-    upstream: () => Promise.resolve(upstream.target),
+    upstream: () => Promise.resolve({ ...upstream.target, slots: 4 }),
     clock: systemClock,
     log: silentLog,
     tracer,

@@ -18,6 +18,8 @@ export interface UpstreamTarget {
   readonly owner?: string;
   /** `owned_by` of its models, if known: tells the kind of server. */
   readonly modelOwner?: string;
+  /** Requests that it serves at a time; more wait in the bridge. Absent: not known, so none waits. */
+  readonly slots?: number;
   /** Its models, if known. The bridge fetches the list again for a name that is not in it. */
   readonly models?: readonly string[];
 }

@@ -92,7 +92,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.metrics.addControl(opened.control, opened.queue);
     await quotas.watch(opened.control);
     runtime.onUsage((record) => quotas.noteUsage(record));
-    runtime.judgeModelRequests((id) => quotas.refusalOf(id));
+    runtime.judgeModelRequests(quotas);
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =
       key === null

@@ -1,0 +1,250 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type Arrival, type Ticket, TokenScheduler } from './token-scheduler.ts';
+
+const AGING_MS = 1000;
+const COST_MAX = 100;
+const FLOWS = ['a', 'b', 'c', 'd'] as const;
+
+const cost = fc.integer({ min: 1, max: COST_MAX });
+const slots = fc.integer({ min: 1, max: 4 });
+
+/** Ends the running request at a random place. */
+function endOne(scheduler: TokenScheduler, running: Ticket[], pick: number, real: number): Ticket {
+  const [ended] = running.splice(pick % running.length, 1);
+  if (ended === undefined) throw new Error('none runs');
+  scheduler.charge(ended, real);
+  scheduler.remove(ended);
+  return ended;
+}
+
+const step = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant('add' as const),
+      tenant: fc.constantFrom('s', 't'),
+      sandbox: fc.constantFrom(...FLOWS),
+      band: fc.nat({ max: 2 }),
+      cost,
+    }),
+  },
+  { weight: 3, arbitrary: fc.record({ kind: fc.constant('next' as const) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant('remove' as const), pick: fc.nat({ max: 99 }) }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant('charge' as const),
+      pick: fc.nat({ max: 99 }),
+      cost: fc.nat({ max: COST_MAX }),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 2500 }) }),
+  },
+);
+
+describe('TokenScheduler properties', () => {
+  it('TokenScheduler: no slot is idle while a request waits, the best band goes first, and nothing leaks', () => {
+    fc.assert(
+      fc.property(slots, fc.array(step, { maxLength: 120 }), (count, steps) => {
+        const scheduler = new TokenScheduler({ slots: count, agingMs: AGING_MS });
+        const waiting: Ticket[] = [];
+        const running: Ticket[] = [];
+        let nowMs = 0;
+        const aged = ({ band, arrivedAtMs }: Ticket): number =>
+          Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / AGING_MS));
+        const lineOf = (one: Ticket): Ticket[] =>
+          waiting.filter(({ tenant, sandbox }) => tenant === one.tenant && sandbox === one.sandbox);
+        const firsts = (): Ticket[] => waiting.filter((one) => lineOf(one)[0] === one);
+        for (const one of steps) {
+          if (one.kind === 'add') waiting.push(scheduler.add(one, nowMs));
+          else if (one.kind === 'wait') nowMs += one.ms;
+          else if (one.kind === 'next') {
+            const isPossible = waiting.length > 0 && running.length < count;
+            const best = Math.min(...firsts().map(aged));
+            const ticket = scheduler.next(nowMs);
+            expect(ticket !== undefined).toBe(isPossible);
+            if (ticket === undefined) continue;
+            expect(firsts()).toContain(ticket);
+            expect(aged(ticket)).toBe(best);
+            running.push(...waiting.splice(waiting.indexOf(ticket), 1));
+          } else {
+            const all = [...waiting, ...running];
+            const ticket = all[one.pick % Math.max(1, all.length)];
+            if (ticket === undefined) continue;
+            if (one.kind === 'charge') scheduler.charge(ticket, one.cost);
+            else {
+              // Twice frees no slot of another.
+              for (const _ of [1, 2]) scheduler.remove(ticket);
+              const list = waiting.includes(ticket) ? waiting : running;
+              list.splice(list.indexOf(ticket), 1);
+            }
+          }
+          expect([scheduler.waiting, scheduler.running]).toEqual([waiting.length, running.length]);
+        }
+        for (const ticket of [...waiting, ...running]) scheduler.remove(ticket);
+        expect([scheduler.waiting, scheduler.running]).toEqual([0, 0]);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('TokenScheduler: with one slot and exact costs, the flow that has had least is next, as in a naive model', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(cost, cost, cost), { minLength: 1, maxLength: 40 }),
+        (rounds) => {
+          const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
+          const names = ['a', 'b', 'c'];
+          const costs = names.map((_, i) => rounds.map((each) => each[i] ?? 1));
+          for (const [i, sandbox] of names.entries()) {
+            for (const each of costs[i] ?? [])
+              scheduler.add({ tenant: 't', sandbox, band: 1, cost: each }, 0);
+          }
+          const had = names.map(() => 0);
+          const left = costs.map((each) => [...each]);
+          while (scheduler.waiting > 0) {
+            const ticket = scheduler.next(0);
+            if (ticket === undefined) throw new Error('the slot is free');
+            const i = names.indexOf(ticket.sandbox);
+            const open = had.filter((_, j) => (left[j] ?? []).length > 0);
+            expect(had[i]).toBe(Math.min(...open));
+            expect(left[i]?.shift()).toBe(ticket.cost);
+            had[i] = (had[i] ?? 0) + ticket.cost;
+            scheduler.remove(ticket);
+          }
+          expect(had).toEqual(costs.map((each) => each.reduce((sum, one) => sum + one, 0)));
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+
+  /** The paper bounds the difference by what can run at a time, whatever the time that it lasts. */
+  it.each(['sandboxes', 'tenants'] as const)(
+    'TokenScheduler: %s that wait all the time get the same, within what the slots can hold twice',
+    (level) => {
+      const play = fc.record({
+        real: fc.nat({ max: COST_MAX }),
+        estimate: cost,
+        pick: fc.nat({ max: 9 }),
+        /** A flow beside them, which comes and goes. */
+        guest: fc.boolean(),
+      });
+      fc.assert(
+        fc.property(slots, fc.array(play, { minLength: 50, maxLength: 400 }), (count, plays) => {
+          const scheduler = new TokenScheduler({ slots: count, agingMs: AGING_MS });
+          const of = (name: string): Omit<Arrival, 'cost'> =>
+            level === 'tenants'
+              ? { tenant: name, sandbox: 's', band: 1 }
+              : { tenant: 't', sandbox: name, band: 1 };
+          const nameOf = (ticket: Ticket): string =>
+            ticket[level === 'tenants' ? 'tenant' : 'sandbox'];
+          const backlogged = ['a', 'b', 'c'];
+          const had = new Map<string, number>();
+          const add = (name: string, estimate: number) =>
+            scheduler.add({ ...of(name), cost: estimate }, 0);
+          for (const name of backlogged) for (let i = 0; i <= count; i += 1) add(name, 50);
+          const running: Ticket[] = [];
+          for (const { real, estimate, pick, guest } of plays) {
+            if (guest) add('guest', estimate);
+            for (let next = scheduler.next(0); next !== undefined; next = scheduler.next(0)) {
+              running.push(next);
+              if (backlogged.includes(nameOf(next))) add(nameOf(next), estimate);
+            }
+            const ended = endOne(scheduler, running, pick, real);
+            had.set(nameOf(ended), (had.get(nameOf(ended)) ?? 0) + real);
+            const all = backlogged.map((name) => had.get(name) ?? 0);
+            const difference = Math.max(...all) - Math.min(...all);
+            expect(difference).toBeLessThanOrEqual(2 * count * COST_MAX);
+          }
+        }),
+        { numRuns: 200 },
+      );
+    },
+  );
+
+  it('TokenScheduler: a flow that comes late, or comes back, is owed nothing of the time before', () => {
+    fc.assert(
+      fc.property(
+        fc.array(cost, { minLength: 1, maxLength: 60 }),
+        fc.array(cost, { minLength: 30, maxLength: 60 }),
+        fc.boolean(),
+        (before, after, wasThere) => {
+          const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
+          const add = (sandbox: string, one: number) =>
+            scheduler.add({ tenant: 't', sandbox, band: 1, cost: one }, 0);
+          if (wasThere) scheduler.remove(add('late', 1));
+          for (const one of [...before, ...after]) add('early', one);
+          for (const _ of before) {
+            const next = scheduler.next(0);
+            if (next !== undefined) scheduler.remove(next);
+          }
+          for (const one of after) add('late', one);
+          const had = { early: 0, late: 0 };
+          for (const _ of after) {
+            const next = scheduler.next(0);
+            if (next === undefined) throw new Error('the slot is free');
+            had[next.sandbox as keyof typeof had] += next.cost;
+            scheduler.remove(next);
+            expect(Math.abs(had.early - had.late)).toBeLessThanOrEqual(2 * COST_MAX);
+          }
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+
+  it('TokenScheduler: an aged request runs before long, however many flows of better bands wait', () => {
+    fc.assert(
+      fc.property(slots, fc.array(cost, { minLength: 200, maxLength: 200 }), (count, costs) => {
+        const scheduler = new TokenScheduler({ slots: count, agingMs: AGING_MS });
+        const hogs = FLOWS.map((sandbox) => ({ tenant: 't', sandbox, band: 0 }));
+        for (const hog of hogs)
+          for (let i = 0; i <= count; i += 1) scheduler.add({ ...hog, cost: 1 }, 0);
+        const batch = scheduler.add({ tenant: 't', sandbox: 'batch', band: 2, cost: COST_MAX }, 0);
+        let agedTurns = 0;
+        for (const [i, each] of costs.entries()) {
+          const nowMs = i * 40;
+          const running: Ticket[] = [];
+          for (let next = scheduler.next(nowMs); next !== undefined; next = scheduler.next(nowMs)) {
+            running.push(next);
+            if (next === batch) {
+              // A better band goes first until then.
+              expect(nowMs).toBeGreaterThanOrEqual(2 * AGING_MS);
+              return;
+            }
+            scheduler.add({ ...next, cost: each }, nowMs);
+          }
+          for (const each of running) scheduler.remove(each);
+          if (nowMs >= 2 * AGING_MS) agedTurns += 1;
+          // Its counter is that of the hogs within a request of each.
+          expect(agedTurns).toBeLessThanOrEqual(FLOWS.length * COST_MAX);
+        }
+        throw new Error('the batch request starved');
+      }),
+      { numRuns: 100 },
+    );
+  });
+
+  it('TokenScheduler: a better band that stops leaves worse ones no claim for the past', () => {
+    const scheduler = new TokenScheduler({ slots: 1, agingMs: AGING_MS });
+    const add = (sandbox: string, band: number) =>
+      scheduler.add({ tenant: 't', sandbox, band, cost: 10 }, 0);
+    for (let i = 0; i < 300; i += 1) add('chat', 0);
+    for (let i = 0; i < 100; i += 1) add('batch', 2);
+    for (let i = 0; i < 200; i += 1) scheduler.remove(scheduler.next(0) ?? add('x', 0));
+    // Both have aged: they take turns.
+    const order = Array.from({ length: 10 }, () => {
+      const next = scheduler.next(5 * AGING_MS);
+      if (next !== undefined) scheduler.remove(next);
+      return next?.sandbox;
+    });
+    expect(order.filter((name) => name === 'batch')).toHaveLength(5);
+  });
+});
