@@ -141,4 +141,25 @@ describe('runLayers', () => {
     expect(text).toContain('component | from a component\n');
     expect(text).toContain('vm | from a VM\n');
   });
+
+  it('runs two layers at a time, and the next as soon as one has ended', async () => {
+    const began: string[] = [];
+    const gates = ['component', 'vm', 'e2e', 'nested'].map((name) => ({
+      name,
+      end: Promise.withResolvers<Outcome>(),
+    }));
+    const layers = gates.map(({ name, end }) =>
+      layer(name, 'machine', async () => {
+        began.push(name);
+        return await end.promise;
+      }),
+    );
+    const running = runLayers(layers, context(), async () => undefined);
+    await expect.poll(() => began).toEqual(['component', 'vm']);
+    gates[1]?.end.resolve(NOTHING);
+    await expect.poll(() => began).toEqual(['component', 'vm', 'e2e']);
+    for (const { end } of gates) end.resolve(NOTHING);
+    expect(await running).toHaveLength(4);
+    expect(began).toEqual(['component', 'vm', 'e2e', 'nested']);
+  });
 });

@@ -96,34 +96,29 @@ export async function runLayers(
   return [...gate, ...(await sideBySide(machine, context))];
 }
 
-/**
- * Layers that run at the same time, with two tracks of about the same length: components wait for timers and small
- * programs most of the time, and each VM of the others is emulated by one thread.
- */
-const TRACKS: readonly (readonly string[])[] = [
-  ['component', 'e2e'],
-  ['vm', 'nested'],
-];
+/** Each VM is emulated by one thread, and components wait for timers and small programs most of the time. */
+const AT_ONCE = 2;
 
+/** The longest layer comes first, so that the others fill the time beside it. */
 async function sideBySide(
   layers: readonly Layer[],
   context: LayerContext,
 ): Promise<readonly Outcome[]> {
-  const tracks = TRACKS.map((names) => layers.filter(({ name }) => names.includes(name)));
-  const [first, second] = tracks.filter((track) => track.length > 0);
-  if (first === undefined) return [];
-  if (second === undefined) return await inOrder(first, context);
-  const outcomes = await Promise.all([first, second].map((track) => labeledTrack(track, context)));
-  return outcomes.flat();
+  if (layers.length === 1) return await inOrder(layers, context);
+  const left = [...layers];
+  const worker = async (): Promise<readonly Outcome[]> => {
+    const outcomes: Outcome[] = [];
+    for (let layer = left.shift(); layer !== undefined; layer = left.shift())
+      outcomes.push(await labeledRun(layer, context));
+    return outcomes;
+  };
+  return (await Promise.all(Array.from({ length: AT_ONCE }, worker))).flat();
 }
 
-async function labeledTrack(
-  track: readonly Layer[],
-  context: LayerContext,
-): Promise<readonly Outcome[]> {
-  const shell = labeled(context.shell, `${track.map(({ name }) => name).join('+')} | `);
+async function labeledRun(layer: Layer, context: LayerContext): Promise<Outcome> {
+  const shell = labeled(context.shell, `${layer.name} | `);
   try {
-    return await inOrder(track, { ...context, shell });
+    return await run(layer, { ...context, shell });
   } finally {
     shell.flush();
   }
@@ -133,19 +128,24 @@ async function inOrder(
   layers: readonly Layer[],
   context: LayerContext,
 ): Promise<readonly Outcome[]> {
-  const { shell } = context;
   const outcomes: Outcome[] = [];
   for (const layer of layers) {
-    shell.signal.throwIfAborted();
-    const began = performance.now();
-    shell.write(`\n== ${layer.name}\n`);
-    const outcome = await layer.run(context);
+    const outcome = await run(layer, context);
     outcomes.push(outcome);
-    const took = duration(performance.now() - began);
-    shell.write(`== ${layer.name}: ${counts(outcome)} in ${took}\n`);
     if (layer.stage === 'gate' && outcome.failed > 0) break;
   }
   return outcomes;
+}
+
+async function run(layer: Layer, context: LayerContext): Promise<Outcome> {
+  const { shell } = context;
+  shell.signal.throwIfAborted();
+  const began = performance.now();
+  shell.write(`\n== ${layer.name}\n`);
+  const outcome = await layer.run(context);
+  const took = duration(performance.now() - began);
+  shell.write(`== ${layer.name}: ${counts(outcome)} in ${took}\n`);
+  return outcome;
 }
 
 async function prepare(cli: Cli, layers: readonly Layer[]): Promise<void> {
