@@ -52,6 +52,8 @@ const VARIABLES = {
   ),
   /** API key for the upstream; stays on the host. */
   NEUROVISOR_UPSTREAM_KEY: text(),
+  /** File with several model servers; empty: `models.toml` in the home, if there is one. */
+  NEUROVISOR_MODELS: text(),
   /** Fields that requests of all sandboxes to the model may carry unchecked, by their paths, separated by commas. */
   NEUROVISOR_ALLOW_FIELDS: matching(
     FIELD_PATHS,
@@ -136,6 +138,8 @@ export interface Config {
   readonly upstreamKey: string | null;
   /** Null: as the upstream says. */
   readonly upstreamSlots: number | null;
+  /** Path; null: `models.toml` in the home, if there is one. */
+  readonly modelsFile: string | null;
   /** Paths of fields. */
   readonly allowFields: readonly string[];
   readonly showCacheHits: boolean;
@@ -184,6 +188,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     upstream: values.NEUROVISOR_UPSTREAM,
     upstreamKey: values.NEUROVISOR_UPSTREAM_KEY || null,
     upstreamSlots: Number(values.NEUROVISOR_UPSTREAM_SLOTS) || null,
+    modelsFile: modelsFileOf(values),
     allowFields: listed(values.NEUROVISOR_ALLOW_FIELDS),
     showCacheHits: values.NEUROVISOR_CACHE_HITS === 'show',
     accelerator: values.NEUROVISOR_ACCELERATOR,
@@ -219,6 +224,18 @@ function readVariables(env: Readonly<Record<string, string | undefined>>): Value
     }
   });
   return Object.fromEntries(read) as Values;
+}
+
+function modelsFileOf(values: Values): string | null {
+  const { NEUROVISOR_MODELS: path, NEUROVISOR_UPSTREAM: upstream } = values;
+  if (path === '' || upstream === 'auto') return path || null;
+  throw new ConfigError(
+    'config_invalid',
+    'NEUROVISOR_MODELS and NEUROVISOR_UPSTREAM are both set',
+    {
+      remedy: 'unset one of the environment variables',
+    },
+  );
 }
 
 const listed = (text: string): string[] => text.split(',').filter((one) => one !== '');

@@ -13,7 +13,7 @@ import { assert } from '../base/assert.ts';
 const API_VERSION = '1.0.0';
 
 const DESCRIPTION = `
-Sandboxes for AI agents: microVMs without a network unless asked for, whose models stay on this host.
+Sandboxes for AI agents: microVMs without a network unless asked for, whose prompts stay on this host unless allowed.
 
 A first sandbox, with the server of \`neurovisor serve\` at its unix socket:
 

@@ -43,22 +43,26 @@ import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
 import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
 import type { Refusal } from './refusal.ts';
-import type { UpstreamTarget } from './upstream/address.ts';
+import { Dispatcher } from './routing/dispatcher.ts';
+import { ModelNames } from './routing/model-names.ts';
+import type { UpstreamSource } from './routing/route-table.ts';
 import { Catalog } from './upstream/catalog.ts';
 import { UpstreamClient } from './upstream/client.ts';
 import type { UsageRecord } from './usage.ts';
 
 export type { PortStats } from './listener.ts';
 export type { BridgePolicy } from './policy.ts';
+export type { UpstreamSource } from './routing/route-table.ts';
 export type { UpstreamTarget } from './upstream/address.ts';
 export type { UsageRecord } from './usage.ts';
 
 export interface BridgeOptions {
   /**
-   * The destination of requests; called for each, so it may change. Requests wait for it, streaming ones
-   * with keep-alives. If it rejects they get 503, with the error's remedy.
+   * The destination of requests, or several with the routes to them. A function is called for each request, so its
+   * result may change. Requests wait for it, streaming ones with keep-alives. If it rejects they get 503, with the
+   * error's remedy.
    */
-  readonly upstream: () => Promise<UpstreamTarget>;
+  readonly upstream: UpstreamSource;
   readonly clock: Clock;
   readonly log: Log;
   /** Called at the end of each request that was sent to the upstream. */
@@ -71,6 +75,8 @@ export interface BridgeOptions {
   readonly tracer?: Tracer;
   /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
   readonly takeTraces?: TakeTraces | undefined;
+  /** In [0, 1), for the choice among routes. Default: `Math.random`. */
+  readonly chance?: () => number;
   /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
   readonly bodyMemory?: FairShareLimits;
   /** Default `CHECKER_LIMITS`. */
@@ -113,6 +119,9 @@ export function createBridge(options: BridgeOptions): Bridge {
   const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
   const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
   const queues = new UpstreamQueues(clock, options.queue);
+  const models = new ModelNames(upstream, catalog);
+  const { chance = Math.random } = options;
+  const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, chance });
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -131,7 +140,8 @@ export function createBridge(options: BridgeOptions): Bridge {
         bodyTime: new LoopTime(BODY_LOOP_TIME, clock),
         traceTime: new LoopTime(TRACE_LOOP_TIME, clock),
         memory,
-        upstream,
+        models,
+        dispatcher,
         client,
         catalog,
         clock,

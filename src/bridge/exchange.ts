@@ -1,7 +1,8 @@
 /**
  * One request of a guest, from its head to the end of its answer (io).
  *
- *     route ─► body ─► inspect ─► upstream ─► model ─► queue ─► send ─► first byte ─► relay ─► settle
+ *     route ─► body ─► inspect ─► model ─► upstream ─► queue ─► send ─► first byte ─► relay ─► settle
+ *                                            ▲── another route ───┘
  *                └── an abort (guest gone, port closed, timeout) ends it in every phase ────────────┘
  */
 
@@ -36,16 +37,19 @@ import {
 import { requestHeaders } from './headers.ts';
 import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
-import { cacheSalt, chosenModel, listedModels, type ModelSource } from './model-choice.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
 import type { Checked, Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import { type Translated, translateDocument, translateStream } from './relay-translated.ts';
 import { Reply } from './reply.ts';
+import type { Dispatcher, SendAttempt } from './routing/dispatcher.ts';
+import type { ModelNames } from './routing/model-names.ts';
+import type { Plan } from './routing/router.ts';
 import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
+import { cacheSalt } from './upstream/cache-salt.ts';
 import type { Catalog } from './upstream/catalog.ts';
 import type { UpstreamClient } from './upstream/client.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
@@ -60,7 +64,8 @@ export interface ExchangeContext {
   readonly traceTime: LoopTime;
   /** For bodies of all sandboxes, in bytes. */
   readonly memory: FairShare;
-  readonly upstream: () => Promise<UpstreamTarget>;
+  readonly models: ModelNames;
+  readonly dispatcher: Dispatcher;
   readonly client: UpstreamClient;
   readonly catalog: Catalog;
   readonly clock: Clock;
@@ -204,21 +209,18 @@ export class Exchange {
   }
 
   async #listModels(route: Extract<Route, { kind: 'models' | 'model' }>): Promise<ExchangeEnd> {
-    const models = await listedModels(await this.#modelSource());
+    const { models, policy } = this.#context;
+    const { signal } = this.#aborter;
+    this.#watchSilence();
     if (route.kind === 'models') {
-      this.#reply.json(200, this.#dialect.modelList(models.visible));
+      const visible = await models.visible(policy, signal);
+      this.#reply.json(200, this.#dialect.modelList(visible));
       return 'served';
     }
-    const entry = models.entry(route.id);
+    const entry = await models.entry(route.id, policy, signal);
     if (!entry.ok) return this.#refused(entry.refusal);
     this.#reply.json(200, this.#dialect.model(entry.value));
     return 'served';
-  }
-
-  async #modelSource(): Promise<ModelSource> {
-    const { policy, catalog } = this.#context;
-    const target = await this.#awaitUpstream();
-    return { policy, catalog, target, signal: this.#aborter.signal };
   }
 
   /** Estimates: the model server's tokenizer is not asked. */
@@ -250,40 +252,42 @@ export class Exchange {
       if (!replaced.ok) return this.#refused(replaced.refusal);
     }
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
-    const models = await this.#modelSource();
-    const { target } = models;
-    const model = await chosenModel(models, inspection.model, operation);
-    if (!model.ok) return this.#refused(model.refusal);
-    const salt = await cacheSalt(models, model.value, sandboxId);
-    const turn = await this.#awaitTurn(target, operation, inspection);
-    if (!turn.ok) return this.#refused(turn.refusal);
-    const edits = { ...inspection.edits, ...this.#boundFields(inspection), ...salt };
-    const named = inspection.model === model.value ? edits : { ...edits, model: model.value };
-    const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
-    const pieces = editJson(sent, layout, named);
+    const { models, policy } = this.#context;
+    this.#watchSilence();
+    const use = operation.generates ? 'text' : 'embeddings';
+    const resolved = await models.resolve(inspection.model, policy, use, this.#aborter.signal);
+    if (!resolved.ok) return this.#refused(resolved.refusal);
+    const { model, plan } = resolved.value;
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
       operation: operation.name,
-      model: model.value,
+      model,
       stream: inspection.stream,
     });
-    this.#dispatched = {
-      operation,
-      span,
-      inspection,
-      translated: this.#translated(inspection, translated?.answer, model.value),
-      model: model.value,
-      bodyEndAtMs,
-      sentAtMs: clock.now(),
-      tokens: new TokenTimes(bodyEndAtMs, INTER_TOKEN_BOUNDS),
-      counts: () => ({
-        promptTokens: inspection.promptTokensEstimate,
-        completionTokens: 0,
-        estimated: true,
-      }),
-      complete: () => false,
-      outcome: 'upstream-lost',
-    };
-    return this.#forward(target, this.#dispatched, pieces);
+    const bound = this.#boundFields(inspection);
+    const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
+    return this.#forward(plan, operation, inspection, async (target, route, signal) => {
+      const salt = await cacheSalt(this.#context, target, route.model, signal);
+      const edits = { ...inspection.edits, ...bound, ...salt };
+      const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
+      this.#dispatched = {
+        operation,
+        span,
+        inspection,
+        translated: this.#translated(inspection, translated?.answer, route.model),
+        model,
+        bodyEndAtMs,
+        sentAtMs: clock.now(),
+        tokens: new TokenTimes(bodyEndAtMs, INTER_TOKEN_BOUNDS),
+        counts: () => ({
+          promptTokens: inspection.promptTokensEstimate,
+          completionTokens: 0,
+          estimated: true,
+        }),
+        complete: () => false,
+        outcome: 'upstream-lost',
+      };
+      return this.#send(target, this.#dispatched, editJson(sent, layout, named), signal);
+    });
   }
 
   /** Waits for a slot of the upstream, which is not silent meanwhile. */
@@ -350,38 +354,52 @@ export class Exchange {
     return { reader: new OpenaiAnswerReader(answer, id), writer, translation, stream };
   }
 
+  /** @param send called for each attempt, right before it */
   async #forward(
-    target: UpstreamTarget,
-    dispatched: Dispatched,
-    body: readonly Buffer[],
+    plan: Plan,
+    operation: Operation,
+    inspection: Inspection,
+    send: SendAttempt,
   ): Promise<ExchangeEnd> {
-    const { client, limits, sandboxId } = this.#context;
-    const { operation } = dispatched;
-    const { signal } = this.#aborter;
     let response: IncomingMessage | undefined;
     try {
-      response = await client.send({
-        target,
-        method: 'POST',
-        path: operation.upstreamPath,
-        headers: {
-          ...requestHeaders(this.#request.headers, sandboxId),
-          ...traceHeaders(dispatched.span),
+      const delivered = await this.#context.dispatcher.dispatch({
+        plan,
+        signal: this.#aborter.signal,
+        enter: (target) => {
+          this.#target = target;
+          return this.#awaitTurn(target, operation, inspection);
         },
-        body,
-        limits,
-        signal,
+        send,
       });
+      if (!delivered.ok) return this.#refused(delivered.refusal);
+      response = delivered.value.response;
       this.#body.release();
       this.#silence?.touch();
-      return await this.#relay(response, target, dispatched);
+      assert(this.#dispatched !== undefined, 'an answer follows a request');
+      return await this.#relay(response, delivered.value.target, this.#dispatched);
     } finally {
       // A connection with unread data must not return to the pool.
       if (response?.readableEnded === false) response.destroy();
-      this.#charge(dispatched, true);
+      if (this.#dispatched !== undefined) this.#charge(this.#dispatched, true);
       // The guest may read the rest of its answer for long, which is no matter of the upstream.
       this.#turn?.release();
     }
+  }
+
+  #send(
+    target: UpstreamTarget,
+    { operation, span }: Dispatched,
+    body: readonly Buffer[],
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    const { client, limits, sandboxId } = this.#context;
+    const headers = {
+      ...requestHeaders(this.#request.headers, sandboxId),
+      ...traceHeaders(span),
+    };
+    const path = operation.upstreamPath;
+    return client.send({ target, method: 'POST', path, headers, body, limits, signal });
   }
 
   async #relay(
@@ -396,7 +414,8 @@ export class Exchange {
       dispatched.outcome = 'upstream-error';
       dispatched.counts = () => NO_TOKENS;
       if (status === 401 || status === 403) {
-        const remedy = 'check NEUROVISOR_UPSTREAM_KEY on the host';
+        const remedy =
+          'check its key on the host: NEUROVISOR_UPSTREAM_KEY, or `key` in models.toml';
         log.warn('the model server denied a request', { upstream: target.name, status, remedy });
       }
       const { apiKey } = target;
@@ -434,22 +453,13 @@ export class Exchange {
     return 'served';
   }
 
-  /** Waits for the upstream, which may still be starting; streaming requests get keep-alives meanwhile. */
-  async #awaitUpstream(): Promise<UpstreamTarget> {
-    const { upstream } = this.#context;
-    const silence = this.#watchSilence();
-    this.#target = await orAborted(upstream(), this.#aborter.signal);
-    silence.touch();
-    return this.#target;
-  }
-
-  #watchSilence(): IdleTimer {
+  /** The upstream may still be starting; streaming requests get keep-alives meanwhile. */
+  #watchSilence(): void {
     const { clock, limits } = this.#context;
     this.#silence = new IdleTimer(clock, limits.silenceTimeoutMs, () => {
       const message = `the model server was silent for ${limits.silenceTimeoutMs} ms`;
       this.cancel(new BridgeError('upstream_timeout', message));
     });
-    return this.#silence;
   }
 
   #boundFields({ bound }: Inspection): Record<string, string> {

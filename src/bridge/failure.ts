@@ -1,6 +1,6 @@
 /** What a guest is told when its request fails through no fault of its own. Pure. */
 import { CodedError } from '../base/errors.ts';
-import { BridgeError } from './errors.ts';
+import { BridgeError, UpstreamsPausedError } from './errors.ts';
 import type { Refusal } from './refusal.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
 
@@ -15,6 +15,7 @@ const RETRY_AFTER_SECONDS = 2;
 
 /** The error that the guest gets. Addresses and causes stay in the log. */
 export function refusalOfFailure(error: unknown, target: UpstreamTarget | undefined): Refusal {
+  if (error instanceof UpstreamsPausedError) return pausedRefusal(error);
   const code = error instanceof BridgeError ? error.code : 'upstream_unavailable';
   const name = target?.name ?? 'The model server';
   const remedy =
@@ -38,4 +39,12 @@ export function refusalOfFailure(error: unknown, target: UpstreamTarget | undefi
         retryAfterSeconds: RETRY_AFTER_SECONDS,
       };
   }
+}
+
+function pausedRefusal({ code, retryInMs }: UpstreamsPausedError): Refusal {
+  const retryAfterSeconds = Math.max(1, Math.ceil(retryInMs / 1000));
+  const retry = `Retry in ${retryAfterSeconds} s.`;
+  return code === 'upstream_limited'
+    ? { status: 429, code, message: `The model server limits its use. ${retry}`, retryAfterSeconds }
+    : { status: 503, code, message: `The model server fails. ${retry}`, retryAfterSeconds };
 }

@@ -16,6 +16,11 @@ export interface BridgePolicy {
    * agents written for those services run unchanged. Absent: such requests get 404.
    */
   readonly defaultModel?: string;
+  /**
+   * Models whose prompts may leave this host (`all`: every one), as a table of routes says. Absent: none. Without a
+   * table it has no effect.
+   */
+  readonly allowHosted?: readonly string[];
   /** Paths of fields that pass unchecked, e.g. `enable_search`, `messages.content.uuid`: see `fields.ts`. */
   readonly allowFields?: readonly string[];
   /** True: answers keep what tells cache hits, so a sandbox may see what others have asked. */

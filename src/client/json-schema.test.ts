@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import * as schemas from '../api/schema/answers.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
+import { NO_MODEL_POLICY } from '../sandbox/spec.ts';
 import * as answers from './answers.ts';
 import { type AnswerSchema, conform, MISMATCH } from './json-schema.ts';
 
@@ -28,6 +29,7 @@ const SANDBOX: SandboxInfo = {
   autoResume: true,
   onMemoryPressure: 'warn',
   diskLimits: { opsPerSecond: 100 },
+  models: NO_MODEL_POLICY,
   packages: null,
   network: {
     mode: 'allowlist',

@@ -64,7 +64,8 @@ async function stillNotReady(cause: unknown): Promise<Error> {
  */
 export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
   if (config.daemonUrl !== null) return await openDaemon(config);
-  const { upstream, accelerator, vmm, gpu, jail } = config;
+  const { upstream, modelsFile, accelerator, vmm, gpu, jail } = config;
+  if (modelsFile !== null) return null;
   if ([upstream, accelerator, vmm, gpu, jail].some((setting) => setting !== 'auto')) return null;
   return await openDaemonIfRunning(config);
 }

@@ -263,7 +263,7 @@ export class Runtime {
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const modelGate: { current: ModelGate | null } = { current: null };
       const bridge = createBridge({
-        upstream: () => upstream.target(artifacts.model),
+        upstream: upstream.source(artifacts.model),
         clock: systemClock,
         log,
         tracer,
@@ -497,7 +497,7 @@ export class Runtime {
   /** Starts the built-in model server ahead of the first request, which reports failures. */
   warmUpstream(): void {
     this.upstream
-      .target(this.artifacts.model)
+      .warm(this.artifacts.model)
       .catch((error: unknown) => ignore(error, 'reported by the first request'));
   }
 
@@ -520,6 +520,7 @@ export class Runtime {
     const { config } = this.#options;
     return {
       aliases: models.aliases,
+      allowHosted: models.allowHosted,
       allowFields: [...config.allowFields, ...models.allowFields],
       showCacheHits: config.showCacheHits,
       ...(models.allow === null ? {} : { allowModels: models.allow }),

@@ -8,7 +8,7 @@ import { describeError } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
-import type { UpstreamTarget } from '../bridge/bridge.ts';
+import type { UpstreamSource, UpstreamTarget } from '../bridge/bridge.ts';
 import { endpointOf } from '../bridge/upstream/address.ts';
 import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../bridge/upstream/detect.ts';
 import {
@@ -22,6 +22,8 @@ import { MODEL_ID } from '../image/model.ts';
 import type { Workspace } from '../sandbox/parts.ts';
 import { type EngineJail, openEngineJail } from './engine-jail.ts';
 import { RuntimeError } from './errors.ts';
+import { readModelsFile } from './model-servers/models-file.ts';
+import { openServers } from './model-servers/servers.ts';
 import type { Model } from './setup.ts';
 import { makeWorkspace } from './workspace.ts';
 
@@ -36,7 +38,10 @@ export interface Upstream {
   readonly models: readonly string[] | null;
   /** Asks the server for the current names of its models; null: it does not list them. */
   offered(): Promise<readonly string[] | null>;
-  target(model: Model | null): Promise<UpstreamTarget>;
+  /** For the bridge. @param model of the engine */
+  source(model: Model | null): UpstreamSource;
+  /** Starts what the first request would start. */
+  warm(model: Model | null): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -54,10 +59,15 @@ export interface UpstreamOptions {
 /** Longest wait of `host` for its model server, milliseconds. */
 const ASK_MS_MAX = 1000;
 
-/** @throws RuntimeError `upstream_unreachable`: the configured server does not answer */
+/**
+ * @throws RuntimeError `upstream_unreachable`: the configured server does not answer
+ * @throws BridgeError `models_file_invalid`
+ */
 export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
-  const { config, modelPath } = options;
+  const { config, modelPath, log } = options;
   if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
+  const file = readModelsFile(config);
+  if (file !== null) return openServers(file, log);
   if (config.upstream === 'auto') return detectedUpstream(options);
   const explicit = config.upstream;
   const key = config.upstreamKey === null ? {} : { apiKey: config.upstreamKey };
@@ -87,10 +97,10 @@ async function detectedUpstream(options: UpstreamOptions): Promise<Upstream> {
   const upstream = serverUpstream(found, async () => (await detectUpstream(again))?.models);
   const { ownersOf = listenerOwners } = detection;
   const { port } = endpointOf(found);
+  // Another user may have taken the port since. Without any listener, the connection fails by itself.
   return {
     ...upstream,
-    // Another user may have taken the port since. Without any listener, the connection fails by itself.
-    async target() {
+    source: () => async () => {
       const uids = await ownersOf(port);
       if (uids.length === 0 || isTrustedOwner(uids)) return found;
       const owner = await describeOwners(uids);
@@ -118,7 +128,8 @@ function serverUpstream(
     defaultModel: target.models?.[0] ?? null,
     models,
     offered: async () => (await ask()) ?? models,
-    target: () => Promise.resolve(target),
+    source: () => () => Promise.resolve(target),
+    warm: () => Promise.resolve(),
     close: () => Promise.resolve(),
   };
 }
@@ -146,7 +157,15 @@ class EngineUpstream implements Upstream {
     return [this.defaultModel];
   }
 
-  async target(model: Model | null): Promise<UpstreamTarget> {
+  source(model: Model | null): () => Promise<UpstreamTarget> {
+    return () => this.#target(model);
+  }
+
+  async warm(model: Model | null): Promise<void> {
+    await this.#target(model);
+  }
+
+  async #target(model: Model | null): Promise<UpstreamTarget> {
     this.#starting ??= this.#start(model).catch((error: unknown) => {
       // The next request tries again: the cause, e.g. low memory, may be temporary.
       this.#starting = undefined;

@@ -21,6 +21,7 @@ import type { StartTimings } from './parts.ts';
 import type { RequestHeaderOptions, SecretInfo, SecretOptions } from './secrets.ts';
 import type {
   EgressText,
+  ModelPolicy,
   NetworkLimits,
   NetworkOptions,
   SandboxOptions,
@@ -263,6 +264,8 @@ export interface SandboxInfo {
   readonly onMemoryPressure: MemoryAction;
   /** An absent limit means unlimited. */
   readonly diskLimits: DiskLimits;
+  /** What it may ask a model. */
+  readonly models: ModelPolicy;
   /** Null: it may fetch no packages. */
   readonly packages: PackageInfo | null;
   /** Null: no network. */

@@ -48,6 +48,7 @@ describe('makeSpec', () => {
       defaultModel: null,
       allow: null,
       aliases: {},
+      allowHosted: [],
       allowFields: [],
     });
     expect(one.id).toMatch(/^[a-z0-9]{20}$/);

@@ -111,9 +111,19 @@ export interface ModelPolicy {
   readonly allow: readonly string[] | null;
   /** The guest's name of a model → the upstream's name. */
   readonly aliases: Readonly<Record<string, string>>;
+  /** Models whose prompts may leave this host, if they are served elsewhere; `all`: every one. */
+  readonly allowHosted: readonly string[];
   /** Fields of requests that the bridge would refuse otherwise, by their paths, e.g. `enable_search`. */
   readonly allowFields: readonly string[];
 }
+
+export const NO_MODEL_POLICY: ModelPolicy = {
+  defaultModel: null,
+  allow: null,
+  aliases: {},
+  allowHosted: [],
+  allowFields: [],
+};
 
 /**
  * Adds a default model where `models` has none: the upstream's first, or the first allowed one if that is not allowed.
@@ -227,6 +237,7 @@ export function makeSpec(
     defaultModel: options.models?.defaultModel ?? null,
     allow: options.models?.allow ?? null,
     aliases: options.models?.aliases ?? {},
+    allowHosted: options.models?.allowHosted ?? [],
     allowFields: options.models?.allowFields ?? [],
   };
   const { allowedFieldsMax: fields } = REQUEST_LIMITS;
@@ -238,6 +249,7 @@ export function makeSpec(
   for (const name of [
     models.defaultModel ?? 'x',
     ...(models.allow ?? []),
+    ...models.allowHosted,
     ...Object.entries(models.aliases).flat(),
   ]) {
     const { modelNameCharactersMax: most } = REQUEST_LIMITS;
@@ -395,12 +407,13 @@ export function specInfo(
     | 'diskMib'
     | 'environment'
     | 'diskLimits'
+    | 'models'
     | 'packages'
     | 'secrets'
   >,
 ) {
   const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, packages, secrets } = spec;
-  const { environment } = spec;
+  const { environment, models } = spec;
   return {
     cpus,
     memoryMib,
@@ -408,6 +421,7 @@ export function specInfo(
     diskMib,
     image: environment === undefined ? null : imageInfo(environment),
     diskLimits,
+    models,
     packages: packages && packageInfo(packages),
     secrets: secretInfo(secrets),
   };

@@ -42,6 +42,7 @@ describe('sandboxes', () => {
         defaultModel: 'm',
         allow: null,
         aliases: { a: 'b' },
+        allowHosted: ['b'],
         allowFields: ['messages.content.uuid'],
       },
       channelLimits: { connections: { size: 1, refillPerSecond: 2.5, oneTimeBurst: 3 } },
@@ -56,6 +57,7 @@ describe('sandboxes', () => {
       metadata: { k: 'v' },
     });
     expect(all).toMatchObject({
+      models: { defaultModel: 'm', allowHosted: ['b'], allowFields: ['messages.content.uuid'] },
       cpus: 1,
       memoryMib: 256,
       onTimeout: 'pause',

@@ -1,9 +1,10 @@
 /** Models of a model server: queried again on each use; an unreachable server keeps its last list. */
 import { expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
+import type { UpstreamTarget } from '../../src/bridge/upstream/address.ts';
 import { listenerOwners } from '../../src/bridge/upstream/listener-owner.ts';
 import { readConfig } from '../../src/config.ts';
-import { chooseUpstream } from '../../src/runtime/upstream.ts';
+import { chooseUpstream, type Upstream } from '../../src/runtime/upstream.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 
 const choose = (where: string) =>
@@ -39,6 +40,13 @@ it('offered: the engine has exactly one model', async () => {
   expect(await upstream.offered()).toEqual([upstream.defaultModel]);
 });
 
+/** Of a server that is the only one. */
+const targetOf = (upstream: Upstream): Promise<UpstreamTarget> => {
+  const source = upstream.source(null);
+  if (typeof source !== 'function') throw new Error('several servers');
+  return source();
+};
+
 const detected = (baseUrl: string, owners: readonly number[], log = silentLog) =>
   chooseUpstream({
     config: readConfig({ NEUROVISOR_UPSTREAM_KEY: 'sk-host-secret' }),
@@ -55,7 +63,7 @@ it('chooseUpstream: a detected server gets no key, also not on later requests', 
     const upstream = await detected(server.target.baseUrl ?? '', [0]);
     expect(upstream.description).toMatch(/^Ollama at 127\.0\.0\.1:\d+, run by root$/);
     expect(await upstream.offered()).toEqual(['first']);
-    expect((await upstream.target(null)).apiKey).toBeUndefined();
+    expect((await targetOf(upstream)).apiKey).toBeUndefined();
     expect(server.modelListCount()).toBe(2);
     expect(server.modelListKeys()).toEqual([undefined, undefined]);
   } finally {
@@ -97,7 +105,7 @@ it('chooseUpstream: no request goes to a user that takes the port of a detected 
     const owners = [0];
     const upstream = await detected(server.target.baseUrl ?? '', owners);
     owners[0] = 65_534;
-    await expect(upstream.target(null)).rejects.toMatchObject({ code: 'upstream_unreachable' });
+    await expect(targetOf(upstream)).rejects.toMatchObject({ code: 'upstream_unreachable' });
     expect(await upstream.offered()).toEqual(['first']);
     expect(server.modelListKeys()).not.toContain('Bearer sk-host-secret');
   } finally {

@@ -17,6 +17,7 @@ import {
   type UpstreamTarget,
   type UsageRecord,
 } from '../../src/bridge/bridge.ts';
+import type { RouteTable } from '../../src/bridge/routing/route-table.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 
 export interface Answered {
@@ -61,6 +62,9 @@ export async function bridgeFixture(
   options: {
     policy?: BridgePolicy;
     upstream?: (mock: MockUpstream) => Promise<UpstreamTarget>;
+    /** In place of the mock. */
+    routes?: RouteTable;
+    chance?: () => number;
     models?: readonly string[] | null;
     apiKey?: string;
     bodyMemory?: FairShareLimits;
@@ -81,7 +85,8 @@ export async function bridgeFixture(
   const usage: UsageRecord[] = [];
   const waiting: ((record: UsageRecord) => void)[] = [];
   const bridge = createBridge({
-    upstream: () => options.upstream?.(mock) ?? Promise.resolve(mock.target),
+    upstream: options.routes ?? (() => options.upstream?.(mock) ?? Promise.resolve(mock.target)),
+    ...(options.chance === undefined ? {} : { chance: options.chance }),
     clock: systemClock,
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),

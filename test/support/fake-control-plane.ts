@@ -387,6 +387,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       ...from,
       accelerator: 'fake',
       diskLimits: spec.diskLimits,
+      models: spec.models,
       packages: spec.packages && packageInfo(spec.packages),
       network: networkInfo(spec.network),
       secrets: secretInfo(spec.secrets),

@@ -1,5 +1,6 @@
 /** A scripted OpenAI-compatible server that records its requests and whether they were cut off. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
 
@@ -37,15 +38,17 @@ export async function startMockUpstream(
     ownedBy?: string;
     socketPath?: string;
     apiKey?: string;
+    /** Serves HTTPS. */
+    tls?: { readonly cert: string; readonly key: string };
   } = {},
 ): Promise<MockUpstream> {
-  const { models = ['m1', 'm2'], socketPath, apiKey, ownedBy } = options;
+  const { models = ['m1', 'm2'], socketPath, apiKey, ownedBy, tls } = options;
   const requests: Recorded[] = [];
   const waiting: ((request: Recorded) => void)[] = [];
   const sockets = new Set<Socket>();
   const modelListKeys: (string | undefined)[] = [];
   let answer: Answer = (_, response) => sendJson(response, 200, completion('hello'));
-  const server = createServer((request, response) => {
+  const serve = (request: IncomingMessage, response: ServerResponse): void => {
     if (request.url?.endsWith('/models')) {
       modelListKeys.push(request.headers.authorization);
       if (models === null) sendJson(response, 404, { error: 'none' });
@@ -61,7 +64,8 @@ export async function startMockUpstream(
       for (const resolve of waiting.splice(0)) resolve(recorded);
       answer(recorded, response);
     });
-  });
+  };
+  const server = tls === undefined ? createServer(serve) : createTlsServer(tls, serve);
   server.on('connection', (socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
@@ -71,7 +75,11 @@ export async function startMockUpstream(
     else server.listen(socketPath, resolve);
   });
   return {
-    target: { name: 'mock', ...place(server, socketPath), ...(apiKey ? { apiKey } : {}) },
+    target: {
+      name: 'mock',
+      ...place(server, socketPath, tls === undefined ? 'http' : 'https'),
+      ...(apiKey ? { apiKey } : {}),
+    },
     requests,
     modelListCount: () => modelListKeys.length,
     modelListKeys: () => modelListKeys,
@@ -92,9 +100,9 @@ export async function startMockUpstream(
   };
 }
 
-function place(server: Server, socketPath: string | undefined) {
+function place(server: Server, socketPath: string | undefined, scheme: string) {
   if (socketPath !== undefined) return { socketPath };
-  return { baseUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+  return { baseUrl: `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}` };
 }
 
 async function record(request: IncomingMessage, response: ServerResponse): Promise<Recorded> {

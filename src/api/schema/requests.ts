@@ -197,6 +197,13 @@ const models = z
     defaultModel: modelName.nullable().exactOptional(),
     allow: z.array(modelName).max(REQUEST_LIMITS.modelsMax).nullable().exactOptional(),
     aliases: z.record(modelName, modelName).exactOptional(),
+    allowHosted: z
+      .array(modelName)
+      .max(REQUEST_LIMITS.modelsMax)
+      .exactOptional()
+      .describe(
+        'Models that may be served outside the host, which then gets the prompts; `all`: every one. Default: none.',
+      ),
     allowFields: z
       .array(z.string().max(FIELD_PATH_CHARACTERS_MAX).regex(FIELD_PATH))
       .max(REQUEST_LIMITS.allowedFieldsMax)

@@ -9,6 +9,7 @@ import { silentLog } from '../../base/log.ts';
 import { createE2bServer } from '../../e2b/server.ts';
 import { accessTokens } from '../../e2b/tokens.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../sandbox/control.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/spec.ts';
 import { operatorOnly } from '../../tenants/callers.ts';
 
 export interface ServerReady {
@@ -55,6 +56,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
     autoResume: request.autoResume ?? true,
     onMemoryPressure: 'warn',
     diskLimits: {},
+    models: NO_MODEL_POLICY,
     packages: null,
     network: null,
     secrets: [],

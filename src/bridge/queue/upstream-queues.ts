@@ -81,6 +81,14 @@ export class UpstreamQueues {
     return this.#metrics.list();
   }
 
+  /** Whether a request would wait now. */
+  isBusy(target: UpstreamTarget): boolean {
+    const { slots } = target;
+    const queue = slots === undefined ? undefined : this.#queues.get(endpointOf(target).key);
+    if (slots === undefined || queue === undefined) return false;
+    return queue.waiting > 0 || queue.running >= slots;
+  }
+
   /** Resolves with a turn, which the caller releases, or a refusal. @throws the signal's reason, once it has left */
   async enter(
     target: UpstreamTarget,

@@ -1,4 +1,5 @@
 /** Addresses of upstreams. Pure. */
+import { BlockList, isIP } from 'node:net';
 import { BridgeError } from '../errors.ts';
 
 /** A model server. Comes from the host's configuration or detection, never from a guest. */
@@ -14,6 +15,8 @@ export interface UpstreamTarget {
   readonly socketPath?: string;
   /** Sent as a bearer token. Stays on the host. */
   readonly apiKey?: string;
+  /** PEM of the only authority that may have signed its certificate. Absent: those that the host trusts. */
+  readonly authority?: string;
   /** The user that runs it, if it was detected. */
   readonly owner?: string;
   /** `owned_by` of its models, if known: tells the kind of server. */
@@ -31,6 +34,7 @@ export interface Endpoint {
   readonly socketPath: string | undefined;
   /** Path before `/chat/completions`, e.g. `/v1`. */
   readonly prefix: string;
+  readonly authority: string | undefined;
   /** Equal for targets that may share connections. */
   readonly key: string;
 }
@@ -46,7 +50,25 @@ export function endpointOf(target: UpstreamTarget): Endpoint {
   const port = Number(url.port || (secure ? 443 : 80));
   const prefix = prefixOf(url.pathname);
   const place = socketPath === undefined ? `${url.protocol}//${url.host}` : `unix:${socketPath}`;
-  return { secure, host, port, socketPath, prefix, key: place };
+  const { authority } = target;
+  const trust = authority === undefined ? '' : ` trusting ${authority}`;
+  return { secure, host, port, socketPath, prefix, authority, key: place + trust };
+}
+
+const LOCAL = new BlockList();
+LOCAL.addSubnet('127.0.0.0', 8);
+LOCAL.addSubnet('10.0.0.0', 8);
+LOCAL.addSubnet('172.16.0.0', 12);
+LOCAL.addSubnet('192.168.0.0', 16);
+LOCAL.addAddress('::1', 'ipv6');
+LOCAL.addSubnet('fc00::', 7, 'ipv6');
+
+/** Whether a socket, this host or an address of a private network: what is not, reads prompts elsewhere. */
+export function isLocal(target: UpstreamTarget): boolean {
+  const { host, socketPath } = endpointOf(target);
+  if (socketPath !== undefined || host === 'localhost') return true;
+  const family = isIP(host);
+  return family !== 0 && LOCAL.check(host, family === 6 ? 'ipv6' : 'ipv4');
 }
 
 /**

@@ -6,9 +6,10 @@ import {
   type IncomingMessage,
 } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import { getCACertificates } from 'node:tls';
 import type { Clock } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
-import { BridgeError } from '../errors.ts';
+import { BridgeError, NotConnectedError } from '../errors.ts';
 import type { BridgeLimits } from '../limits.ts';
 import { type Endpoint, endpointOf, type UpstreamTarget } from './address.ts';
 
@@ -41,7 +42,8 @@ export class UpstreamClient {
 
   /**
    * Resolves when the head of the answer has arrived, whatever its status.
-   * @throws BridgeError `upstream_unreachable`, `upstream_timeout`, or the signal's reason
+   * @throws BridgeError `upstream_unreachable` (`NotConnectedError`: nothing was sent), `upstream_timeout`, or the
+   * signal's reason
    */
   async send(request: UpstreamRequest): Promise<IncomingMessage> {
     const endpoint = endpointOf(request.target);
@@ -51,7 +53,7 @@ export class UpstreamClient {
     // The server closed the idle connection during the write, so it has not seen the request.
     const second = await this.#attempt(request, endpoint, false);
     if (second !== 'stale') return second;
-    throw unreachable(request.target, undefined);
+    throw unreachable(request.target, undefined, true);
   }
 
   close(): void {
@@ -72,11 +74,17 @@ export class UpstreamClient {
       const onAbort = (): void => void outgoing.destroy(asError(signal.reason));
       signal.addEventListener('abort', onAbort, { once: true });
       let answered = false;
+      let isConnected = false;
+      outgoing.once('socket', (socket) => {
+        if (outgoing.reusedSocket) isConnected = true;
+        else socket.once(endpoint.secure ? 'secureConnect' : 'connect', () => (isConnected = true));
+      });
+      const lost = (cause: unknown): BridgeError => unreachable(target, cause, isConnected);
       outgoing.on('close', () => {
         stopTimer();
         signal.removeEventListener('abort', onAbort);
         // For an answer that Node does not report, e.g. 101. No effect once the promise is settled.
-        reject(unreachable(target, new Error('no answer')));
+        reject(lost(new Error('no answer')));
       });
       outgoing.on('response', (response) => {
         answered = true;
@@ -87,7 +95,7 @@ export class UpstreamClient {
         if (answered) return;
         if (signal.aborted) reject(signal.reason);
         else if (outgoing.reusedSocket && isClosedByPeer(error)) resolve('stale');
-        else reject(error instanceof BridgeError ? error : unreachable(target, error));
+        else reject(error instanceof BridgeError ? error : lost(error));
       });
       // Sent together with the head where they fit into one packet.
       outgoing.cork();
@@ -103,7 +111,8 @@ export class UpstreamClient {
     outgoing.once('socket', (socket) => {
       if (!socket.connecting) return;
       const cancel = this.#clock.after(connectTimeoutMs, () => {
-        outgoing.destroy(unreachable(request.target, new Error('the connection timed out')));
+        const error = new Error('the connection timed out');
+        outgoing.destroy(unreachable(request.target, error, false));
       });
       stop = cancel;
       socket.once('connect', cancel);
@@ -121,7 +130,9 @@ export class UpstreamClient {
       maxFreeSockets: IDLE_CONNECTIONS_MAX,
       scheduling: 'lifo' as const,
     };
-    const agent = endpoint.secure ? new HttpsAgent(options) : new HttpAgent(options);
+    const agent = endpoint.secure
+      ? new HttpsAgent({ ...options, ca: trusted(endpoint.authority) })
+      : new HttpAgent(options);
     this.#agents.set(endpoint.key, agent);
     return agent;
   }
@@ -149,8 +160,11 @@ function open(
       ? { host: endpoint.host, port: endpoint.port }
       : { socketPath: endpoint.socketPath };
   const send = endpoint.secure ? httpsRequest : httpRequest;
+  // Without an agent, which has the authorities, the request brings its own.
+  const trust = endpoint.secure && agent === false ? { ca: trusted(endpoint.authority) } : {};
   return send({
     ...place,
+    ...trust,
     agent,
     method: request.method,
     path: endpoint.prefix + request.path,
@@ -158,11 +172,20 @@ function open(
   });
 }
 
-function unreachable(target: UpstreamTarget, cause: unknown): BridgeError {
-  return new BridgeError('upstream_unreachable', `connect to ${target.name}`, {
+function unreachable(target: UpstreamTarget, cause: unknown, isConnected: boolean): BridgeError {
+  const ErrorClass = isConnected ? BridgeError : NotConnectedError;
+  return new ErrorClass('upstream_unreachable', `connect to ${target.name}`, {
     ...(cause === undefined ? {} : { cause }),
     remedy: 'start the model server on the host, or set NEUROVISOR_UPSTREAM to another one',
   });
+}
+
+/** The authorities that the host trusts, as its other programs do; Node's own where it has none. */
+function trusted(own: string | undefined): string[] {
+  if (own !== undefined) return [own];
+  const system = getCACertificates('system');
+  const known = system.length > 0 ? system : getCACertificates('bundled');
+  return [...known, ...getCACertificates('extra')];
 }
 
 function isClosedByPeer(error: unknown): boolean {

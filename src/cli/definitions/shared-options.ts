@@ -122,6 +122,12 @@ export function addSandboxOptions(command: Command): Command {
       [],
     )
     .option('--allow-model <name>', 'restrict the guest to this model (repeatable)', collect, [])
+    .option(
+      '--allow-hosted <name>',
+      'let prompts for this model leave the host, if models.toml says that it is served elsewhere; all: for every model (repeatable)',
+      collect,
+      [],
+    )
     .addOption(allowFieldOption())
     .option(
       '--warm <module>',

@@ -8,7 +8,8 @@ const upstream = (models: readonly string[] | null): Upstream => ({
   defaultModel: models?.[0] ?? 'smollm2-135m-instruct',
   models,
   offered: async () => null,
-  target: () => Promise.reject(new Error('not used')),
+  source: () => () => Promise.reject(new Error('not used')),
+  warm: () => Promise.resolve(),
   close: () => Promise.resolve(),
 });
 

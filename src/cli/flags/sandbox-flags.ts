@@ -31,6 +31,7 @@ export interface SandboxFlags
   readonly warm: readonly string[];
   readonly alias: readonly string[];
   readonly allowModel: readonly string[];
+  readonly allowHosted?: readonly string[];
   readonly allowField?: readonly string[];
   /** Name of a template; false with `--no-template`. */
   readonly template?: string | false;
@@ -60,6 +61,9 @@ export function sandboxOptions(
       ...model,
       aliases: parseAliases(flags.alias),
       ...(flags.allowModel.length === 0 ? {} : { allow: flags.allowModel }),
+      ...(flags.allowHosted === undefined || flags.allowHosted.length === 0
+        ? {}
+        : { allowHosted: flags.allowHosted }),
       ...allowedFields(flags),
     },
     ...packageOptions(flags),

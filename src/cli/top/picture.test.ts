@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { MIB } from '../../base/units.ts';
 import { NO_EVIDENCE } from '../../sandbox/ending.ts';
 import type { SandboxLoad } from '../../sandbox/plane/load.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/spec.ts';
 import { frameOf, type Scrape, type TopFrame } from './frame.ts';
 import { cut } from './ink.ts';
 import { draw, drawWhole, sortRows, sparkline, type View } from './picture.ts';
@@ -70,6 +71,7 @@ function scrape(
         autoResume: true,
         onMemoryPressure: 'warn',
         diskLimits: {},
+        models: NO_MODEL_POLICY,
         packages: null,
         network: null,
         secrets: [],

@@ -11,7 +11,13 @@ import {
   type SandboxEnd,
 } from '../ending.ts';
 import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../request.ts';
-import { egressText, type NetworkSpec, type SandboxSpec, specInfo } from '../spec.ts';
+import {
+  egressText,
+  type NetworkSpec,
+  NO_MODEL_POLICY,
+  type SandboxSpec,
+  specInfo,
+} from '../spec.ts';
 import type { StoredRequest } from './stored-request.ts';
 
 interface CardInfo {
@@ -61,6 +67,7 @@ const UNKNOWN_SPEC = {
   memoryMib: 0,
   diskMib: 0,
   diskLimits: {},
+  models: NO_MODEL_POLICY,
   packages: null,
   secrets: [],
 } as const;

@@ -38,9 +38,9 @@ describe('parseRequest', () => {
   });
 
   it('allows no fields where an older row names none', () => {
-    const { allowFields: _, ...models } = spec.models;
+    const { allowFields: _, allowHosted: _none, ...models } = spec.models;
     const older = JSON.stringify({ ...JSON.parse(stored()), spec: { ...spec, models } });
-    expect(parsed(older)?.spec.models).toEqual({ ...models, allowFields: [] });
+    expect(parsed(older)?.spec.models).toEqual({ ...models, allowFields: [], allowHosted: [] });
   });
 
   it('keeps the places of a secret; one of an older row goes into credential fields', () => {

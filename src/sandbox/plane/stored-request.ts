@@ -24,9 +24,9 @@ export interface StoredRequest {
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, and allowed fields. */
+/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, allowed fields and hosted models. */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
-  readonly models: Omit<ModelPolicy, 'allowFields'> & Partial<ModelPolicy>;
+  readonly models: Omit<ModelPolicy, 'allowFields' | 'allowHosted'> & Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
 };
 
@@ -63,7 +63,7 @@ export function parseRequest(
     return {
       spec: {
         ...spec,
-        models: { allowFields: [], ...spec.models },
+        models: { allowFields: [], allowHosted: [], ...spec.models },
         network,
         secrets: secrets.map(withPlaces),
         diskLimits,

@@ -1,0 +1,235 @@
+/**
+ * Tries one route after the other until an upstream answers (io).
+ *
+ *     choose ─► its queue ─► send ─┬─ answer ─► the guest gets it
+ *        ▲                         └─ no connection, 429, 5xx …: the next route, if the model's table says so
+ *        └──────────────────────────────┘
+ *
+ * The guest has no byte of an answer before that, and no answer is left once its head was good.
+ */
+import type { IncomingMessage } from 'node:http';
+import { assert } from '../../base/assert.ts';
+import type { Clock } from '../../base/clock.ts';
+import type { Log } from '../../base/log.ts';
+import { orAborted } from '../../base/time-limit.ts';
+import { BridgeError, NotConnectedError, UpstreamsPausedError } from '../errors.ts';
+import type { Turn, UpstreamQueues } from '../queue/upstream-queues.ts';
+import { accepted, type Checked } from '../refusal.ts';
+import type { UpstreamTarget } from '../upstream/address.ts';
+import type { AttemptEnd } from './health.ts';
+import {
+  type FailureCause,
+  type Route,
+  type RoutedUpstream,
+  tableOf,
+  type UpstreamSource,
+} from './route-table.ts';
+import {
+  type Attempt,
+  type Choice,
+  type Plan,
+  Router,
+  retryAfterMs,
+  type Tried,
+} from './router.ts';
+
+/** Sends the request to an upstream and resolves with the head of its answer. @throws as `UpstreamClient.send` */
+export type SendAttempt = (
+  target: UpstreamTarget,
+  route: Route,
+  signal: AbortSignal,
+) => Promise<IncomingMessage>;
+
+export interface DispatchRequest {
+  readonly plan: Plan;
+  readonly signal: AbortSignal;
+  /** Waits for a slot of the upstream. The dispatcher releases it only when it leaves that upstream. */
+  readonly enter: (target: UpstreamTarget) => Promise<Checked<Turn>>;
+  readonly send: SendAttempt;
+}
+
+export interface Delivery {
+  readonly response: IncomingMessage;
+  readonly target: UpstreamTarget;
+}
+
+export interface DispatcherOptions {
+  readonly source: UpstreamSource;
+  readonly queues: UpstreamQueues;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** In [0, 1). */
+  readonly chance: () => number;
+}
+
+export class Dispatcher {
+  readonly #options: DispatcherOptions;
+  readonly #upstreams: ReadonlyMap<string, RoutedUpstream>;
+  /** Without a table there is no other upstream to turn to, so every request is sent. */
+  readonly #judges: boolean;
+  readonly #router: Router;
+  /** As last seen, for whether they are busy. */
+  readonly #targets = new Map<string, UpstreamTarget>();
+
+  constructor(options: DispatcherOptions) {
+    const { upstreams } = tableOf(options.source);
+    this.#options = options;
+    this.#upstreams = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
+    this.#judges = typeof options.source !== 'function';
+    const isBusy = (name: string): boolean => {
+      const target = this.#targets.get(name);
+      return target !== undefined && options.queues.isBusy(target);
+    };
+    this.#router = new Router([...this.#upstreams.keys()], isBusy);
+  }
+
+  /**
+   * Resolves with the first answer that is no cause to try another route, or with the last one; or with the refusal of
+   * a queue.
+   * @throws UpstreamsPausedError; as `SendAttempt`
+   */
+  async dispatch(request: DispatchRequest): Promise<Checked<Delivery>> {
+    const { plan, signal } = request;
+    const tried = { routes: new Set<Route>(), unconnected: new Set<string>() };
+    let failure: { readonly error: unknown } | undefined;
+    for (;;) {
+      const choice = this.#choose(plan, tried);
+      if (choice.kind === 'none') throw failure?.error ?? pausedError(choice, plan.model);
+      const { route } = choice;
+      let attempt: Attempt | undefined;
+      let turn: Turn | undefined;
+      let cause: FailureCause;
+      try {
+        const target = await this.#target(route, signal);
+        const entered = await request.enter(target);
+        if (!entered.ok) return entered;
+        turn = entered.value;
+        // It may have failed for others during the wait.
+        if (!this.#isAvailable(route)) {
+          leave(turn);
+          continue;
+        }
+        attempt = this.#router.begin(route);
+        tried.routes.add(route);
+        const response = await this.#send(target, route, request);
+        this.#end(attempt, endOf(response, this.#options.clock.wall()));
+        attempt = undefined;
+        const status = causeOf(response.statusCode ?? 0);
+        if (status === null || !this.#hasAnother(plan, tried, status)) {
+          return accepted({ response, target });
+        }
+        cause = status;
+        response.destroy();
+      } catch (error) {
+        const failed = failureOf(error, signal);
+        const isSure = failed === 'connect';
+        attempt ??= isSure && !tried.routes.has(route) ? this.#router.begin(route) : undefined;
+        tried.routes.add(route);
+        if (isSure) tried.unconnected.add(route.upstream);
+        const end: AttemptEnd = isSure
+          ? { kind: 'failed', cause: 'connect', retryAfterMs: null }
+          : { kind: 'unsure' };
+        if (attempt !== undefined) this.#end(attempt, end);
+        if (failed === null || !plan.fallbackOn.has(failed)) throw error;
+        cause = failed;
+        failure = { error };
+      }
+      leave(turn);
+      this.#options.log.info('another route is tried', {
+        model: plan.model,
+        left: route.upstream,
+        cause,
+      });
+    }
+  }
+
+  async #send(
+    target: UpstreamTarget,
+    route: Route,
+    { send, signal }: DispatchRequest,
+  ): Promise<IncomingMessage> {
+    const { answerWithinMs } = this.#upstream(route);
+    if (answerWithinMs === null) return send(target, route, signal);
+    const late = new AbortController();
+    const stop = this.#options.clock.after(answerWithinMs, () => {
+      const message = `${target.name} did not begin to answer within ${answerWithinMs} ms`;
+      late.abort(new BridgeError('upstream_timeout', message));
+    });
+    try {
+      return await send(target, route, AbortSignal.any([signal, late.signal]));
+    } finally {
+      stop();
+    }
+  }
+
+  async #target(route: Route, signal: AbortSignal): Promise<UpstreamTarget> {
+    try {
+      const target = await orAborted(this.#upstream(route).target(), signal);
+      this.#targets.set(route.upstream, target);
+      return target;
+    } catch (cause) {
+      if (!this.#judges || signal.aborted) throw cause;
+      throw new NotConnectedError('upstream_unreachable', `start ${route.upstream}`, { cause });
+    }
+  }
+
+  #choose(plan: Plan, tried: Tried): Choice {
+    const { clock, chance } = this.#options;
+    return this.#router.choose(plan, tried, clock.now(), chance());
+  }
+
+  #hasAnother(plan: Plan, tried: Tried, cause: FailureCause): boolean {
+    return plan.fallbackOn.has(cause) && this.#choose(plan, tried).kind !== 'none';
+  }
+
+  #isAvailable({ upstream }: Route): boolean {
+    return this.#router.availability(upstream, this.#options.clock.now()).ok;
+  }
+
+  #end(attempt: Attempt, end: AttemptEnd): void {
+    const judged: AttemptEnd = this.#judges ? end : { kind: 'unsure' };
+    this.#router.end(attempt, judged, this.#options.clock.now());
+  }
+
+  #upstream({ upstream: name }: Route): RoutedUpstream {
+    const upstream = this.#upstreams.get(name);
+    assert(upstream !== undefined, 'routes name upstreams of the table');
+    return upstream;
+  }
+}
+
+/** An upstream that has not answered used no tokens. */
+function leave(turn: Turn | undefined): void {
+  turn?.charge(0, 0);
+  turn?.release();
+}
+
+function causeOf(status: number): FailureCause | null {
+  if (status === 429) return '429';
+  return status >= 500 ? '5xx' : null;
+}
+
+/** 529: overloaded, of Anthropic and of those who follow it. */
+const OVERLOADED: ReadonlySet<number> = new Set([502, 503, 504, 529]);
+
+function endOf({ statusCode = 0, headers }: IncomingMessage, wallMs: number): AttemptEnd {
+  const wait = retryAfterMs(headers, wallMs);
+  if (statusCode === 429) return { kind: 'limited', retryAfterMs: wait };
+  if (OVERLOADED.has(statusCode)) return { kind: 'failed', cause: '5xx', retryAfterMs: wait };
+  return { kind: statusCode >= 500 ? 'unsure' : 'answered' };
+}
+
+/** Null: the upstream may have seen the request, or another route would not help. */
+function failureOf(error: unknown, signal: AbortSignal): FailureCause | null {
+  if (signal.aborted || !(error instanceof BridgeError)) return null;
+  if (error instanceof NotConnectedError) return 'connect';
+  return error.code === 'upstream_timeout' ? 'timeout' : null;
+}
+
+function pausedError(
+  { cause, retryInMs }: Extract<Choice, { kind: 'none' }>,
+  model: string,
+): Error {
+  const code = cause === '429' ? 'upstream_limited' : 'upstream_unavailable';
+  return new UpstreamsPausedError(code, model, retryInMs);
+}

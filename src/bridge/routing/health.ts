@@ -1,0 +1,119 @@
+/**
+ * Whether an upstream is worth an attempt: a circuit breaker, and the pause that a 429 asks for. Pure.
+ *
+ *     closed ── failures in a row ──► open ── time ──► half open: one attempt ── success ──► closed
+ *        ▲                             ▲                        └──── failure: twice the time ──┐
+ *        └── 429: pause, any state     └─────────────────────────────────────────────────────────┘
+ *
+ * Only failures that no request can cause alone count: no connection, and the statuses 502 to 504 of a gateway or an
+ * overloaded server. A 500 or a timeout may be due to one sandbox's prompt, which must not close the door to all.
+ */
+import type { FailureCause } from './route-table.ts';
+
+export interface HealthLimits {
+  /** Failures in a row that open the breaker. */
+  readonly failuresMax: number;
+  readonly openMs: number;
+  readonly openMsMax: number;
+  /** Pause after a 429 that names no time. */
+  readonly pauseMs: number;
+  /** Longest pause that an upstream can ask for. */
+  readonly pauseMsMax: number;
+}
+
+export const HEALTH_LIMITS: HealthLimits = {
+  failuresMax: 3,
+  openMs: 2_000,
+  openMsMax: 60_000,
+  pauseMs: 1_000,
+  pauseMsMax: 600_000,
+};
+
+export type Availability =
+  | { readonly ok: true }
+  | { readonly ok: false; readonly cause: FailureCause; readonly retryInMs: number };
+
+const AVAILABLE: Availability = { ok: true };
+
+/** How an attempt ended, with the wait that the answer asks for, if any. `unsure`: canceled, or a failure that may be the request's own. */
+export type AttemptEnd =
+  | { readonly kind: 'answered' }
+  | {
+      readonly kind: 'failed';
+      readonly cause: Exclude<FailureCause, '429'>;
+      readonly retryAfterMs: number | null;
+    }
+  | { readonly kind: 'limited'; readonly retryAfterMs: number | null }
+  | { readonly kind: 'unsure' };
+
+export class Health {
+  readonly #limits: HealthLimits;
+  #failures = 0;
+  /** Null: closed. */
+  #openUntilMs: number | null = null;
+  #openMs: number;
+  #cause: FailureCause = 'connect';
+  #isProbing = false;
+  #pausedUntilMs = Number.NEGATIVE_INFINITY;
+  #pauseCause: FailureCause = '429';
+
+  constructor(limits: HealthLimits = HEALTH_LIMITS) {
+    this.#limits = limits;
+    this.#openMs = limits.openMs;
+  }
+
+  availability(nowMs: number): Availability {
+    if (nowMs < this.#pausedUntilMs) {
+      return { ok: false, cause: this.#pauseCause, retryInMs: this.#pausedUntilMs - nowMs };
+    }
+    if (this.#openUntilMs === null) return AVAILABLE;
+    if (nowMs < this.#openUntilMs) {
+      return { ok: false, cause: this.#cause, retryInMs: this.#openUntilMs - nowMs };
+    }
+    return this.#isProbing
+      ? { ok: false, cause: this.#cause, retryInMs: this.#limits.openMs }
+      : AVAILABLE;
+  }
+
+  /** Begins an attempt, which must be available. Returns whether it is the one of a half-open breaker. */
+  begin(): { readonly isProbe: boolean } {
+    const isProbe = this.#openUntilMs !== null;
+    if (isProbe) this.#isProbing = true;
+    return { isProbe };
+  }
+
+  end({ isProbe }: { readonly isProbe: boolean }, end: AttemptEnd, nowMs: number): void {
+    if (isProbe) this.#isProbing = false;
+    if (end.kind === 'limited') this.#pause(end.retryAfterMs, '429', nowMs);
+    if (end.kind === 'failed' && end.retryAfterMs !== null) {
+      this.#pause(end.retryAfterMs, end.cause, nowMs);
+    }
+    // While the breaker is open, attempts from before don't decide.
+    if (end.kind === 'unsure' || (this.#openUntilMs !== null && !isProbe)) return;
+    if (end.kind === 'failed') this.#fail(end.cause, isProbe, nowMs);
+    else this.#close();
+  }
+
+  #pause(retryAfterMs: number | null, cause: FailureCause, nowMs: number): void {
+    const { pauseMs, pauseMsMax } = this.#limits;
+    const until = nowMs + Math.min(Math.max(retryAfterMs ?? pauseMs, 0), pauseMsMax);
+    if (until <= this.#pausedUntilMs) return;
+    this.#pausedUntilMs = until;
+    this.#pauseCause = cause;
+  }
+
+  #fail(cause: FailureCause, isProbe: boolean, nowMs: number): void {
+    const { failuresMax, openMsMax } = this.#limits;
+    this.#failures += 1;
+    if (!isProbe && this.#failures < failuresMax) return;
+    if (isProbe) this.#openMs = Math.min(2 * this.#openMs, openMsMax);
+    this.#openUntilMs = nowMs + this.#openMs;
+    this.#cause = cause;
+  }
+
+  #close(): void {
+    this.#failures = 0;
+    this.#openUntilMs = null;
+    this.#openMs = this.#limits.openMs;
+  }
+}

@@ -1,0 +1,206 @@
+/** Which models a sandbox may use, and the routes to each (io: the lists of upstreams). */
+import { ignore } from '../../base/ignore.ts';
+import { orAborted } from '../../base/time-limit.ts';
+import { BridgeError } from '../errors.ts';
+import { type BridgePolicy, type ModelEntry, resolveModel, visibleModels } from '../policy.ts';
+import { accepted, type Checked, refused } from '../refusal.ts';
+import type { Catalog } from '../upstream/catalog.ts';
+import {
+  type FallbackCause,
+  mayUseHosted,
+  ONLY_UPSTREAM,
+  type RoutedUpstream,
+  type RouteTable,
+  tableOf,
+  type UpstreamSource,
+} from './route-table.ts';
+import type { Plan } from './router.ts';
+
+export interface ResolvedModel {
+  /** The name in records; without a table the upstream's. */
+  readonly model: string;
+  readonly plan: Plan;
+}
+
+/** `none`: only what needs no upstream. `fresh`: asks again, unless that was done just now. */
+type Lists = 'none' | 'cached' | 'fresh';
+
+const NO_FALLBACK: ReadonlySet<FallbackCause> = new Set();
+/** Between servers that list the same model. */
+const REPLICA_FALLBACK: ReadonlySet<FallbackCause> = new Set(['connect', '429', '5xx']);
+
+export class ModelNames {
+  readonly #source: UpstreamSource;
+  readonly #table: RouteTable;
+  readonly #catalog: Catalog;
+
+  constructor(source: UpstreamSource, catalog: Catalog) {
+    this.#source = source;
+    this.#table = tableOf(source);
+    this.#catalog = catalog;
+  }
+
+  /** The models that a sandbox sees. @throws BridgeError `upstream_unreachable` */
+  async visible(policy: BridgePolicy, signal: AbortSignal): Promise<readonly ModelEntry[]> {
+    const listed = await this.#listed(policy, 'fresh', signal);
+    if (listed === null && policy.allowModels === undefined) {
+      throw new BridgeError('upstream_unreachable', 'ask the model server for its models');
+    }
+    const models = visibleModels(policy, listed);
+    if (typeof this.#source === 'function') return models;
+    const usable = new Set(listed?.map(({ id }) => id));
+    const { aliases = {} } = policy;
+    return models.filter(({ id }) =>
+      usable.has((Object.hasOwn(aliases, id) ? aliases[id] : id) ?? id),
+    );
+  }
+
+  /** One of them, under the name by which the sandbox knows it. @throws BridgeError as `visible` */
+  async entry(id: string, policy: BridgePolicy, signal: AbortSignal): Promise<Checked<ModelEntry>> {
+    const visible = await this.visible(policy, signal);
+    const resolved = await this.resolve(id, policy, 'text', signal);
+    if (!resolved.ok) return resolved;
+    const model = visible.find((one) => one.id === id || one.id === resolved.value.model);
+    return accepted({ created: 0, ownedBy: 'neurovisor', ...model, id });
+  }
+
+  /** The model that a guest asked for, and the routes to it. */
+  async resolve(
+    asked: string | undefined,
+    policy: BridgePolicy,
+    use: 'text' | 'embeddings',
+    signal: AbortSignal,
+  ): Promise<Checked<ResolvedModel>> {
+    const { aliases = {}, allowModels } = policy;
+    const isAlias = asked !== undefined && Object.hasOwn(aliases, asked);
+    if (isAlias || allowModels !== undefined || this.#table.models.has(asked ?? '')) {
+      return this.#resolve(asked, policy, use, 'none', signal);
+    }
+    const resolved = await this.#resolve(asked, policy, use, 'cached', signal);
+    return resolved.ok ? resolved : this.#resolve(asked, policy, use, 'fresh', signal);
+  }
+
+  async #resolve(
+    asked: string | undefined,
+    policy: BridgePolicy,
+    use: 'text' | 'embeddings',
+    lists: Lists,
+    signal: AbortSignal,
+  ): Promise<Checked<ResolvedModel>> {
+    const listed = await this.#listed(policy, lists, signal);
+    const names = listed?.map(({ id }) => id) ?? null;
+    const resolved = resolveModel(asked, policy, names, use);
+    if (!resolved.ok) {
+      return asked !== undefined && this.#table.models.has(asked) ? hostedModel(asked) : resolved;
+    }
+    const model = resolved.value;
+    const plan = await this.#plan(model, policy, signal);
+    if (plan.groups.length > 0) return accepted({ model, plan });
+    if (this.#table.models.has(model)) return hostedModel(model);
+    const message = `No model server offers the model ${shown(model)}.`;
+    return refused(404, 'model_not_found', message, { param: 'model' });
+  }
+
+  async #plan(model: string, policy: BridgePolicy, signal: AbortSignal): Promise<Plan> {
+    if (typeof this.#source === 'function') {
+      const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1 }];
+      return { model, groups: [routes], fallbackOn: NO_FALLBACK };
+    }
+    const routed = this.#table.models.get(model);
+    if (routed !== undefined) {
+      const groups = this.#groups(model, policy);
+      return { model, groups, fallbackOn: routed.fallbackOn };
+    }
+    const lists = await this.#discovered(policy, 'cached', signal);
+    const routes = lists
+      .filter(({ entries }) => entries.some(({ id }) => id === model))
+      .map(({ upstream }) => ({ upstream: upstream.name, model, weight: 1 }));
+    const groups = routes.length === 0 ? [] : [routes];
+    return { model, groups, fallbackOn: REPLICA_FALLBACK };
+  }
+
+  /** The permitted routes of a model of the table, and those of its fallbacks. */
+  #groups(model: string, policy: BridgePolicy): Plan['groups'] {
+    const { upstreams, models } = this.#table;
+    const hosted = new Set(upstreams.filter((one) => one.isHosted).map(({ name }) => name));
+    return [model, ...(models.get(model)?.fallback ?? [])]
+      .map((name) => {
+        const isAllowed = mayUseHosted(name, policy.allowHosted);
+        const routes = models.get(name)?.routes ?? [];
+        return routes.filter(({ upstream }) => isAllowed || !hosted.has(upstream));
+      })
+      .filter(({ length }) => length > 0);
+  }
+
+  /** The models that a sandbox may use, before its allowlist; null: unknown, and any name may be one. */
+  async #listed(
+    policy: BridgePolicy,
+    lists: Lists,
+    signal: AbortSignal,
+  ): Promise<readonly ModelEntry[] | null> {
+    if (typeof this.#source === 'function') {
+      if (lists === 'none') return null;
+      const target = await orAborted(this.#source(), signal);
+      const list = lists === 'fresh' ? this.#catalog.refresh(target) : this.#catalog.models(target);
+      return orAborted(list, signal);
+    }
+    const names = [...this.#table.models.keys()];
+    const own = names
+      .filter((name) => this.#groups(name, policy).length > 0)
+      .map((id) => ({ id, created: 0, ownedBy: 'neurovisor' }));
+    if (lists === 'none') return own;
+    const found = (await this.#discovered(policy, lists, signal)).flatMap(({ entries }) => entries);
+    const all = new Map([...found, ...own].map((entry) => [entry.id, entry]));
+    return [...all.values()];
+  }
+
+  /** What upstreams list and the sandbox may use, by upstream. A model of the table has only the routes named there. */
+  async #discovered(
+    { allowHosted }: BridgePolicy,
+    lists: Exclude<Lists, 'none'>,
+    signal: AbortSignal,
+  ): Promise<
+    readonly { readonly upstream: RoutedUpstream; readonly entries: readonly ModelEntry[] }[]
+  > {
+    const asked = this.#table.upstreams.filter(
+      ({ discover, isHosted }) => discover && (!isHosted || (allowHosted?.length ?? 0) > 0),
+    );
+    const found = asked.map(async (upstream) => {
+      const entries = await this.#list(upstream, lists);
+      return {
+        upstream,
+        entries: entries.filter(
+          ({ id }) =>
+            !this.#table.models.has(id) && (!upstream.isHosted || mayUseHosted(id, allowHosted)),
+        ),
+      };
+    });
+    return orAborted(Promise.all(found), signal);
+  }
+
+  /** Empty if the upstream can't be asked: others may serve the request. */
+  async #list(
+    { target }: RoutedUpstream,
+    lists: Exclude<Lists, 'none'>,
+  ): Promise<readonly ModelEntry[]> {
+    try {
+      const there = await target();
+      const list =
+        lists === 'fresh' ? await this.#catalog.refresh(there) : await this.#catalog.models(there);
+      return list ?? [];
+    } catch (error) {
+      ignore(error, 'an attempt reports it');
+      return [];
+    }
+  }
+}
+
+const MODEL_CHARACTERS_SHOWN_MAX = 100;
+const shown = (model: string): string => JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX));
+
+function hostedModel(model: string): Checked<never> {
+  const message =
+    `The model ${shown(model)} is served outside this host, and this sandbox may not send prompts there. ` +
+    `To allow it, create the sandbox with --allow-hosted ${model.slice(0, MODEL_CHARACTERS_SHOWN_MAX)}.`;
+  return refused(403, 'model_hosted', message, { param: 'model' });
+}

@@ -1,0 +1,143 @@
+import { describe, expect, it } from 'vitest';
+import { parseModelsFile } from './models-file.ts';
+
+const UPSTREAM = '[upstreams.gpu]\nurl = "http://127.0.0.1:8000/v1"\n';
+
+describe('parseModelsFile', () => {
+  it('reads upstreams and routes', () => {
+    const { upstreams, models, defaultModel } = parseModelsFile(`
+      default = "qwen3"
+      [upstreams.gpu]
+      url = "http://127.0.0.1:8000/v1"
+      concurrency = 8
+      [upstreams.box]
+      url = "unix:/run/vllm.sock"
+      answer_within_s = 30
+      discover = false
+      [upstreams.openai]
+      url = "https://api.openai.com/v1"
+      key = { env = "OPENAI_API_KEY" }
+      [models."qwen3"]
+      routes = [
+        { upstream = "gpu", model = "Qwen/Qwen3-8B", weight = 3 },
+        { upstream = "box" },
+      ]
+      fallback = ["gpt-5-mini"]
+      [models.gpt-5-mini]
+      upstream = "openai"
+      fallback_on = ["connect"]
+    `);
+    expect(upstreams).toMatchObject([
+      { name: 'gpu', isHosted: false, discover: true, key: null },
+      { name: 'box', isHosted: false, answerWithinMs: 30_000, discover: false },
+      { name: 'openai', isHosted: true, discover: false, key: { env: 'OPENAI_API_KEY' } },
+    ]);
+    expect(upstreams[0]?.target).toMatchObject({ slots: 8 });
+    expect(upstreams[1]?.target).toEqual({ name: 'box', socketPath: '/run/vllm.sock' });
+    expect(defaultModel).toBe('qwen3');
+    expect([...models]).toEqual([
+      [
+        'qwen3',
+        {
+          routes: [
+            { upstream: 'gpu', model: 'Qwen/Qwen3-8B', weight: 3 },
+            { upstream: 'box', model: 'qwen3', weight: 1 },
+          ],
+          fallback: ['gpt-5-mini'],
+          fallbackOn: new Set(['connect', 'timeout', '429', '5xx']),
+        },
+      ],
+      [
+        'gpt-5-mini',
+        {
+          routes: [{ upstream: 'openai', model: 'gpt-5-mini', weight: 1 }],
+          fallback: [],
+          fallbackOn: new Set(['connect']),
+        },
+      ],
+    ]);
+  });
+
+  it.each([
+    ['http://localhost:1', false],
+    ['http://127.9.9.9:1', false],
+    ['http://10.0.0.7:1', false],
+    ['http://172.31.0.1:1', false],
+    ['http://192.168.1.1:1', false],
+    ['http://[::1]:1', false],
+    ['http://[fd00::1]:1', false],
+    ['http://[::ffff:10.0.0.1]:1', false],
+    ['unix:/run/x.sock', false],
+    ['http://172.32.0.1:1', true],
+    ['http://169.254.169.254', true],
+    ['http://8.8.8.8', true],
+    ['http://[2001:db8::1]', true],
+    ['https://localhost.example.com', true],
+    ['https://gpu.internal', true],
+    // A number in another notation is the same address.
+    ['http://2130706433:1', false],
+  ])('%s is hosted elsewhere by default: %s', (url, isHosted) => {
+    const [upstream] = parseModelsFile(`[upstreams.a]\nurl = "${url}"`).upstreams;
+    expect(upstream).toMatchObject({ isHosted, discover: !isHosted });
+  });
+
+  it.each([
+    ['[upstreams.gpu\n', /line 1, column \d+ is not TOML/],
+    [`${UPSTREAM}key = "sk-secret`, /line 3, column \d+ is not TOML/],
+    ['', /upstreams is missing/],
+    ['[upstreams.gpu]\n', /upstreams\.gpu\.url is missing/],
+    ['[upstreams.gpu]\nurl = "ftp://x"', /upstreams\.gpu\.url is not http/],
+    ['[upstreams.gpu]\nurl = "https://u:sk-secret@x"', /upstreams\.gpu\.url is not http/],
+    ['[upstreams."a b"]\nurl = "http://x"', /upstreams\."a b" has a name/],
+    [`${UPSTREAM}concurency = 8`, /upstreams\.gpu\.concurency is unknown; known are .*concurrency/],
+    [`${UPSTREAM}concurrency = 0`, /upstreams\.gpu\.concurrency must be a whole number from 1 to/],
+    [`${UPSTREAM}concurrency = "8"`, /upstreams\.gpu\.concurrency must be a whole number/],
+    [`${UPSTREAM}hosted = "no"`, /upstreams\.gpu\.hosted must be true or false/],
+    [
+      `${UPSTREAM}key = "sk-secret"`,
+      /upstreams\.gpu\.key must be a table: .* never the key itself/,
+    ],
+    [`${UPSTREAM}key = {}`, /upstreams\.gpu\.key names either env or file/],
+    [`${UPSTREAM}key = { env = "A", file = "b" }`, /upstreams\.gpu\.key names either/],
+    [`${UPSTREAM}key = { env = "sk-secret" }`, /upstreams\.gpu\.key\.env is not the name/],
+    [`${UPSTREAM}key = { value = "sk-secret" }`, /upstreams\.gpu\.key\.value is unknown/],
+    ['[upstreams.a]\nurl = "http://x"\nkey = { env = "K" }', /would send the key unencrypted/],
+    [`${UPSTREAM}[models.m]\n`, /models\.m needs either upstream or routes/],
+    [`${UPSTREAM}[models.m]\nupstream = "gpu"\nroutes = []`, /models\.m needs either/],
+    [`${UPSTREAM}[models.m]\nroutes = []`, /models\.m\.routes is empty/],
+    [
+      `${UPSTREAM}[models.m]\nupstream = "cpu"`,
+      /models\.m\.upstream is "cpu", which is none of gpu/,
+    ],
+    [`${UPSTREAM}[models.m]\nroutes = [{ upstream = "gpu", weight = 1.5 }]`, /routes\[0\]\.weight/],
+    [
+      `${UPSTREAM}[models.m]\nroutes = [{ upstream = "gpu", wait = 1 }]`,
+      /routes\[0\]\.wait is unkn/,
+    ],
+    [`${UPSTREAM}[models.m]\nroutes = ["gpu"]`, /models\.m\.routes must be a list of tables/],
+    [`${UPSTREAM}[models.m]\nupstream = "gpu"\nfallback = ["n"]`, /names "n", which is not in/],
+    [`${UPSTREAM}[models.m]\nupstream = "gpu"\nfallback = ["m"]`, /names the model itself/],
+    [`${UPSTREAM}[models.m]\nupstream = "gpu"\nfallback_on = ["4xx"]`, /fallback_on has "4xx"/],
+    [`${UPSTREAM}[models.all]\nupstream = "gpu"`, /models\.all has a name that means something/],
+    [`${UPSTREAM}[models."a\\nb"]\nupstream = "gpu"`, /printable/],
+    [`${UPSTREAM}[models]\nm = 1979-05-27`, /models\.m must be a table/],
+    [
+      `${UPSTREAM}[modles.m]\nupstream = "gpu"`,
+      /modles is unknown; known are default, models, upstr/,
+    ],
+    [`default = ""\n${UPSTREAM}`, /default must be a string that is not empty/],
+    [`${UPSTREAM}[models.__proto__]\nupstream = "cpu"`, /models\.__proto__\.upstream is "cpu"/],
+  ])('refuses %j', (text, message) => {
+    let error: unknown;
+    try {
+      parseModelsFile(text);
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toMatchObject({
+      code: 'models_file_invalid',
+      message: expect.stringMatching(message),
+    });
+    expect(String(error)).not.toContain('sk-secret');
+  });
+});

@@ -1,0 +1,128 @@
+/** Chooses the route of a request by health, free slots and weight. Pure: time and chance come in as arguments. */
+import { assert } from '../../base/assert.ts';
+import { type AttemptEnd, type Availability, Health, type HealthLimits } from './health.ts';
+import type { FailureCause, FallbackCause, Route } from './route-table.ts';
+
+/** Routes of one model, and of each of its fallbacks, in order. */
+export interface Plan {
+  /** For logs. */
+  readonly model: string;
+  readonly groups: readonly (readonly Route[])[];
+  readonly fallbackOn: ReadonlySet<FallbackCause>;
+}
+
+/** What one request has tried. */
+export interface Tried {
+  readonly routes: ReadonlySet<Route>;
+  /** Upstreams without a connection: their other routes would fail, too. */
+  readonly unconnected: ReadonlySet<string>;
+}
+
+export type Choice =
+  | { readonly kind: 'route'; readonly route: Route }
+  /** `cause` null: all were tried. */
+  | { readonly kind: 'none'; readonly cause: FailureCause | null; readonly retryInMs: number };
+
+export interface Attempt {
+  readonly upstream: string;
+  readonly isProbe: boolean;
+}
+
+export class Router {
+  readonly #health: ReadonlyMap<string, Health>;
+  readonly #isBusy: (upstream: string) => boolean;
+
+  /** @param isBusy whether a request would wait for this upstream */
+  constructor(
+    upstreams: readonly string[],
+    isBusy: (upstream: string) => boolean,
+    limits?: HealthLimits,
+  ) {
+    this.#health = new Map(upstreams.map((name) => [name, new Health(limits)]));
+    this.#isBusy = isBusy;
+  }
+
+  availability(upstream: string, nowMs: number): Availability {
+    return this.#healthOf(upstream).availability(nowMs);
+  }
+
+  /**
+   * A route whose upstream is available, by weight, and one that is not busy if there is one: in the first group with
+   * one, or in a later one if `fallbackOn` has all that keeps a request from those before.
+   * @param chance in [0, 1)
+   */
+  choose(plan: Plan, tried: Tried, nowMs: number, chance: number): Choice {
+    let waiting: readonly Route[] = [];
+    let cause: FailureCause | null = null;
+    let retryInMs = Number.POSITIVE_INFINITY;
+    for (const group of plan.groups) {
+      const usable: Route[] = [];
+      let mayLeave = true;
+      for (const route of group) {
+        if (tried.routes.has(route) || tried.unconnected.has(route.upstream)) continue;
+        const availability = this.availability(route.upstream, nowMs);
+        if (availability.ok) {
+          usable.push(route);
+          continue;
+        }
+        if (availability.retryInMs < retryInMs) ({ cause, retryInMs } = availability);
+        if (!plan.fallbackOn.has(availability.cause)) mayLeave = false;
+      }
+      const free = usable.filter(({ upstream }) => !this.#isBusy(upstream));
+      if (free.length > 0) return { kind: 'route', route: weighted(free, chance) };
+      if (waiting.length === 0) waiting = usable;
+      if (usable.length > 0) mayLeave = plan.fallbackOn.has('busy');
+      if (!mayLeave) break;
+    }
+    if (waiting.length > 0) return { kind: 'route', route: weighted(waiting, chance) };
+    return { kind: 'none', cause, retryInMs };
+  }
+
+  /** Begins an attempt at an available upstream. */
+  begin({ upstream }: Route): Attempt {
+    return { upstream, ...this.#healthOf(upstream).begin() };
+  }
+
+  /** Says what the attempt tells of the upstream, once. */
+  end(attempt: Attempt, end: AttemptEnd, nowMs: number): void {
+    this.#healthOf(attempt.upstream).end(attempt, end, nowMs);
+  }
+
+  #healthOf(upstream: string): Health {
+    const health = this.#health.get(upstream);
+    assert(health !== undefined, 'routes name upstreams of the table');
+    return health;
+  }
+}
+
+function weighted(routes: readonly Route[], chance: number): Route {
+  let left = chance * routes.reduce((sum, { weight }) => sum + weight, 0);
+  for (const route of routes) {
+    left -= route.weight;
+    if (left < 0) return route;
+  }
+  const last = routes.at(-1);
+  assert(last !== undefined, 'there is a route');
+  return last;
+}
+
+const SECONDS = /^\d{1,9}(?:\.\d{1,3})?$/;
+
+/**
+ * The wait that an answer asks for, in milliseconds; null: none. Sources: RFC 9110, 10.2.3; `retry-after-ms` of hosted
+ * services.
+ * @param wallMs milliseconds since 1970
+ */
+export function retryAfterMs(
+  headers: Readonly<Record<string, string | readonly string[] | undefined>>,
+  wallMs: number,
+): number | null {
+  const { 'retry-after-ms': exact, 'retry-after': text } = headers;
+  if (typeof exact === 'string' && SECONDS.test(exact)) return Number(exact);
+  if (typeof text !== 'string') return null;
+  if (SECONDS.test(text)) return Number(text) * 1000;
+  const date = /^[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT$/.test(text)
+    ? Date.parse(text)
+    : Number.NaN;
+  return Number.isNaN(date) ? null : Math.max(0, date - wallMs);
+}

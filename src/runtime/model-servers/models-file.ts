@@ -1,0 +1,108 @@
+/** Reads `models.toml` with the keys that it names (io). */
+import { readFileSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { errorCode } from '../../base/errors.ts';
+import { BridgeError } from '../../bridge/errors.ts';
+import {
+  type FileUpstream,
+  type ModelsFile,
+  parseModelsFile,
+} from '../../bridge/routing/models-file.ts';
+import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
+import type { Config } from '../../config.ts';
+import { resolveHome } from '../../home.ts';
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** A server of the file, ready to be asked. */
+export interface ConfiguredServer extends FileUpstream {
+  /** With key and authority. */
+  readonly target: UpstreamTarget;
+}
+
+export interface ConfiguredModels extends Omit<ModelsFile, 'upstreams'> {
+  readonly path: string;
+  readonly upstreams: readonly ConfiguredServer[];
+}
+
+/**
+ * The file of NEUROVISOR_MODELS, or else `models.toml` in the home; null: there is none, or NEUROVISOR_UPSTREAM names
+ * another server.
+ * @param env for keys
+ * @throws BridgeError `models_file_invalid`
+ */
+export function readModelsFile(config: Config, env: Env = process.env): ConfiguredModels | null {
+  if (config.upstream !== 'auto') return null;
+  const usual = join(resolveHome(config.home).dir, 'models.toml');
+  const path = config.modelsFile === null ? usual : resolve(config.modelsFile);
+  const text = readText(path, 'it');
+  if (text === null) {
+    if (config.modelsFile === null) return null;
+    throw invalid(`${path} does not exist`, 'correct or unset NEUROVISOR_MODELS');
+  }
+  const file = parseModelsFile(text);
+  const upstreams = file.upstreams.map((upstream) => withSecrets(upstream, dirname(path), env));
+  return { ...file, path, upstreams };
+}
+
+function withSecrets(upstream: FileUpstream, dir: string, env: Env): ConfiguredServer {
+  const { name, key, caFile } = upstream;
+  const apiKey = key === null ? {} : { apiKey: keyOf(name, key, dir, env) };
+  const ca = caFile === null ? {} : { authority: authorityOf(name, resolve(dir, caFile)) };
+  return { ...upstream, target: { ...upstream.target, ...apiKey, ...ca } };
+}
+
+const KEY = /^[\x21-\x7e]{1,4096}$/;
+
+function keyOf(name: string, key: NonNullable<FileUpstream['key']>, dir: string, env: Env): string {
+  const where = `key of upstreams.${name}`;
+  if ('env' in key) {
+    const value = env[key.env] ?? '';
+    if (KEY.test(value)) return value;
+    const why = value === '' ? 'is not set' : 'has other characters than a key';
+    throw invalid(`${where}: the variable ${key.env} ${why}`, `set ${key.env} for this process`);
+  }
+  const path = resolve(dir, key.file);
+  const text = readText(path, where);
+  if (text === null) throw invalid(`${where}: ${path} does not exist`, 'correct the path');
+  checkPrivate(where, path);
+  if (KEY.test(text.trim())) return text.trim();
+  throw invalid(`${where}: ${path} does not hold one key`, 'write the key alone into the file');
+}
+
+const OTHERS = 0o077;
+const ROOT = 0;
+
+/** What other users can read or replace is no secret of this host. */
+function checkPrivate(where: string, path: string): void {
+  const { mode, uid } = statSync(path);
+  if (uid !== ROOT && uid !== process.geteuid?.()) {
+    throw invalid(`${where}: user ${uid} owns ${path}`, 'make it your own file');
+  }
+  if ((mode & OTHERS) === 0) return;
+  throw invalid(`${where}: other users may access ${path}`, `run: chmod 600 ${path}`);
+}
+
+function authorityOf(name: string, path: string): string {
+  const where = `ca_file of upstreams.${name}`;
+  const text = readText(path, where);
+  if (text?.includes('-----BEGIN CERTIFICATE-----') === true) return text;
+  throw invalid(`${where}: ${path} has no certificate`, 'name a PEM file');
+}
+
+/** @returns null: it does not exist */
+function readText(path: string, where: string): string | null {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return null;
+    throw invalid(`${where}: ${path} can't be read`, 'correct the path or its permissions', error);
+  }
+}
+
+function invalid(why: string, remedy: string, cause?: unknown): BridgeError {
+  return new BridgeError('models_file_invalid', `models.toml: ${why}`, {
+    ...(cause === undefined ? {} : { cause }),
+    remedy,
+  });
+}
