@@ -8,9 +8,8 @@
  *     └──────────────────────────┘           └──────────────────────────────────────────────────┘
  *
  * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
- * about its sender (R-IPC-8). A port serves the OpenAI API and Anthropic's
- * Messages over HTTP/1.1 (`dialect/`). Each request is an
- * *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream when it is its turn, with the
+ * about its sender (R-IPC-8). A port serves the OpenAI API, Anthropic's
+ * Messages and Ollama's API over HTTP/1.1 (`dialect/`). Each request is an *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream when it is its turn, with the
  * host's key instead of the guest's. Its answer returns as it arrives: unchanged, or translated if client and
  * upstream speak different dialects.
  *

@@ -6,7 +6,6 @@
  *                └── an abort (guest gone, port closed, timeout) ends it in every phase ────────────┘
  */
 
-import { randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { assert } from '../base/assert.ts';
 import type { Clock } from '../base/clock.ts';
@@ -24,7 +23,6 @@ import { callerKey } from './caller-key.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import type { AnswerContext } from './dialect/model.ts';
-import { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
 import { BridgeError } from './errors.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
 import {
@@ -39,9 +37,14 @@ import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
-import type { Checked, Refusal } from './refusal.ts';
+import { accepted, type Checked, type Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
-import { type Translated, translateDocument, translateStream } from './relay-translated.ts';
+import {
+  type Translated,
+  translateDocument,
+  translatedBy,
+  translateStream,
+} from './relay-translated.ts';
 import { Reply } from './reply.ts';
 import type { Dispatcher, SendAttempt } from './routing/dispatcher.ts';
 import type { ModelNames } from './routing/model-names.ts';
@@ -185,6 +188,10 @@ export class Exchange {
         return this.#infer(route.value.operation);
       case 'count':
         return this.#countTokens(route.value.operation);
+      case 'describe':
+        return this.#describeModel(route.value.operation);
+      case 'fixed':
+        return Promise.resolve(this.#sendFixed(route.value));
       default:
         return this.#listModels(route.value);
     }
@@ -225,14 +232,30 @@ export class Exchange {
 
   /** Estimates: the model server's tokenizer is not asked. */
   async #countTokens(operation: Operation): Promise<ExchangeEnd> {
-    const { translation } = this.#dialect;
-    assert(translation !== undefined, 'only such a dialect counts');
+    const inspection = await this.#inspectBody(operation);
+    if (!inspection.ok) return this.#refused(inspection.refusal);
+    const tokens = Math.max(1, inspection.value.promptTokensEstimate);
+    this.#reply.json(200, this.#dialect.translation?.tokenCount?.(tokens));
+    return 'served';
+  }
+
+  async #describeModel(operation: Operation): Promise<ExchangeEnd> {
+    const inspection = await this.#inspectBody(operation);
+    if (!inspection.ok) return this.#refused(inspection.refusal);
+    return this.#listModels({ kind: 'model', id: inspection.value.model ?? '' });
+  }
+
+  async #inspectBody(operation: Operation): Promise<Checked<Inspection>> {
     const received = await this.#body.read(this.#request, this.#aborter.signal);
-    if (!received.ok) return this.#refused(received.refusal);
+    if (!received.ok) return received;
     const { checked } = await this.#check(operation, received.value);
-    if (!checked.ok) return this.#refused(checked.refusal);
-    const { promptTokensEstimate } = checked.value.inspection;
-    this.#reply.json(200, translation.tokenCount(Math.max(1, promptTokensEstimate)));
+    return checked.ok ? accepted(checked.value.inspection) : checked;
+  }
+
+  #sendFixed({ contentType, body }: Extract<Route, { kind: 'fixed' }>): ExchangeEnd {
+    const length = String(Buffer.byteLength(body));
+    this.#reply.start(200, { 'content-type': contentType, 'content-length': length });
+    this.#reply.end(Buffer.from(body));
     return 'served';
   }
 
@@ -258,6 +281,12 @@ export class Exchange {
     const resolved = await models.resolve(inspection.model, policy, use, this.#aborter.signal);
     if (!resolved.ok) return this.#refused(resolved.refusal);
     const { model, plan } = resolved.value;
+    const { idle } = inspection;
+    if (idle !== undefined) {
+      const options = { operation, model, clock };
+      this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
+      return 'served';
+    }
     const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
       operation: operation.name,
       model,
@@ -273,7 +302,7 @@ export class Exchange {
         operation,
         span,
         inspection,
-        translated: this.#translated(inspection, translated?.answer, route.model),
+        translated: this.#translated(operation, inspection, translated?.answer, route.model),
         model,
         bodyEndAtMs,
         sentAtMs: clock.now(),
@@ -341,17 +370,17 @@ export class Exchange {
   }
 
   #translated(
+    operation: Operation,
     { stream, promptTokensEstimate }: Inspection,
     answer: AnswerContext | undefined,
     model: string,
   ): Translated | undefined {
     const { translation } = this.#dialect;
     if (translation === undefined || answer === undefined) return undefined;
-    const showCacheHits = this.#context.policy.showCacheHits ?? false;
-    const id = randomBytes(ANSWER_ID_BYTES).toString('hex');
-    const options = { id, model, stream, promptTokensEstimate, context: answer, showCacheHits };
-    const writer = translation.answer(options);
-    return { reader: new OpenaiAnswerReader(answer, id), writer, translation, stream };
+    const { clock, policy } = this.#context;
+    const { showCacheHits = false } = policy;
+    const request = { operation, clock, model, stream, promptTokensEstimate, showCacheHits };
+    return translatedBy(translation, { ...request, context: answer });
   }
 
   /** @param send called for each attempt, right before it */
@@ -532,8 +561,6 @@ export class Exchange {
       metrics.countUnsent(this.#dialect.name, outcome);
   }
 }
-
-const ANSWER_ID_BYTES = 12;
 
 /** Of an answer, before it is there: about that of a step of an agent. */
 const EXPECTED_OUTPUT_TOKENS = 256;

@@ -46,6 +46,8 @@ const HOSTED_NAME =
 const EMBEDDING_NAME =
   /embed|(?:^|[/_-])(?:bge|gte|e5|sbert|minilm|mpnet|labse|arctic|m3e|instructor)(?:[:/._-]|$)|minilm|mpnet/i;
 
+export const isEmbeddingModel = (name: string): boolean => EMBEDDING_NAME.test(name);
+
 const MODELS_NAMED_MAX = 20;
 const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
 
@@ -70,6 +72,11 @@ export function resolveModel(
   if (there?.includes(name)) return accepted(name);
   // Ollama lists `llama3:latest`; clients request `llama3`.
   if (there?.includes(`${name}:latest`)) return accepted(`${name}:latest`);
+  // Its clients may name the tag of a model that another server lists without it.
+  const untagged = name.replace(/:latest$/, '');
+  const untaggedAlias = untagged === '*' ? undefined : ownValue(aliases, untagged);
+  if (untaggedAlias !== undefined) return accepted(untaggedAlias);
+  if (untagged !== '' && there?.includes(untagged)) return accepted(untagged);
   if (name !== '' && name === policy.defaultModel) return accepted(name);
   const rest = ownValue(aliases, '*');
   const isHosted = unnamed || HOSTED_NAME.test(name);

@@ -1,8 +1,10 @@
 /** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
+import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import type { AnswerWriter, Translation } from './dialect/dialect.ts';
+import type { AnswerOptions, AnswerReader, AnswerWriter, Translation } from './dialect/dialect.ts';
 import type { AnswerEvent } from './dialect/model.ts';
-import type { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
+import { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
+import { OpenaiVectorReader } from './dialect/openai/read-vectors.ts';
 import { BridgeError } from './errors.ts';
 import { responseHeaders } from './headers.ts';
 import { publicMessage, pump, type RelayContext, requirePlain } from './relay.ts';
@@ -10,12 +12,27 @@ import type { Reply } from './reply.ts';
 import { eventData, SseSplitter } from './sse.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
 
+const ANSWER_ID_BYTES = 12;
+
 export interface Translated {
-  readonly reader: OpenaiAnswerReader;
+  readonly reader: AnswerReader;
   readonly writer: AnswerWriter;
   readonly translation: Translation;
   /** The guest asked for a stream. */
   readonly stream: boolean;
+}
+
+/** The translation of one answer. */
+export function translatedBy(
+  translation: Translation,
+  request: Omit<AnswerOptions, 'id'>,
+): Translated {
+  const { operation, context, stream } = request;
+  const id = randomBytes(ANSWER_ID_BYTES).toString('hex');
+  const reader = operation.generates
+    ? new OpenaiAnswerReader(context, id)
+    : new OpenaiVectorReader(context);
+  return { reader, writer: translation.answer({ ...request, id }), translation, stream };
 }
 
 /**

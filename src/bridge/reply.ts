@@ -59,8 +59,9 @@ export class Reply {
     return this.#firstByteAtMs;
   }
 
-  /** Sends a keep-alive after each silence of `intervalMs`, even before the upstream answers. */
+  /** Sends a keep-alive after each silence of `intervalMs`, even before the upstream answers, if the dialect has one. */
   keepAlive(intervalMs: number): void {
+    if (this.#dialect.keepAlive === '') return;
     this.#keepAlive = new IdleTimer(this.#clock, intervalMs, () => {
       const response = this.#response;
       if (response.writableEnded || response.destroyed || response.writableNeedDrain) return;
@@ -77,7 +78,7 @@ export class Reply {
     const { 'content-length': _, ...rest } = headers;
     this.#response.writeHead(200, {
       'cache-control': 'no-cache',
-      'content-type': 'text/event-stream; charset=utf-8',
+      'content-type': this.#dialect.streamType,
       ...rest,
     });
     this.#response.flushHeaders();

@@ -14,7 +14,12 @@ const ENVIRONMENT: SandboxEnvironment = {
   digest: `sha256:${'b'.repeat(64)}`,
   user: 'app:users',
   workdir: '/srv',
-  env: { PATH: '/opt/bin:/bin', MODE: 'image', NEUROVISOR_SANDBOX_ID: 'of the image' },
+  env: {
+    PATH: '/opt/bin:/bin',
+    MODE: 'image',
+    OLLAMA_HOST: '0.0.0.0',
+    NEUROVISOR_SANDBOX_ID: 'of the image',
+  },
   entrypoint: ['/bin/app'],
   cmd: ['serve'],
   exposedPorts: ['80/tcp'],
@@ -59,7 +64,12 @@ describe('LocalControlPlane: images', () => {
     expect(host.vm(info.id).bootArgs).toEqual(boot ? ['neurovisor_environment=/dev/vdc'] : []);
     expect(host.identities.at(-1)).toMatchObject({
       environment: { user: 'app:users', workdir: '/srv' },
-      env: { PATH: '/opt/bin:/bin', MODE: 'mine', NEUROVISOR_SANDBOX_ID: info.id },
+      env: {
+        PATH: '/opt/bin:/bin',
+        MODE: 'mine',
+        OLLAMA_HOST: '0.0.0.0',
+        NEUROVISOR_SANDBOX_ID: info.id,
+      },
     });
     expect((await host.control.remove(info.id)).image).toEqual(INFO);
     await requireNothing(host);
@@ -71,6 +81,7 @@ describe('LocalControlPlane: images', () => {
     const { id, image: none } = await host.control.create({ boot: true });
     expect([none, host.vm(id).disks, host.vm(id).bootArgs]).toEqual([null, [], []]);
     expect(host.identities.at(-1)?.environment).toBeUndefined();
+    expect(host.identities.at(-1)?.env).toMatchObject({ OLLAMA_HOST: 'http://127.0.0.1:11434' });
   });
 
   it.each([

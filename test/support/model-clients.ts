@@ -27,14 +27,35 @@ export const pythonAnthropic = (): ModelClient | string =>
 
 /** The package `@anthropic-ai/sdk` for Node.js, or why there is none. */
 export const nodeAnthropic = (): ModelClient | string =>
+  nodeClient({ lock: 'node', module: '@anthropic-ai/sdk', script: 'anthropic.mjs' });
+
+/** The package `ollama` or `langchain-ollama` for Python, or why there is none. */
+export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string =>
   orReason(() => {
-    const dir = lockedNode('model-clients-node', join(MODEL_CLIENTS_DIR, 'node'));
+    const lock = join(MODEL_CLIENTS_DIR, 'python/ollama.lock');
+    const { python } = lockedPython('ollama-clients-python', lock);
+    return { program: python, args: [join(MODEL_CLIENTS_DIR, script)] };
+  });
+
+/** The package `ollama` for Node.js, or why there is none. */
+export const nodeOllama = (): ModelClient | string =>
+  nodeClient({ lock: 'ollama-node', module: 'ollama', script: 'ollama.mjs' });
+
+/** @param lock directory of the lock file; @param module what the script imports from it */
+const nodeClient = (client: {
+  readonly lock: string;
+  readonly module: string;
+  readonly script: string;
+}): ModelClient | string =>
+  orReason(() => {
+    const { lock, module } = client;
+    const dir = lockedNode(`model-clients-${lock}`, join(MODEL_CLIENTS_DIR, lock));
     // The script lies elsewhere, and `import` looks only beside it.
     const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
       const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
       registerHooks({ resolve: (name, context, next) =>
-        name === '@anthropic-ai/sdk' ? next(name, { ...context, parentURL }) : next(name, context) });`;
-    const script = join(MODEL_CLIENTS_DIR, 'anthropic.mjs');
+        name === ${JSON.stringify(module)} ? next(name, { ...context, parentURL }) : next(name, context) });`;
+    const script = join(MODEL_CLIENTS_DIR, client.script);
     const args = ['--import', `data:text/javascript,${encodeURIComponent(hook)}`, script];
     return { program: process.execPath, args };
   });
@@ -49,6 +70,7 @@ export async function runScenario(
     PATH: process.env['PATH'],
     ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
     ANTHROPIC_API_KEY: 'neurovisor',
+    OLLAMA_HOST: `http://127.0.0.1:${port}`,
   };
   return await new Promise((resolve, reject) => {
     execFile(program, [...args, scenario], { env, timeout: RUN_MS_MAX }, (error, out, warnings) => {

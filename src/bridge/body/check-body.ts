@@ -41,8 +41,9 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   if (!inspected.ok) return inspected;
   const inspection = inspected.value;
   const translated = dialect.translation?.request(operation, value);
-  if (translated === undefined) return accepted({ inspection, layout });
-  return translated.ok ? accepted(withTranslation(inspection, translated.value)) : translated;
+  if (translated?.ok === false) return translated;
+  if (translated?.value === undefined) return accepted({ inspection, layout });
+  return accepted(withTranslation(inspection, translated.value));
 }
 
 function withTranslation(checked: Inspection, translated: TranslatedRequest): CheckedBody {

@@ -2,6 +2,7 @@
  * The rules of an API that clients speak. Pure: requests in, decisions out. A dialect other than the upstream's also has a
  * `translation`.
  */
+import type { Clock } from '../../base/clock.ts';
 import type { JsonObject } from '../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';
@@ -12,7 +13,11 @@ export type Route =
   | { readonly kind: 'model'; readonly id: string }
   | { readonly kind: 'inference'; readonly operation: Operation }
   /** The number of tokens in a request, which no upstream gets. */
-  | { readonly kind: 'count'; readonly operation: Operation };
+  | { readonly kind: 'count'; readonly operation: Operation }
+  /** One model, which the body names. */
+  | { readonly kind: 'describe'; readonly operation: Operation }
+  /** The same for each request. */
+  | { readonly kind: 'fixed'; readonly contentType: string; readonly body: string };
 
 export interface Operation {
   readonly name: string;
@@ -35,6 +40,8 @@ export interface Inspection {
   readonly bound: Readonly<Record<string, string>>;
   /** Top-level members to replace or add before the request goes upstream. */
   readonly edits: Readonly<Record<string, unknown>>;
+  /** Present: the request has no prompt and reaches no upstream; `Translation.idle` answers it. */
+  readonly idle?: 'load' | 'unload';
 }
 
 export interface Dialect {
@@ -47,7 +54,9 @@ export interface Dialect {
   error(refusal: Refusal): string;
   /** The event that reports an error after the status has been sent. */
   errorEvent(refusal: Refusal): string;
-  /** Keeps a silent stream alive; clients skip it. */
+  /** Content type of streams. */
+  readonly streamType: string;
+  /** Keeps a silent stream alive; clients skip it. Empty: clients would skip nothing. */
   readonly keepAlive: string;
   modelList(models: readonly ModelEntry[]): unknown;
   model(model: ModelEntry): unknown;
@@ -56,11 +65,16 @@ export interface Dialect {
 }
 
 export interface Translation {
-  /** The upstream's request for one that was inspected. */
-  request(operation: Operation, body: JsonObject): Checked<TranslatedRequest>;
+  /** The upstream's request for one that was inspected; undefined: it reaches no upstream. */
+  request(operation: Operation, body: JsonObject): Checked<TranslatedRequest | undefined>;
   answer(options: AnswerOptions): AnswerWriter;
   /** Answers a `count` route. */
-  tokenCount(tokens: number): unknown;
+  tokenCount?(tokens: number): unknown;
+  /** Answers a request that is `idle`. */
+  idle?(
+    options: Pick<AnswerOptions, 'operation' | 'model' | 'clock'>,
+    kind: 'load' | 'unload',
+  ): unknown;
   /** Headers beside those that pass; `received` are the upstream's. */
   answerHeaders(
     received: Readonly<Record<string, string | readonly string[] | undefined>>,
@@ -75,6 +89,9 @@ export interface TranslatedRequest {
 }
 
 export interface AnswerOptions {
+  readonly operation: Operation;
+  /** The writer is made when the request is sent upstream. */
+  readonly clock: Clock;
   /** Random, of the answer. */
   readonly id: string;
   readonly model: string;
@@ -83,6 +100,16 @@ export interface AnswerOptions {
   readonly context: AnswerContext;
   /** False: numbers that tell cache hits are 0. */
   readonly showCacheHits: boolean;
+}
+
+/** @throws BridgeError `upstream_protocol`, `upstream_died` */
+export interface AnswerReader {
+  /** The data of the next event of a stream. */
+  readEvent(data: string): readonly AnswerEvent[];
+  /** A whole answer. */
+  readDocument(text: string): readonly AnswerEvent[];
+  /** The upstream has sent everything. */
+  end(): readonly AnswerEvent[];
 }
 
 export interface AnswerWriter {

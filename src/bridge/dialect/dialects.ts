@@ -1,12 +1,14 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { anthropicDialect, isAnthropicPath } from './anthropic/anthropic.ts';
 import type { Dialect } from './dialect.ts';
+import { isOllamaPath, ollamaDialect } from './ollama/ollama.ts';
 import { openaiDialect } from './openai/openai.ts';
 
 /** By name: a dialect has functions, so a thread gets its name. */
 export const DIALECTS: Readonly<Record<string, Dialect>> = {
   [openaiDialect.name]: openaiDialect,
   [anthropicDialect.name]: anthropicDialect,
+  [ollamaDialect.name]: ollamaDialect,
 };
 
 /** Every client of Anthropic's API sends it. */
@@ -17,6 +19,7 @@ const ANTHROPIC_HEADER = 'anthropic-version';
  */
 export function dialectOf(url: string, headers: IncomingHttpHeaders): Dialect {
   if (isAnthropicPath(url)) return anthropicDialect;
+  if (isOllamaPath(url)) return ollamaDialect;
   if (headers[ANTHROPIC_HEADER] === undefined) return openaiDialect;
   const own = openaiDialect.route('POST', url);
   return own.ok && own.value.kind === 'inference' ? openaiDialect : anthropicDialect;

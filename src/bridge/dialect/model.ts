@@ -24,6 +24,10 @@ export interface ConversationRequest {
   readonly temperature: number | undefined;
   readonly topP: number | undefined;
   readonly topK: number | undefined;
+  readonly minP?: number | undefined;
+  readonly seed?: number | undefined;
+  readonly presencePenalty?: number | undefined;
+  readonly frequencyPenalty?: number | undefined;
   readonly stop: readonly string[];
   /** JSON Schema of the answer's text; `json`: any JSON object. */
   readonly format: JsonObject | 'json' | undefined;
@@ -87,8 +91,8 @@ export type ToolChoice =
 export type StopReason = 'end' | 'length' | 'stop-sequence' | 'tool-calls' | 'refusal';
 
 /**
- * Parts of an answer in order: `start`; text, reasoning and whole tool calls in any number; `usage` at most once;
- * `stop`. `error` may take the place of any, and nothing follows it. A reader keeps this order whatever an upstream sends.
+ * Parts of an answer in order: `start`; text, reasoning and whole tool calls in any number, or `vectors`; `usage` at most
+ * once; `stop`. `error` may take the place of any, and nothing follows it. A reader keeps this order whatever an upstream sends.
  */
 export type AnswerEvent =
   | { readonly type: 'start' }
@@ -99,6 +103,8 @@ export type AnswerEvent =
   /** All of a call joined: the JSON of an object, or the beginning of one if the stop reason is `length`. */
   | { readonly type: 'tool-arguments'; readonly text: string }
   | { readonly type: 'tool-end' }
+  /** Embeddings in the order of their inputs: each the JSON of a list, as the upstream wrote it. */
+  | { readonly type: 'vectors'; readonly lists: readonly string[] }
   | { readonly type: 'usage'; readonly usage: AnswerUsage }
   | { readonly type: 'stop'; readonly reason: StopReason; readonly sequence: string | null }
   /** In the upstream's words, whole: they may contain the host's key. */
@@ -116,4 +122,6 @@ export interface AnswerContext {
   readonly stop: readonly string[];
   /** True: the caller understands reasoning beside the text. */
   readonly reasoning: boolean;
+  /** The number of embeddings that the answer must have. */
+  readonly vectors?: number;
 }

@@ -23,6 +23,9 @@ const BUNDLE_VARIABLES = {
   NODE_EXTRA_CA_CERTS: BUNDLE,
 };
 
+/** The inference endpoint in the guest. An image or a sandbox with a server of its own sets another. */
+const OLLAMA_HOST = 'http://127.0.0.1:11434';
+
 export function identityOf(
   spec: SandboxSpec,
   network: GuestNetwork | undefined,
@@ -36,6 +39,7 @@ export function identityOf(
     hostname: spec.hostname,
     ...(environment === undefined ? {} : { environment: { user, workdir } }),
     env: {
+      OLLAMA_HOST,
       ...environment?.env,
       ...(defaultModel === null ? {} : { NEUROVISOR_MODEL: defaultModel }),
       ...(trust === undefined ? {} : BUNDLE_VARIABLES),

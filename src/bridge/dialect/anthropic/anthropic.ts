@@ -19,6 +19,7 @@ export const anthropicDialect: Dialect = {
   status: errorStatus,
   error: (refusal) => JSON.stringify(errorObject(refusal)),
   errorEvent: (refusal) => `event: error\ndata: ${JSON.stringify(errorObject(refusal))}\n\n`,
+  streamType: 'text/event-stream; charset=utf-8',
   keepAlive: 'event: ping\ndata: {"type": "ping"}\n\n',
   modelList: (models) => ({
     data: models.map(modelObject),

@@ -21,7 +21,7 @@ function translate(more: JsonObject) {
   const inspected = anthropicDialect.inspect(operation, body, {});
   if (!inspected.ok) return inspected.refusal;
   const translated = anthropicDialect.translation?.request(operation, body);
-  return translated?.ok ? translated.value.body : translated?.refusal;
+  return translated?.ok ? translated.value?.body : translated?.refusal;
 }
 const user = (...content: JsonObject[]) => ({ messages: [{ role: 'user', content }] });
 const image = (source: JsonObject): JsonObject => ({ type: 'image', source });
@@ -203,7 +203,7 @@ describe('Messages: the estimate of tokens', () => {
     };
     const body = { model: 'm', max_tokens: 9, messages, ...more };
     const translated = anthropicDialect.translation?.request(operation, body);
-    return translated?.ok ? translated.value.promptTokensEstimate : -1;
+    return translated?.ok ? (translated.value?.promptTokensEstimate ?? -1) : -1;
   };
   const says = (role: string, ...content: JsonObject[]) => estimate({}, [{ role, content }]);
   const source = { type: 'text', media_type: 'text/plain', data: text };

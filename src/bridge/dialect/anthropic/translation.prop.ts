@@ -11,6 +11,7 @@ import {
   readOpenaiMessages,
   writeAnthropicRequest,
 } from '../../../../test/support/conversations.ts';
+import { systemClock } from '../../../base/clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { eventData, SseSplitter } from '../../sse.ts';
 import type { AnswerOptions } from '../dialect.ts';
@@ -48,6 +49,8 @@ const answer: fc.Arbitrary<ScriptedAnswer> = fc.record(
 );
 const context = { stop: ['END'], reasoning: true };
 const options = (stream: boolean): AnswerOptions => ({
+  operation: { name: 'chat', upstreamPath: '', required: [], generates: true },
+  clock: systemClock,
   id: 'x',
   model: 'm',
   stream,
@@ -90,6 +93,7 @@ function expectOrder(events: readonly AnswerEvent[]): void {
     'tool-start': '(',
     'tool-arguments': 'a',
     'tool-end': ')',
+    vectors: 'v',
     usage: 'u',
     stop: '.',
     error: '!',

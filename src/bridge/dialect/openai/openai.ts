@@ -14,6 +14,7 @@ export const openaiDialect: Dialect = {
   status: ({ status }) => status,
   error: (refusal) => JSON.stringify(errorObject(refusal)),
   errorEvent: (refusal) => `data: ${JSON.stringify(errorObject(refusal))}\n\n`,
+  streamType: 'text/event-stream; charset=utf-8',
   keepAlive: ': keep-alive\n\n',
   modelList: (models) => ({ object: 'list', data: models.map(modelObject) }),
   model: modelObject,

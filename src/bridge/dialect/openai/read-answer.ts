@@ -4,10 +4,11 @@
  */
 import { BridgeError } from '../../errors.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
+import type { AnswerReader } from '../dialect.ts';
 import type { AnswerContext, AnswerEvent, AnswerUsage, StopReason } from '../model.ts';
 import { ToolCallReader } from './read-tool-calls.ts';
 
-export class OpenaiAnswerReader {
+export class OpenaiAnswerReader implements AnswerReader {
   readonly #context: AnswerContext;
   readonly #tools: ToolCallReader;
   readonly #text: TextJoiner;
@@ -187,7 +188,7 @@ class TextJoiner {
   }
 }
 
-function usageOf(value: unknown): AnswerUsage | undefined {
+export function usageOf(value: unknown): AnswerUsage | undefined {
   if (!isJsonObject(value)) return undefined;
   const details = value['prompt_tokens_details'];
   const inputTokens = count(value['prompt_tokens']);
@@ -201,13 +202,13 @@ function count(value: unknown): number | undefined {
   return Number.isSafeInteger(value) && Number(value) >= 0 ? Number(value) : undefined;
 }
 
-function errorMessage(error: unknown): string {
+export function errorMessage(error: unknown): string {
   const message = isJsonObject(error) ? error['message'] : error;
   return isText(message) ? message : 'The model server reported an error.';
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
 
-function broken(why: string): BridgeError {
+export function broken(why: string): BridgeError {
   return new BridgeError('upstream_protocol', why);
 }
