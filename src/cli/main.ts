@@ -17,6 +17,7 @@ import { addImage } from './definitions/image.ts';
 import { addInside } from './definitions/inside.ts';
 import { addKey } from './definitions/key.ts';
 import { addMachine } from './definitions/machine.ts';
+import { addModels } from './definitions/models.ts';
 import { addNet } from './definitions/net.ts';
 import { addRun } from './definitions/run.ts';
 import { addSandbox } from './definitions/sandbox.ts';
@@ -63,6 +64,7 @@ program.commandsGroup('This machine:');
 addTemplate(program);
 addImage(program);
 addMachine(program);
+addModels(program);
 addNet(program);
 addSeccomp(program);
 

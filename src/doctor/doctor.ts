@@ -14,6 +14,8 @@ import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
 import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
 import { remediesOf } from '../runtime/jail.ts';
+import { readModelsFile } from '../runtime/model-servers/models-file.ts';
+import { overviewOf } from '../runtime/model-servers/overview.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
 import {
   confineChoice,
@@ -240,6 +242,7 @@ function checkMemory(): Finding {
 
 async function checkUpstream({ config }: DoctorOptions): Promise<Finding> {
   if (config.upstream === 'engine') return ok('the built-in engine, as configured');
+  if (config.upstream === 'auto' && readModelsFile(config) !== null) return checkServers(config);
   const explicit = config.upstream === 'auto' ? undefined : config.upstream;
   const probes = await probeUpstreams({
     ...(explicit === undefined ? {} : { explicit }),
@@ -257,6 +260,21 @@ async function checkUpstream({ config }: DoctorOptions): Promise<Finding> {
     };
   }
   return ok(`none of ${probes.map((probe) => probe.name).join(', ')}; the built-in engine is used`);
+}
+
+async function checkServers(config: Config): Promise<Finding> {
+  const { signal } = new AbortController();
+  const { servers } = await overviewOf({ config, env: process.env, signal });
+  const failed = servers.filter(({ error }) => error !== null);
+  const detail = servers
+    .map(({ name, kind, error, models }) => {
+      const found = error ?? `answers, ${models?.length ?? 0} models`;
+      return `${name} (${kind}): ${found}`;
+    })
+    .join('; ');
+  if (failed.length === 0) return ok(detail);
+  const verdict = failed.length === servers.length ? 'missing' : 'limited';
+  return { verdict, detail, remedy: 'start the servers, or correct models.toml' };
 }
 
 const gib = (bytes: number): string => `${(bytes / GIB).toFixed(1)} GiB`;

@@ -1,0 +1,116 @@
+/** The breaker against a model that remembers everything, and bounds whatever happens. */
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import { type AttemptEnd, Health, type HealthLimits } from './health.ts';
+
+const LIMITS: HealthLimits = {
+  failuresMax: 3,
+  openMs: 100,
+  openMsMax: 350,
+  pauseMs: 50,
+  pauseMsMax: 1_000,
+};
+
+const wait = fc.option(fc.integer({ min: -10, max: 5_000 }));
+const failed = (retryAfterMs: fc.Arbitrary<number | null>): fc.Arbitrary<AttemptEnd> =>
+  fc.record({
+    kind: fc.constant('failed' as const),
+    cause: fc.constantFrom('connect' as const, '5xx' as const),
+    retryAfterMs,
+  });
+// Mostly failures, or the breaker would hardly open.
+const end: fc.Arbitrary<AttemptEnd> = fc.oneof(
+  { weight: 12, arbitrary: failed(fc.constant(null)) },
+  failed(wait),
+  fc.constant({ kind: 'answered' } as const),
+  fc.constant({ kind: 'unsure' } as const),
+  fc.record({ kind: fc.constant('limited' as const), retryAfterMs: wait }),
+);
+type Step =
+  | { readonly kind: 'pass'; readonly ms: number }
+  | { readonly kind: 'begin' }
+  | { readonly kind: 'end'; readonly index: number; readonly end: AttemptEnd };
+const step: fc.Arbitrary<Step> = fc.oneof(
+  fc.record({ kind: fc.constant('pass' as const), ms: fc.constantFrom(0, 50, 100, 199, 350) }),
+  fc.constant({ kind: 'begin' } as const),
+  fc.record({ kind: fc.constant('end' as const), index: fc.nat(2), end }),
+);
+
+/** The rules of the state diagram, as a list of facts. */
+class Model {
+  streak = 0;
+  opens: number[] = [];
+  probe: object | null = null;
+  pauses: number[] = [];
+
+  get openMs(): number {
+    return Math.min(LIMITS.openMs * 2 ** (this.opens.length - 1), LIMITS.openMsMax);
+  }
+
+  isAvailable(now: number): boolean {
+    if (this.pauses.some((until) => now < until)) return false;
+    const last = this.opens.at(-1);
+    if (last === undefined) return true;
+    return now >= last + this.openMs && this.probe === null;
+  }
+
+  end(attempt: object, end: AttemptEnd, now: number): void {
+    const isProbe = this.probe === attempt;
+    if (isProbe) this.probe = null;
+    if (end.kind === 'limited' || (end.kind === 'failed' && end.retryAfterMs !== null)) {
+      const asked = end.retryAfterMs ?? LIMITS.pauseMs;
+      this.pauses.push(now + Math.min(Math.max(asked, 0), LIMITS.pauseMsMax));
+    }
+    if (end.kind === 'unsure' || (this.opens.length > 0 && !isProbe)) return;
+    if (end.kind === 'failed') {
+      this.streak += 1;
+      if (isProbe || this.streak >= LIMITS.failuresMax) this.opens.push(now);
+    } else {
+      this.streak = 0;
+      this.opens = [];
+    }
+  }
+}
+
+it('Health: agrees with its model after any steps, and a refusal names a bounded time', () => {
+  fc.assert(
+    fc.property(fc.array(step, { minLength: 30, maxLength: 120 }), (steps) => {
+      const health = new Health(LIMITS);
+      const model = new Model();
+      const running: { readonly isProbe: boolean }[] = [];
+      let now = 0;
+      for (const one of steps) {
+        if (one.kind === 'pass') now += one.ms;
+        else if (one.kind === 'begin') {
+          if (!health.availability(now).ok) continue;
+          const attempt = health.begin();
+          if (model.opens.length > 0) model.probe = attempt;
+          running.push(attempt);
+        } else {
+          const [attempt] = running.splice(one.index, 1);
+          if (attempt === undefined) continue;
+          health.end(attempt, one.end, now);
+          model.end(attempt, one.end, now);
+        }
+        const availability = health.availability(now);
+        expect(availability.ok).toBe(model.isAvailable(now));
+        expect(running.filter(({ isProbe }) => isProbe).length).toBeLessThanOrEqual(1);
+        if (availability.ok) continue;
+        expect(availability.retryInMs).toBeGreaterThan(0);
+        expect(availability.retryInMs).toBeLessThanOrEqual(LIMITS.pauseMsMax);
+        // Once nothing runs, the time that it names is enough.
+        if (running.length === 0) {
+          const later = now + availability.retryInMs;
+          const then = health.availability(later);
+          if (!then.ok) expect(health.availability(later + then.retryInMs).ok).toBe(true);
+        }
+      }
+    }),
+  );
+});
+
+it('Health: what one request can cause by its content opens nothing', () => {
+  const health = new Health(LIMITS);
+  for (let i = 0; i < 100; i += 1) health.end(health.begin(), { kind: 'unsure' }, i);
+  expect(health.availability(100)).toEqual({ ok: true });
+});

@@ -1,0 +1,92 @@
+/** The choice among routes, whatever the state of their upstreams. */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { FALLBACK_CAUSES, type FallbackCause, type Route } from './route-table.ts';
+import { type Plan, Router } from './router.ts';
+
+const NAMES = ['a', 'b', 'c', 'd'] as const;
+type State = 'ok' | 'busy' | 'limited' | 'open';
+const route: fc.Arbitrary<Route> = fc.record({
+  upstream: fc.constantFrom(...NAMES),
+  model: fc.constantFrom('m', 'n'),
+  weight: fc.integer({ min: 1, max: 1000 }),
+});
+const plan: fc.Arbitrary<Plan> = fc.record({
+  model: fc.constant('m'),
+  groups: fc.array(fc.array(route, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 4 }),
+  fallbackOn: fc.subarray([...FALLBACK_CAUSES]).map((causes) => new Set<FallbackCause>(causes)),
+});
+const states = fc.record(
+  Object.fromEntries(
+    NAMES.map((name) => [name, fc.constantFrom<State>('ok', 'busy', 'limited', 'open')]),
+  ),
+);
+const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
+
+function routerIn(state: Readonly<Record<string, State>>): Router {
+  const router = new Router(NAMES, (name) => state[name] === 'busy');
+  for (const name of NAMES) {
+    const at = { upstream: name, model: 'm', weight: 1 };
+    if (state[name] === 'limited') {
+      router.end(router.begin(at), { kind: 'limited', retryAfterMs: 5_000 }, 0);
+    }
+    for (let i = 0; state[name] === 'open' && i < 3; i += 1) {
+      router.end(router.begin(at), { kind: 'failed', cause: 'connect', retryAfterMs: null }, 0);
+    }
+  }
+  return router;
+}
+
+describe('Router', () => {
+  it('chooses only an untried route of an available upstream, in the first group that it may use', () => {
+    fc.assert(
+      fc.property(plan, states, chance, fc.nat(), (given, state, at, picked) => {
+        const all = given.groups.flat();
+        const skipped = all.filter((_, i) => ((picked >> i) & 1) === 1);
+        const tried = { routes: new Set(skipped), unconnected: new Set<string>() };
+        const choice = routerIn(state).choose(given, tried, 1, at);
+        const isUsable = (one: Route): boolean =>
+          !skipped.includes(one) && ['ok', 'busy'].includes(state[one.upstream] ?? '');
+        const isFree = (one: Route): boolean => isUsable(one) && state[one.upstream] === 'ok';
+        if (choice.kind === 'none') {
+          // The first group is left only where all that keeps it from serving is a cause to leave.
+          expect(given.groups[0]?.some(isUsable)).toBe(false);
+          expect(choice.cause === null).toBe(choice.retryInMs === Number.POSITIVE_INFINITY);
+          return;
+        }
+        expect(isUsable(choice.route)).toBe(true);
+        const index = given.groups.findIndex((group) => group.includes(choice.route));
+        for (const before of given.groups.slice(0, index)) {
+          expect(before.some(isFree)).toBe(false);
+          if (before.some(isUsable)) {
+            expect(given.fallbackOn.has('busy')).toBe(true);
+            continue;
+          }
+          for (const { upstream } of before.filter((one) => !skipped.includes(one))) {
+            const cause = state[upstream] === 'limited' ? '429' : 'connect';
+            expect(given.fallbackOn.has(cause)).toBe(true);
+          }
+        }
+        // A busy one only if no permitted one is free.
+        if (!isFree(choice.route)) expect(given.groups[index]?.some(isFree)).toBe(false);
+      }),
+    );
+  });
+
+  it('shares requests by weight', () => {
+    const group = [
+      { upstream: 'a', model: 'm', weight: 3 },
+      { upstream: 'b', model: 'm', weight: 1 },
+    ];
+    const given = { model: 'm', groups: [group], fallbackOn: new Set<FallbackCause>() };
+    const tried = { routes: new Set<Route>(), unconnected: new Set<string>() };
+    const router = routerIn({ a: 'ok', b: 'ok', c: 'ok', d: 'ok' });
+    const counts = new Map<string, number>();
+    for (let i = 0; i < 100; i += 1) {
+      const choice = router.choose(given, tried, 0, i / 100);
+      const name = choice.kind === 'route' ? choice.route.upstream : 'none';
+      counts.set(name, (counts.get(name) ?? 0) + 1);
+    }
+    expect(Object.fromEntries(counts)).toEqual({ a: 75, b: 25 });
+  });
+});

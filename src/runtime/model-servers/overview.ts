@@ -1,0 +1,196 @@
+/** The model servers of this host and the models they answer for, as `neurovisor models` shows them (io). */
+import { type Clock, systemClock } from '../../base/clock.ts';
+import type { FallbackCause, Route } from '../../bridge/routing/route-table.ts';
+import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
+import { UpstreamClient } from '../../bridge/upstream/client.ts';
+import { probeUpstreams } from '../../bridge/upstream/detect.ts';
+import type { Config } from '../../config.ts';
+import { RuntimeError } from '../errors.ts';
+import { type ConfiguredModels, readModelsFile } from './models-file.ts';
+import {
+  type ListProbe,
+  type Prober,
+  probeDialects,
+  probeList,
+  probeToken,
+  type SpokenDialect,
+  type TokenProbe,
+} from './probe.ts';
+
+export interface ServerOverview extends ListProbe {
+  readonly name: string;
+  /** As configured. */
+  readonly url: string;
+  readonly kind: 'local' | 'hosted';
+  /** Requests at a time; null: no limit. */
+  readonly concurrency: number | null;
+  /** Where its key is; null: it has none. */
+  readonly key: string | null;
+}
+
+export interface ModelOverview {
+  readonly name: string;
+  readonly routes: readonly Route[];
+  readonly fallback: readonly string[];
+  readonly fallbackOn: readonly FallbackCause[];
+}
+
+export interface ModelsOverview {
+  /** Of `models.toml`; null: there is none. */
+  readonly path: string | null;
+  readonly defaultModel: string | null;
+  readonly servers: readonly ServerOverview[];
+  /** Those of the file, then what its servers list. */
+  readonly models: readonly ModelOverview[];
+}
+
+export interface RouteTest extends TokenProbe {
+  readonly model: string;
+  readonly upstream: string;
+  /** Its name at the upstream. */
+  readonly upstreamModel: string;
+  readonly dialects: readonly SpokenDialect[];
+}
+
+interface Server extends Omit<ServerOverview, keyof ListProbe> {
+  readonly target: UpstreamTarget;
+  readonly discover: boolean;
+}
+
+export interface OverviewOptions {
+  readonly config: Config;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly signal: AbortSignal;
+  readonly clock?: Clock;
+}
+
+/** @throws BridgeError `models_file_invalid`, `upstream_invalid` */
+export async function overviewOf(options: OverviewOptions): Promise<ModelsOverview> {
+  return await withProber(options, async (prober) => (await overview(options, prober)).shown);
+}
+
+/**
+ * Asks each route of these models for a token, one after the other. Servers elsewhere may charge for it.
+ * @param names default: every model of the file; without one, the first of each server
+ * @param onTest called with each result as it comes
+ * @throws RuntimeError `model_unknown`; as `overviewOf`
+ */
+export async function testModels(
+  options: OverviewOptions,
+  names: readonly string[],
+  onTest: (test: RouteTest) => void,
+): Promise<readonly RouteTest[]> {
+  return await withProber(options, async (prober) => {
+    const { shown, servers } = await overview(options, prober);
+    const known = new Map(shown.models.map((model) => [model.name, model]));
+    const unknown = names.find((name) => !known.has(name));
+    if (unknown !== undefined) {
+      throw new RuntimeError('model_unknown', `no model server offers the model "${unknown}"`, {
+        remedy: `use one of: ${[...known.keys()].join(', ')}`,
+      });
+    }
+    const chosen = names.length > 0 ? names : usual(shown);
+    const dialects = new Map<string, readonly SpokenDialect[]>();
+    const tests: RouteTest[] = [];
+    for (const name of chosen) {
+      for (const route of known.get(name)?.routes ?? []) {
+        const target = servers.find((one) => one.name === route.upstream)?.target;
+        if (target === undefined) continue;
+        const spoken = dialects.get(route.upstream) ?? (await probeDialects(prober, target));
+        dialects.set(route.upstream, spoken);
+        const { upstream, model: upstreamModel } = route;
+        const token = await probeToken(prober, target, upstreamModel);
+        options.signal.throwIfAborted();
+        const test = { model: name, upstream, upstreamModel, ...token, dialects: spoken };
+        tests.push(test);
+        onTest(test);
+      }
+    }
+    return tests;
+  });
+}
+
+/** Every model of the file, or the first that each server lists. */
+function usual({ path, models, servers }: ModelsOverview): readonly string[] {
+  if (path !== null && models.length > 0) return models.map(({ name }) => name);
+  return servers.flatMap(({ models }) => models?.slice(0, 1) ?? []);
+}
+
+async function overview(
+  { config, env }: OverviewOptions,
+  prober: Prober,
+): Promise<{ readonly shown: ModelsOverview; readonly servers: readonly Server[] }> {
+  const file = readModelsFile(config, env);
+  const servers = file === null ? await withoutFile(config) : serversOf(file);
+  const probed = await Promise.all(
+    servers.map(async (server) => ({ server, ...(await probeList(prober, server.target)) })),
+  );
+  const models = new Map<string, ModelOverview>();
+  for (const [name, { routes, fallback, fallbackOn }] of file?.models ?? []) {
+    models.set(name, { name, routes, fallback, fallbackOn: [...fallbackOn] });
+  }
+  for (const { server, models: listed } of probed) {
+    if (!server.discover) continue;
+    for (const name of listed ?? []) {
+      if (file?.models.has(name) === true) continue;
+      const route = { upstream: server.name, model: name, weight: 1 };
+      const routes = [...(models.get(name)?.routes ?? []), route];
+      models.set(name, { name, routes, fallback: [], fallbackOn: [] });
+    }
+  }
+  const shown = {
+    path: file?.path ?? null,
+    defaultModel: file?.defaultModel ?? null,
+    servers: probed.map(({ server: { target: _secret, discover: _rule, ...server }, ...list }) => ({
+      ...server,
+      ...list,
+    })),
+    models: [...models.values()],
+  };
+  return { shown, servers };
+}
+
+function serversOf({ upstreams }: ConfiguredModels): readonly Server[] {
+  return upstreams.map(({ name, url, target, key, isHosted, discover }) => ({
+    name,
+    url,
+    kind: isHosted ? 'hosted' : 'local',
+    concurrency: target.slots ?? null,
+    key: key === null ? null : 'env' in key ? `env ${key.env}` : `file ${key.file}`,
+    target,
+    discover,
+  }));
+}
+
+/** The server of NEUROVISOR_UPSTREAM, or those that a search finds; the engine is none. */
+async function withoutFile(config: Config): Promise<readonly Server[]> {
+  if (config.upstream === 'engine') return [];
+  const isUsual = config.upstream === 'auto';
+  const { upstreamKey: apiKey, upstreamSlots } = config;
+  const probes = await probeUpstreams({
+    ...(isUsual ? {} : { explicit: config.upstream }),
+    ...(apiKey === null ? {} : { apiKey }),
+  });
+  return probes
+    .filter(({ target }) => target !== null)
+    .flatMap(({ name, target }) => {
+      if (target === null) return [];
+      const { baseUrl, socketPath } = target;
+      const url = socketPath === undefined ? (baseUrl ?? '') : `unix:${socketPath}`;
+      const key = target.apiKey === undefined ? null : 'env NEUROVISOR_UPSTREAM_KEY';
+      const concurrency = upstreamSlots;
+      return [{ name, url, kind: 'local', concurrency, key, target, discover: true }] as const;
+    });
+}
+
+async function withProber<T>(
+  { clock = systemClock, signal }: OverviewOptions,
+  run: (prober: Prober) => Promise<T>,
+): Promise<T> {
+  const client = new UpstreamClient(clock);
+  try {
+    return await run({ client, clock, signal });
+  } finally {
+    client.close();
+  }
+}
