@@ -13,6 +13,8 @@ import { eventData, SseSplitter } from './sse.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
 
 const ANSWER_ID_BYTES = 12;
+/** Of a plain answer that is sent before it is whole. */
+const HELD_CHARACTERS_MAX = 64 * 1024;
 
 export interface Translated {
   readonly reader: AnswerReader;
@@ -102,7 +104,17 @@ export async function translateDocument(
   context: RelayContext,
 ): Promise<void> {
   requirePlain(response);
+  const { reader } = translated;
   const output = new Output(response, reply, translated, context.apiKey);
+  if (reader.readPart !== undefined) {
+    await pump(response, reply, context, (chunk) => {
+      usage.push(chunk);
+      return output.send(reader.readPart?.(chunk) ?? []);
+    });
+    output.send(reader.end());
+    reply.end();
+    return;
+  }
   const pieces: Buffer[] = [];
   let bytes = 0;
   await pump(response, reply, context, (chunk) => {
@@ -112,7 +124,7 @@ export async function translateDocument(
     pieces.push(chunk);
     return true;
   });
-  output.send(translated.reader.readDocument(Buffer.concat(pieces).toString('utf8')));
+  output.send(reader.readDocument(Buffer.concat(pieces).toString('utf8')));
   reply.end();
 }
 
@@ -121,6 +133,8 @@ class Output {
   readonly #translated: Translated;
   readonly #headers: Readonly<Record<string, string>>;
   readonly #apiKey: string | undefined;
+  #held = '';
+  #started = false;
 
   constructor(
     response: IncomingMessage,
@@ -151,14 +165,25 @@ class Output {
       if (event.type === 'error') failure = publicMessage(event.message, this.#apiKey);
       else text += writer.write(event);
     }
-    if (text !== '' && !stream) {
-      const length = String(Buffer.byteLength(text));
-      const type = { 'content-type': 'application/json', 'content-length': length };
-      this.#reply.start(200, { ...this.#headers, ...type });
-    }
+    if (!stream) text = failure === undefined ? this.#startPlain(text) : '';
     const open = text === '' || this.#reply.write(Buffer.from(text));
     if (failure !== undefined) throw new BridgeError('upstream_failed', failure);
     return open;
+  }
+
+  /** Holds the beginning of an answer as long as it can be an error yet. @returns what can be sent */
+  #startPlain(text: string): string {
+    if (this.#started) return text;
+    this.#held += text;
+    const { done } = this.#translated.writer;
+    if (this.#held === '' || (!done && this.#held.length < HELD_CHARACTERS_MAX)) return '';
+    this.#started = true;
+    const length = done ? { 'content-length': String(Buffer.byteLength(this.#held)) } : {};
+    const type = { 'content-type': 'application/json' };
+    this.#reply.start(200, { ...this.#headers, ...type, ...length });
+    const held = this.#held;
+    this.#held = '';
+    return held;
   }
 }
 

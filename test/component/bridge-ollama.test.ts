@@ -273,18 +273,18 @@ describe('bridge: Ollama’s embeddings', () => {
   const models = ['embed-1'];
   const embed = (input: unknown, more: object = {}) => ({ model: 'embed-1', input, ...more });
 
-  it('passes numbers as the upstream wrote them, in the order of the inputs', async () => {
+  it('passes numbers as the upstream wrote them', async () => {
     fixture = await bridgeFixture({ models });
     const settled = fixture.nextUsage();
     fixture.mock.answer((_, response) => {
       response.writeHead(200, { 'content-type': 'application/json' });
       response.end(
-        '{"object":"list","data":[{"index":1,"embedding":[ 0.10, -2e-7]},' +
-          '{"embedding":[3.00000000000000000001],"index":0}],"usage":{"prompt_tokens":4}}',
+        '{"object":"list","data":[{"index":0,"embedding":[ 0.10, -2e-7]},' +
+          '{"embedding":[3.00000000000000000001],"index":1}],"usage":{"prompt_tokens":4}}',
       );
     });
     const answer = await fixture.call('/api/embed', embed(['a', 'b'], { dimensions: 2 }));
-    expect(answer.body).toContain('"embeddings":[[3.00000000000000000001],[ 0.10, -2e-7]]');
+    expect(answer.body).toContain('"embeddings":[[ 0.10, -2e-7],[3.00000000000000000001]]');
     expect(JSON.parse(answer.body)).toMatchObject({ model: 'embed-1', prompt_eval_count: 4 });
     expect(sent()).toEqual({
       model: 'embed-1',
@@ -309,6 +309,7 @@ describe('bridge: Ollama’s embeddings', () => {
   it.each([
     ['one too few', '{"data":[{"index":0,"embedding":[1]}]}'],
     ['an index twice', '{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[2]}]}'],
+    ['another order', '{"data":[{"index":1,"embedding":[1]},{"index":0,"embedding":[2]}]}'],
     ['an index too high', '{"data":[{"index":0,"embedding":[1]},{"index":2,"embedding":[2]}]}'],
     ['no numbers', '{"data":[{"embedding":[1]},{"embedding":[]}]}'],
     ['a number for a list', '{"data":[{"embedding":[1]},{"embedding":7}]}'],
@@ -326,6 +327,30 @@ describe('bridge: Ollama’s embeddings', () => {
       502,
       { error: 'mock sent an invalid answer.' },
     ]);
+  });
+
+  it.each([
+    [1000, false],
+    [999, true],
+  ])('of a large batch, %i vectors come as they are made, broken: %s', async (count, broken) => {
+    fixture = await bridgeFixture({ models, policy: { limits: { answerBytesMax: 1000 } } });
+    const inputs = Array.from({ length: 1000 }, (_, i) => `${i}`);
+    const vector = Array.from({ length: 100 }, (_, i) => i / 7);
+    const data = inputs.slice(0, count).map((_, index) => ({ embedding: vector, index }));
+    const rest = Promise.withResolvers<void>();
+    fixture.mock.answer(async (_, response) => {
+      const text = JSON.stringify({ data });
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.write(text.slice(0, 200_000));
+      await rest.promise;
+      response.end(text.slice(200_000));
+    });
+    const opened = fixture.open('/api/embed', embed(inputs));
+    await opened.until('[[');
+    rest.resolve();
+    expect(await opened.ended).toEqual({ broken });
+    if (broken) return;
+    expect(JSON.parse(opened.text()).embeddings).toEqual(data.map(({ embedding }) => embedding));
   });
 
   it('a stream for vectors is an error', async () => {

@@ -108,6 +108,8 @@ export interface AnswerReader {
   readEvent(data: string): readonly AnswerEvent[];
   /** A whole answer. */
   readDocument(text: string): readonly AnswerEvent[];
+  /** Present: in place of `readDocument`, for each part of a long answer, and `end` after the last. */
+  readPart?(bytes: Buffer): readonly AnswerEvent[];
   /** The upstream has sent everything. */
   end(): readonly AnswerEvent[];
 }

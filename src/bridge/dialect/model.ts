@@ -91,7 +91,7 @@ export type ToolChoice =
 export type StopReason = 'end' | 'length' | 'stop-sequence' | 'tool-calls' | 'refusal';
 
 /**
- * Parts of an answer in order: `start`; text, reasoning and whole tool calls in any number, or `vectors`; `usage` at most
+ * Parts of an answer in order: `start`; text, reasoning and whole tool calls in any number, or some `vectors`; `usage` at most
  * once; `stop`. `error` may take the place of any, and nothing follows it. A reader keeps this order whatever an upstream sends.
  */
 export type AnswerEvent =
@@ -103,8 +103,11 @@ export type AnswerEvent =
   /** All of a call joined: the JSON of an object, or the beginning of one if the stop reason is `length`. */
   | { readonly type: 'tool-arguments'; readonly text: string }
   | { readonly type: 'tool-end' }
-  /** Embeddings in the order of their inputs: each the JSON of a list, as the upstream wrote it. */
-  | { readonly type: 'vectors'; readonly lists: readonly string[] }
+  /**
+   * A part of the embeddings in the order of their inputs. All parts joined: the JSON of a list for each, as the upstream
+   * wrote it, with commas between them.
+   */
+  | { readonly type: 'vectors'; readonly text: string }
   | { readonly type: 'usage'; readonly usage: AnswerUsage }
   | { readonly type: 'stop'; readonly reason: StopReason; readonly sequence: string | null }
   /** In the upstream's words, whole: they may contain the host's key. */

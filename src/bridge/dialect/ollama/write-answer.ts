@@ -134,7 +134,6 @@ export class OllamaAnswerWriter implements AnswerWriter {
 export class OllamaVectorWriter implements AnswerWriter {
   readonly #options: AnswerOptions;
   readonly #startedAtMs: number;
-  #lists: readonly string[] = [];
   #usage: AnswerUsage | undefined;
   #done = false;
 
@@ -148,18 +147,27 @@ export class OllamaVectorWriter implements AnswerWriter {
   }
 
   write(event: AnswerEvent): string {
-    if (event.type === 'vectors') this.#lists = event.lists;
-    if (event.type === 'usage') this.#usage = event.usage;
-    if (event.type !== 'stop') return '';
-    this.#done = true;
     const { operation, model, clock, promptTokensEstimate } = this.#options;
-    if (operation.name === 'embeddings') return `{"embedding":${this.#lists[0] ?? '[]'}}`;
-    const more = JSON.stringify({
-      total_duration: Math.round((clock.now() - this.#startedAtMs) * NS_PER_MS),
-      load_duration: 0,
-      prompt_eval_count: this.#usage?.inputTokens ?? promptTokensEstimate,
-    });
-    const embeddings = `"embeddings":[${this.#lists.join(',')}]`;
-    return `{"model":${JSON.stringify(model)},${embeddings},${more.slice(1)}`;
+    const isOne = operation.name === 'embeddings';
+    switch (event.type) {
+      case 'start':
+        return isOne ? '{"embedding":' : `{"model":${JSON.stringify(model)},"embeddings":[`;
+      case 'vectors':
+        return event.text;
+      case 'usage':
+        this.#usage = event.usage;
+        return '';
+      case 'stop': {
+        this.#done = true;
+        const more = JSON.stringify({
+          total_duration: Math.round((clock.now() - this.#startedAtMs) * NS_PER_MS),
+          load_duration: 0,
+          prompt_eval_count: this.#usage?.inputTokens ?? promptTokensEstimate,
+        });
+        return isOne ? '}' : `],${more.slice(1)}`;
+      }
+      default:
+        return '';
+    }
   }
 }
