@@ -2,6 +2,7 @@
  * The whole configuration, from the environment and the command line, which overrides it. Read once per process.
  * Each command reads it before anything else, so it loads no library.
  */
+import { resolve } from 'node:path';
 import { CodedError, describeError } from './base/errors.ts';
 import { FIELD_PATHS } from './base/text/field-path.ts';
 import { GIB } from './base/units.ts';
@@ -63,6 +64,10 @@ const VARIABLES = {
   NEUROVISOR_UPSTREAM_SLOTS: matching(/^[1-9]\d{0,4}$/, 'a number of 1 to 99999'),
   /** Whether sandboxes see how much of a prompt the model server had in its cache. */
   NEUROVISOR_CACHE_HITS: oneOf(['hide', 'show'], 'hide'),
+  /** File in which all requests to models and their answers are recorded: docs/replay.md. */
+  NEUROVISOR_RECORD: text(),
+  /** File from which all requests to models are answered, without a model. */
+  NEUROVISOR_REPLAY: text(),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
@@ -143,6 +148,8 @@ export interface Config {
   /** Paths of fields. */
   readonly allowFields: readonly string[];
   readonly showCacheHits: boolean;
+  /** Null: models are asked, and nothing is recorded. */
+  readonly cassette: CassetteChoice | null;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
@@ -173,6 +180,12 @@ export interface Config {
   readonly logLevel: 'error' | 'warn' | 'info' | 'debug';
 }
 
+export interface CassetteChoice {
+  readonly mode: 'record' | 'replay';
+  /** Absolute. */
+  readonly path: string;
+}
+
 export interface TraceTarget {
   /** The whole URL. */
   readonly url: string;
@@ -191,6 +204,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     modelsFile: modelsFileOf(values),
     allowFields: listed(values.NEUROVISOR_ALLOW_FIELDS),
     showCacheHits: values.NEUROVISOR_CACHE_HITS === 'show',
+    cassette: cassetteChoice(values.NEUROVISOR_RECORD, values.NEUROVISOR_REPLAY),
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
@@ -236,6 +250,19 @@ function modelsFileOf(values: Values): string | null {
       remedy: 'unset one of the environment variables',
     },
   );
+}
+
+/** @throws ConfigError */
+function cassetteChoice(record: string, replay: string): CassetteChoice | null {
+  if (record !== '' && replay !== '') {
+    throw new ConfigError(
+      'config_invalid',
+      'NEUROVISOR_RECORD and NEUROVISOR_REPLAY are mutually exclusive',
+      { remedy: 'unset one of them' },
+    );
+  }
+  if (record === '' && replay === '') return null;
+  return { mode: record === '' ? 'replay' : 'record', path: resolve(record || replay) };
 }
 
 const listed = (text: string): string[] => text.split(',').filter((one) => one !== '');

@@ -19,10 +19,11 @@
  * - Streams are server-sent events. The bridge requests the usage event from every upstream, counts, and
  *   removes it for clients that did not request it. It sends `: keep-alive` while the upstream is silent.
  * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
+ * - A tape (`tape/`) records requests and answers, or answers in place of the upstream; each inference request passes it.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, failure, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, body/check-body,
- * upstream/address, dialect/, queue/token-scheduler.
+ * Pure: limits, refusal, failure, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, without-key,
+ * body/check-body, upstream/address, dialect/, queue/token-scheduler, tape/ but for its streams and files.
  * Input and output: listener, exchange, model-choice, reply, relay, the rest of body/ (requests' bodies), of
  * queue/ (turns at a model server) and upstream/ (model servers).
  */
@@ -45,6 +46,7 @@ import type { Refusal } from './refusal.ts';
 import { Dispatcher } from './routing/dispatcher.ts';
 import { ModelNames } from './routing/model-names.ts';
 import type { UpstreamSource } from './routing/route-table.ts';
+import type { Tape } from './tape/tape.ts';
 import { Catalog } from './upstream/catalog.ts';
 import { UpstreamClient } from './upstream/client.ts';
 import type { UsageRecord } from './usage.ts';
@@ -76,6 +78,8 @@ export interface BridgeOptions {
   readonly takeTraces?: TakeTraces | undefined;
   /** In [0, 1), for the choice among routes. Default: `Math.random`. */
   readonly chance?: () => number;
+  /** Records what ports ask, or answers it from a cassette. Absent: neither. */
+  readonly tape?: Tape | undefined;
   /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
   readonly bodyMemory?: FairShareLimits;
   /** Default `CHECKER_LIMITS`. */
@@ -152,6 +156,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         metrics,
         tracer,
         takeTraces: options.takeTraces,
+        tape: options.tape?.open(sandboxId),
       });
       await listener.listen(socketPath);
       let closed: Promise<void> | undefined;

@@ -17,7 +17,7 @@ import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
 import { RequestBody } from './body/body.ts';
-import type { BodyChecker, CheckedBytes } from './body/body-checker.ts';
+import { type BodyChecker, bufferOf, type CheckedBytes } from './body/body-checker.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKey } from './caller-key.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
@@ -27,9 +27,9 @@ import { BridgeError } from './errors.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
 import {
   checkTraces,
+  checkTracesSize,
   isTraces,
   type TakeTraces,
-  TRACES_BODY_BYTES_MAX,
   tracesAnswer,
 } from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
@@ -47,8 +47,9 @@ import {
 } from './relay-translated.ts';
 import { Reply } from './reply.ts';
 import type { Dispatcher, SendAttempt } from './routing/dispatcher.ts';
-import type { ModelNames } from './routing/model-names.ts';
+import { type ModelNames, onlyPlan } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
+import { beginTrack, type PortTape, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
@@ -83,6 +84,8 @@ export interface ExchangeContext {
   readonly tracer: Tracer;
   /** Undefined: guests' own traces are not accepted. */
   readonly takeTraces: TakeTraces | undefined;
+  /** Undefined: requests are neither recorded nor answered from a cassette. */
+  readonly tape: PortTape | undefined;
 }
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
@@ -94,6 +97,9 @@ interface Dispatched {
   /** Undefined: the upstream speaks the guest's dialect. */
   readonly translated: Translated | undefined;
   readonly model: string;
+  readonly track: Track | undefined;
+  /** The upstream's name of the model. */
+  readonly answeredBy: string;
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
   readonly tokens: TokenTimes;
@@ -199,15 +205,12 @@ export class Exchange {
 
   async #takeTraces(take: TakeTraces): Promise<ExchangeEnd> {
     const { sandboxId, traceTime } = this.#context;
-    const checked = checkTraces(this.#request.headers);
+    const checked = checkTraces(this.#request.headers, traceTime.isOpen);
     if (!checked.ok) return this.#refused(checked.refusal);
-    if (!traceTime.isOpen) return this.#refused(TRACES_TOO_FAST);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
-    if (received.value.length > TRACES_BODY_BYTES_MAX) {
-      const message = `The traces have more than ${TRACES_BODY_BYTES_MAX} bytes. Send smaller batches.`;
-      return this.#refused({ status: 413, code: 'body_too_large', message });
-    }
+    const sized = checkTracesSize(received.value);
+    if (!sized.ok) return this.#refused(sized.refusal);
     const answer = tracesAnswer(traceTime.run(() => take(sandboxId, received.value)));
     if (!answer.ok) return this.#refused(answer.refusal);
     this.#reply.start(200, answer.value.headers);
@@ -270,6 +273,9 @@ export class Exchange {
     const { checked, bytes } = await this.#check(operation, received.value);
     if (!checked.ok) return this.#refused(checked.refusal);
     const { inspection, layout, translated } = checked.value;
+    const taped = beginTrack(this.#context.tape, this.#dialect, operation, inspection, bytes);
+    if (!taped.ok) return this.#refused(taped.refusal);
+    const track = taped.value;
     if (translated !== undefined) {
       const replaced = this.#body.replace(translated.bytes.length);
       if (!replaced.ok) return this.#refused(replaced.refusal);
@@ -278,8 +284,15 @@ export class Exchange {
     const { models, policy } = this.#context;
     this.#watchSilence();
     const use = operation.generates ? 'text' : 'embeddings';
-    const resolved = await models.resolve(inspection.model, policy, use, this.#aborter.signal);
-    if (!resolved.ok) return this.#refused(resolved.refusal);
+    const played = track?.model ?? null;
+    const resolved =
+      played === null
+        ? await models.resolve(inspection.model, policy, use, this.#aborter.signal)
+        : accepted({ model: played, plan: onlyPlan(played) });
+    if (!resolved.ok) {
+      track?.refuse(resolved.refusal);
+      return this.#refused(resolved.refusal);
+    }
     const { model, plan } = resolved.value;
     const { idle } = inspection;
     if (idle !== undefined) {
@@ -302,7 +315,9 @@ export class Exchange {
         operation,
         span,
         inspection,
-        translated: this.#translated(operation, inspection, translated?.answer, route.model),
+        translated: this.#translated(operation, inspection, translated?.answer, route.model, track),
+        track,
+        answeredBy: route.model,
         model,
         bodyEndAtMs,
         sentAtMs: clock.now(),
@@ -374,13 +389,14 @@ export class Exchange {
     { stream, promptTokensEstimate }: Inspection,
     answer: AnswerContext | undefined,
     model: string,
+    track: Track | undefined,
   ): Translated | undefined {
     const { translation } = this.#dialect;
     if (translation === undefined || answer === undefined) return undefined;
     const { clock, policy } = this.#context;
     const { showCacheHits = false } = policy;
     const request = { operation, clock, model, stream, promptTokensEstimate, showCacheHits };
-    return translatedBy(translation, { ...request, context: answer });
+    return translatedBy(translation, { ...request, context: answer }, track?.answerId);
   }
 
   /** @param send called for each attempt, right before it */
@@ -390,7 +406,7 @@ export class Exchange {
     inspection: Inspection,
     send: SendAttempt,
   ): Promise<ExchangeEnd> {
-    let response: IncomingMessage | undefined;
+    let response: UpstreamAnswer | undefined;
     try {
       const delivered = await this.#context.dispatcher.dispatch({
         plan,
@@ -402,11 +418,14 @@ export class Exchange {
         send,
       });
       if (!delivered.ok) return this.#refused(delivered.refusal);
-      response = delivered.value.response;
+      const dispatched = this.#dispatched;
+      assert(dispatched !== undefined, 'an answer follows a request');
+      const { track, answeredBy: model } = dispatched;
+      const { target, response: received } = delivered.value;
+      response = track?.keep(received, { model, apiKey: target.apiKey }) ?? received;
       this.#body.release();
       this.#silence?.touch();
-      assert(this.#dispatched !== undefined, 'an answer follows a request');
-      return await this.#relay(response, delivered.value.target, this.#dispatched);
+      return await this.#relay(response, target, dispatched);
     } finally {
       // A connection with unread data must not return to the pool.
       if (response?.readableEnded === false) response.destroy();
@@ -416,23 +435,25 @@ export class Exchange {
     }
   }
 
-  #send(
+  async #send(
     target: UpstreamTarget,
-    { operation, span }: Dispatched,
+    { operation, span, track }: Dispatched,
     body: readonly Buffer[],
     signal: AbortSignal,
-  ): Promise<IncomingMessage> {
+  ): Promise<UpstreamAnswer> {
+    const played = track?.play() ?? null;
+    if (played !== null) return played;
     const { client, limits, sandboxId } = this.#context;
     const headers = {
       ...requestHeaders(this.#request.headers, sandboxId),
       ...traceHeaders(span),
     };
     const path = operation.upstreamPath;
-    return client.send({ target, method: 'POST', path, headers, body, limits, signal });
+    return await client.send({ target, method: 'POST', path, headers, body, limits, signal });
   }
 
   async #relay(
-    response: IncomingMessage,
+    response: UpstreamAnswer,
     target: UpstreamTarget,
     dispatched: Dispatched,
   ): Promise<ExchangeEnd> {
@@ -569,21 +590,10 @@ const expectedOutput = ({ generates }: Operation): number =>
 
 const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
 
-/** A thread's answer has the bytes as a plain array. */
-const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
-  Buffer.from(buffer, byteOffset, byteLength);
-
 /** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
 const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
   served: null,
   refused: 'refused',
   failed: 'upstream-lost',
   cancelled: 'cancelled',
-};
-
-const TRACES_TOO_FAST: Refusal = {
-  status: 429,
-  code: 'too_many_traces',
-  message: 'This sandbox sends traces faster than they can be read. Retry later.',
-  retryAfterSeconds: 1,
 };

@@ -7,7 +7,7 @@ import { accepted, type Checked, refused } from './refusal.ts';
 /** The path in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT of programs in the guest. */
 export const TRACES_PATH = '/otlp/v1/traces';
 /** A batch of 512 spans has about 200 KiB. */
-export const TRACES_BODY_BYTES_MAX = MIB;
+const TRACES_BODY_BYTES_MAX = MIB;
 /** For reading the traces of one sandbox on the event loop, in milliseconds; beyond it, they get 429. */
 export const TRACE_LOOP_TIME: BucketLimit = { size: 200, refillPerSecond: 50 };
 const TYPE = 'application/x-protobuf';
@@ -19,12 +19,23 @@ export function isTraces(method: string, url: string): boolean {
   return method === 'POST' && url === TRACES_PATH;
 }
 
-/** Checks made before the body is read. */
-export function checkTraces(headers: IncomingHttpHeaders): Checked<void> {
+/**
+ * Checks made before the body is read.
+ * @param hasTime false: the sandbox's share of the event loop is used up
+ */
+export function checkTraces(headers: IncomingHttpHeaders, hasTime: boolean): Checked<void> {
   if (headers['content-type'] !== TYPE) {
     return refused(415, 'media_type', `Traces must have the content type ${TYPE}.`);
   }
-  return accepted(undefined);
+  if (hasTime) return accepted(undefined);
+  const message = 'This sandbox sends traces faster than they can be read. Retry later.';
+  return refused(429, 'too_many_traces', message, { retryAfterSeconds: 1 });
+}
+
+export function checkTracesSize({ length }: Buffer): Checked<void> {
+  if (length <= TRACES_BODY_BYTES_MAX) return accepted(undefined);
+  const message = `The traces have more than ${TRACES_BODY_BYTES_MAX} bytes. Send smaller batches.`;
+  return refused(413, 'body_too_large', message);
 }
 
 /** The answer, `ExportTraceServiceResponse`, with the number of rejected spans (partial_success.rejected_spans). */

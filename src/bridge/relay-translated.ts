@@ -1,6 +1,5 @@
 /** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
 import { randomBytes } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
 import type { AnswerOptions, AnswerReader, AnswerWriter, Translation } from './dialect/dialect.ts';
 import type { AnswerEvent } from './dialect/model.ts';
 import { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
@@ -10,6 +9,7 @@ import { responseHeaders } from './headers.ts';
 import { publicMessage, pump, type RelayContext, requirePlain } from './relay.ts';
 import type { Reply } from './reply.ts';
 import { eventData, SseSplitter } from './sse.ts';
+import type { UpstreamAnswer } from './tape/tape.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
 
 const ANSWER_ID_BYTES = 12;
@@ -24,13 +24,16 @@ export interface Translated {
   readonly stream: boolean;
 }
 
-/** The translation of one answer. */
+/**
+ * The translation of one answer.
+ * @param id hexadecimal; default: random
+ */
 export function translatedBy(
   translation: Translation,
   request: Omit<AnswerOptions, 'id'>,
+  id = randomBytes(ANSWER_ID_BYTES).toString('hex'),
 ): Translated {
   const { operation, context, stream } = request;
-  const id = randomBytes(ANSWER_ID_BYTES).toString('hex');
   const reader = operation.generates
     ? new OpenaiAnswerReader(context, id)
     : new OpenaiVectorReader(context);
@@ -42,7 +45,7 @@ export function translatedBy(
  * @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason
  */
 export async function translateStream(
-  response: IncomingMessage,
+  response: UpstreamAnswer,
   reply: Reply,
   usage: StreamUsage,
   translated: Translated,
@@ -82,7 +85,7 @@ export async function translateStream(
 }
 
 /** Gives the upstream time to end its answer, so that its connection can be used again. What it sends is dropped. */
-function drain(response: IncomingMessage, { clock, limits }: RelayContext): Promise<void> {
+function drain(response: UpstreamAnswer, { clock, limits }: RelayContext): Promise<void> {
   if (response.readableEnded || response.destroyed) return Promise.resolve();
   return new Promise((resolve) => {
     const stop = clock.after(limits.drainTimeoutMs, resolve);
@@ -97,7 +100,7 @@ function drain(response: IncomingMessage, { clock, limits }: RelayContext): Prom
 
 /** Translates an answer that comes whole. @throws as `translateStream` */
 export async function translateDocument(
-  response: IncomingMessage,
+  response: UpstreamAnswer,
   reply: Reply,
   usage: DocumentUsage,
   translated: Translated,
@@ -137,7 +140,7 @@ class Output {
   #started = false;
 
   constructor(
-    response: IncomingMessage,
+    response: UpstreamAnswer,
     reply: Reply,
     translated: Translated,
     apiKey: string | undefined,

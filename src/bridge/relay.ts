@@ -2,7 +2,6 @@
  * Forwards the upstream's answer to the guest, buffering only an incomplete event (io). Only what tells the state
  * of the upstream's cache is changed.
  */
-import type { IncomingMessage } from 'node:http';
 import type { Clock } from '../base/clock.ts';
 import { CacheHintMask, eventLength } from './cache-hints.ts';
 import type { Translation } from './dialect/dialect.ts';
@@ -13,8 +12,10 @@ import type { BridgeLimits } from './limits.ts';
 import type { Refusal } from './refusal.ts';
 import type { Reply } from './reply.ts';
 import { SseSplitter } from './sse.ts';
+import type { UpstreamAnswer } from './tape/tape.ts';
 import { readBounded } from './upstream/catalog.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
+import { withoutKey } from './without-key.ts';
 
 export interface RelayContext {
   readonly clock: Clock;
@@ -32,7 +33,7 @@ export interface RelayContext {
   cancel(reason: BridgeError): void;
 }
 
-export function isEventStream(response: IncomingMessage): boolean {
+export function isEventStream(response: UpstreamAnswer): boolean {
   return /^text\/event-stream\b/i.test(response.headers['content-type'] ?? '');
 }
 
@@ -41,7 +42,7 @@ export function isEventStream(response: IncomingMessage): boolean {
  * @throws BridgeError `upstream_died`, or the signal's reason
  */
 export async function relayStream(
-  response: IncomingMessage,
+  response: UpstreamAnswer,
   reply: Reply,
   usage: StreamUsage,
   context: RelayContext,
@@ -80,7 +81,7 @@ export async function relayStream(
 
 /** Forwards any other successful answer. @throws as `relayStream` */
 export async function relayDocument(
-  response: IncomingMessage,
+  response: UpstreamAnswer,
   reply: Reply,
   usage: DocumentUsage,
   context: RelayContext,
@@ -102,7 +103,7 @@ export async function relayDocument(
 }
 
 /** @throws BridgeError `upstream_protocol`: the bridge requested no compression, and can't read the answer */
-export function requirePlain(response: IncomingMessage): void {
+export function requirePlain(response: UpstreamAnswer): void {
   const encoding = response.headers['content-encoding'] ?? 'identity';
   if (encoding === 'identity') return;
   throw new BridgeError('upstream_protocol', `the answer is compressed: ${encoding}`);
@@ -113,7 +114,7 @@ export function requirePlain(response: IncomingMessage): void {
  * @param translation of the guest's dialect, if it has another form for errors
  */
 export async function relayError(
-  response: IncomingMessage,
+  response: UpstreamAnswer,
   reply: Reply,
   apiKey: string | undefined,
   limits: BridgeLimits,
@@ -142,7 +143,7 @@ export async function relayError(
 }
 
 function errorHeaders(
-  { headers }: IncomingMessage,
+  { headers }: UpstreamAnswer,
   translation: Translation,
 ): Readonly<Record<string, string>> {
   const names = ['retry-after', 'retry-after-ms', 'x-should-retry'];
@@ -158,20 +159,6 @@ function ownRefusal(status: number, tooLarge: boolean): Refusal | undefined {
   }
   if (tooLarge) return { status, code: 'upstream_error', message: messageOf('', status) };
   return undefined;
-}
-
-const KEY_PREFIX_CHARACTERS = 6;
-
-/** Removes the key, also escaped or masked in part (`sk-pro***wxyz`). */
-function withoutKey(text: string, apiKey: string | undefined): string {
-  if (apiKey === undefined || apiKey === '') return text;
-  const escaped = JSON.stringify(apiKey).slice(1, -1);
-  const forms = [apiKey, escaped, apiKey.replaceAll('/', '\\/'), encodeURIComponent(apiKey)];
-  let out = text;
-  for (const form of forms) out = out.replaceAll(form, '[removed]');
-  if (apiKey.length < 2 * KEY_PREFIX_CHARACTERS) return out;
-  const prefix = apiKey.slice(0, KEY_PREFIX_CHARACTERS).replace(/[^\w-]/g, '\\$&');
-  return out.replace(new RegExp(`${prefix}[\\w*.…•-]*`, 'g'), '[removed]');
 }
 
 const MESSAGE_CHARACTERS_MAX = 1000;
@@ -200,7 +187,7 @@ function messageOf(text: string, status: number): string {
  * @param isDone nothing after the last chunk matters
  */
 export function pump(
-  response: IncomingMessage,
+  response: UpstreamAnswer,
   reply: Reply,
   context: RelayContext,
   onChunk: (chunk: Buffer) => boolean,

@@ -3,6 +3,8 @@ import { constants } from 'node:os';
 
 /** An unknown option, an invalid argument, or an id of nothing. */
 export const EXIT_USAGE = 2;
+/** The script asked a model for what is not in the cassette of `--replay`. */
+export const EXIT_NOT_IN_CASSETTE = 122;
 /** The script succeeded, but its results did not come back: `--out` or `--sync` of `run`. */
 export const EXIT_NO_RESULTS = 123;
 /** As `timeout(1)`. */

@@ -58,11 +58,13 @@ async function stillNotReady(cause: unknown): Promise<Error> {
 }
 
 /**
- * The daemon to use by default; null: none runs, or this process has settings (model server, accelerator, VMM, GPU, jail)
- * that the daemon may not have been started with.
+ * The daemon to use by default; null: none runs, or this process has settings (cassette, model server, accelerator, VMM,
+ * GPU, jail) that the daemon may not have been started with.
  * @throws ClientError: the daemon at NEUROVISOR_URL does not answer
  */
 export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
+  // First: a program that is tested with a cassette must not reach a model.
+  if (config.cassette !== null) return null;
   if (config.daemonUrl !== null) return await openDaemon(config);
   const { upstream, modelsFile, accelerator, vmm, gpu, jail } = config;
   if (modelsFile !== null) return null;

@@ -2,6 +2,8 @@
 import { systemClock } from '../base/clock.ts';
 import { CodedError, remedyOf } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import type { Log } from '../base/log.ts';
+import type { Config } from '../config.ts';
 import { NetError } from '../net/errors.ts';
 import type { HostNetwork, NetworkLease } from '../net/lease/lease.ts';
 import { LinkError } from '../net/netlink/errors.ts';
@@ -179,4 +181,11 @@ async function orUnavailable<T>(work: Promise<T>): Promise<T> {
 function unavailable(cause: unknown): SandboxError {
   const message = 'could not set up the network of the sandbox';
   return new SandboxError('network_unavailable', message, { cause, remedy: remedyOf(cause) });
+}
+
+/** Loaded only here: most sandboxes have no network. */
+export async function openKernelNetwork(config: Config, log: Log): Promise<HostNetwork> {
+  const { openHostNetwork } = await import('../net/lease/host-network.ts');
+  const { networkPool: pool } = config;
+  return await openHostNetwork({ clock: systemClock, log, ...(pool === null ? {} : { pool }) });
 }

@@ -62,6 +62,7 @@ import { withFirecracker } from './firecracker-binary.ts';
 import type { Images, ImagesContext } from './images.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { makeMemory } from './memory.ts';
+import { RuntimeTape } from './model-servers/tape.ts';
 import { TemplateNames } from './named-templates/names.ts';
 import {
   type BuildReadyMade,
@@ -75,7 +76,7 @@ import {
   templateSpec,
   withoutTemplates,
 } from './named-templates/spec.ts';
-import { Network, parseEgress } from './network.ts';
+import { Network, openKernelNetwork, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
 import { SharedRam } from './shared-ram.ts';
@@ -133,6 +134,8 @@ export class Runtime {
   readonly network: Network;
   readonly metrics: HostMetrics;
   readonly tracer: Tracer;
+  /** Null: models are asked, and nothing is recorded. */
+  readonly tape: RuntimeTape | null;
   /** Hosts of webhooks that may have private addresses. */
   readonly webhookHosts: readonly string[];
   readonly #guestTraces: GuestTraces | null;
@@ -171,6 +174,7 @@ export class Runtime {
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
       modelGate: { current: ModelGate | null };
+      tape: RuntimeTape | null;
     },
   ) {
     this.#options = options;
@@ -193,6 +197,7 @@ export class Runtime {
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
     this.#modelGate = made.modelGate;
+    this.tape = made.tape;
     const templateParts = {
       ...this.#parts(),
       env: this.#cpuEnv(),
@@ -223,16 +228,13 @@ export class Runtime {
       const { confined } = choice;
       if (confined !== undefined) cleanup.push('jail', () => confined.confinement.close());
       await checkJail(config, choice.vmm);
-      const upstream = await chooseUpstream({
-        config,
-        runDir: home.runDir,
-        cacheDir: home.cacheDir,
-        modelPath: options.modelPath,
-        log,
-      });
+      const { modelPath, withoutModel = false } = options;
+      const tape = await RuntimeTape.open(withoutModel ? null : config.cassette, log);
+      const upstream =
+        tape?.upstream ?? (await chooseUpstream({ ...home, config, modelPath, log }));
       cleanup.push('engine', () => upstream.close());
       const prepared = await ensureArtifacts(setupContext(options, home), {
-        withModel: upstream.needsModel && options.withoutModel !== true,
+        withModel: upstream.needsModel && !withoutModel,
       });
       const artifacts = { ...prepared, kernelPath: options.kernelPath ?? prepared.kernelPath };
       const vsock = createVsockHost({ log });
@@ -262,6 +264,8 @@ export class Runtime {
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
       const modelGate: { current: ModelGate | null } = { current: null };
+      // Once the bridge is closed, all answers have ended.
+      cleanup.push('cassette', () => tape?.close(upstream.defaultModel));
       const bridge = createBridge({
         upstream: upstream.source(artifacts.model),
         clock: systemClock,
@@ -273,6 +277,7 @@ export class Runtime {
         },
         refusalOf: (id) => modelGate.current?.refusalOf(id) ?? null,
         tenantOf: (id) => modelGate.current?.tenantOf(id) ?? null,
+        tape: tape?.tape,
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());
@@ -320,6 +325,7 @@ export class Runtime {
         cleanup,
         usageListeners,
         modelGate,
+        tape,
       });
     } catch (error) {
       await cleanup.run();
@@ -573,13 +579,6 @@ export class Runtime {
       tracer: this.tracer,
     };
   }
-}
-
-/** Loaded only here: most sandboxes have no network. */
-async function openKernelNetwork(config: Config, log: Log): Promise<HostNetwork> {
-  const { openHostNetwork } = await import('../net/lease/host-network.ts');
-  const { networkPool: pool } = config;
-  return await openHostNetwork({ clock: systemClock, log, ...(pool === null ? {} : { pool }) });
 }
 
 /** @throws SandboxError `spec_invalid`: this driver cannot change a VM's memory */

@@ -71,6 +71,7 @@ export async function bridgeFixture(
     refusalOf?: BridgeOptions['refusalOf'];
     tenantOf?: BridgeOptions['tenantOf'];
     queue?: BridgeOptions['queue'];
+    tape?: BridgeOptions['tape'];
     log?: Log;
   } = {},
 ): Promise<BridgeFixture> {
@@ -93,6 +94,7 @@ export async function bridgeFixture(
     ...(options.refusalOf === undefined ? {} : { refusalOf: options.refusalOf }),
     ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
     ...(options.queue === undefined ? {} : { queue: options.queue }),
+    tape: options.tape,
     onUsage(record) {
       usage.push(record);
       for (const resolve of waiting.splice(0)) resolve(record);

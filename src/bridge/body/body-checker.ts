@@ -147,3 +147,7 @@ const REFUSALS: Readonly<Record<ThreadErrorCode, Checked<never>>> = {
     "The inference bridge failed. See the host's log for the cause.",
   ),
 };
+
+/** A thread's answer has the bytes as a plain array. */
+export const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer =>
+  Buffer.from(buffer, byteOffset, byteLength);

@@ -7,7 +7,6 @@
  *
  * The guest has no byte of an answer before that, and no answer is left once its head was good.
  */
-import type { IncomingMessage } from 'node:http';
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
@@ -15,6 +14,7 @@ import { orAborted } from '../../base/time-limit.ts';
 import { BridgeError, NotConnectedError, UpstreamsPausedError } from '../errors.ts';
 import type { Turn, UpstreamQueues } from '../queue/upstream-queues.ts';
 import { accepted, type Checked } from '../refusal.ts';
+import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import type { AttemptEnd } from './health.ts';
 import {
@@ -38,7 +38,7 @@ export type SendAttempt = (
   target: UpstreamTarget,
   route: Route,
   signal: AbortSignal,
-) => Promise<IncomingMessage>;
+) => Promise<UpstreamAnswer>;
 
 export interface DispatchRequest {
   readonly plan: Plan;
@@ -49,7 +49,7 @@ export interface DispatchRequest {
 }
 
 export interface Delivery {
-  readonly response: IncomingMessage;
+  readonly response: UpstreamAnswer;
   readonly target: UpstreamTarget;
 }
 
@@ -147,7 +147,7 @@ export class Dispatcher {
     target: UpstreamTarget,
     route: Route,
     { send, signal }: DispatchRequest,
-  ): Promise<IncomingMessage> {
+  ): Promise<UpstreamAnswer> {
     const { answerWithinMs } = this.#upstream(route);
     if (answerWithinMs === null) return send(target, route, signal);
     const late = new AbortController();
@@ -212,7 +212,7 @@ function causeOf(status: number): FailureCause | null {
 /** 529: overloaded, of Anthropic and of those who follow it. */
 const OVERLOADED: ReadonlySet<number> = new Set([502, 503, 504, 529]);
 
-function endOf({ statusCode = 0, headers }: IncomingMessage, wallMs: number): AttemptEnd {
+function endOf({ statusCode = 0, headers }: UpstreamAnswer, wallMs: number): AttemptEnd {
   const wait = retryAfterMs(headers, wallMs);
   if (statusCode === 429) return { kind: 'limited', retryAfterMs: wait };
   if (OVERLOADED.has(statusCode)) return { kind: 'failed', cause: '5xx', retryAfterMs: wait };

@@ -103,8 +103,7 @@ export class ModelNames {
 
   async #plan(model: string, policy: BridgePolicy, signal: AbortSignal): Promise<Plan> {
     if (typeof this.#source === 'function') {
-      const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1 }];
-      return { model, groups: [routes], fallbackOn: NO_FALLBACK };
+      return onlyPlan(model);
     }
     const routed = this.#table.models.get(model);
     if (routed !== undefined) {
@@ -193,6 +192,12 @@ export class ModelNames {
       return [];
     }
   }
+}
+
+/** Where there is no table. */
+export function onlyPlan(model: string): Plan {
+  const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1 }];
+  return { model, groups: [routes], fallbackOn: NO_FALLBACK };
 }
 
 const MODEL_CHARACTERS_SHOWN_MAX = 100;

@@ -1,5 +1,5 @@
 /** The model lists of upstreams: fetched on demand, cached, with one request for all waiting callers. */
-import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
@@ -116,7 +116,7 @@ export async function fetchModels(
 
 /** The whole body, or undefined when it is larger than `bytesMax`. @throws when it is truncated */
 export async function readBounded(
-  response: IncomingMessage,
+  response: Readable,
   bytesMax: number,
 ): Promise<Buffer | undefined> {
   const parts: Buffer[] = [];

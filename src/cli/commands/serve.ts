@@ -26,12 +26,13 @@ import type { Cli } from '../cli.ts';
 import { followCertificate, readCertificate } from '../daemon/certificate.ts';
 import { apiKey, tokenKey } from '../daemon/keys.ts';
 import { VmTemplateBuilds } from '../daemon/template-builds.ts';
+import { type CassetteFlags, cassetteChoice } from '../flags/cassette-flags.ts';
 import { defaultDomain, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
 import { openRuntime } from './open-runtime.ts';
 
-export interface ServeFlags extends ListenFlags {
+export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly pool: PoolLimits;
   readonly model?: string;
   readonly allowField?: readonly string[];
@@ -68,6 +69,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
+  const cassette = cassetteChoice(flags, cli.config);
   const allowFields = [...cli.config.allowFields, ...checkedFields(flags.allowField ?? [])];
   const cleanup = new CleanupStack();
   cli.ignoreClosedOutput();
@@ -80,7 +82,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
-      config: { ...cli.config, allowFields, jail: flags.jail ?? cli.config.jail },
+      config: { ...cli.config, allowFields, cassette, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
     });
     cleanup.push('runtime', () => runtime.close());

@@ -18,6 +18,8 @@ import {
   memoryMaxOption,
   output,
   PACKAGES_MIN_AGE,
+  recordOption,
+  replayOption,
   vmmOption,
 } from './shared-options.ts';
 
@@ -48,6 +50,8 @@ export function addDaemon(program: Command): void {
     .option('--domain <name[:port]>', 'names of sandboxes end with this: PORT-ID.NAME')
     .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
     .addOption(allowFieldOption())
+    .addOption(recordOption())
+    .addOption(replayOption())
     .addOption(jailOption())
     .addOption(vmmOption())
     .option('--open-metrics', 'serve /metrics on the port without an API key')

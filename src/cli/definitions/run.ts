@@ -10,6 +10,8 @@ import {
   memoryMaxOption,
   NETWORK_HELP,
   output,
+  recordOption,
+  replayOption,
   TEMPLATE,
   vmmOption,
 } from './shared-options.ts';
@@ -28,8 +30,8 @@ export function addRun(program: Command): void {
         'from a template with Python modules imported; the first run builds the template, which takes a minute. ' +
         'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
         'for it. --template starts from one by its name.\n\n' +
-        'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --no-template, --jail, --vmm, a .gguf ' +
-        'file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
+        'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --no-template, --jail, --vmm, --record, ' +
+        '--replay, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
         'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
         'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
         'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
@@ -43,7 +45,9 @@ export function addRun(program: Command): void {
         'network, packages through the package gateway. Steps that have not changed come from the cache; --cpus, --memory, ' +
         '--disk and --net are for the sandbox, not for the build. For secrets, a network for the steps or ' +
         'another file: neurovisor template build -t NAME, then run --image NAME.\n\n' +
-        'Exit status: that of the script, or 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
+        'With --record, all requests of the script to models are kept in a file with their answers; --replay answers them from it, without ' +
+        'a model or network, and refuses any other request.\n\n' +
+        'Exit status: that of the script, or 122 a request was not in the cassette of --replay, 123 the script succeeded but --out or --sync did not, 124 timeout, ' +
         '125 NeuroVisor failed, 126 or 127 the program of an image can’t be executed or found, 128+n ended by signal n, 2 usage error.',
     )
     .argument('[file]', 'Python script, directory with __main__.py, or - for standard input')
@@ -102,6 +106,8 @@ export function addRun(program: Command): void {
       '--model <name>',
       'default model of the guest: a name on the model server, or a .gguf file',
     )
+    .addOption(recordOption())
+    .addOption(replayOption())
     .option(
       '--no-requirements',
       'do not install what the script (PEP 723) or the pyproject.toml of its project names',
@@ -130,6 +136,8 @@ Examples:
   neurovisor run --allow-out pypi.org --allow-out '*.pythonhosted.org' script.py
   neurovisor run --with pandas,matplotlib plot.py
   neurovisor run --template data plot.py
+  neurovisor run --record agent.json agent.py
+  neurovisor run --replay agent.json agent.py
   neurovisor run -it
   neurovisor run --image python:3.13-slim script.py
   neurovisor run --image alpine -- cat /etc/os-release

@@ -37,6 +37,18 @@ export const jailOption = (): Option =>
     'jail of the VMMs: auto (limits only where the host has control groups), enforce (all of it, or no VM starts), log (allow forbidden system calls and log them) or off (default: auto)',
   ).choices(JAIL_MODES);
 
+export const recordOption = (): Option =>
+  new Option(
+    '--record <file>',
+    'record all requests to models and their answers in this file, which is replaced if it is a cassette',
+  );
+
+export const replayOption = (): Option =>
+  new Option(
+    '--replay <file>',
+    'answer all requests to models from this cassette; no model is asked',
+  );
+
 /** `--allow-field` */
 export const allowFieldOption = (): Option =>
   new Option(

@@ -8,11 +8,13 @@ import type { ControlPlane, CreateRequest } from '../../../sandbox/control.ts';
 import type { EndCause } from '../../../sandbox/ending.ts';
 import type { Cli } from '../../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../../exit-status.ts';
+import { cassetteChoice } from '../../flags/cassette-flags.ts';
 import { imageRequest } from '../../flags/image-flag.ts';
 import { modelChoice } from '../../flags/model-choice.ts';
 import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';
 import { attachConsole } from '../../output/console.ts';
 import { openRuntime } from '../open-runtime.ts';
+import { endCassette } from './cassette.ts';
 import { type RunJob, wantsSerialConsole } from './job.ts';
 import { copyFiles } from './placement.ts';
 import type { Script } from './script.ts';
@@ -34,11 +36,15 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const fromMs = systemClock.now();
   await using runtime = await openRuntime(cli, {
     keepsProgress: true,
-    config: { ...cli.config, jail: flags.jail ?? cli.config.jail },
+    config: {
+      ...cli.config,
+      jail: flags.jail ?? cli.config.jail,
+      cassette: cassetteChoice(flags, cli.config),
+    },
     modelPath: choice.path,
     onUsage: (record) => void usage.push(record),
   });
-  return await runtime.tracer.span('run', { fromMs }, async (span) => {
+  const status = await runtime.tracer.span('run', { fromMs }, async (span) => {
     choice.check(runtime.upstream);
     await using opened = await openTemporaryControlPlane(runtime, cli.planeLog);
     const { control } = opened;
@@ -52,9 +58,11 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
         return await consoleStatus(cli, control, sandbox);
       }
       if (script !== null && usesModel(script)) runtime.warmUpstream();
-      return await runJob(cli, control, { sandbox, job, usage: async () => usage });
+      const cassette = () => runtime.tape?.report() ?? null;
+      return await runJob(cli, control, { sandbox, job, usage: async () => usage, cassette });
     });
   });
+  return runtime.tape === null ? status : endCassette(cli, runtime.tape.report(), status);
 }
 
 const HOST_FAILURES: ReadonlySet<string> = new Set<EndCause>([

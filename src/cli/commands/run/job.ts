@@ -2,8 +2,10 @@
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { JailMode } from '../../../config.ts';
 import type { ProcessExit, RunOptions } from '../../../guest/link.ts';
+import type { CassetteReport } from '../../../runtime/model-servers/tape.ts';
 import type { SandboxEnd } from '../../../sandbox/ending.ts';
 import { UsageError } from '../../failure.ts';
+import { type CassetteFlags, cassetteChoice } from '../../flags/cassette-flags.ts';
 import { checkBuildFlags, imageOptionText } from '../../flags/image-flag.ts';
 import * as ranges from '../../flags/ranges.ts';
 import { type SandboxFlags, templateOption } from '../../flags/sandbox-flags.ts';
@@ -15,7 +17,7 @@ import type { OutReport } from './results.ts';
 import type { Script } from './script.ts';
 import type { SyncReport } from './sync.ts';
 
-export interface RunFlags extends SandboxFlags {
+export interface RunFlags extends SandboxFlags, CassetteFlags {
   readonly code?: string;
   readonly interactive?: boolean;
   readonly tty?: boolean;
@@ -64,6 +66,8 @@ export interface RunReport {
   readonly truncated: Truncated;
   readonly phases: readonly Phase[];
   readonly usage: readonly UsageRecord[];
+  /** Null without `--record` and `--replay`. */
+  readonly cassette: CassetteReport | null;
   /** One for each `--out`. */
   readonly out: readonly OutReport[];
   /** Null without `--sync`, or if the sandbox ended first. */
@@ -85,6 +89,7 @@ export function checkJob(flags: RunFlags): void {
   if (flags.entrypoint !== undefined && !mayHaveImage(flags)) {
     throw new UsageError('--entrypoint needs --image, --build or --template', 'add --image IMAGE');
   }
+  cassetteChoice(flags, { cassette: null });
   checkBuildFlags(flags);
   templateOption(flags);
   if (interactive && tty && typeof flags.template === 'string') {

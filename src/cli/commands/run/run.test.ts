@@ -23,12 +23,15 @@ describe('onlyHere', () => {
     [{ interactive: true }, null],
     [{ template: false }, '--no-template'],
     [{ jail: 'enforce' }, '--jail'],
+    [{ record: 'a.json' }, '--record'],
+    [{ replay: 'a.json' }, '--replay'],
     [{ model: 'dir/My.GGUF' }, '--model FILE.gguf'],
   ])('%j: %s', (more, flag) => expect(onlyHere({ ...flags, ...more })).toBe(flag));
 });
 
 describe('checkJob', () => {
   it.each<[Partial<RunFlags>, string | null]>([
+    [{ record: 'a.json', replay: 'a.json' }, '--record and --replay are mutually exclusive'],
     [{ entrypoint: 'sh' }, '--entrypoint needs --image, --build or --template'],
     [{ entrypoint: 'sh', image: 'alpine' }, null],
     [{ entrypoint: 'sh', build: '.' }, null],

@@ -94,7 +94,7 @@ async function start(cli: Cli, asked: RunJob): Promise<number> {
 /** @throws UsageError: --daemon with an option that needs a sandbox of this process */
 async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   if (flags.daemon === false) return null;
-  const alone = onlyHere(flags);
+  const alone = onlyHere(flags) ?? cassetteOf(cli);
   if (flags.daemon === true) {
     if (alone !== null) throw new UsageError(`--daemon excludes ${alone}`, 'omit --daemon');
     return await reachDaemon(cli);
@@ -102,11 +102,17 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
   return alone === null ? await openUsualDaemon(cli.config) : null;
 }
 
+/** The daemon would ask a model. */
+const cassetteOf = ({ config: { cassette } }: Cli): string | null =>
+  cassette && (cassette.mode === 'record' ? 'NEUROVISOR_RECORD' : 'NEUROVISOR_REPLAY');
+
 /** The option that needs a sandbox of this process; null: none. */
 export function onlyHere(flags: RunFlags): string | null {
   if (wantsSerialConsole(flags)) return '-it';
   if (flags.template === false) return '--no-template';
   if (flags.jail !== undefined) return '--jail';
+  if (flags.record !== undefined) return '--record';
+  if (flags.replay !== undefined) return '--replay';
   if (flags.model !== undefined && /\.gguf$/i.test(flags.model)) return '--model FILE.gguf';
   return null;
 }

@@ -8,6 +8,7 @@ import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { UsageRecord } from '../../../bridge/bridge.ts';
 import type { Guest, Process } from '../../../guest/link.ts';
+import type { CassetteReport } from '../../../runtime/model-servers/tape.ts';
 import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
 import type { EndInfo } from '../../../sandbox/ending.ts';
 import { fileOptions } from '../../../transfer/transfer.ts';
@@ -74,6 +75,8 @@ export interface Run {
   readonly job: RunJob;
   /** The program's requests to the model. */
   usage(): Promise<readonly UsageRecord[]>;
+  /** Absent: models are asked, and nothing is recorded. */
+  cassette?(): CassetteReport | null;
 }
 
 /** Runs the script or program on this command's streams. @returns the exit status of this command */
@@ -136,6 +139,7 @@ async function runPlaced(
         truncated: relayed.truncated,
         phases: list,
         usage,
+        cassette: run.cassette?.() ?? null,
         out: brought.out,
         sync: brought.sync,
       } satisfies RunReport);

@@ -1,0 +1,192 @@
+/** Keeps requests and their answers for a cassette, while they pass. */
+import { Readable } from 'node:stream';
+import { CacheHintMask } from '../cache-hints.ts';
+import { type JsonLimits, type JsonObject, parseJsonBody } from '../json-body.ts';
+import { BRIDGE_LIMITS } from '../limits.ts';
+import type { Refusal } from '../refusal.ts';
+import { eventData, SseSplitter } from '../sse.ts';
+import { withoutKey } from '../without-key.ts';
+import {
+  CASSETTE_BYTES_MAX,
+  type Cassette,
+  cassetteTooLarge,
+  type TapedAnswer,
+  type TapedExchange,
+} from './cassette.ts';
+import { normalRequest, requestKey, type TapedRequest } from './normal-form.ts';
+import { answerIdOf, StableAnswer } from './stable-answer.ts';
+import type { AnsweredBy, PortTape, Tape, UpstreamAnswer } from './tape.ts';
+
+/** An answer that arrives, or has arrived. */
+interface Taken extends AnsweredBy {
+  readonly source: UpstreamAnswer;
+  readonly chunks: Buffer[];
+}
+
+interface Recording {
+  readonly request: TapedRequest;
+  readonly answerId: string;
+  taken: Taken | undefined;
+  refusal: Refusal | undefined;
+}
+
+export class Recorder implements Tape {
+  readonly #bytesMax: number;
+  /** By arrival of the requests. */
+  readonly #recordings: Recording[] = [];
+  #bytes = 0;
+
+  constructor(bytesMax = CASSETTE_BYTES_MAX) {
+    this.#bytesMax = bytesMax;
+  }
+
+  open(): PortTape {
+    const counts = new Map<string, number>();
+    return {
+      begin: (request) => {
+        const normal = normalRequest(request);
+        const key = requestKey(normal);
+        const count = counts.get(key) ?? 0;
+        counts.set(key, count + 1);
+        const answerId = answerIdOf(key, count);
+        const recording: Recording = {
+          request: normal,
+          answerId,
+          taken: undefined,
+          refusal: undefined,
+        };
+        if (this.#take(JSON.stringify(normal).length)) this.#recordings.push(recording);
+        return {
+          ok: true,
+          value: {
+            model: null,
+            answerId,
+            play: () => null,
+            keep: (source, from) => {
+              const chunks: Buffer[] = [];
+              recording.taken = { ...from, source, chunks };
+              return new KeptAnswer(source, (chunk) => {
+                if (this.#take(chunk.length)) chunks.push(chunk);
+              });
+            },
+            refuse: (refusal) => {
+              recording.refusal = refusal;
+            },
+          },
+        };
+      },
+    };
+  }
+
+  /** Requests so far that have an answer. */
+  get answeredCount(): number {
+    return this.#recordings.filter(isAnswered).length;
+  }
+
+  /** Requests so far that have no answer, or not yet. */
+  get unansweredCount(): number {
+    return this.#recordings.length - this.answeredCount;
+  }
+
+  /**
+   * All that has an answer, which may still be arriving.
+   * @throws CassetteError `cassette_too_large`
+   */
+  exchanges(): Cassette['exchanges'] {
+    if (this.#bytes > this.#bytesMax) throw cassetteTooLarge();
+    return this.#recordings.flatMap((one): TapedExchange[] => {
+      const answer = answerOf(one);
+      return answer === null ? [] : [{ request: one.request, answer }];
+    });
+  }
+
+  /** False: it is full, and nothing more is kept. */
+  #take(bytes: number): boolean {
+    this.#bytes += bytes;
+    return this.#bytes <= this.#bytesMax;
+  }
+}
+
+const isAnswered = ({ taken, refusal }: Recording): boolean =>
+  taken !== undefined || refusal !== undefined;
+
+/** Null: none came. */
+function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
+  if (refusal !== undefined) {
+    const { status, code, message, param } = refusal;
+    return { refusal: { status, code, message, ...(param === undefined ? {} : { param }) } };
+  }
+  if (taken === undefined) return null;
+  const { source, model, apiKey } = taken;
+  const status = source.statusCode ?? 502;
+  const text = withoutKey(Buffer.concat(taken.chunks).toString('utf8'), apiKey);
+  const stable = new StableAnswer(answerId);
+  if (/^text\/event-stream\b/i.test(source.headers['content-type'] ?? '')) {
+    const splitter = new SseSplitter(CASSETTE_BYTES_MAX);
+    const whole = splitter.push(Buffer.from(text)).filter(({ kind }) => kind !== 'ending');
+    const rest = source.complete ? splitter.rest() : Buffer.alloc(0);
+    const texts = [...whole.map(({ bytes }) => bytes), rest].map(trimmed);
+    const events = texts.filter((one) => one !== '').map((one) => eventOf(one, stable));
+    // Clients hang up at the last event, without waiting for the end.
+    const isCut = !source.complete && events.at(-1) !== 'data: [DONE]';
+    return { model, status, events, ...(isCut ? { cut: true } : {}) };
+  }
+  const value = objectOf(text);
+  const body = value === undefined ? text : stable.rewrite(value);
+  return { model, status, body, ...(source.complete ? {} : { cut: true }) };
+}
+
+const trimmed = (event: Buffer): string => event.toString('utf8').replace(/[\r\n]+$/, '');
+
+function eventOf(text: string, stable: StableAnswer): JsonObject | string {
+  const data = eventData(Buffer.from(`${text}\n\n`));
+  if (data === undefined || text !== `data: ${data}`) return text;
+  const value = objectOf(data);
+  return value === undefined ? text : stable.rewrite(value);
+}
+
+/** Undefined: no JSON object, or one that would not be the same once it is written again. */
+function objectOf(text: string): JsonObject | undefined {
+  // How much of a prompt was in a cache differs in each run.
+  const parsed = parseJsonBody(new CacheHintMask().mask(Buffer.from(text)), ANSWER_LIMITS);
+  return parsed.ok ? parsed.value.value : undefined;
+}
+
+const ANSWER_LIMITS: JsonLimits = BRIDGE_LIMITS;
+
+/** Passes an answer on, and shows each chunk. */
+class KeptAnswer extends Readable implements UpstreamAnswer {
+  readonly statusCode: number | undefined;
+  readonly headers: UpstreamAnswer['headers'];
+  readonly #source: UpstreamAnswer;
+
+  constructor(source: UpstreamAnswer, onChunk: (chunk: Buffer) => void) {
+    super();
+    this.#source = source;
+    this.statusCode = source.statusCode;
+    this.headers = source.headers;
+    source.on('data', (chunk: Buffer) => {
+      onChunk(chunk);
+      if (!this.push(chunk)) source.pause();
+    });
+    source.once('end', () => this.push(null));
+    source.once('error', (error) => this.destroy(error));
+    source.once('close', () => {
+      if (!source.readableEnded) this.destroy();
+    });
+  }
+
+  get complete(): boolean {
+    return this.#source.complete;
+  }
+
+  override _read(): void {
+    this.#source.resume();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    // A connection whose answer was read goes back to its pool.
+    if (!this.#source.readableEnded) this.#source.destroy();
+    done(error);
+  }
+}

@@ -1,0 +1,68 @@
+/**
+ * What is between the bridge and its model servers while it records or plays: an exchange asks the tape before it
+ * chooses a model, and takes its answer by it. Every dialect passes here.
+ *
+ *     exchange ── begin ──► Recorder ──► model server       the answer passes, and is kept
+ *                      └──► Player                          the answer comes from the cassette
+ */
+import type { IncomingHttpHeaders } from 'node:http';
+import type { Readable } from 'node:stream';
+import type { Dialect, Inspection, Operation } from '../dialect/dialect.ts';
+import { parseObject } from '../json-body.ts';
+import { accepted, type Checked, type Refusal } from '../refusal.ts';
+import type { TapedRequest } from './normal-form.ts';
+
+/** An answer of a model server: from it, or from a cassette. */
+export interface UpstreamAnswer extends Readable {
+  readonly statusCode?: number | undefined;
+  readonly headers: IncomingHttpHeaders;
+  /** False: it broke off. */
+  readonly complete: boolean;
+}
+
+export interface Tape {
+  /** For one port: each plays from the beginning. */
+  open(sandboxId: string): PortTape;
+}
+
+export interface PortTape {
+  /** Not ok: the request has no recorded answer, or a refusal was recorded. */
+  begin(request: TapedRequest): Checked<Track>;
+}
+
+/** One request. */
+export interface Track {
+  /** The upstream's name of the model that is played; null: the bridge chooses one. */
+  readonly model: string | null;
+  /** The same when it is recorded and when it is played, hexadecimal. */
+  readonly answerId: string;
+  /** The recorded answer; null: the model server is asked. */
+  play(): UpstreamAnswer | null;
+  /** Records the answer that the guest gets. @returns it, to be read instead */
+  keep(answer: UpstreamAnswer, from: AnsweredBy): UpstreamAnswer;
+  /** The bridge has refused the request, since it has no such model. */
+  refuse(refusal: Refusal): void;
+}
+
+export interface AnsweredBy {
+  readonly model: string;
+  /** The host's, which no cassette gets. */
+  readonly apiKey: string | undefined;
+}
+
+/**
+ * Not for a request that reaches no upstream.
+ * @param tape undefined: the request passes
+ * @param body has been checked
+ */
+export function beginTrack(
+  tape: PortTape | undefined,
+  { name: dialect }: Dialect,
+  { name: operation }: Operation,
+  { model, stream, idle }: Inspection,
+  body: Buffer,
+): Checked<Track | undefined> {
+  if (tape === undefined || idle !== undefined) return accepted(undefined);
+  const value = parseObject(body.toString('utf8')) ?? {};
+  return tape.begin({ dialect, operation, model: model ?? null, stream, body: value });
+}
