@@ -139,6 +139,24 @@ describe('Ollama: fields of requests', () => {
     });
   });
 
+  it.each<[unknown, JsonObject]>([
+    [undefined, { type: 'object', properties: {} }],
+    [null, { type: 'object', properties: {} }],
+    [
+      { type: 'object', properties: null },
+      { type: 'object', properties: {} },
+    ],
+    [
+      { type: 'object', required: ['a'] },
+      { type: 'object', required: ['a'] },
+    ],
+  ])('a tool with the parameters %j has a schema', (parameters, schema) => {
+    const tools = [{ type: 'function', function: { name: 'f', parameters } }];
+    expect(chat({ tools })['tools']).toEqual([
+      { type: 'function', function: { name: 'f', parameters: schema } },
+    ]);
+  });
+
   it('takes what means nothing for nothing', () => {
     const empty = { system: '', template: '', suffix: '', context: [], raw: false, format: '' };
     const options = { num_predict: -1, seed: -1, stop: null, temperature: null };

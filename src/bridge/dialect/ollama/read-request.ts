@@ -239,6 +239,12 @@ class Calls {
   }
 }
 
+/** Clients in Go write null for no properties, which is no JSON Schema. */
+function readSchema(value: unknown, path: string): JsonObject {
+  const schema = isGiven(value) ? object(value, path) : { type: 'object', properties: null };
+  return schema['properties'] === null ? { ...schema, properties: {} } : schema;
+}
+
 function readTool(value: unknown, i: number): Tool {
   const path = `tools.${i}.function`;
   const tool = object(value, `tools.${i}`);
@@ -246,9 +252,7 @@ function readTool(value: unknown, i: number): Tool {
   return {
     name: text(name, `${path}.name`),
     description: optionalText(description, `${path}.description`),
-    schema: isGiven(parameters)
-      ? object(parameters, `${path}.parameters`)
-      : { type: 'object', properties: {} },
+    schema: readSchema(parameters, `${path}.parameters`),
     strict: optionalFlag(strict, `${path}.strict`),
   };
 }
