@@ -23,9 +23,10 @@
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, failure, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, without-key,
- * body/check-body, upstream/address, dialect/, queue/token-scheduler, tape/ but for its streams and files.
- * Input and output: listener, exchange, model-choice, reply, relay, the rest of body/ (requests' bodies), of
- * queue/ (turns at a model server) and upstream/ (model servers).
+ * body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
+ * but for its streams and files.
+ * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
+ * server), of routing/ (which server a request goes to) and upstream/ (model servers).
  */
 import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';
@@ -175,6 +176,7 @@ export function createBridge(options: BridgeOptions): Bridge {
     metrics: () => [
       ...metrics.list(),
       ...queues.metrics(),
+      ...dispatcher.metrics(),
       ...portGauges(ports),
       waitingBodies(checker),
     ],

@@ -11,3 +11,15 @@ export function callerKey(sandboxId: string, purpose: string, value = ''): strin
   const text = JSON.stringify([purpose, sandboxId, value]);
   return createHmac('sha256', PROCESS_KEY).update(text).digest('hex');
 }
+
+/** The same of each value, with its name as the purpose. */
+export function callerKeys(
+  sandboxId: string,
+  values: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const own = Object.entries(values).map(([name, value]) => [
+    name,
+    callerKey(sandboxId, name, value),
+  ]);
+  return Object.fromEntries(own);
+}

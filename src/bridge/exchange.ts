@@ -19,7 +19,7 @@ import type { Span, Tracer } from '../trace/trace.ts';
 import { RequestBody } from './body/body.ts';
 import { type BodyChecker, bufferOf, type CheckedBytes } from './body/body-checker.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
-import { callerKey } from './caller-key.ts';
+import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import type { AnswerContext } from './dialect/model.ts';
@@ -300,17 +300,18 @@ export class Exchange {
       this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
       return 'served';
     }
-    const span = beginTrace(this.#context, this.#request.headers['traceparent'], {
-      operation: operation.name,
-      model,
-      stream: inspection.stream,
-    });
-    const bound = this.#boundFields(inspection);
+    let span: Span | undefined;
+    const bound = callerKeys(sandboxId, inspection.bound);
     const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
     return this.#forward(plan, operation, inspection, async (target, route, signal) => {
       const salt = await cacheSalt(this.#context, target, route.model, signal);
       const edits = { ...inspection.edits, ...bound, ...salt };
       const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
+      span ??= beginTrace(this.#context, this.#request.headers['traceparent'], {
+        operation: operation.name,
+        model,
+        stream: inspection.stream,
+      });
       this.#dispatched = {
         operation,
         span,
@@ -510,15 +511,6 @@ export class Exchange {
       const message = `the model server was silent for ${limits.silenceTimeoutMs} ms`;
       this.cancel(new BridgeError('upstream_timeout', message));
     });
-  }
-
-  #boundFields({ bound }: Inspection): Record<string, string> {
-    const { sandboxId } = this.#context;
-    const own = Object.entries(bound).map(([name, value]) => [
-      name,
-      callerKey(sandboxId, name, value),
-    ]);
-    return Object.fromEntries(own);
   }
 
   #refused(refusal: Refusal): ExchangeEnd {

@@ -109,7 +109,11 @@ describe('bridge: routes', () => {
       startEvents(response);
       response.end(delta('hi') + finish + done);
     });
-    const { call, usage } = await bridge(`
+    const {
+      call,
+      usage,
+      bridge: under,
+    } = await bridge(`
       [upstreams.down]
       url = "${await deadUrl()}"
       [upstreams.up]
@@ -121,6 +125,11 @@ describe('bridge: routes', () => {
     expect(answer).toMatchObject({ status: 200, broken: false });
     expect(answer.body).toContain('[DONE]');
     expect(usage).toMatchObject([{ model: 'm', outcome: 'ok' }]);
+    const attempts = under.metrics().find(({ name }) => name.endsWith('upstream_attempts_total'));
+    expect(attempts?.samples().filter(({ value }) => value > 0)).toMatchObject([
+      { labels: { upstream: 'down', result: 'connect' }, value: 1 },
+      { labels: { upstream: 'up', result: 'answered' }, value: 1 },
+    ]);
   });
 
   it('leaves a server that limits, and spares it until the time that it named', async () => {
@@ -150,6 +159,42 @@ describe('bridge: routes', () => {
     expect([answer.status, errorOf(answer.body)['code']]).toEqual([429, 'upstream_limited']);
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(290);
     expect(limited.requests).toHaveLength(1);
+  });
+
+  it('spares a server that keeps failing, and says when to retry', async () => {
+    const failing = await mock('failing');
+    failing.answer((_, response) => sendJson(response, 503, { error: { message: 'no' } }));
+    const { call } = await bridge(`
+      [upstreams.failing]
+      url = "${failing.target.baseUrl}"
+      [models.m]
+      upstream = "failing"
+    `);
+    for (const _ of [1, 2, 3]) {
+      expect(errorOf((await call(CHAT, chat('m'))).body)['message']).toBe('no');
+    }
+    const answer = await call(CHAT, chat('m'));
+    expect([answer.status, errorOf(answer.body)['code']]).toEqual([503, 'upstream_unavailable']);
+    expect(answer.headers['retry-after']).toMatch(/^[12]$/);
+    expect(failing.requests).toHaveLength(3);
+  });
+
+  it('keeps serving others while one sandbox’s requests make a server fail by 500', async () => {
+    const picky = await mock('picky');
+    const fine = completion('fine');
+    picky.answer(({ body }, response) => {
+      if (body.includes('poison')) sendJson(response, 500, { error: { message: 'crash' } });
+      else sendJson(response, 200, fine);
+    });
+    const { call } = await bridge(`
+      [upstreams.picky]
+      url = "${picky.target.baseUrl}"
+      [models.m]
+      upstream = "picky"
+    `);
+    const poison = chat('m', { messages: [{ role: 'user', content: 'poison' }] });
+    for (let i = 0; i < 10; i += 1) expect((await call(CHAT, poison)).status).toBe(500);
+    expect((await call(CHAT, chat('m'))).status).toBe(200);
   });
 
   it('passes the last error on with its Retry-After when no route is left', async () => {

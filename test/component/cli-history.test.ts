@@ -169,6 +169,15 @@ describe('inspect, ls -a', () => {
     expect(stdout()).toContain('ended (guest-oom)');
   });
 
+  it('shows for which models prompts may leave the host', async () => {
+    const local = await control.get((await control.create({})).id);
+    expect(inspectText(local, 0)).toMatch(/^hosted models +none$/m);
+    const models = { allow: ['qwen3', 'gpt-5-mini'], allowHosted: ['gpt-5-mini'] };
+    const hosted = await control.get((await control.create({ models })).id);
+    expect(inspectText(hosted, 0)).toMatch(/^hosted models +gpt-5-mini$/m);
+    expect(inspectText(hosted, 0)).toMatch(/^models +qwen3, gpt-5-mini$/m);
+  });
+
   it('shows the last system call that the seccomp filter refused', async () => {
     const { id } = await control.create({});
     await control.crash(id, 'seccomp-violation', 'its filter refused the VMM’s system call');

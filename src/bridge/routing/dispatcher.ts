@@ -10,6 +10,7 @@
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
+import { Counter, type Metric } from '../../base/metrics.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { BridgeError, NotConnectedError, UpstreamsPausedError } from '../errors.ts';
 import type { Turn, UpstreamQueues } from '../queue/upstream-queues.ts';
@@ -68,6 +69,13 @@ export class Dispatcher {
   /** Without a table there is no other upstream to turn to, so every request is sent. */
   readonly #judges: boolean;
   readonly #router: Router;
+  readonly #attempts = new Counter({
+    name: 'neurovisor_upstream_attempts_total',
+    help: 'Requests sent to each upstream, by result: answered, connect (no connection), 5xx, 429, other.',
+    unit: null,
+    labels: ['upstream', 'result'],
+    seriesMax: 512,
+  });
   /** As last seen, for whether they are busy. */
   readonly #targets = new Map<string, UpstreamTarget>();
 
@@ -81,6 +89,14 @@ export class Dispatcher {
       return target !== undefined && options.queues.isBusy(target);
     };
     this.#router = new Router([...this.#upstreams.keys()], isBusy);
+    // Prometheus sees no first increase of a series that begins with it.
+    for (const upstream of this.#upstreams.keys()) {
+      for (const result of RESULTS) this.#attempts.add({ upstream, result }, 0);
+    }
+  }
+
+  metrics(): readonly Metric[] {
+    return [this.#attempts];
   }
 
   /**
@@ -187,6 +203,7 @@ export class Dispatcher {
   }
 
   #end(attempt: Attempt, end: AttemptEnd): void {
+    this.#attempts.add({ upstream: attempt.upstream, result: resultOf(end) });
     const judged: AttemptEnd = this.#judges ? end : { kind: 'unsure' };
     this.#router.end(attempt, judged, this.#options.clock.now());
   }
@@ -196,6 +213,13 @@ export class Dispatcher {
     assert(upstream !== undefined, 'routes name upstreams of the table');
     return upstream;
   }
+}
+
+const RESULTS = ['answered', 'connect', '5xx', '429', 'other'] as const;
+
+function resultOf(end: AttemptEnd): string {
+  if (end.kind === 'failed') return end.cause;
+  return { answered: 'answered', limited: '429', unsure: 'other' }[end.kind];
 }
 
 /** An upstream that has not answered used no tokens. */

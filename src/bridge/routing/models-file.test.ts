@@ -1,9 +1,23 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parseModelsFile } from './models-file.ts';
 
 const UPSTREAM = '[upstreams.gpu]\nurl = "http://127.0.0.1:8000/v1"\n';
 
 describe('parseModelsFile', () => {
+  it('reads the example of docs/bridge.md', () => {
+    const docs = readFileSync(join(import.meta.dirname, '../../../docs/bridge.md'), 'utf8');
+    const [, example = ''] = /```toml\n(.*?)```/s.exec(docs) ?? [];
+    const { upstreams, models } = parseModelsFile(example);
+    expect(upstreams.map(({ name, isHosted }) => [name, isHosted])).toEqual([
+      ['gpu', false],
+      ['spare', false],
+      ['openai', true],
+    ]);
+    expect([...models.keys()]).toEqual(['qwen3', 'gpt-5-mini']);
+  });
+
   it('reads upstreams and routes', () => {
     const { upstreams, models, defaultModel } = parseModelsFile(`
       default = "qwen3"

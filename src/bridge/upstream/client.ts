@@ -30,7 +30,8 @@ export interface UpstreamRequest {
 const CONNECTIONS_MAX = 1024;
 /** Idle connections kept per upstream. */
 const IDLE_CONNECTIONS_MAX = 32;
-const POOLS_MAX = 16;
+/** More than `models.toml` may name: beyond it all pools are closed, with the requests in them. */
+const POOLS_MAX = 256;
 
 export class UpstreamClient {
   readonly #clock: Clock;

@@ -122,6 +122,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['accelerator', info.accelerator],
     ...provenanceRows(info),
     ...lifetimeRows(info, now),
+    ...modelRows(info.models),
     ...secretRows(info),
     ['near OOM', info.onMemoryPressure],
     ...Object.entries(info.metadata).map(([key, value]) => ['label', `${key}=${value}`] as const),
@@ -130,6 +131,13 @@ export function inspectText(info: SandboxInfo, now: number): string {
   if (end !== null) rows.push(...endRows(end, now));
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${plain(value)}`).join('\n');
+}
+
+function modelRows({ allow, allowHosted }: SandboxInfo['models']): (readonly [string, string])[] {
+  return [
+    ...(allow === null ? [] : [['models', allow.join(', ') || 'none'] as const]),
+    ['hosted models', allowHosted.join(', ') || 'none'],
+  ];
 }
 
 function endRows(
