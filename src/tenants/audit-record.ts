@@ -8,6 +8,21 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { ignore } from '../base/ignore.ts';
 
+/** What a sandbox asked a model: how much, how long, and how it ended. Never what. */
+const modelUse = z.object({
+  /** Name of the model. */
+  name: z.string(),
+  promptTokens: z.number(),
+  completionTokens: z.number(),
+  /** True: the bridge has estimated the tokens. */
+  estimated: z.boolean(),
+  stream: z.boolean(),
+  outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
+  /** Milliseconds until the first byte; null: there was none. */
+  firstByteMs: z.number().nullable(),
+});
+export type ModelUse = z.infer<typeof modelUse>;
+
 const record = z.object({
   /** From 1, without a gap, also over files. */
   seq: z.number().int().positive(),
@@ -15,7 +30,7 @@ const record = z.object({
   at: z.string(),
   /** Null: the operator; for a refused key: nobody. */
   tenant: z.string().nullable(),
-  /** Id of the key, or `socket`, `daemon`; null: no valid key. */
+  /** Id of the key, or `socket`, `daemon`, `sandbox`; null: no valid key. */
   key: z.string().nullable(),
   /** The method and the pattern of the path: never ids, queries or bodies. */
   call: z.string(),
@@ -25,6 +40,8 @@ const record = z.object({
   status: z.number().int(),
   /** Time until the answer, milliseconds. */
   ms: z.number(),
+  /** Only in the log of model requests. */
+  model: modelUse.optional(),
   /** Records before this one that could not be kept. */
   lost: z.number().int().positive().optional(),
   prev: z.string().regex(/^[0-9a-f]{64}$/),
@@ -63,6 +80,7 @@ export class ChainCheck {
   #problemCount = 0;
   #last: (ChainEnd & { readonly where: string }) | null = null;
   #first: AuditRecord | null = null;
+  #lastAt: string | null = null;
   #count = 0;
   /** The end that is known from elsewhere, and whether it was met. */
   readonly #known: ChainEnd | null;
@@ -84,6 +102,7 @@ export class ChainCheck {
     const one = parseRecord(line);
     const hash = lineHash(line);
     const last = this.#last;
+    this.#lastAt = one?.at ?? this.#lastAt;
     if (one === null) {
       this.#report(`${where} is not a record: it was changed`);
       // The next one says by its number whether this was one line.
@@ -118,6 +137,8 @@ export class ChainCheck {
       firstSeq: this.#first?.seq ?? null,
       lastSeq: this.#last?.seq ?? null,
       lastHash: this.#last?.hash ?? null,
+      firstAt: this.#first?.at ?? null,
+      lastAt: this.#lastAt,
       problems: this.#problems,
       problemCount: this.#problemCount,
     };
@@ -138,6 +159,9 @@ export interface ChainReport {
   readonly lastSeq: number | null;
   /** Keep it elsewhere: anyone who can write to the files can write a whole new chain. */
   readonly lastHash: string | null;
+  /** Times of these records, as they say. */
+  readonly firstAt: string | null;
+  readonly lastAt: string | null;
   /** The first ones, each with its place. */
   readonly problems: readonly string[];
   readonly problemCount: number;

@@ -5,6 +5,7 @@
  *       audit.jsonl       0600, only appended to
  *       audit-SEQ.jsonl   full ones; SEQ: their first record
  *       head.json         the last record, against a cut end
+ *       models/           the same for requests to models, so that sandboxes do not push out the records of calls
  *
  * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls go
  * on and lines wait in memory; beyond `waitingMax` they are dropped, and the next record says how many.
@@ -37,6 +38,7 @@ import {
   type ChainEnd,
   type ChainReport,
   lineHash,
+  type ModelUse,
   parseRecord,
 } from './audit-record.ts';
 import type { Caller } from './callers.ts';
@@ -64,7 +66,11 @@ export interface AuditedCall {
   readonly target: string | null;
   readonly status: number;
   readonly ms: number;
+  readonly model?: ModelUse;
 }
+
+/** Which log of a home. */
+export type AuditKind = 'calls' | 'models';
 
 /** Takes records; never throws. */
 export interface AuditSink {
@@ -76,6 +82,8 @@ export type AuditFile = Pick<FileHandle, 'appendFile' | 'truncate' | 'close'>;
 
 export interface AuditParts {
   readonly homeDir: string;
+  /** Default `calls`. */
+  readonly kind?: AuditKind;
   readonly clock: Clock;
   readonly log: Log;
   /** For tests. */
@@ -114,7 +122,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   private constructor(parts: AuditParts, opened: Opened) {
     this.#parts = parts;
     this.#limits = { ...AUDIT_LIMITS, ...parts.limits };
-    this.#dir = auditDir(parts.homeDir);
+    this.#dir = auditDir(parts.homeDir, parts.kind);
     this.#strangers = new TokenBucket(this.#limits.strangers, parts.clock.now());
     this.#file = opened.file;
     this.#bytes = opened.bytes;
@@ -127,14 +135,14 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     try {
       return new AuditLog(
         parts,
-        await openFiles(auditDir(parts.homeDir), parts.open ?? openCurrent),
+        await openFiles(auditDir(parts.homeDir, parts.kind), parts.open ?? openCurrent),
       );
     } catch (error) {
       throw new TenantError('file_failed', 'could not open the audit log', { cause: error });
     }
   }
 
-  note({ caller, call, target, status, ms }: AuditedCall): void {
+  note({ caller, call, target, status, ms, model }: AuditedCall): void {
     if (this.#isClosed) return;
     const { clock } = this.#parts;
     if (caller === null) {
@@ -148,11 +156,11 @@ export class AuditLog implements AuditSink, AsyncDisposable {
       this.#lost += 1;
       return;
     }
-    this.#add({ caller, call, target, status, ms });
+    this.#add({ caller, call, target, status, ms, ...(model && { model }) });
     this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
   }
 
-  #add({ caller, call, target, status, ms }: AuditedCall): void {
+  #add({ caller, call, target, status, ms, model }: AuditedCall): void {
     const record: AuditRecord = {
       seq: this.#end.seq + 1,
       at: new Date(this.#parts.clock.wall()).toISOString(),
@@ -162,6 +170,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
       target,
       status,
       ms: Math.round(ms),
+      ...(model && { model }),
       ...(this.#lost === 0 ? {} : { lost: this.#lost }),
       prev: this.#end.hash,
     };
@@ -268,8 +277,9 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 export async function verifyAudit(
   homeDir: string,
   filesMax: number = AUDIT_LIMITS.filesMax,
+  kind: AuditKind = 'calls',
 ): Promise<ChainReport> {
-  const dir = auditDir(homeDir);
+  const dir = auditDir(homeDir, kind);
   try {
     const names = await readdir(dir);
     const full = names.filter((name) => FULL.test(name)).sort();
@@ -322,7 +332,8 @@ async function verify(
   return check.end();
 }
 
-const auditDir = (homeDir: string): string => join(homeDir, 'audit');
+const auditDir = (homeDir: string, kind: AuditKind = 'calls'): string =>
+  join(homeDir, 'audit', ...(kind === 'models' ? ['models'] : []));
 
 interface Opened {
   readonly file: AuditFile;

@@ -16,6 +16,7 @@ import type { Runtime } from '../../runtime/runtime.ts';
 import { eventPoster } from '../../runtime/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { AuditLog } from '../../tenants/audit.ts';
+import { noteModelRequest } from '../../tenants/audit-models.ts';
 import { DailyTokens } from '../../tenants/daily-tokens.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
 import { TenantQuotas } from '../../tenants/quota.ts';
@@ -79,6 +80,8 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const counted = { homeDir: home.dir, clock: systemClock, log: cli.log };
     const tokens = await DailyTokens.open(counted);
     cleanup.push('count of tokens', () => tokens[Symbol.asyncDispose]());
+    const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
+    cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
@@ -94,6 +97,9 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.metrics.addControl(opened.control, opened.queue);
     await quotas.watch(opened.control);
     runtime.onUsage((record) => quotas.noteUsage(record));
+    runtime.onUsage((record) => {
+      noteModelRequest(modelAudit, quotas.tenantOf(record.sandboxId), record);
+    });
     runtime.judgeModelRequests(quotas);
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =

@@ -6,9 +6,10 @@ import { output } from './shared-options.ts';
 export function addAudit(program: Command): void {
   const audit = program
     .command('audit')
-    .summary('check the log of control calls')
+    .summary('check the logs of control calls and model requests')
     .description(
-      'Check the log of control calls, which the daemon keeps in the directory audit of its home (NEUROVISOR_HOME).',
+      'Check the logs of control calls and of requests to models, which the daemon keeps in the directory audit of its ' +
+        'home (NEUROVISOR_HOME).',
     )
     .addHelpText(
       'after',
@@ -25,7 +26,7 @@ Examples:
       'Find changed, missing and reordered records, and say which. Status 1 if there are any. Keep the hash of the last ' +
         'record elsewhere: anyone who can write to the home can write a whole new log.',
     )
-    .argument('[file...]', 'files of a log, oldest first (default: the log of this home)')
+    .argument('[file...]', 'files of a log, oldest first (default: the logs of this home)')
     .addOption(output())
     .action((files: string[], flags: OutputFlags) =>
       perform(flags, async (cli) =>

@@ -1,4 +1,5 @@
-/** `neurovisor audit`: the log of control calls. */
+/** `neurovisor audit`: the logs of control calls and of requests to models. */
+import { errorCode } from '../../../base/errors.ts';
 import { plain } from '../../../base/text/plain.ts';
 import { resolveHome } from '../../../home.ts';
 import { verifyAudit, verifyAuditFiles } from '../../../tenants/audit.ts';
@@ -8,18 +9,33 @@ import { usageOf } from './with-usage.ts';
 
 /** @returns status 1 if something was changed */
 export async function auditVerify(cli: Cli, files: readonly string[]): Promise<number> {
-  const checking =
-    files.length === 0 ? verifyAudit(resolveHome(cli.config.home).dir) : verifyAuditFiles(files);
+  const { dir } = resolveHome(cli.config.home);
+  const checking = files.length === 0 ? verifyAudit(dir) : verifyAuditFiles(files);
   const report = await checking.catch((error: unknown) => {
     throw usageOf(error);
   });
-  if (cli.json) cli.printJson({ ok: report.problemCount === 0, ...report });
-  else cli.stdout.write(`${auditText(report)}\n`);
-  return report.problemCount === 0 ? 0 : 1;
+  const models = files.length === 0 ? await modelsReport(dir) : null;
+  const ok = report.problemCount + (models?.problemCount ?? 0) === 0;
+  if (cli.json) cli.printJson({ ok, ...report, models });
+  else {
+    const more = models === null ? '' : `requests to models:\n${auditText(models)}\n`;
+    cli.stdout.write(`${auditText(report)}\n${more}`);
+  }
+  return ok ? 0 : 1;
+}
+
+/** Null: an older daemon has kept none. */
+async function modelsReport(dir: string): Promise<ChainReport | null> {
+  try {
+    return await verifyAudit(dir, undefined, 'models');
+  } catch (error) {
+    if (errorCode(error) === 'not_found') return null;
+    throw usageOf(error);
+  }
 }
 
 export function auditText(report: ChainReport): string {
-  const { records, firstSeq, lastSeq, lastHash, problems, problemCount } = report;
+  const { records, firstSeq, lastSeq, lastHash, firstAt, lastAt, problems, problemCount } = report;
   const more = problemCount - problems.length;
   const lines = [
     ...problems,
@@ -27,6 +43,7 @@ export function auditText(report: ChainReport): string {
     `${records} ${records === 1 ? 'record' : 'records'}${records === 0 ? '' : `, ${firstSeq} to ${lastSeq}`}: ${
       problemCount === 0 ? 'unchanged' : 'not as they were written'
     }`,
+    ...(firstAt === null || lastAt === null ? [] : [`from  ${firstAt}`, `to    ${lastAt}`]),
     ...(lastHash === null ? [] : [`last  ${lastHash}`]),
   ];
   return lines.map(plain).join('\n');
