@@ -112,11 +112,7 @@ describe('runLayers', () => {
 
   it('a green gate is followed by the machine’s layers, which are prepared once', async () => {
     let prepared = 0;
-    const layers = [
-      layer('check', 'gate'),
-      layer('vm', 'machine', red),
-      layer('nested', 'machine'),
-    ];
+    const layers = [layer('check', 'gate'), layer('vm', 'machine', red), layer('e2e', 'machine')];
     const outcomes = await runLayers(layers, context(), async () => {
       prepared += 1;
     });
@@ -142,7 +138,7 @@ describe('runLayers', () => {
     expect(text).toContain('vm | from a VM\n');
   });
 
-  it('runs two layers at a time, and the next as soon as one has ended', async () => {
+  it('runs two layers at a time, the longest first, the next as soon as one has ended', async () => {
     const began: string[] = [];
     const gates = ['component', 'vm', 'e2e', 'nested'].map((name) => ({
       name,
@@ -155,11 +151,11 @@ describe('runLayers', () => {
       }),
     );
     const running = runLayers(layers, context(), async () => undefined);
-    await expect.poll(() => began).toEqual(['component', 'vm']);
-    gates[1]?.end.resolve(NOTHING);
-    await expect.poll(() => began).toEqual(['component', 'vm', 'e2e']);
+    await expect.poll(() => began).toEqual(['component', 'nested']);
+    gates[0]?.end.resolve(NOTHING);
+    await expect.poll(() => began).toEqual(['component', 'nested', 'vm']);
     for (const { end } of gates) end.resolve(NOTHING);
     expect(await running).toHaveLength(4);
-    expect(began).toEqual(['component', 'vm', 'e2e', 'nested']);
+    expect(began).toEqual(['component', 'nested', 'vm', 'e2e']);
   });
 });

@@ -98,14 +98,16 @@ export async function runLayers(
 
 /** Each VM is emulated by one thread, and components wait for timers and small programs most of the time. */
 const AT_ONCE = 2;
+/** The longest first, so that the others fill the time beside them. */
+const BY_LENGTH: readonly string[] = ['component', 'nested', 'vm', 'e2e'];
 
-/** The longest layer comes first, so that the others fill the time beside it. */
 async function sideBySide(
   layers: readonly Layer[],
   context: LayerContext,
 ): Promise<readonly Outcome[]> {
   if (layers.length === 1) return await inOrder(layers, context);
-  const left = [...layers];
+  const rank = ({ name }: Layer): number => BY_LENGTH.indexOf(name);
+  const left = layers.toSorted((a, b) => rank(a) - rank(b));
   const worker = async (): Promise<readonly Outcome[]> => {
     const outcomes: Outcome[] = [];
     for (let layer = left.shift(); layer !== undefined; layer = left.shift())
