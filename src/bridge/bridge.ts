@@ -33,10 +33,12 @@ import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts'
 import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
 import { type Metric, single } from '../base/metrics.ts';
+import type { BudgetUse } from '../base/model-limits.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import { BODY_MEMORY } from './body/body.ts';
 import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
+import { Budgets } from './budget/budgets.ts';
 import { BridgeError } from './errors.ts';
 import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
@@ -94,6 +96,8 @@ export interface Caller {
   /** Made by `attach`, removed by `close`. Its directory must be private to the host. */
   readonly socketPath: string;
   readonly policy?: BridgePolicy;
+  /** Whose budget its requests use. Default: its own. */
+  readonly account?: { readonly id: string; readonly used?: BudgetUse };
 }
 
 export interface Bridge {
@@ -102,6 +106,8 @@ export interface Bridge {
    * @throws BridgeError `listen_failed`, `closed`
    */
   attach(caller: Caller): Promise<BridgePort>;
+  /** What was used of a budget; null: nothing is known of the account. */
+  budgetUse(account: string): BudgetUse | null;
   /** Metrics of all ports, including closed ones. */
   metrics(): readonly Metric[];
   /** Closes all ports. Idempotent. */
@@ -126,6 +132,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const models = new ModelNames(upstream, catalog);
   const { chance = Math.random } = options;
   const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, chance });
+  const budgets = new Budgets(clock);
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -133,11 +140,13 @@ export function createBridge(options: BridgeOptions): Bridge {
   return {
     async attach(caller) {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
-      const { sandboxId, socketPath, policy = {} } = caller;
+      const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
+      if (account.used !== undefined) budgets.restore(account.id, account.used);
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const onUsage = options.onUsage ?? ((): void => undefined);
       const listener = new Listener({
         sandboxId,
+        account: account.id,
         policy,
         limits,
         checker,
@@ -154,6 +163,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         refusalOf: options.refusalOf ?? (() => null),
         tenantOf: options.tenantOf ?? (() => null),
         queues,
+        budgets,
         metrics,
         tracer,
         takeTraces: options.takeTraces,
@@ -173,6 +183,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       ports.add(port);
       return port;
     },
+    budgetUse: (account) => budgets.useOf(account),
     metrics: () => [
       ...metrics.list(),
       ...queues.metrics(),

@@ -16,8 +16,10 @@ import { IdleTimer } from '../base/idle-timer.ts';
 import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
 import type { Span, Tracer } from '../trace/trace.ts';
+import { Admission, type AdmissionContext } from './admission.ts';
 import { RequestBody } from './body/body.ts';
 import { type BodyChecker, bufferOf, type CheckedBytes } from './body/body-checker.ts';
+import type { CheckedBody } from './body/check-body.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
@@ -35,8 +37,7 @@ import {
 import { requestHeaders } from './headers.ts';
 import { editJson, jsonLimits } from './json-body.ts';
 import type { BridgeLimits } from './limits.ts';
-import type { BridgePolicy } from './policy.ts';
-import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
+import type { Turn } from './queue/upstream-queues.ts';
 import { accepted, type Checked, type Refusal } from './refusal.ts';
 import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
 import {
@@ -59,9 +60,7 @@ import type { UpstreamClient } from './upstream/client.ts';
 import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
 
 /** Shared by all exchanges of a port. */
-export interface ExchangeContext {
-  readonly sandboxId: string;
-  readonly policy: BridgePolicy;
+export interface ExchangeContext extends AdmissionContext {
   readonly limits: BridgeLimits;
   readonly checker: BodyChecker;
   readonly bodyTime: LoopTime;
@@ -75,11 +74,6 @@ export interface ExchangeContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
-  /** Why the sandbox may ask no model now. */
-  readonly refusalOf: (sandboxId: string) => Refusal | null;
-  /** Null: the operator's. */
-  readonly tenantOf: (sandboxId: string) => string | null;
-  readonly queues: UpstreamQueues;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
   /** Undefined: guests' own traces are not accepted. */
@@ -122,8 +116,7 @@ export class Exchange {
   #silence: IdleTimer | undefined;
   #target: UpstreamTarget | undefined;
   #dispatched: Dispatched | undefined;
-  /** Its slot of the upstream. */
-  #turn: Turn | undefined;
+  #admission: Admission | undefined;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
     const { memory, limits, clock, sandboxId } = context;
@@ -177,7 +170,7 @@ export class Exchange {
     this.#silence?.stop();
     this.#reply.stop();
     this.#body.release();
-    this.#turn?.release();
+    this.#admission?.release();
     this.#settle();
     this.#count(end);
     return end;
@@ -300,10 +293,12 @@ export class Exchange {
       this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
       return 'served';
     }
+    const admitted = await this.#reserve(checked.value);
+    if (!admitted.ok) return this.#refused(admitted.refusal);
     let span: Span | undefined;
-    const bound = callerKeys(sandboxId, inspection.bound);
+    const bound = { ...callerKeys(sandboxId, inspection.bound), ...admitted.value.edits };
     const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
-    return this.#forward(plan, operation, inspection, async (target, route, signal) => {
+    return this.#forward(plan, admitted.value, async (target, route, signal) => {
       const salt = await cacheSalt(this.#context, target, route.model, signal);
       const edits = { ...inspection.edits, ...bound, ...salt };
       const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
@@ -335,35 +330,23 @@ export class Exchange {
     });
   }
 
-  /** Waits for a slot of the upstream, which is not silent meanwhile. */
-  async #awaitTurn(
-    target: UpstreamTarget,
-    operation: Operation,
-    { promptTokensEstimate }: Inspection,
-  ): Promise<Checked<Turn>> {
-    const { queues, sandboxId, policy, tenantOf, refusalOf } = this.#context;
+  /** Waits for its part of the budget. No upstream is silent meanwhile. */
+  async #reserve({ inspection, output }: CheckedBody): Promise<Checked<Admission>> {
+    const { promptTokensEstimate } = inspection;
     this.#silence?.stop();
-    const request = {
-      tenant: tenantOf(sandboxId),
-      sandboxId,
-      priority: policy.priority ?? 'normal',
-      inputTokens: promptTokensEstimate,
-      outputTokens: expectedOutput(operation),
-    };
-    const turn = await queues.enter(target, request, this.#aborter.signal);
-    if (!turn.ok) return turn;
-    this.#turn = turn.value;
+    const request = { promptTokensEstimate, output };
+    const admitted = await Admission.reserve(this.#context, request, this.#aborter.signal);
+    if (admitted.ok) this.#admission = admitted.value;
     this.#watchSilence();
-    // Others of the same owner may have used the rest meanwhile.
-    const refusal = refusalOf(sandboxId);
-    return refusal === null ? turn : { ok: false, refusal };
+    return admitted;
   }
 
-  /** While an answer comes it costs at least what was expected. */
-  #charge({ operation, counts }: Dispatched, isOver: boolean): void {
-    const { promptTokens, completionTokens } = counts();
-    const least = isOver ? 0 : expectedOutput(operation);
-    this.#turn?.charge(promptTokens, Math.max(completionTokens, least));
+  /** Waits for a slot of the upstream, which is not silent meanwhile. */
+  async #awaitTurn(target: UpstreamTarget, admission: Admission): Promise<Checked<Turn>> {
+    this.#silence?.stop();
+    const turn = await admission.enter(target, this.#aborter.signal);
+    if (turn.ok) this.#watchSilence();
+    return turn;
   }
 
   /** Maybe in a thread, which has the bytes meanwhile. */
@@ -401,12 +384,7 @@ export class Exchange {
   }
 
   /** @param send called for each attempt, right before it */
-  async #forward(
-    plan: Plan,
-    operation: Operation,
-    inspection: Inspection,
-    send: SendAttempt,
-  ): Promise<ExchangeEnd> {
+  async #forward(plan: Plan, admission: Admission, send: SendAttempt): Promise<ExchangeEnd> {
     let response: UpstreamAnswer | undefined;
     try {
       const delivered = await this.#context.dispatcher.dispatch({
@@ -414,7 +392,7 @@ export class Exchange {
         signal: this.#aborter.signal,
         enter: (target) => {
           this.#target = target;
-          return this.#awaitTurn(target, operation, inspection);
+          return this.#awaitTurn(target, admission);
         },
         send,
       });
@@ -427,12 +405,19 @@ export class Exchange {
       this.#body.release();
       this.#silence?.touch();
       return await this.#relay(response, target, dispatched);
+    } catch (error) {
+      const isUnsent = error instanceof BridgeError && error.code === 'upstream_unreachable';
+      if (isUnsent && this.#dispatched !== undefined) {
+        this.#dispatched.counts = () => NO_TOKENS;
+        admission.release();
+      }
+      throw error;
     } finally {
       // A connection with unread data must not return to the pool.
       if (response?.readableEnded === false) response.destroy();
-      if (this.#dispatched !== undefined) this.#charge(this.#dispatched, true);
       // The guest may read the rest of its answer for long, which is no matter of the upstream.
-      this.#turn?.release();
+      if (this.#dispatched === undefined) admission.release();
+      else admission.end(this.#dispatched.counts());
     }
   }
 
@@ -482,7 +467,7 @@ export class Exchange {
       apiKey: target.apiKey,
       onTokens: (events: number) => {
         dispatched.tokens.record(events, clock.now());
-        this.#charge(dispatched, false);
+        this.#admission?.progress(dispatched.counts());
       },
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
@@ -574,11 +559,6 @@ export class Exchange {
       metrics.countUnsent(this.#dialect.name, outcome);
   }
 }
-
-/** Of an answer, before it is there: about that of a step of an agent. */
-const EXPECTED_OUTPUT_TOKENS = 256;
-const expectedOutput = ({ generates }: Operation): number =>
-  generates ? EXPECTED_OUTPUT_TOKENS : 0;
 
 const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
 

@@ -1,5 +1,5 @@
 /** The models that a sandbox may use, and under which names. Set on the host, per port. */
-import type { ModelPriority } from '../base/model-limits.ts';
+import type { ModelBudget, ModelPriority } from '../base/model-limits.ts';
 import type { BridgeLimits } from './limits.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
@@ -27,6 +27,8 @@ export interface BridgePolicy {
   readonly showCacheHits?: boolean;
   /** In the queue of an upstream whose slots are taken. Default: normal. */
   readonly priority?: ModelPriority;
+  /** Of the sandbox, or of all that share its account. */
+  readonly budget?: ModelBudget;
   readonly limits?: Partial<BridgeLimits>;
 }
 

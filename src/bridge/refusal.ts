@@ -10,6 +10,8 @@ export interface Refusal {
   readonly param?: string;
   /** Seconds to wait before a retry; absent: a retry does not help. */
   readonly retryAfterSeconds?: number;
+  /** True: clients are told not to retry by themselves, which they would do for the status. */
+  readonly isFinal?: boolean;
 }
 
 export type Checked<T> =

@@ -135,6 +135,7 @@ export class Reply {
         headers['retry-after'] = String(refusal.retryAfterSeconds);
         headers['x-should-retry'] = 'true';
       }
+      if (refusal.isFinal === true) headers['x-should-retry'] = 'false';
       this.#send(this.#dialect.status(refusal), this.#dialect.error(refusal), headers);
     }
   }

@@ -29,7 +29,15 @@ const SANDBOX: SandboxInfo = {
   autoResume: true,
   onMemoryPressure: 'warn',
   diskLimits: { opsPerSecond: 100 },
-  models: NO_MODEL_POLICY,
+  models: {
+    ...NO_MODEL_POLICY,
+    priority: 'batch',
+    budget: { outputTokens: 10, windowMs: 1000 },
+  },
+  modelUse: {
+    account: 'b'.repeat(20),
+    used: { inputTokens: 1, outputTokens: 2, requests: 3, window: 4 },
+  },
   packages: null,
   network: {
     mode: 'allowlist',

@@ -104,6 +104,7 @@ export async function openControlPlane(
         memoryAvailableMib: Math.floor(availableMib()),
       }),
       makeSpec: (options) => runtime.makeSpec(options),
+      modelUse: (account) => runtime.modelUse(account),
       parseEgress,
       supervise: (spec, source, environmentPath) =>
         runtime.supervise(spec, {

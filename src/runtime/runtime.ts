@@ -13,13 +13,9 @@ import { systemClock } from '../base/clock.ts';
 import { CodedError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import type { BudgetUse } from '../base/model-limits.ts';
 import type { Progress } from '../base/progress.ts';
-import {
-  type Bridge,
-  type BridgePolicy,
-  createBridge,
-  type UsageRecord,
-} from '../bridge/bridge.ts';
+import { type Bridge, createBridge, type UsageRecord } from '../bridge/bridge.ts';
 import type { Refusal } from '../bridge/refusal.ts';
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
@@ -35,7 +31,6 @@ import type { EnvironmentSource } from '../sandbox/environment.ts';
 import { SandboxError } from '../sandbox/errors.ts';
 import type { SandboxParts } from '../sandbox/parts.ts';
 import {
-  type ModelPolicy,
   makeSpec,
   type ResolvedOptions,
   type SandboxOptions,
@@ -82,7 +77,7 @@ import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from '
 import { SharedRam } from './shared-ram.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
-import { chooseUpstream, type Upstream } from './upstream.ts';
+import { bridgePolicy, chooseUpstream, type Upstream } from './upstream.ts';
 import { decideVmm } from './vmm-choice.ts';
 import { inferenceSocket, makeWorkspace, packageSocket, reclaim } from './workspace.ts';
 
@@ -490,6 +485,11 @@ export class Runtime {
     return sandbox;
   }
 
+  /** What was used of a budget for models; null: nothing is known of the account. */
+  modelUse(account: string): BudgetUse | null {
+    return this.#bridge.budgetUse(account);
+  }
+
   /** Calls `listener` after each request to the model. */
   onUsage(listener: (usage: UsageRecord) => void): void {
     this.#usageListeners.add(listener);
@@ -522,20 +522,8 @@ export class Runtime {
     return this.driver.accelerator === 'tcg' ? { OPENBLAS_L2_SIZE: '256' } : {};
   }
 
-  #bridgePolicy(models: ModelPolicy): BridgePolicy {
-    const { config } = this.#options;
-    return {
-      aliases: models.aliases,
-      allowHosted: models.allowHosted,
-      allowFields: [...config.allowFields, ...models.allowFields],
-      showCacheHits: config.showCacheHits,
-      ...(models.allow === null ? {} : { allowModels: models.allow }),
-      ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
-    };
-  }
-
   #parts(): SandboxParts {
-    const { log } = this.#options;
+    const { log, config } = this.#options;
     return {
       driver: this.driver,
       kernelPath: this.artifacts.kernelPath,
@@ -554,12 +542,12 @@ export class Runtime {
           entropy: () => randomBytes(64),
           log,
         }),
-      attachBridge: async (sandboxId, channelPath, models) => {
+      attachBridge: async (sandboxId, channelPath, models, account = { id: sandboxId }) => {
         const socketPath = inferenceSocket(channelPath);
-        const policy = this.#bridgePolicy(models);
-        const port = await this.#bridge.attach({ sandboxId, socketPath, policy });
+        const policy = bridgePolicy(models, config);
+        const port = await this.#bridge.attach({ sandboxId, socketPath, policy, account });
         return {
-          setModels: (changed) => port.setPolicy(this.#bridgePolicy(changed)),
+          setModels: (changed) => port.setPolicy(bridgePolicy(changed, config)),
           inFlight: () => port.stats().inFlight,
           close: () => port.close(),
         };

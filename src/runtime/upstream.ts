@@ -8,7 +8,7 @@ import { describeError } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
-import type { UpstreamSource, UpstreamTarget } from '../bridge/bridge.ts';
+import type { BridgePolicy, UpstreamSource, UpstreamTarget } from '../bridge/bridge.ts';
 import { endpointOf } from '../bridge/upstream/address.ts';
 import { type DetectOptions, detectUpstream, USUAL_PLACES } from '../bridge/upstream/detect.ts';
 import {
@@ -20,6 +20,7 @@ import type { Config } from '../config.ts';
 import { type Engine, startEngine } from '../engine/process.ts';
 import { MODEL_ID } from '../image/model.ts';
 import type { Workspace } from '../sandbox/parts.ts';
+import type { ModelPolicy } from '../sandbox/spec.ts';
 import { type EngineJail, openEngineJail } from './engine-jail.ts';
 import { RuntimeError } from './errors.ts';
 import { readModelsFile } from './model-servers/models-file.ts';
@@ -245,4 +246,18 @@ async function remove(workspace: Workspace, jail: EngineJail | null): Promise<vo
 /** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`. */
 export function modelIdOf(path: string): string {
   return path.replace(/^.*\//, '').replace(/\.gguf$/i, '');
+}
+
+/** What the bridge allows a sandbox: its own policy and the host's. */
+export function bridgePolicy(models: ModelPolicy, config: Config): BridgePolicy {
+  return {
+    aliases: models.aliases,
+    allowHosted: models.allowHosted,
+    allowFields: [...config.allowFields, ...models.allowFields],
+    showCacheHits: config.showCacheHits,
+    priority: models.priority,
+    budget: models.budget,
+    ...(models.allow === null ? {} : { allowModels: models.allow }),
+    ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
+  };
 }

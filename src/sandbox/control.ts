@@ -9,6 +9,7 @@
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { DiskLimits } from '../base/disk-limits.ts';
+import type { BudgetUse } from '../base/model-limits.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { GatewayUse } from '../net/lease/lease.ts';
@@ -266,6 +267,7 @@ export interface SandboxInfo {
   readonly diskLimits: DiskLimits;
   /** What it may ask a model. */
   readonly models: ModelPolicy;
+  readonly modelUse: ModelUseInfo;
   /** Null: it may fetch no packages. */
   readonly packages: PackageInfo | null;
   /** Null: no network. */
@@ -278,6 +280,14 @@ export interface SandboxInfo {
   readonly readyMs: number | null;
   /** Null: not ended. */
   readonly end: EndInfo | null;
+}
+
+/** The use of `models.budget`. */
+export interface ModelUseInfo {
+  /** Id of the sandbox whose budget it is: of a fork, that of the first original. */
+  readonly account: string;
+  /** By all that share the budget, in the window of the last use; null: nothing yet. */
+  readonly used: BudgetUse | null;
 }
 
 export interface NetworkInfo extends EgressText {

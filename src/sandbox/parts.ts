@@ -17,7 +17,7 @@ import type { VmDisk, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
-import type { ModelPolicy, NetworkLimits, NetworkSpec, SandboxSpec } from './spec.ts';
+import type { ModelAccount, ModelPolicy, NetworkLimits, NetworkSpec, SandboxSpec } from './spec.ts';
 
 /** The private directory of a sandbox. */
 export interface Workspace {
@@ -145,7 +145,13 @@ export interface SandboxParts {
   makeMemory(bytes: number): GuestMemory;
   allocateCid(): { readonly cid: number; release(): void };
   listenForGuest(channelPath: string, identity: GuestIdentity): Promise<GuestListener>;
-  attachBridge(sandboxId: string, channelPath: string, models: ModelPolicy): Promise<InferencePort>;
+  /** @param account default: the sandbox's own */
+  attachBridge(
+    sandboxId: string,
+    channelPath: string,
+    models: ModelPolicy,
+    account?: ModelAccount,
+  ): Promise<InferencePort>;
   /** Absent: this host serves no packages. */
   attachPackages?(
     sandboxId: string,

@@ -4,6 +4,7 @@ import {
   DEFAULTS,
   makeSpec,
   type NetworkLimits,
+  NO_MODEL_POLICY,
   networkSpec,
   type SandboxOptions,
   withDefaultModel,
@@ -44,13 +45,7 @@ describe('makeSpec', () => {
     const one = makeSpec({}, 2);
     const two = makeSpec({}, 2);
     expect(one).toMatchObject({ ...DEFAULTS, timeoutMs: null, env: {}, warm: [] });
-    expect(one.models).toEqual({
-      defaultModel: null,
-      allow: null,
-      aliases: {},
-      allowHosted: [],
-      allowFields: [],
-    });
+    expect(one.models).toEqual(NO_MODEL_POLICY);
     expect(one.id).toMatch(/^[a-z0-9]{20}$/);
     expect(one.id).not.toBe(two.id);
   });
@@ -71,6 +66,9 @@ describe('makeSpec', () => {
     ['an environment that is too large', { env: { A: 'x'.repeat(40_000) } }, 'env'],
     ['a module name that is code', { warm: ['os;import sys'] }, 'warm'],
     ['a model name with a newline', { models: { defaultModel: 'a\nb' } }, 'models'],
+    ['a priority that is none', { models: { priority: 'first' as never } }, 'models'],
+    ['a budget of nothing', { models: { budget: { requests: 0 } } }, 'models.budget.requests'],
+    ['a window without a limit', { models: { budget: { windowMs: 1000 } } }, 'models.budget'],
     ['a field with a space', { models: { allowFields: ['a b'] } }, 'models'],
     ['an empty part of a field', { models: { allowFields: ['messages.'] } }, 'models'],
     ['a long field', { models: { allowFields: ['x'.repeat(201)] } }, 'models'],

@@ -1,6 +1,12 @@
 /** The spec of a sandbox. Checked once, here; a `SandboxSpec` is never checked again. */
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import {
+  type BudgetUse,
+  MODEL_PRIORITIES,
+  type ModelBudget,
+  type ModelPriority,
+} from '../base/model-limits.ts';
 import type { PackagePolicy } from '../base/package-policy.ts';
 import { isFieldPath } from '../base/text/field-path.ts';
 import type { BytesByName, DestinationLimit } from '../net/policy/destination-budgets.ts';
@@ -44,6 +50,8 @@ export interface SandboxSpec {
   /** For all disks together; with Firecracker for each disk. Applied once the sandbox is ready. */
   readonly diskLimits: DiskLimits;
   readonly models: ModelPolicy;
+  /** Absent: its own, and nothing was used before. Not part of a request. */
+  readonly modelAccount?: ModelAccount | undefined;
   /** What it may fetch through the host's package gateway; null: nothing. Needs no network card. */
   readonly packages: PackagePolicy | null;
   /** Null: no network card. The model needs none. */
@@ -115,6 +123,17 @@ export interface ModelPolicy {
   readonly allowHosted: readonly string[];
   /** Fields of requests that the bridge would refuse otherwise, by their paths, e.g. `enable_search`. */
   readonly allowFields: readonly string[];
+  /** In the queue of a model server. */
+  readonly priority: ModelPriority;
+  /** Forks share it with the original. */
+  readonly budget: ModelBudget;
+}
+
+/** What requests have used of a budget. */
+export interface ModelAccount {
+  /** Id of the sandbox that had the budget first. */
+  readonly id: string;
+  readonly used?: BudgetUse;
 }
 
 export const NO_MODEL_POLICY: ModelPolicy = {
@@ -123,6 +142,8 @@ export const NO_MODEL_POLICY: ModelPolicy = {
   aliases: {},
   allowHosted: [],
   allowFields: [],
+  priority: 'normal',
+  budget: {},
 };
 
 /**
@@ -145,6 +166,7 @@ type Derived =
   | 'hostname'
   | 'environment'
   | 'models'
+  | 'modelAccount'
   | 'packages'
   | 'network'
   | 'secrets'
@@ -239,7 +261,14 @@ export function makeSpec(
     aliases: options.models?.aliases ?? {},
     allowHosted: options.models?.allowHosted ?? [],
     allowFields: options.models?.allowFields ?? [],
+    priority: options.models?.priority ?? 'normal',
+    budget: checkBudget(options.models?.budget ?? {}),
   };
+  check(
+    MODEL_PRIORITIES.includes(models.priority),
+    'models',
+    `a priority is ${MODEL_PRIORITIES.join(', ')}`,
+  );
   const { allowedFieldsMax: fields } = REQUEST_LIMITS;
   check(models.allowFields.length <= fields, 'models', `at most ${fields} allowed fields`);
   for (const path of models.allowFields) {
@@ -345,6 +374,23 @@ export function checkDiskLimits(limits: DiskLimits): DiskLimits {
   return inRanges('diskLimits', limits, DISK_RANGES);
 }
 
+const BUDGET_RANGES = {
+  inputTokens: RANGES.modelBudget,
+  outputTokens: RANGES.modelBudget,
+  requests: RANGES.modelBudget,
+  windowMs: RANGES.modelWindowMs,
+  tokensPerMinute: RANGES.modelBudget,
+} satisfies Record<keyof ModelBudget, Range>;
+
+/** @throws SandboxError `spec_invalid` */
+function checkBudget(asked: ModelBudget): ModelBudget {
+  const budget = inRanges('models.budget', asked, BUDGET_RANGES);
+  const { windowMs, tokensPerMinute: _rate, ...limits } = budget;
+  const isLimited = windowMs === undefined || Object.keys(limits).length > 0;
+  check(isLimited, 'models.budget', 'a window needs a limit of tokens or requests');
+  return budget;
+}
+
 const CHANNEL_RANGES = {
   guestToHostBytes: RANGES.channelBytes,
   hostToGuestBytes: RANGES.channelBytes,
@@ -401,6 +447,8 @@ export function withSecrets(spec: SandboxSpec, change: SecretChange): SandboxSpe
 export function specInfo(
   spec: Pick<
     SandboxSpec,
+    | 'models'
+    | 'modelAccount'
     | 'cpus'
     | 'memoryMib'
     | 'memoryMaxMib'
@@ -410,10 +458,10 @@ export function specInfo(
     | 'models'
     | 'packages'
     | 'secrets'
-  >,
+  > & { readonly id: string },
 ) {
   const { cpus, memoryMib, memoryMaxMib = null, diskMib, diskLimits, packages, secrets } = spec;
-  const { environment, models } = spec;
+  const { id, environment, models, modelAccount } = spec;
   return {
     cpus,
     memoryMib,
@@ -422,6 +470,7 @@ export function specInfo(
     image: environment === undefined ? null : imageInfo(environment),
     diskLimits,
     models,
+    modelUse: { account: modelAccount?.id ?? id, used: modelAccount?.used ?? null },
     packages: packages && packageInfo(packages),
     secrets: secretInfo(secrets),
   };
@@ -500,9 +549,9 @@ function check(ok: boolean, field: string, why: string): asserts ok {
   if (!ok) throw new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
 }
 
-/** The spec of a fork: the same network limits, with nothing used. */
+/** The spec of a fork: the same network limits, with nothing used; the same budget for models, and no more. */
 export function withoutIdentity(spec: SandboxSpec): Omit<SandboxSpec, 'id' | 'hostname'> {
   const { id: _id, hostname: _hostname, ...rest } = spec;
   const network = spec.network && { policy: spec.network.policy, limits: spec.network.limits };
-  return { ...rest, network };
+  return { ...rest, network, modelAccount: { id: spec.id, ...spec.modelAccount } };
 }

@@ -168,7 +168,12 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
       'an operation',
       async (host: FakeHost, id: string): Promise<void> => void (await host.guest(id)),
     ],
-    ['a model request', async (host: FakeHost): Promise<void> => host.setModelRequests(1)],
+    [
+      'a model request',
+      async (host: FakeHost): Promise<void> => {
+        host.models.requests = 1;
+      },
+    ],
   ] as const)('%s keeps it awake', async (_what, use) => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, idleTimeoutMs: IDLE_MS });
@@ -178,7 +183,7 @@ describe('LocalControlPlane: idleTimeoutMs', () => {
       await settle();
     }
     expect(await host.control.get(id)).toMatchObject({ status: 'running' });
-    host.setModelRequests(0);
+    host.models.requests = 0;
     await host.passTime(host.became(id, 'paused'));
     await requireNothing(host);
   });

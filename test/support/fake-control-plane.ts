@@ -51,6 +51,7 @@ import {
   type NetworkSpec,
   networkSpec,
   type SandboxSpec,
+  specInfo,
   withSecrets,
 } from '../../src/sandbox/spec.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
@@ -388,6 +389,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       accelerator: 'fake',
       diskLimits: spec.diskLimits,
       models: spec.models,
+      modelUse: specInfo(spec).modelUse,
       packages: spec.packages && packageInfo(spec.packages),
       network: networkInfo(spec.network),
       secrets: secretInfo(spec.secrets),

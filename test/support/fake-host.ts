@@ -36,6 +36,7 @@ import { openStore, type Store } from '../../src/store/store.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
 import type { Tracer } from '../../src/trace/trace.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
+import { FakeModels } from './fake-models.ts';
 import { type Phase, Script } from './fake-script.ts';
 import { fromNamed, noImage, withImage } from './fake-template.ts';
 import {
@@ -100,6 +101,7 @@ const TIME_STEP_MS = 100;
 const TOTAL_MIB = 65_536;
 
 export class FakeHost implements Holdings, AsyncDisposable {
+  readonly models = new FakeModels();
   readonly script = new Script();
   /** Of all VMs' guests, in order. */
   readonly identities: GuestIdentity[] = [];
@@ -122,7 +124,6 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly #rejections: unknown[] = [];
   readonly #note = (error: unknown): void => void this.#rejections.push(error);
   #made = 0;
-  #modelRequests = 0;
   /** What the kernel of this host says of the memory of its VMMs. */
   readonly memory = new FakeHostMemory();
   /** What its policies have posted. */
@@ -217,11 +218,6 @@ export class FakeHost implements Holdings, AsyncDisposable {
     return [...this.#vms.values()];
   }
 
-  /** That each guest is being answered from now on. */
-  setModelRequests(count: number): void {
-    this.#modelRequests = count;
-  }
-
   /** A little traffic on its channel. */
   carry(id: string): void {
     this.vm(id).traffic += 1;
@@ -304,6 +300,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         memoryAvailableMib: 1,
       }),
       makeSpec: (wanted) => makeSpec(wanted, 8, parseEgress),
+      modelUse: (account) => this.models.use.get(account) ?? null,
       parseEgress,
       openNetwork: () => script.step('network'),
       supervise: (spec, source, path) => {
@@ -475,10 +472,11 @@ export class FakeHost implements Holdings, AsyncDisposable {
         this.leased.push(network);
         return this.#network();
       },
-      attachBridge: async () => {
+      attachBridge: async (id, _path, _models, account) => {
         await script.step('bridge');
+        this.models.accounts.set(id, account);
         const close = this.#lease('bridge ports');
-        const inFlight = (): number => this.#modelRequests;
+        const inFlight = (): number => this.models.requests;
         return { setModels: () => undefined, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),

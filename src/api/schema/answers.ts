@@ -20,6 +20,8 @@ import type { ErrorBody } from '../errors.ts';
 import {
   count,
   diskLimits,
+  modelPolicy,
+  modelUse,
   ms,
   networkLimits,
   networkMode,
@@ -252,18 +254,6 @@ const imageInfo: z.ZodType<ImageInfo> = z
   })
   .meta({ id: 'SandboxImage' });
 
-const modelPolicy = z
-  .object({
-    defaultModel: z.string().nullable().describe('Value of NEUROVISOR_MODEL; null: not set.'),
-    allow: z.array(z.string()).nullable().describe('Null: all that the model servers offer.'),
-    aliases: z.record(z.string(), z.string()).describe('Requested name → served name.'),
-    allowHosted: z
-      .array(z.string())
-      .describe('Models whose prompts may leave the host; `all`: every one. Empty: none.'),
-    allowFields: z.array(z.string()).describe('Fields that its requests may carry unchecked.'),
-  })
-  .meta({ id: 'ModelPolicy' });
-
 export const sandboxInfo: z.ZodType<SandboxInfo> = z
   .object({
     id: sandboxId,
@@ -299,6 +289,7 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     onMemoryPressure,
     diskLimits,
     models: modelPolicy.describe('What it may ask a model.'),
+    modelUse,
     packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
     network: networkInfo.nullable().describe('Network policy; null: no network.'),
     secrets: z

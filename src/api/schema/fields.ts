@@ -7,11 +7,12 @@
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
+import { MODEL_PRIORITIES, type ModelBudget } from '../../base/model-limits.ts';
 import { ECOSYSTEMS } from '../../base/package-policy.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
 import { isAtMost } from '../../base/text/characters.ts';
 import type { DestinationLimit } from '../../net/policy/destination-budgets.ts';
-import type { MemoryAction } from '../../sandbox/control.ts';
+import type { MemoryAction, ModelUseInfo } from '../../sandbox/control.ts';
 import {
   RANGES,
   type Range,
@@ -144,6 +145,52 @@ export const diskLimits = z
     id: 'DiskLimits',
     description: 'Limits for both disks together; with Firecracker, for each disk.',
   });
+export const modelPriority = z.enum(MODEL_PRIORITIES).meta({ id: 'ModelPriority' });
+export const modelBudget = z
+  .strictObject({
+    inputTokens: whole(RANGES.modelBudget).exactOptional().describe('Tokens of prompts.'),
+    outputTokens: whole(RANGES.modelBudget).exactOptional().describe('Tokens of answers.'),
+    requests: whole(RANGES.modelBudget).exactOptional(),
+    windowMs: whole(RANGES.modelWindowMs)
+      .exactOptional()
+      .describe(
+        'The limits hold for each window of this length; windows begin at its multiples since 1970. If omitted: for the life of the sandbox.',
+      ),
+    tokensPerMinute: whole(RANGES.modelBudget)
+      .exactOptional()
+      .describe('Rate of prompts and answers together.'),
+  } satisfies Record<keyof ModelBudget, z.ZodType>)
+  .meta({ id: 'ModelBudget', description: 'Limits for its requests to models.' });
+export const modelPolicy = z
+  .object({
+    defaultModel: z.string().nullable().describe('Value of NEUROVISOR_MODEL; null: not set.'),
+    allow: z.array(z.string()).nullable().describe('Null: all that the model servers offer.'),
+    aliases: z.record(z.string(), z.string()).describe('Requested name → served name.'),
+    allowHosted: z
+      .array(z.string())
+      .describe('Models whose prompts may leave the host; `all`: every one. Empty: none.'),
+    allowFields: z.array(z.string()).describe('Fields that its requests may carry unchecked.'),
+    priority: modelPriority,
+    budget: modelBudget,
+  })
+  .meta({ id: 'ModelPolicy' });
+export const modelUse: z.ZodType<ModelUseInfo> = z
+  .object({
+    account: z
+      .string()
+      .describe('The sandbox whose budget it is: of a fork, that of the first original.'),
+    used: z
+      .object({
+        inputTokens: count,
+        outputTokens: count,
+        requests: count,
+        window: count.describe('Number of the window since 1970; 0: the whole life.'),
+      })
+      .meta({ id: 'ModelBudgetUse' })
+      .nullable()
+      .describe('By all that share the budget, in the window of the last use; null: nothing yet.'),
+  })
+  .meta({ id: 'SandboxModelUse', description: 'Use of `models.budget`.' });
 export const secretPlace = z
   .strictObject({
     in: z.enum(['header', 'query']),

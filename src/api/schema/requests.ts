@@ -18,11 +18,13 @@ import type {
 import { RANGES, type Range, REQUEST_LIMITS } from '../../sandbox/limits.ts';
 import type { PackageOptions } from '../../sandbox/packages.ts';
 import type { RequestHeaderOptions, SecretOptions } from '../../sandbox/secrets.ts';
-import type { NetworkOptions, TemplateRequest } from '../../sandbox/spec.ts';
+import type { ModelPolicy, NetworkOptions, TemplateRequest } from '../../sandbox/spec.ts';
 import {
   diskLimits,
   metadata,
   milliseconds,
+  modelBudget,
+  modelPriority,
   networkLimits,
   networkMode,
   onMemoryPressure,
@@ -212,7 +214,13 @@ const models = z
         'Fields of its requests to the model that the bridge would refuse otherwise, by their paths: ' +
           '`enable_search`, `messages.content.uuid`. They pass unchecked.',
       ),
-  })
+    priority: modelPriority
+      .exactOptional()
+      .describe('In the queue of a model server whose slots are taken. Default `normal`.'),
+    budget: modelBudget
+      .exactOptional()
+      .describe('Default: no limit. Forks share the budget of their original.'),
+  } satisfies Record<keyof ModelPolicy, z.ZodType>)
   .meta({
     id: 'ModelOptions',
     description: 'Models it may use, their aliases, and what its requests may contain.',

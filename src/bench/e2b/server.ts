@@ -57,6 +57,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
     onMemoryPressure: 'warn',
     diskLimits: {},
     models: NO_MODEL_POLICY,
+    modelUse: { account: '', used: null },
     packages: null,
     network: null,
     secrets: [],

@@ -1,9 +1,16 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { assert } from '../../base/assert.ts';
+import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
 import type { Inspection, Operation, TranslatedRequest } from '../dialect/dialect.ts';
 import { DIALECTS } from '../dialect/dialects.ts';
 import type { AnswerContext } from '../dialect/model.ts';
-import { type JsonLayout, type JsonLimits, layoutOf, parseJsonBody } from '../json-body.ts';
+import {
+  type JsonLayout,
+  type JsonLimits,
+  type JsonObject,
+  layoutOf,
+  parseJsonBody,
+} from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
 import { accepted, type Checked } from '../refusal.ts';
 
@@ -20,6 +27,8 @@ export interface CheckedBody {
   readonly inspection: Inspection;
   /** For `editJson`. */
   readonly layout: JsonLayout;
+  /** Null: the operation generates nothing. */
+  readonly output: OutputLimit | null;
   /** Present if the upstream speaks another dialect. */
   readonly translated?: TranslatedBody;
 }
@@ -42,11 +51,19 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const inspection = inspected.value;
   const translated = dialect.translation?.request(operation, value);
   if (translated?.ok === false) return translated;
-  if (translated?.value === undefined) return accepted({ inspection, layout });
-  return accepted(withTranslation(inspection, translated.value));
+  const limitOf = (sent: JsonObject): OutputLimit | null =>
+    operation.generates ? outputLimitOf(sent) : null;
+  if (translated?.value === undefined) {
+    return accepted({ inspection, layout, output: limitOf(value) });
+  }
+  const output = limitOf(translated.value.body);
+  return accepted({ ...withTranslation(inspection, translated.value), output });
 }
 
-function withTranslation(checked: Inspection, translated: TranslatedRequest): CheckedBody {
+function withTranslation(
+  checked: Inspection,
+  translated: TranslatedRequest,
+): Omit<CheckedBody, 'output'> {
   const { body, answer, promptTokensEstimate } = translated;
   const inspection = { ...checked, promptTokensEstimate };
   const bytes = Buffer.from(JSON.stringify(body));

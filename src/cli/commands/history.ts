@@ -12,6 +12,7 @@ import { sandboxId } from '../flags/pick.ts';
 import { amount, eventText, victimText } from '../output/event-text.ts';
 import { LogLines } from '../output/log-lines.ts';
 import {
+  budgetRows,
   diskRows,
   imageRows,
   lifetimeRows,
@@ -118,6 +119,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],
     ...imageRows(info.image),
     ...diskRows(info.diskLimits),
+    ...budgetRows(info, now),
     ['origin', info.origin],
     ['accelerator', info.accelerator],
     ...provenanceRows(info),

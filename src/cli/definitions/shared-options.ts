@@ -1,5 +1,6 @@
 /** Options that several commands share. */
 import { type Command, Option } from 'commander';
+import { MODEL_PRIORITIES } from '../../base/model-limits.ts';
 import { JAIL_MODES } from '../../config.ts';
 import * as ranges from '../flags/ranges.ts';
 
@@ -141,6 +142,23 @@ export function addSandboxOptions(command: Command): Command {
       [],
     )
     .addOption(allowFieldOption())
+    .addOption(
+      new Option(
+        '--model-priority <priority>',
+        'place in the queue of a busy model server: interactive, normal or batch (default: normal)',
+      ).choices(MODEL_PRIORITIES),
+    )
+    .option(
+      '--budget <limits>',
+      'budget for models, shared with forks, for example input=1M,output=200k,requests=500,per=1d; without per, for the whole life',
+      collect,
+      [],
+    )
+    .option(
+      '--tokens-per-minute <n>',
+      'rate of model tokens, prompts and answers together, for example 50k',
+      ranges.tokensPerMinute,
+    )
     .option(
       '--warm <module>',
       'Python module to import before the script starts (repeatable)',

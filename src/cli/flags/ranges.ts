@@ -5,6 +5,7 @@
 import type { PoolLimits } from '../../sandbox/control.ts';
 import { RANGES, type Range } from '../../sandbox/limits.ts';
 import { UsageError } from '../failure.ts';
+import { parseAmount } from './model-budget.ts';
 import { parseCount, parseDuration, parseMemory, parseRate } from './options.ts';
 
 const HOUR_MS = 3_600_000;
@@ -22,6 +23,13 @@ export const memory = sized('--memory', RANGES.memoryMib);
 export const memoryMax = sized('--memory-max', RANGES.memoryMib);
 /** MiB */
 export const disk = sized('--disk', RANGES.diskMib);
+
+export const tokensPerMinute = ranged(
+  '--tokens-per-minute',
+  parseAmount,
+  RANGES.modelBudget,
+  String,
+);
 
 /** Bytes per second of the channel. */
 export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);

@@ -219,3 +219,34 @@ describe('changeOf', () => {
     expect(() => changeOf({ ...flags, packagesDeny: ['torch'] })).toThrow('need --packages');
   });
 });
+
+describe('--budget, --tokens-per-minute, --model-priority', () => {
+  const flags = { ...NO_FLAGS, env: [], warm: [], alias: [], allowModel: [] };
+  const models = (more: object) => sandboxOptions({ env: {} }, { ...flags, ...more }, {}).models;
+
+  it('name the limits of the budget; both options make one', () => {
+    const budget = ['input=1M,output=1.5k', 'requests=10,per=1d'];
+    expect(models({ budget, tokensPerMinute: 5, modelPriority: 'batch' })).toMatchObject({
+      priority: 'batch',
+      budget: {
+        inputTokens: 1_000_000,
+        outputTokens: 1500,
+        requests: 10,
+        windowMs: 86_400_000,
+        tokensPerMinute: 5,
+      },
+    });
+    expect(models({})).not.toHaveProperty('budget');
+    expect(models({})).not.toHaveProperty('priority');
+  });
+
+  it.each([
+    ['input=1x', 'invalid number "1x"'],
+    ['cost=1', 'unknown limit'],
+    ['input=1,input=2', 'given twice'],
+    ['per=1h', 'needs a limit'],
+    ['output=0', 'out of range'],
+  ])('refuse %s', (text, why) => {
+    expect(() => models({ budget: [text] })).toThrow(why);
+  });
+});

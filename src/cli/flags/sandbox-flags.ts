@@ -1,4 +1,5 @@
 /** Options of a new sandbox, shared by `run` and `create`. */
+import type { ModelPriority } from '../../base/model-limits.ts';
 import { isFieldPath } from '../../base/text/field-path.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/spec.ts';
@@ -6,6 +7,7 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from './disk-limits.ts';
 import type { BuildFlags, ImageFlags } from './image-flag.ts';
+import { type BudgetFlags, parseBudget } from './model-budget.ts';
 import { parseNetLimits } from './net-limits.ts';
 import { parseAliases, parseEnv } from './options.ts';
 import { type PackageFlags, packageOptions } from './package-flags.ts';
@@ -26,13 +28,15 @@ export interface SandboxFlags
     PackageFlags,
     RequirementFlags,
     ImageFlags,
-    BuildFlags {
+    BuildFlags,
+    BudgetFlags {
   readonly env: readonly string[];
   readonly warm: readonly string[];
   readonly alias: readonly string[];
   readonly allowModel: readonly string[];
   readonly allowHosted?: readonly string[];
   readonly allowField?: readonly string[];
+  readonly modelPriority?: ModelPriority;
   /** Name of a template; false with `--no-template`. */
   readonly template?: string | false;
   readonly cpus?: number;
@@ -53,6 +57,7 @@ export function sandboxOptions(
   model: Partial<ModelPolicy>,
 ): SandboxOptions {
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
+  const budget = parseBudget(flags);
   return {
     ...sizeOptions(flags),
     env: parseEnv(flags.env, cli.env),
@@ -65,6 +70,8 @@ export function sandboxOptions(
         ? {}
         : { allowHosted: flags.allowHosted }),
       ...allowedFields(flags),
+      ...(flags.modelPriority === undefined ? {} : { priority: flags.modelPriority }),
+      ...(budget === undefined ? {} : { budget }),
     },
     ...packageOptions(flags),
     network: networkOptions(flags),

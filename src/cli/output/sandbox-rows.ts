@@ -71,6 +71,38 @@ export function diskRows({
   return words.length === 0 ? [] : [['disk limits', words.join(', ')] as const];
 }
 
+/** @param now milliseconds since 1970 */
+export function budgetRows(
+  { id, models, modelUse }: Pick<SandboxInfo, 'id' | 'models' | 'modelUse'>,
+  now: number,
+): readonly Row[] {
+  const { priority, budget } = models;
+  const { account, used } = modelUse;
+  const { windowMs, tokensPerMinute } = budget;
+  const window = windowMs === undefined ? 0 : Math.floor(now / windowMs);
+  const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
+  const limits = Object.entries(BUDGET_WORDS).flatMap(([key, word]) => {
+    const limit = budget[key as keyof typeof BUDGET_WORDS];
+    if (limit === undefined) return [];
+    const spent = used?.window === window ? used[key as keyof typeof BUDGET_WORDS] : 0;
+    return [['model budget', `${spent} of ${limit} ${word}${per}`] as const];
+  });
+  return [
+    ...(priority === 'normal' ? [] : [['model priority', priority] as const]),
+    ...limits,
+    ...(limits.length === 0 || account === id ? [] : [['budget of', account] as const]),
+    ...(tokensPerMinute === undefined
+      ? []
+      : [['model rate', `${tokensPerMinute} tokens per minute`] as const]),
+  ];
+}
+
+const BUDGET_WORDS = {
+  inputTokens: 'tokens of prompts',
+  outputTokens: 'tokens of answers',
+  requests: 'requests',
+} as const;
+
 export function networkRows(network: SandboxInfo['network']): readonly Row[] {
   if (network === null) return [];
   const { mode, allow, deny, address, gatewayUse } = network;

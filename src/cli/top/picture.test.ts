@@ -72,6 +72,7 @@ function scrape(
         onMemoryPressure: 'warn',
         diskLimits: {},
         models: NO_MODEL_POLICY,
+        modelUse: { account: '', used: null },
         packages: null,
         network: null,
         secrets: [],

@@ -69,7 +69,7 @@ import { chunksOf, followLogs, logsOf } from './logs.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
 import { RecentEvents } from './recent-events.ts';
-import { SandboxRows } from './sandbox-rows.ts';
+import { SandboxRows, type SandboxRowsParts } from './sandbox-rows.ts';
 import type { SandboxUpdate } from './sandbox-update.ts';
 import type { ForkLease, SnapshotLease, SnapshotManager } from './snapshot-manager.ts';
 
@@ -96,6 +96,7 @@ export interface ControlParts extends StarterParts {
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
+  readonly modelUse?: SandboxRowsParts['modelUse'];
 }
 
 export interface FromTemplate {

@@ -138,7 +138,7 @@ export class ManagedSandbox {
   }
 
   info(): SandboxInfo {
-    return sandboxInfo(this.#spec, this.#policy, this.provenance, {
+    return sandboxInfo(this.#parts.rows.withModelUse(this.#spec), this.#policy, this.provenance, {
       status: this.#life.status,
       pausedTo: pausedToOf(this.#life.state),
       endsAtMs: this.#lifetime.endsAtMs,
@@ -413,7 +413,7 @@ export class ManagedSandbox {
       await this.#save(from, (supervisor) =>
         snapshots.pause(supervisor, isDiskOnly ? 'disk' : 'all', (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
-            this.#spec = { ...supervisor.spec, network: await supervisor.card.networkToKeep() };
+            this.#spec = await this.#parts.rows.specToKeep(supervisor);
             await commit(this.#row(snapshotId, this.#end, isDiskOnly));
             this.#life.commit({ snapshotId, isDiskOnly });
             // From here on the sandbox is on disk, and must not be killed with its VM.

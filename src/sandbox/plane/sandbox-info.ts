@@ -63,6 +63,7 @@ function networkInfo(
 
 /** For a row of another version. */
 const UNKNOWN_SPEC = {
+  id: '',
   cpus: 0,
   memoryMib: 0,
   diskMib: 0,

@@ -11,12 +11,14 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import type { BudgetUse } from '../../base/model-limits.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { Store } from '../../store/store.ts';
 import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from '../ending.ts';
 import { SandboxError } from '../errors.ts';
 import type { LifetimePolicy, Provenance } from '../request.ts';
 import type { ParseEgress, SandboxSpec } from '../spec.ts';
+import type { Supervisor } from '../vm/supervisor.ts';
 import { formatRequest, parseRequest, type StoredRequest } from './stored-request.ts';
 
 export interface SandboxRowsParts {
@@ -27,6 +29,8 @@ export interface SandboxRowsParts {
   readonly ownerJson: string;
   isOwnerAlive(ownerJson: string): Promise<boolean>;
   readonly parseEgress: ParseEgress;
+  /** What was used of a budget for models; null: nothing is known of the account. Absent: there are no models. */
+  readonly modelUse?: ((account: string) => BudgetUse | null) | undefined;
 }
 
 /** The contents of a row. */
@@ -67,6 +71,19 @@ export class SandboxRows {
     return parseRequest(row, this.#parts.parseEgress);
   }
 
+  /** With what was used of its budget for models so far. */
+  withModelUse(spec: SandboxSpec): SandboxSpec {
+    if (Object.keys(spec.models.budget).length === 0) return spec;
+    const { id, used: before } = spec.modelAccount ?? { id: spec.id };
+    const used = this.#parts.modelUse?.(id) ?? before;
+    return used === undefined ? spec : { ...spec, modelAccount: { id, used } };
+  }
+
+  /** What is kept of a sandbox whose VM ends with a pause. */
+  async specToKeep({ spec, card }: Pick<Supervisor, 'spec' | 'card'>): Promise<SandboxSpec> {
+    return this.withModelUse({ ...spec, network: await card.networkToKeep() });
+  }
+
   make(facts: RowFacts): SandboxRow {
     const { id, provenance, spec, policy, pausedSnapshotId, isDiskOnly, end } = facts;
     const { createdAtMs, parent, snapshot, origin, template } = provenance;
@@ -78,7 +95,13 @@ export class SandboxRows {
       id,
       ownerJson: hasNoOwner ? null : this.ownerJson,
       status: isOver ? 'ended' : isPaused ? 'paused' : 'running',
-      requestJson: formatRequest({ spec, policy, origin, template, isDiskOnly }),
+      requestJson: formatRequest({
+        spec: this.withModelUse(spec),
+        policy,
+        origin,
+        template,
+        isDiskOnly,
+      }),
       metadata: policy.metadata,
       createdAtMs,
       parent,

@@ -9,6 +9,7 @@ import {
   egressText,
   type ModelPolicy,
   type NetworkSpec,
+  NO_MODEL_POLICY,
   type ParseEgress,
   type SandboxSpec,
 } from '../spec.ts';
@@ -24,9 +25,9 @@ export interface StoredRequest {
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, allowed fields and hosted models. */
+/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, and parts of `models`. */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
-  readonly models: Omit<ModelPolicy, 'allowFields' | 'allowHosted'> & Partial<ModelPolicy>;
+  readonly models: Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
 };
 
@@ -63,7 +64,7 @@ export function parseRequest(
     return {
       spec: {
         ...spec,
-        models: { allowFields: [], allowHosted: [], ...spec.models },
+        models: { ...NO_MODEL_POLICY, ...spec.models },
         network,
         secrets: secrets.map(withPlaces),
         diskLimits,

@@ -392,7 +392,7 @@ export class Supervisor {
       return listener;
     });
     const attaching = parts
-      .attachBridge(this.spec.id, channelPath, this.spec.models)
+      .attachBridge(this.spec.id, channelPath, this.spec.models, this.spec.modelAccount)
       .then((port) => {
         this.#cleanup.push('bridge port', () => port.close());
         return port;

@@ -1,0 +1,126 @@
+/** What a request needs before it is sent: a part of its sandbox's budget, then a slot of an upstream. */
+import type { Reservation } from './budget/accounts.ts';
+import type { Budgets } from './budget/budgets.ts';
+import { type OutputLimit, outputEdits } from './budget/output-limit.ts';
+import type { BridgePolicy } from './policy.ts';
+import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
+import { accepted, type Checked, type Refusal } from './refusal.ts';
+import type { UpstreamTarget } from './upstream/address.ts';
+import type { TokenCounts } from './usage.ts';
+
+export interface AdmissionContext {
+  readonly sandboxId: string;
+  /** The budget's: sandboxes may share one. */
+  readonly account: string;
+  readonly policy: BridgePolicy;
+  readonly budgets: Budgets;
+  readonly queues: UpstreamQueues;
+  /** Null: the operator's. */
+  readonly tenantOf: (sandboxId: string) => string | null;
+  /** Why the sandbox may ask no model now. */
+  readonly refusalOf: (sandboxId: string) => Refusal | null;
+}
+
+export interface AdmissionRequest {
+  readonly promptTokensEstimate: number;
+  /** Null: it generates nothing. */
+  readonly output: OutputLimit | null;
+}
+
+/** Of an answer, before it is there: about that of a step of an agent. */
+const EXPECTED_OUTPUT_TOKENS = 256;
+/** Of each answer to a request with a budget and without a limit of its own. */
+const DEFAULT_OUTPUT_TOKENS = 16_384;
+
+export class Admission {
+  /** Members to set in the request: the budget's limit of the answer. */
+  readonly edits: Readonly<Record<string, number>>;
+  readonly #context: AdmissionContext;
+  readonly #inputTokens: number;
+  readonly #expectedOutput: number;
+  readonly #reservation: Reservation | undefined;
+  #turn: Turn | undefined;
+
+  private constructor(
+    context: AdmissionContext,
+    { promptTokensEstimate, output }: AdmissionRequest,
+    reservation: Reservation | undefined,
+  ) {
+    this.#context = context;
+    this.#inputTokens = promptTokensEstimate;
+    this.#expectedOutput = Math.min(EXPECTED_OUTPUT_TOKENS, mostOf(output));
+    this.#reservation = reservation;
+    this.edits = answerEdits(output, reservation, context.policy);
+  }
+
+  /** Waits for the budget. Resolves with what the caller ends or releases. @throws the signal's reason */
+  static async reserve(
+    context: AdmissionContext,
+    request: AdmissionRequest,
+    signal: AbortSignal,
+  ): Promise<Checked<Admission>> {
+    const { budget: limits = {} } = context.policy;
+    if (Object.keys(limits).length === 0) {
+      return accepted(new Admission(context, request, undefined));
+    }
+    const { promptTokensEstimate: inputTokens, output } = request;
+    const shares = [{ account: context.account, limits }];
+    const wanted = { inputTokens, outputTokens: mostOf(output) };
+    const reserved = await context.budgets.reserve(shares, wanted, signal);
+    if (!reserved.ok) return reserved;
+    return accepted(new Admission(context, request, reserved.value));
+  }
+
+  /** Waits for a slot of the upstream, which takes the place of another's. @throws the signal's reason */
+  async enter(target: UpstreamTarget, signal: AbortSignal): Promise<Checked<Turn>> {
+    const { sandboxId, policy, queues, tenantOf, refusalOf } = this.#context;
+    const entered = await queues.enter(
+      target,
+      {
+        tenant: tenantOf(sandboxId),
+        sandboxId,
+        priority: policy.priority ?? 'normal',
+        inputTokens: this.#inputTokens,
+        outputTokens: this.#expectedOutput,
+      },
+      signal,
+    );
+    if (!entered.ok) return entered;
+    this.#turn = entered.value;
+    // Others of the same owner may have used the rest meanwhile.
+    const refusal = refusalOf(sandboxId);
+    return refusal === null ? entered : { ok: false, refusal };
+  }
+
+  /** While an answer comes it costs at least what was expected. */
+  progress({ promptTokens, completionTokens }: TokenCounts): void {
+    this.#turn?.charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));
+  }
+
+  /** The upstream has answered, or failed in the midst. Idempotent, as `release`. */
+  end({ promptTokens, completionTokens }: TokenCounts): void {
+    this.#turn?.charge(promptTokens, completionTokens);
+    this.#reservation?.settle(promptTokens, completionTokens);
+    this.#turn?.release();
+  }
+
+  /** No upstream got the request. */
+  release(): void {
+    this.#reservation?.release();
+    this.#turn?.release();
+  }
+}
+
+const mostOf = (output: OutputLimit | null): number =>
+  output === null ? 0 : (output.tokens ?? DEFAULT_OUTPUT_TOKENS) * output.answers;
+
+/** Each answer has its part of the reservation, at least one token: more than was reserved by as many tokens as answers. */
+function answerEdits(
+  output: OutputLimit | null,
+  reservation: Reservation | undefined,
+  { budget = {} }: BridgePolicy,
+): Readonly<Record<string, number>> {
+  if (output === null || reservation === undefined || budget.outputTokens === undefined) return {};
+  const each = Math.max(1, Math.floor(reservation.outputTokens / output.answers));
+  return output.tokens === null || each < output.tokens ? outputEdits(output, each) : {};
+}

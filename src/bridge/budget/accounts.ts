@@ -1,0 +1,190 @@
+/**
+ * What sandboxes have used of their budgets (B10). A request reserves the most that it can use before it is sent, and
+ * settles what it has used afterwards, so requests at once never exceed a budget together. Each step is synchronous: pure
+ * but for the clock.
+ *
+ *     reserve ──► reserved ──► settle: used, the rest is free again
+ *                         └──► release: nothing was sent
+ */
+import { assert } from '../../base/assert.ts';
+import type { Clock } from '../../base/clock.ts';
+import type { BudgetUse, ModelBudget } from '../../base/model-limits.ts';
+import { TokenBucket } from '../../base/token-bucket.ts';
+
+/** An account and the limits that hold for this request. */
+export interface BudgetShare {
+  readonly account: string;
+  readonly limits: ModelBudget;
+}
+
+export interface Wanted {
+  /** Estimated tokens of the prompt. */
+  readonly inputTokens: number;
+  /** The most tokens of the answer. */
+  readonly outputTokens: number;
+}
+
+export type BudgetKind = 'inputTokens' | 'outputTokens' | 'requests';
+
+export type Reserved =
+  | { readonly kind: 'reserved'; readonly reservation: Reservation }
+  /** Later: requests in flight hold what is left, or the rate is used up. */
+  | { readonly kind: 'later'; readonly inMs: number | null; readonly by: BudgetKind | 'rate' }
+  /** `inMs`: until the next window; null: there is none. */
+  | { readonly kind: 'spent'; readonly by: BudgetKind; readonly inMs: number | null };
+
+export interface Reservation {
+  /** At most what was wanted, and at least 1 if that was. */
+  readonly outputTokens: number;
+  /** The request has used this. Idempotent, as `release`. */
+  settle(inputTokens: number, outputTokens: number): void;
+  /** The request was not sent. */
+  release(): void;
+}
+
+interface Account {
+  used: Record<BudgetKind, number>;
+  reserved: Record<BudgetKind, number>;
+  window: number;
+  readonly rate: TokenBucket;
+}
+
+const KINDS: readonly BudgetKind[] = ['inputTokens', 'outputTokens', 'requests'];
+/** Accounts of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
+const ACCOUNTS_MAX = 10_000;
+/** Charged to the rate before an answer is there. */
+const EXPECTED_OUTPUT_TOKENS = 256;
+
+const none = (): Record<BudgetKind, number> => ({ inputTokens: 0, outputTokens: 0, requests: 0 });
+
+export class BudgetAccounts {
+  readonly #clock: Clock;
+  readonly #accounts = new Map<string, Account>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** Null: nothing is known of it. */
+  useOf(account: string): BudgetUse | null {
+    const known = this.#accounts.get(account);
+    return known === undefined ? null : { ...known.used, window: known.window };
+  }
+
+  /** Reads what was kept on disk: an account never has used less than that. */
+  restore(account: string, { window, ...used }: BudgetUse): void {
+    const known = this.#open(account);
+    if (window < known.window) return;
+    const isNewer = window > known.window;
+    known.window = window;
+    for (const kind of KINDS) {
+      known.used[kind] = isNewer ? used[kind] : Math.max(known.used[kind], used[kind]);
+    }
+  }
+
+  /** Reserves in all shares, or in none. */
+  reserve(shares: readonly BudgetShare[], wanted: Wanted): Reserved {
+    const nowMs = this.#clock.now();
+    const opened = shares.map(({ account, limits }) => ({
+      account: this.#current(account, limits),
+      limits,
+    }));
+    let { outputTokens } = wanted;
+    for (const { account, limits } of opened) {
+      // An answer is cut to what is left, a prompt can't be.
+      const least = {
+        inputTokens: wanted.inputTokens,
+        outputTokens: Math.min(1, wanted.outputTokens),
+        requests: 1,
+      };
+      for (const by of KINDS) {
+        const limit = limits[by];
+        if (limit === undefined || least[by] === 0) continue;
+        const left = limit - account.used[by];
+        if (left < least[by]) return { kind: 'spent', by, inMs: this.#untilNextMs(limits) };
+        if (left - account.reserved[by] < least[by]) return { kind: 'later', by, inMs: null };
+        if (by === 'outputTokens') {
+          outputTokens = Math.min(outputTokens, left - account.reserved[by]);
+        }
+      }
+    }
+    for (const { account } of opened) {
+      if (!account.rate.tryOpen(nowMs)) {
+        return { kind: 'later', by: 'rate', inMs: account.rate.waitMs(nowMs) };
+      }
+    }
+    const held = { inputTokens: wanted.inputTokens, outputTokens, requests: 1 };
+    const rated = held.inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
+    for (const { account } of opened) {
+      for (const kind of KINDS) account.reserved[kind] += held[kind];
+      account.rate.spend(rated);
+    }
+    let isOver = false;
+    const end = (used: Record<BudgetKind, number>): void => {
+      if (isOver) return;
+      isOver = true;
+      for (const { account, limits } of opened) {
+        this.#roll(account, limits);
+        for (const kind of KINDS) {
+          account.reserved[kind] -= held[kind];
+          assert(account.reserved[kind] >= 0, 'more was settled than reserved');
+          account.used[kind] += used[kind];
+        }
+        account.rate.spend(used.inputTokens + used.outputTokens - rated);
+      }
+    };
+    const reservation: Reservation = {
+      outputTokens,
+      settle: (input, output) => end({ inputTokens: input, outputTokens: output, requests: 1 }),
+      release: () => end(none()),
+    };
+    return { kind: 'reserved', reservation };
+  }
+
+  #current(name: string, limits: ModelBudget): Account {
+    const account = this.#open(name);
+    this.#roll(account, limits);
+    const { tokensPerMinute } = limits;
+    const rate =
+      tokensPerMinute === undefined
+        ? undefined
+        : { size: tokensPerMinute, refillPerSecond: tokensPerMinute / 60 };
+    account.rate.setLimit(rate, this.#clock.now());
+    return account;
+  }
+
+  /** A clock that is set back begins no window anew. */
+  #roll(account: Account, { windowMs }: ModelBudget): void {
+    const window = windowMs === undefined ? 0 : Math.floor(this.#clock.wall() / windowMs);
+    if (window <= account.window) return;
+    account.window = window;
+    account.used = none();
+  }
+
+  #untilNextMs({ windowMs }: ModelBudget): number | null {
+    return windowMs === undefined ? null : windowMs - (this.#clock.wall() % windowMs);
+  }
+
+  #open(name: string): Account {
+    const known = this.#accounts.get(name);
+    // The order of the map is that of the last uses.
+    this.#accounts.delete(name);
+    const account = known ?? {
+      used: none(),
+      reserved: none(),
+      window: 0,
+      rate: new TokenBucket(undefined, this.#clock.now()),
+    };
+    this.#accounts.set(name, account);
+    if (this.#accounts.size > ACCOUNTS_MAX) this.#forget();
+    return account;
+  }
+
+  #forget(): void {
+    for (const [name, { reserved }] of this.#accounts) {
+      if (reserved.requests > 0) continue;
+      this.#accounts.delete(name);
+      return;
+    }
+  }
+}

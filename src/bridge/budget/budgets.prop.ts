@@ -1,0 +1,184 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
+import type { ModelBudget } from '../../base/model-limits.ts';
+import { BudgetAccounts, type Reservation } from './accounts.ts';
+import { Budgets } from './budgets.ts';
+
+const KINDS = ['inputTokens', 'outputTokens', 'requests'] as const;
+const WINDOW_MS = 1000;
+
+const limits: fc.Arbitrary<ModelBudget> = fc.record(
+  {
+    inputTokens: fc.integer({ min: 1, max: 500 }),
+    outputTokens: fc.integer({ min: 1, max: 500 }),
+    requests: fc.integer({ min: 1, max: 20 }),
+  },
+  { requiredKeys: [] },
+);
+
+/** One request: it starts, and ends some steps later with a part of what it reserved, or is not sent. */
+const request = fc.record({
+  own: fc.constantFrom('a', 'b'),
+  inputTokens: fc.integer({ min: 0, max: 100 }),
+  outputTokens: fc.integer({ min: 0, max: 200 }),
+  share: fc.double({ min: 0, max: 1, noNaN: true }),
+  isSent: fc.boolean(),
+});
+
+describe('budgets', () => {
+  it('Budgets: 1,000 interleavings of requests at once never exceed a budget, and settle what was used', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        limits,
+        limits,
+        fc.array(request, { minLength: 1, maxLength: 25 }),
+        fc.scheduler(),
+        async (all, own, requests, scheduler) => {
+          const budgets = new Budgets(new FakeClock());
+          const used = new Map<string, Record<(typeof KINDS)[number], number>>();
+          const of = (name: string) => {
+            const known = used.get(name) ?? { inputTokens: 0, outputTokens: 0, requests: 0 };
+            used.set(name, known);
+            return known;
+          };
+          const never = new AbortController();
+          const run = async (one: (typeof requests)[number]): Promise<void> => {
+            await scheduler.schedule(Promise.resolve(), 'arrives');
+            const shares = [
+              { account: 'all', limits: all },
+              { account: one.own, limits: own },
+            ];
+            const reserved = await budgets.reserve(shares, one, never.signal);
+            if (!reserved.ok) {
+              expect(reserved.refusal).toMatchObject({ code: 'budget_spent', isFinal: true });
+              return;
+            }
+            const { value } = reserved;
+            expect(value.outputTokens).toBeLessThanOrEqual(one.outputTokens);
+            await scheduler.schedule(Promise.resolve(), 'ends');
+            if (!one.isSent) return value.release();
+            const output = Math.floor(one.share * value.outputTokens);
+            for (const name of ['all', one.own]) {
+              const sum = of(name);
+              sum.inputTokens += one.inputTokens;
+              sum.outputTokens += output;
+              sum.requests += 1;
+            }
+            // Twice counts once.
+            for (const _ of [1, 2]) value.settle(one.inputTokens, output);
+            for (const [name, limit] of [
+              ['all', all],
+              [one.own, own],
+            ] as const) {
+              const use = budgets.useOf(name);
+              for (const kind of KINDS) {
+                expect(use?.[kind]).toBe(of(name)[kind]);
+                expect(use?.[kind]).toBeLessThanOrEqual(limit[kind] ?? Number.POSITIVE_INFINITY);
+              }
+            }
+          };
+          // Requests that wait for others are woken by their ends, so all end without the clock.
+          await scheduler.waitFor(Promise.all(requests.map(run)));
+        },
+      ),
+      { numRuns: 1000 },
+    );
+  });
+
+  it('BudgetAccounts: as a naive model with windows and restarts, which give nothing anew', () => {
+    const step = fc.oneof(
+      fc.record({ kind: fc.constant('reserve' as const), output: fc.nat({ max: 50 }) }),
+      fc.record({ kind: fc.constant('settle' as const), pick: fc.nat({ max: 9 }) }),
+      fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 700 }) }),
+      fc.record({ kind: fc.constant('restart' as const) }),
+    );
+    fc.assert(
+      fc.property(
+        fc.array(step, { maxLength: 60 }),
+        fc.integer({ min: 1, max: 120 }),
+        (steps, limit) => {
+          const clock = new FakeClock();
+          let accounts = new BudgetAccounts(clock);
+          let open: Reservation[] = [];
+          const shares = [{ account: 'a', limits: { outputTokens: limit, windowMs: WINDOW_MS } }];
+          let used = 0;
+          let window = Math.floor(clock.wall() / WINDOW_MS);
+          const now = (): void => {
+            const next = Math.floor(clock.wall() / WINDOW_MS);
+            if (next > window) used = 0;
+            window = next;
+          };
+          for (const one of steps) {
+            now();
+            const held = open.reduce((sum, each) => sum + each.outputTokens, 0);
+            if (one.kind === 'wait') clock.advance(one.ms);
+            else if (one.kind === 'restart') {
+              const kept = accounts.useOf('a');
+              accounts = new BudgetAccounts(clock);
+              if (kept !== null) accounts.restore('a', kept);
+              open = [];
+            } else if (one.kind === 'settle') {
+              const [ended] = open.splice(one.pick % Math.max(1, open.length), 1);
+              if (ended === undefined) continue;
+              ended.settle(0, ended.outputTokens);
+              used += ended.outputTokens;
+              expect(accounts.useOf('a')?.outputTokens).toBe(used);
+            } else {
+              const result = accounts.reserve(shares, { inputTokens: 7, outputTokens: one.output });
+              const left = limit - used;
+              if (one.output === 0 || left - held >= 1) {
+                if (result.kind !== 'reserved') throw new Error(`${result.kind}, ${left} left`);
+                expect(result.reservation.outputTokens).toBe(
+                  one.output === 0 ? 0 : Math.min(one.output, left - held),
+                );
+                open.push(result.reservation);
+              } else if (left < 1) {
+                const inMs = WINDOW_MS - (clock.wall() % WINDOW_MS);
+                expect(result).toEqual({ kind: 'spent', by: 'outputTokens', inMs });
+              } else expect(result).toEqual({ kind: 'later', by: 'outputTokens', inMs: null });
+            }
+          }
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+
+  it('Budgets: over any time, a rate lets through a minute’s tokens, the rate times the time, and one request', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.integer({ min: 1, max: 300 }), { minLength: 1, maxLength: 20 }),
+        fc.integer({ min: 60, max: 600 }),
+        async (prompts, tokensPerMinute) => {
+          const clock = new FakeClock();
+          const budgets = new Budgets(clock);
+          const shares = [{ account: 'a', limits: { tokensPerMinute } }];
+          let passed = 0;
+          for (const inputTokens of prompts) {
+            let isDone = false;
+            const reserving = budgets
+              .reserve(shares, { inputTokens, outputTokens: 0 }, new AbortController().signal)
+              .finally(() => {
+                isDone = true;
+              });
+            for (let i = 0; i < 200 && !isDone; i += 1) {
+              await new Promise(setImmediate);
+              if (!isDone) clock.advance(500);
+            }
+            const reserved = await reserving;
+            if (!reserved.ok) {
+              expect(reserved.refusal.code).toBe('rate_limited');
+              continue;
+            }
+            passed += inputTokens;
+            reserved.value.settle(inputTokens, 0);
+            const allowed = tokensPerMinute + (tokensPerMinute * clock.now()) / 60_000;
+            expect(passed - inputTokens).toBeLessThanOrEqual(allowed + 1e-6);
+          }
+        },
+      ),
+      { numRuns: 30 },
+    );
+  });
+});

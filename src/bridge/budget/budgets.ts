@@ -1,0 +1,113 @@
+/** Reserves budgets for requests, which wait for what others may give back (io: timers only). */
+import type { Clock } from '../../base/clock.ts';
+import type { BudgetUse } from '../../base/model-limits.ts';
+import { accepted, type Checked, type Refusal } from '../refusal.ts';
+import {
+  BudgetAccounts,
+  type BudgetKind,
+  type BudgetShare,
+  type Reservation,
+  type Wanted,
+} from './accounts.ts';
+
+/** A request waits this long for requests in flight, or for its rate; then it gets 429. */
+const WAIT_MS_MAX = 60_000;
+
+export class Budgets {
+  readonly #clock: Clock;
+  readonly #accounts: BudgetAccounts;
+  readonly #waiting = new Set<() => void>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.#accounts = new BudgetAccounts(clock);
+  }
+
+  useOf(account: string): BudgetUse | null {
+    return this.#accounts.useOf(account);
+  }
+
+  restore(account: string, use: BudgetUse): void {
+    this.#accounts.restore(account, use);
+  }
+
+  /** Resolves with a reservation, which the caller settles or releases, or a refusal. @throws the signal's reason */
+  async reserve(
+    shares: readonly BudgetShare[],
+    wanted: Wanted,
+    signal: AbortSignal,
+  ): Promise<Checked<Reservation>> {
+    const untilMs = this.#clock.now() + WAIT_MS_MAX;
+    for (;;) {
+      signal.throwIfAborted();
+      const result = this.#accounts.reserve(shares, wanted);
+      if (result.kind === 'reserved') return accepted(this.#waking(result.reservation));
+      if (result.kind === 'spent') return { ok: false, refusal: spent(result.by, result.inMs) };
+      const leftMs = untilMs - this.#clock.now();
+      const inMs = result.inMs ?? 0;
+      if (inMs >= leftMs || leftMs <= 0) return { ok: false, refusal: busy(result.by, inMs) };
+      await this.#wait(result.inMs ?? leftMs, signal);
+    }
+  }
+
+  #waking(made: Reservation): Reservation {
+    const wake = (): void => {
+      for (const each of [...this.#waiting]) each();
+    };
+    return {
+      outputTokens: made.outputTokens,
+      settle: (input, output) => {
+        made.settle(input, output);
+        wake();
+      },
+      release: () => {
+        made.release();
+        wake();
+      },
+    };
+  }
+
+  /** Until the time is over, or any reservation ends. */
+  #wait(ms: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const end = (): void => {
+        this.#waiting.delete(end);
+        stop();
+        signal.removeEventListener('abort', end);
+        resolve();
+      };
+      const stop = this.#clock.after(Math.max(1, Math.ceil(ms)), end);
+      signal.addEventListener('abort', end, { once: true });
+      this.#waiting.add(end);
+    });
+  }
+}
+
+const NAMES: Readonly<Record<BudgetKind, string>> = {
+  inputTokens: 'tokens of prompts',
+  outputTokens: 'tokens of answers',
+  requests: 'requests',
+};
+
+function spent(by: BudgetKind, inMs: number | null): Refusal {
+  const fault = `The budget of this sandbox for ${NAMES[by]} is spent, or too small for this request.`;
+  const code = 'budget_spent';
+  if (inMs === null) {
+    const remedy = 'Ask the owner of the sandbox for a larger one.';
+    return { status: 429, code, message: `${fault} ${remedy}`, isFinal: true };
+  }
+  const retryAfterSeconds = Math.ceil(inMs / 1000);
+  const message = `${fault} It begins anew in ${retryAfterSeconds} s.`;
+  return { status: 429, code, message, retryAfterSeconds, isFinal: true };
+}
+
+function busy(by: BudgetKind | 'rate', inMs: number): Refusal {
+  const retryAfterSeconds = Math.max(1, Math.ceil(inMs / 1000));
+  const isFinal = inMs > WAIT_MS_MAX;
+  if (by === 'rate') {
+    const message = 'This sandbox has used its tokens per minute. Retry later.';
+    return { status: 429, code: 'rate_limited', message, retryAfterSeconds, isFinal };
+  }
+  const message = `Requests in flight hold the rest of this sandbox's budget for ${NAMES[by]}. Retry later.`;
+  return { status: 429, code: 'budget_reserved', message, retryAfterSeconds };
+}

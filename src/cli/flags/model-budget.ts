@@ -1,0 +1,49 @@
+/** `--budget`, `--tokens-per-minute`: what a sandbox may use of the models. */
+import type { ModelBudget } from '../../base/model-limits.ts';
+import { RANGES } from '../../sandbox/limits.ts';
+import { UsageError } from '../failure.ts';
+import { type LimitWord, parseLimits } from './limit-list.ts';
+import { parseDuration } from './options.ts';
+
+export interface BudgetFlags {
+  readonly budget?: readonly string[];
+  readonly tokensPerMinute?: number;
+}
+
+const COUNT = { parse: parseAmount, ...RANGES.modelBudget };
+const WORDS: Readonly<Record<string, LimitWord<keyof ModelBudget>>> = {
+  input: { field: 'inputTokens', ...COUNT },
+  output: { field: 'outputTokens', ...COUNT },
+  requests: { field: 'requests', ...COUNT },
+  per: { field: 'windowMs', parse: parseDuration, ...RANGES.modelWindowMs },
+};
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, k: 1e3, M: 1e6, G: 1e9 };
+
+/** `200k`, `1.5M` → a whole number; units are decimal. @throws UsageError */
+export function parseAmount(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)([kMG]?)$/.exec(text);
+  const unit = UNITS[match?.[2] ?? ''];
+  if (match === null || unit === undefined) {
+    throw new UsageError(
+      `invalid number "${text}"`,
+      'use a whole number, or one with a unit, for example 200k or 1M',
+    );
+  }
+  return Math.round(Number(match[1]) * unit);
+}
+
+/** `input=1M,output=200k,per=1d`; several options form one list. @returns undefined: neither option was given. @throws UsageError */
+export function parseBudget(flags: BudgetFlags): ModelBudget | undefined {
+  const { budget: texts = [], tokensPerMinute } = flags;
+  const limits = parseLimits('--budget', WORDS, 'input=1M,output=200k,requests=500,per=1d', texts);
+  if (limits === undefined && tokensPerMinute === undefined) return undefined;
+  const { windowMs, ...counts } = limits ?? {};
+  if (windowMs !== undefined && Object.keys(counts).length === 0) {
+    throw new UsageError(
+      '--budget per= needs a limit',
+      'add for example output=200k, or use --tokens-per-minute',
+    );
+  }
+  return { ...limits, ...(tokensPerMinute === undefined ? {} : { tokensPerMinute }) };
+}

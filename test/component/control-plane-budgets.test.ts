@@ -1,0 +1,57 @@
+/** Budgets for models over forks, snapshots and pauses (B23): none of them gives a sandbox a new one. */
+import { describe, expect, it } from 'vitest';
+import { FakeHost } from '../support/fake-host.ts';
+
+const budget = { outputTokens: 100 };
+const USED = { inputTokens: 1, outputTokens: 60, requests: 3, window: 0 };
+
+describe('LocalControlPlane: budgets for models', () => {
+  it('forks, and forks of forks, use the account of the first sandbox, and show what all have used', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, models: { budget } });
+    expect(host.models.accounts.get(id)).toBeUndefined();
+    host.models.use.set(id, USED);
+    const [first] = await host.control.fork(id, { count: 1 });
+    if (first?.ok !== true) throw new Error('no fork');
+    const [second] = await host.control.fork(first.sandbox.id, { count: 1 });
+    if (second?.ok !== true) throw new Error('no fork');
+    for (const { sandbox } of [first, second]) {
+      expect(host.models.accounts.get(sandbox.id)).toMatchObject({ id });
+      expect(sandbox.models.budget).toEqual(budget);
+      expect(sandbox.modelUse).toEqual({ account: id, used: USED });
+    }
+  });
+
+  it('a sandbox that was paused to disk begins with what it has used', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, models: { budget } });
+    host.models.use.set(id, USED);
+    await host.control.pause(id, 'disk');
+    // As after a restart of the daemon.
+    host.models.use.clear();
+    expect((await host.control.get(id)).modelUse).toEqual({ account: id, used: USED });
+    await host.control.resume(id);
+    expect(host.models.accounts.get(id)).toEqual({ id, used: USED });
+  });
+
+  it('a fork of a paused one begins with what was used, too', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, models: { budget } });
+    host.models.use.set(id, USED);
+    await host.control.pause(id, 'disk');
+    host.models.use.clear();
+    const [fork] = await host.control.fork(id, { count: 1 });
+    if (fork?.ok !== true) throw new Error('no fork');
+    expect(host.models.accounts.get(fork.sandbox.id)).toEqual({ id, used: USED });
+  });
+
+  it('a sandbox from a snapshot has the budget that its creation names, and none otherwise', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, models: { budget } });
+    const snapshot = await host.control.snapshot(id);
+    const made = await host.control.create({ snapshot: snapshot.id });
+    expect([made.models.budget, made.modelUse.account]).toEqual([{}, made.id]);
+    const own = await host.control.create({ snapshot: snapshot.id, models: { budget } });
+    expect([own.models.budget, own.modelUse.account]).toEqual([budget, own.id]);
+  });
+});
