@@ -69,4 +69,15 @@ describe('NEUROVISOR_WEBHOOK_HOSTS', () => {
       );
     },
   );
+
+  it('a cassette: its absolute path, and one of two modes', () => {
+    expect(readConfig({}).cassette).toBe(null);
+    expect(readConfig({ NEUROVISOR_RECORD: '/a.json' }).cassette).toEqual({
+      mode: 'record',
+      path: '/a.json',
+    });
+    expect(readConfig({ NEUROVISOR_REPLAY: '/a.json' }).cassette?.mode).toBe('replay');
+    const both = { NEUROVISOR_RECORD: '/a', NEUROVISOR_REPLAY: '/a' };
+    expect(() => readConfig(both)).toThrow('mutually exclusive');
+  });
 });

@@ -214,6 +214,8 @@ export class Runtime {
     const config = await withFirecracker(options.config, home);
     const cleanup = new CleanupStack();
     try {
+      const { modelPath, withoutModel = false } = options;
+      const tape = await RuntimeTape.open(withoutModel ? null : config.cassette, log);
       // Descriptors inherited from our parent must not reach programs that we start.
       closeAllOnExec();
       // Started early, so that the first clone does not wait for it.
@@ -223,8 +225,6 @@ export class Runtime {
       const { confined } = choice;
       if (confined !== undefined) cleanup.push('jail', () => confined.confinement.close());
       await checkJail(config, choice.vmm);
-      const { modelPath, withoutModel = false } = options;
-      const tape = await RuntimeTape.open(withoutModel ? null : config.cassette, log);
       const upstream =
         tape?.upstream ?? (await chooseUpstream({ ...home, config, modelPath, log }));
       cleanup.push('engine', () => upstream.close());
