@@ -8,8 +8,9 @@
  *     └──────────────────────────┘           └──────────────────────────────────────────────────┘
  *
  * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
- * about its sender (R-IPC-8). A port serves the OpenAI API, Anthropic's
- * Messages and Ollama's API over HTTP/1.1 (`dialect/`). Each request is an *exchange*: parsed within limits, checked against the sandbox's policy, sent to the upstream when it is its turn, with the
+ * about its sender (R-IPC-8). A port serves the OpenAI API with its Responses, Anthropic's Messages and Ollama's API over
+ * HTTP/1.1 (`dialect/`). Each request is an *exchange*: parsed within limits, checked against the sandbox's policy, sent
+ * to the upstream when it is its turn, with the
  * host's key instead of the guest's. Its answer returns as it arrives: unchanged, or translated if client and
  * upstream speak different dialects.
  *
@@ -22,8 +23,8 @@
  * - A tape (`tape/`) records requests and answers, or answers in place of the upstream; each inference request passes it.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
- * Pure: limits, refusal, failure, cache-hints, caller-key, headers, json-body, fields, policy, sse, usage, without-key,
- * body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
+ * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields, policy,
+ * sse, usage, without-key, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
  * but for its streams and files.
  * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
  * server), of routing/ (which server a request goes to) and upstream/ (model servers).
@@ -41,6 +42,7 @@ import { BridgeMetrics } from './bridge-metrics.ts';
 import { Budgets } from './budget/budgets.ts';
 import { BridgeError } from './errors.ts';
 import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
+import { KEPT_MEMORY, KeptAnswers } from './kept-answers.ts';
 import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
@@ -127,6 +129,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   const client = new UpstreamClient(clock);
   const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
   const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
+  const keptMemory = new FairShare(KEPT_MEMORY);
   const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
   const queues = new UpstreamQueues(clock, options.queue);
   const models = new ModelNames(upstream, catalog);
@@ -144,9 +147,11 @@ export function createBridge(options: BridgeOptions): Bridge {
       if (account.used !== undefined) budgets.restore(account.id, account.used);
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const onUsage = options.onUsage ?? ((): void => undefined);
+      const kept = new KeptAnswers(keptMemory, sandboxId);
       const listener = new Listener({
         sandboxId,
         account: account.id,
+        kept,
         policy,
         limits,
         checker,
@@ -176,7 +181,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         setPolicy: (changed) => listener.setPolicy(changed),
         close() {
           ports.delete(port);
-          closed ??= listener.close();
+          closed ??= listener.close().finally(() => kept.close());
           return closed;
         },
       };

@@ -19,12 +19,12 @@ import type { Span, Tracer } from '../trace/trace.ts';
 import { Admission, type AdmissionContext } from './admission.ts';
 import { RequestBody } from './body/body.ts';
 import { type BodyChecker, bufferOf, type CheckedBytes } from './body/body-checker.ts';
-import type { CheckedBody } from './body/check-body.ts';
+import type { CheckedBody, TranslatedBody } from './body/check-body.ts';
 import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import { callerKeys } from './caller-key.ts';
-import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
+import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
-import type { AnswerContext } from './dialect/model.ts';
+import { type Dispatched, usageRecord } from './dispatched.ts';
 import { BridgeError } from './errors.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
 import {
@@ -36,6 +36,7 @@ import {
 } from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
 import { editJson, jsonLimits } from './json-body.ts';
+import { type KeptAnswers, type KeptDraft, namedItems } from './kept-answers.ts';
 import type { BridgeLimits } from './limits.ts';
 import type { Turn } from './queue/upstream-queues.ts';
 import { accepted, type Checked, type Refusal } from './refusal.ts';
@@ -67,6 +68,8 @@ export interface ExchangeContext extends AdmissionContext {
   readonly traceTime: LoopTime;
   /** For bodies of all sandboxes, in bytes. */
   readonly memory: FairShare;
+  /** Answers that the sandbox can continue. */
+  readonly kept: KeptAnswers;
   readonly models: ModelNames;
   readonly dispatcher: Dispatcher;
   readonly client: UpstreamClient;
@@ -84,26 +87,6 @@ export interface ExchangeContext extends AdmissionContext {
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 
-/** An inference request that has been sent upstream. */
-interface Dispatched {
-  readonly operation: Operation;
-  readonly inspection: Inspection;
-  /** Undefined: the upstream speaks the guest's dialect. */
-  readonly translated: Translated | undefined;
-  readonly model: string;
-  readonly track: Track | undefined;
-  /** The upstream's name of the model. */
-  readonly answeredBy: string;
-  readonly bodyEndAtMs: number;
-  readonly sentAtMs: number;
-  readonly tokens: TokenTimes;
-  readonly span: Span;
-  counts: () => TokenCounts;
-  /** True when the guest has the whole answer. */
-  complete: () => boolean;
-  outcome: UsageRecord['outcome'];
-}
-
 export class Exchange {
   readonly #context: ExchangeContext;
   readonly #request: IncomingMessage;
@@ -115,6 +98,7 @@ export class Exchange {
   readonly #startedAtMs: number;
   #silence: IdleTimer | undefined;
   #target: UpstreamTarget | undefined;
+  #draft: KeptDraft | undefined;
   #dispatched: Dispatched | undefined;
   #admission: Admission | undefined;
 
@@ -170,6 +154,7 @@ export class Exchange {
     this.#silence?.stop();
     this.#reply.stop();
     this.#body.release();
+    this.#draft?.end();
     this.#admission?.release();
     this.#settle();
     this.#count(end);
@@ -191,9 +176,18 @@ export class Exchange {
         return this.#describeModel(route.value.operation);
       case 'fixed':
         return Promise.resolve(this.#sendFixed(route.value));
+      case 'kept':
+        return Promise.resolve(this.#serveKept(route.value));
       default:
         return this.#listModels(route.value);
     }
+  }
+
+  #serveKept(route: Extract<Route, { kind: 'kept' }>): ExchangeEnd {
+    const served = route.serve(this.#context.kept);
+    if (!served.ok) return this.#refused(served.refusal);
+    this.#reply.jsonText(200, served.value);
+    return 'served';
   }
 
   async #takeTraces(take: TakeTraces): Promise<ExchangeEnd> {
@@ -311,7 +305,7 @@ export class Exchange {
         operation,
         span,
         inspection,
-        translated: this.#translated(operation, inspection, translated?.answer, route.model, track),
+        translated: this.#translated(operation, inspection, translated, route.model, track),
         track,
         answeredBy: route.model,
         model,
@@ -349,12 +343,28 @@ export class Exchange {
     return turn;
   }
 
-  /** Maybe in a thread, which has the bytes meanwhile. */
+  /** Checks again with what a first check has found to be needed. */
   async #check(operation: Operation, bytes: Buffer): Promise<CheckedBytes> {
+    const first = await this.#checkWith(operation, bytes);
+    const needs = first.checked.ok ? first.checked.value.needs : undefined;
+    const kept = needs && this.#dialect.translation?.find?.(needs, this.#context.kept);
+    if (kept === undefined) return first;
+    if (!kept.ok) return { ...first, checked: kept };
+    return await this.#checkWith(operation, first.bytes, kept.value);
+  }
+
+  /** Maybe in a thread, which has the bytes meanwhile. */
+  async #checkWith(operation: Operation, bytes: Buffer, kept?: KeptContext): Promise<CheckedBytes> {
     const { checker, policy, limits, sandboxId, metrics, clock } = this.#context;
     const { signal } = this.#aborter;
     const begunAtMs = clock.now();
-    const check = { dialect: this.#dialect.name, operation, policy, limits: jsonLimits(limits) };
+    const check = {
+      dialect: this.#dialect.name,
+      operation,
+      policy,
+      limits: jsonLimits(limits),
+      ...(kept === undefined ? {} : { kept }),
+    };
     const checking = checker.check({
       sandboxId,
       loopTime: this.#context.bodyTime,
@@ -371,16 +381,25 @@ export class Exchange {
   #translated(
     operation: Operation,
     { stream, promptTokensEstimate }: Inspection,
-    answer: AnswerContext | undefined,
+    translated: TranslatedBody | undefined,
     model: string,
     track: Track | undefined,
   ): Translated | undefined {
     const { translation } = this.#dialect;
-    if (translation === undefined || answer === undefined) return undefined;
-    const { clock, policy } = this.#context;
+    if (translation === undefined || translated === undefined) return undefined;
+    const { clock, policy, kept } = this.#context;
     const { showCacheHits = false } = policy;
+    const { answer: context, keep } = translated;
     const request = { operation, clock, model, stream, promptTokensEstimate, showCacheHits };
-    return translatedBy(translation, { ...request, context: answer }, track?.answerId);
+    const keepBy = (id: string): KeptDraft['keep'] | undefined => {
+      // Of an earlier attempt.
+      this.#draft?.end();
+      this.#draft = keep && kept.begin(keep.previous, namedItems(keep.items, id));
+      return this.#draft?.keep;
+    };
+    const made = translatedBy(translation, { ...request, context }, keepBy, track?.answerId);
+    this.#reply.onFailure(made.writer.fail?.bind(made.writer));
+    return made;
   }
 
   /** @param send called for each attempt, right before it */
@@ -529,22 +548,10 @@ export class Exchange {
     const dispatched = this.#dispatched;
     if (dispatched === undefined) return;
     const { clock, onUsage, sandboxId, metrics } = this.#context;
-    const { operation, inspection, model, bodyEndAtMs, sentAtMs, tokens } = dispatched;
-    const firstByteAtMs = this.#reply.firstByteAtMs;
-    const usage: UsageRecord = {
-      sandboxId,
-      model,
-      operation: operation.name,
-      ...dispatched.counts(),
-      stream: inspection.stream,
-      status: this.#reply.status,
-      outcome: dispatched.outcome,
-      timings: {
-        queueMs: sentAtMs - bodyEndAtMs,
-        ttftMs: firstByteAtMs === null ? null : firstByteAtMs - bodyEndAtMs,
-        totalMs: clock.now() - this.#startedAtMs,
-      },
-    };
+    const { bodyEndAtMs, sentAtMs, tokens } = dispatched;
+    const { firstByteAtMs, status } = this.#reply;
+    const times = { startedAtMs: this.#startedAtMs, firstByteAtMs, endAtMs: clock.now() };
+    const usage = usageRecord(dispatched, sandboxId, status, times);
     metrics.countSent(this.#dialect.name, usage, tokens);
     endTrace(dispatched.span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
     onUsage(usage);

@@ -26,18 +26,21 @@ export interface Translated {
 
 /**
  * The translation of one answer.
+ * @param keepBy keeps it, by its id
  * @param id hexadecimal; default: random
  */
 export function translatedBy(
   translation: Translation,
-  request: Omit<AnswerOptions, 'id'>,
+  request: Omit<AnswerOptions, 'id' | 'keep'>,
+  keepBy: (id: string) => AnswerOptions['keep'],
   id = randomBytes(ANSWER_ID_BYTES).toString('hex'),
 ): Translated {
   const { operation, context, stream } = request;
   const reader = operation.generates
     ? new OpenaiAnswerReader(context, id)
     : new OpenaiVectorReader(context);
-  return { reader, writer: translation.answer({ ...request, id }), translation, stream };
+  const writer = translation.answer({ ...request, id, keep: keepBy(id) });
+  return { reader, writer, translation, stream };
 }
 
 /**

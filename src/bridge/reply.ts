@@ -17,6 +17,7 @@ export class Reply {
   #atBoundary: () => boolean = () => true;
   #firstByteAtMs: number | null = null;
   #refusal: Refusal | null = null;
+  #failure: ((refusal: Refusal) => string) | undefined;
   #lingering = false;
   readonly #clock: Clock;
   readonly #limits: DropLimits;
@@ -84,6 +85,11 @@ export class Reply {
     this.#response.flushHeaders();
   }
 
+  /** Reports errors in the stream by `write` from now on. */
+  onFailure(write: ((refusal: Refusal) => string) | undefined): void {
+    this.#failure = write;
+  }
+
   /** Sends the head of any other answer. */
   start(status: number, headers: Readonly<Record<string, string>>): void {
     this.#keepAlive?.stop();
@@ -110,7 +116,11 @@ export class Reply {
   }
 
   json(status: number, value: unknown): void {
-    this.#send(status, JSON.stringify(value), {});
+    this.jsonText(status, JSON.stringify(value));
+  }
+
+  jsonText(status: number, json: string): void {
+    this.#send(status, json, {});
   }
 
   /**
@@ -125,7 +135,7 @@ export class Reply {
     if (this.#streaming) {
       // A blank line ends a truncated event.
       const gap = this.#atBoundary() ? '' : '\n\n';
-      response.end(gap + this.#dialect.errorEvent(refusal));
+      response.end(gap + (this.#failure ?? this.#dialect.errorEvent)(refusal));
     } else if (response.headersSent) {
       // A truncated document: only a broken connection shows the error.
       response.destroy();

@@ -189,3 +189,126 @@ export function joinAnthropicStream(text: string): JsonObject {
   }
   throw new Error('no message_stop');
 }
+
+export interface ResponsesEvent {
+  readonly type: string;
+  readonly [key: string]: unknown;
+}
+
+/** @throws unless every event is named as its type, and they are numbered */
+export function responsesEvents(text: string): ResponsesEvent[] {
+  return text
+    .split('\n\n')
+    .filter((event) => event !== '')
+    .map((event, i) => {
+      const [name = '', data = ''] = event.split('\n');
+      const value = JSON.parse(data.replace(/^data: /, '')) as ResponsesEvent;
+      if (name !== `event: ${value.type}`) throw new Error(`${name}: ${value.type}`);
+      if (value['sequence_number'] !== i)
+        throw new Error(`${value['sequence_number']} is not ${i}`);
+      return value;
+    });
+}
+
+/**
+ * The response of a whole stream, put together from its deltas and compared with the last event, which has all of it.
+ * @throws if the events are out of order or contradict each other
+ */
+export function joinResponsesStream(text: string): JsonObject {
+  const [created, begun, ...events] = responsesEvents(text);
+  if (created?.type !== 'response.created' || begun?.type !== 'response.in_progress') {
+    throw new Error('no beginning');
+  }
+  const last = events.pop();
+  const output: JsonObject[] = [];
+  let joined = '';
+  let isOpen = false;
+  for (const event of events) {
+    if (event['output_index'] !== output.length) throw new Error('another item');
+    const [, kind = '', what = ''] = /^response\.(.*)\.(\w+)$/.exec(event.type) ?? [];
+    if (kind === 'output_item') {
+      if (isOpen === (what === 'added')) throw new Error('items overlap');
+      isOpen = what === 'added';
+      joined = isOpen ? '' : joined;
+      if (!isOpen) output.push(event['item'] as JsonObject);
+      continue;
+    }
+    if (!isOpen) throw new Error('a part outside of its item');
+    if (what === 'delta') joined += String(event['delta']);
+    const whole = event['text'] ?? event['arguments'] ?? event['input'];
+    if (what === 'done' && !kind.endsWith('part') && whole !== joined)
+      throw new Error('not joined');
+  }
+  const response = last?.['response'] as JsonObject | undefined;
+  if (last?.type !== `response.${response?.['status']}`) throw new Error('no end');
+  if (JSON.stringify(response?.['output']) !== JSON.stringify(output))
+    throw new Error('another end');
+  return response ?? {};
+}
+
+/** Items as a client writes them: one for each part. */
+export function writeResponsesRequest(request: ConversationRequest): JsonObject {
+  const { toolChoice, format, strictFormat, tools, effort } = request;
+  const choices = { auto: 'auto', any: 'required', none: 'none' };
+  return defined({
+    model: request.model,
+    stream: request.stream,
+    instructions: request.system,
+    input: request.messages.flatMap(({ role, parts }) => parts.map((part) => itemOf(role, part))),
+    tools: tools.map(({ name, description, schema, strict }) =>
+      defined({ type: 'function', name, description, parameters: schema, strict }),
+    ),
+    tool_choice:
+      toolChoice?.type === 'tool'
+        ? { type: 'function', name: toolChoice.name }
+        : toolChoice && choices[toolChoice.type],
+    parallel_tool_calls: request.parallelToolCalls,
+    max_output_tokens: request.maxTokens,
+    temperature: request.temperature,
+    top_p: request.topP,
+    reasoning: effort === undefined ? undefined : { effort },
+    text:
+      format === undefined
+        ? undefined
+        : {
+            format:
+              format === 'json'
+                ? { type: 'json_object' }
+                : defined({ type: 'json_schema', name: 'x', schema: format, strict: strictFormat }),
+          },
+  });
+}
+
+function itemOf(role: Message['role'], part: Part): JsonObject {
+  switch (part.type) {
+    case 'text':
+    case 'image':
+      return { type: 'message', role, content: [inputPart(part, role)] };
+    case 'reasoning':
+      return {
+        type: 'reasoning',
+        id: 'rs_1',
+        summary: [],
+        content: [{ type: 'reasoning_text', text: part.text }],
+      };
+    case 'tool-call': {
+      const { id, name, input } = part;
+      return { type: 'function_call', call_id: id, name, arguments: JSON.stringify(input) };
+    }
+    case 'tool-result': {
+      const output = part.content.map((inner) => inputPart(inner, 'user'));
+      return { type: 'function_call_output', call_id: part.id, output };
+    }
+  }
+}
+
+function inputPart(part: TextPart | ImagePart, role: Message['role']): JsonObject {
+  if (part.type === 'text') {
+    return { type: role === 'user' ? 'input_text' : 'output_text', text: part.text };
+  }
+  return {
+    type: 'input_image',
+    detail: 'auto',
+    image_url: `data:${part.mediaType};base64,${part.data}`,
+  };
+}

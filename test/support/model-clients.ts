@@ -19,27 +19,38 @@ export interface ModelClient {
 
 /** The package `anthropic` for Python, or why there is none. */
 export const pythonAnthropic = (): ModelClient | string =>
-  orReason(() => {
-    const lock = join(MODEL_CLIENTS_DIR, 'python/anthropic.lock');
-    const { python } = lockedPython('model-clients-python', lock);
-    return { program: python, args: [join(MODEL_CLIENTS_DIR, 'anthropic.py')] };
-  });
+  pythonClient({ lock: 'anthropic', script: 'anthropic.py' });
 
 /** The package `@anthropic-ai/sdk` for Node.js, or why there is none. */
 export const nodeAnthropic = (): ModelClient | string =>
   nodeClient({ lock: 'node', module: '@anthropic-ai/sdk', script: 'anthropic.mjs' });
 
+/** The package `openai` for Python, or why there is none. */
+export const pythonOpenai = (): ModelClient | string =>
+  pythonClient({ lock: 'openai', script: 'openai.py' });
+
+/** The package `openai` for Node.js, or why there is none. */
+export const nodeOpenai = (): ModelClient | string =>
+  nodeClient({ lock: 'node-openai', module: 'openai', script: 'openai.mjs' });
+
 /** The package `ollama` or `langchain-ollama` for Python, or why there is none. */
 export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string =>
-  orReason(() => {
-    const lock = join(MODEL_CLIENTS_DIR, 'python/ollama.lock');
-    const { python } = lockedPython('ollama-clients-python', lock);
-    return { program: python, args: [join(MODEL_CLIENTS_DIR, script)] };
-  });
+  pythonClient({ lock: 'ollama', script });
 
 /** The package `ollama` for Node.js, or why there is none. */
 export const nodeOllama = (): ModelClient | string =>
   nodeClient({ lock: 'ollama-node', module: 'ollama', script: 'ollama.mjs' });
+
+/** @param lock name of the lock file */
+const pythonClient = (client: {
+  readonly lock: string;
+  readonly script: string;
+}): ModelClient | string =>
+  orReason(() => {
+    const lock = join(MODEL_CLIENTS_DIR, `python/${client.lock}.lock`);
+    const { python } = lockedPython(`${client.lock}-clients-python`, lock);
+    return { program: python, args: [join(MODEL_CLIENTS_DIR, client.script)] };
+  });
 
 /** @param lock directory of the lock file; @param module what the script imports from it */
 const nodeClient = (client: {
@@ -71,6 +82,8 @@ export async function runScenario(
     ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
     ANTHROPIC_API_KEY: 'neurovisor',
     OLLAMA_HOST: `http://127.0.0.1:${port}`,
+    OPENAI_BASE_URL: `http://127.0.0.1:${port}/v1`,
+    OPENAI_API_KEY: 'neurovisor',
   };
   return await new Promise((resolve, reject) => {
     execFile(program, [...args, scenario], { env, timeout: RUN_MS_MAX }, (error, out, warnings) => {

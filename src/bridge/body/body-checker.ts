@@ -99,12 +99,13 @@ export class BodyChecker {
   async check(job: BodyJob): Promise<CheckedBytes> {
     const { bytes, check, loopTime, signal } = job;
     const { loopBytesMax, shortBytesMax } = this.#limits;
-    if (bytes.length === 0 || (bytes.length <= loopBytesMax && loopTime.isOpen)) {
+    const size = bytes.length + (check.kept?.characters ?? 0);
+    if (bytes.length === 0 || (size <= loopBytesMax && loopTime.isOpen)) {
       const checked = loopTime.run(() => checkBody(bytes, check));
       return { checked, bytes, where: 'loop' };
     }
     signal.throwIfAborted();
-    return await inThread(bytes.length <= shortBytesMax ? this.#short : this.#long, job);
+    return await inThread(size <= shortBytesMax ? this.#short : this.#long, job);
   }
 
   /** Ends the threads; bodies in them and in the queue are refused. */

@@ -1,7 +1,14 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { assert } from '../../base/assert.ts';
 import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
-import type { Inspection, Operation, TranslatedRequest } from '../dialect/dialect.ts';
+import type {
+  Inspection,
+  KeepRequest,
+  KeptContext,
+  KeptNeeds,
+  Operation,
+  TranslatedRequest,
+} from '../dialect/dialect.ts';
 import { DIALECTS } from '../dialect/dialects.ts';
 import type { AnswerContext } from '../dialect/model.ts';
 import {
@@ -21,6 +28,8 @@ export interface BodyCheck {
   readonly operation: Operation;
   readonly policy: BridgePolicy;
   readonly limits: JsonLimits;
+  /** What a check without it found to be needed. */
+  readonly kept?: KeptContext;
 }
 
 export interface CheckedBody {
@@ -31,12 +40,15 @@ export interface CheckedBody {
   readonly output: OutputLimit | null;
   /** Present if the upstream speaks another dialect. */
   readonly translated?: TranslatedBody;
+  /** In place of `translated`: to be looked up first. */
+  readonly needs?: KeptNeeds;
 }
 
 export interface TranslatedBody {
   /** Goes upstream in place of the body; `layout` is its layout. */
   readonly bytes: Uint8Array;
   readonly answer: AnswerContext;
+  readonly keep: KeepRequest | undefined;
 }
 
 export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody> {
@@ -49,7 +61,9 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const inspected = dialect.inspect(operation, value, check.policy);
   if (!inspected.ok) return inspected;
   const inspection = inspected.value;
-  const translated = dialect.translation?.request(operation, value);
+  const needs = check.kept === undefined ? dialect.translation?.needs?.(value) : undefined;
+  if (needs !== undefined) return accepted({ inspection, layout, needs, output: null });
+  const translated = dialect.translation?.request(operation, value, check.kept);
   if (translated?.ok === false) return translated;
   const limitOf = (sent: JsonObject): OutputLimit | null =>
     operation.generates ? outputLimitOf(sent) : null;
@@ -64,8 +78,8 @@ function withTranslation(
   checked: Inspection,
   translated: TranslatedRequest,
 ): Omit<CheckedBody, 'output'> {
-  const { body, answer, promptTokensEstimate } = translated;
+  const { body, answer, promptTokensEstimate, keep } = translated;
   const inspection = { ...checked, promptTokensEstimate };
   const bytes = Buffer.from(JSON.stringify(body));
-  return { inspection, layout: layoutOf(bytes), translated: { bytes, answer } };
+  return { inspection, layout: layoutOf(bytes), translated: { bytes, answer, keep } };
 }

@@ -4,6 +4,7 @@
  */
 import type { Clock } from '../../base/clock.ts';
 import type { JsonObject } from '../json-body.ts';
+import type { KeptAnswers, KeptItem } from '../kept-answers.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';
 import type { AnswerContext, AnswerEvent } from './model.ts';
@@ -17,7 +18,9 @@ export type Route =
   /** One model, which the body names. */
   | { readonly kind: 'describe'; readonly operation: Operation }
   /** The same for each request. */
-  | { readonly kind: 'fixed'; readonly contentType: string; readonly body: string };
+  | { readonly kind: 'fixed'; readonly contentType: string; readonly body: string }
+  /** Something about answers that the bridge keeps for the sandbox: JSON. */
+  | { readonly kind: 'kept'; serve(kept: KeptAnswers): Checked<string> };
 
 export interface Operation {
   readonly name: string;
@@ -66,7 +69,15 @@ export interface Dialect {
 
 export interface Translation {
   /** The upstream's request for one that was inspected; undefined: it reaches no upstream. */
-  request(operation: Operation, body: JsonObject): Checked<TranslatedRequest | undefined>;
+  request(
+    operation: Operation,
+    body: JsonObject,
+    kept?: KeptContext,
+  ): Checked<TranslatedRequest | undefined>;
+  /** What a request, whose fields were checked, refers to. Absent, or undefined: nothing that the bridge keeps. */
+  needs?(body: JsonObject): KeptNeeds | undefined;
+  /** What `needs` asks for. */
+  find?(needs: KeptNeeds, kept: KeptAnswers): Checked<KeptContext>;
   answer(options: AnswerOptions): AnswerWriter;
   /** Answers a `count` route. */
   tokenCount?(tokens: number): unknown;
@@ -81,11 +92,34 @@ export interface Translation {
   ): Readonly<Record<string, string>>;
 }
 
+/** By id. Plain data, as the next three: it moves between threads. */
+export interface KeptNeeds {
+  readonly previous: string | undefined;
+  readonly items: readonly string[];
+}
+
+export interface KeptContext {
+  /** JSON of the items up to the previous answer, with it. */
+  readonly conversation: readonly string[];
+  /** JSON of other items, by id. */
+  readonly items: readonly (readonly [string, string])[];
+  /** Of all of them. */
+  readonly characters: number;
+}
+
+/** The answer is to be kept, after these items. */
+export interface KeepRequest {
+  readonly previous: string | undefined;
+  /** An item without an id gets one. */
+  readonly items: readonly { readonly id: string | undefined; readonly json: string }[];
+}
+
 export interface TranslatedRequest {
   readonly body: JsonObject;
   /** In place of the inspection's. */
   readonly promptTokensEstimate: number;
   readonly answer: AnswerContext;
+  readonly keep?: KeepRequest | undefined;
 }
 
 export interface AnswerOptions {
@@ -100,6 +134,8 @@ export interface AnswerOptions {
   readonly context: AnswerContext;
   /** False: numbers that tell cache hits are 0. */
   readonly showCacheHits: boolean;
+  /** Keeps a whole answer for the sandbox, before the caller has the last of it. Undefined: nothing is kept. */
+  readonly keep?: ((id: string, json: string, outputs: readonly KeptItem[]) => void) | undefined;
 }
 
 /** @throws BridgeError `upstream_protocol`, `upstream_died` */
@@ -119,4 +155,6 @@ export interface AnswerWriter {
   write(event: AnswerEvent): string;
   /** True when the client has the whole answer. */
   readonly done: boolean;
+  /** Reports an error in place of the rest of a stream. Absent: the dialect's `errorEvent` does. */
+  fail?(refusal: Refusal): string;
 }

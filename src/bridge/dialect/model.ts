@@ -118,6 +118,8 @@ export interface AnswerUsage {
   readonly inputTokens: number;
   readonly outputTokens: number;
   readonly cachedTokens: number;
+  /** Of `outputTokens`. Absent: the server does not tell. */
+  readonly reasoningTokens?: number;
 }
 
 /** What the writer and the reader of an answer know of its request. Plain data: it comes from a thread. */
@@ -127,4 +129,25 @@ export interface AnswerContext {
   readonly reasoning: boolean;
   /** The number of embeddings that the answer must have. */
   readonly vectors?: number;
+  readonly responses?: ResponsesContext;
+}
+
+/** What OpenAI's Responses API has besides. */
+export interface ResponsesContext {
+  readonly tools: readonly ToolForm[];
+  /** Members of the request that the answer repeats. */
+  readonly repeated: JsonObject;
+  /** True: reasoning is called a summary, which is what the caller asked for. */
+  readonly summary: boolean;
+  /** True: the caller wants reasoning encrypted, too. */
+  readonly encrypted: boolean;
+}
+
+/** A tool as the caller knows it. The upstream knows functions only. */
+export interface ToolForm {
+  /** `custom` takes a text, `local_shell` a command. */
+  readonly type: 'function' | 'custom' | 'local_shell';
+  readonly upstreamName: string;
+  readonly name: string;
+  readonly namespace?: string;
 }

@@ -51,7 +51,7 @@ function route(method: string, url: string): Checked<Route> {
     return modelRoute(
       method,
       url,
-      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/models',
+      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/models',
     );
   }
   if (method === 'POST') return accepted({ kind: 'inference', operation });

@@ -195,7 +195,14 @@ export function usageOf(value: unknown): AnswerUsage | undefined {
   const outputTokens = count(value['completion_tokens']);
   if (inputTokens === undefined || outputTokens === undefined) return undefined;
   const cached = isJsonObject(details) ? count(details['cached_tokens']) : undefined;
-  return { inputTokens, outputTokens, cachedTokens: Math.min(cached ?? 0, inputTokens) };
+  const outputs = value['completion_tokens_details'];
+  const reasoning = isJsonObject(outputs) ? count(outputs['reasoning_tokens']) : undefined;
+  return {
+    inputTokens,
+    outputTokens,
+    cachedTokens: Math.min(cached ?? 0, inputTokens),
+    ...(reasoning === undefined ? {} : { reasoningTokens: Math.min(reasoning, outputTokens) }),
+  };
 }
 
 function count(value: unknown): number | undefined {

@@ -1,0 +1,55 @@
+/** A request that has been sent upstream, and its record. Pure. */
+import type { Span } from '../trace/trace.ts';
+import type { Inspection, Operation } from './dialect/dialect.ts';
+import type { Translated } from './relay-translated.ts';
+import type { Track } from './tape/tape.ts';
+import type { TokenTimes } from './token-times.ts';
+import type { TokenCounts, UsageRecord } from './usage.ts';
+
+/** An inference request that has been sent upstream. */
+export interface Dispatched {
+  readonly operation: Operation;
+  readonly inspection: Inspection;
+  /** Undefined: the upstream speaks the guest's dialect. */
+  readonly translated: Translated | undefined;
+  readonly model: string;
+  readonly track: Track | undefined;
+  /** The upstream's name of the model. */
+  readonly answeredBy: string;
+  readonly bodyEndAtMs: number;
+  readonly sentAtMs: number;
+  readonly tokens: TokenTimes;
+  readonly span: Span;
+  counts: () => TokenCounts;
+  /** True when the guest has the whole answer. */
+  complete: () => boolean;
+  outcome: UsageRecord['outcome'];
+}
+
+/** @param status that the guest got; @param times milliseconds of one clock */
+export function usageRecord(
+  { operation, inspection, model, counts, outcome, bodyEndAtMs, sentAtMs }: Dispatched,
+  sandboxId: string,
+  status: number,
+  times: {
+    readonly startedAtMs: number;
+    readonly firstByteAtMs: number | null;
+    readonly endAtMs: number;
+  },
+): UsageRecord {
+  const { startedAtMs, firstByteAtMs, endAtMs } = times;
+  return {
+    sandboxId,
+    model,
+    operation: operation.name,
+    ...counts(),
+    stream: inspection.stream,
+    status,
+    outcome,
+    timings: {
+      queueMs: sentAtMs - bodyEndAtMs,
+      ttftMs: firstByteAtMs === null ? null : firstByteAtMs - bodyEndAtMs,
+      totalMs: endAtMs - startedAtMs,
+    },
+  };
+}
