@@ -108,6 +108,7 @@ describe('TenantQuotas', () => {
     expect(quotas.refusalOf('a')).toBeNull();
     quotas.noteUsage(used(100));
     expect(quotas.refusalOf('a')).toMatchObject({
+      isFinal: true,
       status: 429,
       code: 'quota_exceeded',
       message: expect.stringContaining('100 of 100 tokens of today (UTC)'),

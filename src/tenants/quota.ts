@@ -19,6 +19,9 @@ import { ownerOf } from './owner.ts';
 import type { KnownQuotas, Quotas } from './settings.ts';
 import { countedMib } from './usage.ts';
 
+/** Clients that are told to wait longer retry at once instead. */
+const RETRY_SECONDS_MAX = 60;
+
 interface Counted {
   readonly tenant: string;
   readonly memoryMib: number;
@@ -77,7 +80,8 @@ export class TenantQuotas implements StartGate {
       `The token quota of this sandbox's owner is used up: ${used} of ${tokensPerDay} tokens of today (UTC). ` +
       'Retry after midnight UTC, or ask the operator of the host for a larger quota.';
     const retryAfterSeconds = Math.ceil(this.#untilMidnightMs() / 1000);
-    return { status: 429, code: 'quota_exceeded', message, retryAfterSeconds };
+    const isFinal = retryAfterSeconds > RETRY_SECONDS_MAX;
+    return { status: 429, code: 'quota_exceeded', message, retryAfterSeconds, isFinal };
   }
 
   /**
