@@ -108,6 +108,9 @@ describe('record, then replay', () => {
     ],
     'Ollama, plain': async (f) => [(await f.call('/api/chat', chat('a', { stream: false }))).body],
     'Ollama, streamed': async (f) => [(await f.call('/api/chat', chat('a'))).body],
+    'Responses, streamed': async (f) => [
+      (await f.call('/v1/responses', { model: 'm1', input: 'a', stream: true })).body,
+    ],
     embeddings: async (f) => [(await f.call('/v1/embeddings', { model: 'm1', input: 'a' })).body],
   };
   it.each(Object.entries(asks))('%s: the guest gets the same bytes', async (name, ask) => {
@@ -185,6 +188,20 @@ describe('record, then replay', () => {
     expect(one.text).not.toContain('QWERTY');
     const { fixture, player } = await played(one.text);
     expect(await agent(fixture)).toEqual([200]);
+    expect(player.missingCount).toBe(0);
+  });
+
+  it('Responses: an answer that continues another has its id again', async () => {
+    const ask = async (f: BridgeFixture): Promise<unknown[]> => {
+      const first = JSON.parse(
+        (await f.call('/v1/responses', { model: 'm1', input: 'a' })).body,
+      ) as { id: string };
+      const more = { model: 'm1', input: 'b', previous_response_id: first.id };
+      return [first.id, (await f.call('/v1/responses', more)).status];
+    };
+    const { results, text } = await recorded(null, ask);
+    const { fixture, player } = await played(text);
+    expect(await ask(fixture)).toEqual(results);
     expect(player.missingCount).toBe(0);
   });
 
@@ -454,6 +471,6 @@ describe('RuntimeTape', () => {
 function withoutTimes(body: unknown): unknown {
   return String(body)
     .replaceAll(/"created":\d+/g, '"created":0')
-    .replaceAll(/"created_at":"[^"]+"|"\w+_duration":\d+/g, '')
+    .replaceAll(/"created_at":(?:"[^"]+"|\d+)|"\w+_duration":\d+/g, '')
     .replaceAll(/"id":"(chatcmpl-)?[^"]*"/g, '"id":""');
 }
