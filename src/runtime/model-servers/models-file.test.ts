@@ -1,4 +1,5 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -55,7 +56,7 @@ describe('readModelsFile', () => {
     ['two lines', `${KEY}\n${KEY}`, 0o600, 'key = { file = "key" }', /does not hold one key/],
     ['an empty file', '', 0o600, 'key = { file = "key" }', /does not hold one key/],
     ['a missing file', KEY, 0o600, 'key = { file = "other" }', /other does not exist/],
-    ['a directory', KEY, 0o600, 'key = { file = "." }', /can't be read/],
+    ['a directory', KEY, 0o600, 'key = { file = "." }', /is not a regular file/],
     ['an unset variable', KEY, 0o600, 'key = { env = "UNSET" }', /variable UNSET is not set/],
     ['a variable with lines', KEY, 0o600, 'key = { env = "LINES" }', /LINES has other characters/],
     ['no certificate', KEY, 0o600, 'ca_file = "key"', /has no certificate/],
@@ -71,5 +72,28 @@ describe('readModelsFile', () => {
     expect(error).toMatchObject({ code: 'models_file_invalid' });
     expect(describeError(error)).toMatch(message);
     expect(describeError(error)).not.toContain(KEY);
+  });
+
+  it('waits for no pipe and reads no endless file', () => {
+    execFileSync('mkfifo', ['-m', '600', join(dir, 'pipe')]);
+    const missing = { NEUROVISOR_MODELS: join(dir, 'pipe') };
+    expect(() => read(missing)).toThrow(/pipe is not a regular file/);
+    for (const more of ['key = { file = "pipe" }', 'ca_file = "/dev/zero"']) {
+      write('models.toml', upstream(more));
+      expect(() => read()).toThrow(/is not a regular file/);
+    }
+    write('big', '');
+    truncateSync(join(dir, 'big'), 2 ** 33);
+    write('models.toml', upstream('key = { file = "big" }'));
+    expect(() => read()).toThrow(/big is larger than/);
+  });
+
+  it('judges the file that a link leads to', () => {
+    write('key', KEY, 0o644);
+    symlinkSync(join(dir, 'key'), join(dir, 'link'));
+    write('models.toml', upstream('key = { file = "link" }'));
+    expect(() => read()).toThrow(/other users may access/);
+    write('key', KEY);
+    expect(read()?.upstreams[0]?.target.apiKey).toBe(KEY);
   });
 });

@@ -1,7 +1,8 @@
 /** Reads `models.toml` with the keys that it names (io). */
-import { readFileSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
+import { MIB } from '../../base/units.ts';
 import { BridgeError } from '../../bridge/errors.ts';
 import {
   type FileUpstream,
@@ -63,9 +64,8 @@ function keyOf(name: string, key: NonNullable<FileUpstream['key']>, dir: string,
     throw invalid(`${where}: the variable ${key.env} ${why}`, `set ${key.env} for this process`);
   }
   const path = resolve(dir, key.file);
-  const text = readText(path, where);
+  const text = readText(path, where, (stats) => checkPrivate(where, path, stats));
   if (text === null) throw invalid(`${where}: ${path} does not exist`, 'correct the path');
-  checkPrivate(where, path);
   if (KEY.test(text.trim())) return text.trim();
   throw invalid(`${where}: ${path} does not hold one key`, 'write the key alone into the file');
 }
@@ -74,8 +74,7 @@ const OTHERS = 0o077;
 const ROOT = 0;
 
 /** What other users can read or replace is no secret of this host. */
-function checkPrivate(where: string, path: string): void {
-  const { mode, uid } = statSync(path);
+function checkPrivate(where: string, path: string, { mode, uid }: Stats): void {
   if (uid !== ROOT && uid !== process.geteuid?.()) {
     throw invalid(`${where}: user ${uid} owns ${path}`, 'make it your own file');
   }
@@ -90,13 +89,31 @@ function authorityOf(name: string, path: string): string {
   throw invalid(`${where}: ${path} has no certificate`, 'name a PEM file');
 }
 
-/** @returns null: it does not exist */
-function readText(path: string, where: string): string | null {
+const FILE_BYTES_MAX = 4 * MIB;
+
+/** @param check of the file that is read, not of another one that takes its name. @returns null: it does not exist */
+function readText(path: string, where: string, check?: (stats: Stats) => void): string | null {
+  let file: number | undefined;
   try {
-    return readFileSync(path, 'utf8');
+    // Opening a pipe would wait for somebody to write into it.
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const stats = fstatSync(file);
+    if (!stats.isFile())
+      throw invalid(`${where}: ${path} is not a regular file`, 'correct the path');
+    if (stats.size > FILE_BYTES_MAX) {
+      throw invalid(
+        `${where}: ${path} is larger than ${FILE_BYTES_MAX / MIB} MiB`,
+        'correct the path',
+      );
+    }
+    check?.(stats);
+    return readFileSync(file, 'utf8');
   } catch (error) {
+    if (error instanceof BridgeError) throw error;
     if (errorCode(error) === 'ENOENT') return null;
     throw invalid(`${where}: ${path} can't be read`, 'correct the path or its permissions', error);
+  } finally {
+    if (file !== undefined) closeSync(file);
   }
 }
 
