@@ -125,7 +125,7 @@ export class Dispatcher {
           leave(turn);
           continue;
         }
-        attempt = this.#router.begin(route);
+        attempt = this.#begin(route);
         tried.routes.add(route);
         const response = await this.#send(target, route, request);
         this.#end(attempt, endOf(response, this.#options.clock.wall()));
@@ -139,7 +139,7 @@ export class Dispatcher {
       } catch (error) {
         const failed = failureOf(error, signal);
         const isSure = failed === 'connect';
-        attempt ??= isSure && !tried.routes.has(route) ? this.#router.begin(route) : undefined;
+        attempt ??= isSure && !tried.routes.has(route) ? this.#begin(route) : undefined;
         tried.routes.add(route);
         if (isSure) tried.unconnected.add(route.upstream);
         const end: AttemptEnd = isSure
@@ -200,6 +200,10 @@ export class Dispatcher {
 
   #isAvailable({ upstream }: Route): boolean {
     return this.#router.availability(upstream, this.#options.clock.now()).ok;
+  }
+
+  #begin(route: Route): Attempt {
+    return this.#router.begin(route, this.#options.clock.now());
   }
 
   #end(attempt: Attempt, end: AttemptEnd): void {

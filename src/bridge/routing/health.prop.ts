@@ -40,23 +40,29 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 class Model {
   streak = 0;
   opens: number[] = [];
-  probe: object | null = null;
+  readonly probes = new Set<object>();
+  probeUntil = Number.NEGATIVE_INFINITY;
   pauses: number[] = [];
 
   get openMs(): number {
     return Math.min(LIMITS.openMs * 2 ** (this.opens.length - 1), LIMITS.openMsMax);
   }
 
+  probe(attempt: object, now: number): void {
+    this.probes.add(attempt);
+    this.probeUntil = now + this.openMs;
+  }
+
   isAvailable(now: number): boolean {
     if (this.pauses.some((until) => now < until)) return false;
     const last = this.opens.at(-1);
     if (last === undefined) return true;
-    return now >= last + this.openMs && this.probe === null;
+    return now >= last + this.openMs && now >= this.probeUntil;
   }
 
   end(attempt: object, end: AttemptEnd, now: number): void {
-    const isProbe = this.probe === attempt;
-    if (isProbe) this.probe = null;
+    const isProbe = this.probes.delete(attempt);
+    if (isProbe) this.probeUntil = Number.NEGATIVE_INFINITY;
     if (end.kind === 'limited' || (end.kind === 'failed' && end.retryAfterMs !== null)) {
       const asked = end.retryAfterMs ?? LIMITS.pauseMs;
       this.pauses.push(now + Math.min(Math.max(asked, 0), LIMITS.pauseMsMax));
@@ -64,7 +70,8 @@ class Model {
     if (end.kind === 'unsure' || (this.opens.length > 0 && !isProbe)) return;
     if (end.kind === 'failed') {
       this.streak += 1;
-      if (isProbe || this.streak >= LIMITS.failuresMax) this.opens.push(now);
+      const wasOpen = this.opens.length > 0;
+      if ((isProbe && wasOpen) || this.streak >= LIMITS.failuresMax) this.opens.push(now);
     } else {
       this.streak = 0;
       this.opens = [];
@@ -83,8 +90,8 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
         if (one.kind === 'pass') now += one.ms;
         else if (one.kind === 'begin') {
           if (!health.availability(now).ok) continue;
-          const attempt = health.begin();
-          if (model.opens.length > 0) model.probe = attempt;
+          const attempt = health.begin(now);
+          if (model.opens.length > 0) model.probe(attempt, now);
           running.push(attempt);
         } else {
           const [attempt] = running.splice(one.index, 1);
@@ -94,7 +101,6 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
         }
         const availability = health.availability(now);
         expect(availability.ok).toBe(model.isAvailable(now));
-        expect(running.filter(({ isProbe }) => isProbe).length).toBeLessThanOrEqual(1);
         if (availability.ok) continue;
         expect(availability.retryInMs).toBeGreaterThan(0);
         expect(availability.retryInMs).toBeLessThanOrEqual(LIMITS.pauseMsMax);
@@ -111,6 +117,20 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
 
 it('Health: what one request can cause by its content opens nothing', () => {
   const health = new Health(LIMITS);
-  for (let i = 0; i < 100; i += 1) health.end(health.begin(), { kind: 'unsure' }, i);
+  for (let i = 0; i < 100; i += 1) health.end(health.begin(i), { kind: 'unsure' }, i);
   expect(health.availability(100)).toEqual({ ok: true });
+});
+
+it('Health: a probe that nobody answers closes the door to others only for a while', () => {
+  const health = new Health(LIMITS);
+  const failure = { kind: 'failed', cause: 'connect', retryAfterMs: null } as const;
+  for (let i = 0; i < LIMITS.failuresMax; i += 1) health.end(health.begin(0), failure, 0);
+  const first = health.begin(100);
+  expect(health.availability(150)).toEqual({ ok: false, cause: 'connect', retryInMs: 50 });
+  expect(health.availability(200).ok).toBe(true);
+  const second = health.begin(200);
+  expect(health.availability(200).ok).toBe(false);
+  health.end(first, { kind: 'unsure' }, 210);
+  health.end(second, { kind: 'answered' }, 220);
+  expect(health.availability(220)).toEqual({ ok: true });
 });

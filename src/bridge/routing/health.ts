@@ -5,6 +5,9 @@
  *        ▲                             ▲                        └──── failure: twice the time ──┐
  *        └── 429: pause, any state     └─────────────────────────────────────────────────────────┘
  *
+ * An attempt of a half-open breaker may take minutes until its answer begins, so it keeps others away only as long as the
+ * breaker was open.
+ *
  * Only failures that no request can cause alone count: no connection, and the statuses 502 to 504 of a gateway or an
  * overloaded server. A 500 or a timeout may be due to one sandbox's prompt, which must not close the door to all.
  */
@@ -53,7 +56,8 @@ export class Health {
   #openUntilMs: number | null = null;
   #openMs: number;
   #cause: FailureCause = 'connect';
-  #isProbing = false;
+  /** End of the time for the attempt of a half-open breaker alone. */
+  #probingUntilMs = Number.NEGATIVE_INFINITY;
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
   #pauseCause: FailureCause = '429';
 
@@ -70,27 +74,28 @@ export class Health {
     if (nowMs < this.#openUntilMs) {
       return { ok: false, cause: this.#cause, retryInMs: this.#openUntilMs - nowMs };
     }
-    return this.#isProbing
-      ? { ok: false, cause: this.#cause, retryInMs: this.#limits.openMs }
+    return nowMs < this.#probingUntilMs
+      ? { ok: false, cause: this.#cause, retryInMs: this.#probingUntilMs - nowMs }
       : AVAILABLE;
   }
 
-  /** Begins an attempt, which must be available. Returns whether it is the one of a half-open breaker. */
-  begin(): { readonly isProbe: boolean } {
+  /** Begins an attempt, which must be available. Returns whether it is one of a half-open breaker. */
+  begin(nowMs: number): { readonly isProbe: boolean } {
     const isProbe = this.#openUntilMs !== null;
-    if (isProbe) this.#isProbing = true;
+    if (isProbe) this.#probingUntilMs = nowMs + this.#openMs;
     return { isProbe };
   }
 
   end({ isProbe }: { readonly isProbe: boolean }, end: AttemptEnd, nowMs: number): void {
-    if (isProbe) this.#isProbing = false;
+    if (isProbe) this.#probingUntilMs = Number.NEGATIVE_INFINITY;
     if (end.kind === 'limited') this.#pause(end.retryAfterMs, '429', nowMs);
     if (end.kind === 'failed' && end.retryAfterMs !== null) {
       this.#pause(end.retryAfterMs, end.cause, nowMs);
     }
     // While the breaker is open, attempts from before don't decide.
     if (end.kind === 'unsure' || (this.#openUntilMs !== null && !isProbe)) return;
-    if (end.kind === 'failed') this.#fail(end.cause, isProbe, nowMs);
+    // Another probe may have closed it meanwhile.
+    if (end.kind === 'failed') this.#fail(end.cause, isProbe && this.#openUntilMs !== null, nowMs);
     else this.#close();
   }
 

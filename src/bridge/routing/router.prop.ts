@@ -28,10 +28,10 @@ function routerIn(state: Readonly<Record<string, State>>): Router {
   for (const name of NAMES) {
     const at = { upstream: name, model: 'm', weight: 1 };
     if (state[name] === 'limited') {
-      router.end(router.begin(at), { kind: 'limited', retryAfterMs: 5_000 }, 0);
+      router.end(router.begin(at, 0), { kind: 'limited', retryAfterMs: 5_000 }, 0);
     }
     for (let i = 0; state[name] === 'open' && i < 3; i += 1) {
-      router.end(router.begin(at), { kind: 'failed', cause: 'connect', retryAfterMs: null }, 0);
+      router.end(router.begin(at, 0), { kind: 'failed', cause: 'connect', retryAfterMs: null }, 0);
     }
   }
   return router;

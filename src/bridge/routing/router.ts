@@ -79,8 +79,8 @@ export class Router {
   }
 
   /** Begins an attempt at an available upstream. */
-  begin({ upstream }: Route): Attempt {
-    return { upstream, ...this.#healthOf(upstream).begin() };
+  begin({ upstream }: Route, nowMs: number): Attempt {
+    return { upstream, ...this.#healthOf(upstream).begin(nowMs) };
   }
 
   /** Says what the attempt tells of the upstream, once. */
