@@ -93,6 +93,13 @@ export function resolveModel(
   return unknownModel(name, visibleNames(policy, listed));
 }
 
+/** Whether the sandbox may use an upstream's model, by whatever name it reaches it. */
+export function mayUse(model: string, policy: BridgePolicy): boolean {
+  const { allowModels, aliases = {}, defaultModel } = policy;
+  if (allowModels === undefined || allowModels.includes(model)) return true;
+  return model === defaultModel || Object.values(aliases).includes(model);
+}
+
 /** The models that a guest sees: the allowed ones and the aliases. */
 export function visibleModels(
   policy: BridgePolicy,

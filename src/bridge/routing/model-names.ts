@@ -2,7 +2,13 @@
 import { ignore } from '../../base/ignore.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { BridgeError } from '../errors.ts';
-import { type BridgePolicy, type ModelEntry, resolveModel, visibleModels } from '../policy.ts';
+import {
+  type BridgePolicy,
+  type ModelEntry,
+  mayUse,
+  resolveModel,
+  visibleModels,
+} from '../policy.ts';
 import { accepted, type Checked, refused } from '../refusal.ts';
 import type { Catalog } from '../upstream/catalog.ts';
 import {
@@ -122,7 +128,8 @@ export class ModelNames {
   #groups(model: string, policy: BridgePolicy): Plan['groups'] {
     const { upstreams, models } = this.#table;
     const hosted = new Set(upstreams.filter((one) => one.isHosted).map(({ name }) => name));
-    return [model, ...(models.get(model)?.fallback ?? [])]
+    const fallback = models.get(model)?.fallback.filter((name) => mayUse(name, policy)) ?? [];
+    return [model, ...fallback]
       .map((name) => {
         const isAllowed = mayUseHosted(name, policy.allowHosted);
         const routes = models.get(name)?.routes ?? [];
