@@ -415,7 +415,11 @@ export class Exchange {
         },
         send,
       });
-      if (!delivered.ok) return this.#refused(delivered.refusal);
+      if (!delivered.ok) {
+        // Of an earlier attempt, which got no answer.
+        if (this.#dispatched !== undefined) this.#dispatched.counts = () => NO_TOKENS;
+        return this.#refused(delivered.refusal);
+      }
       const dispatched = this.#dispatched;
       assert(dispatched !== undefined, 'an answer follows a request');
       const { track, answeredBy: model } = dispatched;

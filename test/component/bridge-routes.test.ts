@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
-import type { BridgePolicy } from '../../src/bridge/bridge.ts';
+import type { BridgeOptions, BridgePolicy } from '../../src/bridge/bridge.ts';
+import { QUEUE_LIMITS } from '../../src/bridge/queue/upstream-queues.ts';
 import { readConfig } from '../../src/config.ts';
 import { readModelsFile } from '../../src/runtime/model-servers/models-file.ts';
 import { openServers } from '../../src/runtime/model-servers/servers.ts';
@@ -62,15 +63,20 @@ async function deadUrl(): Promise<string> {
 async function bridge(
   toml: string,
   policy: BridgePolicy = {},
-  options: { chance?: () => number; env?: Record<string, string>; log?: Log } = {},
+  options: {
+    chance?: () => number;
+    env?: Record<string, string>;
+    log?: Log;
+    queue?: BridgeOptions['queue'];
+  } = {},
 ): Promise<BridgeFixture> {
   const path = join(dir, 'models.toml');
   await writeFile(path, toml);
-  const { chance = () => 0, env = {}, log = silentLog } = options;
+  const { chance = () => 0, env = {}, log = silentLog, queue } = options;
   const file = readModelsFile(readConfig({ NEUROVISOR_MODELS: path }), env);
   if (file === null) throw new Error('no file');
   const routes = (await openServers(file, silentLog)).source();
-  const fixture = await bridgeFixture({ routes, policy, chance, log });
+  const fixture = await bridgeFixture({ routes, policy, chance, log, queue });
   cleanup.push('bridge', () => fixture.close());
   return fixture;
 }
@@ -424,5 +430,67 @@ describe('bridge: local-only', () => {
     const answer = await fixture.call(CHAT, chat('mine'));
     expect(contentOf(answer.body)).toBe('from hosted');
     expect(JSON.parse(hosted.requests[0]?.body ?? '')).toMatchObject({ model: 'gpt-5-mini' });
+  });
+
+  it('falls back to no model past the allowlist of the sandbox', async () => {
+    const one = await mock('one');
+    const two = await mock('two');
+    one.answer((_, response) => sendJson(response, 500, { error: { message: 'down' } }));
+    const fixture = await bridge(
+      `
+      [upstreams.one]
+      url = "${one.target.baseUrl}"
+      [upstreams.two]
+      url = "${two.target.baseUrl}"
+      [models.a]
+      upstream = "one"
+      fallback = ["b"]
+      [models.b]
+      upstream = "two"
+    `,
+      { allowModels: ['a'] },
+    );
+    expect((await fixture.call(CHAT, chat('a'))).status).toBe(500);
+    expect(two.requests).toEqual([]);
+    for (const policy of [
+      {},
+      { allowModels: ['a', 'b'] },
+      { allowModels: ['a'], defaultModel: 'b' },
+      { allowModels: ['a'], aliases: { x: 'b' } },
+    ]) {
+      fixture.port.setPolicy(policy);
+      expect(contentOf((await fixture.call(CHAT, chat('a'))).body)).toBe('from two');
+    }
+  });
+});
+
+describe('bridge: usage of attempts', () => {
+  it('counts no tokens of a request that one server refused and the next had no slot for', async () => {
+    const limited = await mock('limited');
+    limited.answer((_, response) => sendJson(response, 429, {}));
+    const busy = await mock('busy');
+    busy.answer((_, response) => startEvents(response));
+    const { call, open, usage } = await bridge(
+      `
+      [upstreams.limited]
+      url = "${limited.target.baseUrl}"
+      [upstreams.busy]
+      url = "${busy.target.baseUrl}"
+      concurrency = 1
+      [models.m]
+      routes = [{ upstream = "limited", weight = 1000 }, { upstream = "busy" }]
+      [models.long]
+      upstream = "busy"
+    `,
+      {},
+      { queue: { ...QUEUE_LIMITS, waitMsMax: 50 } },
+    );
+    const arrived = busy.next();
+    open(CHAT, chat('long', { stream: true }));
+    await arrived;
+    const answer = await call(CHAT, chat('m'));
+    expect([answer.status, errorOf(answer.body)['code']]).toEqual([503, 'queue_timeout']);
+    await expect.poll(() => usage.length).toBe(1);
+    expect(usage).toMatchObject([{ model: 'm', promptTokens: 0, completionTokens: 0 }]);
   });
 });
