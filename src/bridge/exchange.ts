@@ -243,9 +243,7 @@ export class Exchange {
   }
 
   #sendFixed({ contentType, body }: Extract<Route, { kind: 'fixed' }>): ExchangeEnd {
-    const length = String(Buffer.byteLength(body));
-    this.#reply.start(200, { 'content-type': contentType, 'content-length': length });
-    this.#reply.end(Buffer.from(body));
+    this.#reply.text(200, contentType, body);
     return 'served';
   }
 

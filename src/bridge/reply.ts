@@ -123,6 +123,10 @@ export class Reply {
     this.#send(status, json, {});
   }
 
+  text(status: number, contentType: string, body: string): void {
+    this.#send(status, body, { 'content-type': contentType });
+  }
+
   /**
    * Reports an error in the form that the answer's state allows; the answer never looks complete.
    * @param more headers, if there can be any
@@ -163,8 +167,8 @@ export class Reply {
   #send(status: number, body: string, headers: Record<string, string>): void {
     const early = !this.#request.complete;
     this.#response.writeHead(status, {
-      ...headers,
       'content-type': 'application/json',
+      ...headers,
       'content-length': String(Buffer.byteLength(body)),
       // The rest of an unread body must not be parsed as another request.
       ...(early ? { connection: 'close' } : {}),

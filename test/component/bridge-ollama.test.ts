@@ -244,6 +244,16 @@ describe('bridge: Ollama’s models', () => {
     expect((await fixture.call(PATH, plain({ model: 'm1:7b' }))).status).toBe(404);
   });
 
+  it('a body that no answer needs is dropped up to the limit, and ends the connection', async () => {
+    fixture = await bridgeFixture({ policy: { limits: { lingerBytesMax: 1_000 } } });
+    for (const line of ['GET /api/version', 'HEAD /']) {
+      const head = `${line} HTTP/1.1\r\nhost: x\r\ncontent-length: 900000000\r\n\r\n`;
+      const seen = await fixture.raw(head + 'x'.repeat(100_000));
+      expect(seen).toMatch(/^HTTP\/1\.1 200 OK/);
+      expect(seen).toMatch(/connection: close/i);
+    }
+  });
+
   it('says that it runs, and its version, without the upstream', async () => {
     fixture = await bridgeFixture({ upstream: () => Promise.reject(new Error('none')) });
     const root = await fixture.call('/');
