@@ -318,6 +318,15 @@ describe('what a cassette has', () => {
     expect(text).toContain('[removed]');
   });
 
+  it('no endless number of small requests', async () => {
+    const tape = new Recorder(2_000);
+    const port = tape.open();
+    const ask = (i: number) => ({ ...chat(`${i}`), dialect: 'openai', operation: 'chat' });
+    for (let i = 0; i < 5; i += 1) port.begin({ ...ask(i), stream: false, body: {} });
+    expect(tape.unansweredCount).toBeLessThan(5);
+    expect(() => tape.exchanges()).toThrow(/at most/);
+  });
+
   it('nothing beyond its size: then it is not written at all', async () => {
     const tape = new Recorder(2_000);
     const fixture = await open({ tape });

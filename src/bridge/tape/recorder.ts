@@ -19,8 +19,9 @@ import type { AnsweredBy, PortTape, Tape, UpstreamAnswer } from './tape.ts';
 
 /** An answer that arrives, or has arrived. */
 interface Taken extends AnsweredBy {
-  readonly source: UpstreamAnswer;
-  readonly chunks: Buffer[];
+  /** Once it has ended, without its connection. */
+  source: Pick<UpstreamAnswer, 'statusCode' | 'headers' | 'complete'>;
+  chunks: readonly Buffer[];
 }
 
 interface Recording {
@@ -29,6 +30,9 @@ interface Recording {
   taken: Taken | undefined;
   refusal: Refusal | undefined;
 }
+
+/** What a recording takes beside its texts, about. */
+const RECORDING_BYTES = 500;
 
 export class Recorder implements Tape {
   readonly #bytesMax: number;
@@ -55,7 +59,8 @@ export class Recorder implements Tape {
           taken: undefined,
           refusal: undefined,
         };
-        if (this.#take(JSON.stringify(normal).length)) this.#recordings.push(recording);
+        if (this.#take(RECORDING_BYTES + JSON.stringify(normal).length))
+          this.#recordings.push(recording);
         return {
           ok: true,
           value: {
@@ -64,7 +69,15 @@ export class Recorder implements Tape {
             play: () => null,
             keep: (source, from) => {
               const chunks: Buffer[] = [];
-              recording.taken = { ...from, source, chunks };
+              const taken: Taken = { ...from, source, chunks };
+              recording.taken = taken;
+              source.once('close', () => {
+                const { statusCode, complete } = source;
+                const type = source.headers['content-type'];
+                const headers = type === undefined ? {} : { 'content-type': type };
+                taken.source = { statusCode, complete, headers };
+                taken.chunks = [Buffer.concat(chunks)];
+              });
               return new KeptAnswer(source, (chunk) => {
                 if (this.#take(chunk.length)) chunks.push(chunk);
               });
