@@ -71,12 +71,25 @@ const nodeClient = (client: {
     return { program: process.execPath, args };
   });
 
+/** An agent of `examples/dialects` with its dialect's client, or why there is none. */
+export const dialectExample = (lock: 'anthropic' | 'openai' | 'ollama', name: string) =>
+  pythonClient({ lock, script: `../../../examples/dialects/${name}` });
+
 /** Runs one scenario. @returns the JSON that it prints; @throws if it fails or warns */
 export async function runScenario(
-  { program, args }: ModelClient,
+  client: ModelClient,
   port: number,
   scenario: string,
 ): Promise<unknown> {
+  return JSON.parse(await runClient(client, port, [scenario]));
+}
+
+/** @returns what it prints; @throws if it fails or warns */
+export async function runClient(
+  { program, args }: ModelClient,
+  port: number,
+  more: readonly string[] = [],
+): Promise<string> {
   const env = {
     PATH: process.env['PATH'],
     ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
@@ -84,12 +97,13 @@ export async function runScenario(
     OLLAMA_HOST: `http://127.0.0.1:${port}`,
     OPENAI_BASE_URL: `http://127.0.0.1:${port}/v1`,
     OPENAI_API_KEY: 'neurovisor',
+    NEUROVISOR_MODEL: 'm1',
   };
   return await new Promise((resolve, reject) => {
-    execFile(program, [...args, scenario], { env, timeout: RUN_MS_MAX }, (error, out, warnings) => {
+    execFile(program, [...args, ...more], { env, timeout: RUN_MS_MAX }, (error, out, warnings) => {
       if (error !== null) reject(error);
       else if (warnings !== '') reject(new Error(warnings));
-      else resolve(JSON.parse(out));
+      else resolve(out);
     });
   });
 }
