@@ -252,7 +252,7 @@ describe('bridge: early refusals', () => {
     `POST ${path} HTTP/1.1\r\nhost: x\r\n${headers}\r\n\r\n`;
   const mib = 1024 * 1024;
   it.each([
-    ['unknown path', 404, [head('/v1/responses', `content-length: ${TEXT.length}`), TEXT]],
+    ['unknown path', 404, [head('/v1/nowhere', `content-length: ${TEXT.length}`), TEXT]],
     ['compressed body', 415, [head(CHAT, 'content-encoding: gzip\r\ncontent-length: 4'), 'abcd']],
     [
       'declared 40 MiB',
@@ -287,7 +287,7 @@ describe('bridge: early refusals', () => {
     const socket = await fixture.connect();
     socket.resume();
     const closed = new Promise((resolve) => socket.once('close', resolve));
-    socket.write(head('/v1/responses', `content-length: ${40 * mib}`));
+    socket.write(head('/v1/nowhere', `content-length: ${40 * mib}`));
     const timer = setInterval(() => socket.write('x'.repeat(100)), 5);
     await closed;
     clearInterval(timer);
