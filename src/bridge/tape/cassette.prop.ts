@@ -138,6 +138,16 @@ describe('a cassette', () => {
     );
   });
 
+  it('keeps a member named __proto__', () => {
+    const body = '{"__proto__":{"a":1}}';
+    const asked = { dialect: 'openai', operation: 'chat', model: null, stream: false };
+    const request = { ...asked, body: JSON.parse(body) };
+    const answer = { model: 'm', status: 200, body: JSON.parse(body) };
+    const text = cassetteText({ defaultModel: null, exchanges: [{ request, answer }] });
+    const [read] = parseCassette(Buffer.from(text)).exchanges;
+    expect(JSON.stringify(read)).toBe(JSON.stringify({ request, answer }));
+  });
+
   it('any other bytes are refused by a typed error', () => {
     fc.assert(
       fc.property(cassette, fc.nat(), fc.uint8Array({ maxLength: 3 }), (one, at, bytes) => {

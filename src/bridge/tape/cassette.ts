@@ -17,7 +17,7 @@
  */
 import { z } from 'zod';
 import { MIB } from '../../base/units.ts';
-import { isJsonObject, type JsonLimits, parseJsonBody } from '../json-body.ts';
+import { isJsonObject, type JsonLimits, type JsonObject, parseJsonBody } from '../json-body.ts';
 import { CassetteError } from './errors.ts';
 import { normalRequest } from './normal-form.ts';
 
@@ -34,7 +34,8 @@ const LIMITS: JsonLimits = {
   jsonMembersMax: 10,
 };
 
-const json = z.record(z.string(), z.unknown());
+// Not z.record, which drops a member named __proto__.
+const json = z.custom<JsonObject>(isJsonObject);
 
 const request = z.strictObject({
   dialect: z.string(),
