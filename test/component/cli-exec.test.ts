@@ -270,6 +270,7 @@ sys.exit(7)
       'truncated',
       'phases',
       'usage',
+      'cassette',
       'out',
       'sync',
     ]);
