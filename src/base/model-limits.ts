@@ -26,3 +26,6 @@ export interface BudgetUse {
   /** Number of the window since 1970; 0 without windows. */
   readonly window: number;
 }
+
+/** Allows every hosted model in `allowHosted`; no model of a table has this name. */
+export const EVERY_HOSTED = 'all';

@@ -151,3 +151,21 @@ it('snapshot: a name from before names were each tenant’s own still counts', a
   await mine.removeSnapshot('old');
   expect(await control.snapshots()).toEqual([]);
 });
+
+it('hosted models: only those of the tenant, and none by default', async () => {
+  await using control = new FakeControlPlane();
+  const create = async (hosted: readonly string[], wanted: readonly string[]): Promise<string> => {
+    const plane = new TenantPlane(control, 'acme', { hostedOf: () => hosted });
+    return await plane.create({ models: { allowHosted: [...wanted] } }).then(
+      ({ models }) => models.allowHosted.join(' '),
+      (error: Error) => `${Reflect.get(error, 'code')} ${error.message}`,
+    );
+  };
+  expect(await create([], [])).toBe('');
+  expect(await create([], ['gpt'])).toBe('forbidden hosted models: gpt: not for this key');
+  expect(await create(['gpt'], ['gpt'])).toBe('gpt');
+  expect(await create(['gpt'], ['gpt', 'all'])).toMatch(/^forbidden hosted models: all:/);
+  expect(await create(['all'], ['gpt', 'all'])).toBe('gpt all');
+  const refused = new TenantPlane(control, 'acme').create({ models: { allowHosted: ['gpt'] } });
+  await expect(refused).rejects.toMatchObject({ code: 'forbidden' });
+});

@@ -11,6 +11,7 @@
 import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../base/channel.ts';
 import { errorCode } from '../base/errors.ts';
+import { EVERY_HOSTED } from '../base/model-limits.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type {
@@ -36,17 +37,23 @@ import type { TimedEvent } from '../sandbox/events.ts';
 import { nameOnHost, ownerOf, ownName, withOwner } from './owner.ts';
 import type { StorageQuota } from './storage-quota.ts';
 
+/** The quotas of starts hold below, for whatever starts a VM. */
+export interface TenantSettings {
+  /** Absent: unlimited. */
+  readonly storage?: StorageQuota | undefined;
+  /** The models that other hosts may serve for the tenant; absent: none. */
+  readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
+}
+
 export class TenantPlane implements ControlPlane {
   readonly #control: ControlPlane;
   readonly #tenant: string;
+  readonly #settings: TenantSettings;
 
-  readonly #storage: StorageQuota | undefined;
-
-  /** @param storage absent: unlimited; the other quotas hold below, for whatever starts a VM */
-  constructor(control: ControlPlane, tenant: string, storage?: StorageQuota) {
+  constructor(control: ControlPlane, tenant: string, settings: TenantSettings = {}) {
     this.#control = control;
     this.#tenant = tenant;
-    this.#storage = storage;
+    this.#settings = settings;
   }
 
   /** The tenant's own counts; what waits in the queue may be others'. */
@@ -58,6 +65,7 @@ export class TenantPlane implements ControlPlane {
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {
+    this.#requireHosted(request.models?.allowHosted ?? []);
     const { snapshot } = request;
     const source = snapshot === undefined ? {} : { snapshot: (await this.#snapshot(snapshot)).id };
     const annotations = withOwner(request.annotations, this.#tenant);
@@ -187,9 +195,20 @@ export class TenantPlane implements ControlPlane {
   }
 
   async #saved<T>(save: () => Promise<T>): Promise<T> {
-    return this.#storage === undefined
-      ? await save()
-      : await this.#storage.save(this.#tenant, this, save);
+    const { storage } = this.#settings;
+    return storage === undefined ? await save() : await storage.save(this.#tenant, this, save);
+  }
+
+  /** Hosted models cost the operator's money, and get the prompts. */
+  #requireHosted(wanted: readonly string[]): void {
+    const allowed = this.#settings.hostedOf?.(this.#tenant) ?? [];
+    if (allowed.includes(EVERY_HOSTED)) return;
+    const refused = wanted.filter((name) => !allowed.includes(name));
+    if (refused.length === 0) return;
+    const which = allowed.length === 0 ? 'none' : allowed.join(', ');
+    throw new SandboxError('forbidden', `hosted models: ${refused.join(', ')}: not for this key`, {
+      remedy: `its hosted models: ${which}; the operator sets them by neurovisor tenant set ${this.#tenant} --allow-hosted`,
+    });
   }
 
   /** An error of the plane below may have another text, which would tell the cases apart. */

@@ -26,6 +26,25 @@ it('a running daemon notices each change; quotas that are not named stay', () =>
   expect(statSync(join(home, 'tenants', 'acme.json')).mode & 0o777).toBe(0o600);
 });
 
+it('hosted models: none until they are set, and quotas stay', () => {
+  const store = new TenantStore(home);
+  const known = new KnownQuotas(home, systemClock, silentLog);
+  expect(known.hostedOf('acme')).toEqual([]);
+  store.set('acme', { sandboxes: 3 });
+  store.set('acme', { allowHosted: ['gpt-5-mini'] });
+  expect(known.hostedOf('acme')).toEqual(['gpt-5-mini']);
+  expect(known.of('acme').sandboxes).toBe(3);
+  store.set('acme', { sandboxes: 4 });
+  expect(known.hostedOf('acme')).toEqual(['gpt-5-mini']);
+  store.set('acme', { allowHosted: [] });
+  expect(known.hostedOf('acme')).toEqual([]);
+  // As a release before wrote it.
+  const file = join(home, 'tenants', 'acme.json');
+  writeFileSync(file, JSON.stringify({ name: 'acme', quotas: NO_QUOTAS }));
+  expect(known.hostedOf('acme')).toEqual([]);
+  expect(store.get('acme').allowHosted).toEqual([]);
+});
+
 it('a name that is no tenant’s is refused, and no path', () => {
   for (const name of ['../acme', 'A', '']) {
     expect(() => new TenantStore(home).set(name, {})).toThrow('not a valid tenant name');

@@ -23,8 +23,14 @@ const quotas = z.object({
 /** Null: unlimited. */
 export type Quotas = z.infer<typeof quotas>;
 
-const tenantFile = z.object({ name: z.string().regex(TENANT_NAME), quotas });
+const tenantFile = z.object({
+  name: z.string().regex(TENANT_NAME),
+  quotas,
+  /** Models that other hosts may serve for it, by the operator's keys; `all`: every one. */
+  allowHosted: z.array(z.string()).readonly().default([]),
+});
 export type TenantInfo = z.infer<typeof tenantFile>;
+export type TenantChange = Partial<Quotas> & { readonly allowHosted?: readonly string[] };
 
 export const NO_QUOTAS: Quotas = {
   sandboxes: null,
@@ -61,21 +67,26 @@ export class TenantStore {
     checkTenantName(name);
     return this.#files.names().includes(name)
       ? this.#files.read(name)
-      : { name, quotas: NO_QUOTAS };
+      : { name, quotas: NO_QUOTAS, allowHosted: [] };
   }
 
-  /** Changes the given quotas. @throws TenantError `file_failed`, `invalid` */
-  set(name: string, change: Partial<Quotas>): TenantInfo {
-    const changed = { name, quotas: { ...this.get(name).quotas, ...change } };
+  /** Changes what is given. @throws TenantError `file_failed`, `invalid` */
+  set(name: string, { allowHosted, ...change }: TenantChange): TenantInfo {
+    const now = this.get(name);
+    const changed = {
+      name,
+      quotas: { ...now.quotas, ...change },
+      allowHosted: allowHosted ?? now.allowHosted,
+    };
     this.#files.write(changed);
     return changed;
   }
 }
 
-/** The quotas as a running daemon knows them. */
+/** What tenants may use, as a running daemon knows it. */
 export class KnownQuotas {
   readonly #files: WatchedFiles<TenantInfo>;
-  #byName: ReadonlyMap<string, Quotas> = new Map();
+  #byName: ReadonlyMap<string, TenantInfo> = new Map();
   #version = 0;
 
   constructor(homeDir: string, clock: Clock, log: Log) {
@@ -84,16 +95,22 @@ export class KnownQuotas {
 
   /** The last known ones while the tenant's file can't be read. Never throws. */
   of(tenant: string): Quotas {
+    return this.#infoOf(tenant)?.quotas ?? NO_QUOTAS;
+  }
+
+  /** Likewise. */
+  hostedOf(tenant: string): readonly string[] {
+    return this.#infoOf(tenant)?.allowHosted ?? [];
+  }
+
+  #infoOf(tenant: string): TenantInfo | undefined {
     const current = this.#files.current();
     if (current !== null && current.version !== this.#version) {
       const { values, ignored } = current;
       const stay = [...this.#byName].filter(([name]) => ignored.has(name));
-      this.#byName = new Map([
-        ...stay,
-        ...values.map(({ name, quotas: own }) => [name, own] as const),
-      ]);
+      this.#byName = new Map([...stay, ...values.map((info) => [info.name, info] as const)]);
       this.#version = current.version;
     }
-    return this.#byName.get(tenant) ?? NO_QUOTAS;
+    return this.#byName.get(tenant);
   }
 }

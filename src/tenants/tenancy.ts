@@ -12,6 +12,8 @@ export interface TenancyParts {
   readonly apiKey: string;
   /** Absent: unlimited. */
   readonly storage?: StorageQuota | undefined;
+  /** Hosted models of a tenant; absent: none. */
+  readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
 }
 
 export class Tenancy implements Callers {
@@ -36,9 +38,10 @@ export class Tenancy implements Callers {
   }
 
   planeOf(tenant: string | null): ControlPlane {
-    const { control, storage } = this.#parts;
+    const { control, storage, hostedOf } = this.#parts;
     if (tenant === null) return control;
-    const known = this.#planes.get(tenant) ?? new TenantPlane(control, tenant, storage);
+    const known =
+      this.#planes.get(tenant) ?? new TenantPlane(control, tenant, { storage, hostedOf });
     this.#planes.set(tenant, known);
     return known;
   }

@@ -14,7 +14,7 @@ async function openWorld(limits: Partial<Quotas>) {
   const host = await FakeHost.open({ gate: quotas, concurrency: 50 });
   await quotas.watch(host.control);
   const storage = new StorageQuota(known, () => host.control.pausedBytes());
-  return { host, quotas, plane: new TenantPlane(host.control, 'acme', storage) };
+  return { host, quotas, plane: new TenantPlane(host.control, 'acme', { storage }) };
 }
 
 const outcomes = async (work: readonly Promise<unknown>[]) => {

@@ -2,11 +2,12 @@
  * `models.toml`: the model servers of a host and the routes to them, as their owner writes them. Pure; keys are only
  * named here. docs/bridge.md has an example.
  */
+
 import { parse, TomlError } from 'smol-toml';
+import { EVERY_HOSTED } from '../../base/model-limits.ts';
 import { BridgeError } from '../errors.ts';
 import { isLocal, parseTarget, type UpstreamTarget } from '../upstream/address.ts';
 import {
-  EVERY_HOSTED,
   FALLBACK_CAUSES,
   type FallbackCause,
   type Route,

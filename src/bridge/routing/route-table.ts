@@ -1,4 +1,5 @@
 /** Several model servers, and which of them answers for which model. Types, and what follows from them alone. */
+import { EVERY_HOSTED } from '../../base/model-limits.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 
 /** What makes the bridge leave a route for the next one, before the guest has a byte of the answer. */
@@ -62,9 +63,6 @@ export function tableOf(source: UpstreamSource): RouteTable {
   };
   return { upstreams: [only], models: new Map() };
 }
-
-/** Allows every hosted model in `allowHosted`; no model of a table has this name. */
-export const EVERY_HOSTED = 'all';
 
 export function mayUseHosted(model: string, allowHosted: readonly string[] | undefined): boolean {
   return allowHosted?.some((name) => name === EVERY_HOSTED || name === model) ?? false;

@@ -110,6 +110,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             keys: new KnownKeys(home.dir, systemClock, cli.log),
             apiKey: key.key,
             storage: new StorageQuota(knownQuotas, () => opened.control.pausedBytes()),
+            hostedOf: (tenant) => knownQuotas.hostedOf(tenant),
           });
     const events =
       tenancy === undefined

@@ -4,7 +4,8 @@ import { MODEL_PRIORITIES } from '../../base/model-limits.ts';
 import { JAIL_MODES } from '../../config.ts';
 import * as ranges from '../flags/ranges.ts';
 
-export const collect = (value: string, previous: readonly string[]): string[] => [
+/** Without a default, an option that is not given stays undefined. */
+export const collect = (value: string, previous: readonly string[] = []): string[] => [
   ...previous,
   value,
 ];

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { QuotaFlags } from '../commands/keys/tenant.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { listCommand, output } from './shared-options.ts';
+import { collect, listCommand, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/tenant.ts');
 
@@ -53,6 +53,12 @@ Examples:
     .option('--starts <n>', 'starts of VMs per second, for example 5 or 0.5')
     .option('--storage <size>', 'disk space of snapshots and pauses, for example 100G')
     .option('--tokens <n>', 'tokens of prompts and answers per day (UTC)')
+    .option(
+      '--allow-hosted <name>',
+      'model of models.toml that another host may serve for the tenant, with the key in models.toml; all: every one; ' +
+        'none: no model, as before any was set (repeatable)',
+      collect,
+    )
     .addOption(output())
     .action((name: string, flags: QuotaFlags & OutputFlags) =>
       perform(flags, async (cli) => (await load()).tenantSet(cli, name, flags)),

@@ -4,7 +4,13 @@ import { MIB } from '../../../base/units.ts';
 import { resolveHome } from '../../../home.ts';
 import { openDaemonIfRunning } from '../../../library/daemon.ts';
 import { KeyStore } from '../../../tenants/keys.ts';
-import { NO_QUOTAS, type Quotas, type TenantInfo, TenantStore } from '../../../tenants/settings.ts';
+import {
+  NO_QUOTAS,
+  type Quotas,
+  type TenantChange,
+  type TenantInfo,
+  TenantStore,
+} from '../../../tenants/settings.ts';
 import { usageOf } from '../../../tenants/usage.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
@@ -19,6 +25,7 @@ export interface QuotaFlags {
   readonly starts?: string;
   readonly storage?: string;
   readonly tokens?: string;
+  readonly allowHosted?: readonly string[];
 }
 
 type Use = { readonly [K in keyof Quotas]?: number };
@@ -29,7 +36,7 @@ export async function tenantList(cli: Cli): Promise<number> {
   const known = new Map(new TenantStore(dir).list().map((one) => [one.name, one]));
   const names = [...new Set([...known.keys(), ...keys.map(({ tenant }) => tenant)])].sort();
   const list = names.map((name) => ({
-    ...(known.get(name) ?? { name, quotas: NO_QUOTAS }),
+    ...(known.get(name) ?? { name, quotas: NO_QUOTAS, allowHosted: [] }),
     keys: keys.filter(({ tenant, revokedAtMs }) => tenant === name && revokedAtMs === null).length,
   }));
   if (cli.json) cli.printJson(list);
@@ -38,19 +45,20 @@ export async function tenantList(cli: Cli): Promise<number> {
 }
 
 export function tenantTable(list: readonly (TenantInfo & { readonly keys: number })[]): string {
-  const rows = list.map(({ name, keys, quotas }) => [
+  const rows = list.map(({ name, keys, quotas, allowHosted }) => [
     name,
     `${keys}`,
     ...ROWS.map(({ key, text }) => shown(quotas[key], text)),
+    hosted(allowHosted),
   ]);
-  return table(['tenant', 'keys', ...ROWS.map(({ title }) => title)], rows);
+  return table(['tenant', 'keys', ...ROWS.map(({ title }) => title), HOSTED], rows);
 }
 
 export async function tenantShow(cli: Cli, name: string): Promise<number> {
-  const { quotas } = withUsage(() => new TenantStore(resolveHome(cli.config.home).dir).get(name));
+  const info = withUsage(() => new TenantStore(resolveHome(cli.config.home).dir).get(name));
   const use = await useOf(cli, name);
-  if (cli.json) cli.printJson({ name, quotas, use });
-  else cli.stdout.write(`${quotaTable(quotas, use)}\n`);
+  if (cli.json) cli.printJson({ ...info, use });
+  else cli.stdout.write(`${quotaTable(info, use)}\n`);
   return 0;
 }
 
@@ -62,29 +70,40 @@ export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Prom
   const store = new TenantStore(resolveHome(cli.config.home).dir);
   const info = withUsage(() => store.set(name, change));
   if (cli.json) cli.printJson(info);
-  else cli.stdout.write(`${quotaTable(info.quotas, null)}\n`);
+  else cli.stdout.write(`${quotaTable(info, null)}\n`);
   return 0;
 }
 
 /** @throws UsageError */
-export function changeOf(flags: QuotaFlags): Partial<Quotas> {
-  const { sandboxes, memory, starts, storage, tokens } = flags;
+export function changeOf(flags: QuotaFlags): TenantChange {
+  const { sandboxes, memory, starts, storage, tokens, allowHosted } = flags;
   return {
     ...(sandboxes !== undefined && { sandboxes: whole('--sandboxes', sandboxes) }),
     ...(memory !== undefined && { memoryMib: size('--memory', memory) }),
     ...(starts !== undefined && { startsPerSecond: number('--starts', starts) }),
     ...(storage !== undefined && { storageBytes: inBytes(size('--storage', storage)) }),
     ...(tokens !== undefined && { tokensPerDay: whole('--tokens', tokens) }),
+    ...(allowHosted !== undefined && { allowHosted: hostedOf(allowHosted) }),
   };
 }
 
 /** @param use null: no daemon runs */
-function quotaTable(quotas: Quotas, use: Use | null): string {
+function quotaTable({ quotas, allowHosted }: TenantInfo, use: Use | null): string {
   const rows = ROWS.map(({ key, title, text }) => {
     const used = use?.[key];
     return [title, shown(quotas[key], text), used === undefined ? '-' : text(used)];
   });
-  return table(['quota', 'limit', 'used'], rows);
+  return table(['quota', 'limit', 'used'], [...rows, [HOSTED, hosted(allowHosted), '-']]);
+}
+
+const HOSTED = 'hosted models';
+const hosted = (names: readonly string[]): string => names.join(', ') || NONE;
+
+/** @throws UsageError */
+function hostedOf(names: readonly string[]): readonly string[] {
+  if (!names.includes(NONE)) return names;
+  if (names.length === 1) return [];
+  throw new UsageError(`--allow-hosted: ${NONE} and other names`, `use names, or ${NONE} alone`);
 }
 
 const count = (value: number): string => `${value}`;
