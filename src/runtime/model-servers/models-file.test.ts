@@ -88,6 +88,15 @@ describe('readModelsFile', () => {
     expect(() => read()).toThrow(/big is larger than/);
   });
 
+  it('refuses a file that others can change, for they could send the keys elsewhere', () => {
+    for (const mode of [0o620, 0o602]) {
+      write('models.toml', upstream(''), mode);
+      expect(() => read()).toThrow(/other users may change .*models\.toml/);
+    }
+    write('models.toml', upstream(''), 0o644);
+    expect(read()?.upstreams).toHaveLength(1);
+  });
+
   it('judges the file that a link leads to', () => {
     write('key', KEY, 0o644);
     symlinkSync(join(dir, 'key'), join(dir, 'link'));

@@ -36,7 +36,7 @@ export function readModelsFile(config: Config, env: Env = process.env): Configur
   if (config.upstream !== 'auto') return null;
   const usual = join(resolveHome(config.home).dir, 'models.toml');
   const path = config.modelsFile === null ? usual : resolve(config.modelsFile);
-  const text = readText(path, 'it');
+  const text = readText(path, 'it', (stats) => checkOwn('it', path, stats));
   if (text === null) {
     if (config.modelsFile === null) return null;
     throw invalid(`${path} does not exist`, 'correct or unset NEUROVISOR_MODELS');
@@ -71,15 +71,26 @@ function keyOf(name: string, key: NonNullable<FileUpstream['key']>, dir: string,
 }
 
 const OTHERS = 0o077;
+const OTHERS_WRITE = 0o022;
 const ROOT = 0;
 
+/** Who can change the file decides which server gets the keys. */
+function checkOwn(where: string, path: string, stats: Stats): void {
+  checkOwner(where, path, stats);
+  if ((stats.mode & OTHERS_WRITE) === 0) return;
+  throw invalid(`${where}: other users may change ${path}`, `run: chmod go-w ${path}`);
+}
+
 /** What other users can read or replace is no secret of this host. */
-function checkPrivate(where: string, path: string, { mode, uid }: Stats): void {
-  if (uid !== ROOT && uid !== process.geteuid?.()) {
-    throw invalid(`${where}: user ${uid} owns ${path}`, 'make it your own file');
-  }
-  if ((mode & OTHERS) === 0) return;
+function checkPrivate(where: string, path: string, stats: Stats): void {
+  checkOwner(where, path, stats);
+  if ((stats.mode & OTHERS) === 0) return;
   throw invalid(`${where}: other users may access ${path}`, `run: chmod 600 ${path}`);
+}
+
+function checkOwner(where: string, path: string, { uid }: Stats): void {
+  if (uid === ROOT || uid === process.geteuid?.()) return;
+  throw invalid(`${where}: user ${uid} owns ${path}`, 'make it your own file');
 }
 
 function authorityOf(name: string, path: string): string {
