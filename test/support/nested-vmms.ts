@@ -17,6 +17,8 @@ export interface VmmExpectation {
   /** The process, as the kernel knows it. */
   readonly program: string;
   readonly pidsMax: number;
+  /** Also the cases that take minutes each and do not depend on KVM or cgroup v2. */
+  readonly isWhole: boolean;
 }
 
 const MEMORY_MIB = 256;
@@ -56,6 +58,9 @@ export function nestedCases(world: NestedWorld, expected: VmmExpectation): void 
   let daemon: NestedDaemon;
   let main: SandboxInfo;
   const control = () => daemon.control;
+  const longCase = (title: string, body: () => Promise<void>): void => {
+    if (expected.isWhole) it(title, body);
+  };
   const guest = (id = main.id): Promise<Guest> => control().guest(id);
   const create = (more: CreateRequest = {}): Promise<SandboxInfo> =>
     control().create({ ...SMALL, queueTimeoutMs: 600_000, ...more });
@@ -178,22 +183,25 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect(await get(METADATA)).toBe('TimeoutError');
   });
 
-  it('network: clones of a template have a card and address each, and reach what is allowed', async () => {
-    const { boot: _, ...size } = { ...SMALL, warm: ['json'] };
-    // Builds the template, and leaves no pool.
-    await control().setPool({ min: 0, max: 0 }, { ...size, card: true });
-    const clones = [];
-    for (const network of [ONLY_ALLOWED, { mode: 'none' }] as const)
-      clones.push(await create({ ...size, boot: false, network }));
-    const [one, two] = clones as [SandboxInfo, SandboxInfo];
-    expect([one.origin, two.origin]).toEqual(['clone', 'clone']);
-    expect(one.network?.address).not.toBe(two.network?.address);
-    expect(await get(ALLOWED.name, one.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
-    expect(await get(FORBIDDEN.name, one.id)).toBe('gaierror');
-    await control().update(two.id, { network: ONLY_ALLOWED });
-    expect(await get(ALLOWED.name, two.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
-    for (const { id } of clones) await control().remove(id);
-  });
+  longCase(
+    'network: clones of a template have a card and address each, and reach what is allowed',
+    async () => {
+      const { boot: _, ...size } = { ...SMALL, warm: ['json'] };
+      // Builds the template, and leaves no pool.
+      await control().setPool({ min: 0, max: 0 }, { ...size, card: true });
+      const clones = [];
+      for (const network of [ONLY_ALLOWED, { mode: 'none' }] as const)
+        clones.push(await create({ ...size, boot: false, network }));
+      const [one, two] = clones as [SandboxInfo, SandboxInfo];
+      expect([one.origin, two.origin]).toEqual(['clone', 'clone']);
+      expect(one.network?.address).not.toBe(two.network?.address);
+      expect(await get(ALLOWED.name, one.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+      expect(await get(FORBIDDEN.name, one.id)).toBe('gaierror');
+      await control().update(two.id, { network: ONLY_ALLOWED });
+      expect(await get(ALLOWED.name, two.id)).toBe(`${ALLOWED.name} at ${ALLOWED.address}`);
+      for (const { id } of clones) await control().remove(id);
+    },
+  );
 
   it('inference: an answer of the model server arrives, which sees no credentials of the guest', async () => {
     const seen = world.upstream.next();
@@ -202,7 +210,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect((await seen).headers).not.toHaveProperty('authorization');
   });
 
-  it('inference: LangChain gets an answer', async () => {
+  longCase('inference: LangChain gets an answer', async () => {
     const { id } = await create({ memoryMib: 512 });
     const code =
       "from langchain_openai import ChatOpenAI; print(ChatOpenAI(model='m1').invoke('hi').content)";
@@ -218,7 +226,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     expect(load?.memoryBytes).toBeGreaterThan(32 * MIB);
   });
 
-  it('memory: a sandbox with a maximum grows and shrinks while it runs', async () => {
+  longCase('memory: a sandbox with a maximum grows and shrinks while it runs', async () => {
     const { id } = await create({ memoryMaxMib: 384 });
     const total = async (): Promise<number> => (await (await guest(id)).stats()).memoryTotalBytes;
     expect(await total()).toBeLessThan(MEMORY_MIB * MIB);
@@ -229,7 +237,7 @@ except urllib.error.URLError as error: print(type(error.reason).__name__)
     await control().remove(id);
   });
 
-  it('disk limits: a guest writes no faster than they allow', async () => {
+  longCase('disk limits: a guest writes no faster than they allow', async () => {
     const bytesPerSecond = MIB / 2;
     // As Firecracker's bucket takes it to be.
     const requestKib = DISK_REQUEST_BYTES_MAX / KIB;
