@@ -41,7 +41,7 @@ describe('judgeSteps, for a slow host', () => {
   it('a process that did not start says nothing about KVM', () => {
     const { usable, reason } = judgeSteps([], 'timed-out');
     expect(usable).toBe(false);
-    expect(reason).toMatch(/did not start within 30 s, so the host is too busy to tell/);
+    expect(reason).toMatch(/did not start within 180 s, so the host is too busy to tell/);
     expect(reason).not.toMatch(/can't run Linux/);
   });
 });
