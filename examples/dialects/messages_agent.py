@@ -12,6 +12,7 @@ import sys
 from anthropic import Anthropic
 
 TASK = "Multiply 12 by 7."
+RULES = "Use the result of the tool and answer in one short sentence."
 MODEL = os.environ["NEUROVISOR_MODEL"]
 TOOL = {
     "name": "multiply",
@@ -38,7 +39,14 @@ def main() -> None:
             results.append({"type": "tool_result", "tool_use_id": block.id, "content": result})
     messages += [{"role": "assistant", "content": reply.content}, {"role": "user", "content": results}]
     print("answer  ", end="")
-    with client.messages.stream(model=MODEL, max_tokens=200, messages=messages, tools=[TOOL]) as stream:
+    with client.messages.stream(
+        model=MODEL,
+        max_tokens=200,
+        system=RULES,
+        messages=messages,
+        tools=[TOOL],
+        tool_choice={"type": "none"},  # small models would call again
+    ) as stream:
         for text in stream.text_stream:
             print(text, end="", flush=True)
     print()

@@ -11,6 +11,7 @@ import sys
 from ollama import chat
 
 TASK = "Multiply 12 by 7."
+RULES = "Use the result of the tool and answer in one short sentence."
 MODEL = os.environ["NEUROVISOR_MODEL"]
 
 
@@ -25,7 +26,10 @@ def multiply(a: float, b: float) -> float:
 
 
 def main() -> None:
-    messages: list = [{"role": "user", "content": sys.argv[1] if len(sys.argv) > 1 else TASK}]
+    messages: list = [
+        {"role": "system", "content": RULES},
+        {"role": "user", "content": sys.argv[1] if len(sys.argv) > 1 else TASK},
+    ]
     reply = chat(MODEL, messages, tools=[multiply], options={"num_predict": 200})
     messages.append(reply.message)
     for call in reply.message.tool_calls or []:

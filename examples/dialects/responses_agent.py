@@ -2,8 +2,9 @@
 
     neurovisor run examples/dialects/responses_agent.py [-- TASK]
 
-OPENAI_BASE_URL and OPENAI_API_KEY are set in the sandbox. The host keeps what was said: the second request names the
-first by its id and sends the tool's result alone.
+OPENAI_BASE_URL and OPENAI_API_KEY are set in the sandbox. The first step must be a call of the tool, so that small
+models do not guess. The host keeps what was said: the second request names the first by its id and sends the tool's
+result alone.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 from openai import OpenAI
 
 TASK = "Multiply 12 by 7."
+RULES = "Use the result of the tool and answer in one short sentence."
 MODEL = os.environ["NEUROVISOR_MODEL"]
 TOOL = {
     "type": "function",
@@ -41,7 +43,13 @@ def main() -> None:
             results.append({"type": "function_call_output", "call_id": item.call_id, "output": result})
     print("answer  ", end="")
     with client.responses.stream(
-        model=MODEL, previous_response_id=first.id, input=results, tools=[TOOL], max_output_tokens=200
+        model=MODEL,
+        instructions=RULES,
+        previous_response_id=first.id,
+        input=results,
+        tools=[TOOL],
+        tool_choice="none",  # small models would call again
+        max_output_tokens=200,
     ) as stream:
         for event in stream:
             if event.type == "response.output_text.delta":
