@@ -18,9 +18,9 @@ PORT = 5000
 SYS_PIDFD_GETFD = 438
 FRAME_BYTES_MAX = 65536
 STDOUT = 2
-FIRST_FD, LAST_FD = 3, 40
+FIRST_FD, LAST_FD = 3, 200
 # Pids are given in order; some have ended before they are seen.
-PIDS_AHEAD = 8
+PIDS_AHEAD = 64
 POLL_S = 0.0001
 REAL_TIME = 50
 SERVERS = 12
