@@ -67,7 +67,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
   };
 }
 
-/** What a creation needs of it. */
+/** What a server and its creations need of it. */
 const control = {
   create: async (request: CreateRequest) => {
     const info = sandboxOf(request);
@@ -76,6 +76,7 @@ const control = {
     if (kept.size > KEPT_MAX) kept.delete(oldest);
     return info;
   },
+  list: async () => [...kept.values()],
   onChange: () => () => undefined,
 } as unknown as ControlPlane;
 
