@@ -27,9 +27,9 @@ export interface AdmissionRequest {
   readonly output: OutputLimit | null;
 }
 
-/** Of an answer, before it is there: about that of a step of an agent. */
+/** Assumed of an answer until it comes: about one step of an agent. */
 const EXPECTED_OUTPUT_TOKENS = 256;
-/** Of each answer to a request with a budget and without a limit of its own. */
+/** Limit of each answer if the sandbox has a budget and the request names no limit. */
 const DEFAULT_OUTPUT_TOKENS = 16_384;
 
 export class Admission {

@@ -390,7 +390,7 @@ export class Exchange {
     const { answer: context, keep } = translated;
     const request = { operation, clock, model, stream, promptTokensEstimate, showCacheHits };
     const keepBy = (id: string): KeptDraft['keep'] | undefined => {
-      // Of an earlier attempt.
+      // An earlier attempt may have begun one.
       this.#draft?.end();
       this.#draft = keep && kept.begin(keep.previous, namedItems(keep.items, id));
       return this.#draft?.keep;
@@ -414,7 +414,7 @@ export class Exchange {
         send,
       });
       if (!delivered.ok) {
-        // Of an earlier attempt, which got no answer.
+        // The last attempt got no answer.
         if (this.#dispatched !== undefined) this.#dispatched.counts = () => NO_TOKENS;
         return this.#refused(delivered.refusal);
       }

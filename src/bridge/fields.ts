@@ -47,7 +47,16 @@ export const labels = (names: string): Fields =>
   Object.fromEntries(names.split(/\s+/).map((name) => [name, LABEL]));
 
 /** Why a field is on no list, for its error; by name, at any depth. */
-export type Hazards = ReadonlyMap<string, { readonly code: string; readonly why: string }>;
+export type Hazards = ReadonlyMap<string, Hazard>;
+
+interface Hazard {
+  readonly code: string;
+  readonly why: string;
+}
+
+/** Entries with one error. @param names separated by white space */
+export const hazards = (code: string, why: string, names: string): readonly [string, Hazard][] =>
+  names.split(/\s+/).map((name) => [name, { code, why }]);
 
 /** Paths of fields that pass unchecked with all they contain, e.g. `enable_search`, `messages.content.uuid`. */
 export type AllowedFields = ReadonlySet<string>;

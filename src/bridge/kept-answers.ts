@@ -15,7 +15,7 @@ export const KEPT_MEMORY: FairShareLimits = {
   guaranteed: MIB,
   places: 128,
 };
-/** Of one sandbox. */
+/** Per sandbox. */
 export const KEPT_ANSWERS_MAX = 1000;
 /** For the objects around the texts. */
 const ITEM_BYTES = 256;

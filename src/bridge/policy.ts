@@ -25,9 +25,9 @@ export interface BridgePolicy {
   readonly allowFields?: readonly string[];
   /** True: answers keep what tells cache hits, so a sandbox may see what others have asked. */
   readonly showCacheHits?: boolean;
-  /** In the queue of an upstream whose slots are taken. Default: normal. */
+  /** Place in the queue of a busy upstream. Default: normal. */
   readonly priority?: ModelPriority;
-  /** Of the sandbox, or of all that share its account. */
+  /** Budget of the sandbox, or of all that share its account. */
   readonly budget?: ModelBudget;
   readonly limits?: Partial<BridgeLimits>;
 }

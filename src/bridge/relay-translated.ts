@@ -13,7 +13,7 @@ import type { UpstreamAnswer } from './tape/tape.ts';
 import type { DocumentUsage, StreamUsage } from './usage.ts';
 
 const ANSWER_ID_BYTES = 12;
-/** Of a plain answer that is sent before it is whole. */
+/** A longer plain answer is sent before it is whole. */
 const HELD_CHARACTERS_MAX = 64 * 1024;
 
 export interface Translated {

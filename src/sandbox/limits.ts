@@ -40,7 +40,7 @@ export const RANGES = {
   requestHeaderCharacters: { min: 0, max: 4096 },
   /** Of a template's start command. */
   readyTimeoutMs: { min: 1000, max: HOUR_MS },
-  /** Of a budget: tokens, and requests. */
+  /** Tokens or requests of a budget. */
   modelBudget: { min: 1, max: 1_000_000_000_000 },
   modelWindowMs: { min: 1000, max: 366 * 24 * HOUR_MS },
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },

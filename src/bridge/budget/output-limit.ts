@@ -2,7 +2,7 @@
 import type { JsonObject } from '../json-body.ts';
 
 export interface OutputLimit {
-  /** Of each answer; null: none is given, or one that servers may take for none. */
+  /** Limit of each answer; null: the request has none, or one that servers may ignore. */
   readonly tokens: number | null;
   /** Answers to the request. */
   readonly answers: number;
@@ -12,7 +12,7 @@ export interface OutputLimit {
 
 /** Servers differ in which one wins. */
 const FIELDS = ['max_tokens', 'max_completion_tokens', 'n_predict'];
-/** Of which a server knows at least one. */
+/** Each server knows at least one of them. */
 const STANDARD_FIELDS = FIELDS.slice(0, 2);
 
 export function outputLimitOf(body: JsonObject): OutputLimit {

@@ -103,7 +103,7 @@ export interface KeptContext {
   readonly conversation: readonly string[];
   /** JSON of other items, by id. */
   readonly items: readonly (readonly [string, string])[];
-  /** Of all of them. */
+  /** Length of all these texts together. */
   readonly characters: number;
 }
 

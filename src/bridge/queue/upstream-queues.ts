@@ -52,7 +52,7 @@ export interface Turn {
   release(): void;
 }
 
-/** Of an upstream whose slots are not known. */
+/** Turn at an upstream whose slots are not known. */
 const FREE_TURN: Turn = { charge: () => undefined, release: () => undefined };
 
 export class UpstreamQueues {
@@ -66,7 +66,7 @@ export class UpstreamQueues {
     this.#limits = limits;
   }
 
-  /** Of all upstreams. */
+  /** Counts requests at all upstreams. */
   counts(): { readonly waiting: number; readonly running: number } {
     let waiting = 0;
     let running = 0;

@@ -12,7 +12,7 @@ export const answerIdOf = (key: string, count: number): string =>
 const digits = (text: string, count: number): string =>
   createHash('sha256').update(text).digest('hex').slice(0, count);
 
-/** Of one answer, whose events come one after another. */
+/** Replaces the ids in one answer, whose events come in order. */
 export class StableAnswer {
   readonly #answerId: string;
   /** The server's id of a tool call → ours. */

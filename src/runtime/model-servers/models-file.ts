@@ -74,14 +74,14 @@ const OTHERS = 0o077;
 const OTHERS_WRITE = 0o022;
 const ROOT = 0;
 
-/** Who can change the file decides which server gets the keys. */
+/** Another user who can change the file could send the keys elsewhere. */
 function checkOwn(where: string, path: string, stats: Stats): void {
   checkOwner(where, path, stats);
   if ((stats.mode & OTHERS_WRITE) === 0) return;
   throw invalid(`${where}: other users may change ${path}`, `run: chmod go-w ${path}`);
 }
 
-/** What other users can read or replace is no secret of this host. */
+/** A key that other users can read or replace is no secret. */
 function checkPrivate(where: string, path: string, stats: Stats): void {
   checkOwner(where, path, stats);
   if ((stats.mode & OTHERS) === 0) return;

@@ -23,7 +23,7 @@ export interface CassetteReport {
   readonly missing: readonly MissingAnswer[];
 }
 
-/** Of this process, by path: the library opens a runtime anew when it needs one, and all record into one cassette. */
+/** Recorders of this process, by path: the library opens several runtimes, which record into one cassette. */
 const recorders = new Map<string, Recorder>();
 
 export class RuntimeTape {

@@ -2,7 +2,7 @@
  * The fields of Anthropic's Messages API that a sandbox may send. Their types are checked, and what goes upstream is written
  * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
  */
-import { type Fields, type Hazards, LABEL, labels, object } from '../../fields.ts';
+import { type Fields, type Hazards, hazards, LABEL, labels, object } from '../../fields.ts';
 
 const CACHE_CONTROL = object(labels('type ttl scope'));
 
@@ -59,29 +59,22 @@ export const ANTHROPIC_FIELDS = {
   count_tokens: COUNTED,
 } as const satisfies Readonly<Record<string, Fields>>;
 
-const group = (
-  code: string,
-  why: string,
-  names: string,
-): [string, { code: string; why: string }][] =>
-  names.split(/\s+/).map((name) => [name, { code, why }]);
-
 /** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
 export const ANTHROPIC_HAZARDS: Hazards = new Map([
-  ...group(
+  ...hazards(
     'remote_media_refused',
     'the model server would fetch it from the host network; read it in the sandbox and send it as base64',
     'url',
   ),
-  ...group(
+  ...hazards(
     'file_reference_refused',
     "it refers to an object in the host's account; send the content inline",
     'file_id container thread user_profile_id workspace_id',
   ),
-  ...group(
+  ...hazards(
     'provider_tool_refused',
     'a tool that the model server runs would give the sandbox a way to the network; run the tool in the sandbox',
     'mcp_servers mcp_server_name allowed_domains blocked_domains user_location max_uses',
   ),
-  ...group('field_refused', 'it names models past the allowlist', 'fallbacks'),
+  ...hazards('field_refused', 'it names models past the allowlist', 'fallbacks'),
 ]);

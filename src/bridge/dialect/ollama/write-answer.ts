@@ -26,11 +26,11 @@ export class OllamaAnswerWriter implements AnswerWriter {
   readonly #options: AnswerOptions;
   readonly #startedAtMs: number;
   #firstAtMs: number | undefined;
-  /** Of a plain answer. */
+  /** The text of a plain answer. */
   #content = '';
   #thinking = '';
   #calls: unknown[] = [];
-  /** Of all of a stream. */
+  /** Calls so far in a stream. */
   #callCount = 0;
   #name = '';
   #id = '';
@@ -100,7 +100,7 @@ export class OllamaAnswerWriter implements AnswerWriter {
   #last(reason: string): string {
     const { promptTokensEstimate, clock, stream } = this.#options;
     const total = clock.now() - this.#startedAtMs;
-    // Of an answer that came whole nothing tells when it began.
+    // An answer that came whole does not tell when the model began it.
     const prompt = stream ? (this.#firstAtMs ?? clock.now()) - this.#startedAtMs : 0;
     return this.#line({
       ...this.#said({

@@ -3,7 +3,15 @@
  * of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, DeepSeek, Mistral and DashScope that only change sampling, format
  * or reasoning of the request itself. docs/bridge.md explains them; a test compares.
  */
-import { type Fields, type Hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
+import {
+  type Fields,
+  type Hazards,
+  hazards,
+  LABEL,
+  labels,
+  object,
+  type Shape,
+} from '../../fields.ts';
 
 const PROSE: Shape = { strings: 'prose' };
 const MEDIA: Shape = { strings: 'media' };
@@ -213,64 +221,57 @@ export const OPENAI_FIELDS = {
  */
 export const BOUND_FIELDS = ['prompt_cache_key', 'safety_identifier', 'user'] as const;
 
-const group = (
-  code: string,
-  why: string,
-  names: string,
-): [string, { code: string; why: string }][] =>
-  names.split(/\s+/).map((name) => [name, { code, why }]);
-
 const TOOLS =
   'a tool that the model server runs would give the sandbox a way to the network; run the tool in the ' +
   'sandbox and offer it as type "function"';
 
 /** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
 export const OPENAI_HAZARDS: Hazards = new Map([
-  ...group(
+  ...hazards(
     'provider_tool_refused',
     TOOLS,
     'tools.type web_search_options web_search search_parameters search_options search_settings enable_search ' +
       'mcp_servers plugins data_sources builtin_tools forced_search return_images return_related_questions ' +
       'include_domains exclude_domains citation_options compound_custom',
   ),
-  ...group(
+  ...hazards(
     'file_reference_refused',
     "it refers to an object in the host's account; send the content inline",
     'file_id file_ids input_file_id cached_content',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     'it names an entry of a cache or session that all sandboxes share',
     'uuid uuids multi_modal_uuids content_hash cache_salt extra_key session_id session_params request_id rid ' +
       'id_slot slot_id ngram_corpus_id custom_labels',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     'it names a host, a file or a worker of the model server',
     'kv_transfer_params ec_transfer_params bootstrap_host bootstrap_port bootstrap_room routed_dp_rank ' +
       'data_parallel_rank disagg_prefill_dp_rank api_base base_url api_key callback_url webhook lora lora_path ' +
       'lora_request image_data media_io_kwargs mm_processor_kwargs images_config',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     'it names models past the allowlist',
     'models fallbacks provider route draft_model moderation',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     'it lets the request run code, templates or tensors in the model server',
     'chat_template logits_processors custom_logit_processor custom_params vllm_xargs prompt_embeds image_embeds ' +
       'audio_embeds video_embeds guided_decoding_backend _backend input_ids',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     "it puts the request before other sandboxes', or changes the server for them",
     'priority ttl keep_alive service_tier num_ctx num_gpu options',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     'it tells what other sandboxes have asked',
     'return_cached_tokens_details return_progress timings_per_token return_hidden_states return_meta_info',
   ),
-  ...group('field_refused', "it would keep the conversation in the host's account", 'store'),
+  ...hazards('field_refused', "it would keep the conversation in the host's account", 'store'),
 ]);

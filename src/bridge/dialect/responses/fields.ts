@@ -2,7 +2,15 @@
  * The fields of OpenAI's Responses API that a sandbox may send. Their types are checked, and what goes upstream is written
  * anew, by `read-request.ts`. docs/bridge.md explains them; a test compares.
  */
-import { type Fields, type Hazards, LABEL, labels, object, type Shape } from '../../fields.ts';
+import {
+  type Fields,
+  type Hazards,
+  hazards,
+  LABEL,
+  labels,
+  object,
+  type Shape,
+} from '../../fields.ts';
 
 const PROSE: Shape = { strings: 'prose' };
 const CACHE_MARK = object(labels('mode ttl'));
@@ -39,7 +47,7 @@ const DEFINITION: Fields = {
   description: PROSE,
   parameters: 'open',
   output_schema: 'open',
-  // Of the text that a custom tool takes.
+  // The grammar of a custom tool's text.
   format: object({ ...labels('type syntax'), definition: PROSE }),
 };
 
@@ -95,44 +103,37 @@ export const RESPONSES_FIELDS = {
   input_tokens: COUNTED,
 } as const satisfies Readonly<Record<string, Fields>>;
 
-const group = (
-  code: string,
-  why: string,
-  names: string,
-): [string, { code: string; why: string }][] =>
-  names.split(/\s+/).map((name) => [name, { code, why }]);
-
 const OWN_STATE =
   "it refers to an object in the host's account; send the content inline, or continue an answer with " +
   'previous_response_id';
 
 /** Fields known to be dangerous, which get a better explanation than unknown ones. Lower case. */
 export const RESPONSES_HAZARDS: Hazards = new Map([
-  ...group(
+  ...hazards(
     'provider_tool_refused',
     'a tool that the model server runs would give the sandbox a way to the network; run the tool in the sandbox ' +
       'and offer it as type "function". Codex offers none with web_search = "disabled" in its config.toml',
     'tools.type tools.tools.type server_url server_label connector_id vector_store_ids external_web_access ' +
       'search_context_size user_location filters max_num_results container display_width display_height environment',
   ),
-  ...group(
+  ...hazards(
     'remote_media_refused',
     'the model server would fetch it from the host network; read it in the sandbox and send its text',
     'file_url',
   ),
-  ...group('file_reference_refused', OWN_STATE, 'file_id conversation prompt'),
-  ...group(
+  ...hazards('file_reference_refused', OWN_STATE, 'file_id conversation prompt'),
+  ...hazards(
     'field_refused',
     'model servers read no documents; send their text as input_text',
     'file_data filename',
   ),
-  ...group(
+  ...hazards(
     'field_refused',
     'an answer lives as long as its request; keep the connection open, or stream',
     'background background_options',
   ),
-  ...group('field_refused', 'most model servers have no probabilities', 'include top_logprobs'),
-  ...group(
+  ...hazards('field_refused', 'most model servers have no probabilities', 'include top_logprobs'),
+  ...hazards(
     'field_refused',
     "it puts the request before other sandboxes', or changes the server for them",
     'service_tier',

@@ -25,7 +25,7 @@ export interface ReadRequest {
 }
 
 const ENCRYPTED = 'reasoning.encrypted_content';
-/** Of one member that the answer repeats; a longer one is left out. */
+/** Length of a member that the answer repeats; a longer one is omitted. */
 const REPEATED_CHARACTERS_MAX = 64 * 1024;
 
 /** What `body` refers to; undefined: nothing. */

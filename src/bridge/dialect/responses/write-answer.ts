@@ -282,7 +282,7 @@ export class ResponsesWriter implements AnswerWriter {
     };
   }
 
-  /** Of the open item, and the next one. */
+  /** Index of the open item, or else of the next one. */
   get #index(): number {
     return this.#output.length;
   }
