@@ -29,12 +29,13 @@ export interface ListProbe {
 const LIST_MS_MAX = 5_000;
 
 export async function probeList(
-  { client, clock }: Prober,
+  { client, clock }: Omit<Prober, 'signal'>,
   target: UpstreamTarget,
+  msMax = LIST_MS_MAX,
 ): Promise<ListProbe> {
   const begunAtMs = clock.now();
   try {
-    const list = await fetchModels(client, clock, target, BRIDGE_LIMITS, LIST_MS_MAX);
+    const list = await fetchModels(client, clock, target, BRIDGE_LIMITS, msMax);
     return { models: list.map(({ id }) => id), tookMs: clock.now() - begunAtMs, error: null };
   } catch (error) {
     return { models: null, tookMs: null, error: describeError(error) };

@@ -1,12 +1,10 @@
 /** The model servers of `models.toml`, as the runtime's upstream. */
 import { systemClock } from '../../base/clock.ts';
-import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import { BRIDGE_LIMITS } from '../../bridge/limits.ts';
 import type { RouteTable } from '../../bridge/routing/route-table.ts';
-import { fetchModels } from '../../bridge/upstream/catalog.ts';
 import { UpstreamClient } from '../../bridge/upstream/client.ts';
 import type { ConfiguredModels, ConfiguredServer } from './models-file.ts';
+import { probeList } from './probe.ts';
 
 const ASK_MS_MAX = 1000;
 
@@ -50,14 +48,10 @@ async function discovered(
   if (!discover) return [];
   const client = new UpstreamClient(systemClock);
   try {
-    const list = await fetchModels(client, systemClock, target, BRIDGE_LIMITS, ASK_MS_MAX);
-    return list.map(({ id }) => id);
-  } catch (error) {
-    log.warn('a model server does not list its models', {
-      upstream: target.name,
-      error: describeError(error),
-    });
-    return [];
+    const { models, error } = await probeList({ client, clock: systemClock }, target, ASK_MS_MAX);
+    if (error !== null)
+      log.warn('a model server does not list its models', { upstream: target.name, error });
+    return models ?? [];
   } finally {
     client.close();
   }
