@@ -65,7 +65,7 @@ export function orReason<T>(find: () => T): T | string {
 }
 
 /** The interpreter itself: a version manager's shim in PATH runs more after `pip install`, which can fail by itself. */
-function findPython(): string {
+export function findPython(): string {
   const about = 'import sys, pip; print("%d.%d" % sys.version_info[:2], sys.executable)';
   for (const python of ['python3', `python${PYTHON}`, `/usr/bin/python${PYTHON}`]) {
     const found = orReason(() => run(python, ['-c', about]).trim());

@@ -9,6 +9,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { findPython } from '../../test/support/locked-packages.ts';
 import type { CampaignOptions, CampaignResult, Found } from './campaign.ts';
 import type { Progress } from './messages.ts';
 
@@ -67,7 +68,7 @@ export async function runAgentCampaign(options: AgentOptions): Promise<CampaignR
   }
 }
 
-/** @throws if PyPI is out of reach, or the digest differs */
+/** @throws if there is no Python for it, PyPI is out of reach, or the digest differs */
 export async function fetchAtheris(cacheDir: string): Promise<string> {
   const lock = await readFile(LOCK, 'utf8');
   const version = /^atheris==(\S+)/m.exec(lock)?.[1] ?? '';
@@ -77,10 +78,7 @@ export async function fetchAtheris(cacheDir: string): Promise<string> {
   const made = `${dir}.${randomUUID()}`;
   const pip = ['-m', 'pip', 'install', '--no-deps', '--require-hashes', '--only-binary=:all:'];
   const quiet = ['--no-input', '--disable-pip-version-check', '-q', '--target', made, '-r', LOCK];
-  // A version manager's shim in PATH runs more after `pip install`, which can fail by itself.
-  const found = await started(['python3', '-c', 'import sys; print(sys.executable)'], {});
-  const python = found.output.trim() || 'python3';
-  const { status, output } = await started([python, ...pip, ...quiet], {});
+  const { status, output } = await started([findPython(), ...pip, ...quiet], {});
   if (status !== 0) throw new Error(`pip could not install Atheris: ${output}`);
   try {
     await rename(made, dir);
@@ -102,7 +100,7 @@ async function run(
   const { name, seed, timeMs, runs = Infinity, signal } = options;
   const function_ = name === AGENT_CANARY ? 'canary' : name;
   const argv = [
-    ...['python3', join(TESTS, 'fuzz.py'), function_, inputs, ...LIMITS],
+    ...[findPython(), join(TESTS, 'fuzz.py'), function_, inputs, ...LIMITS],
     ...[`-seed=${(seed % (2 ** 31 - 2)) + 1}`, `-artifact_prefix=${failures}/`],
     ...(timeMs === Infinity ? [] : [`-max_total_time=${Math.max(1, Math.round(timeMs / 1000))}`]),
     ...(runs === Infinity ? [] : [`-runs=${runs}`]),
