@@ -2,7 +2,13 @@
 import { request } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
-import { sendAnswer, sseOf, streamedAnswer, wholeAnswer } from '../support/completions.ts';
+import {
+  answerByGates,
+  sendAnswer,
+  sseOf,
+  streamedAnswer,
+  wholeAnswer,
+} from '../support/completions.ts';
 import { delta, finish, sendJson, startEvents } from '../support/mock-upstream.ts';
 
 let fixture: BridgeFixture;
@@ -78,16 +84,7 @@ describe('bridge: Ollama’s chat and generate', () => {
 
   it('streams unless told otherwise: a line for each part, as they come', async () => {
     fixture = await bridgeFixture();
-    const parts = streamedAnswer({ text: 'héllo wörld 🙂' }, 4);
-    const gates = parts.map(() => Promise.withResolvers<void>());
-    fixture.mock.answer(async (_, response) => {
-      startEvents(response);
-      for (const [i, part] of parts.entries()) {
-        await gates[i]?.promise;
-        response.write(sseOf([part]));
-      }
-      response.end();
-    });
+    const gates = answerByGates(fixture.mock, streamedAnswer({ text: 'héllo wörld 🙂' }, 4));
     const opened = fixture.open('/api/generate', { model: 'm1', prompt: 'hello' });
     expect((await opened.head).headers['content-type']).toBe('application/x-ndjson');
     for (const gate of gates.slice(0, 2)) gate.resolve();

@@ -2,7 +2,13 @@
 import type { ServerResponse } from 'node:http';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
-import { sendAnswer, sseOf, streamedAnswer, wholeAnswer } from '../support/completions.ts';
+import {
+  answerByGates,
+  sendAnswer,
+  sseOf,
+  streamedAnswer,
+  wholeAnswer,
+} from '../support/completions.ts';
 import { responsesEvents } from '../support/conversations.ts';
 import { delta, finish, sendJson, startEvents } from '../support/mock-upstream.ts';
 
@@ -88,16 +94,7 @@ describe('bridge: Responses', () => {
 
   it('streams events as they come, numbered, and ends with the whole response', async () => {
     fixture = await bridgeFixture();
-    const parts = streamedAnswer({ text: 'héllo wörld 🙂' }, 4);
-    const gates = parts.map(() => Promise.withResolvers<void>());
-    fixture.mock.answer(async (_, response) => {
-      startEvents(response);
-      for (const [i, part] of parts.entries()) {
-        await gates[i]?.promise;
-        response.write(sseOf([part]));
-      }
-      response.end();
-    });
+    const gates = answerByGates(fixture.mock, streamedAnswer({ text: 'héllo wörld 🙂' }, 4));
     const opened = fixture.open(PATH, ask({ stream: true }));
     expect((await opened.head).headers['content-type']).toMatch(/^text\/event-stream/);
     gates[0]?.resolve();

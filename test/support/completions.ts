@@ -1,6 +1,6 @@
 /** Answers of a scripted model server: whole ones and events, as chat completions have them. */
 import type { ServerResponse } from 'node:http';
-import { sendJson, startEvents } from './mock-upstream.ts';
+import { type MockUpstream, sendJson, startEvents } from './mock-upstream.ts';
 
 export interface ScriptedCall {
   readonly id: string;
@@ -85,4 +85,21 @@ export function sendAnswer(body: string, response: ServerResponse, answer: Scrip
   }
   startEvents(response);
   response.end(sseOf(streamedAnswer(answer)));
+}
+
+/** Streams each event once its gate is resolved. @param events `data` of each */
+export function answerByGates(
+  mock: MockUpstream,
+  events: readonly string[],
+): readonly PromiseWithResolvers<void>[] {
+  const gates = events.map(() => Promise.withResolvers<void>());
+  mock.answer(async (_, response) => {
+    startEvents(response);
+    for (const [i, event] of events.entries()) {
+      await gates[i]?.promise;
+      response.write(sseOf([event]));
+    }
+    response.end();
+  });
+  return gates;
 }

@@ -7,6 +7,13 @@ import {
   wholeAnswer,
 } from '../../../../test/support/completions.ts';
 import {
+  maybe,
+  messagesWith,
+  object,
+  tool,
+  words,
+} from '../../../../test/support/conversation-arbitraries.ts';
+import {
   joinAnthropicStream,
   readOpenaiMessages,
   writeAnthropicRequest,
@@ -20,13 +27,6 @@ import { OpenaiAnswerReader } from '../openai/read-answer.ts';
 import { TEXT_GAP, writeRequest } from '../openai/write-request.ts';
 import { readRequest } from './read-request.ts';
 import { AnthropicMessageWriter, AnthropicStreamWriter } from './write-answer.ts';
-
-const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
-const object = fc.dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
-  maxKeys: 3,
-  noNullPrototype: true,
-});
-const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 
 const call = fc.record({
   id: fc.constantFrom('a', 'b', 'c'),
@@ -213,52 +213,13 @@ describe('Anthropic answers', () => {
   });
 });
 
-const text = fc.record({ type: fc.constant('text' as const), text: words });
-const image = fc.record({
-  type: fc.constant('image' as const),
-  mediaType: fc.constantFrom('image/png', 'image/webp'),
-  data: fc.base64String({ maxLength: 16 }),
-});
-const result = fc.record({
-  type: fc.constant('tool-result' as const),
-  id: words,
-  isError: fc.boolean(),
-  content: fc.array(fc.oneof(text, image), { maxLength: 3 }),
-});
-const userParts: fc.Arbitrary<readonly Part[]> = fc.array(fc.oneof(text, image, result), {
-  minLength: 1,
-  maxLength: 4,
-});
-const assistantParts: fc.Arbitrary<readonly Part[]> = fc.array(
-  fc.oneof(
-    text,
-    fc.record({ type: fc.constant('reasoning' as const), text: words }),
-    fc.record({ type: fc.constant('tool-call' as const), id: words, name: words, input: object }),
-  ),
-  { minLength: 1, maxLength: 4 },
-);
-const messages: fc.Arbitrary<readonly Message[]> = fc
-  .array(fc.tuple(userParts, assistantParts), { minLength: 1, maxLength: 3 })
-  .map((turns) =>
-    turns.flatMap(([user, assistant]): Message[] => [
-      { role: 'user', parts: user },
-      { role: 'assistant', parts: assistant },
-    ]),
-  );
+const messages = messagesWith(fc.boolean());
 const conversation: fc.Arbitrary<ConversationRequest> = fc.record({
   model: words,
   stream: fc.boolean(),
   system: fc.string({ unit: 'grapheme', maxLength: 12 }),
   messages,
-  tools: fc.array(
-    fc.record({
-      name: words,
-      description: maybe(words),
-      schema: object,
-      strict: maybe(fc.boolean()),
-    }),
-    { maxLength: 2 },
-  ),
+  tools: fc.array(tool, { maxLength: 2 }),
   toolChoice: maybe(
     fc.oneof(
       fc.record({ type: fc.constantFrom('auto' as const, 'any' as const, 'none' as const) }),

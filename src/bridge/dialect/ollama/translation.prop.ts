@@ -5,6 +5,7 @@ import {
   streamedAnswer,
   wholeAnswer,
 } from '../../../../test/support/completions.ts';
+import { object, words } from '../../../../test/support/conversation-arbitraries.ts';
 import { systemClock } from '../../../base/clock.ts';
 import { BridgeError } from '../../errors.ts';
 import type { JsonObject } from '../../json-body.ts';
@@ -16,12 +17,6 @@ import { writeRequest } from '../openai/write-request.ts';
 import { ollamaDialect } from './ollama.ts';
 import { readChat } from './read-request.ts';
 import { OllamaAnswerWriter } from './write-answer.ts';
-
-const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
-const object = fc.dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
-  maxKeys: 3,
-  noNullPrototype: true,
-});
 
 const CUT = { id: 'z', name: 'f', arguments: '{"cut' };
 const answer: fc.Arbitrary<ScriptedAnswer> = fc

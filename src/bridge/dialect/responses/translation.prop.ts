@@ -6,6 +6,13 @@ import {
   streamedAnswer,
 } from '../../../../test/support/completions.ts';
 import {
+  maybe,
+  messagesWith,
+  object,
+  tool,
+  words,
+} from '../../../../test/support/conversation-arbitraries.ts';
+import {
   joinResponsesStream,
   responsesEvents,
   writeResponsesRequest,
@@ -14,18 +21,12 @@ import { FakeClock } from '../../../base/clock.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import { eventData, SseSplitter } from '../../sse.ts';
 import type { AnswerOptions, KeptContext } from '../dialect.ts';
-import type { AnswerContext, AnswerEvent, ConversationRequest, Message, Part } from '../model.ts';
+import type { AnswerContext, AnswerEvent, ConversationRequest } from '../model.ts';
 import { OpenaiAnswerReader } from '../openai/read-answer.ts';
 import { readRequest } from './read-request.ts';
 import { ResponsesWriter } from './write-answer.ts';
 
 const NOTHING: KeptContext = { conversation: [], items: [], characters: 0 };
-const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
-const object = fc.dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
-  maxKeys: 3,
-  noNullPrototype: true,
-});
-const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 
 /** A function, a tool that takes text, a shell, and one that was never offered. */
 const call = fc.record({
@@ -157,44 +158,7 @@ describe('Responses: answers', () => {
   });
 });
 
-const text = fc.record({ type: fc.constant('text' as const), text: words });
-const image = fc.record({
-  type: fc.constant('image' as const),
-  mediaType: fc.constantFrom('image/png', 'image/webp'),
-  data: fc.base64String({ maxLength: 16 }),
-});
-const result = fc.record({
-  type: fc.constant('tool-result' as const),
-  id: words,
-  isError: fc.constant(false),
-  content: fc.array(fc.oneof(text, image), { maxLength: 3 }),
-});
-const userParts: fc.Arbitrary<readonly Part[]> = fc.array(fc.oneof(text, image, result), {
-  minLength: 1,
-  maxLength: 4,
-});
-const assistantParts: fc.Arbitrary<readonly Part[]> = fc.array(
-  fc.oneof(
-    text,
-    fc.record({ type: fc.constant('reasoning' as const), text: words }),
-    fc.record({ type: fc.constant('tool-call' as const), id: words, name: words, input: object }),
-  ),
-  { minLength: 1, maxLength: 4 },
-);
-const messages: fc.Arbitrary<readonly Message[]> = fc
-  .array(fc.tuple(userParts, assistantParts), { minLength: 1, maxLength: 3 })
-  .map((turns) =>
-    turns.flatMap(([user, assistant]): Message[] => [
-      { role: 'user', parts: user },
-      { role: 'assistant', parts: assistant },
-    ]),
-  );
-const tool = fc.record({
-  name: words,
-  description: maybe(words),
-  schema: object,
-  strict: maybe(fc.boolean()),
-});
+const messages = messagesWith(fc.constant(false));
 const conversation: fc.Arbitrary<ConversationRequest> = fc
   .record({
     model: words,

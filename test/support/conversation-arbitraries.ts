@@ -1,0 +1,54 @@
+/** Arbitraries of conversations, and of what an upstream answers, for properties of the dialects. */
+import fc from 'fast-check';
+import type { Message, Part } from '../../src/bridge/dialect/model.ts';
+
+export const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
+export const object = fc.dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
+  maxKeys: 3,
+  noNullPrototype: true,
+});
+export const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
+
+export const tool = fc.record({
+  name: words,
+  description: maybe(words),
+  schema: object,
+  strict: maybe(fc.boolean()),
+});
+
+const text = fc.record({ type: fc.constant('text' as const), text: words });
+const image = fc.record({
+  type: fc.constant('image' as const),
+  mediaType: fc.constantFrom('image/png', 'image/webp'),
+  data: fc.base64String({ maxLength: 16 }),
+});
+const assistantParts: fc.Arbitrary<readonly Part[]> = fc.array(
+  fc.oneof(
+    text,
+    fc.record({ type: fc.constant('reasoning' as const), text: words }),
+    fc.record({ type: fc.constant('tool-call' as const), id: words, name: words, input: object }),
+  ),
+  { minLength: 1, maxLength: 4 },
+);
+
+/** Turns of a user and the model. @param isError of results of tools */
+export function messagesWith(isError: fc.Arbitrary<boolean>): fc.Arbitrary<readonly Message[]> {
+  const result = fc.record({
+    type: fc.constant('tool-result' as const),
+    id: words,
+    isError,
+    content: fc.array(fc.oneof(text, image), { maxLength: 3 }),
+  });
+  const userParts: fc.Arbitrary<readonly Part[]> = fc.array(fc.oneof(text, image, result), {
+    minLength: 1,
+    maxLength: 4,
+  });
+  return fc
+    .array(fc.tuple(userParts, assistantParts), { minLength: 1, maxLength: 3 })
+    .map((turns) =>
+      turns.flatMap(([user, assistant]): Message[] => [
+        { role: 'user', parts: user },
+        { role: 'assistant', parts: assistant },
+      ]),
+    );
+}
