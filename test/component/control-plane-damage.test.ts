@@ -273,6 +273,18 @@ describe('LocalControlPlane: forks', () => {
     },
   );
 
+  it('on a slow host with one place to start: the last copy waits for the others', async () => {
+    await using host = await FakeHost.open({ concurrency: 1 });
+    const { id } = await begin(host);
+    for (let copy = 0; copy < 4; copy += 1) {
+      // Four of these are more than one queue time (60 s).
+      host.script.next('start', () => host.clock.advance(25_000));
+    }
+    const results = await host.control.fork(id, { count: 4 });
+    expect(results.map(({ ok }) => ok)).toEqual([true, true, true, true]);
+    await requireNothing(host);
+  });
+
   it('of an ended or ending sandbox: refused with a reason', async () => {
     await using host = await FakeHost.open();
     const { id } = await begin(host);

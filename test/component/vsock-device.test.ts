@@ -199,9 +199,10 @@ describe('guests', () => {
       );
       await guest.until(() => streams.every(({ state }) => state === 'open'), `batch ${batch}`);
       for (const stream of streams) stream.wantsClose = true;
-      await guest.until(() => guest.guest.streams.size === 0, `end of batch ${batch}`);
+      // Node accepts one connection per turn of its loop: a backlog that grew from batch to batch would be full.
+      const isOver = () => guest.guest.streams.size === 0 && accepted === (batch + 1) * 50;
+      await guest.until(isOver, `end of batch ${batch}`);
     }
-    await guest.until(() => accepted === 10_000, 'the last of the backlog');
     expect(await made.device.stats()).toMatchObject({
       connectionsOpened: 10_000,
       connectionsOpen: 0,

@@ -125,7 +125,7 @@ def apart(path, data, pause):
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())['error']['code']
 
-print({apart('/responses', b'x' * 4000, 0.02 * n) for n in range(6)})
+print({apart('/nowhere', b'x' * 4000, 0.02 * n) for n in range(6)})
 print(apart('/chat/completions', bytes(40 << 20), 0.1))
 `);
     expect(outcome.stdout).toBe("{(404, 'unknown_url')}\n(413, 'body_too_large')\n");

@@ -25,14 +25,14 @@ describe('a hostile guest', () => {
 import os
 print(sorted(os.listdir('/sys/class/net')))
 print(os.environ['OPENAI_API_KEY'], os.environ['OPENAI_BASE_URL'])
-print([name for name in os.environ if 'KEY' in name or 'TOKEN' in name])
+print({name: os.environ[name] for name in os.environ if 'KEY' in name or 'TOKEN' in name})
 `;
     const { stdout } = await python(sandbox.guest(), code);
     expect(stdout.trimEnd().split('\n')).toEqual([
       "['lo']",
       'neurovisor http://127.0.0.1:11434/v1',
-      // A placeholder: the bridge takes no key from a guest.
-      "['OPENAI_API_KEY']",
+      // Placeholders: the bridge takes no key from a guest.
+      "{'OPENAI_API_KEY': 'neurovisor', 'ANTHROPIC_API_KEY': 'neurovisor'}",
     ]);
   });
 

@@ -415,7 +415,8 @@ export class LocalControlPlane implements ControlPlane {
     const signal = this.#untilClosed();
     try {
       const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
-      const owner = { annotations: parent.policy.annotations, resumes: null };
+      const { annotations } = parent.policy;
+      const owner = { annotations, resumes: null, copies: options.count };
       const supervisor = await this.#starter.startFrom(spec, held.source, owner, signal);
       const policy = { ...parent.policy, timeoutMs, metadata };
       const provenance = {

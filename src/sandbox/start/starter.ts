@@ -63,6 +63,8 @@ export interface CloneOwner {
   readonly annotations?: SandboxInfo['annotations'] | undefined;
   /** Id of a sandbox that it resumes; null: a new one. */
   readonly resumes?: string | null | undefined;
+  /** Clones that the same request starts (default 1): each waits until its turn among them, a queue time per clone. */
+  readonly copies?: number | undefined;
 }
 
 const QUEUE_TIMEOUT_MS = 60_000;
@@ -171,8 +173,10 @@ export class Starter {
   ): Promise<Supervisor> {
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, source, undefined, both);
+    const { annotations, copies = 1 } = owner;
+    const request = { annotations, queueTimeoutMs: QUEUE_TIMEOUT_MS * copies };
     const { supervisor } = await this.#admitted(owner, spec, async () => ({
-      supervisor: await this.#queued(owner, spec, signal, start),
+      supervisor: await this.#queued(request, spec, signal, start),
     }));
     return supervisor;
   }
