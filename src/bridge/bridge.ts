@@ -48,6 +48,7 @@ import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
 import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
 import type { Refusal } from './refusal.ts';
+import { type Draw, drawByHash } from './routing/affinity.ts';
 import { Dispatcher } from './routing/dispatcher.ts';
 import { ModelNames } from './routing/model-names.ts';
 import type { UpstreamSource } from './routing/route-table.ts';
@@ -81,8 +82,8 @@ export interface BridgeOptions {
   readonly tracer?: Tracer;
   /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
   readonly takeTraces?: TakeTraces | undefined;
-  /** In [0, 1), for the choice among routes. Default: `Math.random`. */
-  readonly chance?: () => number;
+  /** For the choice among routes. Default: by hash. */
+  readonly draw?: Draw;
   /** Records what ports ask, or answers it from a cassette. Absent: neither. */
   readonly tape?: Tape | undefined;
   /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
@@ -133,8 +134,8 @@ export function createBridge(options: BridgeOptions): Bridge {
   const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
   const queues = new UpstreamQueues(clock, options.queue);
   const models = new ModelNames(upstream, catalog);
-  const { chance = Math.random } = options;
-  const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, chance });
+  const { draw = drawByHash } = options;
+  const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, draw });
   const budgets = new Budgets(clock);
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();

@@ -290,7 +290,9 @@ export class Exchange {
     let span: Span | undefined;
     const bound = { ...callerKeys(sandboxId, inspection.bound), ...admitted.value.edits };
     const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
-    return this.#forward(plan, admitted.value, async (target, route, signal) => {
+    const { conversation } = checked.value;
+    const affinity = conversation === null ? null : `${sandboxId} ${conversation}`;
+    return this.#forward({ plan, affinity }, admitted.value, async (target, route, signal) => {
       const salt = await cacheSalt(this.#context, target, route.model, signal);
       const edits = { ...inspection.edits, ...bound, ...salt };
       const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
@@ -401,11 +403,15 @@ export class Exchange {
   }
 
   /** @param send called for each attempt, right before it */
-  async #forward(plan: Plan, admission: Admission, send: SendAttempt): Promise<ExchangeEnd> {
+  async #forward(
+    to: { readonly plan: Plan; readonly affinity: string | null },
+    admission: Admission,
+    send: SendAttempt,
+  ): Promise<ExchangeEnd> {
     let response: UpstreamAnswer | undefined;
     try {
       const delivered = await this.#context.dispatcher.dispatch({
-        plan,
+        ...to,
         signal: this.#aborter.signal,
         enter: (target) => {
           this.#target = target;

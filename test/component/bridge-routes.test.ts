@@ -8,6 +8,7 @@ import { CleanupStack } from '../../src/base/cleanup.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import type { BridgeOptions, BridgePolicy } from '../../src/bridge/bridge.ts';
 import { QUEUE_LIMITS } from '../../src/bridge/queue/upstream-queues.ts';
+import { type Draw, drawByHash } from '../../src/bridge/routing/affinity.ts';
 import { readConfig } from '../../src/config.ts';
 import { readModelsFile } from '../../src/runtime/model-servers/models-file.ts';
 import { openServers } from '../../src/runtime/model-servers/servers.ts';
@@ -64,7 +65,7 @@ async function bridge(
   toml: string,
   policy: BridgePolicy = {},
   options: {
-    chance?: () => number;
+    draw?: Draw;
     env?: Record<string, string>;
     log?: Log;
     queue?: BridgeOptions['queue'];
@@ -72,11 +73,11 @@ async function bridge(
 ): Promise<BridgeFixture> {
   const path = join(dir, 'models.toml');
   await writeFile(path, toml);
-  const { chance = () => 0, env = {}, log = silentLog, queue } = options;
+  const { draw = () => 0, env = {}, log = silentLog, queue } = options;
   const file = readModelsFile(readConfig({ NEUROVISOR_MODELS: path }), env);
   if (file === null) throw new Error('no file');
   const routes = (await openServers(file, silentLog)).source();
-  const fixture = await bridgeFixture({ routes, policy, chance, log, queue });
+  const fixture = await bridgeFixture({ routes, policy, draw, log, queue });
   cleanup.push('bridge', () => fixture.close());
   return fixture;
 }
@@ -107,6 +108,39 @@ describe('bridge: routes', () => {
     expect(await settled).toMatchObject({ model: 'large', outcome: 'ok' });
     expect(contentOf((await call(CHAT, chat('small'))).body)).toBe('from one');
     expect(one.requests).toHaveLength(1);
+  });
+
+  it('sends the requests of a conversation to the same replica, and those of others to either', async () => {
+    const one = await mock('one');
+    const two = await mock('two');
+    const { call } = await bridge(
+      `
+      [upstreams.one]
+      url = "${one.target.baseUrl}"
+      [upstreams.two]
+      url = "${two.target.baseUrl}"
+      [models.m]
+      routes = [{ upstream = "one" }, { upstream = "two" }]
+    `,
+      {},
+      { draw: drawByHash },
+    );
+    const chosen = new Set<unknown>();
+    // All of 32 at one of two: once in 2 ** 31 runs.
+    for (let n = 0; n < 32; n += 1) {
+      const begun = [{ role: 'user', content: `question ${n}` }];
+      const first = contentOf((await call(CHAT, { model: 'm', messages: begun })).body);
+      const messages = [
+        ...begun,
+        { role: 'assistant', content: 'answer' },
+        { role: 'user', content: 'and then?' },
+      ];
+      for (let again = 0; again < 2; again += 1) {
+        expect(contentOf((await call(CHAT, { model: 'm', messages })).body)).toBe(first);
+      }
+      chosen.add(first);
+    }
+    expect(chosen.size).toBe(2);
   });
 
   it('leaves a server that is down before the first byte, also for streams', async () => {

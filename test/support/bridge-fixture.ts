@@ -17,6 +17,7 @@ import {
   type UpstreamTarget,
   type UsageRecord,
 } from '../../src/bridge/bridge.ts';
+import type { Draw } from '../../src/bridge/routing/affinity.ts';
 import type { RouteTable } from '../../src/bridge/routing/route-table.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 
@@ -64,7 +65,7 @@ export async function bridgeFixture(
     upstream?: (mock: MockUpstream) => Promise<UpstreamTarget>;
     /** In place of the mock. */
     routes?: RouteTable;
-    chance?: () => number;
+    draw?: Draw;
     models?: readonly string[] | null;
     apiKey?: string;
     bodyMemory?: FairShareLimits;
@@ -87,7 +88,7 @@ export async function bridgeFixture(
   const waiting: ((record: UsageRecord) => void)[] = [];
   const bridge = createBridge({
     upstream: options.routes ?? (() => options.upstream?.(mock) ?? Promise.resolve(mock.target)),
-    ...(options.chance === undefined ? {} : { chance: options.chance }),
+    ...(options.draw === undefined ? {} : { draw: options.draw }),
     clock: systemClock,
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),

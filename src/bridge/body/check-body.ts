@@ -20,6 +20,7 @@ import {
 } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
 import { accepted, type Checked } from '../refusal.ts';
+import { conversationOf } from '../routing/affinity.ts';
 
 /** Plain data: it is sent to a thread. */
 export interface BodyCheck {
@@ -38,6 +39,8 @@ export interface CheckedBody {
   readonly layout: JsonLayout;
   /** Null: the operation generates nothing. */
   readonly output: OutputLimit | null;
+  /** The same for all requests of a conversation; null: it has none. */
+  readonly conversation: string | null;
   /** Present if the upstream speaks another dialect. */
   readonly translated?: TranslatedBody;
   /** In place of `translated`: to be looked up first. */
@@ -62,22 +65,25 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   if (!inspected.ok) return inspected;
   const inspection = inspected.value;
   const needs = check.kept === undefined ? dialect.translation?.needs?.(value) : undefined;
-  if (needs !== undefined) return accepted({ inspection, layout, needs, output: null });
+  if (needs !== undefined)
+    return accepted({ inspection, layout, needs, output: null, conversation: null });
   const translated = dialect.translation?.request(operation, value, check.kept);
   if (translated?.ok === false) return translated;
   const limitOf = (sent: JsonObject): OutputLimit | null =>
     operation.generates ? outputLimitOf(sent) : null;
   if (translated?.value === undefined) {
-    return accepted({ inspection, layout, output: limitOf(value) });
+    const conversation = conversationOf(value);
+    return accepted({ inspection, layout, output: limitOf(value), conversation });
   }
   const output = limitOf(translated.value.body);
-  return accepted({ ...withTranslation(inspection, translated.value), output });
+  const conversation = conversationOf(translated.value.body);
+  return accepted({ ...withTranslation(inspection, translated.value), output, conversation });
 }
 
 function withTranslation(
   checked: Inspection,
   translated: TranslatedRequest,
-): Omit<CheckedBody, 'output'> {
+): Pick<CheckedBody, 'inspection' | 'layout' | 'translated'> {
   const { body, answer, promptTokensEstimate, keep } = translated;
   const inspection = { ...checked, promptTokensEstimate };
   const bytes = Buffer.from(JSON.stringify(body));

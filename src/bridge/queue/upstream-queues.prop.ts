@@ -86,3 +86,26 @@ it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none
     { numRuns: 150 },
   );
 });
+
+it('UpstreamQueues: the load of a server without slots is what it has at the moment', async () => {
+  const queues = new UpstreamQueues(new FakeClock());
+  const target = { name: 'u', baseUrl: 'http://127.0.0.1:1' };
+  const request = {
+    tenant: null,
+    sandboxId: 'a',
+    priority: 'normal' as const,
+    inputTokens: 1,
+    outputTokens: 1,
+  };
+  const enter = () => queues.enter(target, request, new AbortController().signal);
+  const turns = (await Promise.all([enter(), enter()])).flatMap((turn) =>
+    turn.ok ? [turn.value] : [],
+  );
+  expect(queues.load(target)).toEqual({ requests: 2, isBusy: false });
+  turns[0]?.release();
+  turns[0]?.release();
+  expect(queues.load(target)).toEqual({ requests: 1, isBusy: false });
+  turns[1]?.release();
+  expect(queues.load(target)).toEqual({ requests: 0, isBusy: false });
+  expect(queues.counts()).toEqual({ waiting: 0, running: 0 });
+});

@@ -52,13 +52,19 @@ export interface Turn {
   release(): void;
 }
 
-/** Turn at an upstream whose slots are not known. */
-const FREE_TURN: Turn = { charge: () => undefined, release: () => undefined };
+export interface UpstreamLoad {
+  /** That wait or run. */
+  readonly requests: number;
+  /** Whether a request would wait now. */
+  readonly isBusy: boolean;
+}
 
 export class UpstreamQueues {
   readonly #clock: Clock;
   readonly #limits: QueueLimits;
   readonly #queues = new Map<string, UpstreamQueue>();
+  /** Requests at upstreams whose slots are not known. */
+  readonly #free = new Map<string, number>();
   readonly #metrics = new QueueMetrics(() => this.counts());
 
   constructor(clock: Clock, limits: QueueLimits = QUEUE_LIMITS) {
@@ -81,12 +87,12 @@ export class UpstreamQueues {
     return this.#metrics.list();
   }
 
-  /** Whether a request would wait now. */
-  isBusy(target: UpstreamTarget): boolean {
+  load(target: UpstreamTarget): UpstreamLoad {
     const { slots } = target;
-    const queue = slots === undefined ? undefined : this.#queues.get(endpointOf(target).key);
-    if (slots === undefined || queue === undefined) return false;
-    return queue.waiting > 0 || queue.running >= slots;
+    const { key } = endpointOf(target);
+    if (slots === undefined) return { requests: this.#free.get(key) ?? 0, isBusy: false };
+    const { waiting = 0, running = 0 } = this.#queues.get(key) ?? {};
+    return { requests: waiting + running, isBusy: waiting > 0 || running >= slots };
   }
 
   /** Resolves with a turn, which the caller releases, or a refusal. @throws the signal's reason, once it has left */
@@ -96,10 +102,10 @@ export class UpstreamQueues {
     signal: AbortSignal,
   ): Promise<Checked<Turn>> {
     const { slots } = target;
-    if (slots === undefined) return accepted(FREE_TURN);
     signal.throwIfAborted();
     // Those of all paths of a server share its slots.
     const { key } = endpointOf(target);
+    if (slots === undefined) return accepted(this.#freeTurn(key));
     let queue = this.#queues.get(key);
     if (queue === undefined) {
       queue = new UpstreamQueue(this.#clock, this.#limits, slots);
@@ -116,6 +122,23 @@ export class UpstreamQueues {
     signal.throwIfAborted();
     const { status, code, message, ...more } = DROPPED[left];
     return refused(status, code, message, more);
+  }
+
+  #freeTurn(key: string): Turn {
+    const count = (change: 1 | -1): void => {
+      const left = (this.#free.get(key) ?? 0) + change;
+      if (left === 0) this.#free.delete(key);
+      else this.#free.set(key, left);
+    };
+    let isHeld = true;
+    count(1);
+    return {
+      charge: () => undefined,
+      release: () => {
+        if (isHeld) count(-1);
+        isHeld = false;
+      },
+    };
   }
 }
 

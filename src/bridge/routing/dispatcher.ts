@@ -13,10 +13,11 @@ import type { Log } from '../../base/log.ts';
 import { Counter, type Metric } from '../../base/metrics.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import { BridgeError, NotConnectedError, UpstreamsPausedError } from '../errors.ts';
-import type { Turn, UpstreamQueues } from '../queue/upstream-queues.ts';
+import type { Turn, UpstreamLoad, UpstreamQueues } from '../queue/upstream-queues.ts';
 import { accepted, type Checked } from '../refusal.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
+import type { Draw } from './affinity.ts';
 import type { AttemptEnd } from './health.ts';
 import {
   type FailureCause,
@@ -43,6 +44,8 @@ export type SendAttempt = (
 
 export interface DispatchRequest {
   readonly plan: Plan;
+  /** Requests with the same key prefer the same upstream; null: any. */
+  readonly affinity: string | null;
   readonly signal: AbortSignal;
   /** Waits for a slot of the upstream. The dispatcher releases it only when it leaves that upstream. */
   readonly enter: (target: UpstreamTarget) => Promise<Checked<Turn>>;
@@ -59,8 +62,7 @@ export interface DispatcherOptions {
   readonly queues: UpstreamQueues;
   readonly clock: Clock;
   readonly log: Log;
-  /** In [0, 1). */
-  readonly chance: () => number;
+  readonly draw: Draw;
 }
 
 export class Dispatcher {
@@ -84,11 +86,11 @@ export class Dispatcher {
     this.#options = options;
     this.#upstreams = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
     this.#judges = typeof options.source !== 'function';
-    const isBusy = (name: string): boolean => {
+    const load = (name: string): UpstreamLoad => {
       const target = this.#targets.get(name);
-      return target !== undefined && options.queues.isBusy(target);
+      return target === undefined ? IDLE : options.queues.load(target);
     };
-    this.#router = new Router([...this.#upstreams.keys()], isBusy);
+    this.#router = new Router([...this.#upstreams.keys()], load);
     // Prometheus sees no first increase of a series that begins with it.
     for (const upstream of this.#upstreams.keys()) {
       for (const result of RESULTS) this.#attempts.add({ upstream, result }, 0);
@@ -105,11 +107,12 @@ export class Dispatcher {
    * @throws UpstreamsPausedError; as `SendAttempt`
    */
   async dispatch(request: DispatchRequest): Promise<Checked<Delivery>> {
-    const { plan, signal } = request;
+    const { plan, signal, affinity } = request;
+    const draw = this.#drawsOf(affinity);
     const tried = { routes: new Set<Route>(), unconnected: new Set<string>() };
     let failure: { readonly error: unknown } | undefined;
     for (;;) {
-      const choice = this.#choose(plan, tried);
+      const choice = this.#choose(plan, tried, draw);
       if (choice.kind === 'none') throw failure?.error ?? pausedError(choice, plan.model);
       const { route } = choice;
       let attempt: Attempt | undefined;
@@ -131,7 +134,7 @@ export class Dispatcher {
         this.#end(attempt, endOf(response, this.#options.clock.wall()));
         attempt = undefined;
         const status = causeOf(response.statusCode ?? 0);
-        if (status === null || !this.#hasAnother(plan, tried, status)) {
+        if (status === null || !this.#hasAnother(plan, tried, status, draw)) {
           return accepted({ response, target });
         }
         cause = status;
@@ -189,13 +192,21 @@ export class Dispatcher {
     }
   }
 
-  #choose(plan: Plan, tried: Tried): Choice {
-    const { clock, chance } = this.#options;
-    return this.#router.choose(plan, tried, clock.now(), chance());
+  #drawsOf(affinity: string | null): (route: Route) => number {
+    return (route) => this.#options.draw(affinity, route);
   }
 
-  #hasAnother(plan: Plan, tried: Tried, cause: FailureCause): boolean {
-    return plan.fallbackOn.has(cause) && this.#choose(plan, tried).kind !== 'none';
+  #choose(plan: Plan, tried: Tried, draw: (route: Route) => number): Choice {
+    return this.#router.choose(plan, tried, this.#options.clock.now(), draw);
+  }
+
+  #hasAnother(
+    plan: Plan,
+    tried: Tried,
+    cause: FailureCause,
+    draw: (route: Route) => number,
+  ): boolean {
+    return plan.fallbackOn.has(cause) && this.#choose(plan, tried, draw).kind !== 'none';
   }
 
   #isAvailable({ upstream }: Route): boolean {
@@ -218,6 +229,8 @@ export class Dispatcher {
     return upstream;
   }
 }
+
+const IDLE: UpstreamLoad = { requests: 0, isBusy: false };
 
 const RESULTS = ['answered', 'connect', '5xx', '429', 'other'] as const;
 

@@ -1,8 +1,9 @@
 /** The choice among routes, whatever the state of their upstreams. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { drawByHash } from './affinity.ts';
 import { FALLBACK_CAUSES, type FallbackCause, type Route } from './route-table.ts';
-import { type Plan, Router } from './router.ts';
+import { EXCESS_MAX, type Plan, Router } from './router.ts';
 
 const NAMES = ['a', 'b', 'c', 'd'] as const;
 type State = 'ok' | 'busy' | 'limited' | 'open';
@@ -21,10 +22,17 @@ const states = fc.record(
     NAMES.map((name) => [name, fc.constantFrom<State>('ok', 'busy', 'limited', 'open')]),
   ),
 );
-const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
+const draw = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
+const loads = fc.record(Object.fromEntries(NAMES.map((name) => [name, fc.nat(100)])));
 
-function routerIn(state: Readonly<Record<string, State>>): Router {
-  const router = new Router(NAMES, (name) => state[name] === 'busy');
+function routerIn(
+  state: Readonly<Record<string, State>>,
+  requests: Readonly<Record<string, number>> = {},
+): Router {
+  const router = new Router(NAMES, (name) => ({
+    isBusy: state[name] === 'busy',
+    requests: requests[name] ?? 0,
+  }));
   for (const name of NAMES) {
     const at = { upstream: name, model: 'm', weight: 1 };
     if (state[name] === 'limited') {
@@ -40,11 +48,11 @@ function routerIn(state: Readonly<Record<string, State>>): Router {
 describe('Router', () => {
   it('chooses only an untried route of an available upstream, in the first group that it may use', () => {
     fc.assert(
-      fc.property(plan, states, chance, fc.nat(), (given, state, at, picked) => {
+      fc.property(plan, states, loads, draw, fc.nat(), (given, state, requests, at, picked) => {
         const all = given.groups.flat();
         const skipped = all.filter((_, i) => ((picked >> i) & 1) === 1);
         const tried = { routes: new Set(skipped), unconnected: new Set<string>() };
-        const choice = routerIn(state).choose(given, tried, 1, at);
+        const choice = routerIn(state, requests).choose(given, tried, 1, () => at);
         const isUsable = (one: Route): boolean =>
           !skipped.includes(one) && ['ok', 'busy'].includes(state[one.upstream] ?? '');
         const isFree = (one: Route): boolean => isUsable(one) && state[one.upstream] === 'ok';
@@ -73,20 +81,48 @@ describe('Router', () => {
     );
   });
 
-  it('shares requests by weight', () => {
-    const group = [
-      { upstream: 'a', model: 'm', weight: 3 },
-      { upstream: 'b', model: 'm', weight: 1 },
-    ];
-    const given = { model: 'm', groups: [group], fallbackOn: new Set<FallbackCause>() };
-    const tried = { routes: new Set<Route>(), unconnected: new Set<string>() };
-    const router = routerIn({ a: 'ok', b: 'ok', c: 'ok', d: 'ok' });
-    const counts = new Map<string, number>();
-    for (let i = 0; i < 100; i += 1) {
-      const choice = router.choose(given, tried, 0, i / 100);
-      const name = choice.kind === 'route' ? choice.route.upstream : 'none';
-      counts.set(name, (counts.get(name) ?? 0) + 1);
-    }
-    expect(Object.fromEntries(counts)).toEqual({ a: 75, b: 25 });
+  const pair = [
+    { upstream: 'a', model: 'm', weight: 3 },
+    { upstream: 'b', model: 'm', weight: 1 },
+  ];
+  const fresh = { routes: new Set<Route>(), unconnected: new Set<string>() };
+  const planOf = (group: readonly Route[]): Plan => ({
+    model: 'm',
+    groups: [group],
+    fallbackOn: new Set(),
+  });
+  const upstreamOf = (router: Router, group: readonly Route[], affinity: string): string => {
+    const choice = router.choose(planOf(group), fresh, 0, (one) => drawByHash(affinity, one));
+    return choice.kind === 'route' ? choice.route.upstream : 'none';
+  };
+
+  it('shares conversations by weight', () => {
+    const router = routerIn({});
+    const names = Array.from({ length: 4000 }, (_, i) => upstreamOf(router, pair, `c${i}`));
+    // 3000 are expected, with a standard deviation of 27.
+    const share = names.filter((name) => name === 'a').length;
+    expect(Math.abs(share - 3000)).toBeLessThan(6 * 27);
+  });
+
+  it('a conversation keeps its upstream, also when another one comes, unless it goes there', () => {
+    const router = routerIn({});
+    const more = [...pair, { upstream: 'c', model: 'm', weight: 2 }];
+    fc.assert(
+      fc.property(fc.string(), (conversation) => {
+        const before = upstreamOf(router, pair, conversation);
+        expect(upstreamOf(router, pair, conversation)).toBe(before);
+        expect([before, 'c']).toContain(upstreamOf(router, more, conversation));
+      }),
+    );
+  });
+
+  it('an upstream far beyond its share of the requests gets none, whoever prefers it', () => {
+    fc.assert(
+      fc.property(fc.string(), fc.nat(500), (conversation, more) => {
+        // Its share of them is 3/4.
+        const router = routerIn({}, { a: 4 * EXCESS_MAX + more });
+        expect(upstreamOf(router, pair, conversation)).toBe('b');
+      }),
+    );
   });
 });

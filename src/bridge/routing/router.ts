@@ -1,5 +1,7 @@
 /** Chooses the route of a request by health, free slots and weight. Pure: time and chance come in as arguments. */
 import { assert } from '../../base/assert.ts';
+import type { UpstreamLoad } from '../queue/upstream-queues.ts';
+import { weighted } from './affinity.ts';
 import { type AttemptEnd, type Availability, Health, type HealthLimits } from './health.ts';
 import type { FailureCause, FallbackCause, Route } from './route-table.ts';
 
@@ -28,18 +30,20 @@ export interface Attempt {
   readonly isProbe: boolean;
 }
 
+/** A route may have this many requests beyond its share of all; then others are chosen although a cache is there. */
+export const EXCESS_MAX = 16;
+
 export class Router {
   readonly #health: ReadonlyMap<string, Health>;
-  readonly #isBusy: (upstream: string) => boolean;
+  readonly #load: (upstream: string) => UpstreamLoad;
 
-  /** @param isBusy whether a request would wait for this upstream */
   constructor(
     upstreams: readonly string[],
-    isBusy: (upstream: string) => boolean,
+    load: (upstream: string) => UpstreamLoad,
     limits?: HealthLimits,
   ) {
     this.#health = new Map(upstreams.map((name) => [name, new Health(limits)]));
-    this.#isBusy = isBusy;
+    this.#load = load;
   }
 
   availability(upstream: string, nowMs: number): Availability {
@@ -49,9 +53,9 @@ export class Router {
   /**
    * A route whose upstream is available, by weight, and one that is not busy if there is one: in the first group with
    * one, or in a later one if `fallbackOn` has all that keeps a request from those before.
-   * @param chance in [0, 1)
+   * @param draw in [0, 1), equal for requests that should get the same route
    */
-  choose(plan: Plan, tried: Tried, nowMs: number, chance: number): Choice {
+  choose(plan: Plan, tried: Tried, nowMs: number, draw: (route: Route) => number): Choice {
     let waiting: readonly Route[] = [];
     let cause: FailureCause | null = null;
     let retryInMs = Number.POSITIVE_INFINITY;
@@ -68,14 +72,26 @@ export class Router {
         if (availability.retryInMs < retryInMs) ({ cause, retryInMs } = availability);
         if (!plan.fallbackOn.has(availability.cause)) mayLeave = false;
       }
-      const free = usable.filter(({ upstream }) => !this.#isBusy(upstream));
-      if (free.length > 0) return { kind: 'route', route: weighted(free, chance) };
+      const free = usable.filter(({ upstream }) => !this.#load(upstream).isBusy);
+      if (free.length > 0) return { kind: 'route', route: this.#pick(free, draw) };
       if (waiting.length === 0) waiting = usable;
       if (usable.length > 0) mayLeave = plan.fallbackOn.has('busy');
       if (!mayLeave) break;
     }
-    if (waiting.length > 0) return { kind: 'route', route: weighted(waiting, chance) };
+    if (waiting.length > 0) return { kind: 'route', route: this.#pick(waiting, draw) };
     return { kind: 'none', cause, retryInMs };
+  }
+
+  #pick(routes: readonly Route[], draw: (route: Route) => number): Route {
+    const loads = routes.map((route) => ({ route, ...this.#load(route.upstream) }));
+    const requests = loads.reduce((sum, one) => sum + one.requests, 0);
+    const weight = routes.reduce((sum, one) => sum + one.weight, 0);
+    const even = loads.filter(
+      (one) => one.requests - (requests * one.route.weight) / weight < EXCESS_MAX,
+    );
+    const [first, ...others] = even.map(({ route }) => route);
+    assert(first !== undefined, 'not all routes have more than their share');
+    return weighted([first, ...others], draw);
   }
 
   /** Begins an attempt at an available upstream. */
@@ -93,17 +109,6 @@ export class Router {
     assert(health !== undefined, 'routes name upstreams of the table');
     return health;
   }
-}
-
-function weighted(routes: readonly Route[], chance: number): Route {
-  let left = chance * routes.reduce((sum, { weight }) => sum + weight, 0);
-  for (const route of routes) {
-    left -= route.weight;
-    if (left < 0) return route;
-  }
-  const last = routes.at(-1);
-  assert(last !== undefined, 'there is a route');
-  return last;
 }
 
 const SECONDS = /^\d{1,9}(?:\.\d{1,3})?$/;
