@@ -20,6 +20,8 @@ export interface Dispatched {
   readonly sentAtMs: number;
   readonly tokens: TokenTimes;
   readonly span: Span;
+  /** The upstream may have seen the request. */
+  isSeen: boolean;
   counts: () => TokenCounts;
   /** True when the guest has the whole answer. */
   complete: () => boolean;

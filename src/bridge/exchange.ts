@@ -312,6 +312,7 @@ export class Exchange {
         bodyEndAtMs,
         sentAtMs: clock.now(),
         tokens: new TokenTimes(bodyEndAtMs, INTER_TOKEN_BOUNDS),
+        isSeen: false,
         counts: () => ({
           promptTokens: inspection.promptTokensEstimate,
           completionTokens: 0,
@@ -433,9 +434,10 @@ export class Exchange {
       this.#silence?.touch();
       return await this.#relay(response, target, dispatched);
     } catch (error) {
-      const isUnsent = error instanceof BridgeError && error.code === 'upstream_unreachable';
-      if (isUnsent && this.#dispatched !== undefined) {
-        this.#dispatched.counts = () => NO_TOKENS;
+      const isLost = error instanceof BridgeError && error.code === 'upstream_unreachable';
+      const dispatched = this.#dispatched;
+      if (dispatched !== undefined && (isLost || !dispatched.isSeen)) {
+        dispatched.counts = () => NO_TOKENS;
         admission.release();
       }
       throw error;
@@ -450,19 +452,27 @@ export class Exchange {
 
   async #send(
     target: UpstreamTarget,
-    { operation, span, track }: Dispatched,
+    dispatched: Dispatched,
     body: readonly Buffer[],
     signal: AbortSignal,
   ): Promise<UpstreamAnswer> {
+    const { operation, span, track } = dispatched;
+    const onConnected = (): void => {
+      dispatched.isSeen = true;
+    };
     const played = track?.play() ?? null;
-    if (played !== null) return played;
+    if (played !== null) {
+      onConnected();
+      return played;
+    }
     const { client, limits, sandboxId } = this.#context;
     const headers = {
       ...requestHeaders(this.#request.headers, sandboxId),
       ...traceHeaders(span),
     };
     const path = operation.upstreamPath;
-    return await client.send({ target, method: 'POST', path, headers, body, limits, signal });
+    const request = { target, method: 'POST', path, headers, body, limits, signal } as const;
+    return await client.send({ ...request, onConnected });
   }
 
   async #relay(

@@ -1,8 +1,9 @@
-/** A peer disconnects in each phase, and the other side notices (B6, B7). */
+/** A peer disconnects, and the other side notices (B6, B7); a guest in each phase and dialect: `bridge-cancel-phases`. */
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
+import { holdConnection } from '../support/held-connection.ts';
 import {
   delta,
   done,
@@ -43,46 +44,6 @@ describe('bridge: cancel when the guest disconnects', () => {
     await new Promise(setImmediate);
     expect(fixture.mock.requests).toHaveLength(0);
     expect(fixture.usage).toHaveLength(0);
-  });
-
-  for (const body of [BODY, STREAM]) {
-    const kind = 'stream' in body ? 'stream' : 'non-stream';
-    it.each(ways)(`%s before the first byte (${kind})`, async (_, leave) => {
-      fixture = await bridgeFixture();
-      fixture.mock.answer(never);
-      const arrived = fixture.mock.next();
-      const settled = fixture.nextUsage();
-      const opened = fixture.open(CHAT, body);
-      const recorded = await arrived;
-      await leave(fixture, opened.abort);
-      await recorded.aborted;
-      expect(await settled).toMatchObject({
-        outcome: 'cancelled',
-        status: 0,
-        completionTokens: 0,
-        estimated: true,
-      });
-    });
-  }
-
-  it.each(ways)('%s in the middle of a stream', async (_, leave) => {
-    fixture = await bridgeFixture();
-    fixture.mock.answer((_request, response) => {
-      startEvents(response);
-      response.write(delta('one') + delta('two'));
-    });
-    const arrived = fixture.mock.next();
-    const settled = fixture.nextUsage();
-    const opened = fixture.open(CHAT, STREAM);
-    await opened.until(delta('two'));
-    await leave(fixture, opened.abort);
-    await (await arrived).aborted;
-    expect(await settled).toMatchObject({
-      outcome: 'cancelled',
-      completionTokens: 2,
-      estimated: true,
-    });
-    expect((await opened.ended).broken).toBe(true);
   });
 
   it.each(ways)('%s in the middle of a document', async (_, leave) => {
@@ -250,6 +211,24 @@ describe('bridge: keep-alive comments', () => {
 });
 
 describe('bridge: upstreams that break', () => {
+  it('an upstream that accepts and is silent while TLS begins counts as not connected', async () => {
+    await using door = await holdConnection();
+    fixture = await bridgeFixture({
+      policy: { limits: { connectTimeoutMs: 100 } },
+      upstream: async () => ({
+        name: 'door',
+        baseUrl: `https://127.0.0.1:${door.port}`,
+        models: ['m1'],
+      }),
+    });
+    const answer = await fixture.call(CHAT, BODY);
+    expect([answer.status, JSON.parse(answer.body).error.code]).toEqual([
+      503,
+      'upstream_unreachable',
+    ]);
+    await door.ended;
+  });
+
   const lastEvent = (text: string): unknown =>
     JSON.parse((text.trimEnd().split('\n\n').at(-1) ?? '').replace('data: ', ''));
 

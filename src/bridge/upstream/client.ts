@@ -24,6 +24,8 @@ export interface UpstreamRequest {
   readonly limits: Pick<BridgeLimits, 'connectTimeoutMs'>;
   /** Cancels in every phase, including while the answer is read. */
   readonly signal: AbortSignal;
+  /** The upstream may see the request from now on. */
+  readonly onConnected?: () => void;
 }
 
 /** Open connections per upstream and process: more than all guests may have in flight together. */
@@ -71,14 +73,19 @@ export class UpstreamClient {
     signal.throwIfAborted();
     return new Promise((resolve, reject) => {
       const outgoing = open(request, endpoint, agent);
-      const stopTimer = this.#limitConnect(outgoing, request);
+      const connected = endpoint.secure ? 'secureConnect' : 'connect';
+      const stopTimer = this.#limitConnect(outgoing, request, connected);
       const onAbort = (): void => void outgoing.destroy(asError(signal.reason));
       signal.addEventListener('abort', onAbort, { once: true });
       let answered = false;
       let isConnected = false;
+      const onConnected = (): void => {
+        isConnected = true;
+        request.onConnected?.();
+      };
       outgoing.once('socket', (socket) => {
-        if (outgoing.reusedSocket) isConnected = true;
-        else socket.once(endpoint.secure ? 'secureConnect' : 'connect', () => (isConnected = true));
+        if (outgoing.reusedSocket) onConnected();
+        else socket.once(connected, onConnected);
       });
       const lost = (cause: unknown): BridgeError => unreachable(target, cause, isConnected);
       outgoing.on('close', () => {
@@ -106,7 +113,11 @@ export class UpstreamClient {
     });
   }
 
-  #limitConnect(outgoing: ClientRequest, request: UpstreamRequest): () => void {
+  #limitConnect(
+    outgoing: ClientRequest,
+    request: UpstreamRequest,
+    connected: 'connect' | 'secureConnect',
+  ): () => void {
     const { connectTimeoutMs } = request.limits;
     let stop: () => void = () => undefined;
     outgoing.once('socket', (socket) => {
@@ -116,7 +127,7 @@ export class UpstreamClient {
         outgoing.destroy(unreachable(request.target, error, false));
       });
       stop = cancel;
-      socket.once('connect', cancel);
+      socket.once(connected, cancel);
     });
     return () => stop();
   }

@@ -1,0 +1,206 @@
+/** A caller goes away in each phase of a request, in each dialect (B7): what its upstream sees, and what is free again. */
+import type { ServerResponse } from 'node:http';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { CleanupStack } from '../../src/base/cleanup.ts';
+import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
+import { type BridgeFixture, bridgeFixture, call, type Opened } from '../support/bridge-fixture.ts';
+import { makeAuthority } from '../support/certificate-authority.ts';
+import { holdConnection } from '../support/held-connection.ts';
+import {
+  completion,
+  delta,
+  type MockUpstream,
+  sendJson,
+  startEvents,
+  startMockUpstream,
+} from '../support/mock-upstream.ts';
+
+let fixture: BridgeFixture;
+let cleanup: CleanupStack;
+afterEach(async () => {
+  await fixture.close();
+  await cleanup.run();
+});
+
+const ACCOUNT = 'sandbox-a';
+const POLICY = { budget: { outputTokens: 100, requests: 2 } };
+/** More than half of the budget: what stays reserved cuts the next answer. */
+const TOKENS = 60;
+const messages = [{ role: 'user', content: 'hello' }];
+const CHAT = '/v1/chat/completions';
+const CHAT_BODY = { model: 'm1', messages, max_tokens: TOKENS };
+
+const DIALECTS = [
+  { dialect: 'OpenAI chat', path: CHAT, body: CHAT_BODY },
+  {
+    dialect: 'OpenAI Responses',
+    path: '/v1/responses',
+    body: { model: 'm1', input: 'hello', max_output_tokens: TOKENS },
+  },
+  { dialect: 'Anthropic', path: '/v1/messages', body: CHAT_BODY },
+  {
+    dialect: 'Ollama',
+    path: '/api/chat',
+    body: { model: 'm1', messages, options: { num_predict: TOKENS } },
+  },
+];
+const LEAVES = [
+  { way: 'the caller closes', leave: (opened: Opened) => opened.abort() },
+  { way: 'the port is closed', leave: () => void fixture.port.close() },
+];
+
+interface Begun {
+  readonly opened: Opened;
+  readonly upstream: MockUpstream;
+  /** Resolves when the upstream sees the end or, of a request that waits for a slot, when it has left the queue. */
+  readonly seen: Promise<void>;
+  /** Requests that the upstream has got, and those that hold a slot once the caller is gone. */
+  readonly received: number;
+  readonly running: number;
+  /** Whether the request was on its way to the upstream, so that there is a record of it. */
+  readonly isSent: boolean;
+  readonly used: { readonly requests: number; readonly outputTokens: number };
+  /** Frees the slot of another caller. */
+  free?(): void;
+}
+
+type Begin = (path: string, body: object) => Promise<Begun>;
+
+const PHASES: readonly { readonly phase: string; readonly begin: Begin }[] = [
+  { phase: 'in the queue', begin: beginInQueue },
+  { phase: 'while the bridge connects', begin: beginInConnect },
+  { phase: 'before the first byte', begin: (path, body) => beginSent(path, body, []) },
+  { phase: 'in mid-stream', begin: (path, body) => beginSent(path, body, ['one', 'two']) },
+];
+
+const open = async (target?: UpstreamTarget): Promise<void> => {
+  cleanup = new CleanupStack();
+  fixture = await bridgeFixture({
+    policy: POLICY,
+    upstream: async (mock) => ({ ...(target ?? mock.target), models: ['m1'], slots: 1 }),
+  });
+};
+
+/** The only slot is that of another sandbox. */
+async function beginInQueue(path: string, body: object): Promise<Begun> {
+  await open();
+  const { mock: upstream } = fixture;
+  const held = Promise.withResolvers<ServerResponse>();
+  upstream.answer((_, response) => held.resolve(response));
+  const other = await attach('other', 'other');
+  const first = call(other, CHAT, CHAT_BODY);
+  const holding = await held.promise;
+  const opened = fixture.open(path, body);
+  await expect.poll(() => gauge('waiting')).toBe(1);
+  return {
+    opened,
+    upstream,
+    seen: turnsUntil(() => gauge('waiting') === 0),
+    received: 1,
+    running: 1,
+    isSent: false,
+    used: { requests: 0, outputTokens: 0 },
+    async free() {
+      sendJson(holding, 200, completion('held'));
+      expect((await first).status).toBe(200);
+    },
+  };
+}
+
+/** TCP is connected, and the server is silent when TLS begins; it serves later connections. */
+async function beginInConnect(path: string, body: object): Promise<Begun> {
+  const authority = await makeAuthority();
+  const upstream = await startMockUpstream({ tls: await authority.issue(['localhost']) });
+  const door = await holdConnection(Number(new URL(upstream.target.baseUrl ?? '').port));
+  await open({
+    name: 'door',
+    baseUrl: `https://localhost:${door.port}`,
+    authority: authority.cert,
+  });
+  cleanup.push('upstream', () => upstream.close());
+  cleanup.push('door', () => door[Symbol.asyncDispose]());
+  const opened = fixture.open(path, body);
+  await door.begun;
+  const used = { requests: 0, outputTokens: 0 };
+  return { opened, upstream, seen: door.ended, received: 0, running: 0, isSent: true, used };
+}
+
+/** @param texts the first ones of a stream */
+async function beginSent(path: string, body: object, texts: readonly string[]): Promise<Begun> {
+  await open();
+  const { mock: upstream } = fixture;
+  upstream.answer((_, response) => {
+    if (texts.length === 0) return;
+    startEvents(response);
+    response.write(texts.map(delta).join(''));
+  });
+  const arrived = upstream.next();
+  const opened = fixture.open(path, body);
+  const { aborted } = await arrived;
+  for (const text of texts) await opened.until(text);
+  const used = { requests: 1, outputTokens: texts.length };
+  return { opened, upstream, seen: aborted, received: 1, running: 0, isSent: true, used };
+}
+
+/** @returns the socket of a new port */
+async function attach(sandboxId: string, account: string): Promise<string> {
+  const socketPath = join(fixture.dir, `${sandboxId}.sock`);
+  const policy = account === ACCOUNT ? POLICY : {};
+  await fixture.bridge.attach({ sandboxId, socketPath, policy, account: { id: account } });
+  return socketPath;
+}
+
+const gauge = (name: string): number | undefined =>
+  fixture.bridge
+    .metrics()
+    .find((metric) => metric.name === `neurovisor_model_queue_${name}`)
+    ?.samples()[0]?.value;
+
+/** Asks in each turn of the event loop, so that the time is that of the bridge. */
+async function turnsUntil(isTrue: () => boolean): Promise<void> {
+  while (!isTrue()) await new Promise(setImmediate);
+}
+
+const CASES = DIALECTS.flatMap((dialect) =>
+  PHASES.flatMap((phase) =>
+    ['a stream', 'a plain answer']
+      .filter((form) => phase.phase !== 'in mid-stream' || form === 'a stream')
+      .flatMap((form) => LEAVES.map((leave) => ({ ...dialect, ...phase, ...leave, form }))),
+  ),
+);
+
+describe('bridge: a caller that goes away', () => {
+  it.for(CASES)('$dialect, $form, $phase: $way', async (test, { annotate }) => {
+    const { path, body, form, begin, leave } = test;
+    const begun = await begin(path, { ...body, stream: form === 'a stream' });
+    const { opened, upstream, seen, received, running, used } = begun;
+
+    const leftAtMs = performance.now();
+    leave(opened);
+    await seen;
+    await annotate(`seen after ${(performance.now() - leftAtMs).toFixed(1)} ms`);
+
+    expect((await opened.ended).broken).toBe(true);
+    await expect
+      .poll(() => fixture.port.stats())
+      .toMatchObject({ cancelled: 1, inFlight: 0, connections: 0, bodyBytes: 0 });
+    await expect.poll(() => upstream.connections()).toBe(running);
+    expect(upstream.requests).toHaveLength(received);
+    expect([gauge('waiting'), gauge('running')]).toEqual([0, running]);
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject(used);
+    const record = {
+      outcome: 'cancelled',
+      completionTokens: used.outputTokens,
+      estimated: received > 0,
+    };
+    expect(fixture.usage).toMatchObject(begun.isSent ? [record] : []);
+
+    // Slot and budget are free: the next request does not wait, and its answer is not cut.
+    await begun.free?.();
+    upstream.answer((_, response) => sendJson(response, 200, completion('next')));
+    const next = await attach('next', ACCOUNT);
+    expect((await call(next, CHAT, CHAT_BODY)).status).toBe(200);
+    expect(JSON.parse(upstream.requests.at(-1)?.body ?? '')).toMatchObject({ max_tokens: TOKENS });
+  });
+});
