@@ -68,7 +68,7 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
   const { config, modelPath, log } = options;
   if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
   const file = readModelsFile(config);
-  if (file !== null) return openServers(file, log);
+  if (file !== null) return openServers(file, { log, reread: () => readModelsFile(config) });
   if (config.upstream === 'auto') return detectedUpstream(options);
   const explicit = config.upstream;
   const key = config.upstreamKey === null ? {} : { apiKey: config.upstreamKey };

@@ -76,7 +76,7 @@ async function bridge(
   const { draw = () => 0, env = {}, log = silentLog, queue } = options;
   const file = readModelsFile(readConfig({ NEUROVISOR_MODELS: path }), env);
   if (file === null) throw new Error('no file');
-  const routes = (await openServers(file, silentLog)).source();
+  const routes = (await openServers(file, { log: silentLog, reread: () => null })).source();
   const fixture = await bridgeFixture({ routes, policy, draw, log, queue });
   cleanup.push('bridge', () => fixture.close());
   return fixture;

@@ -23,6 +23,7 @@ import {
   type FailureCause,
   type Route,
   type RoutedUpstream,
+  type RouteTable,
   tableOf,
   type UpstreamSource,
 } from './route-table.ts';
@@ -67,7 +68,10 @@ export interface DispatcherOptions {
 
 export class Dispatcher {
   readonly #options: DispatcherOptions;
-  readonly #upstreams: ReadonlyMap<string, RoutedUpstream>;
+  readonly #table: RouteTable;
+  #upstreams: ReadonlyMap<string, RoutedUpstream> = new Map();
+  /** Of the table, when `#upstreams` was made. */
+  #seen: RouteTable['upstreams'] | undefined;
   /** Without a table there is no other upstream to turn to, so every request is sent. */
   readonly #judges: boolean;
   readonly #router: Router;
@@ -82,19 +86,15 @@ export class Dispatcher {
   readonly #targets = new Map<string, UpstreamTarget>();
 
   constructor(options: DispatcherOptions) {
-    const { upstreams } = tableOf(options.source);
     this.#options = options;
-    this.#upstreams = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
+    this.#table = tableOf(options.source);
     this.#judges = typeof options.source !== 'function';
     const load = (name: string): UpstreamLoad => {
       const target = this.#targets.get(name);
       return target === undefined ? IDLE : options.queues.load(target);
     };
-    this.#router = new Router([...this.#upstreams.keys()], load);
-    // Prometheus sees no first increase of a series that begins with it.
-    for (const upstream of this.#upstreams.keys()) {
-      for (const result of RESULTS) this.#attempts.add({ upstream, result }, 0);
-    }
+    this.#router = new Router(load);
+    this.#follow();
   }
 
   metrics(): readonly Metric[] {
@@ -196,7 +196,30 @@ export class Dispatcher {
     return (route) => this.#options.draw(affinity, route);
   }
 
+  /** Takes over what has changed in the table. */
+  #follow(): void {
+    const { upstreams } = this.#table;
+    if (upstreams === this.#seen) return;
+    this.#seen = upstreams;
+    const before = this.#upstreams;
+    this.#upstreams = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
+    for (const name of before.keys()) {
+      if (this.#upstreams.get(name) === before.get(name)) continue;
+      this.#router.forget(name);
+      this.#targets.delete(name);
+    }
+    for (const upstream of this.#upstreams.keys()) {
+      if (before.has(upstream)) continue;
+      // Prometheus sees no first increase of a series that begins with it.
+      for (const result of RESULTS) this.#attempts.add({ upstream, result }, 0);
+    }
+  }
+
   #choose(plan: Plan, tried: Tried, draw: (route: Route) => number): Choice {
+    this.#follow();
+    for (const { upstream } of plan.groups.flat()) {
+      if (!this.#upstreams.has(upstream)) tried.unconnected.add(upstream);
+    }
     return this.#router.choose(plan, tried, this.#options.clock.now(), draw);
   }
 
@@ -210,6 +233,8 @@ export class Dispatcher {
   }
 
   #isAvailable({ upstream }: Route): boolean {
+    this.#follow();
+    if (!this.#upstreams.has(upstream)) return false;
     return this.#router.availability(upstream, this.#options.clock.now()).ok;
   }
 
@@ -271,6 +296,10 @@ function pausedError(
   { cause, retryInMs }: Extract<Choice, { kind: 'none' }>,
   model: string,
 ): Error {
+  if (retryInMs === Number.POSITIVE_INFINITY) {
+    // Since it was chosen.
+    return new BridgeError('upstream_unreachable', `find a server of ${model} in models.toml`);
+  }
   const code = cause === '429' ? 'upstream_limited' : 'upstream_unavailable';
   return new UpstreamsPausedError(code, model, retryInMs);
 }

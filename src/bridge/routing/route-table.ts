@@ -39,6 +39,7 @@ export interface RoutedModel {
   readonly fallbackOn: ReadonlySet<FallbackCause>;
 }
 
+/** May change while the bridge runs: a server whose object is the same has not changed. */
 export interface RouteTable {
   readonly upstreams: readonly RoutedUpstream[];
   /** By the name that guests use. */

@@ -29,7 +29,7 @@ function routerIn(
   state: Readonly<Record<string, State>>,
   requests: Readonly<Record<string, number>> = {},
 ): Router {
-  const router = new Router(NAMES, (name) => ({
+  const router = new Router((name) => ({
     isBusy: state[name] === 'busy',
     requests: requests[name] ?? 0,
   }));

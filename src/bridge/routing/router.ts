@@ -17,7 +17,7 @@ export interface Plan {
 export interface Tried {
   readonly routes: ReadonlySet<Route>;
   /** Upstreams without a connection: their other routes would fail, too. */
-  readonly unconnected: ReadonlySet<string>;
+  readonly unconnected: Set<string>;
 }
 
 export type Choice =
@@ -27,6 +27,7 @@ export type Choice =
 
 export interface Attempt {
   readonly upstream: string;
+  readonly health: Health;
   readonly isProbe: boolean;
 }
 
@@ -34,16 +35,13 @@ export interface Attempt {
 export const EXCESS_MAX = 16;
 
 export class Router {
-  readonly #health: ReadonlyMap<string, Health>;
+  readonly #health = new Map<string, Health>();
   readonly #load: (upstream: string) => UpstreamLoad;
+  readonly #limits: HealthLimits | undefined;
 
-  constructor(
-    upstreams: readonly string[],
-    load: (upstream: string) => UpstreamLoad,
-    limits?: HealthLimits,
-  ) {
-    this.#health = new Map(upstreams.map((name) => [name, new Health(limits)]));
+  constructor(load: (upstream: string) => UpstreamLoad, limits?: HealthLimits) {
     this.#load = load;
+    this.#limits = limits;
   }
 
   availability(upstream: string, nowMs: number): Availability {
@@ -96,17 +94,23 @@ export class Router {
 
   /** Begins an attempt at an available upstream. */
   begin({ upstream }: Route, nowMs: number): Attempt {
-    return { upstream, ...this.#healthOf(upstream).begin(nowMs) };
+    const health = this.#healthOf(upstream);
+    return { upstream, health, ...health.begin(nowMs) };
   }
 
   /** Says what the attempt tells of the upstream, once. */
   end(attempt: Attempt, end: AttemptEnd, nowMs: number): void {
-    this.#healthOf(attempt.upstream).end(attempt, end, nowMs);
+    attempt.health.end(attempt, end, nowMs);
+  }
+
+  /** The upstream has changed, so what is known of it means nothing. */
+  forget(upstream: string): void {
+    this.#health.delete(upstream);
   }
 
   #healthOf(upstream: string): Health {
-    const health = this.#health.get(upstream);
-    assert(health !== undefined, 'routes name upstreams of the table');
+    const health = this.#health.get(upstream) ?? new Health(this.#limits);
+    this.#health.set(upstream, health);
     return health;
   }
 }

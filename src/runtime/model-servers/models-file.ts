@@ -23,6 +23,8 @@ export interface ConfiguredServer extends FileUpstream {
 
 export interface ConfiguredModels extends Omit<ModelsFile, 'upstreams'> {
   readonly path: string;
+  /** What it was read from: itself, and files of keys and certificates. */
+  readonly files: readonly string[];
   readonly upstreams: readonly ConfiguredServer[];
 }
 
@@ -42,8 +44,13 @@ export function readModelsFile(config: Config, env: Env = process.env): Configur
     throw invalid(`${path} does not exist`, 'correct or unset NEUROVISOR_MODELS');
   }
   const file = parseModelsFile(text);
-  const upstreams = file.upstreams.map((upstream) => withSecrets(upstream, dirname(path), env));
-  return { ...file, path, upstreams };
+  const dir = dirname(path);
+  const upstreams = file.upstreams.map((upstream) => withSecrets(upstream, dir, env));
+  const secrets = file.upstreams.flatMap(({ key, caFile }) => [
+    ...(key !== null && 'file' in key ? [resolve(dir, key.file)] : []),
+    ...(caFile === null ? [] : [resolve(dir, caFile)]),
+  ]);
+  return { ...file, path, files: [path, ...secrets], upstreams };
 }
 
 function withSecrets(upstream: FileUpstream, dir: string, env: Env): ConfiguredServer {

@@ -1,0 +1,168 @@
+/** `models.toml` changes while a bridge serves: new servers, models and keys, without a restart. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CleanupStack } from '../../src/base/cleanup.ts';
+import { FakeClock } from '../../src/base/clock.ts';
+import type { Log } from '../../src/base/log.ts';
+import { readConfig } from '../../src/config.ts';
+import { readModelsFile } from '../../src/runtime/model-servers/models-file.ts';
+import { openServers } from '../../src/runtime/model-servers/servers.ts';
+import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
+import {
+  completion,
+  type MockUpstream,
+  sendJson,
+  startMockUpstream,
+} from '../support/mock-upstream.ts';
+
+const CHAT = '/v1/chat/completions';
+const QUESTION = { model: 'm', messages: [{ role: 'user', content: 'hello' }] };
+
+let cleanup: CleanupStack;
+let dir: string;
+let clock: FakeClock;
+let logged: string[];
+beforeEach(async () => {
+  cleanup = new CleanupStack();
+  dir = await mkdtemp(join(tmpdir(), 'nv-models-file-'));
+  cleanup.push('directory', () => rm(dir, { recursive: true, force: true }));
+  clock = new FakeClock();
+  logged = [];
+});
+afterEach(() => cleanup.run());
+
+const path = (): string => join(dir, 'models.toml');
+const write = (toml: string): Promise<void> => writeFile(path(), toml);
+/** Two looks: a change must last from one to the next. */
+const pass = (): void => clock.advance(2_000);
+
+async function mock(name: string): Promise<MockUpstream> {
+  const server = await startMockUpstream();
+  cleanup.push(name, () => server.close());
+  server.answer((_, response) => sendJson(response, 200, completion(`from ${name}`)));
+  return server;
+}
+
+async function bridge(): Promise<BridgeFixture & { readonly defaultModel: () => string | null }> {
+  const config = readConfig({ NEUROVISOR_MODELS: path() });
+  const note = (level: string) => (message: string, fields?: object) => {
+    logged.push(`${level}: ${message} ${JSON.stringify(fields)}`);
+  };
+  const log: Log = {
+    debug: () => undefined,
+    info: note('info'),
+    warn: note('warn'),
+    error: note('error'),
+  };
+  const reread = () => readModelsFile(config, {});
+  const first = reread();
+  if (first === null) throw new Error('no file');
+  const servers = await openServers(first, { log, clock, reread });
+  cleanup.push('servers', () => servers.close());
+  const fixture = await bridgeFixture({ routes: servers.source() });
+  cleanup.push('bridge', () => fixture.close());
+  return Object.assign(fixture, { defaultModel: () => servers.defaultModel });
+}
+
+const one = (server: MockUpstream, more = ''): string =>
+  `[upstreams.a]\nurl = "${server.target.baseUrl}"\ndiscover = false\n${more}\n[models.m]\nupstream = "a"\n`;
+
+const answerOf = (body: string): unknown => {
+  const { choices, error } = JSON.parse(body) as {
+    choices?: { message: { content: string } }[];
+    error?: { code: string };
+  };
+  return error?.code ?? choices?.[0]?.message.content;
+};
+
+describe('bridge: models.toml changes', () => {
+  it('the next request uses what it says now: another address, other models, another default', async () => {
+    const [before, after] = [await mock('before'), await mock('after')];
+    await write(one(before));
+    const { call, defaultModel } = await bridge();
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from before');
+    await write(`${one(after)}[models.n]\nupstream = "a"\n`.replace(/^/, 'default = "n"\n'));
+    clock.advance(1_000);
+    // An editor may still be writing.
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from before');
+    clock.advance(1_000);
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from after');
+    expect(answerOf((await call(CHAT, { ...QUESTION, model: 'n' })).body)).toBe('from after');
+    expect(defaultModel()).toBe('n');
+    expect(logged).toEqual([
+      expect.stringMatching(/^info: models\.toml was read again .*"models":2/),
+    ]);
+    await write(one(after).replace('models.m', 'models.other'));
+    pass();
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('model_not_found');
+  });
+
+  it('a fault is logged once, and what was read before stays; the next good content counts', async () => {
+    const [before, after] = [await mock('before'), await mock('after')];
+    await write(one(before));
+    const { call } = await bridge();
+    for (const broken of ['not TOML', 'not TOML ']) {
+      await write(broken);
+      pass();
+      pass();
+      expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from before');
+    }
+    await rm(path());
+    pass();
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from before');
+    expect(logged).toEqual([
+      expect.stringMatching(/^warn: models\.toml has changed, but .*is not TOML/),
+      expect.stringMatching(/^warn: models\.toml has changed, but .*does not exist/),
+    ]);
+    await write(one(after));
+    pass();
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('from after');
+  });
+
+  it('a key that is replaced in its file is the next request’s; a server that was spared gets it at once', async () => {
+    const server = await mock('a');
+    await writeFile(join(dir, 'key'), 'first', { mode: 0o600 });
+    await write(one(server, 'key = { file = "key" }'));
+    const { call } = await bridge();
+    server.answer((request, response) => {
+      const isValid = request.headers.authorization === 'Bearer second';
+      if (isValid) sendJson(response, 200, completion('welcome'));
+      else sendJson(response, 429, { error: { message: 'no' } }, { 'retry-after': '500' });
+    });
+    expect((await call(CHAT, QUESTION)).status).toBe(429);
+    // Spared: it does not see this one.
+    expect((await call(CHAT, QUESTION)).status).toBe(429);
+    expect(server.requests).toHaveLength(1);
+    await writeFile(join(dir, 'key'), 'second');
+    pass();
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('welcome');
+    expect(logged.join()).not.toMatch(/first|second/);
+  });
+
+  it('a new key file that comes later than the line that names it is found without another change', async () => {
+    const server = await mock('a');
+    await write(one(server));
+    const { call } = await bridge();
+    await write(one(server, 'key = { file = "key" }'));
+    pass();
+    expect(logged).toEqual([expect.stringMatching(/^warn: .*key does not exist/)]);
+    await writeFile(join(dir, 'key'), 'late', { mode: 0o600 });
+    pass();
+    await call(CHAT, QUESTION);
+    expect(server.requests.at(-1)?.headers.authorization).toBe('Bearer late');
+  });
+
+  it('a server that has not changed keeps what is known of it', async () => {
+    const [a, b] = [await mock('a'), await mock('b')];
+    await write(one(a));
+    const { call } = await bridge();
+    a.answer((_, response) => sendJson(response, 429, {}, { 'retry-after': '500' }));
+    await call(CHAT, QUESTION);
+    await write(`${one(a)}[upstreams.b]\nurl = "${b.target.baseUrl}"\n`);
+    pass();
+    expect((await call(CHAT, QUESTION)).status).toBe(429);
+    expect(a.requests).toHaveLength(1);
+  });
+});
