@@ -12,6 +12,8 @@ export interface ModelBudget {
   readonly outputTokens?: number;
   /** Requests that were sent to a model server, per window. */
   readonly requests?: number;
+  /** What requests cost by the prices of their routes, in billionths of a dollar, per window. */
+  readonly costNanoDollars?: number;
   /** Windows begin at multiples of this since 1970, so days begin at midnight UTC. Absent: the whole life. */
   readonly windowMs?: number;
   /** Rate of prompts and answers together. A minute's tokens may be used at once. */
@@ -23,6 +25,7 @@ export interface BudgetUse {
   readonly inputTokens: number;
   readonly outputTokens: number;
   readonly requests: number;
+  readonly costNanoDollars: number;
   /** Number of the window since 1970; 0 without windows. */
   readonly window: number;
 }

@@ -2,9 +2,12 @@
 import type { Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
 import { type OutputLimit, outputEdits } from './budget/output-limit.ts';
+import { costOf, dearestOf, FREE, type Price } from './budget/price.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
-import { accepted, type Checked, type Refusal } from './refusal.ts';
+import { accepted, type Checked, type Refusal, refused } from './refusal.ts';
+import type { Route } from './routing/route-table.ts';
+import type { Plan } from './routing/router.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
 import type { TokenCounts } from './usage.ts';
 
@@ -25,32 +28,38 @@ export interface AdmissionRequest {
   readonly promptTokensEstimate: number;
   /** Null: it generates nothing. */
   readonly output: OutputLimit | null;
+  readonly plan: Plan;
 }
 
 /** Assumed of an answer until it comes: about one step of an agent. */
 const EXPECTED_OUTPUT_TOKENS = 256;
 /** Limit of each answer if the sandbox has a budget and the request names no limit. */
 const DEFAULT_OUTPUT_TOKENS = 16_384;
+const MODEL_CHARACTERS_SHOWN_MAX = 100;
 
 export class Admission {
   /** Members to set in the request: the budget's limit of the answer. */
   readonly edits: Readonly<Record<string, number>>;
+  /** The routes that it may take: with a limit of cost, those whose price is known. */
+  readonly plan: Plan;
   readonly #context: AdmissionContext;
   readonly #inputTokens: number;
   readonly #expectedOutput: number;
   readonly #reservation: Reservation | undefined;
   #turn: Turn | undefined;
+  #price: Price = FREE;
 
   private constructor(
     context: AdmissionContext,
-    { promptTokensEstimate, output }: AdmissionRequest,
+    { promptTokensEstimate, output, plan }: AdmissionRequest,
     reservation: Reservation | undefined,
   ) {
     this.#context = context;
+    this.plan = plan;
     this.#inputTokens = promptTokensEstimate;
     this.#expectedOutput = Math.min(EXPECTED_OUTPUT_TOKENS, mostOf(output));
     this.#reservation = reservation;
-    this.edits = answerEdits(output, reservation, context.policy);
+    this.edits = answerEdits(output, reservation, context.policy, dearest(plan));
   }
 
   /** Waits for the budget. Resolves with what the caller ends or releases. @throws the signal's reason */
@@ -64,11 +73,13 @@ export class Admission {
       return accepted(new Admission(context, request, undefined));
     }
     const { promptTokensEstimate: inputTokens, output } = request;
+    const plan = limits.costNanoDollars === undefined ? request.plan : pricedPlan(request.plan);
+    if (plan.groups.length === 0) return unpriced(plan.model);
     const shares = [{ account: context.account, limits }];
-    const wanted = { inputTokens, outputTokens: mostOf(output) };
+    const wanted = { inputTokens, outputTokens: mostOf(output), price: dearest(plan) };
     const reserved = await context.budgets.reserve(shares, wanted, signal);
     if (!reserved.ok) return reserved;
-    return accepted(new Admission(context, request, reserved.value));
+    return accepted(new Admission(context, { ...request, plan }, reserved.value));
   }
 
   /** Waits for a slot of the upstream, which takes the place of another's. @throws the signal's reason */
@@ -92,15 +103,25 @@ export class Admission {
     return refusal === null ? entered : { ok: false, refusal };
   }
 
+  /** What the request uses from now on, it uses by the price of this route. */
+  take({ price }: Route): void {
+    this.#price = price ?? FREE;
+  }
+
   /** While an answer comes it costs at least what was expected. */
   progress({ promptTokens, completionTokens }: TokenCounts): void {
     this.#turn?.charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));
   }
 
   /** The upstream has answered, or failed in the midst. Idempotent, as `release`. */
-  end({ promptTokens, completionTokens }: TokenCounts): void {
+  end(counts: TokenCounts): void {
+    const { promptTokens, completionTokens } = counts;
     this.#turn?.charge(promptTokens, completionTokens);
-    this.#reservation?.settle(promptTokens, completionTokens);
+    this.#reservation?.settle({
+      inputTokens: promptTokens,
+      outputTokens: completionTokens,
+      costNanoDollars: costOf(this.#price, counts),
+    });
     this.#turn?.release();
   }
 
@@ -119,8 +140,30 @@ function answerEdits(
   output: OutputLimit | null,
   reservation: Reservation | undefined,
   { budget = {} }: BridgePolicy,
+  price: Price,
 ): Readonly<Record<string, number>> {
-  if (output === null || reservation === undefined || budget.outputTokens === undefined) return {};
+  const { outputTokens, costNanoDollars } = budget;
+  const isLimited =
+    outputTokens !== undefined || (costNanoDollars !== undefined && price.output > 0);
+  if (output === null || reservation === undefined || !isLimited) return {};
   const each = Math.max(1, Math.floor(reservation.outputTokens / output.answers));
   return output.tokens === null || each < output.tokens ? outputEdits(output, each) : {};
+}
+
+const dearest = ({ groups }: Plan): Price =>
+  dearestOf(groups.flat().map(({ price }) => price ?? FREE));
+
+/** Without the routes that cost nobody knows what. */
+function pricedPlan(plan: Plan): Plan {
+  const groups = plan.groups
+    .map((routes) => routes.filter(({ price }) => price !== null))
+    .filter(({ length }) => length > 0);
+  return { ...plan, groups };
+}
+
+function unpriced(model: string): Checked<never> {
+  const message =
+    `The model ${JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX))} is served outside this host at a price that ` +
+    'is unknown, and this sandbox has a limit of cost. Its price belongs into models.toml on the host.';
+  return refused(403, 'model_unpriced', message, { param: 'model' });
 }

@@ -40,11 +40,12 @@ export function usageRecord(
   },
 ): UsageRecord {
   const { startedAtMs, firstByteAtMs, endAtMs } = times;
+  const { cachedTokens: _cached, ...tokens } = counts();
   return {
     sandboxId,
     model,
     operation: operation.name,
-    ...counts(),
+    ...tokens,
     stream: inspection.stream,
     status,
     outcome,

@@ -285,14 +285,15 @@ export class Exchange {
       this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
       return 'served';
     }
-    const admitted = await this.#reserve(checked.value);
+    const admitted = await this.#reserve(checked.value, plan);
     if (!admitted.ok) return this.#refused(admitted.refusal);
     let span: Span | undefined;
     const bound = { ...callerKeys(sandboxId, inspection.bound), ...admitted.value.edits };
     const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
     const { conversation } = checked.value;
     const affinity = conversation === null ? null : `${sandboxId} ${conversation}`;
-    return this.#forward({ plan, affinity }, admitted.value, async (target, route, signal) => {
+    return this.#forward(affinity, admitted.value, async (target, route, signal) => {
+      admitted.value.take(route);
       const salt = await cacheSalt(this.#context, target, route.model, signal);
       const edits = { ...inspection.edits, ...bound, ...salt };
       const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
@@ -326,10 +327,10 @@ export class Exchange {
   }
 
   /** Waits for its part of the budget. No upstream is silent meanwhile. */
-  async #reserve({ inspection, output }: CheckedBody): Promise<Checked<Admission>> {
+  async #reserve({ inspection, output }: CheckedBody, plan: Plan): Promise<Checked<Admission>> {
     const { promptTokensEstimate } = inspection;
     this.#silence?.stop();
-    const request = { promptTokensEstimate, output };
+    const request = { promptTokensEstimate, output, plan };
     const admitted = await Admission.reserve(this.#context, request, this.#aborter.signal);
     if (admitted.ok) this.#admission = admitted.value;
     this.#watchSilence();
@@ -405,14 +406,15 @@ export class Exchange {
 
   /** @param send called for each attempt, right before it */
   async #forward(
-    to: { readonly plan: Plan; readonly affinity: string | null },
+    affinity: string | null,
     admission: Admission,
     send: SendAttempt,
   ): Promise<ExchangeEnd> {
     let response: UpstreamAnswer | undefined;
     try {
       const delivered = await this.#context.dispatcher.dispatch({
-        ...to,
+        plan: admission.plan,
+        affinity,
         signal: this.#aborter.signal,
         enter: (target) => {
           this.#target = target;

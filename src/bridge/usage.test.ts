@@ -79,6 +79,16 @@ describe('DocumentUsage', () => {
     expect(counts(`{${filler},${tokens}}`)).toEqual(expected);
     expect(counts(`{${tokens},${filler}}`)).toEqual(expected);
   });
+  it('reads how much of the prompt came from a cache, and never more than the prompt', () => {
+    const usage = (cached: unknown): string =>
+      `{"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":${cached}}}}`;
+    expect(counts(usage(2)).cachedTokens).toBe(2);
+    expect(counts(usage(9)).cachedTokens).toBe(3);
+    for (const wrong of [-1, 0.5, '"2"', null, 1e300]) {
+      expect(counts(usage(wrong))).not.toHaveProperty('cachedTokens');
+    }
+    expect(counts(`{"usage":{"prompt_tokens":3,"prompt_tokens_details":7}}`).promptTokens).toBe(3);
+  });
   it('ignores text that looks like usage', () => {
     const said = JSON.stringify('"usage": {"prompt_tokens":99}');
     expect(counts(`{${tokens},"choices":[{"text":${said}}]}`).promptTokens).toBe(3);

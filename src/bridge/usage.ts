@@ -41,6 +41,8 @@ export type UsageOutcome =
 
 export interface TokenCounts {
   readonly promptTokens: number;
+  /** Of those, the ones that the upstream has read from its cache. Absent: it does not say. */
+  readonly cachedTokens?: number;
   readonly completionTokens: number;
   readonly estimated: boolean;
 }
@@ -223,7 +225,17 @@ function countsOf(
     return { promptTokens: promptEstimate, completionTokens: completionEstimate, estimated: true };
   }
   const completion = count(usage?.['completion_tokens']) ?? 0;
-  return { promptTokens: prompt, completionTokens: completion, estimated: false };
+  const cached = count(member(usage?.['prompt_tokens_details'], 'cached_tokens'));
+  return {
+    promptTokens: prompt,
+    ...(cached === undefined ? {} : { cachedTokens: Math.min(cached, prompt) }),
+    completionTokens: completion,
+    estimated: false,
+  };
+}
+
+function member(value: unknown, name: string): unknown {
+  return isJsonObject(value) ? value[name] : undefined;
 }
 
 function count(value: unknown): number | undefined {

@@ -36,7 +36,7 @@ const SANDBOX: SandboxInfo = {
   },
   modelUse: {
     account: 'b'.repeat(20),
-    used: { inputTokens: 1, outputTokens: 2, requests: 3, window: 4 },
+    used: { inputTokens: 1, outputTokens: 2, requests: 3, costNanoDollars: 5, window: 4 },
   },
   packages: null,
   network: {

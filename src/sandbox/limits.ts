@@ -42,6 +42,8 @@ export const RANGES = {
   readyTimeoutMs: { min: 1000, max: HOUR_MS },
   /** Tokens or requests of a budget. */
   modelBudget: { min: 1, max: 1_000_000_000_000 },
+  /** Billionths of a dollar. */
+  modelCostNanoDollars: { min: 1, max: 1_000_000_000_000_000 },
   modelWindowMs: { min: 1000, max: 366 * 24 * HOUR_MS },
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
 } as const satisfies Record<string, Range>;

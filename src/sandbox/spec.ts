@@ -378,6 +378,7 @@ const BUDGET_RANGES = {
   inputTokens: RANGES.modelBudget,
   outputTokens: RANGES.modelBudget,
   requests: RANGES.modelBudget,
+  costNanoDollars: RANGES.modelCostNanoDollars,
   windowMs: RANGES.modelWindowMs,
   tokensPerMinute: RANGES.modelBudget,
 } satisfies Record<keyof ModelBudget, Range>;
@@ -387,7 +388,7 @@ function checkBudget(asked: ModelBudget): ModelBudget {
   const budget = inRanges('models.budget', asked, BUDGET_RANGES);
   const { windowMs, tokensPerMinute: _rate, ...limits } = budget;
   const isLimited = windowMs === undefined || Object.keys(limits).length > 0;
-  check(isLimited, 'models.budget', 'a window needs a limit of tokens or requests');
+  check(isLimited, 'models.budget', 'a window needs a limit of tokens, requests or cost');
   return budget;
 }
 

@@ -2,6 +2,8 @@
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { ModelBudget } from '../../src/base/model-limits.ts';
+import type { Price } from '../../src/bridge/budget/price.ts';
+import type { RoutedModel } from '../../src/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
 import {
   delta,
@@ -10,6 +12,7 @@ import {
   type Recorded,
   sendJson,
   startEvents,
+  startMockUpstream,
   usageEvent,
 } from '../support/mock-upstream.ts';
 
@@ -30,6 +33,46 @@ async function withBudget(budget: ModelBudget, used: [number, number] = [3, 5]):
   fixture.mock.answer((_, response) => sendJson(response, 200, answered(...used)));
 }
 
+/** A table with the model `m`, whose routes have these names and prices, in order. */
+async function priced(
+  prices: Readonly<Record<string, Price | null | undefined>>,
+  budget: ModelBudget,
+): Promise<BridgeFixture> {
+  const mock = await startMockUpstream();
+  const server = { isHosted: false, answerWithinMs: null, discover: false };
+  const target = () => Promise.resolve(mock.target);
+  const fallbackOn = new Set(['5xx'] as const);
+  const names = Object.keys(prices);
+  const models = names.map((name, index): [string, RoutedModel] => {
+    const price = prices[name];
+    const route = { upstream: name, model: name, weight: 1 };
+    return [
+      index === 0 ? 'm' : name,
+      {
+        routes: [price === undefined ? route : { ...route, price }],
+        fallback: index === 0 ? names.slice(1) : [],
+        fallbackOn,
+      },
+    ];
+  });
+  const made = await bridgeFixture({
+    policy: { budget },
+    routes: {
+      upstreams: names.map((name) => ({ name, target, ...server })),
+      models: new Map(models),
+    },
+  });
+  return {
+    ...made,
+    mock,
+    close: async () => {
+      await made.close();
+      await mock.close();
+    },
+  };
+}
+
+const sentModel = (body: string): unknown => (JSON.parse(body) as { model: unknown }).model;
 const sent = ({ body }: Recorded): Record<string, unknown> =>
   JSON.parse(body) as Record<string, unknown>;
 const lastSent = (): Record<string, unknown> => {
@@ -154,6 +197,69 @@ describe('bridge: budgets', () => {
     });
     expect((await fixture.call(CHAT, BODY)).status).toBe(200);
     expect(fixture.mock.requests).toHaveLength(1);
+  });
+
+  it('a limit of cost: the answer is cut to what is left, and is paid by the price of the route that answered', async () => {
+    // Dollars for a million tokens: 1 and 10; the fallback is dearer. 3 tokens of prompt, of them 1 cached, and 5.
+    const cheap = { input: 1_000_000, output: 10_000_000, cachedInput: 100_000 };
+    const dear = { input: 2_000_000, output: 20_000_000, cachedInput: 2_000_000 };
+    fixture = await priced({ cheap, dear }, { costNanoDollars: 500_000 });
+    fixture.mock.answer((_, response) => {
+      const { usage, ...answer } = answered(3, 5);
+      const cached = { prompt_tokens_details: { cached_tokens: 1 } };
+      sendJson(response, 200, { ...answer, usage: { ...usage, ...cached } });
+    });
+    await fixture.call(CHAT, { ...BODY, model: 'm', max_tokens: 100 });
+    // 2 tokens of prompt (estimated) at 2 leave 496 millionths for 24 of answer, at 20.
+    expect(lastSent()).toMatchObject({ model: 'cheap', max_tokens: 24 });
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ costNanoDollars: 52_100 });
+    fixture.mock.answer(({ body }, response) => {
+      if (sentModel(body) === 'cheap') sendJson(response, 503, {});
+      else sendJson(response, 200, answered(3, 5));
+    });
+    await fixture.call(CHAT, { ...BODY, model: 'm' });
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ costNanoDollars: 158_100 });
+    const large = { ...BODY, model: 'm', messages: [{ role: 'user', content: 'x'.repeat(2000) }] };
+    const refused = await fixture.call(CHAT, large);
+    expect([refused.status, refused.headers['x-should-retry']]).toEqual([429, 'false']);
+    expect(JSON.parse(refused.body)).toMatchObject({
+      error: { code: 'budget_spent', message: expect.stringContaining('for cost is spent') },
+    });
+    expect(fixture.mock.requests).toHaveLength(3);
+  });
+
+  it('a limit of cost: a route whose price is unknown gets no request; one that is free is not limited', async () => {
+    fixture = await priced({ free: undefined, unknown: null }, { costNanoDollars: 1 });
+    fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
+    const text = JSON.stringify({ ...BODY, model: 'm' });
+    for (const _ of [1, 2, 3]) expect((await fixture.call(CHAT, text)).status).toBe(200);
+    expect(fixture.mock.requests.map(({ body }) => sentModel(body))).toEqual(
+      Array.from({ length: 3 }, () => 'free'),
+    );
+    expect(sent(fixture.mock.requests[0] as Recorded)).toMatchObject({ max_tokens: 10 });
+    fixture.mock.answer((_, response) => sendJson(response, 503, {}));
+    expect((await fixture.call(CHAT, text)).status).toBe(503);
+    expect(fixture.mock.requests).toHaveLength(4);
+    await fixture.close();
+    fixture = await priced({ unknown: null }, { costNanoDollars: 1_000_000 });
+    const refused = await fixture.call(CHAT, text);
+    expect([refused.status, JSON.parse(refused.body)]).toMatchObject([
+      403,
+      { error: { code: 'model_unpriced', param: 'model' } },
+    ]);
+    expect(fixture.mock.requests).toHaveLength(0);
+  });
+
+  it('a limit of cost without a table: a server of this host is free, another one gets no request', async () => {
+    await withBudget({ costNanoDollars: 1 });
+    expect((await fixture.call(CHAT, BODY)).status).toBe(200);
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 1, costNanoDollars: 0 });
+    await fixture.close();
+    const away = { name: 'away', baseUrl: 'https://models.invalid/v1', models: ['m1'] };
+    const policy = { allowModels: ['m1'], budget: { costNanoDollars: 1 } };
+    fixture = await bridgeFixture({ policy, upstream: async () => away });
+    const refused = await fixture.call(CHAT, BODY);
+    expect(JSON.parse(refused.body)).toMatchObject({ error: { code: 'model_unpriced' } });
   });
 
   it('sandboxes that share an account share its budget, as forks do; what was used before is restored', async () => {

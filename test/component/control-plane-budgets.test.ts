@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeHost } from '../support/fake-host.ts';
 
 const budget = { outputTokens: 100 };
-const USED = { inputTokens: 1, outputTokens: 60, requests: 3, window: 0 };
+const USED = { inputTokens: 1, outputTokens: 60, requests: 3, costNanoDollars: 7, window: 0 };
 
 describe('LocalControlPlane: budgets for models', () => {
   it('forks, and forks of forks, use the account of the first sandbox, and show what all have used', async () => {

@@ -151,6 +151,11 @@ export const modelBudget = z
     inputTokens: whole(RANGES.modelBudget).exactOptional().describe('Tokens of prompts.'),
     outputTokens: whole(RANGES.modelBudget).exactOptional().describe('Tokens of answers.'),
     requests: whole(RANGES.modelBudget).exactOptional(),
+    costNanoDollars: whole(RANGES.modelCostNanoDollars)
+      .exactOptional()
+      .describe(
+        'Cost by the prices of `models.toml`, in billionths of a dollar: 5000000000 is 5 dollars.',
+      ),
     windowMs: whole(RANGES.modelWindowMs)
       .exactOptional()
       .describe(
@@ -184,6 +189,7 @@ export const modelUse: z.ZodType<ModelUseInfo> = z
         inputTokens: count,
         outputTokens: count,
         requests: count,
+        costNanoDollars: count.describe('Billionths of a dollar.'),
         window: count.describe('Number of the window since 1970; 0: the whole life.'),
       })
       .meta({ id: 'ModelBudgetUse' })

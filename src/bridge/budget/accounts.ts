@@ -10,6 +10,7 @@ import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import type { BudgetUse, ModelBudget } from '../../base/model-limits.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
+import { affordableOutput, costOf, FREE, type Price } from './price.ts';
 
 /** An account and the limits that hold for this request. */
 export interface BudgetShare {
@@ -22,9 +23,14 @@ export interface Wanted {
   readonly inputTokens: number;
   /** The most tokens of the answer. */
   readonly outputTokens: number;
+  /** The dearest of the routes that it may take. */
+  readonly price?: Price;
 }
 
-export type BudgetKind = 'inputTokens' | 'outputTokens' | 'requests';
+export type BudgetKind = 'inputTokens' | 'outputTokens' | 'requests' | 'costNanoDollars';
+
+/** What a request has used. */
+export type RequestUse = Omit<Record<BudgetKind, number>, 'requests'>;
 
 export type Reserved =
   | { readonly kind: 'reserved'; readonly reservation: Reservation }
@@ -37,7 +43,7 @@ export interface Reservation {
   /** At most what was wanted, and at least 1 if that was. */
   readonly outputTokens: number;
   /** The request has used this. Idempotent, as `release`. */
-  settle(inputTokens: number, outputTokens: number): void;
+  settle(used: RequestUse): void;
   /** The request was not sent. */
   release(): void;
 }
@@ -49,13 +55,23 @@ interface Account {
   readonly rate: TokenBucket;
 }
 
-const KINDS: readonly BudgetKind[] = ['inputTokens', 'outputTokens', 'requests'];
+const KINDS: readonly BudgetKind[] = ['inputTokens', 'outputTokens', 'requests', 'costNanoDollars'];
 /** Accounts of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
 const ACCOUNTS_MAX = 10_000;
+/** Held of what has no limit, which a guest may name as large as it likes: sums stay exact. */
+const UNLIMITED_HELD_MAX = 1e9;
 /** Charged to the rate before an answer is there. */
 const EXPECTED_OUTPUT_TOKENS = 256;
 
-const none = (): Record<BudgetKind, number> => ({ inputTokens: 0, outputTokens: 0, requests: 0 });
+const none = (): Record<BudgetKind, number> => ({
+  inputTokens: 0,
+  outputTokens: 0,
+  requests: 0,
+  costNanoDollars: 0,
+});
+
+/** The counts are an upstream's, so their sum may have no exact number. */
+const sum = (a: number, b: number): number => Math.min(a + b, Number.MAX_SAFE_INTEGER);
 
 export class BudgetAccounts {
   readonly #clock: Clock;
@@ -89,22 +105,30 @@ export class BudgetAccounts {
       account: this.#current(account, limits),
       limits,
     }));
+    const { inputTokens, price = FREE } = wanted;
     let { outputTokens } = wanted;
+    // An answer is cut to what is left, a prompt can't be.
+    const shortest = Math.min(1, outputTokens);
+    const least = {
+      inputTokens,
+      outputTokens: shortest,
+      requests: 1,
+      costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens: shortest }),
+    };
     for (const { account, limits } of opened) {
-      // An answer is cut to what is left, a prompt can't be.
-      const least = {
-        inputTokens: wanted.inputTokens,
-        outputTokens: Math.min(1, wanted.outputTokens),
-        requests: 1,
-      };
       for (const by of KINDS) {
         const limit = limits[by];
         if (limit === undefined || least[by] === 0) continue;
         const left = limit - account.used[by];
         if (left < least[by]) return { kind: 'spent', by, inMs: this.#untilNextMs(limits) };
-        if (left - account.reserved[by] < least[by]) return { kind: 'later', by, inMs: null };
-        if (by === 'outputTokens') {
-          outputTokens = Math.min(outputTokens, left - account.reserved[by]);
+        const free = left - account.reserved[by];
+        if (free < least[by]) return { kind: 'later', by, inMs: null };
+        if (by === 'outputTokens') outputTokens = Math.min(outputTokens, free);
+        if (by === 'costNanoDollars') {
+          outputTokens = Math.min(
+            outputTokens,
+            affordableOutput(price, inputTokens, free) ?? outputTokens,
+          );
         }
       }
     }
@@ -113,29 +137,39 @@ export class BudgetAccounts {
         return { kind: 'later', by: 'rate', inMs: account.rate.waitMs(nowMs) };
       }
     }
-    const held = { inputTokens: wanted.inputTokens, outputTokens, requests: 1 };
-    const rated = held.inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
-    for (const { account } of opened) {
-      for (const kind of KINDS) account.reserved[kind] += held[kind];
+    const costNanoDollars = costOf(price, {
+      promptTokens: inputTokens,
+      completionTokens: outputTokens,
+    });
+    const most = { inputTokens, outputTokens, requests: 1, costNanoDollars };
+    const rated = inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
+    const holders = opened.map(({ account, limits }) => {
+      const held = none();
+      for (const kind of KINDS) {
+        held[kind] =
+          limits[kind] === undefined ? Math.min(most[kind], UNLIMITED_HELD_MAX) : most[kind];
+        account.reserved[kind] += held[kind];
+      }
       account.rate.spend(rated);
-    }
+      return { account, limits, held };
+    });
     let isOver = false;
     const end = (used: Record<BudgetKind, number>): void => {
       if (isOver) return;
       isOver = true;
-      for (const { account, limits } of opened) {
+      for (const { account, limits, held } of holders) {
         this.#roll(account, limits);
         for (const kind of KINDS) {
           account.reserved[kind] -= held[kind];
           assert(account.reserved[kind] >= 0, 'more was settled than reserved');
-          account.used[kind] += used[kind];
+          account.used[kind] = sum(account.used[kind], used[kind]);
         }
         account.rate.spend(used.inputTokens + used.outputTokens - rated);
       }
     };
     const reservation: Reservation = {
       outputTokens,
-      settle: (input, output) => end({ inputTokens: input, outputTokens: output, requests: 1 }),
+      settle: (used) => end({ ...used, requests: 1 }),
       release: () => end(none()),
     };
     return { kind: 'reserved', reservation };

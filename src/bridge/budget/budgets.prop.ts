@@ -4,18 +4,30 @@ import { FakeClock } from '../../base/clock.ts';
 import type { ModelBudget } from '../../base/model-limits.ts';
 import { BudgetAccounts, type Reservation } from './accounts.ts';
 import { Budgets } from './budgets.ts';
+import { affordableOutput, costOf, dearestOf, FREE, type Price } from './price.ts';
 
-const KINDS = ['inputTokens', 'outputTokens', 'requests'] as const;
+const KINDS = ['inputTokens', 'outputTokens', 'requests', 'costNanoDollars'] as const;
 const WINDOW_MS = 1000;
+const NOTHING = { inputTokens: 0, outputTokens: 0, costNanoDollars: 0 };
 
 const limits: fc.Arbitrary<ModelBudget> = fc.record(
   {
     inputTokens: fc.integer({ min: 1, max: 500 }),
     outputTokens: fc.integer({ min: 1, max: 500 }),
     requests: fc.integer({ min: 1, max: 20 }),
+    costNanoDollars: fc.integer({ min: 1, max: 100_000 }),
   },
   { requiredKeys: [] },
 );
+
+/** Trillionths of a dollar for a token, so most costs are rounded. */
+const price: fc.Arbitrary<Price> = fc
+  .tuple(
+    fc.nat({ max: 700_000 }),
+    fc.nat({ max: 700_000 }),
+    fc.double({ min: 0, max: 1, noNaN: true }),
+  )
+  .map(([input, output, part]) => ({ input, output, cachedInput: Math.floor(part * input) }));
 
 /** One request: it starts, and ends some steps later with a part of what it reserved, or is not sent. */
 const request = fc.record({
@@ -24,6 +36,9 @@ const request = fc.record({
   outputTokens: fc.integer({ min: 0, max: 200 }),
   share: fc.double({ min: 0, max: 1, noNaN: true }),
   isSent: fc.boolean(),
+  /** The last one answers. */
+  routes: fc.array(price, { minLength: 1, maxLength: 3 }),
+  cachedTokens: fc.nat({ max: 100 }),
 });
 
 describe('budgets', () => {
@@ -38,7 +53,12 @@ describe('budgets', () => {
           const budgets = new Budgets(new FakeClock());
           const used = new Map<string, Record<(typeof KINDS)[number], number>>();
           const of = (name: string) => {
-            const known = used.get(name) ?? { inputTokens: 0, outputTokens: 0, requests: 0 };
+            const known = used.get(name) ?? {
+              inputTokens: 0,
+              outputTokens: 0,
+              requests: 0,
+              costNanoDollars: 0,
+            };
             used.set(name, known);
             return known;
           };
@@ -49,7 +69,9 @@ describe('budgets', () => {
               { account: 'all', limits: all },
               { account: one.own, limits: own },
             ];
-            const reserved = await budgets.reserve(shares, one, never.signal);
+            const { inputTokens, outputTokens, routes, cachedTokens } = one;
+            const wanted = { inputTokens, outputTokens, price: dearestOf(routes) };
+            const reserved = await budgets.reserve(shares, wanted, never.signal);
             if (!reserved.ok) {
               expect(reserved.refusal).toMatchObject({ code: 'budget_spent', isFinal: true });
               return;
@@ -59,14 +81,19 @@ describe('budgets', () => {
             await scheduler.schedule(Promise.resolve(), 'ends');
             if (!one.isSent) return value.release();
             const output = Math.floor(one.share * value.outputTokens);
+            const counts = { promptTokens: inputTokens, completionTokens: output, cachedTokens };
+            const costNanoDollars = costOf(routes.at(-1) ?? FREE, counts);
             for (const name of ['all', one.own]) {
               const sum = of(name);
-              sum.inputTokens += one.inputTokens;
+              sum.inputTokens += inputTokens;
               sum.outputTokens += output;
               sum.requests += 1;
+              sum.costNanoDollars += costNanoDollars;
             }
             // Twice counts once.
-            for (const _ of [1, 2]) value.settle(one.inputTokens, output);
+            for (const _ of [1, 2]) {
+              value.settle({ inputTokens, outputTokens: output, costNanoDollars });
+            }
             for (const [name, limit] of [
               ['all', all],
               [one.own, own],
@@ -121,7 +148,7 @@ describe('budgets', () => {
             } else if (one.kind === 'settle') {
               const [ended] = open.splice(one.pick % Math.max(1, open.length), 1);
               if (ended === undefined) continue;
-              ended.settle(0, ended.outputTokens);
+              ended.settle({ ...NOTHING, outputTokens: ended.outputTokens });
               used += ended.outputTokens;
               expect(accounts.useOf('a')?.outputTokens).toBe(used);
             } else {
@@ -172,13 +199,75 @@ describe('budgets', () => {
               continue;
             }
             passed += inputTokens;
-            reserved.value.settle(inputTokens, 0);
+            reserved.value.settle({ ...NOTHING, inputTokens });
             const allowed = tokensPerMinute + (tokensPerMinute * clock.now()) / 60_000;
             expect(passed - inputTokens).toBeLessThanOrEqual(allowed + 1e-6);
           }
         },
       ),
       { numRuns: 30 },
+    );
+  });
+
+  it('BudgetAccounts: answers of any length, where nothing limits them, leave sums exact', () => {
+    const wanted = fc.array(
+      fc.record({
+        inputTokens: fc.nat({ max: 1e6 }),
+        outputTokens: fc.constantFrom(1, 16_384, Number.MAX_SAFE_INTEGER, 2 ** 100),
+        price,
+      }),
+      { minLength: 1, maxLength: 20 },
+    );
+    fc.assert(
+      fc.property(wanted, (requests) => {
+        const accounts = new BudgetAccounts(new FakeClock());
+        const shares = [{ account: 'a', limits: { requests: requests.length } }];
+        const reservations = requests.map((one) => accounts.reserve(shares, one));
+        for (const each of reservations) {
+          if (each.kind !== 'reserved') throw new Error(each.kind);
+          each.reservation.settle({ ...NOTHING, outputTokens: 1 });
+        }
+        const count = requests.length;
+        expect(accounts.useOf('a')).toMatchObject({ requests: count, outputTokens: count });
+      }),
+    );
+  });
+
+  it('affordableOutput: that many tokens cost no more than what is left, and one more costs more', () => {
+    fc.assert(
+      fc.property(price, fc.nat({ max: 1e9 }), fc.nat({ max: 1e15 }), (of, promptTokens, left) => {
+        const most = affordableOutput(of, promptTokens, left);
+        const cost = (completionTokens: number): number =>
+          costOf(of, { promptTokens, completionTokens });
+        if (most === null) expect([of.output, cost(1e9) <= left]).toEqual([0, true]);
+        else if (most < 0) expect(cost(0)).toBeGreaterThan(left);
+        else if (most < Number.MAX_SAFE_INTEGER) {
+          expect(cost(most)).toBeLessThanOrEqual(left);
+          expect(cost(most + 1)).toBeGreaterThan(left);
+        }
+      }),
+    );
+  });
+
+  it('costOf: nothing that an upstream counts makes it negative, inexact or more than its tokens at the dearest price', () => {
+    const tokens = fc.maxSafeNat();
+    fc.assert(
+      fc.property(
+        fc.array(price, { minLength: 1, maxLength: 4 }),
+        tokens,
+        tokens,
+        tokens,
+        (all, p, c, cached) => {
+          const costs = all.map((one) =>
+            costOf(one, { promptTokens: p, completionTokens: c, cachedTokens: cached }),
+          );
+          const dearest = costOf(dearestOf(all), { promptTokens: p, completionTokens: c });
+          for (const cost of costs) {
+            expect(Number.isSafeInteger(cost) && cost >= 0).toBe(true);
+            expect(cost).toBeLessThanOrEqual(dearest);
+          }
+        },
+      ),
     );
   });
 });

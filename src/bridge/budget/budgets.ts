@@ -56,8 +56,8 @@ export class Budgets {
     };
     return {
       outputTokens: made.outputTokens,
-      settle: (input, output) => {
-        made.settle(input, output);
+      settle: (used) => {
+        made.settle(used);
         wake();
       },
       release: () => {
@@ -87,6 +87,7 @@ const NAMES: Readonly<Record<BudgetKind, string>> = {
   inputTokens: 'tokens of prompts',
   outputTokens: 'tokens of answers',
   requests: 'requests',
+  costNanoDollars: 'cost',
 };
 
 function spent(by: BudgetKind, inMs: number | null): Refusal {

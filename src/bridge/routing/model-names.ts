@@ -10,11 +10,13 @@ import {
   visibleModels,
 } from '../policy.ts';
 import { accepted, type Checked, refused } from '../refusal.ts';
+import { isLocal } from '../upstream/address.ts';
 import type { Catalog } from '../upstream/catalog.ts';
 import {
   type FallbackCause,
   mayUseHosted,
   ONLY_UPSTREAM,
+  type Route,
   type RoutedUpstream,
   type RouteTable,
   tableOf,
@@ -109,7 +111,9 @@ export class ModelNames {
 
   async #plan(model: string, policy: BridgePolicy, signal: AbortSignal): Promise<Plan> {
     if (typeof this.#source === 'function') {
-      return onlyPlan(model);
+      // There are no prices without a table, and a server elsewhere may have some.
+      const target = await orAborted(this.#source(), signal);
+      return onlyPlan(model, isLocal(target) ? {} : { price: null });
     }
     const routed = this.#table.models.get(model);
     if (routed !== undefined) {
@@ -119,7 +123,9 @@ export class ModelNames {
     const lists = await this.#discovered(policy, 'cached', signal);
     const routes = lists
       .filter(({ entries }) => entries.some(({ id }) => id === model))
-      .map(({ upstream }) => ({ upstream: upstream.name, model, weight: 1 }));
+      .map(({ upstream: { name: upstream, isHosted } }) => {
+        return { upstream, model, weight: 1, ...(isHosted ? { price: null } : {}) };
+      });
     const groups = routes.length === 0 ? [] : [routes];
     return { model, groups, fallbackOn: REPLICA_FALLBACK };
   }
@@ -202,8 +208,8 @@ export class ModelNames {
 }
 
 /** Where there is no table. */
-export function onlyPlan(model: string): Plan {
-  const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1 }];
+export function onlyPlan(model: string, price: Pick<Route, 'price'> = {}): Plan {
+  const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1, ...price }];
   return { model, groups: [routes], fallbackOn: NO_FALLBACK };
 }
 

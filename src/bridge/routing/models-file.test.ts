@@ -65,12 +65,58 @@ describe('parseModelsFile', () => {
       [
         'gpt-5-mini',
         {
-          routes: [{ upstream: 'openai', model: 'gpt-5-mini', weight: 1 }],
+          routes: [{ upstream: 'openai', model: 'gpt-5-mini', weight: 1, price: null }],
           fallback: [],
           fallbackOn: new Set(['connect']),
         },
       ],
     ]);
+  });
+
+  it('reads prices: of a route, else of its model; without one, local routes are free and hosted ones unknown', () => {
+    const { models } = parseModelsFile(`
+      ${UPSTREAM}
+      [upstreams.cloud]
+      url = "https://models.example"
+      [models.m]
+      price = { input = 2.5, output = 10, cached_input = 0.25 }
+      routes = [
+        { upstream = "gpu", price = { input = 0, output = 0.000001 } },
+        { upstream = "cloud" },
+        { upstream = "gpu" },
+      ]
+      [models.n]
+      routes = [{ upstream = "gpu" }, { upstream = "cloud" }]
+      [models.o]
+      upstream = "cloud"
+      price = { input = 1, output = 2 }
+    `);
+    const prices = (name: string) => models.get(name)?.routes.map(({ price }) => price);
+    const own = { input: 2_500_000, output: 10_000_000, cachedInput: 250_000 };
+    expect(prices('m')).toEqual([{ input: 0, output: 1, cachedInput: 0 }, own, own]);
+    expect(prices('n')).toEqual([undefined, null]);
+    expect(prices('o')).toEqual([{ input: 1_000_000, output: 2_000_000, cachedInput: 1_000_000 }]);
+  });
+
+  it.each([
+    ['price = 5', /models\.m\.price must be a table in dollars for a million tokens/],
+    ['price = {}', /models\.m\.price\.input is missing/],
+    ['price = { input = 1 }', /models\.m\.price\.output is missing/],
+    ['price = { input = 1, output = "2" }', /models\.m\.price\.output must be a number of dollars/],
+    ['price = { input = -1, output = 2 }', /models\.m\.price\.input must be .* from 0 to 100000/],
+    ['price = { input = inf, output = 2 }', /models\.m\.price\.input must be/],
+    ['price = { input = nan, output = 2 }', /models\.m\.price\.input must be/],
+    ['price = { input = 100001, output = 2 }', /models\.m\.price\.input must be/],
+    ['price = { input = 0.0000001, output = 2 }', /models\.m\.price\.input must be .* 6 decimals/],
+    ['price = { input = 1, output = 2, cached_input = 1.5 }', /price\.cached_input is above input/],
+    ['price = { input = 1, output = 2, reasoning = 3 }', /models\.m\.price\.reasoning is unknown/],
+    [
+      'routes = [{ upstream = "gpu", price = { input = 1 } }]',
+      /routes\[0\]\.price\.output is miss/,
+    ],
+  ])('refuses %s', (line, message) => {
+    const upstream = line.startsWith('routes') ? '' : 'upstream = "gpu"';
+    expect(() => parseModelsFile(`${UPSTREAM}[models.m]\n${upstream}\n${line}`)).toThrow(message);
   });
 
   it.each([

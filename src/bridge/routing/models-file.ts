@@ -5,6 +5,7 @@
 
 import { parse, TomlError } from 'smol-toml';
 import { EVERY_HOSTED } from '../../base/model-limits.ts';
+import { PRICE_DOLLARS_MAX, type Price, parsePrice } from '../budget/price.ts';
 import { BridgeError } from '../errors.ts';
 import { isLocal, parseTarget, type UpstreamTarget } from '../upstream/address.ts';
 import {
@@ -50,6 +51,9 @@ const WEIGHT_MAX = 1_000;
 const ANSWER_WITHIN_S_MAX = 3_600;
 const FALLBACK_BY_DEFAULT: readonly FallbackCause[] = ['connect', 'timeout', '429', '5xx'];
 
+/** The names of upstreams, and whether each is hosted. */
+type Names = ReadonlyMap<string, boolean>;
+
 /** @throws BridgeError `models_file_invalid`, naming the line of a fault in TOML, or the key of another one */
 export function parseModelsFile(text: string): ModelsFile {
   if (text.length > CHARACTERS_MAX) throw invalid('it', 'is too long');
@@ -57,7 +61,7 @@ export function parseModelsFile(text: string): ModelsFile {
   const upstreams = root
     .named('upstreams', UPSTREAMS_MAX)
     .map(([name, table]) => upstreamOf(name, table));
-  const names = new Set(upstreams.map(({ name }) => name));
+  const names = new Map(upstreams.map(({ name, isHosted }) => [name, isHosted]));
   if (names.size === 0) throw invalid('upstreams', 'is missing: name a server by [upstreams.NAME]');
   const entries = root.named('models', MODELS_MAX);
   const known = new Set(entries.map(([name]) => name));
@@ -130,20 +134,22 @@ function keyOf(table: Table): KeySource | null {
 function modelOf(
   name: string,
   table: Table,
-  there: { readonly upstreams: ReadonlySet<string>; readonly known: ReadonlySet<string> },
+  there: { readonly upstreams: Names; readonly known: ReadonlySet<string> },
 ): RoutedModel {
   if (name === EVERY_HOSTED || name === '*' || name === 'default') {
     throw invalid(table.path, `has a name that means something else: ${name}`);
   }
   checkName(name, table.path);
-  const short = table.text('upstream') === null ? null : routeOf(name, table, there.upstreams);
+  const price = priceOf(table);
+  const short =
+    table.text('upstream') === null ? null : routeOf(name, table, there.upstreams, price);
   const listed = table.tables('routes', ROUTES_MAX);
   if ((short === null) === (listed === null)) {
     throw invalid(table.path, 'needs either upstream or routes');
   }
   const routes =
     listed?.map((route) => {
-      const made = routeOf(name, route, there.upstreams);
+      const made = routeOf(name, route, there.upstreams, priceOf(route) ?? price);
       route.end();
       return made;
     }) ?? (short === null ? [] : [short]);
@@ -160,16 +166,36 @@ function modelOf(
   return { routes, fallback: [...new Set(fallback)], fallbackOn };
 }
 
-function routeOf(name: string, table: Table, upstreams: ReadonlySet<string>): Route {
+function routeOf(name: string, table: Table, upstreams: Names, price: Price | null): Route {
   const upstream = table.text('upstream');
   if (upstream === null) throw invalid(table.at('upstream'), 'is missing');
-  if (!upstreams.has(upstream)) {
-    const all = [...upstreams].join(', ');
+  const isHosted = upstreams.get(upstream);
+  if (isHosted === undefined) {
+    const all = [...upstreams.keys()].join(', ');
     throw invalid(table.at('upstream'), `is "${shown(upstream)}", which is none of ${all}`);
   }
   const model = table.text('model') ?? name;
   checkName(model, table.at('model'));
-  return { upstream, model, weight: table.whole('weight', WEIGHT_MAX) ?? 1 };
+  const weight = table.whole('weight', WEIGHT_MAX) ?? 1;
+  return { upstream, model, weight, ...(price === null && !isHosted ? {} : { price }) };
+}
+
+/** Null: none is named. */
+function priceOf(table: Table): Price | null {
+  const price = table.table(
+    'price',
+    'a table in dollars for a million tokens: { input = 0.25, output = 2 }',
+  );
+  if (price === null) return null;
+  const input = price.dollars('input');
+  const output = price.dollars('output');
+  const cached = price.dollars('cached_input');
+  price.end();
+  if (input === null) throw invalid(price.at('input'), 'is missing');
+  if (output === null) throw invalid(price.at('output'), 'is missing; of embeddings it is 0');
+  const cachedInput = cached ?? input;
+  if (cachedInput > input) throw invalid(price.at('cached_input'), 'is above input');
+  return { input, output, cachedInput };
 }
 
 function causeOf(text: string, path: string): FallbackCause {
@@ -226,6 +252,16 @@ class Table {
     if (value === undefined) return null;
     if (Number.isInteger(value) && Number(value) >= 1 && Number(value) <= max) return Number(value);
     throw invalid(this.at(key), `must be a whole number from 1 to ${max}`);
+  }
+
+  /** Dollars for a million tokens, as trillionths of a dollar for one. */
+  dollars(key: string): number | null {
+    const value = this.#take(key);
+    if (value === undefined) return null;
+    const price = typeof value === 'number' ? parsePrice(value) : null;
+    if (price !== null) return price;
+    const range = `from 0 to ${PRICE_DOLLARS_MAX} with at most 6 decimals`;
+    throw invalid(this.at(key), `must be a number of dollars for a million tokens, ${range}`);
   }
 
   table(key: string, expected: string): Table | null {

@@ -1,5 +1,6 @@
 /** Several model servers, and which of them answers for which model. Types, and what follows from them alone. */
 import { EVERY_HOSTED } from '../../base/model-limits.ts';
+import type { Price } from '../budget/price.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 
 /** What makes the bridge leave a route for the next one, before the guest has a byte of the answer. */
@@ -30,6 +31,8 @@ export interface Route {
   readonly model: string;
   /** Share among the routes of a model, 1 … 1000. */
   readonly weight: number;
+  /** Absent: it costs nothing; null: nobody knows what. */
+  readonly price?: Price | null;
 }
 
 export interface RoutedModel {

@@ -151,7 +151,7 @@ export function addSandboxOptions(command: Command): Command {
     )
     .option(
       '--budget <limits>',
-      'budget for models, shared with forks, for example input=1M,output=200k,requests=500,per=1d; without per, for the whole life',
+      'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,per=1d (cost in dollars); without per, for the whole life',
       collect,
       [],
     )

@@ -6,6 +6,8 @@ export interface LimitWord<Field extends string> {
   readonly parse: (text: string) => number;
   readonly min: number;
   readonly max: number;
+  /** Writes a value as a person would. Default: the number. */
+  readonly format?: (value: number) => string;
 }
 
 /**
@@ -31,7 +33,9 @@ export function parseLimits<Field extends string>(
     if (limits.has(word.field)) throw new UsageError(`${option} ${name} is given twice`);
     const limit = word.parse(value);
     if (!(limit >= word.min && limit <= word.max)) {
-      throw new UsageError(`${option} ${pair}: out of range (${word.min} to ${word.max})`, remedy);
+      const { format = String } = word;
+      const range = `${format(word.min)} to ${format(word.max)}`;
+      throw new UsageError(`${option} ${pair}: out of range (${range})`, remedy);
     }
     limits.set(word.field, limit);
   }

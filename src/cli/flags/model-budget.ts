@@ -1,5 +1,7 @@
 /** `--budget`, `--tokens-per-minute`: what a sandbox may use of the models. */
+
 import type { ModelBudget } from '../../base/model-limits.ts';
+import { COST_DECIMALS_MAX, dollarsText, parseDollars } from '../../base/text/dollars.ts';
 import { RANGES } from '../../sandbox/limits.ts';
 import { UsageError } from '../failure.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
@@ -15,8 +17,16 @@ const WORDS: Readonly<Record<string, LimitWord<keyof ModelBudget>>> = {
   input: { field: 'inputTokens', ...COUNT },
   output: { field: 'outputTokens', ...COUNT },
   requests: { field: 'requests', ...COUNT },
+  cost: {
+    field: 'costNanoDollars',
+    parse: parseCost,
+    ...RANGES.modelCostNanoDollars,
+    format: dollarsText,
+  },
   per: { field: 'windowMs', parse: parseDuration, ...RANGES.modelWindowMs },
 };
+
+const EXAMPLE = 'input=1M,output=200k,requests=500,cost=5,per=1d';
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 1e3, M: 1e6, G: 1e9 };
 
@@ -33,10 +43,20 @@ export function parseAmount(text: string): number {
   return Math.round(Number(match[1]) * unit);
 }
 
+/** Dollars → billionths of a dollar. @throws UsageError */
+function parseCost(text: string): number {
+  const cost = parseDollars(text);
+  if (cost !== null) return cost;
+  throw new UsageError(
+    `invalid number of dollars "${text}"`,
+    `use a number with at most ${COST_DECIMALS_MAX} decimals, for example 5 or 0.25`,
+  );
+}
+
 /** `input=1M,output=200k,per=1d`; several options form one list. @returns undefined: neither option was given. @throws UsageError */
 export function parseBudget(flags: BudgetFlags): ModelBudget | undefined {
   const { budget: texts = [], tokensPerMinute } = flags;
-  const limits = parseLimits('--budget', WORDS, 'input=1M,output=200k,requests=500,per=1d', texts);
+  const limits = parseLimits('--budget', WORDS, EXAMPLE, texts);
   if (limits === undefined && tokensPerMinute === undefined) return undefined;
   const { windowMs, ...counts } = limits ?? {};
   if (windowMs !== undefined && Object.keys(counts).length === 0) {

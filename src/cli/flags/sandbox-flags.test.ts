@@ -225,13 +225,14 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
   const models = (more: object) => sandboxOptions({ env: {} }, { ...flags, ...more }, {}).models;
 
   it('name the limits of the budget; both options make one', () => {
-    const budget = ['input=1M,output=1.5k', 'requests=10,per=1d'];
+    const budget = ['input=1M,output=1.5k', 'requests=10,cost=0.29,per=1d'];
     expect(models({ budget, tokensPerMinute: 5, modelPriority: 'batch' })).toMatchObject({
       priority: 'batch',
       budget: {
         inputTokens: 1_000_000,
         outputTokens: 1500,
         requests: 10,
+        costNanoDollars: 290_000_000,
         windowMs: 86_400_000,
         tokensPerMinute: 5,
       },
@@ -242,7 +243,10 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
 
   it.each([
     ['input=1x', 'invalid number "1x"'],
-    ['cost=1', 'unknown limit'],
+    ['money=1', 'unknown limit'],
+    ['cost=$5', 'invalid number of dollars "$5"'],
+    ['cost=0', 'out of range (0.000000001 to 1000000)'],
+    ['cost=1000001', 'out of range (0.000000001 to 1000000)'],
     ['input=1,input=2', 'given twice'],
     ['per=1h', 'needs a limit'],
     ['output=0', 'out of range'],

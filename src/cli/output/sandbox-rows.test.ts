@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { lifetimeRows, provenanceRows, secretRows } from './sandbox-rows.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/spec.ts';
+import { budgetRows, lifetimeRows, provenanceRows, secretRows } from './sandbox-rows.ts';
 
 const HOUR = 3_600_000;
 const PLAIN = { end: null, endsAtMs: null, onTimeout: 'kill', idleTimeoutMs: null } as const;
@@ -44,5 +45,27 @@ it('provenanceRows, secretRows: name the origin, and secrets without values', ()
       'secret',
       'KEY at a.example, b.example; value missing, set it again with neurovisor update --secret',
     ],
+  ]);
+});
+
+it('budgetRows: what was used of each limit in this window; the cost in dollars', () => {
+  const budget = { requests: 5, costNanoDollars: 5_000_000_000, windowMs: HOUR };
+  const used = { inputTokens: 1, outputTokens: 2, requests: 3, costNanoDollars: 1_250_000_000 };
+  const rows = (window: number) =>
+    budgetRows(
+      {
+        id: 'a',
+        models: { ...NO_MODEL_POLICY, budget },
+        modelUse: { account: 'a', used: { ...used, window } },
+      },
+      7 * HOUR,
+    );
+  expect(rows(7)).toEqual([
+    ['model budget', '3 of 5 requests per 60 min'],
+    ['model budget', '$1.25 of $5 per 60 min'],
+  ]);
+  expect(rows(6)).toEqual([
+    ['model budget', '0 of 5 requests per 60 min'],
+    ['model budget', '$0 of $5 per 60 min'],
   ]);
 });

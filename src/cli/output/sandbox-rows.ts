@@ -1,5 +1,7 @@
 /** Rows of `inspect`: lifetime, provenance, limits, network and secrets of a sandbox. Pure. */
+
 import { placeText } from '../../base/secret-place.ts';
+import { dollarsText } from '../../base/text/dollars.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
 import { bytes, coarse } from './table.ts';
 
@@ -81,12 +83,18 @@ export function budgetRows(
   const { windowMs, tokensPerMinute } = budget;
   const window = windowMs === undefined ? 0 : Math.floor(now / windowMs);
   const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
-  const limits = Object.entries(BUDGET_WORDS).flatMap(([key, word]) => {
+  const limits: Row[] = Object.entries(BUDGET_WORDS).flatMap(([key, word]) => {
     const limit = budget[key as keyof typeof BUDGET_WORDS];
     if (limit === undefined) return [];
     const spent = used?.window === window ? used[key as keyof typeof BUDGET_WORDS] : 0;
     return [['model budget', `${spent} of ${limit} ${word}${per}`] as const];
   });
+  const { costNanoDollars: cost } = budget;
+  const spentCost = used?.window === window ? used.costNanoDollars : 0;
+  if (cost !== undefined) {
+    const text = `$${dollarsText(spentCost)} of $${dollarsText(cost)}${per}`;
+    limits.push(['model budget', text]);
+  }
   return [
     ...(priority === 'normal' ? [] : [['model priority', priority] as const]),
     ...limits,

@@ -43,6 +43,19 @@ describe('parseRequest', () => {
     expect(parsed(older)?.spec.models).toEqual({ ...models, allowFields: [], allowHosted: [] });
   });
 
+  it('keeps what was used of a budget; an older row has used no money', () => {
+    const used = { inputTokens: 1, outputTokens: 2, requests: 3, window: 4 };
+    const accountOf = (more: object) =>
+      parsed(
+        JSON.stringify({
+          ...JSON.parse(stored()),
+          spec: { ...spec, modelAccount: { id: 'a', used: { ...used, ...more } } },
+        }),
+      )?.spec.modelAccount;
+    expect(accountOf({ costNanoDollars: 5 })?.used).toEqual({ ...used, costNanoDollars: 5 });
+    expect(accountOf({})?.used).toEqual({ ...used, costNanoDollars: 0 });
+  });
+
   it('keeps the places of a secret; one of an older row goes into credential fields', () => {
     const places = [{ in: 'query', name: 'key' }] as const;
     const placesOf = (json: string) =>

@@ -25,11 +25,13 @@ export interface StoredRequest {
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
-/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, and parts of `models`. */
+/** Older rows lack a network, limits of networks and disks, packages, secrets or their places, parts of `models`, and costs. */
 type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
   readonly models: Partial<ModelPolicy>;
   readonly network?: (Omit<StoredNetwork, 'limits'> & Partial<StoredNetwork>) | null;
 };
+
+const NO_COST = { costNanoDollars: 0 };
 
 export function formatRequest(request: StoredRequest): string {
   const { spec, policy, origin, template, isDiskOnly } = request;
@@ -60,6 +62,7 @@ export function parseRequest(
     const { spec, terms, origin, template = null, isDiskOnly = false } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
     const { secrets = [], diskLimits = {}, packages = null } = spec as Partial<SandboxSpec>;
+    const { modelAccount: account } = spec;
     const network = parseNetwork(spec.network ?? null, parseEgress);
     return {
       spec: {
@@ -69,6 +72,9 @@ export function parseRequest(
         secrets: secrets.map(withPlaces),
         diskLimits,
         packages,
+        ...(account?.used === undefined
+          ? {}
+          : { modelAccount: { ...account, used: { ...NO_COST, ...account.used } } }),
       },
       // Older rows lack `onMemoryPressure`.
       policy: { ...lifetimePolicyOf({}), ...terms, metadata: row.metadata },
