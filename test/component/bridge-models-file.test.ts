@@ -154,6 +154,18 @@ describe('bridge: models.toml changes', () => {
     expect(server.requests.at(-1)?.headers.authorization).toBe('Bearer late');
   });
 
+  it('a program tells the key of each request, and a failure is an error without its words', async () => {
+    const server = await mock('a');
+    await write(one(server, 'key = { command = ["/bin/cat", "key"] }'));
+    const { call } = await bridge();
+    const failed = await call(CHAT, QUESTION);
+    expect([failed.status, answerOf(failed.body)]).toEqual([503, 'upstream_unreachable']);
+    expect(failed.body).not.toMatch(/cat|No such file/);
+    await writeFile(join(dir, 'key'), 'told');
+    await call(CHAT, QUESTION);
+    expect(server.requests.map(({ headers }) => headers.authorization)).toEqual(['Bearer told']);
+  });
+
   it('a server that has not changed keeps what is known of it', async () => {
     const [a, b] = [await mock('a'), await mock('b')];
     await write(one(a));

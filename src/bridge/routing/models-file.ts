@@ -20,7 +20,9 @@ import {
 export type KeySource =
   | { readonly env: string }
   /** Relative to the file's folder. */
-  | { readonly file: string };
+  | { readonly file: string }
+  /** A program and its arguments, which prints it. */
+  | { readonly command: readonly string[] };
 
 export interface FileUpstream
   extends Pick<RoutedUpstream, 'name' | 'isHosted' | 'answerWithinMs' | 'discover'> {
@@ -117,18 +119,26 @@ function keyOf(table: Table): KeySource | null {
   const path = table.at('key');
   const key = table.table(
     'key',
-    'a table: { env = "NAME" } or { file = "PATH" }, never the key itself',
+    'a table: { env = "NAME" }, { file = "PATH" } or { command = ["PROGRAM", "ARGUMENT"] }, never the key itself',
   );
   if (key === null) return null;
   const env = key.text('env');
   const file = key.text('file');
+  const command = key.texts('command');
   key.end();
-  if (env !== null && file === null) {
+  if ([env, file, command].filter((source) => source !== null).length !== 1) {
+    throw invalid(path, 'names one of env, file and command');
+  }
+  if (env !== null) {
     if (!ENV_NAME.test(env)) throw invalid(`${path}.env`, 'is not the name of a variable');
     return { env };
   }
-  if (file !== null && env === null) return { file };
-  throw invalid(path, 'names either env or file');
+  if (file !== null) return { file };
+  const argv = command ?? [];
+  if (argv[0] === undefined || argv[0] === '' || argv.some((text) => text.includes('\0'))) {
+    throw invalid(`${path}.command`, 'is a list of a program and its arguments');
+  }
+  return { command: argv };
 }
 
 function modelOf(

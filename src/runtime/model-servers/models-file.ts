@@ -6,6 +6,7 @@ import { MIB } from '../../base/units.ts';
 import { BridgeError } from '../../bridge/errors.ts';
 import {
   type FileUpstream,
+  type KeySource,
   type ModelsFile,
   parseModelsFile,
 } from '../../bridge/routing/models-file.ts';
@@ -15,9 +16,9 @@ import { resolveHome } from '../../home.ts';
 
 type Env = Readonly<Record<string, string | undefined>>;
 
-/** A server of the file, ready to be asked. */
+/** A server of the file. */
 export interface ConfiguredServer extends FileUpstream {
-  /** With key and authority. */
+  /** With authority, and with the key unless a program tells it. */
   readonly target: UpstreamTarget;
 }
 
@@ -55,14 +56,21 @@ export function readModelsFile(config: Config, env: Env = process.env): Configur
 
 function withSecrets(upstream: FileUpstream, dir: string, env: Env): ConfiguredServer {
   const { name, key, caFile } = upstream;
-  const apiKey = key === null ? {} : { apiKey: keyOf(name, key, dir, env) };
+  const apiKey = key === null || 'command' in key ? {} : { apiKey: keyOf(name, key, dir, env) };
   const ca = caFile === null ? {} : { authority: authorityOf(name, resolve(dir, caFile)) };
   return { ...upstream, target: { ...upstream.target, ...apiKey, ...ca } };
 }
 
 const KEY = /^[\x21-\x7e]{1,4096}$/;
 
-function keyOf(name: string, key: NonNullable<FileUpstream['key']>, dir: string, env: Env): string {
+export const isKey = (text: string): boolean => KEY.test(text);
+
+function keyOf(
+  name: string,
+  key: Exclude<KeySource, { readonly command: readonly string[] }>,
+  dir: string,
+  env: Env,
+): string {
   const where = `key of upstreams.${name}`;
   if ('env' in key) {
     const value = env[key.env] ?? '';

@@ -1,5 +1,8 @@
 /** The model servers of this host and the models they answer for, as `neurovisor models` shows them (io). */
 import { type Clock, systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { silentLog } from '../../base/log.ts';
+import type { KeySource } from '../../bridge/routing/models-file.ts';
 import type { FallbackCause, Route } from '../../bridge/routing/route-table.ts';
 import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
 import { UpstreamClient } from '../../bridge/upstream/client.ts';
@@ -16,6 +19,7 @@ import {
   type SpokenDialect,
   type TokenProbe,
 } from './probe.ts';
+import { targetOf } from './servers.ts';
 
 export interface ServerOverview extends ListProbe {
   readonly name: string;
@@ -53,8 +57,14 @@ export interface RouteTest extends TokenProbe {
 }
 
 interface Server extends Omit<ServerOverview, keyof ListProbe> {
-  readonly target: UpstreamTarget;
+  readonly target: () => Promise<UpstreamTarget>;
   readonly discover: boolean;
+}
+
+interface Probed extends ListProbe {
+  readonly server: Server;
+  /** Null: there is no key, as `error` tells. */
+  readonly target: UpstreamTarget | null;
 }
 
 export interface OverviewOptions {
@@ -81,7 +91,7 @@ export async function testModels(
   onTest: (test: RouteTest) => void,
 ): Promise<readonly RouteTest[]> {
   return await withProber(options, async (prober) => {
-    const { shown, servers } = await overview(options, prober);
+    const { shown, probed } = await overview(options, prober);
     const known = new Map(shown.models.map((model) => [model.name, model]));
     const unknown = names.find((name) => !known.has(name));
     if (unknown !== undefined) {
@@ -94,14 +104,18 @@ export async function testModels(
     const tests: RouteTest[] = [];
     for (const name of chosen) {
       for (const route of known.get(name)?.routes ?? []) {
-        const target = servers.find((one) => one.name === route.upstream)?.target;
-        if (target === undefined) continue;
-        const spoken = dialects.get(route.upstream) ?? (await probeDialects(prober, target));
-        dialects.set(route.upstream, spoken);
         const { upstream, model: upstreamModel } = route;
-        const token = await probeToken(prober, target, upstreamModel);
+        const { target = null, error = null } =
+          probed.find(({ server }) => server.name === upstream) ?? {};
+        const known =
+          dialects.get(upstream) ?? (target === null ? [] : await probeDialects(prober, target));
+        dialects.set(upstream, known);
+        const token =
+          target === null
+            ? { firstTokenMs: null, error }
+            : await probeToken(prober, target, upstreamModel);
         options.signal.throwIfAborted();
-        const test = { model: name, upstream, upstreamModel, ...token, dialects: spoken };
+        const test = { model: name, upstream, upstreamModel, ...token, dialects: known };
         tests.push(test);
         onTest(test);
       }
@@ -119,12 +133,10 @@ function usual({ path, models, servers }: ModelsOverview): readonly string[] {
 async function overview(
   { config, env }: OverviewOptions,
   prober: Prober,
-): Promise<{ readonly shown: ModelsOverview; readonly servers: readonly Server[] }> {
+): Promise<{ readonly shown: ModelsOverview; readonly probed: readonly Probed[] }> {
   const file = readModelsFile(config, env);
-  const servers = file === null ? await withoutFile(config) : serversOf(file);
-  const probed = await Promise.all(
-    servers.map(async (server) => ({ server, ...(await probeList(prober, server.target)) })),
-  );
+  const servers = file === null ? await withoutFile(config) : serversOf(file, prober);
+  const probed = await Promise.all(servers.map((server) => probe(prober, server)));
   const models = new Map<string, ModelOverview>();
   for (const [name, { routes, fallback, fallbackOn }] of file?.models ?? []) {
     models.set(name, { name, routes, fallback, fallbackOn: [...fallbackOn] });
@@ -141,25 +153,41 @@ async function overview(
   const shown = {
     path: file?.path ?? null,
     defaultModel: file?.defaultModel ?? null,
-    servers: probed.map(({ server: { target: _secret, discover: _rule, ...server }, ...list }) => ({
-      ...server,
-      ...list,
-    })),
+    servers: probed.map(({ server, models, tookMs, error }) => {
+      const { target: _secret, discover: _rule, ...rest } = server;
+      return { ...rest, models, tookMs, error };
+    }),
     models: [...models.values()],
   };
-  return { shown, servers };
+  return { shown, probed };
 }
 
-function serversOf({ upstreams }: ConfiguredModels): readonly Server[] {
-  return upstreams.map(({ name, url, target, key, isHosted, discover }) => ({
-    name,
-    url,
-    kind: isHosted ? 'hosted' : 'local',
-    concurrency: target.slots ?? null,
-    key: key === null ? null : 'env' in key ? `env ${key.env}` : `file ${key.file}`,
-    target,
-    discover,
+async function probe(prober: Prober, server: Server): Promise<Probed> {
+  let target: UpstreamTarget;
+  try {
+    target = await server.target();
+  } catch (error) {
+    return { server, target: null, models: null, tookMs: null, error: describeError(error) };
+  }
+  return { server, target, ...(await probeList(prober, target)) };
+}
+
+function serversOf({ upstreams, path }: ConfiguredModels, { clock }: Prober): readonly Server[] {
+  return upstreams.map((server) => ({
+    name: server.name,
+    url: server.url,
+    kind: server.isHosted ? 'hosted' : 'local',
+    concurrency: server.target.slots ?? null,
+    key: server.key === null ? null : placeOf(server.key),
+    target: targetOf(server, { path, clock, log: silentLog }),
+    discover: server.discover,
   }));
+}
+
+function placeOf(key: KeySource): string {
+  if ('env' in key) return `env ${key.env}`;
+  // Arguments may be nobody else's business.
+  return 'file' in key ? `file ${key.file}` : `command ${key.command[0]}`;
 }
 
 /** The server of NEUROVISOR_UPSTREAM, or those that a search finds; the engine is none. */
@@ -179,7 +207,10 @@ async function withoutFile(config: Config): Promise<readonly Server[]> {
       const url = socketPath === undefined ? (baseUrl ?? '') : `unix:${socketPath}`;
       const key = target.apiKey === undefined ? null : 'env NEUROVISOR_UPSTREAM_KEY';
       const concurrency = upstreamSlots;
-      return [{ name, url, kind: 'local', concurrency, key, target, discover: true }] as const;
+      const open = (): Promise<UpstreamTarget> => Promise.resolve(target);
+      return [
+        { name, url, kind: 'local', concurrency, key, target: open, discover: true },
+      ] as const;
     });
 }
 

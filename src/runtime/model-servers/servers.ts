@@ -1,11 +1,14 @@
 /** The model servers of `models.toml`, as the runtime's upstream. */
+import { dirname } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import type { RoutedUpstream, RouteTable } from '../../bridge/routing/route-table.ts';
+import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
 import { UpstreamClient } from '../../bridge/upstream/client.ts';
 import { FileWatch } from './file-watch.ts';
+import { KeyCommand } from './key-command.ts';
 import type { ConfiguredModels, ConfiguredServer } from './models-file.ts';
 import { probeList } from './probe.ts';
 
@@ -22,6 +25,10 @@ export interface ServersOptions {
 export async function openServers(first: ConfiguredModels, options: ServersOptions) {
   const { log, reread, clock = systemClock } = options;
   let file = first;
+  const routed = (server: ConfiguredServer): RoutedUpstream => ({
+    ...server,
+    target: targetOf(server, { path: first.path, log, clock }),
+  });
   let upstreams = file.upstreams.map(routed);
   // What changes is what it answers.
   const table: RouteTable = {
@@ -33,7 +40,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     },
   };
   const names = async (): Promise<readonly string[]> => {
-    const found = await Promise.all(file.upstreams.map((one) => discovered(one, log)));
+    const found = await Promise.all(upstreams.map((one) => discovered(one, log)));
     return [...new Set([...file.models.keys(), ...found.flat()])];
   };
   const offered = await names();
@@ -79,10 +86,22 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
   };
 }
 
-const routed = (server: ConfiguredServer): RoutedUpstream => ({
-  ...server,
-  target: () => Promise.resolve(server.target),
-});
+/** Where to send requests to a server, with its key. @throws BridgeError as `KeyCommand.key` */
+export function targetOf(
+  { name, key, target }: Pick<ConfiguredServer, 'name' | 'key' | 'target'>,
+  place: { readonly path: string; readonly log: Log; readonly clock: Clock },
+): () => Promise<UpstreamTarget> {
+  if (key === null || !('command' in key)) return () => Promise.resolve(target);
+  const { log, clock, path } = place;
+  const command = new KeyCommand({
+    argv: key.command,
+    upstream: name,
+    dir: dirname(path),
+    clock,
+    log,
+  });
+  return async () => ({ ...target, apiKey: await command.key() });
+}
 
 const describe = ({ upstreams }: ConfiguredModels): string =>
   upstreams
@@ -97,16 +116,20 @@ function firstModel({ upstreams, models }: ConfiguredModels): string | null {
 }
 
 async function discovered(
-  { discover, target }: ConfiguredServer,
+  { name, discover, target }: RoutedUpstream,
   log: Log,
 ): Promise<readonly string[]> {
   if (!discover) return [];
   const client = new UpstreamClient(systemClock);
   try {
-    const { models, error } = await probeList({ client, clock: systemClock }, target, ASK_MS_MAX);
-    if (error !== null)
-      log.warn('a model server does not list its models', { upstream: target.name, error });
+    const there = await target();
+    const { models, error } = await probeList({ client, clock: systemClock }, there, ASK_MS_MAX);
+    if (error !== null) throw new Error(error);
     return models ?? [];
+  } catch (error) {
+    const reason = describeError(error);
+    log.warn('a model server does not list its models', { upstream: name, reason });
+    return [];
   } finally {
     client.close();
   }
