@@ -1,4 +1,4 @@
-/** Promises without a test: each guarantee of SECURITY.md, docs/security.md and SPECIFICATION.md names what shows it. */
+/** Promises without a test: each guarantee of SECURITY.md, docs/security.md and SPECIFICATION.md, and each client of docs/bridge.md, names what shows it. */
 import { globSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -10,6 +10,7 @@ const PAGES = {
   'SECURITY.md': 'Shown by',
   'SPECIFICATION.md': 'Test',
   'docs/security.md': 'proof',
+  'docs/bridge.md': 'tested by',
 } as const;
 /** Files that show something when they run. `test/support` has suites that several test files share. */
 const TEST_FILES = [
@@ -17,6 +18,12 @@ const TEST_FILES = [
   'test/{fuzz,support}/*.ts',
   'tools/*.ts',
   'guest/tests/test_*.py',
+];
+/** Clients of models that tests install, with their versions. */
+const CLIENT_LOCKS = [
+  'image/requirements.lock',
+  'test/fixtures/model-clients/python/*.lock',
+  'test/fixtures/model-clients/*/package.json',
 ];
 const PROOFS: ReadonlySet<string> = new Set(PROOF_NAMES);
 
@@ -32,6 +39,17 @@ describe('promises', () => {
       expect(problems(text, column)).toEqual([]);
     });
   }
+
+  it('docs/bridge.md: each client has a version that a test installs', () => {
+    const locks = globSync(CLIENT_LOCKS, { cwd: root });
+    const text = locks.map((lock) => readFileSync(join(root, lock), 'utf8')).join('\n');
+    const rows = rowsOf(readFileSync(join(root, 'docs/bridge.md'), 'utf8'), 'tested by');
+    const clients = rows.flatMap(({ promise }) => [...promise.matchAll(/^`(.+)` (\S+)/g)]);
+    expect(clients.length).toBeGreaterThan(5);
+    const isLocked = ([, name, version]: readonly string[]): boolean =>
+      text.includes(`\n${name}==${version} `) || text.includes(`"${name}": "${version}"`);
+    expect(clients.filter((client) => !isLocked(client)).map(([client]) => client)).toEqual([]);
+  });
 
   it('canaries: a row without a test, and names of absent tests and proofs, are found', () => {
     const table = (cell: string): string =>
@@ -64,7 +82,7 @@ function rowsOf(page: string, column: string): readonly Row[] {
     const cells = line.startsWith('|') ? line.slice(1, -1).split('|') : null;
     if (cells === null) at = -1;
     else if (at < 0) at = cells.findIndex((cell) => cell.trim() === column);
-    else if (!/^-+$/.test(cells[0] ?? '')) {
+    else if (!/^-+$/.test((cells[0] ?? '').trim())) {
       rows.push({ promise: (cells[0] ?? '').trim(), shownBy: (cells[at] ?? '').trim() });
     }
   }

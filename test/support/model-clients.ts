@@ -3,9 +3,9 @@
  * the variables that a sandbox has.
  */
 
-import { execFile } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { lockedNode, lockedPython, orReason } from './locked-packages.ts';
 
 export const MODEL_CLIENTS_DIR = join(import.meta.dirname, '../fixtures/model-clients');
@@ -40,6 +40,17 @@ export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): Model
 /** The package `ollama` for Node.js, or why there is none. */
 export const nodeOllama = (): ModelClient | string =>
   nodeClient({ lock: 'ollama-node', module: 'ollama', script: 'ollama.mjs' });
+
+/** Compiled packages for a guest, as a directory for PYTHONPATH, or why there are none: what its image has is left out. */
+export const guestPackages = (): { readonly packages: string } | string =>
+  orReason(() => {
+    const lock = join(MODEL_CLIENTS_DIR, 'python/guest.lock');
+    const { python } = lockedPython('guest-clients-python', lock);
+    const packages = join(dirname(python), '../lib/python3.11/site-packages');
+    // Emulated, it would take minutes. Files that were compiled in an earlier run stay.
+    execFileSync(python, ['-m', 'compileall', '-q', '-j', '2', packages]);
+    return { packages };
+  });
 
 /** @param lock name of the lock file */
 const pythonClient = (client: {

@@ -1,0 +1,98 @@
+/** Unmodified clients of model servers in a guest without a network card, pointed by its variables alone. */
+import { execFileSync } from 'node:child_process';
+import { createReadStream, mkdtempSync, rmSync } from 'node:fs';
+import type { ServerResponse } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { sendAnswer } from '../support/completions.ts';
+import { type Recorded, sendJson, startMockUpstream } from '../support/mock-upstream.ts';
+import { guestPackages, MODEL_CLIENTS_DIR } from '../support/model-clients.ts';
+import { requires } from '../support/requires.ts';
+import { exec, python, useRuntime } from '../support/vm.ts';
+
+const upstream = await startMockUpstream({ models: ['m1'] });
+const fixture = useRuntime(upstream.target.baseUrl ?? '');
+
+beforeAll(() => upstream.answer(answer));
+afterAll(() => upstream.close());
+
+const CALLS = ['Paris', 'Rom'].map((city, i) => ({
+  id: `call_${i}`,
+  name: 'weather',
+  arguments: JSON.stringify({ city }),
+}));
+
+/** What the scripted model says to the last message. */
+function answer({ body }: Recorded, response: ServerResponse): void {
+  const { messages } = JSON.parse(body) as { messages: { role: string; content: string }[] };
+  const last = messages.at(-1);
+  if (last?.role === 'tool') {
+    const results = messages.filter(({ role }) => role === 'tool');
+    sendAnswer(body, response, { text: results.map(({ content }) => content).join('; ') });
+  } else if (last?.content === 'always wrong') {
+    sendJson(response, 400, { error: { message: 'wrong' } });
+  } else {
+    sendAnswer(
+      body,
+      response,
+      last?.content === 'weather' ? { calls: CALLS } : { text: 'hällo 🙂' },
+    );
+  }
+}
+
+requires('generators', guestPackages()).describe('clients in a guest', ({ packages }) => {
+  const dir = mkdtempSync(join(tmpdir(), 'nv-bridge-clients-'));
+  afterAll(() => rmSync(dir, { recursive: true }));
+  let seen: { readonly client: string }[];
+
+  // One program for all: nearly all of the time is imports, more than half of it that of `anthropic`.
+  beforeAll(async () => {
+    const archive = join(dir, 'archive');
+    const script = ['-C', MODEL_CLIENTS_DIR, 'guest.py'];
+    execFileSync('tar', ['-cf', archive, '-C', packages, '.', ...script]);
+    const { runtime } = fixture;
+    // LangChain with `openai` is imported there already.
+    const template = await runtime.templateFor({});
+    if (template === null) throw new Error('there is no template to clone');
+    const { spec, source } = template;
+    const sandbox = await runtime.startVm({ warm: spec.warm }, undefined, { template: source });
+    const guest = sandbox.guest();
+    await guest.files.write('/opt/archive', createReadStream(archive), { user: 'root' });
+    const unpack = ['tar', '-xf', '/opt/archive', '-C', '/opt', '--no-same-owner'];
+    expect(await exec(guest, unpack, { user: 'root' })).toMatchObject({ exitCode: 0, stderr: '' });
+    const ended = await python(guest, "import sys; sys.path.append('/opt'); import guest");
+    await sandbox.stop();
+    expect(ended).toMatchObject({ exitCode: 0, stderr: '' });
+    seen = ended.stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { client: string });
+  });
+
+  it.each([
+    'OpenAIChat',
+    'OpenAIResponses',
+    'LangChainOpenAI',
+    'Ollama',
+    'LangChainOllama',
+    'Anthropic',
+    'LangChainAnthropic',
+  ])('%s: a plain answer, a stream, a tool call, an error', (client) => {
+    expect(seen.find((one) => one.client === client)).toEqual({
+      client,
+      plain: 'hällo 🙂',
+      stream: 'hällo 🙂',
+      tool: 'sunny in Paris; sunny in Rom',
+      error: 400,
+    });
+  });
+
+  it('the model server gets no key of a guest', () => {
+    expect(upstream.requests.length).toBeGreaterThan(0);
+    for (const { headers } of upstream.requests) {
+      expect(headers).not.toHaveProperty('authorization');
+      expect(headers).not.toHaveProperty('x-api-key');
+    }
+  });
+});
