@@ -267,8 +267,10 @@ async function checkServers(config: Config): Promise<Finding> {
   const { servers } = await overviewOf({ config, env: process.env, signal });
   const failed = servers.filter(({ error }) => error !== null);
   const detail = servers
-    .map(({ name, kind, error, models }) => {
-      const found = error ?? `answers, ${models?.length ?? 0} models`;
+    .map(({ name, kind, error, tookMs, models }) => {
+      const works =
+        tookMs === null ? 'starts when asked' : `answers, ${models?.length ?? 0} models`;
+      const found = error ?? works;
       return `${name} (${kind}): ${found}`;
     })
     .join('; ');

@@ -2,11 +2,6 @@
  * Chooses the model server for guests: the configured one, else a known local one, else the built-in engine, which the
  * first request starts.
  */
-import { join } from 'node:path';
-import { systemClock } from '../base/clock.ts';
-import { describeError } from '../base/errors.ts';
-import { newSandboxId } from '../base/ids.ts';
-import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { BridgePolicy, UpstreamSource, UpstreamTarget } from '../bridge/bridge.ts';
 import { endpointOf } from '../bridge/upstream/address.ts';
@@ -17,16 +12,13 @@ import {
   listenerOwners,
 } from '../bridge/upstream/listener-owner.ts';
 import type { Config } from '../config.ts';
-import { type Engine, startEngine } from '../engine/process.ts';
 import { MODEL_ID } from '../image/model.ts';
-import type { Workspace } from '../sandbox/parts.ts';
 import type { ModelPolicy } from '../sandbox/spec.ts';
-import { type EngineJail, openEngineJail } from './engine-jail.ts';
 import { RuntimeError } from './errors.ts';
+import { EngineServer } from './model-servers/engine-server.ts';
 import { readModelsFile } from './model-servers/models-file.ts';
 import { openServers } from './model-servers/servers.ts';
 import type { Model } from './setup.ts';
-import { makeWorkspace } from './workspace.ts';
 
 export interface Upstream {
   /** For people, e.g. `Ollama at 127.0.0.1:11434`. */
@@ -65,10 +57,10 @@ const ASK_MS_MAX = 1000;
  * @throws BridgeError `models_file_invalid`
  */
 export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream> {
-  const { config, modelPath, log } = options;
-  if (modelPath !== undefined || config.upstream === 'engine') return new EngineUpstream(options);
+  const { config, modelPath } = options;
+  if (modelPath !== undefined || config.upstream === 'engine') return engineUpstream(options);
   const file = readModelsFile(config);
-  if (file !== null) return openServers(file, { log, reread: () => readModelsFile(config) });
+  if (file !== null) return openServers(file, { ...options, reread: () => readModelsFile(config) });
   if (config.upstream === 'auto') return detectedUpstream(options);
   const explicit = config.upstream;
   const key = config.upstreamKey === null ? {} : { apiKey: config.upstreamKey };
@@ -89,7 +81,7 @@ export async function chooseUpstream(options: UpstreamOptions): Promise<Upstream
 async function detectedUpstream(options: UpstreamOptions): Promise<Upstream> {
   const { detection = {}, log } = options;
   const detected = await detectUpstream({ ...detection, log });
-  if (detected === null) return new EngineUpstream(options);
+  if (detected === null) return engineUpstream(options);
   const found = withSlots(detected, options.config);
   const { places = USUAL_PLACES } = detection;
   // The same place again, with the check of its owner: another process may have taken the port.
@@ -135,112 +127,33 @@ function serverUpstream(
   };
 }
 
-class EngineUpstream implements Upstream {
-  readonly description = 'built-in engine';
-  readonly needsModel: boolean;
-  readonly models = null;
-  readonly #options: UpstreamOptions;
-  #starting: Promise<{ engine: Engine; remove: () => Promise<void> }> | undefined;
-  /** The fewest that an engine has, until it has told. */
-  #slots = 2;
-
-  constructor(options: UpstreamOptions) {
-    this.#options = options;
-    this.needsModel = options.modelPath === undefined;
-  }
-
-  get defaultModel(): string {
-    const { modelPath } = this.#options;
-    return modelPath === undefined ? MODEL_ID : modelIdOf(modelPath);
-  }
-
-  async offered(): Promise<readonly string[]> {
-    return [this.defaultModel];
-  }
-
-  source(model: Model | null): () => Promise<UpstreamTarget> {
-    return () => this.#target(model);
-  }
-
-  async warm(model: Model | null): Promise<void> {
-    await this.#target(model);
-  }
-
-  async #target(model: Model | null): Promise<UpstreamTarget> {
-    this.#starting ??= this.#start(model).catch((error: unknown) => {
-      // The next request tries again: the cause, e.g. low memory, may be temporary.
-      this.#starting = undefined;
-      throw error;
-    });
-    const { engine } = await this.#starting;
-    return {
-      name: this.description,
-      socketPath: engine.socketPath,
-      models: [engine.modelId],
-      modelOwner: 'neurovisor',
-      slots: this.#options.config.upstreamSlots ?? this.#slots,
-    };
-  }
-
-  async close(): Promise<void> {
-    const started = await this.#starting?.catch(() => undefined);
-    await started?.engine.stop();
-    await started?.remove();
-  }
-
-  async #start(model: Model | null): Promise<{ engine: Engine; remove: () => Promise<void> }> {
-    const { config, modelPath, log, runDir, cacheDir } = this.#options;
-    // A directory like a sandbox's, so that it is reclaimed like one after a kill.
-    const id = newSandboxId();
-    const workspace = await makeWorkspace(runDir, id);
-    let jail: EngineJail | null = null;
-    try {
-      jail = await openEngineJail({ config, cacheDir, log, id, dir: workspace.dir });
-      const engine = await startEngine({
-        modelPath: modelPath ?? model?.path ?? '',
-        modelId: this.defaultModel,
-        socketPath: join(workspace.dir, 'engine.sock'),
-        gpu: config.gpu,
-        clock: systemClock,
-        log,
-        ...(jail === null ? {} : { launch: jail.launch }),
-      });
-      engine.ready.then(
-        ({ slots }) => {
-          this.#slots = slots;
-        },
-        (error: unknown) => ignore(error, 'each request reports it'),
-      );
-      const removed = engine.exited.then(async () => {
-        this.#starting = undefined;
-        await remove(workspace, jail);
-      });
-      removed.catch((error: unknown) => {
-        log.warn('could not remove what the engine left', { error: describeError(error) });
-      });
-      await workspace.recordVmm(engine.pid);
-      if (jail?.hasGpu === true && config.gpu === 'auto') warnWithoutGpu(engine, log);
-      return { engine, remove: () => removed };
-    } catch (error) {
-      await remove(workspace, jail);
-      throw error;
-    }
-  }
-}
-
-/** Which paths a GPU's driver needs differs from one to the next, so its jail may lack some. */
-function warnWithoutGpu(engine: Engine, log: Log): void {
-  const check = async (): Promise<void> => {
-    if ((await engine.ready).gpu !== 'cpu') return;
-    const remedy = 'try --jail off, or another model server, if `neurovisor doctor` finds a GPU';
-    log.warn('the engine computes without the GPU of this host', { remedy });
+function engineUpstream(options: UpstreamOptions): Upstream {
+  const { modelPath } = options;
+  const modelId = modelPath === undefined ? MODEL_ID : modelIdOf(modelPath);
+  const description = 'built-in engine';
+  let fetched: Model | null = null;
+  const engine = new EngineServer({
+    ...options,
+    name: description,
+    modelId,
+    modelPath: () => modelPath ?? fetched?.path ?? '',
+  });
+  return {
+    description,
+    needsModel: modelPath === undefined,
+    defaultModel: modelId,
+    models: null,
+    offered: async () => [modelId],
+    source: (model) => {
+      fetched = model;
+      return () => engine.target();
+    },
+    warm: async (model) => {
+      fetched = model;
+      await engine.target();
+    },
+    close: () => engine.stop(),
   };
-  check().catch((error: unknown) => ignore(error, 'the engine reports it'));
-}
-
-async function remove(workspace: Workspace, jail: EngineJail | null): Promise<void> {
-  await jail?.close();
-  await workspace.remove();
 }
 
 /** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`. */

@@ -59,9 +59,10 @@ async function bridge(): Promise<BridgeFixture & { readonly defaultModel: () => 
   const reread = () => readModelsFile(config, {});
   const first = reread();
   if (first === null) throw new Error('no file');
-  const servers = await openServers(first, { log, clock, reread });
+  const place = { config, runDir: dir, cacheDir: dir };
+  const servers = await openServers(first, { ...place, log, clock, reread });
   cleanup.push('servers', () => servers.close());
-  const fixture = await bridgeFixture({ routes: servers.source() });
+  const fixture = await bridgeFixture({ routes: servers.source(null) });
   cleanup.push('bridge', () => fixture.close());
   return Object.assign(fixture, { defaultModel: () => servers.defaultModel });
 }

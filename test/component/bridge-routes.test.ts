@@ -74,9 +74,18 @@ async function bridge(
   const path = join(dir, 'models.toml');
   await writeFile(path, toml);
   const { draw = () => 0, env = {}, log = silentLog, queue } = options;
-  const file = readModelsFile(readConfig({ NEUROVISOR_MODELS: path }), env);
+  const config = readConfig({ NEUROVISOR_MODELS: path });
+  const file = readModelsFile(config, env);
   if (file === null) throw new Error('no file');
-  const routes = (await openServers(file, { log: silentLog, reread: () => null })).source();
+  const routes = (
+    await openServers(file, {
+      config,
+      runDir: dir,
+      cacheDir: dir,
+      log: silentLog,
+      reread: () => null,
+    })
+  ).source(null);
   const fixture = await bridgeFixture({ routes, policy, draw, log, queue });
   cleanup.push('bridge', () => fixture.close());
   return fixture;

@@ -192,9 +192,11 @@ export class ModelNames {
 
   /** Empty if the upstream can't be asked: others may serve the request. */
   async #list(
-    { target }: RoutedUpstream,
+    { target, models }: RoutedUpstream,
     lists: Exclude<Lists, 'none'>,
   ): Promise<readonly ModelEntry[]> {
+    if (models !== undefined)
+      return models.map((id) => ({ id, created: 0, ownedBy: 'neurovisor' }));
     try {
       const there = await target();
       const list =

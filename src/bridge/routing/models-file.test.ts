@@ -119,6 +119,26 @@ describe('parseModelsFile', () => {
     expect(() => parseModelsFile(`${UPSTREAM}[models.m]\n${upstream}\n${line}`)).toThrow(message);
   });
 
+  it('reads engines: of a file, or of the model that set-up fetches; a route to one has its only name', () => {
+    const { upstreams, models } = parseModelsFile(`
+      [upstreams.small]
+      engine = true
+      [upstreams.large]
+      engine = "models/large.gguf"
+      discover = false
+      [models.assistant]
+      routes = [{ upstream = "large" }, { upstream = "small", model = "small" }]
+    `);
+    expect(upstreams).toMatchObject([
+      { name: 'small', engine: { path: null }, isHosted: false, discover: true, key: null },
+      { name: 'large', engine: { path: 'models/large.gguf' }, discover: false },
+    ]);
+    expect(models.get('assistant')?.routes).toEqual([
+      { upstream: 'large', model: 'large', weight: 1 },
+      { upstream: 'small', model: 'small', weight: 1 },
+    ]);
+  });
+
   it.each([
     ['http://localhost:1', false],
     ['http://127.9.9.9:1', false],
@@ -157,6 +177,13 @@ describe('parseModelsFile', () => {
     [
       `${UPSTREAM}key = "sk-secret"`,
       /upstreams\.gpu\.key must be a table: .* never the key itself/,
+    ],
+    ['[upstreams.a]\nengine = false', /upstreams\.a\.engine must be true or a path/],
+    ['[upstreams.a]\nengine = true\nurl = "http://x"', /url is unknown; known are .*engine/],
+    ['[upstreams.a]\nengine = true\nhosted = true', /hosted is unknown/],
+    [
+      '[upstreams.a]\nengine = true\n[models.m]\nupstream = "a"\nmodel = "b"',
+      /models\.m\.model is not a, the only name of an engine's model/,
     ],
     [`${UPSTREAM}key = {}`, /upstreams\.gpu\.key names one of env, file and command/],
     [`${UPSTREAM}key = { env = "A", command = ["x"] }`, /key names one of env, file and command/],

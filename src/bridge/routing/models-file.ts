@@ -24,10 +24,17 @@ export type KeySource =
   /** A program and its arguments, which prints it. */
   | { readonly command: readonly string[] };
 
+/** A model of the built-in engine: a GGUF file, relative to the file's folder; null: the one that set-up fetches. */
+export interface EngineSource {
+  readonly path: string | null;
+}
+
 export interface FileUpstream
   extends Pick<RoutedUpstream, 'name' | 'isHosted' | 'answerWithinMs' | 'discover'> {
-  /** As written. */
+  /** As written; of an engine, for people. */
   readonly url: string;
+  /** Not null: an engine of this host, and `target` has no address. Its model has the upstream's name. */
+  readonly engine: EngineSource | null;
   /** Without its key. */
   readonly target: UpstreamTarget;
   readonly key: KeySource | null;
@@ -53,8 +60,7 @@ const WEIGHT_MAX = 1_000;
 const ANSWER_WITHIN_S_MAX = 3_600;
 const FALLBACK_BY_DEFAULT: readonly FallbackCause[] = ['connect', 'timeout', '429', '5xx'];
 
-/** The names of upstreams, and whether each is hosted. */
-type Names = ReadonlyMap<string, boolean>;
+type Upstreams = ReadonlyMap<string, Pick<FileUpstream, 'isHosted' | 'engine'>>;
 
 /** @throws BridgeError `models_file_invalid`, naming the line of a fault in TOML, or the key of another one */
 export function parseModelsFile(text: string): ModelsFile {
@@ -63,7 +69,7 @@ export function parseModelsFile(text: string): ModelsFile {
   const upstreams = root
     .named('upstreams', UPSTREAMS_MAX)
     .map(([name, table]) => upstreamOf(name, table));
-  const names = new Map(upstreams.map(({ name, isHosted }) => [name, isHosted]));
+  const names = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
   if (names.size === 0) throw invalid('upstreams', 'is missing: name a server by [upstreams.NAME]');
   const entries = root.named('models', MODELS_MAX);
   const known = new Set(entries.map(([name]) => name));
@@ -79,6 +85,8 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   if (!UPSTREAM_NAME.test(name)) {
     throw invalid(table.path, 'has a name with other characters than letters, digits, - and _');
   }
+  const engine = table.trueOrText('engine');
+  if (engine !== null) return engineOf(name, engine === true ? null : engine, table);
   const url = table.text('url');
   if (url === null) throw invalid(table.at('url'), 'is missing');
   const concurrency = table.whole('concurrency', CONCURRENCY_MAX);
@@ -90,6 +98,7 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   const upstream = {
     name,
     url,
+    engine: null,
     target,
     isHosted,
     key: keyOf(table),
@@ -101,6 +110,23 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   if (upstream.key !== null && !isLocalTarget && target.baseUrl?.startsWith('http:') === true) {
     throw invalid(table.at('url'), 'would send the key unencrypted: use https');
   }
+  table.end();
+  return upstream;
+}
+
+function engineOf(name: string, path: string | null, table: Table): FileUpstream {
+  const answerWithinS = table.whole('answer_within_s', ANSWER_WITHIN_S_MAX);
+  const upstream = {
+    name,
+    url: path === null ? 'built-in engine' : `built-in engine, ${path}`,
+    engine: { path },
+    target: { name },
+    isHosted: false,
+    key: null,
+    caFile: null,
+    answerWithinMs: answerWithinS === null ? null : answerWithinS * 1000,
+    discover: table.boolean('discover') ?? true,
+  };
   table.end();
   return upstream;
 }
@@ -144,7 +170,7 @@ function keyOf(table: Table): KeySource | null {
 function modelOf(
   name: string,
   table: Table,
-  there: { readonly upstreams: Names; readonly known: ReadonlySet<string> },
+  there: { readonly upstreams: Upstreams; readonly known: ReadonlySet<string> },
 ): RoutedModel {
   if (name === EVERY_HOSTED || name === '*' || name === 'default') {
     throw invalid(table.path, `has a name that means something else: ${name}`);
@@ -176,16 +202,20 @@ function modelOf(
   return { routes, fallback: [...new Set(fallback)], fallbackOn };
 }
 
-function routeOf(name: string, table: Table, upstreams: Names, price: Price | null): Route {
+function routeOf(name: string, table: Table, upstreams: Upstreams, price: Price | null): Route {
   const upstream = table.text('upstream');
   if (upstream === null) throw invalid(table.at('upstream'), 'is missing');
-  const isHosted = upstreams.get(upstream);
-  if (isHosted === undefined) {
+  const named = upstreams.get(upstream);
+  if (named === undefined) {
     const all = [...upstreams.keys()].join(', ');
     throw invalid(table.at('upstream'), `is "${shown(upstream)}", which is none of ${all}`);
   }
-  const model = table.text('model') ?? name;
+  const { isHosted, engine } = named;
+  const model = table.text('model') ?? (engine === null ? name : upstream);
   checkName(model, table.at('model'));
+  if (engine !== null && model !== upstream) {
+    throw invalid(table.at('model'), `is not ${upstream}, the only name of an engine's model`);
+  }
   const weight = table.whole('weight', WEIGHT_MAX) ?? 1;
   return { upstream, model, weight, ...(price === null && !isHosted ? {} : { price }) };
 }
@@ -272,6 +302,13 @@ class Table {
     if (price !== null) return price;
     const range = `from 0 to ${PRICE_DOLLARS_MAX} with at most 6 decimals`;
     throw invalid(this.at(key), `must be a number of dollars for a million tokens, ${range}`);
+  }
+
+  trueOrText(key: string): true | string | null {
+    const value = this.#take(key);
+    if (value === undefined) return null;
+    if (value === true || (typeof value === 'string' && value !== '')) return value;
+    throw invalid(this.at(key), 'must be true or a path');
   }
 
   table(key: string, expected: string): Table | null {

@@ -23,6 +23,8 @@ export interface RoutedUpstream {
   readonly answerWithinMs: number | null;
   /** Models in its list are offered under their own names. */
   readonly discover: boolean;
+  /** Its list, where it is known without asking, which may start it. */
+  readonly models?: readonly string[];
 }
 
 export interface Route {

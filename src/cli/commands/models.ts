@@ -51,7 +51,7 @@ function serverTable(servers: readonly ServerOverview[]): string {
     url,
     concurrency === null ? '-' : `${concurrency}`,
     key ?? '-',
-    error ?? `answers in ${duration(tookMs ?? 0)}`,
+    error ?? (tookMs === null ? 'starts with the first request' : `answers in ${duration(tookMs)}`),
     models === null ? '-' : shortened(models),
   ]);
   return table(['upstream', 'kind', 'address', 'slots', 'key', 'health', 'lists'], rows);

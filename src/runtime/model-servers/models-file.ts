@@ -55,10 +55,12 @@ export function readModelsFile(config: Config, env: Env = process.env): Configur
 }
 
 function withSecrets(upstream: FileUpstream, dir: string, env: Env): ConfiguredServer {
-  const { name, key, caFile } = upstream;
+  const { name, key, caFile, engine } = upstream;
+  const path = engine?.path ?? null;
+  const model = path === null ? engine : { path: resolve(dir, path) };
   const apiKey = key === null || 'command' in key ? {} : { apiKey: keyOf(name, key, dir, env) };
   const ca = caFile === null ? {} : { authority: authorityOf(name, resolve(dir, caFile)) };
-  return { ...upstream, target: { ...upstream.target, ...apiKey, ...ca } };
+  return { ...upstream, engine: model, target: { ...upstream.target, ...apiKey, ...ca } };
 }
 
 const KEY = /^[\x21-\x7e]{1,4096}$/;

@@ -21,6 +21,7 @@ import {
 } from './probe.ts';
 import { targetOf } from './servers.ts';
 
+/** Of an engine `tookMs` is null, and so is `error`: nobody asks it. */
 export interface ServerOverview extends ListProbe {
   readonly name: string;
   /** As configured. */
@@ -57,13 +58,14 @@ export interface RouteTest extends TokenProbe {
 }
 
 interface Server extends Omit<ServerOverview, keyof ListProbe> {
-  readonly target: () => Promise<UpstreamTarget>;
+  /** Null: an engine, which only a running NeuroVisor has. */
+  readonly target: (() => Promise<UpstreamTarget>) | null;
   readonly discover: boolean;
 }
 
 interface Probed extends ListProbe {
   readonly server: Server;
-  /** Null: there is no key, as `error` tells. */
+  /** Null: an engine; or there is no key, as `error` tells. */
   readonly target: UpstreamTarget | null;
 }
 
@@ -112,7 +114,10 @@ export async function testModels(
         dialects.set(upstream, known);
         const token =
           target === null
-            ? { firstTokenMs: null, error }
+            ? {
+                firstTokenMs: null,
+                error: error ?? 'not asked: the first request starts the engine',
+              }
             : await probeToken(prober, target, upstreamModel);
         options.signal.throwIfAborted();
         const test = { model: name, upstream, upstreamModel, ...token, dialects: known };
@@ -163,6 +168,9 @@ async function overview(
 }
 
 async function probe(prober: Prober, server: Server): Promise<Probed> {
+  if (server.target === null) {
+    return { server, target: null, models: [server.name], tookMs: null, error: null };
+  }
   let target: UpstreamTarget;
   try {
     target = await server.target();
@@ -179,7 +187,7 @@ function serversOf({ upstreams, path }: ConfiguredModels, { clock }: Prober): re
     kind: server.isHosted ? 'hosted' : 'local',
     concurrency: server.target.slots ?? null,
     key: server.key === null ? null : placeOf(server.key),
-    target: targetOf(server, { path, clock, log: silentLog }),
+    target: server.engine === null ? targetOf(server, { path, clock, log: silentLog }) : null,
     discover: server.discover,
   }));
 }

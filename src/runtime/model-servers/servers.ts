@@ -7,6 +7,9 @@ import type { Log } from '../../base/log.ts';
 import type { RoutedUpstream, RouteTable } from '../../bridge/routing/route-table.ts';
 import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
 import { UpstreamClient } from '../../bridge/upstream/client.ts';
+import type { Model } from '../setup.ts';
+import { type EnginePlace, EngineServer } from './engine-server.ts';
+import { Engines } from './engines.ts';
 import { FileWatch } from './file-watch.ts';
 import { KeyCommand } from './key-command.ts';
 import type { ConfiguredModels, ConfiguredServer } from './models-file.ts';
@@ -14,8 +17,7 @@ import { probeList } from './probe.ts';
 
 const ASK_MS_MAX = 1000;
 
-export interface ServersOptions {
-  readonly log: Log;
+export interface ServersOptions extends EnginePlace {
   readonly clock?: Clock;
   /** Reads the file again, for when it or a file that it names has changed. Null: it is not there any more. */
   readonly reread: () => ConfiguredModels | null;
@@ -24,12 +26,45 @@ export interface ServersOptions {
 /** A server that does not answer now is only logged: it may be started later. */
 export async function openServers(first: ConfiguredModels, options: ServersOptions) {
   const { log, reread, clock = systemClock } = options;
-  let file = first;
+  const engines = new Engines(log);
+  /** That set-up fetches. */
+  let fetched: Model | null = null;
+  const targetIn = (server: ConfiguredServer): RoutedUpstream['target'] => {
+    const { name, engine } = server;
+    if (engine === null) return targetOf(server, { path: first.path, log, clock });
+    const made = new EngineServer({
+      ...options,
+      name,
+      modelId: name,
+      modelPath: () => engine.path ?? fetched?.path ?? '',
+      makeRoom: (path) => engines.makeRoom(name, path),
+    });
+    engines.add(name, made);
+    return () => made.target();
+  };
   const routed = (server: ConfiguredServer): RoutedUpstream => ({
     ...server,
-    target: targetOf(server, { path: first.path, log, clock }),
+    target: targetIn(server),
+    ...(server.engine === null ? {} : { models: [server.name] }),
   });
+  let file = first;
   let upstreams = file.upstreams.map(routed);
+  const change = (changed: ConfiguredModels): void => {
+    if (!needsModel(first) && needsModel(changed)) {
+      throw new Error('the small model of `engine = true` is fetched only at the start');
+    }
+    const before = new Map(file.upstreams.map((one, index) => [one.name, { one, index }]));
+    const isSame = (one: ConfiguredServer): boolean =>
+      isDeepStrictEqual(before.get(one.name)?.one, one);
+    const kept = new Set(changed.upstreams.filter(isSame).map(({ name }) => name));
+    for (const { name } of file.upstreams) if (!kept.has(name)) engines.retire(name);
+    const old = upstreams;
+    upstreams = changed.upstreams.map((one) => {
+      const same = kept.has(one.name) ? old[before.get(one.name)?.index ?? -1] : undefined;
+      return same ?? routed(one);
+    });
+    file = changed;
+  };
   // What changes is what it answers.
   const table: RouteTable = {
     get upstreams() {
@@ -49,14 +84,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     try {
       const changed = reread();
       if (changed === null) throw new Error(`${file.path} does not exist`);
-      const before = new Map(file.upstreams.map((one, index) => [one.name, { one, at: index }]));
-      const old = upstreams;
-      upstreams = changed.upstreams.map((one) => {
-        const known = before.get(one.name);
-        const same = known && isDeepStrictEqual(known.one, one) ? old[known.at] : undefined;
-        return same ?? routed(one);
-      });
-      file = changed;
+      change(changed);
       watch.replace(file.files);
       fault = '';
       log.info('models.toml was read again', { servers: describe(file), models: file.models.size });
@@ -70,23 +98,40 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
       return false;
     }
   });
+  const defaultModel = (): string | null =>
+    file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
   return {
     get description() {
       return describe(file);
     },
-    needsModel: false,
+    needsModel: needsModel(first),
     get defaultModel() {
-      return file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
+      return defaultModel();
     },
     models: offered,
     offered: names,
-    source: () => table,
-    warm: () => Promise.resolve(),
-    close: () => Promise.resolve(watch.close()),
+    source: (model: Model | null) => {
+      fetched = model;
+      return table;
+    },
+    warm: async (model: Model | null) => {
+      fetched = model;
+      const asked = defaultModel() ?? '';
+      const name = file.models.get(asked)?.routes[0]?.upstream ?? asked;
+      const server = file.upstreams.find((one) => one.name === name);
+      if (server?.engine) await upstreams.find((one) => one.name === name)?.target();
+    },
+    close: async () => {
+      watch.close();
+      await engines.close();
+    },
   };
 }
 
-/** Where to send requests to a server, with its key. @throws BridgeError as `KeyCommand.key` */
+const needsModel = ({ upstreams }: ConfiguredModels): boolean =>
+  upstreams.some(({ engine }) => engine !== null && engine.path === null);
+
+/** Where to send requests to a server that is no engine, with its key. @throws BridgeError as `KeyCommand.key` */
 export function targetOf(
   { name, key, target }: Pick<ConfiguredServer, 'name' | 'key' | 'target'>,
   place: { readonly path: string; readonly log: Log; readonly clock: Clock },
@@ -116,10 +161,11 @@ function firstModel({ upstreams, models }: ConfiguredModels): string | null {
 }
 
 async function discovered(
-  { name, discover, target }: RoutedUpstream,
+  { name, discover, target, models: known }: RoutedUpstream,
   log: Log,
 ): Promise<readonly string[]> {
   if (!discover) return [];
+  if (known !== undefined) return known;
   const client = new UpstreamClient(systemClock);
   try {
     const there = await target();

@@ -1,0 +1,169 @@
+/** One model in an engine of its own, in its jail, which the first request starts, and the next one after its end. */
+import { request } from 'node:http';
+import { join } from 'node:path';
+import { systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { isJsonObject, parseObject } from '../../bridge/json-body.ts';
+import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
+import type { Config } from '../../config.ts';
+import { type Engine, startEngine } from '../../engine/process.ts';
+import type { Workspace } from '../../sandbox/parts.ts';
+import { type EngineJail, openEngineJail } from '../engine-jail.ts';
+import { makeWorkspace } from '../workspace.ts';
+
+export interface EnginePlace {
+  readonly config: Config;
+  readonly runDir: string;
+  /** Of the engine's jail. */
+  readonly cacheDir: string;
+  readonly log: Log;
+}
+
+export interface EngineServerOptions extends EnginePlace {
+  /** For people. */
+  readonly name: string;
+  readonly modelId: string;
+  /** A GGUF file. Called at each start. */
+  readonly modelPath: () => string;
+  /** Called before a start. */
+  readonly makeRoom?: (modelPath: string) => Promise<void>;
+}
+
+interface Started {
+  readonly engine: Engine;
+  /** Resolves when nothing of it is left. */
+  readonly removed: Promise<void>;
+}
+
+export class EngineServer {
+  /** Of the last request, on the system's clock; −Infinity: none. */
+  askedAtMs = Number.NEGATIVE_INFINITY;
+  readonly #options: EngineServerOptions;
+  #starting: Promise<Started> | undefined;
+  /** The fewest that an engine has, until it has told. */
+  #slots = 2;
+
+  constructor(options: EngineServerOptions) {
+    this.#options = options;
+  }
+
+  get isStarted(): boolean {
+    return this.#starting !== undefined;
+  }
+
+  /** Starts it if need be. @throws EngineError, RuntimeError `jail_unavailable` */
+  async target(): Promise<UpstreamTarget> {
+    this.askedAtMs = systemClock.now();
+    this.#starting ??= this.#start().catch((error: unknown) => {
+      // The next request tries again: the cause, e.g. low memory, may be temporary.
+      this.#starting = undefined;
+      throw error;
+    });
+    const { engine } = await this.#starting;
+    const { name, config } = this.#options;
+    return {
+      name,
+      socketPath: engine.socketPath,
+      models: [engine.modelId],
+      modelOwner: 'neurovisor',
+      slots: config.upstreamSlots ?? this.#slots,
+    };
+  }
+
+  /** Whether it has loaded its model and serves nobody. */
+  async isIdle(): Promise<boolean> {
+    const started = await this.#starting?.catch(() => undefined);
+    return started !== undefined && (await servesNobody(started.engine.socketPath));
+  }
+
+  /** Ends the process; the next request starts another one. */
+  async stop(): Promise<void> {
+    const started = await this.#starting?.catch(() => undefined);
+    await started?.engine.stop();
+    await started?.removed;
+  }
+
+  async #start(): Promise<Started> {
+    const { config, modelId, modelPath, log, runDir, cacheDir, makeRoom } = this.#options;
+    const path = modelPath();
+    await makeRoom?.(path);
+    // A directory like a sandbox's, so that it is reclaimed like one after a kill.
+    const id = newSandboxId();
+    const workspace = await makeWorkspace(runDir, id);
+    let jail: EngineJail | null = null;
+    try {
+      jail = await openEngineJail({ config, cacheDir, log, id, dir: workspace.dir });
+      const engine = await startEngine({
+        modelPath: path,
+        modelId,
+        socketPath: join(workspace.dir, 'engine.sock'),
+        gpu: config.gpu,
+        clock: systemClock,
+        log,
+        ...(jail === null ? {} : { launch: jail.launch }),
+      });
+      engine.ready.then(
+        ({ slots }) => {
+          this.#slots = slots;
+        },
+        (error: unknown) => ignore(error, 'each request reports it'),
+      );
+      const removed = engine.exited.then(async () => {
+        this.#starting = undefined;
+        await remove(workspace, jail);
+      });
+      removed.catch((error: unknown) => {
+        log.warn('could not remove what the engine left', { error: describeError(error) });
+      });
+      await workspace.recordVmm(engine.pid);
+      if (jail?.hasGpu === true && config.gpu === 'auto') warnWithoutGpu(engine, log);
+      return { engine, removed };
+    } catch (error) {
+      await remove(workspace, jail);
+      throw error;
+    }
+  }
+}
+
+/** Which paths a GPU's driver needs differs from one to the next, so its jail may lack some. */
+function warnWithoutGpu(engine: Engine, log: Log): void {
+  const check = async (): Promise<void> => {
+    if ((await engine.ready).gpu !== 'cpu') return;
+    const remedy = 'try --jail off, or another model server, if `neurovisor doctor` finds a GPU';
+    log.warn('the engine computes without the GPU of this host', { remedy });
+  };
+  check().catch((error: unknown) => ignore(error, 'the engine reports it'));
+}
+
+async function remove(workspace: Workspace, jail: EngineJail | null): Promise<void> {
+  await jail?.close();
+  await workspace.remove();
+}
+
+const HEALTH_MS_MAX = 1_000;
+const HEALTH_BYTES_MAX = 4_096;
+
+/** An engine that does not answer may be computing. */
+function servesNobody(socketPath: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const sent = request({ socketPath, path: '/health', timeout: HEALTH_MS_MAX }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (part: string) => {
+        text += part;
+        if (text.length > HEALTH_BYTES_MAX) sent.destroy();
+      });
+      response.on('close', () => resolve(isWithoutWork(text)));
+    });
+    sent.on('timeout', () => sent.destroy());
+    sent.on('error', () => resolve(false));
+    sent.end();
+  });
+}
+
+function isWithoutWork(text: string): boolean {
+  const health = parseObject(text);
+  return isJsonObject(health) && health['running'] === 0 && health['waiting'] === 0;
+}
