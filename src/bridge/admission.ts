@@ -38,8 +38,6 @@ const DEFAULT_OUTPUT_TOKENS = 16_384;
 const MODEL_CHARACTERS_SHOWN_MAX = 100;
 
 export class Admission {
-  /** Members to set in the request: the budget's limit of the answer. */
-  readonly edits: Readonly<Record<string, number>>;
   /** The routes that it may take: with a limit of cost, those whose price is known. */
   readonly plan: Plan;
   readonly #context: AdmissionContext;
@@ -59,7 +57,6 @@ export class Admission {
     this.#inputTokens = promptTokensEstimate;
     this.#expectedOutput = Math.min(EXPECTED_OUTPUT_TOKENS, mostOf(output));
     this.#reservation = reservation;
-    this.edits = answerEdits(output, reservation, context.policy, dearest(plan));
   }
 
   /** Waits for the budget. Resolves with what the caller ends or releases. @throws the signal's reason */
@@ -101,6 +98,11 @@ export class Admission {
     // Others of the same owner may have used the rest meanwhile.
     const refusal = refusalOf(sandboxId);
     return refusal === null ? entered : { ok: false, refusal };
+  }
+
+  /** Members to set in a form of the request: the budget's limit of the answer. */
+  editsOf(output: OutputLimit | null): Readonly<Record<string, number>> {
+    return answerEdits(output, this.#reservation, this.#context.policy, dearest(this.plan));
   }
 
   /** What the request uses from now on, it uses by the price of this route. */

@@ -48,10 +48,11 @@ import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
 import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
 import type { Refusal } from './refusal.ts';
+import { spokenApis } from './request-form.ts';
 import { type Draw, drawByHash } from './routing/affinity.ts';
 import { Dispatcher } from './routing/dispatcher.ts';
 import { ModelNames } from './routing/model-names.ts';
-import type { UpstreamSource } from './routing/route-table.ts';
+import { tableOf, type UpstreamSource } from './routing/route-table.ts';
 import type { Tape } from './tape/tape.ts';
 import { Catalog } from './upstream/catalog.ts';
 import { UpstreamClient } from './upstream/client.ts';
@@ -174,6 +175,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         tracer,
         takeTraces: options.takeTraces,
         tape: options.tape?.open(sandboxId),
+        apis: spokenApis(tableOf(upstream)),
       });
       await listener.listen(socketPath);
       let closed: Promise<void> | undefined;

@@ -1,16 +1,19 @@
 /** A request that has been sent upstream, and its record. Pure. */
 import type { Span } from '../trace/trace.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
-import type { Translated } from './relay-translated.ts';
+import type { Translated } from './relay/relay-translated.ts';
 import type { Track } from './tape/tape.ts';
 import type { TokenTimes } from './token-times.ts';
+import type { UpstreamApi } from './upstream/address.ts';
 import type { TokenCounts, UsageRecord } from './usage.ts';
 
 /** An inference request that has been sent upstream. */
 export interface Dispatched {
   readonly operation: Operation;
   readonly inspection: Inspection;
-  /** Undefined: the upstream speaks the guest's dialect. */
+  /** That of the upstream. */
+  readonly api: UpstreamApi;
+  /** Undefined: it is the guest's dialect, too. */
   readonly translated: Translated | undefined;
   readonly model: string;
   readonly track: Track | undefined;

@@ -8,24 +8,22 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { assert } from '../base/assert.ts';
-import type { Clock } from '../base/clock.ts';
 import { CodedError, describeError } from '../base/errors.ts';
-import type { FairShare } from '../base/fairness/fair-share.ts';
-import type { LoopTime } from '../base/fairness/loop-time.ts';
 import { IdleTimer } from '../base/idle-timer.ts';
-import type { Log } from '../base/log.ts';
 import { orAborted } from '../base/time-limit.ts';
-import type { Span, Tracer } from '../trace/trace.ts';
-import { Admission, type AdmissionContext } from './admission.ts';
+import type { Span } from '../trace/trace.ts';
+import { Admission } from './admission.ts';
 import { RequestBody } from './body/body.ts';
-import { type BodyChecker, bufferOf, type CheckedBytes } from './body/body-checker.ts';
-import type { CheckedBody, TranslatedBody } from './body/check-body.ts';
-import { type BridgeMetrics, INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
+import { bufferOf, type CheckedBytes } from './body/body-checker.ts';
+import type { CheckedBody, RequestForms, TranslatedForm } from './body/check-body.ts';
+import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
+import type { OutputLimit } from './budget/output-limit.ts';
 import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import { type Dispatched, usageRecord } from './dispatched.ts';
 import { BridgeError } from './errors.ts';
+import type { ExchangeContext } from './exchange-context.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
 import {
   checkTraces,
@@ -36,54 +34,21 @@ import {
 } from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
 import { editJson, jsonLimits } from './json-body.ts';
-import { type KeptAnswers, type KeptDraft, namedItems } from './kept-answers.ts';
-import type { BridgeLimits } from './limits.ts';
+import { type KeptDraft, namedItems } from './kept-answers.ts';
 import type { Turn } from './queue/upstream-queues.ts';
 import { accepted, type Checked, type Refusal } from './refusal.ts';
-import { isEventStream, relayDocument, relayError, relayStream } from './relay.ts';
-import {
-  type Translated,
-  translateDocument,
-  translatedBy,
-  translateStream,
-} from './relay-translated.ts';
+import { NO_TOKENS, relayAnswer, relayRefusal } from './relay/relay-answer.ts';
+import { type Translated, translatedBy } from './relay/relay-translated.ts';
 import { Reply } from './reply.ts';
-import type { Dispatcher, SendAttempt } from './routing/dispatcher.ts';
-import { type ModelNames, onlyPlan } from './routing/model-names.ts';
+import { formBytes, formFor, labelMembers, planFor, playedApi, servable } from './request-form.ts';
+import type { SendAttempt } from './routing/dispatcher.ts';
+import { onlyPlan, type ResolvedModel } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
-import { beginTrack, type PortTape, type Track, type UpstreamAnswer } from './tape/tape.ts';
+import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
-import type { UpstreamTarget } from './upstream/address.ts';
+import { UPSTREAM_APIS, type UpstreamTarget } from './upstream/address.ts';
 import { cacheSalt } from './upstream/cache-salt.ts';
-import type { Catalog } from './upstream/catalog.ts';
-import type { UpstreamClient } from './upstream/client.ts';
-import { DocumentUsage, StreamUsage, type TokenCounts, type UsageRecord } from './usage.ts';
-
-/** Shared by all exchanges of a port. */
-export interface ExchangeContext extends AdmissionContext {
-  readonly limits: BridgeLimits;
-  readonly checker: BodyChecker;
-  readonly bodyTime: LoopTime;
-  readonly traceTime: LoopTime;
-  /** For bodies of all sandboxes, in bytes. */
-  readonly memory: FairShare;
-  /** Answers that the sandbox can continue. */
-  readonly kept: KeptAnswers;
-  readonly models: ModelNames;
-  readonly dispatcher: Dispatcher;
-  readonly client: UpstreamClient;
-  readonly catalog: Catalog;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly onUsage: (usage: UsageRecord) => void;
-  readonly metrics: BridgeMetrics;
-  readonly tracer: Tracer;
-  /** Undefined: guests' own traces are not accepted. */
-  readonly takeTraces: TakeTraces | undefined;
-  /** Undefined: requests are neither recorded nor answered from a cassette. */
-  readonly tape: PortTape | undefined;
-}
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 
@@ -220,13 +185,39 @@ export class Exchange {
     return 'served';
   }
 
-  /** Estimates: the model server's tokenizer is not asked. */
+  /** Asks a model server that counts for the caller's API; otherwise estimates. */
   async #countTokens(operation: Operation): Promise<ExchangeEnd> {
-    const inspection = await this.#inspectBody(operation);
-    if (!inspection.ok) return this.#refused(inspection.refusal);
-    const tokens = Math.max(1, inspection.value.promptTokensEstimate);
+    const received = await this.#body.read(this.#request, this.#aborter.signal);
+    if (!received.ok) return this.#refused(received.refusal);
+    const bodyEndAtMs = this.#context.clock.now();
+    const { checked, bytes } = await this.#check(operation, received.value);
+    if (!checked.ok) return this.#refused(checked.refusal);
+    const { inspection, forms } = checked.value;
+    const counted = await this.#counter(inspection, forms);
+    if (counted !== null) {
+      // It uses no tokens.
+      const free = { ...inspection, promptTokensEstimate: 0 };
+      const asked = { ...checked.value, inspection: free };
+      return await this.#deliver({ operation, bytes, bodyEndAtMs, ...asked, ...counted });
+    }
+    const tokens = Math.max(1, inspection.promptTokensEstimate);
     this.#reply.json(200, this.#dialect.translation?.tokenCount?.(tokens));
     return 'served';
+  }
+
+  /** The model's first upstreams, if they count; null: they don't, or can't be asked now. */
+  async #counter(inspection: Inspection, forms: RequestForms): Promise<ResolvedModel | null> {
+    const { models, policy, apis, tape, sandboxId, refusalOf } = this.#context;
+    const { direct } = this.#dialect;
+    if (direct === undefined || forms[direct.api] === undefined) return null;
+    // A cassette has answers of models only.
+    if (tape !== undefined || refusalOf(sandboxId) !== null) return null;
+    this.#watchSilence();
+    const resolved = await models.resolve(inspection.model, policy, 'text', this.#aborter.signal);
+    if (!resolved.ok) return null;
+    const { model, plan } = resolved.value;
+    const first = planFor({ ...plan, groups: plan.groups.slice(0, 1) }, apis, direct.api);
+    return first.groups.length === 0 ? null : { model, plan: first };
   }
 
   async #describeModel(operation: Operation): Promise<ExchangeEnd> {
@@ -257,12 +248,13 @@ export class Exchange {
     this.#context.metrics.countBody(this.#dialect.name, received.value.length);
     const { checked, bytes } = await this.#check(operation, received.value);
     if (!checked.ok) return this.#refused(checked.refusal);
-    const { inspection, layout, translated } = checked.value;
+    const { inspection, forms } = checked.value;
     const taped = beginTrack(this.#context.tape, this.#dialect, operation, inspection, bytes);
     if (!taped.ok) return this.#refused(taped.refusal);
     const track = taped.value;
-    if (translated !== undefined) {
-      const replaced = this.#body.replace(translated.bytes.length);
+    const written = formBytes(forms);
+    if (written > 0) {
+      const replaced = this.#body.replace(written);
       if (!replaced.ok) return this.#refused(replaced.refusal);
     }
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
@@ -285,17 +277,28 @@ export class Exchange {
       this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
       return 'served';
     }
-    const admitted = await this.#reserve(checked.value, plan);
+    const usable = servable(plan, played === null ? this.#context.apis : playedApi(track), forms);
+    if (!usable.ok) return this.#refused(usable.refusal);
+    const asked = { operation, ...checked.value, bytes, bodyEndAtMs };
+    return await this.#deliver({ ...asked, model, plan: usable.value }, track);
+  }
+
+  async #deliver(asked: Asked, track?: Track): Promise<ExchangeEnd> {
+    const { operation, inspection, forms, bytes, bodyEndAtMs, model, plan, conversation } = asked;
+    const { clock, sandboxId } = this.#context;
+    const output = forms.openai?.output ?? null;
+    const admitted = await this.#reserve(inspection, output, plan);
     if (!admitted.ok) return this.#refused(admitted.refusal);
     let span: Span | undefined;
-    const bound = { ...callerKeys(sandboxId, inspection.bound), ...admitted.value.edits };
-    const sent = translated === undefined ? bytes : bufferOf(translated.bytes);
-    const { conversation } = checked.value;
+    const labels = callerKeys(sandboxId, inspection.bound);
     const affinity = conversation === null ? null : `${sandboxId} ${conversation}`;
     return this.#forward(affinity, admitted.value, async (target, route, signal) => {
       admitted.value.take(route);
+      const api = (track?.model == null ? target.api : track.api) ?? 'openai';
+      const form = formFor(forms, api, target);
       const salt = await cacheSalt(this.#context, target, route.model, signal);
-      const edits = { ...inspection.edits, ...bound, ...salt };
+      const bound = { ...labelMembers(api, labels), ...admitted.value.editsOf(form.output) };
+      const edits = { ...form.edits, ...bound, ...salt };
       const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
       span ??= beginTrace(this.#context, this.#request.headers['traceparent'], {
         operation: operation.name,
@@ -306,7 +309,8 @@ export class Exchange {
         operation,
         span,
         inspection,
-        translated: this.#translated(operation, inspection, translated, route.model, track),
+        api,
+        translated: this.#translated(operation, inspection, form.translated, route.model, track),
         track,
         answeredBy: route.model,
         model,
@@ -322,13 +326,18 @@ export class Exchange {
         complete: () => false,
         outcome: 'upstream-lost',
       };
-      return this.#send(target, this.#dispatched, editJson(sent, layout, named), signal);
+      const sent = form.bytes === undefined ? bytes : bufferOf(form.bytes);
+      const body = editJson(sent, form.layout, named);
+      return this.#send(target, this.#dispatched, { path: form.path, body }, signal);
     });
   }
 
   /** Waits for its part of the budget. No upstream is silent meanwhile. */
-  async #reserve({ inspection, output }: CheckedBody, plan: Plan): Promise<Checked<Admission>> {
-    const { promptTokensEstimate } = inspection;
+  async #reserve(
+    { promptTokensEstimate }: Inspection,
+    output: OutputLimit | null,
+    plan: Plan,
+  ): Promise<Checked<Admission>> {
     this.#silence?.stop();
     const request = { promptTokensEstimate, output, plan };
     const admitted = await Admission.reserve(this.#context, request, this.#aborter.signal);
@@ -357,7 +366,7 @@ export class Exchange {
 
   /** Maybe in a thread, which has the bytes meanwhile. */
   async #checkWith(operation: Operation, bytes: Buffer, kept?: KeptContext): Promise<CheckedBytes> {
-    const { checker, policy, limits, sandboxId, metrics, clock } = this.#context;
+    const { checker, policy, limits, sandboxId, metrics, clock, apis, tape } = this.#context;
     const { signal } = this.#aborter;
     const begunAtMs = clock.now();
     const check = {
@@ -365,6 +374,8 @@ export class Exchange {
       operation,
       policy,
       limits: jsonLimits(limits),
+      // The answer that a cassette plays may be of another host's upstream.
+      apis: tape === undefined ? apis.all : UPSTREAM_APIS,
       ...(kept === undefined ? {} : { kept }),
     };
     const checking = checker.check({
@@ -383,7 +394,7 @@ export class Exchange {
   #translated(
     operation: Operation,
     { stream, promptTokensEstimate }: Inspection,
-    translated: TranslatedBody | undefined,
+    translated: TranslatedForm | undefined,
     model: string,
     track: Track | undefined,
   ): Translated | undefined {
@@ -429,9 +440,9 @@ export class Exchange {
       }
       const dispatched = this.#dispatched;
       assert(dispatched !== undefined, 'an answer follows a request');
-      const { track, answeredBy: model } = dispatched;
+      const { track, answeredBy: model, api } = dispatched;
       const { target, response: received } = delivered.value;
-      response = track?.keep(received, { model, apiKey: target.apiKey }) ?? received;
+      response = track?.keep(received, { model, api, apiKey: target.apiKey }) ?? received;
       this.#body.release();
       this.#silence?.touch();
       return await this.#relay(response, target, dispatched);
@@ -455,10 +466,10 @@ export class Exchange {
   async #send(
     target: UpstreamTarget,
     dispatched: Dispatched,
-    body: readonly Buffer[],
+    sent: { readonly path: string; readonly body: readonly Buffer[] },
     signal: AbortSignal,
   ): Promise<UpstreamAnswer> {
-    const { operation, span, track } = dispatched;
+    const { span, track, api } = dispatched;
     const onConnected = (): void => {
       dispatched.isSeen = true;
     };
@@ -469,11 +480,10 @@ export class Exchange {
     }
     const { client, limits, sandboxId } = this.#context;
     const headers = {
-      ...requestHeaders(this.#request.headers, sandboxId),
+      ...requestHeaders(this.#request.headers, sandboxId, api),
       ...traceHeaders(span),
     };
-    const path = operation.upstreamPath;
-    const request = { target, method: 'POST', path, headers, body, limits, signal } as const;
+    const request = { target, method: 'POST', ...sent, headers, limits, signal } as const;
     return await client.send({ ...request, onConnected });
   }
 
@@ -482,27 +492,13 @@ export class Exchange {
     target: UpstreamTarget,
     dispatched: Dispatched,
   ): Promise<ExchangeEnd> {
-    const { limits, clock, log } = this.#context;
-    const { operation, inspection, translated } = dispatched;
-    const status = response.statusCode ?? 0;
-    if (status < 200 || status >= 300) {
-      dispatched.outcome = 'upstream-error';
-      dispatched.counts = () => NO_TOKENS;
-      if (status === 401 || status === 403) {
-        const remedy =
-          'check its key on the host: NEUROVISOR_UPSTREAM_KEY, or `key` in models.toml';
-        log.warn('the model server denied a request', { upstream: target.name, status, remedy });
-      }
-      const { apiKey } = target;
-      await relayError(response, this.#reply, apiKey, limits, translated?.translation);
-      return 'served';
-    }
+    const { limits, clock, log, policy } = this.#context;
     const relay = {
       clock,
       limits,
       signal: this.#aborter.signal,
       onData: () => this.#silence?.touch(),
-      showCacheHits: this.#context.policy.showCacheHits ?? false,
+      showCacheHits: policy.showCacheHits ?? false,
       apiKey: target.apiKey,
       onTokens: (events: number) => {
         dispatched.tokens.record(events, clock.now());
@@ -510,20 +506,12 @@ export class Exchange {
       },
       cancel: (reason: BridgeError) => this.cancel(reason),
     };
-    if (isEventStream(response)) {
-      const usage = new StreamUsage(inspection.hideUsage);
-      dispatched.counts = () => usage.counts(inspection.promptTokensEstimate);
-      dispatched.complete = () => translated?.writer.done ?? usage.done;
-      if (translated === undefined) await relayStream(response, this.#reply, usage, relay);
-      else await translateStream(response, this.#reply, usage, translated, relay);
-      dispatched.outcome = usage.failed ? 'upstream-error' : 'ok';
-    } else {
-      const usage = new DocumentUsage();
-      const { promptTokensEstimate } = inspection;
-      dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
-      if (translated === undefined) await relayDocument(response, this.#reply, usage, relay);
-      else await translateDocument(response, this.#reply, usage, translated, relay);
-      dispatched.outcome = 'ok';
+    const status = response.statusCode ?? 0;
+    const isAnswer = status >= 200 && status < 300;
+    if (isAnswer) await relayAnswer(response, this.#reply, dispatched, relay);
+    else {
+      const from = { log, upstream: target.name };
+      await relayRefusal(response, this.#reply, dispatched, relay, from);
     }
     return 'served';
   }
@@ -587,7 +575,13 @@ export class Exchange {
   }
 }
 
-const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
+/** A request that was checked, and the model that will answer it. */
+interface Asked extends ResolvedModel, CheckedBody {
+  readonly operation: Operation;
+  /** The guest's. */
+  readonly bytes: Buffer;
+  readonly bodyEndAtMs: number;
+}
 
 /** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
 const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {

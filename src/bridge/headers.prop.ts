@@ -27,17 +27,30 @@ describe('checkFraming', () => {
 describe('header filters', () => {
   it('pass only listed names with harmless values', () => {
     const allowed =
-      /^(accept|traceparent|tracestate|x-(client-)?request-id|idempotency-key|openai-(beta|processing-ms)|cache-control|content-(encoding|length|type)|retry-after(-ms)?|x-should-retry|x-ratelimit-[a-z-]+)$/;
+      /^(accept|traceparent|tracestate|(x-(client-)?)?request-id|idempotency-key|anthropic-(beta|version)|openai-(beta|processing-ms)|cache-control|content-(encoding|length|type)|retry-after(-ms)?|x-should-retry|x-ratelimit-[a-z-]+)$/;
     const received = fc.dictionary(
       fc.oneof(
-        fc.constantFrom('accept', 'retry-after', 'idempotency-key', 'cookie', '__proto__'),
+        fc.constantFrom(
+          'accept',
+          'anthropic-beta',
+          'anthropic-version',
+          'cookie',
+          'idempotency-key',
+          'retry-after',
+          'x-api-key',
+          '__proto__',
+        ),
         fc.string(),
       ),
       fc.oneof(fc.string(), fc.array(fc.string())),
     );
     fc.assert(
       fc.property(received, (headers) => {
-        for (const out of [requestHeaders(headers, 'a'), responseHeaders(headers)]) {
+        const anthropic = requestHeaders(headers, 'a', 'anthropic');
+        const betas = (anthropic['anthropic-beta'] ?? 'x').split(/ ?, ?/);
+        for (const beta of betas) expect(beta).toMatch(/^[a-z0-9][\w.-]{0,63}$/i);
+        expect(anthropic['anthropic-version'] ?? '2023-06-01').toMatch(/^\d{4}-\d\d-\d\d$/);
+        for (const out of [requestHeaders(headers, 'a'), anthropic, responseHeaders(headers)]) {
           for (const [key, value] of Object.entries(out)) {
             expect(key).toMatch(allowed);
             expect(value).not.toMatch(/[\r\n\0]/);

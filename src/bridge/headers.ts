@@ -4,17 +4,29 @@
  */
 import { callerKey } from './caller-key.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
+import type { UpstreamApi } from './upstream/address.ts';
 
 /** From the guest to the upstream. The bridge sets content type, user agent and authorization. */
 const REQUEST_HEADERS = [
   'accept',
   'idempotency-key',
-  'openai-beta',
   'traceparent',
   'tracestate',
   'x-client-request-id',
   'x-request-id',
 ] as const;
+
+/** What else an upstream gets, by its API. */
+const API_HEADERS: Readonly<Record<UpstreamApi, readonly string[]>> = {
+  openai: ['openai-beta'],
+  anthropic: ['anthropic-beta', 'anthropic-version'],
+};
+
+/** The forms that such headers must have. */
+const FORMS: Readonly<Record<string, RegExp>> = {
+  'anthropic-beta': /^[a-z0-9][\w.-]{0,63}(?: ?, ?[a-z0-9][\w.-]{0,63}){0,31}$/i,
+  'anthropic-version': /^\d{4}-\d{2}-\d{2}$/,
+};
 
 /** From the upstream to the guest. */
 const RESPONSE_HEADERS = [
@@ -22,13 +34,17 @@ const RESPONSE_HEADERS = [
   'content-encoding',
   'content-length',
   'content-type',
+  'request-id',
   'retry-after',
   'retry-after-ms',
   'x-request-id',
   'x-should-retry',
 ] as const;
 
-/** Rate limits that the upstream reports: `x-ratelimit-remaining-tokens` and so on. */
+/**
+ * Rate limits that the upstream reports: `x-ratelimit-remaining-tokens` and so on. Not Anthropic's, which count no cached
+ * tokens, and so tell what other sandboxes have asked.
+ */
 const RATE_LIMIT_HEADER = /^x-ratelimit-[a-z-]{1,40}$/;
 const RATE_LIMIT_HEADERS_MAX = 16;
 
@@ -65,8 +81,12 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
 export function requestHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
   sandboxId: string,
+  api: UpstreamApi = 'openai',
 ): Record<string, string> {
-  const picked = pick(received, REQUEST_HEADERS);
+  const picked = pick(received, [...REQUEST_HEADERS, ...API_HEADERS[api]]);
+  for (const [name, form] of Object.entries(FORMS)) {
+    if (!form.test(picked[name] ?? '')) delete picked[name];
+  }
   const { 'idempotency-key': key, 'x-request-id': id } = picked;
   if (key !== undefined) picked['idempotency-key'] = callerKey(sandboxId, 'idempotency', key);
   if (id !== undefined) {

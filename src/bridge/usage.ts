@@ -50,8 +50,21 @@ export interface TokenCounts {
 /** Larger events are not parsed; their size counts as text. */
 const PARSED_EVENT_BYTES_MAX = 256 * 1024;
 
-/** Usage of one stream of events. */
-export class StreamUsage {
+/** Counts along while a stream of events passes. */
+export interface StreamCounter {
+  /** Number of events with text so far. */
+  readonly chunks: number;
+  /** True after the last event, at which clients hang up without waiting for the end of the answer. */
+  readonly done: boolean;
+  /** True when the upstream reported an error in the stream. */
+  readonly failed: boolean;
+  /** @returns whether the piece is for the client */
+  accept(piece: SsePiece): boolean;
+  counts(promptEstimate: number): TokenCounts;
+}
+
+/** Usage of one stream of events of OpenAI's API. */
+export class StreamUsage implements StreamCounter {
   readonly #hideUsage: boolean;
   #hid = false;
   #usage: JsonObject | undefined;
@@ -71,22 +84,19 @@ export class StreamUsage {
     return this.#finished;
   }
 
-  /** True after `[DONE]`, at which clients hang up without waiting for the end of the answer. */
+  /** True after `[DONE]`. */
   get done(): boolean {
     return this.#done;
   }
 
-  /** Number of events with text so far. */
   get chunks(): number {
     return this.#chunks;
   }
 
-  /** True when the upstream reported an error in the stream. */
   get failed(): boolean {
     return this.#failed;
   }
 
-  /** @returns whether the piece is for the client */
   accept(piece: SsePiece): boolean {
     if (piece.kind === 'ending') return !this.#hid;
     const hide = piece.kind === 'event' && this.#read(piece.bytes);

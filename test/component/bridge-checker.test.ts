@@ -38,7 +38,8 @@ function checkOf(): BodyCheck {
   const route = openaiDialect.route('POST', CHAT);
   if (!route.ok || route.value.kind !== 'inference') throw new Error('no route');
   const { operation } = route.value;
-  return { dialect: 'openai', operation, policy: {}, limits: jsonLimits(BRIDGE_LIMITS) };
+  const limits = jsonLimits(BRIDGE_LIMITS);
+  return { dialect: 'openai', operation, policy: {}, limits, apis: ['openai'] };
 }
 
 function checkerWith(limits: Partial<CheckerLimits>, clock = systemClock) {

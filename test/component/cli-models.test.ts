@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { modelsList, modelsTest } from '../../src/cli/commands/models.ts';
+import { messageEvents, sseOf } from '../support/messages.ts';
 import {
   delta,
   done,
@@ -92,6 +93,7 @@ describe('models ls', () => {
           name: 'gpu',
           url: gpu.target.baseUrl,
           kind: 'local',
+          api: 'openai',
           concurrency: 8,
           key: null,
           models: ['Qwen/Qwen3-8B', 'llama3'],
@@ -125,9 +127,9 @@ describe('models ls', () => {
     const { cli, stdout, stderr } = testCli({ env });
     expect(await modelsList(cli)).toBe(1);
     expect(stdout()).toMatch(
-      /^gpu +local +http:\S+ +8 +- +answers in \S+ \S+ +Qwen\/Qwen3-8B, ll/m,
+      /^gpu +local +openai +http:\S+ +8 +- +answers in \S+ \S+ +Qwen\/Qwen3-8B, ll/m,
     );
-    expect(stdout()).toMatch(/^cloud +hosted +http:\S+ +- +env CLOUD_KEY +answers/m);
+    expect(stdout()).toMatch(/^cloud +hosted +openai +http:\S+ +- +env CLOUD_KEY +answers/m);
     expect(stdout()).toMatch(/^qwen3 +gpu:Qwen\/Qwen3-8B \(3\) +gpt-5-mini$/m);
     expect(stdout() + stderr()).not.toContain(KEY);
   });
@@ -183,6 +185,43 @@ describe('models test', () => {
     expect(stdout()).toMatch(/^gpt-5-mini +cloud +- .*status 401: it denies the key/m);
     expect(stdout()).toMatch(/^gone +down +- +- +connect to down: .*ECONNREFUSED/m);
     expect(stdout() + stderr()).not.toContain(KEY);
+  });
+
+  it('asks a server of Anthropic’s API for its models and a message, with the key in x-api-key', async () => {
+    cloud.answer(({ path, body }, response) => {
+      if (path !== '/v1/messages') return sendJson(response, 404, {});
+      if (body === '{}') return sendJson(response, 400, {});
+      startEvents(response);
+      response.end(sseOf(messageEvents({ text: 'ok' })));
+    });
+    await writeFile(
+      join(dir, 'models.toml'),
+      `
+      [upstreams.claude]
+      url = "${cloud.target.baseUrl}"
+      api = "anthropic"
+      key = { env = "CLOUD_KEY" }
+      [models.gpt-9]
+      upstream = "claude"
+    `,
+    );
+    const list = testCli({ env });
+    expect(await modelsList(list.cli)).toBe(0);
+    expect(list.stdout()).toMatch(/^claude +local +anthropic +http:.* answers in .*gpt-9$/m);
+    const { cli, stdout } = testCli({ json: true, env });
+    expect(await modelsTest(cli, ['gpt-9'])).toBe(0);
+    expect(JSON.parse(stdout())).toMatchObject([{ error: null, dialects: ['messages'] }]);
+    expect(JSON.parse(cloud.requests.at(-1)?.body ?? '')).toMatchObject({
+      model: 'gpt-9',
+      stream: true,
+      max_tokens: expect.any(Number),
+    });
+    expect(cloud.modelListKeys()).toEqual([undefined, undefined]);
+    for (const { headers } of cloud.requests) {
+      expect(headers).toMatchObject({ 'x-api-key': KEY, 'anthropic-version': '2023-06-01' });
+      expect(headers).not.toHaveProperty('authorization');
+    }
+    expect(stdout() + list.stdout()).not.toContain(KEY);
   });
 
   it('refuses an unknown model with the names that there are', async () => {

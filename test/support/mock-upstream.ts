@@ -49,7 +49,7 @@ export async function startMockUpstream(
   const modelListKeys: (string | undefined)[] = [];
   let answer: Answer = (_, response) => sendJson(response, 200, completion('hello'));
   const serve = (request: IncomingMessage, response: ServerResponse): void => {
-    if (request.url?.endsWith('/models')) {
+    if (/\/models(?:\?|$)/.test(request.url ?? '')) {
       modelListKeys.push(request.headers.authorization);
       if (models === null) sendJson(response, 404, { error: 'none' });
       else

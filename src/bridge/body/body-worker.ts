@@ -17,13 +17,13 @@ serveTurns(({ bytes, check }: BodyRequest) => {
   const { buffer, byteOffset, byteLength } = bytes;
   const checked = checkBody(Buffer.from(buffer, byteOffset, byteLength), check);
   const answer: BodyAnswer = { bytes, checked };
-  const translated = checked.ok ? checked.value.translated : undefined;
   const transfer = [buffer as ArrayBuffer];
-  // A small buffer may be a part of a shared one, which can't move.
-  if (
-    translated?.bytes.byteLength === translated?.bytes.buffer.byteLength &&
-    translated !== undefined
-  )
-    transfer.push(translated.bytes.buffer as ArrayBuffer);
+  for (const form of checked.ok ? Object.values(checked.value.forms) : []) {
+    const written = form.bytes;
+    // A small buffer may be a part of a shared one, which can't move.
+    if (written !== undefined && written.byteLength === written.buffer.byteLength) {
+      transfer.push(written.buffer as ArrayBuffer);
+    }
+  }
   return { answer, transfer };
 });

@@ -2,12 +2,12 @@
 import { assert } from '../../base/assert.ts';
 import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
 import type {
+  DirectRequest,
   Inspection,
   KeepRequest,
   KeptContext,
   KeptNeeds,
   Operation,
-  TranslatedRequest,
 } from '../dialect/dialect.ts';
 import { DIALECTS } from '../dialect/dialects.ts';
 import type { AnswerContext } from '../dialect/model.ts';
@@ -21,6 +21,7 @@ import {
 import type { BridgePolicy } from '../policy.ts';
 import { accepted, type Checked } from '../refusal.ts';
 import { conversationOf } from '../routing/affinity.ts';
+import type { UpstreamApi } from '../upstream/address.ts';
 
 /** Plain data: it is sent to a thread. */
 export interface BodyCheck {
@@ -29,27 +30,40 @@ export interface BodyCheck {
   readonly operation: Operation;
   readonly policy: BridgePolicy;
   readonly limits: JsonLimits;
+  /** Those of the host's upstreams. */
+  readonly apis: readonly UpstreamApi[];
   /** What a check without it found to be needed. */
   readonly kept?: KeptContext;
 }
 
 export interface CheckedBody {
   readonly inspection: Inspection;
-  /** For `editJson`. */
-  readonly layout: JsonLayout;
-  /** Null: the operation generates nothing. */
-  readonly output: OutputLimit | null;
   /** The same for all requests of a conversation; null: it has none. */
   readonly conversation: string | null;
-  /** Present if the upstream speaks another dialect. */
-  readonly translated?: TranslatedBody;
-  /** In place of `translated`: to be looked up first. */
+  /** What upstreams get, by the API that they speak. Absent: the request can't be sent there. */
+  readonly forms: RequestForms;
+  /** The forms are missing: this is to be looked up first. */
   readonly needs?: KeptNeeds;
 }
 
-export interface TranslatedBody {
-  /** Goes upstream in place of the body; `layout` is its layout. */
-  readonly bytes: Uint8Array;
+export type RequestForms = Readonly<Partial<Record<UpstreamApi, RequestForm>>>;
+
+export interface RequestForm {
+  /** Path below the upstream's base. Never from the guest. */
+  readonly path: string;
+  /** Goes upstream in place of the body. Absent: the body does. */
+  readonly bytes?: Uint8Array;
+  /** Of what goes upstream; for `editJson`. */
+  readonly layout: JsonLayout;
+  /** Top-level members to replace or add. */
+  readonly edits: Readonly<Record<string, unknown>>;
+  /** Null: the operation generates nothing. */
+  readonly output: OutputLimit | null;
+  /** Present: the answer has to be translated. */
+  readonly translated?: TranslatedForm;
+}
+
+export interface TranslatedForm {
   readonly answer: AnswerContext;
   readonly keep: KeepRequest | undefined;
 }
@@ -65,27 +79,34 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   if (!inspected.ok) return inspected;
   const inspection = inspected.value;
   const needs = check.kept === undefined ? dialect.translation?.needs?.(value) : undefined;
-  if (needs !== undefined)
-    return accepted({ inspection, layout, needs, output: null, conversation: null });
+  if (needs !== undefined) return accepted({ inspection, forms: {}, needs, conversation: null });
   const translated = dialect.translation?.request(operation, value, check.kept);
   if (translated?.ok === false) return translated;
-  const limitOf = (sent: JsonObject): OutputLimit | null =>
-    operation.generates ? outputLimitOf(sent) : null;
-  if (translated?.value === undefined) {
-    const conversation = conversationOf(value);
-    return accepted({ inspection, layout, output: limitOf(value), conversation });
-  }
-  const output = limitOf(translated.value.body);
-  const conversation = conversationOf(translated.value.body);
-  return accepted({ ...withTranslation(inspection, translated.value), output, conversation });
+  const form = (path: string, edits: RequestForm['edits'], sent?: JsonObject): RequestForm => ({
+    path,
+    edits,
+    ...(sent === undefined ? { layout } : written(sent)),
+    output: operation.generates ? outputLimitOf(sent ?? value) : null,
+  });
+  const conversation = conversationOf(translated?.value?.body ?? value);
+  const directForm = (sent: DirectRequest): RequestForm => form(sent.path, sent.edits, sent.body);
+  const own = form(operation.upstreamPath, inspection.edits, translated?.value?.body);
+  const { direct } = dialect;
+  const more =
+    direct === undefined || !check.apis.includes(direct.api)
+      ? {}
+      : { [direct.api]: directForm(direct.request(operation, value, check.policy)) };
+  if (translated?.value === undefined)
+    return accepted({ inspection, conversation, forms: { openai: own, ...more } });
+  const { answer, promptTokensEstimate, keep } = translated.value;
+  return accepted({
+    inspection: { ...inspection, promptTokensEstimate },
+    conversation,
+    forms: { openai: { ...own, translated: { answer, keep } }, ...more },
+  });
 }
 
-function withTranslation(
-  checked: Inspection,
-  translated: TranslatedRequest,
-): Pick<CheckedBody, 'inspection' | 'layout' | 'translated'> {
-  const { body, answer, promptTokensEstimate, keep } = translated;
-  const inspection = { ...checked, promptTokensEstimate };
+function written(body: JsonObject): Pick<RequestForm, 'bytes' | 'layout'> & { bytes: Uint8Array } {
   const bytes = Buffer.from(JSON.stringify(body));
-  return { inspection, layout: layoutOf(bytes), translated: { bytes, answer, keep } };
+  return { bytes, layout: layoutOf(bytes) };
 }

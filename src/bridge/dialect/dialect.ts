@@ -7,6 +7,7 @@ import type { JsonObject } from '../json-body.ts';
 import type { KeptAnswers, KeptItem } from '../kept-answers.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';
+import type { UpstreamApi } from '../upstream/address.ts';
 import type { AnswerContext, AnswerEvent } from './model.ts';
 
 export type Route =
@@ -63,8 +64,25 @@ export interface Dialect {
   readonly keepAlive: string;
   modelList(models: readonly ModelEntry[]): unknown;
   model(model: ModelEntry): unknown;
-  /** Absent: the upstream speaks this dialect, and bytes pass. */
+  /** For upstreams that speak OpenAI's API. Absent: the dialect is that API, and bytes pass. */
   readonly translation?: Translation;
+  /** Beside the translation: some upstreams speak this dialect themselves, and bytes pass. */
+  readonly direct?: Direct;
+}
+
+export interface Direct {
+  readonly api: UpstreamApi;
+  /** What such an upstream gets for a request that was inspected and could be translated. */
+  request(operation: Operation, body: JsonObject, policy: BridgePolicy): DirectRequest;
+}
+
+export interface DirectRequest {
+  /** Path below the upstream's base. Never from the guest. */
+  readonly path: string;
+  /** In place of the guest's own bytes. Undefined: they pass. */
+  readonly body: JsonObject | undefined;
+  /** Top-level members to replace or add. */
+  readonly edits: Readonly<Record<string, unknown>>;
 }
 
 export interface Translation {

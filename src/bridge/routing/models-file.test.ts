@@ -15,8 +15,10 @@ describe('parseModelsFile', () => {
       ['gpu', false],
       ['spare', false],
       ['openai', true],
+      ['claude', true],
     ]);
-    expect([...models.keys()]).toEqual(['qwen3', 'gpt-5-mini']);
+    expect(upstreams.at(-1)?.target).toMatchObject({ api: 'anthropic' });
+    expect([...models.keys()]).toEqual(['qwen3', 'gpt-5-mini', 'claude-sonnet-5']);
   });
 
   it('reads upstreams and routes', () => {

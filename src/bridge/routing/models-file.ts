@@ -7,7 +7,13 @@ import { parse, TomlError } from 'smol-toml';
 import { EVERY_HOSTED } from '../../base/model-limits.ts';
 import { PRICE_DOLLARS_MAX, type Price, parsePrice } from '../budget/price.ts';
 import { BridgeError } from '../errors.ts';
-import { isLocal, parseTarget, type UpstreamTarget } from '../upstream/address.ts';
+import {
+  isLocal,
+  parseTarget,
+  UPSTREAM_APIS,
+  type UpstreamApi,
+  type UpstreamTarget,
+} from '../upstream/address.ts';
 import {
   FALLBACK_CAUSES,
   type FallbackCause,
@@ -35,6 +41,7 @@ export interface FileUpstream
   readonly url: string;
   /** Not null: an engine of this host, and `target` has no address. Its model has the upstream's name. */
   readonly engine: EngineSource | null;
+  readonly api: UpstreamApi;
   /** Without its key. */
   readonly target: UpstreamTarget;
   readonly key: KeySource | null;
@@ -91,7 +98,9 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   if (url === null) throw invalid(table.at('url'), 'is missing');
   const concurrency = table.whole('concurrency', CONCURRENCY_MAX);
   const slots = concurrency === null ? {} : { slots: concurrency };
-  const target = { ...targetOf(url, table.at('url')), name, ...slots };
+  const api = apiOf(table);
+  const spoken = api === 'openai' ? {} : { api };
+  const target = { ...targetOf(url, table.at('url')), name, ...spoken, ...slots };
   const isLocalTarget = isLocal(target);
   const isHosted = table.boolean('hosted') ?? !isLocalTarget;
   const answerWithinS = table.whole('answer_within_s', ANSWER_WITHIN_S_MAX);
@@ -99,6 +108,7 @@ function upstreamOf(name: string, table: Table): FileUpstream {
     name,
     url,
     engine: null,
+    api,
     target,
     isHosted,
     key: keyOf(table),
@@ -120,6 +130,7 @@ function engineOf(name: string, path: string | null, table: Table): FileUpstream
     name,
     url: path === null ? 'built-in engine' : `built-in engine, ${path}`,
     engine: { path },
+    api: 'openai' as const,
     target: { name },
     isHosted: false,
     key: null,
@@ -137,6 +148,16 @@ function targetOf(url: string, path: string): UpstreamTarget {
   } catch (error) {
     throw invalid(path, 'is not http(s)://HOST[:PORT][/PREFIX] or unix:/PATH[:/PREFIX]', error);
   }
+}
+
+function apiOf(table: Table): UpstreamApi {
+  const text = table.text('api') ?? 'openai';
+  const api = UPSTREAM_APIS.find((one) => one === text);
+  if (api !== undefined) return api;
+  throw invalid(
+    table.at('api'),
+    `is "${shown(text)}", which is none of ${UPSTREAM_APIS.join(', ')}`,
+  );
 }
 
 const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;

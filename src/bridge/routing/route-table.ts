@@ -1,7 +1,7 @@
 /** Several model servers, and which of them answers for which model. Types, and what follows from them alone. */
 import { EVERY_HOSTED } from '../../base/model-limits.ts';
 import type { Price } from '../budget/price.ts';
-import type { UpstreamTarget } from '../upstream/address.ts';
+import type { UpstreamApi, UpstreamTarget } from '../upstream/address.ts';
 
 /** What makes the bridge leave a route for the next one, before the guest has a byte of the answer. */
 export const FALLBACK_CAUSES = ['connect', 'timeout', '429', '5xx', 'busy'] as const;
@@ -25,6 +25,8 @@ export interface RoutedUpstream {
   readonly discover: boolean;
   /** Its list, where it is known without asking, which may start it. */
   readonly models?: readonly string[];
+  /** That of its target. Absent: OpenAI's. */
+  readonly api?: UpstreamApi;
 }
 
 export interface Route {

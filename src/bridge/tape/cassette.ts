@@ -51,11 +51,14 @@ const status = z.number().int().min(200).max(599);
 /** True: the answer broke off, or its guest did not wait for the rest. */
 const cut = z.literal(true).optional();
 
+/** Of the model server. Absent: OpenAI's. */
+const api = z.literal('anthropic').optional();
+
 const answer = z.union([
   /** An object is an event with this data; a text is a whole event without the empty line that ends it. */
-  z.strictObject({ model, status, events: z.array(z.union([json, z.string()])), cut }),
+  z.strictObject({ model, api, status, events: z.array(z.union([json, z.string()])), cut }),
   /** A text is a body that is not a JSON object. */
-  z.strictObject({ model, status, body: z.union([json, z.string()]), cut }),
+  z.strictObject({ model, api, status, body: z.union([json, z.string()]), cut }),
   /** The bridge had no such model. */
   z.strictObject({
     refusal: z.strictObject({

@@ -98,6 +98,7 @@ function track(answer: TapedAnswer, answerId: string): Checked<Track> {
   }
   return accepted({
     model: answer.model,
+    api: answer.api ?? 'openai',
     answerId,
     play: () => new PlayedAnswer(answer),
     keep: (played) => played,

@@ -1,7 +1,14 @@
 /** Keeps requests and their answers for a cassette, while they pass. */
 import { Readable } from 'node:stream';
 import { CacheHintMask } from '../cache-hints.ts';
-import { type JsonLimits, type JsonObject, parseJsonBody } from '../json-body.ts';
+import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
+import {
+  isJsonObject,
+  type JsonLimits,
+  type JsonObject,
+  parseJsonBody,
+  parseObject,
+} from '../json-body.ts';
 import { BRIDGE_LIMITS } from '../limits.ts';
 import type { Refusal } from '../refusal.ts';
 import { eventData, SseSplitter } from '../sse.ts';
@@ -65,6 +72,7 @@ export class Recorder implements Tape {
           ok: true,
           value: {
             model: null,
+            api: 'openai',
             answerId,
             play: () => null,
             keep: (source, from) => {
@@ -130,7 +138,8 @@ function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
     return { refusal: { status, code, message, ...(param === undefined ? {} : { param }) } };
   }
   if (taken === undefined) return null;
-  const { source, model, apiKey } = taken;
+  const { source, model, apiKey, api } = taken;
+  const answered = api === 'openai' ? { model } : { model, api };
   const status = source.statusCode ?? 502;
   const text = withoutKey(Buffer.concat(taken.chunks).toString('utf8'), apiKey);
   const stable = new StableAnswer(answerId);
@@ -139,15 +148,46 @@ function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
     const whole = splitter.push(Buffer.from(text)).filter(({ kind }) => kind !== 'ending');
     const rest = source.complete ? splitter.rest() : Buffer.alloc(0);
     const texts = [...whole.map(({ bytes }) => bytes), rest].map(trimmed);
-    const events = texts.filter((one) => one !== '').map((one) => eventOf(one, stable));
+    const given = texts.filter((one) => one !== '');
+    const events = given.map((one) =>
+      api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId),
+    );
     // Clients hang up at the last event, without waiting for the end.
-    const isCut = !source.complete && events.at(-1) !== 'data: [DONE]';
-    return { model, status, events, ...(isCut ? { cut: true } : {}) };
+    const isCut = !source.complete && !LAST_EVENT.test(given.at(-1) ?? '');
+    return { ...answered, status, events, ...(isCut ? { cut: true } : {}) };
   }
-  const value = objectOf(text);
-  const body = value === undefined ? text : stable.rewrite(value);
-  return { model, status, body, ...(source.complete ? {} : { cut: true }) };
+  const body = api === 'openai' ? bodyOf(text, stable) : messageBodyOf(text, answerId);
+  return { ...answered, status, body, ...(source.complete ? {} : { cut: true }) };
 }
+
+/** Of OpenAI's API, of Anthropic's. */
+const LAST_EVENT = /^data: \[DONE\]$|^event: message_stop$/m;
+
+function bodyOf(text: string, stable: StableAnswer): JsonObject | string {
+  const value = objectOf(text);
+  return value === undefined ? text : stable.rewrite(value);
+}
+
+function messageBodyOf(text: string, answerId: string): JsonObject | string {
+  const parsed = parseJsonBody(Buffer.from(text), ANSWER_LIMITS);
+  if (!parsed.ok) return text;
+  const { value } = parsed.value;
+  return { ...value, ...hideInAnswer(value), ...stableId(value, answerId) };
+}
+
+function messageEventOf(text: string, answerId: string): string {
+  const event = parseObject(eventData(Buffer.from(`${text}\n\n`)) ?? '');
+  const hidden = event && (hideInEvent(event) ?? event);
+  const message = hidden?.['message'];
+  if (!isJsonObject(message)) return hidden === event ? text : eventText(hidden ?? {});
+  return eventText({ ...hidden, message: { ...message, ...stableId(message, answerId) } });
+}
+
+const stableId = ({ id }: JsonObject, answerId: string): JsonObject =>
+  typeof id === 'string' ? { id: `msg_${answerId}` } : {};
+
+const eventText = (event: JsonObject): string =>
+  `event: ${event['type']}\ndata: ${JSON.stringify(event)}`;
 
 const trimmed = (event: Buffer): string => event.toString('utf8').replace(/[\r\n]+$/, '');
 

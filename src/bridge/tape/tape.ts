@@ -10,6 +10,7 @@ import type { Readable } from 'node:stream';
 import type { Dialect, Inspection, Operation } from '../dialect/dialect.ts';
 import { parseObject } from '../json-body.ts';
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
+import type { UpstreamApi } from '../upstream/address.ts';
 import type { TapedRequest } from './normal-form.ts';
 
 /** An answer of a model server: from it, or from a cassette. */
@@ -34,6 +35,8 @@ export interface PortTape {
 export interface Track {
   /** The upstream's name of the model that is played; null: the bridge chooses one. */
   readonly model: string | null;
+  /** What the upstream spoke whose answer is played. */
+  readonly api: UpstreamApi;
   /** The same when it is recorded and when it is played, hexadecimal. */
   readonly answerId: string;
   /** The recorded answer; null: the model server is asked. */
@@ -46,6 +49,7 @@ export interface Track {
 
 export interface AnsweredBy {
   readonly model: string;
+  readonly api: UpstreamApi;
   /** The host's, which no cassette gets. */
   readonly apiKey: string | undefined;
 }

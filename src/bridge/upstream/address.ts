@@ -2,6 +2,10 @@
 import { BlockList, isIP } from 'node:net';
 import { BridgeError } from '../errors.ts';
 
+/** APIs that model servers speak. */
+export const UPSTREAM_APIS = ['openai', 'anthropic'] as const;
+export type UpstreamApi = (typeof UPSTREAM_APIS)[number];
+
 /** A model server. Comes from the host's configuration or detection, never from a guest. */
 export interface UpstreamTarget {
   /** A display name, e.g. `Ollama at 127.0.0.1:11434`; guests see it in errors. */
@@ -13,7 +17,9 @@ export interface UpstreamTarget {
   readonly baseUrl?: string;
   /** A unix socket instead of a host and port. */
   readonly socketPath?: string;
-  /** Sent as a bearer token. Stays on the host. */
+  /** Absent: OpenAI's. */
+  readonly api?: UpstreamApi;
+  /** Sent as a bearer token, or as `x-api-key` to Anthropic's API. Stays on the host. */
   readonly apiKey?: string;
   /** PEM of the only authority that may have signed its certificate. Absent: those that the host trusts. */
   readonly authority?: string;

@@ -16,6 +16,8 @@ export async function cacheSalt(
   model: string,
   signal: AbortSignal,
 ): Promise<{ cache_salt?: string }> {
+  // Its API has no such field, whatever server it is.
+  if (target.api === 'anthropic') return {};
   const list = await orAborted(catalog.models(target), signal);
   const entry = list?.find(({ id }) => id === model) ?? list?.[0];
   if (entry === undefined || !SALTED_OWNERS.has(entry.ownedBy)) return {};

@@ -17,6 +17,8 @@ const RETRY_MS = 2_000;
 /** Timeout of a fetch; a slower upstream counts as one without a list. */
 const TIMEOUT_MS = 5_000;
 const MODELS_MAX = 10_000;
+/** Anthropic's API lists 20 models unless asked for more, and 1,000 at most. */
+const ANTHROPIC_LIST = '/models?limit=1000';
 
 interface Entry {
   models: readonly ModelEntry[] | null;
@@ -102,7 +104,8 @@ export async function fetchModels(
   try {
     const { signal } = aborter;
     const headers = { accept: 'application/json' };
-    const request = { target, method: 'GET', path: '/models', headers, limits, signal } as const;
+    const path = target.api === 'anthropic' ? ANTHROPIC_LIST : '/models';
+    const request = { target, method: 'GET', path, headers, limits, signal } as const;
     const response = await client.send(request);
     const body = await readBounded(response, limits.modelListBytesMax);
     if (response.statusCode !== 200 || body === undefined) throw notModels(target);
@@ -130,7 +133,7 @@ export async function readBounded(
   return Buffer.concat(parts);
 }
 
-/** The entries of an OpenAI-shaped list, or undefined. */
+/** The entries of a list in the form of OpenAI or Anthropic, or undefined. */
 export function parseModels(text: string): ModelEntry[] | undefined {
   let value: unknown;
   try {
@@ -146,14 +149,20 @@ export function parseModels(text: string): ModelEntry[] | undefined {
   const models: ModelEntry[] = [];
   for (const item of data.slice(0, MODELS_MAX)) {
     if (!isJsonObject(item) || typeof item['id'] !== 'string') return undefined;
-    const { id, created, owned_by: owner } = item;
+    const { id, created, created_at: time, owned_by: owner } = item;
     models.push({
       id,
-      created: Number.isSafeInteger(created) ? Number(created) : 0,
+      created: Number.isSafeInteger(created) ? Number(created) : secondsOf(time),
       ownedBy: typeof owner === 'string' ? owner : 'upstream',
     });
   }
   return models;
+}
+
+/** 0: unknown. */
+function secondsOf(time: unknown): number {
+  const ms = typeof time === 'string' ? Date.parse(time) : Number.NaN;
+  return Number.isNaN(ms) ? 0 : Math.floor(ms / 1000);
 }
 
 function notModels(target: UpstreamTarget): BridgeError {

@@ -28,6 +28,8 @@ export interface UpstreamRequest {
   readonly onConnected?: () => void;
 }
 
+/** What Anthropic's API must be told, unless the guest has named another version. */
+const ANTHROPIC_VERSION = '2023-06-01';
 /** Open connections per upstream and process: more than all guests may have in flight together. */
 const CONNECTIONS_MAX = 1024;
 /** Idle connections kept per upstream. */
@@ -166,7 +168,10 @@ function open(
     headers['content-type'] = 'application/json';
     headers['content-length'] = String(body.reduce((sum, { length }) => sum + length, 0));
   }
-  if (target.apiKey !== undefined) headers['authorization'] = `Bearer ${target.apiKey}`;
+  if (target.api === 'anthropic') {
+    headers['anthropic-version'] ??= ANTHROPIC_VERSION;
+    if (target.apiKey !== undefined) headers['x-api-key'] = target.apiKey;
+  } else if (target.apiKey !== undefined) headers['authorization'] = `Bearer ${target.apiKey}`;
   const place =
     endpoint.socketPath === undefined
       ? { host: endpoint.host, port: endpoint.port }

@@ -45,16 +45,17 @@ function overviewText({ path, defaultModel, servers, models }: ModelsOverview): 
 }
 
 function serverTable(servers: readonly ServerOverview[]): string {
-  const rows = servers.map(({ name, kind, url, concurrency, key, models, tookMs, error }) => [
+  const rows = servers.map(({ name, kind, api, url, concurrency, key, models, tookMs, error }) => [
     name,
     kind,
+    api,
     url,
     concurrency === null ? '-' : `${concurrency}`,
     key ?? '-',
     error ?? (tookMs === null ? 'starts with the first request' : `answers in ${duration(tookMs)}`),
     models === null ? '-' : shortened(models),
   ]);
-  return table(['upstream', 'kind', 'address', 'slots', 'key', 'health', 'lists'], rows);
+  return table(['upstream', 'kind', 'API', 'address', 'slots', 'key', 'health', 'lists'], rows);
 }
 
 function shortened(names: readonly string[]): string {

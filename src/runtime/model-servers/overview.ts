@@ -4,7 +4,7 @@ import { describeError } from '../../base/errors.ts';
 import { silentLog } from '../../base/log.ts';
 import type { KeySource } from '../../bridge/routing/models-file.ts';
 import type { FallbackCause, Route } from '../../bridge/routing/route-table.ts';
-import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
+import type { UpstreamApi, UpstreamTarget } from '../../bridge/upstream/address.ts';
 import { UpstreamClient } from '../../bridge/upstream/client.ts';
 import { probeUpstreams } from '../../bridge/upstream/detect.ts';
 import type { Config } from '../../config.ts';
@@ -27,6 +27,7 @@ export interface ServerOverview extends ListProbe {
   /** As configured. */
   readonly url: string;
   readonly kind: 'local' | 'hosted';
+  readonly api: UpstreamApi;
   /** Requests at a time; null: no limit. */
   readonly concurrency: number | null;
   /** Where its key is; null: it has none. */
@@ -184,6 +185,7 @@ function serversOf({ upstreams, path }: ConfiguredModels, { clock }: Prober): re
   return upstreams.map((server) => ({
     name: server.name,
     url: server.url,
+    api: server.api,
     kind: server.isHosted ? 'hosted' : 'local',
     concurrency: server.target.slots ?? null,
     key: server.key === null ? null : placeOf(server.key),
@@ -216,8 +218,9 @@ async function withoutFile(config: Config): Promise<readonly Server[]> {
       const key = target.apiKey === undefined ? null : 'env NEUROVISOR_UPSTREAM_KEY';
       const concurrency = upstreamSlots;
       const open = (): Promise<UpstreamTarget> => Promise.resolve(target);
+      const api = 'openai';
       return [
-        { name, url, kind: 'local', concurrency, key, target: open, discover: true },
+        { name, url, kind: 'local', api, concurrency, key, target: open, discover: true },
       ] as const;
     });
 }

@@ -85,6 +85,8 @@ export interface TokenProbe {
 /** A model may have to be loaded first. */
 const TOKEN_MS_MAX = 120_000;
 const ANSWER_BYTES_MAX = 1 << 20;
+/** Its API requires a limit. */
+const ANTHROPIC_TOKENS_MAX = 64;
 
 /** Asks a model for a short answer, and leaves at its first text. */
 export async function probeToken(
@@ -96,9 +98,12 @@ export async function probeToken(
   using limit = timeLimit(clock, TOKEN_MS_MAX, prober.signal);
   const begunAtMs = clock.now();
   try {
+    const isAnthropic = target.api === 'anthropic';
     const messages = [{ role: 'user', content: 'Say: ok' }];
-    const body = { model, messages, stream: true };
-    const response = await post(prober, target, DIALECTS.chat, body, limit.signal);
+    const limits = isAnthropic ? { max_tokens: ANTHROPIC_TOKENS_MAX } : {};
+    const body = { model, messages, stream: true, ...limits };
+    const path = isAnthropic ? DIALECTS.messages : DIALECTS.chat;
+    const response = await post(prober, target, path, body, limit.signal);
     try {
       const { statusCode = 0 } = response;
       if (statusCode !== 200) return failed(statusText(statusCode));
@@ -117,7 +122,7 @@ const failed = (error: string): TokenProbe => ({ firstTokenMs: null, error });
 /** Without the server's own words, which may quote the key. */
 function statusText(status: number): string {
   if (status === 401 || status === 403) return `status ${status}: it denies the key, or lacks one`;
-  if (status === 404) return 'status 404: it has no such model, or no chat completions';
+  if (status === 404) return 'status 404: it has no such model, or speaks another API';
   return `status ${status}`;
 }
 
@@ -143,11 +148,14 @@ function isText(data: string): boolean {
     ignore(error, '[DONE], or no event of a model server');
     return false;
   }
-  const choices: unknown = isJsonObject(value) ? value['choices'] : undefined;
+  if (!isJsonObject(value)) return false;
+  const { choices } = value;
   const choice: unknown = Array.isArray(choices) ? choices[0] : undefined;
-  const delta = isJsonObject(choice) ? choice['delta'] : undefined;
+  // Anthropic's API has it in the event itself.
+  const delta = isJsonObject(choice) ? choice['delta'] : value['delta'];
   if (!isJsonObject(delta)) return false;
-  const texts = [delta['content'], delta['reasoning_content'], delta['reasoning']];
+  const names = ['content', 'reasoning_content', 'reasoning', 'text', 'thinking'];
+  const texts = names.map((name) => delta[name]);
   return texts.some((text) => typeof text === 'string' && text !== '');
 }
 

@@ -1,4 +1,4 @@
-/** Anthropic's Messages API: messages, count_tokens, models. Its answers come from an upstream of the OpenAI API. */
+/** Anthropic's Messages API: messages, count_tokens, models. Its answers come from an upstream of that API or of OpenAI's. */
 import { checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
@@ -8,6 +8,7 @@ import type { Dialect, Inspection, Operation, Route, TranslatedRequest } from '.
 import { estimateTokens } from '../estimate-tokens.ts';
 import { modelRoute, targetPath, wrongMethod } from '../model-route.ts';
 import { writeRequest } from '../openai/write-request.ts';
+import { directRequest } from './direct-request.ts';
 import { ANTHROPIC_FIELDS, ANTHROPIC_HAZARDS } from './fields.ts';
 import { readRequest } from './read-request.ts';
 import { AnthropicMessageWriter, AnthropicStreamWriter } from './write-answer.ts';
@@ -38,6 +39,7 @@ export const anthropicDialect: Dialect = {
       return id === undefined ? {} : { 'request-id': id };
     },
   },
+  direct: { api: 'anthropic', request: directRequest },
 };
 
 type AnthropicOperation = Operation & { readonly name: keyof typeof ANTHROPIC_FIELDS };

@@ -2,20 +2,20 @@
  * Forwards the upstream's answer to the guest, buffering only an incomplete event (io). Only what tells the state
  * of the upstream's cache is changed.
  */
-import type { Clock } from '../base/clock.ts';
-import { CacheHintMask, eventLength } from './cache-hints.ts';
-import type { Translation } from './dialect/dialect.ts';
-import { BridgeError } from './errors.ts';
-import { responseHeaders } from './headers.ts';
-import { isJsonObject } from './json-body.ts';
-import type { BridgeLimits } from './limits.ts';
-import type { Refusal } from './refusal.ts';
-import type { Reply } from './reply.ts';
-import { SseSplitter } from './sse.ts';
-import type { UpstreamAnswer } from './tape/tape.ts';
-import { readBounded } from './upstream/catalog.ts';
-import type { DocumentUsage, StreamUsage } from './usage.ts';
-import { withoutKey } from './without-key.ts';
+import type { Clock } from '../../base/clock.ts';
+import { CacheHintMask, eventLength } from '../cache-hints.ts';
+import type { Translation } from '../dialect/dialect.ts';
+import { BridgeError } from '../errors.ts';
+import { responseHeaders } from '../headers.ts';
+import { isJsonObject } from '../json-body.ts';
+import type { BridgeLimits } from '../limits.ts';
+import type { Refusal } from '../refusal.ts';
+import type { Reply } from '../reply.ts';
+import { SseSplitter } from '../sse.ts';
+import type { UpstreamAnswer } from '../tape/tape.ts';
+import { readBounded } from '../upstream/catalog.ts';
+import type { DocumentUsage, StreamUsage } from '../usage.ts';
+import { withoutKey } from '../without-key.ts';
 
 export interface RelayContext {
   readonly clock: Clock;
@@ -86,12 +86,7 @@ export async function relayDocument(
   usage: DocumentUsage,
   context: RelayContext,
 ): Promise<void> {
-  if (reply.streaming) {
-    throw new BridgeError(
-      'upstream_protocol',
-      'the answer is not a stream, although one was requested',
-    );
-  }
+  requireDocument(reply);
   requirePlain(response);
   const mask = new CacheHintMask();
   reply.start(response.statusCode ?? 200, responseHeaders(response.headers));
@@ -100,6 +95,13 @@ export async function relayDocument(
     return reply.write(context.showCacheHits ? chunk : mask.mask(chunk));
   });
   reply.end();
+}
+
+/** @throws BridgeError `upstream_protocol`: a stream has begun */
+export function requireDocument(reply: Reply): void {
+  if (!reply.streaming) return;
+  const message = 'the answer is not a stream, although one was requested';
+  throw new BridgeError('upstream_protocol', message);
 }
 
 /** @throws BridgeError `upstream_protocol`: the bridge requested no compression, and can't read the answer */
@@ -231,4 +233,41 @@ export function pump(
 
 export function died(why: string, cause?: unknown): BridgeError {
   return new BridgeError('upstream_died', why, cause === undefined ? {} : { cause });
+}
+
+/** The whole answer, of at most `answerBytesMax`. @throws BridgeError `upstream_protocol`, or as `pump` */
+export async function readWhole(
+  response: UpstreamAnswer,
+  reply: Reply,
+  context: RelayContext,
+  onChunk: (chunk: Buffer) => void,
+): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  await pump(response, reply, context, (chunk) => {
+    onChunk(chunk);
+    bytes += chunk.length;
+    if (bytes > context.limits.answerBytesMax) throw tooLong();
+    pieces.push(chunk);
+    return true;
+  });
+  return Buffer.concat(pieces);
+}
+
+/** Gives the upstream time to end its answer, so that its connection can be used again. What it sends is dropped. */
+export function drain(response: UpstreamAnswer, { clock, limits }: RelayContext): Promise<void> {
+  if (response.readableEnded || response.destroyed) return Promise.resolve();
+  return new Promise((resolve) => {
+    const stop = clock.after(limits.drainTimeoutMs, resolve);
+    const ended = (): void => {
+      stop();
+      resolve();
+    };
+    response.once('end', ended);
+    response.once('close', ended);
+  });
+}
+
+export function tooLong(): BridgeError {
+  return new BridgeError('upstream_protocol', 'a part of the answer is too long');
 }

@@ -1,16 +1,24 @@
 /** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
 import { randomBytes } from 'node:crypto';
-import type { AnswerOptions, AnswerReader, AnswerWriter, Translation } from './dialect/dialect.ts';
-import type { AnswerEvent } from './dialect/model.ts';
-import { OpenaiAnswerReader } from './dialect/openai/read-answer.ts';
-import { OpenaiVectorReader } from './dialect/openai/read-vectors.ts';
-import { BridgeError } from './errors.ts';
-import { responseHeaders } from './headers.ts';
-import { publicMessage, pump, type RelayContext, requirePlain } from './relay.ts';
-import type { Reply } from './reply.ts';
-import { eventData, SseSplitter } from './sse.ts';
-import type { UpstreamAnswer } from './tape/tape.ts';
-import type { DocumentUsage, StreamUsage } from './usage.ts';
+import type { AnswerOptions, AnswerReader, AnswerWriter, Translation } from '../dialect/dialect.ts';
+import type { AnswerEvent } from '../dialect/model.ts';
+import { OpenaiAnswerReader } from '../dialect/openai/read-answer.ts';
+import { OpenaiVectorReader } from '../dialect/openai/read-vectors.ts';
+import { BridgeError } from '../errors.ts';
+import { responseHeaders } from '../headers.ts';
+import type { Reply } from '../reply.ts';
+import { eventData, SseSplitter } from '../sse.ts';
+import type { UpstreamAnswer } from '../tape/tape.ts';
+import type { DocumentUsage, StreamCounter } from '../usage.ts';
+import {
+  drain,
+  publicMessage,
+  pump,
+  type RelayContext,
+  readWhole,
+  requirePlain,
+  tooLong,
+} from './relay.ts';
 
 const ANSWER_ID_BYTES = 12;
 /** A longer plain answer is sent before it is whole. */
@@ -50,7 +58,7 @@ export function translatedBy(
 export async function translateStream(
   response: UpstreamAnswer,
   reply: Reply,
-  usage: StreamUsage,
+  usage: StreamCounter,
   translated: Translated,
   context: RelayContext,
 ): Promise<void> {
@@ -87,20 +95,6 @@ export async function translateStream(
   await drain(response, context);
 }
 
-/** Gives the upstream time to end its answer, so that its connection can be used again. What it sends is dropped. */
-function drain(response: UpstreamAnswer, { clock, limits }: RelayContext): Promise<void> {
-  if (response.readableEnded || response.destroyed) return Promise.resolve();
-  return new Promise((resolve) => {
-    const stop = clock.after(limits.drainTimeoutMs, resolve);
-    const ended = (): void => {
-      stop();
-      resolve();
-    };
-    response.once('end', ended);
-    response.once('close', ended);
-  });
-}
-
 /** Translates an answer that comes whole. @throws as `translateStream` */
 export async function translateDocument(
   response: UpstreamAnswer,
@@ -121,16 +115,8 @@ export async function translateDocument(
     reply.end();
     return;
   }
-  const pieces: Buffer[] = [];
-  let bytes = 0;
-  await pump(response, reply, context, (chunk) => {
-    usage.push(chunk);
-    bytes += chunk.length;
-    if (bytes > context.limits.answerBytesMax) throw tooLong();
-    pieces.push(chunk);
-    return true;
-  });
-  output.send(reader.readDocument(Buffer.concat(pieces).toString('utf8')));
+  const bytes = await readWhole(response, reply, context, (chunk) => usage.push(chunk));
+  output.send(reader.readDocument(bytes.toString('utf8')));
   reply.end();
 }
 
@@ -191,8 +177,4 @@ class Output {
     this.#held = '';
     return held;
   }
-}
-
-function tooLong(): BridgeError {
-  return new BridgeError('upstream_protocol', 'a part of the answer is too long');
 }

@@ -1,0 +1,94 @@
+/** Usage and end of an answer of Anthropic's API, event by event or whole. Pure. */
+import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
+import { eventData, type SsePiece } from '../../sse.ts';
+import { estimatedTokens } from '../../token-estimate.ts';
+import type { StreamCounter, TokenCounts } from '../../usage.ts';
+import { inputTokens, tokenCount } from './hide-cache-hits.ts';
+
+/** Members of a delta with text that the model wrote. */
+const TEXTS = ['text', 'thinking', 'partial_json'];
+
+export class MessageUsage implements StreamCounter {
+  #input: number | undefined;
+  #cached: number | undefined;
+  #output: number | undefined;
+  #isFinal = false;
+  #chunks = 0;
+  #characters = 0;
+  #done = false;
+  #failed = false;
+
+  get chunks(): number {
+    return this.#chunks;
+  }
+
+  /** True after `message_stop`. */
+  get done(): boolean {
+    return this.#done;
+  }
+
+  get failed(): boolean {
+    return this.#failed;
+  }
+
+  accept({ bytes, kind }: SsePiece): boolean {
+    const data = kind === 'event' ? eventData(bytes) : undefined;
+    const event = data === undefined ? undefined : parseObject(data);
+    if (event !== undefined) this.see(event);
+    return true;
+  }
+
+  /** @param event the data of the next event */
+  see(event: JsonObject): void {
+    const { type, message, delta, usage, error } = event;
+    if (type === 'error' || isJsonObject(error)) this.#failed = true;
+    if (type === 'message_stop') this.#done = true;
+    if (type === 'message_start' && isJsonObject(message)) this.#read(message['usage'], false);
+    if (type === 'message_delta') this.#read(usage, true);
+    if (type === 'content_block_delta' && isJsonObject(delta)) this.#readDelta(delta);
+  }
+
+  /** A part of a whole message. */
+  seeBytes(bytes: number): void {
+    this.#characters += bytes;
+  }
+
+  /** All of it. */
+  seeMessage(message: JsonObject): void {
+    this.#read(message['usage'], true);
+  }
+
+  counts(promptEstimate: number): TokenCounts {
+    const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
+    const isKnown = this.#isFinal && this.#input !== undefined && this.#output !== undefined;
+    return {
+      promptTokens: this.#input ?? promptEstimate,
+      ...(this.#cached === undefined ? {} : { cachedTokens: this.#cached }),
+      completionTokens: isKnown ? (this.#output ?? 0) : emitted,
+      estimated: !isKnown,
+    };
+  }
+
+  /** Counts are of the whole answer so far, and those of the beginning say nothing of its text. */
+  #read(usage: unknown, isFinal: boolean): void {
+    if (!isJsonObject(usage)) return;
+    const input = inputTokens(usage);
+    if (input !== undefined) {
+      this.#input = input;
+      this.#cached = Math.min(tokenCount(usage['cache_read_input_tokens']) ?? 0, input);
+    }
+    const output = tokenCount(usage['output_tokens']);
+    if (!isFinal || output === undefined) return;
+    this.#output = output;
+    this.#isFinal = true;
+  }
+
+  #readDelta(delta: JsonObject): void {
+    const before = this.#characters;
+    for (const name of TEXTS) {
+      const text = delta[name];
+      if (typeof text === 'string') this.#characters += text.length;
+    }
+    if (this.#characters > before) this.#chunks += 1;
+  }
+}

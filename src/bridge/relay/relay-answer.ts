@@ -1,0 +1,88 @@
+/** Forwards the answer to a request, in the way in which the request was sent (io). */
+import type { Log } from '../../base/log.ts';
+import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
+import type { Dispatched } from '../dispatched.ts';
+import type { Reply } from '../reply.ts';
+import type { UpstreamAnswer } from '../tape/tape.ts';
+import { DocumentUsage, StreamUsage, type TokenCounts } from '../usage.ts';
+import {
+  isEventStream,
+  type RelayContext,
+  relayDocument,
+  relayError,
+  relayStream,
+} from './relay.ts';
+import { relayMessage, relayMessageStream } from './relay-messages.ts';
+import { translateDocument, translateStream } from './relay-translated.ts';
+
+export const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
+
+/** @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason */
+export async function relayAnswer(
+  response: UpstreamAnswer,
+  reply: Reply,
+  dispatched: Dispatched,
+  relay: RelayContext,
+): Promise<void> {
+  if (isEventStream(response)) await relayEvents(response, reply, dispatched, relay);
+  else await relayWhole(response, reply, dispatched, relay);
+}
+
+async function relayEvents(
+  response: UpstreamAnswer,
+  reply: Reply,
+  dispatched: Dispatched,
+  relay: RelayContext,
+): Promise<void> {
+  const { inspection, translated, api } = dispatched;
+  const messages = api === 'anthropic' ? new MessageUsage() : undefined;
+  const chunks = new StreamUsage(inspection.hideUsage);
+  const usage = messages ?? chunks;
+  dispatched.counts = () => usage.counts(inspection.promptTokensEstimate);
+  dispatched.complete = () => translated?.writer.done ?? usage.done;
+  if (translated !== undefined) await translateStream(response, reply, usage, translated, relay);
+  else if (messages !== undefined) await relayMessageStream(response, reply, messages, relay);
+  else await relayStream(response, reply, chunks, relay);
+  dispatched.outcome = usage.failed ? 'upstream-error' : 'ok';
+}
+
+async function relayWhole(
+  response: UpstreamAnswer,
+  reply: Reply,
+  dispatched: Dispatched,
+  relay: RelayContext,
+): Promise<void> {
+  const { operation, inspection, translated, api } = dispatched;
+  const { promptTokensEstimate } = inspection;
+  if (translated === undefined && api === 'anthropic') {
+    const usage = new MessageUsage();
+    // A count of tokens uses none.
+    dispatched.counts = () =>
+      operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS;
+    await relayMessage(response, reply, usage, relay);
+  } else {
+    const usage = new DocumentUsage();
+    dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
+    if (translated === undefined) await relayDocument(response, reply, usage, relay);
+    else await translateDocument(response, reply, usage, translated, relay);
+  }
+  dispatched.outcome = 'ok';
+}
+
+/** Forwards an answer with another status than success. */
+export async function relayRefusal(
+  response: UpstreamAnswer,
+  reply: Reply,
+  dispatched: Dispatched,
+  { apiKey, limits }: RelayContext,
+  { log, upstream }: { readonly log: Log; readonly upstream: string },
+): Promise<void> {
+  const { statusCode: status } = response;
+  dispatched.outcome = 'upstream-error';
+  dispatched.counts = () => NO_TOKENS;
+  if (status === 401 || status === 403) {
+    const remedy = 'check its key on the host: NEUROVISOR_UPSTREAM_KEY, or `key` in models.toml';
+    log.warn('the model server denied a request', { upstream, status, remedy });
+  }
+  await relayError(response, reply, apiKey, limits, dispatched.translated?.translation);
+}

@@ -1,0 +1,84 @@
+/** Which form of a request each upstream of a plan gets, by the API that it speaks. Pure. */
+import type { RequestForm, RequestForms } from './body/check-body.ts';
+import { NotConnectedError } from './errors.ts';
+import { accepted, type Checked, refused } from './refusal.ts';
+import type { RouteTable } from './routing/route-table.ts';
+import type { Plan } from './routing/router.ts';
+import type { Track } from './tape/tape.ts';
+import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
+
+/** The APIs of a host's upstreams. */
+export interface SpokenApis {
+  readonly all: readonly UpstreamApi[];
+  /** By the upstream's name. */
+  of(upstream: string): UpstreamApi;
+}
+
+/** @param table may change */
+export function spokenApis(table: RouteTable): SpokenApis {
+  return {
+    get all() {
+      return [...new Set(table.upstreams.map(({ api = 'openai' }) => api))];
+    },
+    of: (name) => table.upstreams.find((one) => one.name === name)?.api ?? 'openai',
+  };
+}
+
+/** An answer that is played is in the form that its upstream gave. */
+export function playedApi(track: Track | undefined): SpokenApis {
+  const api = track?.api ?? 'openai';
+  return { all: [api], of: () => api };
+}
+
+/** @throws NotConnectedError: `models.toml` has changed since the route was chosen */
+export function formFor(
+  forms: RequestForms,
+  api: UpstreamApi,
+  { name }: UpstreamTarget,
+): RequestForm {
+  const form = forms[api];
+  if (form !== undefined) return form;
+  throw new NotConnectedError('upstream_unreachable', `${name} now speaks another API`);
+}
+
+/** The routes of a plan to upstreams of this API. */
+export function planFor(plan: Plan, { of }: SpokenApis, api: UpstreamApi): Plan {
+  return withRoutes(plan, (upstream) => of(upstream) === api);
+}
+
+/** The routes of a plan whose upstreams can get the request, or why there are none. */
+export function servable(plan: Plan, { of }: SpokenApis, forms: RequestForms): Checked<Plan> {
+  const usable = withRoutes(plan, (upstream) => forms[of(upstream)] !== undefined);
+  return usable.groups.length > 0 ? accepted(usable) : unspoken(plan.model);
+}
+
+function withRoutes(plan: Plan, isUsable: (upstream: string) => boolean): Plan {
+  const groups = plan.groups
+    .map((routes) => routes.filter(({ upstream }) => isUsable(upstream)))
+    .filter(({ length }) => length > 0);
+  return { ...plan, groups };
+}
+
+export function unspoken(model: string): Checked<never> {
+  const message =
+    `The model ${JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX))} is served by Anthropic's API, and requests of ` +
+    `this API are not translated to it. Use a client of Anthropic's Messages (/v1/messages), or another model.`;
+  return refused(400, 'api_not_spoken', message, { param: 'model' });
+}
+
+const MODEL_CHARACTERS_SHOWN_MAX = 100;
+
+/** Labels bound to the sandbox, as members of a request of this API. */
+export function labelMembers(
+  api: UpstreamApi,
+  labels: Readonly<Record<string, string>>,
+): Readonly<Record<string, unknown>> {
+  if (api === 'openai') return labels;
+  const { user } = labels;
+  return user === undefined ? {} : { metadata: { user_id: user } };
+}
+
+/** Bytes of all forms that are not the body itself. */
+export function formBytes(forms: RequestForms): number {
+  return Object.values(forms).reduce((sum, { bytes }) => sum + (bytes?.byteLength ?? 0), 0);
+}
