@@ -122,6 +122,8 @@ export interface BridgePort {
   stats(): PortStats;
   /** Applies to requests that arrive from now on; `limits` stay those of `attach`. */
   setPolicy(policy: BridgePolicy): void;
+  /** For a save of the sandbox: requests in flight and new ones get an error that tells to retry. */
+  setSuspended(isSuspended: boolean): void;
   /** Cancels requests in flight, to the guest and to the upstream. Idempotent. */
   close(): Promise<void>;
 }
@@ -182,6 +184,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       const port: BridgePort = {
         stats: () => listener.stats(),
         setPolicy: (changed) => listener.setPolicy(changed),
+        setSuspended: (isSuspended) => listener.setSuspended(isSuspended),
         close() {
           ports.delete(port);
           closed ??= listener.close().finally(() => kept.close());

@@ -23,7 +23,9 @@ export type BridgeErrorCode =
   /** The upstream reported an error in the middle of its answer. */
   | 'upstream_failed'
   /** The guest disconnected, or its port was closed. */
-  | 'cancelled';
+  | 'cancelled'
+  /** The sandbox is being saved, which ends its connections. */
+  | 'suspended';
 
 export class BridgeError extends CodedError<BridgeErrorCode> {}
 

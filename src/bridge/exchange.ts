@@ -534,10 +534,11 @@ export class Exchange {
   #fail(error: unknown): ExchangeEnd {
     const { log, sandboxId } = this.#context;
     const code = error instanceof BridgeError ? error.code : undefined;
-    if (code === 'cancelled') {
+    if (code === 'cancelled' || code === 'suspended') {
       const complete = this.#dispatched?.complete() ?? false;
       if (this.#dispatched !== undefined) this.#dispatched.outcome = complete ? 'ok' : 'cancelled';
-      this.#reply.destroy();
+      if (code === 'cancelled') this.#reply.destroy();
+      else this.#reply.fail(refusalOfFailure(error, undefined));
       return complete ? 'served' : 'cancelled';
     }
     // A bug in the bridge must not look like a fault of the upstream.

@@ -11,6 +11,14 @@ export const INTERNAL: Refusal = {
   message: "The inference bridge failed. See the host's log for the cause.",
 };
 
+/** For a request that a save of the sandbox ends. The programs see it when they continue, so a retry can be soon. */
+export const SUSPENDED: Refusal = {
+  status: 503,
+  code: 'sandbox_suspended',
+  message: 'The sandbox was paused or copied while this request was in flight. Retry it.',
+  retryAfterSeconds: 1,
+};
+
 const RETRY_AFTER_SECONDS = 2;
 
 /** The error that the guest gets. Addresses and causes stay in the log. */
@@ -21,6 +29,8 @@ export function refusalOfFailure(error: unknown, target: UpstreamTarget | undefi
   const remedy =
     error instanceof CodedError && error.remedy ? ` To fix this, ${error.remedy}.` : '';
   switch (code) {
+    case 'suspended':
+      return SUSPENDED;
     case 'upstream_timeout':
       return { status: 504, code, message: `${name} did not answer in time.` };
     case 'upstream_died':

@@ -13,6 +13,7 @@ import { openaiDialect } from './dialect/openai/openai.ts';
 import { BridgeError } from './errors.ts';
 import { Exchange } from './exchange.ts';
 import type { ExchangeContext } from './exchange-context.ts';
+import { SUSPENDED } from './failure.ts';
 import { checkFraming } from './headers.ts';
 import type { BridgeLimits } from './limits.ts';
 import type { BridgePolicy } from './policy.ts';
@@ -45,6 +46,7 @@ export class Listener {
   readonly #lingering = new WeakSet<Duplex>();
   readonly #counts = { requests: 0, served: 0, refused: 0, failed: 0, cancelled: 0, dropped: 0 };
   #connections = 0;
+  #isSuspended = false;
 
   constructor(context: ExchangeContext) {
     this.#context = context;
@@ -102,6 +104,15 @@ export class Listener {
     };
   }
 
+  /** See `BridgePort`. */
+  setSuspended(isSuspended: boolean): void {
+    this.#isSuspended = isSuspended;
+    if (!isSuspended) return;
+    for (const exchange of this.#exchanges) {
+      exchange.cancel(new BridgeError('suspended', 'the sandbox is being saved'));
+    }
+  }
+
   /** Cancels requests in flight and closes every connection. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => {
@@ -149,6 +160,7 @@ export class Listener {
   /** Checks made before the body is read. */
   #check(request: IncomingMessage): Refusal | undefined {
     const { limits } = this.#context;
+    if (this.#isSuspended) return SUSPENDED;
     if (request.rawHeaders.length / 2 > limits.requestHeadersMax) {
       const message = `The request has more than ${limits.requestHeadersMax} headers.`;
       return { status: 431, code: 'too_many_headers', message };

@@ -204,6 +204,7 @@ async function startVm(
 export const NO_MODEL = {
   setModels: () => undefined,
   inFlight: () => 0,
+  setSuspended: () => undefined,
   close: async () => undefined,
 };
 

@@ -549,6 +549,7 @@ export class Runtime {
         return {
           setModels: (changed) => port.setPolicy(bridgePolicy(changed, config)),
           inFlight: () => port.stats().inFlight,
+          setSuspended: (isSuspended) => port.setSuspended(isSuspended),
           close: () => port.close(),
         };
       },

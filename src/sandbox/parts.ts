@@ -54,6 +54,8 @@ export interface InferencePort {
   setModels(models: ModelPolicy): void;
   /** Number of requests under way. */
   inFlight(): number;
+  /** For a save, which ends all connections: requests under way and new ones get an error that tells to retry. */
+  setSuspended(isSuspended: boolean): void;
   close(): Promise<void>;
 }
 

@@ -1,4 +1,4 @@
-/** A caller goes away in each phase of a request, in each dialect (B7): what its upstream sees, and what is free again. */
+/** A caller goes away, or its sandbox is saved, in each phase of a request and each dialect (B7, B23): who sees what, and what is free again. */
 import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -31,18 +31,35 @@ const messages = [{ role: 'user', content: 'hello' }];
 const CHAT = '/v1/chat/completions';
 const CHAT_BODY = { model: 'm1', messages, max_tokens: TOKENS };
 
+/** With what a client reads of an error that tells it to retry: an answer's status and text, and a stream's end. */
 const DIALECTS = [
-  { dialect: 'OpenAI chat', path: CHAT, body: CHAT_BODY },
+  {
+    dialect: 'OpenAI chat',
+    path: CHAT,
+    body: CHAT_BODY,
+    retry: [503, '"code":"sandbox_suspended"'],
+    end: /^data: \{"error":\{.*"code":"sandbox_suspended"\}\}$/,
+  },
   {
     dialect: 'OpenAI Responses',
     path: '/v1/responses',
     body: { model: 'm1', input: 'hello', max_output_tokens: TOKENS },
+    retry: [503, '"type":"server_error"'],
+    end: /^event: response\.failed\ndata: .*"code":"server_error"/,
   },
-  { dialect: 'Anthropic', path: '/v1/messages', body: CHAT_BODY },
+  {
+    dialect: 'Anthropic',
+    path: '/v1/messages',
+    body: CHAT_BODY,
+    retry: [529, '"type":"overloaded_error"'],
+    end: /^event: error\ndata: .*"type":"overloaded_error"/,
+  },
   {
     dialect: 'Ollama',
     path: '/api/chat',
     body: { model: 'm1', messages, options: { num_predict: TOKENS } },
+    retry: [503, '{"error":"The sandbox was paused'],
+    end: /^\{"error":"The sandbox was paused.*"\}$/,
   },
 ];
 const LEAVES = [
@@ -203,4 +220,52 @@ describe('bridge: a caller that goes away', () => {
     expect((await call(next, CHAT, CHAT_BODY)).status).toBe(200);
     expect(JSON.parse(upstream.requests.at(-1)?.body ?? '')).toMatchObject({ max_tokens: TOKENS });
   });
+});
+
+describe('bridge: a save of the sandbox', () => {
+  it.for(CASES.filter(({ way }) => way === 'the caller closes'))(
+    '$dialect, $form, $phase: an error that tells to retry; the upstream sees the end',
+    async ({ path, body, form, phase, begin, retry, end }) => {
+      const begun = await begin(path, { ...body, stream: form === 'a stream' });
+      const { opened, upstream, seen, running, used } = begun;
+
+      fixture.port.setSuspended(true);
+      await seen;
+      expect(await opened.ended).toEqual({ broken: false });
+      const { statusCode, headers } = await opened.head;
+      if (phase === 'in mid-stream') {
+        expect(
+          opened
+            .text()
+            .trimEnd()
+            .split(/\n\n|\n(?=\{)/)
+            .at(-1),
+        ).toMatch(end);
+        expect(opened.text()).not.toMatch(/\[DONE\]|message_stop|"done":true|response\.completed/);
+      } else {
+        expect([statusCode, opened.text()]).toEqual([
+          retry[0],
+          expect.stringContaining(`${retry[1]}`),
+        ]);
+        expect(headers).toMatchObject({ 'retry-after': '1', 'x-should-retry': 'true' });
+      }
+      await expect
+        .poll(() => fixture.port.stats())
+        .toMatchObject({ cancelled: 1, inFlight: 0, bodyBytes: 0 });
+      expect([gauge('waiting'), gauge('running')]).toEqual([0, running]);
+      expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject(used);
+      expect(fixture.usage).toMatchObject(begun.isSent ? [{ outcome: 'cancelled' }] : []);
+
+      // Until the end of the save new requests get the same answer, and then their own.
+      await begun.free?.();
+      upstream.answer((_, response) => sendJson(response, 200, completion('next')));
+      const refused = await fixture.call(path, { ...body, stream: false });
+      expect([refused.status, refused.body]).toEqual([
+        retry[0],
+        expect.stringContaining(`${retry[1]}`),
+      ]);
+      fixture.port.setSuspended(false);
+      expect((await fixture.call(path, { ...body, stream: false })).status).toBe(200);
+    },
+  );
 });

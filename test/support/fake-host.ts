@@ -477,7 +477,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
         this.models.accounts.set(id, account);
         const close = this.#lease('bridge ports');
         const inFlight = (): number => this.models.requests;
-        return { setModels: () => undefined, inFlight, close: async () => close() };
+        const port = { setModels: () => undefined, setSuspended: () => undefined };
+        return { ...port, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),
       ...(environmentPath === undefined

@@ -5,6 +5,7 @@ import type { ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { sendAnswer } from '../support/completions.ts';
 import { type Recorded, sendJson, startMockUpstream } from '../support/mock-upstream.ts';
 import { guestPackages, MODEL_CLIENTS_DIR } from '../support/model-clients.ts';
@@ -23,6 +24,19 @@ const CALLS = ['Paris', 'Rom'].map((city, i) => ({
   arguments: JSON.stringify({ city }),
 }));
 
+/** How the client sees a save that comes while it waits. */
+const SAVED = `
+import openai
+client = openai.OpenAI(max_retries=0)
+try:
+    client.chat.completions.create(model='m1', messages=[{'role': 'user', 'content': 'never answered'}])
+except openai.APIStatusError as error:
+    seen = f'{error.status_code} {error.code}'
+except openai.APIError as error:
+    seen = type(error).__name__
+open('/tmp/seen', 'w').write(seen)
+`;
+
 /** What the scripted model says to the last message. */
 function answer({ body }: Recorded, response: ServerResponse): void {
   const { messages } = JSON.parse(body) as { messages: { role: string; content: string }[] };
@@ -32,7 +46,7 @@ function answer({ body }: Recorded, response: ServerResponse): void {
     sendAnswer(body, response, { text: results.map(({ content }) => content).join('; ') });
   } else if (last?.content === 'always wrong') {
     sendJson(response, 400, { error: { message: 'wrong' } });
-  } else {
+  } else if (last?.content !== 'never answered') {
     sendAnswer(
       body,
       response,
@@ -44,6 +58,7 @@ function answer({ body }: Recorded, response: ServerResponse): void {
 requires('generators', guestPackages()).describe('clients in a guest', ({ packages }) => {
   const dir = mkdtempSync(join(tmpdir(), 'nv-bridge-clients-'));
   afterAll(() => rmSync(dir, { recursive: true }));
+  let sandbox: Supervisor;
   let seen: { readonly client: string }[];
 
   // One program for all: nearly all of the time is imports, more than half of it that of `anthropic`.
@@ -56,19 +71,20 @@ requires('generators', guestPackages()).describe('clients in a guest', ({ packag
     const template = await runtime.templateFor({});
     if (template === null) throw new Error('there is no template to clone');
     const { spec, source } = template;
-    const sandbox = await runtime.startVm({ warm: spec.warm }, undefined, { template: source });
+    sandbox = await runtime.startVm({ warm: spec.warm }, undefined, { template: source });
     const guest = sandbox.guest();
     await guest.files.write('/opt/archive', createReadStream(archive), { user: 'root' });
     const unpack = ['tar', '-xf', '/opt/archive', '-C', '/opt', '--no-same-owner'];
     expect(await exec(guest, unpack, { user: 'root' })).toMatchObject({ exitCode: 0, stderr: '' });
     const ended = await python(guest, "import sys; sys.path.append('/opt'); import guest");
-    await sandbox.stop();
     expect(ended).toMatchObject({ exitCode: 0, stderr: '' });
     seen = ended.stdout
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line) as { client: string });
   });
+
+  afterAll(() => sandbox.stop());
 
   it.each([
     'OpenAIChat',
@@ -86,6 +102,23 @@ requires('generators', guestPackages()).describe('clients in a guest', ({ packag
       tool: 'sunny in Paris; sunny in Rom',
       error: 400,
     });
+  });
+
+  it('a save while a client waits is an error that tells it to retry', async () => {
+    const asked = upstream.next();
+    await sandbox.guest().python({ script: { code: SAVED }, stdin: false, detached: true });
+    const { aborted } = await asked;
+    const nothing = async (): Promise<void> => {};
+    const memory = { statePath: join(dir, 'state'), keepMemory: nothing };
+    const target = { memory, keepDisk: nothing, keepEnvironment: nothing };
+    await sandbox.save(target, 'continue', nothing);
+    await aborted;
+    const read = (): Promise<string> =>
+      sandbox
+        .guest()
+        .files.readAll('/tmp/seen')
+        .then(String, () => '');
+    await expect.poll(read).toBe('503 sandbox_suspended');
   });
 
   it('the model server gets no key of a guest', () => {

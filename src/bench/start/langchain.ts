@@ -1,5 +1,6 @@
 /** The time until a LangChain script has its first answer: in a clone, and from nothing. */
 import { serveCannedModel } from '../../runtime/canned-model.ts';
+import { NO_MODEL } from '../../runtime/image-builder.ts';
 import { inferenceSocket } from '../../runtime/workspace.ts';
 import type { SandboxParts } from '../../sandbox/parts.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
@@ -87,5 +88,5 @@ function begin(sandbox: Supervisor, kind: 'clone' | 'boot', signal: AbortSignal)
 /** Replaces the bridge, so that the figure contains no model time. */
 const attachCannedModel: SandboxParts['attachBridge'] = async (_sandboxId, channelPath) => {
   const model = await serveCannedModel(inferenceSocket(channelPath));
-  return { setModels: () => undefined, inFlight: () => 0, close: () => model.close() };
+  return { ...NO_MODEL, close: () => model.close() };
 };

@@ -36,7 +36,9 @@ function world(failures = 0, hasEnvironment = false) {
   const guest = { settle, suspend: () => undefined } as unknown as Guest;
   const workspace = { overlayPath: '/o', environmentPath: '/e' } as Workspace;
   const fillMemory = fillOnce({ copyInto }, memory);
-  const saved = { vm, memory, workspace, cid: 3, hasEnvironment, fillMemory };
+  const setSuspended = (is: boolean): void => void done.push(is ? 'end requests' : 'take requests');
+  const port = { setSuspended };
+  const saved = { vm, memory, workspace, port, cid: 3, hasEnvironment, fillMemory };
   const save = async (what: 'all' | 'disk' = 'all'): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);
@@ -47,7 +49,14 @@ function world(failures = 0, hasEnvironment = false) {
   return { done, save, saving: () => new Saving(saved, guest) };
 }
 
-const SAVED = ['settle, dropCaches, freeze', 'unplug', 'devices', 'keep /m', 'keep /o'];
+const SAVED = [
+  'end requests',
+  'settle, dropCaches, freeze',
+  'unplug',
+  'devices',
+  'keep /m',
+  'keep /o',
+];
 
 describe('Saving', () => {
   it('write: mapped RAM is copied before the first save, and only then', async () => {
@@ -74,9 +83,13 @@ describe('Saving', () => {
     const { done, save } = world(0, true);
     const saving = await save('disk');
     const settled = 'settle, freeze, mustFreeze';
-    expect(done.splice(0)).toEqual([settled, 'unplug', 'pause', 'keep /o', 'keep /e']);
+    expect(done.splice(0)).toEqual([
+      'end requests',
+      settled,
+      ...['unplug', 'pause', 'keep /o', 'keep /e'],
+    ]);
     await saving.resumeAfterSave();
-    expect([done, saving.isLinked]).toEqual([['resume', 'plug'], false]);
+    expect([done, saving.isLinked]).toEqual([['take requests', 'resume', 'plug'], false]);
   });
 
   it('write: the file of an environment is kept, too', async () => {

@@ -11,13 +11,14 @@
 import type { Guest } from '../../guest/link.ts';
 import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { GuestMemory, MappedMemory, SaveTarget, Workspace } from '../parts.ts';
+import type { GuestMemory, InferencePort, MappedMemory, SaveTarget, Workspace } from '../parts.ts';
 
 /** The parts of a VM that a save needs. */
 export interface SavedVm {
   readonly vm: Vm;
   readonly memory: GuestMemory;
   readonly workspace: Workspace;
+  readonly port: Pick<InferencePort, 'setSuspended'>;
   readonly cid: number;
   /** Whether the VM has the disk of an environment. */
   readonly hasEnvironment: boolean;
@@ -48,7 +49,7 @@ export class Saving {
     target: SaveTarget,
     commit: ((snapshot: VmSnapshot | null) => Promise<void>) | null,
   ): Promise<VmSnapshot | null> {
-    const { vm, memory, workspace, hasEnvironment, fillMemory } = this.#saved;
+    const { vm, memory, workspace, port, hasEnvironment, fillMemory } = this.#saved;
     const { vsockHotplug } = vm;
     const { memory: toMemory } = target;
     if (vsockHotplug === undefined || vm.saveState === undefined) {
@@ -56,6 +57,8 @@ export class Saving {
     }
     // The VMM writes only what has changed since.
     if (toMemory !== null) await fillMemory?.();
+    // The answers are in the programs' sockets once the guest has settled, and go with the memory.
+    port.setSuspended(true);
     // Frozen also with memory: a sandbox may boot from the disk of any save. Only without memory must it boot.
     const isDiskOnly = toMemory === null;
     await this.#guest.settle({ dropCaches: !isDiskOnly, freeze: true, mustFreeze: isDiskOnly });
@@ -81,7 +84,8 @@ export class Saving {
 
   /** A hello of the guest follows, unless it is still linked. @throws VmmError */
   async resumeAfterSave(): Promise<void> {
-    const { vm, cid } = this.#saved;
+    const { vm, cid, port } = this.#saved;
+    port.setSuspended(false);
     // The guest did not release its device in time: its agent dials again over the same device.
     if (this.#phase === 'unplugging') this.#guest.close();
     if (this.#phase === 'stopped') {

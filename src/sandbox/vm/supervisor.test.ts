@@ -113,7 +113,12 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     },
     attachBridge: async () => {
       await step('bridge');
-      return { setModels: () => undefined, inFlight: () => 0, close: hold('bridge') };
+      return {
+        setModels: () => undefined,
+        setSuspended: () => undefined,
+        inFlight: () => 0,
+        close: hold('bridge'),
+      };
     },
     attachPackages: async (_id, _channel, policy, onFetch) => {
       packages.policies.push(policy);
