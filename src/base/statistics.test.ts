@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { median, percentile } from './statistics.ts';
+import { jainIndex, median, percentile } from './statistics.ts';
 
 it('percentile: nearest rank, whatever the order', () => {
   const samples = [5, 1, 4, 2, 3];
@@ -17,4 +17,12 @@ it('median: the middle one, of an even number the lower one', () => {
   expect(median([3, 1, 2.04])).toBe(2.04);
   expect(median([4, 1])).toBe(1);
   expect(median([])).toBeUndefined();
+});
+
+it('jainIndex: 1 for equal shares of any size, 1/n if one has everything, in between by the formula', () => {
+  expect([jainIndex([3, 3, 3]), jainIndex([7])]).toEqual([1, 1]);
+  expect(jainIndex([0, 9, 0, 0])).toBe(0.25);
+  // (1 + 2 + 3)² / (3 · (1 + 4 + 9))
+  expect(jainIndex([1, 2, 3])).toBeCloseTo(36 / 42, 12);
+  expect([jainIndex([]), jainIndex([0, 0])]).toEqual([undefined, undefined]);
 });

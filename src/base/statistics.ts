@@ -10,3 +10,13 @@ export function percentile(samples: readonly number[], percent: number): number 
 }
 
 export const median = (samples: readonly number[]): number | undefined => percentile(samples, 50);
+
+/**
+ * Jain's fairness index of what each of several has got: 1 if all have the same, 1/n if one of n has everything.
+ * @returns undefined if nobody has anything
+ */
+export function jainIndex(shares: readonly number[]): number | undefined {
+  const sum = shares.reduce((total, one) => total + one, 0);
+  const squares = shares.reduce((total, one) => total + one * one, 0);
+  return squares === 0 ? undefined : (sum * sum) / (shares.length * squares);
+}

@@ -22,7 +22,16 @@ export interface BenchContext {
 
 export interface Measurement {
   readonly name: string;
-  readonly unit: 'ms' | 'µs' | 'ns' | 'MB/s' | '1/s' | 'MiB' | 'instructions' | 'M instructions';
+  readonly unit:
+    | 'ms'
+    | 'µs'
+    | 'ns'
+    | 'MB/s'
+    | '1/s'
+    | 'MiB'
+    | 'instructions'
+    | 'M instructions'
+    | 'index';
   /** The accelerator of the guest; `none` without a guest. */
   readonly accelerator: string;
   /** Empty if every attempt failed. */

@@ -1,6 +1,8 @@
 /** All benchmarks of `neurovisor bench`. */
 import type { Benchmark } from './benchmark.ts';
-import { bridgeBenchmark } from './channel/bridge.ts';
+import { fairnessBenchmark } from './bridge/fairness.ts';
+import { gatewayBenchmark } from './bridge/gateway.ts';
+import { bridgeBenchmark } from './bridge/overhead.ts';
 import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
@@ -55,6 +57,8 @@ export const BENCHMARKS: readonly Benchmark[] = [
   relayBenchmark,
   ipcBenchmark,
   bridgeBenchmark,
+  gatewayBenchmark,
+  fairnessBenchmark,
   networkBenchmark,
   jailBenchmark,
   seccompBenchmark,
