@@ -30,5 +30,37 @@ export interface BudgetUse {
   readonly window: number;
 }
 
+export const BUDGET_KINDS = [
+  'inputTokens',
+  'outputTokens',
+  'requests',
+  'costNanoDollars',
+] as const satisfies readonly (keyof ModelBudget & keyof BudgetUse)[];
+export type BudgetKind = (typeof BUDGET_KINDS)[number];
+
+export interface BudgetState {
+  readonly kind: BudgetKind;
+  readonly limit: number;
+  readonly used: number;
+  /** Never negative: a prompt may have used more than the rest. */
+  readonly left: number;
+}
+
+/** The limits of a budget, with their use in the window of this time. @param wallMs milliseconds since 1970 */
+export function budgetStates(
+  budget: ModelBudget,
+  used: BudgetUse | null,
+  wallMs: number,
+): readonly BudgetState[] {
+  const { windowMs } = budget;
+  const window = windowMs === undefined ? 0 : Math.floor(wallMs / windowMs);
+  return BUDGET_KINDS.flatMap((kind) => {
+    const limit = budget[kind];
+    if (limit === undefined) return [];
+    const spent = used?.window === window ? used[kind] : 0;
+    return [{ kind, limit, used: spent, left: Math.max(0, limit - spent) }];
+  });
+}
+
 /** Allows every hosted model in `allowHosted`; no model of a table has this name. */
 export const EVERY_HOSTED = 'all';

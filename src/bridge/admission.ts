@@ -102,7 +102,7 @@ export class Admission {
 
   /** Members to set in a form of the request: the budget's limit of the answer. */
   editsOf(output: OutputLimit | null): Readonly<Record<string, number>> {
-    return answerEdits(output, this.#reservation, this.#context.policy, dearest(this.plan));
+    return answerEdits(output, this.#reservation);
   }
 
   /** What the request uses from now on, it uses by the price of this route. */
@@ -141,13 +141,8 @@ const mostOf = (output: OutputLimit | null): number =>
 function answerEdits(
   output: OutputLimit | null,
   reservation: Reservation | undefined,
-  { budget = {} }: BridgePolicy,
-  price: Price,
 ): Readonly<Record<string, number>> {
-  const { outputTokens, costNanoDollars } = budget;
-  const isLimited =
-    outputTokens !== undefined || (costNanoDollars !== undefined && price.output > 0);
-  if (output === null || reservation === undefined || !isLimited) return {};
+  if (output === null || reservation?.limitsOutput !== true) return {};
   const each = Math.max(1, Math.floor(reservation.outputTokens / output.answers));
   return output.tokens === null || each < output.tokens ? outputEdits(output, each) : {};
 }

@@ -120,7 +120,10 @@ export interface Bridge {
 
 export interface BridgePort {
   stats(): PortStats;
-  /** Applies to requests that arrive from now on; `limits` stay those of `attach`. */
+  /**
+   * Applies to requests that arrive from now on; `limits` stay those of `attach`. The budget applies to all that share
+   * the account.
+   */
   setPolicy(policy: BridgePolicy): void;
   /** For a save of the sandbox: requests in flight and new ones get an error that tells to retry. */
   setSuspended(isSuspended: boolean): void;
@@ -148,7 +151,8 @@ export function createBridge(options: BridgeOptions): Bridge {
     async attach(caller) {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
       const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
-      if (account.used !== undefined) budgets.restore(account.id, account.used);
+      const share = { account: account.id, limits: policy.budget ?? {} };
+      if (account.used !== undefined) budgets.restore(share, account.used);
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const onUsage = options.onUsage ?? ((): void => undefined);
       const kept = new KeptAnswers(keptMemory, sandboxId);
@@ -183,7 +187,10 @@ export function createBridge(options: BridgeOptions): Bridge {
       let closed: Promise<void> | undefined;
       const port: BridgePort = {
         stats: () => listener.stats(),
-        setPolicy: (changed) => listener.setPolicy(changed),
+        setPolicy(changed) {
+          budgets.setLimits(account.id, changed.budget ?? {});
+          listener.setPolicy(changed);
+        },
         setSuspended: (isSuspended) => listener.setSuspended(isSuspended),
         close() {
           ports.delete(port);

@@ -205,6 +205,8 @@ export interface SandboxChange {
    * does.
    */
   readonly memoryMib?: number | undefined;
+  /** Replaces the budget, of all sandboxes that share it; what was used of it stays used. */
+  readonly models?: Pick<ModelPolicy, 'budget'> | undefined;
   /** Replaces all limits; an absent direction is unlimited. Resumes as `guest` does. */
   readonly channelLimits?: ChannelLimits | undefined;
   /** Replaces all limits; an absent one is unlimited. Resumes as `guest` does. */

@@ -384,7 +384,7 @@ const BUDGET_RANGES = {
 } satisfies Record<keyof ModelBudget, Range>;
 
 /** @throws SandboxError `spec_invalid` */
-function checkBudget(asked: ModelBudget): ModelBudget {
+export function checkBudget(asked: ModelBudget): ModelBudget {
   const budget = inRanges('models.budget', asked, BUDGET_RANGES);
   const { windowMs, tokensPerMinute: _rate, ...limits } = budget;
   const isLimited = windowMs === undefined || Object.keys(limits).length > 0;
@@ -444,6 +444,17 @@ export function withSecrets(spec: SandboxSpec, change: SecretChange): SandboxSpe
   return { ...spec, secrets, network: networkWith(secrets, spec.network) };
 }
 
+/** Id of the account of its budget: of a fork, that of the first original. */
+export function modelAccountOf({
+  id,
+  modelAccount,
+}: {
+  readonly id: string;
+  readonly modelAccount?: ModelAccount | undefined;
+}): string {
+  return modelAccount?.id ?? id;
+}
+
 /** The fields that are public as they are. */
 export function specInfo(
   spec: Pick<
@@ -471,7 +482,7 @@ export function specInfo(
     image: environment === undefined ? null : imageInfo(environment),
     diskLimits,
     models,
-    modelUse: { account: modelAccount?.id ?? id, used: modelAccount?.used ?? null },
+    modelUse: { account: modelAccountOf({ id, modelAccount }), used: modelAccount?.used ?? null },
     packages: packages && packageInfo(packages),
     secrets: secretInfo(secrets),
   };

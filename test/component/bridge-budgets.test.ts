@@ -288,6 +288,33 @@ describe('bridge: budgets', () => {
     expect((await call(resumed, CHAT, BODY)).status).toBe(429);
   });
 
+  it('setPolicy: another budget holds at once for all that share it, and what was used stays used', async () => {
+    await withBudget({ requests: 2 });
+    const policy = { budget: { requests: 2 } };
+    const fork = join(fixture.dir, 'fork.sock');
+    const account = { id: ACCOUNT };
+    await fixture.bridge.attach({ sandboxId: 'fork', socketPath: fork, policy, account });
+    const status = async (path: string) => (await call(path, CHAT, BODY)).status;
+    expect([await status(fork), await status(fork), await status(fork)]).toEqual([200, 200, 429]);
+    fixture.port.setPolicy({ budget: { requests: 3, windowMs: 100 * 24 * 3600 * 1000 } });
+    expect([await status(fork), await status(fixture.socketPath)]).toEqual([200, 429]);
+    fixture.port.setPolicy({ budget: { requests: 1 } });
+    expect(await status(fork)).toBe(429);
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ requests: 3, window: 0 });
+  });
+
+  it('setPolicy: a request that waits for the budget goes on once the rest is enough', async () => {
+    await withBudget({ outputTokens: 20 });
+    const held: (() => void)[] = [];
+    fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 1))));
+    const calls = Array.from({ length: 3 }, () => fixture.call(CHAT, BODY));
+    await expect.poll(() => held.length).toBe(2);
+    fixture.port.setPolicy({ budget: { outputTokens: 30 } });
+    await expect.poll(() => held.length).toBe(3);
+    for (const answer of held) answer();
+    expect((await Promise.all(calls)).map(({ status }) => status)).toEqual([200, 200, 200]);
+  });
+
   it('a guest that leaves while it waits for the budget reserves nothing', async () => {
     fixture = await bridgeFixture({ policy: { budget: { outputTokens: 10 } } });
     const held: (() => void)[] = [];

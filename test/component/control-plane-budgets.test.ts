@@ -45,6 +45,45 @@ describe('LocalControlPlane: budgets for models', () => {
     expect(host.models.accounts.get(fork.sandbox.id)).toEqual({ id, used: USED });
   });
 
+  it('update: the budget of a sandbox and of all that share it, running or paused; none of them is resumed', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, models: { budget } });
+    const other = await host.control.create({ boot: true, models: { budget } });
+    host.models.use.set(id, USED);
+    const forks = await host.control.fork(id, { count: 2 });
+    const [running, paused] = forks.map((fork) => (fork.ok ? fork.sandbox.id : ''));
+    if (running === undefined || paused === undefined) throw new Error('no forks');
+    await host.control.pause(paused, 'disk');
+    const next = { requests: 9, windowMs: 1000 };
+    const info = await host.control.update(running, { models: { budget: next } });
+    expect([info.models.budget, info.modelUse]).toEqual([next, { account: id, used: USED }]);
+    expect(host.models.budgets.get(running)).toEqual(next);
+    expect(host.models.budgets.get(id)).toEqual(next);
+    expect(host.models.budgets.get(other.id)).toEqual(budget);
+    expect((await host.control.get(id)).models.budget).toEqual(next);
+    const still = await host.control.get(paused);
+    expect([still.status, still.models.budget]).toEqual(['paused', next]);
+    await host.control.resume(paused);
+    expect(host.models.budgets.get(paused)).toEqual(next);
+    expect((await host.control.get(other.id)).models.budget).toEqual(budget);
+  });
+
+  it('update: a paused sandbox, and nothing of an invalid change', async () => {
+    await using host = await FakeHost.open();
+    const { id } = await host.control.create({ boot: true, models: { budget } });
+    await host.control.pause(id, 'disk');
+    const invalid = host.control.update(id, {
+      timeoutMs: 5000,
+      models: { budget: { requests: 0 } },
+    });
+    await expect(invalid).rejects.toMatchObject({ code: 'spec_invalid' });
+    const info = await host.control.update(id, { models: { budget: { requests: 1 } } });
+    expect([info.status, info.models.budget]).toEqual(['paused', { requests: 1 }]);
+    await host.control.update(id, { models: { budget: {} } });
+    await host.control.resume(id);
+    expect(host.models.budgets.get(id)).toEqual({});
+  });
+
   it('a sandbox from a snapshot has the budget that its creation names, and none otherwise', async () => {
     await using host = await FakeHost.open();
     const { id } = await host.control.create({ boot: true, models: { budget } });

@@ -472,12 +472,12 @@ export class FakeHost implements Holdings, AsyncDisposable {
         this.leased.push(network);
         return this.#network();
       },
-      attachBridge: async (id, _path, _models, account) => {
+      attachBridge: async (id, _path, models, account) => {
         await script.step('bridge');
-        this.models.accounts.set(id, account);
+        const setModels = this.models.attach(id, models, account);
         const close = this.#lease('bridge ports');
         const inFlight = (): number => this.models.requests;
-        const port = { setModels: () => undefined, setSuspended: () => undefined };
+        const port = { setModels, setSuspended: () => undefined };
         return { ...port, inFlight, close: async () => close() };
       },
       ...(source === null ? {} : 'snapshot' in source ? { template: source } : { disk: source }),

@@ -1,5 +1,5 @@
-import type { BudgetUse } from '../../src/base/model-limits.ts';
-import type { ModelAccount } from '../../src/sandbox/spec.ts';
+import type { BudgetUse, ModelBudget } from '../../src/base/model-limits.ts';
+import type { ModelAccount, ModelPolicy } from '../../src/sandbox/spec.ts';
 
 /** The bridge of a fake host, as far as a control plane sees it. */
 export class FakeModels {
@@ -7,6 +7,20 @@ export class FakeModels {
   requests = 0;
   /** What budgets were used, by account. */
   readonly use = new Map<string, BudgetUse>();
+  /** The budget of each sandbox's port. */
+  readonly budgets = new Map<string, ModelBudget>();
   /** The account of each sandbox's last port. */
   readonly accounts = new Map<string, ModelAccount | undefined>();
+
+  /** Returns what changes the policy of the port. */
+  attach(
+    id: string,
+    models: ModelPolicy,
+    account: ModelAccount | undefined,
+  ): (models: ModelPolicy) => void {
+    const set = ({ budget }: ModelPolicy): void => void this.budgets.set(id, budget);
+    this.accounts.set(id, account);
+    set(models);
+    return set;
+  }
 }

@@ -190,7 +190,7 @@ const lifeFields = {
       'Header fields that the gateway sets in each HTTPS request to these hosts, whatever the guest sends; replaces all of them.',
     ),
 } satisfies Record<
-  Exclude<keyof SandboxChange, 'annotations' | 'memoryMib' | 'packages'>,
+  Exclude<keyof SandboxChange, 'annotations' | 'memoryMib' | 'models' | 'packages'>,
   z.ZodType
 >;
 
@@ -287,6 +287,8 @@ export const createRequest: z.ZodType<CreateRequest> = z
     examples: [{ env: { STAGE: 'test' }, timeoutMs: 300_000, metadata: { job: '42' } }],
   });
 
+type ModelChange = NonNullable<SandboxChange['models']>;
+
 export const sandboxChange: z.ZodType<SandboxChange> = z
   .strictObject({
     ...lifeFields,
@@ -294,6 +296,13 @@ export const sandboxChange: z.ZodType<SandboxChange> = z
       .optional()
       .describe(
         'New memory size, MiB; requires `memoryMaxMib`. It shrinks only as far as programs leave memory free.',
+      ),
+    models: z
+      .strictObject({ budget: modelBudget } satisfies Record<keyof ModelChange, z.ZodType>)
+      .meta({ id: 'ModelChange' })
+      .exactOptional()
+      .describe(
+        'Replaces the budget, also of the original and the forks that share it. What was used of it stays used.',
       ),
     packages: packageOptions
       .nullable()

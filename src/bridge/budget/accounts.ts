@@ -8,13 +8,18 @@
  */
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
-import type { BudgetUse, ModelBudget } from '../../base/model-limits.ts';
+import {
+  type BudgetKind,
+  type BudgetUse,
+  BUDGET_KINDS as KINDS,
+  type ModelBudget,
+} from '../../base/model-limits.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import { affordableOutput, costOf, FREE, type Price } from './price.ts';
 
-/** An account and the limits that hold for this request. */
 export interface BudgetShare {
   readonly account: string;
+  /** Of an account that is not known yet. */
   readonly limits: ModelBudget;
 }
 
@@ -26,8 +31,6 @@ export interface Wanted {
   /** The dearest of the routes that it may take. */
   readonly price?: Price;
 }
-
-export type BudgetKind = 'inputTokens' | 'outputTokens' | 'requests' | 'costNanoDollars';
 
 /** What a request has used. */
 export type RequestUse = Omit<Record<BudgetKind, number>, 'requests'>;
@@ -42,6 +45,8 @@ export type Reserved =
 export interface Reservation {
   /** At most what was wanted, and at least 1 if that was. */
   readonly outputTokens: number;
+  /** Some limit holds for the length of the answer. */
+  readonly limitsOutput: boolean;
   /** The request has used this. Idempotent, as `release`. */
   settle(used: RequestUse): void;
   /** The request was not sent. */
@@ -49,13 +54,13 @@ export interface Reservation {
 }
 
 interface Account {
+  limits: ModelBudget;
   used: Record<BudgetKind, number>;
   reserved: Record<BudgetKind, number>;
   window: number;
   readonly rate: TokenBucket;
 }
 
-const KINDS: readonly BudgetKind[] = ['inputTokens', 'outputTokens', 'requests', 'costNanoDollars'];
 /** Accounts of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
 const ACCOUNTS_MAX = 10_000;
 /** Held of what has no limit, which a guest may name as large as it likes: sums stay exact. */
@@ -87,9 +92,18 @@ export class BudgetAccounts {
     return known === undefined ? null : { ...known.used, window: known.window };
   }
 
+  /** Changes the limits of a known account. What was used of them stays used, also if windows have another length. */
+  setLimits(account: string, limits: ModelBudget): void {
+    const known = this.#accounts.get(account);
+    if (known === undefined) return;
+    this.#roll(known);
+    if (known.limits.windowMs !== limits.windowMs) known.window = this.#windowOf(limits);
+    known.limits = limits;
+  }
+
   /** Reads what was kept on disk: an account never has used less than that. */
-  restore(account: string, { window, ...used }: BudgetUse): void {
-    const known = this.#open(account);
+  restore(share: BudgetShare, { window, ...used }: BudgetUse): void {
+    const known = this.#open(share);
     if (window < known.window) return;
     const isNewer = window > known.window;
     known.window = window;
@@ -101,10 +115,7 @@ export class BudgetAccounts {
   /** Reserves in all shares, or in none. */
   reserve(shares: readonly BudgetShare[], wanted: Wanted): Reserved {
     const nowMs = this.#clock.now();
-    const opened = shares.map(({ account, limits }) => ({
-      account: this.#current(account, limits),
-      limits,
-    }));
+    const opened = shares.map((share) => this.#current(share));
     const { inputTokens, price = FREE } = wanted;
     let { outputTokens } = wanted;
     // An answer is cut to what is left, a prompt can't be.
@@ -115,7 +126,8 @@ export class BudgetAccounts {
       requests: 1,
       costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens: shortest }),
     };
-    for (const { account, limits } of opened) {
+    for (const account of opened) {
+      const { limits } = account;
       for (const by of KINDS) {
         const limit = limits[by];
         if (limit === undefined || least[by] === 0) continue;
@@ -132,7 +144,7 @@ export class BudgetAccounts {
         }
       }
     }
-    for (const { account } of opened) {
+    for (const account of opened) {
       if (!account.rate.tryOpen(nowMs)) {
         return { kind: 'later', by: 'rate', inMs: account.rate.waitMs(nowMs) };
       }
@@ -143,22 +155,24 @@ export class BudgetAccounts {
     });
     const most = { inputTokens, outputTokens, requests: 1, costNanoDollars };
     const rated = inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
-    const holders = opened.map(({ account, limits }) => {
+    const holders = opened.map((account) => {
       const held = none();
       for (const kind of KINDS) {
         held[kind] =
-          limits[kind] === undefined ? Math.min(most[kind], UNLIMITED_HELD_MAX) : most[kind];
+          account.limits[kind] === undefined
+            ? Math.min(most[kind], UNLIMITED_HELD_MAX)
+            : most[kind];
         account.reserved[kind] += held[kind];
       }
       account.rate.spend(rated);
-      return { account, limits, held };
+      return { account, held };
     });
     let isOver = false;
     const end = (used: Record<BudgetKind, number>): void => {
       if (isOver) return;
       isOver = true;
-      for (const { account, limits, held } of holders) {
-        this.#roll(account, limits);
+      for (const { account, held } of holders) {
+        this.#roll(account);
         for (const kind of KINDS) {
           account.reserved[kind] -= held[kind];
           assert(account.reserved[kind] >= 0, 'more was settled than reserved');
@@ -169,16 +183,21 @@ export class BudgetAccounts {
     };
     const reservation: Reservation = {
       outputTokens,
+      limitsOutput: opened.some(
+        ({ limits }) =>
+          limits.outputTokens !== undefined ||
+          (limits.costNanoDollars !== undefined && price.output > 0),
+      ),
       settle: (used) => end({ ...used, requests: 1 }),
       release: () => end(none()),
     };
     return { kind: 'reserved', reservation };
   }
 
-  #current(name: string, limits: ModelBudget): Account {
-    const account = this.#open(name);
-    this.#roll(account, limits);
-    const { tokensPerMinute } = limits;
+  #current(share: BudgetShare): Account {
+    const account = this.#open(share);
+    this.#roll(account);
+    const { tokensPerMinute } = account.limits;
     const rate =
       tokensPerMinute === undefined
         ? undefined
@@ -188,22 +207,27 @@ export class BudgetAccounts {
   }
 
   /** A clock that is set back begins no window anew. */
-  #roll(account: Account, { windowMs }: ModelBudget): void {
-    const window = windowMs === undefined ? 0 : Math.floor(this.#clock.wall() / windowMs);
+  #roll(account: Account): void {
+    const window = this.#windowOf(account.limits);
     if (window <= account.window) return;
     account.window = window;
     account.used = none();
+  }
+
+  #windowOf({ windowMs }: ModelBudget): number {
+    return windowMs === undefined ? 0 : Math.floor(this.#clock.wall() / windowMs);
   }
 
   #untilNextMs({ windowMs }: ModelBudget): number | null {
     return windowMs === undefined ? null : windowMs - (this.#clock.wall() % windowMs);
   }
 
-  #open(name: string): Account {
+  #open({ account: name, limits }: BudgetShare): Account {
     const known = this.#accounts.get(name);
     // The order of the map is that of the last uses.
     this.#accounts.delete(name);
     const account = known ?? {
+      limits,
       used: none(),
       reserved: none(),
       window: 0,

@@ -113,26 +113,39 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: as a naive model with windows and restarts, which give nothing anew', () => {
+  it('BudgetAccounts: as a naive model with windows, restarts and other limits, which give nothing anew', () => {
     const step = fc.oneof(
       fc.record({ kind: fc.constant('reserve' as const), output: fc.nat({ max: 50 }) }),
       fc.record({ kind: fc.constant('settle' as const), pick: fc.nat({ max: 9 }) }),
       fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 700 }) }),
       fc.record({ kind: fc.constant('restart' as const) }),
+      fc.record({
+        kind: fc.constant('change' as const),
+        limit: fc.integer({ min: 1, max: 120 }),
+        windowMs: fc.constantFrom(undefined, 350, WINDOW_MS, 7 * WINDOW_MS),
+      }),
     );
     fc.assert(
       fc.property(
         fc.array(step, { maxLength: 60 }),
         fc.integer({ min: 1, max: 120 }),
-        (steps, limit) => {
+        (steps, first) => {
+          let limit = first;
+          let windowMs: number | undefined = WINDOW_MS;
+          const windowOf = (): number =>
+            windowMs === undefined ? 0 : Math.floor(clock.wall() / windowMs);
           const clock = new FakeClock();
           let accounts = new BudgetAccounts(clock);
           let open: Reservation[] = [];
-          const shares = [{ account: 'a', limits: { outputTokens: limit, windowMs: WINDOW_MS } }];
+          const limitsNow = (): ModelBudget => ({
+            outputTokens: limit,
+            ...(windowMs === undefined ? {} : { windowMs }),
+          });
+          let shares = [{ account: 'a', limits: limitsNow() }];
           let used = 0;
-          let window = Math.floor(clock.wall() / WINDOW_MS);
+          let window = windowOf();
           const now = (): void => {
-            const next = Math.floor(clock.wall() / WINDOW_MS);
+            const next = windowOf();
             if (next > window) used = 0;
             window = next;
           };
@@ -140,10 +153,18 @@ describe('budgets', () => {
             now();
             const held = open.reduce((sum, each) => sum + each.outputTokens, 0);
             if (one.kind === 'wait') clock.advance(one.ms);
-            else if (one.kind === 'restart') {
+            else if (one.kind === 'change') {
+              ({ limit, windowMs } = one);
+              window = windowOf();
+              accounts.setLimits('a', limitsNow());
+              // A request that was read before names the old ones.
+              if (accounts.useOf('a') === null) shares = [{ account: 'a', limits: limitsNow() }];
+            } else if (one.kind === 'restart') {
               const kept = accounts.useOf('a');
               accounts = new BudgetAccounts(clock);
-              if (kept !== null) accounts.restore('a', kept);
+              shares = [{ account: 'a', limits: limitsNow() }];
+              const [share] = shares;
+              if (kept !== null && share !== undefined) accounts.restore(share, kept);
               open = [];
             } else if (one.kind === 'settle') {
               const [ended] = open.splice(one.pick % Math.max(1, open.length), 1);
@@ -161,7 +182,7 @@ describe('budgets', () => {
                 );
                 open.push(result.reservation);
               } else if (left < 1) {
-                const inMs = WINDOW_MS - (clock.wall() % WINDOW_MS);
+                const inMs = windowMs === undefined ? null : windowMs - (clock.wall() % windowMs);
                 expect(result).toEqual({ kind: 'spent', by: 'outputTokens', inMs });
               } else expect(result).toEqual({ kind: 'later', by: 'outputTokens', inMs: null });
             }

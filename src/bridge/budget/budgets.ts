@@ -1,14 +1,8 @@
 /** Reserves budgets for requests, which wait for what others may give back (io: timers only). */
 import type { Clock } from '../../base/clock.ts';
-import type { BudgetUse } from '../../base/model-limits.ts';
+import type { BudgetKind, BudgetUse, ModelBudget } from '../../base/model-limits.ts';
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
-import {
-  BudgetAccounts,
-  type BudgetKind,
-  type BudgetShare,
-  type Reservation,
-  type Wanted,
-} from './accounts.ts';
+import { BudgetAccounts, type BudgetShare, type Reservation, type Wanted } from './accounts.ts';
 
 /** A request waits this long for requests in flight, or for its rate; then it gets 429. */
 const WAIT_MS_MAX = 60_000;
@@ -27,8 +21,14 @@ export class Budgets {
     return this.#accounts.useOf(account);
   }
 
-  restore(account: string, use: BudgetUse): void {
-    this.#accounts.restore(account, use);
+  restore(share: BudgetShare, use: BudgetUse): void {
+    this.#accounts.restore(share, use);
+  }
+
+  /** For all that share the account, also for requests that wait. */
+  setLimits(account: string, limits: ModelBudget): void {
+    this.#accounts.setLimits(account, limits);
+    this.#wake();
   }
 
   /** Resolves with a reservation, which the caller settles or releases, or a refusal. @throws the signal's reason */
@@ -51,20 +51,21 @@ export class Budgets {
   }
 
   #waking(made: Reservation): Reservation {
-    const wake = (): void => {
-      for (const each of [...this.#waiting]) each();
-    };
     return {
-      outputTokens: made.outputTokens,
+      ...made,
       settle: (used) => {
         made.settle(used);
-        wake();
+        this.#wake();
       },
       release: () => {
         made.release();
-        wake();
+        this.#wake();
       },
     };
+  }
+
+  #wake(): void {
+    for (const each of [...this.#waiting]) each();
   }
 
   /** Until the time is over, or any reservation ends. */

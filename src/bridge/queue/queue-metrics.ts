@@ -8,6 +8,7 @@ export type DropReason = (typeof DROP_REASONS)[number];
 
 export class QueueMetrics {
   readonly #counts: () => { readonly waiting: number; readonly running: number };
+  readonly #longestWaitMs: () => number;
   readonly #wait = new Histogram({
     name: 'neurovisor_model_queue_wait_seconds',
     help: 'Time that requests waited for a slot of the upstream, by priority.',
@@ -21,8 +22,12 @@ export class QueueMetrics {
     labels: ['priority', 'reason'],
   });
 
-  constructor(counts: () => { readonly waiting: number; readonly running: number }) {
+  constructor(
+    counts: () => { readonly waiting: number; readonly running: number },
+    longestWaitMs: () => number,
+  ) {
     this.#counts = counts;
+    this.#longestWaitMs = longestWaitMs;
     // Prometheus sees no first increase of a series that begins with it.
     for (const priority of MODEL_PRIORITIES) {
       for (const reason of DROP_REASONS) this.#dropped.add({ priority, reason }, 0);
@@ -52,6 +57,15 @@ export class QueueMetrics {
         'neurovisor_model_queue_running',
         'Requests that have a slot of an upstream whose slots are known.',
         'running',
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_model_queue_longest_wait_seconds',
+          help: 'Time for which the oldest of the requests has waited that wait for a slot of an upstream; 0: none waits.',
+          unit: 'seconds',
+        },
+        () => this.#longestWaitMs() / 1000,
       ),
     ];
   }

@@ -62,6 +62,8 @@ it('UpstreamQueues: whatever leaves when, no slot and no place is lost, and none
         const { waiting, running } = queues.counts();
         expect(running).toBe(turns.length);
         if (waiting > 0) expect(running).toBeGreaterThanOrEqual(slots);
+        else expect(queues.longestWaitMs()).toBe(0);
+        expect(queues.longestWaitMs()).toBeLessThan(LIMITS.waitMsMax);
         expect(waiting).toBeLessThanOrEqual(LIMITS.waiting.sumMax);
       }
       for (const each of aborters) each.abort();
@@ -108,4 +110,28 @@ it('UpstreamQueues: the load of a server without slots is what it has at the mom
   turns[1]?.release();
   expect(queues.load(target)).toEqual({ requests: 0, isBusy: false });
   expect(queues.counts()).toEqual({ waiting: 0, running: 0 });
+});
+
+it('UpstreamQueues: the longest wait is that of the oldest request of all servers that waits', async () => {
+  const clock = new FakeClock();
+  const queues = new UpstreamQueues(clock);
+  const leave = new AbortController();
+  const enter = (port: number, priority: 'batch' | 'interactive') =>
+    queues.enter(
+      { name: 'u', baseUrl: `http://127.0.0.1:${port}`, slots: 1 },
+      { tenant: null, sandboxId: priority, priority, inputTokens: 1, outputTokens: 1 },
+      leave.signal,
+    );
+  const [one] = await Promise.all([enter(1, 'batch'), enter(2, 'batch')]);
+  const waiting = [enter(1, 'batch')];
+  clock.advance(300);
+  waiting.push(enter(2, 'batch'), enter(1, 'interactive'));
+  clock.advance(50);
+  expect(queues.longestWaitMs()).toBe(350);
+  // The interactive one takes its place; the oldest still waits.
+  if (one.ok) one.value.release();
+  expect(queues.longestWaitMs()).toBe(350);
+  leave.abort();
+  await Promise.allSettled(waiting);
+  expect(queues.longestWaitMs()).toBe(0);
 });

@@ -65,7 +65,10 @@ export class UpstreamQueues {
   readonly #queues = new Map<string, UpstreamQueue>();
   /** Requests at upstreams whose slots are not known. */
   readonly #free = new Map<string, number>();
-  readonly #metrics = new QueueMetrics(() => this.counts());
+  readonly #metrics = new QueueMetrics(
+    () => this.counts(),
+    () => this.longestWaitMs(),
+  );
 
   constructor(clock: Clock, limits: QueueLimits = QUEUE_LIMITS) {
     this.#clock = clock;
@@ -81,6 +84,13 @@ export class UpstreamQueues {
       running += queue.running;
     }
     return { waiting, running };
+  }
+
+  /** Of the requests that wait now; 0: none does. */
+  longestWaitMs(): number {
+    const since = [...this.#queues.values()].map(({ waitingSinceMs }) => waitingSinceMs);
+    const nowMs = this.#clock.now();
+    return Math.max(0, ...since.map((atMs) => (atMs === null ? 0 : nowMs - atMs)));
   }
 
   metrics(): readonly Metric[] {
@@ -180,6 +190,13 @@ class UpstreamQueue {
 
   get running(): number {
     return this.#scheduler.running;
+  }
+
+  /** When the oldest of the waiting requests arrived; null: none waits. */
+  get waitingSinceMs(): number | null {
+    // The map has them in the order of their arrival.
+    const [oldest] = this.#waiting.keys();
+    return oldest?.arrivedAtMs ?? null;
   }
 
   enter(request: QueuedRequest, slots: number, signal: AbortSignal): Promise<Turn | DropReason> {

@@ -8,6 +8,7 @@ import type {
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from '../flags/disk-limits.ts';
+import { type BudgetChangeFlags, changedBudget, isBudgetChange } from '../flags/model-budget.ts';
 import { parseNetLimits } from '../flags/net-limits.ts';
 import { parseDuration, parsePairs } from '../flags/options.ts';
 import { type PackageFlags, packageChange } from '../flags/package-flags.ts';
@@ -20,7 +21,7 @@ import {
   secretOptions,
 } from '../flags/sandbox-flags.ts';
 
-export interface UpdateFlags extends NetworkFlags, PackageFlags {
+export interface UpdateFlags extends NetworkFlags, PackageFlags, BudgetChangeFlags {
   readonly label: readonly string[];
   readonly diskLimit?: readonly string[];
   readonly rate?: string;
@@ -37,9 +38,12 @@ export async function update(
   flags: UpdateFlags,
 ): Promise<number> {
   const whole = await sandboxId(control, id);
+  const models = isBudgetChange(flags)
+    ? { models: { budget: changedBudget(flags, (await control.get(whole)).models.budget) } }
+    : {};
   const change = isOnlyLimits(flags)
-    ? limitsOf(flags, (await control.get(whole)).network, cli.env)
-    : changeOf(flags, cli.env);
+    ? { ...limitsOf(flags, (await control.get(whole)).network, cli.env), ...models }
+    : changeOf(flags, cli.env, models);
   const info = await control.update(whole, change);
   if (cli.json) cli.printJson(info);
   else cli.stdout.write(`${info.id}\n`);
@@ -71,12 +75,17 @@ export function limitsOf(
   return { ...others, network: { mode, allow, deny, limits } };
 }
 
-/** @throws UsageError */
-export function changeOf(flags: UpdateFlags, env: Cli['env'] = {}): SandboxChange {
+/** @param more what else changes. @throws UsageError */
+export function changeOf(
+  flags: UpdateFlags,
+  env: Cli['env'] = {},
+  more: SandboxChange = {},
+): SandboxChange {
   const { net, timeout, label, onMemoryPressure, memory } = flags;
   const network = networkOptions(flags);
   const diskLimits = parseDiskLimits(flags.diskLimit ?? []);
   const change: SandboxChange = {
+    ...more,
     ...secretOptions({ env }, flags),
     ...(net === 'none' ? { network: null } : network === undefined ? {} : { network }),
     ...(timeout === undefined

@@ -11,6 +11,7 @@ import {
   addNetworkOptions,
   addPackageOptions,
   addSandboxOptions,
+  BUDGET,
   collect,
   DISK_LIMIT,
   memoryMaxOption,
@@ -107,8 +108,8 @@ function addUpdate(program: Command): void {
     .command('update')
     .summary('change a running sandbox')
     .description(
-      'Change the network, packages, memory, limits of disks and channel, lifetime or labels of a running sandbox. Changes ' +
-        'take effect immediately. What is not named stays as it is.',
+      'Change the network, packages, memory, limits of disks and channel, budget for models, lifetime or labels of a running sandbox. ' +
+        'Changes take effect immediately. What is not named stays as it is. A budget replaces the one before, also of forks; what was used of it stays used.',
     )
     .argument(...SANDBOX);
   addPackageOptions(
@@ -117,6 +118,12 @@ function addUpdate(program: Command): void {
   )
     .option(...DISK_LIMIT, collect, [])
     .option(...RATE)
+    .option(...BUDGET, collect, [])
+    .option(
+      '--tokens-per-minute <n>',
+      'rate of model tokens, for example 50k; none lifts it',
+      ranges.tokensPerMinuteOrNone,
+    )
     .option('--timeout <time>', 'lifetime from now on, for example 90s or 2h, or never')
     .option('--memory <size>', 'new memory size; needs a sandbox created with --memory-max')
     .option(
@@ -135,6 +142,7 @@ Examples:
   neurovisor update 7ds14n1k --disk-limit rate=20M --rate 5M
   neurovisor update 7ds14n1k --allow-out 'GET https://api.github.com/repos/' --net-limit api.github.com=50M
   neurovisor update 7ds14n1k --memory 768M
+  neurovisor update 7ds14n1k --budget output=400k,cost=10,per=1d
   neurovisor update 7ds14n1k --packages pip --packages-deny 'torch*'
   neurovisor update 7ds14n1k --packages none
 `,

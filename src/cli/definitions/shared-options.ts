@@ -114,6 +114,10 @@ export const RATE = [
   'channel bandwidth in each direction, bytes per second, for example 5M, or none',
 ] as const;
 
+export const BUDGET = [
+  '--budget <limits>',
+  'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,per=1d (cost in dollars); without per, for the whole life',
+] as const;
 export const DISK_LIMIT = [
   '--disk-limit <limits>',
   'disk limits, reads and writes together, for example rate=20M,iops=500, or none',
@@ -149,12 +153,7 @@ export function addSandboxOptions(command: Command): Command {
         'place in the queue of a busy model server: interactive, normal or batch (default: normal)',
       ).choices(MODEL_PRIORITIES),
     )
-    .option(
-      '--budget <limits>',
-      'budget for models, shared with forks, for example input=1M,output=200k,requests=500,cost=5,per=1d (cost in dollars); without per, for the whole life',
-      collect,
-      [],
-    )
+    .option(...BUDGET, collect, [])
     .option(
       '--tokens-per-minute <n>',
       'rate of model tokens, prompts and answers together, for example 50k',

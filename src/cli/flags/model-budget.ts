@@ -12,6 +12,12 @@ export interface BudgetFlags {
   readonly tokensPerMinute?: number;
 }
 
+export interface BudgetChangeFlags {
+  readonly budget?: readonly string[];
+  /** Null: none. */
+  readonly tokensPerMinute?: number | null;
+}
+
 const COUNT = { parse: parseAmount, ...RANGES.modelBudget };
 const WORDS: Readonly<Record<string, LimitWord<keyof ModelBudget>>> = {
   input: { field: 'inputTokens', ...COUNT },
@@ -66,4 +72,19 @@ export function parseBudget(flags: BudgetFlags): ModelBudget | undefined {
     );
   }
   return { ...limits, ...(tokensPerMinute === undefined ? {} : { tokensPerMinute }) };
+}
+
+export function isBudgetChange({ budget = [], tokensPerMinute }: BudgetChangeFlags): boolean {
+  return budget.length > 0 || tokensPerMinute !== undefined;
+}
+
+/** What is not named stays: `--budget` names all limits but the rate. @throws UsageError */
+export function changedBudget(
+  { budget = [], tokensPerMinute }: BudgetChangeFlags,
+  current: ModelBudget,
+): ModelBudget {
+  const { tokensPerMinute: rate, ...limits } = current;
+  const named = parseBudget({ budget }) ?? limits;
+  const next = tokensPerMinute === undefined ? rate : (tokensPerMinute ?? undefined);
+  return { ...named, ...(next === undefined ? {} : { tokensPerMinute: next }) };
 }

@@ -31,6 +31,10 @@ export const tokensPerMinute = ranged(
   String,
 );
 
+/** Null: `none`. */
+export const tokensPerMinuteOrNone = (text: string): number | null =>
+  text === 'none' ? null : tokensPerMinute(text);
+
 /** Bytes per second of the channel. */
 export const rate = ranged('--rate', parseRate, RANGES.channelBytes, String);
 

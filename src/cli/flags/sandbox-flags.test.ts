@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from '../commands/update.ts';
 import { parseDiskLimits } from './disk-limits.ts';
+import { changedBudget, isBudgetChange } from './model-budget.ts';
 import {
   channelOptions,
   type NetworkFlags,
@@ -252,5 +253,24 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
     ['output=0', 'out of range'],
   ])('refuse %s', (text, why) => {
     expect(() => models({ budget: [text] })).toThrow(why);
+  });
+
+  it('update: what is not named stays, --budget replaces all limits but the rate', () => {
+    const current = { requests: 5, windowMs: 1000, tokensPerMinute: 7 };
+    expect(changedBudget({ budget: ['output=9'] }, current)).toEqual({
+      outputTokens: 9,
+      tokensPerMinute: 7,
+    });
+    expect(changedBudget({ budget: ['none'] }, current)).toEqual({ tokensPerMinute: 7 });
+    expect(changedBudget({ budget: [], tokensPerMinute: 8 }, current)).toEqual({
+      ...current,
+      tokensPerMinute: 8,
+    });
+    expect(changedBudget({ tokensPerMinute: null }, current)).toEqual({
+      requests: 5,
+      windowMs: 1000,
+    });
+    expect(isBudgetChange({ budget: [] })).toBe(false);
+    expect(isBudgetChange({ tokensPerMinute: null })).toBe(true);
   });
 });

@@ -1,5 +1,6 @@
 /** Rows of `inspect`: lifetime, provenance, limits, network and secrets of a sandbox. Pure. */
 
+import { type BudgetKind, type BudgetState, budgetStates } from '../../base/model-limits.ts';
 import { placeText } from '../../base/secret-place.ts';
 import { dollarsText } from '../../base/text/dollars.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
@@ -81,20 +82,10 @@ export function budgetRows(
   const { priority, budget } = models;
   const { account, used } = modelUse;
   const { windowMs, tokensPerMinute } = budget;
-  const window = windowMs === undefined ? 0 : Math.floor(now / windowMs);
   const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
-  const limits: Row[] = Object.entries(BUDGET_WORDS).flatMap(([key, word]) => {
-    const limit = budget[key as keyof typeof BUDGET_WORDS];
-    if (limit === undefined) return [];
-    const spent = used?.window === window ? used[key as keyof typeof BUDGET_WORDS] : 0;
-    return [['model budget', `${spent} of ${limit} ${word}${per}`] as const];
-  });
-  const { costNanoDollars: cost } = budget;
-  const spentCost = used?.window === window ? used.costNanoDollars : 0;
-  if (cost !== undefined) {
-    const text = `$${dollarsText(spentCost)} of $${dollarsText(cost)}${per}`;
-    limits.push(['model budget', text]);
-  }
+  const limits = budgetStates(budget, used, now).map(
+    (state): Row => ['model budget', `${budgetText(state)}${per}`],
+  );
   return [
     ...(priority === 'normal' ? [] : [['model priority', priority] as const]),
     ...limits,
@@ -105,11 +96,16 @@ export function budgetRows(
   ];
 }
 
-const BUDGET_WORDS = {
+function budgetText({ kind, used, limit }: BudgetState): string {
+  if (kind === 'costNanoDollars') return `$${dollarsText(used)} of $${dollarsText(limit)}`;
+  return `${used} of ${limit} ${BUDGET_WORDS[kind]}`;
+}
+
+const BUDGET_WORDS: Readonly<Record<Exclude<BudgetKind, 'costNanoDollars'>, string>> = {
   inputTokens: 'tokens of prompts',
   outputTokens: 'tokens of answers',
   requests: 'requests',
-} as const;
+};
 
 export function networkRows(network: SandboxInfo['network']): readonly Row[] {
   if (network === null) return [];

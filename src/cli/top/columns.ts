@@ -1,5 +1,6 @@
 /** The list of sandboxes in `neurovisor top`, with the columns that fit. Pure. */
 import { stripVTControlCharacters } from 'node:util';
+import type { BudgetState } from '../../base/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { coarse } from '../output/table.ts';
 import type { Pressure, SandboxRow } from './frame.ts';
@@ -33,13 +34,14 @@ const COLUMNS: readonly Column[] = [
     cell: ({ status }, ink) => ink(STATUS_INK[status] ?? 'reset', status),
   },
   { head: 'VM', width: 8, from: 100, cell: ({ phase }) => phase ?? '–' },
-  { head: 'FROM', width: 8, from: 128, cell: ({ origin }) => origin },
+  { head: 'FROM', width: 8, from: 142, cell: ({ origin }) => origin },
   { head: 'CPU', width: -3, from: 118, cell: ({ cpus }) => `${cpus}` },
   { head: 'MEMORY', width: 23, from: 0, cell: memoryCell },
   { head: 'MEMORY PRESSURE', width: 15, from: 0, cell: shortageCell },
   { head: 'REQ', width: -3, from: 113, cell: ({ modelRequests }) => `${modelRequests}` },
   { head: 'TOKENS', width: -7, from: 0, cell: ({ tokens }) => countText(tokens) },
   { head: 'TOK/S', width: -5, from: 106, cell: ({ tokensPerSecond: rate }) => rateText(rate) },
+  { head: 'BUDGET LEFT', width: 12, from: 130, cell: budgetCell },
   { head: 'AGE', width: -6, from: 0, cell: ({ ageMs }) => coarse(ageMs) },
 ];
 
@@ -110,6 +112,22 @@ function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
       return '';
   }
 }
+
+/** The limit of which the smallest part is left. */
+function budgetCell({ modelBudget }: SandboxRow, ink: Inked): string {
+  const part = ({ left, limit }: BudgetState): number => left / limit;
+  const [least] = modelBudget.toSorted((a, b) => part(a) - part(b));
+  if (least === undefined) return '';
+  const { kind, left } = least;
+  const text =
+    kind === 'costNanoDollars'
+      ? `$${(Math.floor(left / 1e7) / 100).toFixed(2)}`
+      : `${countText(left)} ${BUDGET_WORDS[kind]}`;
+  return ink(left === 0 ? 'red' : part(least) < LOW_PART ? 'yellow' : 'reset', text);
+}
+
+const LOW_PART = 0.2;
+const BUDGET_WORDS = { inputTokens: 'in', outputTokens: 'out', requests: 'req' } as const;
 
 /** At most two digits. */
 const percent = (value: number): number => Math.min(99, Math.round(value));

@@ -1,4 +1,5 @@
 /** One frame of `neurovisor top`, computed from the daemon's answers. Pure. */
+import { type BudgetState, budgetStates } from '../../base/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
 import type { SandboxEventBody } from '../../sandbox/events.ts';
@@ -33,6 +34,13 @@ export interface TopFrame {
     /** Null in the first frame: there is nothing to compare with. */
     readonly tokensPerSecond: number | null;
     readonly requestsPerSecond: number | null;
+    /** Of model servers whose slots are known. */
+    readonly queue: {
+      readonly running: number;
+      readonly waiting: number;
+      /** Of the request that waits longest; 0: none waits. */
+      readonly longestWaitMs: number;
+    };
   };
   readonly channelBytesPerSecond: number | null;
   readonly latencies: readonly Latency[];
@@ -69,6 +77,8 @@ export interface SandboxRow {
   readonly modelRequests: number;
   readonly tokens: number;
   readonly tokensPerSecond: number | null;
+  /** Its budget for models, in the window of now; forks share it. */
+  readonly modelBudget: readonly BudgetState[];
   readonly ageMs: number;
 }
 
@@ -157,6 +167,11 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
       tokens: samples.sum(tokens[0]) + samples.sum(tokens[1]),
       tokensPerSecond: rate(tokens[0]),
       requestsPerSecond: rate('neurovisor_requests_total'),
+      queue: {
+        running: samples.sum('neurovisor_model_queue_running'),
+        waiting: samples.sum('neurovisor_model_queue_waiting'),
+        longestWaitMs: 1000 * samples.sum('neurovisor_model_queue_longest_wait_seconds'),
+      },
     },
     channelBytesPerSecond: rate('neurovisor_channel_bytes_total'),
     latencies: latenciesOf(now, before.oldest),
@@ -237,7 +252,7 @@ function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
   const before = new Map(last?.loads.sandboxes.map(({ id, tokens }) => [id, tokens]));
   const seconds = last === null ? 0 : (now.loads.atMs - last.loads.atMs) / 1000;
   return now.list.map((info) => {
-    const { id, status, origin, cpus, memoryMib, createdAtMs } = info;
+    const { id, status, origin, cpus, memoryMib, createdAtMs, models, modelUse } = info;
     const load = loads.get(id);
     const tokens = load?.tokens ?? 0;
     const known = before.get(id);
@@ -254,6 +269,7 @@ function rowsOf(now: Scrape, last: Scrape | null): readonly SandboxRow[] {
       pressure: pressureOf(memoryBytes, memoryMib),
       shortage: load === undefined ? null : shortageOf(load, now.loads.atMs),
       modelRequests: load?.modelRequests ?? 0,
+      modelBudget: budgetStates(models.budget, modelUse.used, now.loads.atMs),
       tokensPerSecond:
         known === undefined || seconds <= 0 ? null : Math.max(0, tokens - known) / seconds,
       ageMs: Math.max(0, now.loads.atMs - createdAtMs),

@@ -1,5 +1,6 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import type { ModelBudget } from '../../base/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { NO_EVIDENCE } from '../../sandbox/ending.ts';
 import type { SandboxLoad } from '../../sandbox/plane/load.ts';
@@ -119,6 +120,44 @@ describe('frameOf', () => {
       'high',
       'full',
     ]);
+  });
+});
+
+describe('frameOf: models', () => {
+  it('has what is left of budgets, and the requests that wait for model servers; `top` shows both', () => {
+    const one = scrape(7_200_000, 0);
+    const used = { inputTokens: 1, outputTokens: 2, requests: 3, costNanoDollars: 995_000_000 };
+    const withBudget = (n: number, budget: ModelBudget, window: number) => {
+      const info = one.list[n];
+      if (info === undefined) throw new Error('no such row');
+      const models = { ...NO_MODEL_POLICY, budget };
+      return { ...info, models, modelUse: { account: info.id, used: { ...used, window } } };
+    };
+    const hourly = { windowMs: 3_600_000 };
+    const list = [
+      withBudget(0, { requests: 3, outputTokens: 10 }, 0),
+      withBudget(1, { costNanoDollars: 5_000_000_000, requests: 90 }, 0),
+      withBudget(2, { ...hourly, inputTokens: 2_000_000 }, 1),
+      ...one.list.slice(3, 4),
+    ];
+    const samples = new Samples(
+      'neurovisor_model_queue_running 2\nneurovisor_model_queue_waiting 3\n' +
+        'neurovisor_model_queue_longest_wait_seconds 4.5\n',
+    );
+    const made = frameOf({ ...one, list, samples }, { last: null, oldest: null }, []);
+    expect(made.models.queue).toEqual({ running: 2, waiting: 3, longestWaitMs: 4500 });
+    expect(made.sandboxes[0]?.modelBudget).toEqual([
+      { kind: 'outputTokens', limit: 10, used: 2, left: 8 },
+      { kind: 'requests', limit: 3, used: 3, left: 0 },
+    ]);
+    const text = drawWhole(made, { ...view, sort: 'id', color: false });
+    expect(text).toMatch(/^turns {6}2 in flight · 3 waiting, longest 4\.5\d* s$/m);
+    for (const left of ['0 req', '$4.00', '2.0M in']) expect(text).toContain(` ${left} `);
+    const idle = {
+      ...made,
+      models: { ...made.models, queue: { ...made.models.queue, running: 0, waiting: 0 } },
+    };
+    expect(drawWhole(idle, view)).not.toContain('turns');
   });
 });
 

@@ -60,7 +60,7 @@ export function draw(frame: TopFrame, size: Size, view: View): readonly string[]
 export function drawWhole(frame: TopFrame, view: View): string {
   const { sandboxes, latencies, events } = frame;
   const rows = sandboxes.length + latencies.length + events.length + EVENTS_MIN.tallRows;
-  const lines = draw(frame, { columns: 140, rows }, view).slice(0, -1);
+  const lines = draw(frame, { columns: 142, rows }, view).slice(0, -1);
   return `${lines
     .join('\n')
     .replaceAll(/[ \t]+$/gm, '')
@@ -86,7 +86,19 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
     `models     ${models.inFlight} in flight · ${rateText(models.tokensPerSecond)} tokens/s · ` +
       `${rateText(models.requestsPerSecond)} requests/s · ${bytes(models.tokens).replace(/ B$/, '')} tokens · channel ` +
       `${frame.channelBytesPerSecond === null ? '–' : bytes(frame.channelBytesPerSecond)}/s · ${safeText(daemon.upstream)}`,
+    ...queueLines(models.queue, ink),
   ];
+}
+
+/** Requests in front of model servers; no line where there is nothing to tell. */
+function queueLines(
+  { running, waiting, longestWaitMs }: TopFrame['models']['queue'],
+  ink: Inked,
+): readonly string[] {
+  if (running + waiting === 0) return [];
+  const wait = waiting === 0 ? '' : `, longest ${duration(longestWaitMs)}`;
+  const text = `${waiting} waiting${wait}`;
+  return [`turns      ${running} in flight · ${waiting === 0 ? text : ink('yellow', text)}`];
 }
 
 /** Memory pressure of the host, which slows down all guests. */

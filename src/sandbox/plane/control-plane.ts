@@ -13,6 +13,7 @@ import { describeError } from '../../base/errors.ts';
 import { parseSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
+import type { ModelBudget } from '../../base/model-limits.ts';
 import type { UsageRecord } from '../../bridge/bridge.ts';
 import type { Guest } from '../../guest/guest.ts';
 import type { Store } from '../../store/store.ts';
@@ -51,9 +52,11 @@ import {
 } from '../request.ts';
 import { requireValues } from '../secrets.ts';
 import {
+  checkBudget,
   checkChannelLimits,
   checkDiskLimits,
   inRange,
+  modelAccountOf,
   networkSpec,
   type ParseEgress,
   withoutIdentity,
@@ -200,8 +203,11 @@ export class LocalControlPlane implements ControlPlane {
       requestHeaders,
       memoryMib,
       packages,
-      ...policy
+      models,
+      ...lifetime
     } = change;
+    const budget = models && checkBudget(models.budget);
+    const policy = budget === undefined ? lifetime : { ...lifetime, models: { budget } };
     const update: SandboxUpdate = {
       secrets,
       requestHeaders,
@@ -218,7 +224,23 @@ export class LocalControlPlane implements ControlPlane {
       policy,
     };
     await translateStoreErrors(sandbox.update(update));
+    if (budget !== undefined) await this.#changeSharedBudget(sandbox, budget);
     return sandbox.info();
+  }
+
+  /** What a fork may use is what its original may. */
+  async #changeSharedBudget(changed: ManagedSandbox, budget: ModelBudget): Promise<void> {
+    const account = modelAccountOf(changed.spec);
+    for (const { id, spec } of this.#sandboxes.values()) {
+      if (id === changed.id || modelAccountOf(spec) !== account) continue;
+      try {
+        await (await this.#find(id)).update({ limits: {}, policy: { models: { budget } } });
+      } catch (error) {
+        // It has ended, or another process has it.
+        const fields = { sandbox: id, reason: describeError(error) };
+        this.#parts.log.warn('the shared budget of a fork was not changed', fields);
+      }
+    }
   }
 
   async remove(id: string): Promise<SandboxInfo> {

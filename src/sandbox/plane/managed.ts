@@ -40,7 +40,7 @@ import {
 } from './managed-state.ts';
 import { sandboxInfo } from './sandbox-info.ts';
 import { RowWriter } from './sandbox-rows.ts';
-import { changeVm, hasVmChange, type SandboxUpdate } from './sandbox-update.ts';
+import { changeModels, changeVm, hasVmChange, type SandboxUpdate } from './sandbox-update.ts';
 import { SerialQueue, SingleFlight } from './serial-queue.ts';
 import type { ForkLease, SaveExtent } from './snapshot-manager.ts';
 import { UsageLog } from './usage-log.ts';
@@ -161,12 +161,11 @@ export class ManagedSandbox {
    * policy of a suspended one change.
    */
   async update(change: SandboxUpdate): Promise<void> {
-    const { policy } = change;
     const hasSecrets = hasSecretChange(change);
     // Reported before anything is claimed or resumed.
     if (hasSecrets) withSecrets(this.#spec, change);
     if (change.memoryMib !== undefined) checkResize(this.#spec, change.memoryMib);
-    if (!hasSecrets && !hasVmChange(change)) return await this.#changePolicy(policy);
+    if (!hasSecrets && !hasVmChange(change)) return await this.#changePolicy(change.policy);
     const before = this.#spec;
     const isOnDisk = this.#life.snapshotId !== null;
     // A suspended sandbox may need the values to be resumed.
@@ -561,7 +560,8 @@ export class ManagedSandbox {
     void this.#persist().then(() => this.#endPersisted.resolve());
   }
 
-  #apply(change: LifetimeChange): void {
+  #apply({ models, ...change }: LifetimeChange): void {
+    if (models) this.#spec = changeModels(this.#spec, models, this.#life.supervisor);
     this.#policy = changeLifetime(this.#policy, change);
     const counts = pausedToOf(this.#life.state) === null && this.#life.snapshotId === null;
     if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();

@@ -3,7 +3,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { PackagePolicy } from '../../base/package-policy.ts';
 import { SandboxError } from '../errors.ts';
 import type { LifetimeChange } from '../request.ts';
-import type { NetworkSpec, SandboxSpec, SecretChange } from '../spec.ts';
+import type { ModelPolicy, NetworkSpec, SandboxSpec, SecretChange } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 
@@ -55,6 +55,17 @@ export async function changeVm(
     if (supervisor.state !== 'ready') throw error;
     throw withKept(error, await undo(applied));
   }
+}
+
+/** Changes what requests to models may use; a later VM has the same. Returns the spec with the change. */
+export function changeModels(
+  spec: SandboxSpec,
+  change: Pick<ModelPolicy, 'budget'>,
+  supervisor: Pick<Supervisor, 'setModels'> | undefined,
+): SandboxSpec {
+  const models = { ...spec.models, ...change };
+  supervisor?.setModels(models);
+  return { ...spec, models };
 }
 
 function partsOf(

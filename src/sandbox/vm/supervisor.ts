@@ -33,7 +33,7 @@ import type {
   Workspace,
 } from '../parts.ts';
 import { requireValues, type SandboxSecret } from '../secrets.ts';
-import type { NetworkSpec, SandboxSpec } from '../spec.ts';
+import type { ModelPolicy, NetworkSpec, SandboxSpec } from '../spec.ts';
 import { Evidence } from './evidence.ts';
 import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';
@@ -187,6 +187,12 @@ export class Supervisor {
       guest.update({ env, network, authority }, signal),
       limitVm(this.#vm, namedLimits(spec)),
     ]);
+  }
+
+  /** Changes what its requests may ask models, for those that arrive from now on; the next VM has the same. */
+  setModels(models: ModelPolicy): void {
+    this.#spec = { ...this.#spec, models };
+    this.#running?.port.setModels(models);
   }
 
   /** Changes the limits of a running VM; the next VM has them too. @throws SandboxError `not_ready` or `gone`; VmmError */
