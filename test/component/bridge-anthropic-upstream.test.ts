@@ -362,6 +362,43 @@ describe('bridge: errors of an upstream of Anthropic’s API', () => {
 });
 
 describe('bridge: plans with upstreams of both APIs', () => {
+  const user = [{ role: 'user', content: 'hello' }];
+  it.each([
+    ['/v1/chat/completions', { messages: user }],
+    ['/v1/completions', { prompt: 'hello' }],
+    ['/v1/embeddings', { input: 'hello' }],
+    ['/v1/responses', { input: 'hello' }],
+    ['/api/chat', { messages: user, stream: false }],
+  ])('%s is told what to do where only Anthropic’s API has the model', async (path, body) => {
+    const { call } = await bridge();
+    const refused = await call(path, { model: 'm1', ...body });
+    expect(refused.status).toBe(400);
+    expect(refused.body).toContain('Use a client of Anthropic');
+    if (!path.startsWith('/api')) expect(errorOf(refused.body)['code']).toBe('api_not_spoken');
+    // Its first choice is left out, and the other one serves.
+    expect((await call(path, { model: 'late', ...body })).status).toBe(200);
+    expect((await call(path, { model: 'both', ...body })).status).toBe(200);
+    expect(claude.requests).toEqual([]);
+    expect(local.requests.map((one) => JSON.parse(one.body).model)).toEqual(['late', 'own']);
+  });
+
+  it('lists say which models only programs of Messages reach', async () => {
+    const { call } = await bridge();
+    const { data } = JSON.parse((await call('/v1/models')).body) as {
+      data: { id: string; owned_by: string }[];
+    };
+    expect(data.map(({ id, owned_by: owner }) => [id, owner])).toEqual([
+      ['m1', 'anthropic-messages'],
+      ['own', 'neurovisor'],
+      ['both', 'neurovisor'],
+      ['late', 'neurovisor'],
+    ]);
+    const { models } = JSON.parse((await call('/api/tags')).body) as {
+      models: { details: { family: string } }[];
+    };
+    expect(models[0]?.details.family).toBe('anthropic-messages');
+  });
+
   it('a conversation that another model began loses the thinking that Anthropic did not sign', async () => {
     const { call } = await bridge();
     const thought = (signature: string) => ({ type: 'thinking', thinking: 'hm', signature });
