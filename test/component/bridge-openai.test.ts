@@ -265,6 +265,23 @@ describe('bridge: streams', () => {
 });
 
 describe('bridge: errors of the upstream', () => {
+  it('hides a key that the server echoes in the midst of an answer, also in parts', async () => {
+    const key = 'sk-host-secret-0123';
+    fixture = await bridgeFixture({ apiKey: key });
+    const { mock, call } = fixture;
+    mock.answer((_, response) => {
+      startEvents(response);
+      response.write(`${delta('begin')}data: {"error":{"message":"Bearer sk-host-`);
+      setImmediate(() => response.end(`secret-0123 is spent"}}\n\n`));
+    });
+    const stream = await call(CHAT, chat({ stream: true }));
+    expect(stream.body).toContain(`Bearer ${'*'.repeat(key.length)} is spent`);
+    mock.answer((_, response) => sendJson(response, 200, completion(`it was ${key}`)));
+    const document = await call(CHAT, chat());
+    expect(document.body).toContain(`it was ${'*'.repeat(key.length)}`);
+    for (const { body } of [stream, document]) expect(body).not.toContain('sk-host');
+  });
+
   it('forwards status and body, without a key that the server echoes', async () => {
     fixture = await bridgeFixture({ apiKey: 'sk-host-secret' });
     fixture.mock.answer(({ headers }, response) => {

@@ -8,6 +8,7 @@ import type { Translation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
 import { responseHeaders } from '../headers.ts';
 import { isJsonObject } from '../json-body.ts';
+import { KeyMask } from '../key-mask.ts';
 import type { BridgeLimits } from '../limits.ts';
 import type { Refusal } from '../refusal.ts';
 import type { Reply } from '../reply.ts';
@@ -196,6 +197,7 @@ export function pump(
   isDone: () => boolean = () => false,
 ): Promise<void> {
   const { clock, limits, signal } = context;
+  const mask = new KeyMask(context.apiKey);
   return new Promise((resolve, reject) => {
     let stopStall: () => void = () => undefined;
     const fail = (cause?: unknown): void => {
@@ -207,7 +209,8 @@ export function pump(
       context.onData();
       let open: boolean;
       try {
-        open = onChunk(chunk);
+        // A server may echo a request in an error of its stream.
+        open = onChunk(mask.push(chunk));
       } catch (error) {
         reject(error);
         response.destroy();
@@ -225,7 +228,16 @@ export function pump(
         response.resume();
       });
     });
-    response.once('end', () => (response.complete ? resolve() : fail()));
+    response.once('end', () => {
+      if (!response.complete) return fail();
+      try {
+        const rest = mask.rest();
+        if (rest.length > 0 && !isDone()) onChunk(rest);
+        resolve();
+      } catch (error) {
+        reject(error);
+      }
+    });
     response.once('error', fail);
     response.once('close', () => fail());
   });
