@@ -23,7 +23,11 @@ export const pythonAnthropic = (): ModelClient | string =>
 
 /** The package `@anthropic-ai/sdk` for Node.js, or why there is none. */
 export const nodeAnthropic = (): ModelClient | string =>
-  nodeClient({ lock: 'node', module: '@anthropic-ai/sdk', script: 'anthropic.mjs' });
+  nodeClient({ lock: 'node', script: 'anthropic.mjs' });
+
+/** Vercel's AI SDK with its providers for OpenAI and Anthropic, or why there is none. */
+export const nodeAiSdk = (): ModelClient | string =>
+  nodeClient({ lock: 'node-ai', script: 'ai.mjs' });
 
 /** The package `openai` for Python, or why there is none. */
 export const pythonOpenai = (): ModelClient | string =>
@@ -31,7 +35,7 @@ export const pythonOpenai = (): ModelClient | string =>
 
 /** The package `openai` for Node.js, or why there is none. */
 export const nodeOpenai = (): ModelClient | string =>
-  nodeClient({ lock: 'node-openai', module: 'openai', script: 'openai.mjs' });
+  nodeClient({ lock: 'node-openai', script: 'openai.mjs' });
 
 /** The package `ollama` or `langchain-ollama` for Python, or why there is none. */
 export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string =>
@@ -39,7 +43,7 @@ export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): Model
 
 /** The package `ollama` for Node.js, or why there is none. */
 export const nodeOllama = (): ModelClient | string =>
-  nodeClient({ lock: 'ollama-node', module: 'ollama', script: 'ollama.mjs' });
+  nodeClient({ lock: 'ollama-node', script: 'ollama.mjs' });
 
 /** Compiled packages for a guest, as a directory for PYTHONPATH, or why there are none: what its image has is left out. */
 export const guestPackages = (): { readonly packages: string } | string =>
@@ -63,21 +67,21 @@ const pythonClient = (client: {
     return { program: python, args: [join(MODEL_CLIENTS_DIR, client.script)] };
   });
 
-/** @param lock directory of the lock file; @param module what the script imports from it */
+/** @param lock directory of the lock file */
 const nodeClient = (client: {
   readonly lock: string;
-  readonly module: string;
   readonly script: string;
 }): ModelClient | string =>
   orReason(() => {
-    const { lock, module } = client;
+    const { lock } = client;
+    const script = join(MODEL_CLIENTS_DIR, client.script);
     const dir = lockedNode(`model-clients-${lock}`, join(MODEL_CLIENTS_DIR, lock));
     // The script lies elsewhere, and `import` looks only beside it.
     const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
       const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
+      const script = pathToFileURL(${JSON.stringify(script)}).href;
       registerHooks({ resolve: (name, context, next) =>
-        name === ${JSON.stringify(module)} ? next(name, { ...context, parentURL }) : next(name, context) });`;
-    const script = join(MODEL_CLIENTS_DIR, client.script);
+        next(name, context.parentURL === script ? { ...context, parentURL } : context) });`;
     const args = ['--import', `data:text/javascript,${encodeURIComponent(hook)}`, script];
     return { program: process.execPath, args };
   });
