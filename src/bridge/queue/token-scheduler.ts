@@ -8,7 +8,8 @@
  * wait all the time in one band get the same service, up to what the slots hold at a time, however many requests they
  * send. Leaving saves no credit: a flow that waits again is lifted to the smallest counter that waits.
  *
- * Bands are strict, but a request counts as one band better for each `agingMs` that it waits. While a better band is
+ * Bands are strict, but a request counts as one band better for each `agingMs` that it waits, and so do all of its band
+ * and of better ones: a flow whose requests wait for each other must not pass others by their age. While a better band is
  * served, counters of worse ones rise along, so a request that has aged competes and is not owed the past.
  */
 import { assert } from '../../base/assert.ts';
@@ -29,6 +30,8 @@ export interface Ticket extends Arrival {
 /** One level's account of who has got how much. */
 interface Flow {
   counter: number;
+  /** Part of it that is of running requests, whose true cost is not known yet. */
+  unsettled: number;
   /** Requests. */
   waiting: number;
   running: number;
@@ -50,16 +53,15 @@ interface Item {
   charged: number | undefined;
 }
 
+const NEW_FLOW: Flow = { counter: 0, unsettled: 0, waiting: 0, running: 0 };
 /** Flows that do nothing now, but whose counters are kept, at each level. */
 const IDLE_FLOWS_MAX = 1024;
 
 export class TokenScheduler {
   readonly #agingMs: number;
   readonly #tenants = new Level<Tenant>(() => ({
-    counter: 0,
-    waiting: 0,
-    running: 0,
-    sandboxes: new Level<Sandbox>(() => ({ counter: 0, waiting: 0, running: 0, line: new Set() })),
+    ...NEW_FLOW,
+    sandboxes: new Level<Sandbox>(() => ({ ...NEW_FLOW, line: new Set() })),
   }));
   readonly #items = new Map<Ticket, Item>();
   #slots: number;
@@ -98,7 +100,8 @@ export class TokenScheduler {
   /** The next request, which has a slot from now on. Undefined: no slot is free, or none waits. */
   next(nowMs: number): Ticket | undefined {
     if (this.#running >= this.#slots || this.waiting === 0) return undefined;
-    const bandOf = (sandbox: Sandbox): number => this.#bandOf(sandbox, nowMs);
+    const bands = this.#agedBands(nowMs);
+    const bandOf = (sandbox: Sandbox): number => agedBand(bands, sandbox);
     const bandOfTenant = (tenant: Tenant): number => tenant.sandboxes.best(bandOf);
     const band = this.#tenants.best(bandOfTenant);
     const tenant = this.#tenants.take(bandOfTenant, band);
@@ -122,8 +125,10 @@ export class TokenScheduler {
     if (item?.charged === undefined) return;
     const more = cost - item.charged;
     item.charged = cost;
-    item.tenant.counter += more;
-    item.sandbox.counter += more;
+    for (const flow of [item.tenant, item.sandbox]) {
+      flow.counter += more;
+      flow.unsettled += more;
+    }
   }
 
   /** A request has ended, or no longer waits. Idempotent. */
@@ -135,17 +140,34 @@ export class TokenScheduler {
     const state = item.charged === undefined ? 'waiting' : 'running';
     if (state === 'running') this.#running -= 1;
     else sandbox.line.delete(item);
-    for (const flow of [tenant, sandbox]) flow[state] -= 1;
+    for (const flow of [tenant, sandbox]) {
+      flow[state] -= 1;
+      flow.unsettled -= item.charged ?? 0;
+    }
     tenant.sandboxes.leave(ticket.sandbox);
     this.#tenants.leave(ticket.tenant);
   }
 
-  #bandOf({ line }: Sandbox, nowMs: number): number {
-    const [first] = line;
-    if (first === undefined) return Number.POSITIVE_INFINITY;
-    const { band, arrivedAtMs } = first.ticket;
-    return Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / this.#agingMs));
+  /** What each band counts as now, by its index: as the best that has aged in it or in a worse one. */
+  #agedBands(nowMs: number): readonly number[] {
+    const bands: number[] = [];
+    for (const tenant of this.#tenants.all()) {
+      for (const { line } of tenant.sandboxes.all()) {
+        const [first] = line;
+        if (first === undefined) continue;
+        const { band, arrivedAtMs } = first.ticket;
+        const aged = Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / this.#agingMs));
+        for (let better = 0; better <= band; better += 1)
+          bands[better] = Math.min(bands[better] ?? better, aged);
+      }
+    }
+    return bands;
   }
+}
+
+function agedBand(bands: readonly number[], { line }: Sandbox): number {
+  const [first] = line;
+  return first === undefined ? Number.POSITIVE_INFINITY : (bands[first.ticket.band] ?? 0);
 }
 
 /** The flows of one level. When all of them are idle their counters begin anew. */
@@ -188,6 +210,10 @@ class Level<F extends Flow> {
     }
   }
 
+  all(): Iterable<F> {
+    return this.#flows.values();
+  }
+
   best(bandOf: (flow: F) => number): number {
     let best = Number.POSITIVE_INFINITY;
     for (const flow of this.#flows.values())
@@ -212,10 +238,11 @@ class Level<F extends Flow> {
     return least;
   }
 
+  /** Without estimates: one that comes must not wait until others have worked off what they never used. */
   #floor(): number {
     let least = Number.POSITIVE_INFINITY;
     for (const flow of this.#flows.values())
-      if (flow.waiting > 0) least = Math.min(least, flow.counter);
+      if (flow.waiting > 0) least = Math.min(least, flow.counter - flow.unsettled);
     return least === Number.POSITIVE_INFINITY ? this.#passed : least;
   }
 
