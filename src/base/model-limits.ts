@@ -20,6 +20,9 @@ export interface ModelBudget {
   readonly tokensPerMinute?: number;
 }
 
+/** The account of all sandboxes together; no sandbox has this id. */
+export const HOST_ACCOUNT = 'host';
+
 /** Use in the current window. */
 export interface BudgetUse {
   readonly inputTokens: number;

@@ -1,4 +1,5 @@
 /** What a request needs before it is sent: a part of its sandbox's budget, then a slot of an upstream. */
+import { HOST_ACCOUNT, type ModelBudget } from '../base/model-limits.ts';
 import type { Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
 import { type OutputLimit, outputEdits } from './budget/output-limit.ts';
@@ -16,6 +17,8 @@ export interface AdmissionContext {
   /** The budget's: sandboxes may share one. */
   readonly account: string;
   readonly policy: BridgePolicy;
+  /** Of all sandboxes together. Null: none. */
+  readonly hostBudget: ModelBudget | null;
   readonly budgets: Budgets;
   readonly queues: UpstreamQueues;
   /** Null: the operator's. */
@@ -65,14 +68,17 @@ export class Admission {
     request: AdmissionRequest,
     signal: AbortSignal,
   ): Promise<Checked<Admission>> {
-    const { budget: limits = {} } = context.policy;
-    if (Object.keys(limits).length === 0) {
-      return accepted(new Admission(context, request, undefined));
-    }
+    const { account, hostBudget, policy } = context;
+    const { budget = {} } = policy;
+    const shares = [
+      ...(Object.keys(budget).length === 0 ? [] : [{ account, limits: budget }]),
+      ...(hostBudget === null ? [] : [{ account: HOST_ACCOUNT, limits: hostBudget }]),
+    ];
+    if (shares.length === 0) return accepted(new Admission(context, request, undefined));
     const { promptTokensEstimate: inputTokens, output } = request;
-    const plan = limits.costNanoDollars === undefined ? request.plan : pricedPlan(request.plan);
+    const hasCost = shares.some(({ limits }) => limits.costNanoDollars !== undefined);
+    const plan = hasCost ? pricedPlan(request.plan) : request.plan;
     if (plan.groups.length === 0) return unpriced(plan.model);
-    const shares = [{ account: context.account, limits }];
     const wanted = { inputTokens, outputTokens: mostOf(output), price: dearest(plan) };
     const reserved = await context.budgets.reserve(shares, wanted, signal);
     if (!reserved.ok) return reserved;
@@ -161,6 +167,6 @@ function pricedPlan(plan: Plan): Plan {
 function unpriced(model: string): Checked<never> {
   const message =
     `The model ${JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX))} is served outside this host at a price that ` +
-    'is unknown, and this sandbox has a limit of cost. Its price belongs into models.toml on the host.';
+    'is unknown, and a limit of cost holds for this sandbox. Its price belongs into models.toml on the host.';
   return refused(403, 'model_unpriced', message, { param: 'model' });
 }

@@ -33,8 +33,13 @@ import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';
 import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
-import { type Metric, single } from '../base/metrics.ts';
-import type { BudgetUse } from '../base/model-limits.ts';
+import { collected, type Metric, single } from '../base/metrics.ts';
+import {
+  type BudgetUse,
+  budgetStates,
+  HOST_ACCOUNT,
+  type ModelBudget,
+} from '../base/model-limits.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import { BODY_MEMORY } from './body/body.ts';
 import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
@@ -91,8 +96,16 @@ export interface BridgeOptions {
   readonly bodyMemory?: FairShareLimits;
   /** Default `CHECKER_LIMITS`. */
   readonly checker?: Partial<CheckerLimits>;
+  /** For the requests of all sandboxes together, beside their own budgets. Absent: none. */
+  readonly hostBudget?: HostBudgetOptions | undefined;
   /** Default `QUEUE_LIMITS`. */
   readonly queue?: QueueLimits;
+}
+
+export interface HostBudgetOptions {
+  readonly limits: ModelBudget;
+  /** Before; null: nothing. */
+  readonly used: BudgetUse | null;
 }
 
 export interface Caller {
@@ -110,7 +123,7 @@ export interface Bridge {
    * @throws BridgeError `listen_failed`, `closed`
    */
   attach(caller: Caller): Promise<BridgePort>;
-  /** What was used of a budget; null: nothing is known of the account. */
+  /** What was used of a budget, of `HOST_ACCOUNT` by all; null: nothing is known of the account. */
   budgetUse(account: string): BudgetUse | null;
   /** Metrics of all ports, including closed ones. */
   metrics(): readonly Metric[];
@@ -143,6 +156,10 @@ export function createBridge(options: BridgeOptions): Bridge {
   const { draw = drawByHash } = options;
   const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, draw });
   const budgets = new Budgets(clock);
+  const { hostBudget } = options;
+  if (hostBudget?.used != null) {
+    budgets.restore({ account: HOST_ACCOUNT, limits: hostBudget.limits }, hostBudget.used);
+  }
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -177,6 +194,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         tenantOf: options.tenantOf ?? (() => null),
         queues,
         budgets,
+        hostBudget: hostBudget?.limits ?? null,
         metrics,
         tracer,
         takeTraces: options.takeTraces,
@@ -205,6 +223,7 @@ export function createBridge(options: BridgeOptions): Bridge {
     metrics: () => [
       ...metrics.list(),
       ...queues.metrics(),
+      ...(hostBudget === undefined ? [] : hostBudgetGauges(hostBudget.limits, budgets, clock)),
       ...dispatcher.metrics(),
       ...portGauges(ports),
       waitingBodies(checker),
@@ -217,6 +236,23 @@ export function createBridge(options: BridgeOptions): Bridge {
       return closing;
     },
   };
+}
+
+function hostBudgetGauges(limits: ModelBudget, budgets: Budgets, clock: Clock): readonly Metric[] {
+  const gauge = (key: 'limit' | 'used', help: string): Metric =>
+    collected(
+      'gauge',
+      { name: `neurovisor_model_budget_${key}`, help, unit: null, labels: ['kind'] },
+      () =>
+        budgetStates(limits, budgets.useOf(HOST_ACCOUNT), clock.wall()).map((state) => [
+          { kind: state.kind },
+          state[key],
+        ]),
+    );
+  return [
+    gauge('limit', 'Budget for models of all sandboxes together, by kind.'),
+    gauge('used', 'Use of the budget of all sandboxes together in this window, by kind.'),
+  ];
 }
 
 function waitingBodies(checker: BodyChecker): Metric {

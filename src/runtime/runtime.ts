@@ -15,7 +15,12 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { BudgetUse } from '../base/model-limits.ts';
 import type { Progress } from '../base/progress.ts';
-import { type Bridge, createBridge, type UsageRecord } from '../bridge/bridge.ts';
+import {
+  type Bridge,
+  createBridge,
+  type HostBudgetOptions,
+  type UsageRecord,
+} from '../bridge/bridge.ts';
 import type { Refusal } from '../bridge/refusal.ts';
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
@@ -90,6 +95,8 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** For the requests of all sandboxes together to models. Default: none. */
+  readonly hostBudget?: HostBudgetOptions | undefined;
   /** True: a daemon, which runs the configured kernel probes. */
   readonly observes?: boolean;
   /** True: no model is fetched, since none will be requested. */
@@ -273,6 +280,7 @@ export class Runtime {
         refusalOf: (id) => modelGate.current?.refusalOf(id) ?? null,
         tenantOf: (id) => modelGate.current?.tenantOf(id) ?? null,
         tape: tape?.tape,
+        hostBudget: options.hostBudget,
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());

@@ -4,13 +4,12 @@
  *
  *     add ─► memory ─► HOME/tokens.json, at most once a second, and at the end
  */
-import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock } from '../base/clock.ts';
-import { describeError, errorCode } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
-import { TENANT_LIMITS, TENANT_NAME } from './limits.ts';
+import { TENANT_NAME } from './limits.ts';
+import { SavedFile } from './saved-file.ts';
 
 export const DAY_MS = 24 * 3600 * 1000;
 
@@ -20,30 +19,20 @@ const file = z.object({
   tokens: z.record(z.string().regex(TENANT_NAME), z.number().nonnegative()),
 });
 
-type Save = (text: string) => Promise<void>;
-
 export class DailyTokens implements AsyncDisposable {
   readonly #clock: Clock;
-  readonly #save: Save | null;
-  readonly #log: Log | null;
+  #file: SavedFile | null = null;
   #day: number;
   readonly #counts = new Map<string, number>();
-  #isChanged = false;
-  #hasFailed = false;
-  #isClosed = false;
-  #saving: Promise<void> = Promise.resolve();
-  #stopTimer: (() => void) | null = null;
 
-  private constructor(clock: Clock, save: Save | null, log: Log | null) {
+  private constructor(clock: Clock) {
     this.#clock = clock;
-    this.#save = save;
-    this.#log = log;
     this.#day = this.#dayNow();
   }
 
   /** For tests, and where nothing is to be kept. */
   static inMemory(clock: Clock): DailyTokens {
-    return new DailyTokens(clock, null, null);
+    return new DailyTokens(clock);
   }
 
   /** A file that can't be read counts as none, and the log says so. */
@@ -53,19 +42,19 @@ export class DailyTokens implements AsyncDisposable {
     readonly log: Log;
   }): Promise<DailyTokens> {
     const { homeDir, clock, log } = parts;
-    const path = join(homeDir, 'tokens.json');
-    const made = new DailyTokens(clock, (text) => replace(path, text), log);
-    try {
-      const { day, tokens } = file.parse(JSON.parse(await readFile(path, 'utf8')));
-      if (day === made.#day) {
-        for (const [tenant, count] of Object.entries(tokens)) made.#counts.set(tenant, count);
-      }
-    } catch (error) {
-      if (errorCode(error) !== 'ENOENT') {
-        const reason = describeError(error).slice(0, 500);
-        log.error('the count of today’s tokens can’t be read; it begins anew', { path, reason });
-      }
+    const made = new DailyTokens(clock);
+    const saved = new SavedFile({
+      path: join(homeDir, 'tokens.json'),
+      clock,
+      log,
+      what: 'the count of today’s tokens',
+      text: () => made.#text(),
+    });
+    const kept = await saved.read((text) => file.parse(JSON.parse(text)));
+    if (kept?.day === made.#day) {
+      for (const [tenant, count] of Object.entries(kept.tokens)) made.#counts.set(tenant, count);
     }
+    made.#file = saved;
     return made;
   }
 
@@ -76,45 +65,18 @@ export class DailyTokens implements AsyncDisposable {
 
   add(tenant: string, count: number): void {
     this.#counts.set(tenant, this.of(tenant) + count);
-    this.#isChanged = true;
-    this.#writeSoon();
-  }
-
-  #writeSoon(): void {
-    if (this.#save === null || this.#isClosed) return;
-    this.#stopTimer ??= this.#clock.after(TENANT_LIMITS.tokensSavedMs, () => {
-      this.#stopTimer = null;
-      this.#saving = this.#saving.then(() => this.#write());
-    });
+    this.#file?.changed();
   }
 
   /** Writes what is not written yet. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#isClosed = true;
-    this.#stopTimer?.();
-    this.#stopTimer = null;
-    await this.#saving;
-    await this.#write();
+    await this.#file?.[Symbol.asyncDispose]();
   }
 
-  /** Never rejects: what was not written is written with the next change, or soon. */
-  async #write(): Promise<void> {
-    if (this.#save === null || !this.#isChanged) return;
+  #text(): string {
     this.#beginDay();
-    this.#isChanged = false;
-    try {
-      const tokens = Object.fromEntries(this.#counts);
-      await this.#save(`${JSON.stringify({ day: this.#day, tokens })}\n`);
-      this.#hasFailed = false;
-    } catch (error) {
-      this.#isChanged = true;
-      if (!this.#hasFailed) {
-        const reason = describeError(error);
-        this.#log?.error('the count of today’s tokens can’t be written', { reason });
-      }
-      this.#hasFailed = true;
-      this.#writeSoon();
-    }
+    const tokens = Object.fromEntries(this.#counts);
+    return `${JSON.stringify({ day: this.#day, tokens })}\n`;
   }
 
   #beginDay(): void {
@@ -128,11 +90,4 @@ export class DailyTokens implements AsyncDisposable {
   #dayNow(): number {
     return Math.floor(this.#clock.wall() / DAY_MS);
   }
-}
-
-/** The daemon alone writes it, one time after the other, so a draft of a killed one is overwritten. */
-async function replace(path: string, text: string): Promise<void> {
-  const draft = `${path}.new`;
-  await writeFile(draft, text, { mode: 0o600, flush: true });
-  await rename(draft, path);
 }

@@ -1,7 +1,7 @@
 /** Budgets of sandboxes at the bridge (B10, B23): what is refused, what reaches the upstream, what is counted. */
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { ModelBudget } from '../../src/base/model-limits.ts';
+import { HOST_ACCOUNT, type ModelBudget } from '../../src/base/model-limits.ts';
 import type { Price } from '../../src/bridge/budget/price.ts';
 import type { RoutedModel } from '../../src/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
@@ -313,6 +313,73 @@ describe('bridge: budgets', () => {
     await expect.poll(() => held.length).toBe(3);
     for (const answer of held) answer();
     expect((await Promise.all(calls)).map(({ status }) => status)).toEqual([200, 200, 200]);
+  });
+
+  it('the budget of the host: all sandboxes together, beside their own; the error says whose is spent, and no more', async () => {
+    const limits = { requests: 3, outputTokens: 40, windowMs: 100 * 24 * 3600 * 1000 };
+    fixture = await bridgeFixture({
+      policy: { budget: { requests: 1 } },
+      hostBudget: { limits, used: null },
+    });
+    fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
+    const other = join(fixture.dir, 'other.sock');
+    await fixture.bridge.attach({ sandboxId: 'other', socketPath: other });
+    const messageOf = ({ body }: { body: string }): string =>
+      (JSON.parse(body) as { error: { message: string } }).error.message;
+    expect((await fixture.call(CHAT, BODY)).status).toBe(200);
+    const own = await fixture.call(CHAT, BODY);
+    expect(messageOf(own)).toContain('The budget of this sandbox for requests is spent');
+    // The refused one used nothing of the host's.
+    expect((await call(other, CHAT, BODY)).status).toBe(200);
+    const { max_tokens: _, ...unlimited } = BODY;
+    expect((await call(other, CHAT, unlimited)).status).toBe(200);
+    expect(lastSent()).toMatchObject({ max_tokens: 30 });
+    const refused = await call(other, CHAT, BODY);
+    expect([refused.status, refused.headers['x-should-retry']]).toEqual([429, 'false']);
+    expect(messageOf(refused)).toMatch(
+      /^The budget of all sandboxes of this host for requests is spent, or too small for this request\. It begins anew in \d+ s\.$/,
+    );
+    const used = fixture.bridge.budgetUse(HOST_ACCOUNT);
+    expect(used).toMatchObject({ inputTokens: 9, outputTokens: 15, requests: 3 });
+    const usedGauge = fixture.bridge
+      .metrics()
+      .find(({ name }) => name === 'neurovisor_model_budget_used');
+    expect(usedGauge?.samples().map(({ labels, value }) => [labels, value])).toEqual([
+      [{ kind: 'outputTokens' }, 15],
+      [{ kind: 'requests' }, 3],
+    ]);
+    await fixture.close();
+    // After a restart.
+    fixture = await bridgeFixture({ hostBudget: { limits, used } });
+    expect((await fixture.call(CHAT, BODY)).status).toBe(429);
+  });
+
+  it('the budget of the host: requests of several sandboxes at once do not exceed it', async () => {
+    const limits = { outputTokens: 20, windowMs: 100 * 24 * 3600 * 1000 };
+    fixture = await bridgeFixture({ hostBudget: { limits, used: null } });
+    const held: (() => void)[] = [];
+    fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
+    const other = join(fixture.dir, 'other.sock');
+    await fixture.bridge.attach({ sandboxId: 'other', socketPath: other });
+    const calls = [fixture.socketPath, other, fixture.socketPath, other].map((path) =>
+      call(path, CHAT, BODY),
+    );
+    await expect.poll(() => held.length).toBe(2);
+    for (const answer of held.splice(0)) answer();
+    const statuses = (await Promise.all(calls)).map(({ status }) => status);
+    expect(statuses.toSorted()).toEqual([200, 200, 429, 429]);
+    expect(fixture.mock.requests).toHaveLength(2);
+  });
+
+  it('the budget of the host: with a limit of cost, a model without a price is refused to all', async () => {
+    const away = { name: 'away', baseUrl: 'https://models.invalid/v1', models: ['m1'] };
+    fixture = await bridgeFixture({
+      policy: { allowModels: ['m1'] },
+      upstream: async () => away,
+      hostBudget: { limits: { costNanoDollars: 1, windowMs: 1000 }, used: null },
+    });
+    const refused = await fixture.call(CHAT, BODY);
+    expect(JSON.parse(refused.body)).toMatchObject({ error: { code: 'model_unpriced' } });
   });
 
   it('a guest that leaves while it waits for the budget reserves nothing', async () => {

@@ -72,6 +72,7 @@ export async function bridgeFixture(
     refusalOf?: BridgeOptions['refusalOf'];
     tenantOf?: BridgeOptions['tenantOf'];
     queue?: BridgeOptions['queue'];
+    hostBudget?: BridgeOptions['hostBudget'];
     tape?: BridgeOptions['tape'];
     log?: Log;
   } = {},
@@ -96,6 +97,7 @@ export async function bridgeFixture(
     ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     tape: options.tape,
+    hostBudget: options.hostBudget,
     onUsage(record) {
       usage.push(record);
       for (const resolve of waiting.splice(0)) resolve(record);

@@ -11,6 +11,7 @@ import type { Clock } from '../../base/clock.ts';
 import {
   type BudgetKind,
   type BudgetUse,
+  HOST_ACCOUNT,
   BUDGET_KINDS as KINDS,
   type ModelBudget,
 } from '../../base/model-limits.ts';
@@ -38,9 +39,19 @@ export type RequestUse = Omit<Record<BudgetKind, number>, 'requests'>;
 export type Reserved =
   | { readonly kind: 'reserved'; readonly reservation: Reservation }
   /** Later: requests in flight hold what is left, or the rate is used up. */
-  | { readonly kind: 'later'; readonly inMs: number | null; readonly by: BudgetKind | 'rate' }
+  | {
+      readonly kind: 'later';
+      readonly inMs: number | null;
+      readonly by: BudgetKind | 'rate';
+      readonly account: string;
+    }
   /** `inMs`: until the next window; null: there is none. */
-  | { readonly kind: 'spent'; readonly by: BudgetKind; readonly inMs: number | null };
+  | {
+      readonly kind: 'spent';
+      readonly by: BudgetKind;
+      readonly inMs: number | null;
+      readonly account: string;
+    };
 
 export interface Reservation {
   /** At most what was wanted, and at least 1 if that was. */
@@ -54,6 +65,7 @@ export interface Reservation {
 }
 
 interface Account {
+  readonly name: string;
   limits: ModelBudget;
   used: Record<BudgetKind, number>;
   reserved: Record<BudgetKind, number>;
@@ -127,14 +139,16 @@ export class BudgetAccounts {
       costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens: shortest }),
     };
     for (const account of opened) {
-      const { limits } = account;
+      const { limits, name } = account;
       for (const by of KINDS) {
         const limit = limits[by];
         if (limit === undefined || least[by] === 0) continue;
         const left = limit - account.used[by];
-        if (left < least[by]) return { kind: 'spent', by, inMs: this.#untilNextMs(limits) };
+        if (left < least[by]) {
+          return { kind: 'spent', by, inMs: this.#untilNextMs(limits), account: name };
+        }
         const free = left - account.reserved[by];
-        if (free < least[by]) return { kind: 'later', by, inMs: null };
+        if (free < least[by]) return { kind: 'later', by, inMs: null, account: name };
         if (by === 'outputTokens') outputTokens = Math.min(outputTokens, free);
         if (by === 'costNanoDollars') {
           outputTokens = Math.min(
@@ -146,7 +160,8 @@ export class BudgetAccounts {
     }
     for (const account of opened) {
       if (!account.rate.tryOpen(nowMs)) {
-        return { kind: 'later', by: 'rate', inMs: account.rate.waitMs(nowMs) };
+        const { name } = account;
+        return { kind: 'later', by: 'rate', inMs: account.rate.waitMs(nowMs), account: name };
       }
     }
     const costNanoDollars = costOf(price, {
@@ -227,6 +242,7 @@ export class BudgetAccounts {
     // The order of the map is that of the last uses.
     this.#accounts.delete(name);
     const account = known ?? {
+      name,
       limits,
       used: none(),
       reserved: none(),
@@ -240,7 +256,7 @@ export class BudgetAccounts {
 
   #forget(): void {
     for (const [name, { reserved }] of this.#accounts) {
-      if (reserved.requests > 0) continue;
+      if (reserved.requests > 0 || name === HOST_ACCOUNT) continue;
       this.#accounts.delete(name);
       return;
     }

@@ -183,8 +183,9 @@ describe('budgets', () => {
                 open.push(result.reservation);
               } else if (left < 1) {
                 const inMs = windowMs === undefined ? null : windowMs - (clock.wall() % windowMs);
-                expect(result).toEqual({ kind: 'spent', by: 'outputTokens', inMs });
-              } else expect(result).toEqual({ kind: 'later', by: 'outputTokens', inMs: null });
+                expect(result).toMatchObject({ kind: 'spent', by: 'outputTokens', inMs });
+              } else
+                expect(result).toMatchObject({ kind: 'later', by: 'outputTokens', inMs: null });
             }
           }
         },

@@ -1,8 +1,19 @@
 /** Reserves budgets for requests, which wait for what others may give back (io: timers only). */
 import type { Clock } from '../../base/clock.ts';
-import type { BudgetKind, BudgetUse, ModelBudget } from '../../base/model-limits.ts';
+import {
+  type BudgetKind,
+  type BudgetUse,
+  HOST_ACCOUNT,
+  type ModelBudget,
+} from '../../base/model-limits.ts';
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
-import { BudgetAccounts, type BudgetShare, type Reservation, type Wanted } from './accounts.ts';
+import {
+  BudgetAccounts,
+  type BudgetShare,
+  type Reservation,
+  type Reserved,
+  type Wanted,
+} from './accounts.ts';
 
 /** A request waits this long for requests in flight, or for its rate; then it gets 429. */
 const WAIT_MS_MAX = 60_000;
@@ -42,10 +53,10 @@ export class Budgets {
       signal.throwIfAborted();
       const result = this.#accounts.reserve(shares, wanted);
       if (result.kind === 'reserved') return accepted(this.#waking(result.reservation));
-      if (result.kind === 'spent') return { ok: false, refusal: spent(result.by, result.inMs) };
+      if (result.kind === 'spent') return { ok: false, refusal: spent(result) };
       const leftMs = untilMs - this.#clock.now();
       const inMs = result.inMs ?? 0;
-      if (inMs >= leftMs || leftMs <= 0) return { ok: false, refusal: busy(result.by, inMs) };
+      if (inMs >= leftMs || leftMs <= 0) return { ok: false, refusal: busy(result, inMs) };
       await this.#wait(result.inMs ?? leftMs, signal);
     }
   }
@@ -91,8 +102,14 @@ const NAMES: Readonly<Record<BudgetKind, string>> = {
   costNanoDollars: 'cost',
 };
 
-function spent(by: BudgetKind, inMs: number | null): Refusal {
-  const fault = `The budget of this sandbox for ${NAMES[by]} is spent, or too small for this request.`;
+type Of<Kind> = Extract<Reserved, { readonly kind: Kind }>;
+
+/** A sandbox is told nothing about others but that a limit holds for all of them. */
+const ownerOf = (account: string): string =>
+  account === HOST_ACCOUNT ? 'all sandboxes of this host' : 'this sandbox';
+
+function spent({ by, inMs, account }: Of<'spent'>): Refusal {
+  const fault = `The budget of ${ownerOf(account)} for ${NAMES[by]} is spent, or too small for this request.`;
   const code = 'budget_spent';
   if (inMs === null) {
     const remedy = 'Ask the owner of the sandbox for a larger one.';
@@ -103,13 +120,13 @@ function spent(by: BudgetKind, inMs: number | null): Refusal {
   return { status: 429, code, message, retryAfterSeconds, isFinal: true };
 }
 
-function busy(by: BudgetKind | 'rate', inMs: number): Refusal {
+function busy({ by, account }: Of<'later'>, inMs: number): Refusal {
   const retryAfterSeconds = Math.max(1, Math.ceil(inMs / 1000));
   const isFinal = inMs > WAIT_MS_MAX;
   if (by === 'rate') {
-    const message = 'This sandbox has used its tokens per minute. Retry later.';
+    const message = `The tokens per minute of ${ownerOf(account)} are used. Retry later.`;
     return { status: 429, code: 'rate_limited', message, retryAfterSeconds, isFinal };
   }
-  const message = `Requests in flight hold the rest of this sandbox's budget for ${NAMES[by]}. Retry later.`;
+  const message = `Requests in flight hold the rest of the budget of ${ownerOf(account)} for ${NAMES[by]}. Retry later.`;
   return { status: 429, code: 'budget_reserved', message, retryAfterSeconds };
 }

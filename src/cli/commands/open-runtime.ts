@@ -6,7 +6,10 @@ import type { Cli } from '../cli.ts';
 export async function openRuntime(
   cli: Cli,
   options: Partial<
-    Pick<RuntimeOptions, 'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel'>
+    Pick<
+      RuntimeOptions,
+      'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel' | 'hostBudget'
+    >
   > & {
     /** The caller closes the progress itself, for example after building a template. */
     readonly keepsProgress?: boolean;

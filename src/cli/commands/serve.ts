@@ -5,6 +5,7 @@ import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import { HOST_ACCOUNT } from '../../base/model-limits.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { JailMode } from '../../config.ts';
 import { openEvents } from '../../e2b/events/open.ts';
@@ -18,6 +19,7 @@ import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { AuditLog } from '../../tenants/audit.ts';
 import { noteModelRequest } from '../../tenants/audit-models.ts';
 import { DailyTokens } from '../../tenants/daily-tokens.ts';
+import { HostBudget } from '../../tenants/host-budget.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
 import { TenantQuotas } from '../../tenants/quota.ts';
 import { KnownQuotas } from '../../tenants/settings.ts';
@@ -29,6 +31,7 @@ import { apiKey, tokenKey } from '../daemon/keys.ts';
 import { VmTemplateBuilds } from '../daemon/template-builds.ts';
 import { type CassetteFlags, cassetteChoice } from '../flags/cassette-flags.ts';
 import { defaultDomain, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
+import { parseHostBudget } from '../flags/model-budget.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
 import { openRuntime } from './open-runtime.ts';
@@ -37,6 +40,7 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly pool: PoolLimits;
   readonly model?: string;
   readonly allowField?: readonly string[];
+  readonly modelBudget?: readonly string[];
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -70,6 +74,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
+  const limits = parseHostBudget(flags.modelBudget ?? []);
   const cassette = cassetteChoice(flags, cli.config);
   const allowFields = [...cli.config.allowFields, ...checkedFields(flags.allowField ?? [])];
   const cleanup = new CleanupStack();
@@ -80,6 +85,11 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     const counted = { homeDir: home.dir, clock: systemClock, log: cli.log };
     const tokens = await DailyTokens.open(counted);
     cleanup.push('count of tokens', () => tokens[Symbol.asyncDispose]());
+    const hostBudget =
+      limits === undefined ? undefined : await HostBudget.open({ ...counted, limits });
+    if (hostBudget !== undefined) {
+      cleanup.push('use of the budget', () => hostBudget[Symbol.asyncDispose]());
+    }
     const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
     cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
     const runtime = await openRuntime(cli, {
@@ -87,6 +97,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
       observes: true,
       config: { ...cli.config, allowFields, cassette, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
+      hostBudget,
     });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
@@ -100,6 +111,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.onUsage((record) => {
       noteModelRequest(modelAudit, quotas.tenantOf(record.sandboxId), record);
     });
+    runtime.onUsage(() => hostBudget?.note(runtime.modelUse(HOST_ACCOUNT)));
     runtime.judgeModelRequests(quotas);
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =

@@ -49,6 +49,12 @@ export function addDaemon(program: Command): void {
     .option('--plain-http', 'allow a --host other than loopback without TLS')
     .option('--domain <name[:port]>', 'names of sandboxes end with this: PORT-ID.NAME')
     .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
+    .option(
+      '--model-budget <limits>',
+      'budget for models of all sandboxes together, for example output=5M,cost=20,per=1d (cost in dollars)',
+      collect,
+      [],
+    )
     .addOption(allowFieldOption())
     .addOption(recordOption())
     .addOption(replayOption())

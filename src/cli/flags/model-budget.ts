@@ -88,3 +88,15 @@ export function changedBudget(
   const next = tokensPerMinute === undefined ? rate : (tokensPerMinute ?? undefined);
   return { ...named, ...(next === undefined ? {} : { tokensPerMinute: next }) };
 }
+
+/** `serve --model-budget`. @returns undefined: none. @throws UsageError */
+export function parseHostBudget(
+  texts: readonly string[],
+): (ModelBudget & { readonly windowMs: number }) | undefined {
+  const { windowMs, ...limits } = parseLimits('--model-budget', WORDS, EXAMPLE, texts) ?? {};
+  const isNone = Object.keys(limits).length === 0;
+  if (isNone && windowMs === undefined) return undefined;
+  if (isNone) throw new UsageError('--model-budget per= needs a limit', 'add for example cost=20');
+  if (windowMs !== undefined) return { ...limits, windowMs };
+  throw new UsageError('--model-budget needs a window', 'add for example per=1d');
+}
