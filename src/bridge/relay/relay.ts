@@ -239,7 +239,10 @@ export function pump(
       }
     });
     response.once('error', fail);
-    response.once('close', () => fail());
+    response.once('close', () => {
+      // After a whole answer, an error would be for nobody, and take its stack.
+      if (!response.readableEnded) fail();
+    });
   });
 }
 

@@ -93,8 +93,8 @@ export class UpstreamClient {
       outgoing.on('close', () => {
         stopTimer();
         signal.removeEventListener('abort', onAbort);
-        // For an answer that Node does not report, e.g. 101. No effect once the promise is settled.
-        reject(lost(new Error('no answer')));
+        // For an answer that Node does not report, e.g. 101. After any other, an error would be for nobody.
+        if (!answered) reject(lost(new Error('no answer')));
       });
       outgoing.on('response', (response) => {
         answered = true;
