@@ -45,8 +45,19 @@ export interface Endpoint {
   readonly key: string;
 }
 
+/** Each request asks several times, and URLs take long to parse. */
+const KNOWN = new WeakMap<UpstreamTarget, Endpoint>();
+
 /** @throws BridgeError `upstream_invalid` */
 export function endpointOf(target: UpstreamTarget): Endpoint {
+  const known = KNOWN.get(target);
+  if (known !== undefined) return known;
+  const endpoint = parseEndpoint(target);
+  KNOWN.set(target, endpoint);
+  return endpoint;
+}
+
+function parseEndpoint(target: UpstreamTarget): Endpoint {
   const { baseUrl, socketPath } = target;
   if (baseUrl === undefined && socketPath === undefined)
     throw invalid('it has neither a URL nor a socket');
