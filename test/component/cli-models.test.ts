@@ -50,6 +50,7 @@ beforeEach(async () => {
     url = "${await deadUrl()}"
     [models.qwen3]
     routes = [{ upstream = "gpu", model = "Qwen/Qwen3-8B", weight = 3 }]
+    price = { input = 0.075, output = 0.3 }
     fallback = ["gpt-5-mini"]
     [models.gpt-5-mini]
     upstream = "cloud"
@@ -114,7 +115,14 @@ describe('models ls', () => {
     ]);
     expect(found.models[0]).toEqual({
       name: 'qwen3',
-      routes: [{ upstream: 'gpu', model: 'Qwen/Qwen3-8B', weight: 3 }],
+      routes: [
+        {
+          upstream: 'gpu',
+          model: 'Qwen/Qwen3-8B',
+          weight: 3,
+          price: { input: 0.075, output: 0.3, cachedInput: 0.075 },
+        },
+      ],
       fallback: ['gpt-5-mini'],
       fallbackOn: ['connect', 'timeout', '429', '5xx'],
     });
@@ -130,7 +138,8 @@ describe('models ls', () => {
       /^gpu +local +openai +http:\S+ +8 +- +answers in \S+ \S+ +Qwen\/Qwen3-8B, ll/m,
     );
     expect(stdout()).toMatch(/^cloud +hosted +openai +http:\S+ +- +env CLOUD_KEY +answers/m);
-    expect(stdout()).toMatch(/^qwen3 +gpu:Qwen\/Qwen3-8B \(3\) +gpt-5-mini$/m);
+    expect(stdout()).toMatch(/^qwen3 +gpu:Qwen\/Qwen3-8B \(3\) at \$0\.075\/\$0\.3 +gpt-5-mini$/m);
+    expect(stdout()).toMatch(/^gpt-5-mini +cloud without price +-$/m);
     expect(stdout() + stderr()).not.toContain(KEY);
   });
 

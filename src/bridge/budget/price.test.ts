@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { dollarsText, parseDollars } from '../../base/text/dollars.ts';
-import { costOf, parsePrice } from './price.ts';
+import { costOf, dollarPrice, parsePrice } from './price.ts';
 
 describe('prices', () => {
   it.each([
@@ -12,6 +12,8 @@ describe('prices', () => {
     [100_000, 100_000_000_000],
   ])('parsePrice: %d dollars for a million tokens', (dollars, price) => {
     expect(parsePrice(dollars)).toBe(price);
+    const written = dollarPrice({ input: price, output: 0, cachedInput: 0 });
+    expect(written).toEqual({ input: dollars, output: 0, cachedInput: 0 });
   });
 
   it.each([

@@ -56,6 +56,12 @@ export function dearestOf(prices: readonly Price[]): Price {
   return { input: most('input'), output: most('output'), cachedInput: most('cachedInput') };
 }
 
+/** In dollars for a million tokens, as its owner wrote it. */
+export function dollarPrice({ input, output, cachedInput }: Price): Price {
+  const scale = 10 ** PRICE_DECIMALS_MAX;
+  return { input: input / scale, output: output / scale, cachedInput: cachedInput / scale };
+}
+
 /** Millionths of the number, which may have 6 decimals; null: it has more, is negative or above `PRICE_DOLLARS_MAX`. */
 export function parsePrice(dollars: number): number | null {
   // The shortest text of a number is what its owner wrote.

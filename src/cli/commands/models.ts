@@ -4,6 +4,7 @@ import {
   type ModelOverview,
   type ModelsOverview,
   overviewOf,
+  type RouteOverview,
   type RouteTest,
   type ServerOverview,
   testModels,
@@ -64,13 +65,19 @@ function shortened(names: readonly string[]): string {
   return more > 0 ? `${some} and ${more} more` : some || '-';
 }
 
+/** Of a million tokens of prompts and of answers. */
+function priceText(price: RouteOverview['price']): string {
+  if (price === undefined) return '';
+  return price === null ? ' without price' : ` at $${price.input}/$${price.output}`;
+}
+
 function modelTable(models: readonly ModelOverview[]): string {
   const rows = models.map(({ name, routes, fallback }) => [
     name,
     routes
-      .map(({ upstream, model, weight }) => {
+      .map(({ upstream, model, weight, price }) => {
         const other = model === name ? '' : `:${model}`;
-        return `${upstream}${other}${weight === 1 ? '' : ` (${weight})`}`;
+        return `${upstream}${other}${weight === 1 ? '' : ` (${weight})`}${priceText(price)}`;
       })
       .join(', '),
     fallback.join(', ') || '-',

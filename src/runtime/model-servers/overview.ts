@@ -2,6 +2,7 @@
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { silentLog } from '../../base/log.ts';
+import { dollarPrice, type Price } from '../../bridge/budget/price.ts';
 import type { KeySource } from '../../bridge/routing/models-file.ts';
 import type { FallbackCause, Route } from '../../bridge/routing/route-table.ts';
 import type { UpstreamApi, UpstreamTarget } from '../../bridge/upstream/address.ts';
@@ -34,9 +35,14 @@ export interface ServerOverview extends ListProbe {
   readonly key: string | null;
 }
 
+export interface RouteOverview extends Omit<Route, 'price'> {
+  /** Dollars for a million tokens. Absent: it costs nothing; null: nobody knows what. */
+  readonly price?: Price | null;
+}
+
 export interface ModelOverview {
   readonly name: string;
-  readonly routes: readonly Route[];
+  readonly routes: readonly RouteOverview[];
   readonly fallback: readonly string[];
   readonly fallbackOn: readonly FallbackCause[];
 }
@@ -130,6 +136,12 @@ export async function testModels(
   });
 }
 
+function shownRoute({ price, ...route }: Route): RouteOverview {
+  return price == null
+    ? { ...route, ...(price === null && { price }) }
+    : { ...route, price: dollarPrice(price) };
+}
+
 /** Every model of the file, or the first that each server lists. */
 function usual({ path, models, servers }: ModelsOverview): readonly string[] {
   if (path !== null && models.length > 0) return models.map(({ name }) => name);
@@ -145,13 +157,15 @@ async function overview(
   const probed = await Promise.all(servers.map((server) => probe(prober, server)));
   const models = new Map<string, ModelOverview>();
   for (const [name, { routes, fallback, fallbackOn }] of file?.models ?? []) {
-    models.set(name, { name, routes, fallback, fallbackOn: [...fallbackOn] });
+    const shown = routes.map(shownRoute);
+    models.set(name, { name, routes: shown, fallback, fallbackOn: [...fallbackOn] });
   }
   for (const { server, models: listed } of probed) {
     if (!server.discover) continue;
     for (const name of listed ?? []) {
       if (file?.models.has(name) === true) continue;
-      const route = { upstream: server.name, model: name, weight: 1 };
+      const price = server.kind === 'hosted' ? { price: null } : {};
+      const route = { upstream: server.name, model: name, weight: 1, ...price };
       const routes = [...(models.get(name)?.routes ?? []), route];
       models.set(name, { name, routes, fallback: [], fallbackOn: [] });
     }
