@@ -1,11 +1,22 @@
 /** A request that has been sent upstream, and its record. Pure. */
 import type { Span } from '../trace/trace.ts';
+import type { UnsentOutcome } from './bridge-metrics.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
 import type { Translated } from './relay/relay-translated.ts';
 import type { Track } from './tape/tape.ts';
 import type { TokenTimes } from './token-times.ts';
 import type { UpstreamApi } from './upstream/address.ts';
 import type { TokenCounts, UsageRecord } from './usage.ts';
+
+export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
+
+/** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
+export const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
+  served: null,
+  refused: 'refused',
+  failed: 'upstream-lost',
+  cancelled: 'cancelled',
+};
 
 /** An inference request that has been sent upstream. */
 export interface Dispatched {

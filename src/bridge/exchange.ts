@@ -15,13 +15,13 @@ import type { Span } from '../trace/trace.ts';
 import { Admission } from './admission.ts';
 import { RequestBody } from './body/body.ts';
 import { bufferOf, type CheckedBytes } from './body/body-checker.ts';
-import type { CheckedBody, RequestForms, TranslatedForm } from './body/check-body.ts';
-import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
+import type { RequestForms, TranslatedForm } from './body/check-body.ts';
+import { INTER_TOKEN_BOUNDS } from './bridge-metrics.ts';
 import type { OutputLimit } from './budget/output-limit.ts';
 import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
-import { type Dispatched, usageRecord } from './dispatched.ts';
+import { type Dispatched, type ExchangeEnd, UNSENT, usageRecord } from './dispatched.ts';
 import { BridgeError } from './errors.ts';
 import type { ExchangeContext } from './exchange-context.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
@@ -40,17 +40,23 @@ import { accepted, type Checked, type Refusal } from './refusal.ts';
 import { NO_TOKENS, relayAnswer, relayRefusal } from './relay/relay-answer.ts';
 import { type Translated, translatedBy } from './relay/relay-translated.ts';
 import { Reply } from './reply.ts';
-import { formBytes, formFor, labelMembers, planFor, playedApi, servable } from './request-form.ts';
+import {
+  type Asked,
+  formBytes,
+  formFor,
+  labelMembers,
+  planFor,
+  playedApi,
+  servable,
+} from './request-form.ts';
 import type { SendAttempt } from './routing/dispatcher.ts';
 import { onlyPlan, type ResolvedModel } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
-import { UPSTREAM_APIS, type UpstreamTarget } from './upstream/address.ts';
+import { UPSTREAM_APIS, type UpstreamApi, type UpstreamTarget } from './upstream/address.ts';
 import { cacheSalt } from './upstream/cache-salt.ts';
-
-export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 
 export class Exchange {
   readonly #context: ExchangeContext;
@@ -277,7 +283,11 @@ export class Exchange {
       this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
       return 'served';
     }
-    const usable = servable(plan, played === null ? this.#context.apis : playedApi(track), forms);
+    const usable = servable(
+      plan,
+      played === null ? this.#context.apis : playedApi(track),
+      checked.value,
+    );
     if (!usable.ok) return this.#refused(usable.refusal);
     const asked = { operation, ...checked.value, bytes, bodyEndAtMs };
     return await this.#deliver({ ...asked, model, plan: usable.value }, track);
@@ -310,7 +320,14 @@ export class Exchange {
         span,
         inspection,
         api,
-        translated: this.#translated(operation, inspection, form.translated, route.model, track),
+        translated: this.#translated(
+          operation,
+          inspection,
+          form.translated,
+          route.model,
+          track,
+          api,
+        ),
         track,
         answeredBy: route.model,
         model,
@@ -397,8 +414,9 @@ export class Exchange {
     translated: TranslatedForm | undefined,
     model: string,
     track: Track | undefined,
+    api: UpstreamApi,
   ): Translated | undefined {
-    const { translation } = this.#dialect;
+    const translation = this.#dialect.translation ?? this.#dialect.foreign;
     if (translation === undefined || translated === undefined) return undefined;
     const { clock, policy, kept } = this.#context;
     const { showCacheHits = false } = policy;
@@ -410,7 +428,7 @@ export class Exchange {
       this.#draft = keep && kept.begin(keep.previous, namedItems(keep.items, id));
       return this.#draft?.keep;
     };
-    const made = translatedBy(translation, { ...request, context }, keepBy, track?.answerId);
+    const made = translatedBy(translation, { ...request, context }, keepBy, api, track?.answerId);
     this.#reply.onFailure(made.writer.fail?.bind(made.writer));
     return made;
   }
@@ -575,19 +593,3 @@ export class Exchange {
       metrics.countUnsent(this.#dialect.name, outcome);
   }
 }
-
-/** A request that was checked, and the model that will answer it. */
-interface Asked extends ResolvedModel, CheckedBody {
-  readonly operation: Operation;
-  /** The guest's. */
-  readonly bytes: Buffer;
-  readonly bodyEndAtMs: number;
-}
-
-/** The outcome to count for a request that was not sent. Null: a model list, which is no inference. */
-const UNSENT: Readonly<Record<ExchangeEnd, UnsentOutcome | null>> = {
-  served: null,
-  refused: 'refused',
-  failed: 'upstream-lost',
-  cancelled: 'cancelled',
-};

@@ -1,11 +1,21 @@
 /** Which form of a request each upstream of a plan gets, by the API that it speaks. Pure. */
-import type { RequestForm, RequestForms } from './body/check-body.ts';
+import type { CheckedBody, RequestForm, RequestForms } from './body/check-body.ts';
+import type { Operation } from './dialect/dialect.ts';
 import { NotConnectedError } from './errors.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
+import type { ResolvedModel } from './routing/model-names.ts';
 import type { RouteTable } from './routing/route-table.ts';
 import type { Plan } from './routing/router.ts';
 import type { Track } from './tape/tape.ts';
 import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
+
+/** A request that was checked, and the model that will answer it. */
+export interface Asked extends ResolvedModel, CheckedBody {
+  readonly operation: Operation;
+  /** The guest's. */
+  readonly bytes: Buffer;
+  readonly bodyEndAtMs: number;
+}
 
 /** The APIs of a host's upstreams. */
 export interface SpokenApis {
@@ -47,9 +57,15 @@ export function planFor(plan: Plan, { of }: SpokenApis, api: UpstreamApi): Plan 
 }
 
 /** The routes of a plan whose upstreams can get the request, or why there are none. */
-export function servable(plan: Plan, { of }: SpokenApis, forms: RequestForms): Checked<Plan> {
+export function servable(
+  plan: Plan,
+  { of }: SpokenApis,
+  { forms, unfit }: Pick<CheckedBody, 'forms' | 'unfit'>,
+): Checked<Plan> {
   const usable = withRoutes(plan, (upstream) => forms[of(upstream)] !== undefined);
-  return usable.groups.length > 0 ? accepted(usable) : unspoken(plan.model);
+  if (usable.groups.length > 0) return accepted(usable);
+  const refusal = unfit?.anthropic;
+  return refusal === undefined ? unspoken(plan.model) : { ok: false, refusal };
 }
 
 function withRoutes(plan: Plan, isUsable: (upstream: string) => boolean): Plan {
@@ -59,10 +75,10 @@ function withRoutes(plan: Plan, isUsable: (upstream: string) => boolean): Plan {
   return { ...plan, groups };
 }
 
-export function unspoken(model: string): Checked<never> {
+function unspoken(model: string): Checked<never> {
   const message =
-    `The model ${JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX))} is served by Anthropic's API, and requests of ` +
-    `this API are not translated to it. Use a client of Anthropic's Messages (/v1/messages), or another model.`;
+    `The model ${JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX))} is served by Anthropic's API, which has ` +
+    'no text completions and no embeddings. Use chat, or another model.';
   return refused(400, 'api_not_spoken', message, { param: 'model' });
 }
 
@@ -74,7 +90,7 @@ export function labelMembers(
   labels: Readonly<Record<string, string>>,
 ): Readonly<Record<string, unknown>> {
   if (api === 'openai') return labels;
-  const { user } = labels;
+  const user = labels['user'] ?? labels['safety_identifier'];
   return user === undefined ? {} : { metadata: { user_id: user } };
 }
 

@@ -63,6 +63,13 @@ export interface StreamCounter {
   counts(promptEstimate: number): TokenCounts;
 }
 
+/** Counts along while a plain answer passes. */
+export interface DocumentCounter {
+  push(chunk: Buffer): void;
+  /** All of it. */
+  end?(text: string): void;
+}
+
 /** Usage of one stream of events of OpenAI's API. */
 export class StreamUsage implements StreamCounter {
   readonly #hideUsage: boolean;
@@ -170,7 +177,7 @@ function textLength(delta: JsonObject): number {
 const KEPT_BYTES_MAX = 64 * 1024;
 
 /** Usage of an answer that is one JSON document. Keeps only the head and the tail. */
-export class DocumentUsage {
+export class DocumentUsage implements DocumentCounter {
   #head: Buffer[] = [];
   #headBytes = 0;
   #tail: Buffer[] = [];

@@ -1,19 +1,10 @@
 /** Model servers that speak Anthropic's Messages, behind the bridge, over real sockets. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { CleanupStack } from '../../src/base/cleanup.ts';
-import type { BridgePolicy, UpstreamTarget } from '../../src/bridge/bridge.ts';
-import type { RouteTable } from '../../src/bridge/routing/route-table.ts';
 import { Player } from '../../src/bridge/tape/player.ts';
 import { Recorder } from '../../src/bridge/tape/recorder.ts';
-import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
-import { sendAnswer } from '../support/completions.ts';
+import { bridgeFixture } from '../support/bridge-fixture.ts';
 import { type MessageEvent, messageEvents, sendMessage, sseOf } from '../support/messages.ts';
-import {
-  type MockUpstream,
-  sendJson,
-  startEvents,
-  startMockUpstream,
-} from '../support/mock-upstream.ts';
+import { type MockUpstream, sendJson, startEvents } from '../support/mock-upstream.ts';
 import {
   type Forwarder,
   forwardTo,
@@ -22,9 +13,9 @@ import {
   runScenario,
 } from '../support/model-clients.ts';
 import { requires } from '../support/requires.ts';
+import { errorOf, CLAUDE_KEY as KEY, sentTo, type TwoApis, twoApis } from '../support/two-apis.ts';
 
 const PATH = '/v1/messages';
-const KEY = 'sk-ant-host-0123456789';
 const ask = (more: Record<string, unknown> = {}) => ({
   model: 'm1',
   max_tokens: 100,
@@ -32,59 +23,17 @@ const ask = (more: Record<string, unknown> = {}) => ({
   ...more,
 });
 
-let cleanup: CleanupStack;
+let world: TwoApis;
 let claude: MockUpstream;
 let local: MockUpstream;
+let bridge: TwoApis['bridge'];
 beforeEach(async () => {
-  cleanup = new CleanupStack();
-  claude = await startMockUpstream({ models: ['m1'], apiKey: KEY });
-  local = await startMockUpstream({ models: ['own'] });
-  cleanup.push('claude', () => claude.close());
-  cleanup.push('local', () => local.close());
-  claude.answer(({ body }, response) => sendMessage(body, response, { text: 'hi there' }));
-  local.answer(({ body }, response) => sendAnswer(body, response, { text: 'from local' }));
+  world = await twoApis();
+  ({ claude, local, bridge } = world);
 });
-afterEach(() => cleanup.run());
+afterEach(() => world.cleanup.run());
 
-/** `m1` is Anthropic's, `own` is of OpenAI's API, `both` prefers the first and `late` the second. */
-function routes(): RouteTable {
-  const upstream = (name: string, target: UpstreamTarget) => ({
-    name,
-    target: () => Promise.resolve(target),
-    isHosted: false,
-    answerWithinMs: null,
-    discover: false,
-    api: target.api ?? 'openai',
-  });
-  const route = (name: string, model: string) => ({ upstream: name, model, weight: 1 });
-  const fallbackOn = new Set(['connect', '429', '5xx'] as const);
-  const model = (name: string, at: string, fallback: string[] = []) =>
-    [name, { routes: [route(at, name)], fallback, fallbackOn }] as const;
-  return {
-    upstreams: [
-      upstream('claude', { ...claude.target, name: 'claude', api: 'anthropic' }),
-      upstream('local', { ...local.target, name: 'local' }),
-    ],
-    models: new Map([
-      model('m1', 'claude'),
-      model('own', 'local'),
-      model('both', 'claude', ['own']),
-      model('late', 'local', ['m1']),
-    ]),
-  };
-}
-
-async function bridge(
-  policy: BridgePolicy = {},
-  options: Parameters<typeof bridgeFixture>[0] = {},
-): Promise<BridgeFixture> {
-  const fixture = await bridgeFixture({ routes: routes(), policy, ...options });
-  cleanup.push('bridge', () => fixture.close());
-  return fixture;
-}
-
-const sent = (mock: MockUpstream = claude) => JSON.parse(mock.requests.at(-1)?.body ?? '{}');
-const errorOf = (body: string) => (JSON.parse(body) as { error: Record<string, unknown> }).error;
+const sent = (mock: MockUpstream = claude) => sentTo(mock);
 const eventsOf = (text: string): MessageEvent[] =>
   text
     .split('\n\n')
@@ -365,41 +314,29 @@ describe('bridge: errors of an upstream of Anthropic’s API', () => {
 });
 
 describe('bridge: plans with upstreams of both APIs', () => {
-  const user = [{ role: 'user', content: 'hello' }];
   it.each([
-    ['/v1/chat/completions', { messages: user }],
     ['/v1/completions', { prompt: 'hello' }],
     ['/v1/embeddings', { input: 'hello' }],
-    ['/v1/responses', { input: 'hello' }],
-    ['/api/chat', { messages: user, stream: false }],
+    ['/api/embed', { input: 'hello' }],
   ])('%s is told what to do where only Anthropic’s API has the model', async (path, body) => {
     const { call } = await bridge();
     const refused = await call(path, { model: 'm1', ...body });
     expect(refused.status).toBe(400);
-    expect(refused.body).toContain('Use a client of Anthropic');
+    expect(refused.body).toContain('no text completions and no embeddings');
     if (!path.startsWith('/api')) expect(errorOf(refused.body)['code']).toBe('api_not_spoken');
-    // Its first choice is left out, and the other one serves.
-    expect((await call(path, { model: 'late', ...body })).status).toBe(200);
-    expect((await call(path, { model: 'both', ...body })).status).toBe(200);
+    // Its first choice is left out, and the other one is asked.
+    await call(path, { model: 'both', ...body });
     expect(claude.requests).toEqual([]);
-    expect(local.requests.map((one) => JSON.parse(one.body).model)).toEqual(['late', 'own']);
+    expect(local.requests.map((one) => JSON.parse(one.body).model)).toEqual(['own']);
   });
 
-  it('lists say which models only programs of Messages reach', async () => {
+  it('a field of chat that Anthropic’s API lacks is refused, unless another route has it', async () => {
     const { call } = await bridge();
-    const { data } = JSON.parse((await call('/v1/models')).body) as {
-      data: { id: string; owned_by: string }[];
-    };
-    expect(data.map(({ id, owned_by: owner }) => [id, owner])).toEqual([
-      ['m1', 'anthropic-messages'],
-      ['own', 'neurovisor'],
-      ['both', 'neurovisor'],
-      ['late', 'neurovisor'],
-    ]);
-    const { models } = JSON.parse((await call('/api/tags')).body) as {
-      models: { details: { family: string } }[];
-    };
-    expect(models[0]?.details.family).toBe('anthropic-messages');
+    const body = { messages: [{ role: 'user', content: 'hello' }], n: 2 };
+    const refused = await call('/v1/chat/completions', { model: 'm1', ...body });
+    expect([refused.status, errorOf(refused.body)]).toMatchObject([400, { param: 'n' }]);
+    expect((await call('/v1/chat/completions', { model: 'both', ...body })).status).toBe(200);
+    expect([claude.requests.length, local.requests.length]).toEqual([0, 1]);
   });
 
   it('a conversation that another model began loses the thinking that Anthropic did not sign', async () => {
@@ -442,7 +379,7 @@ describe('bridge: plans with upstreams of both APIs', () => {
       tape: player,
       upstream: () => Promise.resolve(player.target),
     });
-    cleanup.push('player', () => playing.close());
+    world.cleanup.push('player', () => playing.close());
     const content = (body: string) => body.replaceAll(/msg_\w+/g, 'msg');
     for (const [i, request] of requests.entries()) {
       const answer = await playing.call(PATH, request);
@@ -465,7 +402,7 @@ for (const [name, find] of [
         attempts = 0;
         const fixture = await bridge({ aliases: { 'claude-any': 'm1' } });
         forwarder = await forwardTo(fixture.socketPath);
-        cleanup.push('forwarder', () => forwarder[Symbol.asyncDispose]());
+        world.cleanup.push('forwarder', () => forwarder[Symbol.asyncDispose]());
         claude.answer(({ path, body }, response) => {
           if (path.endsWith('count_tokens')) return sendJson(response, 200, { input_tokens: 3 });
           attempts += 1;

@@ -1,8 +1,8 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { assert } from '../../base/assert.ts';
 import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
+import { writeMessagesRequest } from '../dialect/anthropic/write-request.ts';
 import type {
-  DirectRequest,
   Inspection,
   KeepRequest,
   KeptContext,
@@ -19,9 +19,11 @@ import {
   parseJsonBody,
 } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
-import { accepted, type Checked } from '../refusal.ts';
+import { accepted, type Checked, type Refusal } from '../refusal.ts';
 import { conversationOf } from '../routing/affinity.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
+
+const MESSAGES_PATH = '/messages';
 
 /** Plain data: it is sent to a thread. */
 export interface BodyCheck {
@@ -42,6 +44,8 @@ export interface CheckedBody {
   readonly conversation: string | null;
   /** What upstreams get, by the API that they speak. Absent: the request can't be sent there. */
   readonly forms: RequestForms;
+  /** Why the request has no form for upstreams of an API, if there is a reason. */
+  readonly unfit?: Readonly<Partial<Record<UpstreamApi, Refusal>>>;
   /** The forms are missing: this is to be looked up first. */
   readonly needs?: KeptNeeds;
 }
@@ -89,21 +93,33 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
     output: operation.generates ? outputLimitOf(sent ?? value) : null,
   });
   const conversation = conversationOf(translated?.value?.body ?? value);
-  const directForm = (sent: DirectRequest): RequestForm => form(sent.path, sent.edits, sent.body);
   const own = form(operation.upstreamPath, inspection.edits, translated?.value?.body);
-  const { direct } = dialect;
-  const more =
-    direct === undefined || !check.apis.includes(direct.api)
-      ? {}
-      : { [direct.api]: directForm(direct.request(operation, value, check.policy)) };
-  if (translated?.value === undefined)
-    return accepted({ inspection, conversation, forms: { openai: own, ...more } });
-  const { answer, promptTokensEstimate, keep } = translated.value;
-  return accepted({
+  const { answer, keep, conversation: spoken } = translated?.value ?? {};
+  const openai = answer === undefined ? own : { ...own, translated: { answer, keep } };
+  const promptTokensEstimate =
+    translated?.value?.promptTokensEstimate ?? inspection.promptTokensEstimate;
+  const checked = {
     inspection: { ...inspection, promptTokensEstimate },
     conversation,
-    forms: { openai: { ...own, translated: { answer, keep } }, ...more },
-  });
+    forms: { openai },
+  };
+  if (!check.apis.includes('anthropic')) return accepted(checked);
+  if (dialect.direct !== undefined) {
+    const sent = dialect.direct.request(operation, value, check.policy);
+    const anthropic = form(sent.path, sent.edits, sent.body);
+    return accepted({ ...checked, forms: { openai, anthropic } });
+  }
+  const read =
+    answer === undefined
+      ? dialect.foreign?.read(operation, value)
+      : accepted({ answer, conversation: spoken });
+  if (read?.ok === false) return accepted({ ...checked, unfit: { anthropic: read.refusal } });
+  if (read?.value.conversation === undefined) return accepted(checked);
+  const anthropic = {
+    ...form(MESSAGES_PATH, {}, writeMessagesRequest(read.value.conversation)),
+    translated: { answer: read.value.answer, keep },
+  };
+  return accepted({ ...checked, forms: { openai, anthropic } });
 }
 
 function written(body: JsonObject): Pick<RequestForm, 'bytes' | 'layout'> & { bytes: Uint8Array } {

@@ -8,7 +8,7 @@ import type { KeptAnswers, KeptItem } from '../kept-answers.ts';
 import type { BridgePolicy, ModelEntry } from '../policy.ts';
 import type { Checked, Refusal } from '../refusal.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
-import type { AnswerContext, AnswerEvent } from './model.ts';
+import type { AnswerContext, AnswerEvent, ConversationRequest } from './model.ts';
 
 export type Route =
   | { readonly kind: 'models' }
@@ -68,6 +68,16 @@ export interface Dialect {
   readonly translation?: Translation;
   /** Beside the translation: some upstreams speak this dialect themselves, and bytes pass. */
   readonly direct?: Direct;
+  /** For upstreams of another API than OpenAI's, where there is no `translation`. */
+  readonly foreign?: ForeignTranslation;
+}
+
+export interface ForeignTranslation extends AnswerTranslation {
+  /** Undefined: no other API has the operation. */
+  read(
+    operation: Operation,
+    body: JsonObject,
+  ): Checked<Pick<TranslatedRequest, 'conversation' | 'answer'>> | undefined;
 }
 
 export interface Direct {
@@ -85,7 +95,15 @@ export interface DirectRequest {
   readonly edits: Readonly<Record<string, unknown>>;
 }
 
-export interface Translation {
+export interface AnswerTranslation {
+  answer(options: AnswerOptions): AnswerWriter;
+  /** Headers beside those that pass; `received` are the upstream's. */
+  answerHeaders(
+    received: Readonly<Record<string, string | readonly string[] | undefined>>,
+  ): Readonly<Record<string, string>>;
+}
+
+export interface Translation extends AnswerTranslation {
   /** The upstream's request for one that was inspected; undefined: it reaches no upstream. */
   request(
     operation: Operation,
@@ -96,7 +114,6 @@ export interface Translation {
   needs?(body: JsonObject): KeptNeeds | undefined;
   /** What `needs` asks for. */
   find?(needs: KeptNeeds, kept: KeptAnswers): Checked<KeptContext>;
-  answer(options: AnswerOptions): AnswerWriter;
   /** Answers a `count` route. */
   tokenCount?(tokens: number): unknown;
   /** Answers a request that is `idle`. */
@@ -104,10 +121,6 @@ export interface Translation {
     options: Pick<AnswerOptions, 'operation' | 'model' | 'clock'>,
     kind: 'load' | 'unload',
   ): unknown;
-  /** Headers beside those that pass; `received` are the upstream's. */
-  answerHeaders(
-    received: Readonly<Record<string, string | readonly string[] | undefined>>,
-  ): Readonly<Record<string, string>>;
 }
 
 /** By id. Plain data, as the next three: it moves between threads. */
@@ -133,6 +146,8 @@ export interface KeepRequest {
 }
 
 export interface TranslatedRequest {
+  /** What it was written from. Absent: it is none, as for embeddings. */
+  readonly conversation?: ConversationRequest | undefined;
   readonly body: JsonObject;
   /** In place of the inspection's. */
   readonly promptTokensEstimate: number;

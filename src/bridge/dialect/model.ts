@@ -130,6 +130,8 @@ export interface AnswerContext {
   /** The number of embeddings that the answer must have. */
   readonly vectors?: number;
   readonly responses?: ResponsesContext;
+  /** Of chat completions. True: the stream ends with a chunk of usage. */
+  readonly usageChunk?: boolean;
 }
 
 /** What OpenAI's Responses API has besides. */

@@ -54,12 +54,13 @@ async function relayWhole(
 ): Promise<void> {
   const { operation, inspection, translated, api } = dispatched;
   const { promptTokensEstimate } = inspection;
-  if (translated === undefined && api === 'anthropic') {
+  if (api === 'anthropic') {
     const usage = new MessageUsage();
     // A count of tokens uses none.
     dispatched.counts = () =>
       operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS;
-    await relayMessage(response, reply, usage, relay);
+    if (translated === undefined) await relayMessage(response, reply, usage, relay);
+    else await translateDocument(response, reply, usage, translated, relay);
   } else {
     const usage = new DocumentUsage();
     dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);

@@ -81,8 +81,9 @@ export async function relayMessage(
 ): Promise<void> {
   requireDocument(reply);
   requirePlain(response);
-  const bytes = await readWhole(response, reply, context, ({ length }) => usage.seeBytes(length));
-  const value = parseObject(bytes.toString('utf8'));
+  const bytes = await readWhole(response, reply, context, (chunk) => usage.push(chunk));
+  const text = bytes.toString('utf8');
+  const value = parseObject(text);
   if (value === undefined) throw protocolError('the answer is not a JSON object');
   if (value['type'] === 'error') {
     throw new BridgeError(
@@ -90,7 +91,7 @@ export async function relayMessage(
       publicMessage(errorMessage(value['error']), context.apiKey),
     );
   }
-  usage.seeMessage(value);
+  usage.end(text);
   const edits = context.showCacheHits ? {} : hideInAnswer(value);
   const body = Buffer.concat(editJson(bytes, layoutOf(bytes), edits));
   reply.start(response.statusCode ?? 200, {

@@ -1,6 +1,12 @@
 /** Forwards an upstream's answer in the dialect of the guest, whichever form the upstream chose (io). */
 import { randomBytes } from 'node:crypto';
-import type { AnswerOptions, AnswerReader, AnswerWriter, Translation } from '../dialect/dialect.ts';
+import { MessagesAnswerReader } from '../dialect/anthropic/read-answer.ts';
+import type {
+  AnswerOptions,
+  AnswerReader,
+  AnswerTranslation,
+  AnswerWriter,
+} from '../dialect/dialect.ts';
 import type { AnswerEvent } from '../dialect/model.ts';
 import { OpenaiAnswerReader } from '../dialect/openai/read-answer.ts';
 import { OpenaiVectorReader } from '../dialect/openai/read-vectors.ts';
@@ -9,7 +15,8 @@ import { responseHeaders } from '../headers.ts';
 import type { Reply } from '../reply.ts';
 import { eventData, SseSplitter } from '../sse.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
-import type { DocumentUsage, StreamCounter } from '../usage.ts';
+import type { UpstreamApi } from '../upstream/address.ts';
+import type { DocumentCounter, StreamCounter } from '../usage.ts';
 import {
   drain,
   publicMessage,
@@ -27,7 +34,7 @@ const HELD_CHARACTERS_MAX = 64 * 1024;
 export interface Translated {
   readonly reader: AnswerReader;
   readonly writer: AnswerWriter;
-  readonly translation: Translation;
+  readonly translation: AnswerTranslation;
   /** The guest asked for a stream. */
   readonly stream: boolean;
 }
@@ -35,18 +42,19 @@ export interface Translated {
 /**
  * The translation of one answer.
  * @param keepBy keeps it, by its id
+ * @param api of the upstream
  * @param id hexadecimal; default: random
  */
 export function translatedBy(
-  translation: Translation,
+  translation: AnswerTranslation,
   request: Omit<AnswerOptions, 'id' | 'keep'>,
   keepBy: (id: string) => AnswerOptions['keep'],
+  api: UpstreamApi,
   id = randomBytes(ANSWER_ID_BYTES).toString('hex'),
 ): Translated {
   const { operation, context, stream } = request;
-  const reader = operation.generates
-    ? new OpenaiAnswerReader(context, id)
-    : new OpenaiVectorReader(context);
+  const Reader = api === 'anthropic' ? MessagesAnswerReader : OpenaiAnswerReader;
+  const reader = operation.generates ? new Reader(context, id) : new OpenaiVectorReader(context);
   const writer = translation.answer({ ...request, id, keep: keepBy(id) });
   return { reader, writer, translation, stream };
 }
@@ -99,7 +107,7 @@ export async function translateStream(
 export async function translateDocument(
   response: UpstreamAnswer,
   reply: Reply,
-  usage: DocumentUsage,
+  usage: DocumentCounter,
   translated: Translated,
   context: RelayContext,
 ): Promise<void> {
@@ -116,7 +124,9 @@ export async function translateDocument(
     return;
   }
   const bytes = await readWhole(response, reply, context, (chunk) => usage.push(chunk));
-  output.send(reader.readDocument(bytes.toString('utf8')));
+  const text = bytes.toString('utf8');
+  usage.end?.(text);
+  output.send(reader.readDocument(text));
   reply.end();
 }
 

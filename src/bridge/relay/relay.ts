@@ -4,7 +4,7 @@
  */
 import type { Clock } from '../../base/clock.ts';
 import { CacheHintMask, eventLength } from '../cache-hints.ts';
-import type { Translation } from '../dialect/dialect.ts';
+import type { AnswerTranslation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
 import { responseHeaders } from '../headers.ts';
 import { isJsonObject } from '../json-body.ts';
@@ -121,7 +121,7 @@ export async function relayError(
   reply: Reply,
   apiKey: string | undefined,
   limits: BridgeLimits,
-  translation: Translation | undefined,
+  translation: AnswerTranslation | undefined,
 ): Promise<void> {
   const status = response.statusCode ?? 502;
   const raw = await readBounded(response, limits.errorBodyBytesMax);
@@ -147,7 +147,7 @@ export async function relayError(
 
 function errorHeaders(
   { headers }: UpstreamAnswer,
-  translation: Translation,
+  translation: AnswerTranslation,
 ): Readonly<Record<string, string>> {
   const names = ['retry-after', 'retry-after-ms', 'x-should-retry'];
   const retry = Object.entries(responseHeaders(headers)).filter(([name]) => names.includes(name));

@@ -33,8 +33,6 @@ export interface ResolvedModel {
 /** `none`: only what needs no upstream. `fresh`: asks again, unless that was done just now. */
 type Lists = 'none' | 'cached' | 'fresh';
 
-/** `owned_by` of models that only programs of Anthropic's Messages reach. */
-const MESSAGES_OWNER = 'anthropic-messages';
 const NO_FALLBACK: ReadonlySet<FallbackCause> = new Set();
 /** Between servers that list the same model. */
 const REPLICA_FALLBACK: ReadonlySet<FallbackCause> = new Set(['connect', '429', '5xx']);
@@ -160,19 +158,12 @@ export class ModelNames {
     }
     const names = [...this.#table.models.keys()];
     const own = names
-      .map((id) => ({ id, routes: this.#groups(id, policy).flat() }))
-      .filter(({ routes }) => routes.length > 0)
-      .map(({ id, routes }) => ({ id, created: 0, ownedBy: this.#ownerOf(routes) }));
+      .filter((name) => this.#groups(name, policy).length > 0)
+      .map((id) => ({ id, created: 0, ownedBy: 'neurovisor' }));
     if (lists === 'none') return own;
     const found = (await this.#discovered(policy, lists, signal)).flatMap(({ entries }) => entries);
     const all = new Map([...found, ...own].map((entry) => [entry.id, entry]));
     return [...all.values()];
-  }
-
-  #ownerOf(routes: readonly Route[]): string {
-    const names = new Set(routes.map(({ upstream }) => upstream));
-    const upstreams = this.#table.upstreams.filter(({ name }) => names.has(name));
-    return upstreams.every(({ api }) => api === 'anthropic') ? MESSAGES_OWNER : 'neurovisor';
   }
 
   /** What upstreams list and the sandbox may use, by upstream. A model of the table has only the routes named there. */
@@ -201,7 +192,7 @@ export class ModelNames {
 
   /** Empty if the upstream can't be asked: others may serve the request. */
   async #list(
-    { target, models, api }: RoutedUpstream,
+    { target, models }: RoutedUpstream,
     lists: Exclude<Lists, 'none'>,
   ): Promise<readonly ModelEntry[]> {
     if (models !== undefined)
@@ -210,8 +201,7 @@ export class ModelNames {
       const there = await target();
       const list =
         lists === 'fresh' ? await this.#catalog.refresh(there) : await this.#catalog.models(there);
-      if (api !== 'anthropic') return list ?? [];
-      return (list ?? []).map((entry) => ({ ...entry, ownedBy: MESSAGES_OWNER }));
+      return list ?? [];
     } catch (error) {
       ignore(error, 'an attempt reports it');
       return [];

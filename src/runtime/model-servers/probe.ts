@@ -85,8 +85,8 @@ export interface TokenProbe {
 /** A model may have to be loaded first. */
 const TOKEN_MS_MAX = 120_000;
 const ANSWER_BYTES_MAX = 1 << 20;
-/** Its API requires a limit. */
-const ANTHROPIC_TOKENS_MAX = 64;
+/** Its API requires a limit, and what a model thinks before its text counts. */
+const ANTHROPIC_TOKENS_MAX = 1024;
 
 /** Asks a model for a short answer, and leaves at its first text. */
 export async function probeToken(

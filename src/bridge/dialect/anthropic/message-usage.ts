@@ -2,13 +2,13 @@
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import { eventData, type SsePiece } from '../../sse.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
-import type { StreamCounter, TokenCounts } from '../../usage.ts';
+import type { DocumentCounter, StreamCounter, TokenCounts } from '../../usage.ts';
 import { inputTokens, tokenCount } from './hide-cache-hits.ts';
 
 /** Members of a delta with text that the model wrote. */
 const TEXTS = ['text', 'thinking', 'partial_json'];
 
-export class MessageUsage implements StreamCounter {
+export class MessageUsage implements StreamCounter, DocumentCounter {
   #input: number | undefined;
   #cached: number | undefined;
   #output: number | undefined;
@@ -49,13 +49,13 @@ export class MessageUsage implements StreamCounter {
   }
 
   /** A part of a whole message. */
-  seeBytes(bytes: number): void {
-    this.#characters += bytes;
+  push({ length }: Buffer): void {
+    this.#characters += length;
   }
 
   /** All of it. */
-  seeMessage(message: JsonObject): void {
-    this.#read(message['usage'], true);
+  end(text: string): void {
+    this.#read(parseObject(text)?.['usage'], true);
   }
 
   counts(promptEstimate: number): TokenCounts {

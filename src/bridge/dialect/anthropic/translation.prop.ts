@@ -18,15 +18,24 @@ import {
   readOpenaiMessages,
   writeAnthropicRequest,
 } from '../../../../test/support/conversations.ts';
+import {
+  MESSAGE_USAGE,
+  messageEvents,
+  sseOf as messagesSse,
+  wholeMessage,
+} from '../../../../test/support/messages.ts';
 import { systemClock } from '../../../base/clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { eventData, SseSplitter } from '../../sse.ts';
-import type { AnswerOptions } from '../dialect.ts';
+import type { AnswerOptions, AnswerReader } from '../dialect.ts';
 import type { AnswerEvent, ConversationRequest, Message, Part } from '../model.ts';
 import { OpenaiAnswerReader } from '../openai/read-answer.ts';
 import { TEXT_GAP, writeRequest } from '../openai/write-request.ts';
+import { mergeNeighbors } from '../read-values.ts';
+import { MessagesAnswerReader } from './read-answer.ts';
 import { readRequest } from './read-request.ts';
 import { AnthropicMessageWriter, AnthropicStreamWriter } from './write-answer.ts';
+import { writeMessagesRequest } from './write-request.ts';
 
 const call = fc.record({
   id: fc.constantFrom('a', 'b', 'c'),
@@ -59,8 +68,10 @@ const options = (stream: boolean): AnswerOptions => ({
   showCacheHits: false,
 });
 
-function readStream(pieces: readonly Buffer[]): AnswerEvent[] {
-  const reader = new OpenaiAnswerReader(context, 'x');
+function readStream(
+  pieces: readonly Buffer[],
+  reader: AnswerReader = new OpenaiAnswerReader(context, 'x'),
+): AnswerEvent[] {
   const splitter = new SseSplitter(1_000_000);
   const events: AnswerEvent[] = [];
   for (const piece of pieces) {
@@ -193,6 +204,133 @@ describe('OpenaiAnswerReader', () => {
   });
 });
 
+describe('MessagesAnswerReader', () => {
+  const said: fc.Arbitrary<ScriptedAnswer> = fc.record(
+    {
+      reasoning: words,
+      text: words,
+      calls: fc.array(call, { maxLength: 3 }),
+      finish: fc.constantFrom('end_turn', 'tool_use', 'max_tokens', 'refusal', 'pause_turn'),
+      usage: fc.constantFrom(
+        null,
+        { input_tokens: 3, output_tokens: 4 },
+        { input_tokens: 1, cache_read_input_tokens: 2, output_tokens: 4 },
+        { input_tokens: -1, output_tokens: 'lies' },
+      ),
+    },
+    { requiredKeys: [] },
+  );
+
+  it('gives the same events for any cut of the bytes, in order', () => {
+    fc.assert(
+      fc.property(said, fc.integer({ min: 1, max: 40 }), (scripted, size) => {
+        const bytes = Buffer.from(messagesSse(messageEvents(scripted, 3)));
+        const pieces: Buffer[] = [];
+        for (let i = 0; i < bytes.length; i += size) pieces.push(bytes.subarray(i, i + size));
+        const events = readStream(pieces, new MessagesAnswerReader(context, 'x'));
+        expect(events).toEqual(readStream([bytes], new MessagesAnswerReader(context, 'x')));
+        expectOrder(events);
+      }),
+    );
+  });
+
+  it('gives a stream the events of the whole answer, which a client gets back as it was', () => {
+    fc.assert(
+      fc.property(said, fc.integer({ min: 1, max: 9 }), (scripted, size) => {
+        // The beginning of a stream has usage, also if its end has none.
+        const answered = { ...scripted, usage: MESSAGE_USAGE };
+        const bytes = Buffer.from(messagesSse(messageEvents(answered, size)));
+        const streamed = readStream([bytes], new MessagesAnswerReader(context, 'x'));
+        const message = wholeMessage(answered);
+        const whole = new MessagesAnswerReader(context, 'x').readDocument(JSON.stringify(message));
+        expect(joined(streamed)).toEqual(joined(whole));
+        const writer = new AnthropicMessageWriter(options(false));
+        const written = JSON.parse(whole.map((event) => writer.write(event)).join(''));
+        const given = message['content'] as { id?: string; signature?: string }[];
+        const anyOf = (blocks: typeof given) =>
+          blocks.map(({ id: _, signature: __, ...block }) => block);
+        expect(anyOf(written.content)).toEqual(anyOf(given));
+      }),
+    );
+  });
+
+  const value = fc.constantFrom<unknown>(null, 0, 1, 'a', '{', '{}', '\ud83d', [], {}, 'tool_use');
+  const block = fc.record(
+    {
+      type: fc.constantFrom<unknown>('text', 'thinking', 'tool_use', 'server_tool_use', 1),
+      text: value,
+      thinking: value,
+      id: value,
+      name: value,
+      input: value,
+    },
+    { requiredKeys: [] },
+  );
+  const delta = fc.record(
+    {
+      type: fc.constantFrom<unknown>('text_delta', 'thinking_delta', 'input_json_delta', 'x', 0),
+      text: value,
+      thinking: value,
+      partial_json: value,
+      stop_reason: fc.constantFrom<unknown>('end_turn', 'max_tokens', 'tool_use', null, 5),
+      stop_sequence: fc.constantFrom<unknown>(null, 'END', 5),
+    },
+    { requiredKeys: [] },
+  );
+  const hostileEvent = fc.record(
+    {
+      type: fc.constantFrom<unknown>(
+        'message_start',
+        'content_block_start',
+        'content_block_delta',
+        'content_block_stop',
+        'message_delta',
+        'message_stop',
+        'ping',
+        7,
+      ),
+      index: fc.oneof(fc.nat(2), value),
+      message: fc.oneof(value, fc.record({ usage: value })),
+      content_block: fc.oneof(block, value),
+      delta: fc.oneof(delta, value),
+      usage: fc.oneof(value, fc.record({ input_tokens: value, output_tokens: value })),
+      error: fc.constantFrom<unknown>(undefined, undefined, undefined, null, { message: 'boom' }),
+    },
+    { requiredKeys: ['type'] },
+  );
+
+  it('keeps the order of events, or fails, whatever the upstream sends', () => {
+    const document = fc.record(
+      {
+        type: fc.constantFrom<unknown>('message', 'error', 1),
+        content: fc.oneof(fc.array(block, { maxLength: 4 }), value),
+        stop_reason: fc.constantFrom<unknown>('end_turn', 'max_tokens', null, {}),
+        usage: value,
+      },
+      { requiredKeys: [] },
+    );
+    const read = (run: (reader: MessagesAnswerReader) => readonly AnswerEvent[][]): void => {
+      const events: AnswerEvent[] = [];
+      try {
+        for (const some of run(new MessagesAnswerReader(context, 'x'))) events.push(...some);
+      } catch (error) {
+        expect(error).toBeInstanceOf(BridgeError);
+        return;
+      }
+      expectOrder(events);
+    };
+    fc.assert(
+      fc.property(fc.array(hostileEvent, { maxLength: 8 }), document, (values, whole) => {
+        read((reader) => [
+          ...values.map((one) => [...reader.readEvent(JSON.stringify(one))]),
+          [...reader.end()],
+        ]);
+        read((reader) => [[...reader.readDocument(JSON.stringify(whole))]]);
+      }),
+    );
+  });
+});
+
 describe('Anthropic answers', () => {
   it('a stream, put together as clients do it, is the plain answer', () => {
     fc.assert(
@@ -293,6 +431,50 @@ describe('Anthropic requests', () => {
           expect(body.tools[i].function).toMatchObject({ name, parameters: schema });
         }
         expect(body.stop ?? []).toEqual(request.stop);
+      }),
+    );
+  });
+
+  it('written for an upstream, lose only what the docs say', () => {
+    const called = /^[a-zA-Z0-9_-]{1,256}$/;
+    fc.assert(
+      fc.property(conversation, (request) => {
+        const body = JSON.parse(JSON.stringify(writeMessagesRequest(request)));
+        const read = readRequest(body, true);
+        // A conversation may have nothing but reasoning.
+        if (!read.ok) return expect(body.messages).toEqual([]);
+        const ids = body.messages.flatMap((one: { content: { id?: string }[] }) =>
+          one.content.flatMap(({ id }) => (id === undefined ? [] : [id])),
+        );
+        for (const id of ids) expect(id).toMatch(called);
+        const kept = (messages: readonly Message[]) =>
+          mergeNeighbors(
+            messages
+              .map(({ role, parts }) => ({
+                role,
+                parts: parts.filter(({ type }) => type !== 'reasoning'),
+              }))
+              .filter(({ parts }) => parts.length > 0),
+          ).map(({ role, parts }) => ({
+            role,
+            parts: [
+              ...parts.filter(({ type }) => type === 'tool-result'),
+              ...parts.filter(({ type }) => type !== 'tool-result'),
+            ].map((part) => ('id' in part ? { ...part, id: '' } : part)),
+          }));
+        expect(kept(read.value.messages)).toEqual(
+          JSON.parse(JSON.stringify(kept(request.messages))),
+        );
+        expect(read.value).toMatchObject({
+          system: request.system,
+          maxTokens: request.maxTokens,
+          stop: request.stop.filter((one) => one.trim() !== ''),
+          stream: request.stream,
+        });
+        expect(read.value.tools.map(({ name }) => name)).toEqual(
+          request.tools.map(({ name }) => name),
+        );
+        expect(read.value.format).toEqual(JSON.parse(JSON.stringify({ f: request.format })).f);
       }),
     );
   });

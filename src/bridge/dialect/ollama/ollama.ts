@@ -159,6 +159,7 @@ function translate(
   // Checked all the same.
   if (!hasPrompt(name as Name, body)) return accepted(undefined);
   return accepted({
+    conversation: request.value,
     body: writeRequest(request.value),
     promptTokensEstimate: estimateTokens(request.value),
     answer: {

@@ -1,11 +1,14 @@
 /** The OpenAI API: chat completions, completions, embeddings, models. */
 import { type AllowedFields, checkFields } from '../../fields.ts';
+import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
 import type { BridgePolicy, ModelEntry } from '../../policy.ts';
 import { accepted, type Checked, type Refusal, refused } from '../../refusal.ts';
-import type { Dialect, Inspection, Operation, Route } from '../dialect.ts';
+import type { Dialect, ForeignTranslation, Inspection, Operation, Route } from '../dialect.ts';
 import { modelRoute, targetPath, wrongMethod } from '../model-route.ts';
 import { BOUND_FIELDS, OPENAI_FIELDS, OPENAI_HAZARDS } from './fields.ts';
+import { readChatRequest } from './read-request.ts';
+import { ChatAnswerWriter } from './write-answer.ts';
 
 export const openaiDialect: Dialect = {
   name: 'openai',
@@ -18,6 +21,14 @@ export const openaiDialect: Dialect = {
   keepAlive: ': keep-alive\n\n',
   modelList: (models) => ({ object: 'list', data: models.map(modelObject) }),
   model: modelObject,
+  foreign: {
+    read: readForeign,
+    answer: (options) => new ChatAnswerWriter(options),
+    answerHeaders: (received) => {
+      const { 'request-id': id } = responseHeaders(received);
+      return id === undefined ? {} : { 'x-request-id': id };
+    },
+  },
 };
 
 type OpenaiOperation = Operation & { readonly name: keyof typeof OPENAI_FIELDS };
@@ -86,6 +97,22 @@ function inspect(
     ...usage,
     bound: bound.value,
     promptTokensEstimate: prompt.value,
+  });
+}
+
+function readForeign(
+  { name }: Operation,
+  body: JsonObject,
+): ReturnType<ForeignTranslation['read']> {
+  if (name !== 'chat') return undefined;
+  const read = readChatRequest(body);
+  if (!read.ok) return read;
+  const { stream_options: options } = body;
+  const usageChunk = isJsonObject(options) && options['include_usage'] === true;
+  const conversation = read.value;
+  return accepted({
+    conversation,
+    answer: { stop: conversation.stop, reasoning: true, usageChunk },
   });
 }
 

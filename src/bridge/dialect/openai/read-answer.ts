@@ -39,6 +39,11 @@ export class OpenaiAnswerReader implements AnswerReader {
     return this.#read(value);
   }
 
+  /** A chunk, or a whole answer without its end. @throws BridgeError `upstream_protocol` */
+  readChunk(value: JsonObject): readonly AnswerEvent[] {
+    return this.#ended ? [] : this.#read(value);
+  }
+
   /**
    * A whole answer.
    * @throws BridgeError `upstream_protocol`, `upstream_died`

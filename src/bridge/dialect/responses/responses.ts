@@ -130,6 +130,7 @@ function translate(
   if (!read.ok) return read;
   const { conversation, answer, keep } = read.value;
   return accepted({
+    conversation,
     body: writeRequest(conversation),
     promptTokensEstimate: estimateTokens(conversation),
     answer,

@@ -1,0 +1,111 @@
+/** Writes a conversation as a request of Anthropic's Messages. Pure. */
+import { createHash } from 'node:crypto';
+import type { JsonObject } from '../../json-body.ts';
+import type {
+  ConversationRequest,
+  ImagePart,
+  Message,
+  Part,
+  TextPart,
+  Tool,
+  ToolResultPart,
+} from '../model.ts';
+import { GAP, mergeNeighbors } from '../read-values.ts';
+
+/** The API requires a limit. Small enough for its older models, which refuse more than they can answer. */
+export const DEFAULT_MAX_TOKENS = 8192;
+/** The API has no format without a schema. */
+export const JSON_WANTED = 'Answer with one JSON object and nothing else.';
+/** Of ids of calls. */
+const ID = /^[a-zA-Z0-9_-]{1,256}$/;
+const ID_DIGITS = 24;
+
+/** Without temperature and other numbers of sampling: newer models refuse any. */
+export function writeMessagesRequest(request: ConversationRequest): JsonObject {
+  const { model, system, messages, tools, format, stream, maxTokens } = request;
+  const instructions = format === 'json' ? [system, JSON_WANTED] : [system];
+  const said = instructions.filter((text) => text !== '').join(GAP);
+  // Servers refuse sequences of white space.
+  const stop = request.stop.filter((text) => text.trim() !== '');
+  return withoutUndefined({
+    model,
+    max_tokens: maxTokens ?? DEFAULT_MAX_TOKENS,
+    system: said === '' ? undefined : said,
+    messages: mergeNeighbors(messages.flatMap(sendable)).map(writeMessage),
+    tools: tools.length === 0 ? undefined : tools.map(writeTool),
+    tool_choice: tools.length === 0 ? undefined : writeChoice(request),
+    stop_sequences: stop.length === 0 ? undefined : stop,
+    output_config:
+      typeof format === 'object' ? { format: { type: 'json_schema', schema: format } } : undefined,
+    stream: stream ? true : undefined,
+  });
+}
+
+/** Without what the API does not take. Neighbors may have the same role then. */
+function sendable({ role, parts }: Message): readonly Message[] {
+  // Of reasoning, only what its own servers have signed passes.
+  const kept = parts.filter((part) => part.type !== 'reasoning' && !isEmpty(part));
+  return kept.length === 0 ? [] : [{ role, parts: kept }];
+}
+
+const isEmpty = (part: Part): boolean => part.type === 'text' && part.text === '';
+
+function writeMessage({ role, parts }: Message): JsonObject {
+  // The API takes results before anything else.
+  const results = parts.filter(({ type }) => type === 'tool-result');
+  const rest = parts.filter(({ type }) => type !== 'tool-result');
+  return { role, content: [...results, ...rest].flatMap(writePart) };
+}
+
+function writePart(part: Part): readonly JsonObject[] {
+  switch (part.type) {
+    case 'text':
+    case 'image':
+      return writeContent(part);
+    case 'tool-call':
+      return [{ type: 'tool_use', id: idOf(part.id), name: part.name, input: part.input }];
+    case 'tool-result':
+      return [writeResult(part)];
+    case 'reasoning':
+      return [];
+  }
+}
+
+function writeContent(part: TextPart | ImagePart): readonly JsonObject[] {
+  if (isEmpty(part)) return [];
+  if (part.type === 'text') return [{ type: 'text', text: part.text }];
+  const { mediaType, data } = part;
+  return [{ type: 'image', source: { type: 'base64', media_type: mediaType, data } }];
+}
+
+function writeResult({ id, isError, content }: ToolResultPart): JsonObject {
+  const blocks = content.flatMap(writeContent);
+  return {
+    type: 'tool_result',
+    tool_use_id: idOf(id),
+    ...(blocks.length === 0 ? {} : { content: blocks }),
+    ...(isError ? { is_error: true } : {}),
+  };
+}
+
+/** Other servers' ids may have characters that the API refuses. */
+function idOf(id: string): string {
+  if (ID.test(id)) return id;
+  return `call_${createHash('sha256').update(id).digest('hex').slice(0, ID_DIGITS)}`;
+}
+
+function writeTool({ name, description, schema }: Tool): JsonObject {
+  return withoutUndefined({ name, description, input_schema: { type: 'object', ...schema } });
+}
+
+function writeChoice({
+  toolChoice,
+  parallelToolCalls,
+}: ConversationRequest): JsonObject | undefined {
+  if (toolChoice?.type === 'none' || parallelToolCalls) return toolChoice;
+  return { ...(toolChoice ?? { type: 'auto' }), disable_parallel_tool_use: true };
+}
+
+function withoutUndefined(object: JsonObject): JsonObject {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+}
