@@ -42,8 +42,8 @@ import { type Translated, translatedBy } from './relay/relay-translated.ts';
 import { Reply } from './reply.ts';
 import {
   type Asked,
-  formBytes,
   formFor,
+  formLengths,
   labelMembers,
   planFor,
   playedApi,
@@ -258,8 +258,8 @@ export class Exchange {
     const taped = beginTrack(this.#context.tape, this.#dialect, operation, inspection, bytes);
     if (!taped.ok) return this.#refused(taped.refusal);
     const track = taped.value;
-    const written = formBytes(forms);
-    if (written > 0) {
+    const written = formLengths(forms);
+    if (written.length > 0) {
       const replaced = this.#body.replace(written);
       if (!replaced.ok) return this.#refused(replaced.refusal);
     }

@@ -94,7 +94,7 @@ export function labelMembers(
   return user === undefined ? {} : { metadata: { user_id: user } };
 }
 
-/** Bytes of all forms that are not the body itself. */
-export function formBytes(forms: RequestForms): number {
-  return Object.values(forms).reduce((sum, { bytes }) => sum + (bytes?.byteLength ?? 0), 0);
+/** Lengths of the forms that are not the body itself, in bytes. */
+export function formLengths(forms: RequestForms): readonly number[] {
+  return Object.values(forms).flatMap(({ bytes }) => (bytes === undefined ? [] : bytes.byteLength));
 }

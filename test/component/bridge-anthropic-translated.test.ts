@@ -243,6 +243,13 @@ describe('bridge: other APIs at an upstream of Anthropic’s API', () => {
     expect((await call('/v1/chat/completions', chat())).status).toBe(502);
   });
 
+  it('limits each form of a body, not all together', async () => {
+    const { call } = await bridge({ limits: { bodyBytesMax: 3000 } });
+    const input = 'x'.repeat(2000);
+    expect((await call('/v1/responses', { model: 'm1', input })).status).toBe(200);
+    expect((await call('/v1/responses', { model: 'm1', input: input.repeat(2) })).status).toBe(413);
+  });
+
   it('falls back from either API to the other, each in its own form', async () => {
     const { call } = await bridge();
     claude.answer((_, response) => sendJson(response, 529, {}));

@@ -72,10 +72,11 @@ export class RequestBody {
     });
   }
 
-  /** Another body goes upstream in place of this one, whose memory is reserved, too. */
-  replace(bytes: number): Checked<void> {
-    if (bytes > this.#bytesMax) return this.#tooLarge();
-    return this.#reserve(this.#capacity + bytes) ? accepted(undefined) : memoryFull();
+  /** One of these goes upstream in place of this one. The memory of all is reserved. @param lengths in bytes */
+  replace(lengths: readonly number[]): Checked<void> {
+    if (lengths.some((bytes) => bytes > this.#bytesMax)) return this.#tooLarge();
+    const sum = lengths.reduce((all, bytes) => all + bytes, this.#capacity);
+    return this.#reserve(sum) ? accepted(undefined) : memoryFull();
   }
 
   /** The memory is in use until `work` settles, even after `release`. */
