@@ -119,7 +119,7 @@ export async function compare(
         accelerator: 'none',
         samples: samples.own[kind],
         baseline: { name: baseline, samples: samples.baseline[kind] },
-        note: `${addedNote(samples.own[kind], samples.baseline[kind])}; ${note}`,
+        note: `${differenceNote(samples.own[kind], samples.baseline[kind])}; ${note}`,
       });
     }
   }
@@ -129,14 +129,14 @@ export async function compare(
 const noSamples = (): Samples => ({ request: [], chunk: [] });
 
 /** Differences of percentiles: the samples of both ways are of different requests. */
-export function addedNote(own: readonly number[], baseline: readonly number[]): string {
+export function differenceNote(own: readonly number[], baseline: readonly number[]): string {
   const at = (percent: number): string => {
     const [ours, theirs] = [percentile(own, percent), percentile(baseline, percent)];
     if (ours === undefined || theirs === undefined) return `p${percent} -`;
     const added = ours - theirs;
     return `p${percent} ${ours.toFixed(2)} - ${theirs.toFixed(2)} = ${added.toFixed(2)} ms`;
   };
-  return `added: ${at(50)}, ${at(99)}`;
+  return `difference: ${at(50)}, ${at(99)}`;
 }
 
 /** First all streams at once, then requests one after another beside all but one of them. */
