@@ -2,7 +2,7 @@
 import { HOST_ACCOUNT, type ModelBudget } from '../base/model-limits.ts';
 import type { Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
-import { type OutputLimit, outputEdits } from './budget/output-limit.ts';
+import { DEFAULT_OUTPUT_TOKENS, type OutputLimit, outputEdits } from './budget/output-limit.ts';
 import { costOf, dearestOf, FREE, type Price } from './budget/price.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
@@ -36,8 +36,6 @@ export interface AdmissionRequest {
 
 /** Assumed of an answer until it comes: about one step of an agent. */
 const EXPECTED_OUTPUT_TOKENS = 256;
-/** Limit of each answer if the sandbox has a budget and the request names no limit. */
-const DEFAULT_OUTPUT_TOKENS = 16_384;
 const MODEL_CHARACTERS_SHOWN_MAX = 100;
 
 export class Admission {
@@ -72,14 +70,21 @@ export class Admission {
     const { budget = {} } = policy;
     const shares = [
       ...(Object.keys(budget).length === 0 ? [] : [{ account, limits: budget }]),
-      ...(hostBudget === null ? [] : [{ account: HOST_ACCOUNT, limits: hostBudget }]),
+      ...(hostBudget === null
+        ? []
+        : [{ account: HOST_ACCOUNT, limits: hostBudget, holder: account }]),
     ];
     if (shares.length === 0) return accepted(new Admission(context, request, undefined));
     const { promptTokensEstimate: inputTokens, output } = request;
     const hasCost = shares.some(({ limits }) => limits.costNanoDollars !== undefined);
     const plan = hasCost ? pricedPlan(request.plan) : request.plan;
     if (plan.groups.length === 0) return unpriced(plan.model);
-    const wanted = { inputTokens, outputTokens: mostOf(output), price: dearest(plan) };
+    const wanted = {
+      inputTokens,
+      outputTokens: mostOf(output),
+      answers: output?.answers ?? 1,
+      price: dearest(plan),
+    };
     const reserved = await context.budgets.reserve(shares, wanted, signal);
     if (!reserved.ok) return reserved;
     return accepted(new Admission(context, { ...request, plan }, reserved.value));
@@ -143,13 +148,13 @@ export class Admission {
 const mostOf = (output: OutputLimit | null): number =>
   output === null ? 0 : (output.tokens ?? DEFAULT_OUTPUT_TOKENS) * output.answers;
 
-/** Each answer has its part of the reservation, at least one token: more than was reserved by as many tokens as answers. */
+/** Each answer has the same part of the reservation, which is at least one token. */
 function answerEdits(
   output: OutputLimit | null,
   reservation: Reservation | undefined,
 ): Readonly<Record<string, number>> {
   if (output === null || reservation?.limitsOutput !== true) return {};
-  const each = Math.max(1, Math.floor(reservation.outputTokens / output.answers));
+  const each = Math.floor(reservation.outputTokens / output.answers);
   return output.tokens === null || each < output.tokens ? outputEdits(output, each) : {};
 }
 

@@ -126,6 +126,8 @@ describe('bridge: budgets', () => {
     expect(lastSent()).toMatchObject({ n: 4, max_tokens: 25 });
     await fixture.call('/v1/completions', { model: 'm1', prompt: ['a', 'b'], max_tokens: 90 });
     expect(lastSent()).toMatchObject({ max_tokens: 47 });
+    const many = await fixture.call(CHAT, { ...BODY, n: 91 });
+    expect(JSON.parse(many.body)).toMatchObject({ error: { code: 'budget_spent' } });
   });
 
   it('without a budget, and where the limit fits, the bytes pass unchanged', async () => {
@@ -369,6 +371,25 @@ describe('bridge: budgets', () => {
     const statuses = (await Promise.all(calls)).map(({ status }) => status);
     expect(statuses.toSorted()).toEqual([200, 200, 429, 429]);
     expect(fixture.mock.requests).toHaveLength(2);
+  });
+
+  it('the budget of the host: a sandbox that asks for an answer of any length leaves the others their part', async () => {
+    const limits = { outputTokens: 100_000, windowMs: 100 * 24 * 3600 * 1000 };
+    fixture = await bridgeFixture({ hostBudget: { limits, used: null } });
+    const held: (() => void)[] = [];
+    fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
+    const greedy = fixture.call(CHAT, { ...BODY, max_tokens: 1e12 });
+    await expect.poll(() => held.length).toBe(1);
+    expect(lastSent()).toMatchObject({ max_tokens: 50_000 });
+    const other = join(fixture.dir, 'other.sock');
+    await fixture.bridge.attach({ sandboxId: 'other', socketPath: other });
+    const modest = call(other, CHAT, { ...BODY, max_tokens: 20_000 });
+    await expect.poll(() => held.length).toBe(2);
+    expect(lastSent()).toMatchObject({ max_tokens: 20_000 });
+    for (const answer of held) answer();
+    expect([(await greedy).status, (await modest).status]).toEqual([200, 200]);
+    const tooMany = await fixture.call(CHAT, { ...BODY, n: 100_000 });
+    expect(JSON.parse(tooMany.body)).toMatchObject({ error: { code: 'budget_spent' } });
   });
 
   it('the budget of the host: with a limit of cost, a model without a price is refused to all', async () => {

@@ -16,19 +16,24 @@ import {
   type ModelBudget,
 } from '../../base/model-limits.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
+import { DEFAULT_OUTPUT_TOKENS } from './output-limit.ts';
 import { affordableOutput, costOf, FREE, type Price } from './price.ts';
 
 export interface BudgetShare {
   readonly account: string;
   /** Of an account that is not known yet. */
   readonly limits: ModelBudget;
+  /** One of many that use the account, which never holds all that is left of answers and cost. Absent: it may. */
+  readonly holder?: string;
 }
 
 export interface Wanted {
   /** Estimated tokens of the prompt. */
   readonly inputTokens: number;
-  /** The most tokens of the answer. */
+  /** The most tokens of all answers. */
   readonly outputTokens: number;
+  /** Each gets at least one token. Default 1. */
+  readonly answers?: number;
   /** The dearest of the routes that it may take. */
   readonly price?: Price;
 }
@@ -54,7 +59,7 @@ export type Reserved =
     };
 
 export interface Reservation {
-  /** At most what was wanted, and at least 1 if that was. */
+  /** At most what was wanted, and at least 1 for each answer if that was. */
   readonly outputTokens: number;
   /** Some limit holds for the length of the answer. */
   readonly limitsOutput: boolean;
@@ -68,13 +73,20 @@ interface Account {
   readonly name: string;
   limits: ModelBudget;
   used: Record<BudgetKind, number>;
-  reserved: Record<BudgetKind, number>;
+  readonly reserved: Record<BudgetKind, number>;
+  /** Their parts of what is reserved. */
+  readonly holders: Map<string, Record<BudgetKind, number>>;
   window: number;
   readonly rate: TokenBucket;
 }
 
 /** Accounts of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
 const ACCOUNTS_MAX = 10_000;
+/**
+ * One holder has at most half of what others leave of these, or as much as one usual answer: a length that no model
+ * writes would hold all of it until its answer ends.
+ */
+const CUT_KINDS: ReadonlySet<BudgetKind> = new Set(['outputTokens', 'costNanoDollars']);
 /** Held of what has no limit, which a guest may name as large as it likes: sums stay exact. */
 const UNLIMITED_HELD_MAX = 1e9;
 /** Charged to the rate before an answer is there. */
@@ -89,6 +101,25 @@ const none = (): Record<BudgetKind, number> => ({
 
 /** The counts are an upstream's, so their sum may have no exact number. */
 const sum = (a: number, b: number): number => Math.min(a + b, Number.MAX_SAFE_INTEGER);
+
+function add(to: Record<BudgetKind, number>, held: Record<BudgetKind, number>, sign: 1 | -1): void {
+  for (const kind of KINDS) {
+    to[kind] += sign * held[kind];
+    assert(to[kind] >= 0, 'more was settled than reserved');
+  }
+}
+
+function hold(
+  { holders }: Account,
+  name: string,
+  held: Record<BudgetKind, number>,
+  sign: 1 | -1,
+): void {
+  const own = holders.get(name) ?? none();
+  add(own, held, sign);
+  if (own.requests === 0) holders.delete(name);
+  else holders.set(name, own);
+}
 
 export class BudgetAccounts {
   readonly #clock: Clock;
@@ -128,26 +159,33 @@ export class BudgetAccounts {
   reserve(shares: readonly BudgetShare[], wanted: Wanted): Reserved {
     const nowMs = this.#clock.now();
     const opened = shares.map((share) => this.#current(share));
-    const { inputTokens, price = FREE } = wanted;
+    const { inputTokens, price = FREE, answers = 1 } = wanted;
     let { outputTokens } = wanted;
-    // An answer is cut to what is left, a prompt can't be.
-    const shortest = Math.min(1, outputTokens);
-    const least = {
+    const useWith = (completionTokens: number): Record<BudgetKind, number> => ({
       inputTokens,
-      outputTokens: shortest,
+      outputTokens: completionTokens,
       requests: 1,
-      costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens: shortest }),
-    };
-    for (const account of opened) {
-      const { limits, name } = account;
+      costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens }),
+    });
+    // An answer is cut to what is left, a prompt can't be.
+    const least = useWith(Math.min(answers, outputTokens));
+    const usual = useWith(DEFAULT_OUTPUT_TOKENS);
+    for (const [index, account] of opened.entries()) {
+      const { limits, name, reserved, holders } = account;
+      const holder = shares[index]?.holder;
+      const own = holder === undefined ? undefined : holders.get(holder);
       for (const by of KINDS) {
         const limit = limits[by];
         if (limit === undefined || least[by] === 0) continue;
+        const isShared = holder !== undefined && CUT_KINDS.has(by);
+        const partOf = (rest: number): number =>
+          isShared ? Math.min(rest, Math.max(usual[by], Math.floor(rest / 2))) : rest;
         const left = limit - account.used[by];
-        if (left < least[by]) {
+        if (partOf(left) < least[by]) {
           return { kind: 'spent', by, inMs: this.#untilNextMs(limits), account: name };
         }
-        const free = left - account.reserved[by];
+        const ownHeld = own?.[by] ?? 0;
+        const free = partOf(left - reserved[by] + ownHeld) - ownHeld;
         if (free < least[by]) return { kind: 'later', by, inMs: null, account: name };
         if (by === 'outputTokens') outputTokens = Math.min(outputTokens, free);
         if (by === 'costNanoDollars') {
@@ -164,35 +202,31 @@ export class BudgetAccounts {
         return { kind: 'later', by: 'rate', inMs: account.rate.waitMs(nowMs), account: name };
       }
     }
-    const costNanoDollars = costOf(price, {
-      promptTokens: inputTokens,
-      completionTokens: outputTokens,
-    });
-    const most = { inputTokens, outputTokens, requests: 1, costNanoDollars };
+    const most = useWith(outputTokens);
     const rated = inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
-    const holders = opened.map((account) => {
+    const holds = opened.map((account, index) => {
       const held = none();
       for (const kind of KINDS) {
         held[kind] =
           account.limits[kind] === undefined
             ? Math.min(most[kind], UNLIMITED_HELD_MAX)
             : most[kind];
-        account.reserved[kind] += held[kind];
       }
+      add(account.reserved, held, 1);
+      const holder = shares[index]?.holder;
+      if (holder !== undefined) hold(account, holder, held, 1);
       account.rate.spend(rated);
-      return { account, held };
+      return { account, holder, held };
     });
     let isOver = false;
     const end = (used: Record<BudgetKind, number>): void => {
       if (isOver) return;
       isOver = true;
-      for (const { account, held } of holders) {
+      for (const { account, holder, held } of holds) {
         this.#roll(account);
-        for (const kind of KINDS) {
-          account.reserved[kind] -= held[kind];
-          assert(account.reserved[kind] >= 0, 'more was settled than reserved');
-          account.used[kind] = sum(account.used[kind], used[kind]);
-        }
+        add(account.reserved, held, -1);
+        if (holder !== undefined) hold(account, holder, held, -1);
+        for (const kind of KINDS) account.used[kind] = sum(account.used[kind], used[kind]);
         account.rate.spend(used.inputTokens + used.outputTokens - rated);
       }
     };
@@ -246,6 +280,7 @@ export class BudgetAccounts {
       limits,
       used: none(),
       reserved: none(),
+      holders: new Map<string, Record<BudgetKind, number>>(),
       window: 0,
       rate: new TokenBucket(undefined, this.#clock.now()),
     };

@@ -255,6 +255,68 @@ describe('budgets', () => {
     );
   });
 
+  it('BudgetAccounts: a holder that asks for answers of any length and number leaves a part to the others', () => {
+    const greedy = fc.record({
+      inputTokens: fc.nat({ max: 10 }),
+      outputTokens: fc.constantFrom(16_384, 100_000, 1e12, Number.MAX_SAFE_INTEGER),
+      answers: fc.constantFrom(1, 2, 10_000, 1e9),
+      price: fc.constantFrom(FREE, { input: 1000, output: 1000, cachedInput: 0 }),
+    });
+    fc.assert(
+      fc.property(
+        fc.array(greedy, { minLength: 1, maxLength: 40 }),
+        fc.integer({ min: 40_000, max: 10_000_000 }),
+        fc.constantFrom('outputTokens' as const, 'costNanoDollars' as const),
+        (requests, limit, kind) => {
+          const accounts = new BudgetAccounts(new FakeClock());
+          const of = (holder: string) => [{ account: 'all', limits: { [kind]: limit }, holder }];
+          const open = requests.flatMap((one) => {
+            const result = accounts.reserve(of('greedy'), one);
+            return result.kind === 'reserved' ? [{ one, made: result.reservation }] : [];
+          });
+          const held = open.reduce(
+            (sum, { one: { inputTokens, price: paid }, made: { outputTokens, limitsOutput } }) => {
+              if (!limitsOutput) return sum;
+              if (kind === 'outputTokens') return sum + outputTokens;
+              return (
+                sum + costOf(paid, { promptTokens: inputTokens, completionTokens: outputTokens })
+              );
+            },
+            0,
+          );
+          expect(held).toBeLessThanOrEqual(limit / 2);
+          const other = { inputTokens: 10, outputTokens: 5000, price: requests[0]?.price ?? FREE };
+          const result = accounts.reserve(of('other'), other);
+          expect(result).toMatchObject({ kind: 'reserved', reservation: { outputTokens: 5000 } });
+          for (const { made } of open) made.release();
+          // Nothing stays held.
+          const again = accounts.reserve(of('greedy'), { inputTokens: 0, outputTokens: 16_384 });
+          expect(again.kind).toBe('reserved');
+        },
+      ),
+    );
+  });
+
+  it('BudgetAccounts: each of several answers has at least one token of the reservation, or there is none', () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 1000 }),
+        fc.integer({ min: 1, max: 2000 }),
+        fc.integer({ min: 1, max: 50 }),
+        (left, answers, tokens) => {
+          const accounts = new BudgetAccounts(new FakeClock());
+          const shares = [{ account: 'a', limits: { outputTokens: left } }];
+          const wanted = { inputTokens: 1, outputTokens: answers * tokens, answers };
+          const result = accounts.reserve(shares, wanted);
+          if (result.kind === 'reserved') {
+            expect(result.reservation.outputTokens).toBeGreaterThanOrEqual(answers);
+            expect(result.reservation.outputTokens).toBeLessThanOrEqual(left);
+          } else expect([result.kind, left < answers]).toEqual(['spent', true]);
+        },
+      ),
+    );
+  });
+
   it('affordableOutput: that many tokens cost no more than what is left, and one more costs more', () => {
     fc.assert(
       fc.property(price, fc.nat({ max: 1e9 }), fc.nat({ max: 1e15 }), (of, promptTokens, left) => {

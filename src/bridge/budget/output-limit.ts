@@ -10,6 +10,8 @@ export interface OutputLimit {
   readonly fields: readonly string[];
 }
 
+/** Limit of each answer if there is a budget and the request names no limit. */
+export const DEFAULT_OUTPUT_TOKENS = 16_384;
 /** Servers differ in which one wins. */
 const FIELDS = ['max_tokens', 'max_completion_tokens', 'n_predict'];
 /** Each server knows at least one of them. */
