@@ -49,7 +49,8 @@ export class Service {
   }
 
   get load(): { readonly running: number; readonly waiting: number } {
-    return { running: this.#slots.used, waiting: this.#slots.waiting };
+    const { used, waiting } = this.#embedSlot;
+    return { running: this.#slots.used + used, waiting: this.#slots.waiting + waiting };
   }
 
   /** @throws EngineError; the signal's reason when the client disconnects */

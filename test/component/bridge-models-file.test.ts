@@ -155,6 +155,33 @@ describe('bridge: models.toml changes', () => {
     expect(server.requests.at(-1)?.headers.authorization).toBe('Bearer late');
   });
 
+  it.each([
+    ['moves elsewhere does not follow it there', 'hosted = true', 'upstream_unreachable', 0],
+    ['gets another address goes to that', '', 'from there', 1],
+  ])('a request that waits while its server %s', async (_, more, expected, count) => {
+    const [here, there] = [await mock('here'), await mock('there')];
+    await write(one(here, 'concurrency = 1'));
+    const { call } = await bridge();
+    const arrived = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<void>();
+    here.answer(async (__, response) => {
+      arrived.resolve();
+      await answer.promise;
+      sendJson(response, 200, completion('from here'));
+    });
+    const first = call(CHAT, QUESTION);
+    await arrived.promise;
+    const waits = call(CHAT, QUESTION);
+    // What is asked after it is answered, so it waits by then.
+    await call('/v1/models');
+    await write(one(there, `concurrency = 1\n${more}`));
+    pass();
+    answer.resolve();
+    expect(answerOf((await first).body)).toBe('from here');
+    expect(answerOf((await waits).body)).toBe(expected);
+    expect([here.requests.length, there.requests.length]).toEqual([1, count]);
+  });
+
   it('a program tells the key of each request, and a failure is an error without its words', async () => {
     const server = await mock('a');
     await write(one(server, 'key = { command = ["/bin/cat", "key"] }'));
@@ -163,6 +190,7 @@ describe('bridge: models.toml changes', () => {
     expect([failed.status, answerOf(failed.body)]).toEqual([503, 'upstream_unreachable']);
     expect(failed.body).not.toMatch(/cat|No such file/);
     await writeFile(join(dir, 'key'), 'told');
+    clock.advance(5_000);
     await call(CHAT, QUESTION);
     expect(server.requests.map(({ headers }) => headers.authorization)).toEqual(['Bearer told']);
   });

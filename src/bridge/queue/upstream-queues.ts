@@ -30,6 +30,9 @@ export const QUEUE_LIMITS: QueueLimits = {
   agingMs: 30_000,
 };
 
+/** More than `models.toml` may name. Engines have another address at each start, so idle ones go. */
+const QUEUES_MAX = 256;
+
 /** As in the paper: a token of an answer takes an upstream about as long as two of a prompt. */
 const INPUT_WEIGHT = 1;
 const OUTPUT_WEIGHT = 2;
@@ -118,6 +121,7 @@ export class UpstreamQueues {
     if (slots === undefined) return accepted(this.#freeTurn(key));
     let queue = this.#queues.get(key);
     if (queue === undefined) {
+      if (this.#queues.size >= QUEUES_MAX) this.#dropIdle();
       queue = new UpstreamQueue(this.#clock, this.#limits, slots);
       this.#queues.set(key, queue);
     }
@@ -132,6 +136,12 @@ export class UpstreamQueues {
     signal.throwIfAborted();
     const { status, code, message, ...more } = DROPPED[left];
     return refused(status, code, message, more);
+  }
+
+  #dropIdle(): void {
+    for (const [key, { waiting, running }] of this.#queues) {
+      if (waiting === 0 && running === 0) this.#queues.delete(key);
+    }
   }
 
   #freeTurn(key: string): Turn {

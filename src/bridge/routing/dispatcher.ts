@@ -119,12 +119,13 @@ export class Dispatcher {
       let turn: Turn | undefined;
       let cause: FailureCause;
       try {
+        const upstream = this.#upstream(route);
         const target = await this.#target(route, signal);
         const entered = await request.enter(target);
         if (!entered.ok) return entered;
         turn = entered.value;
-        // It may have failed for others during the wait.
-        if (!this.#isAvailable(route)) {
+        // It may have failed for others during the wait, or `models.toml` has changed.
+        if (!this.#isAvailable(route) || this.#upstream(route) !== upstream) {
           leave(turn);
           continue;
         }
@@ -218,7 +219,7 @@ export class Dispatcher {
   #choose(plan: Plan, tried: Tried, draw: (route: Route) => number): Choice {
     this.#follow();
     for (const { upstream } of plan.groups.flat()) {
-      if (!this.#upstreams.has(upstream)) tried.unconnected.add(upstream);
+      if (!this.#isAsPlanned(plan, upstream)) tried.unconnected.add(upstream);
     }
     return this.#router.choose(plan, tried, this.#options.clock.now(), draw);
   }
@@ -230,6 +231,15 @@ export class Dispatcher {
     draw: (route: Route) => number,
   ): boolean {
     return plan.fallbackOn.has(cause) && this.#choose(plan, tried, draw).kind !== 'none';
+  }
+
+  /** It is still there, did not move elsewhere, and understands the request. */
+  #isAsPlanned({ upstreams }: Plan, name: string): boolean {
+    const now = this.#upstreams.get(name);
+    if (now === undefined) return false;
+    const then = upstreams?.find((one) => one.name === name);
+    if (then === undefined || then === now) return true;
+    return (then.isHosted || !now.isHosted) && then.api === now.api;
   }
 
   #isAvailable({ upstream }: Route): boolean {

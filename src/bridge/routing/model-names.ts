@@ -115,10 +115,11 @@ export class ModelNames {
       const target = await orAborted(this.#source(), signal);
       return onlyPlan(model, isLocal(target) ? {} : { price: null });
     }
-    const routed = this.#table.models.get(model);
+    const { upstreams, models } = this.#table;
+    const routed = models.get(model);
     if (routed !== undefined) {
       const groups = this.#groups(model, policy);
-      return { model, groups, fallbackOn: routed.fallbackOn };
+      return { model, groups, fallbackOn: routed.fallbackOn, upstreams };
     }
     const lists = await this.#discovered(policy, 'cached', signal);
     const routes = lists
@@ -127,7 +128,7 @@ export class ModelNames {
         return { upstream, model, weight: 1, ...(isHosted ? { price: null } : {}) };
       });
     const groups = routes.length === 0 ? [] : [routes];
-    return { model, groups, fallbackOn: REPLICA_FALLBACK };
+    return { model, groups, fallbackOn: REPLICA_FALLBACK, upstreams };
   }
 
   /** The permitted routes of a model of the table, and those of its fallbacks. */

@@ -3,7 +3,7 @@ import { assert } from '../../base/assert.ts';
 import type { UpstreamLoad } from '../queue/upstream-queues.ts';
 import { weighted } from './affinity.ts';
 import { type AttemptEnd, type Availability, Health, type HealthLimits } from './health.ts';
-import type { FailureCause, FallbackCause, Route } from './route-table.ts';
+import type { FailureCause, FallbackCause, Route, RouteTable } from './route-table.ts';
 
 /** Routes of one model, and of each of its fallbacks, in order. */
 export interface Plan {
@@ -11,6 +11,8 @@ export interface Plan {
   readonly model: string;
   readonly groups: readonly (readonly Route[])[];
   readonly fallbackOn: ReadonlySet<FallbackCause>;
+  /** Those of the table when it was made, by which the sandbox's permission was judged. Absent: there is no table. */
+  readonly upstreams?: RouteTable['upstreams'];
 }
 
 /** What one request has tried. */

@@ -17,6 +17,8 @@ const RETRY_MS = 2_000;
 /** Timeout of a fetch; a slower upstream counts as one without a list. */
 const TIMEOUT_MS = 5_000;
 const MODELS_MAX = 10_000;
+/** More than `models.toml` may name; beyond it all are asked for again. */
+const ENTRIES_MAX = 256;
 /** Anthropic's API lists 20 models unless asked for more, and 1,000 at most. */
 const ANTHROPIC_LIST = '/models?limit=1000';
 
@@ -61,6 +63,7 @@ export class Catalog {
     const { key, prefix } = endpointOf(target);
     const known = this.#entries.get(key + prefix);
     if (known !== undefined) return known;
+    if (this.#entries.size >= ENTRIES_MAX) this.#entries.clear();
     const ownedBy = target.modelOwner ?? target.name;
     const seed = target.models?.map((id) => ({ id, created: 0, ownedBy })) ?? null;
     const askedAtMs = this.#clock.now() - RETRY_MS;

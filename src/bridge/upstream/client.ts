@@ -34,7 +34,7 @@ const ANTHROPIC_VERSION = '2023-06-01';
 const CONNECTIONS_MAX = 1024;
 /** Idle connections kept per upstream. */
 const IDLE_CONNECTIONS_MAX = 32;
-/** More than `models.toml` may name: beyond it all pools are closed, with the requests in them. */
+/** More than `models.toml` may name. Engines have another address at each start, so older ones go. */
 const POOLS_MAX = 256;
 
 export class UpstreamClient {
@@ -134,10 +134,19 @@ export class UpstreamClient {
     return () => stop();
   }
 
+  /** Pools without a request. */
+  #closeIdle(): void {
+    for (const [key, agent] of this.#agents) {
+      if (Object.keys(agent.sockets).length > 0 || Object.keys(agent.requests).length > 0) continue;
+      agent.destroy();
+      this.#agents.delete(key);
+    }
+  }
+
   #agent(endpoint: Endpoint): HttpAgent {
     const known = this.#agents.get(endpoint.key);
     if (known !== undefined) return known;
-    if (this.#agents.size >= POOLS_MAX) this.close();
+    if (this.#agents.size >= POOLS_MAX) this.#closeIdle();
     const options = {
       keepAlive: true,
       maxSockets: CONNECTIONS_MAX,

@@ -1,7 +1,7 @@
 /** One model in an engine of its own, in its jail, which the first request starts, and the next one after its end. */
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { systemClock } from '../../base/clock.ts';
+import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
@@ -28,21 +28,19 @@ export interface EngineServerOptions extends EnginePlace {
   readonly modelId: string;
   /** A GGUF file. Called at each start. */
   readonly modelPath: () => string;
-  /** Called before a start. */
-  readonly makeRoom?: (modelPath: string) => Promise<void>;
-}
-
-interface Started {
-  readonly engine: Engine;
-  /** Resolves when nothing of it is left. */
-  readonly removed: Promise<void>;
+  /** Called before a start; what it returns, once the model is loaded or will not be. */
+  readonly makeRoom?: (modelPath: string) => Promise<() => void>;
 }
 
 export class EngineServer {
   /** Of the last request, on the system's clock; −Infinity: none. */
   askedAtMs = Number.NEGATIVE_INFINITY;
   readonly #options: EngineServerOptions;
-  #starting: Promise<Started> | undefined;
+  #starting: Promise<Engine> | undefined;
+  /** That requests may be sent to. */
+  #current: Engine | undefined;
+  /** Of the last process: nothing of it is left. */
+  #removed: Promise<void> = Promise.resolve();
   /** The fewest that an engine has, until it has told. */
   #slots = 2;
 
@@ -50,19 +48,16 @@ export class EngineServer {
     this.#options = options;
   }
 
+  /** There is a process that no request has to wait for. */
   get isStarted(): boolean {
-    return this.#starting !== undefined;
+    return this.#current !== undefined;
   }
 
   /** Starts it if need be. @throws EngineError, RuntimeError `jail_unavailable` */
   async target(): Promise<UpstreamTarget> {
     this.askedAtMs = systemClock.now();
-    this.#starting ??= this.#start().catch((error: unknown) => {
-      // The next request tries again: the cause, e.g. low memory, may be temporary.
-      this.#starting = undefined;
-      throw error;
-    });
-    const { engine } = await this.#starting;
+    this.#starting ??= this.#begin();
+    const engine = await this.#starting;
     const { name, config } = this.#options;
     return {
       name,
@@ -73,23 +68,52 @@ export class EngineServer {
     };
   }
 
-  /** Whether it has loaded its model and serves nobody. */
+  /** Whether it has loaded its model and serves nobody. Does not wait for a start. */
   async isIdle(): Promise<boolean> {
-    const started = await this.#starting?.catch(() => undefined);
-    return started !== undefined && (await servesNobody(started.engine.socketPath));
+    const { socketPath } = this.#current ?? {};
+    if (socketPath === undefined || !(await servesNobody(socketPath))) return false;
+    // A request that has just been given a slot may be on its way.
+    await sleep(ARRIVAL_MS);
+    return await servesNobody(socketPath);
   }
 
   /** Ends the process; the next request starts another one. */
   async stop(): Promise<void> {
-    const started = await this.#starting?.catch(() => undefined);
-    await started?.engine.stop();
-    await started?.removed;
+    const starting = this.#starting;
+    this.#starting = undefined;
+    this.#current = undefined;
+    const engine = await starting?.catch((error: unknown) => {
+      ignore(error, 'told to who asked for the start');
+      return undefined;
+    });
+    await engine?.stop();
+    await this.#removed;
   }
 
-  async #start(): Promise<Started> {
+  #begin(): Promise<Engine> {
+    const starting = this.#removed.then(() => this.#start());
+    starting.then(
+      (engine) => {
+        if (this.#starting === starting) this.#current = engine;
+      },
+      () => {
+        // The next request tries again: the cause, e.g. low memory, may be temporary.
+        if (this.#starting === starting) this.#starting = undefined;
+      },
+    );
+    return starting;
+  }
+
+  #forget(engine: Engine): void {
+    if (this.#current !== engine) return;
+    this.#current = undefined;
+    this.#starting = undefined;
+  }
+
+  async #start(): Promise<Engine> {
     const { config, modelId, modelPath, log, runDir, cacheDir, makeRoom } = this.#options;
     const path = modelPath();
-    await makeRoom?.(path);
+    const releaseRoom = await makeRoom?.(path);
     // A directory like a sandbox's, so that it is reclaimed like one after a kill.
     const id = newSandboxId();
     const workspace = await makeWorkspace(runDir, id);
@@ -105,23 +129,27 @@ export class EngineServer {
         log,
         ...(jail === null ? {} : { launch: jail.launch }),
       });
-      engine.ready.then(
-        ({ slots }) => {
-          this.#slots = slots;
-        },
-        (error: unknown) => ignore(error, 'each request reports it'),
-      );
-      const removed = engine.exited.then(async () => {
-        this.#starting = undefined;
-        await remove(workspace, jail);
-      });
-      removed.catch((error: unknown) => {
-        log.warn('could not remove what the engine left', { error: describeError(error) });
-      });
+      engine.ready
+        .then(
+          ({ slots }) => {
+            this.#slots = slots;
+          },
+          (error: unknown) => ignore(error, 'each request reports it'),
+        )
+        .finally(() => releaseRoom?.());
+      this.#removed = engine.exited
+        .then(async () => {
+          this.#forget(engine);
+          await remove(workspace, jail);
+        })
+        .catch((error: unknown) => {
+          log.warn('could not remove what the engine left', { error: describeError(error) });
+        });
       await workspace.recordVmm(engine.pid);
       if (jail?.hasGpu === true && config.gpu === 'auto') warnWithoutGpu(engine, log);
-      return { engine, removed };
+      return engine;
     } catch (error) {
+      releaseRoom?.();
       await remove(workspace, jail);
       throw error;
     }
@@ -143,6 +171,8 @@ async function remove(workspace: Workspace, jail: EngineJail | null): Promise<vo
   await workspace.remove();
 }
 
+/** From a slot of the bridge to the engine's door. */
+const ARRIVAL_MS = 500;
 const HEALTH_MS_MAX = 1_000;
 const HEALTH_BYTES_MAX = 4_096;
 

@@ -1,6 +1,7 @@
 /** Several models in engines of their own. When memory is short, those that nobody has used for longest are ended. */
 import { statSync } from 'node:fs';
 import { type Clock, systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { MIB } from '../../base/units.ts';
@@ -8,9 +9,11 @@ import { availableMib } from '../../probes/host-memory.ts';
 
 /** What the pool needs of an engine. */
 export interface PooledEngine {
+  /** It has a process. */
   readonly isStarted: boolean;
   /** Of its last request. */
   readonly askedAtMs: number;
+  /** Never waits for a start. */
   isIdle(): Promise<boolean>;
   stop(): Promise<void>;
 }
@@ -31,8 +34,10 @@ export class Engines {
   /** Left `models.toml`; they end when their last answers do. */
   readonly #retired = new Set<PooledEngine>();
   readonly #looks = new Set<() => void>();
-  /** One after the other, so that two do not end engines for the same memory. */
-  #turn: Promise<void> = Promise.resolve();
+  /** MiB of each start that has not taken its memory yet. */
+  readonly #promised = new Set<{ readonly mib: number }>();
+  /** One start after the other looks for room. */
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(log: Log, clock: Clock = systemClock, available: () => number = availableMib) {
     this.#log = log;
@@ -54,11 +59,14 @@ export class Engines {
     this.#endRetired(engine);
   }
 
-  /** Ends idle engines, the longest unused first, until a model has room, or none is left to end. */
-  async makeRoom(name: string, modelPath: string): Promise<void> {
+  /**
+   * Ends idle engines, the longest unused first, until a model has room, or none is left to end. What it returns tells
+   * that the model has taken its memory, or never will.
+   */
+  async makeRoom(name: string, modelPath: string): Promise<() => void> {
     const turn = this.#turn.then(() => this.#makeRoom(name, modelPath));
     this.#turn = turn.catch((error: unknown) => ignore(error, 'told to who waits for room'));
-    await turn;
+    return await turn;
   }
 
   async close(): Promise<void> {
@@ -69,27 +77,31 @@ export class Engines {
   #endRetired(engine: PooledEngine): void {
     const cancel = this.#clock.after(RETIRED_LOOK_MS, () => {
       this.#looks.delete(cancel);
-      void this.#mayEnd(engine).then(async (mayEnd) => {
-        if (!mayEnd) return this.#endRetired(engine);
+      const look = async (): Promise<void> => {
+        if (!(await this.#mayEnd(engine))) return this.#endRetired(engine);
         await engine.stop();
         this.#retired.delete(engine);
+      };
+      look().catch((error: unknown) => {
+        this.#log.warn('could not end an engine', { error: describeError(error) });
       });
     });
     this.#looks.add(cancel);
   }
 
   async #mayEnd(engine: PooledEngine): Promise<boolean> {
-    if (!engine.isStarted) return true;
-    return this.#clock.now() - engine.askedAtMs >= JUST_ASKED_MS && (await engine.isIdle());
+    if (this.#clock.now() - engine.askedAtMs < JUST_ASKED_MS) return false;
+    return !engine.isStarted || (await engine.isIdle());
   }
 
-  async #makeRoom(name: string, modelPath: string): Promise<void> {
-    const needed = (sizeOf(modelPath) / MIB) * SIZE_FACTOR + BESIDE_MIB;
-    const others = [...this.#engines]
+  async #makeRoom(name: string, modelPath: string): Promise<() => void> {
+    const own = (sizeOf(modelPath) / MIB) * SIZE_FACTOR + BESIDE_MIB;
+    const needed = own + [...this.#promised].reduce((sum, { mib }) => sum + mib, 0);
+    const others = [...this.#engines, ...[...this.#retired].map((one) => [null, one] as const)]
       .filter(([other, { isStarted }]) => other !== name && isStarted)
       .sort(([, a], [, b]) => a.askedAtMs - b.askedAtMs);
     for (const [other, engine] of others) {
-      if (this.#available() >= needed) return;
+      if (this.#available() >= needed) break;
       if (!(await this.#mayEnd(engine))) continue;
       this.#log.info('an engine ends, since another one needs its memory', {
         upstream: other,
@@ -97,6 +109,14 @@ export class Engines {
       });
       await engine.stop();
     }
+    return this.#promise(own);
+  }
+
+  #promise(mib: number): () => void {
+    // Equal numbers are different promises.
+    const promise = { mib };
+    this.#promised.add(promise);
+    return () => this.#promised.delete(promise);
   }
 }
 

@@ -1,13 +1,18 @@
 /** Keys that a program tells: of a keyring, a password manager, or a service whose keys last an hour (io). */
 import { execFile } from 'node:child_process';
 import type { Clock } from '../../base/clock.ts';
-import { errorCode } from '../../base/errors.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { BridgeError } from '../../bridge/errors.ts';
 import { isKey } from './models-file.ts';
 
-/** It is asked again after this time, since keys may last only an hour. */
+/** It is asked again after this time, since keys may last only an hour. Requests do not wait for that … */
 const FRESH_MS = 5 * 60_000;
+/** … unless nobody has asked for so long. */
+const USABLE_MS = 10 * 60_000;
+/** Requests in this time after a failure fail likewise: each try may be a question to somebody. */
+const FAILED_MS = 5_000;
 /** Somebody may have to confirm. */
 const ANSWER_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 16 * 1024;
@@ -26,6 +31,7 @@ export interface KeyCommandOptions {
 export class KeyCommand {
   readonly #options: KeyCommandOptions;
   #known: { readonly key: string; readonly atMs: number } | undefined;
+  #failed: { readonly error: unknown; readonly atMs: number } | undefined;
   #asking: Promise<string> | undefined;
 
   constructor(options: KeyCommandOptions) {
@@ -34,13 +40,17 @@ export class KeyCommand {
 
   /** Requests at once ask once. @throws BridgeError `upstream_unreachable`: the program has never told a key */
   async key(): Promise<string> {
-    const { clock } = this.#options;
-    if (this.#known !== undefined && clock.now() - this.#known.atMs < FRESH_MS)
-      return this.#known.key;
+    const nowMs = this.#options.clock.now();
+    const ageMs = nowMs - (this.#known?.atMs ?? Number.NEGATIVE_INFINITY);
+    if (this.#known !== undefined && ageMs < FRESH_MS) return this.#known.key;
+    if (this.#failed !== undefined && nowMs - this.#failed.atMs < FAILED_MS)
+      throw this.#failed.error;
     this.#asking ??= this.#ask().finally(() => {
       this.#asking = undefined;
     });
-    return await this.#asking;
+    if (this.#known === undefined || ageMs >= USABLE_MS) return await this.#asking;
+    this.#asking.catch((error: unknown) => ignore(error, 'a key that is known never fails'));
+    return this.#known.key;
   }
 
   async #ask(): Promise<string> {
@@ -49,11 +59,14 @@ export class KeyCommand {
       const key = await this.#run();
       this.#known = { key, atMs: clock.now() };
     } catch (error) {
-      if (this.#known === undefined) throw error;
+      if (this.#known === undefined) {
+        this.#failed = { error, atMs: clock.now() };
+        throw error;
+      }
       // The old one may still be good, and the model server decides that.
       log.warn('a key was not told again; the last one is used', {
         upstream,
-        error: String(error),
+        error: describeError(error),
       });
       this.#known = { ...this.#known, atMs: clock.now() };
     }

@@ -78,7 +78,6 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     const found = await Promise.all(upstreams.map((one) => discovered(one, log)));
     return [...new Set([...file.models.keys(), ...found.flat()])];
   };
-  const offered = await names();
   let fault = '';
   const watch = new FileWatch(file.files, clock, () => {
     try {
@@ -98,6 +97,8 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
       return false;
     }
   });
+  // Watched by then: the lists may take a while.
+  const offered = await names();
   const defaultModel = (): string | null =>
     file.defaultModel ?? firstModel(file) ?? offered[0] ?? null;
   return {
