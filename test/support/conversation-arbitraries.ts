@@ -3,10 +3,13 @@ import fc from 'fast-check';
 import type { Message, Part } from '../../src/bridge/dialect/model.ts';
 
 export const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
-export const object = fc.dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
-  maxKeys: 3,
-  noNullPrototype: true,
-});
+/** As JSON reads it: it has no -0. */
+export const object = fc
+  .dictionary(fc.string({ maxLength: 4 }), fc.jsonValue({ maxDepth: 2 }), {
+    maxKeys: 3,
+    noNullPrototype: true,
+  })
+  .map((value) => JSON.parse(JSON.stringify(value)) as typeof value);
 export const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { nil: undefined });
 
 export const tool = fc.record({
