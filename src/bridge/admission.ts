@@ -126,14 +126,23 @@ export class Admission {
     this.#turn?.charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));
   }
 
-  /** The upstream has answered, or failed in the midst. Idempotent, as `release`. */
-  end(counts: TokenCounts): void {
+  /**
+   * The upstream has answered, or failed in the midst. Idempotent, as `release`.
+   * @param isLeft the caller has left an answer that comes as a whole: unless its counts are known, the upstream may have
+   * written all that was reserved
+   */
+  end(counts: TokenCounts, isLeft = false): void {
     const { promptTokens, completionTokens } = counts;
-    this.#turn?.charge(promptTokens, completionTokens);
+    const isUnknown = isLeft && counts.estimated;
+    const expected = isUnknown ? this.#expectedOutput : 0;
+    this.#turn?.charge(promptTokens, Math.max(completionTokens, expected));
+    const { outputTokens = 0, limitsOutput = false } = this.#reservation ?? {};
+    const most = isUnknown && limitsOutput ? outputTokens : 0;
+    const used = { ...counts, completionTokens: Math.max(completionTokens, most) };
     this.#reservation?.settle({
       inputTokens: promptTokens,
-      outputTokens: completionTokens,
-      costNanoDollars: costOf(this.#price, counts),
+      outputTokens: used.completionTokens,
+      costNanoDollars: costOf(this.#price, used),
     });
     this.#turn?.release();
   }

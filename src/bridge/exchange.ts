@@ -477,7 +477,11 @@ export class Exchange {
       if (response?.readableEnded === false) response.destroy();
       // The guest may read the rest of its answer for long, which is no matter of the upstream.
       if (this.#dispatched === undefined) admission.release();
-      else admission.end(this.#dispatched.counts());
+      else {
+        const { operation, inspection, counts } = this.#dispatched;
+        const isWhole = operation.generates && !inspection.stream;
+        admission.end(counts(), isWhole && this.#aborter.signal.aborted);
+      }
     }
   }
 

@@ -176,6 +176,37 @@ describe('bridge: budgets', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ outputTokens: 9, requests: 2 });
   });
 
+  it('a plain answer that is left before its counts are there uses all that was reserved, by the price of its route', async () => {
+    const price = { input: 0, output: 1_000_000, cachedInput: 0 };
+    fixture = await priced({ only: price }, { outputTokens: 25, costNanoDollars: 1_000_000 });
+    const asked = { ...BODY, model: 'm' };
+    const leave = async (answer: Parameters<typeof fixture.mock.answer>[0]): Promise<void> => {
+      fixture.mock.answer(answer);
+      const settled = fixture.nextUsage();
+      const arrived = fixture.mock.next();
+      const opened = fixture.open(CHAT, asked);
+      await arrived;
+      if (answer !== silent) await opened.head;
+      opened.abort();
+      expect(await settled).toMatchObject({ outcome: 'cancelled' });
+    };
+    const silent = (): void => undefined;
+    await leave(silent);
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({
+      outputTokens: 10,
+      costNanoDollars: 10_000,
+    });
+    await leave((_, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.write('{"choices":[');
+    });
+    expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({ outputTokens: 20, requests: 2 });
+    fixture.mock.answer((_, response) => sendJson(response, 200, answered(1, 5)));
+    expect((await fixture.call(CHAT, asked)).status).toBe(200);
+    expect(lastSent()).toMatchObject({ max_tokens: 5 });
+    expect((await fixture.call(CHAT, asked)).status).toBe(429);
+  });
+
   it('a request that the upstream refuses uses no tokens; one that does not reach it, nothing', async () => {
     await withBudget({ inputTokens: 100, requests: 9 });
     fixture.mock.answer((_, response) => sendJson(response, 429, { error: 'busy' }));

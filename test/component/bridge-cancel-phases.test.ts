@@ -78,11 +78,13 @@ interface Begun {
   /** Whether the request was on its way to the upstream, so that there is a record of it. */
   readonly isSent: boolean;
   readonly used: { readonly requests: number; readonly outputTokens: number };
+  /** That the record tells. */
+  readonly seenTokens: number;
   /** Frees the slot of another caller. */
   free?(): void;
 }
 
-type Begin = (path: string, body: object) => Promise<Begun>;
+type Begin = (path: string, body: { readonly stream?: boolean }) => Promise<Begun>;
 
 const PHASES: readonly { readonly phase: string; readonly begin: Begin }[] = [
   { phase: 'in the queue', begin: beginInQueue },
@@ -117,6 +119,7 @@ async function beginInQueue(path: string, body: object): Promise<Begun> {
     received: 1,
     running: 1,
     isSent: false,
+    seenTokens: 0,
     used: { requests: 0, outputTokens: 0 },
     async free() {
       sendJson(holding, 200, completion('held'));
@@ -140,11 +143,16 @@ async function beginInConnect(path: string, body: object): Promise<Begun> {
   const opened = fixture.open(path, body);
   await door.begun;
   const used = { requests: 0, outputTokens: 0 };
-  return { opened, upstream, seen: door.ended, received: 0, running: 0, isSent: true, used };
+  const counts = { received: 0, running: 0, isSent: true, seenTokens: 0, used };
+  return { opened, upstream, seen: door.ended, ...counts };
 }
 
 /** @param texts the first ones of a stream */
-async function beginSent(path: string, body: object, texts: readonly string[]): Promise<Begun> {
+async function beginSent(
+  path: string,
+  body: { readonly stream?: boolean },
+  texts: readonly string[],
+): Promise<Begun> {
   await open();
   const { mock: upstream } = fixture;
   upstream.answer((_, response) => {
@@ -156,8 +164,11 @@ async function beginSent(path: string, body: object, texts: readonly string[]): 
   const opened = fixture.open(path, body);
   const { aborted } = await arrived;
   for (const text of texts) await opened.until(text);
-  const used = { requests: 1, outputTokens: texts.length };
-  return { opened, upstream, seen: aborted, received: 1, running: 0, isSent: true, used };
+  const seenTokens = texts.length;
+  // A plain answer that is left may be written already, so all that was reserved is used.
+  const used = { requests: 1, outputTokens: body.stream === true ? seenTokens : TOKENS };
+  const counts = { received: 1, running: 0, isSent: true, seenTokens, used };
+  return { opened, upstream, seen: aborted, ...counts };
 }
 
 /** @returns the socket of a new port */
@@ -191,7 +202,7 @@ describe('bridge: a caller that goes away', () => {
   it.for(CASES)('$dialect, $form, $phase: $way', async (test, { annotate }) => {
     const { path, body, form, begin, leave } = test;
     const begun = await begin(path, { ...body, stream: form === 'a stream' });
-    const { opened, upstream, seen, received, running, used } = begun;
+    const { opened, upstream, seen, received, running, used, seenTokens } = begun;
 
     const leftAtMs = performance.now();
     leave(opened);
@@ -208,17 +219,19 @@ describe('bridge: a caller that goes away', () => {
     expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject(used);
     const record = {
       outcome: 'cancelled',
-      completionTokens: used.outputTokens,
+      completionTokens: seenTokens,
       estimated: received > 0,
     };
     expect(fixture.usage).toMatchObject(begun.isSent ? [record] : []);
 
-    // Slot and budget are free: the next request does not wait, and its answer is not cut.
+    // Slot and budget are free: the next request does not wait, and its answer is cut to what is not used.
     await begun.free?.();
     upstream.answer((_, response) => sendJson(response, 200, completion('next')));
     const next = await attach('next', ACCOUNT);
     expect((await call(next, CHAT, CHAT_BODY)).status).toBe(200);
-    expect(JSON.parse(upstream.requests.at(-1)?.body ?? '')).toMatchObject({ max_tokens: TOKENS });
+    expect(JSON.parse(upstream.requests.at(-1)?.body ?? '')).toMatchObject({
+      max_tokens: Math.min(TOKENS, 100 - used.outputTokens),
+    });
   });
 });
 
