@@ -59,6 +59,7 @@ export async function openMetricsWorld(
   const upstream = await startMockUpstream();
   cleanup.push('upstream', () => upstream.close());
   const bridge = createBridge({
+    hostBudget: { limits: { requests: 1000, windowMs: 3_600_000 }, used: null },
     upstream: () => Promise.resolve({ ...upstream.target, slots: 4 }),
     clock: systemClock,
     log: silentLog,
