@@ -43,7 +43,7 @@ const HIDDEN = {
   input_tokens: 11,
   cache_creation_input_tokens: 0,
   cache_read_input_tokens: 0,
-  cache_creation: { ephemeral_5m_input_tokens: 0, ephemeral_1h_input_tokens: 0 },
+  cache_creation: null,
   output_tokens: 7,
   service_tier: 'standard',
 };
@@ -123,6 +123,45 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
       stream: true,
       outcome: 'ok',
     });
+  });
+
+  it('a hit in the cache changes no byte of an answer, however the server writes its JSON', async () => {
+    const { call } = await bridge();
+    const usages = [
+      [{ input_tokens: 11 }, { input_tokens: 11 }],
+      [
+        { input_tokens: 11, cache_read_input_tokens: 0 },
+        { input_tokens: 11, cache_read_input_tokens: 0 },
+      ],
+      [
+        { cache_read_input_tokens: 9, input_tokens: 2 },
+        { input_tokens: 2, cache_read_input_tokens: null },
+      ],
+    ];
+    const bodies = { streamed: new Set<string>(), whole: new Set<string>() };
+    for (const [start, last] of usages) {
+      const plain = { type: 'message', content: [], usage: { ...start, output_tokens: 7 } };
+      const events = [
+        { type: 'message_start', message: { id: 'msg_01', usage: { ...start, output_tokens: 1 } } },
+        { type: 'message_delta', delta: {}, usage: { ...last, output_tokens: 7 } },
+        { type: 'message_stop' },
+      ];
+      claude.answer(({ body }, response) => {
+        const isStream = body.includes('"stream"');
+        if (isStream) startEvents(response);
+        else response.setHeader('content-type', 'application/json');
+        const spaced = (value: unknown) => JSON.stringify(value, null, 1).replaceAll('\n', '');
+        const sse = events.map((event) => `event: ${event.type}\ndata: ${spaced(event)}\n\n`);
+        response.end(isStream ? sse.join('') : spaced(plain));
+      });
+      bodies.streamed.add((await call(PATH, ask({ stream: true }))).body);
+      bodies.whole.add((await call(PATH, ask())).body);
+    }
+    expect([bodies.streamed.size, bodies.whole.size]).toEqual([1, 1]);
+    expect([...bodies.streamed][0]?.match(/"input_tokens":\d+/g)).toEqual([
+      '"input_tokens":11',
+      '"input_tokens":11',
+    ]);
   });
 
   it('changes nothing where the owner shows cache hits', async () => {

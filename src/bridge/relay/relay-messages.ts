@@ -44,7 +44,9 @@ export async function relayMessageStream(
     const event = parseObject(data);
     if (event === undefined) throw protocolError('an event is not a JSON object');
     usage.see(event);
-    return reply.write(usage.failed ? withoutKeyOf(bytes, context) : shown(event, bytes, context));
+    return reply.write(
+      usage.failed ? withoutKeyOf(bytes, context) : shown(event, bytes, usage, context),
+    );
   };
   reply.startStream(responseHeaders(response.headers), () => splitter.atBoundary);
   await pump(
@@ -101,8 +103,13 @@ export async function relayMessage(
   reply.end(body);
 }
 
-function shown(event: JsonObject, bytes: Buffer, { showCacheHits }: RelayContext): Buffer {
-  const hidden = showCacheHits ? undefined : hideInEvent(event);
+function shown(
+  event: JsonObject,
+  bytes: Buffer,
+  { input }: MessageUsage,
+  { showCacheHits }: RelayContext,
+): Buffer {
+  const hidden = showCacheHits ? undefined : hideInEvent(event, input);
   if (hidden === undefined) return bytes;
   return Buffer.from(`event: ${hidden['type']}\ndata: ${JSON.stringify(hidden)}\n\n`);
 }

@@ -2,6 +2,7 @@
 import { Readable } from 'node:stream';
 import { CacheHintMask } from '../cache-hints.ts';
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
+import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
 import {
   isJsonObject,
   type JsonLimits,
@@ -149,8 +150,9 @@ function answerOf({ taken, refusal, answerId }: Recording): TapedAnswer | null {
     const rest = source.complete ? splitter.rest() : Buffer.alloc(0);
     const texts = [...whole.map(({ bytes }) => bytes), rest].map(trimmed);
     const given = texts.filter((one) => one !== '');
+    const usage = new MessageUsage();
     const events = given.map((one) =>
-      api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId),
+      api === 'openai' ? eventOf(one, stable) : messageEventOf(one, answerId, usage),
     );
     // Clients hang up at the last event, without waiting for the end.
     const isCut = !source.complete && !LAST_EVENT.test(given.at(-1) ?? '');
@@ -175,9 +177,11 @@ function messageBodyOf(text: string, answerId: string): JsonObject | string {
   return { ...value, ...hideInAnswer(value), ...stableId(value, answerId) };
 }
 
-function messageEventOf(text: string, answerId: string): string {
+/** @param usage of the events before it */
+function messageEventOf(text: string, answerId: string, usage: MessageUsage): string {
   const event = parseObject(eventData(Buffer.from(`${text}\n\n`)) ?? '');
-  const hidden = event && (hideInEvent(event) ?? event);
+  if (event !== undefined) usage.see(event);
+  const hidden = event && (hideInEvent(event, usage.input) ?? event);
   const message = hidden?.['message'];
   if (!isJsonObject(message)) return hidden === event ? text : eventText(hidden ?? {});
   return eventText({ ...hidden, message: { ...message, ...stableId(message, answerId) } });

@@ -6,49 +6,55 @@ import { isJsonObject, type JsonObject } from '../../json-body.ts';
 
 const CACHED = ['cache_creation_input_tokens', 'cache_read_input_tokens'];
 /** What tells nothing of the cache. Other members are dropped, since new versions of the API may add some that do. */
-const SHOWN: ReadonlySet<string> = new Set([
+const SHOWN = [
   'output_tokens',
   'output_tokens_details',
   'server_tool_use',
   'service_tier',
   'inference_geo',
   'speed',
-]);
+];
 
-/** The data of an event. Undefined: it tells nothing. */
-export function hideInEvent(event: JsonObject): JsonObject | undefined {
+/**
+ * The data of an event, which must be written anew even if nothing in it has changed: what is forwarded as it came
+ * has other spaces, and would tell that there was nothing to hide.
+ * @param input the input tokens that the answer has told so far, with those from the cache
+ * @returns undefined: an event without usage
+ */
+export function hideInEvent(event: JsonObject, input?: number): JsonObject | undefined {
   const { type, message } = event;
-  if (type === 'message_delta') return withMembers(event, hideInAnswer(event));
+  if (type === 'message_delta') return { ...event, ...hideInAnswer(event, input) };
   if (type !== 'message_start' || !isJsonObject(message)) return undefined;
-  const hidden = withMembers(message, hideInAnswer(message));
-  return hidden === undefined ? undefined : { ...event, message: hidden };
+  return { ...event, message: { ...message, ...hideInAnswer(message, input) } };
 }
 
 /** The members of a message, or of another object with usage, that must be replaced. */
-export function hideInAnswer({ usage, diagnostics }: JsonObject): JsonObject {
-  const hidden = isJsonObject(usage) ? hideInUsage(usage) : usage;
+export function hideInAnswer({ usage, diagnostics }: JsonObject, input?: number): JsonObject {
+  const hidden = isJsonObject(usage) ? hideInUsage(usage, input) : null;
   return {
-    ...(JSON.stringify(hidden) === JSON.stringify(usage) ? {} : { usage: hidden }),
-    ...(diagnostics === undefined || diagnostics === null ? {} : { diagnostics: null }),
+    ...(usage === undefined ? {} : { usage: hidden }),
+    ...(diagnostics === undefined ? {} : { diagnostics: null }),
   };
 }
 
-function withMembers(value: JsonObject, members: JsonObject): JsonObject | undefined {
-  return Object.keys(members).length === 0 ? undefined : { ...value, ...members };
+/** Has the same members in the same order whatever the cache had: some servers leave out what is 0. */
+function hideInUsage(usage: JsonObject, told = inputTokens(usage)): JsonObject {
+  return {
+    ...(told === undefined ? {} : { input_tokens: told }),
+    cache_creation_input_tokens: 0,
+    cache_read_input_tokens: 0,
+    cache_creation: null,
+    ...Object.fromEntries(
+      SHOWN.filter((name) => Object.hasOwn(usage, name)).map((name) => [name, usage[name]]),
+    ),
+  };
 }
 
-function hideInUsage(usage: JsonObject): JsonObject {
-  const shown = Object.entries(usage).flatMap(([name, value]): [string, unknown][] => {
-    if (name === 'input_tokens') return [[name, inputTokens(usage) ?? value]];
-    if (CACHED.includes(name)) return [[name, typeof value === 'number' ? 0 : null]];
-    if (name === 'cache_creation') return [[name, isJsonObject(value) ? zeros(value) : null]];
-    return SHOWN.has(name) ? [[name, value]] : [];
-  });
-  return Object.fromEntries(shown);
+/** The counts of input in `usage`; where it has none, those of an earlier event. */
+export function inputCounts(usage: JsonObject, earlier: JsonObject): JsonObject {
+  const names = ['input_tokens', ...CACHED];
+  return Object.fromEntries(names.map((name) => [name, tokenCount(usage[name]) ?? earlier[name]]));
 }
-
-const zeros = (counts: JsonObject): JsonObject =>
-  Object.fromEntries(Object.keys(counts).map((name) => [name, 0]));
 
 /** With those from the cache. Undefined: the usage does not tell. */
 export function inputTokens(usage: JsonObject): number | undefined {

@@ -3,14 +3,13 @@ import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import { eventData, type SsePiece } from '../../sse.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
 import type { DocumentCounter, StreamCounter, TokenCounts } from '../../usage.ts';
-import { inputTokens, tokenCount } from './hide-cache-hits.ts';
+import { inputCounts, inputTokens, tokenCount } from './hide-cache-hits.ts';
 
 /** Members of a delta with text that the model wrote. */
 const TEXTS = ['text', 'thinking', 'partial_json'];
 
 export class MessageUsage implements StreamCounter, DocumentCounter {
-  #input: number | undefined;
-  #cached: number | undefined;
+  #inputs: JsonObject = {};
   #output: number | undefined;
   #isFinal = false;
   #chunks = 0;
@@ -29,6 +28,11 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
 
   get failed(): boolean {
     return this.#failed;
+  }
+
+  /** Tokens so far, with those from the cache. Undefined: not told. */
+  get input(): number | undefined {
+    return inputTokens(this.#inputs);
   }
 
   accept({ bytes, kind }: SsePiece): boolean {
@@ -60,10 +64,12 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
 
   counts(promptEstimate: number): TokenCounts {
     const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
-    const isKnown = this.#isFinal && this.#input !== undefined && this.#output !== undefined;
+    const { input } = this;
+    const isKnown = this.#isFinal && input !== undefined && this.#output !== undefined;
+    const cached = tokenCount(this.#inputs['cache_read_input_tokens']) ?? 0;
     return {
-      promptTokens: this.#input ?? promptEstimate,
-      ...(this.#cached === undefined ? {} : { cachedTokens: this.#cached }),
+      promptTokens: input ?? promptEstimate,
+      ...(input === undefined ? {} : { cachedTokens: Math.min(cached, input) }),
       completionTokens: isKnown ? (this.#output ?? 0) : emitted,
       estimated: !isKnown,
     };
@@ -72,11 +78,7 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
   /** Counts are of the whole answer so far, and those of the beginning say nothing of its text. */
   #read(usage: unknown, isFinal: boolean): void {
     if (!isJsonObject(usage)) return;
-    const input = inputTokens(usage);
-    if (input !== undefined) {
-      this.#input = input;
-      this.#cached = Math.min(tokenCount(usage['cache_read_input_tokens']) ?? 0, input);
-    }
+    this.#inputs = inputCounts(usage, this.#inputs);
     const output = tokenCount(usage['output_tokens']);
     if (!isFinal || output === undefined) return;
     this.#output = output;
