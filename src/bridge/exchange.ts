@@ -283,11 +283,8 @@ export class Exchange {
       this.#reply.json(200, this.#dialect.translation?.idle?.(options, idle));
       return 'served';
     }
-    const usable = servable(
-      plan,
-      played === null ? this.#context.apis : playedApi(track),
-      checked.value,
-    );
+    const spoken = played === null ? this.#context.apis : playedApi(track);
+    const usable = servable(plan, spoken, checked.value);
     if (!usable.ok) return this.#refused(usable.refusal);
     const asked = { operation, ...checked.value, bytes, bodyEndAtMs };
     return await this.#deliver({ ...asked, model, plan: usable.value }, track);
@@ -393,6 +390,7 @@ export class Exchange {
       limits: jsonLimits(limits),
       // The answer that a cassette plays may be of another host's upstream.
       apis: tape === undefined ? apis.all : UPSTREAM_APIS,
+      hasChoice: this.#context.dispatcher.hasChoice,
       ...(kept === undefined ? {} : { kept }),
     };
     const checking = checker.check({

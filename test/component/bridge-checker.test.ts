@@ -39,7 +39,7 @@ function checkOf(): BodyCheck {
   if (!route.ok || route.value.kind !== 'inference') throw new Error('no route');
   const { operation } = route.value;
   const limits = jsonLimits(BRIDGE_LIMITS);
-  return { dialect: 'openai', operation, policy: {}, limits, apis: ['openai'] };
+  return { dialect: 'openai', operation, policy: {}, limits, apis: ['openai'], hasChoice: false };
 }
 
 function checkerWith(limits: Partial<CheckerLimits>, clock = systemClock) {

@@ -34,6 +34,8 @@ export interface BodyCheck {
   readonly limits: JsonLimits;
   /** Those of the host's upstreams. */
   readonly apis: readonly UpstreamApi[];
+  /** There is more than one upstream, among which a conversation should keep its own. */
+  readonly hasChoice: boolean;
   /** What a check without it found to be needed. */
   readonly kept?: KeptContext;
 }
@@ -92,7 +94,7 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
     ...(sent === undefined ? { layout } : written(sent)),
     output: operation.generates ? outputLimitOf(sent ?? value) : null,
   });
-  const conversation = conversationOf(translated?.value?.body ?? value);
+  const conversation = check.hasChoice ? conversationOf(translated?.value?.body ?? value) : null;
   const own = form(operation.upstreamPath, inspection.edits, translated?.value?.body);
   const { answer, keep, conversation: spoken } = translated?.value ?? {};
   const openai = answer === undefined ? own : { ...own, translated: { answer, keep } };

@@ -97,6 +97,11 @@ export class Dispatcher {
     this.#follow();
   }
 
+  /** There is more than one upstream. */
+  get hasChoice(): boolean {
+    return this.#table.upstreams.length > 1;
+  }
+
   metrics(): readonly Metric[] {
     return [this.#attempts];
   }
