@@ -489,7 +489,7 @@ export class Exchange {
     sent: { readonly path: string; readonly body: readonly Buffer[] },
     signal: AbortSignal,
   ): Promise<UpstreamAnswer> {
-    const { span, track, api } = dispatched;
+    const { span, track } = dispatched;
     const onConnected = (): void => {
       dispatched.isSeen = true;
     };
@@ -500,7 +500,7 @@ export class Exchange {
     }
     const { client, limits, sandboxId } = this.#context;
     const headers = {
-      ...requestHeaders(this.#request.headers, sandboxId, api),
+      ...requestHeaders(this.#request.headers, sandboxId, target),
       ...traceHeaders(span),
     };
     const request = { target, method: 'POST', ...sent, headers, limits, signal } as const;

@@ -50,6 +50,23 @@ describe('requestHeaders', () => {
   });
 });
 
+describe('requestHeaders: betas of Anthropic’s API', () => {
+  const of = (header: string, betas?: readonly string[]) =>
+    requestHeaders({ 'anthropic-beta': header }, 'a', {
+      api: 'anthropic',
+      ...(betas === undefined ? {} : { betas }),
+    })['anthropic-beta'];
+  const harmless = 'interleaved-thinking-2025-05-14';
+  it('pass if they are harmless, or named by the host', () => {
+    expect(of(`context-1m-2025-08-07,${harmless} , ${harmless}`)).toBe(harmless);
+    expect(of('context-1m-2025-08-07, fast-mode-2026-02-01')).toBeUndefined();
+    expect(of(`fast-mode-2026-02-01,${harmless}`, ['fast-mode-2026-02-01'])).toBe(
+      `fast-mode-2026-02-01,${harmless}`,
+    );
+    expect(requestHeaders({ 'anthropic-beta': harmless }, 'a')).toEqual({});
+  });
+});
+
 describe('requestHeaders: clients of OpenAI', () => {
   it('passes the beta and request id, and an idempotency key of the sandbox’s own', () => {
     const received = {

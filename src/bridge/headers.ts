@@ -4,7 +4,8 @@
  */
 import { callerKey } from './caller-key.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
-import type { UpstreamApi } from './upstream/address.ts';
+import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
+import { passedBetas } from './upstream/betas.ts';
 
 /** From the guest to the upstream. The bridge sets content type, user agent and authorization. */
 const REQUEST_HEADERS = [
@@ -22,11 +23,7 @@ const API_HEADERS: Readonly<Record<UpstreamApi, readonly string[]>> = {
   anthropic: ['anthropic-beta', 'anthropic-version'],
 };
 
-/** The forms that such headers must have. */
-const FORMS: Readonly<Record<string, RegExp>> = {
-  'anthropic-beta': /^[a-z0-9][\w.-]{0,63}(?: ?, ?[a-z0-9][\w.-]{0,63}){0,31}$/i,
-  'anthropic-version': /^\d{4}-\d{2}-\d{2}$/,
-};
+const VERSION = /^\d{4}-\d{2}-\d{2}$/;
 
 /** From the upstream to the guest. */
 const RESPONSE_HEADERS = [
@@ -81,12 +78,13 @@ export function checkFraming(rawHeaders: readonly string[]): Checked<void> {
 export function requestHeaders(
   received: Readonly<Record<string, string | readonly string[] | undefined>>,
   sandboxId: string,
-  api: UpstreamApi = 'openai',
+  { api = 'openai', betas }: Pick<UpstreamTarget, 'api' | 'betas'> = {},
 ): Record<string, string> {
   const picked = pick(received, [...REQUEST_HEADERS, ...API_HEADERS[api]]);
-  for (const [name, form] of Object.entries(FORMS)) {
-    if (!form.test(picked[name] ?? '')) delete picked[name];
-  }
+  if (!VERSION.test(picked['anthropic-version'] ?? '')) delete picked['anthropic-version'];
+  const passed = passedBetas(picked['anthropic-beta'] ?? '', betas);
+  if (passed === undefined) delete picked['anthropic-beta'];
+  else picked['anthropic-beta'] = passed;
   const { 'idempotency-key': key, 'x-request-id': id } = picked;
   if (key !== undefined) picked['idempotency-key'] = callerKey(sandboxId, 'idempotency', key);
   if (id !== undefined) {

@@ -68,7 +68,7 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
       headers: {
         'x-api-key': KEY,
         'anthropic-version': '2023-01-01',
-        'anthropic-beta': 'interleaved-thinking-2025-05-14,context-1m-2025-08-07',
+        'anthropic-beta': 'interleaved-thinking-2025-05-14',
       },
     });
     expect(JSON.stringify(claude.requests[0]?.headers)).not.toMatch(/guest-key|Bearer/);
@@ -183,7 +183,8 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
 
   it('cuts max_tokens to the budget, binds the user to the sandbox, and keeps price and place the host’s', async () => {
     const { call } = await bridge({ budget: { outputTokens: 20 } });
-    const more = { metadata: { user_id: 'u1' }, speed: 'fast', inference_geo: 'us' };
+    const own = { speed: 'fast', inference_geo: 'us', betas: ['context-1m-2025-08-07'] };
+    const more = { metadata: { user_id: 'u1' }, ...own };
     await call(PATH, ask({ ...more, diagnostics: { previous_message_id: 'msg_00' } }));
     expect(sent()).toEqual({
       ...ask(),
@@ -191,6 +192,7 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
       metadata: { user_id: expect.stringMatching(/^[0-9a-f]{64}$/) },
       speed: null,
       inference_geo: null,
+      betas: null,
       diagnostics: null,
     });
   });

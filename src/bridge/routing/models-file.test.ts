@@ -164,6 +164,13 @@ describe('parseModelsFile', () => {
     expect(upstream).toMatchObject({ isHosted, discover: !isHosted });
   });
 
+  it('reads the betas that sandboxes may turn on at an upstream of Anthropic’s API', () => {
+    const [upstream] = parseModelsFile(
+      `${UPSTREAM}api = "anthropic"\nbetas = ["context-1m-2025-08-07"]`,
+    ).upstreams;
+    expect(upstream?.target).toMatchObject({ betas: ['context-1m-2025-08-07'] });
+  });
+
   it.each([
     ['[upstreams.gpu\n', /line 1, column \d+ is not TOML/],
     [`${UPSTREAM}key = "sk-secret`, /line 3, column \d+ is not TOML/],
@@ -186,6 +193,13 @@ describe('parseModelsFile', () => {
     [
       '[upstreams.a]\nengine = true\n[models.m]\nupstream = "a"\nmodel = "b"',
       /models\.m\.model is not a, the only name of an engine's model/,
+    ],
+    [`${UPSTREAM}betas = ["a"]`, /upstreams\.gpu\.betas is unknown/],
+    [`${UPSTREAM}api = "anthropic"\nbetas = "a"`, /gpu\.betas must be a list of strings/],
+    [`${UPSTREAM}api = "anthropic"\nbetas = ["a, b"]`, /gpu\.betas has "a, b", which is no name/],
+    [
+      `${UPSTREAM}api = "anthropic"\nbetas = [${'"a",'.repeat(33)}]`,
+      /gpu\.betas has more than 32 entries/,
     ],
     [`${UPSTREAM}key = {}`, /upstreams\.gpu\.key names one of env, file and command/],
     [`${UPSTREAM}key = { env = "A", command = ["x"] }`, /key names one of env, file and command/],

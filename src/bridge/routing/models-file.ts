@@ -14,6 +14,7 @@ import {
   type UpstreamApi,
   type UpstreamTarget,
 } from '../upstream/address.ts';
+import { BETA } from '../upstream/betas.ts';
 import {
   FALLBACK_CAUSES,
   type FallbackCause,
@@ -62,6 +63,7 @@ const MODELS_MAX = 1_000;
 const ROUTES_MAX = 64;
 const UPSTREAM_NAME = /^[a-z0-9][a-z0-9_-]{0,63}$/i;
 const NAME_CHARACTERS_MAX = 256;
+const BETAS_MAX = 32;
 const CONCURRENCY_MAX = 10_000;
 const WEIGHT_MAX = 1_000;
 const ANSWER_WITHIN_S_MAX = 3_600;
@@ -99,7 +101,7 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   const concurrency = table.whole('concurrency', CONCURRENCY_MAX);
   const slots = concurrency === null ? {} : { slots: concurrency };
   const api = apiOf(table);
-  const spoken = api === 'openai' ? {} : { api };
+  const spoken = api === 'openai' ? {} : { api, ...betasOf(table) };
   const target = { ...targetOf(url, table.at('url')), name, ...spoken, ...slots };
   const isLocalTarget = isLocal(target);
   const isHosted = table.boolean('hosted') ?? !isLocalTarget;
@@ -158,6 +160,17 @@ function apiOf(table: Table): UpstreamApi {
     table.at('api'),
     `is "${shown(text)}", which is none of ${UPSTREAM_APIS.join(', ')}`,
   );
+}
+
+/** Of an upstream of Anthropic's API: of others the key is unknown. */
+function betasOf(table: Table): Pick<UpstreamTarget, 'betas'> {
+  const betas = table.texts('betas');
+  if (betas === null) return {};
+  if (betas.length > BETAS_MAX)
+    throw invalid(table.at('betas'), `has more than ${BETAS_MAX} entries`);
+  const wrong = betas.find((name) => !BETA.test(name));
+  if (wrong === undefined) return { betas };
+  throw invalid(table.at('betas'), `has "${shown(wrong)}", which is no name of a beta`);
 }
 
 const ENV_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;

@@ -19,6 +19,8 @@ export interface UpstreamTarget {
   readonly socketPath?: string;
   /** Absent: OpenAI's. */
   readonly api?: UpstreamApi;
+  /** Betas of Anthropic's API that guests may turn on besides harmless ones. */
+  readonly betas?: readonly string[];
   /** Sent as a bearer token, or as `x-api-key` to Anthropic's API. Stays on the host. */
   readonly apiKey?: string;
   /** PEM of the only authority that may have signed its certificate. Absent: those that the host trusts. */

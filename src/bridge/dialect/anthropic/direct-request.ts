@@ -9,7 +9,7 @@ import { UNSIGNED } from './write-answer.ts';
  * Set to null, which is as if they were absent: the first tells what is in the cache of the host's account, the others
  * choose a price and a place for that account.
  */
-const HOSTS_FIELDS = ['diagnostics', 'speed', 'inference_geo'];
+const HOSTS_FIELDS = ['diagnostics', 'speed', 'inference_geo', 'betas'];
 
 export function directRequest(
   { generates }: Operation,
