@@ -78,7 +78,7 @@ function withRoutes(plan: Plan, isUsable: (upstream: string) => boolean): Plan {
 function unspoken(model: string): Checked<never> {
   const message =
     `The model ${JSON.stringify(model.slice(0, MODEL_CHARACTERS_SHOWN_MAX))} is served by Anthropic's API, which has ` +
-    'no text completions and no embeddings. Use chat, or another model.';
+    'only chat. Use that, or another model.';
   return refused(400, 'api_not_spoken', message, { param: 'model' });
 }
 

@@ -265,6 +265,34 @@ describe('bridge: streams', () => {
 });
 
 describe('bridge: errors of the upstream', () => {
+  it('rerank passes as it is, with the tokens that the server counts', async () => {
+    fixture = await bridgeFixture();
+    const scored = { results: [{ index: 1, relevance_score: 0.9 }], usage: { prompt_tokens: 9 } };
+    fixture.mock.answer((_, response) => sendJson(response, 200, scored));
+    const asked = {
+      model: 'm1',
+      query: 'a river',
+      documents: ['Alps', { text: 'Nile' }],
+      top_n: 1,
+    };
+    for (const path of ['/v1/rerank', '/v2/rerank']) {
+      const settled = fixture.nextUsage();
+      const { status, body } = await fixture.call(path, asked);
+      expect([status, JSON.parse(body)]).toEqual([200, scored]);
+      expect(await settled).toMatchObject({
+        operation: 'rerank',
+        promptTokens: 9,
+        completionTokens: 0,
+      });
+    }
+    for (const { path, body } of fixture.mock.requests) {
+      expect([path, JSON.parse(body)]).toEqual(['/v1/rerank', asked]);
+    }
+    const documents = [{ image_url: { url: 'http://169.254.169.254/latest' } }];
+    const remote = await fixture.call('/v1/rerank', { ...asked, documents });
+    expect([remote.status, fixture.mock.requests.length]).toEqual([400, 2]);
+  });
+
   it('hides a key that the server echoes in the midst of an answer, also in parts', async () => {
     const key = 'sk-host-secret-0123';
     fixture = await bridgeFixture({ apiKey: key });

@@ -12,8 +12,14 @@ const PATHS = {
   chat: 'chat/completions',
   completions: 'completions',
   embeddings: 'embeddings',
+  rerank: 'rerank',
 } as const;
-const REQUIRED = { chat: { messages: [] }, completions: { prompt: '' }, embeddings: { input: '' } };
+const REQUIRED = {
+  chat: { messages: [] },
+  completions: { prompt: '' },
+  embeddings: { input: '' },
+  rerank: { documents: [] },
+};
 const ROUTES = Object.keys(PATHS) as RouteName[];
 
 function inspect(body: Body, allowFields: readonly string[] = [], name: RouteName = 'chat') {
@@ -62,6 +68,8 @@ describe('inspect: fields', () => {
       'best_of echo frequency_penalty logit_bias logprobs max_tokens model n presence_penalty prompt seed stop stream ' +
       'stream_options suffix temperature top_p user',
     embeddings: 'dimensions encoding_format input model user',
+    // It has none; Cohere's and Jina's.
+    rerank: 'documents max_tokens_per_doc model query return_documents top_n',
   };
   it.each(ROUTES)('%s: knows all parameters of the OpenAI client', (name) => {
     const known = Object.keys(OPENAI_FIELDS[name]);

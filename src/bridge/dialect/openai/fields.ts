@@ -208,11 +208,22 @@ const EMBEDDINGS: Fields = {
   ),
 };
 
+/** Of Jina and Cohere, as vLLM, SGLang and llama.cpp serve it. */
+const RERANK: Fields = {
+  query: object({ ...CONTENT_PART, content: CONTENT }, 'prose'),
+  documents: object({ ...CONTENT_PART, content: CONTENT }, 'prose'),
+  ...labels(
+    'model top_n return_documents max_tokens_per_doc max_chunks_per_doc rank_fields user ' +
+      'truncate_prompt_tokens truncation_side use_activation activation',
+  ),
+};
+
 /** By the name of the operation. */
 export const OPENAI_FIELDS = {
   chat: CHAT,
   completions: COMPLETIONS,
   embeddings: EMBEDDINGS,
+  rerank: RERANK,
 } as const satisfies Readonly<Record<string, Fields>>;
 
 /**

@@ -7,6 +7,9 @@ describe('route', () => {
     ['POST', '/chat/completions', 'chat'],
     ['POST', '/v1/completions/', 'completions'],
     ['POST', '/v1/embeddings?api-version=1', 'embeddings'],
+    ['POST', '/v1/rerank', 'rerank'],
+    ['POST', '/rerank', 'rerank'],
+    ['POST', '/v2/rerank', 'rerank'],
   ])('%s %s is %s', (method, url, name) => {
     expect(dialect.route(method, url)).toMatchObject({
       ok: true,

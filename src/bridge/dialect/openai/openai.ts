@@ -1,4 +1,4 @@
-/** The OpenAI API: chat completions, completions, embeddings, models. */
+/** The OpenAI API: chat completions, completions, embeddings, models; and rerank, which model servers have beside it. */
 import { type AllowedFields, checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
@@ -33,6 +33,13 @@ export const openaiDialect: Dialect = {
 
 type OpenaiOperation = Operation & { readonly name: keyof typeof OPENAI_FIELDS };
 
+const RERANK: OpenaiOperation = {
+  name: 'rerank',
+  upstreamPath: '/rerank',
+  required: ['documents'],
+  generates: false,
+};
+
 const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
   '/chat/completions': {
     name: 'chat',
@@ -53,6 +60,9 @@ const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
     required: ['input', 'messages'],
     generates: false,
   },
+  '/rerank': RERANK,
+  // Of Cohere's clients.
+  '/v2/rerank': RERANK,
 };
 
 function route(method: string, url: string): Checked<Route> {
@@ -62,7 +72,7 @@ function route(method: string, url: string): Checked<Route> {
     return modelRoute(
       method,
       url,
-      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/models',
+      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/rerank, /v1/responses, /v1/messages, /v1/models',
     );
   }
   if (method === 'POST') return accepted({ kind: 'inference', operation });
