@@ -363,7 +363,7 @@ describe('bridge: plans with upstreams of both APIs', () => {
     const { call } = await bridge();
     const refused = await call(path, { model: 'm1', ...body });
     expect(refused.status).toBe(400);
-    expect(refused.body).toContain('no text completions and no embeddings');
+    expect(refused.body).toContain('only chat');
     if (!path.startsWith('/api')) expect(errorOf(refused.body)['code']).toBe('api_not_spoken');
     // Its first choice is left out, and the other one is asked.
     await call(path, { model: 'both', ...body });
