@@ -191,7 +191,7 @@ export class Exchange {
     return 'served';
   }
 
-  /** Asks a model server that counts for the caller's API; otherwise estimates. */
+  /** Asks a model server that counts for the caller's API; estimates if there is none, or it may not be asked. */
   async #countTokens(operation: Operation): Promise<ExchangeEnd> {
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
@@ -199,15 +199,16 @@ export class Exchange {
     const { checked, bytes } = await this.#check(operation, received.value);
     if (!checked.ok) return this.#refused(checked.refusal);
     const { inspection, forms } = checked.value;
+    const tokens = Math.max(1, inspection.promptTokensEstimate);
+    const estimate = this.#dialect.translation?.tokenCount?.(tokens);
     const counted = await this.#counter(inspection, forms);
     if (counted !== null) {
       // It uses no tokens.
-      const free = { ...inspection, promptTokensEstimate: 0 };
+      const free = { ...inspection, promptTokensEstimate: 0, estimate };
       const asked = { ...checked.value, inspection: free };
       return await this.#deliver({ operation, bytes, bodyEndAtMs, ...asked, ...counted });
     }
-    const tokens = Math.max(1, inspection.promptTokensEstimate);
-    this.#reply.json(200, this.#dialect.translation?.tokenCount?.(tokens));
+    this.#reply.json(200, estimate);
     return 'served';
   }
 
@@ -295,7 +296,11 @@ export class Exchange {
     const { clock, sandboxId } = this.#context;
     const output = forms.openai?.output ?? null;
     const admitted = await this.#reserve(inspection, output, plan);
-    if (!admitted.ok) return this.#refused(admitted.refusal);
+    if (!admitted.ok) {
+      if (inspection.estimate === undefined) return this.#refused(admitted.refusal);
+      this.#reply.json(200, inspection.estimate);
+      return 'served';
+    }
     let span: Span | undefined;
     const labels = callerKeys(sandboxId, inspection.bound);
     const affinity = conversation === null ? null : `${sandboxId} ${conversation}`;
@@ -317,14 +322,7 @@ export class Exchange {
         span,
         inspection,
         api,
-        translated: this.#translated(
-          operation,
-          inspection,
-          form.translated,
-          route.model,
-          track,
-          api,
-        ),
+        translated: this.#translated(asked, form.translated, route.model, track, api),
         track,
         answeredBy: route.model,
         model,
@@ -407,8 +405,7 @@ export class Exchange {
   }
 
   #translated(
-    operation: Operation,
-    { stream, promptTokensEstimate }: Inspection,
+    { operation, inspection: { stream, promptTokensEstimate } }: Asked,
     translated: TranslatedForm | undefined,
     model: string,
     track: Track | undefined,

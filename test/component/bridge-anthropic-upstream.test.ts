@@ -231,6 +231,31 @@ describe('bridge: Messages at an upstream of Anthropic’s API', () => {
     expect(claude.requests).toHaveLength(1);
   });
 
+  it.each([404, 405, 501])(
+    'estimates tokens after %i, since the upstream does not count',
+    async (status) => {
+      const fixture = await bridge();
+      claude.answer((_, response) => sendJson(response, status, { error: { message: 'no' } }));
+      const settled = fixture.nextUsage();
+      const { max_tokens: _, ...counted } = ask();
+      const answer = await fixture.call(`${PATH}/count_tokens`, counted);
+      expect([answer.status, JSON.parse(answer.body)]).toEqual([200, { input_tokens: 2 }]);
+      expect(claude.requests).toHaveLength(1);
+      expect(await settled).toMatchObject({ outcome: 'upstream-error', promptTokens: 0 });
+      claude.answer((_request, response) => sendJson(response, 400, { error: { message: 'no' } }));
+      expect((await fixture.call(`${PATH}/count_tokens`, counted)).status).toBe(400);
+    },
+  );
+
+  it('estimates tokens of a model without a price, which a limit of cost does not admit', async () => {
+    const { call } = await bridge({ budget: { costNanoDollars: 1000 } });
+    const { max_tokens: _, ...counted } = ask({ model: 'unpriced' });
+    const answer = await call(`${PATH}/count_tokens`, counted);
+    expect([answer.status, JSON.parse(answer.body)]).toEqual([200, { input_tokens: 2 }]);
+    expect((await call(PATH, ask({ model: 'unpriced' }))).status).toBe(403);
+    expect(claude.requests).toEqual([]);
+  });
+
   it('a client that leaves in mid-stream ends the upstream’s request, and its text is estimated', async () => {
     const fixture = await bridge();
     claude.answer((_request, response) => {

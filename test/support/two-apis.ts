@@ -1,7 +1,7 @@
 /** A bridge with a scripted server of Anthropic's API and one of OpenAI's. */
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import type { BridgePolicy, UpstreamTarget } from '../../src/bridge/bridge.ts';
-import type { RouteTable } from '../../src/bridge/routing/route-table.ts';
+import type { RoutedModel, RouteTable } from '../../src/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture } from './bridge-fixture.ts';
 import { sendAnswer } from './completions.ts';
 import { sendMessage } from './messages.ts';
@@ -14,7 +14,10 @@ export interface TwoApis {
   /** Speaks Anthropic's API. */
   readonly claude: MockUpstream;
   readonly local: MockUpstream;
-  /** `m1` is Anthropic's, `own` is of OpenAI's API, `both` prefers the first and `late` the second. */
+  /**
+   * `m1` is Anthropic's, `own` is of OpenAI's API, `both` prefers the first and `late` the second; `unpriced` is `m1` at a
+   * price that nobody knows.
+   */
   bridge(
     policy?: BridgePolicy,
     options?: Parameters<typeof bridgeFixture>[0],
@@ -52,8 +55,10 @@ function routesTo(claude: UpstreamTarget, local: UpstreamTarget): RouteTable {
     api: target.api ?? 'openai',
   });
   const fallbackOn = new Set(['connect', '429', '5xx'] as const);
-  const model = (name: string, at: string, fallback: string[] = []) =>
-    [name, { routes: [{ upstream: at, model: name, weight: 1 }], fallback, fallbackOn }] as const;
+  const model = (name: string, at: string, fallback: string[] = []): [string, RoutedModel] => [
+    name,
+    { routes: [{ upstream: at, model: name, weight: 1 }], fallback, fallbackOn },
+  ];
   return {
     upstreams: [
       upstream('claude', { ...claude, name: 'claude', api: 'anthropic' }),
@@ -64,6 +69,14 @@ function routesTo(claude: UpstreamTarget, local: UpstreamTarget): RouteTable {
       model('own', 'local'),
       model('both', 'claude', ['own']),
       model('late', 'local', ['m1']),
+      [
+        'unpriced',
+        {
+          routes: [{ upstream: 'claude', model: 'm1', weight: 1, price: null }],
+          fallback: [],
+          fallbackOn,
+        },
+      ],
     ]),
   };
 }

@@ -46,6 +46,8 @@ export interface Inspection {
   readonly edits: Readonly<Record<string, unknown>>;
   /** Present: the request has no prompt and reaches no upstream; `Translation.idle` answers it. */
   readonly idle?: 'load' | 'unload';
+  /** Of a count of tokens: the answer where no model server counts. */
+  readonly estimate?: unknown;
 }
 
 export interface Dialect {

@@ -15,6 +15,9 @@ import {
 import { relayMessage, relayMessageStream } from './relay-messages.ts';
 import { translateDocument, translateStream } from './relay-translated.ts';
 
+/** A server has no path to count tokens, or not the model. */
+const NO_COUNT: readonly (number | undefined)[] = [404, 405, 501];
+
 export const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
 
 /** @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason */
@@ -70,7 +73,7 @@ async function relayWhole(
   dispatched.outcome = 'ok';
 }
 
-/** Forwards an answer with another status than success. */
+/** Forwards an answer with another status than success, or the estimate in place of a count. */
 export async function relayRefusal(
   response: UpstreamAnswer,
   reply: Reply,
@@ -79,8 +82,13 @@ export async function relayRefusal(
   { log, upstream }: { readonly log: Log; readonly upstream: string },
 ): Promise<void> {
   const { statusCode: status } = response;
+  const { estimate } = dispatched.inspection;
   dispatched.outcome = 'upstream-error';
   dispatched.counts = () => NO_TOKENS;
+  if (estimate !== undefined && NO_COUNT.includes(status)) {
+    reply.json(200, estimate);
+    return;
+  }
   if (status === 401 || status === 403) {
     const remedy = 'check its key on the host: NEUROVISOR_UPSTREAM_KEY, or `key` in models.toml';
     log.warn('the model server denied a request', { upstream, status, remedy });
