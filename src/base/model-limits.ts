@@ -15,7 +15,7 @@ export interface ModelBudget {
   /** What requests cost by the prices of their routes, in billionths of a dollar, per window. */
   readonly costNanoDollars?: number;
   /** Windows begin at multiples of this since 1970, so days begin at midnight UTC. Absent: the whole life. */
-  readonly windowMs?: number;
+  readonly windowMs?: number | undefined;
   /** Rate of prompts and answers together. A minute's tokens may be used at once. */
   readonly tokensPerMinute?: number;
 }
@@ -31,6 +31,8 @@ export interface BudgetUse {
   readonly costNanoDollars: number;
   /** Number of the window since 1970; 0 without windows. */
   readonly window: number;
+  /** Length of the window. Absent: there is none, or the budget tells, as in what older versions have stored. */
+  readonly windowMs?: number | undefined;
 }
 
 export const BUDGET_KINDS = [
@@ -49,18 +51,37 @@ export interface BudgetState {
   readonly left: number;
 }
 
+/** @param wallMs milliseconds since 1970 */
+export const windowAt = ({ windowMs }: ModelBudget, wallMs: number): number =>
+  windowMs === undefined ? 0 : Math.floor(wallMs / windowMs);
+
+/**
+ * What counts of a use in the windows of this budget; null: its window is over. If windows had another length before, it
+ * counts in the one that is now. A clock that is set back ends no window.
+ * @param wallMs milliseconds since 1970
+ */
+export function currentUse(
+  { windowMs }: ModelBudget,
+  used: BudgetUse,
+  wallMs: number,
+): BudgetUse | null {
+  const before = used.windowMs ?? (used.window === 0 ? undefined : windowMs);
+  if (used.window < windowAt({ windowMs: before }, wallMs)) return null;
+  const window = before === windowMs ? used.window : windowAt({ windowMs }, wallMs);
+  return { ...used, window, windowMs };
+}
+
 /** The limits of a budget, with their use in the window of this time. @param wallMs milliseconds since 1970 */
 export function budgetStates(
   budget: ModelBudget,
   used: BudgetUse | null,
   wallMs: number,
 ): readonly BudgetState[] {
-  const { windowMs } = budget;
-  const window = windowMs === undefined ? 0 : Math.floor(wallMs / windowMs);
+  const now = used === null ? null : currentUse(budget, used, wallMs);
   return BUDGET_KINDS.flatMap((kind) => {
     const limit = budget[kind];
     if (limit === undefined) return [];
-    const spent = used?.window === window ? used[kind] : 0;
+    const spent = now?.[kind] ?? 0;
     return [{ kind, limit, used: spent, left: Math.max(0, limit - spent) }];
   });
 }

@@ -76,18 +76,21 @@ export class Admission {
     ];
     if (shares.length === 0) return accepted(new Admission(context, request, undefined));
     const { promptTokensEstimate: inputTokens, output } = request;
-    const hasCost = shares.some(({ limits }) => limits.costNanoDollars !== undefined);
-    const plan = hasCost ? pricedPlan(request.plan) : request.plan;
-    if (plan.groups.length === 0) return unpriced(plan.model);
-    const wanted = {
-      inputTokens,
-      outputTokens: mostOf(output),
-      answers: output?.answers ?? 1,
-      price: dearest(plan),
-    };
-    const reserved = await context.budgets.reserve(shares, wanted, signal);
-    if (!reserved.ok) return reserved;
-    return accepted(new Admission(context, { ...request, plan }, reserved.value));
+    const size = { inputTokens, outputTokens: mostOf(output), answers: output?.answers ?? 1 };
+    let hasCost = shares.some(({ limits }) => limits.costNanoDollars !== undefined);
+    for (;;) {
+      const plan = hasCost ? pricedPlan(request.plan) : request.plan;
+      if (plan.groups.length === 0) return unpriced(plan.model);
+      const wanted = { ...size, price: dearest(plan) };
+      const reserved = await context.budgets.reserve(shares, wanted, signal);
+      if (!reserved.ok) return reserved;
+      if (hasCost || !reserved.value.limitsCost) {
+        return accepted(new Admission(context, { ...request, plan }, reserved.value));
+      }
+      // The limit of cost was set since the request came.
+      reserved.value.release();
+      hasCost = true;
+    }
   }
 
   /** Waits for a slot of the upstream, which takes the place of another's. @throws the signal's reason */

@@ -169,6 +169,8 @@ export function createBridge(options: BridgeOptions): Bridge {
       if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
       const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
       const share = { account: account.id, limits: policy.budget ?? {} };
+      // They may have been changed while the sandbox was paused.
+      budgets.setLimits(share.account, share.limits);
       if (account.used !== undefined) budgets.restore(share, account.used);
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const onUsage = options.onUsage ?? ((): void => undefined);

@@ -42,6 +42,10 @@ export interface Dispatched {
   outcome: UsageRecord['outcome'];
 }
 
+/** The model's answer comes at once. */
+export const isWhole = ({ operation, inspection }: Dispatched): boolean =>
+  operation.generates && !inspection.stream;
+
 /** @param status that the guest got; @param times milliseconds of one clock */
 export function usageRecord(
   { operation, inspection, model, counts, outcome, bodyEndAtMs, sentAtMs }: Dispatched,

@@ -21,7 +21,7 @@ import type { OutputLimit } from './budget/output-limit.ts';
 import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
-import { type Dispatched, type ExchangeEnd, UNSENT, usageRecord } from './dispatched.ts';
+import { type Dispatched, type ExchangeEnd, isWhole, UNSENT, usageRecord } from './dispatched.ts';
 import { BridgeError } from './errors.ts';
 import type { ExchangeContext } from './exchange-context.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
@@ -473,9 +473,8 @@ export class Exchange {
       // The guest may read the rest of its answer for long, which is no matter of the upstream.
       if (this.#dispatched === undefined) admission.release();
       else {
-        const { operation, inspection, counts } = this.#dispatched;
-        const isWhole = operation.generates && !inspection.stream;
-        admission.end(counts(), isWhole && this.#aborter.signal.aborted);
+        const isLeft = this.#aborter.signal.aborted && isWhole(this.#dispatched);
+        admission.end(this.#dispatched.counts(), isLeft);
       }
     }
   }

@@ -35,7 +35,7 @@ it('HostBudget: a restart keeps what was used in the window, and the next window
   expect((await stat(join(homeDir, 'model-budget.json'))).mode & 0o777).toBe(0o600);
   {
     await using again = await open();
-    expect(again.used).toEqual({ ...USE, window: windowOf(HOUR) });
+    expect(again.used).toEqual({ ...USE, window: windowOf(HOUR), windowMs: HOUR });
   }
   clock.advance(HOUR);
   await using next = await open();
@@ -47,7 +47,7 @@ it('HostBudget: with windows of another length, what was used counts in the one 
   await use();
   for (const windowMs of [24 * HOUR, 60_000]) {
     await using again = await open(windowMs);
-    expect(again.used).toEqual({ ...USE, window: windowOf(windowMs) });
+    expect(again.used).toEqual({ ...USE, window: windowOf(windowMs), windowMs });
   }
 });
 

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
-import type { BudgetUse, ModelBudget } from '../base/model-limits.ts';
+import { type BudgetUse, currentUse, type ModelBudget } from '../base/model-limits.ts';
 import { SavedFile } from './saved-file.ts';
 
 const count = z.int().nonnegative();
@@ -53,12 +53,9 @@ export class HostBudget implements AsyncDisposable {
       text: () => `${JSON.stringify({ windowMs: limits.windowMs, used: made.#used })}\n`,
     });
     const kept = await saved.read((text) => file.parse(JSON.parse(text)));
-    const windowOf = (windowMs: number): number => Math.floor(clock.wall() / windowMs);
-    if (kept !== null && kept.used.window >= windowOf(kept.windowMs)) {
-      // With windows of another length, what was used counts in the one that is now.
-      const isSame = kept.windowMs === limits.windowMs;
-      const window = isSame ? kept.used.window : windowOf(limits.windowMs);
-      made.#used = { ...kept.used, window };
+    if (kept !== null) {
+      const { used, windowMs } = kept;
+      made.#used = currentUse(limits, { ...used, windowMs }, clock.wall());
     }
     made.#file = saved;
     return made;

@@ -348,6 +348,58 @@ describe('bridge: budgets', () => {
     expect((await Promise.all(calls)).map(({ status }) => status)).toEqual([200, 200, 200]);
   });
 
+  it('setPolicy: a limit of cost holds for a request that waits, whose route has no price', async () => {
+    fixture = await priced({ unknown: null }, { requests: 1 });
+    const held: (() => void)[] = [];
+    fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 1))));
+    const first = fixture.call(CHAT, { ...BODY, model: 'm' });
+    await expect.poll(() => held.length).toBe(1);
+    const waiting = fixture.call(CHAT, { ...BODY, model: 'm' });
+    await expect.poll(() => fixture.port.stats().inFlight).toBe(2);
+    fixture.port.setPolicy({ budget: { requests: 9, costNanoDollars: 1000 } });
+    const refused = await waiting;
+    expect([refused.status, JSON.parse(refused.body)]).toMatchObject([
+      403,
+      { error: { code: 'model_unpriced' } },
+    ]);
+    held[0]?.();
+    expect((await first).status).toBe(200);
+    expect(fixture.mock.requests).toHaveLength(1);
+  });
+
+  it('attach: a budget that was changed while the sandbox was paused holds after its resume, in windows of any length', async () => {
+    const DAY_MS = 24 * 3600 * 1000;
+    await withBudget({ requests: 9, windowMs: 100 * DAY_MS });
+    const status = async (path: string) => (await call(path, CHAT, BODY)).status;
+    for (const _ of [1, 2]) expect(await status(fixture.socketPath)).toBe(200);
+    await fixture.port.close();
+    const resume = async (name: string, budget: ModelBudget): Promise<string> => {
+      const used = fixture.bridge.budgetUse(ACCOUNT) ?? kept;
+      const account = { id: ACCOUNT, ...(used == null ? {} : { used }) };
+      const socketPath = join(fixture.dir, name);
+      await fixture.bridge.attach({ sandboxId: name, socketPath, policy: { budget }, account });
+      return socketPath;
+    };
+    let kept = fixture.bridge.budgetUse(ACCOUNT);
+    expect(await status(await resume('same', { requests: 2, windowMs: 200 * DAY_MS }))).toBe(429);
+    // Another daemon, longer and shorter windows.
+    for (const windowMs of [undefined, 50 * DAY_MS, 150 * DAY_MS]) {
+      kept = fixture.bridge.budgetUse(ACCOUNT);
+      await fixture.close();
+      fixture = await bridgeFixture();
+      fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
+      const socketPath = await resume('later', {
+        requests: 2,
+        ...(windowMs === undefined ? {} : { windowMs }),
+      });
+      expect(await status(socketPath)).toBe(429);
+      expect(fixture.bridge.budgetUse(ACCOUNT)).toMatchObject({
+        requests: 2,
+        window: windowMs === undefined ? 0 : Math.floor(Date.now() / windowMs),
+      });
+    }
+  });
+
   it('the budget of the host: all sandboxes together, beside their own; the error says whose is spent, and no more', async () => {
     const limits = { requests: 3, outputTokens: 40, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({

@@ -191,6 +191,7 @@ export const modelUse: z.ZodType<ModelUseInfo> = z
         requests: count,
         costNanoDollars: count.describe('Billionths of a dollar.'),
         window: count.describe('Number of the window since 1970; 0: the whole life.'),
+        windowMs: count.optional().describe('Length of the window; absent: the whole life.'),
       })
       .meta({ id: 'ModelBudgetUse' })
       .nullable()

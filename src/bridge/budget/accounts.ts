@@ -11,9 +11,11 @@ import type { Clock } from '../../base/clock.ts';
 import {
   type BudgetKind,
   type BudgetUse,
+  currentUse,
   HOST_ACCOUNT,
   BUDGET_KINDS as KINDS,
   type ModelBudget,
+  windowAt,
 } from '../../base/model-limits.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import { DEFAULT_OUTPUT_TOKENS } from './output-limit.ts';
@@ -61,6 +63,8 @@ export type Reserved =
 export interface Reservation {
   /** At most what was wanted, and at least 1 for each answer if that was. */
   readonly outputTokens: number;
+  /** A limit of cost holds. */
+  readonly limitsCost: boolean;
   /** Some limit holds for the length of the answer. */
   readonly limitsOutput: boolean;
   /** The request has used this. Idempotent, as `release`. */
@@ -132,24 +136,32 @@ export class BudgetAccounts {
   /** Null: nothing is known of it. */
   useOf(account: string): BudgetUse | null {
     const known = this.#accounts.get(account);
-    return known === undefined ? null : { ...known.used, window: known.window };
+    if (known === undefined) return null;
+    const { used, window, limits } = known;
+    return { ...used, window, windowMs: limits.windowMs };
   }
 
-  /** Changes the limits of a known account. What was used of them stays used, also if windows have another length. */
+  /**
+   * What was used of the old limits stays used, also if windows have another length. An account that is not known yet
+   * begins with these limits, or a request that was read before the change would begin it with the old ones.
+   */
   setLimits(account: string, limits: ModelBudget): void {
-    const known = this.#accounts.get(account);
-    if (known === undefined) return;
+    const isKnown = this.#accounts.has(account);
+    if (!isKnown && Object.keys(limits).length === 0) return;
+    const known = this.#open({ account, limits });
     this.#roll(known);
     if (known.limits.windowMs !== limits.windowMs) known.window = this.#windowOf(limits);
     known.limits = limits;
   }
 
   /** Reads what was kept on disk: an account never has used less than that. */
-  restore(share: BudgetShare, { window, ...used }: BudgetUse): void {
+  restore(share: BudgetShare, kept: BudgetUse): void {
     const known = this.#open(share);
-    if (window < known.window) return;
-    const isNewer = window > known.window;
-    known.window = window;
+    this.#roll(known);
+    const used = currentUse(known.limits, kept, this.#clock.wall());
+    if (used === null || used.window < known.window) return;
+    const isNewer = used.window > known.window;
+    known.window = used.window;
     for (const kind of KINDS) {
       known.used[kind] = isNewer ? used[kind] : Math.max(known.used[kind], used[kind]);
     }
@@ -232,6 +244,7 @@ export class BudgetAccounts {
     };
     const reservation: Reservation = {
       outputTokens,
+      limitsCost: opened.some(({ limits }) => limits.costNanoDollars !== undefined),
       limitsOutput: opened.some(
         ({ limits }) =>
           limits.outputTokens !== undefined ||
@@ -263,8 +276,8 @@ export class BudgetAccounts {
     account.used = none();
   }
 
-  #windowOf({ windowMs }: ModelBudget): number {
-    return windowMs === undefined ? 0 : Math.floor(this.#clock.wall() / windowMs);
+  #windowOf(limits: ModelBudget): number {
+    return windowAt(limits, this.#clock.wall());
   }
 
   #untilNextMs({ windowMs }: ModelBudget): number | null {

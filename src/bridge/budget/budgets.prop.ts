@@ -114,16 +114,18 @@ describe('budgets', () => {
   });
 
   it('BudgetAccounts: as a naive model with windows, restarts and other limits, which give nothing anew', () => {
+    const changed = {
+      limit: fc.integer({ min: 1, max: 120 }),
+      windowMs: fc.constantFrom(undefined, 350, WINDOW_MS, 7 * WINDOW_MS),
+    };
     const step = fc.oneof(
       fc.record({ kind: fc.constant('reserve' as const), output: fc.nat({ max: 50 }) }),
       fc.record({ kind: fc.constant('settle' as const), pick: fc.nat({ max: 9 }) }),
       fc.record({ kind: fc.constant('wait' as const), ms: fc.nat({ max: 700 }) }),
       fc.record({ kind: fc.constant('restart' as const) }),
-      fc.record({
-        kind: fc.constant('change' as const),
-        limit: fc.integer({ min: 1, max: 120 }),
-        windowMs: fc.constantFrom(undefined, 350, WINDOW_MS, 7 * WINDOW_MS),
-      }),
+      // While all sandboxes are paused: of another daemon, or of this one, which still knows the account.
+      fc.record({ kind: fc.constant('paused' as const), isRestarted: fc.boolean(), ...changed }),
+      fc.record({ kind: fc.constant('change' as const), ...changed }),
     );
     fc.assert(
       fc.property(
@@ -156,16 +158,22 @@ describe('budgets', () => {
             else if (one.kind === 'change') {
               ({ limit, windowMs } = one);
               window = windowOf();
+              // A request that was read before names the old ones, also if it is the first.
               accounts.setLimits('a', limitsNow());
-              // A request that was read before names the old ones.
-              if (accounts.useOf('a') === null) shares = [{ account: 'a', limits: limitsNow() }];
-            } else if (one.kind === 'restart') {
+            } else if (one.kind === 'restart' || one.kind === 'paused') {
               const kept = accounts.useOf('a');
-              accounts = new BudgetAccounts(clock);
-              shares = [{ account: 'a', limits: limitsNow() }];
-              const [share] = shares;
-              if (kept !== null && share !== undefined) accounts.restore(share, kept);
-              open = [];
+              if (one.kind === 'paused') {
+                ({ limit, windowMs } = one);
+                window = windowOf();
+              }
+              if (one.kind === 'restart' || one.isRestarted) {
+                accounts = new BudgetAccounts(clock);
+                open = [];
+              }
+              const limits = limitsNow();
+              shares = [{ account: 'a', limits }];
+              accounts.setLimits('a', limits);
+              if (kept !== null) accounts.restore({ account: 'a', limits }, kept);
             } else if (one.kind === 'settle') {
               const [ended] = open.splice(one.pick % Math.max(1, open.length), 1);
               if (ended === undefined) continue;

@@ -36,7 +36,7 @@ export class Budgets {
     this.#accounts.restore(share, use);
   }
 
-  /** For all that share the account, also for requests that wait. */
+  /** For all that share the account, which need not be known yet, also for requests that wait. */
   setLimits(account: string, limits: ModelBudget): void {
     this.#accounts.setLimits(account, limits);
     this.#wake();
