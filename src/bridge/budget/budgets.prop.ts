@@ -129,7 +129,7 @@ describe('budgets', () => {
     );
     fc.assert(
       fc.property(
-        fc.array(step, { maxLength: 60 }),
+        fc.array(step, { maxLength: 60, size: 'max' }),
         fc.integer({ min: 1, max: 120 }),
         (steps, first) => {
           let limit = first;
