@@ -24,6 +24,8 @@ export const nodePackages = (): string | { readonly dir: string } =>
 /** The generator for Go, or why there is none. */
 export const goGenerator = (): string | { readonly generator: string } =>
   orReason(() => {
+    // What was built before needs it, too.
+    run('go', ['version'], CLIENTS_DIR);
     const files = ['go.mod', 'go.sum'].map((name) => join(CLIENTS_DIR, 'go', name));
     const dir = installed('go', files, (target) => {
       const module = join(target, 'module');
