@@ -2,13 +2,18 @@
 import { HOST_ACCOUNT, type ModelBudget } from '../base/model-limits.ts';
 import type { Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
-import { DEFAULT_OUTPUT_TOKENS, type OutputLimit, outputEdits } from './budget/output-limit.ts';
+import {
+  DEFAULT_OUTPUT_TOKENS,
+  EXPECTED_OUTPUT_TOKENS,
+  type OutputLimit,
+  outputEdits,
+} from './budget/output-limit.ts';
 import { costOf, dearestOf, FREE, type Price } from './budget/price.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
 import { accepted, type Checked, type Refusal, refused } from './refusal.ts';
 import type { Route } from './routing/route-table.ts';
-import type { Plan } from './routing/router.ts';
+import { type Plan, withRoutes } from './routing/router.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
 import type { TokenCounts } from './usage.ts';
 
@@ -34,8 +39,6 @@ export interface AdmissionRequest {
   readonly plan: Plan;
 }
 
-/** Assumed of an answer until it comes: about one step of an agent. */
-const EXPECTED_OUTPUT_TOKENS = 256;
 const MODEL_CHARACTERS_SHOWN_MAX = 100;
 
 export class Admission {
@@ -173,13 +176,8 @@ function answerEdits(
 const dearest = ({ groups }: Plan): Price =>
   dearestOf(groups.flat().map(({ price }) => price ?? FREE));
 
-/** Without the routes that cost nobody knows what. */
-function pricedPlan(plan: Plan): Plan {
-  const groups = plan.groups
-    .map((routes) => routes.filter(({ price }) => price !== null))
-    .filter(({ length }) => length > 0);
-  return { ...plan, groups };
-}
+/** Without the routes whose price is unknown. */
+const pricedPlan = (plan: Plan): Plan => withRoutes(plan, ({ price }) => price !== null);
 
 function unpriced(model: string): Checked<never> {
   const message =

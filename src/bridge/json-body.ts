@@ -220,6 +220,11 @@ export function editJson(
   return parts;
 }
 
+/** Without the members that have no value. */
+export function withoutUndefined(object: JsonObject): JsonObject {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
+}
+
 function invalid(why: string): Checked<never> {
   return refused(400, 'invalid_json', `The body is not a valid JSON object: ${why}.`);
 }

@@ -5,7 +5,7 @@ import { NotConnectedError } from './errors.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 import type { ResolvedModel } from './routing/model-names.ts';
 import type { RouteTable } from './routing/route-table.ts';
-import type { Plan } from './routing/router.ts';
+import { type Plan, withRoutes } from './routing/router.ts';
 import type { Track } from './tape/tape.ts';
 import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
 
@@ -53,7 +53,7 @@ export function formFor(
 
 /** The routes of a plan to upstreams of this API. */
 export function planFor(plan: Plan, { of }: SpokenApis, api: UpstreamApi): Plan {
-  return withRoutes(plan, (upstream) => of(upstream) === api);
+  return withRoutes(plan, ({ upstream }) => of(upstream) === api);
 }
 
 /** The routes of a plan whose upstreams can get the request, or why there are none. */
@@ -62,17 +62,10 @@ export function servable(
   { of }: SpokenApis,
   { forms, unfit }: Pick<CheckedBody, 'forms' | 'unfit'>,
 ): Checked<Plan> {
-  const usable = withRoutes(plan, (upstream) => forms[of(upstream)] !== undefined);
+  const usable = withRoutes(plan, ({ upstream }) => forms[of(upstream)] !== undefined);
   if (usable.groups.length > 0) return accepted(usable);
   const refusal = unfit?.anthropic;
   return refusal === undefined ? unspoken(plan.model) : { ok: false, refusal };
-}
-
-function withRoutes(plan: Plan, isUsable: (upstream: string) => boolean): Plan {
-  const groups = plan.groups
-    .map((routes) => routes.filter(({ upstream }) => isUsable(upstream)))
-    .filter(({ length }) => length > 0);
-  return { ...plan, groups };
 }
 
 function unspoken(model: string): Checked<never> {

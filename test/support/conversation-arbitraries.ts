@@ -1,5 +1,7 @@
 /** Arbitraries of conversations, and of what an upstream answers, for properties of the dialects. */
 import fc from 'fast-check';
+import { systemClock } from '../../src/base/clock.ts';
+import type { AnswerOptions } from '../../src/bridge/dialect/dialect.ts';
 import type { Message, Part } from '../../src/bridge/dialect/model.ts';
 
 export const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
@@ -55,3 +57,19 @@ export function messagesWith(isError: fc.Arbitrary<boolean>): fc.Arbitrary<reado
       ]),
     );
 }
+
+/** For a writer of answers. */
+export const answerOptions = (
+  stream: boolean,
+  { name = 'chat', ...more }: Partial<AnswerOptions> & { readonly name?: string },
+): AnswerOptions => ({
+  operation: { name, upstreamPath: '', required: [], generates: true },
+  clock: systemClock,
+  id: 'x',
+  model: 'm',
+  stream,
+  promptTokensEstimate: 9,
+  context: { stop: [], reasoning: true },
+  showCacheHits: false,
+  ...more,
+});

@@ -18,7 +18,7 @@ import {
   windowAt,
 } from '../../base/model-limits.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
-import { DEFAULT_OUTPUT_TOKENS } from './output-limit.ts';
+import { DEFAULT_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS } from './output-limit.ts';
 import { affordableOutput, costOf, FREE, type Price } from './price.ts';
 
 export interface BudgetShare {
@@ -93,8 +93,6 @@ const ACCOUNTS_MAX = 10_000;
 const CUT_KINDS: ReadonlySet<BudgetKind> = new Set(['outputTokens', 'costNanoDollars']);
 /** Held of what has no limit, which a guest may name as large as it likes: sums stay exact. */
 const UNLIMITED_HELD_MAX = 1e9;
-/** Charged to the rate before an answer is there. */
-const EXPECTED_OUTPUT_TOKENS = 256;
 
 const none = (): Record<BudgetKind, number> => ({
   inputTokens: 0,
@@ -215,6 +213,7 @@ export class BudgetAccounts {
       }
     }
     const most = useWith(outputTokens);
+    // Charged to the rate before an answer is there.
     const rated = inputTokens + Math.min(outputTokens, EXPECTED_OUTPUT_TOKENS);
     const holds = opened.map((account, index) => {
       const held = none();

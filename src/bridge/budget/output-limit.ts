@@ -12,6 +12,8 @@ export interface OutputLimit {
 
 /** Limit of each answer if there is a budget and the request names no limit. */
 export const DEFAULT_OUTPUT_TOKENS = 16_384;
+/** Assumed of an answer until it comes: about one step of an agent. */
+export const EXPECTED_OUTPUT_TOKENS = 256;
 /** Servers differ in which one wins. */
 const FIELDS = ['max_tokens', 'max_completion_tokens', 'n_predict'];
 /** Each server knows at least one of them. */

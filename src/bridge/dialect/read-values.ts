@@ -86,6 +86,19 @@ export const optionalList = (value: unknown, path: string): readonly unknown[] =
 export const optionalText = (value: unknown, path: string): string | undefined =>
   isGiven(value) ? text(value, path) : undefined;
 
+/** One text, or a list of texts. */
+export function optionalTexts(value: unknown, path: string): readonly string[] {
+  if (typeof value === 'string') return [value];
+  return optionalList(value, path).map((one, i) => text(one, `${path}.${i}`));
+}
+
+/** The most tokens of an answer. */
+export function optionalLimit(value: unknown, path: string): number | undefined {
+  const limit = optionalNumber(value, path);
+  if (limit === undefined || (Number.isSafeInteger(limit) && limit > 0)) return limit;
+  throw new Fault(path, 'must be a whole number above 0');
+}
+
 export function optionalFlag(value: unknown, path: string): boolean | undefined {
   if (!isGiven(value)) return undefined;
   if (typeof value !== 'boolean') throw new Fault(path, 'must be true or false');

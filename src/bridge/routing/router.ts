@@ -15,6 +15,14 @@ export interface Plan {
   readonly upstreams?: RouteTable['upstreams'];
 }
 
+/** Only the usable routes, and the groups that have some. */
+export function withRoutes(plan: Plan, isUsable: (route: Route) => boolean): Plan {
+  const groups = plan.groups
+    .map((routes) => routes.filter(isUsable))
+    .filter(({ length }) => length > 0);
+  return { ...plan, groups };
+}
+
 /** What one request has tried. */
 export interface Tried {
   readonly routes: ReadonlySet<Route>;

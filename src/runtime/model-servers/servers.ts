@@ -53,16 +53,12 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     if (!needsModel(first) && needsModel(changed)) {
       throw new Error('the small model of `engine = true` is fetched only at the start');
     }
-    const before = new Map(file.upstreams.map((one, index) => [one.name, { one, index }]));
-    const isSame = (one: ConfiguredServer): boolean =>
-      isDeepStrictEqual(before.get(one.name)?.one, one);
-    const kept = new Set(changed.upstreams.filter(isSame).map(({ name }) => name));
-    for (const { name } of file.upstreams) if (!kept.has(name)) engines.retire(name);
-    const old = upstreams;
-    upstreams = changed.upstreams.map((one) => {
-      const same = kept.has(one.name) ? old[before.get(one.name)?.index ?? -1] : undefined;
-      return same ?? routed(one);
+    const same = changed.upstreams.map((one) => {
+      const index = file.upstreams.findIndex((before) => isDeepStrictEqual(before, one));
+      return upstreams[index];
     });
+    for (const one of upstreams) if (!same.includes(one)) engines.retire(one.name);
+    upstreams = changed.upstreams.map((one, index) => same[index] ?? routed(one));
     file = changed;
   };
   // What changes is what it answers.

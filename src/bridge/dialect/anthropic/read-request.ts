@@ -22,6 +22,7 @@ import {
   mergeNeighbors,
   object,
   optionalFlag,
+  optionalLimit,
   optionalList,
   optionalNumber,
   optionalText,
@@ -36,11 +37,8 @@ export function readRequest(body: JsonObject, needsLimit: boolean): Checked<Conv
 
 function read(body: JsonObject, needsLimit: boolean): ConversationRequest {
   const { tool_choice: choice } = body;
-  const maxTokens = optionalNumber(body['max_tokens'], 'max_tokens');
+  const maxTokens = optionalLimit(body['max_tokens'], 'max_tokens');
   if (maxTokens === undefined && needsLimit) throw new Fault('max_tokens', 'is missing');
-  if (maxTokens !== undefined && (!Number.isSafeInteger(maxTokens) || maxTokens < 1)) {
-    throw new Fault('max_tokens', 'must be a whole number above 0');
-  }
   const messages = list(body['messages'], 'messages').map(readMessage);
   if (messages.length === 0) throw new Fault('messages', 'at least one message is required');
   return {

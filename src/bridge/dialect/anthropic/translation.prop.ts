@@ -7,6 +7,7 @@ import {
   wholeAnswer,
 } from '../../../../test/support/completions.ts';
 import {
+  answerOptions,
   maybe,
   messagesWith,
   object,
@@ -24,7 +25,6 @@ import {
   sseOf as messagesSse,
   wholeMessage,
 } from '../../../../test/support/messages.ts';
-import { systemClock } from '../../../base/clock.ts';
 import { BridgeError } from '../../errors.ts';
 import { eventData, SseSplitter } from '../../sse.ts';
 import type { AnswerOptions, AnswerReader } from '../dialect.ts';
@@ -57,16 +57,7 @@ const answer: fc.Arbitrary<ScriptedAnswer> = fc.record(
   { requiredKeys: [] },
 );
 const context = { stop: ['END'], reasoning: true };
-const options = (stream: boolean): AnswerOptions => ({
-  operation: { name: 'chat', upstreamPath: '', required: [], generates: true },
-  clock: systemClock,
-  id: 'x',
-  model: 'm',
-  stream,
-  promptTokensEstimate: 9,
-  context,
-  showCacheHits: false,
-});
+const options = (stream: boolean): AnswerOptions => answerOptions(stream, { context });
 
 function readStream(
   pieces: readonly Buffer[],

@@ -1,6 +1,6 @@
 /** Writes a conversation as a request of Anthropic's Messages. Pure. */
 import { createHash } from 'node:crypto';
-import type { JsonObject } from '../../json-body.ts';
+import { type JsonObject, withoutUndefined } from '../../json-body.ts';
 import type {
   ConversationRequest,
   ImagePart,
@@ -104,8 +104,4 @@ function writeChoice({
 }: ConversationRequest): JsonObject | undefined {
   if (toolChoice?.type === 'none' || parallelToolCalls) return toolChoice;
   return { ...(toolChoice ?? { type: 'auto' }), disable_parallel_tool_use: true };
-}
-
-function withoutUndefined(object: JsonObject): JsonObject {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
 }

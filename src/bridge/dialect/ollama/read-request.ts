@@ -24,6 +24,7 @@ import {
   optionalList,
   optionalNumber,
   optionalText,
+  optionalTexts,
   text,
 } from '../read-values.ts';
 
@@ -94,7 +95,6 @@ function readCommon(body: JsonObject): Omit<ConversationRequest, 'system' | 'mes
   const options = isGiven(body['options']) ? object(body['options'], 'options') : {};
   const number = (name: string): number | undefined =>
     optionalNumber(options[name], `options.${name}`);
-  const stop = options['stop'];
   const maxTokens = number('num_predict');
   const seed = number('seed');
   return {
@@ -112,10 +112,7 @@ function readCommon(body: JsonObject): Omit<ConversationRequest, 'system' | 'mes
     seed: seed === undefined || seed < 0 ? undefined : Math.trunc(seed),
     presencePenalty: number('presence_penalty'),
     frequencyPenalty: number('frequency_penalty'),
-    stop:
-      typeof stop === 'string'
-        ? [stop]
-        : optionalList(stop, 'options.stop').map((one, i) => text(one, `options.stop.${i}`)),
+    stop: optionalTexts(options['stop'], 'options.stop'),
     format: readFormat(body['format']),
     // Schemas for Ollama need not forbid additional properties.
     strictFormat: false,

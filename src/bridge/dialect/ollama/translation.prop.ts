@@ -5,8 +5,7 @@ import {
   streamedAnswer,
   wholeAnswer,
 } from '../../../../test/support/completions.ts';
-import { object, words } from '../../../../test/support/conversation-arbitraries.ts';
-import { systemClock } from '../../../base/clock.ts';
+import { answerOptions, object, words } from '../../../../test/support/conversation-arbitraries.ts';
 import { BridgeError } from '../../errors.ts';
 import type { JsonObject } from '../../json-body.ts';
 import type { AnswerOptions } from '../dialect.ts';
@@ -42,16 +41,8 @@ const answer: fc.Arbitrary<ScriptedAnswer> = fc
     calls: more.finish === 'length' ? [...calls, CUT] : calls,
   }));
 
-const options = (stream: boolean, name = 'chat', reasoning = true): AnswerOptions => ({
-  operation: { name, upstreamPath: '', required: [], generates: true },
-  clock: systemClock,
-  id: 'x',
-  model: 'm',
-  stream,
-  promptTokensEstimate: 9,
-  context: { stop: [], reasoning },
-  showCacheHits: false,
-});
+const options = (stream: boolean, name = 'chat', reasoning = true): AnswerOptions =>
+  answerOptions(stream, { name, context: { stop: [], reasoning } });
 
 interface Line {
   readonly done: boolean;

@@ -25,9 +25,11 @@ import {
   mergeNeighbors,
   object,
   optionalFlag,
+  optionalLimit,
   optionalList,
   optionalNumber,
   optionalText,
+  optionalTexts,
   shown,
   text,
 } from '../read-values.ts';
@@ -58,11 +60,11 @@ function read(body: JsonObject): ConversationRequest {
     tools: optionalList(body['tools'], 'tools').map(readTool),
     toolChoice: readChoice(body['tool_choice']),
     parallelToolCalls: optionalFlag(body['parallel_tool_calls'], 'parallel_tool_calls') !== false,
-    maxTokens: readLimit(limit),
+    maxTokens: optionalLimit(limit, 'max_tokens'),
     temperature: optionalNumber(body['temperature'], 'temperature'),
     topP: optionalNumber(body['top_p'], 'top_p'),
     topK: optionalNumber(body['top_k'], 'top_k'),
-    stop: readStop(body['stop']),
+    stop: optionalTexts(body['stop'], 'stop'),
     format: readFormat(body['response_format']),
   };
 }
@@ -207,18 +209,6 @@ function readChoice(value: unknown): ToolChoice | undefined {
     type: 'tool',
     name: text(object(fn, 'tool_choice.function')['name'], 'tool_choice.function.name'),
   };
-}
-
-function readLimit(value: unknown): number | undefined {
-  const limit = optionalNumber(value, 'max_tokens');
-  if (limit === undefined) return undefined;
-  if (Number.isSafeInteger(limit) && limit > 0) return limit;
-  throw new Fault('max_tokens', 'must be a whole number above 0');
-}
-
-function readStop(value: unknown): readonly string[] {
-  if (typeof value === 'string') return [value];
-  return optionalList(value, 'stop').map((one, i) => text(one, `stop.${i}`));
 }
 
 function readFormat(value: unknown): JsonObject | 'json' | undefined {

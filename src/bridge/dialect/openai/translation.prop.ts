@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  answerOptions,
   maybe,
   messagesWith,
   object,
@@ -8,9 +9,7 @@ import {
   words,
 } from '../../../../test/support/conversation-arbitraries.ts';
 import { readOpenaiMessages } from '../../../../test/support/conversations.ts';
-import { systemClock } from '../../../base/clock.ts';
 import type { JsonObject } from '../../json-body.ts';
-import type { AnswerOptions } from '../dialect.ts';
 import type { AnswerEvent, ConversationRequest } from '../model.ts';
 import { OpenaiAnswerReader } from './read-answer.ts';
 import { readChatRequest } from './read-request.ts';
@@ -120,18 +119,10 @@ describe('ChatAnswerWriter', () => {
         const hasCalls = pieces.some(({ type }) => type === 'call');
         events.push({ type: 'stop', reason: hasCalls ? 'tool-calls' : 'end', sequence: null });
         const context = { stop: [], reasoning: true, usageChunk: true };
-        const options = (stream: boolean): AnswerOptions => ({
-          operation: { name: 'chat', upstreamPath: '', required: [], generates: true },
-          clock: systemClock,
-          id: 'x',
-          model: 'm',
-          stream,
-          promptTokensEstimate: 9,
-          context,
-          showCacheHits: cached,
-        });
         const [streamed, whole] = [true, false].map((stream) => {
-          const writer = new ChatAnswerWriter(options(stream));
+          const writer = new ChatAnswerWriter(
+            answerOptions(stream, { context, showCacheHits: cached }),
+          );
           const text = events.map((event) => writer.write(event)).join('');
           expect(writer.done).toBe(true);
           const reader = new OpenaiAnswerReader(context, 'x');

@@ -1,5 +1,5 @@
 /** Writes a conversation as a request for chat completions. Pure. */
-import type { JsonObject } from '../../json-body.ts';
+import { type JsonObject, withoutUndefined } from '../../json-body.ts';
 import type {
   ConversationRequest,
   ImagePart,
@@ -107,8 +107,4 @@ function writeChoice(choice: ToolChoice): unknown {
 function writeFormat(format: JsonObject | 'json', strict = true): JsonObject {
   if (format === 'json') return { type: 'json_object' };
   return { type: 'json_schema', json_schema: { name: 'answer', strict, schema: format } };
-}
-
-function withoutUndefined(object: JsonObject): JsonObject {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
 }

@@ -10,6 +10,7 @@ import {
   isGiven,
   object,
   optionalFlag,
+  optionalLimit,
   optionalNumber,
   optionalText,
   text,
@@ -55,10 +56,7 @@ function read(body: JsonObject, kept: KeptContext): ReadRequest {
   const { choice, tools } = readChoice(body['tool_choice'], offered);
   const instructions = optionalText(body['instructions'], 'instructions');
   const reasoning = readReasoning(body['reasoning']);
-  const maxTokens = optionalNumber(body['max_output_tokens'], 'max_output_tokens');
-  if (maxTokens !== undefined && (!Number.isSafeInteger(maxTokens) || maxTokens < 1)) {
-    throw new Fault('max_output_tokens', 'must be a whole number above 0');
-  }
+  const maxTokens = optionalLimit(body['max_output_tokens'], 'max_output_tokens');
   const previous = optionalText(body['previous_response_id'], 'previous_response_id');
   const keeps = optionalFlag(body['store'], 'store') ?? true;
   const include = Array.isArray(body['include']) ? body['include'] : [body['include']];

@@ -6,6 +6,7 @@ import {
   streamedAnswer,
 } from '../../../../test/support/completions.ts';
 import {
+  answerOptions,
   maybe,
   messagesWith,
   object,
@@ -70,16 +71,8 @@ const context = fc.record({ summary: fc.boolean(), encrypted: fc.boolean() }).ma
     },
   }),
 );
-const options = (stream: boolean, how: AnswerContext): AnswerOptions => ({
-  operation: { name: 'responses', upstreamPath: '', required: [], generates: true },
-  clock: new FakeClock(),
-  id: 'x',
-  model: 'm',
-  stream,
-  promptTokensEstimate: 9,
-  context: how,
-  showCacheHits: false,
-});
+const options = (stream: boolean, context: AnswerContext): AnswerOptions =>
+  answerOptions(stream, { name: 'responses', clock: new FakeClock(), context });
 
 function readStream(bytes: Buffer, size: number): AnswerEvent[] {
   const reader = new OpenaiAnswerReader({ stop: [], reasoning: true }, 'x');
