@@ -13,7 +13,7 @@ export const median = (samples: readonly number[]): number | undefined => percen
 
 /**
  * Jain's fairness index of what each of several has got: 1 if all have the same, 1/n if one of n has everything.
- * @returns undefined if nobody has anything
+ * @returns undefined if all have 0
  */
 export function jainIndex(shares: readonly number[]): number | undefined {
   const sum = shares.reduce((total, one) => total + one, 0);

@@ -34,7 +34,7 @@ const SIZES: FairnessSizes = {
   windowMs: 8_000,
 };
 
-/** 96 ms, of which nobody sees anything before the end: its answer is one chunk. */
+/** 96 ms; its answer is one chunk, which comes at the end. */
 const POLITE: Load = { promptTokens: 160, answerTokens: 16 };
 /** 800 ms. */
 const LONG: Load = { promptTokens: 800, answerTokens: 400 };

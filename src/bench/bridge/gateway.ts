@@ -67,7 +67,7 @@ async function startGateway(
   const options = ['--host', '127.0.0.1', '--port', '0', '--num_workers', '1'];
   const child = spawn(program, ['--config', file, ...options, '--telemetry', 'False'], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    // It asks nobody for prices, reads no settings of a checkout, and logs errors only.
+    // It fetches no prices, reads no settings of a checkout, and logs only errors.
     env: {
       ...process.env,
       LITELLM_LOCAL_MODEL_COST_MAP: 'True',

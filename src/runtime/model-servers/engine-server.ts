@@ -68,13 +68,13 @@ export class EngineServer {
     };
   }
 
-  /** Whether it has loaded its model and serves nobody. Does not wait for a start. */
+  /** Whether it has loaded its model and has no request. Does not wait for a start. */
   async isIdle(): Promise<boolean> {
     const { socketPath } = this.#current ?? {};
-    if (socketPath === undefined || !(await servesNobody(socketPath))) return false;
+    if (socketPath === undefined || !(await hasNoRequest(socketPath))) return false;
     // A request that has just been given a slot may be on its way.
     await sleep(ARRIVAL_MS);
-    return await servesNobody(socketPath);
+    return await hasNoRequest(socketPath);
   }
 
   /** Ends the process; the next request starts another one. */
@@ -177,7 +177,7 @@ const HEALTH_MS_MAX = 1_000;
 const HEALTH_BYTES_MAX = 4_096;
 
 /** An engine that does not answer may be computing. */
-function servesNobody(socketPath: string): Promise<boolean> {
+function hasNoRequest(socketPath: string): Promise<boolean> {
   return new Promise((resolve) => {
     const sent = request({ socketPath, path: '/health', timeout: HEALTH_MS_MAX }, (response) => {
       let text = '';

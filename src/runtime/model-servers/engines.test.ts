@@ -95,7 +95,7 @@ describe('Engines', () => {
     expect(started()).toEqual([true]);
   });
 
-  it('one that has left the file ends once nobody uses it', async () => {
+  it('one that has left the file ends when it is idle', async () => {
     const a = add('a');
     a.ask();
     a.isBusy = true;

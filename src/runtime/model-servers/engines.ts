@@ -1,4 +1,4 @@
-/** Several models in engines of their own. When memory is short, those that nobody has used for longest are ended. */
+/** Several models in engines of their own. When memory is short, idle ones are ended, the longest unused first. */
 import { statSync } from 'node:fs';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
@@ -50,7 +50,7 @@ export class Engines {
     this.#engines.set(name, engine);
   }
 
-  /** Ends it once nobody uses it. */
+  /** Ends it when it is idle. */
   retire(name: string): void {
     const engine = this.#engines.get(name);
     this.#engines.delete(name);

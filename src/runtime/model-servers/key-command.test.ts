@@ -38,7 +38,7 @@ describe('KeyCommand', () => {
     expect(await keys.key()).toBe(SECRET);
     expect(calls()).toBe(1);
     clock.advance(1_000);
-    // Nobody waits for the program meanwhile.
+    // No request waits for the program meanwhile.
     expect(await keys.key()).toBe(SECRET);
     await expect.poll(() => keys.key()).toBe('sk-next');
     expect(calls()).toBe(2);

@@ -9,11 +9,11 @@ import { isKey } from './models-file.ts';
 
 /** It is asked again after this time, since keys may last only an hour. Requests do not wait for that … */
 const FRESH_MS = 5 * 60_000;
-/** … unless nobody has asked for so long. */
+/** … unless no request has come for so long. */
 const USABLE_MS = 10 * 60_000;
-/** Requests in this time after a failure fail likewise: each try may be a question to somebody. */
+/** Requests in this time after a failure fail likewise: each try may ask a person to confirm. */
 const FAILED_MS = 5_000;
-/** Somebody may have to confirm. */
+/** A person may have to confirm. */
 const ANSWER_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 16 * 1024;
 

@@ -22,7 +22,7 @@ import {
 } from './probe.ts';
 import { targetOf } from './servers.ts';
 
-/** Of an engine `tookMs` is null, and so is `error`: nobody asks it. */
+/** An engine is not asked: its `tookMs` and `error` are null. */
 export interface ServerOverview extends ListProbe {
   readonly name: string;
   /** As configured. */
@@ -36,7 +36,7 @@ export interface ServerOverview extends ListProbe {
 }
 
 export interface RouteOverview extends Omit<Route, 'price'> {
-  /** Dollars for a million tokens. Absent: it costs nothing; null: nobody knows what. */
+  /** Dollars for a million tokens. Absent: it costs nothing; null: unknown. */
   readonly price?: Price | null;
 }
 
@@ -116,9 +116,9 @@ export async function testModels(
         const { upstream, model: upstreamModel } = route;
         const { target = null, error = null } =
           probed.find(({ server }) => server.name === upstream) ?? {};
-        const known =
+        const spoken =
           dialects.get(upstream) ?? (target === null ? [] : await probeDialects(prober, target));
-        dialects.set(upstream, known);
+        dialects.set(upstream, spoken);
         const token =
           target === null
             ? {
@@ -127,7 +127,7 @@ export async function testModels(
               }
             : await probeToken(prober, target, upstreamModel);
         options.signal.throwIfAborted();
-        const test = { model: name, upstream, upstreamModel, ...token, dialects: known };
+        const test = { model: name, upstream, upstreamModel, ...token, dialects: spoken };
         tests.push(test);
         onTest(test);
       }
@@ -210,7 +210,7 @@ function serversOf({ upstreams, path }: ConfiguredModels, { clock }: Prober): re
 
 function placeOf(key: KeySource): string {
   if ('env' in key) return `env ${key.env}`;
-  // Arguments may be nobody else's business.
+  // Arguments may be private.
   return 'file' in key ? `file ${key.file}` : `command ${key.command[0]}`;
 }
 
