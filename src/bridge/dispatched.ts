@@ -1,10 +1,10 @@
 /** A request that has been sent upstream, and its record. Pure. */
 import type { Span } from '../trace/trace.ts';
-import type { UnsentOutcome } from './bridge-metrics.ts';
+import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
 import type { Translated } from './relay/relay-translated.ts';
 import type { Track } from './tape/tape.ts';
-import type { TokenTimes } from './token-times.ts';
+import { TokenTimes } from './token-times.ts';
 import type { UpstreamApi } from './upstream/address.ts';
 import type { TokenCounts, UsageRecord } from './usage.ts';
 
@@ -40,6 +40,21 @@ export interface Dispatched {
   /** True when the guest has the whole answer. */
   complete: () => boolean;
   outcome: UsageRecord['outcome'];
+}
+
+/** As it is until something of its answer is known. */
+export function dispatch(
+  request: Omit<Dispatched, 'isSeen' | 'counts' | 'complete' | 'outcome' | 'tokens'>,
+): Dispatched {
+  const { promptTokensEstimate: promptTokens } = request.inspection;
+  return {
+    ...request,
+    tokens: new TokenTimes(request.bodyEndAtMs, INTER_TOKEN_BOUNDS),
+    isSeen: false,
+    counts: () => ({ promptTokens, completionTokens: 0, estimated: true }),
+    complete: () => false,
+    outcome: 'upstream-lost',
+  };
 }
 
 /** The model's answer comes at once. */

@@ -16,12 +16,18 @@ import { Admission } from './admission.ts';
 import { RequestBody } from './body/body.ts';
 import { bufferOf, type CheckedBytes } from './body/body-checker.ts';
 import type { RequestForms, TranslatedForm } from './body/check-body.ts';
-import { INTER_TOKEN_BOUNDS } from './bridge-metrics.ts';
 import type { OutputLimit } from './budget/output-limit.ts';
 import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
-import { type Dispatched, type ExchangeEnd, isWhole, UNSENT, usageRecord } from './dispatched.ts';
+import {
+  type Dispatched,
+  dispatch,
+  type ExchangeEnd,
+  isWhole,
+  UNSENT,
+  usageRecord,
+} from './dispatched.ts';
 import { BridgeError } from './errors.ts';
 import type { ExchangeContext } from './exchange-context.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
@@ -53,7 +59,6 @@ import type { SendAttempt } from './routing/dispatcher.ts';
 import { onlyPlan, type ResolvedModel } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
-import { TokenTimes } from './token-times.ts';
 import { beginTrace, endTrace, traceHeaders } from './trace.ts';
 import { UPSTREAM_APIS, type UpstreamApi, type UpstreamTarget } from './upstream/address.ts';
 import { cacheSalt } from './upstream/cache-salt.ts';
@@ -317,7 +322,7 @@ export class Exchange {
         model,
         stream: inspection.stream,
       });
-      this.#dispatched = {
+      this.#dispatched = dispatch({
         operation,
         span,
         inspection,
@@ -328,16 +333,7 @@ export class Exchange {
         model,
         bodyEndAtMs,
         sentAtMs: clock.now(),
-        tokens: new TokenTimes(bodyEndAtMs, INTER_TOKEN_BOUNDS),
-        isSeen: false,
-        counts: () => ({
-          promptTokens: inspection.promptTokensEstimate,
-          completionTokens: 0,
-          estimated: true,
-        }),
-        complete: () => false,
-        outcome: 'upstream-lost',
-      };
+      });
       const sent = form.bytes === undefined ? bytes : bufferOf(form.bytes);
       const body = editJson(sent, form.layout, named);
       return this.#send(target, this.#dispatched, { path: form.path, body }, signal);

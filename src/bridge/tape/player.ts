@@ -1,12 +1,12 @@
 /** Answers requests from a cassette, in the order in which the answers were recorded. No model server is asked. */
-import { Readable } from 'node:stream';
 import { accepted, type Checked, refused } from '../refusal.ts';
 import type { UpstreamTarget } from '../upstream/address.ts';
 import type { Cassette, TapedAnswer } from './cassette.ts';
 import { describeNearest } from './difference.ts';
 import { normalRequest, requestKey, type TapedRequest } from './normal-form.ts';
+import { PlayedAnswer } from './played-answer.ts';
 import { answerIdOf } from './stable-answer.ts';
-import type { PortTape, Tape, Track, UpstreamAnswer } from './tape.ts';
+import type { PortTape, Tape, Track } from './tape.ts';
 
 /** A request without a recorded answer. */
 export interface MissingAnswer {
@@ -100,44 +100,23 @@ function track(answer: TapedAnswer, answerId: string): Checked<Track> {
     model: answer.model,
     api: answer.api ?? 'openai',
     answerId,
-    play: () => new PlayedAnswer(answer),
+    play: () => playedAnswer(answer),
     keep: (played) => played,
     refuse: () => undefined,
   });
 }
 
-class PlayedAnswer extends Readable implements UpstreamAnswer {
-  readonly statusCode: number;
-  readonly headers: UpstreamAnswer['headers'];
-  complete = false;
-  readonly #chunks: Iterator<string>;
-  readonly #isCut: boolean;
-
-  constructor(answer: Exclude<TapedAnswer, { refusal: unknown }>) {
-    super();
-    this.statusCode = answer.status;
-    this.#isCut = answer.cut === true;
-    if ('events' in answer) {
-      this.headers = { 'content-type': 'text/event-stream' };
-      this.#chunks = eventTexts(answer.events);
-    } else {
-      const { body } = answer;
-      const isText = typeof body === 'string';
-      this.headers = { 'content-type': isText ? 'text/plain' : 'application/json' };
-      this.#chunks = [isText ? body : JSON.stringify(body)].values();
-    }
+function playedAnswer(answer: Exclude<TapedAnswer, { refusal: unknown }>): PlayedAnswer {
+  const { status, cut: isCut = false } = answer;
+  if ('events' in answer) {
+    const chunks = eventTexts(answer.events);
+    return new PlayedAnswer({ status, contentType: 'text/event-stream', chunks, isCut });
   }
-
-  /** One event at a time, as a server sends them. */
-  override _read(): void {
-    const next = this.#chunks.next();
-    if (next.done !== true) this.push(next.value);
-    else if (this.#isCut) this.destroy(new Error('the recorded answer ends here'));
-    else {
-      this.complete = true;
-      this.push(null);
-    }
-  }
+  const { body } = answer;
+  const isText = typeof body === 'string';
+  const contentType = isText ? 'text/plain' : 'application/json';
+  const chunks = [isText ? body : JSON.stringify(body)].values();
+  return new PlayedAnswer({ status, contentType, chunks, isCut });
 }
 
 function* eventTexts(events: readonly (object | string)[]): Generator<string> {

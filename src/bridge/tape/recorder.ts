@@ -1,5 +1,4 @@
 /** Keeps requests and their answers for a cassette, while they pass. */
-import { Readable } from 'node:stream';
 import { CacheHintMask } from '../cache-hints.ts';
 import { hideInAnswer, hideInEvent } from '../dialect/anthropic/hide-cache-hits.ts';
 import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
@@ -22,6 +21,7 @@ import {
   type TapedExchange,
 } from './cassette.ts';
 import { normalRequest, requestKey, type TapedRequest } from './normal-form.ts';
+import { ShownAnswer } from './shown-answer.ts';
 import { answerIdOf, StableAnswer } from './stable-answer.ts';
 import type { AnsweredBy, PortTape, Tape, UpstreamAnswer } from './tape.ts';
 
@@ -87,7 +87,7 @@ export class Recorder implements Tape {
                 taken.source = { statusCode, complete, headers };
                 taken.chunks = [Buffer.concat(chunks)];
               });
-              return new KeptAnswer(source, (chunk) => {
+              return new ShownAnswer(source, (chunk) => {
                 if (this.#take(chunk.length)) chunks.push(chunk);
               });
             },
@@ -210,40 +210,3 @@ function objectOf(text: string): JsonObject | undefined {
 }
 
 const ANSWER_LIMITS: JsonLimits = BRIDGE_LIMITS;
-
-/** Passes an answer on, and shows each chunk. */
-class KeptAnswer extends Readable implements UpstreamAnswer {
-  readonly statusCode: number | undefined;
-  readonly headers: UpstreamAnswer['headers'];
-  readonly #source: UpstreamAnswer;
-
-  constructor(source: UpstreamAnswer, onChunk: (chunk: Buffer) => void) {
-    super();
-    this.#source = source;
-    this.statusCode = source.statusCode;
-    this.headers = source.headers;
-    source.on('data', (chunk: Buffer) => {
-      onChunk(chunk);
-      if (!this.push(chunk)) source.pause();
-    });
-    source.once('end', () => this.push(null));
-    source.once('error', (error) => this.destroy(error));
-    source.once('close', () => {
-      if (!source.readableEnded) this.destroy();
-    });
-  }
-
-  get complete(): boolean {
-    return this.#source.complete;
-  }
-
-  override _read(): void {
-    this.#source.resume();
-  }
-
-  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    // A connection whose answer was read goes back to its pool.
-    if (!this.#source.readableEnded) this.#source.destroy();
-    done(error);
-  }
-}
