@@ -50,6 +50,8 @@ export class Admission {
   readonly #reservation: Reservation | undefined;
   #turn: Turn | undefined;
   #price: Price = FREE;
+  #isPriced = false;
+  #costNanoDollars = 0;
 
   private constructor(
     context: AdmissionContext,
@@ -122,9 +124,15 @@ export class Admission {
     return answerEdits(output, this.#reservation);
   }
 
+  /** What the answer has cost, in billionths of a dollar; null: its route has no price. */
+  get costNanoDollars(): number | null {
+    return this.#isPriced ? this.#costNanoDollars : null;
+  }
+
   /** What the request uses from now on, it uses by the price of this route. */
   take({ price }: Route): void {
     this.#price = price ?? FREE;
+    this.#isPriced = price != null;
   }
 
   /** While an answer comes it costs at least what was expected. */
@@ -145,10 +153,11 @@ export class Admission {
     const { outputTokens = 0, limitsOutput = false } = this.#reservation ?? {};
     const most = isUnknown && limitsOutput ? outputTokens : 0;
     const used = { ...counts, completionTokens: Math.max(completionTokens, most) };
+    this.#costNanoDollars = costOf(this.#price, used);
     this.#reservation?.settle({
       inputTokens: promptTokens,
       outputTokens: used.completionTokens,
-      costNanoDollars: costOf(this.#price, used),
+      costNanoDollars: this.#costNanoDollars,
     });
     this.#turn?.release();
   }

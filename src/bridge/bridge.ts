@@ -24,7 +24,7 @@
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields, policy,
- * sse, usage, without-key, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
+ * sse, usage, without-key, record/answer-notes, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
  * but for its streams and files.
  * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
  * server), of routing/ (which server a request goes to) and upstream/ (model servers).
@@ -52,6 +52,8 @@ import { BRIDGE_LIMITS } from './limits.ts';
 import { Listener, type PortStats } from './listener.ts';
 import type { BridgePolicy } from './policy.ts';
 import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
+import { PortRecords } from './record/port-records.ts';
+import type { RequestLog } from './record/request-record.ts';
 import type { Refusal } from './refusal.ts';
 import { spokenApis } from './request-form.ts';
 import { type Draw, drawByHash } from './routing/affinity.ts';
@@ -65,6 +67,7 @@ import type { UsageRecord } from './usage.ts';
 
 export type { PortStats } from './listener.ts';
 export type { BridgePolicy } from './policy.ts';
+export type { RefusedRequest, RequestLog, SentRequest } from './record/request-record.ts';
 export type { UpstreamSource } from './routing/route-table.ts';
 export type { UpstreamTarget } from './upstream/address.ts';
 export type { UsageRecord } from './usage.ts';
@@ -80,6 +83,8 @@ export interface BridgeOptions {
   readonly log: Log;
   /** Called at the end of each request that was sent to the upstream. */
   readonly onUsage?: (usage: UsageRecord) => void;
+  /** Gets a record of each request that was sent, and of those that were refused. Absent: nothing does. */
+  readonly requestLog?: RequestLog | undefined;
   /** Judges each inference request before it is read: why the sandbox may ask no model; null: it may. */
   readonly refusalOf?: (sandboxId: string) => Refusal | null;
   /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
@@ -174,6 +179,7 @@ export function createBridge(options: BridgeOptions): Bridge {
       if (account.used !== undefined) budgets.restore(share, account.used);
       const limits = { ...BRIDGE_LIMITS, ...policy.limits };
       const onUsage = options.onUsage ?? ((): void => undefined);
+      const records = new PortRecords(options.requestLog, clock);
       const kept = new KeptAnswers(keptMemory, sandboxId);
       const listener = new Listener({
         sandboxId,
@@ -192,6 +198,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         clock,
         log,
         onUsage,
+        records,
         refusalOf: options.refusalOf ?? (() => null),
         tenantOf: options.tenantOf ?? (() => null),
         queues,
@@ -214,7 +221,10 @@ export function createBridge(options: BridgeOptions): Bridge {
         setSuspended: (isSuspended) => listener.setSuspended(isSuspended),
         close() {
           ports.delete(port);
-          closed ??= listener.close().finally(() => kept.close());
+          closed ??= listener.close().finally(() => {
+            records.close();
+            kept.close();
+          });
           return closed;
         },
       };

@@ -2,6 +2,7 @@
 import type { Span } from '../trace/trace.ts';
 import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
+import { AnswerNotes } from './record/answer-notes.ts';
 import type { Translated } from './relay/relay-translated.ts';
 import type { Track } from './tape/tape.ts';
 import { TokenTimes } from './token-times.ts';
@@ -30,6 +31,9 @@ export interface Dispatched {
   readonly track: Track | undefined;
   /** The upstream's name of the model. */
   readonly answeredBy: string;
+  /** The upstream's name. */
+  readonly upstream: string;
+  readonly notes: AnswerNotes;
   readonly bodyEndAtMs: number;
   readonly sentAtMs: number;
   readonly tokens: TokenTimes;
@@ -44,12 +48,13 @@ export interface Dispatched {
 
 /** As it is until something of its answer is known. */
 export function dispatch(
-  request: Omit<Dispatched, 'isSeen' | 'counts' | 'complete' | 'outcome' | 'tokens'>,
+  request: Omit<Dispatched, 'isSeen' | 'counts' | 'complete' | 'outcome' | 'tokens' | 'notes'>,
 ): Dispatched {
   const { promptTokensEstimate: promptTokens } = request.inspection;
   return {
     ...request,
     tokens: new TokenTimes(request.bodyEndAtMs, INTER_TOKEN_BOUNDS),
+    notes: new AnswerNotes(),
     isSeen: false,
     counts: () => ({ promptTokens, completionTokens: 0, estimated: true }),
     complete: () => false,

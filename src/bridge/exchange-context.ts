@@ -9,6 +9,7 @@ import type { BridgeMetrics } from './bridge-metrics.ts';
 import type { TakeTraces } from './guest-traces.ts';
 import type { KeptAnswers } from './kept-answers.ts';
 import type { BridgeLimits } from './limits.ts';
+import type { PortRecords } from './record/port-records.ts';
 import type { SpokenApis } from './request-form.ts';
 import type { Dispatcher } from './routing/dispatcher.ts';
 import type { ModelNames } from './routing/model-names.ts';
@@ -34,6 +35,7 @@ export interface ExchangeContext extends AdmissionContext {
   readonly clock: Clock;
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
+  readonly records: PortRecords;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
   /** Undefined: guests' own traces are not accepted. */

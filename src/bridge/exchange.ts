@@ -20,14 +20,7 @@ import type { OutputLimit } from './budget/output-limit.ts';
 import { callerKeys } from './caller-key.ts';
 import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
-import {
-  type Dispatched,
-  dispatch,
-  type ExchangeEnd,
-  isWhole,
-  UNSENT,
-  usageRecord,
-} from './dispatched.ts';
+import { type Dispatched, dispatch, type ExchangeEnd, isWhole } from './dispatched.ts';
 import { BridgeError } from './errors.ts';
 import type { ExchangeContext } from './exchange-context.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
@@ -42,6 +35,7 @@ import { requestHeaders } from './headers.ts';
 import { editJson, jsonLimits } from './json-body.ts';
 import { type KeptDraft, namedItems } from './kept-answers.ts';
 import type { Turn } from './queue/upstream-queues.ts';
+import { countEnd, type RequestHead, settleSent } from './record/settle.ts';
 import { accepted, type Checked, type Refusal } from './refusal.ts';
 import { NO_TOKENS, relayAnswer, relayRefusal } from './relay/relay-answer.ts';
 import { type Translated, translatedBy } from './relay/relay-translated.ts';
@@ -59,7 +53,7 @@ import type { SendAttempt } from './routing/dispatcher.ts';
 import { onlyPlan, type ResolvedModel } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
-import { beginTrace, endTrace, traceHeaders } from './trace.ts';
+import { beginTrace, traceHeaders } from './trace.ts';
 import { UPSTREAM_APIS, type UpstreamApi, type UpstreamTarget } from './upstream/address.ts';
 import { cacheSalt } from './upstream/cache-salt.ts';
 
@@ -71,7 +65,7 @@ export class Exchange {
   readonly #reply: Reply;
   readonly #aborter = new AbortController();
   readonly #body: RequestBody;
-  readonly #startedAtMs: number;
+  readonly #head: RequestHead;
   #silence: IdleTimer | undefined;
   #target: UpstreamTarget | undefined;
   #draft: KeptDraft | undefined;
@@ -89,7 +83,7 @@ export class Exchange {
       (bytes) => memory.take(sandboxId, bytes, limits.bodyTotalBytesMax),
       limits.bodyBytesMax,
     );
-    this.#startedAtMs = clock.now();
+    this.#head = { dialect: this.#dialect.name, startedAtMs: clock.now() };
   }
 
   /** Cancels the exchange in any phase. */
@@ -252,6 +246,7 @@ export class Exchange {
 
   async #infer(operation: Operation): Promise<ExchangeEnd> {
     const { limits, clock, sandboxId } = this.#context;
+    this.#head.operation = operation.name;
     const refusal = this.#context.refusalOf(sandboxId);
     if (refusal !== null) return this.#refused(refusal);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
@@ -330,6 +325,7 @@ export class Exchange {
         translated: this.#translated(asked, form.translated, route.model, track, api),
         track,
         answeredBy: route.model,
+        upstream: route.upstream,
         model,
         bodyEndAtMs,
         sentAtMs: clock.now(),
@@ -396,6 +392,10 @@ export class Exchange {
     });
     this.#body.keepUntilSettled(checking);
     const result = await orAborted(checking, signal);
+    if (result.checked.ok) {
+      const { model, stream } = result.checked.value.inspection;
+      Object.assign(this.#head, { model, stream });
+    }
     metrics.countCheck(result.where, clock.now() - begunAtMs);
     return result;
   }
@@ -566,24 +566,12 @@ export class Exchange {
   }
 
   #settle(): void {
-    const dispatched = this.#dispatched;
-    if (dispatched === undefined) return;
-    const { clock, onUsage, sandboxId, metrics } = this.#context;
-    const { bodyEndAtMs, sentAtMs, tokens } = dispatched;
-    const { firstByteAtMs, status } = this.#reply;
-    const times = { startedAtMs: this.#startedAtMs, firstByteAtMs, endAtMs: clock.now() };
-    const usage = usageRecord(dispatched, sandboxId, status, times);
-    metrics.countSent(this.#dialect.name, usage, tokens);
-    endTrace(dispatched.span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
-    onUsage(usage);
+    const cost = this.#admission?.costNanoDollars ?? null;
+    if (this.#dispatched === undefined) return;
+    settleSent(this.#context, this.#head, this.#dispatched, this.#reply, cost);
   }
 
   #count(end: ExchangeEnd): void {
-    const { metrics } = this.#context;
-    const { refusal } = this.#reply;
-    if (refusal !== null) metrics.countError(refusal.code);
-    const outcome = UNSENT[end];
-    if (this.#dispatched === undefined && outcome !== null)
-      metrics.countUnsent(this.#dialect.name, outcome);
+    countEnd(this.#context, this.#head, this.#reply, end, this.#dispatched !== undefined);
   }
 }

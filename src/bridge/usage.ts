@@ -3,6 +3,7 @@
  * memory. Counts from the upstream are used; missing ones are estimated and marked.
  */
 import { isJsonObject, type JsonObject, parseObject } from './json-body.ts';
+import type { AnswerNotes } from './record/answer-notes.ts';
 import { eventData, type SsePiece } from './sse.ts';
 import { estimatedTokens } from './token-estimate.ts';
 
@@ -73,6 +74,7 @@ export interface DocumentCounter {
 /** Usage of one stream of events of OpenAI's API. */
 export class StreamUsage implements StreamCounter {
   readonly #hideUsage: boolean;
+  readonly #notes: AnswerNotes | undefined;
   #hid = false;
   #usage: JsonObject | undefined;
   #chunks = 0;
@@ -82,8 +84,9 @@ export class StreamUsage implements StreamCounter {
   #failed = false;
 
   /** @param hideUsage drop the usage event, which only the bridge requested */
-  constructor(hideUsage: boolean) {
+  constructor(hideUsage: boolean, notes?: AnswerNotes) {
     this.#hideUsage = hideUsage;
+    this.#notes = notes;
   }
 
   /** True after a finish reason or `[DONE]`. */
@@ -144,6 +147,7 @@ export class StreamUsage implements StreamCounter {
 
   #readChoice(choice: unknown): void {
     if (!isJsonObject(choice)) return;
+    this.#notes?.readChoice(choice);
     const finish = choice['finish_reason'];
     if (typeof finish === 'string' && finish !== '') this.#finished = true;
     const before = this.#characters;
@@ -183,9 +187,15 @@ export class DocumentUsage implements DocumentCounter {
   #tail: Buffer[] = [];
   #tailBytes = 0;
   #bytes = 0;
+  readonly #notes: AnswerNotes | undefined;
+
+  constructor(notes?: AnswerNotes) {
+    this.#notes = notes;
+  }
 
   push(chunk: Buffer): void {
     this.#bytes += chunk.length;
+    this.#notes?.push(chunk);
     const forHead = chunk.subarray(0, KEPT_BYTES_MAX - this.#headBytes);
     if (forHead.length > 0) this.#head.push(forHead);
     this.#headBytes += forHead.length;

@@ -19,6 +19,7 @@ import {
   type Bridge,
   createBridge,
   type HostBudgetOptions,
+  type RequestLog,
   type UsageRecord,
 } from '../bridge/bridge.ts';
 import type { Refusal } from '../bridge/refusal.ts';
@@ -97,6 +98,8 @@ export interface RuntimeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** For the requests of all sandboxes together to models. Default: none. */
   readonly hostBudget?: HostBudgetOptions | undefined;
+  /** Gets records of requests to models. */
+  readonly requestLog?: RequestLog | undefined;
   /** True: a daemon, which runs the configured kernel probes. */
   readonly observes?: boolean;
   /** True: no model is fetched, since none will be requested. */
@@ -281,6 +284,7 @@ export class Runtime {
         tenantOf: (id) => modelGate.current?.tenantOf(id) ?? null,
         tape: tape?.tape,
         hostBudget: options.hostBudget,
+        requestLog: options.requestLog,
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());

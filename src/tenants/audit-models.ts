@@ -1,20 +1,26 @@
 /** Records of requests to models, for a log of their own. */
-import type { UsageRecord } from '../bridge/bridge.ts';
+import type { RefusedRequest, RequestLog, SentRequest } from '../bridge/bridge.ts';
 import type { AuditSink } from './audit.ts';
 
 const MODEL_CHARACTERS_MAX = 200;
 
-/**
- * Notes one request that has reached a model server.
- * @param tenant the sandbox's owner; null: the operator
- */
-export function noteModelRequest(
+/** @param tenantOf a sandbox's owner; null: the operator */
+export function modelRequestLog(
+  audit: AuditSink,
+  tenantOf: (sandboxId: string) => string | null,
+): RequestLog {
+  return {
+    sent: (request) => noteSent(audit, tenantOf(request.sandboxId), request),
+    refused: (request) => noteRefused(audit, tenantOf(request.sandboxId), request),
+  };
+}
+
+function noteSent(
   audit: AuditSink,
   tenant: string | null,
-  { sandboxId, operation, model, status, outcome, timings, ...use }: UsageRecord,
+  { sandboxId, operation, model, status, timings, leftOut, upstreamModel, ...use }: SentRequest,
 ): void {
-  const { promptTokens, completionTokens, estimated, stream } = use;
-  const { ttftMs, totalMs } = timings;
+  const { queueMs, ttftMs, totalMs } = timings;
   audit.note({
     caller: { tenant, key: 'sandbox' },
     call: `MODEL ${operation}`,
@@ -22,14 +28,50 @@ export function noteModelRequest(
     status,
     ms: totalMs,
     model: {
-      // An upstream, or a sandbox where any name passes, chooses it.
-      name: model.slice(0, MODEL_CHARACTERS_MAX).toWellFormed(),
-      promptTokens,
-      completionTokens,
-      estimated,
-      stream,
-      outcome,
+      // An upstream, or a sandbox where any name passes, chooses them.
+      name: shortName(model),
+      promptTokens: use.promptTokens,
+      completionTokens: use.completionTokens,
+      estimated: use.estimated,
+      stream: use.stream,
+      outcome: use.outcome,
       firstByteMs: ttftMs === null ? null : Math.round(ttftMs),
+      queueMs: Math.round(queueMs),
+      dialect: use.dialect,
+      upstream: use.upstream,
+      upstreamModel: shortName(upstreamModel),
+      costNanoDollars: use.costNanoDollars,
+      traceId: use.traceId,
+      ...(use.toolCalls === 0 ? {} : { tools: use.tools, toolCalls: use.toolCalls }),
+      ...(leftOut === 0 ? {} : { leftOut }),
     },
   });
 }
+
+function noteRefused(
+  audit: AuditSink,
+  tenant: string | null,
+  { sandboxId, operation, model, status, code, totalMs, leftOut, ...asked }: RefusedRequest,
+): void {
+  audit.note({
+    caller: { tenant, key: 'sandbox' },
+    call: `MODEL ${operation}`,
+    target: sandboxId,
+    status,
+    ms: totalMs,
+    model: {
+      name: shortName(model ?? ''),
+      promptTokens: 0,
+      completionTokens: 0,
+      estimated: false,
+      stream: asked.stream,
+      outcome: 'refused',
+      refusal: code,
+      firstByteMs: null,
+      dialect: asked.dialect,
+      ...(leftOut === 0 ? {} : { leftOut }),
+    },
+  });
+}
+
+const shortName = (name: string): string => name.slice(0, MODEL_CHARACTERS_MAX).toWellFormed();

@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { ignore } from '../base/ignore.ts';
 
-/** What a sandbox asked a model: how much, how long, and how it ended. Never what. */
+/** A request of a sandbox to a model: how much, how long, and how it ended. Never what was asked. */
 const modelUse = z.object({
   /** Name of the model. */
   name: z.string(),
@@ -17,9 +17,29 @@ const modelUse = z.object({
   /** True: the bridge has estimated the tokens. */
   estimated: z.boolean(),
   stream: z.boolean(),
-  outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
+  outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost', 'refused']),
   /** Milliseconds until the first byte; null: there was none. */
   firstByteMs: z.number().nullable(),
+  // Older records lack all of the following.
+  /** Milliseconds until its turn at the model server, and for its part of a budget. */
+  queueMs: z.number().optional(),
+  /** The API that the sandbox spoke. */
+  dialect: z.string().optional(),
+  /** Only of requests that were sent, as the next three: the name in `models.toml`. */
+  upstream: z.string().optional(),
+  /** The upstream's name of the model. */
+  upstreamModel: z.string().optional(),
+  /** Billionths of a dollar; null: the route has no price. */
+  costNanoDollars: z.number().nullable().optional(),
+  /** Null: there is no trace. */
+  traceId: z.string().nullable().optional(),
+  /** Names of tools that the answer called: the first 16, each once. */
+  tools: z.array(z.string()).readonly().optional(),
+  toolCalls: z.number().int().positive().optional(),
+  /** The code of the refusal, such as `budget_spent`. */
+  refusal: z.string().optional(),
+  /** Refused requests of this sandbox since its last record that have none. */
+  leftOut: z.number().int().positive().optional(),
 });
 export type ModelUse = z.infer<typeof modelUse>;
 

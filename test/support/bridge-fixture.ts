@@ -75,6 +75,8 @@ export async function bridgeFixture(
     hostBudget?: BridgeOptions['hostBudget'];
     tape?: BridgeOptions['tape'];
     log?: Log;
+    requestLog?: BridgeOptions['requestLog'];
+    tracer?: BridgeOptions['tracer'];
   } = {},
 ): Promise<BridgeFixture> {
   const cleanup = new CleanupStack();
@@ -98,6 +100,8 @@ export async function bridgeFixture(
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     tape: options.tape,
     hostBudget: options.hostBudget,
+    requestLog: options.requestLog,
+    ...(options.tracer === undefined ? {} : { tracer: options.tracer }),
     onUsage(record) {
       usage.push(record);
       for (const resolve of waiting.splice(0)) resolve(record);

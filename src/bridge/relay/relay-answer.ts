@@ -37,9 +37,9 @@ async function relayEvents(
   dispatched: Dispatched,
   relay: RelayContext,
 ): Promise<void> {
-  const { inspection, translated, api } = dispatched;
-  const messages = api === 'anthropic' ? new MessageUsage() : undefined;
-  const chunks = new StreamUsage(inspection.hideUsage);
+  const { inspection, translated, api, notes } = dispatched;
+  const messages = api === 'anthropic' ? new MessageUsage(notes) : undefined;
+  const chunks = new StreamUsage(inspection.hideUsage, notes);
   const usage = messages ?? chunks;
   dispatched.counts = () => usage.counts(inspection.promptTokensEstimate);
   dispatched.complete = () => translated?.writer.done ?? usage.done;
@@ -55,17 +55,18 @@ async function relayWhole(
   dispatched: Dispatched,
   relay: RelayContext,
 ): Promise<void> {
-  const { operation, inspection, translated, api } = dispatched;
+  const { operation, inspection, translated, api, notes } = dispatched;
   const { promptTokensEstimate } = inspection;
   if (api === 'anthropic') {
-    const usage = new MessageUsage();
+    const usage = new MessageUsage(notes);
     // A count of tokens uses none.
     dispatched.counts = () =>
       operation.generates ? usage.counts(promptTokensEstimate) : NO_TOKENS;
     if (translated === undefined) await relayMessage(response, reply, usage, relay);
     else await translateDocument(response, reply, usage, translated, relay);
   } else {
-    const usage = new DocumentUsage();
+    // Vectors call no tools.
+    const usage = new DocumentUsage(operation.generates ? notes : undefined);
     dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
     if (translated === undefined) await relayDocument(response, reply, usage, relay);
     else await translateDocument(response, reply, usage, translated, relay);

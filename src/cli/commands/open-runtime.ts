@@ -8,7 +8,7 @@ export async function openRuntime(
   options: Partial<
     Pick<
       RuntimeOptions,
-      'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel' | 'hostBudget'
+      'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel' | 'hostBudget' | 'requestLog'
     >
   > & {
     /** The caller closes the progress itself, for example after building a template. */

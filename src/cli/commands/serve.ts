@@ -17,7 +17,7 @@ import type { Runtime } from '../../runtime/runtime.ts';
 import { eventPoster } from '../../runtime/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { AuditLog } from '../../tenants/audit.ts';
-import { noteModelRequest } from '../../tenants/audit-models.ts';
+import { modelRequestLog } from '../../tenants/audit-models.ts';
 import { DailyTokens } from '../../tenants/daily-tokens.ts';
 import { HostBudget } from '../../tenants/host-budget.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
@@ -92,25 +92,23 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     }
     const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
     cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
+    const knownQuotas = new KnownQuotas(home.dir, systemClock, cli.log);
+    const quotas = new TenantQuotas(knownQuotas, systemClock, tokens);
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
       config: { ...cli.config, allowFields, cassette, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
       hostBudget,
+      requestLog: modelRequestLog(modelAudit, (id) => quotas.tenantOf(id)),
     });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
-    const knownQuotas = new KnownQuotas(home.dir, systemClock, cli.log);
-    const quotas = new TenantQuotas(knownQuotas, systemClock, tokens);
     const opened = await openControlPlane(runtime, cli.log, { gate: quotas });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
     await quotas.watch(opened.control);
     runtime.onUsage((record) => quotas.noteUsage(record));
-    runtime.onUsage((record) => {
-      noteModelRequest(modelAudit, quotas.tenantOf(record.sandboxId), record);
-    });
     runtime.onUsage(() => hostBudget?.note(runtime.modelUse(HOST_ACCOUNT)));
     runtime.judgeModelRequests(quotas);
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);

@@ -1,5 +1,6 @@
 /** Usage and end of an answer of Anthropic's API, event by event or whole. Pure. */
 import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
+import type { AnswerNotes } from '../../record/answer-notes.ts';
 import { eventData, type SsePiece } from '../../sse.ts';
 import { estimatedTokens } from '../../token-estimate.ts';
 import type { DocumentCounter, StreamCounter, TokenCounts } from '../../usage.ts';
@@ -16,6 +17,11 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
   #characters = 0;
   #done = false;
   #failed = false;
+  readonly #notes: AnswerNotes | undefined;
+
+  constructor(notes?: AnswerNotes) {
+    this.#notes = notes;
+  }
 
   get chunks(): number {
     return this.#chunks;
@@ -49,6 +55,8 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     if (type === 'message_stop') this.#done = true;
     if (type === 'message_start' && isJsonObject(message)) this.#read(message['usage'], false);
     if (type === 'message_delta') this.#read(usage, true);
+    if (type === 'content_block_start')
+      this.#notes?.readBlock(event['index'], event['content_block']);
     if (type === 'content_block_delta' && isJsonObject(delta)) this.#readDelta(delta);
   }
 
@@ -59,7 +67,12 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
 
   /** All of it. */
   end(text: string): void {
-    this.#read(parseObject(text)?.['usage'], true);
+    const message = parseObject(text);
+    this.#read(message?.['usage'], true);
+    const content = message?.['content'];
+    for (const [index, block] of Array.isArray(content) ? content.entries() : []) {
+      this.#notes?.readBlock(index, block);
+    }
   }
 
   counts(promptEstimate: number): TokenCounts {

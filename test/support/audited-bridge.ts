@@ -1,0 +1,96 @@
+/** A bridge whose requests are recorded in the log of a home, as the daemon does it. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CleanupStack } from '../../src/base/cleanup.ts';
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { BridgePolicy } from '../../src/bridge/bridge.ts';
+import type { Price } from '../../src/bridge/budget/price.ts';
+import type { UpstreamApi } from '../../src/bridge/upstream/address.ts';
+import { AuditLog } from '../../src/tenants/audit.ts';
+import { modelRequestLog } from '../../src/tenants/audit-models.ts';
+import { type AuditRecord, parseRecord } from '../../src/tenants/audit-record.ts';
+import { type BridgeFixture, bridgeFixture } from './bridge-fixture.ts';
+import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
+
+export interface AuditedBridge {
+  readonly home: string;
+  readonly fixture: BridgeFixture;
+  readonly upstream: MockUpstream;
+  /** All records so far, once there are as many. */
+  records(count: number): Promise<readonly AuditRecord[]>;
+  /** The lines of the log as they are. */
+  text(): Promise<string>;
+  /** Ends the bridge and the log; the home stays. */
+  end(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** The models `m1`, at a price, and `hosted`, which leaves the host, of one upstream `shop`. */
+export async function auditedBridge(
+  options: {
+    readonly policy?: BridgePolicy;
+    readonly api?: UpstreamApi;
+    readonly price?: Price;
+  } = {},
+): Promise<AuditedBridge> {
+  const { price = { input: 1_000_000, output: 2_000_000, cachedInput: 0 }, policy = {} } = options;
+  const { api = 'openai' } = options;
+  const cleanup = new CleanupStack();
+  const home = await mkdtemp(join(tmpdir(), 'nv-audit-'));
+  cleanup.push('home', () => rm(home, { recursive: true, force: true }));
+  const upstream = await startMockUpstream();
+  cleanup.push('upstream', () => upstream.close());
+  const ending = new CleanupStack();
+  cleanup.push('bridge', () => ending.run());
+  const log = { homeDir: home, clock: systemClock, log: silentLog };
+  const models = await AuditLog.open({ ...log, kind: 'models' });
+  ending.push('log', () => models[Symbol.asyncDispose]());
+  const place = {
+    target: () => Promise.resolve({ ...upstream.target, api }),
+    answerWithinMs: null,
+    discover: false,
+    api,
+  };
+  const model = (name: string) => ({
+    routes: [{ upstream: name, model: `${name}-m1`, weight: 1, price }],
+    fallback: [],
+    fallbackOn: new Set(['connect'] as const),
+  });
+  const fixture = await bridgeFixture({
+    policy,
+    routes: {
+      upstreams: [
+        { ...place, name: 'shop', isHosted: false },
+        { ...place, name: 'cloud', isHosted: true },
+      ],
+      models: new Map([
+        ['m1', model('shop')],
+        ['hosted', model('cloud')],
+      ]),
+    },
+    requestLog: modelRequestLog(models, () => 'acme'),
+  });
+  ending.push('bridge', () => fixture.close());
+  const text = async (): Promise<string> => {
+    await models.flush();
+    return await readFile(join(home, 'audit', 'models', 'audit.jsonl'), 'utf8');
+  };
+  const records = async (count: number): Promise<readonly AuditRecord[]> => {
+    for (;;) {
+      const all = (await text()).split('\n').flatMap((line) => parseRecord(line) ?? []);
+      if (all.length >= count) return all;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  };
+  return {
+    home,
+    fixture,
+    upstream,
+    records,
+    text,
+    end: () => ending.run(),
+    close: () => cleanup.run(),
+  };
+}
