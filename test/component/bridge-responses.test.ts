@@ -337,6 +337,7 @@ describe('bridge: errors of Responses', () => {
     ['PUT', '/v1/responses', 405],
     ['POST', '/v1/responses/resp_1', 405],
     ['POST', '/v1/responses/resp_1/cancel', 404],
+    ['POST', '/v1/responses/compact', 404],
     ['GET', '/v1/responses/../models', 404],
   ])('%s %s: %i', async (method, path, status) => {
     fixture = await bridgeFixture();

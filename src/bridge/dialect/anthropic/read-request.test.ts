@@ -106,6 +106,18 @@ describe('Messages: what the upstream gets', () => {
     });
   });
 
+  it('the names of tools that a result loads', () => {
+    const content = ['Edit', 'Write'].map((name) => ({ type: 'tool_reference', tool_name: name }));
+    expect(translate(user({ type: 'tool_result', tool_use_id: 'a', content }))).toMatchObject({
+      messages: [
+        {
+          role: 'tool',
+          content: 'The tool Edit is available now.\n\nThe tool Write is available now.',
+        },
+      ],
+    });
+  });
+
   it('calls, reasoning and text of an assistant; neighbors of a role as one', () => {
     const assistant = (...content: JsonObject[]) => ({ role: 'assistant', content });
     const messages = [

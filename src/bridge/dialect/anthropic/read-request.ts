@@ -99,10 +99,17 @@ function readUserBlock(value: unknown, path: string): readonly Part[] {
             ? []
             : [{ type: 'text', text: content }]
           : list(content, `${path}.content`).map((one, i) =>
-              readContent(object(one, `${path}.content.${i}`), `${path}.content.${i}`),
+              readResultBlock(object(one, `${path}.content.${i}`), `${path}.content.${i}`),
             ),
     },
   ];
+}
+
+/** What a tool gives back. The one with which Claude Code loads tools refers to them. */
+function readResultBlock(block: JsonObject, path: string): TextPart | ImagePart {
+  if (block['type'] !== 'tool_reference') return readContent(block, path);
+  const name = text(block['tool_name'], `${path}.tool_name`);
+  return { type: 'text', text: `The tool ${name} is available now.` };
 }
 
 function readAssistantBlock(value: unknown, path: string): readonly Part[] {

@@ -40,6 +40,8 @@ const ITEM: Fields = {
     ...labels('type command timeout_ms user working_directory'),
     env: { others: LABEL },
   }),
+  // Codex's, for OpenAI's own records.
+  internal_chat_message_metadata_passthrough: 'open',
 };
 
 const DEFINITION: Fields = {

@@ -30,6 +30,11 @@ export interface PlacedItem {
   readonly path: string;
 }
 
+/** Of items and of the route that ask OpenAI's servers to do it. */
+export const NO_COMPACTION =
+  'only OpenAI shortens conversations on its servers; let the client do it. Codex does, with a model provider ' +
+  'of another name than OpenAI';
+
 /** The items of `input`; a message has its type, and a list as its content. */
 export function placedItems(input: unknown): readonly PlacedItem[] {
   if (typeof input === 'string') return [{ item: messageItem('user', input), path: 'input' }];
@@ -90,6 +95,9 @@ function readItem(item: JsonObject, path: string): ReadItem {
       return result(item['call_id'], `${path}.call_id`, item['output'], `${path}.output`);
     case 'local_shell_call_output':
       return result(item['call_id'] ?? item['id'], `${path}.id`, item['output'], `${path}.output`);
+    case 'compaction_trigger':
+    case 'compaction':
+      throw new Fault(`${path}.type`, NO_COMPACTION, 'field_refused');
     default:
       throw new Fault(`${path}.type`, `the item ${shown(type)} is refused here`, 'field_refused');
   }

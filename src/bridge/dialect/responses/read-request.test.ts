@@ -48,6 +48,7 @@ describe('Responses: what is refused', () => {
     ],
     ['the choice of one', { tool_choice: { type: 'web_search' } }, 'provider_tool_refused'],
     ['an item of one', { input: [{ type: 'web_search_call', id: 'w' }] }, 'field_refused'],
+    ['an item that asks to shorten', { input: [{ type: 'compaction_trigger' }] }, 'field_refused'],
     ['an MCP server', { tools: [{ server_url: 'http://x' }] }, 'provider_tool_refused'],
     ['a job', { background: true }, 'field_refused'],
     ['a conversation', { conversation: { id: 'c' } }, 'file_reference_refused'],
@@ -102,6 +103,14 @@ describe('Responses: what the upstream gets', () => {
           { role: 'user', content: 'c\n\n<system>\nd\n</system>' },
         ],
       },
+    });
+  });
+
+  it('nothing of the records that Codex keeps in messages', () => {
+    const passthrough = { turn_id: 't', create_time: 1.5, content_item_kinds: ['user.text'] };
+    const item = { ...say('x'), internal_chat_message_metadata_passthrough: passthrough };
+    expect(translate({ input: [item] })).toMatchObject({
+      body: { messages: [{ role: 'user', content: 'x' }] },
     });
   });
 
@@ -275,7 +284,7 @@ describe('Responses: routes', () => {
   });
   it.each([
     ['GET', '/v1/responses/a/b/c', 404],
-    ['POST', '/v1/responses/compact/', 405],
+    ['POST', '/v1/responses/compact/', 404],
     ['GET', `/v1/responses/${'x'.repeat(101)}`, 404],
     ['GET', '/v1/responses/%2e%2e', 404],
     ['GET', '/v1/responses', 405],

@@ -19,6 +19,7 @@ import { openaiDialect } from '../openai/openai.ts';
 import { writeRequest } from '../openai/write-request.ts';
 import { RESPONSES_FIELDS, RESPONSES_HAZARDS } from './fields.ts';
 import { deleteKept, findKept, listKept, readKept } from './kept-responses.ts';
+import { NO_COMPACTION } from './read-items.ts';
 import { readNeeds, readRequest } from './read-request.ts';
 import { failureEvents, ResponsesWriter } from './write-answer.ts';
 
@@ -75,9 +76,14 @@ function route(method: string, url: string): Checked<Route> {
     );
   }
   const [, id, list] = KEPT.exec(path) ?? [];
-  if (id === undefined) {
+  const isCompact = path === '/responses/compact';
+  if (id === undefined || isCompact) {
     const known = '/v1/responses, /v1/responses/{id}, /v1/responses/{id}/input_items';
-    const more = path.endsWith('/cancel') ? ` ${NO_JOBS}` : '';
+    const more = path.endsWith('/cancel')
+      ? ` ${NO_JOBS}`
+      : isCompact
+        ? ` Here ${NO_COMPACTION}.`
+        : '';
     return refused(404, 'unknown_url', `Unknown path. Use one of ${known}.${more}`);
   }
   if (list !== undefined) {
