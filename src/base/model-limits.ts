@@ -20,8 +20,24 @@ export interface ModelBudget {
   readonly tokensPerMinute?: number;
 }
 
+/** It has windows, or a restart of the daemon would have to begin it anew. */
+export type WindowedBudget = ModelBudget & { readonly windowMs: number };
+
 /** The account of all sandboxes together; no sandbox has this id. */
 export const HOST_ACCOUNT = 'host';
+const TENANT_ACCOUNT = 'tenant:';
+/** The account of all sandboxes of a tenant; no sandbox has this id. */
+export const tenantAccount = (tenant: string): string => `${TENANT_ACCOUNT}${tenant}`;
+export const isTenantAccount = (account: string): boolean => account.startsWith(TENANT_ACCOUNT);
+
+/** The budget of a tenant's sandboxes together, or of all. */
+export interface SharedBudget {
+  /** Null: of all sandboxes of the host. */
+  readonly tenant: string | null;
+  readonly limits: WindowedBudget;
+  /** Null: nothing yet. */
+  readonly used: BudgetUse | null;
+}
 
 /** Use in the current window. */
 export interface BudgetUse {

@@ -1,6 +1,6 @@
 /** What a request needs before it is sent: a part of its sandbox's budget, then a slot of an upstream. */
-import { HOST_ACCOUNT, type ModelBudget } from '../base/model-limits.ts';
-import type { Reservation } from './budget/accounts.ts';
+import { HOST_ACCOUNT, type ModelBudget, tenantAccount } from '../base/model-limits.ts';
+import type { BudgetShare, Reservation } from './budget/accounts.ts';
 import type { Budgets } from './budget/budgets.ts';
 import {
   DEFAULT_OUTPUT_TOKENS,
@@ -11,7 +11,7 @@ import {
 import { costOf, dearestOf, FREE, type Price } from './budget/price.ts';
 import type { BridgePolicy } from './policy.ts';
 import type { Turn, UpstreamQueues } from './queue/upstream-queues.ts';
-import { accepted, type Checked, type Refusal, refused } from './refusal.ts';
+import { accepted, type Checked, refused } from './refusal.ts';
 import type { Route } from './routing/route-table.ts';
 import { type Plan, withRoutes } from './routing/router.ts';
 import type { UpstreamTarget } from './upstream/address.ts';
@@ -22,15 +22,17 @@ export interface AdmissionContext {
   /** The budget's: sandboxes may share one. */
   readonly account: string;
   readonly policy: BridgePolicy;
-  /** Of all sandboxes together. Null: none. */
-  readonly hostBudget: ModelBudget | null;
+  readonly sharedBudgets: SharedBudgets;
   readonly budgets: Budgets;
   readonly queues: UpstreamQueues;
   /** Null: the operator's. */
   readonly tenantOf: (sandboxId: string) => string | null;
-  /** Why the sandbox may ask no model now. */
-  readonly refusalOf: (sandboxId: string) => Refusal | null;
 }
+
+/** The budgets that hold now for a sandbox of this tenant, beside its own: the tenant's, and that of all sandboxes. */
+export type SharedBudgets = (
+  tenant: string | null,
+) => readonly { readonly account: string; readonly limits: ModelBudget }[];
 
 export interface AdmissionRequest {
   readonly promptTokensEstimate: number;
@@ -71,18 +73,12 @@ export class Admission {
     request: AdmissionRequest,
     signal: AbortSignal,
   ): Promise<Checked<Admission>> {
-    const { account, hostBudget, policy } = context;
-    const { budget = {} } = policy;
-    const shares = [
-      ...(Object.keys(budget).length === 0 ? [] : [{ account, limits: budget }]),
-      ...(hostBudget === null
-        ? []
-        : [{ account: HOST_ACCOUNT, limits: hostBudget, holder: account }]),
-    ];
-    if (shares.length === 0) return accepted(new Admission(context, request, undefined));
+    const shares = (): readonly BudgetShare[] => sharesOf(context);
+    const first = shares();
+    if (first.length === 0) return accepted(new Admission(context, request, undefined));
     const { promptTokensEstimate: inputTokens, output } = request;
     const size = { inputTokens, outputTokens: mostOf(output), answers: output?.answers ?? 1 };
-    let hasCost = shares.some(({ limits }) => limits.costNanoDollars !== undefined);
+    let hasCost = first.some(({ limits }) => limits.costNanoDollars !== undefined);
     for (;;) {
       const plan = hasCost ? pricedPlan(request.plan) : request.plan;
       if (plan.groups.length === 0) return unpriced(plan.model);
@@ -100,7 +96,7 @@ export class Admission {
 
   /** Waits for a slot of the upstream, which takes the place of another's. @throws the signal's reason */
   async enter(target: UpstreamTarget, signal: AbortSignal): Promise<Checked<Turn>> {
-    const { sandboxId, policy, queues, tenantOf, refusalOf } = this.#context;
+    const { sandboxId, policy, queues, tenantOf } = this.#context;
     const entered = await queues.enter(
       target,
       {
@@ -112,11 +108,8 @@ export class Admission {
       },
       signal,
     );
-    if (!entered.ok) return entered;
-    this.#turn = entered.value;
-    // Others of the same owner may have used the rest meanwhile.
-    const refusal = refusalOf(sandboxId);
-    return refusal === null ? entered : { ok: false, refusal };
+    if (entered.ok) this.#turn = entered.value;
+    return entered;
   }
 
   /** Members to set in a form of the request: the budget's limit of the answer. */
@@ -167,6 +160,21 @@ export class Admission {
     this.#reservation?.release();
     this.#turn?.release();
   }
+}
+
+/** A tenant's sandboxes together leave a part of the host's budget, too. */
+function sharesOf(context: AdmissionContext): readonly BudgetShare[] {
+  const { account, sandboxId, policy, tenantOf, sharedBudgets } = context;
+  const { budget = {} } = policy;
+  const tenant = tenantOf(sandboxId);
+  const groups = tenant === null ? [] : [tenantAccount(tenant)];
+  return [
+    ...(Object.keys(budget).length === 0 ? [] : [{ account, limits: budget }]),
+    ...sharedBudgets(tenant).map((shared) => ({
+      ...shared,
+      holders: shared.account === HOST_ACCOUNT ? [account, ...groups] : [account],
+    })),
+  ];
 }
 
 const mostOf = (output: OutputLimit | null): number =>

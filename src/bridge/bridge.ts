@@ -33,14 +33,10 @@ import type { Clock } from '../base/clock.ts';
 import { FairShare, type FairShareLimits } from '../base/fairness/fair-share.ts';
 import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
-import { collected, type Metric, single } from '../base/metrics.ts';
-import {
-  type BudgetUse,
-  budgetStates,
-  HOST_ACCOUNT,
-  type ModelBudget,
-} from '../base/model-limits.ts';
+import { type Metric, single } from '../base/metrics.ts';
+import type { BudgetUse } from '../base/model-limits.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
+import type { SharedBudgets } from './admission.ts';
 import { BODY_MEMORY } from './body/body.ts';
 import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
@@ -54,7 +50,6 @@ import type { BridgePolicy } from './policy.ts';
 import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
 import { PortRecords } from './record/port-records.ts';
 import type { RequestLog } from './record/request-record.ts';
-import type { Refusal } from './refusal.ts';
 import { spokenApis } from './request-form.ts';
 import { type Draw, drawByHash } from './routing/affinity.ts';
 import { Dispatcher } from './routing/dispatcher.ts';
@@ -85,8 +80,6 @@ export interface BridgeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** Gets a record of each request that was sent, and of those that were refused. Absent: nothing does. */
   readonly requestLog?: RequestLog | undefined;
-  /** Judges each inference request before it is read: why the sandbox may ask no model; null: it may. */
-  readonly refusalOf?: (sandboxId: string) => Refusal | null;
   /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
   readonly tenantOf?: (sandboxId: string) => string | null;
   /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
@@ -101,16 +94,17 @@ export interface BridgeOptions {
   readonly bodyMemory?: FairShareLimits;
   /** Default `CHECKER_LIMITS`. */
   readonly checker?: Partial<CheckerLimits>;
-  /** For the requests of all sandboxes together, beside their own budgets. Absent: none. */
-  readonly hostBudget?: HostBudgetOptions | undefined;
+  /** Budgets that sandboxes share, beside their own. Absent: none. */
+  readonly sharedBudgets?: SharedBudgetOptions | undefined;
   /** Default `QUEUE_LIMITS`. */
   readonly queue?: QueueLimits;
 }
 
-export interface HostBudgetOptions {
-  readonly limits: ModelBudget;
-  /** Before; null: nothing. */
-  readonly used: BudgetUse | null;
+export interface SharedBudgetOptions {
+  /** Asked for each request, and again while it waits. */
+  readonly of: SharedBudgets;
+  /** By account, before. */
+  readonly used: ReadonlyMap<string, BudgetUse>;
 }
 
 export interface Caller {
@@ -128,7 +122,7 @@ export interface Bridge {
    * @throws BridgeError `listen_failed`, `closed`
    */
   attach(caller: Caller): Promise<BridgePort>;
-  /** What was used of a budget, of `HOST_ACCOUNT` by all; null: nothing is known of the account. */
+  /** What was used of a budget, of `HOST_ACCOUNT` by all, of a `tenantAccount` by the tenant's; null: nothing is known of it. */
   budgetUse(account: string): BudgetUse | null;
   /** Metrics of all ports, including closed ones. */
   metrics(): readonly Metric[];
@@ -161,9 +155,8 @@ export function createBridge(options: BridgeOptions): Bridge {
   const { draw = drawByHash } = options;
   const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, draw });
   const budgets = new Budgets(clock);
-  const { hostBudget } = options;
-  if (hostBudget?.used != null) {
-    budgets.restore({ account: HOST_ACCOUNT, limits: hostBudget.limits }, hostBudget.used);
+  for (const [account, used] of options.sharedBudgets?.used ?? []) {
+    budgets.restore({ account, limits: { windowMs: used.windowMs }, holders: [] }, used);
   }
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
@@ -199,11 +192,10 @@ export function createBridge(options: BridgeOptions): Bridge {
         log,
         onUsage,
         records,
-        refusalOf: options.refusalOf ?? (() => null),
         tenantOf: options.tenantOf ?? (() => null),
         queues,
         budgets,
-        hostBudget: hostBudget?.limits ?? null,
+        sharedBudgets: options.sharedBudgets?.of ?? (() => []),
         metrics,
         tracer,
         takeTraces: options.takeTraces,
@@ -235,7 +227,6 @@ export function createBridge(options: BridgeOptions): Bridge {
     metrics: () => [
       ...metrics.list(),
       ...queues.metrics(),
-      ...(hostBudget === undefined ? [] : hostBudgetGauges(hostBudget.limits, budgets, clock)),
       ...dispatcher.metrics(),
       ...portGauges(ports),
       waitingBodies(checker),
@@ -248,23 +239,6 @@ export function createBridge(options: BridgeOptions): Bridge {
       return closing;
     },
   };
-}
-
-function hostBudgetGauges(limits: ModelBudget, budgets: Budgets, clock: Clock): readonly Metric[] {
-  const gauge = (key: 'limit' | 'used', help: string): Metric =>
-    collected(
-      'gauge',
-      { name: `neurovisor_model_budget_${key}`, help, unit: null, labels: ['kind'] },
-      () =>
-        budgetStates(limits, budgets.useOf(HOST_ACCOUNT), clock.wall()).map((state) => [
-          { kind: state.kind },
-          state[key],
-        ]),
-    );
-  return [
-    gauge('limit', 'Budget for models of all sandboxes together, by kind.'),
-    gauge('used', 'Use of the budget of all sandboxes together in this window, by kind.'),
-  ];
 }
 
 function waitingBodies(checker: BodyChecker): Metric {

@@ -213,11 +213,11 @@ export class Exchange {
 
   /** The model's first upstreams, if they count; null: they don't, or can't be asked now. */
   async #counter(inspection: Inspection, forms: RequestForms): Promise<ResolvedModel | null> {
-    const { models, policy, apis, tape, sandboxId, refusalOf } = this.#context;
+    const { models, policy, apis, tape } = this.#context;
     const { direct } = this.#dialect;
     if (direct === undefined || forms[direct.api] === undefined) return null;
     // A cassette has answers of models only.
-    if (tape !== undefined || refusalOf(sandboxId) !== null) return null;
+    if (tape !== undefined) return null;
     this.#watchSilence();
     const resolved = await models.resolve(inspection.model, policy, 'text', this.#aborter.signal);
     if (!resolved.ok) return null;
@@ -245,10 +245,8 @@ export class Exchange {
   }
 
   async #infer(operation: Operation): Promise<ExchangeEnd> {
-    const { limits, clock, sandboxId } = this.#context;
+    const { limits, clock } = this.#context;
     this.#head.operation = operation.name;
-    const refusal = this.#context.refusalOf(sandboxId);
-    if (refusal !== null) return this.#refused(refusal);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();

@@ -7,6 +7,7 @@ import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
+import type { SharedBudget } from '../base/model-limits.ts';
 import { MIB } from '../base/units.ts';
 import { dialChannel } from '../guest/dial.ts';
 import { availableMib } from '../probes/host-memory.ts';
@@ -53,6 +54,8 @@ export interface ControlPlaneOptions {
   readonly waitsForMemory?: boolean | undefined;
   /** Judges starts for the owners of sandboxes. Default: one owner, without limits. */
   readonly gate?: StartGate | undefined;
+  /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
+  readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
 }
 
 /**
@@ -102,6 +105,7 @@ export async function openControlPlane(
         upstream: upstream.description,
         models: await upstream.offered(),
         memoryAvailableMib: Math.floor(availableMib()),
+        modelBudgets: options.modelBudgets?.() ?? [],
       }),
       makeSpec: (options) => runtime.makeSpec(options),
       modelUse: (account) => runtime.modelUse(account),

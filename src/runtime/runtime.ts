@@ -18,11 +18,10 @@ import type { Progress } from '../base/progress.ts';
 import {
   type Bridge,
   createBridge,
-  type HostBudgetOptions,
   type RequestLog,
+  type SharedBudgetOptions,
   type UsageRecord,
 } from '../bridge/bridge.ts';
-import type { Refusal } from '../bridge/refusal.ts';
 import type { Config } from '../config.ts';
 import { listenForGuest } from '../guest/link.ts';
 import { type Home, resolveHome } from '../home.ts';
@@ -96,8 +95,8 @@ export interface RuntimeOptions {
   /** A GGUF file for the engine instead of the small model that set-up fetches. */
   readonly modelPath?: string | undefined;
   readonly onUsage?: (usage: UsageRecord) => void;
-  /** For the requests of all sandboxes together to models. Default: none. */
-  readonly hostBudget?: HostBudgetOptions | undefined;
+  /** Budgets for models that sandboxes share. Default: none. */
+  readonly sharedBudgets?: SharedBudgetOptions | undefined;
   /** Gets records of requests to models. */
   readonly requestLog?: RequestLog | undefined;
   /** True: a daemon, which runs the configured kernel probes. */
@@ -119,12 +118,8 @@ export interface RuntimeOptions {
 /** Long enough for a first boot in software emulation on a busy machine. */
 const HELLO_TIMEOUT_MS = 60_000;
 
-export interface ModelGate {
-  /** Why a sandbox may ask no model now; null: it may. */
-  refusalOf(sandboxId: string): Refusal | null;
-  /** Owner of a sandbox; null: the operator. */
-  tenantOf(sandboxId: string): string | null;
-}
+/** Owner of a sandbox; null: the operator. */
+type TenantOf = (sandboxId: string) => string | null;
 
 export class Runtime {
   readonly home: Home;
@@ -155,7 +150,7 @@ export class Runtime {
   readonly #cleanup: CleanupStack;
   #images: Images | undefined;
   readonly #usageListeners: Set<(usage: UsageRecord) => void>;
-  readonly #modelGate: { current: ModelGate | null };
+  readonly #owners: { tenantOf: TenantOf };
 
   private constructor(
     options: RuntimeOptions,
@@ -178,7 +173,7 @@ export class Runtime {
       sharedRam: SharedRam;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
-      modelGate: { current: ModelGate | null };
+      owners: { tenantOf: TenantOf };
       tape: RuntimeTape | null;
     },
   ) {
@@ -201,7 +196,7 @@ export class Runtime {
     this.#packages = made.packages;
     this.#cleanup = made.cleanup;
     this.#usageListeners = made.usageListeners;
-    this.#modelGate = made.modelGate;
+    this.#owners = made.owners;
     this.tape = made.tape;
     const templateParts = {
       ...this.#parts(),
@@ -268,7 +263,7 @@ export class Runtime {
       const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
-      const modelGate: { current: ModelGate | null } = { current: null };
+      const owners: { tenantOf: TenantOf } = { tenantOf: () => null };
       // Once the bridge is closed, all answers have ended.
       cleanup.push('cassette', () => tape?.close(upstream.defaultModel));
       const bridge = createBridge({
@@ -280,10 +275,9 @@ export class Runtime {
         onUsage: (record) => {
           for (const listener of usageListeners) listener(record);
         },
-        refusalOf: (id) => modelGate.current?.refusalOf(id) ?? null,
-        tenantOf: (id) => modelGate.current?.tenantOf(id) ?? null,
+        tenantOf: (id) => owners.tenantOf(id),
         tape: tape?.tape,
-        hostBudget: options.hostBudget,
+        sharedBudgets: options.sharedBudgets,
         requestLog: options.requestLog,
       });
       cleanup.push('bridge', () => bridge.close());
@@ -331,7 +325,7 @@ export class Runtime {
         sharedRam,
         cleanup,
         usageListeners,
-        modelGate,
+        owners,
         tape,
       });
     } catch (error) {
@@ -507,9 +501,9 @@ export class Runtime {
     this.#usageListeners.add(listener);
   }
 
-  /** Asks `gate` about each request of a sandbox to the model. */
-  judgeModelRequests(gate: ModelGate): void {
-    this.#modelGate.current = gate;
+  /** Shares model servers among the tenants of sandboxes from now on. Before: all are the operator's. */
+  setTenantOf(tenantOf: TenantOf): void {
+    this.#owners.tenantOf = tenantOf;
   }
 
   /** Starts the built-in model server ahead of the first request, which reports failures. */

@@ -9,7 +9,7 @@
 import type { Duplex } from 'node:stream';
 import type { ChannelLimits, ChannelStats } from '../base/channel.ts';
 import type { DiskLimits } from '../base/disk-limits.ts';
-import type { BudgetUse } from '../base/model-limits.ts';
+import type { BudgetUse, SharedBudget } from '../base/model-limits.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { Guest } from '../guest/guest.ts';
 import type { GatewayUse } from '../net/lease/lease.ts';
@@ -376,4 +376,6 @@ export interface HostInfo {
   readonly queued: number;
   readonly memoryAvailableMib: number;
   readonly startedAtMs: number;
+  /** Budgets for models that the caller's sandboxes share: for the operator, those of all tenants, too. */
+  readonly modelBudgets: readonly SharedBudget[];
 }

@@ -7,8 +7,10 @@ export const TENANT_LIMITS = {
   fileBytesMax: 4096,
   /** Time after the last change of files during which they are read again for each request, milliseconds. */
   filesFreshMs: 1000,
-  /** Time between two writes of the count of tokens, milliseconds. */
-  tokensSavedMs: 1000,
+  /** Time between two writes of a file that follows counts, milliseconds. */
+  savedMs: 1000,
+  /** Tenants whose budgets `/metrics` shows. */
+  budgetSeriesMax: 100,
   /** Ended sandboxes whose owner is remembered for model requests that end after them; the oldest is forgotten. */
   endedMax: 10_000,
   /** Retry delay if a quota is used up and nobody knows until when, milliseconds. */

@@ -61,7 +61,8 @@ export class TenantPlane implements ControlPlane {
     const host = await this.#control.host();
     const own = await this.list();
     const paused = own.filter(({ status }) => status === 'paused').length;
-    return { ...host, sandboxes: own.length, paused, queued: 0 };
+    const modelBudgets = host.modelBudgets.filter(({ tenant }) => tenant === this.#tenant);
+    return { ...host, sandboxes: own.length, paused, queued: 0, modelBudgets };
   }
 
   async create(request: CreateRequest, signal?: AbortSignal): Promise<SandboxInfo> {

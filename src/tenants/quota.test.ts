@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
-import type { UsageRecord } from '../bridge/bridge.ts';
 import type { SandboxInfo } from '../sandbox/control.ts';
 import { BusyError } from '../sandbox/errors.ts';
 import { TenantQuotas } from './quota.ts';
@@ -27,9 +26,6 @@ function quotasOf(limits: Partial<Quotas>) {
     quotas.admit({ annotations: tenant === null ? {} : { tenant }, memoryMib, resumes });
   return { clock, quotas, control, change, start };
 }
-
-const used = (tokens: number): UsageRecord =>
-  ({ sandboxId: 'a', promptTokens: tokens - 1, completionTokens: 1 }) as UsageRecord;
 
 describe('TenantQuotas', () => {
   it('names the quota, its use, and when to retry', () => {
@@ -76,46 +72,6 @@ describe('TenantQuotas', () => {
     clock.advance(500);
     start();
     expect(() => start()).toThrow(expect.objectContaining({ retryAfterMs: 500 }));
-  });
-
-  it('tokens: until the next day', async () => {
-    const { quotas, control, change, clock, start } = quotasOf({ tokensPerDay: 100 });
-    await quotas.watch(control);
-    change({ id: 'a' });
-    quotas.noteUsage(used(99));
-    start().release();
-    quotas.noteUsage(used(2));
-    expect(() => start()).toThrow('101 of 100 tokens of today are used');
-    clock.advance(24 * 3600 * 1000);
-    start();
-  });
-
-  it('tokens: a request that ends after its sandbox still counts', async () => {
-    const { quotas, control, change, start } = quotasOf({ tokensPerDay: 100 });
-    await quotas.watch(control);
-    change({ id: 'a' });
-    change({ id: 'a', status: 'ended' });
-    quotas.noteUsage(used(100));
-    expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, tokensToday: 100 });
-    expect(() => start()).toThrow('100 of 100 tokens');
-  });
-
-  it('tokens: once they are used up, running sandboxes may ask no model until midnight', async () => {
-    const { quotas, control, change, clock } = quotasOf({ tokensPerDay: 100 });
-    await quotas.watch(control);
-    change({ id: 'a' });
-    change({ id: 'b' }, 'other');
-    expect(quotas.refusalOf('a')).toBeNull();
-    quotas.noteUsage(used(100));
-    expect(quotas.refusalOf('a')).toMatchObject({
-      isFinal: true,
-      status: 429,
-      code: 'quota_exceeded',
-      message: expect.stringContaining('100 of 100 tokens of today (UTC)'),
-    });
-    for (const id of ['b', 'of the operator']) expect(quotas.refusalOf(id)).toBeNull();
-    clock.advance(24 * 3600 * 1000);
-    expect(quotas.refusalOf('a')).toBeNull();
   });
 
   it('watch: a sandbox that ends while the list is made does not count for ever', async () => {

@@ -8,19 +8,13 @@
 import { assert } from '../base/assert.ts';
 import type { Clock } from '../base/clock.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
-import type { UsageRecord } from '../bridge/bridge.ts';
-import type { Refusal } from '../bridge/refusal.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import { BusyError } from '../sandbox/errors.ts';
 import type { StartAsked, StartGate, StartReservation } from '../sandbox/start/start-gate.ts';
-import { DAY_MS, DailyTokens } from './daily-tokens.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { ownerOf } from './owner.ts';
-import type { KnownQuotas, Quotas } from './settings.ts';
+import type { KnownTenants, Quotas } from './settings.ts';
 import { countedMib } from './usage.ts';
-
-/** Clients that are told to wait longer retry at once instead. */
-const RETRY_SECONDS_MAX = 60;
 
 interface Counted {
   readonly tenant: string;
@@ -30,11 +24,10 @@ interface Counted {
 export interface TenantUse {
   readonly sandboxes: number;
   readonly memoryMib: number;
-  readonly tokensToday: number;
 }
 
 export class TenantQuotas implements StartGate {
-  readonly #quotas: Pick<KnownQuotas, 'of'>;
+  readonly #quotas: Pick<KnownTenants, 'of'>;
   readonly #clock: Clock;
   readonly #sandboxes = new Map<string, Counted>();
   /** Starts that are under way; `isNew`: they count as sandboxes, too. */
@@ -42,12 +35,10 @@ export class TenantQuotas implements StartGate {
   /** Owners of the sandboxes that ended last: their model requests may end after them. */
   readonly #ended = new Map<string, string>();
   readonly #starts = new Map<string, TokenBucket>();
-  readonly #tokens: DailyTokens;
 
-  constructor(quotas: Pick<KnownQuotas, 'of'>, clock: Clock, tokens = DailyTokens.inMemory(clock)) {
+  constructor(quotas: Pick<KnownTenants, 'of'>, clock: Clock) {
     this.#quotas = quotas;
     this.#clock = clock;
-    this.#tokens = tokens;
   }
 
   /** Counts the sandboxes of a control plane from now on. @returns the function that stops it */
@@ -61,27 +52,6 @@ export class TenantQuotas implements StartGate {
     for (const info of await control.list()) if (!changed.has(info.id)) this.#note(info);
     changed = null;
     return stop;
-  }
-
-  /** For the bridge: a model request is over. */
-  noteUsage({ sandboxId, promptTokens, completionTokens }: UsageRecord): void {
-    const tenant = this.tenantOf(sandboxId);
-    if (tenant !== null) this.#tokens.add(tenant, promptTokens + completionTokens);
-  }
-
-  /** For the bridge: whether a sandbox may ask a model. Null: it may. */
-  refusalOf(sandboxId: string): Refusal | null {
-    const tenant = this.tenantOf(sandboxId);
-    if (tenant === null) return null;
-    const { tokensPerDay } = this.#quotas.of(tenant);
-    const used = this.#tokens.of(tenant);
-    if (tokensPerDay === null || used < tokensPerDay) return null;
-    const message =
-      `The token quota of this sandbox's owner is used up: ${used} of ${tokensPerDay} tokens of today (UTC). ` +
-      'Retry after midnight UTC, or ask the operator of the host for a larger quota.';
-    const retryAfterSeconds = Math.ceil(this.#untilMidnightMs() / 1000);
-    const isFinal = retryAfterSeconds > RETRY_SECONDS_MAX;
-    return { status: 429, code: 'quota_exceeded', message, retryAfterSeconds, isFinal };
   }
 
   /**
@@ -101,7 +71,7 @@ export class TenantQuotas implements StartGate {
     // A sandbox that is being resumed is counted already, without memory.
     const sandboxes = own.filter((one) => !('isNew' in one) || one.isNew).length;
     const memoryMib = own.reduce((sum, one) => sum + one.memoryMib, 0);
-    return { sandboxes, memoryMib, tokensToday: this.#tokens.of(tenant) };
+    return { sandboxes, memoryMib };
   }
 
   ownerOf(annotations: SandboxInfo['annotations']): string {
@@ -133,7 +103,6 @@ export class TenantQuotas implements StartGate {
     const quotas = this.#quotas.of(tenant);
     const use = this.useOf(tenant);
     within(tenant, 'MiB of memory', use.memoryMib, memoryMib, quotas.memoryMib);
-    this.#requireTokens(tenant, quotas, use);
     this.#requireStart(tenant, quotas);
     const reserved = { tenant, memoryMib, isNew };
     this.#reserved.add(reserved);
@@ -162,12 +131,6 @@ export class TenantQuotas implements StartGate {
     else this.#sandboxes.set(info.id, { tenant, memoryMib: countedMib(info) });
   }
 
-  #requireTokens(tenant: string, { tokensPerDay }: Quotas, { tokensToday }: TenantUse): void {
-    if (tokensPerDay === null || tokensToday < tokensPerDay) return;
-    const why = `${tokensToday} of ${tokensPerDay} tokens of today are used`;
-    throw exceeded(tenant, why, this.#untilMidnightMs());
-  }
-
   #requireStart(tenant: string, { startsPerSecond }: Quotas): void {
     if (startsPerSecond === null) {
       this.#starts.delete(tenant);
@@ -183,11 +146,6 @@ export class TenantQuotas implements StartGate {
     const waitMs = bucket.waitForMs(1, now);
     if (waitMs > 0) throw exceeded(tenant, `${startsPerSecond} starts a second`, waitMs);
     bucket.spend(1);
-  }
-
-  /** UTC. */
-  #untilMidnightMs(): number {
-    return DAY_MS - (this.#clock.wall() % DAY_MS);
   }
 }
 

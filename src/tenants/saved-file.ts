@@ -12,7 +12,7 @@ export interface SavedFileParts {
   readonly path: string;
   readonly clock: Clock;
   readonly log: Log;
-  /** For messages: `the count of today’s tokens`. */
+  /** For messages: `the use of the budgets`. */
   readonly what: string;
   /** What to write now. */
   readonly text: () => string;
@@ -60,7 +60,7 @@ export class SavedFile implements AsyncDisposable {
 
   #writeSoon(): void {
     if (this.#isClosed) return;
-    this.#stopTimer ??= this.#parts.clock.after(TENANT_LIMITS.tokensSavedMs, () => {
+    this.#stopTimer ??= this.#parts.clock.after(TENANT_LIMITS.savedMs, () => {
       this.#stopTimer = null;
       this.#saving = this.#saving.then(() => this.#write());
     });

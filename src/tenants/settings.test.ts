@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../base/clock.ts';
 import { silentLog } from '../base/log.ts';
-import { KnownQuotas, NO_QUOTAS, TenantStore } from './settings.ts';
+import { HostStore, KnownHost, KnownTenants, NO_QUOTAS, TenantStore } from './settings.ts';
 
 let home: string;
 beforeEach(() => {
@@ -14,7 +14,7 @@ afterEach(() => rmSync(home, { recursive: true, force: true }));
 
 it('a running daemon notices each change; quotas that are not named stay', () => {
   const store = new TenantStore(home);
-  const known = new KnownQuotas(home, systemClock, silentLog);
+  const known = new KnownTenants(home, systemClock, silentLog);
   expect(known.of('acme')).toEqual(NO_QUOTAS);
   store.set('acme', { sandboxes: 3, startsPerSecond: 0.5 });
   store.set('acme', { sandboxes: 4 });
@@ -28,7 +28,7 @@ it('a running daemon notices each change; quotas that are not named stay', () =>
 
 it('hosted models: none until they are set, and quotas stay', () => {
   const store = new TenantStore(home);
-  const known = new KnownQuotas(home, systemClock, silentLog);
+  const known = new KnownTenants(home, systemClock, silentLog);
   expect(known.hostedOf('acme')).toEqual([]);
   store.set('acme', { sandboxes: 3 });
   store.set('acme', { allowHosted: ['gpt-5-mini'] });
@@ -45,6 +45,34 @@ it('hosted models: none until they are set, and quotas stay', () => {
   expect(store.get('acme').allowHosted).toEqual([]);
 });
 
+it('budgets for models: a running daemon notices each change; what is not named stays', () => {
+  const budget = { outputTokens: 5, windowMs: 60_000 };
+  const store = new TenantStore(home);
+  const known = new KnownTenants(home, systemClock, silentLog);
+  const host = new KnownHost(home, systemClock, silentLog);
+  expect([known.budgetOf('acme'), host.budget()]).toEqual([null, null]);
+  store.set('acme', { modelBudget: budget });
+  store.set('acme', { sandboxes: 3 });
+  new HostStore(home).set({ modelBudget: { ...budget, requests: 1 } });
+  expect(known.budgetOf('acme')).toEqual(budget);
+  expect(host.budget()).toEqual({ ...budget, requests: 1 });
+  expect(known.list()).toEqual([
+    { name: 'acme', quotas: { ...NO_QUOTAS, sandboxes: 3 }, allowHosted: [], modelBudget: budget },
+  ]);
+  store.set('acme', { modelBudget: null });
+  expect(known.budgetOf('acme')).toBeNull();
+  const file = join(home, 'host', 'settings.json');
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  // The last one holds while the file can't be read, and no daemon begins without it.
+  for (const text of ['{', '{"name":"settings","modelBudget":{"outputTokens":1}}']) {
+    writeFileSync(file, text);
+    expect(host.budget()).toMatchObject({ requests: 1 });
+    expect(() => new KnownHost(home, systemClock, silentLog)).toThrow('could not read the host’s');
+  }
+  new HostStore(home).set({ modelBudget: null });
+  expect(host.budget()).toBeNull();
+});
+
 it('a name that is no tenant’s is refused, and no path', () => {
   for (const name of ['../acme', 'A', '']) {
     expect(() => new TenantStore(home).set(name, {})).toThrow('not a valid tenant name');
@@ -53,7 +81,7 @@ it('a name that is no tenant’s is refused, and no path', () => {
 
 it('the last quotas hold while the file of a tenant can’t be read', () => {
   const store = new TenantStore(home);
-  const known = new KnownQuotas(home, systemClock, silentLog);
+  const known = new KnownTenants(home, systemClock, silentLog);
   store.set('acme', { sandboxes: 3 });
   store.set('beta', { sandboxes: 5 });
   expect(known.of('acme').sandboxes).toBe(3);

@@ -1,8 +1,15 @@
-/** What a tenant may use: one file per tenant in the home, `HOME/tenants/NAME.json`. */
+/**
+ * What tenants, and all sandboxes together, may use: files in the home, which commands write and a running daemon watches.
+ *
+ *     HOME/tenants/NAME.json   one for each tenant
+ *     HOME/host/settings.json
+ */
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { Clock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import type { WindowedBudget } from '../base/model-limits.ts';
+import { RANGES } from '../sandbox/limits.ts';
 import { JsonFiles, WatchedFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
 import { TENANT_NAME } from './limits.ts';
@@ -17,28 +24,55 @@ const quotas = z.object({
   startsPerSecond: amount,
   /** Disk space of snapshots and pauses. */
   storageBytes: amount,
-  /** Tokens of prompts and answers since midnight, UTC. */
-  tokensPerDay: amount,
 });
 /** Null: unlimited. */
 export type Quotas = z.infer<typeof quotas>;
+
+const whole = ({ min, max }: { readonly min: number; readonly max: number }) =>
+  z.int().min(min).max(max);
+const modelBudget: z.ZodType<WindowedBudget> = z.strictObject({
+  inputTokens: whole(RANGES.modelBudget).exactOptional(),
+  outputTokens: whole(RANGES.modelBudget).exactOptional(),
+  requests: whole(RANGES.modelBudget).exactOptional(),
+  costNanoDollars: whole(RANGES.modelCostNanoDollars).exactOptional(),
+  windowMs: whole(RANGES.modelWindowMs),
+});
 
 const tenantFile = z.object({
   name: z.string().regex(TENANT_NAME),
   quotas,
   /** Models that other hosts may serve for it, by the operator's keys; `all`: every one. */
   allowHosted: z.array(z.string()).readonly().default([]),
+  /** What its sandboxes together may use of the models, beside their own budgets. Null: unlimited. */
+  modelBudget: modelBudget.nullable().default(null),
 });
 export type TenantInfo = z.infer<typeof tenantFile>;
-export type TenantChange = Partial<Quotas> & { readonly allowHosted?: readonly string[] };
+export type TenantChange = Partial<Quotas> & {
+  readonly allowHosted?: readonly string[];
+  readonly modelBudget?: WindowedBudget | null;
+};
 
 export const NO_QUOTAS: Quotas = {
   sandboxes: null,
   memoryMib: null,
   startsPerSecond: null,
   storageBytes: null,
-  tokensPerDay: null,
 };
+/** A tenant of which nothing was set. */
+export const unset = (name: string): TenantInfo => ({
+  name,
+  quotas: NO_QUOTAS,
+  allowHosted: [],
+  modelBudget: null,
+});
+
+const SETTINGS = 'settings';
+const hostFile = z.object({
+  name: z.literal(SETTINGS),
+  /** What all sandboxes together may use of the models. Null: unlimited. */
+  modelBudget: modelBudget.nullable(),
+});
+export type HostSettings = z.infer<typeof hostFile>;
 
 const filesOf = (homeDir: string): JsonFiles<TenantInfo> =>
   new JsonFiles({
@@ -46,6 +80,15 @@ const filesOf = (homeDir: string): JsonFiles<TenantInfo> =>
     what: 'the tenant',
     name: TENANT_NAME,
     schema: tenantFile,
+    nameOf: ({ name }) => name,
+  });
+
+const hostFilesOf = (homeDir: string): JsonFiles<HostSettings> =>
+  new JsonFiles({
+    dir: join(homeDir, 'host'),
+    what: 'the host’s',
+    name: /^settings$/,
+    schema: hostFile,
     nameOf: ({ name }) => name,
   });
 
@@ -65,18 +108,17 @@ export class TenantStore {
   /** Without limits if nothing was set. @throws TenantError `file_failed`, `invalid` */
   get(name: string): TenantInfo {
     checkTenantName(name);
-    return this.#files.names().includes(name)
-      ? this.#files.read(name)
-      : { name, quotas: NO_QUOTAS, allowHosted: [] };
+    return this.#files.names().includes(name) ? this.#files.read(name) : unset(name);
   }
 
   /** Changes what is given. @throws TenantError `file_failed`, `invalid` */
-  set(name: string, { allowHosted, ...change }: TenantChange): TenantInfo {
+  set(name: string, { allowHosted, modelBudget: budget, ...change }: TenantChange): TenantInfo {
     const now = this.get(name);
     const changed = {
       name,
       quotas: { ...now.quotas, ...change },
       allowHosted: allowHosted ?? now.allowHosted,
+      modelBudget: budget === undefined ? now.modelBudget : budget,
     };
     this.#files.write(changed);
     return changed;
@@ -84,7 +126,7 @@ export class TenantStore {
 }
 
 /** What tenants may use, as a running daemon knows it. */
-export class KnownQuotas {
+export class KnownTenants {
   readonly #files: WatchedFiles<TenantInfo>;
   #byName: ReadonlyMap<string, TenantInfo> = new Map();
   #version = 0;
@@ -103,7 +145,21 @@ export class KnownQuotas {
     return this.#infoOf(tenant)?.allowHosted ?? [];
   }
 
+  /** Likewise. Null: none. */
+  budgetOf(tenant: string): WindowedBudget | null {
+    return this.#infoOf(tenant)?.modelBudget ?? null;
+  }
+
+  /** By name. */
+  list(): readonly TenantInfo[] {
+    return [...this.#current().values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
   #infoOf(tenant: string): TenantInfo | undefined {
+    return this.#current().get(tenant);
+  }
+
+  #current(): ReadonlyMap<string, TenantInfo> {
     const current = this.#files.current();
     if (current !== null && current.version !== this.#version) {
       const { values, ignored } = current;
@@ -111,6 +167,49 @@ export class KnownQuotas {
       this.#byName = new Map([...stay, ...values.map((info) => [info.name, info] as const)]);
       this.#version = current.version;
     }
-    return this.#byName.get(tenant);
+    return this.#byName;
+  }
+}
+
+/** The settings of the host, for the commands. */
+export class HostStore {
+  readonly #files: JsonFiles<HostSettings>;
+
+  constructor(homeDir: string) {
+    this.#files = hostFilesOf(homeDir);
+  }
+
+  /** Without limits if nothing was set. @throws TenantError `file_failed` */
+  get(): HostSettings {
+    const isSet = this.#files.names().includes(SETTINGS);
+    return isSet ? this.#files.read(SETTINGS) : { name: SETTINGS, modelBudget: null };
+  }
+
+  /** @throws TenantError `file_failed` */
+  set(change: Pick<HostSettings, 'modelBudget'>): HostSettings {
+    const changed = { name: SETTINGS, ...change } as const;
+    this.#files.write(changed);
+    return changed;
+  }
+}
+
+/** The settings of the host, as a running daemon knows them. */
+export class KnownHost {
+  readonly #files: WatchedFiles<HostSettings>;
+  #last: HostSettings;
+
+  /** @throws TenantError `file_failed`: a daemon must not begin without a limit that was set */
+  constructor(homeDir: string, clock: Clock, log: Log) {
+    this.#last = new HostStore(homeDir).get();
+    this.#files = new WatchedFiles(hostFilesOf(homeDir), clock, log);
+  }
+
+  /** The last known one while the file can't be read. Null: none. Never throws. */
+  budget(): WindowedBudget | null {
+    const current = this.#files.current();
+    if (current !== null && current.ignored.size === 0) {
+      this.#last = current.values[0] ?? { name: SETTINGS, modelBudget: null };
+    }
+    return this.#last.modelBudget;
   }
 }

@@ -7,19 +7,19 @@ import { ignore } from '../base/ignore.ts';
 import type { ControlPlane } from '../sandbox/control.ts';
 import { TENANT_LIMITS } from './limits.ts';
 import { exceeded } from './quota.ts';
-import type { KnownQuotas } from './settings.ts';
+import type { KnownTenants } from './settings.ts';
 
 type OwnWorld = Pick<ControlPlane, 'list' | 'snapshots'>;
 
 export class StorageQuota {
-  readonly #quotas: Pick<KnownQuotas, 'of'>;
+  readonly #quotas: Pick<KnownTenants, 'of'>;
   readonly #pausedBytes: () => Promise<ReadonlyMap<string, number>>;
   /** The last save of each tenant. */
   readonly #last = new Map<string, Promise<unknown>>();
 
   /** @param pausedBytes space of each pause, by the sandbox's id */
   constructor(
-    quotas: Pick<KnownQuotas, 'of'>,
+    quotas: Pick<KnownTenants, 'of'>,
     pausedBytes: () => Promise<ReadonlyMap<string, number>>,
   ) {
     this.#quotas = quotas;

@@ -2,7 +2,7 @@
 import type { SandboxInfo, SnapshotInfo } from '../sandbox/control.ts';
 import { ownerOf } from './owner.ts';
 
-/** As `TenantQuotas` counts, but without what only the daemon knows: starts, tokens, and the space of pauses. */
+/** As `TenantQuotas` counts, but without what only the daemon knows: starts, and the space of pauses. */
 export function usageOf(
   tenant: string,
   sandboxes: readonly SandboxInfo[],

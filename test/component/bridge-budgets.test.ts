@@ -1,7 +1,12 @@
 /** Budgets of sandboxes at the bridge (B10, B23): what is refused, what reaches the upstream, what is counted. */
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { HOST_ACCOUNT, type ModelBudget } from '../../src/base/model-limits.ts';
+import {
+  type BudgetUse,
+  HOST_ACCOUNT,
+  type ModelBudget,
+  tenantAccount,
+} from '../../src/base/model-limits.ts';
 import type { Price } from '../../src/bridge/budget/price.ts';
 import type { RoutedModel } from '../../src/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
@@ -26,6 +31,12 @@ const ACCOUNT = 'sandbox-a';
 const answered = (promptTokens: number, completionTokens: number) => ({
   choices: [{ index: 0, message: { role: 'assistant', content: 'x' }, finish_reason: 'stop' }],
   usage: { prompt_tokens: promptTokens, completion_tokens: completionTokens },
+});
+
+/** A budget of all sandboxes. */
+const ofHost = (limits: ModelBudget, used: BudgetUse | null = null) => ({
+  of: () => [{ account: HOST_ACCOUNT, limits }],
+  used: new Map(used === null ? [] : [[HOST_ACCOUNT, used]]),
 });
 
 async function withBudget(budget: ModelBudget, used: [number, number] = [3, 5]): Promise<void> {
@@ -404,7 +415,7 @@ describe('bridge: budgets', () => {
     const limits = { requests: 3, outputTokens: 40, windowMs: 100 * 24 * 3600 * 1000 };
     fixture = await bridgeFixture({
       policy: { budget: { requests: 1 } },
-      hostBudget: { limits, used: null },
+      sharedBudgets: ofHost(limits),
     });
     fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
     const other = join(fixture.dir, 'other.sock');
@@ -426,22 +437,15 @@ describe('bridge: budgets', () => {
     );
     const used = fixture.bridge.budgetUse(HOST_ACCOUNT);
     expect(used).toMatchObject({ inputTokens: 9, outputTokens: 15, requests: 3 });
-    const usedGauge = fixture.bridge
-      .metrics()
-      .find(({ name }) => name === 'neurovisor_model_budget_used');
-    expect(usedGauge?.samples().map(({ labels, value }) => [labels, value])).toEqual([
-      [{ kind: 'outputTokens' }, 15],
-      [{ kind: 'requests' }, 3],
-    ]);
     await fixture.close();
     // After a restart.
-    fixture = await bridgeFixture({ hostBudget: { limits, used } });
+    fixture = await bridgeFixture({ sharedBudgets: ofHost(limits, used) });
     expect((await fixture.call(CHAT, BODY)).status).toBe(429);
   });
 
   it('the budget of the host: requests of several sandboxes at once do not exceed it', async () => {
     const limits = { outputTokens: 20, windowMs: 100 * 24 * 3600 * 1000 };
-    fixture = await bridgeFixture({ hostBudget: { limits, used: null } });
+    fixture = await bridgeFixture({ sharedBudgets: ofHost(limits) });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
     const other = join(fixture.dir, 'other.sock');
@@ -458,7 +462,7 @@ describe('bridge: budgets', () => {
 
   it('the budget of the host: a sandbox that asks for an answer of any length leaves the others their part', async () => {
     const limits = { outputTokens: 100_000, windowMs: 100 * 24 * 3600 * 1000 };
-    fixture = await bridgeFixture({ hostBudget: { limits, used: null } });
+    fixture = await bridgeFixture({ sharedBudgets: ofHost(limits) });
     const held: (() => void)[] = [];
     fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
     const greedy = fixture.call(CHAT, { ...BODY, max_tokens: 1e12 });
@@ -475,12 +479,99 @@ describe('bridge: budgets', () => {
     expect(JSON.parse(tooMany.body)).toMatchObject({ error: { code: 'budget_spent' } });
   });
 
+  it('the budget of a tenant: its sandboxes together, not those of others; the error says whose is spent', async () => {
+    const limits = { requests: 2, windowMs: 100 * 24 * 3600 * 1000 };
+    fixture = await bridgeFixture({
+      tenantOf: (id) => (id === 'other' ? null : 'acme'),
+      sharedBudgets: {
+        of: (tenant) => (tenant === null ? [] : [{ account: tenantAccount(tenant), limits }]),
+        used: new Map(),
+      },
+    });
+    fixture.mock.answer((_, response) => sendJson(response, 200, answered(3, 5)));
+    const [second, other] = ['second', 'other'].map((name) => join(fixture.dir, `${name}.sock`));
+    for (const [sandboxId, socketPath = ''] of [
+      ['second', second],
+      ['other', other],
+    ] as const) {
+      await fixture.bridge.attach({ sandboxId, socketPath });
+    }
+    const statusOf = async (path = ''): Promise<number> => (await call(path, CHAT, BODY)).status;
+    expect(await statusOf(fixture.socketPath)).toBe(200);
+    expect(await statusOf(second)).toBe(200);
+    const refused = await fixture.call(CHAT, BODY);
+    expect(refused.status).toBe(429);
+    expect(refused.body).toContain(
+      "The budget of all sandboxes of this sandbox's owner for requests",
+    );
+    expect(await statusOf(other)).toBe(200);
+    expect(fixture.bridge.budgetUse(tenantAccount('acme'))).toMatchObject({
+      requests: 2,
+      outputTokens: 10,
+    });
+  });
+
+  it('the budget of a tenant: a plain answer that is left uses all that was reserved', async () => {
+    const limits = { outputTokens: 20, windowMs: 100 * 24 * 3600 * 1000 };
+    fixture = await bridgeFixture({
+      tenantOf: () => 'acme',
+      sharedBudgets: {
+        of: () => [{ account: tenantAccount('acme'), limits }],
+        used: new Map(),
+      },
+    });
+    let isAsked = false;
+    fixture.mock.answer(() => {
+      isAsked = true;
+    });
+    const leaving = open(fixture.socketPath, CHAT, BODY);
+    await expect.poll(() => isAsked).toBe(true);
+    const settled = fixture.nextUsage();
+    leaving.abort();
+    await settled;
+    expect(fixture.bridge.budgetUse(tenantAccount('acme'))?.outputTokens).toBe(10);
+  });
+
+  it('a shared budget: its change holds at once, also for requests that wait, and gives nothing anew', async () => {
+    const windowMs = 100 * 24 * 3600 * 1000;
+    let limits: ModelBudget | null = { outputTokens: 10, windowMs };
+    fixture = await bridgeFixture({
+      sharedBudgets: {
+        of: () => (limits === null ? [] : [{ account: HOST_ACCOUNT, limits }]),
+        used: new Map(),
+      },
+    });
+    const held: (() => void)[] = [];
+    fixture.mock.answer((_, response) => held.push(() => sendJson(response, 200, answered(1, 10))));
+    const first = fixture.call(CHAT, BODY);
+    await expect.poll(() => held.length).toBe(1);
+    const second = fixture.call(CHAT, BODY);
+    await expect.poll(() => fixture.port.stats().inFlight).toBe(2);
+    expect(held).toHaveLength(1);
+    limits = { outputTokens: 20, windowMs };
+    await expect.poll(() => held.length, { timeout: 10_000 }).toBe(2);
+    for (const answer of held.splice(0)) answer();
+    expect([(await first).status, (await second).status]).toEqual([200, 200]);
+    expect((await fixture.call(CHAT, BODY)).status).toBe(429);
+    limits = null;
+    const free = fixture.call(CHAT, BODY);
+    await expect.poll(() => held.length).toBe(1);
+    held[0]?.();
+    expect((await free).status).toBe(200);
+    limits = { outputTokens: 25, windowMs: 2 * windowMs };
+    const cut = fixture.call(CHAT, BODY);
+    await expect.poll(() => held.length).toBe(2);
+    expect(lastSent()).toMatchObject({ max_tokens: 5 });
+    held[1]?.();
+    await cut;
+  });
+
   it('the budget of the host: with a limit of cost, a model without a price is refused to all', async () => {
     const away = { name: 'away', baseUrl: 'https://models.invalid/v1', models: ['m1'] };
     fixture = await bridgeFixture({
       policy: { allowModels: ['m1'] },
       upstream: async () => away,
-      hostBudget: { limits: { costNanoDollars: 1, windowMs: 1000 }, used: null },
+      sharedBudgets: ofHost({ costNanoDollars: 1, windowMs: 1000 }),
     });
     const refused = await fixture.call(CHAT, BODY);
     expect(JSON.parse(refused.body)).toMatchObject({ error: { code: 'model_unpriced' } });

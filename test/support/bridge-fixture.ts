@@ -69,10 +69,9 @@ export async function bridgeFixture(
     models?: readonly string[] | null;
     apiKey?: string;
     bodyMemory?: FairShareLimits;
-    refusalOf?: BridgeOptions['refusalOf'];
     tenantOf?: BridgeOptions['tenantOf'];
     queue?: BridgeOptions['queue'];
-    hostBudget?: BridgeOptions['hostBudget'];
+    sharedBudgets?: BridgeOptions['sharedBudgets'];
     tape?: BridgeOptions['tape'];
     log?: Log;
     requestLog?: BridgeOptions['requestLog'];
@@ -95,11 +94,10 @@ export async function bridgeFixture(
     clock: systemClock,
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
-    ...(options.refusalOf === undefined ? {} : { refusalOf: options.refusalOf }),
     ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     tape: options.tape,
-    hostBudget: options.hostBudget,
+    sharedBudgets: options.sharedBudgets,
     requestLog: options.requestLog,
     ...(options.tracer === undefined ? {} : { tracer: options.tracer }),
     onUsage(record) {

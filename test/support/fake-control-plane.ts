@@ -126,6 +126,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       queued: 0,
       memoryAvailableMib: 1024,
       startedAtMs: this.#startedAtMs,
+      modelBudgets: [],
     };
   }
 

@@ -298,6 +298,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         upstream: 'none',
         models: null,
         memoryAvailableMib: 1,
+        modelBudgets: [],
       }),
       makeSpec: (wanted) => makeSpec(wanted, 8, parseEgress),
       modelUse: (account) => this.models.use.get(account) ?? null,

@@ -15,6 +15,8 @@ import { VmmViolations } from '../../src/probes/vmm-violations.ts';
 import type { ControlPlane } from '../../src/sandbox/control.ts';
 import { HostMetrics } from '../../src/telemetry/host-metrics.ts';
 import { JailMetrics } from '../../src/telemetry/jail-metrics.ts';
+import { ModelBudgets } from '../../src/tenants/model-budgets.ts';
+import { NO_QUOTAS } from '../../src/tenants/settings.ts';
 import { spansMetric } from '../../src/trace/exporter.ts';
 import { passiveTracer, type Tracer } from '../../src/trace/trace.ts';
 import { type Answered, call } from './bridge-fixture.ts';
@@ -58,8 +60,21 @@ export async function openMetricsWorld(
   metrics.addControl(host.control, host.queue);
   const upstream = await startMockUpstream();
   cleanup.push('upstream', () => upstream.close());
+  const limits = { requests: 1000, windowMs: 3_600_000 };
+  const budgets = await ModelBudgets.open({
+    homeDir: dir,
+    clock: systemClock,
+    log: silentLog,
+    tenants: {
+      budgetOf: () => null,
+      list: () => [{ name: 'acme', quotas: NO_QUOTAS, allowHosted: [], modelBudget: limits }],
+    },
+    host: { budget: () => limits },
+  });
+  cleanup.push('budgets', () => budgets[Symbol.asyncDispose]());
+  metrics.registry.add(...budgets.metrics());
   const bridge = createBridge({
-    hostBudget: { limits: { requests: 1000, windowMs: 3_600_000 }, used: null },
+    sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
     upstream: () => Promise.resolve({ ...upstream.target, slots: 4 }),
     clock: systemClock,
     log: silentLog,

@@ -31,6 +31,7 @@ import {
   pausedTo,
   sandboxId,
   secretPlace,
+  sharedBudget,
   status,
   wallMs,
 } from './fields.ts';
@@ -389,6 +390,9 @@ export const hostInfo: z.ZodType<HostInfo> = z
     queued: count.describe('Requests waiting in the start queue.'),
     memoryAvailableMib: z.number(),
     startedAtMs: wallMs,
+    modelBudgets: z
+      .array(sharedBudget)
+      .describe('For the operator those of the host and of all tenants, for a tenant its own.'),
   })
   .meta({ id: 'Host' });
 

@@ -7,7 +7,7 @@
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
-import { MODEL_PRIORITIES, type ModelBudget } from '../../base/model-limits.ts';
+import { MODEL_PRIORITIES, type ModelBudget, type SharedBudget } from '../../base/model-limits.ts';
 import { ECOSYSTEMS } from '../../base/package-policy.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
 import { isAtMost } from '../../base/text/characters.ts';
@@ -179,25 +179,38 @@ export const modelPolicy = z
     budget: modelBudget,
   })
   .meta({ id: 'ModelPolicy' });
+const budgetUse = z
+  .object({
+    inputTokens: count,
+    outputTokens: count,
+    requests: count,
+    costNanoDollars: count.describe('Billionths of a dollar.'),
+    window: count.describe('Number of the window since 1970; 0: the whole life.'),
+    windowMs: count.optional().describe('Length of the window; absent: the whole life.'),
+  })
+  .meta({ id: 'ModelBudgetUse' });
 export const modelUse: z.ZodType<ModelUseInfo> = z
   .object({
     account: z
       .string()
       .describe('The sandbox whose budget it is: of a fork, that of the first original.'),
-    used: z
-      .object({
-        inputTokens: count,
-        outputTokens: count,
-        requests: count,
-        costNanoDollars: count.describe('Billionths of a dollar.'),
-        window: count.describe('Number of the window since 1970; 0: the whole life.'),
-        windowMs: count.optional().describe('Length of the window; absent: the whole life.'),
-      })
-      .meta({ id: 'ModelBudgetUse' })
+    used: budgetUse
       .nullable()
       .describe('By all that share the budget, in the window of the last use; null: nothing yet.'),
   })
   .meta({ id: 'SandboxModelUse', description: 'Use of `models.budget`.' });
+export const sharedBudget: z.ZodType<SharedBudget> = z
+  .object({
+    tenant: z
+      .string()
+      .nullable()
+      .describe('Whose sandboxes share it; null: all sandboxes of the host.'),
+    limits: modelBudget
+      .required({ windowMs: true })
+      .meta({ id: 'WindowedModelBudget', description: 'Limits per window.' }),
+    used: budgetUse.nullable().describe('In the window of the last use; null: nothing yet.'),
+  })
+  .meta({ id: 'SharedModelBudget', description: 'A budget that sandboxes share.' });
 export const secretPlace = z
   .strictObject({
     in: z.enum(['header', 'query']),

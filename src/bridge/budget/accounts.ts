@@ -12,7 +12,6 @@ import {
   type BudgetKind,
   type BudgetUse,
   currentUse,
-  HOST_ACCOUNT,
   BUDGET_KINDS as KINDS,
   type ModelBudget,
   windowAt,
@@ -23,10 +22,13 @@ import { affordableOutput, costOf, FREE, type Price } from './price.ts';
 
 export interface BudgetShare {
   readonly account: string;
-  /** Of an account that is not known yet. */
+  /** Of an account that is not known yet; of a shared one now. */
   readonly limits: ModelBudget;
-  /** One of many that use the account, which never holds all that is left of answers and cost. Absent: it may. */
-  readonly holder?: string;
+  /**
+   * Of an account that many share: who asks, and the groups that it belongs to, none of which ever holds all that is left
+   * of answers and cost. Absent: one alone uses the account.
+   */
+  readonly holders?: readonly string[];
 }
 
 export interface Wanted {
@@ -82,9 +84,10 @@ interface Account {
   readonly holders: Map<string, Record<BudgetKind, number>>;
   window: number;
   readonly rate: TokenBucket;
+  isShared: boolean;
 }
 
-/** Accounts of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
+/** Accounts of one user of which nothing is in flight are forgotten beyond this, those first that were not used for longest. */
 const ACCOUNTS_MAX = 10_000;
 /**
  * One holder has at most half of what others leave of these, or as much as one usual answer: a length that no model
@@ -182,20 +185,23 @@ export class BudgetAccounts {
     const usual = useWith(DEFAULT_OUTPUT_TOKENS);
     for (const [index, account] of opened.entries()) {
       const { limits, name, reserved, holders } = account;
-      const holder = shares[index]?.holder;
-      const own = holder === undefined ? undefined : holders.get(holder);
+      const owners = shares[index]?.holders ?? [];
       for (const by of KINDS) {
         const limit = limits[by];
         if (limit === undefined || least[by] === 0) continue;
-        const isShared = holder !== undefined && CUT_KINDS.has(by);
+        const isShared = owners.length > 0 && CUT_KINDS.has(by);
         const partOf = (rest: number): number =>
           isShared ? Math.min(rest, Math.max(usual[by], Math.floor(rest / 2))) : rest;
         const left = limit - account.used[by];
         if (partOf(left) < least[by]) {
           return { kind: 'spent', by, inMs: this.#untilNextMs(limits), account: name };
         }
-        const ownHeld = own?.[by] ?? 0;
-        const free = partOf(left - reserved[by] + ownHeld) - ownHeld;
+        const unheld = left - reserved[by];
+        const parts = owners.map((owner) => {
+          const ownHeld = holders.get(owner)?.[by] ?? 0;
+          return partOf(unheld + ownHeld) - ownHeld;
+        });
+        const free = Math.min(unheld, ...parts);
         if (free < least[by]) return { kind: 'later', by, inMs: null, account: name };
         if (by === 'outputTokens') outputTokens = Math.min(outputTokens, free);
         if (by === 'costNanoDollars') {
@@ -224,19 +230,19 @@ export class BudgetAccounts {
             : most[kind];
       }
       add(account.reserved, held, 1);
-      const holder = shares[index]?.holder;
-      if (holder !== undefined) hold(account, holder, held, 1);
+      const owners = shares[index]?.holders ?? [];
+      for (const owner of owners) hold(account, owner, held, 1);
       account.rate.spend(rated);
-      return { account, holder, held };
+      return { account, owners, held };
     });
     let isOver = false;
     const end = (used: Record<BudgetKind, number>): void => {
       if (isOver) return;
       isOver = true;
-      for (const { account, holder, held } of holds) {
+      for (const { account, owners, held } of holds) {
         this.#roll(account);
         add(account.reserved, held, -1);
-        if (holder !== undefined) hold(account, holder, held, -1);
+        for (const owner of owners) hold(account, owner, held, -1);
         for (const kind of KINDS) account.used[kind] = sum(account.used[kind], used[kind]);
         account.rate.spend(used.inputTokens + used.outputTokens - rated);
       }
@@ -256,6 +262,8 @@ export class BudgetAccounts {
   }
 
   #current(share: BudgetShare): Account {
+    // Its owner may have changed them.
+    if (share.holders !== undefined) this.setLimits(share.account, share.limits);
     const account = this.#open(share);
     this.#roll(account);
     const { tokensPerMinute } = account.limits;
@@ -283,7 +291,7 @@ export class BudgetAccounts {
     return windowMs === undefined ? null : windowMs - (this.#clock.wall() % windowMs);
   }
 
-  #open({ account: name, limits }: BudgetShare): Account {
+  #open({ account: name, limits, holders }: BudgetShare): Account {
     const known = this.#accounts.get(name);
     // The order of the map is that of the last uses.
     this.#accounts.delete(name);
@@ -295,15 +303,17 @@ export class BudgetAccounts {
       holders: new Map<string, Record<BudgetKind, number>>(),
       window: 0,
       rate: new TokenBucket(undefined, this.#clock.now()),
+      isShared: false,
     };
+    if (holders !== undefined) account.isShared = true;
     this.#accounts.set(name, account);
     if (this.#accounts.size > ACCOUNTS_MAX) this.#forget();
     return account;
   }
 
   #forget(): void {
-    for (const [name, { reserved }] of this.#accounts) {
-      if (reserved.requests > 0 || name === HOST_ACCOUNT) continue;
+    for (const [name, { reserved, isShared }] of this.#accounts) {
+      if (reserved.requests > 0 || isShared) continue;
       this.#accounts.delete(name);
       return;
     }

@@ -29,84 +29,127 @@ const price: fc.Arbitrary<Price> = fc
   )
   .map(([input, output, part]) => ({ input, output, cachedInput: Math.floor(part * input) }));
 
-/** One request: it starts, and ends some steps later with a part of what it reserved, or is not sent. */
+const TENANTS = { a: 'tenant:x', b: 'tenant:x', c: 'tenant:y' } as const;
+
+/** One request: it starts, and ends some steps later with a part of what it reserved, or is not sent, or leaves maybe while it waits. */
 const request = fc.record({
-  own: fc.constantFrom('a', 'b'),
+  own: fc.constantFrom('a', 'b', 'c'),
   inputTokens: fc.integer({ min: 0, max: 100 }),
   outputTokens: fc.integer({ min: 0, max: 200 }),
   share: fc.double({ min: 0, max: 1, noNaN: true }),
-  isSent: fc.boolean(),
+  end: fc.constantFrom('settle', 'settle', 'release', 'leave'),
   /** The last one answers. */
   routes: fc.array(price, { minLength: 1, maxLength: 3 }),
   cachedTokens: fc.nat({ max: 100 }),
 });
 
 describe('budgets', () => {
-  it('Budgets: 1,000 interleavings of requests at once never exceed a budget, and settle what was used', async () => {
+  it('Budgets: 1,000 interleavings of requests never exceed the budget of sandbox, tenant or host, and leak nothing', async () => {
     await fc.assert(
       fc.asyncProperty(
-        limits,
-        limits,
+        fc.array(limits, { minLength: 6, maxLength: 6 }),
         fc.array(request, { minLength: 1, maxLength: 25 }),
         fc.scheduler(),
-        async (all, own, requests, scheduler) => {
+        async (budgetsOf, requests, scheduler) => {
           const budgets = new Budgets(new FakeClock());
-          const used = new Map<string, Record<(typeof KINDS)[number], number>>();
-          const of = (name: string) => {
-            const known = used.get(name) ?? {
-              inputTokens: 0,
-              outputTokens: 0,
-              requests: 0,
-              costNanoDollars: 0,
-            };
-            used.set(name, known);
-            return known;
-          };
-          const never = new AbortController();
+          const names = ['a', 'b', 'c', 'tenant:x', 'tenant:y', 'host'];
+          const limitOf = new Map(names.map((name, index) => [name, budgetsOf[index] ?? {}]));
+          const used = new Map<string, Record<(typeof KINDS)[number], number>>(
+            names.map((name) => [name, { ...NOTHING, requests: 0 }]),
+          );
           const run = async (one: (typeof requests)[number]): Promise<void> => {
             await scheduler.schedule(Promise.resolve(), 'arrives');
+            const tenant = TENANTS[one.own];
             const shares = [
-              { account: 'all', limits: all },
-              { account: one.own, limits: own },
+              { account: one.own, limits: limitOf.get(one.own) ?? {} },
+              { account: tenant, limits: limitOf.get(tenant) ?? {}, holders: [one.own] },
+              { account: 'host', limits: limitOf.get('host') ?? {}, holders: [one.own, tenant] },
             ];
+            const accounts = shares.map(({ account }) => account);
             const { inputTokens, outputTokens, routes, cachedTokens } = one;
-            const wanted = { inputTokens, outputTokens, price: dearestOf(routes) };
-            const reserved = await budgets.reserve(shares, wanted, never.signal);
+            const price = dearestOf(routes);
+            const leaving = new AbortController();
+            const isLeft = scheduler.schedule(Promise.resolve(), 'leaves').then(() => {
+              if (one.end === 'leave') leaving.abort(new Error('left'));
+            });
+            let reserved: Awaited<ReturnType<Budgets['reserve']>>;
+            try {
+              const wanted = { inputTokens, outputTokens, price };
+              reserved = await budgets.reserve(() => shares, wanted, leaving.signal);
+            } catch (error) {
+              expect([one.end, String(error)]).toEqual(['leave', 'Error: left']);
+              return;
+            }
             if (!reserved.ok) {
               expect(reserved.refusal).toMatchObject({ code: 'budget_spent', isFinal: true });
+              const completionTokens = Math.min(1, outputTokens);
+              const least = {
+                inputTokens,
+                outputTokens: completionTokens,
+                requests: 1,
+                costNanoDollars: costOf(price, { promptTokens: inputTokens, completionTokens }),
+              };
+              const isSpent = accounts.some((name) =>
+                KINDS.some(
+                  (kind) =>
+                    (used.get(name)?.[kind] ?? 0) + least[kind] >
+                    (limitOf.get(name)?.[kind] ?? Number.POSITIVE_INFINITY),
+                ),
+              );
+              expect(isSpent).toBe(true);
               return;
             }
             const { value } = reserved;
             expect(value.outputTokens).toBeLessThanOrEqual(one.outputTokens);
             await scheduler.schedule(Promise.resolve(), 'ends');
-            if (!one.isSent) return value.release();
+            await isLeft;
+            // Twice counts once, whatever the second one is.
+            if (one.end !== 'settle') {
+              value.release();
+              value.settle({ ...NOTHING, inputTokens: 1 });
+              return;
+            }
             const output = Math.floor(one.share * value.outputTokens);
             const counts = { promptTokens: inputTokens, completionTokens: output, cachedTokens };
             const costNanoDollars = costOf(routes.at(-1) ?? FREE, counts);
-            for (const name of ['all', one.own]) {
-              const sum = of(name);
+            for (const name of accounts) {
+              const sum = used.get(name);
+              if (sum === undefined) throw new Error(name);
               sum.inputTokens += inputTokens;
               sum.outputTokens += output;
               sum.requests += 1;
               sum.costNanoDollars += costNanoDollars;
             }
-            // Twice counts once.
-            for (const _ of [1, 2]) {
-              value.settle({ inputTokens, outputTokens: output, costNanoDollars });
-            }
-            for (const [name, limit] of [
-              ['all', all],
-              [one.own, own],
-            ] as const) {
+            value.settle({ inputTokens, outputTokens: output, costNanoDollars });
+            value.release();
+            for (const name of accounts) {
               const use = budgets.useOf(name);
               for (const kind of KINDS) {
-                expect(use?.[kind]).toBe(of(name)[kind]);
-                expect(use?.[kind]).toBeLessThanOrEqual(limit[kind] ?? Number.POSITIVE_INFINITY);
+                const most = limitOf.get(name)?.[kind] ?? Number.POSITIVE_INFINITY;
+                expect(use?.[kind]).toBe(used.get(name)?.[kind]);
+                expect(use?.[kind]).toBeLessThanOrEqual(most);
               }
             }
           };
           // Requests that wait for others are woken by their ends, so all end without the clock.
           await scheduler.waitFor(Promise.all(requests.map(run)));
+          // All that is left can be had at once: nothing is held any more.
+          for (const name of names) {
+            const all = limitOf.get(name) ?? {};
+            const left = (kind: (typeof KINDS)[number]): number =>
+              (all[kind] ?? 1000) - (used.get(name)?.[kind] ?? 0);
+            if (KINDS.some((kind) => left(kind) < 1)) continue;
+            const wanted = {
+              inputTokens: left('inputTokens'),
+              outputTokens: left('outputTokens'),
+            };
+            const share = [{ account: name, limits: all }];
+            const rest = await Promise.race([
+              budgets.reserve(() => share, wanted, new AbortController().signal),
+              new Promise((resolve) => setImmediate(resolve, 'waits')),
+            ]);
+            expect(rest).toMatchObject({ ok: true, value: { outputTokens: wanted.outputTokens } });
+          }
         },
       ),
       { numRuns: 1000 },
@@ -215,7 +258,7 @@ describe('budgets', () => {
           for (const inputTokens of prompts) {
             let isDone = false;
             const reserving = budgets
-              .reserve(shares, { inputTokens, outputTokens: 0 }, new AbortController().signal)
+              .reserve(() => shares, { inputTokens, outputTokens: 0 }, new AbortController().signal)
               .finally(() => {
                 isDone = true;
               });
@@ -263,7 +306,7 @@ describe('budgets', () => {
     );
   });
 
-  it('BudgetAccounts: a holder that asks for answers of any length and number leaves a part to the others', () => {
+  it('BudgetAccounts: a holder, or many of one group, that ask for answers of any length and number leave a part to the others', () => {
     const greedy = fc.record({
       inputTokens: fc.nat({ max: 10 }),
       outputTokens: fc.constantFrom(16_384, 100_000, 1e12, Number.MAX_SAFE_INTEGER),
@@ -275,11 +318,15 @@ describe('budgets', () => {
         fc.array(greedy, { minLength: 1, maxLength: 40 }),
         fc.integer({ min: 40_000, max: 10_000_000 }),
         fc.constantFrom('outputTokens' as const, 'costNanoDollars' as const),
-        (requests, limit, kind) => {
+        fc.integer({ min: 1, max: 5 }),
+        (requests, limit, kind, members) => {
           const accounts = new BudgetAccounts(new FakeClock());
-          const of = (holder: string) => [{ account: 'all', limits: { [kind]: limit }, holder }];
-          const open = requests.flatMap((one) => {
-            const result = accounts.reserve(of('greedy'), one);
+          const of = (...holders: string[]) => [
+            { account: 'all', limits: { [kind]: limit }, holders },
+          ];
+          const open = requests.flatMap((one, n) => {
+            const greedyOne = members === 1 ? ['greedy'] : [`member ${n % members}`, 'greedy'];
+            const result = accounts.reserve(of(...greedyOne), one);
             return result.kind === 'reserved' ? [{ one, made: result.reservation }] : [];
           });
           const held = open.reduce(

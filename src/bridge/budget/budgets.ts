@@ -4,6 +4,7 @@ import {
   type BudgetKind,
   type BudgetUse,
   HOST_ACCOUNT,
+  isTenantAccount,
   type ModelBudget,
 } from '../../base/model-limits.ts';
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
@@ -17,11 +18,14 @@ import {
 
 /** A request waits this long for requests in flight, or for its rate; then it gets 429. */
 const WAIT_MS_MAX = 60_000;
+/** Limits of shared accounts are files of the home, which tell nobody of their change. */
+const LIMITS_CHECKED_MS = 1000;
 
 export class Budgets {
   readonly #clock: Clock;
   readonly #accounts: BudgetAccounts;
   readonly #waiting = new Set<() => void>();
+  #stopCheck: (() => void) | null = null;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -42,16 +46,20 @@ export class Budgets {
     this.#wake();
   }
 
-  /** Resolves with a reservation, which the caller settles or releases, or a refusal. @throws the signal's reason */
+  /**
+   * Resolves with a reservation, which the caller settles or releases, or a refusal.
+   * @param shares asked again while the request waits
+   * @throws the signal's reason
+   */
   async reserve(
-    shares: readonly BudgetShare[],
+    shares: () => readonly BudgetShare[],
     wanted: Wanted,
     signal: AbortSignal,
   ): Promise<Checked<Reservation>> {
     const untilMs = this.#clock.now() + WAIT_MS_MAX;
     for (;;) {
       signal.throwIfAborted();
-      const result = this.#accounts.reserve(shares, wanted);
+      const result = this.#accounts.reserve(shares(), wanted);
       if (result.kind === 'reserved') return accepted(this.#waking(result.reservation));
       if (result.kind === 'spent') return { ok: false, refusal: spent(result) };
       const leftMs = untilMs - this.#clock.now();
@@ -75,15 +83,27 @@ export class Budgets {
     };
   }
 
+  /** In the order in which they began to wait. */
   #wake(): void {
     for (const each of [...this.#waiting]) each();
   }
 
-  /** Until the time is over, or any reservation ends. */
+  #check(): void {
+    this.#stopCheck ??= this.#clock.after(LIMITS_CHECKED_MS, () => {
+      this.#stopCheck = null;
+      this.#wake();
+    });
+  }
+
+  /** Until the time is over, any reservation ends, or limits may have changed. */
   #wait(ms: number, signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const end = (): void => {
         this.#waiting.delete(end);
+        if (this.#waiting.size === 0) {
+          this.#stopCheck?.();
+          this.#stopCheck = null;
+        }
         stop();
         signal.removeEventListener('abort', end);
         resolve();
@@ -91,6 +111,7 @@ export class Budgets {
       const stop = this.#clock.after(Math.max(1, Math.ceil(ms)), end);
       signal.addEventListener('abort', end, { once: true });
       this.#waiting.add(end);
+      this.#check();
     });
   }
 }
@@ -105,8 +126,10 @@ const NAMES: Readonly<Record<BudgetKind, string>> = {
 type Of<Kind> = Extract<Reserved, { readonly kind: Kind }>;
 
 /** A sandbox is told nothing about others but that a limit holds for all of them. */
-const ownerOf = (account: string): string =>
-  account === HOST_ACCOUNT ? 'all sandboxes of this host' : 'this sandbox';
+function ownerOf(account: string): string {
+  if (account === HOST_ACCOUNT) return 'all sandboxes of this host';
+  return isTenantAccount(account) ? "all sandboxes of this sandbox's owner" : 'this sandbox';
+}
 
 function spent({ by, inMs, account }: Of<'spent'>): Refusal {
   const fault = `The budget of ${ownerOf(account)} for ${NAMES[by]} is spent, or too small for this request.`;

@@ -1,15 +1,19 @@
 /** `neurovisor host`, `pool`, `ps`: the status of the daemon, its pools and the programs of a sandbox. */
 import { type Clock, systemClock } from '../../base/clock.ts';
 import type { ProcessInfo } from '../../guest/link.ts';
+import { resolveHome } from '../../home.ts';
 import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
 import { shownImage } from '../../sandbox/environment.ts';
+import { HostStore } from '../../tenants/settings.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import type { ImageFlags } from '../flags/image-flag.ts';
+import { budgetWords, parseSharedBudget } from '../flags/model-budget.ts';
 import { type PackageFlags, templateAge } from '../flags/package-flags.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { type RequirementFlags, requirementsOf } from '../flags/requirement-flags.ts';
 import { sizeOptions, templateOption } from '../flags/sandbox-flags.ts';
+import { sharedBudgetRows } from '../output/sandbox-rows.ts';
 import { coarse, table } from '../output/table.ts';
 import { PREPARING, templateStep, withTemplateProgress } from '../output/template-progress.ts';
 import { pulledImage } from './pull-image.ts';
@@ -18,6 +22,22 @@ export async function host(cli: Cli, control: ControlPlane): Promise<number> {
   const info = await control.host();
   if (cli.json) cli.printJson(info);
   else cli.stdout.write(`${hostTable(info, systemClock.wall())}\n`);
+  return 0;
+}
+
+export interface HostFlags {
+  readonly modelBudget?: readonly string[];
+}
+
+/** @throws UsageError, TenantError */
+export function hostSet(cli: Cli, { modelBudget = [] }: HostFlags): number {
+  const budget = parseSharedBudget(modelBudget);
+  if (budget === undefined) {
+    throw new UsageError('no setting is named', 'see neurovisor host set --help');
+  }
+  new HostStore(resolveHome(cli.config.home).dir).set({ modelBudget: budget });
+  if (cli.json) cli.printJson({ modelBudget: budget });
+  else cli.stdout.write(`model budget: ${budgetWords(budget)}\n`);
   return 0;
 }
 
@@ -33,6 +53,7 @@ export function hostTable(info: HostInfo, now: number): string {
       ['sandboxes', `${info.sandboxes}, ${info.paused} paused`],
       ['queued', `${info.queued} requests`],
       ['memory free', `${info.memoryAvailableMib} MiB`],
+      ...sharedBudgetRows(info.modelBudgets, now),
     ],
   );
 }

@@ -8,7 +8,13 @@ export async function openRuntime(
   options: Partial<
     Pick<
       RuntimeOptions,
-      'config' | 'modelPath' | 'onUsage' | 'observes' | 'withoutModel' | 'hostBudget' | 'requestLog'
+      | 'config'
+      | 'modelPath'
+      | 'onUsage'
+      | 'observes'
+      | 'withoutModel'
+      | 'sharedBudgets'
+      | 'requestLog'
     >
   > & {
     /** The caller closes the progress itself, for example after building a template. */

@@ -5,7 +5,6 @@ import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import { HOST_ACCOUNT } from '../../base/model-limits.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { JailMode } from '../../config.ts';
 import { openEvents } from '../../e2b/events/open.ts';
@@ -18,11 +17,10 @@ import { eventPoster } from '../../runtime/webhook.ts';
 import type { ControlPlane, PoolLimits } from '../../sandbox/control.ts';
 import { AuditLog } from '../../tenants/audit.ts';
 import { modelRequestLog } from '../../tenants/audit-models.ts';
-import { DailyTokens } from '../../tenants/daily-tokens.ts';
-import { HostBudget } from '../../tenants/host-budget.ts';
 import { KnownKeys } from '../../tenants/keys.ts';
+import { ModelBudgets } from '../../tenants/model-budgets.ts';
 import { TenantQuotas } from '../../tenants/quota.ts';
-import { KnownQuotas } from '../../tenants/settings.ts';
+import { HostStore, KnownHost, KnownTenants } from '../../tenants/settings.ts';
 import { StorageQuota } from '../../tenants/storage-quota.ts';
 import { Tenancy } from '../../tenants/tenancy.ts';
 import type { Cli } from '../cli.ts';
@@ -31,7 +29,7 @@ import { apiKey, tokenKey } from '../daemon/keys.ts';
 import { VmTemplateBuilds } from '../daemon/template-builds.ts';
 import { type CassetteFlags, cassetteChoice } from '../flags/cassette-flags.ts';
 import { defaultDomain, type ListenFlags, listenChoice, urlOf } from '../flags/listen-flags.ts';
-import { parseHostBudget } from '../flags/model-budget.ts';
+import { parseSharedBudget } from '../flags/model-budget.ts';
 import { modelChoice } from '../flags/model-choice.ts';
 import { checkedFields } from '../flags/sandbox-flags.ts';
 import { openRuntime } from './open-runtime.ts';
@@ -74,7 +72,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
   const choice = modelChoice(flags.model);
-  const limits = parseHostBudget(flags.modelBudget ?? []);
+  const budget = parseSharedBudget(flags.modelBudget ?? []);
   const cassette = cassetteChoice(flags, cli.config);
   const allowFields = [...cli.config.allowFields, ...checkedFields(flags.allowField ?? [])];
   const cleanup = new CleanupStack();
@@ -83,34 +81,36 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     cleanup.push('lock of the home', release);
     // Closed after the runtime: model requests count when they end.
     const counted = { homeDir: home.dir, clock: systemClock, log: cli.log };
-    const tokens = await DailyTokens.open(counted);
-    cleanup.push('count of tokens', () => tokens[Symbol.asyncDispose]());
-    const hostBudget =
-      limits === undefined ? undefined : await HostBudget.open({ ...counted, limits });
-    if (hostBudget !== undefined) {
-      cleanup.push('use of the budget', () => hostBudget[Symbol.asyncDispose]());
-    }
+    if (budget !== undefined) new HostStore(home.dir).set({ modelBudget: budget });
+    const tenants = new KnownTenants(home.dir, systemClock, cli.log);
+    const knownHost = new KnownHost(home.dir, systemClock, cli.log);
+    const budgets = await ModelBudgets.open({ ...counted, tenants, host: knownHost });
+    cleanup.push('use of budgets', () => budgets[Symbol.asyncDispose]());
     const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
     cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
-    const knownQuotas = new KnownQuotas(home.dir, systemClock, cli.log);
-    const quotas = new TenantQuotas(knownQuotas, systemClock, tokens);
+    const quotas = new TenantQuotas(tenants, systemClock);
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
       config: { ...cli.config, allowFields, cassette, jail: flags.jail ?? cli.config.jail },
       modelPath: choice.path,
-      hostBudget,
+      sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
       requestLog: modelRequestLog(modelAudit, (id) => quotas.tenantOf(id)),
     });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
-    const opened = await openControlPlane(runtime, cli.log, { gate: quotas });
+    runtime.metrics.registry.add(...budgets.metrics());
+    const opened = await openControlPlane(runtime, cli.log, {
+      gate: quotas,
+      modelBudgets: () => budgets.list(),
+    });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
     runtime.metrics.addControl(opened.control, opened.queue);
     await quotas.watch(opened.control);
-    runtime.onUsage((record) => quotas.noteUsage(record));
-    runtime.onUsage(() => hostBudget?.note(runtime.modelUse(HOST_ACCOUNT)));
-    runtime.judgeModelRequests(quotas);
+    runtime.onUsage(({ sandboxId }) => {
+      budgets.note(quotas.tenantOf(sandboxId), (account) => runtime.modelUse(account));
+    });
+    runtime.setTenantOf((id) => quotas.tenantOf(id));
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =
       key === null
@@ -119,8 +119,8 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
             control: opened.control,
             keys: new KnownKeys(home.dir, systemClock, cli.log),
             apiKey: key.key,
-            storage: new StorageQuota(knownQuotas, () => opened.control.pausedBytes()),
-            hostedOf: (tenant) => knownQuotas.hostedOf(tenant),
+            storage: new StorageQuota(tenants, () => opened.control.pausedBytes()),
+            hostedOf: (tenant) => tenants.hostedOf(tenant),
           });
     const events =
       tenancy === undefined

@@ -1,6 +1,6 @@
 /** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
-import type { PoolFlags } from '../commands/host.ts';
+import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
 import * as ranges from '../flags/ranges.ts';
@@ -16,6 +16,7 @@ import {
   jailOption,
   listCommand,
   memoryMaxOption,
+  modelBudgetOption,
   output,
   PACKAGES_MIN_AGE,
   recordOption,
@@ -51,7 +52,7 @@ export function addDaemon(program: Command): void {
     .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
     .option(
       '--model-budget <limits>',
-      'budget for models of all sandboxes together, for example output=5M,cost=20,per=1d (cost in dollars)',
+      'set the budget for models of all sandboxes together, as `neurovisor host set` does (default: the one of the home)',
       collect,
       [],
     )
@@ -82,7 +83,7 @@ Examples:
       }),
     );
 
-  program
+  const host = program
     .command('host')
     .summary('show the status of the daemon')
     .description(
@@ -100,6 +101,28 @@ Example:
     .action((flags: OutputFlags) =>
       performThere(flags, async (cli, control) => (await load()).host(cli, control)),
     );
+  host
+    .command('set')
+    .summary('set the budget of all sandboxes')
+    .description(
+      'Set what all sandboxes together may use of the models, beside their own budgets and those of their tenants. It ' +
+        'is in this home (NEUROVISOR_HOME), where a running daemon notices each change within a second.',
+    )
+    .addOption(modelBudgetOption())
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor host set --model-budget output=10M,cost=20,per=1d
+  neurovisor host set --model-budget none
+`,
+    )
+    .action((_: HostFlags & OutputFlags, command: Command) => {
+      // The command above has -o, too, and gets it if it comes first.
+      const flags: HostFlags & OutputFlags = command.optsWithGlobals();
+      return perform(flags, async (cli) => (await load()).hostSet(cli, flags));
+    });
 
   program
     .command('top')

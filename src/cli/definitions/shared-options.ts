@@ -10,6 +10,13 @@ export const collect = (value: string, previous: readonly string[] = []): string
   value,
 ];
 
+export const modelBudgetOption = (): Option =>
+  new Option(
+    '--model-budget <limits>',
+    'what its sandboxes together may use of the models, for example output=5M,requests=20000,cost=20,per=1d (cost in ' +
+      'dollars), or none; replaces all of it (repeatable)',
+  ).argParser(collect);
+
 /** The argument of commands for one sandbox. */
 export const SANDBOX = ['<id>', 'sandbox ID, or a unique prefix of it'] as const;
 

@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import type { QuotaFlags } from '../commands/keys/tenant.ts';
 import { type OutputFlags, perform } from './perform.ts';
-import { collect, listCommand, output } from './shared-options.ts';
+import { collect, listCommand, modelBudgetOption, output } from './shared-options.ts';
 
 const load = () => import('../commands/keys/tenant.ts');
 
@@ -19,7 +19,8 @@ export function addTenant(program: Command): void {
       `
 Examples:
   neurovisor tenant set acme --sandboxes 20 --memory 16G --starts 5
-  neurovisor tenant set acme --tokens none
+  neurovisor tenant set acme --model-budget output=1M,cost=5,per=1d
+  neurovisor tenant set acme --storage none
   neurovisor tenant show acme
 `,
     );
@@ -52,7 +53,7 @@ Examples:
     )
     .option('--starts <n>', 'starts of VMs per second, for example 5 or 0.5')
     .option('--storage <size>', 'disk space of snapshots and pauses, for example 100G')
-    .option('--tokens <n>', 'tokens of prompts and answers per day (UTC)')
+    .addOption(modelBudgetOption())
     .option(
       '--allow-hosted <name>',
       'model of models.toml that another host may serve for the tenant, with the key in models.toml; all: every one; ' +

@@ -1,11 +1,11 @@
 /** `--budget`, `--tokens-per-minute`: what a sandbox may use of the models. */
 
-import type { ModelBudget } from '../../base/model-limits.ts';
+import type { ModelBudget, WindowedBudget } from '../../base/model-limits.ts';
 import { COST_DECIMALS_MAX, dollarsText, parseDollars } from '../../base/text/dollars.ts';
 import { RANGES } from '../../sandbox/limits.ts';
 import { UsageError } from '../failure.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
-import { parseDuration } from './options.ts';
+import { durationText, parseDuration } from './options.ts';
 
 export interface BudgetFlags {
   readonly budget?: readonly string[];
@@ -29,7 +29,12 @@ const WORDS: Readonly<Record<string, LimitWord<keyof ModelBudget>>> = {
     ...RANGES.modelCostNanoDollars,
     format: dollarsText,
   },
-  per: { field: 'windowMs', parse: parseDuration, ...RANGES.modelWindowMs },
+  per: {
+    field: 'windowMs',
+    parse: parseDuration,
+    ...RANGES.modelWindowMs,
+    format: durationText,
+  },
 };
 
 const EXAMPLE = 'input=1M,output=200k,requests=500,cost=5,per=1d';
@@ -89,14 +94,24 @@ export function changedBudget(
   return { ...named, ...(next === undefined ? {} : { tokensPerMinute: next }) };
 }
 
-/** `serve --model-budget`. @returns undefined: none. @throws UsageError */
-export function parseHostBudget(
-  texts: readonly string[],
-): (ModelBudget & { readonly windowMs: number }) | undefined {
-  const { windowMs, ...limits } = parseLimits('--model-budget', WORDS, EXAMPLE, texts) ?? {};
+/** `--model-budget` of the host or a tenant. @returns undefined: not given; null: none. @throws UsageError */
+export function parseSharedBudget(texts: readonly string[]): WindowedBudget | null | undefined {
+  const parsed = parseLimits('--model-budget', WORDS, EXAMPLE, texts);
+  if (parsed === undefined) return undefined;
+  const { windowMs, ...limits } = parsed;
   const isNone = Object.keys(limits).length === 0;
-  if (isNone && windowMs === undefined) return undefined;
+  if (isNone && windowMs === undefined) return null;
   if (isNone) throw new UsageError('--model-budget per= needs a limit', 'add for example cost=20');
   if (windowMs !== undefined) return { ...limits, windowMs };
   throw new UsageError('--model-budget needs a window', 'add for example per=1d');
+}
+
+/** `output=5000000,cost=20,per=1d`, as `parseSharedBudget` reads it. */
+export function budgetWords(budget: ModelBudget | null): string {
+  if (budget === null) return 'none';
+  const words = Object.entries(WORDS).flatMap(([name, { field, format = String }]) => {
+    const value = budget[field];
+    return value === undefined ? [] : [`${name}=${format(value)}`];
+  });
+  return words.join(',');
 }

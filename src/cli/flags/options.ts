@@ -18,6 +18,13 @@ export function parseDuration(text: string): number {
   return Math.round(Number(match[1]) * UNIT_MS[unit]);
 }
 
+/** In the largest unit that divides it: `1d`, `90m`. */
+export function durationText(ms: number): string {
+  const units = Object.entries(UNIT_MS).toReversed();
+  const [unit, size] = units.find(([, each]) => ms % each === 0) ?? ['ms', 1];
+  return `${ms / size}${unit}`;
+}
+
 /** `512`, `512M`, `2G`, `2GiB` → MiB. */
 export function parseMemory(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*(?:(M|G)(?:i?B)?)?$/i.exec(text);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { changeOf, limitsOf } from '../commands/update.ts';
 import { parseDiskLimits } from './disk-limits.ts';
-import { changedBudget, isBudgetChange, parseHostBudget } from './model-budget.ts';
+import { changedBudget, isBudgetChange, parseSharedBudget } from './model-budget.ts';
 import {
   channelOptions,
   type NetworkFlags,
@@ -275,14 +275,16 @@ describe('--budget, --tokens-per-minute, --model-priority', () => {
   });
 
   it('serve --model-budget: a budget with windows', () => {
-    expect(parseHostBudget([])).toBeUndefined();
-    expect(parseHostBudget(['none'])).toBeUndefined();
-    expect(parseHostBudget(['cost=20', 'per=1h'])).toEqual({
+    expect(parseSharedBudget([])).toBeUndefined();
+    expect(parseSharedBudget(['none'])).toBeNull();
+    expect(parseSharedBudget(['cost=20', 'per=1h'])).toEqual({
       costNanoDollars: 20_000_000_000,
       windowMs: 3_600_000,
     });
-    expect(() => parseHostBudget(['cost=20'])).toThrow('needs a window');
-    expect(() => parseHostBudget(['per=1h'])).toThrow('needs a limit');
-    expect(() => parseHostBudget(['cost=0,per=1h'])).toThrow('--model-budget cost=0: out of range');
+    expect(() => parseSharedBudget(['cost=20'])).toThrow('needs a window');
+    expect(() => parseSharedBudget(['per=1h'])).toThrow('needs a limit');
+    expect(() => parseSharedBudget(['cost=0,per=1h'])).toThrow(
+      '--model-budget cost=0: out of range',
+    );
   });
 });

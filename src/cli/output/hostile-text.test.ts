@@ -41,6 +41,7 @@ const host = {
   vmmReason: HOSTILE,
   upstream: HOSTILE,
   models: [HOSTILE],
+  modelBudgets: [{ tenant: HOSTILE, limits: { requests: 1, windowMs: 1000 }, used: null }],
 };
 const exit = {
   exitCode: null,

@@ -1,6 +1,13 @@
 /** Rows of `inspect`: lifetime, provenance, limits, network and secrets of a sandbox. Pure. */
 
-import { type BudgetKind, type BudgetState, budgetStates } from '../../base/model-limits.ts';
+import {
+  type BudgetKind,
+  type BudgetState,
+  type BudgetUse,
+  budgetStates,
+  type ModelBudget,
+  type SharedBudget,
+} from '../../base/model-limits.ts';
 import { placeText } from '../../base/secret-place.ts';
 import { dollarsText } from '../../base/text/dollars.ts';
 import type { SandboxInfo } from '../../sandbox/control.ts';
@@ -81,11 +88,8 @@ export function budgetRows(
 ): readonly Row[] {
   const { priority, budget } = models;
   const { account, used } = modelUse;
-  const { windowMs, tokensPerMinute } = budget;
-  const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
-  const limits = budgetStates(budget, used, now).map(
-    (state): Row => ['model budget', `${budgetText(state)}${per}`],
-  );
+  const { tokensPerMinute } = budget;
+  const limits = limitRows('model budget', budget, used, now);
   return [
     ...(priority === 'normal' ? [] : [['model priority', priority] as const]),
     ...limits,
@@ -94,6 +98,24 @@ export function budgetRows(
       ? []
       : [['model rate', `${tokensPerMinute} tokens per minute`] as const]),
   ];
+}
+
+/** @param now milliseconds since 1970 */
+export function sharedBudgetRows(shared: readonly SharedBudget[], now: number): readonly Row[] {
+  return shared.flatMap(({ tenant, limits, used }) =>
+    limitRows(tenant === null ? 'model budget' : `budget of ${tenant}`, limits, used, now),
+  );
+}
+
+function limitRows(
+  name: string,
+  budget: ModelBudget,
+  used: BudgetUse | null,
+  now: number,
+): readonly Row[] {
+  const { windowMs } = budget;
+  const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
+  return budgetStates(budget, used, now).map((state) => [name, `${budgetText(state)}${per}`]);
 }
 
 function budgetText({ kind, used, limit }: BudgetState): string {

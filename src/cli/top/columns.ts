@@ -113,10 +113,19 @@ function shortageCell({ shortage }: SandboxRow, ink: Inked): string {
   }
 }
 
-/** The limit of which the smallest part is left. */
 function budgetCell({ modelBudget }: SandboxRow, ink: Inked): string {
-  const part = ({ left, limit }: BudgetState): number => left / limit;
-  const [least] = modelBudget.toSorted((a, b) => part(a) - part(b));
+  return leftText(modelBudget, ink);
+}
+
+/** Of 1. */
+const part = ({ left, limit }: BudgetState): number => left / limit;
+/** The smallest part that is left of a limit. */
+export const leastPart = (states: readonly BudgetState[]): number =>
+  Math.min(1, ...states.map(part));
+
+/** What is left of the limit of which the smallest part is left. */
+export function leftText(states: readonly BudgetState[], ink: Inked): string {
+  const [least] = states.toSorted((a, b) => part(a) - part(b));
   if (least === undefined) return '';
   const { kind, left } = least;
   const text =

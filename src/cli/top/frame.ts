@@ -41,6 +41,12 @@ export interface TopFrame {
       /** Of the request that waits longest; 0: none waits. */
       readonly longestWaitMs: number;
     };
+    /** Budgets that sandboxes share, in the windows of now. */
+    readonly budgets: readonly {
+      /** Null: all sandboxes of the host. */
+      readonly tenant: string | null;
+      readonly states: readonly BudgetState[];
+    }[];
   };
   readonly channelBytesPerSecond: number | null;
   readonly latencies: readonly Latency[];
@@ -172,6 +178,10 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
         waiting: samples.sum('neurovisor_model_queue_waiting'),
         longestWaitMs: 1000 * samples.sum('neurovisor_model_queue_longest_wait_seconds'),
       },
+      budgets: host.modelBudgets.map(({ tenant, limits, used }) => ({
+        tenant,
+        states: budgetStates(limits, used, atMs),
+      })),
     },
     channelBytesPerSecond: rate('neurovisor_channel_bytes_total'),
     latencies: latenciesOf(now, before.oldest),

@@ -45,6 +45,7 @@ function scrape(
       queued: 0,
       memoryAvailableMib: 100,
       startedAtMs: 0,
+      modelBudgets: [],
     },
     list: ids.map((id, n) => ({
       ...{
@@ -123,6 +124,8 @@ describe('frameOf', () => {
   });
 });
 
+const NO_BEFORE = { last: null, oldest: null };
+
 describe('frameOf: models', () => {
   it('has what is left of budgets, and the requests that wait for model servers; `top` shows both', () => {
     const one = scrape(7_200_000, 0);
@@ -144,7 +147,7 @@ describe('frameOf: models', () => {
       'neurovisor_model_queue_running 2\nneurovisor_model_queue_waiting 3\n' +
         'neurovisor_model_queue_longest_wait_seconds 4.5\n',
     );
-    const made = frameOf({ ...one, list, samples }, { last: null, oldest: null }, []);
+    const made = frameOf({ ...one, list, samples }, NO_BEFORE, []);
     expect(made.models.queue).toEqual({ running: 2, waiting: 3, longestWaitMs: 4500 });
     expect(made.sandboxes[0]?.modelBudget).toEqual([
       { kind: 'outputTokens', limit: 10, used: 2, left: 8 },
@@ -153,6 +156,24 @@ describe('frameOf: models', () => {
     const text = drawWhole(made, { ...view, sort: 'id', color: false });
     expect(text).toMatch(/^turns {6}2 in flight · 3 waiting, longest 4\.5\d* s$/m);
     for (const left of ['0 req', '$4.00', '2.0M in']) expect(text).toContain(` ${left} `);
+    const limits = { outputTokens: 10, windowMs: 3_600_000 };
+    const modelBudgets = [
+      { tenant: null, limits: { ...limits, outputTokens: 9_000_000 }, used: null },
+      ...['a', 'b', 'c', 'acme\x1b[2J'].map((tenant) => ({
+        tenant,
+        limits,
+        used: tenant === 'a' ? null : { ...used, outputTokens: 9, window: 2, windowMs: 3_600_000 },
+      })),
+    ];
+    const shared = frameOf({ ...one, host: { ...one.host, modelBudgets } }, NO_BEFORE, []);
+    expect(shared.models.budgets[0]).toEqual({
+      tenant: null,
+      states: [{ kind: 'outputTokens', limit: 9_000_000, used: 0, left: 9_000_000 }],
+    });
+    expect(drawWhole(shared, { ...view, color: false })).toMatch(
+      /^budgets {4}b 1 out left · c 1 out left · acme\S* 1 out left · host 9.0M out left · 1 more$/m,
+    );
+    expect(text).not.toContain('budgets');
     const idle = {
       ...made,
       models: { ...made.models, queue: { ...made.models.queue, running: 0, waiting: 0 } },

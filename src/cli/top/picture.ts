@@ -1,6 +1,6 @@
 /** A frame of `neurovisor top` as lines of text, for a terminal of any size. Pure. */
 import { bytes, coarse, duration } from '../output/table.ts';
-import { listLines, SHORT_ID } from './columns.ts';
+import { leastPart, leftText, listLines, SHORT_ID } from './columns.ts';
 import type { Latency, SandboxRow, TopEvent, TopFrame } from './frame.ts';
 import { cut, type Ink, type Inked, inked, rateText, safeText } from './ink.ts';
 
@@ -32,6 +32,8 @@ const ROWS_FOR_LATENCIES = 16;
 /** Minimum buckets of a histogram, so that histograms align. */
 const BARS_MIN = 18;
 const NAME_CHARACTERS = 15;
+/** Shared budgets that are shown. */
+const BUDGETS_MAX = 4;
 
 /** Exactly `size.rows` lines, none wider than `size.columns`. */
 export function draw(frame: TopFrame, size: Size, view: View): readonly string[] {
@@ -87,7 +89,19 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
       `${rateText(models.requestsPerSecond)} requests/s · ${bytes(models.tokens).replace(/ B$/, '')} tokens · channel ` +
       `${frame.channelBytesPerSecond === null ? '–' : bytes(frame.channelBytesPerSecond)}/s · ${safeText(daemon.upstream)}`,
     ...queueLines(models.queue, ink),
+    ...budgetLines(models.budgets, ink),
   ];
+}
+
+/** Those of which least is left. */
+function budgetLines(budgets: TopFrame['models']['budgets'], ink: Inked): readonly string[] {
+  if (budgets.length === 0) return [];
+  const sorted = budgets.toSorted((a, b) => leastPart(a.states) - leastPart(b.states));
+  const shown = sorted
+    .slice(0, BUDGETS_MAX)
+    .map(({ tenant, states }) => `${safeText(tenant ?? 'host')} ${leftText(states, ink)} left`);
+  const more = budgets.length - shown.length;
+  return [`budgets    ${shown.join(' · ')}${more === 0 ? '' : ` · ${more} more`}`];
 }
 
 /** Requests in front of model servers; no line where there is nothing to tell. */

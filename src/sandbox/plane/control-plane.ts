@@ -84,7 +84,7 @@ export interface ControlParts extends StarterParts {
   readonly notify?: PolicyParts['notify'];
   /** The host's part of `HostInfo`. */
   describe(): Promise<
-    Pick<HostInfo, 'version' | 'vmm' | 'vmmReason' | 'upstream' | 'models' | 'memoryAvailableMib'>
+    Omit<HostInfo, 'accelerator' | 'sandboxes' | 'paused' | 'queued' | 'startedAtMs'>
   >;
   /**
    * What the template of this name is made of, and the request with that.

@@ -1,19 +1,21 @@
 /** `neurovisor tenant`: the quotas of tenants, in the files of this home. */
 import { systemClock } from '../../../base/clock.ts';
+import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/model-limits.ts';
 import { MIB } from '../../../base/units.ts';
 import { resolveHome } from '../../../home.ts';
 import { openDaemonIfRunning } from '../../../library/daemon.ts';
 import { KeyStore } from '../../../tenants/keys.ts';
 import {
-  NO_QUOTAS,
   type Quotas,
   type TenantChange,
   type TenantInfo,
   TenantStore,
+  unset,
 } from '../../../tenants/settings.ts';
 import { usageOf } from '../../../tenants/usage.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
+import { budgetWords, parseSharedBudget } from '../../flags/model-budget.ts';
 import { parseMemory } from '../../flags/options.ts';
 import { withOption } from '../../flags/ranges.ts';
 import { bytes, table } from '../../output/table.ts';
@@ -24,11 +26,14 @@ export interface QuotaFlags {
   readonly memory?: string;
   readonly starts?: string;
   readonly storage?: string;
-  readonly tokens?: string;
+  readonly modelBudget?: readonly string[];
   readonly allowHosted?: readonly string[];
 }
 
-type Use = { readonly [K in keyof Quotas]?: number };
+type Use = { readonly [K in keyof Quotas]?: number } & {
+  /** Null: nothing was used in this window, or there is none. */
+  readonly modelBudget: BudgetUse | null;
+};
 
 export async function tenantList(cli: Cli): Promise<number> {
   const { dir } = resolveHome(cli.config.home);
@@ -36,7 +41,7 @@ export async function tenantList(cli: Cli): Promise<number> {
   const known = new Map(new TenantStore(dir).list().map((one) => [one.name, one]));
   const names = [...new Set([...known.keys(), ...keys.map(({ tenant }) => tenant)])].sort();
   const list = names.map((name) => ({
-    ...(known.get(name) ?? { name, quotas: NO_QUOTAS, allowHosted: [] }),
+    ...(known.get(name) ?? unset(name)),
     keys: keys.filter(({ tenant, revokedAtMs }) => tenant === name && revokedAtMs === null).length,
   }));
   if (cli.json) cli.printJson(list);
@@ -45,13 +50,14 @@ export async function tenantList(cli: Cli): Promise<number> {
 }
 
 export function tenantTable(list: readonly (TenantInfo & { readonly keys: number })[]): string {
-  const rows = list.map(({ name, keys, quotas, allowHosted }) => [
+  const rows = list.map(({ name, keys, quotas, allowHosted, modelBudget }) => [
     name,
     `${keys}`,
     ...ROWS.map(({ key, text }) => shown(quotas[key], text)),
     hosted(allowHosted),
+    budgetWords(modelBudget),
   ]);
-  return table(['tenant', 'keys', ...ROWS.map(({ title }) => title), HOSTED], rows);
+  return table(['tenant', 'keys', ...ROWS.map(({ title }) => title), HOSTED, BUDGET], rows);
 }
 
 export async function tenantShow(cli: Cli, name: string): Promise<number> {
@@ -76,27 +82,43 @@ export async function tenantSet(cli: Cli, name: string, flags: QuotaFlags): Prom
 
 /** @throws UsageError */
 export function changeOf(flags: QuotaFlags): TenantChange {
-  const { sandboxes, memory, starts, storage, tokens, allowHosted } = flags;
+  const { sandboxes, memory, starts, storage, allowHosted } = flags;
+  const modelBudget = parseSharedBudget(flags.modelBudget ?? []);
   return {
     ...(sandboxes !== undefined && { sandboxes: whole('--sandboxes', sandboxes) }),
     ...(memory !== undefined && { memoryMib: size('--memory', memory) }),
     ...(starts !== undefined && { startsPerSecond: number('--starts', starts) }),
     ...(storage !== undefined && { storageBytes: inBytes(size('--storage', storage)) }),
-    ...(tokens !== undefined && { tokensPerDay: whole('--tokens', tokens) }),
     ...(allowHosted !== undefined && { allowHosted: hostedOf(allowHosted) }),
+    ...(modelBudget !== undefined && { modelBudget }),
   };
 }
 
 /** @param use null: no daemon runs */
-function quotaTable({ quotas, allowHosted }: TenantInfo, use: Use | null): string {
+function quotaTable({ quotas, allowHosted, modelBudget }: TenantInfo, use: Use | null): string {
   const rows = ROWS.map(({ key, title, text }) => {
     const used = use?.[key];
     return [title, shown(quotas[key], text), used === undefined ? '-' : text(used)];
   });
-  return table(['quota', 'limit', 'used'], [...rows, [HOSTED, hosted(allowHosted), '-']]);
+  const used = use?.modelBudget ?? null;
+  return table(
+    ['quota', 'limit', 'used'],
+    [
+      ...rows,
+      [HOSTED, hosted(allowHosted), '-'],
+      [BUDGET, budgetWords(modelBudget), budgetUseText(modelBudget, used)],
+    ],
+  );
+}
+
+function budgetUseText(budget: WindowedBudget | null, used: BudgetUse | null): string {
+  if (budget === null || used === null) return '-';
+  const states = budgetStates(budget, used, systemClock.wall());
+  return budgetWords(Object.fromEntries(states.map((state) => [state.kind, state.used])));
 }
 
 const HOSTED = 'hosted models';
+const BUDGET = 'model budget';
 const hosted = (names: readonly string[]): string => names.join(', ') || NONE;
 
 /** @throws UsageError */
@@ -117,7 +139,6 @@ const ROWS: readonly {
   { key: 'memoryMib', title: 'memory', text: (mib) => bytes(mib * MIB) },
   { key: 'startsPerSecond', title: 'starts/s', text: count },
   { key: 'storageBytes', title: 'storage', text: bytes },
-  { key: 'tokensPerDay', title: 'tokens/day', text: count },
 ];
 
 const shown = (limit: number | null, text: (value: number) => string): string =>
@@ -128,7 +149,10 @@ async function useOf(cli: Cli, name: string): Promise<Use | null> {
   const daemon = await openDaemonIfRunning(cli.config);
   if (daemon === null) return null;
   await using control = daemon;
-  return usageOf(name, await control.list(), await control.snapshots());
+  const { modelBudgets } = await control.host();
+  const budget = modelBudgets.find(({ tenant }) => tenant === name);
+  const usage = usageOf(name, await control.list(), await control.snapshots());
+  return { ...usage, modelBudget: budget?.used ?? null };
 }
 
 const NONE = 'none';
