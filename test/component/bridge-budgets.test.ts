@@ -100,7 +100,11 @@ describe('bridge: budgets', () => {
     expect(refused.headers['x-should-retry']).toBe('false');
     expect(refused.headers['retry-after']).toBeUndefined();
     expect(JSON.parse(refused.body)).toMatchObject({
-      error: { code: 'budget_spent', message: expect.stringContaining('requests') },
+      error: {
+        code: 'budget_spent',
+        type: 'insufficient_quota',
+        message: expect.stringContaining('requests'),
+      },
     });
     const messages = await fixture.call('/v1/messages', BODY);
     expect([messages.status, messages.headers['x-should-retry']]).toEqual([429, 'false']);

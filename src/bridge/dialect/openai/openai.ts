@@ -170,10 +170,12 @@ function invalid(param: string, why: string): Checked<never> {
 /** The error object that OpenAI's SDKs turn into exceptions. */
 function errorObject(refusal: Refusal): unknown {
   const { message, param, code } = refusal;
-  return { error: { message, type: errorType(refusal.status), param: param ?? null, code } };
+  return { error: { message, type: errorType(refusal), param: param ?? null, code } };
 }
 
-function errorType(status: number): string {
+function errorType({ status, code }: Refusal): string {
+  // OpenAI's own for it. Codex tells it from a rate that is too high, and shows no message of a 429.
+  if (code === 'budget_spent') return 'insufficient_quota';
   if (status === 429) return 'rate_limit_error';
   return status >= 500 ? 'server_error' : 'invalid_request_error';
 }
