@@ -1,13 +1,13 @@
 /** Linux guests under KVM, in Firecracker and QEMU, jailed on cgroup v2: what no emulation here shows. */
 import { describe } from 'vitest';
+import { isFullRun } from '../support/full-run.ts';
 import { requiresNested, useNestedHost } from '../support/nested.ts';
 import { nestedDrivers } from '../support/nested-drivers.ts';
-import { FULL_VARIABLE } from '../support/nested-full.ts';
 import { nestedHosts } from '../support/nested-hosts.ts';
 import { nestedNetworkProofs, nestedProofs } from '../support/nested-proofs.ts';
 import { nestedCases } from '../support/nested-vmms.ts';
 
-const isFull = process.env[FULL_VARIABLE] === 'full';
+const isFull = isFullRun();
 
 requiresNested().describe('nested host', (parts) => {
   const world = useNestedHost(parts);

@@ -1,2 +1,4 @@
-/** Set to `full`: the nested layer runs all it has. */
-export const FULL_VARIABLE = 'NEUROVISOR_NESTED';
+/** `./neurovisor test --full`: also what takes too long, or fetches too much, for each run. */
+export const FULL_VARIABLE = 'NEUROVISOR_TEST_FULL';
+
+export const isFullRun = (): boolean => process.env[FULL_VARIABLE] === 'full';

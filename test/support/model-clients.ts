@@ -90,6 +90,17 @@ const nodeClient = (client: {
 export const dialectExample = (lock: 'anthropic' | 'openai' | 'ollama', name: string) =>
   pythonClient({ lock, script: `../../../examples/dialects/${name}` });
 
+/** What a sandbox has. @param port of the bridge */
+export const sandboxVariables = (port: number) => ({
+  PATH: process.env['PATH'],
+  ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
+  ANTHROPIC_API_KEY: 'neurovisor',
+  OLLAMA_HOST: `http://127.0.0.1:${port}`,
+  OPENAI_BASE_URL: `http://127.0.0.1:${port}/v1`,
+  OPENAI_API_KEY: 'neurovisor',
+  NEUROVISOR_MODEL: 'm1',
+});
+
 /** Runs one scenario. @returns the JSON that it prints; @throws if it fails or warns */
 export async function runScenario(
   client: ModelClient,
@@ -105,15 +116,7 @@ export async function runClient(
   port: number,
   more: readonly string[] = [],
 ): Promise<string> {
-  const env = {
-    PATH: process.env['PATH'],
-    ANTHROPIC_BASE_URL: `http://127.0.0.1:${port}`,
-    ANTHROPIC_API_KEY: 'neurovisor',
-    OLLAMA_HOST: `http://127.0.0.1:${port}`,
-    OPENAI_BASE_URL: `http://127.0.0.1:${port}/v1`,
-    OPENAI_API_KEY: 'neurovisor',
-    NEUROVISOR_MODEL: 'm1',
-  };
+  const env = sandboxVariables(port);
   return await new Promise((resolve, reject) => {
     execFile(program, [...args, ...more], { env, timeout: RUN_MS_MAX }, (error, out, warnings) => {
       if (error !== null) reject(error);

@@ -4,6 +4,7 @@
  */
 import { describe, it, type TestContext } from 'vitest';
 import { type Capability, requiredCapabilities } from './capabilities.ts';
+import { isFullRun } from './full-run.ts';
 
 type Body = (context: TestContext) => unknown;
 
@@ -25,7 +26,22 @@ export function requires<T>(capability: Capability, found: T | string): Requirem
     return { describe: (title, body) => void describe(title, () => body(found)), it };
   }
   refuse(capability, found);
-  const options = { meta: { skipReason: found } };
+  return skips(found);
+}
+
+/**
+ * Tests that take too long, or fetch too much, for each run.
+ * @param find called only in a full run
+ */
+export const requiresFullRun = <T>(
+  capability: Capability,
+  find: () => T | string,
+): Requirement<T> =>
+  isFullRun() ? requires(capability, find()) : skips('only with ./neurovisor test --full');
+
+/** Tests that are listed, and none of them runs. */
+function skips<T>(reason: string): Requirement<T> {
+  const options = { meta: { skipReason: reason } };
   // Vitest takes the body as the last argument, whatever the options.
   const skipped = (title: string, ...rest: unknown[]): void =>
     void it.skip(title, options, rest.at(-1) as Body);

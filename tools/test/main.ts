@@ -9,7 +9,10 @@ import { runTests } from './run.ts';
 const program = new Command('neurovisor test')
   .description('Run the tests of this checkout.')
   .argument('[layers or paths...]', 'what to run (default: everything)')
-  .option('--full', 'nested: add the proofs that take minutes each, and all cases of the drivers')
+  .option(
+    '--full',
+    'nested: add the proofs that take minutes each, and all cases of the drivers; component: coding agents',
+  )
   .exitOverride()
   .showHelpAfterError('(neurovisor test --help lists the layers)')
   .addHelpText(

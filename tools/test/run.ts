@@ -8,7 +8,7 @@ import { duration } from '../../src/cli/output/table.ts';
 import { resolveHome } from '../../src/home.ts';
 import { ensureTestPackages } from '../../src/runtime/setup.ts';
 import { requiredCapabilities } from '../../test/support/capabilities.ts';
-import { FULL_VARIABLE } from '../../test/support/nested-full.ts';
+import { FULL_VARIABLE } from '../../test/support/full-run.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
 import { labeled, type Shell } from './child.ts';
 import { LAYERS, type Layer, type LayerContext, layerOf } from './layers.ts';
