@@ -23,6 +23,20 @@ export interface ModelBudget {
 /** It has windows, or a restart of the daemon would have to begin it anew. */
 export type WindowedBudget = ModelBudget & { readonly windowMs: number };
 
+/** Answers that a sandbox's equal requests get again, and those of its tenant's other sandboxes that have this, too. */
+export interface ModelCache {
+  /** Age of an answer, at most. */
+  readonly ttlMs: number;
+  /**
+   * `repeatable`, as by default: requests whose model would say the same again, so those with `temperature: 0` or a seed and
+   * without tools, and embeddings. `all`: every request.
+   */
+  readonly requests?: CachedRequests;
+}
+
+export const CACHED_REQUESTS = ['repeatable', 'all'] as const;
+export type CachedRequests = (typeof CACHED_REQUESTS)[number];
+
 /** The account of all sandboxes together; no sandbox has this id. */
 export const HOST_ACCOUNT = 'host';
 const TENANT_ACCOUNT = 'tenant:';

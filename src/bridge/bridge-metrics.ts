@@ -134,6 +134,11 @@ export class BridgeMetrics {
     this.#interToken.merge(by, tokens.gaps, tokens.gapSumSeconds);
   }
 
+  /** Counts a request that was answered from the cache. */
+  countCached(dialect: string, usage: UsageRecord): void {
+    this.#requests.add({ model: this.#label(usage), dialect, outcome: usage.outcome });
+  }
+
   #label({ model, outcome }: UsageRecord): string {
     const isNew = !this.#models.has(model);
     if (isNew && outcome === 'ok' && this.#models.size < MODELS_MAX) this.#models.add(model);

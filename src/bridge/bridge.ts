@@ -20,12 +20,13 @@
  * - Streams are server-sent events. The bridge requests the usage event from every upstream, counts, and
  *   removes it for clients that did not request it. It sends `: keep-alive` while the upstream is silent.
  * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
+ * - A cache (`response-cache/`) answers exactly equal requests of a tenant, for sandboxes that have one.
  * - A tape (`tape/`) records requests and answers, or answers in place of the upstream; each inference request passes it.
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields, policy,
  * sse, usage, without-key, record/answer-notes, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
- * but for its streams and files.
+ * but for its streams and files, response-cache/ but for response-cache.
  * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
  * server), of routing/ (which server a request goes to) and upstream/ (model servers).
  */
@@ -51,6 +52,7 @@ import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
 import { PortRecords } from './record/port-records.ts';
 import type { RequestLog } from './record/request-record.ts';
 import { spokenApis } from './request-form.ts';
+import { ResponseCache } from './response-cache/response-cache.ts';
 import { type Draw, drawByHash } from './routing/affinity.ts';
 import { Dispatcher } from './routing/dispatcher.ts';
 import { ModelNames } from './routing/model-names.ts';
@@ -96,6 +98,8 @@ export interface BridgeOptions {
   readonly checker?: Partial<CheckerLimits>;
   /** Budgets that sandboxes share, beside their own. Absent: none. */
   readonly sharedBudgets?: SharedBudgetOptions | undefined;
+  /** Bytes for answers that are given again to equal requests. Default `RESPONSE_CACHE_BYTES`. */
+  readonly cacheBytes?: number | undefined;
   /** Default `QUEUE_LIMITS`. */
   readonly queue?: QueueLimits;
 }
@@ -158,6 +162,7 @@ export function createBridge(options: BridgeOptions): Bridge {
   for (const [account, used] of options.sharedBudgets?.used ?? []) {
     budgets.restore({ account, limits: { windowMs: used.windowMs }, holders: [] }, used);
   }
+  const cache = new ResponseCache(clock, options.cacheBytes);
   const ports = new Set<BridgePort>();
   const metrics = new BridgeMetrics();
   const { tracer = passiveTracer() } = options;
@@ -200,6 +205,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         tracer,
         takeTraces: options.takeTraces,
         tape: options.tape?.open(sandboxId),
+        cache,
         apis: spokenApis(tableOf(upstream)),
       });
       await listener.listen(socketPath);
@@ -228,12 +234,14 @@ export function createBridge(options: BridgeOptions): Bridge {
       ...metrics.list(),
       ...queues.metrics(),
       ...dispatcher.metrics(),
+      ...cache.metrics(),
       ...portGauges(ports),
       waitingBodies(checker),
     ],
     close() {
       closing ??= Promise.all([...ports].map((port) => port.close())).then(async () => {
         client.close();
+        cache.close();
         await checker.close();
       });
       return closing;

@@ -4,10 +4,11 @@ import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
 import { AnswerNotes } from './record/answer-notes.ts';
 import type { Translated } from './relay/relay-translated.ts';
+import type { CacheDraft } from './response-cache/response-cache.ts';
 import type { Track } from './tape/tape.ts';
 import { TokenTimes } from './token-times.ts';
 import type { UpstreamApi } from './upstream/address.ts';
-import type { TokenCounts, UsageRecord } from './usage.ts';
+import { NO_TOKENS, type TokenCounts, type UsageRecord } from './usage.ts';
 
 export type ExchangeEnd = 'served' | 'refused' | 'failed' | 'cancelled';
 
@@ -29,6 +30,12 @@ export interface Dispatched {
   readonly translated: Translated | undefined;
   readonly model: string;
   readonly track: Track | undefined;
+  /** What becomes of its answer in the cache. Undefined: nothing. */
+  readonly draft?: CacheDraft | undefined;
+  /** Tokens of its answer, by the budget; infinite: it has no limit. */
+  readonly outputMax?: number;
+  /** The answer comes from the cache, so no upstream has the request. */
+  readonly isCached?: boolean;
   /** The upstream's name of the model. */
   readonly answeredBy: string;
   /** The upstream's name. */
@@ -62,13 +69,20 @@ export function dispatch(
   };
 }
 
+/** The guest has what the model would say to anybody: a budget that is nearly spent must not shorten others' answers. */
+export function isForOthers({ outcome, counts, outputMax = Infinity }: Dispatched): boolean {
+  if (outcome !== 'ok' || outputMax === Infinity) return outcome === 'ok';
+  const { completionTokens, estimated } = counts();
+  return !estimated && completionTokens < outputMax;
+}
+
 /** The model's answer comes at once. */
 export const isWhole = ({ operation, inspection }: Dispatched): boolean =>
   operation.generates && !inspection.stream;
 
 /** @param status that the guest got; @param times milliseconds of one clock */
 export function usageRecord(
-  { operation, inspection, model, counts, outcome, bodyEndAtMs, sentAtMs }: Dispatched,
+  dispatched: Dispatched,
   sandboxId: string,
   status: number,
   times: {
@@ -78,13 +92,16 @@ export function usageRecord(
   },
 ): UsageRecord {
   const { startedAtMs, firstByteAtMs, endAtMs } = times;
-  const { cachedTokens: _cached, ...tokens } = counts();
+  const { operation, inspection, model, counts, outcome, bodyEndAtMs, sentAtMs } = dispatched;
+  const isCached = dispatched.isCached === true;
+  const { cachedTokens: _cached, ...tokens } = isCached ? NO_TOKENS : counts();
   return {
     sandboxId,
     model,
     operation: operation.name,
     ...tokens,
     stream: inspection.stream,
+    ...(isCached ? { cached: true as const } : {}),
     status,
     outcome,
     timings: {

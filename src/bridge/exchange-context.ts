@@ -11,6 +11,7 @@ import type { KeptAnswers } from './kept-answers.ts';
 import type { BridgeLimits } from './limits.ts';
 import type { PortRecords } from './record/port-records.ts';
 import type { SpokenApis } from './request-form.ts';
+import type { ResponseCache } from './response-cache/response-cache.ts';
 import type { Dispatcher } from './routing/dispatcher.ts';
 import type { ModelNames } from './routing/model-names.ts';
 import type { PortTape } from './tape/tape.ts';
@@ -42,5 +43,6 @@ export interface ExchangeContext extends AdmissionContext {
   readonly takeTraces: TakeTraces | undefined;
   /** Undefined: requests are neither recorded nor answered from a cassette. */
   readonly tape: PortTape | undefined;
+  readonly cache: ResponseCache;
   readonly apis: SpokenApis;
 }

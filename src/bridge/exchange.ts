@@ -14,34 +14,29 @@ import { orAborted } from '../base/time-limit.ts';
 import type { Span } from '../trace/trace.ts';
 import { Admission } from './admission.ts';
 import { RequestBody } from './body/body.ts';
-import { bufferOf, type CheckedBytes } from './body/body-checker.ts';
+import type { CheckedBytes } from './body/body-checker.ts';
 import type { RequestForms, TranslatedForm } from './body/check-body.ts';
+import { checkRequest } from './body/check-request.ts';
 import type { OutputLimit } from './budget/output-limit.ts';
 import { callerKeys } from './caller-key.ts';
-import type { Dialect, Inspection, KeptContext, Operation, Route } from './dialect/dialect.ts';
+import type { Dialect, Inspection, Operation, Route } from './dialect/dialect.ts';
 import { dialectOf } from './dialect/dialects.ts';
 import { type Dispatched, dispatch, type ExchangeEnd, isWhole } from './dispatched.ts';
 import { BridgeError } from './errors.ts';
 import type { ExchangeContext } from './exchange-context.ts';
 import { INTERNAL, refusalOfFailure } from './failure.ts';
-import {
-  checkTraces,
-  checkTracesSize,
-  isTraces,
-  type TakeTraces,
-  tracesAnswer,
-} from './guest-traces.ts';
+import { checkTraces, isTraces, type TakeTraces, takenTraces } from './guest-traces.ts';
 import { requestHeaders } from './headers.ts';
-import { editJson, jsonLimits } from './json-body.ts';
 import { type KeptDraft, namedItems } from './kept-answers.ts';
 import type { Turn } from './queue/upstream-queues.ts';
 import { countEnd, type RequestHead, settleSent } from './record/settle.ts';
 import { accepted, type Checked, type Refusal } from './refusal.ts';
-import { NO_TOKENS, relayAnswer, relayRefusal } from './relay/relay-answer.ts';
+import { relayAnswer, relayRefusal } from './relay/relay-answer.ts';
 import { type Translated, translatedBy } from './relay/relay-translated.ts';
 import { Reply } from './reply.ts';
 import {
   type Asked,
+  bodyFor,
   formFor,
   formLengths,
   labelMembers,
@@ -49,13 +44,21 @@ import {
   playedApi,
   servable,
 } from './request-form.ts';
+import {
+  CACHE_HEADER,
+  type CachedAnswer,
+  type CacheUse,
+  cacheUse,
+  playCached,
+} from './response-cache/response-cache.ts';
 import type { SendAttempt } from './routing/dispatcher.ts';
 import { onlyPlan, type ResolvedModel } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { beginTrace, traceHeaders } from './trace.ts';
-import { UPSTREAM_APIS, type UpstreamApi, type UpstreamTarget } from './upstream/address.ts';
+import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
 import { cacheSalt } from './upstream/cache-salt.ts';
+import { NO_TOKENS } from './usage.ts';
 
 export class Exchange {
   readonly #context: ExchangeContext;
@@ -166,9 +169,7 @@ export class Exchange {
     if (!checked.ok) return this.#refused(checked.refusal);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
-    const sized = checkTracesSize(received.value);
-    if (!sized.ok) return this.#refused(sized.refusal);
-    const answer = tracesAnswer(traceTime.run(() => take(sandboxId, received.value)));
+    const answer = traceTime.run(() => takenTraces(received.value, sandboxId, take));
     if (!answer.ok) return this.#refused(answer.refusal);
     this.#reply.start(200, answer.value.headers);
     this.#reply.end(answer.value.body);
@@ -286,11 +287,48 @@ export class Exchange {
     const usable = servable(plan, spoken, checked.value);
     if (!usable.ok) return this.#refused(usable.refusal);
     const asked = { operation, ...checked.value, bytes, bodyEndAtMs };
-    return await this.#deliver({ ...asked, model, plan: usable.value }, track);
+    const whole = { ...asked, model, plan: usable.value };
+    const cached = cacheUse(this.#context, whole, this.#request.headers);
+    if (cached !== undefined) this.#reply.header(CACHE_HEADER, cached.hit ? 'hit' : 'miss');
+    if (cached?.hit !== undefined) return await this.#replay(whole, cached.hit);
+    return await this.#deliver(whole, track, cached);
   }
 
-  async #deliver(asked: Asked, track?: Track): Promise<ExchangeEnd> {
-    const { operation, inspection, forms, bytes, bodyEndAtMs, model, plan, conversation } = asked;
+  /** Answers from the cache: nothing waits, and no budget is used. */
+  async #replay(asked: Asked, hit: CachedAnswer): Promise<ExchangeEnd> {
+    const { operation, inspection, forms, model, bodyEndAtMs } = asked;
+    const { api } = hit;
+    const translated = this.#translated(asked, forms[api]?.translated, hit.model, undefined, api);
+    this.#dispatched = dispatch({
+      operation,
+      span: this.#beginTrace(asked),
+      inspection,
+      api,
+      translated,
+      track: undefined,
+      isCached: true,
+      answeredBy: hit.model,
+      upstream: hit.upstream,
+      model,
+      bodyEndAtMs,
+      sentAtMs: this.#context.clock.now(),
+    });
+    this.#body.release();
+    const answer = playCached(hit);
+    try {
+      return await this.#relay(answer, hit.target, this.#dispatched);
+    } finally {
+      answer.destroy();
+    }
+  }
+
+  #beginTrace({ operation, model, inspection: { stream } }: Asked): Span {
+    const request = { operation: operation.name, model, stream };
+    return beginTrace(this.#context, this.#request.headers['traceparent'], request);
+  }
+
+  async #deliver(asked: Asked, track?: Track, cached?: CacheUse): Promise<ExchangeEnd> {
+    const { operation, inspection, forms, bodyEndAtMs, model, plan, conversation } = asked;
     const { clock, sandboxId } = this.#context;
     const output = forms.openai?.output ?? null;
     const admitted = await this.#reserve(inspection, output, plan);
@@ -303,18 +341,13 @@ export class Exchange {
     const labels = callerKeys(sandboxId, inspection.bound);
     const affinity = conversation === null ? null : `${sandboxId} ${conversation}`;
     return this.#forward(affinity, admitted.value, async (target, route, signal) => {
+      const draft = cached?.draft(target, route);
       admitted.value.take(route);
       const api = (track?.model == null ? target.api : track.api) ?? 'openai';
       const form = formFor(forms, api, target);
       const salt = await cacheSalt(this.#context, target, route.model, signal);
-      const bound = { ...labelMembers(api, labels), ...admitted.value.editsOf(form.output) };
-      const edits = { ...form.edits, ...bound, ...salt };
-      const named = inspection.model === route.model ? edits : { ...edits, model: route.model };
-      span ??= beginTrace(this.#context, this.#request.headers['traceparent'], {
-        operation: operation.name,
-        model,
-        stream: inspection.stream,
-      });
+      const cut = admitted.value.editsOf(form.output);
+      span ??= this.#beginTrace(asked);
       this.#dispatched = dispatch({
         operation,
         span,
@@ -322,14 +355,16 @@ export class Exchange {
         api,
         translated: this.#translated(asked, form.translated, route.model, track, api),
         track,
+        draft,
+        outputMax: Math.min(...Object.values(cut)),
         answeredBy: route.model,
         upstream: route.upstream,
         model,
         bodyEndAtMs,
         sentAtMs: clock.now(),
       });
-      const sent = form.bytes === undefined ? bytes : bufferOf(form.bytes);
-      const body = editJson(sent, form.layout, named);
+      const edits = { ...labelMembers(api, labels), ...cut, ...salt };
+      const body = bodyFor(asked, form, { ...edits, model: route.model });
       return this.#send(target, this.#dispatched, { path: form.path, body }, signal);
     });
   }
@@ -356,45 +391,15 @@ export class Exchange {
     return turn;
   }
 
-  /** Checks again with what a first check has found to be needed. */
   async #check(operation: Operation, bytes: Buffer): Promise<CheckedBytes> {
-    const first = await this.#checkWith(operation, bytes);
-    const needs = first.checked.ok ? first.checked.value.needs : undefined;
-    const kept = needs && this.#dialect.translation?.find?.(needs, this.#context.kept);
-    if (kept === undefined) return first;
-    if (!kept.ok) return { ...first, checked: kept };
-    return await this.#checkWith(operation, first.bytes, kept.value);
-  }
-
-  /** Maybe in a thread, which has the bytes meanwhile. */
-  async #checkWith(operation: Operation, bytes: Buffer, kept?: KeptContext): Promise<CheckedBytes> {
-    const { checker, policy, limits, sandboxId, metrics, clock, apis, tape } = this.#context;
     const { signal } = this.#aborter;
-    const begunAtMs = clock.now();
-    const check = {
-      dialect: this.#dialect.name,
-      operation,
-      policy,
-      limits: jsonLimits(limits),
-      // The answer that a cassette plays may be of another host's upstream.
-      apis: tape === undefined ? apis.all : UPSTREAM_APIS,
-      hasChoice: this.#context.dispatcher.hasChoice,
-      ...(kept === undefined ? {} : { kept }),
-    };
-    const checking = checker.check({
-      sandboxId,
-      loopTime: this.#context.bodyTime,
-      bytes,
-      check,
-      signal,
-    });
-    this.#body.keepUntilSettled(checking);
-    const result = await orAborted(checking, signal);
+    const onCheck = (checking: Promise<unknown>): void => this.#body.keepUntilSettled(checking);
+    const request = { dialect: this.#dialect, operation, bytes, signal, onCheck };
+    const result = await checkRequest(this.#context, request);
     if (result.checked.ok) {
       const { model, stream } = result.checked.value.inspection;
       Object.assign(this.#head, { model, stream });
     }
-    metrics.countCheck(result.where, clock.now() - begunAtMs);
     return result;
   }
 
@@ -449,7 +454,9 @@ export class Exchange {
       assert(dispatched !== undefined, 'an answer follows a request');
       const { track, answeredBy: model, api } = dispatched;
       const { target, response: received } = delivered.value;
+      const { draft } = dispatched;
       response = track?.keep(received, { model, api, apiKey: target.apiKey }) ?? received;
+      response = draft?.show(response) ?? response;
       this.#body.release();
       this.#silence?.touch();
       return await this.#relay(response, target, dispatched);
@@ -499,7 +506,7 @@ export class Exchange {
 
   async #relay(
     response: UpstreamAnswer,
-    target: UpstreamTarget,
+    target: Pick<UpstreamTarget, 'name' | 'apiKey'>,
     dispatched: Dispatched,
   ): Promise<ExchangeEnd> {
     const { limits, clock, log, policy } = this.#context;

@@ -32,22 +32,26 @@ export function checkTraces(headers: IncomingHttpHeaders, hasTime: boolean): Che
   return refused(429, 'too_many_traces', message, { retryAfterSeconds: 1 });
 }
 
-export function checkTracesSize({ length }: Buffer): Checked<void> {
-  if (length <= TRACES_BODY_BYTES_MAX) return accepted(undefined);
-  const message = `The traces have more than ${TRACES_BODY_BYTES_MAX} bytes. Send smaller batches.`;
-  return refused(413, 'body_too_large', message);
-}
-
-/** The answer, `ExportTraceServiceResponse`, with the number of rejected spans (partial_success.rejected_spans). */
-export function tracesAnswer(
-  taken: ReturnType<TakeTraces>,
+/** Takes them, and answers with the number of rejected spans (`ExportTraceServiceResponse`, partial_success.rejected_spans). */
+export function takenTraces(
+  body: Buffer,
+  sandboxId: string,
+  take: TakeTraces,
 ): Checked<{ readonly headers: Readonly<Record<string, string>>; readonly body: Buffer }> {
+  if (body.length > TRACES_BODY_BYTES_MAX) {
+    const message = `The traces have more than ${TRACES_BODY_BYTES_MAX} bytes. Send smaller batches.`;
+    return refused(413, 'body_too_large', message);
+  }
+  const taken = take(sandboxId, body);
   if (taken === null) return refused(400, 'bad_traces', 'The body is not an OTLP request.');
   const count = varint(taken.rejected);
   const partial = Buffer.from([0x08, ...count]);
-  const body =
+  const answer =
     taken.rejected === 0 ? Buffer.alloc(0) : Buffer.from([0x0a, partial.length, ...partial]);
-  return accepted({ headers: { 'content-type': TYPE, 'content-length': `${body.length}` }, body });
+  return accepted({
+    headers: { 'content-type': TYPE, 'content-length': `${answer.length}` },
+    body: answer,
+  });
 }
 
 function varint(value: number): readonly number[] {

@@ -1,5 +1,5 @@
 /** The models that a sandbox may use, and under which names. Set on the host, per port. */
-import type { ModelBudget, ModelPriority } from '../base/model-limits.ts';
+import type { ModelBudget, ModelCache, ModelPriority } from '../base/model-limits.ts';
 import type { BridgeLimits } from './limits.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 
@@ -29,6 +29,8 @@ export interface BridgePolicy {
   readonly priority?: ModelPriority;
   /** Budget of the sandbox, or of all that share its account. */
   readonly budget?: ModelBudget;
+  /** Absent: each request reaches a model server. */
+  readonly cache?: ModelCache;
   readonly limits?: Partial<BridgeLimits>;
 }
 

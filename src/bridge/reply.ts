@@ -85,6 +85,11 @@ export class Reply {
     this.#response.flushHeaders();
   }
 
+  /** For an answer that has not begun yet. */
+  header(name: string, value: string): void {
+    if (!this.#response.headersSent) this.#response.setHeader(name, value);
+  }
+
   /** Reports errors in the stream by `write` from now on. */
   onFailure(write: ((refusal: Refusal) => string) | undefined): void {
     this.#failure = write;

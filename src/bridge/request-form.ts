@@ -1,7 +1,10 @@
 /** Which form of a request each upstream of a plan gets, by the API that it speaks. Pure. */
+
+import { bufferOf } from './body/body-checker.ts';
 import type { CheckedBody, RequestForm, RequestForms } from './body/check-body.ts';
 import type { Operation } from './dialect/dialect.ts';
 import { NotConnectedError } from './errors.ts';
+import { editJson } from './json-body.ts';
 import { accepted, type Checked, refused } from './refusal.ts';
 import type { ResolvedModel } from './routing/model-names.ts';
 import type { RouteTable } from './routing/route-table.ts';
@@ -85,6 +88,17 @@ export function labelMembers(
   if (api === 'openai') return labels;
   const user = labels['user'] ?? labels['safety_identifier'];
   return user === undefined ? {} : { metadata: { user_id: user } };
+}
+
+/** What goes upstream. @param edits beside those of the form, with the upstream's name of the model */
+export function bodyFor(
+  { inspection, bytes }: Pick<Asked, 'inspection' | 'bytes'>,
+  form: RequestForm,
+  { model, ...edits }: { readonly model: string } & Readonly<Record<string, unknown>>,
+): readonly Buffer[] {
+  const sent = form.bytes === undefined ? bytes : bufferOf(form.bytes);
+  const named = inspection.model === model ? {} : { model };
+  return editJson(sent, form.layout, { ...form.edits, ...edits, ...named });
 }
 
 /** Lengths of the forms that are not the body itself, in bytes. */

@@ -7,7 +7,7 @@ import type { AnswerNotes } from './record/answer-notes.ts';
 import { eventData, type SsePiece } from './sse.ts';
 import { estimatedTokens } from './token-estimate.ts';
 
-/** One request that reached the upstream, made when its answer has been sent or was abandoned. */
+/** One request that reached the upstream or was answered from the cache, made when its answer has been sent or was abandoned. */
 export interface UsageRecord {
   readonly sandboxId: string;
   /** Upstream name. */
@@ -18,6 +18,8 @@ export interface UsageRecord {
   /** True when the bridge estimated the counts. */
   readonly estimated: boolean;
   readonly stream: boolean;
+  /** The answer came from the cache: no upstream had the request, and it used no tokens. */
+  readonly cached?: true;
   /** HTTP status that the guest got; 0 if it disconnected before. */
   readonly status: number;
   readonly outcome: UsageOutcome;
@@ -47,6 +49,8 @@ export interface TokenCounts {
   readonly completionTokens: number;
   readonly estimated: boolean;
 }
+
+export const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
 
 /** Larger events are not parsed; their size counts as text. */
 const PARSED_EVENT_BYTES_MAX = 256 * 1024;

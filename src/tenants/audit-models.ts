@@ -34,6 +34,7 @@ function noteSent(
       completionTokens: use.completionTokens,
       estimated: use.estimated,
       stream: use.stream,
+      ...(use.cached ? { cached: true as const } : {}),
       outcome: use.outcome,
       firstByteMs: ttftMs === null ? null : Math.round(ttftMs),
       queueMs: Math.round(queueMs),

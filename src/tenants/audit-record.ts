@@ -36,6 +36,8 @@ const modelUse = z.object({
   /** Names of tools that the answer called: the first 16, each once. */
   tools: z.array(z.string()).readonly().optional(),
   toolCalls: z.number().int().positive().optional(),
+  /** The answer came from the cache: no model server had the request, and it used no tokens. */
+  cached: z.literal(true).optional(),
   /** The code of the refusal, such as `budget_spent`. */
   refusal: z.string().optional(),
   /** Refused requests of this sandbox since its last record that have none. */

@@ -73,6 +73,8 @@ export async function bridgeFixture(
     queue?: BridgeOptions['queue'];
     sharedBudgets?: BridgeOptions['sharedBudgets'];
     tape?: BridgeOptions['tape'];
+    cacheBytes?: number;
+    clock?: BridgeOptions['clock'];
     log?: Log;
     requestLog?: BridgeOptions['requestLog'];
     tracer?: BridgeOptions['tracer'];
@@ -91,13 +93,14 @@ export async function bridgeFixture(
   const bridge = createBridge({
     upstream: options.routes ?? (() => options.upstream?.(mock) ?? Promise.resolve(mock.target)),
     ...(options.draw === undefined ? {} : { draw: options.draw }),
-    clock: systemClock,
+    clock: options.clock ?? systemClock,
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
     ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     tape: options.tape,
     sharedBudgets: options.sharedBudgets,
+    cacheBytes: options.cacheBytes,
     requestLog: options.requestLog,
     ...(options.tracer === undefined ? {} : { tracer: options.tracer }),
     onUsage(record) {

@@ -476,6 +476,10 @@ const usageRecord: z.ZodType<UsageRecord> = z
     completionTokens: z.number(),
     estimated: z.boolean().describe('Counted by the bridge, not reported by the model server.'),
     stream: z.boolean(),
+    cached: z
+      .literal(true)
+      .exactOptional()
+      .describe('Answered from the cache: no model server had the request, and it used no tokens.'),
     status: z.number(),
     outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
     timings: z

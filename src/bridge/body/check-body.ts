@@ -20,6 +20,7 @@ import {
 } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
 import { accepted, type Checked, type Refusal } from '../refusal.ts';
+import { exactKey } from '../response-cache/exact-key.ts';
 import { conversationOf } from '../routing/affinity.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
 
@@ -48,6 +49,8 @@ export interface CheckedBody {
   readonly forms: RequestForms;
   /** Why the request has no form for upstreams of an API, if there is a reason. */
   readonly unfit?: Readonly<Partial<Record<UpstreamApi, Refusal>>>;
+  /** The same for requests that get one answer from the cache. Absent: it takes no part. */
+  readonly exact?: string;
   /** The forms are missing: this is to be looked up first. */
   readonly needs?: KeptNeeds;
 }
@@ -104,6 +107,7 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
     inspection: { ...inspection, promptTokensEstimate },
     conversation,
     forms: { openai },
+    ...exactOf(check, inspection, value),
   };
   if (!check.apis.includes('anthropic')) return accepted(checked);
   if (dialect.direct !== undefined) {
@@ -122,6 +126,18 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
     translated: { answer: read.value.answer, keep },
   };
   return accepted({ ...checked, forms: { openai, anthropic } });
+}
+
+/** An answer that continues a kept one depends on more than the body. */
+function exactOf(
+  { dialect, operation, policy, kept }: BodyCheck,
+  { stream }: Inspection,
+  body: JsonObject,
+): Pick<CheckedBody, 'exact'> {
+  const { cache, allowFields = [] } = policy;
+  if (cache === undefined || kept !== undefined) return {};
+  const exact = exactKey({ dialect, operation, stream, allowFields, body }, cache);
+  return exact === null ? {} : { exact };
 }
 
 function written(body: JsonObject): Pick<RequestForm, 'bytes' | 'layout'> & { bytes: Uint8Array } {

@@ -1,5 +1,11 @@
 /** The end of a request: its metrics, its span, its usage, its records. */
-import { type Dispatched, type ExchangeEnd, UNSENT, usageRecord } from '../dispatched.ts';
+import {
+  type Dispatched,
+  type ExchangeEnd,
+  isForOthers,
+  UNSENT,
+  usageRecord,
+} from '../dispatched.ts';
 import type { ExchangeContext } from '../exchange-context.ts';
 import type { Reply } from '../reply.ts';
 import { endTrace } from '../trace.ts';
@@ -24,9 +30,11 @@ export function settleSent(
 ): void {
   const { clock, onUsage, sandboxId, metrics, records } = context;
   const { bodyEndAtMs, sentAtMs, tokens, span, notes, upstream, answeredBy } = dispatched;
+  dispatched.draft?.end(isForOthers(dispatched));
   const times = { startedAtMs, firstByteAtMs, endAtMs: clock.now() };
   const usage = usageRecord(dispatched, sandboxId, status, times);
-  metrics.countSent(dialect, usage, tokens);
+  if (usage.cached) metrics.countCached(dialect, usage);
+  else metrics.countSent(dialect, usage, tokens);
   endTrace(span, usage, { bodyEndAtMs, sentAtMs, firstAtMs: tokens.firstAtMs });
   onUsage(usage);
   notes.end();

@@ -4,7 +4,7 @@ import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
 import type { Dispatched } from '../dispatched.ts';
 import type { Reply } from '../reply.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
-import { DocumentUsage, StreamUsage, type TokenCounts } from '../usage.ts';
+import { DocumentUsage, NO_TOKENS, StreamUsage } from '../usage.ts';
 import {
   isEventStream,
   type RelayContext,
@@ -17,8 +17,6 @@ import { translateDocument, translateStream } from './relay-translated.ts';
 
 /** A server has no path to count tokens, or not the model. */
 const NO_COUNT: readonly (number | undefined)[] = [404, 405, 501];
-
-export const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, estimated: false };
 
 /** @throws BridgeError `upstream_died`, `upstream_protocol`, `upstream_failed`, or the signal's reason */
 export async function relayAnswer(

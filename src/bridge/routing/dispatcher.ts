@@ -102,6 +102,11 @@ export class Dispatcher {
     return this.#table.upstreams.length > 1;
   }
 
+  /** As it is now. Undefined: there is none of this name any more. */
+  upstreamOf(name: string): RoutedUpstream | undefined {
+    return this.#upstreams.get(name);
+  }
+
   metrics(): readonly Metric[] {
     return [this.#attempts];
   }

@@ -113,7 +113,7 @@ export class ModelNames {
     if (typeof this.#source === 'function') {
       // There are no prices without a table, and a server elsewhere may have some.
       const target = await orAborted(this.#source(), signal);
-      return onlyPlan(model, isLocal(target) ? {} : { price: null });
+      return { ...onlyPlan(model, isLocal(target) ? {} : { price: null }), target };
     }
     const { upstreams, models } = this.#table;
     const routed = models.get(model);

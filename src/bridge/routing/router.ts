@@ -1,6 +1,7 @@
 /** Chooses the route of a request by health, free slots and weight. Pure: time and chance come in as arguments. */
 import { assert } from '../../base/assert.ts';
 import type { UpstreamLoad } from '../queue/upstream-queues.ts';
+import type { UpstreamTarget } from '../upstream/address.ts';
 import { weighted } from './affinity.ts';
 import { type AttemptEnd, type Availability, Health, type HealthLimits } from './health.ts';
 import type { FailureCause, FallbackCause, Route, RouteTable } from './route-table.ts';
@@ -13,6 +14,8 @@ export interface Plan {
   readonly fallbackOn: ReadonlySet<FallbackCause>;
   /** Those of the table when it was made, by which the sandbox's permission was judged. Absent: there is no table. */
   readonly upstreams?: RouteTable['upstreams'];
+  /** The only upstream, where there is no table. */
+  readonly target?: UpstreamTarget;
 }
 
 /** Only the usable routes, and the groups that have some. */
