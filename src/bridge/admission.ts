@@ -128,6 +128,11 @@ export class Admission {
     this.#isPriced = price != null;
   }
 
+  /** Others wait for its slot of the upstream. */
+  get isSlotWanted(): boolean {
+    return this.#turn?.isWanted() ?? false;
+  }
+
   /** While an answer comes it costs at least what was expected. */
   progress({ promptTokens, completionTokens }: TokenCounts): void {
     this.#turn?.charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));

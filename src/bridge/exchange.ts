@@ -52,7 +52,7 @@ import {
   playCached,
 } from './response-cache/response-cache.ts';
 import type { SendAttempt } from './routing/dispatcher.ts';
-import { onlyPlan, type ResolvedModel } from './routing/model-names.ts';
+import { playedModel, type ResolvedModel } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { beginTrace, traceHeaders } from './trace.ts';
@@ -271,7 +271,7 @@ export class Exchange {
     const resolved =
       played === null
         ? await models.resolve(inspection.model, policy, use, this.#aborter.signal)
-        : accepted({ model: played, plan: onlyPlan(played) });
+        : playedModel(played, inspection.model, policy, use);
     if (!resolved.ok) {
       track?.refuse(resolved.refusal);
       return this.#refused(resolved.refusal);
@@ -515,6 +515,7 @@ export class Exchange {
       limits,
       signal: this.#aborter.signal,
       onData: () => this.#silence?.touch(),
+      isSlotWanted: () => this.#admission?.isSlotWanted ?? false,
       showCacheHits: policy.showCacheHits ?? false,
       apiKey: target.apiKey,
       onTokens: (events: number) => {

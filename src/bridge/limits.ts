@@ -38,6 +38,8 @@ export interface BridgeLimits {
   readonly idleConnectionTimeoutMs: number;
   /** A guest that stops reading its answer; longer cancels the request. */
   readonly stallTimeoutMs: number;
+  /** The same while others wait for its slot of the upstream. */
+  readonly slotStallTimeoutMs: number;
   /** Connecting to the upstream; longer gets 503. */
   readonly connectTimeoutMs: number;
   /** Silence of an upstream, before and between bytes; longer gets 504 or an error event. */
@@ -76,6 +78,7 @@ export const BRIDGE_LIMITS: BridgeLimits = {
   lingerTimeoutMs: 30_000,
   idleConnectionTimeoutMs: 120_000,
   stallTimeoutMs: 120_000,
+  slotStallTimeoutMs: 20_000,
   connectTimeoutMs: 5_000,
   // A long prompt on a CPU may take minutes before its first token.
   silenceTimeoutMs: 600_000,

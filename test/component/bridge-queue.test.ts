@@ -1,12 +1,14 @@
 /** Sandboxes share an upstream with few slots (B8, B9): order and counts, no times. */
 import type { ServerResponse } from 'node:http';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { BridgePort } from '../../src/bridge/bridge.ts';
 import type { BridgePolicy } from '../../src/bridge/policy.ts';
 import { QUEUE_LIMITS } from '../../src/bridge/queue/upstream-queues.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
-import { type Recorded, sendJson } from '../support/mock-upstream.ts';
+import { delta, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
 
 let fixture: BridgeFixture;
 afterEach(() => fixture?.close());
@@ -56,6 +58,47 @@ async function queued(
   };
   return { attach, held, order, holds, end };
 }
+
+/** Asks for a stream and reads nothing of it. */
+function deaf(socketPath: string): Socket {
+  const socket = connect(socketPath);
+  socket.on('error', () => undefined);
+  socket.pause();
+  const text = JSON.stringify(bodyOf('deaf', { stream: true }));
+  socket.write(`POST ${CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
+  return socket;
+}
+
+describe('a guest that does not read its answer', () => {
+  it('keeps its slot while nobody waits for it, and loses it soon once others do', async () => {
+    const limits = { slotStallTimeoutMs: 300 };
+    const { attach, order } = await queued({ policy: { limits } });
+    fixture.mock.answer((request, response) => {
+      order.push(promptOf(request));
+      if (promptOf(request) !== 'deaf') return sendJson(response, 200, answered(1, 1));
+      startEvents(response);
+      const push = (): void => {
+        if (response.destroyed) return;
+        if (response.write(delta('x'.repeat(64_000)))) setImmediate(push);
+        else response.once('drain', push);
+      };
+      push();
+    });
+    const arrived = fixture.mock.next();
+    const socket = deaf(fixture.socketPath);
+    const { aborted } = await arrived;
+    // Long enough for its slot, if others waited.
+    await setTimeout(3 * limits.slotStallTimeoutMs);
+    expect(fixture.port.stats()).toMatchObject({ cancelled: 0, inFlight: 1 });
+    const other = await attach('other');
+    const waiting = call(other.path, CHAT, bodyOf('other'));
+    await aborted;
+    expect((await waiting).status).toBe(200);
+    expect(order).toEqual(['deaf', 'other']);
+    expect(fixture.port.stats()).toMatchObject({ cancelled: 1 });
+    socket.destroy();
+  });
+});
 
 const gauge = (name: string): number | undefined =>
   fixture.bridge

@@ -181,12 +181,14 @@ describe('bridge: routes', () => {
     ]);
   });
 
-  it('leaves a server that limits, and spares it until the time that it named', async () => {
+  it('leaves a server that limits a model, and spares it for this model until the time that it named', async () => {
     const limited = await mock('limited');
     const other = await mock('other');
-    limited.answer((_, response) =>
-      sendJson(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '300' }),
-    );
+    limited.answer(({ body }, response) => {
+      if (body.includes('"m"'))
+        sendJson(response, 429, { error: { message: 'slow down' } }, { 'retry-after': '300' });
+      else sendJson(response, 200, completion('from limited'));
+    });
     const { call } = await bridge(`
       [upstreams.limited]
       url = "${limited.target.baseUrl}"
@@ -198,6 +200,8 @@ describe('bridge: routes', () => {
       [models.spare]
       upstream = "other"
       [models.alone]
+      routes = [{ upstream = "limited", model = "m" }]
+      [models.another]
       upstream = "limited"
     `);
     for (const _ of [1, 2]) {
@@ -208,6 +212,7 @@ describe('bridge: routes', () => {
     expect([answer.status, errorOf(answer.body)['code']]).toEqual([429, 'upstream_limited']);
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(290);
     expect(limited.requests).toHaveLength(1);
+    expect(contentOf((await call(CHAT, chat('another'))).body)).toBe('from limited');
   });
 
   it('spares a server that keeps failing, and says when to retry', async () => {

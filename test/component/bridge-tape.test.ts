@@ -94,6 +94,25 @@ const streamed: Answer = (_, response) => {
   response.end(finish + usageEvent + done);
 };
 
+describe('a replay', () => {
+  it('refuses a model that the sandbox may not use, like a model server', async () => {
+    const { text } = await recorded(null, async (f) => [
+      (await f.call(CHAT, chat('a'))).status,
+      (await f.call(CHAT, chat('a', { model: 'm2' }))).status,
+    ]);
+    const player = new Player(parseCassette(Buffer.from(text)));
+    const fixture = await open({
+      tape: player,
+      upstream: async () => player.target,
+      policy: { allowModels: ['m2'], aliases: { mine: 'm2' } },
+    });
+    const refused = await fixture.call(CHAT, chat('a'));
+    expect(refused.status).toBe(404);
+    expect(refused.body).toContain('Available: m2, mine');
+    expect((await fixture.call(CHAT, chat('a', { model: 'm2' }))).status).toBe(200);
+  });
+});
+
 describe('record, then replay', () => {
   const asks: Record<string, (fixture: BridgeFixture) => Promise<unknown[]>> = {
     'OpenAI, plain': async (f) => [(await f.call(CHAT, chat('a'))).body],
@@ -325,6 +344,17 @@ describe('what a cassette has', () => {
     for (let i = 0; i < 5; i += 1) port.begin({ ...ask(i), stream: false, body: {} });
     expect(tape.unansweredCount).toBeLessThan(5);
     expect(() => tape.exchanges()).toThrow(/at most/);
+  });
+
+  it('nothing of requests beyond its size, not even how often they came', () => {
+    const tape = new Recorder(100);
+    const port = tape.open();
+    const askedTwice = [1, 2].map((i) => {
+      const asked = { ...chat('x'), dialect: 'openai', operation: 'chat' };
+      const begun = port.begin({ ...asked, stream: false, body: {} });
+      return begun.ok ? begun.value.answerId : i;
+    });
+    expect(askedTwice[0]).toBe(askedTwice[1]);
   });
 
   it('nothing beyond its size: then it is not written at all', async () => {

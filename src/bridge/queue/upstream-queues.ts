@@ -51,6 +51,8 @@ export interface QueuedRequest {
 export interface Turn {
   /** Corrects the charge to what the request has used so far. */
   charge(inputTokens: number, outputTokens: number): void;
+  /** Others wait for a slot of the upstream. */
+  isWanted(): boolean;
   /** Idempotent. */
   release(): void;
 }
@@ -154,6 +156,7 @@ export class UpstreamQueues {
     count(1);
     return {
       charge: () => undefined,
+      isWanted: () => false,
       release: () => {
         if (isHeld) count(-1);
         isHeld = false;
@@ -250,6 +253,7 @@ class UpstreamQueue {
       if (ticket === undefined) return;
       this.#waiting.get(ticket)?.({
         charge: (input, output) => this.#scheduler.charge(ticket, costOf(input, output)),
+        isWanted: () => this.waiting > 0,
         release: () => {
           this.#scheduler.remove(ticket);
           this.#dispatch();

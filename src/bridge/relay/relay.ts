@@ -28,6 +28,8 @@ export interface RelayContext {
   readonly apiKey: string | undefined;
   /** Called when bytes arrive from the upstream. */
   onData(): void;
+  /** Others wait for the slot of the upstream that the answer has. */
+  isSlotWanted(): boolean;
   /** Called with the number of events with text in one chunk. */
   onTokens(events: number): void;
   /** Cancels the request. */
@@ -185,6 +187,9 @@ function messageOf(text: string, status: number): string {
   }
 }
 
+/** Others may begin to wait for the slot at any time. */
+const STALL_CHECKED_MS = 1000;
+
 /**
  * Reads to the end at the guest's pace. `onChunk` returns false to wait for the guest; what it throws ends the answer.
  * @param isDone nothing after the last chunk matters
@@ -219,9 +224,17 @@ export function pump(
       if (isDone()) resolve();
       if (open || isDone() || response.isPaused()) return;
       response.pause();
-      stopStall = clock.after(limits.stallTimeoutMs, () => {
-        context.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));
-      });
+      const stalledAtMs = clock.now();
+      const check = (): void => {
+        const { stallTimeoutMs, slotStallTimeoutMs } = limits;
+        const mostMs = context.isSlotWanted()
+          ? Math.min(slotStallTimeoutMs, stallTimeoutMs)
+          : stallTimeoutMs;
+        const leftMs = mostMs - (clock.now() - stalledAtMs);
+        if (leftMs > 0) stopStall = clock.after(Math.min(leftMs, STALL_CHECKED_MS), check);
+        else context.cancel(new BridgeError('cancelled', 'the guest does not read its answer'));
+      };
+      check();
       reply.onDrain(() => {
         stopStall();
         context.onData();

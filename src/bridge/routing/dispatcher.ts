@@ -252,10 +252,10 @@ export class Dispatcher {
     return (then.isHosted || !now.isHosted) && then.api === now.api;
   }
 
-  #isAvailable({ upstream }: Route): boolean {
+  #isAvailable(route: Route): boolean {
     this.#follow();
-    if (!this.#upstreams.has(upstream)) return false;
-    return this.#router.availability(upstream, this.#options.clock.now()).ok;
+    if (!this.#upstreams.has(route.upstream)) return false;
+    return this.#router.availability(route, this.#options.clock.now()).ok;
   }
 
   #begin(route: Route): Attempt {

@@ -28,11 +28,11 @@ const end: fc.Arbitrary<AttemptEnd> = fc.oneof(
 );
 type Step =
   | { readonly kind: 'pass'; readonly ms: number }
-  | { readonly kind: 'begin' }
+  | { readonly kind: 'begin'; readonly model: string }
   | { readonly kind: 'end'; readonly index: number; readonly end: AttemptEnd };
 const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ kind: fc.constant('pass' as const), ms: fc.constantFrom(0, 50, 100, 199, 350) }),
-  fc.constant({ kind: 'begin' } as const),
+  fc.record({ kind: fc.constant('begin' as const), model: fc.constantFrom('m', 'n') }),
   fc.record({ kind: fc.constant('end' as const), index: fc.nat(2), end }),
 );
 
@@ -42,7 +42,8 @@ class Model {
   opens: number[] = [];
   readonly probes = new Set<object>();
   probeUntil = Number.NEGATIVE_INFINITY;
-  pauses: number[] = [];
+  /** Of all models: the model is null. */
+  pauses: { readonly model: string | null; readonly until: number }[] = [];
 
   get openMs(): number {
     return Math.min(LIMITS.openMs * 2 ** (this.opens.length - 1), LIMITS.openMsMax);
@@ -53,19 +54,25 @@ class Model {
     this.probeUntil = now + this.openMs;
   }
 
-  isAvailable(now: number): boolean {
-    if (this.pauses.some((until) => now < until)) return false;
+  isAvailable(now: number, model: string): boolean {
+    const isPaused = this.pauses.some(
+      (one) => now < one.until && (one.model === null || one.model === model),
+    );
+    if (isPaused) return false;
     const last = this.opens.at(-1);
     if (last === undefined) return true;
     return now >= last + this.openMs && now >= this.probeUntil;
   }
 
-  end(attempt: object, end: AttemptEnd, now: number): void {
+  end(attempt: { readonly model: string }, end: AttemptEnd, now: number): void {
     const isProbe = this.probes.delete(attempt);
     if (isProbe) this.probeUntil = Number.NEGATIVE_INFINITY;
     if (end.kind === 'limited' || (end.kind === 'failed' && end.retryAfterMs !== null)) {
       const asked = end.retryAfterMs ?? LIMITS.pauseMs;
-      this.pauses.push(now + Math.min(Math.max(asked, 0), LIMITS.pauseMsMax));
+      this.pauses.push({
+        model: end.kind === 'limited' ? attempt.model : null,
+        until: now + Math.min(Math.max(asked, 0), LIMITS.pauseMsMax),
+      });
     }
     if (end.kind === 'unsure' || (this.opens.length > 0 && !isProbe)) return;
     if (end.kind === 'failed') {
@@ -84,13 +91,13 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
     fc.property(fc.array(step, { minLength: 30, maxLength: 120 }), (steps) => {
       const health = new Health(LIMITS);
       const model = new Model();
-      const running: { readonly isProbe: boolean }[] = [];
+      const running: { readonly isProbe: boolean; readonly model: string }[] = [];
       let now = 0;
       for (const one of steps) {
         if (one.kind === 'pass') now += one.ms;
         else if (one.kind === 'begin') {
-          if (!health.availability(now).ok) continue;
-          const attempt = health.begin(now);
+          if (!health.availability(now, one.model).ok) continue;
+          const attempt = health.begin(now, one.model);
           if (model.opens.length > 0) model.probe(attempt, now);
           running.push(attempt);
         } else {
@@ -99,16 +106,17 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
           health.end(attempt, one.end, now);
           model.end(attempt, one.end, now);
         }
-        const availability = health.availability(now);
-        expect(availability.ok).toBe(model.isAvailable(now));
-        if (availability.ok) continue;
-        expect(availability.retryInMs).toBeGreaterThan(0);
-        expect(availability.retryInMs).toBeLessThanOrEqual(LIMITS.pauseMsMax);
-        // Once nothing runs, the time that it names is enough.
-        if (running.length === 0) {
+        for (const name of ['m', 'n']) {
+          const availability = health.availability(now, name);
+          expect(availability.ok).toBe(model.isAvailable(now, name));
+          if (availability.ok) continue;
+          expect(availability.retryInMs).toBeGreaterThan(0);
+          expect(availability.retryInMs).toBeLessThanOrEqual(LIMITS.pauseMsMax);
+          // Once nothing runs, the time that it names is enough.
+          if (running.length > 0) continue;
           const later = now + availability.retryInMs;
-          const then = health.availability(later);
-          if (!then.ok) expect(health.availability(later + then.retryInMs).ok).toBe(true);
+          const then = health.availability(later, name);
+          if (!then.ok) expect(health.availability(later + then.retryInMs, name).ok).toBe(true);
         }
       }
     }),
@@ -117,20 +125,20 @@ it('Health: agrees with its model after any steps, and a refusal names a bounded
 
 it('Health: what one request can cause by its content opens nothing', () => {
   const health = new Health(LIMITS);
-  for (let i = 0; i < 100; i += 1) health.end(health.begin(i), { kind: 'unsure' }, i);
-  expect(health.availability(100)).toEqual({ ok: true });
+  for (let i = 0; i < 100; i += 1) health.end(health.begin(i, 'm'), { kind: 'unsure' }, i);
+  expect(health.availability(100, 'm')).toEqual({ ok: true });
 });
 
 it('Health: a probe that nobody answers closes the door to others only for a while', () => {
   const health = new Health(LIMITS);
   const failure = { kind: 'failed', cause: 'connect', retryAfterMs: null } as const;
-  for (let i = 0; i < LIMITS.failuresMax; i += 1) health.end(health.begin(0), failure, 0);
-  const first = health.begin(100);
-  expect(health.availability(150)).toEqual({ ok: false, cause: 'connect', retryInMs: 50 });
-  expect(health.availability(200).ok).toBe(true);
-  const second = health.begin(200);
-  expect(health.availability(200).ok).toBe(false);
+  for (let i = 0; i < LIMITS.failuresMax; i += 1) health.end(health.begin(0, 'm'), failure, 0);
+  const first = health.begin(100, 'm');
+  expect(health.availability(150, 'm')).toEqual({ ok: false, cause: 'connect', retryInMs: 50 });
+  expect(health.availability(200, 'm').ok).toBe(true);
+  const second = health.begin(200, 'm');
+  expect(health.availability(200, 'm').ok).toBe(false);
   health.end(first, { kind: 'unsure' }, 210);
   health.end(second, { kind: 'answered' }, 220);
-  expect(health.availability(220)).toEqual({ ok: true });
+  expect(health.availability(220, 'm')).toEqual({ ok: true });
 });

@@ -3,7 +3,9 @@
  *
  *     closed ── failures in a row ──► open ── time ──► half open: one attempt ── success ──► closed
  *        ▲                             ▲                        └──── failure: twice the time ──┐
- *        └── 429: pause, any state     └─────────────────────────────────────────────────────────┘
+ *        └── 503 with a time: pause, any state ────────────────────────────────────────────────────┘
+ *
+ * A 429 pauses one model of the upstream: hosted services limit each model of a key, and no header says that it is more.
  *
  * An attempt of a half-open breaker may take minutes until its answer begins, so it keeps others away only as long as the
  * breaker was open.
@@ -59,14 +61,23 @@ export class Health {
   /** End of the time for the attempt of a half-open breaker alone. */
   #probingUntilMs = Number.NEGATIVE_INFINITY;
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
-  #pauseCause: FailureCause = '429';
+  #pauseCause: FailureCause = '5xx';
+  /** Ends of the pauses that 429s asked for, by model; those that are over go with the next 429. */
+  readonly #limitedUntilMs = new Map<string, number>();
 
   constructor(limits: HealthLimits = HEALTH_LIMITS) {
     this.#limits = limits;
     this.#openMs = limits.openMs;
   }
 
-  availability(nowMs: number): Availability {
+  availability(nowMs: number, model: string): Availability {
+    const limitedMs = (this.#limitedUntilMs.get(model) ?? Number.NEGATIVE_INFINITY) - nowMs;
+    const own = this.#ownAvailability(nowMs);
+    if (limitedMs <= 0 || (!own.ok && own.retryInMs >= limitedMs)) return own;
+    return { ok: false, cause: '429', retryInMs: limitedMs };
+  }
+
+  #ownAvailability(nowMs: number): Availability {
     if (nowMs < this.#pausedUntilMs) {
       return { ok: false, cause: this.#pauseCause, retryInMs: this.#pausedUntilMs - nowMs };
     }
@@ -79,16 +90,20 @@ export class Health {
       : AVAILABLE;
   }
 
-  /** Begins an attempt, which must be available. Returns whether it is one of a half-open breaker. */
-  begin(nowMs: number): { readonly isProbe: boolean } {
+  /** Begins an attempt at a model, which must be available. Returns whether it is one of a half-open breaker. */
+  begin(nowMs: number, model: string): { readonly isProbe: boolean; readonly model: string } {
     const isProbe = this.#openUntilMs !== null;
     if (isProbe) this.#probingUntilMs = nowMs + this.#openMs;
-    return { isProbe };
+    return { isProbe, model };
   }
 
-  end({ isProbe }: { readonly isProbe: boolean }, end: AttemptEnd, nowMs: number): void {
+  end(
+    { isProbe, model }: { readonly isProbe: boolean; readonly model: string },
+    end: AttemptEnd,
+    nowMs: number,
+  ): void {
     if (isProbe) this.#probingUntilMs = Number.NEGATIVE_INFINITY;
-    if (end.kind === 'limited') this.#pause(end.retryAfterMs, '429', nowMs);
+    if (end.kind === 'limited') this.#limit(model, end.retryAfterMs, nowMs);
     if (end.kind === 'failed' && end.retryAfterMs !== null) {
       this.#pause(end.retryAfterMs, end.cause, nowMs);
     }
@@ -99,9 +114,22 @@ export class Health {
     else this.#close();
   }
 
-  #pause(retryAfterMs: number | null, cause: FailureCause, nowMs: number): void {
+  #limit(model: string, retryAfterMs: number | null, nowMs: number): void {
+    for (const [name, until] of this.#limitedUntilMs) {
+      if (until <= nowMs) this.#limitedUntilMs.delete(name);
+    }
+    const until = this.#pauseEndMs(retryAfterMs, nowMs);
+    const before = this.#limitedUntilMs.get(model) ?? until;
+    this.#limitedUntilMs.set(model, Math.max(until, before));
+  }
+
+  #pauseEndMs(retryAfterMs: number | null, nowMs: number): number {
     const { pauseMs, pauseMsMax } = this.#limits;
-    const until = nowMs + Math.min(Math.max(retryAfterMs ?? pauseMs, 0), pauseMsMax);
+    return nowMs + Math.min(Math.max(retryAfterMs ?? pauseMs, 0), pauseMsMax);
+  }
+
+  #pause(retryAfterMs: number | null, cause: FailureCause, nowMs: number): void {
+    const until = this.#pauseEndMs(retryAfterMs, nowMs);
     if (until <= this.#pausedUntilMs) return;
     this.#pausedUntilMs = until;
     this.#pauseCause = cause;

@@ -210,6 +210,23 @@ export class ModelNames {
   }
 }
 
+/**
+ * The model of a recorded answer, if the sandbox may use the one that it asks for.
+ * @param played the upstream's name of the model that answered
+ */
+export function playedModel(
+  played: string,
+  asked: string | undefined,
+  policy: BridgePolicy,
+  use: 'text' | 'embeddings',
+): Checked<ResolvedModel> {
+  if (policy.allowModels !== undefined) {
+    const allowed = resolveModel(asked, policy, null, use);
+    if (!allowed.ok) return allowed;
+  }
+  return accepted({ model: played, plan: onlyPlan(played) });
+}
+
 /** Where there is no table. */
 export function onlyPlan(model: string, price: Pick<Route, 'price'> = {}): Plan {
   const routes = [{ upstream: ONLY_UPSTREAM, model, weight: 1, ...price }];

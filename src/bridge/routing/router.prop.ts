@@ -35,8 +35,9 @@ function routerIn(
   }));
   for (const name of NAMES) {
     const at = { upstream: name, model: 'm', weight: 1 };
-    if (state[name] === 'limited') {
-      router.end(router.begin(at, 0), { kind: 'limited', retryAfterMs: 5_000 }, 0);
+    for (const model of state[name] === 'limited' ? ['m', 'n'] : []) {
+      const attempt = router.begin({ ...at, model }, 0);
+      router.end(attempt, { kind: 'limited', retryAfterMs: 5_000 }, 0);
     }
     for (let i = 0; state[name] === 'open' && i < 3; i += 1) {
       router.end(router.begin(at, 0), { kind: 'failed', cause: 'connect', retryAfterMs: null }, 0);

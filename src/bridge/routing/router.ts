@@ -42,6 +42,8 @@ export interface Attempt {
   readonly upstream: string;
   readonly health: Health;
   readonly isProbe: boolean;
+  /** The upstream's name of it. */
+  readonly model: string;
 }
 
 /** A route may have this many requests beyond its share of all; then others are chosen although a cache is there. */
@@ -57,12 +59,12 @@ export class Router {
     this.#limits = limits;
   }
 
-  availability(upstream: string, nowMs: number): Availability {
-    return this.#healthOf(upstream).availability(nowMs);
+  availability({ upstream, model }: Route, nowMs: number): Availability {
+    return this.#healthOf(upstream).availability(nowMs, model);
   }
 
   /**
-   * A route whose upstream is available, by weight, and one that is not busy if there is one: in the first group with
+   * A route whose upstream is available for its model, by weight, and one that is not busy if there is one: in the first group with
    * one, or in a later one if `fallbackOn` has all that keeps a request from those before.
    * @param draw in [0, 1), equal for requests that should get the same route
    */
@@ -75,7 +77,7 @@ export class Router {
       let mayLeave = true;
       for (const route of group) {
         if (tried.routes.has(route) || tried.unconnected.has(route.upstream)) continue;
-        const availability = this.availability(route.upstream, nowMs);
+        const availability = this.availability(route, nowMs);
         if (availability.ok) {
           usable.push(route);
           continue;
@@ -106,9 +108,9 @@ export class Router {
   }
 
   /** Begins an attempt at an available upstream. */
-  begin({ upstream }: Route, nowMs: number): Attempt {
+  begin({ upstream, model }: Route, nowMs: number): Attempt {
     const health = this.#healthOf(upstream);
-    return { upstream, health, ...health.begin(nowMs) };
+    return { upstream, health, ...health.begin(nowMs, model) };
   }
 
   /** Says what the attempt tells of the upstream, once. */

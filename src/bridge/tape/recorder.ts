@@ -59,7 +59,6 @@ export class Recorder implements Tape {
         const normal = normalRequest(request);
         const key = requestKey(normal);
         const count = counts.get(key) ?? 0;
-        counts.set(key, count + 1);
         const answerId = answerIdOf(key, count);
         const recording: Recording = {
           request: normal,
@@ -67,8 +66,11 @@ export class Recorder implements Tape {
           taken: undefined,
           refusal: undefined,
         };
-        if (this.#take(RECORDING_BYTES + JSON.stringify(normal).length))
+        // Once it is full it writes nothing, so it counts nothing more either.
+        if (this.#take(RECORDING_BYTES + JSON.stringify(normal).length)) {
+          counts.set(key, count + 1);
           this.#recordings.push(recording);
+        }
         return {
           ok: true,
           value: {

@@ -60,15 +60,15 @@ export class Catalog {
   }
 
   #entry(target: UpstreamTarget): Entry {
-    const { key, prefix } = endpointOf(target);
-    const known = this.#entries.get(key + prefix);
+    const place = placeOf(target);
+    const known = this.#entries.get(place);
     if (known !== undefined) return known;
     if (this.#entries.size >= ENTRIES_MAX) this.#entries.clear();
     const ownedBy = target.modelOwner ?? target.name;
     const seed = target.models?.map((id) => ({ id, created: 0, ownedBy })) ?? null;
     const askedAtMs = this.#clock.now() - RETRY_MS;
     const entry: Entry = { models: seed, askedAtMs, pending: undefined };
-    this.#entries.set(key + prefix, entry);
+    this.#entries.set(place, entry);
     return entry;
   }
 
@@ -87,6 +87,13 @@ export class Catalog {
     entry.pending = undefined;
     return entry.models;
   }
+}
+
+/** Equal for targets with the same list: what a server lists may depend on the key and on the API. */
+function placeOf(target: UpstreamTarget): string {
+  const { key, prefix } = endpointOf(target);
+  const { name, api, apiKey } = target;
+  return JSON.stringify([key, prefix, name, api ?? 'openai', apiKey ?? null]);
 }
 
 /**

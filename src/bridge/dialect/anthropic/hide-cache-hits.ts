@@ -50,10 +50,24 @@ function hideInUsage(usage: JsonObject, told = inputTokens(usage)): JsonObject {
   };
 }
 
-/** The counts of input in `usage`; where it has none, those of an earlier event. */
+/**
+ * The counts of input in `usage`; where it has none, those of an earlier event. The end of an answer takes no token from
+ * the cache back: some servers count none of those there, and add them to the others, or leave them out.
+ */
 export function inputCounts(usage: JsonObject, earlier: JsonObject): JsonObject {
   const names = ['input_tokens', ...CACHED];
-  return Object.fromEntries(names.map((name) => [name, tokenCount(usage[name]) ?? earlier[name]]));
+  const told = Object.fromEntries(
+    names.map((name) => [name, tokenCount(usage[name]) ?? earlier[name]]),
+  );
+  const cached = (counts: JsonObject): number =>
+    CACHED.reduce((sum, name) => sum + (tokenCount(counts[name]) ?? 0), 0);
+  const kept = cached(earlier);
+  if (cached(told) > 0 || kept === 0) return told;
+  const own = tokenCount(told['input_tokens']);
+  const all = inputTokens(earlier);
+  const isAdded = own !== undefined && all !== undefined && own >= all;
+  const { input_tokens: _, ...hits } = earlier;
+  return { input_tokens: isAdded ? own - kept : own, ...hits };
 }
 
 /** With those from the cache. Undefined: the usage does not tell. */

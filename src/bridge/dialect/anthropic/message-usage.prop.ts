@@ -37,8 +37,10 @@ function countsOf(chunks: readonly Buffer[]) {
 
 describe('MessageUsage', () => {
   it('counts the same for any cut of the bytes, and as the last event says', () => {
+    // With a hit.
+    const some = fc.integer({ min: 3, max: 100_000 });
     fc.assert(
-      fc.property(text, count, count, fc.integer({ min: 1, max: 40 }), (said, all, out, size) => {
+      fc.property(text, some, count, fc.integer({ min: 1, max: 40 }), (said, all, out, size) => {
         const cached = Math.floor(all / 3);
         const reported = {
           input_tokens: all - cached,
@@ -84,6 +86,32 @@ describe('MessageUsage', () => {
         const all = own + read + written;
         expect(seen.counts(1)).toMatchObject({ promptTokens: all, cachedTokens: read });
         expect(hideInEvent(last, seen.input)).toMatchObject({ usage: { input_tokens: all } });
+      }),
+    );
+  });
+
+  it('keeps hits that the end counts as none, whether it adds them to the others or leaves them out', () => {
+    const some = fc.integer({ min: 1, max: 100_000 });
+    fc.assert(
+      fc.property(count, some, count, fc.boolean(), (own, read, written, isAdded) => {
+        const seen = new MessageUsage();
+        const all = own + read + written;
+        const start = {
+          input_tokens: own,
+          cache_read_input_tokens: read,
+          cache_creation_input_tokens: written,
+        };
+        seen.see({ type: 'message_start', message: { usage: start } });
+        seen.see({
+          type: 'message_delta',
+          usage: {
+            input_tokens: isAdded ? all : own,
+            cache_read_input_tokens: 0,
+            cache_creation_input_tokens: 0,
+            output_tokens: 3,
+          },
+        });
+        expect(seen.counts(1)).toMatchObject({ promptTokens: all, cachedTokens: read });
       }),
     );
   });

@@ -6,7 +6,7 @@ import { isJsonObject, type JsonObject, parseObject } from '../../json-body.ts';
 import type { AnswerReader } from '../dialect.ts';
 import type { AnswerContext, AnswerEvent } from '../model.ts';
 import { broken, OpenaiAnswerReader } from '../openai/read-answer.ts';
-import { inputTokens, tokenCount } from './hide-cache-hits.ts';
+import { inputCounts, inputTokens, tokenCount } from './hide-cache-hits.ts';
 
 /** Others end the answer as usual. */
 const FINISH_REASONS: Readonly<Record<string, string>> = {
@@ -76,7 +76,11 @@ export class MessagesAnswerReader implements AnswerReader {
   #chunk(usage: unknown, choices: readonly JsonObject[]): readonly AnswerEvent[] {
     if (isJsonObject(usage)) {
       const given = Object.entries(usage).filter(([, value]) => value !== null);
-      this.#usage = { ...this.#usage, ...Object.fromEntries(given) };
+      this.#usage = {
+        ...this.#usage,
+        ...Object.fromEntries(given),
+        ...inputCounts(usage, this.#usage),
+      };
     }
     return this.#chunks.readChunk({ usage: usageOf(this.#usage), choices });
   }
