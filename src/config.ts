@@ -4,6 +4,7 @@
  */
 import { resolve } from 'node:path';
 import { CodedError, describeError } from './base/errors.ts';
+import { CONTENT_MODES, type ContentMode } from './base/text/content-mode.ts';
 import { FIELD_PATHS } from './base/text/field-path.ts';
 import { GIB } from './base/units.ts';
 
@@ -68,6 +69,8 @@ const VARIABLES = {
   NEUROVISOR_RECORD: text(),
   /** File from which all requests to models are answered, without a model. */
   NEUROVISOR_REPLAY: text(),
+  /** What the daemon's log keeps of requests to models and their answers. */
+  NEUROVISOR_AUDIT_CONTENT: oneOf(CONTENT_MODES, 'off'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
@@ -150,6 +153,7 @@ export interface Config {
   readonly showCacheHits: boolean;
   /** Null: models are asked, and nothing is recorded. */
   readonly cassette: CassetteChoice | null;
+  readonly auditContent: ContentMode;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
@@ -205,6 +209,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     allowFields: listed(values.NEUROVISOR_ALLOW_FIELDS),
     showCacheHits: values.NEUROVISOR_CACHE_HITS === 'show',
     cassette: cassetteChoice(values.NEUROVISOR_RECORD, values.NEUROVISOR_REPLAY),
+    auditContent: values.NEUROVISOR_AUDIT_CONTENT,
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,

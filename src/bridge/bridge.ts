@@ -25,7 +25,7 @@
  * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
  *
  * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields, policy,
- * sse, usage, without-key, record/answer-notes, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
+ * sse, usage, without-key, record/answer-notes, content/, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
  * but for its streams and files, response-cache/ but for response-cache.
  * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
  * server), of routing/ (which server a request goes to) and upstream/ (model servers).
@@ -36,12 +36,14 @@ import { LoopTime } from '../base/fairness/loop-time.ts';
 import type { Log } from '../base/log.ts';
 import { type Metric, single } from '../base/metrics.ts';
 import type { BudgetUse } from '../base/model-limits.ts';
+import type { ContentMode } from '../base/text/content-mode.ts';
 import { passiveTracer, type Tracer } from '../trace/trace.ts';
 import type { SharedBudgets } from './admission.ts';
 import { BODY_MEMORY } from './body/body.ts';
 import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
 import { BridgeMetrics } from './bridge-metrics.ts';
 import { Budgets } from './budget/budgets.ts';
+import { CONTENT_MEMORY } from './content/content.ts';
 import { BridgeError } from './errors.ts';
 import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
 import { KEPT_MEMORY, KeptAnswers } from './kept-answers.ts';
@@ -62,6 +64,7 @@ import { Catalog } from './upstream/catalog.ts';
 import { UpstreamClient } from './upstream/client.ts';
 import type { UsageRecord } from './usage.ts';
 
+export type { Content } from './content/content.ts';
 export type { PortStats } from './listener.ts';
 export type { BridgePolicy } from './policy.ts';
 export type { RefusedRequest, RequestLog, SentRequest } from './record/request-record.ts';
@@ -82,6 +85,8 @@ export interface BridgeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** Gets a record of each request that was sent, and of those that were refused. Absent: nothing does. */
   readonly requestLog?: RequestLog | undefined;
+  /** What its records have of requests and answers. Default `off`. */
+  readonly content?: ContentMode | undefined;
   /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
   readonly tenantOf?: (sandboxId: string) => string | null;
   /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
@@ -152,6 +157,8 @@ export function createBridge(options: BridgeOptions): Bridge {
   const client = new UpstreamClient(clock);
   const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
   const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
+  const mode = options.requestLog === undefined ? 'off' : (options.content ?? 'off');
+  const content = { mode, memory: new FairShare(CONTENT_MEMORY) };
   const keptMemory = new FairShare(KEPT_MEMORY);
   const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
   const queues = new UpstreamQueues(clock, options.queue);
@@ -197,6 +204,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         log,
         onUsage,
         records,
+        content,
         tenantOf: options.tenantOf ?? (() => null),
         queues,
         budgets,

@@ -2,7 +2,7 @@
 import type { Span } from '../trace/trace.ts';
 import { INTER_TOKEN_BOUNDS, type UnsentOutcome } from './bridge-metrics.ts';
 import type { Inspection, Operation } from './dialect/dialect.ts';
-import { AnswerNotes } from './record/answer-notes.ts';
+import type { AnswerNotes } from './record/answer-notes.ts';
 import type { Translated } from './relay/relay-translated.ts';
 import type { CacheDraft } from './response-cache/response-cache.ts';
 import type { Track } from './tape/tape.ts';
@@ -55,13 +55,12 @@ export interface Dispatched {
 
 /** As it is until something of its answer is known. */
 export function dispatch(
-  request: Omit<Dispatched, 'isSeen' | 'counts' | 'complete' | 'outcome' | 'tokens' | 'notes'>,
+  request: Omit<Dispatched, 'isSeen' | 'counts' | 'complete' | 'outcome' | 'tokens'>,
 ): Dispatched {
   const { promptTokensEstimate: promptTokens } = request.inspection;
   return {
     ...request,
     tokens: new TokenTimes(request.bodyEndAtMs, INTER_TOKEN_BOUNDS),
-    notes: new AnswerNotes(),
     isSeen: false,
     counts: () => ({ promptTokens, completionTokens: 0, estimated: true }),
     complete: () => false,

@@ -6,6 +6,7 @@ import type { Tracer } from '../trace/trace.ts';
 import type { AdmissionContext } from './admission.ts';
 import type { BodyChecker } from './body/body-checker.ts';
 import type { BridgeMetrics } from './bridge-metrics.ts';
+import type { ContentKeeping } from './content/content.ts';
 import type { TakeTraces } from './guest-traces.ts';
 import type { KeptAnswers } from './kept-answers.ts';
 import type { BridgeLimits } from './limits.ts';
@@ -37,6 +38,7 @@ export interface ExchangeContext extends AdmissionContext {
   readonly log: Log;
   readonly onUsage: (usage: UsageRecord) => void;
   readonly records: PortRecords;
+  readonly content: ContentKeeping;
   readonly metrics: BridgeMetrics;
   readonly tracer: Tracer;
   /** Undefined: guests' own traces are not accepted. */

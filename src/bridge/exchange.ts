@@ -29,7 +29,8 @@ import { checkTraces, isTraces, type TakeTraces, takenTraces } from './guest-tra
 import { requestHeaders } from './headers.ts';
 import { type KeptDraft, namedItems } from './kept-answers.ts';
 import type { Turn } from './queue/upstream-queues.ts';
-import { countEnd, type RequestHead, settleSent } from './record/settle.ts';
+import { RequestHead } from './record/request-head.ts';
+import { countEnd, settleSent } from './record/settle.ts';
 import { accepted, type Checked, type Refusal } from './refusal.ts';
 import { relayAnswer, relayRefusal } from './relay/relay-answer.ts';
 import { type Translated, translatedBy } from './relay/relay-translated.ts';
@@ -76,7 +77,7 @@ export class Exchange {
   #admission: Admission | undefined;
 
   constructor(context: ExchangeContext, request: IncomingMessage, response: ServerResponse) {
-    const { memory, limits, clock, sandboxId } = context;
+    const { memory, limits, sandboxId } = context;
     this.#context = context;
     this.#request = request;
     this.#response = response;
@@ -86,7 +87,7 @@ export class Exchange {
       (bytes) => memory.take(sandboxId, bytes, limits.bodyTotalBytesMax),
       limits.bodyBytesMax,
     );
-    this.#head = { dialect: this.#dialect.name, startedAtMs: clock.now() };
+    this.#head = new RequestHead(this.#dialect.name, context);
   }
 
   /** Cancels the exchange in any phase. */
@@ -247,7 +248,7 @@ export class Exchange {
 
   async #infer(operation: Operation): Promise<ExchangeEnd> {
     const { limits, clock } = this.#context;
-    this.#head.operation = operation.name;
+    this.#head.begin(operation.name);
     const received = await this.#body.read(this.#request, this.#aborter.signal);
     if (!received.ok) return this.#refused(received.refusal);
     const bodyEndAtMs = clock.now();
@@ -309,6 +310,7 @@ export class Exchange {
       isCached: true,
       answeredBy: hit.model,
       upstream: hit.upstream,
+      notes: this.#head.notes,
       model,
       bodyEndAtMs,
       sentAtMs: this.#context.clock.now(),
@@ -359,6 +361,7 @@ export class Exchange {
         outputMax: Math.min(...Object.values(cut)),
         answeredBy: route.model,
         upstream: route.upstream,
+        notes: this.#head.notes,
         model,
         bodyEndAtMs,
         sentAtMs: clock.now(),
@@ -394,13 +397,17 @@ export class Exchange {
   async #check(operation: Operation, bytes: Buffer): Promise<CheckedBytes> {
     const { signal } = this.#aborter;
     const onCheck = (checking: Promise<unknown>): void => this.#body.keepUntilSettled(checking);
-    const request = { dialect: this.#dialect, operation, bytes, signal, onCheck };
+    const request = {
+      dialect: this.#dialect,
+      operation,
+      bytes,
+      signal,
+      onCheck,
+      content: this.#head.mode,
+    };
     const result = await checkRequest(this.#context, request);
-    if (result.checked.ok) {
-      const { model, stream } = result.checked.value.inspection;
-      Object.assign(this.#head, { model, stream });
-    }
-    return result;
+    const { checked } = result;
+    return checked.ok ? { ...result, checked: accepted(this.#head.take(checked.value)) } : result;
   }
 
   #translated(

@@ -114,7 +114,7 @@ export class StreamUsage implements StreamCounter {
   accept(piece: SsePiece): boolean {
     if (piece.kind === 'ending') return !this.#hid;
     const hide = piece.kind === 'event' && this.#read(piece.bytes);
-    if (piece.kind === 'part') this.#characters += piece.bytes.length;
+    if (piece.kind === 'part') this.#skip(piece.bytes.length);
     this.#hid = hide;
     return !hide;
   }
@@ -128,7 +128,7 @@ export class StreamUsage implements StreamCounter {
   /** @returns true for the usage event that only the bridge requested */
   #read(bytes: Buffer): boolean {
     if (bytes.length > PARSED_EVENT_BYTES_MAX) {
-      this.#characters += bytes.length;
+      this.#skip(bytes.length);
       return false;
     }
     const data = eventData(bytes);
@@ -147,6 +147,11 @@ export class StreamUsage implements StreamCounter {
     if (!Array.isArray(choices)) return false;
     for (const choice of choices) this.#readChoice(choice);
     return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
+  }
+
+  #skip(bytes: number): void {
+    this.#characters += bytes;
+    this.#notes?.skip(bytes);
   }
 
   #readChoice(choice: unknown): void {

@@ -279,6 +279,7 @@ export class Runtime {
         tape: tape?.tape,
         sharedBudgets: options.sharedBudgets,
         requestLog: options.requestLog,
+        content: config.auditContent,
       });
       cleanup.push('bridge', () => bridge.close());
       metrics.registry.add(...bridge.metrics());

@@ -1,32 +1,43 @@
-/** Records of requests to models, for a log of their own. */
-import type { RefusedRequest, RequestLog, SentRequest } from '../bridge/bridge.ts';
+/** Records of requests to models, for a log of their own, and of their contents, for another one. */
+import type { Content, RefusedRequest, RequestLog, SentRequest } from '../bridge/bridge.ts';
 import type { AuditSink } from './audit.ts';
+import type { ModelUse } from './audit-record.ts';
 
 const MODEL_CHARACTERS_MAX = 200;
 
-/** @param tenantOf a sandbox's owner; null: the operator */
+/**
+ * @param contents gets what was asked and answered; null: nothing does
+ * @param tenantOf a sandbox's owner; null: the operator
+ */
 export function modelRequestLog(
   audit: AuditSink,
+  contents: AuditSink | null,
   tenantOf: (sandboxId: string) => string | null,
 ): RequestLog {
   return {
-    sent: (request) => noteSent(audit, tenantOf(request.sandboxId), request),
+    sent: (request) => noteSent(audit, contents, tenantOf(request.sandboxId), request),
     refused: (request) => noteRefused(audit, tenantOf(request.sandboxId), request),
   };
 }
 
 function noteSent(
   audit: AuditSink,
+  contents: AuditSink | null,
   tenant: string | null,
   { sandboxId, operation, model, status, timings, leftOut, upstreamModel, ...use }: SentRequest,
 ): void {
   const { queueMs, ttftMs, totalMs } = timings;
-  audit.note({
+  const asked = {
     caller: { tenant, key: 'sandbox' },
     call: `MODEL ${operation}`,
     target: sandboxId,
     status,
     ms: totalMs,
+  };
+  const { content } = use;
+  const kept = hasText(content) ? contents?.note({ ...asked, content }) : null;
+  audit.note({
+    ...asked,
     model: {
       // An upstream, or a sandbox where any name passes, chooses them.
       name: shortName(model),
@@ -44,6 +55,8 @@ function noteSent(
       costNanoDollars: use.costNanoDollars,
       traceId: use.traceId,
       ...(use.toolCalls === 0 ? {} : { tools: use.tools, toolCalls: use.toolCalls }),
+      ...hashesOf(content),
+      ...(kept == null ? {} : { content: { seq: kept.seq, sha256: kept.hash } }),
       ...(leftOut === 0 ? {} : { leftOut }),
     },
   });
@@ -73,6 +86,16 @@ function noteRefused(
       ...(leftOut === 0 ? {} : { leftOut }),
     },
   });
+}
+
+const hasText = (content: Content | null): content is Content =>
+  content !== null && content.mode !== 'hash';
+
+function hashesOf(content: Content | null): Pick<ModelUse, 'sha256'> {
+  const request = content?.request?.sha256;
+  const answer = content?.answer?.sha256;
+  if (request === undefined && answer === undefined) return {};
+  return { sha256: { ...(request && { request }), ...(answer && { answer }) } };
 }
 
 const shortName = (name: string): string => name.slice(0, MODEL_CHARACTERS_MAX).toWellFormed();

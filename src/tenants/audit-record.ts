@@ -40,6 +40,10 @@ const modelUse = z.object({
   cached: z.literal(true).optional(),
   /** The code of the refusal, such as `budget_spent`. */
   refusal: z.string().optional(),
+  /** SHA-256, hexadecimal, of what was asked and of the text of the answer; docs/tenants.md says of what exactly. */
+  sha256: z.object({ request: z.string().optional(), answer: z.string().optional() }).optional(),
+  /** The record in the log of contents: its number and the SHA-256 of its line. */
+  content: z.object({ seq: z.number().int().positive(), sha256: z.string() }).optional(),
   /** Refused requests of this sandbox since its last record that have none. */
   leftOut: z.number().int().positive().optional(),
 });
@@ -64,6 +68,8 @@ const record = z.object({
   ms: z.number(),
   /** Only in the log of model requests. */
   model: modelUse.optional(),
+  /** Only in the log of contents: the request and the answer. */
+  content: z.record(z.string(), z.unknown()).optional(),
   /** Records before this one that could not be kept. */
   lost: z.number().int().positive().optional(),
   prev: z.string().regex(/^[0-9a-f]{64}$/),

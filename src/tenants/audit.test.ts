@@ -14,6 +14,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { type Log, silentLog } from '../base/log.ts';
 import {
+  AUDIT_LIMITS,
   type AuditedCall,
   AuditLog,
   type AuditParts,
@@ -223,6 +224,41 @@ describe('AuditLog', () => {
     for (let n = 1; n <= 4; n += 1) broken.note(call(n));
     await broken[Symbol.asyncDispose]();
     expect(counts.at(-1)).toEqual({ count: 4 });
+  });
+
+  it('while the disk is full, bounds the bytes that wait, and writes the rest in batches later', async () => {
+    let isFull = true;
+    const writes: number[] = [];
+    const openFile = async (path: string) => {
+      const file = await open(path, 'a', 0o600);
+      return {
+        appendFile: async (data: unknown) => {
+          if (isFull) throw new Error('ENOSPC');
+          writes.push((data as Buffer).length);
+          await file.appendFile(data as Buffer);
+        },
+        truncate: (length?: number) => file.truncate(length),
+        close: () => file.close(),
+      };
+    };
+    const text = 'x'.repeat(100_000);
+    const content = { mode: 'full', request: { bytes: 1, body: { text } }, answer: null } as const;
+    await using log = await openLog({
+      open: openFile,
+      kind: 'content',
+      limits: { waitingCharactersMax: 3_000_000, fileBytesMax: 1_500_000 },
+    });
+    for (let n = 1; n <= 100; n += 1) log.note({ ...call(n), content });
+    await log.flush();
+    isFull = false;
+    await log.flush();
+    log.note(call(101));
+    await log.flush();
+    expect(Math.max(...writes)).toBeLessThanOrEqual(AUDIT_LIMITS.batchCharactersMax);
+    const report = await verifyAudit(home, undefined, 'content');
+    expect(report).toMatchObject({ records: 31, problems: [] });
+    const last = readFileSync(join(home, 'audit', 'content', 'audit.jsonl'), 'utf8');
+    expect(parseRecord(last.trimEnd().split('\n').at(-1) ?? '')?.lost).toBe(70);
   });
 
   it('lines that come while others are written are not lost', async () => {

@@ -6,9 +6,10 @@
  *       audit-SEQ.jsonl   full ones; SEQ: their first record
  *       head.json         the last record, against a cut end
  *       models/           the same for requests to models, so that sandboxes do not push out the records of calls
+ *       content/          the same for what was asked and answered, so that long texts do not push out those records
  *
  * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls go
- * on and lines wait in memory; beyond `waitingMax` they are dropped, and the next record says how many.
+ * on and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next record says how many.
  */
 import { createReadStream } from 'node:fs';
 import {
@@ -31,6 +32,8 @@ import { describeError, errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
+import { MIB } from '../base/units.ts';
+import type { Content } from '../bridge/bridge.ts';
 import {
   type AuditRecord,
   CHAIN_START,
@@ -48,6 +51,10 @@ export const AUDIT_LIMITS = {
   flushMs: 200,
   /** Lines that wait for the disk. */
   waitingMax: 10_000,
+  /** Characters of these lines, whose bytes may be three times as many. */
+  waitingCharactersMax: 16 * MIB,
+  /** Written at once. */
+  batchCharactersMax: MIB,
   fileBytesMax: 64 * 1024 * 1024,
   /** Full files; the oldest goes. */
   filesMax: 16,
@@ -67,14 +74,16 @@ export interface AuditedCall {
   readonly status: number;
   readonly ms: number;
   readonly model?: ModelUse;
+  readonly content?: Content;
 }
 
 /** Which log of a home. */
-export type AuditKind = 'calls' | 'models';
+export type AuditKind = 'calls' | 'models' | 'content';
 
 /** Takes records; never throws. */
 export interface AuditSink {
-  note(call: AuditedCall): void;
+  /** @returns the record's place in the chain; null: it was dropped */
+  note(call: AuditedCall): ChainEnd | null;
 }
 
 /** A file that is only appended to. */
@@ -87,9 +96,17 @@ export interface AuditParts {
   readonly clock: Clock;
   readonly log: Log;
   /** For tests. */
-  readonly limits?: { readonly [K in 'waitingMax' | 'fileBytesMax' | 'filesMax']?: number };
+  readonly limits?: {
+    readonly [K in 'waitingMax' | 'waitingCharactersMax' | 'fileBytesMax' | 'filesMax']?: number;
+  };
   /** For tests: opens the current file to append to it. */
   readonly open?: (path: string) => Promise<AuditFile>;
+}
+
+/** A line that waits, and the chain with it. */
+interface Line {
+  readonly line: string;
+  readonly end: ChainEnd;
 }
 
 const CURRENT = 'audit.jsonl';
@@ -108,7 +125,8 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   #bytes: number;
   #firstSeq: number;
   #end: ChainEnd;
-  #waiting: string[] = [];
+  #waiting: Line[] = [];
+  #waitingCharacters = 0;
   #lost = 0;
   #cancelFlush: (() => void) | undefined;
   #flushing: Promise<void> = Promise.resolve();
@@ -142,25 +160,28 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     }
   }
 
-  note({ caller, call, target, status, ms, model }: AuditedCall): void {
-    if (this.#isClosed) return;
+  note(audited: AuditedCall): ChainEnd | null {
+    const { caller } = audited;
+    if (this.#isClosed) return null;
     const { clock } = this.#parts;
     if (caller === null) {
       if (this.#strangers.waitForMs(1, clock.now()) > 0) {
         this.#lost += 1;
-        return;
+        return null;
       }
       this.#strangers.spend(1);
     }
-    if (this.#waiting.length >= this.#limits.waitingMax) {
+    const { waitingMax, waitingCharactersMax } = this.#limits;
+    if (this.#waiting.length >= waitingMax || this.#waitingCharacters >= waitingCharactersMax) {
       this.#lost += 1;
-      return;
+      return null;
     }
-    this.#add({ caller, call, target, status, ms, ...(model && { model }) });
+    this.#add(audited);
     this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
+    return this.#end;
   }
 
-  #add({ caller, call, target, status, ms, model }: AuditedCall): void {
+  #add({ caller, call, target, status, ms, model, content }: AuditedCall): void {
     const record: AuditRecord = {
       seq: this.#end.seq + 1,
       at: new Date(this.#parts.clock.wall()).toISOString(),
@@ -171,13 +192,15 @@ export class AuditLog implements AuditSink, AsyncDisposable {
       status,
       ms: Math.round(ms),
       ...(model && { model }),
+      ...(content && { content: { ...content } }),
       ...(this.#lost === 0 ? {} : { lost: this.#lost }),
       prev: this.#end.hash,
     };
     this.#lost = 0;
     const line = JSON.stringify(record);
     this.#end = { seq: record.seq, hash: lineHash(line) };
-    this.#waiting.push(line);
+    this.#waiting.push({ line, end: this.#end });
+    this.#waitingCharacters += line.length;
   }
 
   /** Resolves when all lines so far are written, or could not be; never rejects. */
@@ -189,18 +212,11 @@ export class AuditLog implements AuditSink, AsyncDisposable {
   }
 
   async #write(): Promise<void> {
-    // A copy: more lines may come meanwhile.
-    const lines = [...this.#waiting];
-    if (lines.length === 0) return;
-    const end = this.#end;
+    // More lines may come meanwhile.
+    let left = this.#waiting.length;
+    if (left === 0) return;
     try {
-      if (this.#isTorn) await this.#cut();
-      if (this.#bytes >= this.#limits.fileBytesMax) await this.#rotate(end.seq - lines.length + 1);
-      const bytes = Buffer.from(`${lines.join('\n')}\n`);
-      await this.#append(bytes);
-      this.#waiting = this.#waiting.slice(lines.length);
-      this.#bytes += bytes.length;
-      await writeHead(this.#dir, end);
+      while (left > 0) left -= await this.#writeBatch();
       if (this.#isFailing) this.#parts.log.info('the audit log is written again');
       this.#isFailing = false;
     } catch (error) {
@@ -213,6 +229,28 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     if (this.#waiting.length > 0 && !this.#isClosed) {
       this.#cancelFlush ??= this.#parts.clock.after(this.#limits.flushMs, () => void this.flush());
     }
+  }
+
+  /** @returns the number of lines */
+  async #writeBatch(): Promise<number> {
+    const { batchCharactersMax, fileBytesMax } = this.#limits;
+    let characters = 0;
+    const beyond = this.#waiting.findIndex(({ line }) => {
+      characters += line.length;
+      return characters > batchCharactersMax;
+    });
+    const batch = this.#waiting.slice(0, beyond < 0 ? undefined : Math.max(1, beyond));
+    const [first, last] = [batch[0], batch.at(-1)];
+    if (first === undefined || last === undefined) return 0;
+    if (this.#isTorn) await this.#cut();
+    if (this.#bytes >= fileBytesMax) await this.#rotate(first.end.seq);
+    const bytes = Buffer.from(batch.map(({ line }) => `${line}\n`).join(''));
+    await this.#append(bytes);
+    this.#waiting = this.#waiting.slice(batch.length);
+    for (const { line } of batch) this.#waitingCharacters -= line.length;
+    this.#bytes += bytes.length;
+    await writeHead(this.#dir, last.end);
+    return batch.length;
   }
 
   /** A part that a full disk took is cut off again: the lines stay in memory. */
@@ -261,7 +299,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
       this.#add({ caller: null, call: END, target: null, status: 0, ms: 0 });
     }
     await this.flush();
-    const waiting = this.#waiting.map(parseRecord);
+    const waiting = this.#waiting.map(({ line }) => parseRecord(line));
     const lost = waiting.reduce((sum, one) => sum + (one?.lost ?? 0), 0);
     const count = waiting.filter((one) => one?.call !== END).length + lost;
     if (count > 0) this.#parts.log.error('records of the audit log are lost', { count });
@@ -333,7 +371,7 @@ async function verify(
 }
 
 const auditDir = (homeDir: string, kind: AuditKind = 'calls'): string =>
-  join(homeDir, 'audit', ...(kind === 'models' ? ['models'] : []));
+  join(homeDir, 'audit', ...(kind === 'calls' ? [] : [kind]));
 
 interface Opened {
   readonly file: AuditFile;

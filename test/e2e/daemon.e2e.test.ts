@@ -59,6 +59,7 @@ describe('serve', () => {
       vmm: expect.stringContaining('QEMU'),
       vmmReason: expect.stringMatching(/KVM/),
       upstream: new URL(home.upstream.target.baseUrl ?? '').host,
+      auditContent: 'off',
       pool: { min: 0, max: 0 },
       jail: { description: expect.stringMatching(/^(not )?jailed: /), gaps: expect.any(Array) },
     });

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import type { ContentMode } from '../../src/base/text/content-mode.ts';
 import type { BridgePolicy } from '../../src/bridge/bridge.ts';
 import type { Price } from '../../src/bridge/budget/price.ts';
 import type { UpstreamApi } from '../../src/bridge/upstream/address.ts';
@@ -20,8 +21,8 @@ export interface AuditedBridge {
   readonly upstream: MockUpstream;
   /** All records so far, once there are as many. */
   records(count: number): Promise<readonly AuditRecord[]>;
-  /** The lines of the log as they are. */
-  text(): Promise<string>;
+  /** The lines of a log as they are. */
+  text(kind?: 'models' | 'content'): Promise<string>;
   /** Ends the bridge and the log; the home stays. */
   end(): Promise<void>;
   close(): Promise<void>;
@@ -33,10 +34,11 @@ export async function auditedBridge(
     readonly policy?: BridgePolicy;
     readonly api?: UpstreamApi;
     readonly price?: Price;
+    readonly content?: ContentMode;
   } = {},
 ): Promise<AuditedBridge> {
   const { price = { input: 1_000_000, output: 2_000_000, cachedInput: 0 }, policy = {} } = options;
-  const { api = 'openai' } = options;
+  const { api = 'openai', content = 'off' } = options;
   const cleanup = new CleanupStack();
   const home = await mkdtemp(join(tmpdir(), 'nv-audit-'));
   cleanup.push('home', () => rm(home, { recursive: true, force: true }));
@@ -47,6 +49,8 @@ export async function auditedBridge(
   const log = { homeDir: home, clock: systemClock, log: silentLog };
   const models = await AuditLog.open({ ...log, kind: 'models' });
   ending.push('log', () => models[Symbol.asyncDispose]());
+  const contents = await AuditLog.open({ ...log, kind: 'content' });
+  ending.push('contents', () => contents[Symbol.asyncDispose]());
   const place = {
     target: () => Promise.resolve({ ...upstream.target, api }),
     answerWithinMs: null,
@@ -70,12 +74,13 @@ export async function auditedBridge(
         ['hosted', model('cloud')],
       ]),
     },
-    requestLog: modelRequestLog(models, () => 'acme'),
+    requestLog: modelRequestLog(models, contents, () => 'acme'),
+    content,
   });
   ending.push('bridge', () => fixture.close());
-  const text = async (): Promise<string> => {
-    await models.flush();
-    return await readFile(join(home, 'audit', 'models', 'audit.jsonl'), 'utf8');
+  const text = async (kind: 'models' | 'content' = 'models'): Promise<string> => {
+    await (kind === 'models' ? models : contents).flush();
+    return await readFile(join(home, 'audit', kind, 'audit.jsonl'), 'utf8');
   };
   const records = async (count: number): Promise<readonly AuditRecord[]> => {
     for (;;) {

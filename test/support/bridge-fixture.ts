@@ -77,6 +77,7 @@ export async function bridgeFixture(
     clock?: BridgeOptions['clock'];
     log?: Log;
     requestLog?: BridgeOptions['requestLog'];
+    content?: BridgeOptions['content'];
     tracer?: BridgeOptions['tracer'];
   } = {},
 ): Promise<BridgeFixture> {
@@ -102,6 +103,7 @@ export async function bridgeFixture(
     sharedBudgets: options.sharedBudgets,
     cacheBytes: options.cacheBytes,
     requestLog: options.requestLog,
+    content: options.content,
     ...(options.tracer === undefined ? {} : { tracer: options.tracer }),
     onUsage(record) {
       usage.push(record);

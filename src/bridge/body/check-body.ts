@@ -1,6 +1,9 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
 import { assert } from '../../base/assert.ts';
+import type { ContentMode } from '../../base/text/content-mode.ts';
 import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
+import type { RequestContent } from '../content/content.ts';
+import { requestContent } from '../content/request-content.ts';
 import { writeMessagesRequest } from '../dialect/anthropic/write-request.ts';
 import type {
   Inspection,
@@ -37,6 +40,8 @@ export interface BodyCheck {
   readonly apis: readonly UpstreamApi[];
   /** There is more than one upstream, among which a conversation should keep its own. */
   readonly hasChoice: boolean;
+  /** What the log keeps of the request. Absent: nothing. */
+  readonly content?: ContentMode;
   /** What a check without it found to be needed. */
   readonly kept?: KeptContext;
 }
@@ -51,6 +56,7 @@ export interface CheckedBody {
   readonly unfit?: Readonly<Partial<Record<UpstreamApi, Refusal>>>;
   /** The same for requests that get one answer from the cache. Absent: it takes no part. */
   readonly exact?: string;
+  readonly content?: RequestContent | undefined;
   /** The forms are missing: this is to be looked up first. */
   readonly needs?: KeptNeeds;
 }
@@ -108,6 +114,7 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
     conversation,
     forms: { openai },
     ...exactOf(check, inspection, value),
+    content: requestContent(value, bytes.length, check.content ?? 'off'),
   };
   if (!check.apis.includes('anthropic')) return accepted(checked);
   if (dialect.direct !== undefined) {

@@ -1,4 +1,5 @@
 /** Checks the body of a request beside the event loop, with what the bridge keeps for it (io). */
+import type { ContentMode } from '../../base/text/content-mode.ts';
 import { orAborted } from '../../base/time-limit.ts';
 import type { Dialect, KeptContext, Operation } from '../dialect/dialect.ts';
 import type { ExchangeContext } from '../exchange-context.ts';
@@ -11,6 +12,8 @@ export interface RequestToCheck {
   readonly operation: Operation;
   readonly bytes: Buffer;
   readonly signal: AbortSignal;
+  /** What the log keeps of the request. */
+  readonly content: ContentMode;
   /** The memory of the body stays in use until this has settled. */
   readonly onCheck: (checking: Promise<unknown>) => void;
 }
@@ -31,7 +34,7 @@ export async function checkRequest(
 /** Maybe in a thread, which has the bytes meanwhile. */
 async function checkWith(
   context: ExchangeContext,
-  { dialect, operation, bytes, signal, onCheck }: RequestToCheck,
+  { dialect, operation, bytes, signal, onCheck, content }: RequestToCheck,
   kept?: KeptContext,
 ): Promise<CheckedBytes> {
   const { checker, policy, limits, sandboxId, metrics, clock, apis, tape } = context;
@@ -44,6 +47,7 @@ async function checkWith(
     // The answer that a cassette plays may be of another host's upstream.
     apis: tape === undefined ? apis.all : UPSTREAM_APIS,
     hasChoice: context.dispatcher.hasChoice,
+    content,
     ...(kept === undefined ? {} : { kept }),
   };
   const loopTime = context.bodyTime;

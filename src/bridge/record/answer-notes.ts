@@ -1,7 +1,10 @@
 /**
- * What the log says of an answer: which tools it called. Read from the values that are parsed anyway to count tokens; only a
- * whole answer of OpenAI's API, which passes unparsed, is parsed here, after the guest has it. Pure.
+ * What the log says of an answer: which tools it called and, if the host's owner wants it, its text. Read from the values that
+ * are parsed anyway to count tokens; only a whole answer of OpenAI's API, which passes unparsed, is parsed here, after the
+ * guest has it. Pure.
  */
+import type { AnswerText } from '../content/answer-text.ts';
+import { type AnswerContent, CONTENT_LIMITS } from '../content/content.ts';
 import { isJsonObject, type JsonObject, parseObject } from '../json-body.ts';
 
 export const TOOL_LIMITS = {
@@ -11,16 +14,22 @@ export const TOOL_LIMITS = {
   callsMax: 1000,
 } as const;
 
-/** A longer whole answer is not read again. */
+/** For tools alone, a longer whole answer is not read again. */
 const DOCUMENT_BYTES_MAX = 128 * 1024;
 
 export class AnswerNotes {
+  readonly #text: AnswerText | undefined;
   readonly #tools = new Set<string>();
   /** Of a stream: choice and index. */
   readonly #calls = new Set<string>();
   #toolCalls = 0;
   #document: Buffer[] = [];
   #documentBytes = 0;
+
+  /** @param text gathers the text, too */
+  constructor(text?: AnswerText) {
+    this.#text = text;
+  }
 
   get tools(): readonly string[] {
     return [...this.#tools];
@@ -32,49 +41,109 @@ export class AnswerNotes {
 
   /** A choice of OpenAI's API, of a stream or of a whole answer. */
   readChoice(choice: JsonObject): void {
-    const { delta, message = delta } = choice;
+    const { delta, message = delta, text } = choice;
+    const at = numberOf(choice['index'], 0);
+    this.#addText(at, text);
     if (!isJsonObject(message)) return;
+    this.#addText(at, message['content']);
+    this.#addText(at, message['refusal']);
+    const { reasoning_content: reasoning = message['reasoning'] } = message;
+    if (typeof reasoning === 'string') this.#text?.reasoning(at, reasoning);
     const { tool_calls: calls, function_call: single } = message;
-    if (isJsonObject(single)) this.#readCall(`${choice['index']} -`, single['name']);
+    if (isJsonObject(single)) this.#readCall(at, -1, single['name'], single['arguments']);
     if (!Array.isArray(calls)) return;
     for (const [place, call] of calls.entries()) {
       if (!isJsonObject(call)) continue;
-      const { index = place, function: called, custom = called } = call;
-      if (isJsonObject(custom)) this.#readCall(`${choice['index']} ${index}`, custom['name']);
+      const called = call['function'] ?? call['custom'];
+      if (!isJsonObject(called)) continue;
+      const part = called['arguments'] ?? called['input'];
+      this.#readCall(at, numberOf(call['index'], place), called['name'], part);
     }
   }
 
   /** A block of an answer of Anthropic's API, whole or as it begins in a stream. */
   readBlock(index: unknown, block: unknown): void {
     if (!isJsonObject(block)) return;
-    if (block['type'] === 'tool_use') this.#readCall(`${index}`, block['name']);
+    const { type, text, thinking, name, input } = block;
+    this.#addText(0, text);
+    if (typeof thinking === 'string') this.#text?.reasoning(0, thinking);
+    if (type !== 'tool_use') return;
+    // In a stream the input follows.
+    const isKnown = isJsonObject(input) && Object.keys(input).length > 0;
+    const part = isKnown && this.#text !== undefined ? JSON.stringify(input) : '';
+    this.#readCall(0, numberOf(index, 0), name, part);
+  }
+
+  /** A part of a block of such an answer. */
+  readDelta(index: unknown, { text, thinking, partial_json: json }: JsonObject): void {
+    this.#addText(0, text);
+    if (typeof thinking === 'string') this.#text?.reasoning(0, thinking);
+    if (typeof json === 'string') this.#readCall(0, numberOf(index, 0), '', json);
+  }
+
+  /** Bytes of an answer that nothing has read. */
+  skip(bytes: number): void {
+    this.#text?.skip(bytes);
   }
 
   /** A part of a whole answer of OpenAI's API. */
   push(chunk: Buffer): void {
     this.#documentBytes += chunk.length;
-    if (this.#documentBytes > DOCUMENT_BYTES_MAX) this.#document = [];
+    const bytesMax =
+      this.#text === undefined ? DOCUMENT_BYTES_MAX : CONTENT_LIMITS.documentBytesMax;
+    if (this.#documentBytes > bytesMax) this.#document = [];
     else this.#document.push(chunk);
   }
 
   /** There is no more of the answer. Idempotent. */
   end(): void {
     const document = Buffer.concat(this.#document);
+    const unread = this.#documentBytes - document.length;
     this.#document = [];
-    if (!document.includes('"tool_calls"') && !document.includes('"function_call"')) return;
+    this.#documentBytes = 0;
+    if (unread > 0) this.#text?.skip(unread);
+    const hasCalls = document.includes('"tool_calls"') || document.includes('"function_call"');
+    if (document.length === 0 || (this.#text === undefined && !hasCalls)) return;
     const choices = parseObject(document.toString('utf8'))?.['choices'];
     for (const choice of Array.isArray(choices) ? choices : []) {
       if (isJsonObject(choice)) this.readChoice(choice);
     }
   }
 
-  #readCall(place: string, name: unknown): void {
-    if (typeof name !== 'string' || name === '' || this.#toolCalls >= TOOL_LIMITS.callsMax) return;
+  /** Once, after `end`. Null: there is none. */
+  content(isWhole: boolean): AnswerContent | null {
+    return this.#text?.content(isWhole) ?? null;
+  }
+
+  /** Idempotent. */
+  release(): void {
+    this.#document = [];
+    this.#text?.release();
+  }
+
+  /** @param value a text, or a list of parts of which some are texts */
+  #addText(choice: number, value: unknown): void {
+    if (this.#text === undefined) return;
+    if (typeof value === 'string') this.#text.text(choice, value);
+    for (const part of Array.isArray(value) ? value : []) {
+      if (isJsonObject(part) && typeof part['text'] === 'string')
+        this.#text.text(choice, part['text']);
+    }
+  }
+
+  #readCall(choice: number, index: number, name: unknown, part: unknown): void {
+    const place = `${choice} ${index}`;
     // Some servers repeat the name in each part.
-    if (this.#calls.has(place)) return;
+    const isNew = typeof name === 'string' && name !== '' && !this.#calls.has(place);
+    const given = typeof part === 'string' ? part : '';
+    if (isNew || given !== '') this.#text?.call(choice, place, isNew ? name : '', given);
+    if (!isNew || this.#toolCalls >= TOOL_LIMITS.callsMax) return;
     this.#calls.add(place);
     this.#toolCalls += 1;
     if (this.#tools.size >= TOOL_LIMITS.namesMax) return;
     this.#tools.add(name.slice(0, TOOL_LIMITS.nameCharactersMax).toWellFormed());
   }
 }
+
+const numberOf = (value: unknown, byDefault: number): number =>
+  typeof value === 'number' ? value : byDefault;

@@ -1,4 +1,5 @@
 /** Records of requests, for a log of the host's owner. Unlike usage, no sandbox and no tenant sees them. */
+import type { Content } from '../content/content.ts';
 import type { UsageRecord } from '../usage.ts';
 
 /** A request that was sent to a model server. */
@@ -17,6 +18,8 @@ export interface SentRequest extends UsageRecord {
   readonly tools: readonly string[];
   /** Number of these calls; at most `TOOL_LIMITS.callsMax`. */
   readonly toolCalls: number;
+  /** What was asked and answered; null: the log has none. */
+  readonly content: Content | null;
   readonly leftOut: number;
 }
 

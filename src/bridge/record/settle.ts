@@ -9,28 +9,19 @@ import {
 import type { ExchangeContext } from '../exchange-context.ts';
 import type { Reply } from '../reply.ts';
 import { endTrace } from '../trace.ts';
-
-/** What is known of a request before its body is checked. */
-export interface RequestHead {
-  readonly dialect: string;
-  readonly startedAtMs: number;
-  /** Undefined: it asks no model. */
-  operation?: string;
-  /** As the guest names it. */
-  model?: string | undefined;
-  stream?: boolean;
-}
+import type { RequestHead } from './request-head.ts';
 
 export function settleSent(
   context: ExchangeContext,
-  { dialect, startedAtMs }: RequestHead,
+  head: RequestHead,
   dispatched: Dispatched,
   { firstByteAtMs, status }: Pick<Reply, 'firstByteAtMs' | 'status'>,
   costNanoDollars: number | null,
 ): void {
   const { clock, onUsage, sandboxId, metrics, records } = context;
-  const { bodyEndAtMs, sentAtMs, tokens, span, notes, upstream, answeredBy } = dispatched;
+  const { bodyEndAtMs, sentAtMs, tokens, span, upstream, answeredBy } = dispatched;
   dispatched.draft?.end(isForOthers(dispatched));
+  const { dialect, startedAtMs, notes } = head;
   const times = { startedAtMs, firstByteAtMs, endAtMs: clock.now() };
   const usage = usageRecord(dispatched, sandboxId, status, times);
   if (usage.cached) metrics.countCached(dialect, usage);
@@ -47,22 +38,25 @@ export function settleSent(
     costNanoDollars,
     tools: notes.tools,
     toolCalls: notes.toolCalls,
+    content: head.content(usage.outcome === 'ok'),
   });
 }
 
 /** Counts a request, and records it if it was refused. */
 export function countEnd(
-  { metrics, records, sandboxId, clock }: ExchangeContext,
-  { dialect, startedAtMs, operation, model, stream = false }: RequestHead,
+  { metrics, records, clock }: ExchangeContext,
+  head: RequestHead,
   { refusal, status }: Pick<Reply, 'refusal' | 'status'>,
   end: ExchangeEnd,
   isSent: boolean,
 ): void {
+  const { dialect, startedAtMs, operation } = head;
+  head.release();
   if (refusal !== null) metrics.countError(refusal.code);
   if (isSent) return;
   const outcome = UNSENT[end];
   if (outcome !== null) metrics.countUnsent(dialect, outcome);
   if (refusal === null || operation === undefined) return;
-  const asked = { sandboxId, dialect, operation, model: model ?? null, stream };
-  records.refused({ ...asked, status, code: refusal.code, totalMs: clock.now() - startedAtMs });
+  const totalMs = clock.now() - startedAtMs;
+  records.refused({ ...head.asked(), operation, status, code: refusal.code, totalMs });
 }

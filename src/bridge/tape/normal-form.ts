@@ -54,7 +54,8 @@ export function requestKey(normal: TapedRequest): string {
   return createHash('sha256').update(text).digest('hex');
 }
 
-function sorted(value: unknown): unknown {
+/** The same value with the keys of its objects in order. */
+export function sorted(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(sorted);
   if (!isJsonObject(value)) return value;
   const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));

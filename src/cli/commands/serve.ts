@@ -5,6 +5,7 @@ import { createApiServer } from '../../api/server.ts';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
 import type { JailMode } from '../../config.ts';
 import { openEvents } from '../../e2b/events/open.ts';
@@ -39,6 +40,7 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly model?: string;
   readonly allowField?: readonly string[];
   readonly modelBudget?: readonly string[];
+  readonly auditContent?: ContentMode;
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -58,6 +60,8 @@ export interface ServeReport {
   /** Confinement of the VMMs, and its gaps. */
   readonly jail: { readonly description: string; readonly gaps: readonly string[] };
   readonly upstream: string;
+  /** What the log keeps of requests to models and their answers. */
+  readonly auditContent: ContentMode;
   readonly pool: PoolLimits;
 }
 
@@ -88,14 +92,26 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     cleanup.push('use of budgets', () => budgets[Symbol.asyncDispose]());
     const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
     cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
+    const auditContent = flags.auditContent ?? cli.config.auditContent;
+    const hasContents = auditContent === 'redacted' || auditContent === 'full';
+    const contents = hasContents ? await AuditLog.open({ ...counted, kind: 'content' }) : null;
+    if (contents !== null) {
+      cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
+    }
     const quotas = new TenantQuotas(tenants, systemClock);
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
-      config: { ...cli.config, allowFields, cassette, jail: flags.jail ?? cli.config.jail },
+      config: {
+        ...cli.config,
+        allowFields,
+        cassette,
+        auditContent,
+        jail: flags.jail ?? cli.config.jail,
+      },
       modelPath: choice.path,
       sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
-      requestLog: modelRequestLog(modelAudit, (id) => quotas.tenantOf(id)),
+      requestLog: modelRequestLog(modelAudit, contents, (id) => quotas.tenantOf(id)),
     });
     cleanup.push('runtime', () => runtime.close());
     choice.check(runtime.upstream);
@@ -193,6 +209,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.warmUpstream();
     const report = reportOf(runtime, {
       socketPath,
+      auditContent,
       pool,
       apiKeyPath: key?.path ?? null,
       url: at === null || port === null ? null : urlOf(at, port),
@@ -210,7 +227,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
 
 function reportOf(
   runtime: Runtime,
-  rest: Pick<ServeReport, 'socketPath' | 'url' | 'domain' | 'apiKeyPath' | 'pool'>,
+  rest: Pick<ServeReport, 'socketPath' | 'url' | 'domain' | 'apiKeyPath' | 'auditContent' | 'pool'>,
 ): ServeReport {
   const { driver, upstream } = runtime;
   const { description, gaps } = runtime.confinement;
@@ -229,13 +246,25 @@ function printReport(cli: Cli, report: ServeReport): void {
     cli.printJson(report);
     return;
   }
-  const { socketPath, url, domain, apiKeyPath, vmm, vmmReason, jail, upstream, pool } = report;
+  const {
+    socketPath,
+    url,
+    domain,
+    apiKeyPath,
+    vmm,
+    vmmReason,
+    jail,
+    upstream,
+    pool,
+    auditContent,
+  } = report;
   const lines = [
     `neurovisor is ready: ${vmm}, models from ${upstream}`,
     `  socket  ${socketPath}`,
     ...(url === null ? [] : [`  url     ${url}`]),
     ...(domain === null ? [] : [`  names   PORT-ID.${domain} of sandboxes`]),
     ...(apiKeyPath === null ? [] : [`  key     in ${apiKeyPath}`]),
+    ...(auditContent === 'off' ? [] : [`  audit   keeps requests to models: ${auditContent}`]),
     `  pool    ${poolText(pool)}`,
     `  VMM     ${vmmReason}`,
     `  jail    ${jail.description}`,

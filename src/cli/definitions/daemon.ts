@@ -1,5 +1,6 @@
 /** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
+import { CONTENT_MODES } from '../../base/text/content-mode.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
@@ -59,6 +60,12 @@ export function addDaemon(program: Command): void {
     .addOption(allowFieldOption())
     .addOption(recordOption())
     .addOption(replayOption())
+    .addOption(
+      new Option(
+        '--audit-content <mode>',
+        'what the audit log keeps of requests to models and their answers: off, hash, redacted or full (default: off)',
+      ).choices(CONTENT_MODES),
+    )
     .addOption(jailOption())
     .addOption(vmmOption())
     .option('--open-metrics', 'serve /metrics on the port without an API key')

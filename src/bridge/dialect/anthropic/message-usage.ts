@@ -57,7 +57,10 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     if (type === 'message_delta') this.#read(usage, true);
     if (type === 'content_block_start')
       this.#notes?.readBlock(event['index'], event['content_block']);
-    if (type === 'content_block_delta' && isJsonObject(delta)) this.#readDelta(delta);
+    if (type === 'content_block_delta' && isJsonObject(delta)) {
+      this.#notes?.readDelta(event['index'], delta);
+      this.#readDelta(delta);
+    }
   }
 
   /** A part of a whole message. */

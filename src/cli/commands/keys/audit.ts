@@ -2,7 +2,7 @@
 import { errorCode } from '../../../base/errors.ts';
 import { plain } from '../../../base/text/plain.ts';
 import { resolveHome } from '../../../home.ts';
-import { verifyAudit, verifyAuditFiles } from '../../../tenants/audit.ts';
+import { type AuditKind, verifyAudit, verifyAuditFiles } from '../../../tenants/audit.ts';
 import type { ChainReport } from '../../../tenants/audit-record.ts';
 import type { Cli } from '../../cli.ts';
 import { usageOf } from './with-usage.ts';
@@ -14,20 +14,25 @@ export async function auditVerify(cli: Cli, files: readonly string[]): Promise<n
   const report = await checking.catch((error: unknown) => {
     throw usageOf(error);
   });
-  const models = files.length === 0 ? await modelsReport(dir) : null;
-  const ok = report.problemCount + (models?.problemCount ?? 0) === 0;
-  if (cli.json) cli.printJson({ ok, ...report, models });
+  const [models, contents] =
+    files.length === 0
+      ? [await reportIfThere(dir, 'models'), await reportIfThere(dir, 'content')]
+      : [null, null];
+  const reports = [report, models, contents];
+  const ok = reports.every((one) => (one?.problemCount ?? 0) === 0);
+  if (cli.json) cli.printJson({ ok, ...report, models, contents });
   else {
     const more = models === null ? '' : `requests to models:\n${auditText(models)}\n`;
-    cli.stdout.write(`${auditText(report)}\n${more}`);
+    const last = contents === null ? '' : `contents:\n${auditText(contents)}\n`;
+    cli.stdout.write(`${auditText(report)}\n${more}${last}`);
   }
   return ok ? 0 : 1;
 }
 
-/** Null: an older daemon has kept none. */
-async function modelsReport(dir: string): Promise<ChainReport | null> {
+/** Null: the daemon has kept none. */
+async function reportIfThere(dir: string, kind: AuditKind): Promise<ChainReport | null> {
   try {
-    return await verifyAudit(dir, undefined, 'models');
+    return await verifyAudit(dir, undefined, kind);
   } catch (error) {
     if (errorCode(error) === 'not_found') return null;
     throw usageOf(error);

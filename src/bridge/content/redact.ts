@@ -1,0 +1,164 @@
+/**
+ * Finds what looks like a secret in a text, in linear time: every pattern has bounded repetitions, or one repetition whose
+ * characters can't begin another match. It protects against secrets that are in a prompt by mistake. Who wants to hide one
+ * from it can: by spaces, encodings, or several messages. Pure.
+ */
+
+export interface Secret {
+  /** Offsets in the text, in UTF-16 units; `end` is behind the last. */
+  readonly start: number;
+  readonly end: number;
+  /** What it looks like. */
+  readonly kind: string;
+}
+
+/** A longer secret is recognized by its beginning, and redacted up to this length or its end. */
+export const SECRET_CHARACTERS_MAX = 16 * 1024;
+
+/** Prefixes of keys of well-known services, each with the least number of characters after it. */
+const KEY_PREFIXES: readonly (readonly [prefixes: string, least: number])[] = [
+  // OpenAI, Anthropic, Stripe, GitHub, GitLab, Slack, Hugging Face, npm, PyPI, Docker, E2B and ours.
+  ['sk-|[sr]k_(?:live|test)_|whsec_', 16],
+  ['gh[oprsu]_|github_pat_|glpat-|xox[abeoprs]-|xapp-', 10],
+  ['hf_|npm_|pypi-|dckr_(?:pat|oat)_|e2b_', 16],
+  // AWS, Google, DigitalOcean, Shopify, SendGrid, age.
+  ['(?:AKIA|ASIA|ABIA|ACCA)(?=[A-Z0-9]{16})', 16],
+  ['AIza|ya29\\.|GOCSPX-|dop_v1_|doo_v1_|shp(?:at|ca|pa|ss)_|SG\\.|AGE-SECRET-KEY-1', 16],
+  // Groq, xAI, Replicate, Perplexity, NVIDIA, Tavily, Fireworks, Databricks, Linear, Notion.
+  ['gsk_|xai-|r8_|pplx-|nvapi-|tvly-|fw_|dapi(?=[a-f0-9]{32})|lin_api_|ntn_', 16],
+];
+
+const PATTERNS: readonly (readonly [kind: string, pattern: RegExp])[] = [
+  ['JWT', /(?<![\w-])eyJ[\w-]{8,4096}\.[\w-]{2,8192}\.[\w-]{0,4096}/g],
+  ['bearer token', /(?<![A-Za-z])bearer[ \t]{1,4}(?=[\w.~+/-]{0,40}\d)[\w.~+/-]{12,8192}={0,2}/gi],
+  ...KEY_PREFIXES.map(
+    ([prefixes, least]) =>
+      [
+        'API key',
+        new RegExp(
+          `(?<![A-Za-z0-9])(?:${prefixes})[\\w.-]{${least},${SECRET_CHARACTERS_MAX}}`,
+          'g',
+        ),
+      ] as const,
+  ),
+];
+
+/** All of a text, in order, without overlaps. */
+export function findSecrets(text: string): readonly Secret[] {
+  const found = [...privateKeys(text), ...byPatterns(text), ...mailAddresses(text), ...cards(text)];
+  found.sort((a, b) => a.start - b.start || b.end - a.end);
+  const merged: Secret[] = [];
+  for (const secret of found) {
+    const last = merged.at(-1);
+    if (last === undefined || secret.start >= last.end) merged.push(secret);
+    else if (secret.end > last.end) merged[merged.length - 1] = { ...last, end: secret.end };
+  }
+  return merged;
+}
+
+/** The part of a text from one offset to another. A secret of which it has a part is replaced as a whole. */
+export function redact(text: string, from = 0, to = text.length): string {
+  const start = Math.max(0, from - SECRET_CHARACTERS_MAX);
+  const seen = text.slice(start, to + SECRET_CHARACTERS_MAX);
+  let out = '';
+  let at = from - start;
+  for (const secret of findSecrets(seen)) {
+    if (secret.end <= at) continue;
+    if (secret.start >= to - start) break;
+    out += `${seen.slice(at, Math.max(at, secret.start))}[redacted: ${secret.kind}]`;
+    at = secret.end;
+  }
+  return out + seen.slice(at, Math.max(at, to - start));
+}
+
+const BEGIN = '-----BEGIN ';
+const BEGIN_LINE = /-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----/y;
+const END_LINE = /-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----/;
+
+/** PEM and PGP, up to the end of the block: it may be cut off. */
+function* privateKeys(text: string): Generator<Secret> {
+  for (let start = text.indexOf(BEGIN); start >= 0; ) {
+    BEGIN_LINE.lastIndex = start;
+    if (!BEGIN_LINE.test(text)) {
+      start = text.indexOf(BEGIN, start + 1);
+      continue;
+    }
+    const body = text.slice(start, start + SECRET_CHARACTERS_MAX);
+    const match = END_LINE.exec(body);
+    const length = match === null ? body.length : match.index + match[0].length;
+    yield { start, end: start + length, kind: 'private key' };
+    start = text.indexOf(BEGIN, start + length);
+  }
+}
+
+function* byPatterns(text: string): Generator<Secret> {
+  for (const [kind, pattern] of PATTERNS) {
+    for (const match of text.matchAll(pattern)) {
+      yield { start: match.index, end: match.index + match[0].length, kind };
+    }
+  }
+}
+
+const LOCAL_MAX = 64;
+const DOMAIN_MAX = 255;
+const LOCAL = /[\w.%+-]/;
+const DOMAIN = /[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}/y;
+
+function* mailAddresses(text: string): Generator<Secret> {
+  for (let at = text.indexOf('@'); at >= 0; at = text.indexOf('@', at + 1)) {
+    let start = at;
+    while (start > 0 && at - start < LOCAL_MAX && LOCAL.test(text.charAt(start - 1))) start -= 1;
+    if (start === at) continue;
+    DOMAIN.lastIndex = at + 1;
+    const match = DOMAIN.exec(text);
+    if (match === null || match[0].length > DOMAIN_MAX) continue;
+    yield { start, end: at + 1 + match[0].length, kind: 'e-mail address' };
+  }
+}
+
+const CARD_DIGITS_MIN = 13;
+const CARD_DIGITS_MAX = 19;
+/** Of the first group: cards are written in groups of four or more. */
+const CARD_GROUP_MIN = 4;
+const ZERO = 0x30;
+
+const digitAt = (text: string, at: number): number => {
+  const value = text.charCodeAt(at) - ZERO;
+  return value >= 0 && value <= 9 ? value : -1;
+};
+
+/** Numbers of payment cards: groups of digits with at most one space or hyphen between them, and a valid Luhn sum. */
+function* cards(text: string): Generator<Secret> {
+  for (const match of text.matchAll(/\d+/g)) {
+    const end = match[0].length < CARD_GROUP_MIN ? -1 : cardEnd(text, match.index);
+    if (end >= 0) yield { start: match.index, end, kind: 'card number' };
+  }
+}
+
+/** The end of the longest card number that begins here, with a group; negative: there is none. */
+function cardEnd(text: string, start: number): number {
+  const first = digitAt(text, start);
+  // 2 to 6 are payment cards.
+  if (first < 2 || first > 6) return -1;
+  // Luhn doubles every other digit, from the right: sums for both cases.
+  const sums = [0, 0];
+  let digits = 0;
+  let found = -1;
+  for (let at = start; digits < CARD_DIGITS_MAX; at += 1) {
+    const digit = digitAt(text, at);
+    if (digit < 0) {
+      const isGap = (text[at] === ' ' || text[at] === '-') && digitAt(text, at + 1) >= 0;
+      if (!isGap) break;
+      continue;
+    }
+    const doubled = digit > 4 ? digit * 2 - 9 : digit * 2;
+    const parity = digits % 2;
+    sums[parity] = (sums[parity] ?? 0) + doubled;
+    sums[1 - parity] = (sums[1 - parity] ?? 0) + digit;
+    digits += 1;
+    if (digits < CARD_DIGITS_MIN || digitAt(text, at + 1) >= 0) continue;
+    // The digits at even places are doubled if their number is even.
+    if ((sums[digits % 2] ?? 1) % 10 === 0) found = at + 1;
+  }
+  return found;
+}
