@@ -97,6 +97,8 @@ export interface RuntimeOptions {
   readonly onUsage?: (usage: UsageRecord) => void;
   /** Budgets for models that sandboxes share. Default: none. */
   readonly sharedBudgets?: SharedBudgetOptions | undefined;
+  /** Memory for answers that equal requests get again, in bytes. Default: the bridge's. */
+  readonly modelCacheBytes?: number | undefined;
   /** Gets records of requests to models. */
   readonly requestLog?: RequestLog | undefined;
   /** True: a daemon, which runs the configured kernel probes. */
@@ -278,6 +280,7 @@ export class Runtime {
         tenantOf: (id) => owners.tenantOf(id),
         tape: tape?.tape,
         sharedBudgets: options.sharedBudgets,
+        cacheBytes: options.modelCacheBytes,
         requestLog: options.requestLog,
         content: config.auditContent,
       });

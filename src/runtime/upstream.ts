@@ -170,6 +170,7 @@ export function bridgePolicy(models: ModelPolicy, config: Config): BridgePolicy 
     showCacheHits: config.showCacheHits,
     priority: models.priority,
     budget: models.budget,
+    ...(models.cache === null ? {} : { cache: models.cache }),
     ...(models.allow === null ? {} : { allowModels: models.allow }),
     ...(models.defaultModel === null ? {} : { defaultModel: models.defaultModel }),
   };

@@ -45,6 +45,8 @@ export const RANGES = {
   /** Billionths of a dollar. */
   modelCostNanoDollars: { min: 1, max: 1_000_000_000_000_000 },
   modelWindowMs: { min: 1000, max: 366 * 24 * HOUR_MS },
+  /** Of an answer that equal requests get again. */
+  modelCacheTtlMs: { min: 1000, max: 30 * 24 * HOUR_MS },
   packageAgeMs: { min: 1, max: 10 * 365 * 24 * HOUR_MS },
 } as const satisfies Record<string, Range>;
 

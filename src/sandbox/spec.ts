@@ -3,8 +3,10 @@ import type { DiskLimits } from '../base/disk-limits.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import {
   type BudgetUse,
+  CACHED_REQUESTS,
   MODEL_PRIORITIES,
   type ModelBudget,
+  type ModelCache,
   type ModelPriority,
 } from '../base/model-limits.ts';
 import type { PackagePolicy } from '../base/package-policy.ts';
@@ -127,6 +129,8 @@ export interface ModelPolicy {
   readonly priority: ModelPriority;
   /** Forks share it with the original. */
   readonly budget: ModelBudget;
+  /** Null: each request reaches a model server. */
+  readonly cache: ModelCache | null;
 }
 
 /** What requests have used of a budget. */
@@ -144,6 +148,7 @@ export const NO_MODEL_POLICY: ModelPolicy = {
   allowFields: [],
   priority: 'normal',
   budget: {},
+  cache: null,
 };
 
 /**
@@ -263,6 +268,7 @@ export function makeSpec(
     allowFields: options.models?.allowFields ?? [],
     priority: options.models?.priority ?? 'normal',
     budget: checkBudget(options.models?.budget ?? {}),
+    cache: checkCache(options.models?.cache ?? null),
   };
   check(
     MODEL_PRIORITIES.includes(models.priority),
@@ -390,6 +396,15 @@ export function checkBudget(asked: ModelBudget): ModelBudget {
   const isLimited = windowMs === undefined || Object.keys(limits).length > 0;
   check(isLimited, 'models.budget', 'a window needs a limit of tokens, requests or cost');
   return budget;
+}
+
+/** @throws SandboxError `spec_invalid` */
+function checkCache(cache: ModelCache | null): ModelCache | null {
+  if (cache === null) return null;
+  const { ttlMs, requests = 'repeatable' } = cache;
+  const isKnown = CACHED_REQUESTS.includes(requests);
+  check(isKnown, 'models.cache', `requests is ${CACHED_REQUESTS.join(' or ')}`);
+  return { ttlMs: inRange('models.cache.ttlMs', ttlMs, RANGES.modelCacheTtlMs), requests };
 }
 
 const CHANNEL_RANGES = {

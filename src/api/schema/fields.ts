@@ -7,7 +7,13 @@
  */
 import { z } from 'zod';
 import type { DiskLimits } from '../../base/disk-limits.ts';
-import { MODEL_PRIORITIES, type ModelBudget, type SharedBudget } from '../../base/model-limits.ts';
+import {
+  CACHED_REQUESTS,
+  MODEL_PRIORITIES,
+  type ModelBudget,
+  type ModelCache,
+  type SharedBudget,
+} from '../../base/model-limits.ts';
 import { ECOSYSTEMS } from '../../base/package-policy.ts';
 import { PLACE_NAME_CHARACTERS_MAX, type SecretPlace } from '../../base/secret-place.ts';
 import { isAtMost } from '../../base/text/characters.ts';
@@ -166,6 +172,21 @@ export const modelBudget = z
       .describe('Rate of prompts and answers together.'),
   } satisfies Record<keyof ModelBudget, z.ZodType>)
   .meta({ id: 'ModelBudget', description: 'Limits for its requests to models.' });
+export const modelCache = z
+  .strictObject({
+    ttlMs: whole(RANGES.modelCacheTtlMs).describe('Age of an answer, at most.'),
+    requests: z
+      .enum(CACHED_REQUESTS)
+      .exactOptional()
+      .describe(
+        '`repeatable` (default): requests with `temperature: 0` or a seed and without tools, and embeddings. `all`: every request.',
+      ),
+  } satisfies Record<keyof ModelCache, z.ZodType>)
+  .meta({
+    id: 'ModelCache',
+    description:
+      'Answers of models that its equal requests get again, and those of other sandboxes of its tenant that have this.',
+  });
 export const modelPolicy = z
   .object({
     defaultModel: z.string().nullable().describe('Value of NEUROVISOR_MODEL; null: not set.'),
@@ -177,6 +198,7 @@ export const modelPolicy = z
     allowFields: z.array(z.string()).describe('Fields that its requests may carry unchecked.'),
     priority: modelPriority,
     budget: modelBudget,
+    cache: modelCache.nullable().describe('Null: each request reaches a model server.'),
   })
   .meta({ id: 'ModelPolicy' });
 const budgetUse = z

@@ -24,6 +24,7 @@ import {
   metadata,
   milliseconds,
   modelBudget,
+  modelCache,
   modelPriority,
   networkLimits,
   networkMode,
@@ -220,6 +221,7 @@ const models = z
     budget: modelBudget
       .exactOptional()
       .describe('Default: no limit. Forks share the budget of their original.'),
+    cache: modelCache.nullable().exactOptional().describe('Default: null, none.'),
   } satisfies Record<keyof ModelPolicy, z.ZodType>)
   .meta({
     id: 'ModelOptions',

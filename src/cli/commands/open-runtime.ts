@@ -14,6 +14,7 @@ export async function openRuntime(
       | 'observes'
       | 'withoutModel'
       | 'sharedBudgets'
+      | 'modelCacheBytes'
       | 'requestLog'
     >
   > & {

@@ -41,6 +41,8 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly allowField?: readonly string[];
   readonly modelBudget?: readonly string[];
   readonly auditContent?: ContentMode;
+  /** Bytes. */
+  readonly modelCache?: number;
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -110,6 +112,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
         jail: flags.jail ?? cli.config.jail,
       },
       modelPath: choice.path,
+      modelCacheBytes: flags.modelCache,
       sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
       requestLog: modelRequestLog(modelAudit, contents, (id) => quotas.tenantOf(id)),
     });

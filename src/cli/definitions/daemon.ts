@@ -4,6 +4,7 @@ import { CONTENT_MODES } from '../../base/text/content-mode.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
+import { parseCacheSize } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 import { SORTS } from '../top/picture.ts';
 import { type OutputFlags, perform, performThere } from './perform.ts';
@@ -56,6 +57,11 @@ export function addDaemon(program: Command): void {
       'set the budget for models of all sandboxes together, as `neurovisor host set` does (default: the one of the home)',
       collect,
       [],
+    )
+    .option(
+      '--model-cache <size>',
+      'memory for answers that sandboxes with --model-cache get again; none: nothing is kept (default: 256M)',
+      parseCacheSize,
     )
     .addOption(allowFieldOption())
     .addOption(recordOption())

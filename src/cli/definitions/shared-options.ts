@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import { MODEL_PRIORITIES } from '../../base/model-limits.ts';
 import { JAIL_MODES } from '../../config.ts';
+import { parseModelCache } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 
 /** Without a default, an option that is not given stays undefined. */
@@ -165,6 +166,11 @@ export function addSandboxOptions(command: Command): Command {
       '--tokens-per-minute <n>',
       'rate of model tokens, prompts and answers together, for example 50k',
       ranges.tokensPerMinute,
+    )
+    .option(
+      '--model-cache <ttl>',
+      'answer equal requests from a cache for this time, for example 10m: those with temperature 0 or a seed and no tools, and embeddings; 10m,all: every request (default: none)',
+      parseModelCache,
     )
     .option(
       '--warm <module>',

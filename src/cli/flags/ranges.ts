@@ -51,6 +51,10 @@ export const hostileGuests = counted('--guests', { min: 1, max: 1000 });
 /** Milliseconds; `net latency`. */
 export const latencyTime = timed('--for', { min: 1, max: HOUR_MS });
 /** Milliseconds */
+export const modelCacheTtl = timed('--model-cache', RANGES.modelCacheTtlMs);
+/** MiB */
+export const modelCacheSize = sized('--model-cache', { min: 1, max: 64 * 1024 });
+/** Milliseconds */
 export const idleTimeout = timed('--idle-timeout', RANGES.idleTimeoutMs);
 
 /** `MIN` or `MIN:MAX`. */

@@ -1,5 +1,5 @@
 /** Options of a new sandbox, shared by `run` and `create`. */
-import type { ModelPriority } from '../../base/model-limits.ts';
+import type { ModelCache, ModelPriority } from '../../base/model-limits.ts';
 import { isFieldPath } from '../../base/text/field-path.ts';
 import type { SecretOptions } from '../../sandbox/secrets.ts';
 import type { ModelPolicy, NetworkOptions, SandboxOptions } from '../../sandbox/spec.ts';
@@ -37,6 +37,7 @@ export interface SandboxFlags
   readonly allowHosted?: readonly string[];
   readonly allowField?: readonly string[];
   readonly modelPriority?: ModelPriority;
+  readonly modelCache?: ModelCache;
   /** Name of a template; false with `--no-template`. */
   readonly template?: string | false;
   readonly cpus?: number;
@@ -72,6 +73,7 @@ export function sandboxOptions(
       ...allowedFields(flags),
       ...(flags.modelPriority === undefined ? {} : { priority: flags.modelPriority }),
       ...(budget === undefined ? {} : { budget }),
+      ...(flags.modelCache === undefined ? {} : { cache: flags.modelCache }),
     },
     ...packageOptions(flags),
     network: networkOptions(flags),

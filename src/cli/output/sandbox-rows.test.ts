@@ -64,6 +64,13 @@ it('budgetRows: what was used of each limit in this window; the cost in dollars'
     ['model budget', '3 of 5 requests per 60 min'],
     ['model budget', '$1.25 of $5 per 60 min'],
   ]);
+  const cache = { ttlMs: HOUR, requests: 'all' } as const;
+  const cached = {
+    id: 'a',
+    models: { ...NO_MODEL_POLICY, cache },
+    modelUse: { account: 'a', used: null },
+  };
+  expect(budgetRows(cached, 0)).toEqual([['model cache', '60 min, every request']]);
   expect(rows(6)).toEqual([
     ['model budget', '0 of 5 requests per 60 min'],
     ['model budget', '$0 of $5 per 60 min'],

@@ -6,6 +6,7 @@ import {
   type BudgetUse,
   budgetStates,
   type ModelBudget,
+  type ModelCache,
   type SharedBudget,
 } from '../../base/model-limits.ts';
 import { placeText } from '../../base/secret-place.ts';
@@ -86,7 +87,7 @@ export function budgetRows(
   { id, models, modelUse }: Pick<SandboxInfo, 'id' | 'models' | 'modelUse'>,
   now: number,
 ): readonly Row[] {
-  const { priority, budget } = models;
+  const { priority, budget, cache } = models;
   const { account, used } = modelUse;
   const { tokensPerMinute } = budget;
   const limits = limitRows('model budget', budget, used, now);
@@ -97,6 +98,7 @@ export function budgetRows(
     ...(tokensPerMinute === undefined
       ? []
       : [['model rate', `${tokensPerMinute} tokens per minute`] as const]),
+    ...(cache === null ? [] : [['model cache', cacheText(cache)] as const]),
   ];
 }
 
@@ -117,6 +119,9 @@ function limitRows(
   const per = windowMs === undefined ? '' : ` per ${coarse(windowMs)}`;
   return budgetStates(budget, used, now).map((state) => [name, `${budgetText(state)}${per}`]);
 }
+
+const cacheText = ({ ttlMs, requests }: ModelCache): string =>
+  `${coarse(ttlMs)}${requests === 'all' ? ', every request' : ''}`;
 
 function budgetText({ kind, used, limit }: BudgetState): string {
   if (kind === 'costNanoDollars') return `$${dollarsText(used)} of $${dollarsText(limit)}`;

@@ -1,0 +1,20 @@
+/** `--model-cache`: answers of models that equal requests get again. */
+import type { ModelCache } from '../../base/model-limits.ts';
+import { MIB } from '../../base/units.ts';
+import { UsageError } from '../failure.ts';
+import * as ranges from './ranges.ts';
+
+/** Of a sandbox: `10m`, `10m,all`. @throws UsageError */
+export function parseModelCache(text: string): ModelCache {
+  const [ttl = '', requests, ...more] = text.split(',');
+  if (more.length > 0 || (requests !== undefined && requests !== 'all')) {
+    const remedy = 'use a time, for example 10m, or 10m,all for every request';
+    throw new UsageError(`invalid --model-cache "${text.slice(0, 80)}"`, remedy);
+  }
+  const ttlMs = ranges.modelCacheTtl(ttl);
+  return requests === undefined ? { ttlMs } : { ttlMs, requests };
+}
+
+/** Of the daemon: `512M` → bytes; `none`: nothing is kept. @throws UsageError */
+export const parseCacheSize = (text: string): number =>
+  text === 'none' ? 0 : ranges.modelCacheSize(text) * MIB;
