@@ -73,6 +73,8 @@ const VARIABLES = {
   NEUROVISOR_AUDIT_CONTENT: oneOf(CONTENT_MODES, 'off'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
+  /** How QEMU's vsock device reaches guest memory: mapped here, or copied from and to QEMU's process. */
+  NEUROVISOR_VSOCK_MEMORY: oneOf(['map', 'copy'], 'map'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
   /** Firecracker's binary: a name in PATH, or a path; unset: that in PATH, or the one that set-up installed. */
@@ -155,6 +157,8 @@ export interface Config {
   readonly cassette: CassetteChoice | null;
   readonly auditContent: ContentMode;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  /** How QEMU's vsock device reaches guest memory. */
+  readonly vsockMemory: 'map' | 'copy';
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
@@ -211,6 +215,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     cassette: cassetteChoice(values.NEUROVISOR_RECORD, values.NEUROVISOR_REPLAY),
     auditContent: values.NEUROVISOR_AUDIT_CONTENT,
     accelerator: values.NEUROVISOR_ACCELERATOR,
+    vsockMemory: values.NEUROVISOR_VSOCK_MEMORY,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
     jailer: values.NEUROVISOR_JAILER || null,

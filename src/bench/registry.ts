@@ -3,7 +3,11 @@ import type { Benchmark } from './benchmark.ts';
 import { fairnessBenchmark } from './bridge/fairness.ts';
 import { gatewayBenchmark } from './bridge/gateway.ts';
 import { bridgeBenchmark } from './bridge/overhead.ts';
-import { channelBenchmark, channelMemoryBenchmark } from './channel/channel.ts';
+import {
+  channelBenchmark,
+  channelMemoryBenchmark,
+  copiedChannelBenchmark,
+} from './channel/channel.ts';
 import { ipcBenchmark } from './channel/ipc.ts';
 import { relayBenchmark } from './channel/relay.ts';
 import { workerBenchmark } from './channel/worker.ts';
@@ -52,6 +56,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   memoryBenchmark,
   vmmMemoryBenchmark,
   channelBenchmark,
+  copiedChannelBenchmark,
   channelMemoryBenchmark,
   workerBenchmark,
   relayBenchmark,

@@ -41,6 +41,7 @@ export async function makeDriver(options: {
       accelerator: chooseAccelerator(config.accelerator, verdict),
       binary: QEMU_BINARY,
       attachVsock: (spec) => vsock.attach(spec),
+      copiesMemory: config.vsockMemory === 'copy',
       clock: systemClock,
       log,
       launch,

@@ -16,6 +16,7 @@ export const ERRNO = {
   EAGAIN: constants.errno.EAGAIN,
   ENOENT: constants.errno.ENOENT,
   ECONNREFUSED: constants.errno.ECONNREFUSED,
+  ESRCH: constants.errno.ESRCH,
 } as const;
 
 /** A failed system call; `code` is the name of errno (errno.h), e.g. `ENOENT`. */

@@ -13,9 +13,13 @@ interface VsockAttachSpec {
   readonly limits?: ChannelLimits;
   /** The file that is the guest's memory: the device maps no other. Absent: memory that the VMM makes itself. */
   readonly memory?: FileIdentity;
+  /** Copy guest memory from and to the process of `setProcessMemory`; default: map it. */
+  readonly copiesMemory?: boolean;
 }
 
 export interface VsockAttachment {
+  /** With `copiesMemory`, before the VMM connects. Owns `fd`, of `openProcessMemory`, from now on. */
+  setProcessMemory(fd: number): void;
   setLimits(limits: ChannelLimits): Promise<void>;
   stats(): Promise<ChannelStats>;
   /** Ends the device and removes its sockets. Idempotent. */

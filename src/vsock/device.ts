@@ -16,10 +16,12 @@ import { closeFd, type FileIdentity, fileIdentity, fileSize, isEventFd } from '.
 import { ERRNO, SyscallError } from '../sys/libc.ts';
 import { type Mapping, mapShared } from '../sys/memory.ts';
 import { acceptUnix, FdChannel } from '../sys/socket.ts';
-import { EMPTY_MEMORY, GuestMemory, makeRegion } from './guest-memory.ts';
+import { EMPTY_MEMORY, MappedMemory, makeRegion, RemoteMemory } from './guest-memory.ts';
 import { LINGER_MS, MESSAGE_FDS_MAX, VHOST_PAYLOAD_BYTES_MAX } from './limits.ts';
 import { Muxer } from './muxer.ts';
 import { Ring } from './ring.ts';
+import type { RingAddresses, RingSource } from './ring-memory.ts';
+import type { Scratch } from './scratch.ts';
 import { ChannelListener, dialHost, type SocketEvents, UdsSocket } from './uds.ts';
 import {
   type RegionRequest,
@@ -28,7 +30,6 @@ import {
   VhostUserSession,
   type VhostUserTarget,
 } from './vhost-user.ts';
-import type { RingAddresses } from './virtqueue.ts';
 
 /** Why a device ended. */
 export interface DeviceClosed {
@@ -50,6 +51,9 @@ interface DeviceOptions {
   readonly guestPorts: ReadonlySet<number> | undefined;
   /** The only file that is mapped; undefined: any. */
   readonly memory: FileIdentity | undefined;
+  /** Guest memory is never mapped, but copied by the descriptor of `setProcessMemory`. */
+  readonly copiesMemory: boolean;
+  readonly scratch: Scratch;
   /** Listening sockets; the device owns and closes them. */
   readonly vhostFd: number;
   readonly channelFd: number;
@@ -80,7 +84,8 @@ export class Device implements VhostUserTarget, SocketEvents {
   readonly #tx: Ring;
   #listenFd: number;
   #vhostFd = -1;
-  #memory = EMPTY_MEMORY;
+  #memory: RingSource = EMPTY_MEMORY;
+  #processMemoryFd = -1;
   #mappings: Mapping[] = [];
   #isRxStarved = true;
   /** Set when the VMM is gone and bytes still flow to the host. */
@@ -118,6 +123,12 @@ export class Device implements VhostUserTarget, SocketEvents {
   setLimits(limits: ChannelLimits): void {
     this.#muxer.setLimits(limits, this.#options.now());
     this.#options.wake(this);
+  }
+
+  /** Owns `fd`, the VMM's memory (`openProcessMemory`), from now on. Comes before the VMM connects. */
+  setProcessMemory(fd: number): void {
+    if (this.#processMemoryFd >= 0) closeFd(this.#processMemoryFd);
+    this.#processMemoryFd = fd;
   }
 
   detach(): void {
@@ -192,13 +203,11 @@ export class Device implements VhostUserTarget, SocketEvents {
 
   setMemory(requests: readonly RegionRequest[]): string | undefined {
     const mappings: Mapping[] = [];
-    const problem = this.#map(requests, mappings);
-    const memory = new GuestMemory(
-      mappings.map(({ address, buffer }, index) => {
-        const request = requests[index];
-        return makeRegion(request?.guestAddress ?? 0, request?.userAddress ?? 0, address, buffer);
-      }),
-    );
+    const isRemote = this.#options.copiesMemory;
+    const problem = isRemote ? this.#remoteProblem() : this.#map(requests, mappings);
+    const memory = isRemote
+      ? new RemoteMemory(this.#processMemoryFd, requests, this.#options.scratch)
+      : mappedMemory(requests, mappings);
     const trouble = problem ?? this.#rx.relocate(memory) ?? this.#tx.relocate(memory);
     if (trouble !== undefined) {
       // Rings may point into the new memory by now; the session ends, so nothing will look.
@@ -229,9 +238,20 @@ export class Device implements VhostUserTarget, SocketEvents {
   stopRing(index: number): number {
     const ring = this.#ring(index);
     // What the guest sent before it stopped still counts: the last words of a VM that powers off.
-    if (index === TX && ring.isLive)
-      this.#muxer.drainGuest(ring.queue, ring.queue.size, this.#options.now());
+    if (index === TX && ring.isLive) this.#drainRest(ring);
     return ring.stop();
+  }
+
+  /** Takes as many chains as a ring holds; there may not be room for the bytes of all at once. */
+  #drainRest(ring: Ring): void {
+    const { queue } = ring;
+    for (let left = queue.size; left > 0; ) {
+      this.#muxer.drainGuest(queue, left, this.#options.now());
+      const { staged } = queue;
+      if (staged === 0) return;
+      left -= staged;
+      ring.publish();
+    }
   }
 
   enableRing(index: number, isEnabled: boolean): void {
@@ -352,6 +372,8 @@ export class Device implements VhostUserTarget, SocketEvents {
     this.#rx.close();
     this.#tx.close();
     this.#unmap();
+    if (this.#processMemoryFd >= 0) closeFd(this.#processMemoryFd);
+    this.#processMemoryFd = -1;
     if (this.#vhostFd < 0) return;
     this.#options.epoll.remove(this.#vhostFd);
     // Not received messages may carry descriptors, which go with it.
@@ -387,6 +409,10 @@ export class Device implements VhostUserTarget, SocketEvents {
     return undefined;
   }
 
+  #remoteProblem(): string | undefined {
+    return this.#processMemoryFd < 0 ? 'memory of a process that is not known' : undefined;
+  }
+
   #isGuestMemory(fd: number): boolean {
     const { memory } = this.#options;
     if (memory === undefined) return true;
@@ -414,4 +440,16 @@ export class Device implements VhostUserTarget, SocketEvents {
       this.#close({ reason: 'internal-error', detail: describeError(error) });
     }
   }
+}
+
+function mappedMemory(
+  requests: readonly RegionRequest[],
+  mappings: readonly Mapping[],
+): MappedMemory {
+  return new MappedMemory(
+    mappings.map(({ address, buffer }, index) => {
+      const request = requests[index];
+      return makeRegion(request?.guestAddress ?? 0, request?.userAddress ?? 0, address, buffer);
+    }),
+  );
 }

@@ -1,17 +1,21 @@
 /**
- * Guest memory as the VMM shares it: a few regions, each with a guest address (what descriptors hold)
- * and a user address (what the VMM calls ring addresses by), both only ever translated, never trusted.
+ * Guest memory as the VMM describes it, in a few regions. Rings in it are opened by where it is:
+ *
+ *     MappedMemory   mapped here, which needs memory that the VMM shares
+ *     RemoteMemory   in the VMM's own address space: also memory that it maps privately
  */
-
-export interface MemoryRegion {
-  readonly guestAddress: number;
-  readonly userAddress: number;
-  readonly size: number;
-  /** Where the region is mapped in this process, for system calls. */
-  readonly hostAddress: number;
-  readonly bytes: Uint8Array;
-  readonly view: DataView;
-}
+import { type MappedRegion, MappedRing } from './mapped-ring.ts';
+import { RemoteRing } from './remote-ring.ts';
+import {
+  type Direction,
+  type MemoryRegion,
+  RegionTable,
+  type RingAddresses,
+  type RingMemory,
+  type RingProblem,
+  type RingSource,
+} from './ring-memory.ts';
+import type { Scratch } from './scratch.ts';
 
 /** @param buffer the mapping; its length is the region's size. */
 export function makeRegion(
@@ -19,7 +23,7 @@ export function makeRegion(
   userAddress: number,
   hostAddress: number,
   buffer: ArrayBuffer,
-): MemoryRegion {
+): MappedRegion {
   return {
     guestAddress,
     userAddress,
@@ -30,40 +34,34 @@ export function makeRegion(
   };
 }
 
-export class GuestMemory {
-  readonly #regions: readonly MemoryRegion[];
-  #last: MemoryRegion | undefined;
+export class MappedMemory implements RingSource {
+  readonly #regions: RegionTable<MappedRegion>;
 
-  constructor(regions: readonly MemoryRegion[]) {
-    this.#regions = regions;
+  constructor(regions: readonly MappedRegion[]) {
+    this.#regions = new RegionTable(regions);
   }
 
-  get regions(): readonly MemoryRegion[] {
-    return this.#regions;
-  }
-
-  /** The region that holds guest address `address`. Consecutive look-ups mostly hit the same one. */
-  findGuest(address: number): MemoryRegion | undefined {
-    const last = this.#last;
-    if (last !== undefined && address >= last.guestAddress) {
-      if (address - last.guestAddress < last.size) return last;
-    }
-    for (const region of this.#regions) {
-      if (address >= region.guestAddress && address - region.guestAddress < region.size) {
-        this.#last = region;
-        return region;
-      }
-    }
-    return undefined;
-  }
-
-  /** The region that holds all of `length` bytes from the VMM's address `address`. */
-  findUser(address: number, length: number): MemoryRegion | undefined {
-    return this.#regions.find(
-      (region) =>
-        address >= region.userAddress && address - region.userAddress <= region.size - length,
-    );
+  openRing(addresses: RingAddresses, direction: Direction): RingMemory | RingProblem {
+    return MappedRing.open(this.#regions, addresses, direction);
   }
 }
 
-export const EMPTY_MEMORY = new GuestMemory([]);
+export class RemoteMemory implements RingSource {
+  readonly #regions: RegionTable<MemoryRegion>;
+  readonly #fd: number;
+  readonly #scratch: Scratch;
+
+  /** @param fd of `openProcessMemory`; stays the caller's */
+  constructor(fd: number, regions: readonly MemoryRegion[], scratch: Scratch) {
+    this.#fd = fd;
+    this.#regions = new RegionTable(regions);
+    this.#scratch = scratch;
+  }
+
+  openRing(addresses: RingAddresses, direction: Direction, base: number): RingMemory | RingProblem {
+    const space = { fd: this.#fd, regions: this.#regions, scratch: this.#scratch };
+    return RemoteRing.open(space, addresses, direction, base);
+  }
+}
+
+export const EMPTY_MEMORY: RingSource = new MappedMemory([]);

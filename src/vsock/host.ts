@@ -8,11 +8,12 @@
  *                                          │ <channel>_<port>   ──► host program that serves guests
  *
  * Guest memory is mapped, and payload goes from the guest's rings to sockets and back by readv(2) and
- * writev(2) on that mapping: JavaScript never sees it. One stream of bytes per connection, as over TCP,
+ * writev(2) on that mapping: JavaScript never sees it. Or, with `copiesMemory`, each turn copies what it needs from and
+ * to the VMM's process, which also works with memory that the VMM does not share. One stream of bytes per connection, as over TCP,
  * but without an address, a packet filter or a NIC: the socket that bytes come from identifies the guest.
  *
- * What happens at which layer: `vhost-user` takes memory and rings over from the VMM, `virtqueue` walks
- * them, `packet` is the header, `connection` the states and the credit, `muxer` what they mean together,
+ * What happens at which layer: `vhost-user` takes memory and rings over from the VMM, `virtqueue` serves them,
+ * in `mapped-ring` or `remote-ring`, `packet` is the header, `connection` the states and the credit, `muxer` what they mean together,
  * `to-host` and `to-guest` move bytes, `uds` is the host's end. Only `device`, `ring`, `uds`, `worker` and
  * this file touch the operating system.
  */
@@ -60,11 +61,21 @@ export interface VsockDeviceSpec {
    * trust in the VMM: one under an attacker's control ends this process with memory that it truncates later.
    */
   readonly memory?: FileIdentity;
+  /**
+   * Never map guest memory, but copy it from and to the VMM's process, which `setProcessMemory` names: for memory that
+   * the VMM does not share, or a VMM that may not end this process by truncating it. Default: false.
+   */
+  readonly copiesMemory?: boolean;
 }
 
 export interface VsockDevice {
   /** Replaces all limits; an absent one is unlimited. @throws VsockError invalid_spec, device_closed */
   setLimits(limits: ChannelLimits): Promise<void>;
+  /**
+   * With `copiesMemory`, before the VMM connects: the memory of its process. Owns `fd`, of `openProcessMemory`, from now
+   * on. @throws VsockError device_closed
+   */
+  setProcessMemory(fd: number): void;
   /** Counters since the start; after the end, the last ones. */
   stats(): Promise<ChannelStats>;
   /** Resolves when the device is gone and its sockets are removed. Never rejects. */
@@ -97,11 +108,17 @@ const CID_MIN = 3;
 const CID_MAX = 0xfffffffe;
 const PORT_MAX = 0xfffffffe;
 
+interface Thread {
+  readonly worker: Worker;
+  readonly wakeFd: number;
+  readonly exited: Promise<void>;
+}
+
 class Host implements VsockHost {
   readonly #log: Log;
   readonly #devices = new Map<number, AttachedDevice>();
   readonly #requests = new Map<number, { device: number; answer: (stats: ChannelStats) => void }>();
-  #thread: { worker: Worker; wakeFd: number; exited: Promise<void> } | undefined;
+  #thread: Thread | undefined;
   #lastKey = 0;
   #discarded: Promise<void> = Promise.resolve();
   #isClosed = false;
@@ -141,6 +158,7 @@ class Host implements VsockHost {
       limits: spec.limits ?? {},
       guestPorts: spec.guestPorts,
       memory: spec.memory,
+      copiesMemory: spec.copiesMemory ?? false,
     });
     return device;
   }
@@ -170,7 +188,7 @@ class Host implements VsockHost {
     return promise;
   }
 
-  #start(): { worker: Worker; wakeFd: number; exited: Promise<void> } {
+  #start(): Thread {
     const wakeFd = createEventFd();
     const setup: WorkerSetup = { wakeFd };
     const worker = new Worker(modulePath('./worker.ts', import.meta.url), {
@@ -281,6 +299,15 @@ class AttachedDevice implements VsockDevice {
     this.#host.send({ kind: 'set-limits', device: this.key, limits });
     // The answer comes after the limits are in force.
     await this.stats();
+  }
+
+  setProcessMemory(fd: number): void {
+    if (this.#lastStats !== undefined) {
+      closeFd(fd);
+      const fault = `could not reach memory for vsock device ${this.spec.id}`;
+      throw new VsockError('device_closed', `${fault}: the device is closed`);
+    }
+    this.#host.send({ kind: 'process-memory', device: this.key, fd });
   }
 
   async stats(): Promise<ChannelStats> {

@@ -40,6 +40,11 @@ export const GRANT_BYTES_MAX = 64 * 1024;
 export const QUEUE_SIZE_MAX = 1024;
 /** Pieces of one read or write (IOV_MAX is 1024); a longer list is cut into several calls. */
 export const SEGMENTS_MAX = 512;
+/**
+ * Room of the thread for bytes that are copied from and to guests, used by one ring at a time. Untouched pages cost
+ * nothing. What does not fit waits for the ring's next turn.
+ */
+export const SCRATCH_BYTES = 4 * MIB;
 /** Regions of guest memory in one SET_MEM_TABLE. More is a protocol error. */
 export const MEMORY_REGIONS_MAX = 32;
 /**

@@ -17,7 +17,9 @@ export type Command =
       readonly limits: ChannelLimits;
       readonly guestPorts: readonly number[] | undefined;
       readonly memory: FileIdentity | undefined;
+      readonly copiesMemory: boolean;
     }
+  | { readonly kind: 'process-memory'; readonly device: number; readonly fd: number }
   | { readonly kind: 'set-limits'; readonly device: number; readonly limits: ChannelLimits }
   | { readonly kind: 'stats'; readonly device: number; readonly request: number }
   | { readonly kind: 'detach'; readonly device: number }

@@ -38,10 +38,11 @@ import {
   SHUTDOWN_RECEIVE,
   SHUTDOWN_SEND,
 } from './packet.ts';
+import type { Chain } from './ring-memory.ts';
 import { type FeedResult, ToGuest } from './to-guest.ts';
 import { ToHost } from './to-host.ts';
 import { ChunkPool } from './tx-buffer.ts';
-import type { Chain, Virtqueue } from './virtqueue.ts';
+import type { Virtqueue } from './virtqueue.ts';
 
 export interface MuxerOptions {
   readonly guestCid: number;

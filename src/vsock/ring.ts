@@ -7,8 +7,8 @@ import { EPOLL, type Epoll, type EpollHandler } from '../sys/epoll.ts';
 import type { EventSignaler } from '../sys/event-signal.ts';
 import { closeFd } from '../sys/fd.ts';
 import { SyscallError } from '../sys/libc.ts';
-import type { GuestMemory } from './guest-memory.ts';
-import { type RingAddresses, Virtqueue } from './virtqueue.ts';
+import type { Direction, RingAddresses, RingSource } from './ring-memory.ts';
+import { Virtqueue } from './virtqueue.ts';
 
 export class Ring {
   readonly queue: Virtqueue;
@@ -20,12 +20,7 @@ export class Ring {
   #kickFd = -1;
   #callFd = -1;
 
-  constructor(
-    direction: 'device-writes' | 'device-reads',
-    epoll: Epoll,
-    signaler: EventSignaler,
-    onKick: () => void,
-  ) {
+  constructor(direction: Direction, epoll: Epoll, signaler: EventSignaler, onKick: () => void) {
     this.queue = new Virtqueue(direction);
     this.#epoll = epoll;
     this.#signaler = signaler;
@@ -39,7 +34,7 @@ export class Ring {
 
   /** Owns `kickFd`, an eventfd, from now on. @returns what is wrong, or undefined. */
   start(
-    memory: GuestMemory,
+    memory: RingSource,
     addresses: RingAddresses,
     base: number,
     usesEventIndex: boolean,
@@ -57,7 +52,7 @@ export class Ring {
     return undefined;
   }
 
-  relocate(memory: GuestMemory): string | undefined {
+  relocate(memory: RingSource): string | undefined {
     if (this.#addresses === undefined || !this.queue.isRunning) return undefined;
     return this.queue.relocate(memory, this.#addresses);
   }

@@ -1,6 +1,5 @@
-import type { MemoryRegion } from './guest-memory.ts';
 import { SEGMENTS_MAX } from './limits.ts';
-import type { Chain } from './virtqueue.ts';
+import type { Chain, LocalMemory } from './ring-memory.ts';
 
 /**
  * Pieces of guest memory, in order: at the same time a list for JavaScript and the array of struct iovec
@@ -10,7 +9,7 @@ export class Segments {
   /** `SEGMENTS_MAX` × { u64 address, u64 length }, little-endian. */
   readonly iovec: ArrayBuffer = new ArrayBuffer(SEGMENTS_MAX * 16);
   readonly #words = new Uint32Array(this.iovec);
-  readonly #regions: (MemoryRegion | undefined)[] = new Array(SEGMENTS_MAX).fill(undefined);
+  readonly #regions: (LocalMemory | undefined)[] = new Array(SEGMENTS_MAX).fill(undefined);
   readonly #offsets = new Float64Array(SEGMENTS_MAX);
   #count = 0;
   #bytes = 0;
@@ -34,7 +33,7 @@ export class Segments {
   }
 
   /** Adds `length` bytes (< 2³²) at `offset` of a region; the caller has checked that they lie in it. */
-  push(region: MemoryRegion, offset: number, length: number): void {
+  push(region: LocalMemory, offset: number, length: number): void {
     const index = this.#count;
     const address = region.hostAddress + offset;
     this.#words[index * 4] = address >>> 0;

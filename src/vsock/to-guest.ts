@@ -7,10 +7,10 @@
  */
 import type { TokenBucket } from '../base/token-bucket.ts';
 import { type Connection, OWES, READ_HINT_FIRST } from './connection.ts';
-import type { MemoryRegion } from './guest-memory.ts';
 import { READ_BROKEN, READ_WOULD_BLOCK } from './host-socket.ts';
 import { GRANT_BYTES_MAX, PACKET_BYTES_MAX, RESETS_QUEUED_MAX, TURN_BYTES_MAX } from './limits.ts';
 import { HEADER_BYTES, OP, writeToGuest } from './packet.ts';
+import type { LocalMemory } from './ring-memory.ts';
 import { Segments } from './segments.ts';
 import type { Virtqueue } from './virtqueue.ts';
 
@@ -40,7 +40,7 @@ export class ToGuest {
   readonly #segments = new Segments();
   readonly #heads = new Uint16Array(CHAINS_PER_READ_MAX);
   readonly #parts = new Uint32Array(CHAINS_PER_READ_MAX);
-  readonly #headerRegions: (MemoryRegion | undefined)[] = new Array(CHAINS_PER_READ_MAX);
+  readonly #headerRegions: (LocalMemory | undefined)[] = new Array(CHAINS_PER_READ_MAX);
   readonly #headerOffsets = new Float64Array(CHAINS_PER_READ_MAX);
   readonly #scratch = new Uint8Array(HEADER_BYTES);
   readonly #scratchView = new DataView(this.#scratch.buffer);

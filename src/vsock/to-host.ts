@@ -12,8 +12,8 @@ import type { Connection } from './connection.ts';
 import { WRITE_BROKEN } from './host-socket.ts';
 import { GRANT_BYTES_MAX, TURN_BYTES_MAX } from './limits.ts';
 import { HEADER_BYTES } from './packet.ts';
+import type { Chain } from './ring-memory.ts';
 import { Segments } from './segments.ts';
-import type { Chain } from './virtqueue.ts';
 
 interface ToHostEvents {
   /** The host took bytes, and the guest should hear of the new credit. */

@@ -9,7 +9,7 @@
  * session is over; no descriptor that came in is ever lost: it is handed on or closed.
  */
 import { GUEST_MEMORY_BYTES_MAX, MEMORY_REGIONS_MAX, VHOST_PAYLOAD_BYTES_MAX } from './limits.ts';
-import type { RingAddresses } from './virtqueue.ts';
+import type { RingAddresses } from './ring-memory.ts';
 
 export const REQUEST = {
   getFeatures: 1,

@@ -7,9 +7,11 @@ import { assert } from '../base/assert.ts';
 import { takeIgnored } from '../base/ignore.ts';
 import { EPOLL, Epoll } from '../sys/epoll.ts';
 import { EventSignaler } from '../sys/event-signal.ts';
-import { drainEventFd } from '../sys/fd.ts';
+import { closeFd, drainEventFd } from '../sys/fd.ts';
 import { Device } from './device.ts';
+import { SCRATCH_BYTES } from './limits.ts';
 import type { Command, Report, WorkerSetup } from './messages.ts';
+import { Scratch } from './scratch.ts';
 
 assert(parentPort !== null, 'worker.ts runs as a worker thread');
 const port = parentPort;
@@ -17,6 +19,7 @@ const { wakeFd } = workerData as WorkerSetup;
 
 const epoll = new Epoll();
 const signaler = new EventSignaler();
+const scratch = new Scratch(SCRATCH_BYTES);
 const devices = new Map<number, Device>();
 /** Devices with something to do now. */
 const ready = new Set<Device>();
@@ -69,10 +72,14 @@ function obey(command: Command): void {
   }
   // A device that is gone has reported it; the main thread answers for it from then on.
   const device = devices.get(command.device);
-  if (device === undefined) return;
+  if (device === undefined) {
+    if (command.kind === 'process-memory') closeFd(command.fd);
+    return;
+  }
   if (command.kind === 'stats')
     report({ kind: 'stats', request: command.request, stats: device.stats() });
   else if (command.kind === 'set-limits') device.setLimits(command.limits);
+  else if (command.kind === 'process-memory') device.setProcessMemory(command.fd);
   else device.detach();
 }
 
@@ -83,6 +90,7 @@ function attach(command: Command & { kind: 'attach' }): void {
     guestPorts: command.guestPorts === undefined ? undefined : new Set(command.guestPorts),
     epoll,
     signaler,
+    scratch,
     discard: (fds) => report({ kind: 'discard', fds }),
     now,
     wake: (self) => ready.add(self),

@@ -62,9 +62,9 @@ const hostileStep = fc.oneof(
 
 export const vsockMuxer = structured(
   'vsock-muxer',
-  fc.record({ cuts, steps: fc.array(hostileStep, { maxLength: 60 }) }),
-  ({ cuts: rings, steps }) => {
-    const world = new VsockWorld({ ...rings, socketBytes: 30_000 });
+  fc.record({ cuts, steps: fc.array(hostileStep, { maxLength: 60 }), isRemote: fc.boolean() }),
+  ({ cuts: rings, isRemote, steps }) => {
+    const world = new VsockWorld({ ...rings, isRemote, socketBytes: 30_000 });
     for (const port of [80, 81]) world.host.listen(port);
     world.host.busy.add(81);
     for (const step of steps) {
@@ -229,6 +229,7 @@ export const vsockStreams = structured(
     isLimited: fc.boolean(),
     isRacy: fc.boolean(),
     acts: fc.array(act, { maxLength: 40 }),
+    isRemote: fc.boolean(),
   }),
   (input) => {
     const limit = { size: 20_000, refillPerSecond: 100_000, oneTimeBurst: 10_000 };

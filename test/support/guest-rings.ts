@@ -3,7 +3,7 @@
  * a driver keeps them. It can also do what no driver should: raw descriptors, wrong headers.
  */
 import { HEADER_BYTES } from '../../src/vsock/packet.ts';
-import type { RingAddresses } from '../../src/vsock/virtqueue.ts';
+import type { RingAddresses } from '../../src/vsock/ring-memory.ts';
 
 /** An atomic read-modify-write is a full barrier on x86-64. */
 const FENCE = new Int32Array(new SharedArrayBuffer(4));
@@ -48,6 +48,8 @@ export interface GuestRingsOptions {
   readonly rxCuts: readonly number[];
   /** Sizes of the first descriptors of a TX chain; the rest goes into one more. */
   readonly txCuts: readonly number[];
+  /** What the VMM calls the memory by; default: an address that is none. */
+  readonly userBase?: number;
 }
 
 const TX_SLOT_BYTES = 72 * 1024;
@@ -79,8 +81,8 @@ export class GuestRings {
     this.#options = options;
     this.view = new DataView(buffer);
     this.#bytes = new Uint8Array(buffer);
-    this.#rx = new DriverRing(this.view, 0, options.queueSize);
-    this.#tx = new DriverRing(this.view, RING_BYTES, options.queueSize);
+    this.#rx = new DriverRing(this.view, 0, options.queueSize, options.userBase);
+    this.#tx = new DriverRing(this.view, RING_BYTES, options.queueSize, options.userBase);
     const rxBytes = options.rxCuts.reduce((sum, size) => sum + size, 0);
     for (let index = 0; index < rxChains(options); index += 1) {
       const offset = 2 * RING_BYTES + index * rxBytes;
@@ -190,12 +192,14 @@ export class DriverRing {
   readonly #base: number;
   readonly #size: number;
   readonly #usedBase: number;
+  readonly #userBase: number;
   #availableIndex = 0;
   #usedIndex = 0;
   #kickedIndex = 0;
 
-  constructor(view: DataView, base: number, size: number) {
+  constructor(view: DataView, base: number, size: number, userBase = USER_BASE) {
     this.#view = view;
+    this.#userBase = userBase;
     this.#base = base;
     this.#size = size;
     this.#usedBase = base + 0x6000;
@@ -205,9 +209,9 @@ export class DriverRing {
   get addresses(): RingAddresses {
     return {
       size: this.#size,
-      descriptors: USER_BASE + this.#base,
-      available: USER_BASE + this.#base + 16 * this.#size,
-      used: USER_BASE + this.#usedBase,
+      descriptors: this.#userBase + this.#base,
+      available: this.#userBase + this.#base + 16 * this.#size,
+      used: this.#userBase + this.#usedBase,
     };
   }
 

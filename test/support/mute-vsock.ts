@@ -1,5 +1,6 @@
 /** A vsock device that takes QEMU's connection and says nothing, for a QEMU that does not care. */
 import { createServer, type Server } from 'node:net';
+import { closeFd } from '../../src/sys/fd.ts';
 import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
 
 /** @param told called each time a VM is attached or detached */
@@ -9,6 +10,7 @@ export function muteVsock(told: (what: 'attached' | 'detached') => void): Attach
     const server = await listen(vhostSocketPath);
     return {
       setLimits: () => Promise.resolve(),
+      setProcessMemory: closeFd,
       stats: () => Promise.reject(new Error('not asked for here')),
       detach: async () => {
         told('detached');

@@ -22,7 +22,6 @@ import {
   GuestRings,
   type GuestRingsOptions,
   guestMemoryBytes,
-  USER_BASE,
 } from './guest-rings.ts';
 
 const FEATURES = (1n << 32n) | (1n << 30n);
@@ -39,9 +38,10 @@ export class VhostFrontEnd {
   readonly guestCid: number;
   readonly #fd: number;
   readonly #channel = new FdChannel(4096, 8);
-  readonly #memoryFd: number;
+  readonly memoryFd: number;
   readonly #mapping: Mapping;
   readonly #bytes: number;
+  readonly #userBase: number;
   readonly #kickFds = [createEventFd(), createEventFd()];
   readonly #callFds = [createEventFd(), createEventFd()];
   #isClosed = false;
@@ -57,9 +57,11 @@ export class VhostFrontEnd {
     this.#fd = connectUnix(path);
     if (this.#fd < 0) throw new Error(`connect ${path}: ${this.#fd}`);
     this.#bytes = Math.ceil(guestMemoryBytes(rings) / 4096) * 4096;
-    this.#memoryFd = memoryFd ?? createMemFd('guest', this.#bytes);
-    this.#mapping = mapShared(this.#memoryFd, 0, this.#bytes);
-    this.rings = new GuestRings(this.#mapping.buffer, rings);
+    this.memoryFd = memoryFd ?? createMemFd('guest', this.#bytes);
+    this.#mapping = mapShared(this.memoryFd, 0, this.#bytes);
+    // A device that copies looks at the address itself, one that maps at the file.
+    this.#userBase = this.#mapping.address;
+    this.rings = new GuestRings(this.#mapping.buffer, { ...rings, userBase: this.#userBase });
     this.guest = new GuestPeer(this.rings, 256 * 1024);
   }
 
@@ -100,19 +102,29 @@ export class VhostFrontEnd {
   /**
    * @param claimedBytes what the table says that the file has
    * @param fd another file than the guest's memory
+   * @param userBase what it calls the memory by
    */
-  shareMemory(claimedBytes = this.#bytes, fd = this.#memoryFd): void {
-    const record = u64(1n, BigInt(GUEST_BASE), BigInt(claimedBytes), BigInt(USER_BASE), 0n);
+  shareMemory(claimedBytes = this.#bytes, fd = this.memoryFd, userBase = this.#userBase): void {
+    const record = u64(1n, BigInt(GUEST_BASE), BigInt(claimedBytes), BigInt(userBase), 0n);
     this.tell(REQUEST.setMemTable, record, [fd]);
   }
 
-  /** @param fds stand in for kick and call of both rings */
-  startRings(bases: readonly number[], fds: { kick?: number; call?: number } = {}): void {
+  /**
+   * @param fds stand in for kick and call of both rings
+   * @param userBase as of `shareMemory`
+   */
+  startRings(
+    bases: readonly number[],
+    fds: { kick?: number; call?: number } = {},
+    userBase = this.#userBase,
+  ): void {
+    const move = userBase - this.#userBase;
     for (const [index, ring] of [this.rings.rx, this.rings.tx].entries()) {
       const { size, descriptors, used, available } = ring.addresses;
       this.tell(REQUEST.setVringNum, u32(index, size));
       this.tell(REQUEST.setVringBase, u32(index, bases[index] ?? 0));
-      const addresses = [BigInt(index), BigInt(descriptors), BigInt(used), BigInt(available), 0n];
+      const places = [descriptors, used, available].map((address) => BigInt(address + move));
+      const addresses = [BigInt(index), ...places, 0n];
       this.tell(REQUEST.setVringAddr, u64(...addresses));
       this.tell(REQUEST.setVringCall, u64(BigInt(index)), [fds.call ?? this.#callFds[index] ?? -1]);
       this.tell(REQUEST.setVringKick, u64(BigInt(index)), [fds.kick ?? this.#kickFds[index] ?? -1]);
@@ -182,6 +194,11 @@ export class VhostFrontEnd {
     return this.#read(new DataView(header.buffer).getUint32(8, true));
   }
 
+  /** Takes the memory away from its own address. Nothing of `rings` may be used afterwards. */
+  unmap(): void {
+    this.#mapping.unmap();
+  }
+
   /** Ends as a VMM does that is killed. */
   close(): void {
     if (this.#isClosed) return;
@@ -190,7 +207,7 @@ export class VhostFrontEnd {
       setFlags(fd, F_SETFL, O_NONBLOCK);
       drainEventFd(fd);
     }
-    for (const fd of [this.#fd, this.#memoryFd, ...this.#kickFds, ...this.#callFds]) closeFd(fd);
+    for (const fd of [this.#fd, this.memoryFd, ...this.#kickFds, ...this.#callFds]) closeFd(fd);
     this.#mapping.unmap();
   }
 

@@ -1,6 +1,11 @@
 /** A whole vsock device in memory: guest rings, muxer, host programs; time is a number. */
-import { GuestMemory, makeRegion } from '../../src/vsock/guest-memory.ts';
+import { MIB } from '../../src/base/units.ts';
+import { allocateNative } from '../../src/sys/memory.ts';
+import { openProcessMemory } from '../../src/sys/process-memory.ts';
+import { MappedMemory, makeRegion, RemoteMemory } from '../../src/vsock/guest-memory.ts';
 import { Muxer, type MuxerOptions } from '../../src/vsock/muxer.ts';
+import type { MemoryRegion } from '../../src/vsock/ring-memory.ts';
+import { Scratch } from '../../src/vsock/scratch.ts';
 import { RX, TX } from '../../src/vsock/vhost-user.ts';
 import { Virtqueue } from '../../src/vsock/virtqueue.ts';
 import { GuestPeer } from './guest-peer.ts';
@@ -18,6 +23,8 @@ export interface WorldOptions extends Partial<GuestRingsOptions> {
   readonly socketBytes?: number;
   readonly isRacy?: boolean;
   readonly muxer?: Partial<Pick<MuxerOptions, 'limits' | 'guestPorts' | 'clientPortSeed'>>;
+  /** The device copies, as from another process; default: it maps. */
+  readonly isRemote?: boolean;
   /** Guest memory is shared as two regions that meet here, a part of the whole. */
   readonly splitAt?: number | undefined;
 }
@@ -39,8 +46,9 @@ export class VsockWorld {
       txCuts: [44],
       ...options,
     };
-    const buffer = new ArrayBuffer(Math.ceil(guestMemoryBytes(rings) / 4096) * 4096);
-    this.rings = new GuestRings(buffer, rings);
+    const { buffer, address } = allocateNative(Math.ceil(guestMemoryBytes(rings) / 4096) * 4096);
+    const userBase = options.isRemote === true ? address : USER_BASE;
+    this.rings = new GuestRings(buffer, { ...rings, userBase });
     this.guest = new GuestPeer(this.rings, options.guestBufAlloc ?? 256 * 1024);
     this.host = new MemoryHost(options.socketBytes ?? 64 * 1024, options.isRacy);
     this.muxer = new Muxer(
@@ -48,7 +56,8 @@ export class VsockWorld {
       this.nowMs,
     );
     this.host.muxer = this.muxer;
-    const memory = new GuestMemory(regions(buffer, options.splitAt));
+    const parts = regions(buffer, userBase, options.splitAt);
+    const memory = options.isRemote === true ? remoteOwn(parts) : new MappedMemory(parts);
     for (const [queue, ring] of [
       [this.rx, this.rings.rx],
       [this.tx, this.rings.tx],
@@ -86,14 +95,23 @@ export class VsockWorld {
   }
 }
 
-function regions(buffer: ArrayBuffer, splitAt: number | undefined) {
+const scratch = new Scratch(MIB);
+let ownMemory: number | undefined;
+
+/** This process's own memory, reached as another's. */
+export function remoteOwn(regions: readonly MemoryRegion[]): RemoteMemory {
+  ownMemory ??= openProcessMemory(process.pid);
+  return new RemoteMemory(ownMemory, regions, scratch);
+}
+
+function regions(buffer: ArrayBuffer, userBase: number, splitAt: number | undefined) {
   // The second region is a copy of the handle, not of the bytes: both are views of one buffer.
-  const whole = makeRegion(GUEST_BASE, USER_BASE, 0x5000_0000_0000, buffer);
+  const whole = makeRegion(GUEST_BASE, userBase, 0x5000_0000_0000, buffer);
   if (splitAt === undefined) return [whole];
   const cut = Math.floor((buffer.byteLength * splitAt) / 16) * 16;
   const part = (from: number, to: number) => ({
     guestAddress: GUEST_BASE + from,
-    userAddress: USER_BASE + from,
+    userAddress: userBase + from,
     hostAddress: whole.hostAddress + from,
     size: to - from,
     bytes: new Uint8Array(buffer, from, to - from),

@@ -5,15 +5,22 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
 import { VsockBench } from '../../src/bench/channel/vsock.ts';
 import { dialGuest } from '../support/channel.ts';
+import type { ParityFiles } from '../support/driver-parity.ts';
 import { requiresEchoGuest } from '../support/echo-image.ts';
 
 const GUEST_PORT = 5000;
 const ANSWER = { timeout: 60_000 };
 
-requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
+for (const [name, backend] of [
+  ['vsock device', 'neurovisor'],
+  ['vsock device that copies private memory', 'copied'],
+] as const)
+  requiresEchoGuest().describe(`${name} and a Linux guest`, (files) => streams(files, backend));
+
+function streams({ kernelPath }: ParityFiles, backend: 'neurovisor' | 'copied'): void {
   let bench: VsockBench;
   beforeAll(async () => {
-    bench = await VsockBench.open({ kernelPath: files.kernelPath, backend: 'neurovisor' });
+    bench = await VsockBench.open({ kernelPath, backend });
   });
   afterAll(() => bench?.close());
 
@@ -99,4 +106,4 @@ requiresEchoGuest().describe('vsock device and a Linux guest', (files) => {
     for await (const bytes of answering) got += (bytes as Buffer).length;
     expect(got).toBe(MIB);
   });
-});
+}

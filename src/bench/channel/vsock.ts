@@ -11,11 +11,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../../base/cleanup.ts';
 import { sleep } from '../../base/clock.ts';
-import { createVsockHost } from '../../vsock/host.ts';
+import { openProcessMemory } from '../../sys/process-memory.ts';
+import { createVsockHost, type VsockDevice } from '../../vsock/host.ts';
 import { GuestTraffic, nextBytes, type TrafficSamples, VsockBenchError } from './guest-traffic.ts';
 import { buildInitrd } from './initrd.ts';
 
-type VsockBackend = 'neurovisor' | 'rust';
+/** `copied`: our device, which copies guest memory that QEMU does not share. */
+type VsockBackend = 'neurovisor' | 'copied' | 'rust';
 
 interface VsockBenchOptions {
   /** Uncompressed kernel with a PVH entry and VIRTIO_VSOCKETS. */
@@ -52,16 +54,17 @@ export async function measureVsock(
 /** Boots a guest per backend and measures them in turn, so that both see the same disturbances. */
 export async function compareVsock(
   options: Omit<VsockBenchOptions, 'backend'> & { readonly rounds: number },
-): Promise<Record<VsockBackend, VsockSamples>> {
-  const ours = await VsockBench.open({ ...options, backend: 'neurovisor' });
+  backends: { readonly ours: VsockBackend; readonly baseline: VsockBackend },
+): Promise<{ readonly ours: VsockSamples; readonly baseline: VsockSamples }> {
+  const ours = await VsockBench.open({ ...options, backend: backends.ours });
   try {
-    const theirs = await VsockBench.open({ ...options, backend: 'rust' });
+    const theirs = await VsockBench.open({ ...options, backend: backends.baseline });
     try {
       for (let round = 0; round < options.rounds; round += 1) {
         await ours.round();
         await theirs.round();
       }
-      return { neurovisor: ours.samples, rust: theirs.samples };
+      return { ours: ours.samples, baseline: theirs.samples };
     } finally {
       await theirs.close();
     }
@@ -94,20 +97,24 @@ export class VsockBench {
       cleanup.push('bench directory', () => rm(dir, { recursive: true, force: true }));
       const channelPath = join(dir, 'channel');
       const vhostPath = join(dir, 'vhost');
+      const copiesMemory = options.backend === 'copied';
+      let device: VsockDevice | undefined;
       if (options.backend === 'rust') await startRust(options, vhostPath, channelPath, cleanup);
       else {
         const host = createVsockHost();
         cleanup.push('vsock host', () => host.close());
-        await host.attach({
+        device = await host.attach({
           id: 'bench',
           guestCid: GUEST_CID,
           vhostSocketPath: vhostPath,
           channelPath,
+          copiesMemory,
         });
       }
       const source = join(import.meta.dirname, 'fixtures', 'vsock-guest.c');
       const initrd = await buildInitrd(source, dir, 'guest');
-      await bootGuest(options, { dir, vhostPath, initrd }, cleanup);
+      const memory = copiesMemory ? device : undefined;
+      await bootGuest({ ...options, memory }, { dir, vhostPath, initrd }, cleanup);
       const bench = new VsockBench(channelPath, cleanup);
       await bench.#traffic.warmUp();
       return bench;
@@ -173,13 +180,18 @@ async function startRust(
 
 /** Boots the guest until its server listens. @param more further devices; `tapFd` is QEMU's descriptor 3 */
 export async function bootGuest(
-  options: Pick<VsockBenchOptions, 'kernelPath' | 'qemuPath' | 'accelerator'>,
+  options: Pick<VsockBenchOptions, 'kernelPath' | 'qemuPath' | 'accelerator'> & {
+    /** Gets the memory of the VMM, which does not share it then. */
+    readonly memory?: Pick<VsockDevice, 'setProcessMemory'> | undefined;
+  },
   paths: { readonly dir: string; readonly vhostPath: string; readonly initrd: string },
   cleanup: CleanupStack,
   more: { readonly args: readonly string[]; readonly tapFd: number } | undefined = undefined,
 ): Promise<void> {
   const accelerator = options.accelerator ?? 'tcg';
-  const memory = `memory-backend-file,id=mem,mem-path=${join(paths.dir, 'ram')},size=256M,share=on`;
+  const share = options.memory === undefined ? 'on' : 'off';
+  const file = `mem-path=${join(paths.dir, 'ram')},size=256M,share=${share}`;
+  const memory = `memory-backend-file,id=mem,${file}`;
   const child = spawn(
     options.qemuPath ?? 'qemu-system-x86_64',
     [
@@ -200,6 +212,7 @@ export async function bootGuest(
     { stdio: ['ignore', 'pipe', 'pipe', ...(more === undefined ? [] : [more.tapFd])] },
   );
   cleanup.push('QEMU', () => end(child));
+  if (child.pid !== undefined) options.memory?.setProcessMemory(openProcessMemory(child.pid));
   let output = '';
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const collect = (bytes: Buffer): void => {

@@ -45,6 +45,8 @@ interface QemuDriverOptions {
   /** Name in PATH or absolute path. */
   readonly binary: string;
   readonly attachVsock: AttachVsock;
+  /** The vsock device copies the guest's memory from and to QEMU's process; default: it maps it. */
+  readonly copiesMemory?: boolean;
   readonly clock: Clock;
   readonly log: Log;
   /** Starts the process; default: directly. */
@@ -198,6 +200,7 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
     },
     limits: spec.channelLimits,
     memory: spec.memoryFd === undefined ? undefined : fileIdentity(spec.memoryFd),
+    copiedProcess: options.copiesMemory === true ? () => process.pid : undefined,
   });
 }
 

@@ -2,6 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
 import { closeFd, type FileIdentity } from '../../sys/fd.ts';
+import { openProcessMemory } from '../../sys/process-memory.ts';
 import { connectUnix } from '../../sys/socket.ts';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
@@ -33,6 +34,21 @@ const VSOCK_SLOT = '5';
 /** QMP name of the descriptor. */
 const SOCKET_NAME = 'vsock';
 
+/** @throws VmmError */
+function openMemory(pid: number | null): number {
+  if (pid === null)
+    throw new VmmError('vmm_command_failed', 'QEMU ended before its memory was opened');
+  try {
+    return openProcessMemory(pid);
+  } catch (cause) {
+    throw new VmmError('vmm_command_failed', "QEMU's memory can not be opened", {
+      cause,
+      remedy:
+        'allow it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_VSOCK_MEMORY=map',
+    });
+  }
+}
+
 /** The vsock device of one VM: absent, or plugged with its own backend. */
 export class VsockSlot implements VsockHotplug {
   readonly #qmp: QmpClient;
@@ -43,6 +59,7 @@ export class VsockSlot implements VsockHotplug {
     readonly channelPath: string;
   };
   readonly #memory: FileIdentity | undefined;
+  readonly #copiedProcess: (() => number | null) | undefined;
   #limits: ChannelLimits | undefined;
   #attachment: Promise<VsockAttachment> | undefined;
 
@@ -52,12 +69,15 @@ export class VsockSlot implements VsockHotplug {
     place: { id: string; vhostSocketPath: string; channelPath: string };
     limits: ChannelLimits | undefined;
     memory: FileIdentity | undefined;
+    /** The VMM's pid: the device copies its memory, instead of mapping it. */
+    copiedProcess: (() => number | null) | undefined;
   }) {
     this.#qmp = options.qmp;
     this.#attachVsock = options.attachVsock;
     this.#place = options.place;
     this.#limits = options.limits;
     this.#memory = options.memory;
+    this.#copiedProcess = options.copiedProcess;
   }
 
   /** Creates only the backend, so that it is ready when QEMU is. */
@@ -67,6 +87,7 @@ export class VsockSlot implements VsockHotplug {
       guestCid,
       ...(this.#limits === undefined ? {} : { limits: this.#limits }),
       ...(this.#memory === undefined ? {} : { memory: this.#memory }),
+      copiesMemory: this.#copiedProcess !== undefined,
     });
     return this.#attachment;
   }
@@ -85,7 +106,9 @@ export class VsockSlot implements VsockHotplug {
 
   /** Plugs during the VM's start; the caller releases on failure. */
   async plugAttached(guestCid: number): Promise<void> {
-    await this.attach(guestCid);
+    const attachment = await this.attach(guestCid);
+    if (this.#copiedProcess !== undefined)
+      attachment.setProcessMemory(openMemory(this.#copiedProcess()));
     await this.#passSocket();
     const addr = { type: 'fd', data: { str: SOCKET_NAME } };
     await this.#qmp.execute('chardev-add', {
