@@ -53,7 +53,7 @@ import {
   playCached,
 } from './response-cache/response-cache.ts';
 import type { SendAttempt } from './routing/dispatcher.ts';
-import { playedModel, type ResolvedModel } from './routing/model-names.ts';
+import { playedModel, type ResolvedModel, useOf } from './routing/model-names.ts';
 import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { beginTrace, traceHeaders } from './trace.ts';
@@ -267,7 +267,7 @@ export class Exchange {
     if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
     const { models, policy } = this.#context;
     this.#watchSilence();
-    const use = operation.generates ? 'text' : 'embeddings';
+    const use = useOf(operation);
     const played = track?.model ?? null;
     const resolved =
       played === null

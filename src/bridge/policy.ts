@@ -52,6 +52,9 @@ const EMBEDDING_NAME =
 
 export const isEmbeddingModel = (name: string): boolean => EMBEDDING_NAME.test(name);
 
+/** `named`: only a model that the request names, since the default one would not do, as for audio. */
+export type ModelUse = 'text' | 'embeddings' | 'named';
+
 const MODELS_NAMED_MAX = 20;
 const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
 
@@ -64,7 +67,7 @@ export function resolveModel(
   asked: string | undefined,
   policy: BridgePolicy,
   listed: readonly string[] | null,
-  use: 'text' | 'embeddings' = 'text',
+  use: ModelUse = 'text',
 ): Checked<string> {
   const aliases = policy.aliases ?? {};
   const name = asked ?? '';
@@ -85,7 +88,8 @@ export function resolveModel(
   const rest = ownValue(aliases, '*');
   const isHosted = unnamed || HOSTED_NAME.test(name);
   const fallback = rest ?? (isHosted ? policy.defaultModel : undefined);
-  if (fallback !== undefined && (use === 'text' || EMBEDDING_NAME.test(fallback))) {
+  const fits = use === 'text' || (use === 'embeddings' && EMBEDDING_NAME.test(fallback ?? ''));
+  if (fallback !== undefined && fits) {
     return accepted(fallback);
   }
   if (use === 'embeddings' && isHosted) {

@@ -246,6 +246,59 @@ describe('bridge: streams', () => {
 });
 
 describe('bridge: errors of the upstream', () => {
+  it('speech: the bytes pass as they are, and only for a model that the request names', async () => {
+    const audio = Buffer.concat([
+      Buffer.from([0xff, 0xfb, 0, 0x80]),
+      // In a text, this would tell a hit in the cache.
+      Buffer.from('"cached_tokens": 57'),
+      Buffer.from([0, 0xc3, 0x28]),
+    ]);
+    fixture = await bridgeFixture({
+      models: ['tts', 'nomic-embed'],
+      policy: {
+        defaultModel: 'm1',
+        budget: { requests: 2 },
+        cache: { requests: 'all', ttlMs: 60_000 },
+      },
+    });
+    fixture.mock.answer((_, response) => {
+      response.writeHead(200, { 'content-type': 'audio/mpeg', 'content-length': audio.length });
+      response.end(audio);
+    });
+    const asked = { model: 'tts', input: 'four words of text', voice: 'alloy' };
+    const settled = fixture.nextUsage();
+    for (const _ of [1, 2]) {
+      const { status, headers, body } = await fixture.call('/v1/audio/speech', asked);
+      expect([status, headers['content-type']]).toEqual([200, 'audio/mpeg']);
+      expect(body).toBe(audio.toString('utf8'));
+    }
+    expect(await settled).toMatchObject({
+      operation: 'speech',
+      model: 'tts',
+      completionTokens: 0,
+      estimated: true,
+    });
+    // None came from the cache.
+    const sent = fixture.mock.requests.map(({ path, body }) => [path, JSON.parse(body)]);
+    expect(sent).toEqual([
+      ['/v1/audio/speech', asked],
+      ['/v1/audio/speech', asked],
+    ]);
+    expect((await fixture.call('/v1/audio/speech', asked)).status).toBe(429);
+    for (const [status, more] of [
+      [404, { model: 'gpt-4o-mini-tts' }],
+      [404, { model: null }],
+      [400, { voice: { id: 'voice_of_the_host' } }],
+      [400, { stream_format: 'sse' }],
+      [400, { stream: true }],
+      [400, { input: null }],
+    ] as const) {
+      const refused = await fixture.call('/v1/audio/speech', { ...asked, ...more });
+      expect([more, refused.status]).toEqual([more, status]);
+    }
+    expect(fixture.mock.requests).toHaveLength(2);
+  });
+
   it('rerank passes as it is, with the tokens that the server counts', async () => {
     fixture = await bridgeFixture();
     const scored = { results: [{ index: 1, relevance_score: 0.9 }], usage: { prompt_tokens: 9 } };

@@ -95,6 +95,16 @@ const streamed: Answer = (_, response) => {
 };
 
 describe('a replay', () => {
+  it('and a recording refuse audio, which is no text', async () => {
+    const fixture = await open({ tape: new Recorder() });
+    const asked = { model: 'm1', input: 'x', voice: 'alloy' };
+    const refused = await fixture.call('/v1/audio/speech', asked);
+    expect([refused.status, JSON.parse(refused.body)]).toMatchObject([
+      400,
+      { error: { code: 'audio_not_recorded' } },
+    ]);
+  });
+
   it('refuses a model that the sandbox may not use, like a model server', async () => {
     const { text } = await recorded(null, async (f) => [
       (await f.call(CHAT, chat('a'))).status,

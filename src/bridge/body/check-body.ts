@@ -142,7 +142,7 @@ function exactOf(
   body: JsonObject,
 ): Pick<CheckedBody, 'exact'> {
   const { cache, allowFields = [] } = policy;
-  if (cache === undefined || kept !== undefined) return {};
+  if (cache === undefined || kept !== undefined || operation.answersBytes) return {};
   const exact = exactKey({ dialect, operation, stream, allowFields, body }, cache);
   return exact === null ? {} : { exact };
 }

@@ -31,6 +31,8 @@ export interface Operation {
   readonly required: readonly string[];
   /** False for embeddings. */
   readonly generates: boolean;
+  /** The answer is bytes that no one here reads: audio. */
+  readonly answersBytes?: true;
 }
 
 export interface Inspection {

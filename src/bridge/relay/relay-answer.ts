@@ -66,8 +66,9 @@ async function relayWhole(
     // Vectors call no tools.
     const usage = new DocumentUsage(operation.generates ? notes : undefined);
     dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
-    if (translated === undefined) await relayDocument(response, reply, usage, relay);
-    else await translateDocument(response, reply, usage, translated, relay);
+    if (translated !== undefined)
+      await translateDocument(response, reply, usage, translated, relay);
+    else await relayDocument(response, reply, usage, relay, operation.answersBytes);
   }
   dispatched.outcome = 'ok';
 }

@@ -82,12 +82,13 @@ export async function relayStream(
   reply.end();
 }
 
-/** Forwards any other successful answer. @throws as `relayStream` */
+/** Forwards any other successful answer. @param isBytes it is no text, in which nothing can be hidden. @throws as `relayStream` */
 export async function relayDocument(
   response: UpstreamAnswer,
   reply: Reply,
   usage: DocumentUsage,
   context: RelayContext,
+  isBytes = false,
 ): Promise<void> {
   requireDocument(reply);
   requirePlain(response);
@@ -95,7 +96,7 @@ export async function relayDocument(
   reply.start(response.statusCode ?? 200, responseHeaders(response.headers));
   await pump(response, reply, context, (chunk) => {
     usage.push(chunk);
-    return reply.write(context.showCacheHits ? chunk : mask.mask(chunk));
+    return reply.write(context.showCacheHits || isBytes ? chunk : mask.mask(chunk));
   });
   reply.end();
 }

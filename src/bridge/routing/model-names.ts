@@ -1,10 +1,12 @@
 /** Which models a sandbox may use, and the routes to each (io: the lists of upstreams). */
 import { ignore } from '../../base/ignore.ts';
 import { orAborted } from '../../base/time-limit.ts';
+import type { Operation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
 import {
   type BridgePolicy,
   type ModelEntry,
+  type ModelUse,
   mayUse,
   resolveModel,
   visibleModels,
@@ -76,7 +78,7 @@ export class ModelNames {
   async resolve(
     asked: string | undefined,
     policy: BridgePolicy,
-    use: 'text' | 'embeddings',
+    use: ModelUse,
     signal: AbortSignal,
   ): Promise<Checked<ResolvedModel>> {
     const { aliases = {}, allowModels } = policy;
@@ -91,7 +93,7 @@ export class ModelNames {
   async #resolve(
     asked: string | undefined,
     policy: BridgePolicy,
-    use: 'text' | 'embeddings',
+    use: ModelUse,
     lists: Lists,
     signal: AbortSignal,
   ): Promise<Checked<ResolvedModel>> {
@@ -218,13 +220,18 @@ export function playedModel(
   played: string,
   asked: string | undefined,
   policy: BridgePolicy,
-  use: 'text' | 'embeddings',
+  use: ModelUse,
 ): Checked<ResolvedModel> {
   if (policy.allowModels !== undefined) {
     const allowed = resolveModel(asked, policy, null, use);
     if (!allowed.ok) return allowed;
   }
   return accepted({ model: played, plan: onlyPlan(played) });
+}
+
+export function useOf({ generates, answersBytes }: Operation): ModelUse {
+  if (answersBytes) return 'named';
+  return generates ? 'text' : 'embeddings';
 }
 
 /** Where there is no table. */

@@ -9,7 +9,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Dialect, Inspection, Operation } from '../dialect/dialect.ts';
 import { parseObject } from '../json-body.ts';
-import { accepted, type Checked, type Refusal } from '../refusal.ts';
+import { accepted, type Checked, type Refusal, refused } from '../refusal.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
 import type { TapedRequest } from './normal-form.ts';
 
@@ -62,11 +62,16 @@ export interface AnsweredBy {
 export function beginTrack(
   tape: PortTape | undefined,
   { name: dialect }: Dialect,
-  { name: operation }: Operation,
+  { name: operation, answersBytes }: Operation,
   { model, stream, idle }: Inspection,
   body: Buffer,
 ): Checked<Track | undefined> {
   if (tape === undefined || idle !== undefined) return accepted(undefined);
+  if (answersBytes) {
+    const message =
+      'Audio is neither recorded nor played: a cassette has text only. Run without --record and --replay.';
+    return refused(400, 'audio_not_recorded', message);
+  }
   const value = parseObject(body.toString('utf8')) ?? {};
   return tape.begin({ dialect, operation, model: model ?? null, stream, body: value });
 }

@@ -13,12 +13,14 @@ const PATHS = {
   completions: 'completions',
   embeddings: 'embeddings',
   rerank: 'rerank',
+  speech: 'audio/speech',
 } as const;
 const REQUIRED = {
   chat: { messages: [] },
   completions: { prompt: '' },
   embeddings: { input: '' },
   rerank: { documents: [] },
+  speech: { input: '' },
 };
 const ROUTES = Object.keys(PATHS) as RouteName[];
 
@@ -70,6 +72,7 @@ describe('inspect: fields', () => {
     embeddings: 'dimensions encoding_format input model user',
     // It has none; Cohere's and Jina's.
     rerank: 'documents max_tokens_per_doc model query return_documents top_n',
+    speech: 'input instructions model response_format speed stream_format voice',
   };
   it.each(ROUTES)('%s: knows all parameters of the OpenAI client', (name) => {
     const known = Object.keys(OPENAI_FIELDS[name]);

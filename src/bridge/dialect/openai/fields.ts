@@ -218,12 +218,21 @@ const RERANK: Fields = {
   ),
 };
 
+/** Of events, the bridge knows only those of text. A voice that is an object names one of the host's account. */
+const SPEECH: Fields = {
+  input: PROSE,
+  instructions: PROSE,
+  stream_format: { strings: 'label', only: ['audio'] },
+  ...labels('model voice response_format speed'),
+};
+
 /** By the name of the operation. */
 export const OPENAI_FIELDS = {
   chat: CHAT,
   completions: COMPLETIONS,
   embeddings: EMBEDDINGS,
   rerank: RERANK,
+  speech: SPEECH,
 } as const satisfies Readonly<Record<string, Fields>>;
 
 /**

@@ -7,6 +7,7 @@ describe('route', () => {
     ['POST', '/chat/completions', 'chat'],
     ['POST', '/v1/completions/', 'completions'],
     ['POST', '/v1/embeddings?api-version=1', 'embeddings'],
+    ['POST', '/v1/audio/speech', 'speech'],
     ['POST', '/v1/rerank', 'rerank'],
     ['POST', '/rerank', 'rerank'],
     ['POST', '/v2/rerank', 'rerank'],

@@ -1,4 +1,4 @@
-/** The OpenAI API: chat completions, completions, embeddings, models; and rerank, which model servers have beside it. */
+/** The OpenAI API: chat completions, completions, embeddings, speech, models; and rerank, which model servers have beside it. */
 import { type AllowedFields, checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
@@ -60,6 +60,13 @@ const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
     required: ['input', 'messages'],
     generates: false,
   },
+  '/audio/speech': {
+    name: 'speech',
+    upstreamPath: '/audio/speech',
+    required: ['input'],
+    generates: false,
+    answersBytes: true,
+  },
   '/rerank': RERANK,
   // Of Cohere's clients.
   '/v2/rerank': RERANK,
@@ -72,7 +79,7 @@ function route(method: string, url: string): Checked<Route> {
     return modelRoute(
       method,
       url,
-      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/rerank, /v1/responses, /v1/messages, /v1/models',
+      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/audio/speech, /v1/rerank, /v1/responses, /v1/messages, /v1/models',
     );
   }
   if (method === 'POST') return accepted({ kind: 'inference', operation });
