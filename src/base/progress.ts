@@ -2,6 +2,9 @@
  * Progress of long work, for people. Producers (image builds, downloads) call a `Progress`
  * function; the CLI draws it. Producers never print.
  */
+import { systemClock } from './clock.ts';
+import { describeError } from './errors.ts';
+
 export type ProgressEvent =
   | {
       readonly kind: 'start';
@@ -34,3 +37,34 @@ export type ProgressEvent =
 export type Progress = (event: ProgressEvent) => void;
 
 export const silentProgress: Progress = () => undefined;
+
+/** Progress of one step, for work whose bytes are counted. */
+export class ProgressStep {
+  readonly #progress: Progress;
+  readonly #step: string;
+  readonly #startedAtMs = systemClock.now();
+
+  constructor(progress: Progress, step: string, title: string, estimateMs: number) {
+    this.#progress = progress;
+    this.#step = step;
+    progress({ kind: 'start', step, title, estimateMs });
+  }
+
+  bytes(bytes: number, total: number): void {
+    const mb = (n: number): number => Math.round(n / 1e6);
+    this.fraction(total === 0 ? 1 : bytes / total, `${mb(bytes)} / ${mb(total)} MB`);
+  }
+
+  fraction(fraction: number, detail: string): void {
+    this.#progress({ kind: 'update', step: this.#step, fraction, detail });
+  }
+
+  done(cached: boolean): void {
+    const durationMs = systemClock.now() - this.#startedAtMs;
+    this.#progress({ kind: 'done', step: this.#step, cached, durationMs });
+  }
+
+  failed(error: unknown): void {
+    this.#progress({ kind: 'failed', step: this.#step, message: describeError(error) });
+  }
+}

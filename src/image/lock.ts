@@ -3,7 +3,7 @@
  * is flock(2) on a file in the cache, so the kernel releases it when its owner dies.
  */
 import { mkdir, open, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { sleep, systemClock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import { tryLockExclusive } from '../sys/file.ts';
@@ -23,14 +23,29 @@ export type LockContext = Pick<PrepareContext, 'cacheDir' | 'progress' | 'signal
  */
 export async function withSetupLock<T>(context: LockContext, work: () => Promise<T>): Promise<T> {
   const { cacheDir } = context;
-  await mkdir(cacheDir, { recursive: true });
-  const path = join(cacheDir, 'setup.lock');
+  return await withFileLock(context, join(cacheDir, 'setup.lock'), 'setup', async () => {
+    await removeLeftovers(cacheDir);
+    return await work();
+  });
+}
+
+/**
+ * Runs `work` while this process has the lock of a file, which is made and stays.
+ * @param what has the lock, for people: `setup`
+ * @throws ImageError `cancelled` when the signal aborts the wait
+ */
+export async function withFileLock<T>(
+  context: Pick<LockContext, 'progress' | 'signal' | 'log'>,
+  path: string,
+  what: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  await mkdir(dirname(path), { recursive: true });
   const file = await open(path, 'a+', 0o600);
   try {
-    if (!tryLockExclusive(file.fd)) await waitForLock(context, path, file.fd);
+    if (!tryLockExclusive(file.fd)) await waitForLock(context, path, file.fd, what);
     await file.truncate(0);
     await file.write(`${process.pid}\n`);
-    await removeLeftovers(cacheDir);
     return await work();
   } finally {
     // Closing releases the lock. The file stays: removing it could split later callers over two files.
@@ -38,15 +53,19 @@ export async function withSetupLock<T>(context: LockContext, work: () => Promise
   }
 }
 
-async function waitForLock(context: LockContext, path: string, fd: number): Promise<void> {
-  const { progress, signal, log } = context;
+async function waitForLock(
+  { progress, signal, log }: Pick<LockContext, 'progress' | 'signal' | 'log'>,
+  path: string,
+  fd: number,
+  what: string,
+): Promise<void> {
   const startedAtMs = systemClock.now();
   const owner = await ownerOf(path);
-  log.info('another setup is running', { pid: owner });
+  log.info(`another ${what} is running`, { pid: owner });
   progress({
     kind: 'start',
     step: STEP,
-    title: `Wait for another setup (process ${owner})`,
+    title: `Wait for another ${what} (process ${owner})`,
     estimateMs: ESTIMATE_MS,
   });
   do {
@@ -54,7 +73,7 @@ async function waitForLock(context: LockContext, path: string, fd: number): Prom
       await sleep(POLL_MS, signal);
     } catch (cause) {
       progress({ kind: 'failed', step: STEP, message: 'cancelled' });
-      throw new ImageError('cancelled', 'wait for another setup', { cause });
+      throw new ImageError('cancelled', `wait for another ${what}`, { cause });
     }
   } while (!tryLockExclusive(fd));
   const durationMs = systemClock.now() - startedAtMs;

@@ -14,10 +14,10 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
-import { describeError, errorCode } from '../base/errors.ts';
+import { errorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
-import type { Progress } from '../base/progress.ts';
+import { type Progress, ProgressStep } from '../base/progress.ts';
 import { GIB } from '../base/units.ts';
 import { type ImageBuilder, UNFINISHED } from './builder.ts';
 import { Catalog, type StoredImage } from './catalog.ts';
@@ -272,7 +272,12 @@ export class Images {
   async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
     const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
     await this.#options.beforeFetch?.();
-    const step = new Step(this.#options.progress, 'image-fetch', `Fetch ${reference.text}`, 20_000);
+    const step = new ProgressStep(
+      this.#options.progress,
+      'image-fetch',
+      `Fetch ${reference.text}`,
+      20_000,
+    );
     await this.#files.make();
     const dir = join(this.#files.dir, 'tmp', newSandboxId());
     const options = { reference, architecture, dir, signal, limits, program };
@@ -401,7 +406,7 @@ export class Images {
     const { progress, builder } = this.#options;
     const { layers } = image;
     const title = layers.length === 1 ? 'Unpack the layer' : `Unpack ${layers.length} layers`;
-    const step = new Step(progress, 'image-layers', title, layers.length * 8_000);
+    const step = new ProgressStep(progress, 'image-layers', title, layers.length * 8_000);
     const made: { path: string; bytes: number }[] = [];
     let built = 0;
     let left = this.#limits.unpackedBytesMax;
@@ -438,7 +443,7 @@ export class Images {
     layers: readonly { readonly path: string; readonly bytes: number }[],
     signal: AbortSignal,
   ): Promise<Environment> {
-    const step = new Step(this.#options.progress, 'image-merge', 'Merge the layers', 8_000);
+    const step = new ProgressStep(this.#options.progress, 'image-merge', 'Merge the layers', 8_000);
     const path = this.#files.path('environments', chain);
     try {
       await rm(`${path}.json`, { force: true });
@@ -565,35 +570,4 @@ async function digestFile(path: string, signal: AbortSignal): Promise<string> {
   const hash = createHash('sha256');
   await pipeline(createReadStream(path), hash, { signal });
   return `sha256:${hash.digest('hex')}`;
-}
-
-/** Progress of one step. */
-class Step {
-  readonly #progress: Progress;
-  readonly #step: string;
-  readonly #startedAtMs = systemClock.now();
-
-  constructor(progress: Progress, step: string, title: string, estimateMs: number) {
-    this.#progress = progress;
-    this.#step = step;
-    progress({ kind: 'start', step, title, estimateMs });
-  }
-
-  bytes(bytes: number, total: number): void {
-    const mb = (n: number): number => Math.round(n / 1e6);
-    this.fraction(total === 0 ? 1 : bytes / total, `${mb(bytes)} / ${mb(total)} MB`);
-  }
-
-  fraction(fraction: number, detail: string): void {
-    this.#progress({ kind: 'update', step: this.#step, fraction, detail });
-  }
-
-  done(cached: boolean): void {
-    const durationMs = systemClock.now() - this.#startedAtMs;
-    this.#progress({ kind: 'done', step: this.#step, cached, durationMs });
-  }
-
-  failed(error: unknown): void {
-    this.#progress({ kind: 'failed', step: this.#step, message: describeError(error) });
-  }
 }

@@ -18,6 +18,7 @@ import { RuntimeError } from './errors.ts';
 import { EngineServer } from './model-servers/engine-server.ts';
 import { readModelsFile } from './model-servers/models-file.ts';
 import { openServers } from './model-servers/servers.ts';
+import { stemOf } from './pulled-models/choose.ts';
 import type { Model } from './setup.ts';
 
 export interface Upstream {
@@ -156,10 +157,8 @@ function engineUpstream(options: UpstreamOptions): Upstream {
   };
 }
 
-/** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`. */
-export function modelIdOf(path: string): string {
-  return path.replace(/^.*\//, '').replace(/\.gguf$/i, '');
-}
+/** `/models/Qwen2.5-0.5B-Q4_K_M.gguf` → `Qwen2.5-0.5B-Q4_K_M`; of a split model, without the number of its part. */
+export const modelIdOf = stemOf;
 
 /** What the bridge allows a sandbox: its own policy and the host's. */
 export function bridgePolicy(models: ModelPolicy, config: Config): BridgePolicy {

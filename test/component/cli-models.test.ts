@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
-import { modelsList, modelsTest } from '../../src/cli/commands/models.ts';
+import { modelsList, modelsTest } from '../../src/cli/commands/models/servers.ts';
 import { messageEvents, sseOf } from '../support/messages.ts';
 import {
   delta,

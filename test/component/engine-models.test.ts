@@ -5,10 +5,12 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { silentProgress } from '../../src/base/progress.ts';
 import { readConfig } from '../../src/config.ts';
 import { readModelsFile } from '../../src/runtime/model-servers/models-file.ts';
 import { overviewOf } from '../../src/runtime/model-servers/overview.ts';
 import { openServers } from '../../src/runtime/model-servers/servers.ts';
+import { pullModel } from '../../src/runtime/pulled-models/pull.ts';
 import { bridgeFixture } from '../support/bridge-fixture.ts';
 import { findModel } from '../support/model.ts';
 import { requires } from '../support/requires.ts';
@@ -25,6 +27,9 @@ afterEach(() => cleanup.run());
 requires('model', findModel()).describe('engines of models.toml', (model) => {
   it('each starts with its first request, is offered under its own name, and ends with the host', async () => {
     const modelPath = model.path;
+    const { signal } = new AbortController();
+    const pulling = { cacheDir: dir, cwd: dir, progress: silentProgress, signal, log: silentLog };
+    await pullModel(pulling, modelPath, { name: 'small' });
     const path = join(dir, 'models.toml');
     await writeFile(
       path,
@@ -32,7 +37,7 @@ requires('model', findModel()).describe('engines of models.toml', (model) => {
         [upstreams.fetched]
         engine = true
         [upstreams.own]
-        engine = "${modelPath}"
+        engine = "small"
         [upstreams.missing]
         engine = "missing.gguf"
         discover = false
@@ -55,7 +60,6 @@ requires('model', findModel()).describe('engines of models.toml', (model) => {
     const { call, close } = await bridgeFixture({ routes });
     cleanup.push('bridge', close);
 
-    const { signal } = new AbortController();
     expect((await overviewOf({ config, env: {}, signal })).servers).toMatchObject([
       { name: 'fetched', kind: 'local', models: ['fetched'], error: null },
       { name: 'own', models: ['own'], error: null },

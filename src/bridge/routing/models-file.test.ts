@@ -121,19 +121,22 @@ describe('parseModelsFile', () => {
     expect(() => parseModelsFile(`${UPSTREAM}[models.m]\n${upstream}\n${line}`)).toThrow(message);
   });
 
-  it('reads engines: of a file, or of the model that set-up fetches; a route to one has its only name', () => {
+  it('reads engines: of a file, of a pulled model, or of the model that set-up fetches; a route to one has its only name', () => {
     const { upstreams, models } = parseModelsFile(`
       [upstreams.small]
       engine = true
       [upstreams.large]
       engine = "models/large.gguf"
       discover = false
+      [upstreams.pulled]
+      engine = "llama3.2-1b"
       [models.assistant]
       routes = [{ upstream = "large" }, { upstream = "small", model = "small" }]
     `);
     expect(upstreams).toMatchObject([
-      { name: 'small', engine: { path: null }, isHosted: false, discover: true, key: null },
-      { name: 'large', engine: { path: 'models/large.gguf' }, discover: false },
+      { name: 'small', engine: { kind: 'usual' }, isHosted: false, discover: true, key: null },
+      { name: 'large', engine: { kind: 'file', path: 'models/large.gguf' }, discover: false },
+      { name: 'pulled', engine: { kind: 'pulled', model: 'llama3.2-1b' } },
     ]);
     expect(models.get('assistant')?.routes).toEqual([
       { upstream: 'large', model: 'large', weight: 1 },

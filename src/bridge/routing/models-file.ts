@@ -31,10 +31,14 @@ export type KeySource =
   /** A program and its arguments, which prints it. */
   | { readonly command: readonly string[] };
 
-/** A model of the built-in engine: a GGUF file, relative to the file's folder; null: the one that set-up fetches. */
-export interface EngineSource {
-  readonly path: string | null;
-}
+/** A model of the built-in engine. */
+export type EngineSource =
+  /** The one that set-up fetches. */
+  | { readonly kind: 'usual' }
+  /** One that `neurovisor models pull` has fetched. */
+  | { readonly kind: 'pulled'; readonly model: string }
+  /** A GGUF file, relative to the file's folder. */
+  | { readonly kind: 'file'; readonly path: string };
 
 export interface FileUpstream
   extends Pick<RoutedUpstream, 'name' | 'isHosted' | 'answerWithinMs' | 'discover'> {
@@ -95,7 +99,7 @@ function upstreamOf(name: string, table: Table): FileUpstream {
     throw invalid(table.path, 'has a name with other characters than letters, digits, - and _');
   }
   const engine = table.trueOrText('engine');
-  if (engine !== null) return engineOf(name, engine === true ? null : engine, table);
+  if (engine !== null) return engineOf(name, engine, table);
   const url = table.text('url');
   if (url === null) throw invalid(table.at('url'), 'is missing');
   const concurrency = table.whole('concurrency', CONCURRENCY_MAX);
@@ -126,12 +130,19 @@ function upstreamOf(name: string, table: Table): FileUpstream {
   return upstream;
 }
 
-function engineOf(name: string, path: string | null, table: Table): FileUpstream {
+/** Whatever is no path is the name of a pulled model. */
+function engineSource(value: string | true): EngineSource {
+  if (value === true) return { kind: 'usual' };
+  const isPath = value.includes('/') || /\.gguf$/i.test(value);
+  return isPath ? { kind: 'file', path: value } : { kind: 'pulled', model: value };
+}
+
+function engineOf(name: string, value: string | true, table: Table): FileUpstream {
   const answerWithinS = table.whole('answer_within_s', ANSWER_WITHIN_S_MAX);
   const upstream = {
     name,
-    url: path === null ? 'built-in engine' : `built-in engine, ${path}`,
-    engine: { path },
+    url: value === true ? 'built-in engine' : `built-in engine, ${value}`,
+    engine: engineSource(value),
     api: 'openai' as const,
     target: { name },
     isHosted: false,

@@ -77,7 +77,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
   const certificate = at?.tls == null ? undefined : await readCertificate(at.tls);
   const home = resolveHome(cli.config.home);
   const socketPath = daemonSocket(home);
-  const choice = modelChoice(flags.model);
+  const choice = modelChoice(flags.model, cli.config);
   const budget = parseSharedBudget(flags.modelBudget ?? []);
   const cassette = cassetteChoice(flags, cli.config);
   const allowFields = [...cli.config.allowFields, ...checkedFields(flags.allowField ?? [])];

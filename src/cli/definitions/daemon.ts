@@ -51,7 +51,10 @@ export function addDaemon(program: Command): void {
     .option('--tls-key <file>', 'private key of the certificate, PEM')
     .option('--plain-http', 'allow a --host other than loopback without TLS')
     .option('--domain <name[:port]>', 'names of sandboxes end with this: PORT-ID.NAME')
-    .option('--model <name>', 'default model: a name on the model server, or a .gguf file')
+    .option(
+      '--model <name>',
+      'default model: a name on the model server, a pulled model, or a .gguf file',
+    )
     .option(
       '--model-budget <limits>',
       'set the budget for models of all sandboxes together, as `neurovisor host set` does (default: the one of the home)',

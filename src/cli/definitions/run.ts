@@ -31,7 +31,7 @@ export function addRun(program: Command): void {
         'Another size or list of modules boots instead, unless `neurovisor template build` has built a template ' +
         'for it. --template starts from one by its name.\n\n' +
         'The microVM starts in this process, not in the daemon, with -it (without --image or --build), --no-template, --jail, --vmm, --record, ' +
-        '--replay, a .gguf file, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
+        '--replay, a .gguf file or pulled model, NEUROVISOR_UPSTREAM, NEUROVISOR_ACCELERATOR, NEUROVISOR_JAIL, NEUROVISOR_VMM or NEUROVISOR_GPU.\n\n' +
         'The script runs in the home of the guest user, with the files of --copy beside it: copied modules can be ' +
         'imported, and relative paths lead to copied files. If --copy includes the script, it runs from its place there.\n\n' +
         'A project comes along as a whole: DIR runs its __main__.py, and -m a module of the current directory, as ' +
@@ -104,7 +104,7 @@ export function addRun(program: Command): void {
     )
     .option(
       '--model <name>',
-      'default model of the guest: a name on the model server, or a .gguf file',
+      'default model of the guest: a name on the model server, a pulled model, or a .gguf file',
     )
     .addOption(recordOption())
     .addOption(replayOption())

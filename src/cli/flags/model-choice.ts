@@ -1,5 +1,7 @@
-/** `--model`: a name that the model server offers, or a GGUF file for the engine. */
+/** `--model`: a name that the model server offers, or a pulled model or GGUF file for the engine. */
 import { existsSync } from 'node:fs';
+import type { Config } from '../../config.ts';
+import { pulledModelPath } from '../../runtime/pulled-models/named.ts';
 import { modelIdOf, type Upstream } from '../../runtime/upstream.ts';
 import type { ModelPolicy } from '../../sandbox/spec.ts';
 import { UsageError } from '../failure.ts';
@@ -13,16 +15,14 @@ export interface ModelChoice {
   check(upstream: Pick<Upstream, 'description' | 'models' | 'defaultModel'>): void;
 }
 
-export function modelChoice(text: string | undefined): ModelChoice {
+export function modelChoice(text: string | undefined, config: Config): ModelChoice {
   if (text === undefined) return { path: undefined, policy: {}, check: () => undefined };
   if (/\.gguf$/i.test(text)) {
     if (!existsSync(text)) throw new UsageError(`model file ${text} does not exist`);
-    return {
-      path: text,
-      policy: { defaultModel: modelIdOf(text) },
-      check: () => undefined,
-    };
+    return fileChoice(text);
   }
+  const pulled = pulledModelPath(config, text);
+  if (pulled !== null) return fileChoice(pulled);
   return {
     path: undefined,
     policy: { defaultModel: text },
@@ -33,4 +33,10 @@ export function modelChoice(text: string | undefined): ModelChoice {
   };
 }
 
-const GGUF_TOO = ', or the path of a .gguf file';
+const fileChoice = (path: string): ModelChoice => ({
+  path,
+  policy: { defaultModel: modelIdOf(path) },
+  check: () => undefined,
+});
+
+const GGUF_TOO = ', a pulled model (neurovisor models ls), or the path of a .gguf file';

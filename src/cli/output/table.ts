@@ -2,6 +2,8 @@
 import { styleText } from 'node:util';
 import { plain } from '../../base/text/plain.ts';
 
+export { bytes } from '../../base/text/bytes.ts';
+
 /** A text in a color. Escape sequences in the text itself would be replaced. */
 export interface Styled {
   readonly style: Parameters<typeof styleText>[0];
@@ -46,16 +48,4 @@ export function coarse(ms: number): string {
   if (seconds < 2 * 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h`;
   return `${Math.floor(seconds / 86_400)} d`;
-}
-
-/** `512 B`, `3.4 KiB`, `120 MiB`. */
-export function bytes(count: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
-  let value = count;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${unit === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${units[unit]}`;
 }

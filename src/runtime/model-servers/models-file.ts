@@ -56,8 +56,7 @@ export function readModelsFile(config: Config, env: Env = process.env): Configur
 
 function withSecrets(upstream: FileUpstream, dir: string, env: Env): ConfiguredServer {
   const { name, key, caFile, engine } = upstream;
-  const path = engine?.path ?? null;
-  const model = path === null ? engine : { path: resolve(dir, path) };
+  const model = engine?.kind === 'file' ? { ...engine, path: resolve(dir, engine.path) } : engine;
   const apiKey = key === null || 'command' in key ? {} : { apiKey: keyOf(name, key, dir, env) };
   const ca = caFile === null ? {} : { authority: authorityOf(name, resolve(dir, caFile)) };
   return { ...upstream, engine: model, target: { ...upstream.target, ...apiKey, ...ca } };

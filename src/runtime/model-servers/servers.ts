@@ -4,9 +4,12 @@ import { isDeepStrictEqual } from 'node:util';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
+import type { EngineSource } from '../../bridge/routing/models-file.ts';
 import type { RoutedUpstream, RouteTable } from '../../bridge/routing/route-table.ts';
 import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
 import { UpstreamClient } from '../../bridge/upstream/client.ts';
+import { EngineError } from '../../engine/errors.ts';
+import { ModelStore } from '../pulled-models/store.ts';
 import type { Model } from '../setup.ts';
 import { type EnginePlace, EngineServer } from './engine-server.ts';
 import { Engines } from './engines.ts';
@@ -36,7 +39,7 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
       ...options,
       name,
       modelId: name,
-      modelPath: () => engine.path ?? fetched?.path ?? '',
+      modelPath: () => pathOf(engine, fetched, options.cacheDir),
       makeRoom: (path) => engines.makeRoom(name, path),
     });
     engines.add(name, made);
@@ -126,7 +129,18 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
 }
 
 const needsModel = ({ upstreams }: ConfiguredModels): boolean =>
-  upstreams.some(({ engine }) => engine !== null && engine.path === null);
+  upstreams.some(({ engine }) => engine?.kind === 'usual');
+
+/** Found again at each start: a model may have been pulled since. @throws EngineError `model_missing` */
+function pathOf(engine: EngineSource, fetched: Model | null, cacheDir: string): string {
+  if (engine.kind === 'file') return engine.path;
+  if (engine.kind === 'usual') return fetched?.path ?? '';
+  const pulled = new ModelStore(cacheDir).find(engine.model);
+  if (pulled !== null) return pulled.path;
+  throw new EngineError('model_missing', `no pulled model is named "${engine.model}"`, {
+    remedy: 'pull it with neurovisor models pull REF --name NAME; a file is named by a path',
+  });
+}
 
 /** Where to send requests to a server that is no engine, with its key. @throws BridgeError as `KeyCommand.key` */
 export function targetOf(

@@ -23,7 +23,7 @@ import { type RunSandbox, runJob, withSandbox } from './session.ts';
 export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const { script, flags } = job;
   const wantsConsole = wantsSerialConsole(flags);
-  const choice = modelChoice(flags.model);
+  const choice = modelChoice(flags.model, cli.config);
   const request: CreateRequest = {
     ...sandboxOptions(cli, flags, choice.policy),
     requirements: job.requirements,

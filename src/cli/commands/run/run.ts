@@ -4,6 +4,7 @@
  */
 
 import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemon.ts';
+import { pulledModelPath } from '../../../runtime/pulled-models/named.ts';
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
@@ -99,12 +100,17 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
     if (alone !== null) throw new UsageError(`--daemon excludes ${alone}`, 'omit --daemon');
     return await reachDaemon(cli);
   }
-  return alone === null ? await openUsualDaemon(cli.config) : null;
+  const isAlone = alone !== null || isPulled(cli, flags);
+  return isAlone ? null : await openUsualDaemon(cli.config);
 }
 
 /** The daemon would ask a model. */
 const cassetteOf = ({ config: { cassette } }: Cli): string | null =>
   cassette && (cassette.mode === 'record' ? 'NEUROVISOR_RECORD' : 'NEUROVISOR_REPLAY');
+
+/** A daemon has the models of its own start. */
+const isPulled = ({ config }: Cli, { model }: RunFlags): boolean =>
+  model !== undefined && pulledModelPath(config, model) !== null;
 
 /** The option that needs a sandbox of this process; null: none. */
 export function onlyHere(flags: RunFlags): string | null {

@@ -1,5 +1,5 @@
-/** `neurovisor models`: the model servers of this host, their models, and a test of them. */
-
+/** `neurovisor models ls` and `test`: the model servers of this host, their models, and a test of them. */
+import { resolveHome } from '../../../home.ts';
 import {
   type ModelOverview,
   type ModelsOverview,
@@ -8,15 +8,18 @@ import {
   type RouteTest,
   type ServerOverview,
   testModels,
-} from '../../runtime/model-servers/overview.ts';
-import type { Cli } from '../cli.ts';
-import { duration, table } from '../output/table.ts';
+} from '../../../runtime/model-servers/overview.ts';
+import { ModelStore } from '../../../runtime/pulled-models/store.ts';
+import type { Cli } from '../../cli.ts';
+import { duration, table } from '../../output/table.ts';
+import { pulledText } from './pulled.ts';
 
 /** @returns 1 if a server does not answer */
 export async function modelsList(cli: Cli): Promise<number> {
   const found = await overviewOf(optionsOf(cli));
-  if (cli.json) cli.printJson(found);
-  else cli.stdout.write(overviewText(found));
+  const pulled = await new ModelStore(resolveHome(cli.config.home).cacheDir).list();
+  if (cli.json) cli.printJson({ ...found, pulled });
+  else cli.stdout.write([overviewText(found), pulledText(pulled)].filter(Boolean).join('\n'));
   return found.servers.every(({ error }) => error === null) ? 0 : 1;
 }
 

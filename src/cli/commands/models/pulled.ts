@@ -1,0 +1,72 @@
+/** `neurovisor models pull` and `rm`: models for the built-in engine. */
+import { systemClock } from '../../../base/clock.ts';
+import { resolveHome } from '../../../home.ts';
+import { pullModel, removeModels } from '../../../runtime/pulled-models/pull.ts';
+import type { PulledModel } from '../../../runtime/pulled-models/store.ts';
+import type { Cli } from '../../cli.ts';
+import { bytes, coarse, table } from '../../output/table.ts';
+
+export interface PullFlags {
+  readonly name?: string;
+  readonly file?: string;
+}
+
+/** @param text a path, or a reference to a registry */
+export async function modelsPull(cli: Cli, text: string, flags: PullFlags): Promise<number> {
+  const context = { ...contextOf(cli), cwd: process.cwd() };
+  const { model, wasThere } = await pullModel(context, text, flags);
+  cli.progress.close();
+  if (cli.json) {
+    cli.printJson({ ...model, wasThere });
+    return 0;
+  }
+  const facts = [
+    bytes(model.bytes),
+    ...(model.quantization === null ? [] : [model.quantization]),
+    `${countText(model.parameters)} parameters`,
+    ...(model.hasChatTemplate ? [] : ['without a chat template']),
+  ];
+  cli.stdout.write(
+    `${model.name}: ${facts.join(', ')}${wasThere ? ', is here already' : ''}\n` +
+      `Use it: neurovisor run --model ${model.name} agent.py\n`,
+  );
+  return 0;
+}
+
+export async function modelsRemove(cli: Cli, names: readonly string[]): Promise<number> {
+  const freed = await removeModels(contextOf(cli), names);
+  cli.progress.close();
+  if (cli.json) cli.printJson({ models: names, bytes: freed });
+  else cli.stdout.write(`${names.join('\n')}\nfreed ${bytes(freed)}\n`);
+  return 0;
+}
+
+const contextOf = ({ config, progress, cancelled, log }: Cli) => ({
+  cacheDir: resolveHome(config.home).cacheDir,
+  progress: progress.report,
+  signal: cancelled,
+  log,
+});
+
+/** @returns '' without any */
+export function pulledText(models: readonly PulledModel[]): string {
+  const [first] = models;
+  if (first === undefined) return '';
+  const rows = models.map((one) => [
+    one.name,
+    bytes(one.bytes),
+    one.quantization ?? '-',
+    countText(one.parameters),
+    one.contextTokens === null ? '-' : `${one.contextTokens}`,
+    `${coarse(systemClock.wall() - one.pulledAtMs)} ago`,
+    one.source,
+  ]);
+  const heads = ['model', 'size', 'quantization', 'parameters', 'context', 'pulled', 'from'];
+  return `${table(heads, rows)}\n\nUse one: neurovisor run --model ${first.name} agent.py\n`;
+}
+
+/** `135M`, `7.2B`. */
+function countText(count: number): string {
+  if (count >= 1e9) return `${(count / 1e9).toFixed(1)}B`;
+  return count >= 1e6 ? `${Math.round(count / 1e6)}M` : `${count}`;
+}
