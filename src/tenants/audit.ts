@@ -337,10 +337,41 @@ export async function verifyAudit(
   }
 }
 
+/**
+ * The files of a log.
+ * @throws TenantError `not_found`, `file_failed`
+ */
+export async function auditFiles(
+  homeDir: string,
+  kind: AuditKind,
+): Promise<{
+  readonly dir: string;
+  /** Oldest first. */
+  readonly full: readonly { readonly name: string; readonly firstSeq: number }[];
+  /** May be missing, as it is while a full one is renamed. */
+  readonly current: string;
+}> {
+  const dir = auditDir(homeDir, kind);
+  try {
+    const names = await readdir(dir);
+    const full = names.flatMap((name) => {
+      const [, seq] = FULL.exec(name) ?? [];
+      return seq === undefined ? [] : [{ name, firstSeq: Number(seq) }];
+    });
+    full.sort((a, b) => a.firstSeq - b.firstSeq);
+    return { dir, full, current: CURRENT };
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') throw noLog(dir);
+    throw new TenantError('file_failed', `could not read the audit log in ${dir}`, {
+      cause: error,
+    });
+  }
+}
+
 const noLog = (dir: string): TenantError =>
   new TenantError('not_found', `there is no audit log in ${dir}`, {
     remedy:
-      'the daemon begins one when it starts; set NEUROVISOR_HOME to check that of another home',
+      'the daemon begins one when it starts; set NEUROVISOR_HOME to read that of another home',
   });
 
 /** Checks files as one chain, which may begin anywhere. @throws TenantError `not_found`, `file_failed` */

@@ -1,23 +1,72 @@
 /** Definitions of `neurovisor audit`. */
 import type { Command } from 'commander';
+import type { AuditListFlags } from '../commands/keys/audit-list.ts';
+import { auditRecord } from '../flags/ranges.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { output } from './shared-options.ts';
+
+const load = () => import('../commands/keys/audit-list.ts');
 
 export function addAudit(program: Command): void {
   const audit = program
     .command('audit')
-    .summary('check the logs of control calls and model requests')
+    .summary('read and check the logs of control calls and model requests')
     .description(
-      'Check the logs of control calls and of requests to models, which the daemon keeps in the directory audit of its ' +
-        'home (NEUROVISOR_HOME).',
+      'Read and check the logs of control calls and of requests to models, which the daemon keeps in the directory audit ' +
+        'of its home (NEUROVISOR_HOME). What was asked and answered is kept only with `serve --audit-content`.',
     )
     .addHelpText(
       'after',
       `
 Examples:
+  neurovisor audit ls --sandbox 7ds14n1k --content
+  neurovisor audit ls --since 1d --outcome refused
+  neurovisor audit show 42
   neurovisor audit verify
-  neurovisor audit verify backup/audit.jsonl
 `,
+    );
+  audit
+    .command('ls')
+    .summary('list requests to models, or control calls')
+    .description(
+      'List requests to models, oldest first, and what they add up to: tokens, and cost where prices are known. With -o ' +
+        'json, print one record per line.',
+    )
+    .option('--sandbox <id>', 'of this sandbox: its id, or the beginning of it')
+    .option('--tenant <name>', 'of this tenant')
+    .option('--model <name>', 'to this model')
+    .option(
+      '--outcome <name>',
+      'with this outcome (ok, cancelled, upstream-error, upstream-lost, refused) or refusal, for example budget_spent',
+    )
+    .option('--since <time>', 'since this date, or for so long, for example 2h')
+    .option('--content', 'also show the newest message and the answer, where they are kept')
+    .option('--calls', 'list control calls instead')
+    .option('-f, --follow', 'also print new records, until Ctrl-C')
+    .addOption(output())
+    .addHelpText(
+      'after',
+      `
+Examples:
+  neurovisor audit ls --sandbox 7ds14n1k
+  neurovisor audit ls --tenant acme --since 2026-11-01 -o json | jq .model.costNanoDollars
+  neurovisor audit ls --calls --follow
+`,
+    )
+    .action((flags: AuditListFlags & OutputFlags) =>
+      perform(flags, async (cli) => (await load()).auditList(cli, flags)),
+    );
+  audit
+    .command('show')
+    .summary('show one request to a model')
+    .description(
+      'Show all that the logs have of one request to a model. Status 1 if its content is not the one that was written.',
+    )
+    .argument('<number>', 'number of the record, as `audit ls` shows it', auditRecord)
+    .addOption(output())
+    .addHelpText('after', '\nExample:\n  neurovisor audit show 42 -o json\n')
+    .action((seq: number, flags: OutputFlags) =>
+      perform(flags, async (cli) => (await load()).auditShow(cli, seq)),
     );
   audit
     .command('verify')

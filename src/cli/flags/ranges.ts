@@ -46,6 +46,8 @@ export const readyTimeout = timed('--ready-timeout', RANGES.readyTimeoutMs);
 export const packageAge = timed('--packages-min-age', RANGES.packageAgeMs);
 /** Milliseconds */
 export const interval = timed('--interval', { min: 100, max: HOUR_MS });
+/** `audit show`. */
+export const auditRecord = counted('number', { min: 1, max: Number.MAX_SAFE_INTEGER });
 /** Of `prove image`. */
 export const hostileGuests = counted('--guests', { min: 1, max: 1000 });
 /** Milliseconds; `net latency`. */

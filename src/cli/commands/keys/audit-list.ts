@@ -1,0 +1,238 @@
+/** `neurovisor audit ls`, `audit show`: what the logs say of requests and calls. */
+import { once } from 'node:events';
+import { dollarsText } from '../../../base/text/dollars.ts';
+import { plain, plainJson, plainLines } from '../../../base/text/plain.ts';
+import { resolveHome } from '../../../home.ts';
+import { type AuditLine, findAudit, readAudit } from '../../../tenants/audit-read.ts';
+import type { AuditRecord, ModelUse } from '../../../tenants/audit-record.ts';
+import type { Cli } from '../../cli.ts';
+import { UsageError } from '../../failure.ts';
+import { parseDuration } from '../../flags/options.ts';
+import { usageOf } from './with-usage.ts';
+
+export interface AuditListFlags {
+  readonly calls?: boolean;
+  readonly sandbox?: string;
+  readonly tenant?: string;
+  readonly model?: string;
+  readonly outcome?: string;
+  readonly since?: string;
+  readonly content?: boolean;
+  readonly follow?: boolean;
+}
+
+const SHOWN_TEXT_MAX = 300;
+
+/** Prints records as they are read, oldest first, and at the end what they add up to. JSON: one record per line. */
+export async function auditList(cli: Cli, flags: AuditListFlags): Promise<number> {
+  const { dir } = resolveHome(cli.config.home);
+  const fits = filterOf(flags);
+  const contents = flags.content === true ? new Contents(dir) : null;
+  const print = async (text: string): Promise<void> => {
+    if (!cli.stdout.write(`${text}\n`)) await once(cli.stdout, 'drain', { signal: cli.cancelled });
+  };
+  const sum = new Sum();
+  const query = { follow: flags.follow === true, signal: cli.cancelled };
+  const kind = flags.calls === true ? 'calls' : 'models';
+  try {
+    for await (const { record } of readAudit(dir, { ...query, kind })) {
+      if (cli.isOutputClosed || cli.cancelled.aborted) break;
+      if (!fits(record)) continue;
+      sum.add(record);
+      const content = (await contents?.of(record)) ?? null;
+      if (cli.json) await print(plainJson(content === null ? record : { ...record, content }));
+      else await print([lineOf(record), ...contentLines(content)].join('\n'));
+    }
+  } catch (error) {
+    if (cli.cancelled.aborted) return 0;
+    throw usageOf(error);
+  } finally {
+    await contents?.close();
+  }
+  if (!cli.json && !query.follow && !cli.isOutputClosed) await print(sum.text());
+  // Ctrl-C is the normal way to stop.
+  return 0;
+}
+
+/** @throws UsageError */
+function filterOf(flags: AuditListFlags): (record: AuditRecord) => boolean {
+  const { sandbox, tenant, model, outcome, since } = flags;
+  if (flags.calls === true && (model ?? outcome ?? flags.content) !== undefined) {
+    throw new UsageError(
+      'control calls have no model, outcome or content',
+      'omit --calls, or --model, --outcome and --content',
+    );
+  }
+  const from = since === undefined ? null : sinceOf(since);
+  return (record) =>
+    (sandbox === undefined || record.target?.startsWith(sandbox) === true) &&
+    (tenant === undefined || record.tenant === tenant) &&
+    (model === undefined || [record.model?.name, record.model?.upstreamModel].includes(model)) &&
+    (outcome === undefined || [record.model?.outcome, record.model?.refusal].includes(outcome)) &&
+    (from === null || Date.parse(record.at) >= from);
+}
+
+/** A time ago, or a date. @throws UsageError */
+function sinceOf(text: string): number {
+  const date = /^\d{4}-\d{2}-\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
+  if (!Number.isNaN(date)) return date;
+  try {
+    return Date.now() - parseDuration(text);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    throw new UsageError(
+      `--since: invalid time "${text}"`,
+      'use a duration or a date, for example 2h or 2026-11-29T08:00Z',
+    );
+  }
+}
+
+/** The contents in the order of the records, which is their own. */
+class Contents {
+  readonly #lines: AsyncGenerator<AuditLine>;
+  #current: AuditLine | undefined;
+  #isAtEnd = false;
+
+  constructor(dir: string) {
+    this.#lines = readAudit(dir, { kind: 'content' });
+  }
+
+  async of({ model }: AuditRecord): Promise<AuditRecord['content'] | null> {
+    const seq = model?.content?.seq;
+    if (seq === undefined) return null;
+    while (!this.#isAtEnd && (this.#current?.record.seq ?? 0) < seq) {
+      const next = await this.#lines.next();
+      if (next.done === true) this.#isAtEnd = true;
+      else this.#current = next.value;
+    }
+    return this.#current?.record.seq === seq ? (this.#current.record.content ?? null) : null;
+  }
+
+  async close(): Promise<void> {
+    await this.#lines.return(undefined);
+  }
+}
+
+/** What records add up to. */
+class Sum {
+  #count = 0;
+  #refused = 0;
+  #prompt = 0;
+  #completion = 0;
+  #nanoDollars = 0;
+  #isModels = false;
+
+  add({ model }: AuditRecord): void {
+    this.#count += 1;
+    if (model === undefined) return;
+    this.#isModels = true;
+    if (model.outcome === 'refused') this.#refused += 1;
+    this.#refused += model.leftOut ?? 0;
+    this.#prompt += model.promptTokens;
+    this.#completion += model.completionTokens;
+    this.#nanoDollars += model.costNanoDollars ?? 0;
+  }
+
+  text(): string {
+    const count = `${this.#count} ${this.#count === 1 ? 'record' : 'records'}`;
+    if (!this.#isModels) return count;
+    const tokens = `${this.#prompt} tokens in, ${this.#completion} out`;
+    const cost = this.#nanoDollars === 0 ? '' : `, $${dollarsText(this.#nanoDollars)}`;
+    const refused = this.#refused === 0 ? '' : `, ${this.#refused} refused`;
+    return `${count}: ${tokens}${cost}${refused}`;
+  }
+}
+
+function lineOf(record: AuditRecord): string {
+  const { seq, at, tenant, key, call, target, status, ms, model, lost } = record;
+  const owner = tenant ?? (key === null ? 'nobody' : 'operator');
+  const head = [String(seq).padStart(6), at, (target ?? '-').padEnd(12), owner.padEnd(8)];
+  const gap = lost === undefined ? [] : [`(${lost} lost before)`];
+  if (model === undefined) {
+    return plain([...head, call, `status ${status}`, `${ms} ms`, ...gap].join('  '));
+  }
+  return plain([...head, ...useOf(model, call, ms), ...gap].join('  '));
+}
+
+function useOf(model: ModelUse, call: string, ms: number): readonly string[] {
+  const { name, promptTokens, completionTokens, estimated, outcome, refusal } = model;
+  const operation = [model.dialect, call.replace(/^MODEL /, '')].filter(Boolean).join(' ');
+  const about = estimated ? '~' : '';
+  const cost = model.costNanoDollars == null ? '' : `  $${dollarsText(model.costNanoDollars)}`;
+  const leftOut = model.leftOut === undefined ? [] : [`(${model.leftOut} more refused before)`];
+  if (outcome === 'refused') return [operation, name, `refused: ${refusal ?? ''}`, ...leftOut];
+  return [
+    operation,
+    model.upstream === undefined ? name : `${name} at ${model.upstream}`,
+    `${about}${promptTokens} in ${about}${completionTokens} out${cost}`,
+    `${ms} ms`,
+    outcome,
+    ...(model.tools === undefined ? [] : [`tools ${model.tools.join(', ')}`]),
+    ...leftOut,
+  ];
+}
+
+/** The newest message and the answer, each in a line. */
+function contentLines(content: AuditRecord['content'] | null): readonly string[] {
+  if (content == null) return [];
+  const body = memberOf(content['request'], 'body');
+  const asked = ['messages', 'input', 'prompt'].map((name) => memberOf(body, name));
+  const conversation = asked.find((value) => value !== undefined);
+  const newest = Array.isArray(conversation) ? conversation.at(-1) : conversation;
+  const choices = memberOf(content['answer'], 'choices');
+  const [first] = Array.isArray(choices) ? choices : [];
+  return [
+    ...shown('>', memberOf(newest, 'content') ?? newest),
+    ...shown('<', memberOf(first, 'text')),
+    ...shown('<', memberOf(first, 'toolCalls')),
+  ];
+}
+
+function shown(mark: string, value: unknown): readonly string[] {
+  if (value === undefined || value === '') return [];
+  const text = plain(typeof value === 'string' ? value : JSON.stringify(value));
+  const cut =
+    text.length > SHOWN_TEXT_MAX ? `${text.slice(0, SHOWN_TEXT_MAX).toWellFormed()}…` : text;
+  return [`        ${mark} ${cut}`];
+}
+
+function memberOf(value: unknown, name: string): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined;
+  return Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined;
+}
+
+/** Prints all that the logs have of one request. */
+export async function auditShow(cli: Cli, seq: number): Promise<number> {
+  const { dir } = resolveHome(cli.config.home);
+  const found = await findAudit(dir, 'models', seq).catch((error: unknown) => {
+    throw usageOf(error);
+  });
+  if (found === null) {
+    throw new UsageError(`there is no record ${seq}`, '`neurovisor audit ls` shows their numbers');
+  }
+  const { record } = found;
+  const named = record.model?.content;
+  const kept = named === undefined ? null : await contentOf(dir, named.seq);
+  // Another content than the record names was put there.
+  const isChanged = kept !== null && kept.hash !== named?.sha256;
+  const content = kept?.record.content ?? null;
+  if (cli.json) cli.printJson({ record, content, isChanged });
+  else {
+    const missing = 'it is no longer kept';
+    const note = named === undefined ? [] : kept === null ? [missing] : [];
+    const text = content === null ? note : [plainLines(plainJson(content, 2))];
+    cli.stdout.write(`${[plainJson(record, 2), ...text].join('\n')}\n`);
+  }
+  if (!isChanged) return 0;
+  cli.stderr.write('neurovisor: the content was changed: it does not match the record\n');
+  return 1;
+}
+
+async function contentOf(dir: string, seq: number): ReturnType<typeof findAudit> {
+  try {
+    return await findAudit(dir, 'content', seq);
+  } catch (error) {
+    if (usageOf(error) instanceof UsageError) return null;
+    throw error;
+  }
+}
