@@ -90,6 +90,16 @@ it('create, fork, snapshot: what comes of a sandbox is its owner’s', async () 
   expect(new Set(seen)).toEqual(new Set((await mine.list()).map(({ id }) => id)));
 });
 
+it('host: a tenant sees its own budget for models, neither the host’s nor another’s', async () => {
+  await using control = new FakeControlPlane();
+  const host = await control.host();
+  const limits = { requests: 1, windowMs: 1000 };
+  const modelBudgets = [null, 'mine', 'other'].map((tenant) => ({ tenant, limits, used: null }));
+  Object.assign(control, { host: async () => ({ ...host, modelBudgets }) });
+  expect((await new TenantPlane(control, 'mine').host()).modelBudgets).toEqual([modelBudgets[1]]);
+  expect((await new TenantPlane(control, 'none').host()).modelBudgets).toEqual([]);
+});
+
 it('update: nobody becomes an owner by an annotation', async () => {
   await using control = new FakeControlPlane();
   const mine = new TenantPlane(control, 'mine');
