@@ -58,7 +58,7 @@ import type { Plan } from './routing/router.ts';
 import { beginTrack, type Track, type UpstreamAnswer } from './tape/tape.ts';
 import { beginTrace, traceHeaders } from './trace.ts';
 import type { UpstreamApi, UpstreamTarget } from './upstream/address.ts';
-import { cacheSalt } from './upstream/cache-salt.ts';
+import { serverMembers } from './upstream/server-members.ts';
 import { NO_TOKENS } from './usage.ts';
 
 export class Exchange {
@@ -347,8 +347,9 @@ export class Exchange {
       admitted.value.take(route);
       const api = (track?.model == null ? target.api : track.api) ?? 'openai';
       const form = formFor(forms, api, target);
-      const salt = await cacheSalt(this.#context, target, route.model, signal);
       const cut = admitted.value.editsOf(form.output);
+      const limited = { output: form.output, cut };
+      const own = await serverMembers(this.#context, target, route.model, limited, signal);
       span ??= this.#beginTrace(asked);
       this.#dispatched = dispatch({
         operation,
@@ -366,7 +367,7 @@ export class Exchange {
         bodyEndAtMs,
         sentAtMs: clock.now(),
       });
-      const edits = { ...labelMembers(api, labels), ...cut, ...salt };
+      const edits = { ...labelMembers(api, labels), ...cut, ...own };
       const body = bodyFor(asked, form, { ...edits, model: route.model });
       return this.#send(target, this.#dispatched, { path: form.path, body }, signal);
     });

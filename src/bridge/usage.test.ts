@@ -44,6 +44,14 @@ describe('StreamUsage', () => {
     expect(chunks).toEqual({ promptTokens: 11, completionTokens: 5, estimated: true });
     expect(watch(delta('a'.repeat(40)), true).usage.counts(0).completionTokens).toBe(10);
   });
+  it('does not take zeros beside a text for counts', () => {
+    const zero = { prompt_tokens: 0, completion_tokens: 0, total_tokens: 0 };
+    const text = event({ choices: [{ text: 'a' }], usage: zero }).repeat(5);
+    const left = { promptTokens: 11, completionTokens: 5, estimated: true };
+    expect(watch(text, false).usage.counts(11)).toEqual(left);
+    const whole = { promptTokens: 7, completionTokens: 9, estimated: false };
+    expect(watch(text + USAGE, false).usage.counts(11)).toEqual(whole);
+  });
   it('counts tool calls and reasoning as output', () => {
     const call = { tool_calls: [{ function: { name: 'abcd', arguments: 'efgh' } }] };
     const text =

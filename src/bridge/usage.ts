@@ -142,8 +142,9 @@ export class StreamUsage implements StreamCounter {
     if (event === undefined) return false;
     if (isJsonObject(event['error'])) this.#failed = true;
     const usage = event['usage'];
-    if (isJsonObject(usage)) this.#usage = usage;
     const choices = event['choices'];
+    // Ollama puts zeros beside each text of a completion: as counts, they would make a canceled stream free.
+    if (isJsonObject(usage) && !isZero(usage)) this.#usage = usage;
     if (!Array.isArray(choices)) return false;
     for (const choice of choices) this.#readChoice(choice);
     return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
@@ -167,6 +168,9 @@ export class StreamUsage implements StreamCounter {
     if (this.#characters > before) this.#chunks += 1;
   }
 }
+
+const isZero = (usage: JsonObject): boolean =>
+  usage['prompt_tokens'] === 0 && usage['completion_tokens'] === 0;
 
 /** Length of the text that a model produced in a delta: content, reasoning and tool calls, not roles and ids. */
 function textLength(delta: JsonObject): number {

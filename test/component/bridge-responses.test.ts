@@ -206,6 +206,7 @@ describe('bridge: kept Responses', () => {
         role: 'assistant',
         content: 'I look',
         reasoning_content: 'hm',
+        reasoning: 'hm',
         tool_calls: [{ id: 'c1', type: 'function', function: { name: 'f', arguments: '{"a":1}' } }],
       },
       { role: 'tool', tool_call_id: 'c1', content: 'sunny' },

@@ -57,12 +57,14 @@ function writeMessage({ role, parts }: Message): readonly JsonObject[] {
 
 function writeAssistant(parts: readonly Part[]): JsonObject {
   const calls = parts.filter((part) => part.type === 'tool-call');
-  const reasoning = joined(parts, 'reasoning');
+  const reasoning = joined(parts, 'reasoning') || undefined;
   const text = joined(parts, 'text');
   return withoutUndefined({
     role: 'assistant',
     content: text === '' && calls.length > 0 ? null : text,
-    reasoning_content: reasoning === '' ? undefined : reasoning,
+    reasoning_content: reasoning,
+    // The only name that Ollama knows; vLLM and llama.cpp know both, or the other one.
+    reasoning,
     tool_calls:
       calls.length === 0
         ? undefined
