@@ -15,6 +15,7 @@ export const CAPABILITIES = [
   'atheris',
   's3-server',
   'generators',
+  'model-servers',
   'python-index',
   'debian-archive',
   'docker-registry',

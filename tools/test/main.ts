@@ -11,7 +11,7 @@ const program = new Command('neurovisor test')
   .argument('[layers or paths...]', 'what to run (default: everything)')
   .option(
     '--full',
-    'nested: add the proofs that take minutes each, and all cases of the drivers; component: coding agents',
+    'nested: add the proofs that take minutes each, and all cases of the drivers; component: coding agents, model servers',
   )
   .exitOverride()
   .showHelpAfterError('(neurovisor test --help lists the layers)')
