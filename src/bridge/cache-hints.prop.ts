@@ -16,17 +16,9 @@ function withoutHints(value: unknown): unknown {
 
 function hidden(value: unknown): unknown {
   if (typeof value === 'number') return 0;
-  if (typeof value === 'string') return 'text';
+  if (typeof value === 'string') return '';
   if (Array.isArray(value)) return [];
   return typeof value === 'object' && value !== null ? {} : value;
-}
-
-/** Masked strings are spaces, as many as there were bytes. */
-function withMarks(value: unknown, key = ''): unknown {
-  if (typeof value === 'string' && KEYS.includes(key)) return 'text';
-  if (Array.isArray(value)) return value.map((child) => withMarks(child));
-  if (typeof value !== 'object' || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, withMarks(v, k)]));
 }
 
 const json = fc.letrec<{ value: unknown }>((tie) => ({
@@ -39,7 +31,7 @@ const json = fc.letrec<{ value: unknown }>((tie) => ({
 })).value;
 
 describe('CacheHintMask', () => {
-  it('keeps the length and all other values of any document, however it is cut', () => {
+  it('keeps all other values of any document, however it is cut', () => {
     fc.assert(
       fc.property(json, fc.integer({ min: 1, max: 9 }), fc.boolean(), (value, size, pretty) => {
         const mask = new CacheHintMask();
@@ -49,10 +41,7 @@ describe('CacheHintMask', () => {
           parts.push(mask.mask(bytes.subarray(at, at + size)));
         }
         const out = Buffer.concat(parts);
-        expect(out.length).toBe(bytes.length);
-        expect(withMarks(JSON.parse(out.toString()))).toEqual(
-          withoutHints(JSON.parse(bytes.toString())),
-        );
+        expect(JSON.parse(out.toString())).toEqual(withoutHints(JSON.parse(bytes.toString())));
       }),
     );
   });

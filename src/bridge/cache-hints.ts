@@ -1,7 +1,8 @@
 /**
  * Masks the members of an answer that tell what the upstream had in its cache, and so what other sandboxes have
- * asked. Works on the bytes as they pass: numbers become 0, objects and lists become empty, padded with spaces, so
- * that the length stays the same. Text of a model is inside JSON strings and is never changed. Pure.
+ * asked. Works on the bytes as they pass: numbers become 0, and objects, lists and strings become empty. Nothing takes
+ * their place, since its length would tell how many digits they had. Text of a model is inside other strings and is never
+ * changed. Pure.
  */
 
 /** Counts of cached tokens and times of the prompt, under the names that servers use. */
@@ -43,6 +44,8 @@ const HINT_KEYS = new Set([
 /** Longer strings are no key of the list, even if each character is escaped. */
 const KEY_BYTES_MAX = 256;
 
+/** In place of a byte that is left out. */
+const NOTHING = -1;
 const SPACE = 0x20;
 const LF = 0x0a;
 const CR = 0x0d;
@@ -76,17 +79,19 @@ export class CacheHintMask {
     this.#escaped = false;
   }
 
-  /** Returns the next bytes of the document, of the same length. The input stays unchanged. */
+  /** Returns the next bytes of the document; the same buffer if they tell nothing. The input stays unchanged. */
   mask(bytes: Buffer): Buffer {
     let out: Buffer | undefined;
+    let length = 0;
     for (let i = 0; i < bytes.length; i += 1) {
       const byte = bytes[i] ?? 0;
       const masked = this.#next(byte);
-      if (masked === byte) continue;
-      out ??= Buffer.from(bytes);
-      out[i] = masked;
+      if (masked !== byte) out ??= Buffer.from(bytes);
+      if (masked === NOTHING) continue;
+      if (out !== undefined) out[length] = masked;
+      length += 1;
     }
-    return out ?? bytes;
+    return out?.subarray(0, length) ?? bytes;
   }
 
   #next(byte: number): number {
@@ -104,16 +109,16 @@ export class CacheHintMask {
       case 'value':
         return this.#beginValue(byte);
       case 'number':
-        if (isNumeric(byte)) return SPACE;
+        if (isNumeric(byte)) return NOTHING;
         this.#restart(byte);
         return byte;
       case 'text':
-        if (!this.#endsString(byte)) return SPACE;
+        if (!this.#endsString(byte)) return NOTHING;
         this.#state = 'outside';
         return byte;
       case 'nested-string':
         if (this.#endsString(byte)) this.#state = 'nested';
-        return SPACE;
+        return NOTHING;
       case 'nested':
         return this.#inNested(byte);
     }
@@ -173,7 +178,7 @@ export class CacheHintMask {
     if (byte === QUOTE) this.#beginString('nested-string');
     else if (isOpening(byte)) this.#depth += 1;
     else if (isClosing(byte)) this.#depth -= 1;
-    if (this.#depth > 0) return SPACE;
+    if (this.#depth > 0) return NOTHING;
     this.#state = 'outside';
     return byte;
   }

@@ -210,7 +210,7 @@ describe('bridge: hints of the cache', () => {
   const usage = { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 8 } };
   const timings = { cache_n: 8, prompt_ms: 1.5 };
 
-  it('are masked in documents, whose length and counts stay right', async () => {
+  it('are masked in documents, whose counts stay right and whose length tells nothing', async () => {
     fixture = await bridgeFixture();
     const told = Object(completion('"cached_tokens": 8'));
     const body = JSON.stringify({ ...told, usage, timings });
@@ -225,6 +225,8 @@ describe('bridge: hints of the cache', () => {
     const settled = fixture.nextUsage();
     const answer = await fixture.call(CHAT, chat());
     expect(answer.broken).toBe(false);
+    expect(answer.headers['content-length']).toBeUndefined();
+    expect(answer.body).toContain('"cached_tokens":0}}');
     expect(JSON.parse(answer.body)).toEqual({
       ...told,
       usage: { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 0 } },
@@ -249,7 +251,7 @@ describe('bridge: hints of the cache', () => {
     expect(answer.body).toBe(
       text
         .replace('"cached_tokens":8', '"cached_tokens":0')
-        .replace(/"timings":\{.*?\}/, (all) => `"timings":{${' '.repeat(all.length - 12)}}`),
+        .replace(/"timings":\{.*?\}/, '"timings":{}'),
     );
   });
 

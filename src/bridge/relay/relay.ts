@@ -93,7 +93,10 @@ export async function relayDocument(
   requireDocument(reply);
   requirePlain(response);
   const mask = new CacheHintMask();
-  reply.start(response.statusCode ?? 200, responseHeaders(response.headers));
+  const { 'content-length': length, ...headers } = responseHeaders(response.headers);
+  // What is masked is shorter.
+  const sized = context.showCacheHits && length !== undefined ? { 'content-length': length } : {};
+  reply.start(response.statusCode ?? 200, { ...headers, ...sized });
   await pump(response, reply, context, (chunk) => {
     usage.push(chunk);
     return reply.write(context.showCacheHits || isBytes ? chunk : mask.mask(chunk));
