@@ -7,6 +7,8 @@
  *     const result = await sandbox.runCode('print(1 + 1)');
  *     console.log(result.stdout);                            // "2\n"
  *
+ * Without a model, in a test: `Cassette.replay`.
+ *
  * With a daemon (`neurovisor serve`) the sandbox belongs to the daemon and outlives this process, unless it is killed or
  * times out. Without one it belongs to this process: the first `create` on a machine sets the machine up (minutes; pass
  * `onProgress` to watch). Sandboxes then share the vsock worker, the bridge and the model server, which end with the
@@ -71,6 +73,7 @@ export type {
   ProcessExit,
   ProcessInfo,
 } from './guest/link.ts';
+export { Cassette, type CassetteReport } from './library/cassette.ts';
 export * from './library/errors.ts';
 export type { DaemonChoice, HostOptions } from './library/host.ts';
 export type {
@@ -153,9 +156,9 @@ export class Sandbox {
    *   daemon, an error of the set-up (ImageError, RuntimeError, BridgeError, VmmError, JailError); the signal's reason
    */
   static async create(options: CreateOptions = {}): Promise<Sandbox> {
-    const { daemon, signal, onProgress, log, ...request } = options;
+    const { daemon, signal, onProgress, log, cassette, ...request } = options;
     return await withAbort(signal, async () => {
-      const host = await hosts.open({ daemon, signal, onProgress, log });
+      const host = await hosts.open({ daemon, signal, onProgress, log, cassette });
       const info = await host.use((control) => control.create(request, signal));
       return new Sandbox(host, info);
     });

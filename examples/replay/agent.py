@@ -3,6 +3,8 @@
     neurovisor run --replay examples/replay/agent.cassette.json examples/replay/agent.py   # in CI
     neurovisor run --record examples/replay/agent.cassette.json examples/replay/agent.py   # with a model, after a change
 
+A test in TypeScript: docs/replay.md, "In a test".
+
 The model picks a tool, the tool runs here, and the model answers with its result.
 """
 

@@ -22,6 +22,13 @@ export interface HostOptions {
   /** Called while this process sets the machine up. A daemon has done that already. */
   readonly onProgress?: Progress | undefined;
   readonly log?: Log | undefined;
+  /** Records what the sandbox asks models, or answers it: a `Cassette`. Default: NEUROVISOR_RECORD or NEUROVISOR_REPLAY. */
+  readonly cassette?: SandboxCassette | undefined;
+}
+
+export interface SandboxCassette {
+  /** Where its sandboxes are. */
+  host(options: Omit<HostOptions, 'cassette'>): Promise<Host>;
 }
 
 export interface Host {

@@ -16,7 +16,8 @@ export class Hosts {
 
   /** @throws ClientError, or what set-up could not get */
   async open(options: HostOptions): Promise<Host> {
-    const { daemon: choice = 'auto' } = options;
+    const { daemon: choice = 'auto', cassette, ...rest } = options;
+    if (cassette !== undefined) return await cassette.host({ ...rest, daemon: choice });
     const config = readConfig(process.env);
     if (choice === 'never') return this.#local.host(options);
     if (choice === 'auto') {

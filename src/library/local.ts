@@ -7,6 +7,7 @@ import { Listeners } from '../base/listeners.ts';
 import { type Log, silentLog } from '../base/log.ts';
 import { silentProgress } from '../base/progress.ts';
 import { readConfig } from '../config.ts';
+import type { RuntimeTape } from '../runtime/model-servers/tape.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import type { Host, HostOptions } from './host.ts';
 
@@ -27,7 +28,9 @@ export class LocalPlane {
   readonly #running = new Set<string>();
   readonly #listeners = new Listeners<SandboxInfo>();
 
-  constructor(start: (options: LocalOptions) => Promise<OpenedPlane> = startPlane) {
+  constructor(
+    start: (options: LocalOptions) => Promise<OpenedPlane> = (options) => startPlane(options),
+  ) {
     this.#start = start;
   }
 
@@ -94,7 +97,8 @@ async function close(opened: Promise<OpenedPlane>, log: Log): Promise<void> {
   }
 }
 
-async function startPlane(options: LocalOptions): Promise<OpenedPlane> {
+/** @param tape in place of the cassette that the environment names */
+export async function startPlane(options: LocalOptions, tape?: RuntimeTape): Promise<OpenedPlane> {
   // Loaded only here: a daemon's client needs none of it.
   const { Runtime } = await import('../runtime/runtime.ts');
   const { openControlPlane } = await import('../runtime/control.ts');
@@ -102,7 +106,7 @@ async function startPlane(options: LocalOptions): Promise<OpenedPlane> {
   const { log = silentLog, signal = new AbortController().signal } = options;
   const config = readConfig(process.env);
   const progress = options.onProgress ?? silentProgress;
-  const runtime = await Runtime.open({ config, progress, log, signal, buildReadyMade });
+  const runtime = await Runtime.open({ config, progress, log, signal, buildReadyMade, tape });
   try {
     const local = await openControlPlane(runtime, log);
     return {

@@ -99,6 +99,8 @@ export interface RuntimeOptions {
   readonly sharedBudgets?: SharedBudgetOptions | undefined;
   /** Memory for answers that equal requests get again, in bytes. Default: the bridge's. */
   readonly modelCacheBytes?: number | undefined;
+  /** In place of the cassette of `config`; its owner reports. */
+  readonly tape?: RuntimeTape | undefined;
   /** Gets records of requests to models. */
   readonly requestLog?: RequestLog | undefined;
   /** True: a daemon, which runs the configured kernel probes. */
@@ -222,7 +224,8 @@ export class Runtime {
     const cleanup = new CleanupStack();
     try {
       const { modelPath, withoutModel = false } = options;
-      const tape = await RuntimeTape.open(withoutModel ? null : config.cassette, log);
+      const cassette = withoutModel ? null : config.cassette;
+      const tape = options.tape ?? (await RuntimeTape.open(cassette, log));
       // Descriptors inherited from our parent must not reach programs that we start.
       closeAllOnExec();
       // Started early, so that the first clone does not wait for it.

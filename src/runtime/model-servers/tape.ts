@@ -1,5 +1,5 @@
 /** The cassette of a runtime: what its sandboxes ask models is recorded in a file, or answered from it. */
-import type { Log } from '../../base/log.ts';
+import { type Log, silentLog } from '../../base/log.ts';
 import {
   readCassette,
   requireCassettePlace,
@@ -35,6 +35,7 @@ export class RuntimeTape {
   readonly #player: Player | null;
   readonly #recorder: Recorder | null;
   #isReported = false;
+  #defaultModel: string | null = null;
 
   private constructor(path: string, part: Player | Recorder, log: Log) {
     this.tape = part;
@@ -57,6 +58,15 @@ export class RuntimeTape {
     return new RuntimeTape(path, recorder, log);
   }
 
+  /** For runtimes of one owner, one after another, who writes and reports. @throws CassetteError */
+  static async openShared({ mode, path }: CassetteChoice): Promise<RuntimeTape> {
+    if (mode === 'record') await requireCassettePlace(path);
+    const part = mode === 'record' ? new Recorder() : new Player(await readCassette(path));
+    const tape = new RuntimeTape(path, part, silentLog);
+    tape.#isReported = true;
+    return tape;
+  }
+
   report(): CassetteReport {
     const player = this.#player;
     const path = this.#path;
@@ -71,12 +81,19 @@ export class RuntimeTape {
   }
 
   /**
-   * Writes what was recorded, and logs what nobody has reported. Without any answer, the file stays as it is.
+   * Writes what was recorded. Without any answer, the file stays as it is.
+   * @param defaultModel default: as before
    * @throws CassetteError
    */
-  async close(defaultModel: string | null): Promise<void> {
+  async write(defaultModel = this.#defaultModel): Promise<void> {
+    this.#defaultModel = defaultModel;
     const exchanges = this.#recorder?.exchanges() ?? [];
     if (exchanges.length > 0) await writeCassette(this.#path, { defaultModel, exchanges });
+  }
+
+  /** Writes what was recorded, and logs what nobody has reported. @throws CassetteError */
+  async close(defaultModel: string | null): Promise<void> {
+    await this.write(defaultModel);
     if (this.#isReported) return;
     const { mode, path, unanswered: count, missing } = this.report();
     if (count === 0) return;
