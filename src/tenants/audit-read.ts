@@ -69,6 +69,26 @@ export async function findAudit(
   return null;
 }
 
+/** Numbers of requests whose content is not the one that their record names; contents that are gone do not count. */
+export async function changedContents(homeDir: string): Promise<readonly number[]> {
+  const changed: number[] = [];
+  const contents = readAudit(homeDir, { kind: 'content' });
+  let content = await contents.next();
+  // Both logs have the same order.
+  for await (const { record } of readAudit(homeDir, { kind: 'models' })) {
+    const named = record.model?.content;
+    if (named === undefined) continue;
+    while (content.done !== true && content.value.record.seq < named.seq) {
+      content = await contents.next();
+    }
+    if (content.done === true) break;
+    const { record: there, text } = content.value;
+    if (there.seq === named.seq && lineHash(text) !== named.sha256) changed.push(record.seq);
+  }
+  await contents.return(undefined);
+  return changed;
+}
+
 /** @param follow ends once another file has the name, or the signal aborts */
 async function* linesOf(
   path: string,

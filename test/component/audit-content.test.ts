@@ -8,6 +8,7 @@ import { silentLog } from '../../src/base/log.ts';
 import type { ContentMode } from '../../src/base/text/content-mode.ts';
 import type { UpstreamApi } from '../../src/bridge/upstream/address.ts';
 import { AuditLog, verifyAudit } from '../../src/tenants/audit.ts';
+import { changedContents } from '../../src/tenants/audit-read.ts';
 import { lineHash, parseRecord } from '../../src/tenants/audit-record.ts';
 import { type AuditedBridge, auditedBridge } from '../support/audited-bridge.ts';
 import { cli } from '../support/cli.ts';
@@ -218,11 +219,25 @@ it('verify finds a changed, a missing and a reordered content', async () => {
   expect(await problemsOf(lines.slice(0, 2))).toContain('records 3 to 3 are missing at the end');
   expect(await problemsOf(lines.toReversed())).toContain('is out of order');
 
+  // A whole new log of contents does not match the records of requests.
+  const rewritten: string[] = [];
+  for (const line of lines) {
+    const record = JSON.parse(line.replace('"hello"', '"jello"')) as object;
+    const prev = rewritten.length === 0 ? {} : { prev: lineHash(rewritten.at(-1) ?? '') };
+    rewritten.push(JSON.stringify({ ...record, ...prev }));
+  }
+  expect(await problemsOf(lines)).toBe('');
+  expect(await changedContents(home)).toEqual([]);
+  const head = join(home, 'audit', 'content', 'head.json');
+  await writeFile(head, JSON.stringify({ seq: 3, hash: lineHash(rewritten.at(-1) ?? '') }));
+  expect(await problemsOf(rewritten)).toBe('');
+  expect(await changedContents(home)).toEqual([1, 2, 3]);
+
   const calls = await AuditLog.open({ homeDir: home, clock: systemClock, log: silentLog });
   await calls[Symbol.asyncDispose]();
   const verified = await cli(['audit', 'verify'], { env: { NEUROVISOR_HOME: home } }).result;
   expect(verified.status).toBe(1);
-  expect(verified.stdout).toMatch(/contents:\n.*is out of order/s);
+  expect(verified.stdout).toMatch(/contents:\n.*3 do not match their requests.* 1, 2, 3\n/s);
 });
 
 it('the streams of guests are the same in every mode', async () => {

@@ -3,6 +3,7 @@ import { errorCode } from '../../../base/errors.ts';
 import { plain } from '../../../base/text/plain.ts';
 import { resolveHome } from '../../../home.ts';
 import { type AuditKind, verifyAudit, verifyAuditFiles } from '../../../tenants/audit.ts';
+import { changedContents } from '../../../tenants/audit-read.ts';
 import type { ChainReport } from '../../../tenants/audit-record.ts';
 import type { Cli } from '../../cli.ts';
 import { usageOf } from './with-usage.ts';
@@ -19,15 +20,23 @@ export async function auditVerify(cli: Cli, files: readonly string[]): Promise<n
       ? [await reportIfThere(dir, 'models'), await reportIfThere(dir, 'content')]
       : [null, null];
   const reports = [report, models, contents];
-  const ok = reports.every((one) => (one?.problemCount ?? 0) === 0);
-  if (cli.json) cli.printJson({ ok, ...report, models, contents });
+  const changed = contents === null || models === null ? [] : await changedContents(dir);
+  const ok = reports.every((one) => (one?.problemCount ?? 0) === 0) && changed.length === 0;
+  if (cli.json) cli.printJson({ ok, ...report, models, contents, changedContents: changed });
   else {
     const more = models === null ? '' : `requests to models:\n${auditText(models)}\n`;
-    const last = contents === null ? '' : `contents:\n${auditText(contents)}\n`;
+    const shown = changed.slice(0, CHANGED_SHOWN_MAX).join(', ');
+    const foreign =
+      changed.length === 0
+        ? ''
+        : `${changed.length} do not match their requests, of which the first are ${shown}\n`;
+    const last = contents === null ? '' : `contents:\n${auditText(contents)}\n${foreign}`;
     cli.stdout.write(`${auditText(report)}\n${more}${last}`);
   }
   return ok ? 0 : 1;
 }
+
+const CHANGED_SHOWN_MAX = 20;
 
 /** Null: the daemon has kept none. */
 async function reportIfThere(dir: string, kind: AuditKind): Promise<ChainReport | null> {
