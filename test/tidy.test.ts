@@ -149,6 +149,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     environment: ['.'],
     packages: ['.'],
     e2b: ['.'],
+    engine: ['.'],
     'registry.ts': [
       '.',
       'start',
@@ -160,6 +161,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
       'environment',
       'packages',
       'e2b',
+      'engine',
     ],
   },
   cli: {

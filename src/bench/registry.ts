@@ -14,6 +14,7 @@ import { workerBenchmark } from './channel/worker.ts';
 import { e2bControlBenchmark } from './e2b/control.ts';
 import { e2bMemoryBenchmark } from './e2b/memory.ts';
 import { e2bBenchmark } from './e2b/sandboxes.ts';
+import { engineBenchmark } from './engine/engine.ts';
 import { buildBenchmark } from './environment/build.ts';
 import { environmentBenchmark } from './environment/start.ts';
 import { unpackBenchmark } from './environment/unpack.ts';
@@ -64,6 +65,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   bridgeBenchmark,
   gatewayBenchmark,
   fairnessBenchmark,
+  engineBenchmark,
   networkBenchmark,
   jailBenchmark,
   seccompBenchmark,
