@@ -20,6 +20,7 @@ const LOCKS = [
   { dir: 'test/fixtures/e2b-clients/python', name: 'newest', options: [] },
   { dir: 'test/fixtures/e2b-clients/python', name: '2.45', options: [] },
   { dir: 'test/fixtures/model-clients/python', name: 'anthropic', options: [] },
+  { dir: 'test/fixtures/model-clients/python', name: 'frameworks', options: [] },
   { dir: 'test/fixtures/model-clients/python', name: 'guest', options: ['--no-deps'] },
   { dir: 'test/fixtures/model-clients/python', name: 'ollama', options: [] },
   { dir: 'test/fixtures/model-clients/python', name: 'openai', options: [] },

@@ -4,7 +4,9 @@
  */
 
 import { execFile, execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, symlinkSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { lockedNode, lockedPython, orReason } from './locked-packages.ts';
 
@@ -41,6 +43,10 @@ export const nodeOpenai = (): ModelClient | string =>
 export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string =>
   pythonClient({ lock: 'ollama', script });
 
+/** LlamaIndex and LiteLLM, 450 MB with what they need, or why there are none. */
+export const pythonFrameworks = (): ModelClient | string =>
+  pythonClient({ lock: 'frameworks', script: 'python/frameworks.py' });
+
 /** The package `ollama` for Node.js, or why there is none. */
 export const nodeOllama = (): ModelClient | string =>
   nodeClient({ lock: 'ollama-node', script: 'ollama.mjs' });
@@ -54,6 +60,29 @@ export const guestPackages = (): { readonly packages: string } | string =>
     // Emulated, it would take minutes. Files that were compiled in an earlier run stay.
     execFileSync(python, ['-m', 'compileall', '-q', '-j', '2', packages]);
     return { packages };
+  });
+
+/** Directories of `guest-node`, and the lock file whose packages lie beside each. */
+const GUEST_NODE = { openai: 'node-openai', anthropic: 'node', ai: 'node-ai' };
+
+/** A directory with Node.js (`bin/node`), its clients and `main.mjs`, whose links `tar -h` follows, or why there is none. */
+export const guestNode = (): { readonly root: string } | string =>
+  orReason(() => {
+    const source = join(MODEL_CLIENTS_DIR, 'guest-node');
+    const packages = Object.entries(GUEST_NODE).map(([name, lock]) => {
+      const dir = lockedNode(`model-clients-${lock}`, join(MODEL_CLIENTS_DIR, lock));
+      return [name, join(dir, 'node_modules')] as const;
+    });
+    const root = mkdtempSync(join(tmpdir(), 'nv-guest-node-'));
+    mkdirSync(join(root, 'bin'));
+    symlinkSync(process.execPath, join(root, 'bin/node'));
+    symlinkSync(join(source, 'main.mjs'), join(root, 'main.mjs'));
+    for (const [name, dir] of packages) {
+      mkdirSync(join(root, name));
+      symlinkSync(dir, join(root, name, 'node_modules'));
+      symlinkSync(join(source, name, 'clients.mjs'), join(root, name, 'clients.mjs'));
+    }
+    return { root };
   });
 
 /** @param lock name of the lock file */
