@@ -1,6 +1,6 @@
 /** Unmodified clients of model servers in a guest without a network card, pointed by its variables alone. */
 import { execFileSync } from 'node:child_process';
-import { createReadStream, mkdtempSync, rmSync } from 'node:fs';
+import { createReadStream, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { sendAnswer } from '../support/completions.ts';
 import { type Recorded, sendJson, startMockUpstream } from '../support/mock-upstream.ts';
-import { guestPackages, MODEL_CLIENTS_DIR } from '../support/model-clients.ts';
+import { guestNode, guestPackages, MODEL_CLIENTS_DIR } from '../support/model-clients.ts';
 import { requires } from '../support/requires.ts';
 import { exec, python, useRuntime } from '../support/vm.ts';
 
@@ -55,17 +55,32 @@ function answer({ body }: Recorded, response: ServerResponse): void {
   }
 }
 
-requires('generators', guestPackages()).describe('clients in a guest', ({ packages }) => {
+/** What Python and Node.js need in the guest, or why there is none. */
+function guestClients(): { readonly packages: string; readonly root: string } | string {
+  const forPython = guestPackages();
+  if (typeof forPython === 'string') return forPython;
+  const forNode = guestNode();
+  return typeof forNode === 'string' ? forNode : { ...forPython, ...forNode };
+}
+
+/** What only compilers and debuggers read. */
+const UNREAD = ['*.ts', '*.mts', '*.cts', '*.map', '.bin'].map((name) => `--exclude=${name}`);
+
+requires('generators', guestClients()).describe('clients in a guest', ({ packages, root }) => {
   const dir = mkdtempSync(join(tmpdir(), 'nv-bridge-clients-'));
-  afterAll(() => rmSync(dir, { recursive: true }));
+  afterAll(() => {
+    for (const one of [dir, root]) rmSync(one, { recursive: true });
+  });
   let sandbox: Supervisor;
   let seen: { readonly client: string }[];
 
-  // One program for all: nearly all of the time is imports, more than half of it that of `anthropic`.
+  // One program for each language: nearly all of the time is imports.
   beforeAll(async () => {
     const archive = join(dir, 'archive');
     const script = ['-C', MODEL_CLIENTS_DIR, 'guest.py'];
-    execFileSync('tar', ['-cf', archive, '-C', packages, '.', ...script]);
+    // Not the directory itself, which only its owner may read.
+    const forNode = ['-C', root, ...UNREAD, ...readdirSync(root)];
+    execFileSync('tar', ['-chf', archive, '-C', packages, '.', ...script, ...forNode]);
     const { runtime } = fixture;
     // LangChain with `openai` is imported there already.
     const template = await runtime.templateFor({});
@@ -78,7 +93,9 @@ requires('generators', guestPackages()).describe('clients in a guest', ({ packag
     expect(await exec(guest, unpack, { user: 'root' })).toMatchObject({ exitCode: 0, stderr: '' });
     const ended = await python(guest, "import sys; sys.path.append('/opt'); import guest");
     expect(ended).toMatchObject({ exitCode: 0, stderr: '' });
-    seen = ended.stdout
+    const node = await exec(guest, ['/opt/bin/node', '/opt/main.mjs']);
+    expect(node).toMatchObject({ exitCode: 0, stderr: '' });
+    seen = (ended.stdout + node.stdout)
       .trimEnd()
       .split('\n')
       .map((line) => JSON.parse(line) as { client: string });
@@ -94,6 +111,12 @@ requires('generators', guestPackages()).describe('clients in a guest', ({ packag
     'LangChainOllama',
     'Anthropic',
     'LangChainAnthropic',
+    'NodeOpenAIChat',
+    'NodeOpenAIResponses',
+    'NodeAnthropic',
+    'AiChat',
+    'AiResponses',
+    'AiMessages',
   ])('%s: a plain answer, a stream, a tool call, an error', (client) => {
     expect(seen.find((one) => one.client === client)).toEqual({
       client,
