@@ -3,9 +3,10 @@
  * with `./neurovisor test --full`.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { UsageRecord } from '../../src/bridge/bridge.ts';
 import { detectUpstream } from '../../src/bridge/upstream/detect.ts';
 import { modelsTest } from '../../src/cli/commands/models/servers.ts';
-import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
+import { type Answered, type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { eventually } from '../support/eventually.ts';
 import { isFullRun } from '../support/full-run.ts';
 import { MODEL_APIS, type ModelApiName } from '../support/model-apis.ts';
@@ -84,6 +85,8 @@ requiresFullRun('model-servers', () => ollama).describe('Ollama', (program) => {
 interface World {
   server(): ModelServer;
   bridge(): BridgeFixture;
+  /** Each answer with its own record. */
+  call(path: string, body: object): Promise<Answered & { readonly usage: UsageRecord }>;
 }
 
 function useServer(name: string, start: () => Promise<ModelServer>): World {
@@ -102,7 +105,12 @@ function useServer(name: string, start: () => Promise<ModelServer>): World {
     if (value === undefined) throw new Error('not started');
     return value;
   };
-  return { server: () => there(server), bridge: () => there(bridge) };
+  const call: World['call'] = async (path, body) => {
+    const settled = there(bridge).nextUsage();
+    const answer = await there(bridge).call(path, body);
+    return { ...answer, usage: await settled };
+  };
+  return { server: () => there(server), bridge: () => there(bridge), call };
 }
 
 function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
@@ -116,10 +124,9 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
   });
   const asked = async (api: ModelApiName, more: object = {}, stream = false) => {
     const { path, body, read } = MODEL_APIS[api];
-    const settled = world.bridge().nextUsage();
-    const answer = await world.bridge().call(path, body(question(more, stream)));
+    const answer = await world.call(path, body(question(more, stream)));
     expect(answer).toMatchObject({ status: 200, broken: false });
-    return { ...read(answer.body, stream), usage: await settled };
+    return { ...read(answer.body, stream), usage: answer.usage };
   };
   const direct = async (more: object = {}) => {
     const { status, text } = await world.server().ask(CHAT.path, CHAT.body(question(more)));
@@ -216,7 +223,7 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
     it.each(WAYS)('%s: a model that the server does not have', async (_, stream) => {
       const { path, body, errorOf } = MODEL_APIS[api];
       world.bridge().port.setPolicy({ aliases: { gone: 'gone:latest' } });
-      const answer = await world.bridge().call(path, body(question({ model: 'gone' }, stream)));
+      const answer = await world.call(path, body(question({ model: 'gone' }, stream)));
       world.bridge().port.setPolicy({});
       expect(answer.status).toBe(kind.unknownModel);
       if (answer.status !== 200) expect(errorOf(answer.body)).toMatch(/gone/);
@@ -225,11 +232,9 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
     it.each(WAYS)('%s: more than the context holds', async (_, stream) => {
       const { path, body, errorOf } = MODEL_APIS[api];
       const text = 'word '.repeat(2 * CONTEXT_TOKENS);
-      const settled = world.bridge().nextUsage();
       const long = body(question({ text, maxTokens: 3 }, stream));
-      const answer = await world.bridge().call(path, long);
+      const { usage, ...answer } = await world.call(path, long);
       expect(answer.status).toBe(kind.tooLong);
-      const usage = await settled;
       if (answer.status === 200) expect(usage.promptTokens).toBeLessThanOrEqual(CONTEXT_TOKENS);
       else {
         expect(errorOf(answer.body)).toMatch(/context/);
@@ -240,12 +245,12 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
 
   it.each(WAYS)('%s: a text completion', async (_, stream) => {
     const { model } = world.server();
-    const settled = world.bridge().nextUsage();
     const body = { model, prompt: 'The capital of France is', temperature: 0, max_tokens: 8 };
-    const answer = await world.bridge().call('/v1/completions', { ...body, stream });
+    const answer = await world.call('/v1/completions', { ...body, stream });
     expect(answer.status).toBe(200);
     expect(answer.body).toMatch(/Paris/);
-    expect(await settled).toMatchObject({ completionTokens: 8, estimated: false, outcome: 'ok' });
+    const counted = { completionTokens: 8, estimated: false, outcome: 'ok' };
+    expect(answer.usage).toMatchObject(counted);
   });
 
   it('a text completion that is left in mid-stream is counted', async () => {
@@ -265,7 +270,7 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
   it('max_completion_tokens ends an answer', async () => {
     const body = CHAT.body(question({ maxTokens: undefined }));
     const limited = { ...body, max_completion_tokens: 3 };
-    const { body: text } = await world.bridge().call(CHAT.path, limited);
+    const { body: text } = await world.call(CHAT.path, limited);
     expect(CHAT.read(text, false)).toMatchObject({ completionTokens: 3, finish: 'length' });
   });
 
@@ -284,14 +289,14 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
     };
     const body = { model, messages, tools: [tool], max_tokens: 24, temperature: 0 };
     const { path, read } = MODEL_APIS.messages;
-    const answer = await world.bridge().call(path, body);
+    const answer = await world.call(path, body);
     expect(answer.status).toBe(200);
     expect(read(answer.body, false).text).toMatch(/sunny/i);
   });
 
   it('an answer tells no cache hits', async () => {
     for (let i = 0; i < 2; i += 1) {
-      const { body } = await world.bridge().call(CHAT.path, CHAT.body(question()));
+      const { body } = await world.call(CHAT.path, CHAT.body(question()));
       expect(body).not.toMatch(/"(?:cached_tokens|cache_n|prompt_n)"\s*:\s*[1-9]/);
     }
   });
@@ -327,15 +332,14 @@ function servesEmbeddings(start: () => Promise<ModelServer>): void {
     const own = JSON.parse((await world.server().ask('/v1/embeddings', { model, input })).text);
     const vectors = own.data.map(({ embedding }: { embedding: readonly number[] }) => embedding);
     expect(vectors.map(({ length }: readonly number[]) => length)).toEqual([576, 576]);
-    const settled = world.bridge().nextUsage();
-    const openai = await world.bridge().call('/v1/embeddings', { model, input });
+    const openai = await world.call('/v1/embeddings', { model, input });
     expect(JSON.parse(openai.body).data).toMatchObject(own.data);
-    expect(await settled).toMatchObject({
+    expect(openai.usage).toMatchObject({
       promptTokens: own.usage.prompt_tokens,
       completionTokens: 0,
       estimated: false,
     });
-    const ollama = await world.bridge().call('/api/embed', { model, input });
+    const ollama = await world.call('/api/embed', { model, input });
     expect(JSON.parse(ollama.body).embeddings).toEqual(vectors);
   });
 }
