@@ -75,6 +75,8 @@ const VARIABLES = {
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** How QEMU's vsock device reaches guest memory: mapped here, or copied from and to QEMU's process. */
   NEUROVISOR_VSOCK_MEMORY: oneOf(['map', 'copy'], 'map'),
+  /** Whether clones in QEMU have a copy of their template's RAM, or share its pages until they write to them. */
+  NEUROVISOR_CLONE_MEMORY: oneOf(['copy', 'share'], 'copy'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
   /** Firecracker's binary: a name in PATH, or a path; unset: that in PATH, or the one that set-up installed. */
@@ -159,6 +161,8 @@ export interface Config {
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   /** How QEMU's vsock device reaches guest memory. */
   readonly vsockMemory: 'map' | 'copy';
+  /** The RAM of clones in QEMU. */
+  readonly cloneMemory: 'copy' | 'share';
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
@@ -216,6 +220,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     auditContent: values.NEUROVISOR_AUDIT_CONTENT,
     accelerator: values.NEUROVISOR_ACCELERATOR,
     vsockMemory: values.NEUROVISOR_VSOCK_MEMORY,
+    cloneMemory: values.NEUROVISOR_CLONE_MEMORY,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
     jailer: values.NEUROVISOR_JAILER || null,

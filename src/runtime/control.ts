@@ -23,11 +23,10 @@ import {
   copyNonZeroInto,
   copyWithoutZeros,
 } from '../sys/sparse-threads.ts';
-import { makeMemory } from './memory.ts';
 import { parseEgress } from './network.ts';
+import { makeMemory } from './ram/memory.ts';
 import type { Runtime } from './runtime.ts';
 import { SOURCE_DIR } from './setup.ts';
-import { mapMemory } from './shared-ram.ts';
 import { eventPoster } from './webhook.ts';
 import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
 
@@ -39,6 +38,12 @@ const COPIES: Copies = {
   linkFile: linkOrCopy,
   makeMemory,
 };
+
+function copiesOf({ driver, ram }: Runtime): Copies {
+  if (driver.capabilities.mapsMemory !== true) return COPIES;
+  const isHeld = driver.name === 'qemu';
+  return { ...COPIES, mapMemory: (path) => ram.map(path), holdsMapped: isHeld };
+}
 
 /** A control plane with its store; dispose of it to close both. */
 export interface OpenControlPlane extends AsyncDisposable {
@@ -83,7 +88,7 @@ export async function openControlPlane(
   const version = await productVersion();
   const snapshots = new SnapshotManager({
     store,
-    copies: driver.capabilities.mapsMemory === true ? { ...COPIES, mapMemory } : COPIES,
+    copies: copiesOf(runtime),
     kernelDigest: artifacts.kernelDigest,
     rootImageDigest: artifacts.rootImageDigest,
     machineOf: (size) => driver.machineOf?.(size) ?? 'none',

@@ -42,6 +42,7 @@ export async function makeDriver(options: {
       binary: QEMU_BINARY,
       attachVsock: (spec) => vsock.attach(spec),
       copiesMemory: config.vsockMemory === 'copy',
+      mapsMemory: config.cloneMemory === 'share',
       clock: systemClock,
       log,
       launch,

@@ -61,7 +61,6 @@ import { makeDriver } from './driver.ts';
 import { withFirecracker } from './firecracker-binary.ts';
 import type { Images, ImagesContext } from './images.ts';
 import { type Confinement, checkJail } from './jail.ts';
-import { makeMemory } from './memory.ts';
 import { RuntimeTape } from './model-servers/tape.ts';
 import { TemplateNames } from './named-templates/names.ts';
 import {
@@ -78,8 +77,9 @@ import {
 } from './named-templates/spec.ts';
 import { Network, openKernelNetwork, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
+import { type CloneRam, openCloneRam } from './ram/clone-ram.ts';
+import { makeMemory } from './ram/memory.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
-import { SharedRam } from './shared-ram.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { bridgePolicy, chooseUpstream, type Upstream } from './upstream.ts';
@@ -130,7 +130,6 @@ export class Runtime {
   readonly driver: VmmDriver;
   /** One clause for people: why this VMM. */
   readonly vmmReason: string;
-  /** The jail of VMMs. */
   readonly confinement: Pick<Confinement, 'description' | 'gaps'>;
   readonly artifacts: Artifacts;
   readonly upstream: Upstream;
@@ -138,6 +137,7 @@ export class Runtime {
   readonly network: Network;
   readonly metrics: HostMetrics;
   readonly tracer: Tracer;
+  readonly ram: CloneRam;
   /** Null: models are asked, and nothing is recorded. */
   readonly tape: RuntimeTape | null;
   /** Hosts of webhooks that may have private addresses. */
@@ -174,7 +174,7 @@ export class Runtime {
       metrics: HostMetrics;
       tracer: Tracer;
       guests: GuestTraces | null;
-      sharedRam: SharedRam;
+      ram: CloneRam;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
       owners: { tenantOf: TenantOf };
@@ -202,11 +202,12 @@ export class Runtime {
     this.#usageListeners = made.usageListeners;
     this.#owners = made.owners;
     this.tape = made.tape;
+    this.ram = made.ram;
     const templateParts = {
       ...this.#parts(),
       env: this.#cpuEnv(),
       hostCpus: availableParallelism(),
-      shareRam: (path: string) => made.sharedRam.copy(path),
+      shareRam: (path: string) => made.ram.copy(path),
       packageIndex: () => made.packages.indexDigest('pip'),
     };
     const context = setupContext(options, made.home);
@@ -311,8 +312,8 @@ export class Runtime {
       });
       cleanup.push('network', () => network.close());
       const driver = jailMetrics.watchStarts(made.driver);
-      const sharedRam = new SharedRam(home.runDir);
-      cleanup.push('shared RAM', () => sharedRam.close());
+      const ram = openCloneRam(driver, home.runDir);
+      cleanup.push('shared RAM', () => ram.close());
       return new Runtime(options, {
         home,
         driver,
@@ -329,7 +330,7 @@ export class Runtime {
         metrics,
         tracer,
         guests,
-        sharedRam,
+        ram,
         cleanup,
         usageListeners,
         owners,

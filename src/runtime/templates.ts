@@ -32,8 +32,8 @@ import { serveCannedModel } from './canned-model.ts';
 import { type Details, detailsSchema, removeTemplate, TEMPLATE_KIND } from './kept-templates.ts';
 import { type ListedTemplate, listTemplates } from './named-templates/listing.ts';
 import type { TemplateNames } from './named-templates/names.ts';
+import type { SharedCopy } from './ram/shared-ram.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
-import type { SharedCopy } from './shared-ram.ts';
 import { inferenceSocket } from './workspace.ts';
 
 export interface Template {

@@ -18,6 +18,8 @@ const cLseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)');
 const EFD_CLOEXEC_NONBLOCK = 0o2004000;
 const MFD_CLOEXEC_ALLOW_SEALING = 3;
 const F_ADD_SEALS = 1033;
+const F_GET_SEALS = 1034;
+const F_SEAL_WRITE = 8;
 const F_SEAL_SHRINK_GROW = 6;
 const SEEK_END = 2;
 
@@ -100,6 +102,17 @@ export function fileSize(fd: number): number {
 /** Fixes the size of a memfd for ever. @throws SyscallError */
 export function sealSize(fd: number): void {
   check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK_GROW), 'fcntl F_ADD_SEALS');
+}
+
+/** Makes a memfd unwritable for ever; nobody may have it mapped for writing. @throws SyscallError */
+export function sealContent(fd: number): void {
+  check(cFcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK_GROW | F_SEAL_WRITE), 'fcntl F_ADD_SEALS');
+}
+
+/** Whether nobody can change the file any more, neither its size nor a byte. False for other files than memfds. */
+export function isSealed(fd: number): boolean {
+  const all = F_SEAL_SHRINK_GROW | F_SEAL_WRITE;
+  return (Math.max(0, cFcntl(fd, F_GET_SEALS, 0)) & all) === all;
 }
 
 /** Identifies an open file on this host (fstat(2)), unlike its descriptor's number. */

@@ -23,7 +23,7 @@ import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { SharedRam } from '../../src/runtime/shared-ram.ts';
+import { SharedRam } from '../../src/runtime/ram/shared-ram.ts';
 import { createMemFd } from '../../src/sys/fd.ts';
 import { makeFifo } from '../../src/sys/fifo.ts';
 import type { VmSpec } from '../../src/vmm/driver.ts';

@@ -6,8 +6,8 @@ import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { removeNamed } from '../../src/runtime/named-templates/listing.ts';
 import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
+import { SharedRam } from '../../src/runtime/ram/shared-ram.ts';
 import type { Artifacts } from '../../src/runtime/setup.ts';
-import { SharedRam } from '../../src/runtime/shared-ram.ts';
 import { Templates } from '../../src/runtime/templates.ts';
 import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 

@@ -9,7 +9,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { GuestIdentity } from '../../src/guest/identity.ts';
 import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
-import { makeMemory } from '../../src/runtime/memory.ts';
+import { makeMemory } from '../../src/runtime/ram/memory.ts';
 import { makeWorkspace } from '../../src/runtime/workspace.ts';
 import type { TemplateParts } from '../../src/sandbox/start/template-builder.ts';
 import { createFakeDriver } from '../../src/vmm/fake/driver.ts';

@@ -17,6 +17,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       accelerator: 'tcg',
       binary: 'qemu-system-x86_64',
       attachVsock: (spec) => vsock.attach(spec),
+      mapsMemory: true,
       clock: systemClock,
       log: silentLog,
     });
@@ -25,7 +26,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
   });
   afterAll(() => vsock.close());
 
-  driverParity(makeDriver, async () => files, ['mapped']);
+  driverParity(makeDriver, async () => files);
 
   describe('machine', () => {
     let bench: VmBench;

@@ -7,7 +7,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MIB } from '../../base/units.ts';
-import { makeMemory } from '../../runtime/memory.ts';
+import { makeMemory } from '../../runtime/ram/memory.ts';
 import { EventSignaler } from '../../sys/event-signal.ts';
 import { closeFd, createEventFd, createMemFd, signalEventFd } from '../../sys/fd.ts';
 import { mapShared, PAGE_BYTES } from '../../sys/memory.ts';

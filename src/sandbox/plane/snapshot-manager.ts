@@ -37,6 +37,8 @@ export interface Copies {
   makeMemory(bytes: number): GuestMemory;
   /** Opens kept memory for VMs that map it. Absent: this VMM maps none. */
   mapMemory?(path: string): Promise<MappedMemory>;
+  /** What is mapped is held in memory: a fork's RAM needs no file, and what only one VM uses is better its own. */
+  readonly holdsMapped?: boolean;
 }
 
 export interface SnapshotManagerParts {
@@ -149,7 +151,7 @@ export class SnapshotManager {
       await staging.discard();
     };
     try {
-      if (copies.mapMemory === undefined) {
+      if (copies.mapMemory === undefined || copies.holdsMapped === true) {
         memory = copies.makeMemory(ramMib(supervisor.spec) * MIB);
       }
       const { ram, disk, environment } = staging.paths;
@@ -181,6 +183,7 @@ export class SnapshotManager {
   #source(
     snapshot: VmSnapshot | null,
     { ram, disk, environment }: Omit<SnapshotPaths, 'state'>,
+    isShared = true,
   ): StartSource {
     const { copies } = this.#parts;
     const { mapMemory } = copies;
@@ -195,7 +198,7 @@ export class SnapshotManager {
       ...disks,
       snapshot,
       copyMemory: (to) => copies.fillMemory(ram, to),
-      ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ram) }),
+      ...(mapMemory === undefined || !isShared ? {} : { mapMemory: () => mapMemory(ram) }),
     };
   }
 
@@ -213,7 +216,8 @@ export class SnapshotManager {
     const { state: statePath } = open.paths;
     const snapshot =
       statePath === undefined || stateSha256 === null ? null : { statePath, stateSha256, machine };
-    const source = this.#source(snapshot, open.paths);
+    const isShared = open.row.kind === 'snapshot' || this.#parts.copies.holdsMapped !== true;
+    const source = this.#source(snapshot, open.paths, isShared);
     const release = (): Promise<void> => open.release();
     const { row: opened } = open;
     return {

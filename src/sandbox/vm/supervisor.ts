@@ -22,7 +22,7 @@ import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import type { SandboxEnd } from '../ending.ts';
 import { isFailure } from '../ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
-import { fitMemory, ramMib, resizeMemory } from '../memory/size.ts';
+import { fitMemory, ramMib, resizeMemory, vmMemory } from '../memory/size.ts';
 import type { ResizedEvent } from '../memory-events.ts';
 import type {
   MappedMemory,
@@ -458,13 +458,18 @@ export class Supervisor {
       memory.close();
       await mapped?.close();
     });
-    if (template?.mapMemory !== undefined) {
+    if (template?.mapMemory !== undefined && this.#mayMap()) {
       mapped = await template.mapMemory();
       return { memory, mapped, memoryReady, fillMemory: fillOnce(mapped, memory) };
     }
     memoryReady = template?.copyMemory(memory.path);
     memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
     return { memory, mapped, memoryReady, fillMemory: undefined };
+  }
+
+  #mayMap(): boolean {
+    const hasBalloon = vmMemory(this.spec).balloonMib !== undefined;
+    return !hasBalloon || this.#parts.driver.capabilities.mapsMemoryWithBalloon === true;
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {

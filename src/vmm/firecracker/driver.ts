@@ -112,6 +112,7 @@ export async function createFirecrackerDriver(
       snapshot: true,
       wholeSnapshot: true,
       mapsMemory: true,
+      mapsMemoryWithBalloon: true,
       hotplugVsock: true,
       hotplugNic: false,
       interactiveConsole: true,

@@ -48,6 +48,8 @@ interface QemuPlan {
   readonly firmwarePath: string | null;
   /** RAM is the file at `MEMORY_FD`; false: QEMU's own memory. */
   readonly inheritsMemory: boolean;
+  /** That file is mapped privately: what the guest changes stays QEMU's own. Default: shared. */
+  readonly hasPrivateMemory?: boolean;
   readonly hasBalloon: boolean;
   /** Waits for a state over QMP instead of booting. */
   readonly incoming: boolean;
@@ -91,9 +93,10 @@ const CPU = {
   tcg: 'max,-vmx,-svm,-avx,-avx2,-fma,-erms,-fsrm',
 } as const;
 
-/** Shared, so that the vsock device's owner can map it and a snapshot can leave it in place. */
+/** Shared, so that the vsock device's owner can map it and a snapshot can leave it in place; or copy-on-write. */
 function memoryBackend(plan: QemuPlan): object {
-  const common = { id: 'mem', size: plan.memoryMib * MIB, share: true };
+  const share = plan.hasPrivateMemory !== true;
+  const common = { id: 'mem', size: plan.memoryMib * MIB, share };
   return plan.inheritsMemory
     ? { 'qom-type': 'memory-backend-file', 'mem-path': `/proc/self/fd/${MEMORY_FD}`, ...common }
     : { 'qom-type': 'memory-backend-memfd', ...common };

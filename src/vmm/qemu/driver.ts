@@ -18,10 +18,12 @@ import { hasDiskLimits } from '../../base/disk-limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
+import { MIB } from '../../base/units.ts';
 import { fileIdentity } from '../../sys/fd.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
+import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
 import { type Launch, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
@@ -33,9 +35,10 @@ import { limitDisks } from './disk-limits.ts';
 import { DiskWatch } from './disk-watch.ts';
 import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
+import { PrivateRam } from './private-ram.ts';
 import { QemuProcess } from './process.ts';
-import { loadState } from './state.ts';
-import { QemuVm, VsockSlot } from './vm.ts';
+import { configurationOf, loadState } from './state.ts';
+import { type PrivateMemory, QemuVm, VsockSlot } from './vm.ts';
 
 /** From the spawn to QEMU's greeting; usually 30 ms. */
 const GREETING_MS_MAX = 15_000;
@@ -47,6 +50,8 @@ interface QemuDriverOptions {
   readonly attachVsock: AttachVsock;
   /** The vsock device copies the guest's memory from and to QEMU's process; default: it maps it. */
   readonly copiesMemory?: boolean;
+  /** Clones can map RAM copy-on-write: `VmSnapshot.memoryPath`. Default: no. */
+  readonly mapsMemory?: boolean;
   readonly clock: Clock;
   readonly log: Log;
   /** Starts the process; default: directly. */
@@ -79,6 +84,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
       interactiveConsole: true,
       channelLimits: true,
       balloon: true,
+      ...(options.mapsMemory === true ? { mapsMemory: true } : {}),
     },
     machineOf: (size) => machineOf(options, host, size),
     start: (spec, signal) => start(options, host, spec, signal),
@@ -106,12 +112,18 @@ async function start(
   throwIfCancelled(signal);
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
-  const launched = await (options.launch ?? launchDirect)(launchPlan(options, host, spec));
+  const ram = privateRamOf(spec);
+  const plan = launchPlan(options, host, spec, ram);
+  const launched = await (options.launch ?? launchDirect)(plan).catch((error: unknown) => {
+    ram?.close();
+    throw error;
+  });
   const process = new QemuProcess(launched, options.clock, spec.console === 'interactive');
-  const slot = makeSlot(options, spec, process);
+  const slot = makeSlot(options, spec, process, ram !== null);
   const nic = new NicSlot(process.qmp);
   const { clock } = options;
   const disk = new DiskWatch({ qmp: process.qmp, clock, path: spec.overlayPath, freeBytes });
+  cleanup.push('private RAM', () => ram?.close());
   cleanup.push('jail', () => launched.release());
   cleanup.push('vsock device', () => slot.release());
   cleanup.push('QEMU process', () => process.kill());
@@ -119,7 +131,7 @@ async function start(
   try {
     // `bringUp` awaits it; a failure before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
-    await unlessCancelled(bringUp(process, slot, nic, spec, state), signal);
+    await unlessCancelled(bringUp(process, slot, nic, spec, { state, ram }), signal);
     const timings = { spawnedMs, runningMs: options.clock.now() - began };
     const { id, channelPath } = spec;
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
@@ -132,6 +144,7 @@ async function start(
       timings,
       snapshotMachine,
       ...parts,
+      privateMemory: privateMemoryOf(spec, ram, state),
       limitVmm: (limits) => launched.limitDisks?.(limits),
     });
   } catch (error) {
@@ -146,10 +159,37 @@ async function freeBytes(path: string): Promise<number> {
   return bavail * bsize;
 }
 
-function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): LaunchPlan {
+/** The RAM that a clone maps; null: it has its own. @throws VmmError `vm_spec_invalid` */
+function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec): PrivateRam | null {
+  if (snapshot?.memoryPath === undefined) return null;
+  if (balloonMib !== undefined)
+    throw new VmmError(
+      'vm_spec_invalid',
+      'RAM that is mapped copy-on-write can not have a balloon',
+    );
+  return PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
+}
+
+/** What a save of such a VM needs; null: nothing of its own, or it can't be saved. */
+function privateMemoryOf(
+  { memoryFd }: VmSpec,
+  ram: PrivateRam | null,
+  state: Buffer | null,
+): PrivateMemory | null {
+  if (ram === null || state === null || memoryFd === undefined) return null;
+  return { ram, configuration: configurationOf(state), memoryFd };
+}
+
+function launchPlan(
+  options: QemuDriverOptions,
+  host: HostFacts,
+  spec: VmSpec,
+  ram: PrivateRam | null,
+): LaunchPlan {
   const { accelerator } = options;
   const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, disks = [] } = spec;
   const { tscKhz, firmwarePath } = host;
+  const memoryFd = ram?.fd ?? spec.memoryFd;
   const kernel = { accelerator, cpus, tscKhz: tscKhz(), bootArgs: spec.bootArgs ?? [] };
   const args = qemuArgs({
     accelerator,
@@ -161,14 +201,15 @@ function launchPlan(options: QemuDriverOptions, host: HostFacts, spec: VmSpec): 
     disks,
     firmwarePath,
     kernelArgs: kernelArgs(kernel),
-    inheritsMemory: spec.memoryFd !== undefined,
+    inheritsMemory: memoryFd !== undefined,
+    hasPrivateMemory: ram !== null,
     hasBalloon: spec.balloonMib !== undefined,
     incoming: spec.snapshot !== undefined,
   });
   const stdio: LaunchPlan['stdio'][number][] = ['ignore', 'ignore', 'pipe'];
   stdio[QMP_FD] = 'pipe';
   stdio[SERIAL_FD] = 'pipe';
-  if (spec.memoryFd !== undefined) stdio[MEMORY_FD] = spec.memoryFd;
+  if (memoryFd !== undefined) stdio[MEMORY_FD] = memoryFd;
   const files: LaunchFile[] = [
     { path: kernelPath, access: 'read' },
     // Read-only for the device as well: `readOnlyNode`.
@@ -189,7 +230,12 @@ export const OWN_FILTER = [
   'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
 ];
 
-function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess): VsockSlot {
+function makeSlot(
+  options: QemuDriverOptions,
+  spec: VmSpec,
+  process: QemuProcess,
+  hasPrivateMemory: boolean,
+): VsockSlot {
   return new VsockSlot({
     qmp: process.qmp,
     attachVsock: options.attachVsock,
@@ -200,7 +246,8 @@ function makeSlot(options: QemuDriverOptions, spec: VmSpec, process: QemuProcess
     },
     limits: spec.channelLimits,
     memory: spec.memoryFd === undefined ? undefined : fileIdentity(spec.memoryFd),
-    copiedProcess: options.copiesMemory === true ? () => process.pid : undefined,
+    copiedProcess:
+      options.copiesMemory === true || hasPrivateMemory ? () => process.pid : undefined,
   });
 }
 
@@ -234,11 +281,12 @@ async function bringUp(
   slot: VsockSlot,
   nic: NicSlot,
   spec: VmSpec,
-  state: Buffer | null,
+  { state, ram }: { readonly state: Buffer | null; readonly ram: PrivateRam | null },
 ): Promise<void> {
   // Its greeting, or its end, shows whether it has started; only then is the pid useful.
   await process.qmp.negotiate(GREETING_MS_MAX);
   await process.launched();
+  ram?.find(process.pid);
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   if (state !== null) await loadState(process.qmp, state);

@@ -173,7 +173,30 @@ export class QmpClient {
    * @throws VmmError as `execute`
    */
   async passFd(name: string, fd: number): Promise<void> {
-    await this.#execute('getfd', { fdname: name }, QMP_COMMAND_MS_MAX, (text) => {
+    await this.#executeWithFd('getfd', { fdname: name }, fd);
+  }
+
+  /**
+   * Gives QEMU a duplicate of `fd`, which it can then open at the path in the answer, with the same access only.
+   * @throws VmmError as `execute`
+   */
+  async addFd(fd: number): Promise<{ readonly path: string; remove(): Promise<void> }> {
+    const answer = await this.#executeWithFd('add-fd', {}, fd);
+    const set = (answer as { 'fdset-id'?: unknown } | null)?.['fdset-id'];
+    if (typeof set !== 'number')
+      throw new VmmError('vmm_command_failed', 'QEMU did not take a descriptor');
+    const remove = async (): Promise<void> => {
+      await this.execute('remove-fd', { 'fdset-id': set });
+    };
+    return { path: `/dev/fdset/${set}`, remove };
+  }
+
+  async #executeWithFd(
+    command: string,
+    args: Readonly<Record<string, unknown>>,
+    fd: number,
+  ): Promise<unknown> {
+    return await this.#execute(command, args, QMP_COMMAND_MS_MAX, (text) => {
       const bytes = Buffer.from(text);
       const own = handleFd(this.#stream);
       const sent =

@@ -23,9 +23,10 @@ import { stateDigest } from '../snapshot.ts';
 import { limitDisks } from './disk-limits.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { NicSlot } from './nic.ts';
+import type { PrivateRam } from './private-ram.ts';
 import type { QemuProcess } from './process.ts';
 import type { QmpClient } from './qmp.ts';
-import { saveState } from './state.ts';
+import { saveDevices, saveState } from './state.ts';
 
 /** An unplug needs the guest's cooperation; a busy or hostile guest may be slow. */
 const UNPLUG_MS_MAX = 10_000;
@@ -186,6 +187,15 @@ export class VsockSlot implements VsockHotplug {
   }
 }
 
+/** RAM that QEMU maps privately, and what a save of it needs. */
+export interface PrivateMemory {
+  readonly ram: PrivateRam;
+  /** `configurationOf` the state that the VM was started from. */
+  readonly configuration: Buffer;
+  /** The file that gets QEMU's own pages; the caller has filled it with the others. */
+  readonly memoryFd: number;
+}
+
 export class QemuVm implements Vm {
   readonly id: string;
   readonly pid: number | null;
@@ -202,6 +212,7 @@ export class QemuVm implements Vm {
   readonly #disk: DiskWatch;
   readonly #release: () => Promise<void>;
   readonly #snapshotMachine: string | null;
+  readonly #privateMemory: PrivateMemory | null;
   readonly #limitVmm: (limits: DiskLimits) => void;
   #gone = false;
 
@@ -218,6 +229,7 @@ export class QemuVm implements Vm {
     release: () => Promise<void>;
     /** Written into snapshots; null: the RAM is QEMU's own, so no snapshot is possible. */
     snapshotMachine: string | null;
+    privateMemory: PrivateMemory | null;
     /** Limits the process, in addition to the guest. */
     limitVmm: (limits: DiskLimits) => void;
   }) {
@@ -235,6 +247,7 @@ export class QemuVm implements Vm {
     this.#disk = options.disk;
     this.#release = options.release;
     this.#snapshotMachine = options.snapshotMachine;
+    this.#privateMemory = options.privateMemory;
     this.#limitVmm = options.limitVmm;
     this.exited = this.#process.exited.then(async (exit) => {
       this.#gone = true;
@@ -269,7 +282,10 @@ export class QemuVm implements Vm {
     if (machine === null) throw unsupported("its RAM is QEMU's own");
     if (this.#slot.isPlugged) throw unsupported('its vsock device is plugged');
     if (this.#nic.isPlugged) throw unsupported('its network card is plugged');
-    const state = await saveState(this.#process.qmp);
+    const own = this.#privateMemory;
+    const { qmp } = this.#process;
+    const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
+    await own?.ram.writeOwnPages(own.memoryFd);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     return { statePath, stateSha256: stateDigest(state), machine };
   }

@@ -1,6 +1,6 @@
 /** RAM of guests, as memfds: without a name, outside any file system, and freed with the last descriptor. */
-import type { GuestMemory } from '../sandbox/parts.ts';
-import { closeInPool, createMemFd, sealSize } from '../sys/fd.ts';
+import type { GuestMemory } from '../../sandbox/parts.ts';
+import { closeInPool, createMemFd, sealSize } from '../../sys/fd.ts';
 
 /** Only touched pages use memory. @throws SyscallError */
 export function makeMemory(bytes: number): GuestMemory {

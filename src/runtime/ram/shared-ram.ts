@@ -10,10 +10,10 @@
  */
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { newSandboxId } from '../base/ids.ts';
-import type { MappedMemory, Workspace } from '../sandbox/parts.ts';
-import { cloneSparse, copyDataInto } from '../sys/sparse-threads.ts';
-import { makeWorkspace } from './workspace.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import type { MappedMemory, Workspace } from '../../sandbox/parts.ts';
+import { cloneSparse, copyDataInto } from '../../sys/sparse-threads.ts';
+import { makeWorkspace } from '../workspace.ts';
 
 const READ_BY_ALL = 0o444;
 
@@ -41,6 +41,10 @@ export class SharedRam {
     const path = join(this.#workspace.dir, `ram-${this.#made}`);
     await cloneSparse(from, path);
     return sharedCopy(path);
+  }
+
+  map(path: string): Promise<MappedMemory> {
+    return mapMemory(path);
   }
 
   /** Call after the VMs have ended. Idempotent. */
@@ -85,7 +89,7 @@ function sharedCopy(path: string): SharedCopy {
 }
 
 /** Opens a RAM file on the file system of the jails. As root, whose VMMs have other users, it becomes readable by all. */
-export async function mapMemory(path: string): Promise<MappedMemory> {
+async function mapMemory(path: string): Promise<MappedMemory> {
   const file = await open(path, 'r');
   try {
     if (process.geteuid?.() === 0) await file.chmod(READ_BY_ALL);

@@ -1,8 +1,8 @@
 import { fstatSync, ftruncateSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { MIB } from '../base/units.ts';
-import { closeFd, createMemFd } from '../sys/fd.ts';
-import { mapShared } from '../sys/memory.ts';
+import { MIB } from '../../base/units.ts';
+import { closeFd, createMemFd } from '../../sys/fd.ts';
+import { mapShared } from '../../sys/memory.ts';
 import { makeMemory } from './memory.ts';
 
 const BYTES = 64 * MIB;

@@ -1,0 +1,144 @@
+/**
+ * RAM that QEMU maps privately (`share=off`): the file holds what all clones of a template share, and QEMU's own pages
+ * what this guest has changed. Only through QEMU's address space are both seen.
+ */
+import { openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { MIB } from '../../base/units.ts';
+import { closeFd, type FileIdentity, fileIdentity, fileSize, isSealed } from '../../sys/fd.ts';
+import { allocateNative, PAGE_BYTES } from '../../sys/memory.ts';
+import { openProcessMemory, readProcess } from '../../sys/process-memory.ts';
+import { VmmError } from '../errors.ts';
+
+/** A piece of the file in QEMU's address space. */
+interface Piece {
+  readonly address: number;
+  readonly bytes: number;
+  readonly offset: number;
+}
+
+const CHUNK_BYTES = MIB;
+/** Words of /proc/PID/pagemap: 64 bits a page (kernel, Documentation/admin-guide/mm/pagemap.rst). */
+const WORD_BYTES = 8;
+/** In the upper half of a word: 63 present, 62 swapped, 61 page of a file or shared. */
+const IS_THERE = 0xc000_0000;
+const IS_SHARED = 0x2000_0000;
+
+export class PrivateRam {
+  /** The file, for QEMU to open it again. */
+  readonly fd: number;
+  readonly #bytes: number;
+  #inQemu: { readonly pieces: readonly Piece[]; memoryFd: number; pagemapFd: number } | undefined;
+  #isClosed = false;
+
+  /**
+   * @param path a memfd that nobody can write any more, or a VMM could change the memory of later clones
+   * @throws VmmError `vm_spec_invalid`
+   */
+  static open(path: string, bytes: number): PrivateRam {
+    // QEMU 7.2 opens it for writing, which the seal makes harmless.
+    const fd = openSync(path, 'r+');
+    try {
+      const size = fileSize(fd);
+      if (size !== bytes) throw new Error(`it has ${size} of ${bytes} bytes`);
+      if (!isSealed(fd)) throw new Error('it is not sealed against writing');
+      return new PrivateRam(fd, bytes);
+    } catch (cause) {
+      closeFd(fd);
+      throw new VmmError('vm_spec_invalid', "the clone's RAM can not be mapped", { cause });
+    }
+  }
+
+  private constructor(fd: number, bytes: number) {
+    this.fd = fd;
+    this.#bytes = bytes;
+  }
+
+  /**
+   * Finds it in QEMU, before guest code runs, while QEMU can be trusted to be the process with this number.
+   * @throws VmmError `vmm_command_failed`
+   */
+  find(pid: number | null): void {
+    const subject = "the guest's RAM was not found in QEMU";
+    try {
+      const pieces = piecesOf(readFileSync(`/proc/${pid}/maps`, 'latin1'), fileIdentity(this.fd));
+      const found = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
+      if (found !== this.#bytes) throw new Error(`${found} of ${this.#bytes} bytes are mapped`);
+      const memoryFd = openProcessMemory(pid ?? 0);
+      this.#inQemu = { pieces, memoryFd, pagemapFd: -1 };
+      this.#inQemu.pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r');
+    } catch (cause) {
+      throw new VmmError('vmm_command_failed', subject, { cause });
+    }
+  }
+
+  /**
+   * Writes all pages that are QEMU's own to their places in a file that holds the shared ones. The VM is stopped.
+   * @returns bytes written
+   * @throws VmmError `vm_gone`; an errno error of the file
+   */
+  async writeOwnPages(fd: number): Promise<number> {
+    const { pieces = [], memoryFd = -1 } = this.#inQemu ?? {};
+    const { address, buffer } = allocateNative(CHUNK_BYTES);
+    const chunk = new Uint8Array(buffer);
+    let total = 0;
+    for (const piece of pieces) {
+      for (let at = 0; at < piece.bytes; at += CHUNK_BYTES) {
+        const end = Math.min(at + CHUNK_BYTES, piece.bytes);
+        const runs = this.#ownRuns(piece.address + at, (end - at) / PAGE_BYTES);
+        for (const { start, bytes } of runs) {
+          const from = piece.address + at + start;
+          if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
+          const to = piece.offset + at + start;
+          if (writeSync(fd, chunk, 0, bytes, to) !== bytes) throw new Error('a short write');
+          total += bytes;
+        }
+        if (runs.length > 0) await nextTurn();
+      }
+    }
+    return total;
+  }
+
+  /** Idempotent. */
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    const { memoryFd = -1, pagemapFd = -1 } = this.#inQemu ?? {};
+    for (const fd of [this.fd, memoryFd, pagemapFd]) if (fd >= 0) closeFd(fd);
+  }
+
+  /** Runs of own pages among `pages` from `address` on; offsets from there. */
+  #ownRuns(address: number, pages: number): { start: number; bytes: number }[] {
+    const words = new Uint32Array((pages * WORD_BYTES) / 4);
+    const place = (address / PAGE_BYTES) * WORD_BYTES;
+    const read = readSync(this.#inQemu?.pagemapFd ?? -1, words, 0, words.byteLength, place);
+    if (read !== words.byteLength) throw gone();
+    const runs: { start: number; bytes: number }[] = [];
+    for (let page = 0; page < pages; page += 1) {
+      const word = words[2 * page + 1] ?? 0;
+      if ((word & IS_THERE) === 0 || (word & IS_SHARED) !== 0) continue;
+      const start = page * PAGE_BYTES;
+      const last = runs.at(-1);
+      if (last !== undefined && last.start + last.bytes === start) last.bytes += PAGE_BYTES;
+      else runs.push({ start, bytes: PAGE_BYTES });
+    }
+    return runs;
+  }
+}
+
+function gone(): VmmError {
+  return new VmmError('vm_gone', "QEMU's memory can not be read", { cause: 'it has ended' });
+}
+
+/** Private mappings of a file. @param maps /proc/PID/maps (proc_pid_maps(5)) */
+export function piecesOf(maps: string, { dev, ino }: FileIdentity): Piece[] {
+  const device = `${hex(Number((dev >> 8n) & 0xfffn))}:${hex(Number((dev & 0xffn) | ((dev >> 12n) & 0xfff00n)))}`;
+  return maps.split('\n').flatMap((line) => {
+    const [range = '', rights = '', offset = '', ofDevice, inode] = line.split(/ +/);
+    if (ofDevice !== device || inode !== String(ino) || !rights.endsWith('p')) return [];
+    const [from = 0, to = 0] = range.split('-').map((part) => Number.parseInt(part, 16));
+    return [{ address: from, bytes: to - from, offset: Number.parseInt(offset, 16) }];
+  });
+}
+
+const hex = (value: number): string => value.toString(16).padStart(2, '0');
