@@ -66,7 +66,7 @@ export function inputCounts(usage: JsonObject, earlier: JsonObject): JsonObject 
   const own = tokenCount(told['input_tokens']);
   const all = inputTokens(earlier);
   const isAdded = own !== undefined && all !== undefined && own >= all;
-  const { input_tokens: _, ...hits } = earlier;
+  const hits = Object.fromEntries(CACHED.map((name) => [name, earlier[name]]));
   return { input_tokens: isAdded ? own - kept : own, ...hits };
 }
 
