@@ -91,3 +91,49 @@ it('the last quotas hold while the file of a tenant can’t be read', () => {
   rmSync(join(home, 'tenants', 'acme.json'));
   expect(known.of('acme')).toEqual(NO_QUOTAS);
 });
+
+it('a tenant whose file could never be read gets nothing more, and others what they have', () => {
+  const store = new TenantStore(home);
+  store.set('acme', { sandboxes: 3, modelBudget: { requests: 1, windowMs: 60_000 } });
+  store.set('beta', { sandboxes: 5 });
+  const file = join(home, 'tenants', 'acme.json');
+  writeFileSync(file, '{');
+  const known = new KnownTenants(home, systemClock, silentLog);
+  expect(known.of('acme')).toMatchObject({ sandboxes: 0, startsPerSecond: 0 });
+  expect(known.budgetOf('acme')).toMatchObject({ requests: 0 });
+  expect(known.of('beta').sandboxes).toBe(5);
+  expect(known.budgetOf('beta')).toBeNull();
+  expect(known.list().map(({ name }) => name)).toEqual(['beta']);
+  rmSync(file);
+  store.set('acme', { sandboxes: 4 });
+  expect(known.of('acme')).toEqual({ ...NO_QUOTAS, sandboxes: 4 });
+  expect(known.budgetOf('acme')).toBeNull();
+});
+
+it('no tenant gets more while their directory could never be read', () => {
+  writeFileSync(join(home, 'tenants'), '');
+  const known = new KnownTenants(home, systemClock, silentLog);
+  expect(known.of('acme')).toMatchObject({ sandboxes: 0, startsPerSecond: 0 });
+  expect(known.budgetOf('acme')).toMatchObject({ requests: 0 });
+  rmSync(join(home, 'tenants'));
+  expect(known.of('acme')).toEqual(NO_QUOTAS);
+});
+
+it('tokens a day of a release before stay a limit, until a budget is set', () => {
+  const store = new TenantStore(home);
+  store.set('acme', {});
+  const file = join(home, 'tenants', 'acme.json');
+  const old = { name: 'acme', quotas: { ...NO_QUOTAS, tokensPerDay: 5_000.5 } };
+  writeFileSync(file, JSON.stringify(old));
+  const day = { inputTokens: 5_000, outputTokens: 5_000, windowMs: 86_400_000 };
+  expect(store.get('acme')).toEqual({
+    ...old,
+    quotas: NO_QUOTAS,
+    allowHosted: [],
+    modelBudget: day,
+  });
+  store.set('acme', { sandboxes: 3 });
+  expect(store.get('acme').modelBudget).toEqual(day);
+  writeFileSync(file, JSON.stringify({ ...old, modelBudget: null }));
+  expect(store.get('acme').modelBudget).toBeNull();
+});

@@ -14,6 +14,8 @@ import { JsonFiles, WatchedFiles } from './files.ts';
 import { checkTenantName } from './keys.ts';
 import { TENANT_NAME } from './limits.ts';
 
+const DAY_MS = 24 * 3_600_000;
+
 const amount = z.number().nonnegative().nullable();
 const quotas = z.object({
   /** Sandboxes that have not ended, paused ones included. */
@@ -38,15 +40,31 @@ const modelBudget: z.ZodType<WindowedBudget> = z.strictObject({
   windowMs: whole(RANGES.modelWindowMs),
 });
 
-const tenantFile = z.object({
-  name: z.string().regex(TENANT_NAME),
-  quotas,
-  /** Models that other hosts may serve for it, by the operator's keys; `all`: every one. */
-  allowHosted: z.array(z.string()).readonly().default([]),
-  /** What its sandboxes together may use of the models, beside their own budgets. Null: unlimited. */
-  modelBudget: modelBudget.nullable().default(null),
-});
+const tenantFile = z
+  .object({
+    name: z.string().regex(TENANT_NAME),
+    // Releases before had one limit for the tokens of prompts and answers together.
+    quotas: quotas.extend({ tokensPerDay: amount.default(null) }),
+    /** Models that other hosts may serve for it, by the operator's keys; `all`: every one. */
+    allowHosted: z.array(z.string()).readonly().default([]),
+    /** What its sandboxes together may use of the models, beside their own budgets. Null: unlimited. */
+    modelBudget: modelBudget.nullable().optional(),
+  })
+  .transform(({ quotas: { tokensPerDay, ...own }, modelBudget: budget, ...info }) => ({
+    ...info,
+    quotas: own,
+    modelBudget: budget === undefined ? budgetOfDay(tokensPerDay) : budget,
+  }));
 export type TenantInfo = z.infer<typeof tenantFile>;
+
+/** An old limit must not be lost: it holds for prompts and for answers. */
+function budgetOfDay(tokensPerDay: number | null): WindowedBudget | null {
+  if (tokensPerDay === null) return null;
+  const { min, max } = RANGES.modelBudget;
+  const tokens = Math.max(min, Math.min(max, Math.floor(tokensPerDay)));
+  return { inputTokens: tokens, outputTokens: tokens, windowMs: DAY_MS };
+}
+
 export type TenantChange = Partial<Quotas> & {
   readonly allowHosted?: readonly string[];
   readonly modelBudget?: WindowedBudget | null;
@@ -64,6 +82,13 @@ export const unset = (name: string): TenantInfo => ({
   quotas: NO_QUOTAS,
   allowHosted: [],
   modelBudget: null,
+});
+
+/** A tenant whose limits could never be read: what runs goes on, and nothing more is given. */
+const closed = (name: string): TenantInfo => ({
+  ...unset(name),
+  quotas: { ...NO_QUOTAS, sandboxes: 0, startsPerSecond: 0 },
+  modelBudget: { requests: 0, windowMs: DAY_MS },
 });
 
 const SETTINGS = 'settings';
@@ -129,13 +154,15 @@ export class TenantStore {
 export class KnownTenants {
   readonly #files: WatchedFiles<TenantInfo>;
   #byName: ReadonlyMap<string, TenantInfo> = new Map();
+  #ignored: ReadonlySet<string> = new Set();
+  /** 0: the directory could never be read. */
   #version = 0;
 
   constructor(homeDir: string, clock: Clock, log: Log) {
     this.#files = new WatchedFiles(filesOf(homeDir), clock, log);
   }
 
-  /** The last known ones while the tenant's file can't be read. Never throws. */
+  /** The last known ones while the tenant's file can't be read; if there are none, no more starts. Never throws. */
   of(tenant: string): Quotas {
     return this.#infoOf(tenant)?.quotas ?? NO_QUOTAS;
   }
@@ -145,18 +172,20 @@ export class KnownTenants {
     return this.#infoOf(tenant)?.allowHosted ?? [];
   }
 
-  /** Likewise. Null: none. */
+  /** Likewise, and no more requests. Null: unlimited. */
   budgetOf(tenant: string): WindowedBudget | null {
     return this.#infoOf(tenant)?.modelBudget ?? null;
   }
 
-  /** By name. */
+  /** By name, without those that could never be read. */
   list(): readonly TenantInfo[] {
     return [...this.#current().values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   #infoOf(tenant: string): TenantInfo | undefined {
-    return this.#current().get(tenant);
+    const known = this.#current().get(tenant);
+    const isRead = this.#version > 0 && !this.#ignored.has(tenant);
+    return known ?? (isRead ? undefined : closed(tenant));
   }
 
   #current(): ReadonlyMap<string, TenantInfo> {
@@ -165,6 +194,7 @@ export class KnownTenants {
       const { values, ignored } = current;
       const stay = [...this.#byName].filter(([name]) => ignored.has(name));
       this.#byName = new Map([...stay, ...values.map((info) => [info.name, info] as const)]);
+      this.#ignored = ignored;
       this.#version = current.version;
     }
     return this.#byName;
