@@ -3,12 +3,13 @@
  * through room that all guests of the thread use in turn (`Scratch`). A VMM that unmaps or truncates its memory, or
  * ends, makes a call fail, where touching a mapping would end this process by SIGBUS.
  *
- *     loadAvailableIndex   ◄── available ring
- *     readChain            ◄── descriptor table, if chains came since; headers and payload (TX)
+ *     loadAvailableIndex   ◄── index of the available ring
+ *     readChain            ◄── if chains came since: its entries, descriptor table; headers and payload (TX)
  *     storeUsedIndex       ──► headers and payload (RX); used elements; last flags, index and first head as 8 bytes
  *
- * The order of calls is the order of stores: system calls are full barriers here, and x86-64 keeps the order of a
- * call's own stores where they are words. Eight aligned bytes are copied as one word.
+ * The order of calls is the order of loads and stores: system calls are full barriers here. Within one call the kernel
+ * copies in any order (arch/x86/lib/memcpy_64.S), so what an index stands for is never read by the call that reads the
+ * index. Eight aligned bytes are copied as one word.
  */
 
 import { ERRNO } from '../sys/libc.ts';
@@ -40,6 +41,8 @@ const PIECES_MAX = 4 * RECORDS_MAX;
 const TRIES_MAX = 4;
 /** Flags, index and the head of the first element. */
 const INDEX_WORD_BYTES = 8;
+/** Flags and index, before the entries of the available ring. */
+const AVAILABLE_HEADER_BYTES = 4;
 
 /** The address space that rings stand in. The descriptor of `/proc/PID/mem` is the caller's. */
 export interface RemoteSpace {
@@ -59,8 +62,8 @@ export class RemoteRing implements RingMemory {
   readonly #usedElements: Uint32Array;
   readonly #at: { readonly table: number; readonly available: number; readonly used: number };
   #availableIndex = 0;
-  /** Chains were made available since the table was read. */
-  #isTableStale = true;
+  /** Chains were made available since the entries and the table were read. */
+  #areChainsStale = true;
   #fault: string | undefined;
 
   /** Chains that were found since the last publication, in order. */
@@ -128,22 +131,22 @@ export class RemoteRing implements RingMemory {
   loadAvailableIndex(): number {
     const before = this.#availableIndex;
     for (let tries = 0; tries < TRIES_MAX; tries += 1) {
-      if (!this.#loadAvailable()) return before;
+      if (!this.#loadAvailable(0, AVAILABLE_HEADER_BYTES)) return before;
       const index = this.#available[1] ?? 0;
       this.#availableIndex = index;
       if (((index - before) & 0xffff) <= this.#size) break;
     }
-    if (this.#availableIndex !== before) this.#isTableStale = true;
+    if (this.#availableIndex !== before) this.#areChainsStale = true;
     return this.#availableIndex;
   }
 
   loadAvailableFlags(): number {
-    this.#loadAvailable();
+    this.#loadAvailable(0, 2);
     return this.#available[0] ?? 0;
   }
 
   loadUsedEvent(): number {
-    this.#loadAvailable();
+    this.#loadAvailable(AVAILABLE_HEADER_BYTES + 2 * this.#size, 2);
     return this.#available[2 + this.#size] ?? 0;
   }
 
@@ -225,10 +228,9 @@ export class RemoteRing implements RingMemory {
     if (((index - this.#firstRecord) & 0xffff) !== record)
       return { problem: 'chains out of order' };
     if (record >= RECORDS_MAX) return 'no-room';
-    if (this.#isTableStale) {
-      if (!this.#read(this.#addresses.descriptors, this.#at.table, 16 * this.#size))
-        return this.#faultFound();
-      this.#isTableStale = false;
+    if (this.#areChainsStale) {
+      if (!this.#loadChains()) return this.#faultFound();
+      this.#areChainsStale = false;
     }
     const head = this.#available[2 + (index & (this.#size - 1))] ?? 0;
     const firstPiece = this.#pieceCount;
@@ -311,8 +313,16 @@ export class RemoteRing implements RingMemory {
     }
   }
 
-  #loadAvailable(): boolean {
-    return this.#read(this.#addresses.available, this.#at.available, 6 + 2 * this.#size);
+  #loadAvailable(offset: number, bytes: number): boolean {
+    return this.#read(this.#addresses.available + offset, this.#at.available + offset, bytes);
+  }
+
+  /** Reads entries and descriptors, after the index that shows them was read. */
+  #loadChains(): boolean {
+    return (
+      this.#loadAvailable(AVAILABLE_HEADER_BYTES, 2 * this.#size) &&
+      this.#read(this.#addresses.descriptors, this.#at.table, 16 * this.#size)
+    );
   }
 
   #faultFound(): ChainFound {
