@@ -135,6 +135,8 @@ export interface SaveTarget {
 export interface MemoryTarget {
   /** Path of a new file. */
   readonly statePath: string;
+  /** The file that `keepMemory` makes or fills. */
+  readonly ramPath: string;
   keepMemory(fromPath: string): Promise<void>;
 }
 

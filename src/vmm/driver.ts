@@ -217,9 +217,13 @@ export interface Vm {
   /**
    * Stops the VM and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
    * the network card must be unplugged, and the caller must own the RAM. Present with the capability `snapshot`.
+   * @param ramPath with `savesChanges`: a file with the RAM that the VM maps, which gets what it has changed since its
+   *   start; absent: `VmSpec.memoryFd` gets it
    * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own
    */
-  saveState?(statePath: string): Promise<VmSnapshot>;
+  saveState?(statePath: string, ramPath?: string): Promise<VmSnapshot>;
+  /** The VM maps its RAM, and each `saveState` can write all changes of it, into any file. */
+  readonly savesChanges?: boolean;
   /**
    * Stops the VM until `resume` and writes all of it, identity devices included. A clone gets its own channel and TAP;
    * its guest sees a new generation id and loses its connections.

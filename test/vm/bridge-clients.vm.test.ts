@@ -132,7 +132,7 @@ requires('generators', guestClients()).describe('clients in a guest', ({ package
     await sandbox.guest().python({ script: { code: SAVED }, stdin: false, detached: true });
     const { aborted } = await asked;
     const nothing = async (): Promise<void> => {};
-    const memory = { statePath: join(dir, 'state'), keepMemory: nothing };
+    const memory = { statePath: join(dir, 'state'), ramPath: '', keepMemory: nothing };
     const target = { memory, keepDisk: nothing, keepEnvironment: nothing };
     await sandbox.save(target, 'continue', nothing);
     await aborted;

@@ -162,7 +162,11 @@ export class SnapshotManager {
           ? into
           : {
               ...into,
-              memory: { ...into.memory, keepMemory: (from) => copies.holdMemory(from, held) },
+              memory: {
+                ...into.memory,
+                ramPath: held,
+                keepMemory: (from) => copies.holdMemory(from, held),
+              },
             };
       let taken: VmSnapshot | null | undefined;
       await supervisor.save(target, 'continue', async (snapshot) => {
@@ -328,6 +332,7 @@ export class SnapshotManager {
           ? null
           : {
               statePath: paths.state,
+              ramPath: paths.ram,
               keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
             },
       keepDisk: (from) => keep(() => copies.cloneDisk(from, paths.disk)),

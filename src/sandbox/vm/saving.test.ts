@@ -8,7 +8,7 @@ import { fillOnce, Saving } from './saving.ts';
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
 
 /** A VM that maps its RAM. @param failures of the copy of that, the first ones */
-function world(failures = 0, hasEnvironment = false) {
+function world(failures = 0, hasEnvironment = false, savesChanges = false) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => void done.push(name);
   let left = failures;
@@ -20,8 +20,9 @@ function world(failures = 0, hasEnvironment = false) {
   };
   const vm = {
     vsockHotplug: { unplugVsock: () => step('unplug'), plugVsock: () => step('plug') },
-    saveState: async () => {
-      await step('devices');
+    savesChanges,
+    saveState: async (_statePath: string, ramPath?: string) => {
+      await step(ramPath === undefined ? 'devices' : `devices, changes into ${ramPath}`);
       return SNAPSHOT;
     },
     pause: () => step('pause'),
@@ -38,11 +39,12 @@ function world(failures = 0, hasEnvironment = false) {
   const fillMemory = fillOnce({ copyInto }, memory);
   const setSuspended = (is: boolean): void => void done.push(is ? 'end requests' : 'take requests');
   const port = { setSuspended };
-  const saved = { vm, memory, workspace, port, cid: 3, hasEnvironment, fillMemory };
+  const mapped = { path: '/t' };
+  const saved = { vm, memory, mapped, workspace, port, cid: 3, hasEnvironment, fillMemory };
   const save = async (what: 'all' | 'disk' = 'all'): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);
-    const memory = what === 'disk' ? null : { statePath: '/s', keepMemory: keep };
+    const memory = what === 'disk' ? null : { statePath: '/s', ramPath: '/r', keepMemory: keep };
     await saving.write({ memory, keepDisk: keep, keepEnvironment: keep }, null);
     return saving;
   };
@@ -67,11 +69,20 @@ describe('Saving', () => {
     expect(done).toEqual(SAVED);
   });
 
+  it('write: what a VM maps is kept while the guest runs, and gets its changes later, each time', async () => {
+    const { done, save } = world(0, false, true);
+    const steps = ['keep /t', ...SAVED.slice(0, 3), 'devices, changes into /r', 'keep /o'];
+    for (const _time of [1, 2]) {
+      await save();
+      expect(done.splice(0)).toEqual(steps);
+    }
+  });
+
   it('write: a failed copy leaves the guest linked; the next save copies again', async () => {
     const { done, save, saving } = world(1);
     const first = saving();
     const keep = async () => {};
-    const memory = { keepMemory: keep, statePath: '/s' };
+    const memory = { keepMemory: keep, statePath: '/s', ramPath: '/r' };
     const target = { memory, keepDisk: keep, keepEnvironment: keep };
     await expect(first.write(target, null)).rejects.toThrow('no memory');
     expect([first.isLinked, done.splice(0)]).toEqual([true, ['fill /m']]);

@@ -4,6 +4,7 @@
  *     linked ──settle──► linked ──unplug──► unplugged ──stop, devices──► stopped ──RAM, disk──► written
  *        └─ nothing to undo                             └───────── resume, plug, hello ───────┘
  *
+ * RAM that the VM maps is copied before, while the guest runs, and gets the VM's changes once it has stopped.
  * Without memory neither devices nor RAM are written; the rest is the same.
  *
  * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
@@ -17,6 +18,7 @@ import type { GuestMemory, InferencePort, MappedMemory, SaveTarget, Workspace } 
 export interface SavedVm {
   readonly vm: Vm;
   readonly memory: GuestMemory;
+  readonly mapped?: Pick<MappedMemory, 'path'> | undefined;
   readonly workspace: Workspace;
   readonly port: Pick<InferencePort, 'setSuspended'>;
   readonly cid: number;
@@ -49,14 +51,18 @@ export class Saving {
     target: SaveTarget,
     commit: ((snapshot: VmSnapshot | null) => Promise<void>) | null,
   ): Promise<VmSnapshot | null> {
-    const { vm, memory, workspace, port, hasEnvironment, fillMemory } = this.#saved;
+    const { vm, memory, mapped, workspace, port, hasEnvironment, fillMemory } = this.#saved;
     const { vsockHotplug } = vm;
     const { memory: toMemory } = target;
     if (vsockHotplug === undefined || vm.saveState === undefined) {
       throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
     }
+    const isKeptFirst = mapped !== undefined && vm.savesChanges === true;
     // The VMM writes only what has changed since.
-    if (toMemory !== null) await fillMemory?.();
+    if (toMemory !== null) {
+      if (isKeptFirst) await toMemory.keepMemory(mapped.path);
+      else await fillMemory?.();
+    }
     // The answers are in the programs' sockets once the guest has settled, and go with the memory.
     port.setSuspended(true);
     // Frozen also with memory: a sandbox may boot from the disk of any save. Only without memory must it boot.
@@ -67,11 +73,12 @@ export class Saving {
     await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
-    const snapshot = toMemory === null ? null : await vm.saveState(toMemory.statePath);
+    const changesPath = isKeptFirst ? toMemory?.ramPath : undefined;
+    const snapshot = toMemory === null ? null : await vm.saveState(toMemory.statePath, changesPath);
     if (toMemory === null) await vm.pause();
     // All settle before a failure is thrown: no file may change or vanish under another copy.
     const copies = [
-      ...(toMemory === null ? [] : [toMemory.keepMemory(memory.path)]),
+      ...(toMemory === null || isKeptFirst ? [] : [toMemory.keepMemory(memory.path)]),
       target.keepDisk(workspace.overlayPath),
       ...(hasEnvironment ? [target.keepEnvironment(workspace.environmentPath)] : []),
     ];

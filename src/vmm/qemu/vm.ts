@@ -1,5 +1,5 @@
 /** A running QEMU VM and its vsock device. Its network card: `nic.ts`. */
-import { writeFile } from 'node:fs/promises';
+import { open, writeFile } from 'node:fs/promises';
 import type { Readable, Writable } from 'node:stream';
 import { closeFd, type FileIdentity } from '../../sys/fd.ts';
 import { openProcessMemory } from '../../sys/process-memory.ts';
@@ -276,7 +276,11 @@ export class QemuVm implements Vm {
     return this.#disk.full;
   }
 
-  async saveState(statePath: string): Promise<VmSnapshot> {
+  get savesChanges(): boolean {
+    return this.#privateMemory !== null;
+  }
+
+  async saveState(statePath: string, ramPath?: string): Promise<VmSnapshot> {
     this.#requireRunning();
     const machine = this.#snapshotMachine;
     if (machine === null) throw unsupported("its RAM is QEMU's own");
@@ -285,7 +289,7 @@ export class QemuVm implements Vm {
     const own = this.#privateMemory;
     const { qmp } = this.#process;
     const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
-    await own?.ram.writeOwnPages(own.memoryFd);
+    if (own !== null) await writeChanges(own, ramPath);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
     return { statePath, stateSha256: stateDigest(state), machine };
   }
@@ -324,6 +328,15 @@ export class QemuVm implements Vm {
   #requireRunning(): void {
     if (this.#gone) throw new VmmError('vm_gone', `the VM ${this.id} is gone`);
   }
+}
+
+async function writeChanges({ ram, memoryFd }: PrivateMemory, path?: string): Promise<void> {
+  if (path === undefined) {
+    await ram.writeOwnPages(memoryFd);
+    return;
+  }
+  await using file = await open(path, 'r+');
+  await ram.writeOwnPages(file.fd);
 }
 
 function unsupported(cause: string): VmmError {
