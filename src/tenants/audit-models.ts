@@ -46,6 +46,7 @@ function noteSent(
       estimated: use.estimated,
       stream: use.stream,
       ...(use.cached ? { cached: true as const } : {}),
+      ...(use.replayed ? { replayed: true as const } : {}),
       outcome: use.outcome,
       firstByteMs: ttftMs === null ? null : Math.round(ttftMs),
       queueMs: Math.round(queueMs),

@@ -25,11 +25,11 @@ const modelUse = z.object({
   queueMs: z.number().optional(),
   /** The API that the sandbox spoke. */
   dialect: z.string().optional(),
-  /** Only of requests that were sent, as the next three: the name in `models.toml`. */
-  upstream: z.string().optional(),
+  /** Only of requests that were answered, as the next three: the name in `models.toml`. Null: a cassette has answered. */
+  upstream: z.string().nullable().optional(),
   /** The upstream's name of the model. */
   upstreamModel: z.string().optional(),
-  /** Billionths of a dollar; null: the route has no price. */
+  /** Billionths of a dollar; null: the route has no price. 0 if no model server was asked. */
   costNanoDollars: z.number().nullable().optional(),
   /** Null: there is no trace. */
   traceId: z.string().nullable().optional(),
@@ -38,6 +38,8 @@ const modelUse = z.object({
   toolCalls: z.number().int().positive().optional(),
   /** The answer came from the cache: no model server had the request, and it used no tokens. */
   cached: z.literal(true).optional(),
+  /** The answer came from a cassette: no model server had the request. */
+  replayed: z.literal(true).optional(),
   /** The code of the refusal, such as `budget_spent`. */
   refusal: z.string().optional(),
   /** SHA-256, hexadecimal, of what was asked and of the text of the answer; docs/tenants.md says of what exactly. */

@@ -6,6 +6,8 @@ import { afterEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { REFUSAL_RATE } from '../../src/bridge/record/port-records.ts';
+import { Player } from '../../src/bridge/tape/player.ts';
+import { Recorder } from '../../src/bridge/tape/recorder.ts';
 import { AuditLog } from '../../src/tenants/audit.ts';
 import { type AuditedBridge, auditedBridge } from '../support/audited-bridge.ts';
 import { cli } from '../support/cli.ts';
@@ -162,4 +164,43 @@ it('a home of an older daemon has no such log', async () => {
   const { status, stdout } = await verify(home, '-o', 'json');
   expect([status, JSON.parse(stdout)]).toMatchObject([0, { ok: true, records: 1, models: null }]);
   await rm(home, { recursive: true });
+});
+
+it('a cached answer names its first upstream and costs nothing', async () => {
+  world = await auditedBridge({ policy: { cache: { ttlMs: 60_000 } } });
+  world.upstream.answer(({ body }, response) => sendAnswer(body, response, { text: 'hello' }));
+  for (let n = 0; n < 2; n += 1) {
+    await world.fixture.call('/v1/chat/completions', { model: 'm1', messages, temperature: 0 });
+  }
+  const [first, again] = await world.records(2);
+  expect(first?.model?.costNanoDollars).toBe(21_000);
+  expect(first?.model).not.toHaveProperty('cached');
+  expect(again?.model).toMatchObject({ cached: true, upstream: 'shop', costNanoDollars: 0 });
+});
+
+it('an answer of a cassette names no upstream and costs nothing; a recorded one does', async () => {
+  const tape = new Recorder();
+  world = await auditedBridge({ tape });
+  world.upstream.answer(({ body }, response) => sendAnswer(body, response, { text: 'hello' }));
+  await world.fixture.call('/v1/chat/completions', { model: 'm1', messages });
+  const [recorded] = await world.records(1);
+  expect(recorded?.model).toMatchObject({ upstream: 'shop', costNanoDollars: 21_000 });
+  expect(recorded?.model).not.toHaveProperty('replayed');
+  await world.end();
+  await world.close();
+
+  const player = new Player({ defaultModel: 'm1', exchanges: tape.exchanges() });
+  world = await auditedBridge({ tape: player });
+  await world.fixture.call('/v1/chat/completions', { model: 'm1', messages });
+  const [played] = await world.records(1);
+  expect(world.upstream.requests).toHaveLength(0);
+  expect(played?.model).toMatchObject({
+    replayed: true,
+    upstream: null,
+    upstreamModel: 'shop-m1',
+    costNanoDollars: 0,
+  });
+  const env = { NEUROVISOR_HOME: world.home };
+  const { stdout } = await cli(['audit', 'ls'], { env }).result;
+  expect(stdout).toContain('from a cassette');
 });

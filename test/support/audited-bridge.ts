@@ -8,6 +8,8 @@ import { silentLog } from '../../src/base/log.ts';
 import type { ContentMode } from '../../src/base/text/content-mode.ts';
 import type { BridgePolicy } from '../../src/bridge/bridge.ts';
 import type { Price } from '../../src/bridge/budget/price.ts';
+import { Player } from '../../src/bridge/tape/player.ts';
+import type { Tape } from '../../src/bridge/tape/tape.ts';
 import type { UpstreamApi } from '../../src/bridge/upstream/address.ts';
 import { AuditLog } from '../../src/tenants/audit.ts';
 import { modelRequestLog } from '../../src/tenants/audit-models.ts';
@@ -35,10 +37,11 @@ export async function auditedBridge(
     readonly api?: UpstreamApi;
     readonly price?: Price;
     readonly content?: ContentMode;
+    readonly tape?: Tape;
   } = {},
 ): Promise<AuditedBridge> {
   const { price = { input: 1_000_000, output: 2_000_000, cachedInput: 0 }, policy = {} } = options;
-  const { api = 'openai', content = 'off' } = options;
+  const { api = 'openai', content = 'off', tape } = options;
   const cleanup = new CleanupStack();
   const home = await mkdtemp(join(tmpdir(), 'nv-audit-'));
   cleanup.push('home', () => rm(home, { recursive: true, force: true }));
@@ -62,20 +65,23 @@ export async function auditedBridge(
     fallback: [],
     fallbackOn: new Set(['connect'] as const),
   });
+  const routes = {
+    upstreams: [
+      { ...place, name: 'shop', isHosted: false },
+      { ...place, name: 'cloud', isHosted: true },
+    ],
+    models: new Map([
+      ['m1', model('shop')],
+      ['hosted', model('cloud')],
+    ]),
+  };
+  const player = tape instanceof Player ? tape : undefined;
   const fixture = await bridgeFixture({
     policy,
-    routes: {
-      upstreams: [
-        { ...place, name: 'shop', isHosted: false },
-        { ...place, name: 'cloud', isHosted: true },
-      ],
-      models: new Map([
-        ['m1', model('shop')],
-        ['hosted', model('cloud')],
-      ]),
-    },
+    ...(player === undefined ? { routes } : { upstream: () => Promise.resolve(player.target) }),
     requestLog: modelRequestLog(models, contents, () => 'acme'),
     content,
+    tape,
   });
   ending.push('bridge', () => fixture.close());
   const text = async (kind: 'models' | 'content' = 'models'): Promise<string> => {

@@ -2,17 +2,19 @@
 import type { Content } from '../content/content.ts';
 import type { UsageRecord } from '../usage.ts';
 
-/** A request that was sent to a model server. */
+/** A request that was sent to a model server, or answered in its place. */
 export interface SentRequest extends UsageRecord {
   /** The API that the sandbox spoke. */
   readonly dialect: string;
-  /** Its name in `models.toml`; `default`: the only one. */
-  readonly upstream: string;
+  /** Its name in `models.toml`; `default`: the only one. Null: a cassette has answered. */
+  readonly upstream: string | null;
   /** The upstream's name of the model. */
   readonly upstreamModel: string;
+  /** A cassette has answered. */
+  readonly replayed: boolean;
   /** Of the trace that the upstream got; null: there is none. */
   readonly traceId: string | null;
-  /** Billionths of a dollar; null: the route has no price. */
+  /** Billionths of a dollar; null: the route has no price. 0: no model server was asked. */
   readonly costNanoDollars: number | null;
   /** Names of tools that the answer called: the first ones, each once. Hostile text. */
   readonly tools: readonly string[];

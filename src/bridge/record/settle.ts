@@ -22,6 +22,8 @@ export function settleSent(
   const { bodyEndAtMs, sentAtMs, tokens, span, upstream, answeredBy } = dispatched;
   dispatched.draft?.end(isForOthers(dispatched));
   const { dialect, startedAtMs, notes } = head;
+  // A cassette has answered: no model server had the request.
+  const isReplayed = dispatched.track?.model != null;
   const times = { startedAtMs, firstByteAtMs, endAtMs: clock.now() };
   const usage = usageRecord(dispatched, sandboxId, status, times);
   if (usage.cached) metrics.countCached(dialect, usage);
@@ -32,10 +34,11 @@ export function settleSent(
   records.sent({
     ...usage,
     dialect,
-    upstream,
+    upstream: isReplayed ? null : upstream,
     upstreamModel: answeredBy,
+    replayed: isReplayed,
     traceId: span.context?.traceId ?? null,
-    costNanoDollars,
+    costNanoDollars: usage.cached || isReplayed ? 0 : costNanoDollars,
     tools: notes.tools,
     toolCalls: notes.toolCalls,
     content: head.content(usage.outcome === 'ok'),

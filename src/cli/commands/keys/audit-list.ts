@@ -163,13 +163,19 @@ function useOf(model: ModelUse, call: string, ms: number): readonly string[] {
   if (outcome === 'refused') return [operation, name, `refused: ${refusal ?? ''}`, ...leftOut];
   return [
     operation,
-    model.upstream === undefined ? name : `${name} at ${model.upstream}`,
+    `${name}${placeOf(model)}`,
     `${about}${promptTokens} in ${about}${completionTokens} out${cost}`,
     `${ms} ms`,
     outcome,
     ...(model.tools === undefined ? [] : [`tools ${model.tools.join(', ')}`]),
     ...leftOut,
   ];
+}
+
+function placeOf({ upstream, cached, replayed }: ModelUse): string {
+  if (replayed === true) return ' from a cassette';
+  if (cached === true) return ' from the cache';
+  return upstream == null ? '' : ` at ${upstream}`;
 }
 
 /** The newest message and the answer, each in a line. */
