@@ -1,5 +1,10 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync, writeSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { piecesOf } from './private-ram.ts';
+import { MIB } from '../../base/units.ts';
+import { closeFd, createMemFd, sealContent } from '../../sys/fd.ts';
+import { PrivateRam, piecesOf } from './private-ram.ts';
 
 const MAPS = `7f2c5c000000-7f2c7c000000 rw-p 00000000 00:01 2051                       /memfd:shared-ram (deleted)
 7f2c7c000000-7f2c7c021000 rw-p 00000000 00:00 0
@@ -17,5 +22,75 @@ describe('piecesOf', () => {
     expect(piecesOf(MAPS, { dev: 0xfe00n, ino: 2051n })).toHaveLength(1);
     expect(piecesOf(MAPS, { dev: 1n, ino: 7n })).toEqual([]);
     expect(piecesOf('', { dev: 1n, ino: 2051n })).toEqual([]);
+  });
+});
+
+/** Maps descriptor 3 privately, writes to two pages of it, and waits. */
+const VMM = `
+import mmap, time
+m = mmap.mmap(3, 4 << 20, mmap.MAP_PRIVATE, 3)
+m[0:3] = b'own'
+m[(3 << 20) + 4096:(3 << 20) + 4099] = b'too'
+print('ready', flush=True)
+time.sleep(300)
+`;
+const BYTES = 4 * MIB;
+
+function sealed(): number {
+  const fd = createMemFd('ram', BYTES);
+  writeSync(fd, 'all', MIB);
+  sealContent(fd);
+  return fd;
+}
+
+async function withVmm(test: (ram: PrivateRam, pid: number) => Promise<void>): Promise<void> {
+  const fd = sealed();
+  const vmm = spawn('python3', ['-c', VMM], { stdio: ['ignore', 'pipe', 'inherit', fd] });
+  const ended = once(vmm, 'exit');
+  const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);
+  try {
+    await once(vmm.stdout ?? vmm, 'data');
+    await test(ram, vmm.pid ?? 0);
+  } finally {
+    ram.close();
+    closeFd(fd);
+    vmm.kill('SIGKILL');
+    await ended;
+  }
+}
+
+describe('PrivateRam', () => {
+  it("writes the VMM's own pages, and no others", async () => {
+    const target = createMemFd('target', BYTES);
+    await withVmm(async (ram, pid) => {
+      ram.find(pid);
+      expect(await ram.writeOwnPages(target)).toBe(2 * 4096);
+    });
+    const bytes = readFileSync(`/proc/self/fd/${target}`);
+    closeFd(target);
+    const text = (at: number): string => bytes.toString('latin1', at, at + 3);
+    expect([text(0), text(MIB), text(3 * MIB + 4096)]).toEqual(['own', '\0\0\0', 'too']);
+  });
+
+  it('reads nothing more once it is closed in mid-save', async () => {
+    const target = createMemFd('target', BYTES);
+    await withVmm(async (ram, pid) => {
+      ram.find(pid);
+      const writing = ram.writeOwnPages(target);
+      ram.close();
+      await expect(writing).rejects.toMatchObject({ code: 'vm_gone' });
+      await expect(ram.writeOwnPages(target)).rejects.toMatchObject({ code: 'vm_gone' });
+    });
+    closeFd(target);
+  });
+
+  it('says what to do where it is not found', () => {
+    const fd = sealed();
+    const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);
+    closeFd(fd);
+    expect(() => ram.find(process.pid)).toThrow(
+      expect.objectContaining({ remedy: expect.stringContaining('NEUROVISOR_CLONE_MEMORY=copy') }),
+    );
+    ram.close();
   });
 });

@@ -24,6 +24,9 @@ const WORD_BYTES = 8;
 const IS_THERE = 0xc000_0000;
 const IS_SHARED = 0x2000_0000;
 
+const REMEDY =
+  'Allow reading it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_CLONE_MEMORY=copy.';
+
 export class PrivateRam {
   /** The file, for QEMU to open it again. */
   readonly fd: number;
@@ -68,17 +71,19 @@ export class PrivateRam {
       this.#inQemu = { pieces, memoryFd, pagemapFd: -1 };
       this.#inQemu.pagemapFd = openSync(`/proc/${pid}/pagemap`, 'r');
     } catch (cause) {
-      throw new VmmError('vmm_command_failed', subject, { cause });
+      throw new VmmError('vmm_command_failed', subject, { cause, remedy: REMEDY });
     }
   }
 
   /**
-   * Writes all pages that are QEMU's own to their places in a file that holds the shared ones. The VM is stopped.
+   * Writes all pages that are QEMU's own to their places in a file that holds the shared ones. The VM is stopped. Uses no
+   * descriptor after `close`, which the end of the VM calls: its number may be that of another VM's memory by then.
    * @returns bytes written
    * @throws VmmError `vm_gone`; an errno error of the file
    */
   async writeOwnPages(fd: number): Promise<number> {
-    const { pieces = [], memoryFd = -1 } = this.#inQemu ?? {};
+    if (this.#inQemu === undefined) throw gone();
+    const { pieces, memoryFd } = this.#inQemu;
     const { address, buffer } = allocateNative(CHUNK_BYTES);
     const chunk = new Uint8Array(buffer);
     let total = 0;
@@ -94,6 +99,7 @@ export class PrivateRam {
           total += bytes;
         }
         if (runs.length > 0) await nextTurn();
+        if (this.#isClosed) throw gone();
       }
     }
     return total;
@@ -104,6 +110,7 @@ export class PrivateRam {
     if (this.#isClosed) return;
     this.#isClosed = true;
     const { memoryFd = -1, pagemapFd = -1 } = this.#inQemu ?? {};
+    this.#inQemu = undefined;
     for (const fd of [this.fd, memoryFd, pagemapFd]) if (fd >= 0) closeFd(fd);
   }
 
