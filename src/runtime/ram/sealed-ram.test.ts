@@ -1,4 +1,15 @@
-import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  cpSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -72,6 +83,41 @@ describe('SealedRam', () => {
     await shared.drop();
     expect(textAt(again.path)).toBe('one');
     await again.close();
+    await expect(shared.open()).rejects.toThrow('the RAM was dropped');
+  });
+
+  it('a copy does not depend on its file any more', async () => {
+    const path = file('one');
+    const shared = await ram.copy(path);
+    // Another time of change, another file, none: what keeps a template's files can do all of it.
+    chmodSync(path, 0o400);
+    const changed = await shared.open();
+    rmSync(path);
+    file('two');
+    const replaced = await shared.open();
+    rmSync(path);
+    const removed = await shared.open();
+    expect([replaced.path, removed.path]).toEqual([changed.path, changed.path]);
+    expect(textAt(removed.path)).toBe('one');
+    await Promise.all([changed, replaced, removed].map((memory) => memory.close()));
+    await shared.drop();
+  });
+
+  it('copies a file that can not be opened for writing', async () => {
+    const path = join(dir, 'ram');
+    cpSync('/bin/sleep', path);
+    // Also root is refused while it runs: ETXTBSY.
+    const running = spawn(path, ['60']);
+    const ended = once(running, 'exit');
+    try {
+      await once(running, 'spawn');
+      const mapped = await ram.map(path);
+      expect(textAt(mapped.path)).toBe('\x7fEL');
+      await mapped.close();
+    } finally {
+      running.kill('SIGKILL');
+      await ended;
+    }
   });
 
   it('fails for a file that is not there, and leaves nothing', async () => {

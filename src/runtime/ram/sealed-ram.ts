@@ -18,67 +18,89 @@ export class SealedRam {
 
   /** Keeps a copy until `drop` and the end of all that `open` gave out. */
   async copy(path: string): Promise<SharedCopy> {
-    const kept = await this.map(path);
-    return { open: () => this.map(path), drop: () => kept.close() };
+    const file = await open(path, 'r');
+    try {
+      const { shared, memory } = await this.#copyOf(file);
+      // The path may lead to another file later, or to none.
+      return { open: async () => this.#use(shared), drop: () => memory.close() };
+    } finally {
+      await file.close();
+    }
   }
 
   /** @param path a RAM file that does not change, or a memfd of this process, which is sealed */
   async map(path: string): Promise<MappedMemory> {
-    const file = await open(path, 'r+');
-    let closing: (() => Promise<void>) | undefined = () => file.close();
+    const file = await open(path, 'r');
     try {
-      if (isMemFd(file.fd)) {
-        sealContent(file.fd);
-        closing = undefined;
-        return mapped(file.fd, () => file.close());
-      }
-      return await this.#copyOf(file);
+      if (isMemFd(file.fd)) return await sealedItself(path);
+      return (await this.#copyOf(file)).memory;
     } finally {
-      await closing?.();
+      await file.close();
     }
   }
 
   /** Each user has closed its own. */
   async close(): Promise<void> {}
 
-  async #copyOf(file: FileHandle): Promise<MappedMemory> {
+  async #copyOf(file: FileHandle): Promise<{ shared: Shared; memory: MappedMemory }> {
     const { dev, ino, size, ctimeNs } = await file.stat({ bigint: true });
     const key = `${dev}:${ino}:${size}:${ctimeNs}`;
     let shared = this.#copies.get(key);
     if (shared === undefined) {
-      shared = new Shared(`/proc/self/fd/${file.fd}`, Number(size));
+      shared = new Shared(key, `/proc/self/fd/${file.fd}`, Number(size));
       this.#copies.set(key, shared);
     }
-    const made = shared;
-    made.users += 1;
-    const leave = async (): Promise<void> => {
-      made.users -= 1;
-      if (made.users > 0) return;
-      if (this.#copies.get(key) === made) this.#copies.delete(key);
-      await made.close();
-    };
+    const memory = this.#use(shared);
     try {
-      await made.filled;
-      return mapped(made.fd, leave);
+      await shared.filled;
+      return { shared, memory };
     } catch (error) {
-      await leave();
+      await memory.close();
       throw error;
     }
+  }
+
+  /** Adds a user. Its copy has one already, or is new. */
+  #use(shared: Shared): MappedMemory {
+    if (shared.isClosed) throw new Error('the RAM was dropped');
+    shared.users += 1;
+    return mapped(shared.fd, async () => {
+      shared.users -= 1;
+      if (shared.users > 0) return;
+      if (this.#copies.get(shared.key) === shared) this.#copies.delete(shared.key);
+      await shared.close();
+    });
   }
 }
 
 class Shared {
+  readonly key: string;
   readonly fd: number;
   readonly filled: Promise<void>;
   users = 0;
+  isClosed = false;
 
-  constructor(from: string, bytes: number) {
+  constructor(key: string, from: string, bytes: number) {
+    this.key = key;
     this.fd = createMemFd('shared-ram', bytes);
     this.filled = copyDataInto(from, `/proc/self/fd/${this.fd}`).then(() => sealContent(this.fd));
   }
 
   async close(): Promise<void> {
+    this.isClosed = true;
     await closeInPool(this.fd);
+  }
+}
+
+async function sealedItself(path: string): Promise<MappedMemory> {
+  // Seals need the right to write.
+  const file = await open(path, 'r+');
+  try {
+    sealContent(file.fd);
+    return mapped(file.fd, () => file.close());
+  } catch (error) {
+    await file.close();
+    throw error;
   }
 }
 
