@@ -142,3 +142,12 @@ it('Health: a probe that nobody answers closes the door to others only for a whi
   health.end(second, { kind: 'answered' }, 220);
   expect(health.availability(220, 'm')).toEqual({ ok: true });
 });
+
+it('keeps the pauses of a thousand models that end last, whatever names guests make up', () => {
+  const health = new Health({ ...LIMITS, pauseMsMax: 1_000_000 });
+  const limit = (model: string, retryAfterMs: number): void =>
+    health.end(health.begin(0, model), { kind: 'limited', retryAfterMs }, 0);
+  for (let i = 1; i <= 1_500; i += 1) limit(`m${i}`, 1_000 * i);
+  const isPaused = (i: number) => !health.availability(0, `m${i}`).ok;
+  expect([1, 500, 501, 1_500].map(isPaused)).toEqual([false, false, true, true]);
+});

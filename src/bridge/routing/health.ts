@@ -34,6 +34,9 @@ export const HEALTH_LIMITS: HealthLimits = {
   pauseMsMax: 600_000,
 };
 
+/** Models with a pause of their own. Without a list of an upstream's models, guests name what they like. */
+const LIMITED_MODELS_MAX = 1_000;
+
 export type Availability =
   | { readonly ok: true }
   | { readonly ok: false; readonly cause: FailureCause; readonly retryInMs: number };
@@ -121,6 +124,9 @@ export class Health {
     const until = this.#pauseEndMs(retryAfterMs, nowMs);
     const before = this.#limitedUntilMs.get(model) ?? until;
     this.#limitedUntilMs.set(model, Math.max(until, before));
+    if (this.#limitedUntilMs.size <= LIMITED_MODELS_MAX) return;
+    const first = [...this.#limitedUntilMs].reduce((a, b) => (b[1] < a[1] ? b : a));
+    this.#limitedUntilMs.delete(first[0]);
   }
 
   #pauseEndMs(retryAfterMs: number | null, nowMs: number): number {
