@@ -42,6 +42,15 @@ describe('parseGguf', () => {
     );
   });
 
+  it('refuses counts that have no exact number', () => {
+    for (const key of ['llama.context_length', 'split.count', 'split.no']) {
+      const values = { 'split.count': 2, [key]: 2n ** 63n };
+      expect(() => parse({ values }), key).toThrow(
+        expect.objectContaining({ code: 'model_invalid' }),
+      );
+    }
+  });
+
   it('does not show text that is no word, or is long', () => {
     for (const architecture of ['\u001b[31mx', 'a b', 'x'.repeat(65), '']) {
       expect(parse({ values: { 'general.architecture': architecture } }).architecture).toBeNull();

@@ -300,8 +300,12 @@ function splitOf(values: ReadonlyMap<string, Value>): GgufHeader['split'] {
   return { index, count };
 }
 
-const countOf = (value: Value | undefined): number | null =>
-  typeof value === 'number' ? value : null;
+function countOf(value: Value | undefined): number | null {
+  if (typeof value !== 'number') return null;
+  // What is kept of a model has exact numbers only.
+  if (!Number.isSafeInteger(value)) throw invalid('it has a count that is too large');
+  return value;
+}
 
 /** A word; anything else is not shown. */
 function shownText(value: Value | undefined): string | null {

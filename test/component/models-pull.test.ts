@@ -266,6 +266,22 @@ describe('from a registry', () => {
   });
 });
 
+it('a model whose record could not be read again leaves nothing', async () => {
+  // Its parts are valid alone; their sum has no exact number. Of the type 99, no size is known.
+  const parts = makeParts(2).map((part) => {
+    const tensor = part.indexOf(Buffer.from('w', 'latin1'), part.lastIndexOf('split.count'));
+    part.writeBigUInt64LE(2n ** 53n - 1n, tensor + 5);
+    part.writeUInt32LE(99, tensor + 13);
+    return part;
+  });
+  registry.push('1', dockerModel(parts));
+  await expect(pull(registry.name('1'))).rejects.toMatchObject({
+    code: 'model_invalid',
+    cause: expect.stringContaining('parameters'),
+  });
+  await expectNothing();
+});
+
 describe('pulled models', () => {
   const env = () => ({ NEUROVISOR_HOME: join(dir, 'nv'), NEUROVISOR_UPSTREAM: 'engine' });
 
@@ -301,6 +317,17 @@ describe('pulled models', () => {
     ).toBeNull();
     writeFileSync(join(dir, 'nv/models.toml'), '[upstreams.m]\nengine = "m"\n', { mode: 0o600 });
     expect(pulledModelPath(config(), 'm')).toBeNull();
+  });
+
+  it('a damaged one can be removed', async () => {
+    const { model } = await pull(put('m.gguf', gguf));
+    writeFileSync(join(cacheDir, 'models/m/model.json'), '{');
+    expect(await models()).toEqual([]);
+    const removing = testCli({ env: env() });
+    expect(await modelsRemove(removing.cli, ['m'])).toBe(0);
+    expect(removing.stdout()).toMatch(/^m\nfreed 1\.3 KiB/);
+    expect(existsSync(model.path)).toBe(false);
+    await expectNothing();
   });
 
   it('a damaged one does not count, and is pulled again', async () => {

@@ -18,9 +18,11 @@ export const gguf = target(
   'gguf',
   (bytes) => {
     try {
-      const { architecture, parameters, split, quantization } = parseGguf(bytes, bytes.length);
+      const found = parseGguf(bytes, bytes.length);
+      const { architecture, parameters, split, quantization, contextTokens } = found;
       must(architecture === null || /^[\w.+-]{1,64}$/.test(architecture), 'an architecture');
       must(Number.isSafeInteger(parameters) && parameters >= 0, 'the number of parameters');
+      must(contextTokens === null || Number.isSafeInteger(contextTokens), 'the context');
       must(quantization === null || /^\w{2,10}$/.test(quantization), 'a quantization');
       must(split === null || split.index < split.count, 'a part');
     } catch (error) {

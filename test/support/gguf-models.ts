@@ -1,7 +1,7 @@
 /** Small GGUF files, and manifests of models in the layouts that registries have. */
 import { digest, type TestImage } from './oci-images.ts';
 
-type Value = number | string | boolean | readonly string[];
+type Value = number | bigint | string | boolean | readonly string[];
 
 export interface TestGguf {
   readonly values?: Readonly<Record<string, Value>>;
@@ -15,7 +15,7 @@ const u32 = (value: number): Buffer => {
   bytes.writeUInt32LE(value);
   return bytes;
 };
-const u64 = (value: number): Buffer => {
+const u64 = (value: number | bigint): Buffer => {
   const bytes = Buffer.alloc(8);
   bytes.writeBigUInt64LE(BigInt(value));
   return bytes;
@@ -25,6 +25,7 @@ const text = (value: string): Buffer =>
 
 function encoded(value: Value): Buffer {
   if (typeof value === 'number') return Buffer.concat([u32(4), u32(value)]);
+  if (typeof value === 'bigint') return Buffer.concat([u32(10), u64(value)]);
   if (typeof value === 'boolean') return Buffer.concat([u32(7), Buffer.of(value ? 1 : 0)]);
   if (typeof value === 'string') return Buffer.concat([u32(8), text(value)]);
   return Buffer.concat([u32(9), u32(8), u64(value.length), ...value.map(text)]);

@@ -336,7 +336,7 @@ async function inTemporaryDir<T>(work: (dir: string) => Promise<T>): Promise<T> 
 }
 
 /**
- * Removes pulled models. An engine that runs one keeps it until it ends.
+ * Removes pulled models, also damaged ones, which lists leave out. An engine that runs one keeps it until it ends.
  * @returns bytes that it freed
  * @throws ModelError `model_not_found`: nothing is removed then
  */
@@ -345,9 +345,9 @@ export async function removeModels(
   names: readonly string[],
 ): Promise<number> {
   const store = new ModelStore(context.cacheDir);
-  const models = new Map<string, PulledModel>();
-  for (const name of names) models.set(name, await store.get(name));
-  for (const name of models.keys()) {
+  const sizes = new Map<string, number>();
+  for (const name of names) sizes.set(name, await store.size(name));
+  for (const name of sizes.keys()) {
     await withFileLock(context, store.lockPath(name), `pull of ${name}`, async () => {
       const dir = store.tmpDir(name);
       await rm(dir, { recursive: true, force: true });
@@ -359,7 +359,7 @@ export async function removeModels(
       await rm(dir, { recursive: true, force: true });
     });
   }
-  return sumOf([...models.values()]);
+  return [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0);
 }
 
 const sumOf = (all: readonly { readonly bytes: number }[]): number =>

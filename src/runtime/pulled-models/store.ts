@@ -7,7 +7,7 @@
  *                      /.tmp/NAME/           a pull under way, by whoever has the lock
  *                      /.locks/NAME
  */
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { errorCode } from '../../base/errors.ts';
@@ -100,6 +100,14 @@ export class ModelStore {
     }
   }
 
+  /** Bytes on the disk, also of a damaged one. @throws ModelError `model_not_found` */
+  async size(name: string): Promise<number> {
+    const dir = this.modelDir(name);
+    if (!isModelName(name) || !existsSync(dir)) return (await this.get(name)).bytes;
+    const files = await namesIn(dir);
+    return files.reduce((sum, file) => sum + sizeOf(join(dir, file)), 0);
+  }
+
   /** @throws ModelError `model_not_found` */
   async get(name: string): Promise<PulledModel> {
     const found = this.find(name);
@@ -113,5 +121,16 @@ export class ModelStore {
   }
 }
 
-export const recordText = (record: Omit<ModelRecord, 'format'>): string =>
-  `${JSON.stringify({ format: FORMAT, ...record }, null, 2)}\n`;
+/** 0: it has just gone. */
+const sizeOf = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+
+/** @throws ModelError `model_invalid`: the record could not be read again */
+export function recordText(record: Omit<ModelRecord, 'format'>): string {
+  const checked = recordSchema.safeParse({ format: FORMAT, ...record });
+  if (checked.success) return `${JSON.stringify(checked.data, null, 2)}\n`;
+  const [issue] = checked.error.issues;
+  throw new ModelError('model_invalid', 'what the model says about itself is too large', {
+    cause: `${issue?.path.map(String).join('.')}: ${issue?.message}`,
+    remedy: 'use a model of another publisher',
+  });
+}
