@@ -39,7 +39,7 @@ export const sse = target(
       const mask = new CacheHintMask();
       return Buffer.concat(pieces.map((piece) => mask.mask(piece))).toString('latin1');
     });
-    must(masked.length === bytes.length, 'a mask has another length');
+    must(masked.length <= bytes.length, 'a mask adds bytes');
     must(isJson(bytes) ? !HINT.test(masked) : true, 'a hint is told');
     sameHoweverCut(bytes, (pieces) => {
       const usage = new DocumentUsage();
