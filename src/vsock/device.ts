@@ -30,6 +30,7 @@ import {
   VhostUserSession,
   type VhostUserTarget,
 } from './vhost-user.ts';
+import type { Virtqueue } from './virtqueue.ts';
 
 /** Why a device ended. */
 export interface DeviceClosed {
@@ -168,14 +169,11 @@ export class Device implements VhostUserTarget, SocketEvents {
     if (!ring.isLive) return false;
     queue.suppressKicks();
     const result = this.#muxer.drainGuest(queue, queue.size, nowMs);
-    if (result === 'broken') {
-      this.#fail(`TX ring: ${queue.problem}`);
-      return false;
-    }
     // Buffers go back once per turn. Holding them back longer, to save interrupts, was tried: throughput
     // stayed the same, and round trips took longer.
-    ring.publish();
-    return result === 'more' || queue.requestKick();
+    if (result !== 'broken') ring.publish();
+    const hasMore = result === 'more' || queue.requestKick();
+    return this.#isSound('TX', queue) && hasMore;
   }
 
   #runRx(nowMs: number): boolean {
@@ -184,19 +182,21 @@ export class Device implements VhostUserTarget, SocketEvents {
     if (!ring.isLive) return false;
     const result = this.#muxer.feedGuest(queue, nowMs);
     ring.publish();
-    if (result === 'broken') {
-      this.#fail(`RX ring: ${queue.problem}`);
-      return false;
-    }
+    let hasMore = result === 'more';
     if (result === 'starved') {
       this.#isRxStarved = true;
-      return queue.requestKick();
-    }
-    if (this.#isRxStarved) {
+      hasMore = queue.requestKick();
+    } else if (this.#isRxStarved) {
       this.#isRxStarved = false;
       queue.suppressKicks();
     }
-    return result === 'more';
+    return this.#isSound('RX', queue) && hasMore;
+  }
+
+  /** At the end of a turn: also a store may find a fault, and no event of the guest has to follow. */
+  #isSound(name: 'TX' | 'RX', { problem }: Virtqueue): boolean {
+    if (problem !== undefined) this.#fail(`${name} ring: ${problem}`);
+    return problem === undefined;
   }
 
   // ── what the session asks for ────────────────────────────────────────────────────────────────────

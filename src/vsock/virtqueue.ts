@@ -44,7 +44,7 @@ export class Virtqueue {
     return this.#ring !== undefined;
   }
 
-  /** Why `peek` said `broken`. */
+  /** Why `peek` says `broken`; `publish` and `requestKick` can find it, too. */
   get problem(): string | undefined {
     return this.#problem;
   }
@@ -163,10 +163,13 @@ export class Virtqueue {
    */
   requestKick(): boolean {
     const ring = this.#ring;
-    if (ring === undefined) return false;
+    if (ring === undefined || this.#problem !== undefined) return false;
     if (this.#usesEventIndex) ring.storeAvailableEvent(this.#takenIndex);
     else ring.storeUsedFlags(0);
-    return this.available() !== 0 && ring.fault === undefined;
+    const isWaiting = this.available() !== 0;
+    if (ring.fault === undefined) return isWaiting;
+    this.#faulty(ring.fault);
+    return false;
   }
 
   /** Chains that wait, as far as we have looked. */

@@ -11,8 +11,9 @@ import { MIB } from '../../src/base/units.ts';
 import { createMemFd } from '../../src/sys/fd.ts';
 import { openProcessMemory } from '../../src/sys/process-memory.ts';
 import { createVsockHost, type VsockDevice, type VsockHost } from '../../src/vsock/host.ts';
+import { OP } from '../../src/vsock/packet.ts';
 import { REQUEST } from '../../src/vsock/vhost-user.ts';
-import type { GuestRingsOptions } from '../support/guest-rings.ts';
+import { GUEST_BASE, type GuestRingsOptions } from '../support/guest-rings.ts';
 import { collect, openFds } from '../support/process-view.ts';
 import { VhostFrontEnd } from '../support/vhost-front-end.ts';
 
@@ -212,6 +213,25 @@ it('a VMM that lies about its addresses is refused, or gets errors', async () =>
   guest.startRings([0, 0]);
   guest.tell(REQUEST.getFeatures);
   expect((await made.device.closed).reason).toBe('protocol-error');
+});
+
+it('a VMM that lies about where answers go loses its device with the first one', async () => {
+  const made = await attach();
+  const guest = VhostFrontEnd.connect(made.vhostSocketPath, made.guestCid);
+  frontEnds.push(guest);
+  await guest.negotiate();
+  // Beyond every address of a process.
+  guest.shareMemory(2 ** 40);
+  for (let head = 0; head < 128; head += 1)
+    guest.rings.rx.setDescriptor(head, GUEST_BASE + 2 ** 40 - 2 ** 16, 3776, 2, 0);
+  guest.startRings([0, 0]);
+  // A reset is the answer, and nothing comes from the guest after it.
+  guest.rings.send({ op: OP.data, hostPort: 1, guestPort: 1 });
+  guest.kick(guest.rings.tx);
+  expect(await made.device.closed).toEqual({
+    reason: 'protocol-error',
+    detail: expect.stringMatching(/^RX ring: memory that can not be written/),
+  });
 });
 
 /** Has memory whose pages come from a userfaultfd (userfaultfd(2)) that it never answers; prints its address. */
