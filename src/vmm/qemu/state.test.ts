@@ -1,5 +1,7 @@
-import { describe, expect, it } from 'vitest';
-import { configurationOf } from './state.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { MIB } from '../../base/units.ts';
+import type { QmpClient } from './qmp.ts';
+import { configurationOf, saveDevices } from './state.ts';
 
 const u32 = (value: number): Buffer => {
   const bytes = Buffer.alloc(4);
@@ -53,5 +55,24 @@ describe('configurationOf', () => {
         expect(error).toMatchObject({ code: 'vmm_command_failed' });
       }
     }
+  });
+
+  it('keeps nothing of the rest', () => {
+    const kept = configurationOf(Buffer.concat([whole, Buffer.alloc(MIB, 4)]));
+    expect(kept.buffer.byteLength).toBeLessThan(MIB);
+  });
+});
+
+describe('saveDevices', () => {
+  it('takes its descriptor back from a QEMU that refuses, which goes on', async () => {
+    const remove = vi.fn(async () => undefined);
+    const qmp = {
+      addFd: async () => ({ path: '/dev/fdset/0', remove }),
+      execute: async (command: string) => {
+        if (command !== 'stop') throw new Error('refused');
+      },
+    } as unknown as QmpClient;
+    await expect(saveDevices(qmp, Buffer.alloc(0))).rejects.toThrow('refused');
+    expect(remove).toHaveBeenCalledOnce();
   });
 });

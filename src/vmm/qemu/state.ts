@@ -13,6 +13,7 @@
  */
 import { constants, openSync, readSync, writeSync } from 'node:fs';
 import { sleep } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
 import { closeFd, createMemFd, fileSize } from '../../sys/fd.ts';
 import { VmmError } from '../errors.ts';
 import { STATE_BYTES_MAX } from '../snapshot.ts';
@@ -58,8 +59,12 @@ export async function saveDevices(qmp: QmpClient, configuration: Buffer): Promis
     const writable = openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY);
     try {
       const added = await qmp.addFd(writable);
-      await qmp.execute(SAVE_DEVICES, { filename: added.path, live: false });
-      await added.remove();
+      try {
+        await qmp.execute(SAVE_DEVICES, { filename: added.path, live: false });
+      } finally {
+        // A VM that could not be saved goes on, and may be saved again. Its own failure counts more than this one.
+        await added.remove().catch((error: unknown) => ignore(error, 'a set without users'));
+      }
     } finally {
       closeFd(writable);
     }
@@ -105,7 +110,8 @@ export function configurationOf(state: Buffer): Buffer {
     }
     const next = state[at];
     if (next !== SECTION_START && next !== SECTION_FULL) throw problem('no section');
-    return state.subarray(0, at);
+    // A copy: it is kept as long as the VM, and must not keep the rest.
+    return Buffer.from(state.subarray(0, at));
   } catch (error) {
     if (error instanceof RangeError) throw problem('no end');
     throw error;
