@@ -60,6 +60,21 @@ async function withVmm(test: (ram: PrivateRam, pid: number) => Promise<void>): P
 }
 
 describe('PrivateRam', () => {
+  it('takes only a sealed file of its size', () => {
+    const unsealed = createMemFd('ram', BYTES);
+    const fd = sealed();
+    const path = (of: number): string => `/proc/self/fd/${of}`;
+    for (const [from, bytes] of [
+      ['/proc/none', BYTES],
+      [path(unsealed), BYTES],
+      [path(fd), BYTES + 4096],
+    ] as const)
+      expect(() => PrivateRam.open(from, bytes)).toThrow(
+        expect.objectContaining({ code: 'vm_spec_invalid' }),
+      );
+    for (const of of [unsealed, fd]) closeFd(of);
+  });
+
   it("writes the VMM's own pages, and no others", async () => {
     const target = createMemFd('target', BYTES);
     await withVmm(async (ram, pid) => {

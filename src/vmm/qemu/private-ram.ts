@@ -18,6 +18,8 @@ interface Piece {
 }
 
 const CHUNK_BYTES = MIB;
+/** Chunks without own pages that are looked at before others get a turn of this thread. */
+const CHUNKS_PER_TURN = 64;
 /** Words of /proc/PID/pagemap: 64 bits a page (kernel, Documentation/admin-guide/mm/pagemap.rst). */
 const WORD_BYTES = 8;
 /** In the upper half of a word: 63 present, 62 swapped, 61 page of a file or shared. */
@@ -39,15 +41,16 @@ export class PrivateRam {
    * @throws VmmError `vm_spec_invalid`
    */
   static open(path: string, bytes: number): PrivateRam {
-    // QEMU 7.2 opens it for writing, which the seal makes harmless.
-    const fd = openSync(path, 'r+');
+    let fd = -1;
     try {
+      // QEMU 7.2 opens it for writing, which the seal makes harmless.
+      fd = openSync(path, 'r+');
       const size = fileSize(fd);
       if (size !== bytes) throw new Error(`it has ${size} of ${bytes} bytes`);
       if (!isSealed(fd)) throw new Error('it is not sealed against writing');
       return new PrivateRam(fd, bytes);
     } catch (cause) {
-      closeFd(fd);
+      if (fd >= 0) closeFd(fd);
       throw new VmmError('vm_spec_invalid', "the clone's RAM can not be mapped", { cause });
     }
   }
@@ -87,6 +90,7 @@ export class PrivateRam {
     const { address, buffer } = allocateNative(CHUNK_BYTES);
     const chunk = new Uint8Array(buffer);
     let total = 0;
+    let quiet = 0;
     for (const piece of pieces) {
       for (let at = 0; at < piece.bytes; at += CHUNK_BYTES) {
         const end = Math.min(at + CHUNK_BYTES, piece.bytes);
@@ -98,7 +102,8 @@ export class PrivateRam {
           if (writeSync(fd, chunk, 0, bytes, to) !== bytes) throw new Error('a short write');
           total += bytes;
         }
-        if (runs.length > 0) await nextTurn();
+        quiet = runs.length > 0 ? 0 : (quiet + 1) % CHUNKS_PER_TURN;
+        if (quiet === 0) await nextTurn();
         if (this.#isClosed) throw gone();
       }
     }
