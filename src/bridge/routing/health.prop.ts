@@ -150,4 +150,7 @@ it('keeps the pauses of a thousand models that end last, whatever names guests m
   for (let i = 1; i <= 1_500; i += 1) limit(`m${i}`, 1_000 * i);
   const isPaused = (i: number) => !health.availability(0, `m${i}`).ok;
   expect([1, 500, 501, 1_500].map(isPaused)).toEqual([false, false, true, true]);
+  const long = 'm'.repeat(1_001);
+  limit(long, 1_000_000);
+  expect(health.availability(0, long).ok).toBe(true);
 });

@@ -36,6 +36,7 @@ export const HEALTH_LIMITS: HealthLimits = {
 
 /** Models with a pause of their own. Without a list of an upstream's models, guests name what they like. */
 const LIMITED_MODELS_MAX = 1_000;
+const LIMITED_NAME_CHARACTERS_MAX = 1_000;
 
 export type Availability =
   | { readonly ok: true }
@@ -118,6 +119,7 @@ export class Health {
   }
 
   #limit(model: string, retryAfterMs: number | null, nowMs: number): void {
+    if (model.length > LIMITED_NAME_CHARACTERS_MAX) return;
     for (const [name, until] of this.#limitedUntilMs) {
       if (until <= nowMs) this.#limitedUntilMs.delete(name);
     }
