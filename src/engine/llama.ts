@@ -25,6 +25,7 @@ import type {
   Prompt,
   Turn,
 } from './backend.ts';
+import { ClosableGrammar, Closer } from './closing.ts';
 import { EngineError } from './errors.ts';
 import { SaltedCache } from './salted-cache.ts';
 
@@ -291,17 +292,25 @@ class LlamaBackend implements Backend {
     const written: Token[] = [];
     let pending: Token[] = [];
     const reply = { text: '' };
+    const closer = this.#closer(options);
     const generation = sequence.evaluate(
       prompt.slice(-1),
       this.#evaluateOptions(options, written, reply),
     );
     for await (const token of generation) {
       if (options.signal.aborted) break;
-      written.push(token);
       pending.push(token);
-      let text = this.#model.detokenize(pending, false, written.slice(0, -pending.length));
+      const before = written.slice(0, written.length + 1 - pending.length);
+      let text = this.#model.detokenize(pending, false, before);
       if (text.endsWith('\ufffd') && pending.length < CHARACTER_TOKENS_MAX) text = '';
       else pending = [];
+      const end = closer?.accept(text, options.maxTokens - written.length - 1) ?? null;
+      // A call that does not fit is not replaced by the shortest text.
+      if (end !== null && (reply.text !== '' || options.grammar?.onlyAfter === null)) {
+        yield { kind: 'closing', text: end, tokens: this.#model.tokenize(end).length };
+        break;
+      }
+      written.push(token);
       if (reply.text.length < 8) reply.text += text;
       yield { kind: 'token', text };
       if (written.length >= options.maxTokens) break;
@@ -342,7 +351,7 @@ class LlamaBackend implements Backend {
     salt: string,
     reply: { readonly text: string },
   ): NonNullable<SequenceEvaluateOptions['grammarEvaluationState']> {
-    const grammar = this.#grammars.get(salt, use.gbnf);
+    const { grammar } = this.#grammars.get(salt, use.gbnf);
     const state = new this.#library.LlamaGrammarEvaluationState({ model: this.#model, grammar });
     const { onlyAfter } = use;
     if (onlyAfter === null) return state;
@@ -352,9 +361,16 @@ class LlamaBackend implements Backend {
     };
   }
 
-  #compile(gbnf: string): LlamaGrammar {
+  #closer({ grammar, cacheSalt, maxTokens }: GenerateOptions): Closer | null {
+    if (grammar === null) return null;
+    const { closable } = this.#grammars.get(cacheSalt, grammar.gbnf);
+    return new Closer(closable, (text) => this.#model.tokenize(text).length, maxTokens);
+  }
+
+  #compile(gbnf: string): { grammar: LlamaGrammar; closable: ClosableGrammar } {
     try {
-      return new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
+      const grammar = new this.#library.LlamaGrammar(this.#llama, { grammar: gbnf });
+      return { grammar, closable: new ClosableGrammar(gbnf) };
     } catch (error) {
       throw new EngineError('bad_request', 'llama.cpp rejects the grammar of the schema', {
         cause: error,

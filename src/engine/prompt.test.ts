@@ -35,6 +35,16 @@ function text(made: ChatPlan): string {
   throw new Error('no text');
 }
 
+describe('planChat for an answer with a grammar', () => {
+  it.each([true, false])('has no stops but those of the request (template: %s)', (chatTemplate) => {
+    const stop = ['###'];
+    expect(plan({ response_format: { type: 'json_object' }, stop }, chatTemplate).stops).toEqual(
+      stop,
+    );
+    expect(plan({ stop }, chatTemplate).stops.length).toBeGreaterThan(1);
+  });
+});
+
 describe('planChat for a base model', () => {
   it('writes a transcript whose next line is the answer', () => {
     const made = plan({ messages: [{ role: 'system', content: 'Be kind.' }, user] }, false);

@@ -37,6 +37,7 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
   const forced = forcedCall(request, tools, bounds);
   const prefill = forced?.prefill ?? '';
   const transcript = chatTemplate ? null : baseTranscript(request, tools);
+  const grammar = forced?.grammar ?? freeGrammar(request, tools, bounds);
   return {
     prompt:
       transcript === null
@@ -50,11 +51,17 @@ export function planChat(request: ChatRequest, chatTemplate: boolean): ChatPlan 
           }
         : { kind: 'text', text: prefill === '' ? transcript : `${transcript} ${prefill}` },
     prefill,
-    stops: [...request.stops, ...(chatTemplate ? TEMPLATE_STOPS : BASE_STOPS)],
-    grammar: forced?.grammar ?? freeGrammar(request, tools, bounds),
+    stops: [...request.stops, ...ownStops(grammar, chatTemplate)],
+    grammar,
     calls: tools.length > 0,
     trim: !chatTemplate || request.tools.length > 0,
   };
+}
+
+/** A grammar ends its answer itself; a stop could occur in a string of its JSON. */
+function ownStops(grammar: GrammarUse | null, chatTemplate: boolean): readonly string[] {
+  if (grammar?.onlyAfter === null) return [];
+  return chatTemplate ? TEMPLATE_STOPS : BASE_STOPS;
 }
 
 /** The tools that this reply may call. */

@@ -119,7 +119,8 @@ export class Service {
     const maxTokens = Math.min(request.maxTokens ?? DEFAULT_ANSWER_TOKENS, room);
     return this.#slots.run(signal, () =>
       this.#generate(
-        { ...job, stops: [...job.stops, ...stops] },
+        // A grammar ends its answer itself; a stop could occur in a string of its JSON.
+        job.grammar?.onlyAfter === null ? job : { ...job, stops: [...job.stops, ...stops] },
         {
           tokens,
           maxTokens,
@@ -141,18 +142,20 @@ export class Service {
     await pass(reader.push(job.prefill));
     let completionTokens = 0;
     let cachedTokens = 0;
+    let isClosed = false;
     for await (const event of this.#backend.generate(options)) {
       if (event.kind === 'prompt') {
         cachedTokens = event.cachedTokens;
         continue;
       }
-      completionTokens++;
+      isClosed = event.kind === 'closing';
+      completionTokens += event.kind === 'closing' ? event.tokens : 1;
       await pass(reader.push(event.text));
       if (reader.isDone || completionTokens >= options.maxTokens) break;
     }
     options.signal.throwIfAborted();
     // At the token limit an answer is complete only if a stop or the end of a call was reached.
-    const complete = reader.isDone || completionTokens < options.maxTokens;
+    const complete = !isClosed && (reader.isDone || completionTokens < options.maxTokens);
     await pass(reader.end());
     return {
       finish: !complete ? 'length' : reader.isCall ? 'tool_calls' : 'stop',

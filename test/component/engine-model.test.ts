@@ -175,6 +175,28 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     });
   });
 
+  it.each<[string, object, number]>([
+    ['a string', { type: 'string' }, 30],
+    ['a list', { type: 'array', items: { type: 'string' }, minItems: 2 }, 24],
+    ['any object', { type: 'object' }, 16],
+    ['a choice', { anyOf: [{ type: 'string' }, { type: 'number' }] }, 16],
+    ['an optional string', { type: ['string', 'null'] }, 16],
+  ])('completes JSON with %s at the limit of tokens', async (name, long, max_tokens) => {
+    const schema = {
+      type: 'object',
+      properties: { long, last: { type: 'integer' } },
+      required: ['long', 'last'],
+    };
+    const { choices } = await post(engine, '/chat/completions', {
+      messages: [{ role: 'user', content: 'Tell a very long story about many cats.' }],
+      response_format: { type: 'json_schema', json_schema: { name: 'story', schema } },
+      max_tokens,
+    });
+    const story = JSON.parse(choices[0]?.message.content ?? '') as object;
+    expect(Object.keys(story)).toEqual(['long', 'last']);
+    if (name === 'a string') expect(choices[0]?.finish_reason).toBe('length');
+  });
+
   it('calls a tool with arguments from the question', async () => {
     const number = { type: 'number' };
     const tools = [
