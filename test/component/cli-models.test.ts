@@ -196,6 +196,20 @@ describe('models test', () => {
     expect(stdout() + stderr()).not.toContain(KEY);
   });
 
+  it('a server that has a path, and answers 404 since no model is named, speaks that API', async () => {
+    gpu.answer(({ path, body }, response) => {
+      if (path === '/v1/completions' && body === '{}')
+        sendJson(response, 404, { error: { message: "model '' not found" } });
+      else if (path === '/v1/embeddings')
+        sendJson(response, 404, { error: { message: 'File Not Found' } });
+      else if (path === '/v1/responses') sendJson(response, 404, { detail: 'Not Found' });
+      else speaksChat({ path, body } as Parameters<typeof speaksChat>[0], response);
+    });
+    const { cli, stdout } = testCli({ json: true, env });
+    await modelsTest(cli, ['llama3']);
+    expect(JSON.parse(stdout())).toMatchObject([{ dialects: ['chat', 'text'] }]);
+  });
+
   it('asks a server of Anthropic’s API for its models and a message, with the key in x-api-key', async () => {
     cloud.answer(({ path, body }, response) => {
       if (path !== '/v1/messages') return sendJson(response, 404, {});

@@ -25,7 +25,7 @@ const CHAT = MODEL_APIS.chat;
 const QUESTION = 'What is the capital of France? Answer in one short sentence.';
 /** The model counts on and on. */
 const COUNT = 'Count from 1 to 1000, one number after the other: 1, 2, 3,';
-const ENDLESS = { text: COUNT, maxTokens: CONTEXT_TOKENS / 2 };
+const ENDLESS = { text: COUNT, maxTokens: CONTEXT_TOKENS / 4 };
 const SCHEMA = {
   type: 'object',
   properties: { city: { type: 'string', maxLength: 20 }, people: { type: 'integer', maximum: 99 } },
@@ -36,6 +36,24 @@ const TOOL = {
   description: 'The weather of a city.',
   parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
 };
+/** The model is too small to choose a tool: it has to repeat a call, or a schema leaves nothing else. */
+const REPEAT = {
+  text: 'Say this again, and nothing else:\n<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+};
+const FORCED = {
+  schema: {
+    type: 'object',
+    properties: {
+      name: { type: 'string', enum: ['weather'] },
+      arguments: {
+        type: 'object',
+        properties: { city: { type: 'string', enum: ['Paris'] } },
+        required: ['city'],
+      },
+    },
+    required: ['name', 'arguments'],
+  },
+};
 const WAYS: readonly (readonly [string, boolean])[] = [
   ['plain', false],
   ['streamed', true],
@@ -44,8 +62,8 @@ const WAYS: readonly (readonly [string, boolean])[] = [
 interface Kind {
   readonly name: string;
   readonly modelOwner: string;
-  /** What the model has to repeat to call the tool: it is too small to choose one. */
-  readonly call: string;
+  /** How it gets the model to call the tool. */
+  readonly call: object;
   /** What the server does with a model that it does not have, and with more than its context. */
   readonly unknownModel: 200 | 404;
   readonly tooLong: 200 | 400;
@@ -54,7 +72,7 @@ interface Kind {
 const OLLAMA: Kind = {
   name: 'Ollama',
   modelOwner: 'library',
-  call: '{"name": "weather", "parameters": {"city": "Paris"}}',
+  call: FORCED,
   unknownModel: 404,
   // It drops what is too much.
   tooLong: 200,
@@ -62,7 +80,7 @@ const OLLAMA: Kind = {
 const LLAMA: Kind = {
   name: 'llama.cpp',
   modelOwner: 'llamacpp',
-  call: '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+  call: REPEAT,
   // It has one model, whatever a request names.
   unknownModel: 200,
   tooLong: 400,
@@ -199,8 +217,7 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
     });
 
     it.each(WAYS)('%s: a call of a tool', async (_, stream) => {
-      const text = `Say this again, and nothing else:\n${kind.call}`;
-      const { calls } = await asked(api, { text, tool: TOOL, maxTokens: 60 }, stream);
+      const { calls } = await asked(api, { ...kind.call, tool: TOOL, maxTokens: 60 }, stream);
       expect(calls).toEqual([{ name: 'weather', input: { city: 'Paris' } }]);
     });
 
@@ -277,21 +294,23 @@ function servesAllApis(kind: Kind, start: () => Promise<ModelServer>): void {
   it('the result of a tool goes back with its call', async () => {
     const { model } = world.server();
     const input = { city: 'Paris' };
-    const messages = [
-      { role: 'user', content: 'How is the weather in Paris?' },
-      { role: 'assistant', content: [{ type: 'tool_use', id: 'c1', name: TOOL.name, input }] },
-      { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'c1', content: 'sunny' }] },
-    ];
-    const tool = {
-      name: TOOL.name,
-      description: TOOL.description,
-      input_schema: TOOL.parameters,
-    };
-    const body = { model, messages, tools: [tool], max_tokens: 24, temperature: 0 };
+    const { name, description, parameters } = TOOL;
+    const tools = [{ name, description, input_schema: parameters }];
     const { path, read } = MODEL_APIS.messages;
-    const answer = await world.call(path, body);
-    expect(answer.status).toBe(200);
-    expect(read(answer.body, false).text).toMatch(/sunny/i);
+    const promptFor = async (result: string): Promise<number> => {
+      const messages = [
+        { role: 'user', content: 'How is the weather in Paris?' },
+        { role: 'assistant', content: [{ type: 'tool_use', id: 'c1', name, input }] },
+        { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'c1', content: result }] },
+      ];
+      const body = { model, messages, tools, max_tokens: 4, temperature: 0 };
+      const answer = await world.call(path, body);
+      expect(answer.status).toBe(200);
+      return read(answer.body, false).promptTokens;
+    };
+    const [short, long] = [await promptFor('sunny'), await promptFor(' sunny'.repeat(31))];
+    expect(long - short).toBeGreaterThanOrEqual(25);
+    expect(long - short).toBeLessThan(40);
   });
 
   it('an answer tells no cache hits', async () => {

@@ -28,13 +28,14 @@ export interface ModelServer {
 /** Tokens that a request and its answer can have together. */
 export const CONTEXT_TOKENS = 1024;
 const MODEL = 'smollm2';
-/** ChatML with tools as Ollama's parser finds them. The template of the model's file knows none. */
-const TEMPLATE = `{{- range $i, $_ := .Messages }}
-{{- $last := eq (len (slice $.Messages $i)) 1 }}<|im_start|>{{ .Role }}
-{{ if and $last $.Tools (eq .Role "user") }}Tools: {{ $.Tools }}
-{{ end }}{{ .Content }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "parameters": {{ .Function.Arguments }}}{{ end }}<|im_end|>
-{{ if $last }}<|im_start|>assistant
-{{ end }}{{ end }}`;
+/**
+ * The template of the model's file has no tools. This one tells Ollama that calls are JSON, and the model nothing of the
+ * tools, which confuse it.
+ */
+const TEMPLATE = `{{- if .Tools }}{{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}<|im_end|>
+{{ end }}<|im_start|>assistant
+`;
 
 export async function startOllama(found: ServerProgram): Promise<ModelServer> {
   const dir = mkdtempSync(join(tmpdir(), 'nv-ollama-'));

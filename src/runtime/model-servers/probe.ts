@@ -4,11 +4,11 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { timeLimit } from '../../base/time-limit.ts';
-import { isJsonObject } from '../../bridge/json-body.ts';
+import { isJsonObject, parseObject } from '../../bridge/json-body.ts';
 import { BRIDGE_LIMITS } from '../../bridge/limits.ts';
 import { eventData, SseSplitter } from '../../bridge/sse.ts';
 import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
-import { fetchModels } from '../../bridge/upstream/catalog.ts';
+import { fetchModels, readBounded } from '../../bridge/upstream/catalog.ts';
 import type { UpstreamClient } from '../../bridge/upstream/client.ts';
 
 export interface Prober {
@@ -54,6 +54,7 @@ export type SpokenDialect = keyof typeof DIALECTS;
 
 /** What a server answers for a path that it does not have. */
 const ABSENT: ReadonlySet<number> = new Set([404, 405, 501]);
+const ERROR_BYTES_MAX = 4_096;
 const DIALECT_MS_MAX = 10_000;
 
 /** The APIs whose paths a server has. It gets an empty object, which costs no token. */
@@ -66,14 +67,24 @@ export async function probeDialects(
     using limit = timeLimit(prober.clock, DIALECT_MS_MAX, prober.signal);
     try {
       const response = await post(prober, target, DIALECTS[name], {}, limit.signal);
-      response.destroy();
-      if (!ABSENT.has(response.statusCode ?? 404)) found.push(name);
+      if (await hasPath(response)) found.push(name);
     } catch (error) {
       ignore(error, 'the list of models or the first token tells why');
       break;
     }
   }
   return found;
+}
+
+/** Ollama answers 404 if a request names no model, as for a path that it does not have. */
+async function hasPath(response: IncomingMessage): Promise<boolean> {
+  const { statusCode = 404 } = response;
+  const body = statusCode === 404 ? await readBounded(response, ERROR_BYTES_MAX) : undefined;
+  response.destroy();
+  if (!ABSENT.has(statusCode)) return true;
+  const error = parseObject(body?.toString('utf8') ?? '')?.['error'];
+  const message = isJsonObject(error) ? error['message'] : error;
+  return typeof message === 'string' && /\bmodel\b/i.test(message);
 }
 
 export interface TokenProbe {
