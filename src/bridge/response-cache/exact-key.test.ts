@@ -28,6 +28,13 @@ describe('exactKey of `repeatable`', () => {
     expect(repeatable(of)).toBe(expected);
   });
 
+  it('a number beyond all others never is: it would be equal to null', () => {
+    expect([
+      repeatable({ seed: 1, x: JSON.parse('1e999') }),
+      repeatable({ seed: 1, x: null }),
+    ]).toEqual([false, true]);
+  });
+
   it('embeddings always are, unless they ask for several', () => {
     expect([repeatable({ input: 'a' }, false), repeatable({ n: 3 }, false)]).toEqual([true, false]);
   });

@@ -73,7 +73,9 @@ const isSeed = (value: unknown): boolean => typeof value === 'number' && value >
 
 /** False: two numbers that the model server tells apart may be equal here, since ours have 53 bits. */
 function isExact(value: unknown): boolean {
-  if (typeof value === 'number') return Number.isSafeInteger(value) || !Number.isInteger(value);
+  if (typeof value === 'number') {
+    return Number.isSafeInteger(value) || (Number.isFinite(value) && !Number.isInteger(value));
+  }
   if (Array.isArray(value)) return value.every(isExact);
   return !isJsonObject(value) || Object.values(value).every(isExact);
 }
