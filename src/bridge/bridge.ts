@@ -89,6 +89,8 @@ export interface BridgeOptions {
   readonly content?: ContentMode | undefined;
   /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
   readonly tenantOf?: (sandboxId: string) => string | null;
+  /** Sandboxes of the same scope share cached answers. Default: `tenantOf`. */
+  readonly cacheScopeOf?: (sandboxId: string) => string | null;
   /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
   readonly tracer?: Tracer;
   /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
@@ -206,6 +208,7 @@ export function createBridge(options: BridgeOptions): Bridge {
         records,
         content,
         tenantOf: options.tenantOf ?? (() => null),
+        cacheScopeOf: options.cacheScopeOf ?? options.tenantOf ?? (() => null),
         queues,
         budgets,
         sharedBudgets: options.sharedBudgets?.of ?? (() => []),

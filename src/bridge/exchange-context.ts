@@ -46,5 +46,7 @@ export interface ExchangeContext extends AdmissionContext {
   /** Undefined: requests are neither recorded nor answered from a cassette. */
   readonly tape: PortTape | undefined;
   readonly cache: ResponseCache;
+  /** Sandboxes of the same scope share cached answers. */
+  readonly cacheScopeOf: (sandboxId: string) => string | null;
   readonly apis: SpokenApis;
 }

@@ -123,7 +123,7 @@ export interface RuntimeOptions {
 const HELLO_TIMEOUT_MS = 60_000;
 
 /** Owner of a sandbox; null: the operator. */
-type TenantOf = (sandboxId: string) => string | null;
+type Owners = Record<'tenantOf' | 'cacheScopeOf', (sandboxId: string) => string | null>;
 
 export class Runtime {
   readonly home: Home;
@@ -154,7 +154,7 @@ export class Runtime {
   readonly #cleanup: CleanupStack;
   #images: Images | undefined;
   readonly #usageListeners: Set<(usage: UsageRecord) => void>;
-  readonly #owners: { tenantOf: TenantOf };
+  readonly #owners: Owners;
 
   private constructor(
     options: RuntimeOptions,
@@ -177,7 +177,7 @@ export class Runtime {
       ram: CloneRam;
       cleanup: CleanupStack;
       usageListeners: Set<(usage: UsageRecord) => void>;
-      owners: { tenantOf: TenantOf };
+      owners: Owners;
       tape: RuntimeTape | null;
     },
   ) {
@@ -269,7 +269,7 @@ export class Runtime {
       const { tracer, guests } = traces;
       const usageListeners = new Set([(record: UsageRecord) => metrics.noteUsage(record)]);
       if (options.onUsage !== undefined) usageListeners.add(options.onUsage);
-      const owners: { tenantOf: TenantOf } = { tenantOf: () => null };
+      const owners: Owners = { tenantOf: () => null, cacheScopeOf: () => null };
       // Once the bridge is closed, all answers have ended.
       cleanup.push('cassette', () => tape?.close(upstream.defaultModel));
       const bridge = createBridge({
@@ -282,6 +282,7 @@ export class Runtime {
           for (const listener of usageListeners) listener(record);
         },
         tenantOf: (id) => owners.tenantOf(id),
+        cacheScopeOf: (id) => owners.cacheScopeOf(id),
         tape: tape?.tape,
         sharedBudgets: options.sharedBudgets,
         cacheBytes: options.modelCacheBytes,
@@ -510,8 +511,8 @@ export class Runtime {
   }
 
   /** Shares model servers among the tenants of sandboxes from now on. Before: all are the operator's. */
-  setTenantOf(tenantOf: TenantOf): void {
-    this.#owners.tenantOf = tenantOf;
+  setOwners(owners: Owners): void {
+    Object.assign(this.#owners, owners);
   }
 
   /** Starts the built-in model server ahead of the first request, which reports failures. */

@@ -74,6 +74,21 @@ describe('KeyStore', () => {
 });
 
 describe('KnownKeys', () => {
+  it('tells a tenant from an earlier one of the same name', () => {
+    const { id } = store.create('acme', null).info;
+    const first = known.incarnationOf('acme');
+    store.create('acme', null);
+    store.create('beta', null);
+    expect(known.incarnationOf('acme')).toBe(first);
+    expect(known.incarnationOf('beta')).not.toBe(first);
+    for (const one of store.list()) if (one.tenant === 'acme') store.revoke(one.id);
+    const none = known.incarnationOf('acme');
+    store.create('acme', null);
+    const later = known.incarnationOf('acme');
+    expect(new Set([first, none, later]).size).toBe(3);
+    expect(first).toContain(id);
+  });
+
   it('knows a key from its creation to its revocation, without a restart', () => {
     expect(known.identify('e2b_00')).toBeNull();
     const { key, info } = store.create('acme', null);

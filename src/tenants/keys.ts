@@ -125,6 +125,20 @@ export class KnownKeys {
     return isUsable ? { tenant: found.tenant, key: found.id } : null;
   }
 
+  /**
+   * Tells a tenant from an earlier one of the same name: by its oldest valid key, so it also changes when that is revoked.
+   * Never throws.
+   */
+  incarnationOf(tenant: string): string {
+    this.#refresh();
+    const valid = [...this.#byDigest.values()].filter(
+      (one) => one.tenant === tenant && one.revokedAtMs === null,
+    );
+    valid.sort((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
+    // No name of a tenant has a space.
+    return `${tenant} ${valid[0]?.id ?? ''}`;
+  }
+
   /** True for a key that was revoked or whose file is gone; false while its file can't be read. Never throws. */
   isRevoked(id: string): boolean {
     if (!this.#refresh() || this.#ignored.has(id)) return false;

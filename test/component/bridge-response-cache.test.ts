@@ -266,6 +266,14 @@ describe('tenants', () => {
     expect(fixture.mock.requests).toHaveLength(3);
   });
 
+  it('one that is made again under the name of another has none of its answers', async () => {
+    let scope = 'acme 1';
+    const fixture = await bridge({ tenantOf: () => 'acme', cacheScopeOf: () => scope });
+    const first = await twice(() => fixture.call(CHAT, chat('a')));
+    scope = 'acme 2';
+    expect(marks([...first, await fixture.call(CHAT, chat('a'))])).toEqual(['miss', 'hit', 'miss']);
+  });
+
   it('sandboxes without a tenant share, each no older than its own time', async () => {
     const clock = jumping();
     const fixture = await bridge({ clock });
@@ -440,6 +448,17 @@ describe('an answer that is not kept', () => {
     'an error': (_, response) => sendJson(response, 400, { error: { message: 'no' } }),
     'an error with status 200': (_, response) =>
       sendJson(response, 200, { error: { message: 'no' } }),
+    'an error of Anthropic’s API with status 200': (_, response) =>
+      sendJson(response, 200, { type: 'error', error: { message: 'no' } }),
+    'an error of vLLM with status 200': (_, response) =>
+      sendJson(response, 200, { object: 'error', message: 'no' }),
+    'one whose end is that of its connection': (_, response) => {
+      response.shouldKeepAlive = false;
+      response.useChunkedEncodingByDefault = false;
+      response.removeHeader('transfer-encoding');
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.end(JSON.stringify(completion('half')).slice(0, -9));
+    },
     'one that broke off': (_, response) => {
       response.writeHead(200, { 'content-type': 'application/json', 'content-length': '100' });
       response.write('{"choices":');

@@ -70,6 +70,7 @@ export async function bridgeFixture(
     apiKey?: string;
     bodyMemory?: FairShareLimits;
     tenantOf?: BridgeOptions['tenantOf'];
+    cacheScopeOf?: BridgeOptions['cacheScopeOf'];
     queue?: BridgeOptions['queue'];
     sharedBudgets?: BridgeOptions['sharedBudgets'];
     tape?: BridgeOptions['tape'];
@@ -98,6 +99,7 @@ export async function bridgeFixture(
     log: options.log ?? silentLog,
     ...(options.bodyMemory === undefined ? {} : { bodyMemory: options.bodyMemory }),
     ...(options.tenantOf === undefined ? {} : { tenantOf: options.tenantOf }),
+    ...(options.cacheScopeOf === undefined ? {} : { cacheScopeOf: options.cacheScopeOf }),
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     tape: options.tape,
     sharedBudgets: options.sharedBudgets,

@@ -9,7 +9,8 @@ import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Clock } from '../../base/clock.ts';
 import { Counter, type Metric, single } from '../../base/metrics.ts';
-import { MIB } from '../../base/units.ts';
+import { KIB, MIB } from '../../base/units.ts';
+import { parseObject } from '../json-body.ts';
 import type { BridgePolicy } from '../policy.ts';
 import type { Asked } from '../request-form.ts';
 import type { Route, RoutedUpstream } from '../routing/route-table.ts';
@@ -28,8 +29,8 @@ export const CACHED_ANSWER_BYTES_MAX = 4 * MIB;
 /** Of the guest, and may change what the model server answers. */
 const ANSWER_HEADERS = ['accept', 'anthropic-beta', 'anthropic-version', 'openai-beta'] as const;
 
-/** Some servers report an error with status 200. */
-const ERROR_BODY = /^\s*\{\s*"error"\s*:/;
+/** A longer document is no error. */
+const ERROR_BYTES_MAX = 16 * KIB;
 
 export interface CachedAnswer {
   readonly api: UpstreamApi;
@@ -77,16 +78,16 @@ export function cacheUse(
     readonly tape: unknown;
     readonly policy: BridgePolicy;
     readonly sandboxId: string;
-    readonly tenantOf: (sandboxId: string) => CacheScope;
+    readonly cacheScopeOf: (sandboxId: string) => CacheScope;
     readonly dispatcher: { upstreamOf(name: string): RoutedUpstream | undefined };
   },
   asked: CacheRequest['asked'],
   headers: IncomingHttpHeaders,
 ): CacheUse | undefined {
-  const { cache, tape, policy, sandboxId, tenantOf, dispatcher } = context;
+  const { cache, tape, policy, sandboxId, cacheScopeOf, dispatcher } = context;
   if (tape !== undefined || policy.cache === undefined) return undefined;
   const upstreamOf = (name: string) => dispatcher.upstreamOf(name);
-  return cache.use({ scope: tenantOf(sandboxId), policy, asked, headers, upstreamOf });
+  return cache.use({ scope: cacheScopeOf(sandboxId), policy, asked, headers, upstreamOf });
 }
 
 export class ResponseCache {
@@ -234,11 +235,22 @@ class Draft implements CacheDraft {
     const body = Buffer.concat(this.#chunks);
     this.#chunks.length = 0;
     const { statusCode: status = 0, headers = {}, complete = false } = this.#answer ?? {};
-    const isGood = isWhole && complete && !ERROR_BODY.test(body.toString('latin1', 0, 64));
+    const isGood = isWhole && complete && hasLength(headers) && !isError(body);
     if (isGood && body.length > 0)
       this.#keep(draft, { status, contentType: headers['content-type'], body });
     draft.drop();
   }
+}
+
+/** Without a length or chunks, an answer whose server died looks whole. */
+const hasLength = (headers: IncomingHttpHeaders): boolean =>
+  (headers['content-length'] ?? headers['transfer-encoding']) !== undefined;
+
+/** Some servers report an error with status 200. */
+function isError(body: Buffer): boolean {
+  if (body.length > ERROR_BYTES_MAX) return false;
+  const { error, type, object } = parseObject(body.toString('utf8')) ?? {};
+  return error != null || type === 'error' || object === 'error';
 }
 
 function plannedUpstream(

@@ -129,14 +129,21 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.onUsage(({ sandboxId }) => {
       budgets.note(quotas.tenantOf(sandboxId), (account) => runtime.modelUse(account));
     });
-    runtime.setTenantOf((id) => quotas.tenantOf(id));
+    const keys = new KnownKeys(home.dir, systemClock, cli.log);
+    runtime.setOwners({
+      tenantOf: (id) => quotas.tenantOf(id),
+      cacheScopeOf: (id) => {
+        const tenant = quotas.tenantOf(id);
+        return tenant === null ? null : keys.incarnationOf(tenant);
+      },
+    });
     const key = at === null ? null : await apiKey(cli.config.daemonKey, home.dir);
     const tenancy =
       key === null
         ? undefined
         : new Tenancy({
             control: opened.control,
-            keys: new KnownKeys(home.dir, systemClock, cli.log),
+            keys,
             apiKey: key.key,
             storage: new StorageQuota(tenants, () => opened.control.pausedBytes()),
             hostedOf: (tenant) => tenants.hostedOf(tenant),
