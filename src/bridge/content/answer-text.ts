@@ -12,9 +12,20 @@ import { SECRET_CHARACTERS_MAX } from './redact.ts';
 
 const HOLD_STEP = 32 * KIB;
 /** Hashed at a time: a call for each part of a stream would cost more than the hash. */
-const HASHED_CHARACTERS = 16 * KIB;
+const HASHED_CHARACTERS = 2 * KIB;
 /** Beyond what is kept, a secret may begin whose end is needed to recognize it. */
 const CHARACTERS_MAX = CONTENT_LIMITS.answerBytesMax + SECRET_CHARACTERS_MAX;
+
+/** At each multiple of these characters, a text is copied. */
+const JOINED_CHARACTERS = 2 * KIB;
+
+/** Without copies, V8 would keep each part of a text, with 32 bytes and more: many times what is held for it. */
+function joined(text: string, part: string): string {
+  const all = text + part;
+  const isDue =
+    Math.floor(all.length / JOINED_CHARACTERS) !== Math.floor(text.length / JOINED_CHARACTERS);
+  return isDue ? Buffer.from(all, 'utf16le').toString('utf16le') : all;
+}
 
 interface Gathered {
   text: string;
@@ -45,12 +56,12 @@ export class AnswerText {
   text(choice: number, part: string): void {
     if (choice === 0) this.#addToHash(part);
     const gathered = this.#take(choice, part);
-    if (gathered !== undefined) gathered.text += part;
+    if (gathered !== undefined) gathered.text = joined(gathered.text, part);
   }
 
   reasoning(choice: number, part: string): void {
     const gathered = this.#take(choice, part);
-    if (gathered !== undefined) gathered.reasoning += part;
+    if (gathered !== undefined) gathered.reasoning = joined(gathered.reasoning, part);
   }
 
   /** @param place of the call in its answer */
@@ -60,7 +71,7 @@ export class AnswerText {
     const call = gathered.calls.get(place);
     if (call !== undefined) {
       call.name ||= name;
-      call.arguments += part;
+      call.arguments = joined(call.arguments, part);
     } else if (gathered.calls.size < CONTENT_LIMITS.callsMax) {
       gathered.calls.set(place, { name, arguments: part });
     } else this.#isCut = true;

@@ -1,4 +1,6 @@
 import { createHash } from 'node:crypto';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from 'vitest';
 import { FairShare } from '../../base/fairness/fair-share.ts';
 import { AnswerText } from './answer-text.ts';
@@ -169,4 +171,23 @@ describe('AnswerText', () => {
     expect(JSON.stringify(content).length).toBeLessThan(CONTENT_LIMITS.answerBytesMax * 1.5);
     text.release();
   });
+});
+
+it('an answer in many small parts takes no more memory than it holds', () => {
+  setFlagsFromString('--expose-gc');
+  const collect: () => void = runInNewContext('gc');
+  const hold = { amount: 0, resize: () => true, release: () => undefined };
+  const memory = { take: (_: string, amount: number) => ({ ...hold, amount }) };
+  collect();
+  const before = process.memoryUsage().heapUsed;
+  const answers = Array.from({ length: 10 }, () => {
+    const answer = new AnswerText('full', memory, 'sandbox-a');
+    for (let n = 0; n < 60_000; n += 1) answer.text(0, String.fromCharCode(97 + (n % 26)));
+    return answer;
+  });
+  collect();
+  const each = (process.memoryUsage().heapUsed - before) / answers.length;
+  expect(answers.map((answer) => answer.content(true)?.characters)).toContain(60_000);
+  // 2 bytes for a character are held; with all parts it would be 2 MiB.
+  expect(each).toBeLessThan(400_000);
 });
