@@ -122,7 +122,6 @@ export interface RuntimeOptions {
 /** Long enough for a first boot in software emulation on a busy machine. */
 const HELLO_TIMEOUT_MS = 60_000;
 
-/** Owner of a sandbox; null: the operator. */
 type Owners = Record<'tenantOf' | 'cacheScopeOf', (sandboxId: string) => string | null>;
 
 export class Runtime {
