@@ -126,10 +126,11 @@ export class Device implements VhostUserTarget, SocketEvents {
     this.#options.wake(this);
   }
 
-  /** Owns `fd`, the VMM's memory (`openProcessMemory`), from now on. Comes before the VMM connects. */
+  /** Owns `fd`, the VMM's memory (`openProcessMemory`), from now on. Comes before the VMM connects, once. */
   setProcessMemory(fd: number): void {
-    if (this.#processMemoryFd >= 0) closeFd(this.#processMemoryFd);
-    this.#processMemoryFd = fd;
+    // Rings may be using the first one.
+    if (this.#processMemoryFd >= 0) closeFd(fd);
+    else this.#processMemoryFd = fd;
   }
 
   detach(): void {

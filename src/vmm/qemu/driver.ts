@@ -25,7 +25,13 @@ import type { AttachVsock } from '../attach-vsock.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
-import { type Launch, type LaunchFile, type LaunchPlan, launchDirect } from '../launch.ts';
+import {
+  type Launch,
+  type Launched,
+  type LaunchFile,
+  type LaunchPlan,
+  launchDirect,
+} from '../launch.ts';
 import { readSnapshot } from '../snapshot.ts';
 import { checkFiles, checkSpec, VHOST_SOCKET_NAME } from '../spec.ts';
 import { explainFailure, throwIfCancelled, unlessCancelled } from '../starting.ts';
@@ -113,9 +119,11 @@ async function start(
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   const ram = privateRamOf(spec);
-  const plan = launchPlan(options, host, spec, ram);
-  const launched = await (options.launch ?? launchDirect)(plan).catch((error: unknown) => {
-    ram?.close();
+  cleanup.push('private RAM', () => ram?.close());
+  const launch = async (): Promise<Launched> =>
+    (options.launch ?? launchDirect)(launchPlan(options, host, spec, ram));
+  const launched = await launch().catch(async (error: unknown) => {
+    await release();
     throw error;
   });
   const process = new QemuProcess(launched, options.clock, spec.console === 'interactive');
@@ -123,7 +131,6 @@ async function start(
   const nic = new NicSlot(process.qmp);
   const { clock } = options;
   const disk = new DiskWatch({ qmp: process.qmp, clock, path: spec.overlayPath, freeBytes });
-  cleanup.push('private RAM', () => ram?.close());
   cleanup.push('jail', () => launched.release());
   cleanup.push('vsock device', () => slot.release());
   cleanup.push('QEMU process', () => process.kill());
