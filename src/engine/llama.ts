@@ -27,6 +27,7 @@ import type {
 } from './backend.ts';
 import { ClosableGrammar, Closer } from './closing.ts';
 import { EngineError } from './errors.ts';
+import { Rounds } from './rounds.ts';
 import { SaltedCache } from './salted-cache.ts';
 
 export type GpuChoice = 'auto' | 'cpu' | 'cuda' | 'vulkan';
@@ -86,7 +87,8 @@ export async function loadLlama(options: LlamaOptions): Promise<Backend> {
       threads,
       // A sliding window would drop the beginning, and no prefix could be reused.
       swaFullCache: true,
-      ...(onGpu ? {} : { batchSize: CPU_BATCH_TOKENS }),
+      // A part of a prompt, and one token of each other generation.
+      ...(onGpu ? {} : { batchSize: CPU_BATCH_TOKENS + slots }),
     }),
   );
   return new LlamaBackend(library, llama, model, context, {
@@ -125,6 +127,7 @@ class LlamaBackend implements Backend {
   readonly #model: LlamaModel;
   readonly #sequences: Sequence[];
   readonly #wrapper: ChatWrapper | null;
+  readonly #rounds = new Rounds();
   readonly #grammars = new SaltedCache(GRAMMARS_MAX, (gbnf) => this.#compile(gbnf));
   #embedder: Promise<LlamaEmbeddingContext> | undefined;
   #uses = 0;
@@ -279,7 +282,8 @@ class LlamaBackend implements Backend {
     const cachedTokens = llama.nextTokenIndex;
     for (let at = cachedTokens; at < body.length; at += PREFILL_CHUNK_TOKENS) {
       options.signal.throwIfAborted();
-      await llama.evaluateWithoutGeneratingNewTokens(body.slice(at, at + PREFILL_CHUNK_TOKENS));
+      const chunk = body.slice(at, at + PREFILL_CHUNK_TOKENS);
+      await this.#rounds.step(() => llama.evaluateWithoutGeneratingNewTokens(chunk));
     }
     return cachedTokens;
   }
@@ -297,7 +301,7 @@ class LlamaBackend implements Backend {
       prompt.slice(-1),
       this.#evaluateOptions(options, written, reply),
     );
-    for await (const token of generation) {
+    for await (const token of this.#rounds.each(generation)) {
       if (options.signal.aborted) break;
       pending.push(token);
       const before = written.slice(0, written.length + 1 - pending.length);
