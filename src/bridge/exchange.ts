@@ -37,12 +37,13 @@ import { type Translated, translatedBy } from './relay/relay-translated.ts';
 import { Reply } from './reply.ts';
 import {
   type Asked,
-  bodyFor,
   formFor,
   formLengths,
   labelMembers,
   planFor,
   playedApi,
+  type SentRequest,
+  sentFor,
   servable,
 } from './request-form.ts';
 import {
@@ -264,7 +265,9 @@ export class Exchange {
       const replaced = this.#body.replace(written);
       if (!replaced.ok) return this.#refused(replaced.refusal);
     }
-    if (inspection.stream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
+    // Servers that can't stream transcripts answer with a whole one.
+    const hasStream = inspection.stream && operation.audio === undefined;
+    if (hasStream) this.#reply.keepAlive(limits.keepAliveIntervalMs);
     const { models, policy } = this.#context;
     this.#watchSilence();
     const use = useOf(operation);
@@ -368,8 +371,8 @@ export class Exchange {
         sentAtMs: clock.now(),
       });
       const edits = { ...labelMembers(api, labels), ...cut, ...own };
-      const body = bodyFor(asked, form, { ...edits, model: route.model });
-      return this.#send(target, this.#dispatched, { path: form.path, body }, signal);
+      const sent = sentFor(asked, form, { ...edits, model: route.model });
+      return this.#send(target, this.#dispatched, sent, signal);
     });
   }
 
@@ -402,6 +405,7 @@ export class Exchange {
       dialect: this.#dialect,
       operation,
       bytes,
+      contentType: this.#request.headers['content-type'],
       signal,
       onCheck,
       content: this.#head.mode,
@@ -491,7 +495,7 @@ export class Exchange {
   async #send(
     target: UpstreamTarget,
     dispatched: Dispatched,
-    sent: { readonly path: string; readonly body: readonly Buffer[] },
+    sent: SentRequest,
     signal: AbortSignal,
   ): Promise<UpstreamAnswer> {
     const { span, track } = dispatched;

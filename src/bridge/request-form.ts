@@ -2,6 +2,7 @@
 
 import { bufferOf } from './body/body-checker.ts';
 import type { CheckedBody, RequestForm, RequestForms } from './body/check-body.ts';
+import { writeForm } from './body/upload-form.ts';
 import type { Operation } from './dialect/dialect.ts';
 import { NotConnectedError } from './errors.ts';
 import { editJson } from './json-body.ts';
@@ -90,8 +91,28 @@ export function labelMembers(
   return user === undefined ? {} : { metadata: { user_id: user } };
 }
 
-/** What goes upstream. @param edits beside those of the form, with the upstream's name of the model */
-export function bodyFor(
+/** What goes upstream. */
+export interface SentRequest {
+  readonly path: string;
+  readonly body: readonly Buffer[];
+  /** Absent: JSON. */
+  readonly contentType?: string;
+}
+
+/** @param edits beside those of the form, with the upstream's name of the model. A form of parts has none of the others */
+export function sentFor(
+  asked: Pick<Asked, 'inspection' | 'bytes'>,
+  form: RequestForm,
+  edits: { readonly model: string } & Readonly<Record<string, unknown>>,
+): SentRequest {
+  const { path, upload } = form;
+  if (upload === undefined) return { path, body: jsonFor(asked, form, edits) };
+  const texts = upload.texts.filter(([name]) => name !== 'model');
+  const named = { ...upload, texts: [['model', edits.model] as const, ...texts] };
+  return { path, ...writeForm(named, asked.bytes) };
+}
+
+function jsonFor(
   { inspection, bytes }: Pick<Asked, 'inspection' | 'bytes'>,
   form: RequestForm,
   { model, ...edits }: { readonly model: string } & Readonly<Record<string, unknown>>,

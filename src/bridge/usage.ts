@@ -93,7 +93,7 @@ export class StreamUsage implements StreamCounter {
     this.#notes = notes;
   }
 
-  /** True after a finish reason or `[DONE]`. */
+  /** True after a finish reason, the end of a transcript or `[DONE]`. */
   get finished(): boolean {
     return this.#finished;
   }
@@ -141,8 +141,12 @@ export class StreamUsage implements StreamCounter {
     const event = parseObject(data);
     if (event === undefined) return false;
     if (isJsonObject(event['error'])) this.#failed = true;
-    const usage = event['usage'];
-    const choices = event['choices'];
+    const { usage, choices, type, delta } = event;
+    if (type === 'transcript.text.done') this.#finished = true;
+    if (type === 'transcript.text.delta' && typeof delta === 'string') {
+      this.#characters += delta.length;
+      this.#chunks += 1;
+    }
     // Ollama puts zeros beside each text of a completion: as counts, they would make a canceled stream free.
     if (isJsonObject(usage) && !isZero(usage)) this.#usage = usage;
     if (!Array.isArray(choices)) return false;
@@ -260,11 +264,12 @@ function countsOf(
   promptEstimate: number,
   completionEstimate: number,
 ): TokenCounts {
-  const prompt = count(usage?.['prompt_tokens']);
+  // Transcripts have the names of OpenAI's newer APIs.
+  const prompt = count(usage?.['prompt_tokens'] ?? usage?.['input_tokens']);
   if (prompt === undefined) {
     return { promptTokens: promptEstimate, completionTokens: completionEstimate, estimated: true };
   }
-  const completion = count(usage?.['completion_tokens']) ?? 0;
+  const completion = count(usage?.['completion_tokens'] ?? usage?.['output_tokens']) ?? 0;
   const cached = count(member(usage?.['prompt_tokens_details'], 'cached_tokens'));
   return {
     promptTokens: prompt,

@@ -41,7 +41,7 @@ export interface BridgeFixture {
   /** A whole request and its whole answer. */
   call(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answered>;
   /** A request whose answer is read by the caller. */
-  open(path: string, body: unknown): Opened;
+  open(path: string, body: unknown, headers?: Record<string, string>): Opened;
   /** Writes bytes and reads until the connection ends. */
   raw(bytes: string | Buffer): Promise<string>;
   connect(): Promise<Socket>;
@@ -130,7 +130,7 @@ export async function bridgeFixture(
     usage,
     nextUsage: () => new Promise((resolve) => waiting.push(resolve)),
     call: (path, body, headers) => call(socketPath, path, body, headers),
-    open: (path, body) => open(socketPath, path, body),
+    open: (path, body, headers) => open(socketPath, path, body, headers),
     raw: (bytes) => raw(socketPath, bytes),
     connect: () => connected(socketPath),
     close: () => cleanup.run(),

@@ -9,6 +9,7 @@ export interface Recorded {
   readonly path: string;
   readonly headers: IncomingMessage['headers'];
   readonly body: string;
+  readonly bytes: Buffer;
   /** Resolves when the connection breaks before the answer was complete. */
   readonly aborted: Promise<void>;
 }
@@ -114,7 +115,8 @@ async function record(request: IncomingMessage, response: ServerResponse): Promi
   const parts: Buffer[] = [];
   for await (const part of request as AsyncIterable<Buffer>) parts.push(part);
   const { method = '', url = '', headers } = request;
-  return { method, path: url, headers, body: Buffer.concat(parts).toString(), aborted };
+  const bytes = Buffer.concat(parts);
+  return { method, path: url, headers, body: bytes.toString(), bytes, aborted };
 }
 
 export function sendJson(

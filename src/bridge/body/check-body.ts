@@ -1,4 +1,5 @@
 /** Checks the body of an inference request. Pure, so that it can run in a thread (`body-worker.ts`). */
+import { createHash } from 'node:crypto';
 import { assert } from '../../base/assert.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { type OutputLimit, outputLimitOf } from '../budget/output-limit.ts';
@@ -15,6 +16,7 @@ import type {
 import { DIALECTS } from '../dialect/dialects.ts';
 import type { AnswerContext } from '../dialect/model.ts';
 import {
+  type JsonBody,
   type JsonLayout,
   type JsonLimits,
   type JsonObject,
@@ -26,6 +28,7 @@ import { accepted, type Checked, type Refusal } from '../refusal.ts';
 import { exactKey } from '../response-cache/exact-key.ts';
 import { conversationOf } from '../routing/affinity.ts';
 import type { UpstreamApi } from '../upstream/address.ts';
+import { isList, readForm, type UploadFile, type UploadForm } from './upload-form.ts';
 
 const MESSAGES_PATH = '/messages';
 
@@ -36,6 +39,8 @@ export interface BodyCheck {
   readonly operation: Operation;
   readonly policy: BridgePolicy;
   readonly limits: JsonLimits;
+  /** The header of the request. */
+  readonly contentType?: string | undefined;
   /** Those of the host's upstreams. */
   readonly apis: readonly UpstreamApi[];
   /** There is more than one upstream, among which a conversation should keep its own. */
@@ -66,6 +71,8 @@ export type RequestForms = Readonly<Partial<Record<UpstreamApi, RequestForm>>>;
 export interface RequestForm {
   /** Path below the upstream's base. Never from the guest. */
   readonly path: string;
+  /** Present: what goes upstream is written from it and the body, which is a form. */
+  readonly upload?: UploadForm | undefined;
   /** Goes upstream in place of the body. Absent: the body does. */
   readonly bytes?: Uint8Array;
   /** Of what goes upstream; for `editJson`. */
@@ -87,9 +94,9 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const dialect = DIALECTS[check.dialect];
   assert(dialect !== undefined, 'a known dialect');
   const { operation } = check;
-  const body = parseJsonBody(bytes, check.limits);
+  const body = operation.audio === 'in' ? readUpload(bytes, check) : readJson(bytes, check);
   if (!body.ok) return body;
-  const { value, layout } = body.value;
+  const { value, layout, upload } = body.value;
   const inspected = dialect.inspect(operation, value, check.policy);
   if (!inspected.ok) return inspected;
   const inspection = inspected.value;
@@ -100,10 +107,12 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const form = (path: string, edits: RequestForm['edits'], sent?: JsonObject): RequestForm => ({
     path,
     edits,
+    ...(upload === undefined ? {} : { upload }),
     ...(sent === undefined ? { layout } : written(sent)),
     output: operation.generates ? outputLimitOf(sent ?? value) : null,
   });
-  const conversation = check.hasChoice ? conversationOf(translated?.value?.body ?? value) : null;
+  const hasConversation = check.hasChoice && upload === undefined;
+  const conversation = hasConversation ? conversationOf(translated?.value?.body ?? value) : null;
   const own = form(operation.upstreamPath, inspection.edits, translated?.value?.body);
   const { answer, keep, conversation: spoken } = translated?.value ?? {};
   const openai = answer === undefined ? own : { ...own, translated: { answer, keep } };
@@ -135,6 +144,45 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   return accepted({ ...checked, forms: { openai, anthropic } });
 }
 
+interface ReadBody extends JsonBody {
+  readonly upload?: UploadForm;
+}
+
+const readJson = (bytes: Buffer, { limits }: BodyCheck): Checked<ReadBody> =>
+  parseJsonBody(bytes, limits);
+
+/** A form as JSON, for the checks of all bodies. */
+function readUpload(bytes: Buffer, { contentType, content }: BodyCheck): Checked<ReadBody> {
+  const read = readForm(bytes, contentType);
+  if (!read.ok) return read;
+  const { texts, file } = read.value;
+  const members = new Map<string, unknown>();
+  if (file !== undefined) members.set('file', describeFile(bytes, file, content ?? 'off'));
+  for (const [name, text] of texts) {
+    if (isList(name)) members.set(name, [...((members.get(name) as string[]) ?? []), text]);
+    else members.set(name, text);
+  }
+  const { stream } = Object.fromEntries(members);
+  // Servers read many spellings; what passes must mean the same to all.
+  if (stream === 'true' || stream === 'false') members.set('stream', stream === 'true');
+  const value = Object.fromEntries(members);
+  return accepted({ value, layout: NO_LAYOUT, upload: read.value });
+}
+
+const NO_LAYOUT: JsonLayout = { members: new Map(), end: 0 };
+
+/** What checks and the log have of a file. */
+function describeFile(
+  bytes: Buffer,
+  { start, end, type }: UploadFile,
+  content: ContentMode,
+): string {
+  const sound = bytes.subarray(start, end);
+  const hash = (): string => createHash('sha256').update(sound).digest('hex');
+  const more = content === 'off' ? '' : `, sha256 ${hash()}`;
+  return `[${type ?? 'file'}: ${sound.length} bytes${more}]`;
+}
+
 /** An answer that continues a kept one depends on more than the body. */
 function exactOf(
   { dialect, operation, policy, kept }: BodyCheck,
@@ -142,7 +190,7 @@ function exactOf(
   body: JsonObject,
 ): Pick<CheckedBody, 'exact'> {
   const { cache, allowFields = [] } = policy;
-  if (cache === undefined || kept !== undefined || operation.answersBytes) return {};
+  if (cache === undefined || kept !== undefined || operation.audio !== undefined) return {};
   const exact = exactKey({ dialect, operation, stream, allowFields, body }, cache);
   return exact === null ? {} : { exact };
 }

@@ -11,6 +11,8 @@ export interface RequestToCheck {
   readonly dialect: Dialect;
   readonly operation: Operation;
   readonly bytes: Buffer;
+  /** Its header. */
+  readonly contentType: string | undefined;
   readonly signal: AbortSignal;
   /** What the log keeps of the request. */
   readonly content: ContentMode;
@@ -34,7 +36,7 @@ export async function checkRequest(
 /** Maybe in a thread, which has the bytes meanwhile. */
 async function checkWith(
   context: ExchangeContext,
-  { dialect, operation, bytes, signal, onCheck, content }: RequestToCheck,
+  { dialect, operation, bytes, contentType, signal, onCheck, content }: RequestToCheck,
   kept?: KeptContext,
 ): Promise<CheckedBytes> {
   const { checker, policy, limits, sandboxId, metrics, clock, apis, tape } = context;
@@ -42,6 +44,7 @@ async function checkWith(
   const check = {
     dialect: dialect.name,
     operation,
+    contentType,
     policy,
     limits: jsonLimits(limits),
     // The answer that a cassette plays may be of another host's upstream.

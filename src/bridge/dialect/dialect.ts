@@ -31,8 +31,8 @@ export interface Operation {
   readonly required: readonly string[];
   /** False for embeddings. */
   readonly generates: boolean;
-  /** The answer is bytes that no one here reads: audio. */
-  readonly answersBytes?: true;
+  /** `in`: the request is a form with a file of sound. `out`: the answer is sound. */
+  readonly audio?: 'in' | 'out';
 }
 
 export interface Inspection {

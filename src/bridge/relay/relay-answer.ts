@@ -1,6 +1,7 @@
 /** Forwards the answer to a request, in the way in which the request was sent (io). */
 import type { Log } from '../../base/log.ts';
 import { MessageUsage } from '../dialect/anthropic/message-usage.ts';
+import type { Operation } from '../dialect/dialect.ts';
 import type { Dispatched } from '../dispatched.ts';
 import type { Reply } from '../reply.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
@@ -35,7 +36,9 @@ async function relayEvents(
   dispatched: Dispatched,
   relay: RelayContext,
 ): Promise<void> {
-  const { inspection, translated, api, notes } = dispatched;
+  const { operation, inspection, translated, api } = dispatched;
+  // The log has no transcripts, whatever their form.
+  const notes = operation.audio === undefined ? dispatched.notes : undefined;
   const messages = api === 'anthropic' ? new MessageUsage(notes) : undefined;
   const chunks = new StreamUsage(inspection.hideUsage, notes);
   const usage = messages ?? chunks;
@@ -65,10 +68,12 @@ async function relayWhole(
   } else {
     // Vectors call no tools.
     const usage = new DocumentUsage(operation.generates ? notes : undefined);
-    dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
+    // What sound, or a transcript in another form, seems to tell of usage is no word of the server's.
+    const isBytes = operation.audio !== undefined && !isJson(response);
+    if (!isBytes) dispatched.counts = () => usage.counts(promptTokensEstimate, operation.generates);
     if (translated !== undefined)
       await translateDocument(response, reply, usage, translated, relay);
-    else await relayDocument(response, reply, usage, relay, operation.answersBytes);
+    else await relayDocument(response, reply, usage, relay, isBytes);
   }
   dispatched.outcome = 'ok';
 }
@@ -93,5 +98,13 @@ export async function relayRefusal(
     const remedy = 'check its key on the host: NEUROVISOR_UPSTREAM_KEY, or `key` in models.toml';
     log.warn('the model server denied a request', { upstream, status, remedy });
   }
-  await relayError(response, reply, apiKey, limits, dispatched.translated?.translation);
+  const { operation, translated } = dispatched;
+  const form = { translation: translated?.translation, audioPath: audioPathOf(operation) };
+  await relayError(response, reply, apiKey, limits, form);
 }
+
+const isJson = ({ headers }: UpstreamAnswer): boolean =>
+  /^application\/json\b/i.test(headers['content-type'] ?? '');
+
+const audioPathOf = ({ audio, upstreamPath }: Operation): string | undefined =>
+  audio === undefined ? undefined : `/v1${upstreamPath}`;

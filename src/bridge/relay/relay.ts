@@ -7,7 +7,7 @@ import { CacheHintMask, eventLength } from '../cache-hints.ts';
 import type { AnswerTranslation } from '../dialect/dialect.ts';
 import { BridgeError } from '../errors.ts';
 import { responseHeaders } from '../headers.ts';
-import { isJsonObject } from '../json-body.ts';
+import { isJsonObject, parseObject } from '../json-body.ts';
 import { KeyMask } from '../key-mask.ts';
 import type { BridgeLimits } from '../limits.ts';
 import type { Refusal } from '../refusal.ts';
@@ -120,15 +120,20 @@ export function requirePlain(response: UpstreamAnswer): void {
 
 /**
  * Forwards an error of the upstream, without anything private to the host.
- * @param translation of the guest's dialect, if it has another form for errors
+ * @param form `translation`: of the guest's dialect, if it has another form for errors; `audioPath`: of the request, which
+ * most servers do not have
  */
 export async function relayError(
   response: UpstreamAnswer,
   reply: Reply,
   apiKey: string | undefined,
   limits: BridgeLimits,
-  translation: AnswerTranslation | undefined,
+  form: {
+    readonly translation: AnswerTranslation | undefined;
+    readonly audioPath: string | undefined;
+  },
 ): Promise<void> {
+  const { translation, audioPath } = form;
   const status = response.statusCode ?? 502;
   const raw = await readBounded(response, limits.errorBodyBytesMax);
   const own = ownRefusal(status, raw === undefined);
@@ -136,6 +141,9 @@ export async function relayError(
   if (own !== undefined) return reply.fail(own, more);
   // A server may echo the request; the guest must not learn the key.
   const text = withoutKey(raw?.toString('utf8') ?? '', apiKey);
+  if (audioPath !== undefined && NO_ROUTE.includes(status) && !hasError(text)) {
+    return reply.fail(notServed(audioPath, text));
+  }
   if (reply.streaming || translation !== undefined) {
     return reply.fail({ status, code: 'upstream_error', message: messageOf(text, status) }, more);
   }
@@ -168,6 +176,25 @@ function ownRefusal(status: number, tooLarge: boolean): Refusal | undefined {
   }
   if (tooLarge) return { status, code: 'upstream_error', message: messageOf('', status) };
   return undefined;
+}
+
+const NO_ROUTE: readonly number[] = [404, 405, 501];
+
+/** In the form of OpenAI's API. */
+const hasError = (text: string): boolean => isJsonObject(parseObject(text)?.['error']);
+
+/** FastAPI's own words for a route that is not there. */
+const NO_ROUTE_DETAIL = /^(?:not found|method not allowed)$/i;
+
+function notServed(path: string, text: string): Refusal {
+  const detail = parseObject(text)?.['detail'];
+  if (typeof detail === 'string' && !NO_ROUTE_DETAIL.test(detail)) {
+    // Speaches says so that it has no such model.
+    const message = detail.slice(0, MESSAGE_CHARACTERS_MAX).toWellFormed();
+    return { status: 404, code: 'upstream_error', message };
+  }
+  const message = `The model's server has no ${path}. Ask for a model whose server has it, for example vLLM or speaches.`;
+  return { status: 404, code: 'audio_not_served', message };
 }
 
 const MESSAGE_CHARACTERS_MAX = 1000;

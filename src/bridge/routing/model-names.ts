@@ -229,8 +229,8 @@ export function playedModel(
   return accepted({ model: played, plan: onlyPlan(played) });
 }
 
-export function useOf({ generates, answersBytes }: Operation): ModelUse {
-  if (answersBytes) return 'named';
+export function useOf({ generates, audio }: Operation): ModelUse {
+  if (audio !== undefined) return 'named';
   return generates ? 'text' : 'embeddings';
 }
 

@@ -62,12 +62,12 @@ export interface AnsweredBy {
 export function beginTrack(
   tape: PortTape | undefined,
   { name: dialect }: Dialect,
-  { name: operation, answersBytes }: Operation,
+  { name: operation, audio }: Operation,
   { model, stream, idle }: Inspection,
   body: Buffer,
 ): Checked<Track | undefined> {
   if (tape === undefined || idle !== undefined) return accepted(undefined);
-  if (answersBytes) {
+  if (audio !== undefined) {
     const message =
       'Audio is neither recorded nor played: a cassette has text only. Run without --record and --replay.';
     return refused(400, 'audio_not_recorded', message);

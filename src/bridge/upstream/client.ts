@@ -21,6 +21,8 @@ export interface UpstreamRequest {
   readonly headers: Readonly<Record<string, string>>;
   /** In pieces. */
   readonly body?: readonly Buffer[];
+  /** Absent: JSON. */
+  readonly contentType?: string;
   readonly limits: Pick<BridgeLimits, 'connectTimeoutMs'>;
   /** Cancels in every phase, including while the answer is read. */
   readonly signal: AbortSignal;
@@ -166,7 +168,7 @@ function open(
   endpoint: Endpoint,
   agent: HttpAgent | false,
 ): ClientRequest {
-  const { target, body } = request;
+  const { target, body, contentType = 'application/json' } = request;
   const headers: Record<string, string> = {
     ...request.headers,
     // The bridge reads answers, so they must not be compressed.
@@ -174,7 +176,7 @@ function open(
     'user-agent': 'neurovisor-bridge',
   };
   if (body !== undefined) {
-    headers['content-type'] = 'application/json';
+    headers['content-type'] = contentType;
     headers['content-length'] = String(body.reduce((sum, { length }) => sum + length, 0));
   }
   if (target.api === 'anthropic') {

@@ -226,6 +226,31 @@ const SPEECH: Fields = {
   ...labels('model voice response_format speed'),
 };
 
+/**
+ * Of OpenAI, vLLM and speaches: a form, whose values are texts. Speakers that it should know are sounds of their own, and
+ * are not served.
+ */
+const TRANSLATION: Fields = {
+  ...labels('file model language to_language temperature seed max_completion_tokens stream'),
+  // OpenAI's API takes it for an answer that tells speakers apart.
+  response_format: {
+    strings: 'label',
+    only: ['json', 'text', 'srt', 'verbose_json', 'vtt', 'diarized_json'],
+  },
+  prompt: PROSE,
+  hotwords: PROSE,
+  ...labels('stream_include_usage vad_filter'),
+};
+
+const TRANSCRIPTION: Fields = {
+  ...TRANSLATION,
+  'timestamp_granularities[]': { strings: 'label', only: ['word', 'segment'] },
+  'include[]': { strings: 'label', only: ['logprobs'] },
+  // Anything else is an object in JSON.
+  chunking_strategy: { strings: 'label', only: ['auto'] },
+  ...labels('top_p top_k min_p frequency_penalty presence_penalty repetition_penalty'),
+};
+
 /** By the name of the operation. */
 export const OPENAI_FIELDS = {
   chat: CHAT,
@@ -233,6 +258,8 @@ export const OPENAI_FIELDS = {
   embeddings: EMBEDDINGS,
   rerank: RERANK,
   speech: SPEECH,
+  transcription: TRANSCRIPTION,
+  translation: TRANSLATION,
 } as const satisfies Readonly<Record<string, Fields>>;
 
 /**

@@ -1,4 +1,4 @@
-/** The OpenAI API: chat completions, completions, embeddings, speech, models; and rerank, which model servers have beside it. */
+/** The OpenAI API: chat completions, completions, embeddings, audio, models; and rerank, which model servers have beside it. */
 import { type AllowedFields, checkFields } from '../../fields.ts';
 import { responseHeaders } from '../../headers.ts';
 import { isJsonObject, type JsonObject } from '../../json-body.ts';
@@ -65,7 +65,21 @@ const OPERATIONS: Readonly<Record<string, OpenaiOperation>> = {
     upstreamPath: '/audio/speech',
     required: ['input'],
     generates: false,
-    answersBytes: true,
+    audio: 'out',
+  },
+  '/audio/transcriptions': {
+    name: 'transcription',
+    upstreamPath: '/audio/transcriptions',
+    required: ['file'],
+    generates: false,
+    audio: 'in',
+  },
+  '/audio/translations': {
+    name: 'translation',
+    upstreamPath: '/audio/translations',
+    required: ['file'],
+    generates: false,
+    audio: 'in',
   },
   '/rerank': RERANK,
   // Of Cohere's clients.
@@ -79,7 +93,7 @@ function route(method: string, url: string): Checked<Route> {
     return modelRoute(
       method,
       url,
-      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/audio/speech, /v1/rerank, /v1/responses, /v1/messages, /v1/models',
+      '/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/audio/speech, /v1/audio/transcriptions, /v1/audio/translations, /v1/rerank, /v1/responses, /v1/messages, /v1/models',
     );
   }
   if (method === 'POST') return accepted({ kind: 'inference', operation });
