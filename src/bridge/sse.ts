@@ -100,7 +100,9 @@ export class SseSplitter {
 
 /** The `data` field of an event, or undefined when it has none (a comment, a bare name). */
 export function eventData(event: Buffer): string | undefined {
-  const text = event.toString('utf8');
+  const raw = event.toString('utf8');
+  // A stream may begin with a byte order mark, which is no part of its first line.
+  const text = raw.startsWith('\ufeff') ? raw.slice(1) : raw;
   // Nearly every event of a model is one line.
   if (text.startsWith('data: ') && text.indexOf('\n') === text.length - 2 && !text.includes('\r')) {
     return text.slice(6, -2);

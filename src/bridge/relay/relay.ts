@@ -12,7 +12,7 @@ import { KeyMask } from '../key-mask.ts';
 import type { BridgeLimits } from '../limits.ts';
 import type { Refusal } from '../refusal.ts';
 import type { Reply } from '../reply.ts';
-import { SseSplitter } from '../sse.ts';
+import { eventData, SseSplitter } from '../sse.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
 import { readBounded } from '../upstream/catalog.ts';
 import type { DocumentUsage, StreamUsage } from '../usage.ts';
@@ -75,11 +75,18 @@ export async function relayStream(
     return open;
   });
   const rest = splitter.rest();
-  const wanted = usage.accept({ bytes: rest, kind: 'event' });
+  // The empty line after the last event may be missing, but nothing of its data.
+  const wanted = isWholeEvent(rest) && usage.accept({ bytes: rest, kind: 'event' });
   // Without chunked encoding, a killed server looks like one that has finished.
   if (!usage.finished && !usage.failed) throw died('the stream ended without a finish reason');
-  if (wanted && rest.length > 0) reply.write(masked(rest, true));
+  if (!splitter.atBoundary) throw died('the stream ended within an event');
+  if (wanted) reply.write(Buffer.concat([masked(rest, true), Buffer.from('\n\n')]));
   reply.end();
+}
+
+function isWholeEvent(bytes: Buffer): boolean {
+  const data = eventData(bytes)?.trim() ?? '';
+  return data === '[DONE]' || parseObject(data) !== undefined;
 }
 
 /** Forwards any other successful answer. @param isBytes it is no text, in which nothing can be hidden. @throws as `relayStream` */
@@ -236,18 +243,21 @@ export function pump(
   const mask = new KeyMask(context.apiKey);
   return new Promise((resolve, reject) => {
     let stopStall: () => void = () => undefined;
+    let hasFailed = false;
     const fail = (cause?: unknown): void => {
       stopStall();
       reject(signal.aborted ? signal.reason : died('the connection broke', cause));
     };
     response.on('data', (chunk: Buffer) => {
-      if (isDone()) return;
+      // A stream that was destroyed still emits what it has buffered.
+      if (hasFailed || isDone()) return;
       context.onData();
       let open: boolean;
       try {
         // A server may echo a request in an error of its stream.
         open = onChunk(mask.push(chunk));
       } catch (error) {
+        hasFailed = true;
         reject(error);
         response.destroy();
         return;
@@ -273,6 +283,7 @@ export function pump(
       });
     });
     response.once('end', () => {
+      if (hasFailed) return;
       if (!response.complete) return fail();
       try {
         const rest = mask.rest();
