@@ -4,58 +4,76 @@
  * Pure. Reads the part of GBNF that `grammar.ts` writes.
  */
 
-/** Readings of one ambiguous beginning. With more, the answer is not followed any further. */
-const STATES_MAX = 4_096;
-/** Steps to complete an answer, or to expand one state. */
-const STEPS_MAX = 1_000_000;
+/** Characters and parts of a grammar. Answers to a larger one are not followed. */
+const CHARACTERS_MAX = 128 * 1024;
+const NODES_MAX = 16_000;
+/** Visits of parts to find the shortest texts of all. */
+const VISITS_MAX = 100_000;
+/**
+ * Steps, of about a microsecond, that each token adds to those that an answer may still take, and the most that it may
+ * have. Schemas are hostile: one whose readings take more is not followed to its end.
+ */
+const TOKEN_STEPS = 1_000;
+const STEPS_MAX = 10_000;
+/** A step to write a completion, which keeps nothing. */
+const WALK_STEPS = 1 / 8;
+/** Stacks after which those that no reading needs any more are dropped. */
+const STACKS_MAX = 16_384;
+/** Bytes of a text whose tokens are counted for each token of the answer. Of longer ones they are estimated. */
+const COUNTED_BYTES_MAX = 1_000;
+/** JSON has more: an answer with much to complete ends a little early. */
+const BYTES_PER_TOKEN = 2;
+/** Above all characters of a grammar, and all repetitions. */
+const DONE_MAX = 2 ** 18;
 
-type Node = { cost: number } & (
+type Node = { readonly id: number; cost: number } & (
   | { readonly kind: 'empty' }
   | { readonly kind: 'char'; readonly matches: (code: number) => boolean; readonly sample: string }
+  | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'pair'; readonly head: Node; readonly tail: Node }
   | { readonly kind: 'either'; readonly options: readonly Node[] }
-  | {
-      readonly kind: 'repeat';
-      readonly item: Node;
-      readonly min: number;
-      readonly max: number;
-      rest: Node | null;
-    }
+  | { readonly kind: 'repeat'; readonly item: Node; readonly min: number; readonly max: number }
   | { readonly kind: 'rule'; readonly name: string }
 );
+type Part = Node extends infer One ? (One extends Node ? Omit<One, 'id' | 'cost'> : never) : never;
 
 /** What must follow. Equal ones are the same object. */
 interface Stack {
-  readonly id: number;
+  id: number;
   readonly node: Node;
+  /** UTF-16 code units of the node's text, or repetitions, that are already written. */
+  readonly done: number;
   readonly rest: Stack | null;
   /** UTF-8 bytes of the shortest text that completes it. */
   readonly cost: number;
 }
 
+class TooLargeError extends Error {}
+
 /** A parsed grammar; answers may share it. */
 export class ClosableGrammar {
-  readonly #rules: ReadonlyMap<string, Node>;
+  readonly #rules = new Map<string, Node>();
+  /** False: answers are not followed. */
+  readonly isFollowed: boolean;
 
   /** @throws Error for GBNF that `grammar.ts` does not write */
   constructor(gbnf: string) {
+    this.isFollowed = gbnf.length <= CHARACTERS_MAX && this.#parse(gbnf);
+    if (!this.isFollowed) this.#rules.clear();
+  }
+
+  #parse(gbnf: string): boolean {
     const nodes: Node[] = [];
-    const rules = new Map<string, Node>();
-    for (const line of gbnf.trimEnd().split('\n')) {
-      const at = line.indexOf(' ::= ');
-      rules.set(line.slice(0, at), new Parser(line.slice(at + 5), nodes).rule());
-    }
-    this.#rules = rules;
-    for (let changed = true; changed; ) {
-      changed = false;
-      for (const node of nodes) {
-        const cost = this.#cost(node);
-        if (cost < node.cost) {
-          node.cost = cost;
-          changed = true;
-        }
+    try {
+      for (const line of gbnf.trimEnd().split('\n')) {
+        const at = line.indexOf(' ::= ');
+        this.#rules.set(line.slice(0, at), new Parser(line.slice(at + 5), nodes).rule());
       }
+    } catch (error) {
+      if (!(error instanceof TooLargeError)) throw error;
+      return false;
     }
+    return this.#setCosts(nodes);
   }
 
   /** @throws Error if the rule does not exist */
@@ -65,18 +83,37 @@ export class ClosableGrammar {
     return rule;
   }
 
+  #setCosts(nodes: readonly Node[]): boolean {
+    let changed = true;
+    for (let visits = 0; changed; visits += nodes.length) {
+      if (visits > VISITS_MAX) return false;
+      changed = false;
+      for (const node of nodes) {
+        const cost = this.#cost(node);
+        if (cost < node.cost) {
+          node.cost = cost;
+          changed = true;
+        }
+      }
+    }
+    return true;
+  }
+
   #cost(node: Node): number {
     switch (node.kind) {
       case 'empty':
         return 0;
       case 'char':
         return Buffer.byteLength(node.sample);
+      case 'text':
+        // Set by the parser, since it takes as long as the text.
+        return node.cost;
       case 'pair':
         return node.head.cost + node.tail.cost;
       case 'either':
-        return node.options.reduce((least, { cost }) => Math.min(least, cost), Infinity);
+        return cheapest(node.options)?.cost ?? Infinity;
       case 'repeat':
-        return node.min === 0 ? 0 : node.min * node.item.cost;
+        return repeatCost(node.item, node.min);
       case 'rule':
         return this.rule(node.name).cost;
     }
@@ -86,34 +123,38 @@ export class ClosableGrammar {
 /** All readings of the answer so far. */
 export class GrammarState {
   readonly #grammar: ClosableGrammar;
-  readonly #known = new Map<string, Stack>();
+  #known = new Map<number, Stack>();
   /** `null`: the answer is complete. */
-  #stacks: ReadonlySet<Stack | null>;
+  #stacks: ReadonlySet<Stack | null> = new Set();
+  #stepsLeft = STEPS_MAX;
+  #stepsTaken = 0;
 
   constructor(grammar: ClosableGrammar) {
     this.#grammar = grammar;
-    this.#stacks = this.#expand([this.#stack(grammar.rule('root'), null)]) ?? new Set();
+    if (!grammar.isFollowed) return;
+    const root = this.#push(grammar.rule('root'), null);
+    this.#stacks = this.#expand([root]) ?? this.#stacks;
   }
 
-  /** Bytes of the shortest text that completes the answer. */
+  /** Bytes of the shortest text that completes the answer; Infinity if it is not followed. */
   get cost(): number {
-    let least = Infinity;
-    for (const stack of this.#stacks) least = Math.min(least, stack?.cost ?? 0);
-    return least;
+    return cheapest(this.#stacks)?.cost ?? (this.#stacks.has(null) ? 0 : Infinity);
   }
 
-  /** False, without a change, when no answer goes on like this, or too many readings do. */
+  /** Steps of all calls, and stacks kept for later ones. */
+  get spent(): { readonly steps: number; readonly stacks: number } {
+    return { steps: this.#stepsTaken, stacks: this.#known.size };
+  }
+
+  /** False, without a change, when no answer goes on like this, or it takes too many steps to know. */
   advance(text: string): boolean {
+    this.#stepsLeft = Math.min(STEPS_MAX, this.#stepsLeft + TOKEN_STEPS);
+    if (!this.#dropUnused()) return false;
     let stacks = this.#stacks;
     for (const char of text) {
-      const code = char.codePointAt(0) ?? 0;
-      const next: (Stack | null)[] = [];
-      for (const stack of stacks) {
-        if (stack?.node.kind === 'char' && stack.node.matches(code)) next.push(stack.rest);
-      }
-      const expanded = this.#expand(next);
-      if (expanded === null || expanded.size === 0) return false;
-      stacks = expanded;
+      const next = this.#write(stacks, char.codePointAt(0) ?? 0);
+      if (next === null || next.size === 0) return false;
+      stacks = next;
     }
     this.#stacks = stacks;
     return true;
@@ -123,99 +164,168 @@ export class GrammarState {
     return this.#stacks;
   }
 
+  /** Also allows the steps for one completion. */
   reset(mark: ReadonlySet<Stack | null>): void {
     this.#stacks = mark;
+    this.#stepsLeft = STEPS_MAX;
   }
 
   /** The shortest text that completes the answer; null if it takes too many steps. */
   completion(): string | null {
-    let stack: Stack | null | undefined;
-    for (const one of this.#stacks) {
-      if (stack === undefined || (one?.cost ?? 0) < (stack?.cost ?? 0)) stack = one;
-    }
-    if (stack === undefined || stack?.cost === Infinity) return null;
+    if (this.#stacks.has(null)) return '';
+    let stack = cheapest(this.#stacks) ?? null;
+    // To count its tokens takes a step for each byte.
+    if (stack === null || !this.#take(stack.cost)) return null;
     let text = '';
-    for (let steps = 0; stack !== null; steps++) {
-      if (steps > STEPS_MAX) return null;
-      const { node, rest }: Stack = stack;
-      if (node.kind === 'char') {
-        text += node.sample;
-        stack = rest;
-      } else {
-        let best: Stack | null | undefined;
-        for (const next of this.#step(node, rest)) {
-          if (best === undefined || (next?.cost ?? 0) < (best?.cost ?? 0)) best = next;
-        }
-        stack = best ?? null;
+    for (; stack !== null; stack = stack.rest) {
+      const rest = this.#shortest(stack.node, stack.done);
+      if (rest === null) return null;
+      text += rest;
+    }
+    return text;
+  }
+
+  /** The shortest text of `node`, of which `done` is written. */
+  #shortest(node: Node, done: number): string | null {
+    let text = '';
+    const open = [node];
+    for (let next = open.pop(), from = done; next !== undefined; next = open.pop(), from = 0) {
+      if (!this.#take(WALK_STEPS)) return null;
+      if (next.kind === 'char') text += next.sample;
+      else if (next.kind === 'text') text += next.text.slice(from);
+      else if (next.kind === 'pair') open.push(next.tail, next.head);
+      else if (next.kind === 'rule') open.push(this.#grammar.rule(next.name));
+      else if (next.kind === 'either') {
+        const best = cheapest(next.options);
+        if (best === undefined || !this.#take(next.options.length * WALK_STEPS)) return null;
+        open.push(best);
+      } else if (next.kind === 'repeat') {
+        for (let i = from; i < next.min; i++) open.push(next.item);
       }
     }
     return text;
   }
 
-  /** Stacks whose top is a character; null when there are too many. */
+  /** False when the answer has not as many steps left. */
+  #take(steps: number): boolean {
+    if (steps > this.#stepsLeft) return false;
+    this.#stepsLeft -= steps;
+    this.#stepsTaken += steps;
+    return true;
+  }
+
+  /** The readings after one more character; null when it takes too many steps. */
+  #write(stacks: ReadonlySet<Stack | null>, code: number): ReadonlySet<Stack | null> | null {
+    if (!this.#take(stacks.size)) return null;
+    const next: (Stack | null)[] = [];
+    for (const stack of stacks) {
+      if (stack?.node.kind === 'char' && stack.node.matches(code)) next.push(stack.rest);
+      else if (stack?.node.kind === 'text' && stack.node.text.codePointAt(stack.done) === code) {
+        const { node, rest } = stack;
+        const done = stack.done + (code > 0xffff ? 2 : 1);
+        const isLast = done === stack.node.text.length;
+        next.push(isLast ? rest : this.#stack(node, done, rest, stack.cost - bytes(code)));
+      }
+    }
+    return this.#expand(next);
+  }
+
+  /** Stacks whose top is a character; null when it takes too many steps. */
   #expand(stacks: readonly (Stack | null)[]): ReadonlySet<Stack | null> | null {
     const found = new Set<Stack | null>();
     const seen = new Set<Stack>();
     const open = stacks.toReversed();
     for (let next = open.pop(); next !== undefined; next = open.pop()) {
-      if (next === null || next.node.kind === 'char') {
-        found.add(next);
-        if (found.size > STATES_MAX) return null;
-      } else if (!seen.has(next)) {
+      if (!this.#take(1)) return null;
+      if (next === null || next.node.kind === 'char' || next.node.kind === 'text') found.add(next);
+      else if (!seen.has(next)) {
         seen.add(next);
-        if (seen.size > 16 * STATES_MAX) return null;
-        open.push(...this.#step(next.node, next.rest).toReversed());
+        if (next.node.kind === 'either' && !this.#take(next.node.options.length)) return null;
+        open.push(...this.#step(next).toReversed());
       }
     }
     return found;
   }
 
-  #step(node: Exclude<Node, { kind: 'char' }>, rest: Stack | null): (Stack | null)[] {
+  #step({ node, done, rest }: Stack): (Stack | null)[] {
     switch (node.kind) {
-      case 'empty':
-        return [rest];
       case 'pair':
-        return [this.#stack(node.head, this.#push(node.tail, rest))];
+        return [this.#push(node.head, this.#push(node.tail, rest))];
       case 'either':
         return node.options.map((option) => this.#push(option, rest));
       case 'rule':
         return [this.#push(this.#grammar.rule(node.name), rest)];
       case 'repeat': {
-        if (node.max === 0) return [rest];
-        node.rest ??= node.min === 0 && node.max === Infinity ? node : lessOne(node);
-        const once = this.#stack(node.item, this.#push(node.rest, rest));
-        return node.min === 0 ? [rest, once] : [once];
+        if (done === node.max) return [rest];
+        // Without a maximum, repetitions beyond the minimum are all the same.
+        const count = node.max === Infinity ? Math.min(done + 1, node.min) : done + 1;
+        const again = this.#stack(
+          node,
+          count,
+          rest,
+          restCost(repeatCost(node.item, node.min - count), rest),
+        );
+        const once = this.#push(node.item, again);
+        return done < node.min ? [once] : [rest, once];
       }
+      default:
+        return [rest];
     }
   }
 
   #push(node: Node, rest: Stack | null): Stack | null {
-    return node.kind === 'empty' ? rest : this.#stack(node, rest);
+    return node.kind === 'empty' ? rest : this.#stack(node, 0, rest, restCost(node.cost, rest));
   }
 
-  #stack(node: Node, rest: Stack | null): Stack {
-    const key = `${idOf(node)}:${rest?.id ?? ''}`;
+  #stack(node: Node, done: number, rest: Stack | null, cost: number): Stack {
+    const key = keyOf(node, done, rest);
     const known = this.#known.get(key);
     if (known !== undefined) return known;
-    const stack = { id: this.#known.size, node, rest, cost: node.cost + (rest?.cost ?? 0) };
+    const stack = { id: this.#known.size, node, done, rest, cost };
     this.#known.set(key, stack);
     return stack;
   }
+
+  /** Keeps the stacks of the present readings, when there are many; false when those are too many. */
+  #dropUnused(): boolean {
+    if (this.#known.size <= STACKS_MAX) return true;
+    const used = new Set<Stack>();
+    for (let stack of this.#stacks) {
+      for (; stack !== null && !used.has(stack); stack = stack.rest) used.add(stack);
+    }
+    if (used.size > STACKS_MAX / 2) return false;
+    this.#known = new Map();
+    // Each stack is younger than its rest.
+    for (const stack of [...used].sort((a, b) => a.id - b.id)) {
+      stack.id = this.#known.size;
+      this.#known.set(keyOf(stack.node, stack.done, stack.rest), stack);
+    }
+    return true;
+  }
 }
 
-const ids = new WeakMap<Node, number>();
-let lastId = 0;
-function idOf(node: Node): number {
-  const known = ids.get(node);
-  if (known !== undefined) return known;
-  ids.set(node, ++lastId);
-  return lastId;
+/** Below 2⁵³: an answer has fewer than 2¹⁶ stacks. */
+function keyOf(node: Node, done: number, rest: Stack | null): number {
+  return ((rest === null ? 0 : rest.id + 1) * NODES_MAX + node.id) * DONE_MAX + done;
 }
 
-function lessOne({ item, min, max }: Extract<Node, { kind: 'repeat' }>): Node {
-  const less = Math.max(0, min - 1);
-  const cost = less === 0 ? 0 : less * item.cost;
-  return { kind: 'repeat', item, min: less, max: max - 1, rest: null, cost };
+const restCost = (cost: number, rest: Stack | null): number => cost + (rest?.cost ?? 0);
+const repeatCost = (item: Node, times: number): number => (times <= 0 ? 0 : times * item.cost);
+
+/** The first one of those with the least cost. */
+function cheapest<T extends { readonly cost: number }>(ones: Iterable<T | null>): T | undefined {
+  let best: T | undefined;
+  for (const one of ones) {
+    if (one !== null && (best === undefined || one.cost < best.cost)) best = one;
+  }
+  return best;
+}
+
+/** UTF-8 bytes of a character. */
+function bytes(code: number): number {
+  if (code < 0x80) return 1;
+  if (code < 0x800) return 2;
+  return code < 0x1_0000 ? 3 : 4;
 }
 
 /** Decides for each token of an answer whether the answer can still be completed within its limit. */
@@ -229,7 +339,7 @@ export class Closer {
   constructor(grammar: ClosableGrammar, countTokens: (text: string) => number, tokensMax: number) {
     this.#state = new GrammarState(grammar);
     this.#countTokens = countTokens;
-    this.#isActive = this.#fits(tokensMax);
+    this.#isActive = this.#fits(tokensMax) === true;
   }
 
   /**
@@ -244,10 +354,14 @@ export class Closer {
       this.#isActive = false;
       return null;
     }
-    if (this.#fits(tokensLeft)) return null;
-    this.#state.reset(before);
+    const fits = this.#fits(tokensLeft);
+    if (fits === true) return null;
     this.#isActive = false;
-    return this.#state.completion();
+    if (fits === null) return null;
+    this.#state.reset(before);
+    const end = this.#state.completion();
+    // It may have been estimated only.
+    return end !== null && this.#countTokens(end) <= tokensLeft + 1 ? end : null;
   }
 
   #advance(text: string): boolean {
@@ -257,11 +371,14 @@ export class Closer {
     return this.#state.advance(text) || (isFirst && this.#state.advance(` ${text}`));
   }
 
-  #fits(tokens: number): boolean {
+  /** Null when it takes too many steps to know. */
+  #fits(tokens: number): boolean | null {
+    const { cost } = this.#state;
     // A token has at least one byte.
-    if (this.#state.cost <= tokens) return true;
+    if (cost <= tokens) return true;
+    if (cost > COUNTED_BYTES_MAX) return cost <= BYTES_PER_TOKEN * tokens;
     const text = this.#state.completion();
-    return text !== null && this.#countTokens(text) <= tokens;
+    return text === null ? null : this.#countTokens(text) <= tokens;
   }
 }
 
@@ -288,7 +405,7 @@ class Parser {
     const [only] = options;
     return options.length === 1 && only !== undefined
       ? only
-      : this.#add({ kind: 'either', options, cost: Infinity });
+      : this.#add({ kind: 'either', options });
   }
 
   #sequence(): Node {
@@ -301,11 +418,8 @@ class Parser {
   }
 
   #item(): Node {
-    const literal = this.#take(/"((?:[^"\\]|\\.)*)"/y);
-    if (literal !== null) {
-      const chars = codes(literal[1] ?? '').map(({ code }) => this.#char([[code, code]], false));
-      return this.#chain(chars);
-    }
+    const literal = this.#take(/"([^"\\]*(?:\\.[^"\\]*)*)"/y);
+    if (literal !== null) return this.#literal(resolveEscapes(literal[1] ?? ''));
     const set = this.#take(/\[(\^?)((?:[^\]\\]|\\.)*)\]/y);
     if (set !== null) return this.#char(ranges(set[2] ?? ''), set[1] === '^');
     if (this.#take(/\( */y) !== null) {
@@ -315,7 +429,7 @@ class Parser {
     }
     const name = this.#take(/[A-Za-z][\w-]*/y);
     if (name === null) throw this.#error();
-    return this.#add({ kind: 'rule', name: name[0], cost: Infinity });
+    return this.#add({ kind: 'rule', name: name[0] });
   }
 
   #repeated(item: Node): Node {
@@ -325,14 +439,14 @@ class Parser {
     const min = sign === undefined ? Number(least) : 0;
     const bounded = most === '' || most === undefined ? Infinity : Number(most);
     const max = sign === '?' ? 1 : bounded;
-    return this.#add({ kind: 'repeat', item, min, max, rest: null, cost: Infinity });
+    return this.#add({ kind: 'repeat', item, min, max });
   }
 
   #chain(items: readonly Node[]): Node {
-    const last = items.at(-1) ?? this.#add({ kind: 'empty', cost: 0 });
+    const last = items.at(-1) ?? this.#add({ kind: 'empty' });
     return items
       .slice(0, -1)
-      .reduceRight((tail, head) => this.#add({ kind: 'pair', head, tail, cost: Infinity }), last);
+      .reduceRight((tail, head) => this.#add({ kind: 'pair', head, tail }), last);
   }
 
   #char(set: readonly Range[], isNegated: boolean): Node {
@@ -342,10 +456,20 @@ class Parser {
     const known = isNegated || first === undefined ? ' .' : String.fromCodePoint(first[0]);
     const sample = [...known].find((char) => matches(char.codePointAt(0) ?? 0));
     if (sample === undefined) throw this.#error();
-    return this.#add({ kind: 'char', matches, sample, cost: Infinity });
+    return this.#add({ kind: 'char', matches, sample });
   }
 
-  #add(node: Node): Node {
+  #literal(text: string): Node {
+    if (text === '') return this.#add({ kind: 'empty' });
+    const node = this.#add({ kind: 'text', text });
+    node.cost = Buffer.byteLength(text);
+    return node;
+  }
+
+  #add(part: Part): Node {
+    const id = this.#nodes.length;
+    if (id >= NODES_MAX) throw new TooLargeError();
+    const node = { ...part, id, cost: Infinity };
     this.#nodes.push(node);
     return node;
   }
@@ -366,28 +490,24 @@ type Range = readonly [from: number, to: number];
 
 function ranges(text: string): Range[] {
   const found: Range[] = [];
-  const chars = codes(text);
+  const chars = text.match(/\\x[0-9a-fA-F]{2}|\\?./gsu) ?? [];
   for (let i = 0; i < chars.length; i++) {
-    const from = chars[i]?.code ?? 0;
-    const to = chars[i + 2];
-    if (chars[i + 1]?.isDash === true && to !== undefined) {
-      found.push([from, to.code]);
-      i += 2;
-    } else found.push([from, from]);
+    const from = codeOf(chars[i]);
+    // A dash that is not escaped.
+    const isRange = chars[i + 1] === '-' && i + 2 < chars.length;
+    if (isRange) i += 2;
+    found.push([from, codeOf(chars[i])]);
   }
   return found;
 }
 
+const codeOf = (escaped = ''): number => resolveEscapes(escaped).codePointAt(0) ?? 0;
+
 const ESCAPES: Readonly<Record<string, string>> = { n: '\n', r: '\r', t: '\t' };
 
-/** Code points, with escapes resolved; a dash that is not escaped may be a range. */
-function codes(text: string): { code: number; isDash: boolean }[] {
-  const matches = text.matchAll(/\\x([0-9a-fA-F]{2})|\\(.)|(.)/gsu);
-  return [...matches].map(([, hex, escaped, plain]) => ({
-    code:
-      hex === undefined
-        ? ((plain ?? ESCAPES[escaped ?? ''] ?? escaped)?.codePointAt(0) ?? 0)
-        : Number.parseInt(hex, 16),
-    isDash: plain === '-',
-  }));
+function resolveEscapes(text: string): string {
+  if (!text.includes('\\')) return text;
+  return text.replace(/\\(?:x([0-9a-fA-F]{2})|(.))/gsu, (_, hex?: string, char = '') =>
+    hex === undefined ? (ESCAPES[char] ?? char) : String.fromCharCode(Number.parseInt(hex, 16)),
+  );
 }

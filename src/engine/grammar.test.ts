@@ -19,6 +19,10 @@ function rules(gbnf: string): Record<string, string> {
   );
 }
 
+const twice: readonly string[] = Array(1_000).fill('object');
+const long = 'x'.repeat(300_000);
+const names = (count: number) => Array.from({ length: count }, (_, i) => [`k${i}`, true] as const);
+
 const refusal = (schema: JsonSchema, strict = false): string => {
   try {
     schemaGrammar(schema, strict);
@@ -124,6 +128,43 @@ describe('schemaGrammar', () => {
     expect(refusal(deep)).toContain('deeper');
     const names = Array.from({ length: 2_000 }, (_, i) => [`p${i}`, { type: 'null' }]);
     expect(refusal({ properties: Object.fromEntries(names) })).toContain('rules');
+  });
+
+  it.each<[string, JsonSchema, string]>([
+    ['a long text of many types', { type: twice, properties: { a: { enum: [long] } } }, 'bytes'],
+    ['long texts', { enum: Array.from({ length: 30 }, () => '"'.repeat(10_000)) }, 'bytes'],
+    [
+      'many names of one schema',
+      {
+        anyOf: Array.from({ length: 1_000 }, (_, i) => ({ $ref: `#${i}/$defs/a` })),
+        $defs: { a: { properties: { b: true }, required: Array(1_000).fill('b') } },
+      },
+      'parts',
+    ],
+    [
+      'merged objects in merged objects',
+      Array.from({ length: 30 }).reduce<object>(
+        (inner) => ({ ...Object.fromEntries(names(1_000)), allOf: [inner] }),
+        { type: 'integer' },
+      ) as JsonSchema,
+      'parts',
+    ],
+    ['many properties', { properties: Object.fromEntries(names(30_000)) }, 'parts'],
+  ])('refuses work that grows out of little: %s', (_name, schema, message) => {
+    expect(refusal(schema)).toContain(message);
+  });
+
+  it('counts all tools of a call together', () => {
+    const parameters = { properties: { a: true }, required: Array(1_000).fill('a') };
+    const tools = Array.from({ length: 30 }, (_, i) => ({ name: `f${i}`, parameters }));
+    expect(() => callGrammar(tools, 'open')).toThrow('parts');
+    expect(callGrammar(tools.slice(0, 10), 'open')).toContain('f9');
+  });
+
+  it('reads a type that is listed many times once', () => {
+    expect(schemaGrammar({ type: twice, properties: { a: true } })).toBe(
+      schemaGrammar({ type: ['object'], properties: { a: true } }),
+    );
   });
 
   it('ignores keywords that it can’t enforce, but refuses them when strict', () => {

@@ -18,6 +18,8 @@ const DEPTH_MAX = 32;
 const RULES_MAX = 2_000;
 /** Bytes of one grammar. */
 const GRAMMAR_BYTES_MAX = 256 * 1024;
+/** Schemas, keywords, properties and names that one grammar takes to write, since a few may stand for many. */
+const WORK_MAX = 20_000;
 /** Largest enforced repetition, since llama.cpp expands each one into a rule. Larger ones are not limited. */
 const REPEAT_MAX = 512;
 
@@ -100,7 +102,7 @@ export function callGrammar(
 ): string {
   const compiler = new Compiler({}, bounds);
   const calls = tools.map((tool, index) => {
-    const own = new Compiler(tool.parameters, bounds, false, `t${index}`);
+    const own = compiler.forTool(tool.parameters, `t${index}`);
     const args = own.rule(tool.parameters, `t${index}`, 0);
     compiler.adopt(own);
     const before = begun === 'name' ? '' : `${literal(tool.name + CALL_BETWEEN)} `;
@@ -115,6 +117,15 @@ export function callGrammar(
 const TEXT = '[^< \\t\\n] [^\\x00]*';
 export const NO_CALL_GRAMMAR = `root ::= [ \\n]{0,2} ${TEXT}\n`;
 
+/** What one grammar has taken so far. */
+interface Spent {
+  work: number;
+  /** Characters of rules. */
+  rules: number;
+  /** Characters of literals. */
+  literals: number;
+}
+
 class Compiler {
   readonly #root: JsonSchema;
   readonly #bounds: Bounds;
@@ -123,16 +134,29 @@ class Compiler {
   /** `$ref` → rule name, so that recursive schemas terminate. */
   readonly #refs = new Map<string, string>();
   readonly #prefix: string;
+  readonly #spent: Spent;
 
-  constructor(root: JsonSchema, bounds: Bounds, strict = false, prefix = 'r') {
+  constructor(
+    root: JsonSchema,
+    bounds: Bounds,
+    strict = false,
+    prefix = 'r',
+    spent: Spent = { work: 0, rules: 0, literals: 0 },
+  ) {
     this.#root = root;
     this.#bounds = bounds;
     this.#strict = strict;
     this.#prefix = prefix;
+    this.#spent = spent;
+  }
+
+  /** A compiler whose rules count as part of this one's grammar. */
+  forTool(root: JsonSchema, prefix: string): Compiler {
+    return new Compiler(root, this.#bounds, this.#strict, prefix, this.#spent);
   }
 
   adopt(other: Compiler): void {
-    for (const [name, body] of other.#rules) this.#set(name, body);
+    for (const [name, body] of other.#rules) this.#add(name, body);
   }
 
   finish(root: string): string {
@@ -141,8 +165,7 @@ class Compiler {
     for (const [name, body] of Object.entries(primitives(this.#bounds)))
       lines.push(`${name} ::= ${body}`);
     const text = `${lines.join('\n')}\n`;
-    if (text.length > GRAMMAR_BYTES_MAX)
-      throw refuse(`the schema needs a grammar of more than ${GRAMMAR_BYTES_MAX} bytes`);
+    checkSize(text.length);
     return text;
   }
 
@@ -151,14 +174,15 @@ class Compiler {
     if (depth > DEPTH_MAX) throw refuse(`the schema is nested deeper than ${DEPTH_MAX} levels`);
     if (schema === true || schema === undefined) return 'value';
     if (!isRecord(schema)) throw refuse('a schema must be an object');
+    this.#work(1);
     this.#checkStrict(schema);
     const ref = schema['$ref'];
     if (typeof ref === 'string') return this.#ref(ref, depth);
-    if ('const' in schema) return this.#set(name, literal(json(schema['const'])));
+    if ('const' in schema) return this.#set(name, this.#literal(json(schema['const'])));
     const choices = schema['enum'];
     if (Array.isArray(choices)) {
       if (choices.length === 0) throw refuse('an enum must not be empty');
-      return this.#set(name, choices.map((choice) => literal(json(choice))).join(' | '));
+      return this.#set(name, choices.map((choice) => this.#literal(json(choice))).join(' | '));
     }
     const either = schema['anyOf'] ?? schema['oneOf'];
     if (Array.isArray(either) && either.length > 0) {
@@ -170,23 +194,23 @@ class Compiler {
     if (Array.isArray(schema['allOf'])) return this.rule(this.#merge(schema), name, depth + 1);
     const type = schema['type'] ?? impliedType(schema);
     if (Array.isArray(type)) {
-      const kinds = type.map((one, i) =>
-        this.#typed({ ...schema, type: one }, `${name}-${i}`, depth),
+      const kinds = [...new Set<unknown>(type)].map((one, i) =>
+        this.#typed(one, schema, `${name}-${i}`, depth),
       );
       return this.#set(name, kinds.join(' | '));
     }
-    return this.#typed({ ...schema, type }, name, depth);
+    return this.#typed(type, schema, name, depth);
   }
 
-  #typed(schema: Record<string, unknown>, name: string, depth: number): string {
-    switch (schema['type']) {
+  #typed(type: unknown, schema: Record<string, unknown>, name: string, depth: number): string {
+    switch (type) {
       case undefined:
         return 'value';
       case 'integer':
       case 'number':
       case 'boolean':
       case 'null':
-        return schema['type'];
+        return type;
       case 'string':
         return this.#string(schema, name);
       case 'array':
@@ -194,7 +218,7 @@ class Compiler {
       case 'object':
         return this.#object(schema, name, depth);
       default:
-        throw refuse(`the schema has an unknown type ${json(schema['type'])}`);
+        throw refuse(`the schema has an unknown type ${json(type)}`);
     }
   }
 
@@ -229,9 +253,11 @@ class Compiler {
       const value = this.rule(extra, `${name}-v`, depth + 1);
       return this.#set(name, `"{" (string ": " ${value} (", " string ": " ${value})*)? "}"`);
     }
-    const required = new Set(Array.isArray(schema['required']) ? schema['required'] : []);
+    const names = asList(schema['required']);
+    this.#work(entries.length + names.length);
+    const required = new Set(names);
     const members = entries.map(([key, value], i) => ({
-      text: `${literal(`${json(key)}: `)} ${this.rule(value, `${name}-${i}`, depth + 1)}`,
+      text: `${this.#literal(`${json(key)}: `)} ${this.rule(value, `${name}-${i}`, depth + 1)}`,
       required: required.has(key),
     }));
     return this.#set(name, `"{" ${this.#members(members, name)} "}"`);
@@ -272,18 +298,30 @@ class Compiler {
 
   #merge(schema: Record<string, unknown>): Record<string, unknown> {
     const { allOf, ...rest } = schema;
-    const parts = Array.isArray(allOf) ? allOf : [];
+    const parts = asList(allOf);
+    this.#work(Object.keys(schema).length);
     // The common case: pydantic wraps one $ref to add a description.
-    if (parts.length === 1 && isRecord(parts[0]) && !('properties' in rest))
+    if (parts.length === 1 && isRecord(parts[0]) && !('properties' in rest)) {
+      this.#work(Object.keys(parts[0]).length);
       return { ...rest, ...parts[0] };
-    const merged: Record<string, unknown> = { ...rest, type: 'object' };
+    }
+    if (parts.length === 0) return { ...rest, type: 'object' };
+    const properties = new Map(Object.entries(asRecord(rest['properties'])));
+    const required = [asList(rest['required'])];
     for (const part of parts) {
       if (!isRecord(part) || !isRecord(part['properties']))
         throw refuse('allOf supports only objects with properties');
-      merged['properties'] = { ...asRecord(merged['properties']), ...part['properties'] };
-      merged['required'] = [...asList(merged['required']), ...asList(part['required'])];
+      const entries = Object.entries(part['properties']);
+      this.#work(1 + entries.length);
+      for (const [key, value] of entries) properties.set(key, value);
+      required.push(asList(part['required']));
     }
-    return merged;
+    return {
+      ...rest,
+      type: 'object',
+      properties: Object.fromEntries(properties),
+      required: required.flat(),
+    };
   }
 
   #checkStrict(schema: Record<string, unknown>): void {
@@ -293,11 +331,34 @@ class Compiler {
   }
 
   #set(name: string, body: string): string {
+    this.#spent.rules += name.length + body.length;
+    checkSize(this.#spent.rules);
+    this.#add(name, body);
+    return name;
+  }
+
+  #add(name: string, body: string): void {
     if (this.#rules.size >= RULES_MAX)
       throw refuse(`the schema needs more than ${RULES_MAX} rules`);
     this.#rules.set(name, body);
-    return name;
   }
+
+  #literal(text: string): string {
+    this.#spent.literals += text.length;
+    checkSize(this.#spent.literals);
+    return literal(text);
+  }
+
+  #work(steps: number): void {
+    this.#spent.work += steps;
+    if (this.#spent.work > WORK_MAX)
+      throw refuse(`the schema has more than ${WORK_MAX} parts, or refers to them too often`);
+  }
+}
+
+function checkSize(bytes: number): void {
+  if (bytes > GRAMMAR_BYTES_MAX)
+    throw refuse(`the schema needs a grammar of more than ${GRAMMAR_BYTES_MAX} bytes`);
 }
 
 /** A GBNF string literal. */
