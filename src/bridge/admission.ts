@@ -36,6 +36,8 @@ export type SharedBudgets = (
 
 export interface AdmissionRequest {
   readonly promptTokensEstimate: number;
+  /** Counts for the queue alone, unless the server counts more. */
+  readonly soundTokensEstimate?: number | undefined;
   /** Null: it generates nothing. */
   readonly output: OutputLimit | null;
   readonly plan: Plan;
@@ -47,6 +49,8 @@ export class Admission {
   /** The routes that it may take: with a limit of cost, those whose price is known. */
   readonly plan: Plan;
   readonly #context: AdmissionContext;
+  /** That the queue counts at least. */
+  readonly #soundTokens: number;
   readonly #inputTokens: number;
   readonly #expectedOutput: number;
   readonly #reservation: Reservation | undefined;
@@ -57,12 +61,13 @@ export class Admission {
 
   private constructor(
     context: AdmissionContext,
-    { promptTokensEstimate, output, plan }: AdmissionRequest,
+    { promptTokensEstimate, soundTokensEstimate = 0, output, plan }: AdmissionRequest,
     reservation: Reservation | undefined,
   ) {
     this.#context = context;
     this.plan = plan;
-    this.#inputTokens = promptTokensEstimate;
+    this.#soundTokens = soundTokensEstimate;
+    this.#inputTokens = promptTokensEstimate + soundTokensEstimate;
     this.#expectedOutput = Math.min(EXPECTED_OUTPUT_TOKENS, mostOf(output));
     this.#reservation = reservation;
   }
@@ -135,7 +140,7 @@ export class Admission {
 
   /** While an answer comes it costs at least what was expected. */
   progress({ promptTokens, completionTokens }: TokenCounts): void {
-    this.#turn?.charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));
+    this.#charge(promptTokens, Math.max(completionTokens, this.#expectedOutput));
   }
 
   /**
@@ -147,7 +152,7 @@ export class Admission {
     const { promptTokens, completionTokens } = counts;
     const isUnknown = isLeft && counts.estimated;
     const expected = isUnknown ? this.#expectedOutput : 0;
-    this.#turn?.charge(promptTokens, Math.max(completionTokens, expected));
+    this.#charge(promptTokens, Math.max(completionTokens, expected));
     const { outputTokens = 0, limitsOutput = false } = this.#reservation ?? {};
     const most = isUnknown && limitsOutput ? outputTokens : 0;
     const used = { ...counts, completionTokens: Math.max(completionTokens, most) };
@@ -158,6 +163,10 @@ export class Admission {
       costNanoDollars: this.#costNanoDollars,
     });
     this.#turn?.release();
+  }
+
+  #charge(inputTokens: number, outputTokens: number): void {
+    this.#turn?.charge(Math.max(inputTokens, this.#soundTokens), outputTokens);
   }
 
   /** No upstream got the request. */

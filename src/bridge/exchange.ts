@@ -378,12 +378,12 @@ export class Exchange {
 
   /** Waits for its part of the budget. No upstream is silent meanwhile. */
   async #reserve(
-    { promptTokensEstimate }: Inspection,
+    { promptTokensEstimate, soundTokensEstimate }: Inspection,
     output: OutputLimit | null,
     plan: Plan,
   ): Promise<Checked<Admission>> {
     this.#silence?.stop();
-    const request = { promptTokensEstimate, output, plan };
+    const request = { promptTokensEstimate, soundTokensEstimate, output, plan };
     const admitted = await Admission.reserve(this.#context, request, this.#aborter.signal);
     if (admitted.ok) this.#admission = admitted.value;
     this.#watchSilence();

@@ -1,10 +1,17 @@
 /** Transcriptions and translations of sound, whose requests are forms. */
 import { createHash } from 'node:crypto';
+import type { ServerResponse } from 'node:http';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { BridgePolicy } from '../../src/bridge/bridge.ts';
 import { auditedBridge } from '../support/audited-bridge.ts';
-import { type Answered, type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
+import {
+  type Answered,
+  type BridgeFixture,
+  bridgeFixture,
+  call,
+} from '../support/bridge-fixture.ts';
 import { type FormPart, formOf, formType, partsOf } from '../support/forms.ts';
 import { delta, finish, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
 import { forwardTo, nodeOpenai, pythonOpenai, runScenario } from '../support/model-clients.ts';
@@ -258,6 +265,42 @@ describe('transcriptions', () => {
     expect(errorOf(await ask([MODEL, FILE]))).toMatchObject({ status: 429, code: 'budget_spent' });
     expect((await ask([FILE])).status).toBe(404);
     expect(fixture.mock.requests).toHaveLength(2);
+  });
+
+  it('long sounds count as work in the queue of a busy server', async () => {
+    fixture = await bridgeFixture({
+      upstream: async (mock) => ({ ...mock.target, models: ['whisper'], slots: 1 }),
+    });
+    const order: string[] = [];
+    const held: ServerResponse[] = [];
+    fixture.mock.answer((request, response) => {
+      order.push(request.bytes.length > 100_000 ? 'long' : 'short');
+      held.push(response);
+    });
+    const waiting = (count: number) =>
+      expect
+        .poll(() => {
+          const metrics = fixture.bridge.metrics();
+          const gauge = metrics.find(({ name }) => name === 'neurovisor_model_queue_waiting');
+          return gauge?.samples()[0]?.value;
+        })
+        .toBe(count);
+    const path = join(fixture.dir, 'other.sock');
+    await fixture.bridge.attach({ sandboxId: 'other', socketPath: path });
+    const headers = { 'content-type': formType() };
+    const long = formOf([MODEL, { ...FILE, content: Buffer.alloc(1024 * 1024) }]);
+    const calls = [1, 2, 3].map(() => fixture.call(TRANSCRIBE, long, headers));
+    await waiting(2);
+    for (const _ of [1, 2, 3, 4])
+      calls.push(call(path, TRANSCRIBE, formOf([MODEL, FILE]), headers));
+    await waiting(6);
+    for (let count = 0; count < 7; count += 1) {
+      await expect.poll(() => held.length).toBe(count + 1);
+      const usage = { type: 'duration', seconds: 1 };
+      sendJson(held[count] as ServerResponse, 200, { text: 'x', usage });
+    }
+    for (const { status } of await Promise.all(calls)) expect(status).toBe(200);
+    expect(order).toEqual(['long', ...Array.from({ length: 4 }, () => 'short'), 'long', 'long']);
   });
 
   it('a guest that leaves in its upload asks no server', async () => {

@@ -24,6 +24,7 @@ import { Recorder } from '../../src/bridge/tape/recorder.ts';
 import { RuntimeTape } from '../../src/runtime/model-servers/tape.ts';
 import type { Upstream } from '../../src/runtime/upstream.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
+import { formOf, formType } from '../support/forms.ts';
 import {
   type Answer,
   completion,
@@ -98,11 +99,19 @@ describe('a replay', () => {
   it('and a recording refuse audio, which is no text', async () => {
     const fixture = await open({ tape: new Recorder() });
     const asked = { model: 'm1', input: 'x', voice: 'alloy' };
-    const refused = await fixture.call('/v1/audio/speech', asked);
-    expect([refused.status, JSON.parse(refused.body)]).toMatchObject([
-      400,
-      { error: { code: 'audio_not_recorded' } },
+    const form = formOf([
+      { name: 'model', content: 'm1' },
+      { name: 'file', fileName: 'a.wav', content: 'RIFF' },
     ]);
+    for (const refused of [
+      await fixture.call('/v1/audio/speech', asked),
+      await fixture.call('/v1/audio/transcriptions', form, { 'content-type': formType() }),
+    ]) {
+      expect([refused.status, JSON.parse(refused.body)]).toMatchObject([
+        400,
+        { error: { code: 'audio_not_recorded' } },
+      ]);
+    }
   });
 
   it('refuses a model that the sandbox may not use, like a model server', async () => {

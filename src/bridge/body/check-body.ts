@@ -119,7 +119,7 @@ export function checkBody(bytes: Buffer, check: BodyCheck): Checked<CheckedBody>
   const promptTokensEstimate =
     translated?.value?.promptTokensEstimate ?? inspection.promptTokensEstimate;
   const checked = {
-    inspection: { ...inspection, promptTokensEstimate },
+    inspection: { ...inspection, promptTokensEstimate, ...soundOf(upload) },
     conversation,
     forms: { openai },
     ...exactOf(check, inspection, value),
@@ -167,6 +167,15 @@ function readUpload(bytes: Buffer, { contentType, content }: BodyCheck): Checked
   if (stream === 'true' || stream === 'false') members.set('stream', stream === 'true');
   const value = Object.fromEntries(members);
   return accepted({ value, layout: NO_LAYOUT, upload: read.value });
+}
+
+/** Speech in MP3 has 16 kB a second, of which OpenAI's models count 10 tokens. */
+const SOUND_BYTES_PER_TOKEN = 1600;
+
+function soundOf(upload: UploadForm | undefined): Pick<Inspection, 'soundTokensEstimate'> {
+  if (upload?.file === undefined) return {};
+  const { start, end } = upload.file;
+  return { soundTokensEstimate: Math.ceil((end - start) / SOUND_BYTES_PER_TOKEN) };
 }
 
 const NO_LAYOUT: JsonLayout = { members: new Map(), end: 0 };

@@ -42,6 +42,8 @@ export interface Inspection {
   /** True when the answer will have a usage event that the client did not ask for. */
   readonly hideUsage: boolean;
   readonly promptTokensEstimate: number;
+  /** Work that a file of sound is for a server, which may count none of it. Absent: there is no such file. */
+  readonly soundTokensEstimate?: number;
   /** Labels by which the upstream tells users or caches apart; it gets a hash of each and the sandbox's id. */
   readonly bound: Readonly<Record<string, string>>;
   /** Top-level members to replace or add before the request goes upstream. */
