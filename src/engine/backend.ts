@@ -25,6 +25,10 @@ export interface ProcessorInfo {
 }
 
 export interface BackendInfo extends ProcessorInfo {
+  /** Layers of the model that are on the GPU; 0 on the CPU. */
+  readonly gpuLayers: number;
+  /** Layers of the model, with the output layer. */
+  readonly layers: number;
   /** CPU threads for inference. */
   readonly threads: number;
   /** Limit for one prompt and its answer, tokens. */

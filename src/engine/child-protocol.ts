@@ -1,7 +1,9 @@
 /** Messages between `process.ts` and its child `main.ts`: a config in argv, JSON lines on stdout. */
+import { ignore } from '../base/ignore.ts';
+import { plain } from '../base/text/plain.ts';
 import type { BackendInfo } from './backend.ts';
 import type { EngineErrorCode } from './errors.ts';
-import type { GpuChoice } from './llama.ts';
+import type { GpuChoice } from './load.ts';
 
 /** The child's only argument, as JSON. */
 export interface ChildConfig {
@@ -25,6 +27,8 @@ export interface ReadyInfo extends BackendInfo {
 export type ChildEvent =
   /** The socket is open; requests that need the model wait. */
   | { readonly type: 'listening'; readonly port: number | null }
+  /** For the log of NeuroVisor: what a person should know although the engine works. */
+  | { readonly type: 'notice'; readonly message: string }
   | { readonly type: 'ready'; readonly info: ReadyInfo }
   /** The last event; the process exits. */
   | {
@@ -33,3 +37,34 @@ export type ChildEvent =
       readonly message: string;
       readonly remedy: string | null;
     };
+
+const NOTICE_CHARACTERS_MAX = 400;
+
+/**
+ * An event of the child, or undefined: llama.cpp prints lines of its own. A child that a guest has taken over may print
+ * anything, so a line never throws and a notice is short.
+ */
+export function readEvent(line: string): ChildEvent | undefined {
+  if (!line.startsWith('{"type":"')) return undefined;
+  let event: ChildEvent;
+  try {
+    event = JSON.parse(line) as ChildEvent;
+  } catch (error) {
+    ignore(error, 'logged as a line of llama.cpp');
+    return undefined;
+  }
+  switch (event.type) {
+    case 'listening':
+      return event;
+    case 'ready':
+      return typeof event.info === 'object' && event.info !== null ? event : undefined;
+    case 'failed':
+      return typeof event.message === 'string' ? event : undefined;
+    case 'notice': {
+      if (typeof event.message !== 'string') return undefined;
+      return { ...event, message: plain(event.message).slice(0, NOTICE_CHARACTERS_MAX) };
+    }
+    default:
+      return undefined;
+  }
+}

@@ -11,6 +11,8 @@ export type EngineErrorCode =
   | 'model_invalid'
   /** The model and its context need more memory than available. */
   | 'out_of_memory'
+  /** The GPU has no memory, not even for a model all of whose layers are on the CPU. */
+  | 'gpu_out_of_memory'
   /** The socket could not be opened. */
   | 'listen_failed'
   /** The process ended unexpectedly. */
@@ -64,6 +66,7 @@ export const HTTP_STATUS: Partial<Record<EngineErrorCode, number>> = {
   model_missing: 503,
   model_invalid: 503,
   out_of_memory: 503,
+  gpu_out_of_memory: 503,
 };
 
 export function toEngineError(error: unknown): EngineError {

@@ -1,10 +1,7 @@
 /** Runs the model with llama.cpp, through node-llama-cpp (io). */
-import { access, constants, open } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import type {
   ChatHistoryItem,
   ChatWrapper,
-  LlamaOptions as LibraryOptions,
   Llama,
   LlamaContext,
   LlamaContextSequence,
@@ -21,35 +18,25 @@ import type {
   GenerateEvent,
   GenerateOptions,
   PreparedPrompt,
-  ProcessorInfo,
   Prompt,
   Turn,
 } from './backend.ts';
 import { ClosableGrammar, Closer } from './closing.ts';
 import { EngineError } from './errors.ts';
+import {
+  checkModelFile,
+  importLibrary,
+  type Library,
+  type LlamaOptions,
+  loadModel,
+  type Notice,
+  processorOf,
+} from './load.ts';
 import { Rounds } from './rounds.ts';
 import { SaltedCache } from './salted-cache.ts';
 
-export type GpuChoice = 'auto' | 'cpu' | 'cuda' | 'vulkan';
-
-export interface LlamaOptions {
-  readonly modelPath: string;
-  readonly gpu: GpuChoice;
-  /** Null: see `defaultThreads`. */
-  readonly threads: number | null;
-  /** Limit for one prompt and its answer, tokens. */
-  readonly contextTokens: number;
-  /** Generations at a time; null: 4 on a GPU, 2 on a CPU. */
-  readonly slots: number | null;
-}
-
 /** Tokens computed between two checks of the abort signal: a tenth of a second on a CPU. */
 const PREFILL_CHUNK_TOKENS = 128;
-/**
- * Tokens per llama.cpp batch on a CPU. The result buffer grows with batch × vocabulary (half a gigabyte at
- * 512 × 262,144); smaller batches were not slower.
- */
-const CPU_BATCH_TOKENS = 128;
 /** Compiled grammars in the cache. */
 const GRAMMARS_MAX = 16;
 /** Tokens of one text to embed, which is computed in one batch. */
@@ -65,34 +52,20 @@ const PENALTY_TOKENS = 64;
  */
 const EMBEDDING_FRAME = { before: 'The topic of the text "', after: '" is: "' } as const;
 
-type Library = typeof import('node-llama-cpp');
-
 /**
- * @throws EngineError `engine_missing`, `gpu_unavailable`, `model_missing`, `model_invalid`, `out_of_memory`
+ * @param notice takes what a person should know although the model can be used
+ * @throws EngineError `engine_missing`, `gpu_unavailable`, `model_missing`, `model_invalid`, `out_of_memory`,
+ * `gpu_out_of_memory`
  */
-export async function loadLlama(options: LlamaOptions): Promise<Backend> {
+export async function loadLlama(options: LlamaOptions, notice: Notice): Promise<Backend> {
   await checkModelFile(options.modelPath);
   const library = await importLibrary();
-  const llama = await openLlama(library, options.gpu);
-  const threads = options.threads ?? defaultThreads(llama.cpuMathCores);
-  const onGpu = llama.gpu !== false;
-  const model = await guard('load the model', library, () =>
-    llama.loadModel({ modelPath: options.modelPath, useMmap: true }),
-  );
-  const slots = options.slots ?? (onGpu ? 4 : 2);
-  const context = await guard('allocate the context', library, () =>
-    model.createContext({
-      sequences: slots,
-      contextSize: Math.min(options.contextTokens, model.trainContextSize),
-      threads,
-      // A sliding window would drop the beginning, and no prefix could be reused.
-      swaFullCache: true,
-      // A part of a prompt, and one token of each other generation.
-      ...(onGpu ? {} : { batchSize: CPU_BATCH_TOKENS + slots }),
-    }),
-  );
+  const loaded = await loadModel(library, options, notice);
+  const { llama, model, context, threads, slots, gpuLayers, layers } = loaded;
   return new LlamaBackend(library, llama, model, context, {
     ...(await processorOf(llama)),
+    gpuLayers,
+    layers,
     threads,
     contextTokens: context.contextSize,
     slots,
@@ -100,15 +73,6 @@ export async function loadLlama(options: LlamaOptions): Promise<Backend> {
     embeddingTokens: Math.min(EMBEDDING_TOKENS_MAX, model.trainContextSize),
     chatTemplate: model.fileInfo.metadata.tokenizer?.chat_template !== undefined,
   });
-}
-
-/**
- * Physical cores less one. llama.cpp's threads wait for each other by spinning, so one that shares its core
- * stalls all: on 2 busy cores, 2 threads gave 1 to 3 tokens/s and 1 thread 8 to 28. The client's VM and the
- * daemon need a core of their own.
- */
-export function defaultThreads(physicalCores: number): number {
-  return Math.max(1, Math.min(physicalCores, availableParallelism()) - 1);
 }
 
 interface Sequence {
@@ -392,96 +356,4 @@ function historyItem(turn: Turn): ChatHistoryItem {
 function normalize(vector: Float32Array): Float32Array {
   const length = Math.hypot(...vector);
   return length === 0 ? vector : vector.map((value) => value / length);
-}
-
-async function checkModelFile(path: string): Promise<void> {
-  try {
-    await access(path, constants.R_OK);
-  } catch (error) {
-    throw new EngineError('model_missing', `no readable model file at ${path}`, {
-      cause: error,
-      remedy: 'give the path of a GGUF file',
-    });
-  }
-  const file = await open(path);
-  try {
-    const magic = Buffer.alloc(4);
-    await file.read(magic, 0, 4, 0);
-    if (magic.toString('latin1') === 'GGUF') return;
-  } finally {
-    await file.close();
-  }
-  throw new EngineError('model_invalid', `${path} is not a GGUF file`, {
-    remedy: 'use a model in the GGUF format, or convert it first',
-  });
-}
-
-/** Loads llama.cpp without a model. @throws EngineError `engine_missing`, `gpu_unavailable` */
-export async function loadProcessor(choice: GpuChoice): Promise<ProcessorInfo> {
-  const llama = await openLlama(await importLibrary(), choice);
-  try {
-    return await processorOf(llama);
-  } finally {
-    await llama.dispose();
-  }
-}
-
-async function processorOf(llama: Llama): Promise<ProcessorInfo> {
-  if (llama.gpu === false) return { gpu: 'cpu', device: null };
-  const [device = null] = await llama.getGpuDeviceNames();
-  return { gpu: llama.gpu, device };
-}
-
-async function importLibrary(): Promise<Library> {
-  try {
-    return await import('node-llama-cpp');
-  } catch (error) {
-    throw new EngineError('engine_missing', 'node-llama-cpp is not installed', {
-      cause: error,
-      remedy: 'run npm ci in the project, or point NEUROVISOR_UPSTREAM to another model server',
-    });
-  }
-}
-
-async function openLlama(library: Library, choice: GpuChoice): Promise<Llama> {
-  const options: LibraryOptions = {
-    gpu: choice === 'cpu' ? false : choice,
-    build: 'never',
-    skipDownload: true,
-    progressLogs: false,
-    logLevel: library.LlamaLogLevel.error,
-    // 0: no limit; otherwise contexts share a budget of threads and wait for each other.
-    maxThreads: 0,
-  };
-  try {
-    return await library.getLlama(options);
-  } catch (error) {
-    if (choice === 'cuda' || choice === 'vulkan') {
-      throw new EngineError('gpu_unavailable', `the engine can't use ${choice} here`, {
-        cause: error,
-        remedy: `install the driver and the npm package @node-llama-cpp/linux-x64-${choice}, or use the CPU`,
-      });
-    }
-    throw new EngineError('engine_missing', 'llama.cpp has no binary for this machine', {
-      cause: error,
-      remedy: 'install the @node-llama-cpp package of this platform, or use another model server',
-    });
-  }
-}
-
-async function guard<T>(what: string, library: Library, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof library.InsufficientMemoryError) {
-      throw new EngineError('out_of_memory', `not enough memory to ${what}`, {
-        cause: error,
-        remedy: 'use a smaller model or a shorter context',
-      });
-    }
-    throw new EngineError('model_invalid', `llama.cpp can't ${what}`, {
-      cause: error,
-      remedy: 'check the file against its checksum, or use another model',
-    });
-  }
 }

@@ -68,7 +68,7 @@ async function main(config: ChildConfig): Promise<void> {
   }
   send({ type: 'listening', port });
   try {
-    const backend = await loadLlama(config);
+    const backend = await loadLlama(config, (message) => send({ type: 'notice', message }));
     resolve(new Service(backend));
     send({ type: 'ready', info: { ...backend.info, loadMs: Math.round(performance.now()) } });
   } catch (error) {

@@ -27,9 +27,9 @@ import { CodedError, describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { modulePath } from '../base/module-path.ts';
-import type { ChildConfig, ChildEvent, ReadyInfo } from './child-protocol.ts';
+import { type ChildConfig, type ReadyInfo, readEvent } from './child-protocol.ts';
 import { EngineError } from './errors.ts';
-import type { GpuChoice } from './llama.ts';
+import type { GpuChoice } from './load.ts';
 
 /** Timeout for opening the socket, before anything is loaded, milliseconds. */
 const LISTEN_TIMEOUT_MS = 30_000;
@@ -38,6 +38,8 @@ const STOP_TIMEOUT_MS = 2_000;
 const CONTEXT_TOKENS = 4_096;
 /** Bytes of a path in `sockaddr_un`, without the terminating NUL (unix(7)). */
 const SOCKET_PATH_MAX = 107;
+/** Notices that one process may log; a child that a guest has taken over could fill the log. */
+const NOTICES_MAX = 16;
 /** Lines of stderr kept for the message of a crash. */
 const STDERR_LINES_KEPT = 8;
 /** Environment variables that the child gets: never API keys. */
@@ -249,16 +251,19 @@ class EngineProcess implements Engine {
     const { stdout, stderr, stdin } = this.#child;
     stdin?.on('error', (error) => ignore(error, 'the process ended; exited reports it'));
     if (stdout === null || stderr === null) return;
+    let notices = 0;
     createInterface({ input: stdout }).on('line', (line) => {
-      const event = parseEvent(line);
+      const event = readEvent(line);
       if (event === undefined) log.debug('engine', { line });
       else if (event.type === 'listening') {
         this.port = event.port;
         listening();
       } else if (event.type === 'ready') {
-        const { gpu, threads, loadMs } = event.info;
-        log.info('engine ready', { gpu, threads, loadMs });
+        const { gpu, gpuLayers, layers, threads, loadMs } = event.info;
+        log.info('engine ready', { gpu, gpuLayers, layers, threads, loadMs });
         ready(event.info);
+      } else if (event.type === 'notice') {
+        if (notices++ < NOTICES_MAX) log.warn(`engine: ${event.message}`);
       } else {
         const { code, message, remedy } = event;
         this.#failure = new EngineError(code, message, remedy === null ? {} : { remedy });
@@ -304,11 +309,6 @@ function endOf(status: number | null): string {
 }
 
 const SIGNALED = 128;
-
-function parseEvent(line: string): ChildEvent | undefined {
-  if (!line.startsWith('{"type":"')) return undefined;
-  return JSON.parse(line) as ChildEvent;
-}
 
 function crash(reason: string, stderr: readonly string[]): EngineError {
   const remedy =

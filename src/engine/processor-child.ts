@@ -4,7 +4,7 @@
  */
 import { describeError } from '../base/errors.ts';
 import { toEngineError } from './errors.ts';
-import { type GpuChoice, loadProcessor } from './llama.ts';
+import { type GpuChoice, loadProcessor } from './load.ts';
 import type { ProcessorAnswer } from './processor.ts';
 
 async function answer(choice: GpuChoice): Promise<ProcessorAnswer> {

@@ -7,7 +7,7 @@ import { describeError } from '../base/errors.ts';
 import { modulePath } from '../base/module-path.ts';
 import type { ProcessorInfo } from './backend.ts';
 import { EngineError, type EngineErrorCode } from './errors.ts';
-import type { GpuChoice } from './llama.ts';
+import type { GpuChoice } from './load.ts';
 import { engineEnvironment } from './process.ts';
 
 /** The child's one line. */

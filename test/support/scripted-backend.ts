@@ -25,6 +25,8 @@ export class ScriptedBackend implements Backend {
     this.info = {
       gpu: 'cpu',
       device: null,
+      gpuLayers: 0,
+      layers: 31,
       threads: 1,
       contextTokens: 200,
       slots: 2,

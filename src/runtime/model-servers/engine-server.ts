@@ -1,18 +1,33 @@
 /** One model in an engine of its own, in its jail, which the first request starts, and the next one after its end. */
-import { request } from 'node:http';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import { newSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
-import { isJsonObject, parseObject } from '../../bridge/json-body.ts';
+import { namesIn } from '../../base/names-in.ts';
 import type { UpstreamTarget } from '../../bridge/upstream/address.ts';
 import type { Config } from '../../config.ts';
+import { askHealth, type EngineHealth } from '../../engine/health.ts';
 import { type Engine, startEngine } from '../../engine/process.ts';
 import type { Workspace } from '../../sandbox/parts.ts';
 import { type EngineJail, openEngineJail } from '../engine-jail.ts';
 import { makeWorkspace } from '../workspace.ts';
+
+/** In the directory of each engine. */
+const ENGINE_SOCKET = 'engine.sock';
+/** Engines that are asked at once. */
+const ENGINES_ASKED_MAX = 16;
+
+/** The running engines of a home, of this process and of others; those that answer. */
+export async function runningEngines(runDir: string): Promise<EngineHealth[]> {
+  const sockets = (await namesIn(runDir))
+    .map((id) => join(runDir, id, ENGINE_SOCKET))
+    .filter((path) => existsSync(path));
+  const asked = await Promise.all(sockets.slice(0, ENGINES_ASKED_MAX).map(askHealth));
+  return asked.filter((health) => health !== null);
+}
 
 export interface EnginePlace {
   readonly config: Config;
@@ -41,6 +56,8 @@ export class EngineServer {
   #current: Engine | undefined;
   /** Of the last process: nothing of it is left. */
   #removed: Promise<void> = Promise.resolve();
+  /** The GPU had no memory for the model, so the next engines compute on the CPU. */
+  #isGpuFull = false;
   /** The fewest that an engine has, until it has told. */
   #slots = 2;
 
@@ -123,8 +140,8 @@ export class EngineServer {
       const engine = await startEngine({
         modelPath: path,
         modelId,
-        socketPath: join(workspace.dir, 'engine.sock'),
-        gpu: config.gpu,
+        socketPath: join(workspace.dir, ENGINE_SOCKET),
+        gpu: this.#isGpuFull ? 'cpu' : config.gpu,
         clock: systemClock,
         log,
         ...(jail === null ? {} : { launch: jail.launch }),
@@ -138,7 +155,11 @@ export class EngineServer {
         )
         .finally(() => releaseRoom?.());
       this.#removed = engine.exited
-        .then(async () => {
+        .then(async (error) => {
+          if (error?.code === 'gpu_out_of_memory') {
+            this.#isGpuFull = true;
+            log.warn('the GPU has no memory for the model; its next engine computes on the CPU');
+          }
           this.#forget(engine);
           await remove(workspace, jail);
         })
@@ -146,7 +167,8 @@ export class EngineServer {
           log.warn('could not remove what the engine left', { error: describeError(error) });
         });
       await workspace.recordVmm(engine.pid);
-      if (jail?.hasGpu === true && config.gpu === 'auto') warnWithoutGpu(engine, log);
+      if (jail?.hasGpu === true && config.gpu === 'auto' && !this.#isGpuFull)
+        warnWithoutGpu(engine, log);
       return engine;
     } catch (error) {
       releaseRoom?.();
@@ -173,27 +195,9 @@ async function remove(workspace: Workspace, jail: EngineJail | null): Promise<vo
 
 /** From a slot of the bridge to the engine's door. */
 const ARRIVAL_MS = 500;
-const HEALTH_MS_MAX = 1_000;
-const HEALTH_BYTES_MAX = 4_096;
 
 /** An engine that does not answer may be computing. */
-function hasNoRequest(socketPath: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const sent = request({ socketPath, path: '/health', timeout: HEALTH_MS_MAX }, (response) => {
-      let text = '';
-      response.setEncoding('utf8').on('data', (part: string) => {
-        text += part;
-        if (text.length > HEALTH_BYTES_MAX) sent.destroy();
-      });
-      response.on('close', () => resolve(isWithoutWork(text)));
-    });
-    sent.on('timeout', () => sent.destroy());
-    sent.on('error', () => resolve(false));
-    sent.end();
-  });
-}
-
-function isWithoutWork(text: string): boolean {
-  const health = parseObject(text);
-  return isJsonObject(health) && health['running'] === 0 && health['waiting'] === 0;
+async function hasNoRequest(socketPath: string): Promise<boolean> {
+  const health = await askHealth(socketPath);
+  return health?.setup != null && health.running === 0 && health.waiting === 0;
 }
