@@ -7,10 +7,14 @@ const delta = (content: string) => event({ choices: [{ delta: { content } }], us
 const USAGE = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 9 } });
 const FINISH = event({ choices: [{ delta: {}, finish_reason: 'stop' }] });
 
-function watch(text: string, hide: boolean): { usage: StreamUsage; out: string } {
+function watch(
+  text: string,
+  hide: boolean,
+  eventBytesMax = 1024,
+): { usage: StreamUsage; out: string } {
   const usage = new StreamUsage(hide);
   let out = '';
-  for (const piece of new SseSplitter(1024).push(Buffer.from(text))) {
+  for (const piece of new SseSplitter(eventBytesMax).push(Buffer.from(text))) {
     if (usage.accept(piece)) out += piece.bytes.toString();
   }
   return { usage, out };
@@ -28,6 +32,28 @@ describe('StreamUsage', () => {
     expect(out).toBe(text);
     expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 0, estimated: false });
   });
+  it.each([0, 300_000])(
+    'knows the end of a transcript and its usage, with %i bytes more',
+    (more) => {
+      const delta = event({ type: 'transcript.text.delta', delta: 'four words of text' });
+      const logprobs = 'x'.repeat(more);
+      const usage = { type: 'tokens', input_tokens: 14, output_tokens: 45 };
+      const done = event({ type: 'transcript.text.done', text: 'four', logprobs, usage });
+      const watched = watch(delta + done, false, 1024 * 1024);
+      expect(watched.out).toBe(delta + done);
+      expect(watched.usage.finished).toBe(true);
+      expect(watched.usage.counts(1)).toEqual({
+        promptTokens: 14,
+        completionTokens: 45,
+        estimated: false,
+      });
+      const cut = watch(delta, false).usage;
+      expect([cut.finished, cut.counts(1)]).toEqual([
+        false,
+        { promptTokens: 1, completionTokens: 5, estimated: true },
+      ]);
+    },
+  );
   it('also hides it with CRLF line ends', () => {
     const text = `${delta('a')}${USAGE}${FINISH}`.replaceAll('\n', '\r\n');
     expect(watch(text, true).out).toBe(`${delta('a')}${FINISH}`.replaceAll('\n', '\r\n'));

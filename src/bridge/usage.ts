@@ -54,6 +54,8 @@ export const NO_TOKENS: TokenCounts = { promptTokens: 0, completionTokens: 0, es
 
 /** Larger events are not parsed; their size counts as text. */
 const PARSED_EVENT_BYTES_MAX = 256 * 1024;
+/** The type of an event is its first member. */
+const EVENT_TYPE_BYTES = 128;
 
 /** Counts along while a stream of events passes. */
 export interface StreamCounter {
@@ -128,7 +130,7 @@ export class StreamUsage implements StreamCounter {
   /** @returns true for the usage event that only the bridge requested */
   #read(bytes: Buffer): boolean {
     if (bytes.length > PARSED_EVENT_BYTES_MAX) {
-      this.#skip(bytes.length);
+      this.#readLarge(bytes);
       return false;
     }
     const data = eventData(bytes);
@@ -152,6 +154,16 @@ export class StreamUsage implements StreamCounter {
     if (!Array.isArray(choices)) return false;
     for (const choice of choices) this.#readChoice(choice);
     return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
+  }
+
+  /** Only the end of a transcript has a use: it repeats all of the text, maybe with numbers of each token. */
+  #readLarge(bytes: Buffer): void {
+    if (!bytes.subarray(0, EVENT_TYPE_BYTES).includes('"transcript.text.done"')) {
+      this.#skip(bytes.length);
+      return;
+    }
+    this.#finished = true;
+    this.#usage = findUsage(bytes.subarray(-KEPT_BYTES_MAX).toString('utf8')) ?? this.#usage;
   }
 
   #skip(bytes: number): void {
