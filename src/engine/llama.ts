@@ -21,6 +21,7 @@ import type {
   Prompt,
   Turn,
 } from './backend.ts';
+import { chooseChatWrapper } from './chat-template.ts';
 import { ClosableGrammar, Closer } from './closing.ts';
 import { EngineError } from './errors.ts';
 import {
@@ -62,17 +63,21 @@ export async function loadLlama(options: LlamaOptions, notice: Notice): Promise<
   const library = await importLibrary();
   const loaded = await loadModel(library, options, notice);
   const { llama, model, context, threads, slots, gpuLayers, layers } = loaded;
-  return new LlamaBackend(library, llama, model, context, {
-    ...(await processorOf(llama)),
-    gpuLayers,
-    layers,
-    threads,
-    contextTokens: context.contextSize,
-    slots,
-    embeddingLength: model.embeddingVectorSize,
-    embeddingTokens: Math.min(EMBEDDING_TOKENS_MAX, model.trainContextSize),
-    chatTemplate: model.fileInfo.metadata.tokenizer?.chat_template !== undefined,
-  });
+  const wrapper = chooseChatWrapper(library, model, notice);
+  return new LlamaBackend(
+    { library, llama, model, context, wrapper },
+    {
+      ...(await processorOf(llama)),
+      gpuLayers,
+      layers,
+      threads,
+      contextTokens: context.contextSize,
+      slots,
+      embeddingLength: model.embeddingVectorSize,
+      embeddingTokens: Math.min(EMBEDDING_TOKENS_MAX, model.trainContextSize),
+      chatTemplate: wrapper !== null,
+    },
+  );
 }
 
 interface Sequence {
@@ -82,6 +87,15 @@ interface Sequence {
   salt: string;
   /** Value of the use counter at the last use, to find the least recently used one. */
   usedAt: number;
+}
+
+interface Parts {
+  readonly library: Library;
+  readonly llama: Llama;
+  readonly model: LlamaModel;
+  readonly context: LlamaContext;
+  /** Null: the model has no chat template. */
+  readonly wrapper: ChatWrapper | null;
 }
 
 class LlamaBackend implements Backend {
@@ -96,18 +110,12 @@ class LlamaBackend implements Backend {
   #embedder: Promise<LlamaEmbeddingContext> | undefined;
   #uses = 0;
 
-  constructor(
-    library: Library,
-    llama: Llama,
-    model: LlamaModel,
-    context: LlamaContext,
-    info: BackendInfo,
-  ) {
+  constructor({ library, llama, model, context, wrapper }: Parts, info: BackendInfo) {
     this.info = info;
     this.#library = library;
     this.#llama = llama;
     this.#model = model;
-    this.#wrapper = info.chatTemplate ? library.resolveChatWrapper(model) : null;
+    this.#wrapper = wrapper;
     this.#sequences = Array.from({ length: info.slots }, () => ({
       llama: context.getSequence(),
       busy: false,

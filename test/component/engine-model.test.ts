@@ -2,7 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -273,6 +273,34 @@ requires('model', findModel()).describe('the engine with a real model', (model) 
     expect(await other.exited).toMatchObject({ code: 'engine_crashed' });
     expect(existsSync(other.socketPath)).toBe(false);
     await other.stop();
+  });
+
+  it('uses another chat template where that of the file fails, and warns once', async () => {
+    // The template's first tag is broken; all lengths and offsets stay as they are.
+    const bytes = await readFile(model.path);
+    const at = bytes.indexOf('tokenizer.chat_template');
+    bytes.write('{% bad', bytes.indexOf('{% for', at));
+    const path = join(dir, 'broken-template.gguf');
+    await writeFile(path, bytes);
+    const warnings: string[] = [];
+    const log = { ...silentLog, warn: (message: string) => void warnings.push(message) };
+    const broken = await start(path, { log });
+    try {
+      await broken.ready;
+      const { choices } = await post(broken, '/chat/completions', {
+        messages: [{ role: 'user', content: 'What is the capital of France?' }],
+        max_tokens: 8,
+      });
+      expect(choices[0]?.message.content).not.toBe('');
+      expect(warnings).toEqual([
+        expect.stringMatching(
+          /^engine: the chat template "ChatML" is used: that of the file fails/,
+        ),
+      ]);
+    } finally {
+      await broken.stop();
+      await rm(path);
+    }
   });
 
   it('stops while it loads', async () => {
