@@ -86,6 +86,12 @@ export const windowAt = ({ windowMs }: ModelBudget, wallMs: number): number =>
   windowMs === undefined ? 0 : Math.floor(wallMs / windowMs);
 
 /**
+ * The window of a use that was noted in `window`, if it is `now`. A clock that is set back ends no window; but if it had been
+ * far ahead, a use counts only until the end of the next one.
+ */
+export const windowFrom = (window: number, now: number): number => Math.min(window, now + 1);
+
+/**
  * What counts of a use in the windows of this budget; null: its window is over. If windows had another length before, it
  * counts in the one that is now. A clock that is set back ends no window.
  * @param wallMs milliseconds since 1970
@@ -97,7 +103,8 @@ export function currentUse(
 ): BudgetUse | null {
   const before = used.windowMs ?? (used.window === 0 ? undefined : windowMs);
   if (used.window < windowAt({ windowMs: before }, wallMs)) return null;
-  const window = before === windowMs ? used.window : windowAt({ windowMs }, wallMs);
+  const now = windowAt({ windowMs }, wallMs);
+  const window = before === windowMs ? windowFrom(used.window, now) : now;
   return { ...used, window, windowMs };
 }
 

@@ -518,7 +518,7 @@ export class Exchange {
 
   async #relay(
     response: UpstreamAnswer,
-    target: Pick<UpstreamTarget, 'name' | 'apiKey'>,
+    target: Pick<UpstreamTarget, 'name' | 'apiKey' | 'onDenied'>,
     dispatched: Dispatched,
   ): Promise<ExchangeEnd> {
     const { limits, clock, log, policy } = this.#context;
@@ -539,10 +539,7 @@ export class Exchange {
     const status = response.statusCode ?? 0;
     const isAnswer = status >= 200 && status < 300;
     if (isAnswer) await relayAnswer(response, this.#reply, dispatched, relay);
-    else {
-      const from = { log, upstream: target.name };
-      await relayRefusal(response, this.#reply, dispatched, relay, from);
-    }
+    else await relayRefusal(response, this.#reply, dispatched, relay, log, target);
     return 'served';
   }
 

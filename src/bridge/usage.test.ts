@@ -30,7 +30,7 @@ describe('StreamUsage', () => {
     const text = event({ choices: [{ delta: { content: 'a' } }], usage: { prompt_tokens: 3 } });
     const { usage, out } = watch(text, true);
     expect(out).toBe(text);
-    expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 0, estimated: false });
+    expect(usage.counts(99)).toEqual({ promptTokens: 3, completionTokens: 1, estimated: true });
   });
   it.each([0, 300_000])(
     'knows the end of a transcript and its usage, with %i bytes more',
@@ -77,6 +77,22 @@ describe('StreamUsage', () => {
     expect(watch(text, false).usage.counts(11)).toEqual(left);
     const whole = { promptTokens: 7, completionTokens: 9, estimated: false };
     expect(watch(text + USAGE, false).usage.counts(11)).toEqual(whole);
+  });
+  it.each([-1, 0.5, 1e308, '12', null, 0, {}])(
+    'does not take %j for the tokens of a text',
+    (lie) => {
+      const usage = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: lie } });
+      const counted = watch(delta('a').repeat(5) + usage, true).usage.counts(11);
+      expect(counted).toEqual({ promptTokens: 7, completionTokens: 5, estimated: true });
+      const both = event({ choices: [], usage: { prompt_tokens: lie, completion_tokens: lie } });
+      const kept = watch(delta('a') + USAGE + (lie === 0 ? '' : both), true).usage.counts(11);
+      expect(kept).toEqual({ promptTokens: 7, completionTokens: 9, estimated: false });
+    },
+  );
+  it('counts no tokens of an answer without text, if the upstream says so', () => {
+    const usage = event({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 0 } });
+    const none = { promptTokens: 7, completionTokens: 0, estimated: false };
+    expect(watch(FINISH + usage, true).usage.counts(11)).toEqual(none);
   });
   it('counts tool calls and reasoning as output', () => {
     const call = { tool_calls: [{ function: { name: 'abcd', arguments: 'efgh' } }] };
@@ -126,6 +142,13 @@ describe('DocumentUsage', () => {
   it('ignores text that looks like usage', () => {
     const said = JSON.stringify('"usage": {"prompt_tokens":99}');
     expect(counts(`{${tokens},"choices":[{"text":${said}}]}`).promptTokens).toBe(3);
+  });
+  it.each(['-1', '0.5', '1e308', '"4"', 'null'])('estimates an answer of %s tokens', (lie) => {
+    const text = `{"usage":{"prompt_tokens":3,"completion_tokens":${lie}}}`;
+    const completionTokens = Math.ceil(text.length / 4);
+    expect(counts(text)).toEqual({ promptTokens: 3, completionTokens, estimated: true });
+    const none = { promptTokens: 3, completionTokens: 0, estimated: false };
+    expect(counts(text, false)).toEqual(none);
   });
   it('estimates without usage', () => {
     expect(counts('{"a":"12345678"}')).toEqual({

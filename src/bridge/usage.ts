@@ -124,7 +124,7 @@ export class StreamUsage implements StreamCounter {
   counts(promptEstimate: number): TokenCounts {
     // Most servers send one token per chunk; where it is more, the length shows it.
     const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
-    return countsOf(this.#usage, promptEstimate, emitted);
+    return countsOf(this.#usage, promptEstimate, emitted, emitted > 0);
   }
 
   /** @returns true for the usage event that only the bridge requested */
@@ -150,7 +150,7 @@ export class StreamUsage implements StreamCounter {
       this.#chunks += 1;
     }
     // Ollama puts zeros beside each text of a completion: as counts, they would make a canceled stream free.
-    if (isJsonObject(usage) && !isZero(usage)) this.#usage = usage;
+    if (isJsonObject(usage) && !isZero(usage) && isTold(usage, this.#usage)) this.#usage = usage;
     if (!Array.isArray(choices)) return false;
     for (const choice of choices) this.#readChoice(choice);
     return this.#hideUsage && isJsonObject(usage) && choices.length === 0;
@@ -184,6 +184,14 @@ export class StreamUsage implements StreamCounter {
     if (this.#characters > before) this.#chunks += 1;
   }
 }
+
+/** What is no count takes the place of nothing. */
+const isTold = (usage: JsonObject, before: JsonObject | undefined): boolean =>
+  before === undefined || promptOf(usage) !== undefined;
+
+/** Transcripts have the names of OpenAI's newer APIs. */
+const promptOf = (usage: JsonObject | undefined): number | undefined =>
+  count(usage?.['prompt_tokens'] ?? usage?.['input_tokens']);
 
 const isZero = (usage: JsonObject): boolean =>
   usage['prompt_tokens'] === 0 && usage['completion_tokens'] === 0;
@@ -243,7 +251,7 @@ export class DocumentUsage implements DocumentCounter {
     const emitted = generates ? estimatedTokens(this.#bytes) : 0;
     const tail = Buffer.concat(this.#tail).toString('utf8');
     const head = Buffer.concat(this.#head).toString('utf8');
-    return countsOf(findUsage(tail) ?? findUsage(head), promptEstimate, emitted);
+    return countsOf(findUsage(tail) ?? findUsage(head), promptEstimate, emitted, false);
   }
 }
 
@@ -271,23 +279,26 @@ function balanced(text: string, start: number): string {
   return '';
 }
 
+/** @param hasText the answer has text, so it can't have no tokens */
 function countsOf(
   usage: JsonObject | undefined,
   promptEstimate: number,
   completionEstimate: number,
+  hasText: boolean,
 ): TokenCounts {
-  // Transcripts have the names of OpenAI's newer APIs.
-  const prompt = count(usage?.['prompt_tokens'] ?? usage?.['input_tokens']);
+  const prompt = promptOf(usage);
   if (prompt === undefined) {
     return { promptTokens: promptEstimate, completionTokens: completionEstimate, estimated: true };
   }
-  const completion = count(usage?.['completion_tokens'] ?? usage?.['output_tokens']) ?? 0;
+  const completion = count(usage?.['completion_tokens'] ?? usage?.['output_tokens']);
+  const isKnown = completion !== undefined && (completion > 0 || !hasText);
   const cached = count(member(usage?.['prompt_tokens_details'], 'cached_tokens'));
   return {
     promptTokens: prompt,
     ...(cached === undefined ? {} : { cachedTokens: Math.min(cached, prompt) }),
-    completionTokens: completion,
-    estimated: false,
+    completionTokens: isKnown ? completion : completionEstimate,
+    // An embedding has no completion to count.
+    estimated: !isKnown && completionEstimate > 0,
   };
 }
 

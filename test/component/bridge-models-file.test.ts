@@ -12,8 +12,12 @@ import { openServers } from '../../src/runtime/model-servers/servers.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import {
   completion,
+  delta,
+  done,
+  finish,
   type MockUpstream,
   sendJson,
+  startEvents,
   startMockUpstream,
 } from '../support/mock-upstream.ts';
 
@@ -194,6 +198,70 @@ describe('bridge: models.toml changes', () => {
     await call(CHAT, QUESTION);
     expect(server.requests.map(({ headers }) => headers.authorization)).toEqual(['Bearer told']);
   });
+
+  const keyed = (valid: () => string, server: MockUpstream): void =>
+    server.answer(({ headers }, response) => {
+      if (headers.authorization === `Bearer ${valid()}`) {
+        sendJson(response, 200, completion('welcome'));
+      } else sendJson(response, 401, { error: { message: `revoked: ${headers.authorization}` } });
+    });
+
+  it('a key that is revoked: 401 without the key, once for each request, until its program tells another', async () => {
+    const server = await mock('a');
+    await writeFile(join(dir, 'key'), 'sk-first');
+    await write(one(server, 'key = { command = ["/bin/cat", "key"] }'));
+    const { call } = await bridge();
+    let valid = 'sk-first';
+    keyed(() => valid, server);
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('welcome');
+    valid = 'sk-second';
+    for (const dialect of ['/v1/chat/completions', '/v1/messages', '/api/chat', '/v1/responses']) {
+      const more = dialect === '/v1/messages' ? { max_tokens: 5 } : {};
+      const { messages, model } = QUESTION;
+      const body = dialect === '/v1/responses' ? { model, input: 'hello' } : { model, messages };
+      const denied = await call(dialect, { ...body, ...more });
+      expect([denied.status, denied.body.includes('sk-')]).toEqual([401, false]);
+    }
+    expect(server.requests).toHaveLength(5);
+    await writeFile(join(dir, 'key'), 'sk-second');
+    clock.advance(60_000);
+    // The server's word about the old key is what asks for the new one.
+    expect((await call(CHAT, QUESTION)).status).toBe(401);
+    expect(answerOf((await call(CHAT, QUESTION)).body)).toBe('welcome');
+  });
+
+  it.each([
+    ['file', 'key = { file = "key" }'],
+    ['program', 'key = { command = ["/bin/cat", "key"] }'],
+  ])(
+    'a key of a %s that is replaced: a stream goes on, and what waits for its slot gets the new one',
+    async (kind, key) => {
+      const server = await mock('a');
+      await writeFile(join(dir, 'key'), 'sk-first', { mode: 0o600 });
+      await write(one(server, `concurrency = 1\n${key}`));
+      const { call, open } = await bridge();
+      const go = Promise.withResolvers<void>();
+      server.answer(async (_, response) => {
+        startEvents(response);
+        response.write(delta('begun'));
+        await go.promise;
+        response.end(finish + done);
+      });
+      const streams = open(CHAT, { ...QUESTION, stream: true });
+      await streams.until('begun');
+      const waits = call(CHAT, QUESTION);
+      await call('/v1/models');
+      await writeFile(join(dir, 'key'), 'sk-second');
+      if (kind === 'file') pass();
+      // So long that no key is used before its program is asked again.
+      else clock.advance(600_000);
+      keyed(() => 'sk-second', server);
+      go.resolve();
+      await streams.until('[DONE]');
+      expect(answerOf((await waits).body)).toBe('welcome');
+      expect(server.requests[0]?.headers.authorization).toBe('Bearer sk-first');
+    },
+  );
 
   it('a server that has not changed keeps what is known of it', async () => {
     const [a, b] = [await mock('a'), await mock('b')];

@@ -311,3 +311,12 @@ export const SERVERS: Readonly<Record<'openai' | 'anthropic', (stream: string) =
   openai: (stream) => readEvents(stream, chatEvent, true),
   anthropic: (stream) => readEvents(stream, stoppedMessageEvent, true),
 };
+
+/** A client has what its server sent, or sees that it has not. */
+export const isHonest = (seen: Understood, sent: Understood): boolean => {
+  if (seen.faults.length > 0) return false;
+  return (
+    seen.end === 'error' ||
+    (seen.end === 'complete' && sent.end === 'complete' && seen.text === sent.text)
+  );
+};

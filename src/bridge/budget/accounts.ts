@@ -15,6 +15,7 @@ import {
   BUDGET_KINDS as KINDS,
   type ModelBudget,
   windowAt,
+  windowFrom,
 } from '../../base/model-limits.ts';
 import { TokenBucket } from '../../base/token-bucket.ts';
 import { DEFAULT_OUTPUT_TOKENS, EXPECTED_OUTPUT_TOKENS } from './output-limit.ts';
@@ -194,7 +195,7 @@ export class BudgetAccounts {
           isShared ? Math.min(rest, Math.max(usual[by], Math.floor(rest / 2))) : rest;
         const left = limit - account.used[by];
         if (partOf(left) < least[by]) {
-          return { kind: 'spent', by, inMs: this.#untilNextMs(limits), account: name };
+          return { kind: 'spent', by, inMs: this.#untilNextMs(account), account: name };
         }
         const unheld = left - reserved[by];
         const parts = owners.map((owner) => {
@@ -278,7 +279,10 @@ export class BudgetAccounts {
   /** A clock that is set back begins no window anew. */
   #roll(account: Account): void {
     const window = this.#windowOf(account.limits);
-    if (window <= account.window) return;
+    if (window <= account.window) {
+      account.window = windowFrom(account.window, window);
+      return;
+    }
     account.window = window;
     account.used = none();
   }
@@ -287,8 +291,8 @@ export class BudgetAccounts {
     return windowAt(limits, this.#clock.wall());
   }
 
-  #untilNextMs({ windowMs }: ModelBudget): number | null {
-    return windowMs === undefined ? null : windowMs - (this.#clock.wall() % windowMs);
+  #untilNextMs({ limits: { windowMs }, window }: Account): number | null {
+    return windowMs === undefined ? null : (window + 1) * windowMs - this.#clock.wall();
   }
 
   #open({ account: name, limits, holders }: BudgetShare): Account {

@@ -245,6 +245,41 @@ describe('budgets', () => {
     );
   });
 
+  it('BudgetAccounts: a clock that jumps gives nothing anew within a window, and spends none for longer than two', () => {
+    const jump = fc.integer({ min: -20 * WINDOW_MS, max: 20 * WINDOW_MS });
+    fc.assert(
+      fc.property(fc.array(jump, { minLength: 1, maxLength: 20 }), (jumps) => {
+        const fake = new FakeClock();
+        let wallMs = fake.wall();
+        const clock = { now: () => fake.now(), wall: () => wallMs, after: () => () => undefined };
+        let accounts = new BudgetAccounts(clock);
+        const share = { account: 'a', limits: { outputTokens: 10, windowMs: WINDOW_MS } };
+        const spend = () => {
+          const result = accounts.reserve([share], { inputTokens: 1, outputTokens: 10 });
+          if (result.kind !== 'reserved') return result;
+          result.reservation.settle({ ...NOTHING, outputTokens: 10 });
+          return null;
+        };
+        for (const ms of jumps) {
+          spend();
+          const before = Math.floor(wallMs / WINDOW_MS);
+          wallMs += ms;
+          if (Math.floor(wallMs / WINDOW_MS) > before) continue;
+          const kept = accounts.useOf('a');
+          // Another daemon reads what this one has kept.
+          if (ms % 2 === 0) accounts = new BudgetAccounts(clock);
+          if (kept !== null) accounts.restore(share, kept);
+          const result = spend();
+          if (result?.kind !== 'spent') throw new Error('a clock that is set back gave a budget');
+          expect(result.inMs).toBeGreaterThan(0);
+          expect(result.inMs).toBeLessThanOrEqual(2 * WINDOW_MS);
+          wallMs += result.inMs ?? 0;
+          expect(spend()).toBe(null);
+        }
+      }),
+    );
+  });
+
   it('Budgets: over any time, a rate lets through a minute’s tokens, the rate times the time, and one request', async () => {
     await fc.assert(
       fc.asyncProperty(

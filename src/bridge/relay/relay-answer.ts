@@ -5,6 +5,7 @@ import type { Operation } from '../dialect/dialect.ts';
 import type { Dispatched } from '../dispatched.ts';
 import type { Reply } from '../reply.ts';
 import type { UpstreamAnswer } from '../tape/tape.ts';
+import type { UpstreamTarget } from '../upstream/address.ts';
 import { DocumentUsage, NO_TOKENS, StreamUsage } from '../usage.ts';
 import {
   isEventStream,
@@ -84,7 +85,8 @@ export async function relayRefusal(
   reply: Reply,
   dispatched: Dispatched,
   { apiKey, limits }: RelayContext,
-  { log, upstream }: { readonly log: Log; readonly upstream: string },
+  log: Log,
+  { name: upstream, onDenied }: Pick<UpstreamTarget, 'name' | 'onDenied'>,
 ): Promise<void> {
   const { statusCode: status } = response;
   const { estimate } = dispatched.inspection;
@@ -94,6 +96,7 @@ export async function relayRefusal(
     reply.json(200, estimate);
     return;
   }
+  if (status === 401) onDenied?.();
   if (status === 401 || status === 403) {
     const remedy = 'check its key on the host: NEUROVISOR_UPSTREAM_KEY, or `key` in models.toml';
     log.warn('the model server denied a request', { upstream, status, remedy });

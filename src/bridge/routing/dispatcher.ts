@@ -130,7 +130,7 @@ export class Dispatcher {
       let cause: FailureCause;
       try {
         const upstream = this.#upstream(route);
-        const target = await this.#target(route, signal);
+        let target = await this.#target(route, signal);
         const entered = await request.enter(target);
         if (!entered.ok) return entered;
         turn = entered.value;
@@ -139,6 +139,7 @@ export class Dispatcher {
           leave(turn);
           continue;
         }
+        target = await this.#withKeyOfNow(target, route, signal);
         attempt = this.#begin(route);
         tried.routes.add(route);
         const response = await this.#send(target, route, request);
@@ -201,6 +202,17 @@ export class Dispatcher {
       if (!this.#judges || signal.aborted) throw cause;
       throw new NotConnectedError('upstream_unreachable', `start ${route.upstream}`, { cause });
     }
+  }
+
+  /** A program may have told another key during the wait. */
+  async #withKeyOfNow(
+    target: UpstreamTarget,
+    route: Route,
+    signal: AbortSignal,
+  ): Promise<UpstreamTarget> {
+    if (target.onDenied === undefined) return target;
+    const now = await this.#target(route, signal);
+    return now.apiKey === target.apiKey ? target : now;
   }
 
   #drawsOf(affinity: string | null): (route: Route) => number {

@@ -23,6 +23,8 @@ export interface UpstreamTarget {
   readonly betas?: readonly string[];
   /** Sent as a bearer token, or as `x-api-key` to Anthropic's API. Stays on the host. */
   readonly apiKey?: string;
+  /** Called when the server denies the key. */
+  readonly onDenied?: () => void;
   /** PEM of the only authority that may have signed its certificate. Absent: those that the host trusts. */
   readonly authority?: string;
   /** The user that runs it, if it was detected. */

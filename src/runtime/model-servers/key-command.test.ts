@@ -58,6 +58,26 @@ describe('KeyCommand', () => {
     expect(calls()).toBe(2);
   });
 
+  it('a key that the server denies is asked for again, at most once in a minute', async () => {
+    writeFileSync(join(dir, 'key'), SECRET);
+    const keys = shell(TELLS);
+    expect(await keys.key()).toBe(SECRET);
+    for (let n = 0; n < 5; n += 1) {
+      keys.deny(SECRET);
+      expect(await keys.key()).toBe(SECRET);
+    }
+    expect(calls()).toBe(2);
+    clock.advance(60_000);
+    writeFileSync(join(dir, 'key'), 'sk-next');
+    keys.deny(SECRET);
+    expect(await Promise.all([keys.key(), keys.key()])).toEqual(['sk-next', 'sk-next']);
+    clock.advance(60_000);
+    // Of a request that was sent before.
+    keys.deny(SECRET);
+    expect(await keys.key()).toBe('sk-next');
+    expect(calls()).toBe(3);
+  });
+
   it('a program that fails is asked again, but not for each request', async () => {
     const keys = shell(TELLS);
     for (let n = 0; n < 3; n += 1) {

@@ -13,6 +13,8 @@ const FRESH_MS = 5 * 60_000;
 const USABLE_MS = 10 * 60_000;
 /** Requests in this time after a failure fail likewise: each try may ask a person to confirm. */
 const FAILED_MS = 5_000;
+/** A key that a server denies is asked for again, but not more often. */
+const DENIED_MS = 60_000;
 /** A person may have to confirm. */
 const ANSWER_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 16 * 1024;
@@ -33,6 +35,7 @@ export class KeyCommand {
   #known: { readonly key: string; readonly atMs: number } | undefined;
   #failed: { readonly error: unknown; readonly atMs: number } | undefined;
   #asking: Promise<string> | undefined;
+  #deniedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: KeyCommandOptions) {
     this.#options = options;
@@ -51,6 +54,14 @@ export class KeyCommand {
     if (this.#known === undefined || ageMs >= USABLE_MS) return await this.#asking;
     this.#asking.catch((error: unknown) => ignore(error, 'a key that is known never fails'));
     return this.#known.key;
+  }
+
+  /** The server has denied the key: if it is still the last one, the next request waits for another. */
+  deny(key: string): void {
+    const nowMs = this.#options.clock.now();
+    if (this.#known?.key !== key || nowMs - this.#deniedAtMs < DENIED_MS) return;
+    this.#deniedAtMs = nowMs;
+    this.#known = { key, atMs: nowMs - USABLE_MS };
   }
 
   async #ask(): Promise<string> {

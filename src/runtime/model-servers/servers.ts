@@ -156,7 +156,10 @@ export function targetOf(
     clock,
     log,
   });
-  return async () => ({ ...target, apiKey: await command.key() });
+  return async () => {
+    const apiKey = await command.key();
+    return { ...target, apiKey, onDenied: () => command.deny(apiKey) };
+  };
 }
 
 const describe = ({ upstreams }: ConfiguredModels): string =>

@@ -8,6 +8,9 @@ import { inputCounts, inputTokens, tokenCount } from './hide-cache-hits.ts';
 
 /** Members of a delta with text that the model wrote. */
 const TEXTS = ['text', 'thinking', 'partial_json'];
+/** Members of a whole block with it. */
+const SAID = ['text', 'thinking', 'name'];
+const isText = (value: unknown): boolean => typeof value === 'string' && value !== '';
 
 export class MessageUsage implements StreamCounter, DocumentCounter {
   #inputs: JsonObject = {};
@@ -75,13 +78,17 @@ export class MessageUsage implements StreamCounter, DocumentCounter {
     const content = message?.['content'];
     for (const [index, block] of Array.isArray(content) ? content.entries() : []) {
       this.#notes?.readBlock(index, block);
+      const isSaid = isJsonObject(block) && SAID.some((name) => isText(block[name]));
+      if (isSaid) this.#chunks += 1;
     }
   }
 
   counts(promptEstimate: number): TokenCounts {
     const emitted = Math.max(this.#chunks, estimatedTokens(this.#characters));
     const { input } = this;
-    const isKnown = this.#isFinal && input !== undefined && this.#output !== undefined;
+    // An answer with text can't have no tokens.
+    const isTold = this.#output !== undefined && (this.#output > 0 || this.#chunks === 0);
+    const isKnown = this.#isFinal && input !== undefined && isTold;
     const cached = tokenCount(this.#inputs['cache_read_input_tokens']) ?? 0;
     return {
       promptTokens: input ?? promptEstimate,
