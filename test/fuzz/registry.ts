@@ -44,6 +44,7 @@ export const TARGETS: Readonly<Record<string, Load>> = {
   'secret-websocket': async () => (await import('./secret-websocket.ts')).secretWebsocket,
   sse: async () => (await import('./sse.ts')).sse,
   'transcription-form': async () => (await import('./transcription-form.ts')).transcriptionForm,
+  'upstream-answers': async () => (await import('./upstream-answers.ts')).upstreamAnswers,
   'vhost-user': async () => (await import('./vhost-user.ts')).vhostUser,
   virtqueue: async () => (await import('./virtqueue.ts')).virtqueue,
   'vsock-handshake': async () => (await import('./vsock-handshake.ts')).vsockHandshake,
