@@ -207,7 +207,8 @@ requires('model', findModel()).describe('bridge: the cache of a real engine', (m
 });
 
 describe('bridge: hints of the cache', () => {
-  const usage = { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 8 } };
+  const counts = { prompt_tokens: 9, completion_tokens: 2 };
+  const usage = { ...counts, prompt_tokens_details: { cached_tokens: 8 } };
   const timings = { cache_n: 8, prompt_ms: 1.5 };
 
   it('are masked in documents, whose counts stay right and whose length tells nothing', async () => {
@@ -229,7 +230,7 @@ describe('bridge: hints of the cache', () => {
     expect(answer.body).toContain('"cached_tokens":0}}');
     expect(JSON.parse(answer.body)).toEqual({
       ...told,
-      usage: { prompt_tokens: 9, prompt_tokens_details: { cached_tokens: 0 } },
+      usage: { ...counts, prompt_tokens_details: { cached_tokens: 0 } },
       timings: {},
     });
     expect(await settled).toMatchObject({ promptTokens: 9, estimated: false });
