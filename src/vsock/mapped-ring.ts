@@ -117,17 +117,9 @@ export class MappedRing implements RingMemory {
     const chain = this.#chain;
     if (chain === undefined) return false;
     chain.bytes += length;
-    let at = address;
-    let left = length;
-    while (left > 0) {
-      const region = this.#regions.findGuest(at);
-      if (region === undefined) return false;
-      const offset = at - region.guestAddress;
-      const size = Math.min(left, region.size - offset);
-      if (!chain.add(region, offset, size)) return false;
-      at += size;
-      left -= size;
-    }
-    return true;
+    return this.#regions.cutGuest(address, length, this.#addPiece);
   };
+
+  readonly #addPiece = (region: MappedRegion, offset: number, bytes: number): boolean =>
+    this.#chain?.add(region, offset, bytes) ?? false;
 }

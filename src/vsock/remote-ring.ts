@@ -264,19 +264,12 @@ export class RemoteRing implements RingMemory {
   /** Adds a buffer as far as a packet reaches; neighbors become one piece. */
   readonly #addBuffer = (address: number, length: number): boolean => {
     this.#total += length;
-    let at = address;
-    let left = length;
-    while (left > 0) {
-      const region = this.#space.regions.findGuest(at);
-      if (region === undefined) return false;
-      const offset = at - region.guestAddress;
-      const size = Math.min(left, region.size - offset);
-      const kept = Math.min(size, CHAIN_BYTES_MAX - this.#kept);
-      if (kept > 0 && !this.#addPiece(region.userAddress + offset, kept)) return false;
-      at += size;
-      left -= size;
-    }
-    return true;
+    return this.#space.regions.cutGuest(address, length, this.#keepPiece);
+  };
+
+  readonly #keepPiece = (region: MemoryRegion, offset: number, bytes: number): boolean => {
+    const kept = Math.min(bytes, CHAIN_BYTES_MAX - this.#kept);
+    return kept <= 0 || this.#addPiece(region.userAddress + offset, kept);
   };
 
   #addPiece(address: number, bytes: number): boolean {

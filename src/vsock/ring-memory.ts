@@ -132,6 +132,30 @@ export class RegionTable<Region extends MemoryRegion> {
     return undefined;
   }
 
+  /**
+   * Cuts a buffer at guest address `address` where regions meet.
+   * @param take gets each piece, with its offset in the region; false: it does not want it
+   * @returns false: a piece is in no region, or was not taken
+   */
+  cutGuest(
+    address: number,
+    length: number,
+    take: (region: Region, offset: number, bytes: number) => boolean,
+  ): boolean {
+    let at = address;
+    let left = length;
+    while (left > 0) {
+      const region = this.findGuest(at);
+      if (region === undefined) return false;
+      const offset = at - region.guestAddress;
+      const bytes = Math.min(left, region.size - offset);
+      if (!take(region, offset, bytes)) return false;
+      at += bytes;
+      left -= bytes;
+    }
+    return true;
+  }
+
   /** The region that holds all of `length` bytes from the VMM's address `address`. */
   findUser(address: number, length: number): Region | undefined {
     return this.#regions.find(
