@@ -1,12 +1,16 @@
-/** Sizes, for people. */
+/** Sizes and other numbers with units, for people. */
 
 /** `512 B`, `3.4 KiB`, `120 MiB`. */
 export function bytes(count: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  return inUnits(count, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB']);
+}
+
+/** A number in the largest unit that it reaches, each `step` of the one before; below 100 with a decimal, but for the first. */
+export function inUnits(count: number, step: number, units: readonly string[]): string {
   let value = count;
   let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
+  while (value >= step && unit < units.length - 1) {
+    value /= step;
     unit += 1;
   }
   return `${unit === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${units[unit]}`;

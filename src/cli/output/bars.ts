@@ -1,4 +1,5 @@
 /** Draws the rows of a histogram as bars of text. Pure. */
+import { inUnits } from '../../base/text/bytes.ts';
 
 /** The longest bar, characters. */
 const BAR_CHARACTERS = 40;
@@ -26,12 +27,5 @@ function barOf(share: number): string {
 
 /** Formats a latency: `850 ns`, `12 µs`, `16.8 ms`, `1.1 s`. */
 export function nanoseconds(ns: number): string {
-  const units = ['ns', 'µs', 'ms', 's'];
-  let value = ns;
-  let unit = 0;
-  while (value >= 1000 && unit < units.length - 1) {
-    value /= 1000;
-    unit += 1;
-  }
-  return `${unit === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${units[unit]}`;
+  return inUnits(ns, 1000, ['ns', 'µs', 'ms', 's']);
 }
