@@ -83,7 +83,7 @@ export interface BridgeOptions {
   readonly log: Log;
   /** Called at the end of each request that was sent to the upstream. */
   readonly onUsage?: (usage: UsageRecord) => void;
-  /** Gets a record of each request that was sent, and of those that were refused. Absent: nothing does. */
+  /** Gets a record of each request that was sent, and of those that were refused. Absent: no records. */
   readonly requestLog?: RequestLog | undefined;
   /** What its records have of requests and answers. Default `off`. */
   readonly content?: ContentMode | undefined;

@@ -26,8 +26,8 @@ export interface BudgetShare {
   /** Of an account that is not known yet; of a shared one now. */
   readonly limits: ModelBudget;
   /**
-   * Of an account that many share: who asks, and the groups that it belongs to, none of which ever holds all that is left
-   * of answers and cost. Absent: one alone uses the account.
+   * For an account that several share: the one who asks, and its groups. Each of them leaves a part of what remains of
+   * answers and cost to others. Absent: the account has one user.
    */
   readonly holders?: readonly string[];
 }
