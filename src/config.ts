@@ -13,6 +13,10 @@ export class ConfigError extends CodedError<'config_invalid'> {}
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
 
+/** Whose clones share pages of their template's RAM: those of one tenant, all, or none. */
+export const MEMORY_SHARING = ['share', 'share-all', 'copy'] as const;
+export type MemorySharing = (typeof MEMORY_SHARING)[number];
+
 /** Parses the text of one variable; undefined: unset. @throws Error that says what is expected */
 type Variable<T> = (given: string | undefined) => T;
 
@@ -73,10 +77,8 @@ const VARIABLES = {
   NEUROVISOR_AUDIT_CONTENT: oneOf(CONTENT_MODES, 'off'),
   /** Accelerator of the VMs. */
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
-  /** How QEMU's vsock device reaches guest memory: mapped here, or copied from and to QEMU's process. */
-  NEUROVISOR_VSOCK_MEMORY: oneOf(['map', 'copy'], 'map'),
-  /** Whether clones in QEMU have a copy of their template's RAM, or share its pages until they write to them. */
-  NEUROVISOR_CLONE_MEMORY: oneOf(['copy', 'share'], 'copy'),
+  /** Whose clones share pages of their template's RAM until they write to them. */
+  NEUROVISOR_MEMORY_SHARING: oneOf(MEMORY_SHARING, 'share'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
   /** Firecracker's binary: a name in PATH, or a path; unset: that in PATH, or the one that set-up installed. */
@@ -159,10 +161,7 @@ export interface Config {
   readonly cassette: CassetteChoice | null;
   readonly auditContent: ContentMode;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
-  /** How QEMU's vsock device reaches guest memory. */
-  readonly vsockMemory: 'map' | 'copy';
-  /** The RAM of clones in QEMU. */
-  readonly cloneMemory: 'copy' | 'share';
+  readonly memorySharing: MemorySharing;
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
@@ -219,8 +218,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     cassette: cassetteChoice(values.NEUROVISOR_RECORD, values.NEUROVISOR_REPLAY),
     auditContent: values.NEUROVISOR_AUDIT_CONTENT,
     accelerator: values.NEUROVISOR_ACCELERATOR,
-    vsockMemory: values.NEUROVISOR_VSOCK_MEMORY,
-    cloneMemory: values.NEUROVISOR_CLONE_MEMORY,
+    memorySharing: values.NEUROVISOR_MEMORY_SHARING,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
     jailer: values.NEUROVISOR_JAILER || null,

@@ -22,6 +22,7 @@ const SANDBOX: SandboxInfo = {
   template: null,
   parent: null,
   accelerator: 'tcg',
+  sharesMemory: null,
   createdAtMs: 1,
   endsAtMs: null,
   onTimeout: 'kill',

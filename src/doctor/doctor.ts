@@ -13,9 +13,10 @@ import { requireRunDir, resolveHome } from '../home.ts';
 import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
 import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
-import { remediesOf } from '../runtime/jail.ts';
+import { confine, QEMU_BINARY, remediesOf } from '../runtime/jail.ts';
 import { readModelsFile } from '../runtime/model-servers/models-file.ts';
 import { overviewOf } from '../runtime/model-servers/overview.ts';
+import { ramSharingOf, SHARING_REMEDY, sharingAsConfigured } from '../runtime/ram/sharing.ts';
 import { SPACE_BYTES } from '../runtime/setup.ts';
 import {
   confineChoice,
@@ -55,6 +56,7 @@ export async function examine({ config, log }: DoctorOptions): Promise<Check[]> 
     ['accelerator', checkAccelerator],
     ['jail', checkJail],
     ['firecracker', checkFirecracker],
+    ['memory sharing', checkSharing],
     ['vsock device', checkVsock],
     ['kernel probes', checkProbes],
     ['disk', checkDisk],
@@ -165,6 +167,24 @@ async function checkJail({ choice, config, log }: Exam): Promise<Finding> {
     ].join('; '),
     remedy: `${remediesOf(found.gaps)} (\`neurovisor doctor --security\`, docs/security.md)`,
   };
+}
+
+/** Whether clones share their template's RAM, tried with a VMM in its jail unless that is known. */
+async function checkSharing({ choice, config, log }: Exam): Promise<Finding> {
+  if (choice.vmm === 'firecracker') return ok(sharingAsConfigured(config).text);
+  const home = resolveHome(config.home);
+  requireRunDir(home.runDir);
+  const quiet = { ...log, warn: () => undefined };
+  const jail = { config, home, log: quiet, binary: QEMU_BINARY, acceptsGaps: true };
+  const confinement = await confine(jail);
+  try {
+    const options = { config, home, confinement, binary: QEMU_BINARY };
+    const { text, obstacle } = await ramSharingOf(options);
+    if (obstacle === undefined) return ok(text);
+    return { verdict: 'limited', detail: `${text} (${obstacle})`, remedy: SHARING_REMEDY };
+  } finally {
+    await confinement.close();
+  }
 }
 
 /** Attaches a device in a worker, as for a sandbox, and connects to its socket. */

@@ -42,7 +42,11 @@ const COPIES: Copies = {
 function copiesOf({ driver, ram }: Runtime): Copies {
   if (driver.capabilities.mapsMemory !== true) return COPIES;
   const isHeld = driver.name === 'qemu';
-  return { ...COPIES, mapMemory: (path) => ram.map(path), holdsMapped: isHeld };
+  return {
+    ...COPIES,
+    mapMemory: (path, sharers) => ram.map({ path }, sharers),
+    holdsMapped: isHeld,
+  };
 }
 
 /** A control plane with its store; dispose of it to close both. */
@@ -107,6 +111,7 @@ export async function openControlPlane(
         version,
         vmm: driver.description,
         vmmReason: runtime.vmmReason,
+        memorySharing: driver.memorySharing ?? 'none',
         upstream: upstream.description,
         models: await upstream.offered(),
         memoryAvailableMib: Math.floor(availableMib()),
@@ -115,8 +120,9 @@ export async function openControlPlane(
       makeSpec: (options) => runtime.makeSpec(options),
       modelUse: (account) => runtime.modelUse(account),
       parseEgress,
-      supervise: (spec, source, environmentPath) =>
+      supervise: (spec, source, environmentPath, sharers) =>
         runtime.supervise(spec, {
+          sharers,
           ...(source === null
             ? {}
             : 'snapshot' in source

@@ -11,6 +11,7 @@ import { createQemuDriver } from '../vmm/qemu/driver.ts';
 import type { VsockHost } from '../vsock/host.ts';
 import { RuntimeError } from './errors.ts';
 import { type Confinement, confine, QEMU_BINARY } from './jail.ts';
+import { ramSharingOf, SHARING_REMEDY } from './ram/sharing.ts';
 import type { VmmChoice } from './vmm-choice.ts';
 
 /** @throws RuntimeError `no_accelerator`, `jail_unavailable`; VmmError `vmm_missing` */
@@ -37,18 +38,22 @@ export async function makeDriver(options: {
   const launch = memory.around(aroundLaunch(confinement.launch));
   const { ownFilter } = confinement;
   try {
+    const sharing = await ramSharingOf({ config, home, confinement, binary: QEMU_BINARY });
+    const { obstacle } = sharing;
+    if (obstacle !== undefined)
+      log.warn('sandboxes share no memory', { cause: obstacle, remedy: SHARING_REMEDY });
     const driver = await createQemuDriver({
       accelerator: chooseAccelerator(config.accelerator, verdict),
       binary: QEMU_BINARY,
       attachVsock: (spec) => vsock.attach(spec),
-      copiesMemory: config.vsockMemory === 'copy',
-      mapsMemory: config.cloneMemory === 'share',
+      copiesMemory: sharing.isShared,
+      mapsMemory: sharing.isShared,
       clock: systemClock,
       log,
       launch,
       ownFilter,
     });
-    return { driver, confinement };
+    return { driver: { ...driver, memorySharing: sharing.text }, confinement };
   } catch (error) {
     await confinement.close();
     throw error;

@@ -47,7 +47,8 @@ import { modeOf, STATE_DIR, uidRange } from './jail.ts';
 export type FirecrackerConfig = Pick<
   Config,
   'jail' | 'jailUids' | 'firecracker' | 'jailer' | 'firecrackerFilter'
->;
+> &
+  Partial<Pick<Config, 'memorySharing'>>;
 
 export interface FirecrackerOptions {
   readonly config: FirecrackerConfig;

@@ -19,6 +19,7 @@ import {
   unconfined,
   unjailable,
 } from './jail.ts';
+import { sharingAsConfigured } from './ram/sharing.ts';
 
 /** How Firecracker is confined; `jail` null: it is not. */
 export interface ConfinedFirecracker {
@@ -36,6 +37,7 @@ export async function makeFirecracker(
 ): Promise<{ driver: FirecrackerDriver; confinement: Confinement }> {
   const { config, home, log, allowOlder = false } = options;
   const version = await readFirecrackerVersion(config.firecracker, allowOlder);
+  const sharing = sharingAsConfigured(config);
   const seccompFilterPath = takesOurs(config)
     ? await writeFilter(home, version.text, modeOf(config))
     : undefined;
@@ -49,9 +51,10 @@ export async function makeFirecracker(
       ...(seccompFilterPath === undefined ? {} : { seccompFilterPath }),
       ...(jail === null ? {} : { jail: jail.specOf }),
       tracksDirtyPages: true,
+      mapsMemory: sharing.isShared,
       requiresFilter: true,
     });
-    return { driver, confinement };
+    return { driver: { ...driver, memorySharing: sharing.text }, confinement };
   } catch (error) {
     if (confined === undefined) await confinement.close();
     throw error;

@@ -77,8 +77,9 @@ import {
 } from './named-templates/spec.ts';
 import { Network, openKernelNetwork, parseEgress } from './network.ts';
 import { openPackages } from './packages.ts';
-import { type CloneRam, openCloneRam } from './ram/clone-ram.ts';
+import { openCloneRam } from './ram/clone-ram.ts';
 import { makeMemory } from './ram/memory.ts';
+import type { CloneRam } from './ram/parts.ts';
 import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
@@ -206,7 +207,7 @@ export class Runtime {
       ...this.#parts(),
       env: this.#cpuEnv(),
       hostCpus: availableParallelism(),
-      shareRam: (path: string) => made.ram.copy(path),
+      ram: made.ram,
       packageIndex: () => made.packages.indexDigest('pip'),
     };
     const context = setupContext(options, made.home);
@@ -493,8 +494,7 @@ export class Runtime {
     void sandbox.ended.then(() => {
       this.#sandboxes.delete(sandbox);
       this.#guestTraces?.forget(spec.id);
-      const pid = sandbox.vm?.pid ?? null;
-      if (pid !== null) this.#probes.syscalls.end(pid);
+      if (sandbox.vm?.pid != null) this.#probes.syscalls.end(sandbox.vm.pid);
     });
     return sandbox;
   }

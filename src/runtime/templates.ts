@@ -32,7 +32,7 @@ import { serveCannedModel } from './canned-model.ts';
 import { type Details, detailsSchema, removeTemplate, TEMPLATE_KIND } from './kept-templates.ts';
 import { type ListedTemplate, listTemplates } from './named-templates/listing.ts';
 import type { TemplateNames } from './named-templates/names.ts';
-import type { SharedCopy } from './ram/shared-ram.ts';
+import type { CloneRam, SharedCopy } from './ram/parts.ts';
 import type { Artifacts, SetupContext } from './setup.ts';
 import { inferenceSocket } from './workspace.ts';
 
@@ -53,8 +53,8 @@ export type BuilderParts = Omit<
 >;
 
 interface TemplatesParts extends BuilderParts {
-  /** Copies a RAM file for clones that map it. */
-  shareRam(path: string): Promise<SharedCopy>;
+  /** For clones that map their RAM. */
+  readonly ram: Pick<CloneRam, 'copy'>;
   /** Says which index Python packages come from, without its name. */
   packageIndex(): Promise<string>;
 }
@@ -146,16 +146,18 @@ export class Templates {
     await this.#dropStale(key);
     const source = sourceOf(artifact, spec);
     const shared = await this.#share(artifact);
-    const mapMemory = shared === null ? {} : { mapMemory: () => shared.open() };
+    const mapMemory =
+      shared === null ? {} : { mapMemory: (sharers: string) => shared.open(sharers) };
     const { warm, hasPython } = artifact.details;
     const template = { key, spec, warm, hasPython, source: { ...source, ...mapMemory } };
     return { template, digests, shared };
   }
 
-  async #share({ dir }: Artifact<Details>): Promise<SharedCopy | null> {
-    const { driver, shareRam } = this.#parts;
+  async #share({ dir, files }: Artifact<Details>): Promise<SharedCopy | null> {
+    const { driver, ram } = this.#parts;
     if (driver.capabilities.mapsMemory !== true) return null;
-    return await shareRam(join(dir, TEMPLATE_FILES.ram));
+    const path = join(dir, TEMPLATE_FILES.ram);
+    return await ram.copy({ path, digest: files.get(TEMPLATE_FILES.ram)?.sha256 });
   }
 
   /** Forgets the template that was built again, and those that the cache has no longer: clones need its files, too. */

@@ -258,6 +258,8 @@ export interface SandboxInfo {
   /** The sandbox that it is a fork of. */
   readonly parent: string | null;
   readonly accelerator: string;
+  /** Its RAM is what it was started from, and only pages that it has changed are its own; null: there is no VM. */
+  readonly sharesMemory: boolean | null;
   readonly createdAtMs: number;
   /** When the timeout ends; null: none, or the sandbox is paused. */
   readonly endsAtMs: number | null;
@@ -365,6 +367,8 @@ export interface HostInfo {
   readonly vmm: string;
   /** One clause for people: why this VMM was chosen. */
   readonly vmmReason: string;
+  /** One clause for people: whose sandboxes share memory, or why none does. */
+  readonly memorySharing: string;
   readonly accelerator: string;
   /** The model server, as text. */
   readonly upstream: string;

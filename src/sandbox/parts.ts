@@ -116,8 +116,11 @@ export interface CloneSource extends DiskSource {
   readonly snapshot: VmSnapshot;
   /** Into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;
-  /** Opens the RAM for a VM that maps it instead. Absent: it is copied. */
-  mapMemory?(): Promise<MappedMemory>;
+  /**
+   * Opens the RAM for a VM that maps it instead. Absent: it is copied.
+   * @param sharers whose VMs may share pages with each other
+   */
+  mapMemory?(sharers: string): Promise<MappedMemory>;
 }
 
 /** What a VM starts from: with the memory it continues, without it boots. */
@@ -142,6 +145,8 @@ export interface MemoryTarget {
 
 export interface SandboxParts {
   readonly driver: VmmDriver;
+  /** Whose VMs this one may share pages of RAM with. Null or absent: it gets a copy of its own. */
+  readonly sharers?: string | null;
   readonly kernelPath: string;
   readonly rootImagePath: string;
   makeWorkspace(spec: SandboxSpec): Promise<Workspace>;

@@ -139,6 +139,12 @@ export class KnownKeys {
     return `${tenant} ${valid[0]?.id ?? ''}`;
   }
 
+  /** Whether anybody has a key that is valid, or it can't be told. Never throws. */
+  hasTenants(): boolean {
+    if (!this.#refresh() || this.#ignored.size > 0) return true;
+    return [...this.#byDigest.values()].some((one) => one.revokedAtMs === null);
+  }
+
   /** True for a key that was revoked or whose file is gone; false while its file can't be read. Never throws. */
   isRevoked(id: string): boolean {
     if (!this.#refresh() || this.#ignored.has(id)) return false;

@@ -28,6 +28,21 @@ function quotasOf(limits: Partial<Quotas>) {
 }
 
 describe('TenantQuotas', () => {
+  it.each([
+    ['apart', false, 'tenant acme', 'operator'],
+    ['all together', true, 'all', 'all'],
+  ])('sharersOf: memory of tenants is %s', (_how, isAcross, acme, operator) => {
+    let hasTenants = false;
+    const sharing = { isAcross, hasTenants: () => hasTenants };
+    const quotas = new TenantQuotas({ of: () => NO_QUOTAS }, new FakeClock(), sharing);
+    expect(quotas.sharersOf({ tenant: 'acme' })).toBe(acme);
+    expect(quotas.sharersOf({})).toBe(operator);
+    // Members of pools: the operator's, until somebody else could get one.
+    expect(quotas.sharersOf(null)).toBe(operator);
+    hasTenants = true;
+    expect(quotas.sharersOf(null)).toBe(isAcross ? 'all' : null);
+  });
+
   it('names the quota, its use, and when to retry', () => {
     const { start } = quotasOf({ sandboxes: 1 });
     start().runsAs('a');

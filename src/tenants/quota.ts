@@ -26,9 +26,19 @@ export interface TenantUse {
   readonly memoryMib: number;
 }
 
+export interface MemorySharing {
+  /** Clones of all tenants share pages of their template's RAM; else each tenant's among themselves. */
+  readonly isAcross: boolean;
+  /** Whether anybody but the operator could get a member of a pool. */
+  hasTenants(): boolean;
+}
+
+const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
+
 export class TenantQuotas implements StartGate {
   readonly #quotas: Pick<KnownTenants, 'of'>;
   readonly #clock: Clock;
+  readonly #sharing: MemorySharing;
   readonly #sandboxes = new Map<string, Counted>();
   /** Starts that are under way; `isNew`: they count as sandboxes, too. */
   readonly #reserved = new Set<Counted & { readonly isNew: boolean }>();
@@ -36,9 +46,11 @@ export class TenantQuotas implements StartGate {
   readonly #ended = new Map<string, string>();
   readonly #starts = new Map<string, TokenBucket>();
 
-  constructor(quotas: Pick<KnownTenants, 'of'>, clock: Clock) {
+  /** @param sharing default: tenants share no memory, and there are some */
+  constructor(quotas: Pick<KnownTenants, 'of'>, clock: Clock, sharing: MemorySharing = APART) {
     this.#quotas = quotas;
     this.#clock = clock;
+    this.#sharing = sharing;
   }
 
   /** Counts the sandboxes of a control plane from now on. @returns the function that stops it */
@@ -77,6 +89,12 @@ export class TenantQuotas implements StartGate {
   ownerOf(annotations: SandboxInfo['annotations']): string {
     const tenant = ownerOf({ annotations });
     return tenant === null ? 'operator' : `tenant ${tenant}`;
+  }
+
+  sharersOf(annotations: SandboxInfo['annotations'] | null): string | null {
+    if (this.#sharing.isAcross) return 'all';
+    if (annotations !== null) return this.ownerOf(annotations);
+    return this.#sharing.hasTenants() ? null : this.ownerOf({});
   }
 
   admit({ annotations, memoryMib, resumes }: StartAsked): StartReservation {

@@ -291,6 +291,8 @@ export interface VmmDriver {
   /** For people, e.g. `QEMU 7.2.22 (software emulation)`. */
   readonly description: string;
   readonly accelerator: Accelerator;
+  /** For people: one clause on whose clones share RAM, or why none does. Absent: this driver has no clones. */
+  readonly memorySharing?: string;
   readonly capabilities: VmmCapabilities;
   /**
    * What a snapshot depends on beside kernel and disks: VMM, version, processor, devices. A snapshot can be loaded if

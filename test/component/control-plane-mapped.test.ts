@@ -1,5 +1,7 @@
 /** Sandboxes whose VMM maps the RAM that they start from. */
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
+import { openGate } from '../../src/sandbox/start/start-gate.ts';
+import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import type { FakeGuest } from '../support/fake-vm.ts';
@@ -18,6 +20,31 @@ describe('LocalControlPlane: mapped RAM', () => {
     expect((await host.holdings())['mappings']).toBe(1);
     await host.control.remove(id);
     expect((await host.holdings())['mappings']).toBeUndefined();
+  });
+
+  it('tenants: each shares with its own, whatever a sandbox starts from; members of pools with nobody', async () => {
+    const supervisors: Supervisor[] = [];
+    const gate = {
+      ...openGate,
+      ownerOf: (annotations: Record<string, string>) => annotations['of'] ?? 'operator',
+      sharersOf: (annotations: Record<string, string> | null) => annotations?.['of'] ?? null,
+    };
+    const watch = (one: Supervisor): number => supervisors.push(one);
+    await using host = await FakeHost.open({ mapsMemory: true, gate, watch });
+    const annotations = { of: 'acme' };
+    const { id, sharesMemory } = await host.control.create({ annotations });
+    expect(sharesMemory).toBe(true);
+    await host.control.create({ annotations: { of: 'other' } });
+    await host.control.fork(id, { count: 1 });
+    await host.control.snapshot(id, { name: 'kept' });
+    await host.control.create({ snapshot: 'kept', annotations });
+    const sharers = (): (string | null)[] => supervisors.map((one) => one.sharers);
+    expect(sharers()).toEqual(['acme', 'other', 'acme', 'acme']);
+    await host.control.setPool({ min: 1, max: 1 });
+    await vi.waitFor(async () => expect((await host.control.pools())[0]?.ready).toBe(1));
+    const claimed = await host.control.create({ annotations });
+    expect(claimed).toMatchObject({ origin: 'pool', sharesMemory: false });
+    expect(sharers()[4]).toBeNull();
   });
 
   it('pause to disk and resume, twice: the guest keeps what it remembers, changed or not', async () => {

@@ -148,7 +148,7 @@ ${python}`,
     writeFileSync(join(base, 'ram'), GOLDEN, { mode: 0o600 });
     mkdirSync(join(base, 'run'), { mode: 0o700 });
     const shared = new SharedRam(join(base, 'run'));
-    const { path, close } = await (await shared.copy(join(base, 'ram'))).open();
+    const { path, close } = await (await shared.copy({ path: join(base, 'ram') })).open('us');
     expect(lstatSync(path)).toMatchObject({ uid: 0, mode: 0o100444, nlink: 1 });
     await place.provide('fc/memory', path, 'read');
     const { ino, nlink } = lstatSync(join(root(), 'fc/memory'));

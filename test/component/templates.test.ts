@@ -39,9 +39,11 @@ describe('Templates', () => {
       {
         ...given,
         driver: { ...driver, capabilities },
-        shareRam: (path) => {
-          world.steps.push('share');
-          return shared.copy(path);
+        ram: {
+          copy: (file) => {
+            world.steps.push('share');
+            return shared.copy(file);
+          },
         },
         packageIndex: async () => index,
       },
@@ -59,7 +61,7 @@ describe('Templates', () => {
     expect(shares()).toBe(1);
     const cached = join(world.root, 'cache/template', one.key, 'ram');
     const before = statSync(cached, { bigint: true });
-    const mapped = await one.source.mapMemory?.();
+    const mapped = await one.source.mapMemory?.('us');
     if (mapped === undefined) throw new Error('it is not mapped');
     expect(statSync(mapped.path).size).toBe(128 * 2 ** 20);
     expect(statSync(mapped.path, { bigint: true }).ino).not.toBe(before.ino);
@@ -124,7 +126,7 @@ describe('Templates', () => {
   it('prepare: the RAM file of a removed template goes once no clone uses it', async () => {
     const { templates, shared } = open(true);
     const old = await templates.prepare(spec);
-    const mapped = await old.source.mapMemory?.();
+    const mapped = await old.source.mapMemory?.('us');
     await templates.remove(old.key);
     await templates.prepare({ ...spec, diskMib: 32 });
     expect(ramFiles()).toEqual(['ram-1', 'ram-2']);

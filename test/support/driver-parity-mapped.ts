@@ -16,9 +16,9 @@ export function mappedCases(bench: () => VmBench): void {
       expect(bench().driver.capabilities.mapsMemory).toBe(true);
       const { spec, snapshot } = await bench().saved();
       const shared = openCloneRam(bench().driver, join(spec.dir, 'run'));
-      const { open, drop } = await shared.copy(`/proc/self/fd/${spec.memoryFd}`);
+      const { open, drop } = await shared.copy({ path: `/proc/self/fd/${spec.memoryFd}` });
       await using opened = new AsyncDisposableStack();
-      const { path: memoryPath, copyInto, close } = await open();
+      const { path: memoryPath, copyInto, close } = await open('us');
       opened.defer(close);
       const digest = (): string =>
         createHash('sha256').update(readFileSync(memoryPath)).digest('hex');

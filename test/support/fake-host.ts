@@ -295,6 +295,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         version: '0',
         vmm: 'fake',
         vmmReason: 'as configured',
+        memorySharing: 'none',
         upstream: 'none',
         models: null,
         memoryAvailableMib: 1,
@@ -304,8 +305,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
       modelUse: (account) => this.models.use.get(account) ?? null,
       parseEgress,
       openNetwork: () => script.step('network'),
-      supervise: (spec, source, path) => {
-        const parts = { ...this.#sandboxParts(spec, source, path), tracer: options.tracer };
+      supervise: (spec, source, path, sharers) => {
+        const { tracer } = options;
+        const parts = { ...this.#sandboxParts(spec, source, path), sharers, tracer };
         const supervisor = new Supervisor(spec, parts);
         options.watch?.(supervisor);
         return supervisor;
@@ -354,7 +356,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
           await this.script.step('fill-memory');
           await writeFile(to, 'of the template', { flag: 'r+' });
         },
-        ...(mapMemory === undefined ? {} : { mapMemory: () => mapMemory(ramPath) }),
+        ...(mapMemory === undefined ? {} : { mapMemory: (sharers) => mapMemory(ramPath, sharers) }),
         copyDisk: async (to) => {
           await this.script.step('copy-disk');
           await writeFile(to, 'disk');
@@ -585,15 +587,9 @@ interface OpenedStore {
 
 async function openFor(dir: string, options: FakeHostOptions): Promise<OpenedStore> {
   const { dataDir = join(dir, 'data') } = options;
-  return {
-    dataDir,
-    store: await openStore({
-      dir: dataDir,
-      keyPath: `${dataDir}.key`,
-      clock: new FakeClock(),
-      log: silentLog,
-    }),
-  };
+  const keyPath = `${dataDir}.key`;
+  const parts = { dir: dataDir, keyPath, clock: new FakeClock(), log: silentLog };
+  return { dataDir, store: await openStore(parts) };
 }
 
 /** A template of its own for each image. */

@@ -49,6 +49,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
     template: request.template ?? null,
     parent: null,
     accelerator: 'none',
+    sharesMemory: null,
     createdAtMs,
     endsAtMs: timeoutMs === null ? null : createdAtMs + timeoutMs,
     onTimeout,

@@ -122,6 +122,9 @@ export function inspectText(info: SandboxInfo, now: number): string {
     ...budgetRows(info, now),
     ['origin', info.origin],
     ['accelerator', info.accelerator],
+    ...(info.sharesMemory === null
+      ? []
+      : [['memory', info.sharesMemory ? 'shared until it is changed' : 'its own'] as const]),
     ...provenanceRows(info),
     ...lifetimeRows(info, now),
     ...modelRows(info.models),

@@ -49,6 +49,7 @@ export function hostTable(info: HostInfo, now: number): string {
       ['uptime', coarse(now - info.startedAtMs)],
       ['VMM', info.vmm],
       ['VMM reason', info.vmmReason],
+      ['memory', info.memorySharing],
       ['models', modelsText(info)],
       ['sandboxes', `${info.sandboxes}, ${info.paused} paused`],
       ['queued', `${info.queued} requests`],

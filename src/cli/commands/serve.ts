@@ -7,7 +7,7 @@ import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { JailMode } from '../../config.ts';
+import type { JailMode, MemorySharing } from '../../config.ts';
 import { openEvents } from '../../e2b/events/open.ts';
 import { createE2bServer } from '../../e2b/server.ts';
 import { accessTokens } from '../../e2b/tokens.ts';
@@ -43,6 +43,7 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   readonly auditContent?: ContentMode;
   /** Bytes. */
   readonly modelCache?: number;
+  readonly memorySharing?: MemorySharing;
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -61,6 +62,8 @@ export interface ServeReport {
   readonly vmmReason: string;
   /** Confinement of the VMMs, and its gaps. */
   readonly jail: { readonly description: string; readonly gaps: readonly string[] };
+  /** Whose sandboxes share memory, or why none does. */
+  readonly memorySharing: string;
   readonly upstream: string;
   /** What the log keeps of requests to models and their answers. */
   readonly auditContent: ContentMode;
@@ -100,7 +103,12 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     if (contents !== null) {
       cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
     }
-    const quotas = new TenantQuotas(tenants, systemClock);
+    const keys = new KnownKeys(home.dir, systemClock, cli.log);
+    const memorySharing = flags.memorySharing ?? cli.config.memorySharing;
+    const quotas = new TenantQuotas(tenants, systemClock, {
+      isAcross: memorySharing === 'share-all',
+      hasTenants: () => keys.hasTenants(),
+    });
     const runtime = await openRuntime(cli, {
       keepsProgress: true,
       observes: true,
@@ -109,6 +117,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
         allowFields,
         cassette,
         auditContent,
+        memorySharing,
         jail: flags.jail ?? cli.config.jail,
       },
       modelPath: choice.path,
@@ -129,7 +138,6 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.onUsage(({ sandboxId }) => {
       budgets.note(quotas.tenantOf(sandboxId), (account) => runtime.modelUse(account));
     });
-    const keys = new KnownKeys(home.dir, systemClock, cli.log);
     runtime.setOwners({
       tenantOf: (id) => quotas.tenantOf(id),
       cacheScopeOf: (id) => {
@@ -246,6 +254,7 @@ function reportOf(
     pid: process.pid,
     vmm: driver.description,
     vmmReason: runtime.vmmReason,
+    memorySharing: driver.memorySharing ?? 'none',
     upstream: upstream.description,
     jail: { description, gaps: gaps.map(({ text }) => text) },
   };
@@ -263,6 +272,7 @@ function printReport(cli: Cli, report: ServeReport): void {
     apiKeyPath,
     vmm,
     vmmReason,
+    memorySharing,
     jail,
     upstream,
     pool,
@@ -277,6 +287,7 @@ function printReport(cli: Cli, report: ServeReport): void {
     ...(auditContent === 'off' ? [] : [`  audit   keeps requests to models: ${auditContent}`]),
     `  pool    ${poolText(pool)}`,
     `  VMM     ${vmmReason}`,
+    `  memory  ${memorySharing}`,
     `  jail    ${jail.description}`,
     ...jail.gaps.filter((gap) => !gap.includes(jail.description)).map((gap) => `          ${gap}`),
     'Press Ctrl-C to stop. Sandboxes end; those paused to disk are kept.',

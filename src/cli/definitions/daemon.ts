@@ -1,6 +1,7 @@
 /** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
 import { CONTENT_MODES } from '../../base/text/content-mode.ts';
+import { MEMORY_SHARING } from '../../config.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
@@ -74,6 +75,13 @@ export function addDaemon(program: Command): void {
         '--audit-content <mode>',
         'what the audit log keeps of requests to models and their answers: off, hash, redacted or full (default: off)',
       ).choices(CONTENT_MODES),
+    )
+    .addOption(
+      new Option(
+        '--memory-sharing <mode>',
+        'whose sandboxes share their template’s memory until they write to it: those of one tenant (share), of all tenants (share-all), ' +
+          'or nobody’s (copy) (default: share)',
+      ).choices(MEMORY_SHARING),
     )
     .addOption(jailOption())
     .addOption(vmmOption())

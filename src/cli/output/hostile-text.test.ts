@@ -39,6 +39,7 @@ const host = {
   version: '1',
   vmm: HOSTILE,
   vmmReason: HOSTILE,
+  memorySharing: HOSTILE,
   upstream: HOSTILE,
   models: [HOSTILE],
   modelBudgets: [{ tenant: HOSTILE, limits: { requests: 1, windowMs: 1000 }, used: null }],

@@ -35,6 +35,7 @@ function scrape(
       ...{
         version: '1',
         vmmReason: 'no KVM',
+        memorySharing: 'none',
         vmm: 'QEMU \x1b[2J7',
         accelerator: 'tcg',
         upstream: 'x',
@@ -65,6 +66,7 @@ function scrape(
       template: null,
       parent: null,
       accelerator: 'tcg',
+      sharesMemory: null,
       createdAtMs: n,
       endsAtMs: null,
       onTimeout: 'kill',

@@ -1,17 +1,8 @@
-/** RAM that clones share until they write to it, as this host's VMM maps it. */
-import type { MappedMemory } from '../../sandbox/parts.ts';
+/** Makes the memory that clones share as this host's VMM maps it. */
 import type { VmmDriver } from '../../vmm/driver.ts';
+import type { CloneRam } from './parts.ts';
 import { SealedRam } from './sealed-ram.ts';
-import { type SharedCopy, SharedRam } from './shared-ram.ts';
-
-export interface CloneRam {
-  /** Copies a RAM file; the copy stays until it is dropped. One call at a time. */
-  copy(path: string): Promise<SharedCopy>;
-  /** Opens a RAM file that does not change. */
-  map(path: string): Promise<MappedMemory>;
-  /** Call after the VMs have ended. Idempotent. */
-  close(): Promise<void>;
-}
+import { SharedRam } from './shared-ram.ts';
 
 /** @param runDir on the file system of the jails */
 export function openCloneRam({ name }: Pick<VmmDriver, 'name'>, runDir: string): CloneRam {

@@ -7,24 +7,35 @@ import {
   openSync,
   readFileSync,
   rmSync,
+  statSync,
+  utimesSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { FakeClock } from '../../base/clock.ts';
 import { MIB } from '../../base/units.ts';
+import type { MappedMemory } from '../../sandbox/parts.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { makeMemory } from './memory.ts';
-import { SealedRam } from './sealed-ram.ts';
+import { SealedRam, UNUSED_MS_MAX } from './sealed-ram.ts';
 
 let dir = '';
 let ram: SealedRam;
+let clock: FakeClock;
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'nv-ram-'));
-  ram = new SealedRam();
+  clock = new FakeClock();
+  ram = new SealedRam(clock);
 });
-afterEach(() => rmSync(dir, { recursive: true }));
+afterEach(async () => {
+  await ram.close();
+  rmSync(dir, { recursive: true });
+});
+
+const map = (path: string): Promise<MappedMemory> => ram.map({ path }, 'us');
 
 function file(text: string): string {
   const path = join(dir, 'ram');
@@ -34,23 +45,63 @@ function file(text: string): string {
 const textAt = (path: string): string => readFileSync(path).subarray(0, 3).toString();
 
 describe('SealedRam', () => {
-  it('copies a file once for all of its users, until the last one closes', async () => {
+  it('copies a file once for all who share it, until a minute after the last one has closed', async () => {
     const path = file('one');
-    const [one, two] = await Promise.all([ram.map(path), ram.map(path)]);
+    const [one, two] = await Promise.all([map(path), map(path)]);
     expect(two.path).toBe(one.path);
+    expect(ram.bytes).toBe(MIB);
     rmSync(path);
     await one.close();
     await one.close();
+    clock.advance(2 * UNUSED_MS_MAX);
     expect(textAt(two.path)).toBe('one');
     const fd = Number(two.path.split('/').at(-1));
     await two.close();
-    expect(() => writeSync(fd, 'x')).toThrow('EBADF');
+    clock.advance(UNUSED_MS_MAX - 1);
+    expect(ram.bytes).toBe(MIB);
+    clock.advance(1);
+    expect(ram.bytes).toBe(0);
+    await vi.waitFor(() => expect(() => writeSync(fd, 'x')).toThrow('EBADF'));
+  });
+
+  it('gives each group of sharers memory of its own', async () => {
+    const path = file('one');
+    const [ours, theirs] = [await map(path), await ram.map({ path }, 'them')];
+    const inode = (memory: MappedMemory): number => statSync(memory.path).ino;
+    expect(inode(theirs)).not.toBe(inode(ours));
+    expect([textAt(ours.path), textAt(theirs.path)]).toEqual(['one', 'one']);
+    expect(ram.bytes).toBe(2 * MIB);
+    await Promise.all([ours.close(), theirs.close()]);
+  });
+
+  it('files of one content are one memory', async () => {
+    const first = file('one');
+    const second = join(dir, 'second');
+    cpSync(first, second);
+    const [one, two] = await Promise.all(
+      [first, second].map((path) => ram.map({ path, digest: 'of one' }, 'us')),
+    );
+    expect(two?.path).toBe(one?.path);
+    await Promise.all([one?.close(), two?.close()]);
+  });
+
+  it('a new user comes before the minute is over: the memory stays', async () => {
+    const shared = await ram.copy({ path: file('one') });
+    const first = await shared.open('us');
+    await first.close();
+    clock.advance(UNUSED_MS_MAX - 1);
+    const second = await shared.open('us');
+    clock.advance(UNUSED_MS_MAX);
+    expect(second.path).toBe(first.path);
+    expect(textAt(second.path)).toBe('one');
+    await second.close();
+    await shared.drop();
   });
 
   it('gives a file that was replaced a copy of its own', async () => {
-    const one = await ram.map(file('one'));
+    const one = await map(file('one'));
     rmSync(join(dir, 'ram'));
-    const two = await ram.map(file('two'));
+    const two = await map(file('two'));
     expect([textAt(one.path), textAt(two.path)]).toEqual(['one', 'two']);
     await Promise.all([one.close(), two.close()]);
   });
@@ -58,7 +109,7 @@ describe('SealedRam', () => {
   it('seals what it gives out, and memory of ours without a copy', async () => {
     const memory = makeMemory(MIB);
     writeSync(memory.fd, 'own', 0);
-    const [copied, own] = [await ram.map(file('one')), await ram.map(memory.path)];
+    const [copied, own] = [await map(file('one')), await map(memory.path)];
     for (const mapped of [copied, own]) {
       const fd = openSync(mapped.path, 'r+');
       expect(() => writeSync(fd, 'x', 0)).toThrow('EPERM');
@@ -74,32 +125,38 @@ describe('SealedRam', () => {
     await Promise.all([copied.close(), own.close()]);
   });
 
-  it('a copy stays until it is dropped', async () => {
-    const shared = await ram.copy(file('one'));
-    const first = await shared.open();
+  it('a file can be used until it is dropped, and what uses it then longer', async () => {
+    const shared = await ram.copy({ path: file('one') });
+    const first = await shared.open('us');
     await first.close();
-    const again = await shared.open();
-    expect(textAt(again.path)).toBe('one');
+    const again = await shared.open('us');
+    await shared.drop();
     await shared.drop();
     expect(textAt(again.path)).toBe('one');
     await again.close();
-    await expect(shared.open()).rejects.toThrow('the RAM was dropped');
+    await expect(shared.open('us')).rejects.toThrow('the RAM was dropped');
   });
 
-  it('a copy does not depend on its file any more', async () => {
+  it('a file that was opened does not depend on its name any more', async () => {
     const path = file('one');
-    const shared = await ram.copy(path);
+    const shared = await ram.copy({ path });
     // Another time of change, another file, none: what keeps a template's files can do all of it.
     chmodSync(path, 0o400);
-    const changed = await shared.open();
     rmSync(path);
     file('two');
-    const replaced = await shared.open();
-    rmSync(path);
-    const removed = await shared.open();
-    expect([replaced.path, removed.path]).toEqual([changed.path, changed.path]);
-    expect(textAt(removed.path)).toBe('one');
-    await Promise.all([changed, replaced, removed].map((memory) => memory.close()));
+    const memory = await shared.open('us');
+    expect(textAt(memory.path)).toBe('one');
+    await memory.close();
+    await shared.drop();
+  });
+
+  it('refuses a file that was written to after it had been opened', async () => {
+    const path = file('one');
+    const shared = await ram.copy({ path });
+    writeFileSync(path, 'two', { flag: 'r+' });
+    utimesSync(path, 1, 1);
+    await expect(shared.open('us')).rejects.toThrow('the RAM file was written to');
+    expect(ram.bytes).toBe(0);
     await shared.drop();
   });
 
@@ -111,7 +168,7 @@ describe('SealedRam', () => {
     const ended = once(running, 'exit');
     try {
       await once(running, 'spawn');
-      const mapped = await ram.map(path);
+      const mapped = await map(path);
       expect(textAt(mapped.path)).toBe('\x7fEL');
       await mapped.close();
     } finally {
@@ -121,6 +178,8 @@ describe('SealedRam', () => {
   });
 
   it('fails for a file that is not there, and leaves nothing', async () => {
-    await expect(ram.map(join(dir, 'none'))).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(map(join(dir, 'none'))).rejects.toMatchObject({
+      code: 'ENOENT',
+    });
   });
 });

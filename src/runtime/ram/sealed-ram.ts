@@ -2,74 +2,155 @@
  * RAM for VMMs that map it copy-on-write and may be hostile: memfds that nobody can write or resize any more. All clones of
  * one share its pages until they write to them.
  *
- *     template, snapshot ──copied once, while somebody uses it──► memfd, sealed
- *     RAM of a fork, a memfd of ours ──────────────sealed───────► the same memfd
+ *     template, snapshot ──copied while somebody uses it, and a minute longer──► memfd, sealed
+ *     RAM of a fork, a memfd of ours ────────────────────────────sealed────────► the same memfd
+ *
+ * Each group of sharers has a memfd of its own.
  */
-import { readlinkSync } from 'node:fs';
+import { fstatSync, readlinkSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { type Clock, systemClock } from '../../base/clock.ts';
 import type { MappedMemory } from '../../sandbox/parts.ts';
 import { closeInPool, createMemFd, sealContent } from '../../sys/fd.ts';
 import { copyDataInto } from '../../sys/sparse-threads.ts';
-import type { SharedCopy } from './shared-ram.ts';
+import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
 
-export class SealedRam {
-  /** By the identity of the file that they are copies of. */
+/** Time that memory without users stays: copying it again takes as long as half a start. */
+export const UNUSED_MS_MAX = 60_000;
+/** Unit of `st_blocks` (stat(2)). */
+const BLOCK_BYTES = 512;
+
+export class SealedRam implements CloneRam {
+  readonly #clock: Clock;
+  /** By content and sharers. */
   readonly #copies = new Map<string, Shared>();
 
-  /** Keeps a copy until `drop` and the end of all that `open` gave out. */
-  async copy(path: string): Promise<SharedCopy> {
-    const file = await open(path, 'r');
-    try {
-      const { shared, memory } = await this.#copyOf(file);
-      // The path may lead to another file later, or to none.
-      return { open: async () => this.#use(shared), drop: () => memory.close() };
-    } finally {
-      await file.close();
-    }
+  constructor(clock: Clock = systemClock) {
+    this.#clock = clock;
   }
 
-  /** @param path a RAM file that does not change, or a memfd of this process, which is sealed */
-  async map(path: string): Promise<MappedMemory> {
-    const file = await open(path, 'r');
+  /** Memory that the copies take, bytes. */
+  get bytes(): number {
+    return [...this.#copies.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** Keeps the file open, and copies it when somebody uses it, until `drop`. */
+  async copy(file: RamFile): Promise<SharedCopy> {
+    const source = await Source.open(file);
+    return {
+      open: (sharers) => this.#use(source, sharers),
+      drop: () => source.close(),
+    };
+  }
+
+  /** @param file does not change; or a memfd of this process, which is sealed */
+  async map(file: RamFile, sharers: string): Promise<MappedMemory> {
+    const source = await Source.open(file);
     try {
-      if (isMemFd(file.fd)) return await sealedItself(path);
-      return (await this.#copyOf(file)).memory;
+      if (source.isMemFd) return await sealedItself(file.path);
+      return await this.#use(source, sharers);
     } finally {
-      await file.close();
+      await source.close();
     }
   }
 
   /** Each user has closed its own. */
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    await Promise.all([...this.#copies.values()].map((shared) => this.#remove(shared)));
+  }
 
-  async #copyOf(file: FileHandle): Promise<{ shared: Shared; memory: MappedMemory }> {
-    const { dev, ino, size, ctimeNs } = await file.stat({ bigint: true });
-    const key = `${dev}:${ino}:${size}:${ctimeNs}`;
-    let shared = this.#copies.get(key);
-    if (shared === undefined) {
-      shared = new Shared(key, `/proc/self/fd/${file.fd}`, Number(size));
-      this.#copies.set(key, shared);
-    }
-    const memory = this.#use(shared);
+  /** Adds a user. */
+  async #use(source: Source, sharers: string): Promise<MappedMemory> {
+    if (source.isClosed) throw new Error('the RAM was dropped');
+    const key = `${source.id} ${sharers}`;
+    const shared = this.#copies.get(key) ?? this.#load(source, key);
+    shared.users += 1;
+    shared.cancelRemoval();
+    const memory = mapped(shared.fd, async () => {
+      shared.users -= 1;
+      if (shared.users > 0) return;
+      if (!shared.isFilled) return await this.#remove(shared);
+      const remove = (): void => void this.#remove(shared);
+      shared.cancelRemoval = this.#clock.after(UNUSED_MS_MAX, remove);
+    });
     try {
       await shared.filled;
-      return { shared, memory };
+      return memory;
     } catch (error) {
       await memory.close();
       throw error;
     }
   }
 
-  /** Adds a user. Its copy has one already, or is new. */
-  #use(shared: Shared): MappedMemory {
-    if (shared.isClosed) throw new Error('the RAM was dropped');
-    shared.users += 1;
-    return mapped(shared.fd, async () => {
-      shared.users -= 1;
-      if (shared.users > 0) return;
-      if (this.#copies.get(shared.key) === shared) this.#copies.delete(shared.key);
-      await shared.close();
-    });
+  #load(source: Source, key: string): Shared {
+    const shared = new Shared(key, source);
+    this.#copies.set(key, shared);
+    return shared;
+  }
+
+  async #remove(shared: Shared): Promise<void> {
+    if (this.#copies.get(shared.key) === shared) this.#copies.delete(shared.key);
+    shared.cancelRemoval();
+    await shared.close();
+  }
+}
+
+/** A RAM file, open. */
+class Source {
+  readonly id: string;
+  readonly isMemFd: boolean;
+  readonly bytes: number;
+  readonly #file: FileHandle;
+  readonly #writtenNs: bigint;
+  readonly #copying = new Set<Promise<void>>();
+  #closing: Promise<void> | undefined;
+
+  static async open({ path, digest }: RamFile): Promise<Source> {
+    const file = await open(path, 'r');
+    try {
+      const { dev, ino, size, mtimeNs, ctimeNs } = await file.stat({ bigint: true });
+      const id = digest ?? `${dev}:${ino}:${size}:${ctimeNs}`;
+      return new Source(file, id, Number(size), mtimeNs);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  private constructor(file: FileHandle, id: string, bytes: number, writtenNs: bigint) {
+    this.#file = file;
+    this.id = id;
+    this.bytes = bytes;
+    this.#writtenNs = writtenNs;
+    this.isMemFd = readlinkSync(`/proc/self/fd/${file.fd}`).startsWith('/memfd:');
+  }
+
+  get isClosed(): boolean {
+    return this.#closing !== undefined;
+  }
+
+  async copyInto(target: string): Promise<void> {
+    const copying = this.#copyInto(target);
+    this.#copying.add(copying);
+    try {
+      await copying;
+    } finally {
+      this.#copying.delete(copying);
+    }
+  }
+
+  async #copyInto(target: string): Promise<void> {
+    await copyDataInto(`/proc/self/fd/${this.#file.fd}`, target);
+    // Names may come and go, but what was verified must be what clones get.
+    const { mtimeNs, size } = await this.#file.stat({ bigint: true });
+    if (mtimeNs !== this.#writtenNs || Number(size) !== this.bytes)
+      throw new Error('the RAM file was written to');
+  }
+
+  /** Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= Promise.allSettled(this.#copying).then(() => this.#file.close());
+    return this.#closing;
   }
 }
 
@@ -77,18 +158,29 @@ class Shared {
   readonly key: string;
   readonly fd: number;
   readonly filled: Promise<void>;
+  isFilled = false;
   users = 0;
-  isClosed = false;
+  cancelRemoval: () => void = () => undefined;
+  #closing: Promise<void> | undefined;
 
-  constructor(key: string, from: string, bytes: number) {
+  constructor(key: string, source: Source) {
     this.key = key;
-    this.fd = createMemFd('shared-ram', bytes);
-    this.filled = copyDataInto(from, `/proc/self/fd/${this.fd}`).then(() => sealContent(this.fd));
+    this.fd = createMemFd('shared-ram', source.bytes);
+    this.filled = source.copyInto(`/proc/self/fd/${this.fd}`).then(() => {
+      sealContent(this.fd);
+      this.isFilled = true;
+    });
   }
 
-  async close(): Promise<void> {
-    this.isClosed = true;
-    await closeInPool(this.fd);
+  /** Pages that are there, and not holes. */
+  get bytes(): number {
+    return this.#closing === undefined ? fstatSync(this.fd).blocks * BLOCK_BYTES : 0;
+  }
+
+  /** Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= closeInPool(this.fd);
+    return this.#closing;
   }
 }
 
@@ -116,5 +208,3 @@ function mapped(fd: number, leave: () => Promise<void>): MappedMemory {
     },
   };
 }
-
-const isMemFd = (fd: number): boolean => readlinkSync(`/proc/self/fd/${fd}`).startsWith('/memfd:');

@@ -14,17 +14,11 @@ import { newSandboxId } from '../../base/ids.ts';
 import type { MappedMemory, Workspace } from '../../sandbox/parts.ts';
 import { cloneSparse, copyDataInto } from '../../sys/sparse-threads.ts';
 import { makeWorkspace } from '../workspace.ts';
+import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
 
 const READ_BY_ALL = 0o444;
 
-/** A copy of a RAM file; it stays until `drop` and the end of all that `open` gave out. */
-export interface SharedCopy {
-  open(): Promise<MappedMemory>;
-  /** Nothing opens it any more. Removes the file, at the latest when its last user closes it. */
-  drop(): Promise<void>;
-}
-
-export class SharedRam {
+export class SharedRam implements CloneRam {
   readonly #runDir: string;
   #workspace: Workspace | undefined;
   #made = 0;
@@ -35,15 +29,28 @@ export class SharedRam {
   }
 
   /** Copies a RAM file, sharing its blocks where the file system can. One call at a time. */
-  async copy(from: string): Promise<SharedCopy> {
-    this.#workspace ??= await makeWorkspace(this.#runDir, newSandboxId());
-    this.#made += 1;
-    const path = join(this.#workspace.dir, `ram-${this.#made}`);
-    await cloneSparse(from, path);
-    return sharedCopy(path);
+  async copy({ path: from }: RamFile): Promise<SharedCopy> {
+    const first = new FileCopy(await this.#copyOf(from));
+    const copies = new Map<string, Promise<FileCopy>>();
+    const copyFor = (): Promise<FileCopy> =>
+      copies.size === 0 ? Promise.resolve(first) : this.#furtherCopy(first);
+    return {
+      open: async (sharers) => {
+        const copying = copies.get(sharers) ?? copyFor();
+        copies.set(sharers, copying);
+        // A copy that failed, of a full disk say, is made again for the next.
+        copying.catch(() => copies.delete(sharers));
+        return await (await copying).open();
+      },
+      drop: async () => {
+        const made = await Promise.allSettled(copies.values());
+        const further = made.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+        await Promise.all([first, ...further].map((one) => one.drop()));
+      },
+    };
   }
 
-  map(path: string): Promise<MappedMemory> {
+  map({ path }: RamFile): Promise<MappedMemory> {
     return mapMemory(path);
   }
 
@@ -53,39 +60,58 @@ export class SharedRam {
     this.#workspace = undefined;
     await workspace?.remove();
   }
+
+  async #furtherCopy(of: FileCopy): Promise<FileCopy> {
+    return new FileCopy(await this.#copyOf(of.path));
+  }
+
+  async #copyOf(from: string): Promise<string> {
+    this.#workspace ??= await makeWorkspace(this.#runDir, newSandboxId());
+    this.#made += 1;
+    const path = join(this.#workspace.dir, `ram-${this.#made}`);
+    await cloneSparse(from, path);
+    return path;
+  }
 }
 
-function sharedCopy(path: string): SharedCopy {
-  let users = 0;
-  let isDropped = false;
-  const removeUnused = async (): Promise<void> => {
-    if (isDropped && users === 0) await rm(path, { force: true });
-  };
-  const leave = async (): Promise<void> => {
-    users -= 1;
-    await removeUnused();
-  };
-  return {
-    async open() {
-      users += 1;
-      try {
-        const mapped = await mapMemory(path);
-        let closing: Promise<void> | undefined;
-        const close = (): Promise<void> => {
-          closing ??= mapped.close().finally(leave);
-          return closing;
-        };
-        return { ...mapped, close };
-      } catch (error) {
-        await leave();
-        throw error;
-      }
-    },
-    async drop() {
-      isDropped = true;
-      await removeUnused();
-    },
-  };
+class FileCopy {
+  readonly path: string;
+  #users = 0;
+  #isDropped = false;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  async open(): Promise<MappedMemory> {
+    this.#users += 1;
+    try {
+      const mapped = await mapMemory(this.path);
+      let closing: Promise<void> | undefined;
+      const close = (): Promise<void> => {
+        closing ??= mapped.close().finally(() => this.#leave());
+        return closing;
+      };
+      return { ...mapped, close };
+    } catch (error) {
+      await this.#leave();
+      throw error;
+    }
+  }
+
+  async drop(): Promise<void> {
+    this.#isDropped = true;
+    await this.#removeUnused();
+  }
+
+  async #leave(): Promise<void> {
+    this.#users -= 1;
+    await this.#removeUnused();
+  }
+
+  async #removeUnused(): Promise<void> {
+    if (this.#isDropped && this.#users === 0) await rm(this.path, { force: true });
+  }
 }
 
 /** Opens a RAM file on the file system of the jails. As root, whose VMMs have other users, it becomes readable by all. */

@@ -146,7 +146,7 @@ export class ManagedSandbox {
       readyMs: this.#readyMs,
       accelerator: this.#parts.accelerator,
       end: this.#end,
-      card: this.#life.supervisor?.card,
+      vm: this.#life.supervisor,
     });
   }
 

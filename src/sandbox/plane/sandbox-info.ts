@@ -30,14 +30,14 @@ export interface PresentState
   readonly accelerator: string;
   readonly end: SandboxEnd | null;
   /** Undefined: there is no VM. */
-  readonly card: CardInfo | undefined;
+  readonly vm: { readonly card: CardInfo; readonly sharers: string | null } | undefined;
 }
 
 export function sandboxInfo(
   spec: SandboxSpec,
   policy: LifetimePolicy,
   provenance: Provenance,
-  { card, end, ...state }: PresentState,
+  { vm, end, ...state }: PresentState,
 ): SandboxInfo {
   const { timeoutMs: _limit, ...shownPolicy } = policy;
   return {
@@ -46,7 +46,8 @@ export function sandboxInfo(
     ...shownPolicy,
     ...provenance,
     ...specInfo(spec),
-    network: networkInfo(spec.network, card),
+    sharesMemory: vm === undefined ? null : vm.sharers !== null,
+    network: networkInfo(spec.network, vm?.card),
     end: end && endInfo(end),
   };
 }
@@ -94,6 +95,7 @@ export function endedSandboxInfo(
     template: stored?.template ?? null,
     parent,
     accelerator,
+    sharesMemory: null,
     createdAtMs,
     endsAtMs: null,
     onTimeout,

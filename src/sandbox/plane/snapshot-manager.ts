@@ -36,7 +36,7 @@ export interface Copies {
   linkFile(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
   /** Opens kept memory for VMs that map it. Absent: this VMM maps none. */
-  mapMemory?(path: string): Promise<MappedMemory>;
+  mapMemory?(path: string, sharers: string): Promise<MappedMemory>;
   /** What is mapped is held in memory: a fork's RAM needs no file, and what only one VM uses is better its own. */
   readonly holdsMapped?: boolean;
 }
@@ -202,7 +202,9 @@ export class SnapshotManager {
       ...disks,
       snapshot,
       copyMemory: (to) => copies.fillMemory(ram, to),
-      ...(mapMemory === undefined || !isShared ? {} : { mapMemory: () => mapMemory(ram) }),
+      ...(mapMemory === undefined || !isShared
+        ? {}
+        : { mapMemory: (sharers: string) => mapMemory(ram, sharers) }),
     };
   }
 

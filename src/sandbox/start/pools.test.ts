@@ -52,7 +52,7 @@ describe('Pools: a template that was built again, with the same key', () => {
     await pools.set(template('first'), { min: 1, max: 1 }, null);
     await settled();
     await use(pools);
-    pools.claim('key');
+    pools.claim('key', () => true);
     await settled();
     clock.advance(1_000);
     await settled();

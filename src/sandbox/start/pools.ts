@@ -75,20 +75,21 @@ export class Pools {
     this.#options = options;
   }
 
-  claim(key: string): Started | undefined {
+  /** @param fits false: the member has become of no use to anybody, and ends */
+  claim(key: string, fits: (member: Started) => boolean): Started | undefined {
     const pool = this.#pools.get(key);
-    const claimed = pool?.warm.claim();
+    const claimed = pool?.warm.claim(fits);
     if (pool !== undefined && claimed !== undefined) pool.claimedAtMs = this.#options.clock.now();
     return claimed;
   }
 
-  /** Hands new members to waiting requests. */
   /** The template may have been built again: the files that a pool of its key started from are gone then. */
   renew(template: OpenTemplate): void {
     const pool = this.#pools.get(template.key);
     if (pool !== undefined) pool.template = template;
   }
 
+  /** Hands new members to waiting requests. */
   handover(key: string): Handover<Started> | undefined {
     return this.#pools.get(key)?.handover;
   }

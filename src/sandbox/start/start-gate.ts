@@ -21,6 +21,12 @@ export interface StartGate {
   /** Owners take turns in the queue. */
   ownerOf(annotations: SandboxInfo['annotations']): string;
   /**
+   * Whose clones may share pages of RAM with the owner's.
+   * @param annotations null: of a member of a pool, which can become anybody's
+   * @returns null: with nobody's
+   */
+  sharersOf(annotations: SandboxInfo['annotations'] | null): string | null;
+  /**
    * Decides at once, so that of two requests for the last place one gets it.
    * @throws BusyError
    */
@@ -32,6 +38,7 @@ export interface StartGate {
 /** For a host with one owner. */
 export const openGate: StartGate = {
   ownerOf: () => 'local',
+  sharersOf: () => 'local',
   admit: () => ({ runsAs: () => undefined, release: () => undefined }),
   abandoned: () => undefined,
 };

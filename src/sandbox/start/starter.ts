@@ -39,11 +39,13 @@ export interface StarterParts {
    * Makes a supervisor, without starting it.
    * @param source null: it boots with a new disk
    * @param environmentPath where the file of its environment is, if `source` is null
+   * @param sharers see `SandboxParts`
    */
   supervise(
     spec: SandboxSpec,
     source: StartSource | null,
     environmentPath: string | undefined,
+    sharers: string | null,
   ): Supervisor;
   /** Absent: no network. @throws SandboxError `network_unavailable`: this host can't provide a network */
   openNetwork?(): Promise<unknown>;
@@ -128,16 +130,19 @@ export class Starter {
     signal: AbortSignal,
   ): Promise<Started> {
     const { template, image, needs } = from;
+    const sharers = this.#sharersOf(request);
     if (template !== null) {
       this.pools.renew(template);
-      const claimed = await this.#claim(template.key, spec, signal);
+      const claimed = await this.#claim(template.key, spec, sharers, signal);
       if (claimed !== undefined) return claimed;
     }
     const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
-      this.#cloneOrBoot(spec, template, { path: image?.path, needsTemplate: needs }, both);
+      this.#cloneOrBoot(spec, template, { path: image?.path, needsTemplate: needs, sharers }, both);
     const handover = template === null ? undefined : this.pools.handover(template.key);
     const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
-    if (started.isBound || (await this.#bind(started, spec, signal))) return started;
+    if (started.isBound) return started;
+    if (fits(started, sharers) && (await this.#bind(started, spec, signal))) return started;
+    await started.supervisor.stop();
     return await this.#queued(request, spec, signal, cloneOrBoot);
   }
 
@@ -157,7 +162,7 @@ export class Starter {
     });
     await this.#requireNetwork(spec);
     const start = (both: AbortSignal): Promise<Supervisor> =>
-      this.#startOne(spec, snapshot.source, undefined, both);
+      this.#startOne(spec, snapshot.source, undefined, this.#sharersOf(request), both);
     return await this.#admitted(request, spec, async () => {
       const supervisor = await this.#queued(request, spec, signal, start);
       return { supervisor, origin: 'snapshot', isBound: true };
@@ -172,7 +177,7 @@ export class Starter {
     signal: AbortSignal,
   ): Promise<Supervisor> {
     const start = (both: AbortSignal): Promise<Supervisor> =>
-      this.#startOne(spec, source, undefined, both);
+      this.#startOne(spec, source, undefined, this.#sharersOf(owner), both);
     const { annotations, copies = 1 } = owner;
     const request = { annotations, queueTimeoutMs: QUEUE_TIMEOUT_MS * copies };
     const { supervisor } = await this.#admitted(owner, spec, async () => ({
@@ -220,13 +225,18 @@ export class Starter {
   async #cloneOrBoot(
     spec: SandboxSpec,
     template: OpenTemplate | null,
-    boot: { readonly path: string | undefined; readonly needsTemplate: boolean },
+    boot: {
+      readonly path: string | undefined;
+      readonly needsTemplate: boolean;
+      readonly sharers: string | null;
+    },
     signal: AbortSignal,
   ): Promise<Started> {
     if (template !== null) {
       try {
         const cloned = { ...spec, warm: template.warm };
-        const supervisor = await this.#startOne(cloned, template.source, undefined, signal);
+        const { source } = template;
+        const supervisor = await this.#startOne(cloned, source, undefined, boot.sharers, signal);
         return { supervisor, origin: 'clone', isBound: true };
       } catch (error) {
         if (signal.aborted || isWithoutNetwork(error)) throw error;
@@ -237,7 +247,7 @@ export class Starter {
         });
       }
     }
-    const supervisor = await this.#startOne(spec, null, boot.path, signal);
+    const supervisor = await this.#startOne(spec, null, boot.path, boot.sharers, signal);
     return { supervisor, origin: 'boot', isBound: true };
   }
 
@@ -289,17 +299,23 @@ export class Starter {
     spec: SandboxSpec,
     source: StartSource | null,
     environmentPath: string | undefined,
+    sharers: string | null,
     signal: AbortSignal,
   ): Promise<Supervisor> {
-    const supervisor = this.#parts.supervise(spec, source, environmentPath);
+    const supervisor = this.#parts.supervise(spec, source, environmentPath, sharers);
     await supervisor.start(signal);
     return supervisor;
   }
 
   /** Ends members that fail to bind, and tries the next. */
-  async #claim(key: string, spec: SandboxSpec, signal: AbortSignal): Promise<Started | undefined> {
+  async #claim(
+    key: string,
+    spec: SandboxSpec,
+    sharers: string | null,
+    signal: AbortSignal,
+  ): Promise<Started | undefined> {
     for (;;) {
-      const member = this.pools.claim(key);
+      const member = this.pools.claim(key, (started) => fits(started, sharers));
       if (member === undefined || (await this.#bind(member, spec, signal))) return member;
     }
   }
@@ -323,8 +339,18 @@ export class Starter {
     const { card = false, ...size } = template.spec;
     const network = card ? { mode: 'none' as const } : null;
     const spec = this.#parts.makeSpec({ ...size, warm: template.warm, network });
-    return await this.#startOne(spec, template.source, undefined, signal);
+    const sharers = this.#gate.sharersOf(null);
+    return await this.#startOne(spec, template.source, undefined, sharers, signal);
   }
+
+  #sharersOf({ annotations = {} }: CloneOwner): string | null {
+    return this.#gate.sharersOf(annotations);
+  }
+}
+
+/** Whether a member of a pool may become a sandbox of these sharers. */
+function fits({ supervisor }: Started, sharers: string | null): boolean {
+  return supervisor.sharers === null || supervisor.sharers === sharers;
 }
 
 /** Packages are only on the disks of templates, so a boot would lack them. */

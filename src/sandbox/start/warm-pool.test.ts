@@ -76,6 +76,16 @@ describe('WarmPool', () => {
     expect(maker.members.map(({ discards }) => discards)).toEqual([0, 0]);
   });
 
+  it('claim: members that fit nobody any more end and are replaced', async () => {
+    const { pool, maker, fill } = poolOf(2, 2);
+    await fill();
+    const before = [...maker.members];
+    expect(pool.claim(() => false)).toBeUndefined();
+    await fill();
+    const after = maker.members.filter((member) => !before.includes(member));
+    expect(pool.claim((member) => !before.includes(member))).toBe(after[0]);
+  });
+
   it('claim: an empty pool with minimum 0 gets a member by demand, and drops it later', async () => {
     const { pool, maker, passWell, fill } = poolOf(0, 4);
     await settle();

@@ -106,10 +106,13 @@ export class WarmPool<M extends PoolMember> {
     this.#adjust();
   }
 
-  /** Takes the oldest healthy member; undefined: none. */
-  claim(): M | undefined {
+  /**
+   * Takes the oldest healthy member; undefined: none.
+   * @param fits false: the member is ended and replaced
+   */
+  claim(fits: (member: M) => boolean = () => true): M | undefined {
     if (this.#closing !== undefined) return undefined;
-    const found = this.#takeReady();
+    const found = this.#takeReady(fits);
     if (found === undefined) this.#counts.misses++;
     else this.#counts.hits++;
     this.#target.noteClaim(this.#options.clock.now());
@@ -167,16 +170,21 @@ export class WarmPool<M extends PoolMember> {
   }
 
   /** A member whose check is under way is taken only if there is no other. */
-  #takeReady(): M | undefined {
+  #takeReady(fits: (member: M) => boolean): M | undefined {
     const inOrder = [...this.#ready];
     const asked = inOrder.filter((ready) => ready.check === 'asked');
     for (const ready of [...inOrder.filter((one) => one.check !== 'asked'), ...asked]) {
-      if (isAlive(ready.member)) {
-        this.#ready.delete(ready);
-        this.#endStreak(ready);
-        return ready.member;
+      if (!isAlive(ready.member)) {
+        this.#evict(ready, 'its process is gone');
+        continue;
       }
-      this.#evict(ready, 'its process is gone');
+      if (!fits(ready.member)) {
+        this.#discard(ready);
+        continue;
+      }
+      this.#ready.delete(ready);
+      this.#endStreak(ready);
+      return ready.member;
     }
     return undefined;
   }

@@ -272,8 +272,11 @@ describe('Supervisor', () => {
         return start(spec, signal);
       },
     };
-    const sandbox = new Supervisor(makeSpec({}, 2), { ...fake.parts, driver, template });
+    const parts = { ...fake.parts, driver, template, sharers: 'us' };
+    const sandbox = new Supervisor(makeSpec({}, 2), parts);
+    expect(sandbox.sharers).toBeNull();
     await sandbox.start();
+    expect(sandbox.sharers).toBe('us');
     expect(started).toMatchObject([{ memoryFd: 9, snapshot: { memoryPath: '/t/ram' } }]);
     expect(started[0]).not.toHaveProperty('memoryReady');
     await sandbox.stop();

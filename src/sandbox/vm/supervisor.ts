@@ -103,6 +103,11 @@ export class Supervisor {
     return this.#vm;
   }
 
+  /** Whose VMs share pages of RAM with its own; null: it has none, or RAM of its own. */
+  get sharers(): string | null {
+    return this.#running?.mapped === undefined ? null : (this.#parts.sharers ?? null);
+  }
+
   get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'networkToKeep' | 'connect'> {
     return this.#card;
   }
@@ -448,7 +453,7 @@ export class Supervisor {
 
   /** The RAM of a clone is mapped, or filled while its VMM starts. */
   async #makeMemory(): Promise<MadeMemory> {
-    const { template, makeMemory } = this.#parts;
+    const { template, makeMemory, sharers = null } = this.#parts;
     const memory = makeMemory(ramMib(this.spec) * MIB);
     let mapped: MappedMemory | undefined;
     let memoryReady: Promise<void> | undefined;
@@ -458,8 +463,8 @@ export class Supervisor {
       memory.close();
       await mapped?.close();
     });
-    if (template?.mapMemory !== undefined && this.#mayMap()) {
-      mapped = await template.mapMemory();
+    if (template?.mapMemory !== undefined && sharers !== null && this.#mayMap()) {
+      mapped = await template.mapMemory(sharers);
       return { memory, mapped, memoryReady, fillMemory: fillOnce(mapped, memory) };
     }
     memoryReady = template?.copyMemory(memory.path);

@@ -73,6 +73,8 @@ export interface FirecrackerDriverOptions {
   readonly limits?: DeviceLimits;
   /** For tests. */
   readonly kvmDevice?: string;
+  /** False: each clone gets a copy of the RAM. Default: clones map it. */
+  readonly mapsMemory?: boolean;
   /** Enables diff snapshots. */
   readonly tracksDirtyPages?: boolean;
   /** Starts the thread that relays the channels of all VMs; for tests. */
@@ -111,8 +113,7 @@ export async function createFirecrackerDriver(
       pause: true,
       snapshot: true,
       wholeSnapshot: true,
-      mapsMemory: true,
-      mapsMemoryWithBalloon: true,
+      ...(options.mapsMemory === false ? {} : { mapsMemory: true, mapsMemoryWithBalloon: true }),
       hotplugVsock: true,
       hotplugNic: false,
       interactiveConsole: true,

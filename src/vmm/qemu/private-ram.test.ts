@@ -104,7 +104,9 @@ describe('PrivateRam', () => {
     const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);
     closeFd(fd);
     expect(() => ram.find(process.pid)).toThrow(
-      expect.objectContaining({ remedy: expect.stringContaining('NEUROVISOR_CLONE_MEMORY=copy') }),
+      expect.objectContaining({
+        remedy: expect.stringContaining('NEUROVISOR_MEMORY_SHARING=copy'),
+      }),
     );
     ram.close();
   });

@@ -27,7 +27,7 @@ const IS_THERE = 0xc000_0000;
 const IS_SHARED = 0x2000_0000;
 
 const REMEDY =
-  'Allow reading it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_CLONE_MEMORY=copy.';
+  'Allow reading it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_MEMORY_SHARING=copy.';
 
 export class PrivateRam {
   /** The file, for QEMU to open it again. */

@@ -45,7 +45,7 @@ function openMemory(pid: number | null): number {
     throw new VmmError('vmm_command_failed', "QEMU's memory can not be opened", {
       cause,
       remedy:
-        'allow it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_VSOCK_MEMORY=map and NEUROVISOR_CLONE_MEMORY=copy',
+        'allow it (CAP_SYS_PTRACE, kernel.yama.ptrace_scope), or set NEUROVISOR_MEMORY_SHARING=copy',
     });
   }
 }

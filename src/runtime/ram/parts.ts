@@ -1,0 +1,25 @@
+/** RAM that clones share until they write to it. */
+import type { MappedMemory } from '../../sandbox/parts.ts';
+
+export interface RamFile {
+  readonly path: string;
+  /** Of its content, verified; files with the same one are the same memory. Absent: a file for itself. */
+  readonly digest?: string | undefined;
+}
+
+/** `sharers` names those whose clones may share pages with each other: a clone can find out by timing what the others read. */
+export interface CloneRam {
+  /** Copies a RAM file; the copy stays until it is dropped. One call at a time. */
+  copy(file: RamFile): Promise<SharedCopy>;
+  /** Opens a RAM file that does not change. */
+  map(file: RamFile, sharers: string): Promise<MappedMemory>;
+  /** Call after the VMs have ended. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** A RAM file of which there are copies, each for a group of sharers, until `drop` and the end of all that `open` gave out. */
+export interface SharedCopy {
+  open(sharers: string): Promise<MappedMemory>;
+  /** Nothing opens it any more. What it holds goes now, or when its last user closes it. */
+  drop(): Promise<void>;
+}
