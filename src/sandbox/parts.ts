@@ -97,6 +97,8 @@ export type LeaseSecrets = Pick<SandboxSpec, 'secrets' | 'authority'>;
 export interface MappedMemory {
   /** Of the file, while the VM starts. */
   readonly path: string;
+  /** Until then the file is being filled. The VMM may map it, but no guest code runs. Absent: it is whole. */
+  readonly ready?: Promise<void>;
   /** Into memory of the same size: before a save, which adds what the VM has changed. */
   copyInto(targetPath: string): Promise<void>;
   /** Idempotent. */

@@ -35,7 +35,13 @@ afterEach(async () => {
   rmSync(dir, { recursive: true });
 });
 
-const map = (path: string): Promise<MappedMemory> => ram.map({ path }, 'us');
+/** Once it is whole. */
+async function whole(opening: Promise<MappedMemory>): Promise<MappedMemory> {
+  const memory = await opening;
+  await memory.ready;
+  return memory;
+}
+const map = (path: string): Promise<MappedMemory> => whole(ram.map({ path }, 'us'));
 
 function file(text: string): string {
   const path = join(dir, 'ram');
@@ -66,7 +72,7 @@ describe('SealedRam', () => {
 
   it('gives each group of sharers memory of its own', async () => {
     const path = file('one');
-    const [ours, theirs] = [await map(path), await ram.map({ path }, 'them')];
+    const [ours, theirs] = [await map(path), await whole(ram.map({ path }, 'them'))];
     const inode = (memory: MappedMemory): number => statSync(memory.path).ino;
     expect(inode(theirs)).not.toBe(inode(ours));
     expect([textAt(ours.path), textAt(theirs.path)]).toEqual(['one', 'one']);
@@ -79,7 +85,7 @@ describe('SealedRam', () => {
     const second = join(dir, 'second');
     cpSync(first, second);
     const [one, two] = await Promise.all(
-      [first, second].map((path) => ram.map({ path, digest: 'of one' }, 'us')),
+      [first, second].map((path) => whole(ram.map({ path, digest: 'of one' }, 'us'))),
     );
     expect(two?.path).toBe(one?.path);
     await Promise.all([one?.close(), two?.close()]);
@@ -87,10 +93,10 @@ describe('SealedRam', () => {
 
   it('a new user comes before the minute is over: the memory stays', async () => {
     const shared = await ram.copy({ path: file('one') });
-    const first = await shared.open('us');
+    const first = await whole(shared.open('us'));
     await first.close();
     clock.advance(UNUSED_MS_MAX - 1);
-    const second = await shared.open('us');
+    const second = await whole(shared.open('us'));
     clock.advance(UNUSED_MS_MAX);
     expect(second.path).toBe(first.path);
     expect(textAt(second.path)).toBe('one');
@@ -127,9 +133,9 @@ describe('SealedRam', () => {
 
   it('a file can be used until it is dropped, and what uses it then longer', async () => {
     const shared = await ram.copy({ path: file('one') });
-    const first = await shared.open('us');
+    const first = await whole(shared.open('us'));
     await first.close();
-    const again = await shared.open('us');
+    const again = await whole(shared.open('us'));
     await shared.drop();
     await shared.drop();
     expect(textAt(again.path)).toBe('one');
@@ -144,7 +150,7 @@ describe('SealedRam', () => {
     chmodSync(path, 0o400);
     rmSync(path);
     file('two');
-    const memory = await shared.open('us');
+    const memory = await whole(shared.open('us'));
     expect(textAt(memory.path)).toBe('one');
     await memory.close();
     await shared.drop();
@@ -155,7 +161,10 @@ describe('SealedRam', () => {
     const shared = await ram.copy({ path });
     writeFileSync(path, 'two', { flag: 'r+' });
     utimesSync(path, 1, 1);
-    await expect(shared.open('us')).rejects.toThrow('the RAM file was written to');
+    const memory = await shared.open('us');
+    await expect(memory.ready).rejects.toThrow('the RAM file was written to');
+    await expect(memory.copyInto('/dev/null')).rejects.toThrow('the RAM file was written to');
+    await memory.close();
     expect(ram.bytes).toBe(0);
     await shared.drop();
   });

@@ -10,8 +10,9 @@
 import { fstatSync, readlinkSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { type Clock, systemClock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
 import type { MappedMemory } from '../../sandbox/parts.ts';
-import { closeInPool, createMemFd, sealContent } from '../../sys/fd.ts';
+import { closeInPool, createMemFd, sealContent, sealSize } from '../../sys/fd.ts';
 import { copyDataInto } from '../../sys/sparse-threads.ts';
 import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
 
@@ -38,7 +39,7 @@ export class SealedRam implements CloneRam {
   async copy(file: RamFile): Promise<SharedCopy> {
     const source = await Source.open(file);
     return {
-      open: (sharers) => this.#use(source, sharers),
+      open: async (sharers) => this.#use(source, sharers),
       drop: () => source.close(),
     };
   }
@@ -48,9 +49,10 @@ export class SealedRam implements CloneRam {
     const source = await Source.open(file);
     try {
       if (source.isMemFd) return await sealedItself(file.path);
-      return await this.#use(source, sharers);
+      return this.#use(source, sharers);
     } finally {
-      await source.close();
+      // It waits for the copy, which the user need not.
+      void source.close();
     }
   }
 
@@ -60,31 +62,28 @@ export class SealedRam implements CloneRam {
   }
 
   /** Adds a user. */
-  async #use(source: Source, sharers: string): Promise<MappedMemory> {
+  #use(source: Source, sharers: string): MappedMemory {
     if (source.isClosed) throw new Error('the RAM was dropped');
     const key = `${source.id} ${sharers}`;
     const shared = this.#copies.get(key) ?? this.#load(source, key);
     shared.users += 1;
     shared.cancelRemoval();
-    const memory = mapped(shared.fd, async () => {
+    return mapped(shared.fd, shared.filled, async () => {
       shared.users -= 1;
       if (shared.users > 0) return;
       if (!shared.isFilled) return await this.#remove(shared);
       const remove = (): void => void this.#remove(shared);
       shared.cancelRemoval = this.#clock.after(UNUSED_MS_MAX, remove);
     });
-    try {
-      await shared.filled;
-      return memory;
-    } catch (error) {
-      await memory.close();
-      throw error;
-    }
   }
 
   #load(source: Source, key: string): Shared {
     const shared = new Shared(key, source);
     this.#copies.set(key, shared);
+    shared.filled.catch(() => {
+      // The next user tries again.
+      if (this.#copies.get(key) === shared) this.#copies.delete(key);
+    });
     return shared;
   }
 
@@ -166,10 +165,13 @@ class Shared {
   constructor(key: string, source: Source) {
     this.key = key;
     this.fd = createMemFd('shared-ram', source.bytes);
+    // A VMM may map it before it is whole.
+    sealSize(this.fd);
     this.filled = source.copyInto(`/proc/self/fd/${this.fd}`).then(() => {
       sealContent(this.fd);
       this.isFilled = true;
     });
+    this.filled.catch((error: unknown) => ignore(error, 'reported to each user'));
   }
 
   /** Pages that are there, and not holes. */
@@ -179,7 +181,8 @@ class Shared {
 
   /** Idempotent. */
   close(): Promise<void> {
-    this.#closing ??= closeInPool(this.fd);
+    // The copy opens the memory by its descriptor number, which must not be reused before it ends.
+    this.#closing ??= Promise.allSettled([this.filled]).then(() => closeInPool(this.fd));
     return this.#closing;
   }
 }
@@ -189,19 +192,27 @@ async function sealedItself(path: string): Promise<MappedMemory> {
   const file = await open(path, 'r+');
   try {
     sealContent(file.fd);
-    return mapped(file.fd, () => file.close());
+    return mapped(file.fd, undefined, () => file.close());
   } catch (error) {
     await file.close();
     throw error;
   }
 }
 
-function mapped(fd: number, leave: () => Promise<void>): MappedMemory {
+function mapped(
+  fd: number,
+  ready: Promise<void> | undefined,
+  leave: () => Promise<void>,
+): MappedMemory {
   const path = `/proc/self/fd/${fd}`;
   let closing: Promise<void> | undefined;
   return {
     path,
-    copyInto: (target) => copyDataInto(path, target),
+    ...(ready === undefined ? {} : { ready }),
+    copyInto: async (target) => {
+      await ready;
+      await copyDataInto(path, target);
+    },
     close() {
       closing ??= leave();
       return closing;

@@ -465,11 +465,11 @@ export class Supervisor {
     });
     if (template?.mapMemory !== undefined && sharers !== null && this.#mayMap()) {
       mapped = await template.mapMemory(sharers);
-      return { memory, mapped, memoryReady, fillMemory: fillOnce(mapped, memory) };
     }
-    memoryReady = template?.copyMemory(memory.path);
+    memoryReady = mapped === undefined ? template?.copyMemory(memory.path) : mapped.ready;
     memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
-    return { memory, mapped, memoryReady, fillMemory: undefined };
+    const fillMemory = mapped && fillOnce(mapped, memory);
+    return { memory, mapped, memoryReady, fillMemory };
   }
 
   #mayMap(): boolean {

@@ -296,6 +296,7 @@ async function bringUp(
   ram?.find(process.pid);
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
+  ram?.requireSealed();
   if (state !== null) await loadState(process.qmp, state);
   await slot.plugAttached(spec.guestCid);
   if (spec.nic !== undefined) await nic.plugNic(spec.nic);

@@ -60,18 +60,23 @@ async function withVmm(test: (ram: PrivateRam, pid: number) => Promise<void>): P
 }
 
 describe('PrivateRam', () => {
-  it('takes only a sealed file of its size', () => {
+  it('takes only a file of its size, and guest code runs only on a sealed one', () => {
     const unsealed = createMemFd('ram', BYTES);
     const fd = sealed();
     const path = (of: number): string => `/proc/self/fd/${of}`;
     for (const [from, bytes] of [
       ['/proc/none', BYTES],
-      [path(unsealed), BYTES],
       [path(fd), BYTES + 4096],
     ] as const)
       expect(() => PrivateRam.open(from, bytes)).toThrow(
         expect.objectContaining({ code: 'vm_spec_invalid' }),
       );
+    const filling = PrivateRam.open(path(unsealed), BYTES);
+    const refusal = expect.objectContaining({ code: 'vm_spec_invalid' });
+    expect(() => filling.requireSealed()).toThrow(refusal);
+    sealContent(unsealed);
+    filling.requireSealed();
+    filling.close();
     for (const of of [unsealed, fd]) closeFd(of);
   });
 

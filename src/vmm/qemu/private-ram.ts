@@ -37,7 +37,7 @@ export class PrivateRam {
   #isClosed = false;
 
   /**
-   * @param path a memfd that nobody can write any more, or a VMM could change the memory of later clones
+   * @param path a memfd
    * @throws VmmError `vm_spec_invalid`
    */
   static open(path: string, bytes: number): PrivateRam {
@@ -47,7 +47,6 @@ export class PrivateRam {
       fd = openSync(path, 'r+');
       const size = fileSize(fd);
       if (size !== bytes) throw new Error(`it has ${size} of ${bytes} bytes`);
-      if (!isSealed(fd)) throw new Error('it is not sealed against writing');
       return new PrivateRam(fd, bytes);
     } catch (cause) {
       if (fd >= 0) closeFd(fd);
@@ -58,6 +57,17 @@ export class PrivateRam {
   private constructor(fd: number, bytes: number) {
     this.fd = fd;
     this.#bytes = bytes;
+  }
+
+  /**
+   * Call before guest code runs: a VMM that could write the file would change the memory of later clones.
+   * @throws VmmError `vm_spec_invalid`
+   */
+  requireSealed(): void {
+    if (isSealed(this.fd)) return;
+    throw new VmmError('vm_spec_invalid', "the clone's RAM can not be mapped", {
+      cause: 'it is not sealed against writing',
+    });
   }
 
   /**
