@@ -22,7 +22,9 @@ import { jailBenchmark } from './kernel/jail.ts';
 import { probesBenchmark } from './kernel/probes.ts';
 import { seccompBenchmark } from './kernel/seccomp.ts';
 import { syscallsBenchmark } from './kernel/syscalls.ts';
+import { enduranceBenchmark } from './memory/endurance.ts';
 import { growBenchmark } from './memory/grow.ts';
+import { manyBenchmark } from './memory/many.ts';
 import { memoryBenchmark } from './memory/memory.ts';
 import { oomBenchmark } from './memory/oom.ts';
 import { vmmMemoryBenchmark } from './memory/vmm.ts';
@@ -55,6 +57,8 @@ export const BENCHMARKS: readonly Benchmark[] = [
   e2bBenchmark,
   e2bMemoryBenchmark,
   memoryBenchmark,
+  manyBenchmark,
+  enduranceBenchmark,
   vmmMemoryBenchmark,
   channelBenchmark,
   copiedChannelBenchmark,

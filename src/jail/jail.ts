@@ -184,12 +184,13 @@ function pathsOf({ files }: JailPlan): string[] {
 /** The limits of a VMM whose guest has this size. */
 export function limitsOf({
   memoryMib,
+  sharedMib = 0,
   cpus,
   tasksMax,
   hasCpuLimit = true,
-}: Pick<JailPlan, 'memoryMib' | 'cpus' | 'tasksMax' | 'hasCpuLimit'>): CgroupLimits {
+}: Pick<JailPlan, 'memoryMib' | 'sharedMib' | 'cpus' | 'tasksMax' | 'hasCpuLimit'>): CgroupLimits {
   return {
-    memoryBytes: memoryLimitMib(memoryMib) * MIB,
+    memoryBytes: (memoryLimitMib(memoryMib) + sharedMib) * MIB,
     tasks: tasksMax ?? TASKS_MAX + cpus,
     // One more than the guest has, for I/O.
     cpus: hasCpuLimit ? cpus + 1 : null,

@@ -35,6 +35,10 @@ export interface JailPlan {
   readonly cwd?: string;
   /** The guest's size and limits. */
   readonly memoryMib: number;
+  /**
+   * Memory of others that it maps, MiB: the kernel counts a page as that of the first who touches it. Default 0.
+   */
+  readonly sharedMib?: number;
   readonly cpus: number;
   readonly diskLimits?: DiskLimits;
   /** Its environment. Default: empty. */

@@ -1,6 +1,8 @@
 /** Makes the chosen VMM's driver. */
+import { totalmem } from 'node:os';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
+import { MIB } from '../base/units.ts';
 import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
 import type { VmmMemory } from '../probes/vmm-memory.ts';
@@ -47,7 +49,7 @@ export async function makeDriver(options: {
       binary: QEMU_BINARY,
       attachVsock: (spec) => vsock.attach(spec),
       copiesMemory: sharing.isShared,
-      mapsMemory: sharing.isShared,
+      ...(sharing.isShared ? { mapsMemoryMibMax: sharedMibMax() } : {}),
       clock: systemClock,
       log,
       launch,
@@ -59,6 +61,13 @@ export async function makeDriver(options: {
     throw error;
   }
 }
+
+/**
+ * Shared memory grows by the pages that its clones are the first to touch, up to its size, beside the clones' own: for one large
+ * sandbox a copy takes less.
+ */
+const HOST_PER_SHARED = 16;
+const sharedMibMax = (): number => Math.floor(totalmem() / MIB / HOST_PER_SHARED);
 
 /** @throws RuntimeError `no_accelerator`: the machine lacks the requested accelerator */
 export function chooseAccelerator(

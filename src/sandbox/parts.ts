@@ -147,7 +147,7 @@ export interface MemoryTarget {
 
 export interface SandboxParts {
   readonly driver: VmmDriver;
-  /** Whose VMs this one may share pages of RAM with. Null or absent: it gets a copy of its own. */
+  /** Whose VMs this one may share pages of RAM with. Null: it gets a copy of its own. Absent: this process has one owner. */
   readonly sharers?: string | null;
   readonly kernelPath: string;
   readonly rootImagePath: string;

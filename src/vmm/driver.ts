@@ -34,6 +34,8 @@ export interface VmmCapabilities {
   readonly channelLimits: boolean;
   /** A clone of `saveState` maps `VmSnapshot.memoryPath` copy-on-write; absent: `memoryFd` must hold a copy of the RAM. */
   readonly mapsMemory?: boolean;
+  /** … up to this size, MiB. Absent: any. */
+  readonly mapsMemoryMibMax?: number;
   /** … unless it has a balloon, whose VMM gives pages back to the file. */
   readonly mapsMemoryWithBalloon?: boolean;
   /** A VM can have a balloon: `VmSpec.balloonMib`. */

@@ -29,6 +29,10 @@ export interface LaunchPlan {
   readonly files: readonly LaunchFile[];
   /** The guest's size; the VMM's limits on the host follow from it. */
   readonly memoryMib: number;
+  /**
+   * Memory of others that it maps, MiB: the kernel counts a page as that of the first who touches it. Default 0.
+   */
+  readonly sharedMib?: number;
   readonly cpus: number;
   /** Limits that the VMM enforces on its guest; a jail may enforce them on the VMM. */
   readonly diskLimits?: DiskLimits;

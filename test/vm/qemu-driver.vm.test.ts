@@ -17,7 +17,7 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       accelerator: 'tcg',
       binary: 'qemu-system-x86_64',
       attachVsock: (spec) => vsock.attach(spec),
-      mapsMemory: true,
+      mapsMemoryMibMax: 1024,
       clock: systemClock,
       log: silentLog,
     });

@@ -9,12 +9,14 @@ import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
 import { firstOutputMs } from '../output.ts';
 
-const CODE = `
+/** A call of the canned model. */
+export const LANGCHAIN = {
+  code: `
 from langchain_openai import ChatOpenAI
 print(ChatOpenAI(model='canned').invoke('Say ok.').content, flush=True)
-`;
-/** The canned model's answer. */
-const ANSWER = 'ok\n';
+`,
+  output: 'ok\n',
+} as const;
 
 interface Samples {
   readonly script: number[];
@@ -70,7 +72,7 @@ async function runOnce(
     const began = performance.now();
     await sandbox.start(signal);
     const readyMs = performance.now() - began;
-    const scriptMs = await firstOutputMs(() => begin(sandbox, kind, signal), ANSWER);
+    const scriptMs = await firstOutputMs(() => begin(sandbox, kind, signal), LANGCHAIN.output);
     into?.script.push(scriptMs);
     into?.whole.push(readyMs + scriptMs);
   } finally {
@@ -81,12 +83,12 @@ async function runOnce(
 function begin(sandbox: Supervisor, kind: 'clone' | 'boot', signal: AbortSignal) {
   const guest = sandbox.guest();
   return kind === 'clone'
-    ? guest.python({ script: { code: CODE }, stdin: false }, signal)
-    : guest.exec({ argv: ['python3', '-c', CODE], stdin: false }, signal);
+    ? guest.python({ script: { code: LANGCHAIN.code }, stdin: false }, signal)
+    : guest.exec({ argv: ['python3', '-c', LANGCHAIN.code], stdin: false }, signal);
 }
 
 /** Replaces the bridge, so that the figure contains no model time. */
-const attachCannedModel: SandboxParts['attachBridge'] = async (_sandboxId, channelPath) => {
+export const attachCannedModel: SandboxParts['attachBridge'] = async (_sandboxId, channelPath) => {
   const model = await serveCannedModel(inferenceSocket(channelPath));
   return { ...NO_MODEL, close: () => model.close() };
 };

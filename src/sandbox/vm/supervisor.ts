@@ -56,6 +56,8 @@ export interface Transition {
   readonly event: SandboxEvent;
 }
 
+const ONE_OWNER = 'local';
+
 export class Supervisor {
   /** Resolves when everything is released. Never rejects. */
   readonly ended: Promise<SandboxEnd>;
@@ -105,7 +107,7 @@ export class Supervisor {
 
   /** Whose VMs share pages of RAM with its own; null: it has none, or RAM of its own. */
   get sharers(): string | null {
-    return this.#running?.mapped === undefined ? null : (this.#parts.sharers ?? null);
+    return this.#running?.mapped === undefined ? null : (this.#parts.sharers ?? ONE_OWNER);
   }
 
   get card(): Pick<NetworkCard, 'settings' | 'gatewayUse' | 'bytes' | 'networkToKeep' | 'connect'> {
@@ -453,7 +455,7 @@ export class Supervisor {
 
   /** The RAM of a clone is mapped, or filled while its VMM starts. */
   async #makeMemory(): Promise<MadeMemory> {
-    const { template, makeMemory, sharers = null } = this.#parts;
+    const { template, makeMemory, sharers = ONE_OWNER } = this.#parts;
     const memory = makeMemory(ramMib(this.spec) * MIB);
     let mapped: MappedMemory | undefined;
     let memoryReady: Promise<void> | undefined;
@@ -474,7 +476,9 @@ export class Supervisor {
 
   #mayMap(): boolean {
     const hasBalloon = vmMemory(this.spec).balloonMib !== undefined;
-    return !hasBalloon || this.#parts.driver.capabilities.mapsMemoryWithBalloon === true;
+    const { mapsMemoryWithBalloon, mapsMemoryMibMax } = this.#parts.driver.capabilities;
+    if (ramMib(this.spec) > (mapsMemoryMibMax ?? Number.POSITIVE_INFINITY)) return false;
+    return !hasBalloon || mapsMemoryWithBalloon === true;
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {

@@ -56,8 +56,8 @@ interface QemuDriverOptions {
   readonly attachVsock: AttachVsock;
   /** The vsock device copies the guest's memory from and to QEMU's process; default: it maps it. */
   readonly copiesMemory?: boolean;
-  /** Clones can map RAM copy-on-write: `VmSnapshot.memoryPath`. Default: no. */
-  readonly mapsMemory?: boolean;
+  /** Clones can map RAM copy-on-write, up to this size, MiB: `VmSnapshot.memoryPath`. Default: none. */
+  readonly mapsMemoryMibMax?: number;
   readonly clock: Clock;
   readonly log: Log;
   /** Starts the process; default: directly. */
@@ -90,7 +90,9 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
       interactiveConsole: true,
       channelLimits: true,
       balloon: true,
-      ...(options.mapsMemory === true ? { mapsMemory: true } : {}),
+      ...(options.mapsMemoryMibMax === undefined
+        ? {}
+        : { mapsMemory: true, mapsMemoryMibMax: options.mapsMemoryMibMax }),
     },
     machineOf: (size) => machineOf(options, host, size),
     start: (spec, signal) => start(options, host, spec, signal),
@@ -228,7 +230,9 @@ function launchPlan(
   const filter = options.ownFilter === false ? [] : OWN_FILTER;
   const { diskLimits = {} } = spec;
   const argv = [host.binary, ...filter, ...args];
-  return { id, dir, cpus, memoryMib, stdio, files, diskLimits, argv };
+  // Each page that the clone touches for the first time becomes one of the shared file, too, if that has a hole there.
+  const sharedMib = ram === null ? 0 : memoryMib;
+  return { id, dir, cpus, memoryMib, sharedMib, stdio, files, diskLimits, argv };
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork, no exec, no change of user or priority. */
