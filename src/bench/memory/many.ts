@@ -5,9 +5,9 @@ import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { attachCannedModel, LANGCHAIN } from '../langchain-script.ts';
 import { firstOutputMs, PRINT_ONE } from '../output.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
-import { attachCannedModel, LANGCHAIN } from '../start/langchain.ts';
 import { settledAvailableMib } from './process-memory.ts';
 
 const COUNTS = [1, 8, 64] as const;

@@ -1,22 +1,10 @@
 /** The time until a LangChain script has its first answer: in a clone, and from nothing. */
-import { serveCannedModel } from '../../runtime/canned-model.ts';
-import { NO_MODEL } from '../../runtime/image-builder.ts';
-import { inferenceSocket } from '../../runtime/workspace.ts';
-import type { SandboxParts } from '../../sandbox/parts.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark } from '../benchmark.ts';
+import { attachCannedModel, LANGCHAIN } from '../langchain-script.ts';
 import { firstOutputMs } from '../output.ts';
-
-/** A call of the canned model. */
-export const LANGCHAIN = {
-  code: `
-from langchain_openai import ChatOpenAI
-print(ChatOpenAI(model='canned').invoke('Say ok.').content, flush=True)
-`,
-  output: 'ok\n',
-} as const;
 
 interface Samples {
   readonly script: number[];
@@ -86,9 +74,3 @@ function begin(sandbox: Supervisor, kind: 'clone' | 'boot', signal: AbortSignal)
     ? guest.python({ script: { code: LANGCHAIN.code }, stdin: false }, signal)
     : guest.exec({ argv: ['python3', '-c', LANGCHAIN.code], stdin: false }, signal);
 }
-
-/** Replaces the bridge, so that the figure contains no model time. */
-export const attachCannedModel: SandboxParts['attachBridge'] = async (_sandboxId, channelPath) => {
-  const model = await serveCannedModel(inferenceSocket(channelPath));
-  return { ...NO_MODEL, close: () => model.close() };
-};
