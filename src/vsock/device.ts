@@ -170,6 +170,7 @@ export class Device implements VhostUserTarget, SocketEvents {
     if (!ring.isLive) return false;
     queue.suppressKicks();
     const result = this.#muxer.drainGuest(queue, queue.size, nowMs);
+    if (result === 'done') queue.prepareKickRequest();
     // Buffers go back once per turn. Holding them back longer, to save interrupts, was tried: throughput
     // stayed the same, and round trips took longer.
     if (result !== 'broken') ring.publish();

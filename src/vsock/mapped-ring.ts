@@ -72,6 +72,10 @@ export class MappedRing implements RingMemory {
     return Atomics.load(this.#available, 1);
   }
 
+  loadAvailableIndexAfterStore(): number {
+    return this.loadAvailableIndex();
+  }
+
   loadAvailableFlags(): number {
     return Atomics.load(this.#available, 0);
   }
@@ -99,6 +103,10 @@ export class MappedRing implements RingMemory {
     this.#usedElements[2 + slot * 2] = written;
   }
 
+  chainsAtOnce(staged: number): number {
+    return staged;
+  }
+
   storeUsedIndex(_from: number, to: number): undefined {
     // A sequentially consistent store, then the load: the order that 2.7.7.2 and 2.7.13.4 demand.
     Atomics.store(this.#used, 1, to);
@@ -107,6 +115,8 @@ export class MappedRing implements RingMemory {
   storeUsedFlags(flags: number): void {
     Atomics.store(this.#used, 0, flags);
   }
+
+  stageAvailableEvent(): void {}
 
   storeAvailableEvent(index: number): void {
     Atomics.store(this.#used, 2 + 4 * this.#size, index);

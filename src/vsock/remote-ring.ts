@@ -3,13 +3,15 @@
  * through room that all guests of the thread use in turn (`Scratch`). A VMM that unmaps or truncates its memory, or
  * ends, makes a call fail, where touching a mapping would end this process by SIGBUS.
  *
- *     loadAvailableIndex   ◄── index of the available ring
- *     readChain            ◄── if chains came since: its entries, descriptor table; headers and payload (TX)
- *     storeUsedIndex       ──► headers and payload (RX); used elements; last flags, index and first head as 8 bytes
+ *     loadAvailableIndex   ◄── available ring, unless a later call has read a newer index
+ *     readChain            ◄── if chains came since: descriptor table and available ring; headers and payload (TX)
+ *     storeUsedIndex       ──► headers and payload (RX); used elements with avail_event; last flags, index and first
+ *                              head as 8 bytes
+ *     loadUsedEvent        ◄── available ring
  *
  * The order of calls is the order of loads and stores: system calls are full barriers here. Within one call the kernel
- * copies in any order (arch/x86/lib/memcpy_64.S), so what an index stands for is never read by the call that reads the
- * index. Eight aligned bytes are copied as one word.
+ * copies in any order (arch/x86/lib/memcpy_64.S), so a chain is taken only from a call that began when its index was
+ * known; the index that this call itself reads is for the next one. Eight aligned bytes are copied as one word.
  */
 
 import { ERRNO } from '../sys/libc.ts';
@@ -41,8 +43,11 @@ const PIECES_MAX = 4 * RECORDS_MAX;
 const TRIES_MAX = 4;
 /** Flags, index and the head of the first element. */
 const INDEX_WORD_BYTES = 8;
-/** Flags and index, before the entries of the available ring. */
-const AVAILABLE_HEADER_BYTES = 4;
+/**
+ * Payload between two publications, for the first one; then twice as much each time. So the guest works on what it has
+ * while the rest is copied.
+ */
+const GROUP_BYTES_FIRST = 32 * 1024;
 
 /** The address space that rings stand in. The descriptor of `/proc/PID/mem` is the caller's. */
 export interface RemoteSpace {
@@ -56,20 +61,30 @@ export class RemoteRing implements RingMemory {
   readonly #addresses: RingAddresses;
   readonly #direction: Direction;
   readonly #size: number;
+  /** One piece, with the available ring behind the table. */
   readonly #table: Uint32Array;
   readonly #available: Uint16Array;
   readonly #used: Uint16Array;
   readonly #usedElements: Uint32Array;
   readonly #at: { readonly table: number; readonly available: number; readonly used: number };
-  #availableIndex = 0;
-  /** Chains were made available since the entries and the table were read. */
-  #areChainsStale = true;
+  /** The newest index that was read, the one that was returned last, and up to which the chains can be walked. */
+  #availableIndex: number;
+  #returnedIndex: number;
+  #walkableIndex: number;
+  /** The index was read together with chains, a moment ago. */
+  #isIndexFresh = false;
+  /** The index was read after the last store. */
+  #isIndexAfterStore = false;
+  /** `avail_event` is to be stored by the next publication. */
+  #isEventStaged = false;
+  #groupBytes = GROUP_BYTES_FIRST;
   #fault: string | undefined;
 
   /** Chains that were found since the last publication, in order. */
   #firstRecord = 0;
   #records = 0;
   #completed = 0;
+  #published = 0;
   readonly #heads = new Uint16Array(RECORDS_MAX);
   readonly #offsets = new Uint32Array(RECORDS_MAX);
   readonly #totals = new Float64Array(RECORDS_MAX);
@@ -108,8 +123,8 @@ export class RemoteRing implements RingMemory {
     base: number,
   ) {
     const { size } = addresses;
-    const table = allocateNative(16 * size);
-    const available = allocateNative(6 + 2 * size);
+    const tableBytes = 16 * size;
+    const chains = allocateNative(tableBytes + 6 + 2 * size);
     // Whole words, for the view of its elements.
     const used = allocateNative(8 + 8 * size);
     this.#space = space;
@@ -117,11 +132,17 @@ export class RemoteRing implements RingMemory {
     this.#direction = direction;
     this.#size = size;
     this.#availableIndex = base;
-    this.#table = new Uint32Array(table.buffer);
-    this.#available = new Uint16Array(available.buffer);
+    this.#returnedIndex = base;
+    this.#walkableIndex = base;
+    this.#table = new Uint32Array(chains.buffer, 0, 4 * size);
+    this.#available = new Uint16Array(chains.buffer, tableBytes, 3 + size);
     this.#used = new Uint16Array(used.buffer);
     this.#usedElements = new Uint32Array(used.buffer);
-    this.#at = { table: table.address, available: available.address, used: used.address };
+    this.#at = {
+      table: chains.address,
+      available: chains.address + tableBytes,
+      used: used.address,
+    };
   }
 
   get fault(): string | undefined {
@@ -129,24 +150,26 @@ export class RemoteRing implements RingMemory {
   }
 
   loadAvailableIndex(): number {
-    const before = this.#availableIndex;
-    for (let tries = 0; tries < TRIES_MAX; tries += 1) {
-      if (!this.#loadAvailable(0, AVAILABLE_HEADER_BYTES)) return before;
-      const index = this.#available[1] ?? 0;
-      this.#availableIndex = index;
-      if (((index - before) & 0xffff) <= this.#size) break;
-    }
-    if (this.#availableIndex !== before) this.#areChainsStale = true;
+    if (this.#returnedIndex === this.#availableIndex && !this.#isIndexFresh) this.#look();
+    this.#isIndexFresh = false;
+    this.#returnedIndex = this.#availableIndex;
+    return this.#availableIndex;
+  }
+
+  loadAvailableIndexAfterStore(): number {
+    if (!this.#isIndexAfterStore) this.#look();
+    this.#isIndexFresh = false;
+    this.#returnedIndex = this.#availableIndex;
     return this.#availableIndex;
   }
 
   loadAvailableFlags(): number {
-    this.#loadAvailable(0, 2);
+    this.#look();
     return this.#available[0] ?? 0;
   }
 
   loadUsedEvent(): number {
-    this.#loadAvailable(AVAILABLE_HEADER_BYTES + 2 * this.#size, 2);
+    this.#look();
     return this.#available[2 + this.#size] ?? 0;
   }
 
@@ -186,20 +209,42 @@ export class RemoteRing implements RingMemory {
     this.#completed = record + 1;
   }
 
+  /** RX: groups, which grow. TX: all, as the host has got the payload already. */
+  chainsAtOnce(staged: number): number {
+    if (this.#direction === 'device-reads') return staged;
+    let bytes = 0;
+    let count = 0;
+    while (count < staged && bytes < this.#groupBytes) {
+      bytes += this.#written[this.#published + count] ?? 0;
+      count += 1;
+    }
+    this.#groupBytes *= 2;
+    return count;
+  }
+
   storeUsedIndex(from: number, to: number): string | undefined {
-    if (this.#fault === undefined && this.#direction === 'device-writes') this.#sendPayload();
+    const chains = (to - from) & 0xffff;
+    if (this.#fault === undefined && this.#direction === 'device-writes') this.#sendPayload(chains);
     const { used } = this.#addresses;
     // A guest that offers chains without looking at the used ring may get more of them back than it has room for.
-    const count = Math.min((to - from) & 0xffff, this.#size);
+    const count = Math.min(chains, this.#size);
     const first = (to - count) & (this.#size - 1);
     const untilEnd = Math.min(count, this.#size - first);
-    this.#write(this.#at.used + 4 + 8 * first, used + 4 + 8 * first, 8 * untilEnd);
+    const at = 4 + 8 * first;
+    // What else lies between the elements and `avail_event` is rewritten as it was.
+    const bytes = this.#isEventStaged ? 4 + 8 * this.#size + 2 - at : 8 * untilEnd;
+    this.#write(this.#at.used + at, used + at, bytes);
+    this.#isEventStaged = false;
     this.#write(this.#at.used + 4, used + 4, 8 * (count - untilEnd));
     this.#used[1] = to;
     this.#write(this.#at.used, used, INDEX_WORD_BYTES);
-    this.#forget((this.#firstRecord + this.#completed) & 0xffff);
-    const { scratch } = this.#space;
-    if (scratch.isOf(this)) scratch.begin(this);
+    this.#published += chains;
+    if (this.#published >= this.#completed) {
+      this.#groupBytes = GROUP_BYTES_FIRST;
+      this.#forget((this.#firstRecord + this.#completed) & 0xffff);
+      const { scratch } = this.#space;
+      if (scratch.isOf(this)) scratch.begin(this);
+    }
     return this.#fault;
   }
 
@@ -209,9 +254,18 @@ export class RemoteRing implements RingMemory {
     this.#write(this.#at.used, this.#addresses.used, INDEX_WORD_BYTES);
   }
 
+  stageAvailableEvent(index: number): void {
+    const word = 2 + 4 * this.#size;
+    if (this.#used[word] === index) return;
+    this.#used[word] = index;
+    this.#isEventStaged = true;
+  }
+
   storeAvailableEvent(index: number): void {
+    this.stageAvailableEvent(index);
+    if (!this.#isEventStaged) return;
+    this.#isEventStaged = false;
     const offset = 4 + 8 * this.#size;
-    this.#used[offset / 2] = index;
     this.#write(this.#at.used + offset, this.#addresses.used + offset, 2);
   }
 
@@ -219,6 +273,7 @@ export class RemoteRing implements RingMemory {
     this.#firstRecord = nextRecord;
     this.#records = 0;
     this.#completed = 0;
+    this.#published = 0;
     this.#pieceCount = 0;
   }
 
@@ -228,10 +283,8 @@ export class RemoteRing implements RingMemory {
     if (((index - this.#firstRecord) & 0xffff) !== record)
       return { problem: 'chains out of order' };
     if (record >= RECORDS_MAX) return 'no-room';
-    if (this.#areChainsStale) {
-      if (!this.#loadChains()) return this.#faultFound();
-      this.#areChainsStale = false;
-    }
+    const walkable = (this.#walkableIndex - index) & 0xffff;
+    if ((walkable === 0 || walkable > this.#size) && !this.#loadChains()) return this.#faultFound();
     const head = this.#available[2 + (index & (this.#size - 1))] ?? 0;
     const firstPiece = this.#pieceCount;
     if (firstPiece + SEGMENTS_MAX > PIECES_MAX) return 'no-room';
@@ -287,14 +340,15 @@ export class RemoteRing implements RingMemory {
     return true;
   }
 
-  /** Copies what completed chains got. */
-  #sendPayload(): void {
+  /** Copies what the next `count` completed chains got. */
+  #sendPayload(count: number): void {
     const { scratch } = this.#space;
     const { hostAddress } = scratch.memory;
     // Somebody else's bytes are there.
-    if (this.#completed > 0 && !scratch.isOf(this)) this.#fault ??= 'chains were kept too long';
+    if (count > 0 && !scratch.isOf(this)) this.#fault ??= 'chains were kept too long';
     if (this.#fault !== undefined) return;
-    for (let record = 0; record < this.#completed; record += 1) {
+    const end = Math.min(this.#published + count, this.#completed);
+    for (let record = this.#published; record < end; record += 1) {
       let from = hostAddress + (this.#offsets[record] ?? 0);
       let left = this.#written[record] ?? 0;
       for (let piece = this.#firstPieces[record] ?? 0; left > 0; piece += 1) {
@@ -306,16 +360,40 @@ export class RemoteRing implements RingMemory {
     }
   }
 
-  #loadAvailable(offset: number, bytes: number): boolean {
-    return this.#read(this.#addresses.available + offset, this.#at.available + offset, bytes);
+  /** Reads the available ring, again while its index can't be. */
+  #look(): void {
+    const { available } = this.#addresses;
+    this.#isIndexFresh = false;
+    for (let tries = 1; tries <= TRIES_MAX; tries += 1) {
+      if (!this.#read(available, this.#at.available, 6 + 2 * this.#size)) return;
+      if (this.#noteIndex(tries === TRIES_MAX)) break;
+    }
+    this.#isIndexAfterStore = true;
   }
 
-  /** Reads entries and descriptors, after the index that shows them was read. */
+  /** Reads chains whose index is known, and the index, which may be newer. */
   #loadChains(): boolean {
-    return (
-      this.#loadAvailable(AVAILABLE_HEADER_BYTES, 2 * this.#size) &&
-      this.#read(this.#addresses.descriptors, this.#at.table, 16 * this.#size)
-    );
+    const { descriptors, available } = this.#addresses;
+    const tableBytes = 16 * this.#size;
+    const availableBytes = 6 + 2 * this.#size;
+    const shown = this.#availableIndex;
+    const isLoaded =
+      available === descriptors + tableBytes
+        ? this.#read(descriptors, this.#at.table, tableBytes + availableBytes)
+        : this.#read(available, this.#at.available, availableBytes) &&
+          this.#read(descriptors, this.#at.table, tableBytes);
+    if (!isLoaded) return false;
+    this.#walkableIndex = shown;
+    this.#isIndexFresh = this.#noteIndex(false);
+    return true;
+  }
+
+  /** @returns false: the index that was read can't be, and is not taken unless `isLast`. */
+  #noteIndex(isLast: boolean): boolean {
+    const index = this.#available[1] ?? 0;
+    const isPossible = ((index - this.#availableIndex) & 0xffff) <= this.#size;
+    if (isPossible || isLast) this.#availableIndex = index;
+    return isPossible;
   }
 
   #faultFound(): ChainFound {
@@ -330,6 +408,7 @@ export class RemoteRing implements RingMemory {
 
   #write(from: number, to: number, bytes: number): void {
     if (bytes === 0 || this.#fault !== undefined) return;
+    this.#isIndexAfterStore = false;
     this.#check(writeProcess(this.#space.fd, from, to, bytes), bytes, 'written');
   }
 

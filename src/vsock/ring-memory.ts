@@ -85,6 +85,8 @@ export interface RingMemory {
   readonly fault: string | undefined;
   /** Looks how many chains the guest has made available since the start. */
   loadAvailableIndex(): number;
+  /** The same, as it was at some time after the last store. */
+  loadAvailableIndexAfterStore(): number;
   loadAvailableFlags(): number;
   loadUsedEvent(): number;
   /** What the device itself wrote last, before this ring was started. */
@@ -93,13 +95,17 @@ export interface RingMemory {
   readChain(index: number, chain: Chain): ChainFound;
   /** Stages entry `index` of the used ring. Chains are completed in the order in which they were made available. */
   setUsed(index: number, head: number, written: number): void;
+  /** How many of the staged chains to show next, at least one. */
+  chainsAtOnce(staged: number): number;
   /**
    * Shows what was staged from index `from` up to `to` to the guest, in one store that is visible before any later load
-   * here. Afterwards no chain is valid.
+   * here. Afterwards no chain is valid that was completed.
    * @returns what is wrong, or undefined.
    */
   storeUsedIndex(from: number, to: number): string | undefined;
   storeUsedFlags(flags: number): void;
+  /** Lets the next `storeUsedIndex` store it as well, if that saves a store. */
+  stageAvailableEvent(index: number): void;
   storeAvailableEvent(index: number): void;
 }
 

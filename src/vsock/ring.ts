@@ -59,7 +59,8 @@ export class Ring {
 
   /** Shows completions to the guest and interrupts it if it wants that. */
   publish(): void {
-    if (this.queue.publish() && this.#callFd >= 0) this.#interrupt();
+    while (this.queue.isRunning && this.queue.staged > 0)
+      if (this.queue.publishSome() && this.#callFd >= 0) this.#interrupt();
   }
 
   /** @returns the chain to go on from. */

@@ -134,17 +134,27 @@ export class Virtqueue {
   }
 
   /**
-   * Shows staged completions to the guest.
+   * Shows all staged completions to the guest.
    * @returns whether the guest wants to be interrupted for them.
    */
   publish(): boolean {
+    let wantsInterrupt = false;
+    while (this.staged > 0 && this.#ring !== undefined)
+      wantsInterrupt = this.publishSome() || wantsInterrupt;
+    return wantsInterrupt;
+  }
+
+  /** Shows as many of them as are best shown at once. @returns as `publish`. */
+  publishSome(): boolean {
     const ring = this.#ring;
+    const { staged } = this;
+    if (staged === 0 || ring === undefined) return false;
     const before = this.#publishedIndex;
-    const after = this.#usedIndex;
-    if (before === after || ring === undefined) return false;
+    const after = (before + ring.chainsAtOnce(staged)) & 0xffff;
     this.#publishedIndex = after;
     const fault = ring.storeUsedIndex(before, after);
     if (fault !== undefined) {
+      this.#publishedIndex = this.#usedIndex;
       this.#faulty(fault);
       return false;
     }
@@ -157,6 +167,11 @@ export class Virtqueue {
     if (!this.#usesEventIndex) this.#ring?.storeUsedFlags(USED_NO_NOTIFY);
   }
 
+  /** Says that `requestKick` follows the next `publish`, which can then save a store. */
+  prepareKickRequest(): void {
+    if (this.#usesEventIndex) this.#ring?.stageAvailableEvent(this.#takenIndex);
+  }
+
   /**
    * Asks for a kick when the next chain comes.
    * @returns whether one waits, which may have come meanwhile, without a kick.
@@ -166,7 +181,8 @@ export class Virtqueue {
     if (ring === undefined || this.#problem !== undefined) return false;
     if (this.#usesEventIndex) ring.storeAvailableEvent(this.#takenIndex);
     else ring.storeUsedFlags(0);
-    const isWaiting = this.available() !== 0;
+    this.#availableIndex = ring.loadAvailableIndexAfterStore();
+    const isWaiting = this.#known !== 0;
     if (ring.fault === undefined) return isWaiting;
     this.#faulty(ring.fault);
     return false;

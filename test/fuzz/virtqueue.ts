@@ -97,6 +97,7 @@ export const virtqueue = structured(
         queue.consume(1);
         queue.complete(head, Math.min(7, queue.chain.bytes));
         must(queue.staged >= 1, 'a completion is staged');
+        queue.prepareKickRequest();
         queue.publish();
       } else if (found === 'broken') {
         must(queue.problem !== undefined && queue.peek(0) === 'broken', 'broken is for good');
