@@ -5,6 +5,7 @@ import { describeError, errorCode } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { findProgram } from '../program.ts';
+import { MIB_PER_ROUND } from './guest-traffic.ts';
 import { compareVsock, measureVsock, VsockBench, type VsockSamples } from './vsock.ts';
 
 const RUST_PROGRAM = 'vhost-device-vsock';
@@ -37,7 +38,13 @@ export const channelBenchmark: Benchmark = {
 };
 
 export const copiedChannelBenchmark: Benchmark = {
-  names: ['vsock.copied.rtt', 'vsock.copied.g2h', 'vsock.copied.h2g'],
+  names: [
+    'vsock.copied.rtt',
+    'vsock.copied.g2h',
+    'vsock.copied.h2g',
+    'vsock.copied.g2h-cpu',
+    'vsock.copied.h2g-cpu',
+  ],
   summary:
     'the same of a device that copies memory which QEMU does not share, against one that maps it',
   async measure(context) {
@@ -46,7 +53,18 @@ export const copiedChannelBenchmark: Benchmark = {
     const backends = { ours: 'copied', baseline: 'neurovisor' } as const;
     const both = await compareVsock({ ...vmOptions(context), rounds }, backends);
     const baseline = { name: 'mapped', samples: both.baseline };
-    return measurements(context, 'vsock.copied', both.ours, baseline);
+    const note = `processor time of the device's thread for ${MIB_PER_ROUND} MiB`;
+    const cpu = (['g2h', 'h2g'] as const).map(
+      (way): Measurement => ({
+        name: `vsock.copied.${way}-cpu`,
+        unit: 'ms',
+        accelerator: acceleratorOf(context),
+        samples: both.ours[`${way}CpuMs`],
+        baseline: { name: baseline.name, samples: both.baseline[`${way}CpuMs`] },
+        note,
+      }),
+    );
+    return [...measurements(context, 'vsock.copied', both.ours, baseline), ...cpu];
   },
 };
 

@@ -19,21 +19,35 @@ export interface TrafficSamples {
   readonly g2hMbPerS: number[];
   /** Host to guest, MB (2²⁰) per second, one value per round. */
   readonly h2gMbPerS: number[];
+  /** Processor time of what is measured for `MIB_PER_ROUND`, milliseconds; empty where it is not known. */
+  readonly g2hCpuMs: number[];
+  readonly h2gCpuMs: number[];
 }
 
 /** Keeps a lost wake-up from hanging the benchmark. */
 const SILENCE_MS_MAX = 20_000;
 const ROUND_TRIPS_PER_ROUND = 1_000;
 const WARM_UP_ROUND_TRIPS = 200;
-const MIB_PER_ROUND = 64;
+export const MIB_PER_ROUND = 64;
 
 export class GuestTraffic {
-  readonly samples: TrafficSamples = { rttUs: [], g2hMbPerS: [], h2gMbPerS: [] };
+  readonly samples: TrafficSamples = {
+    rttUs: [],
+    g2hMbPerS: [],
+    h2gMbPerS: [],
+    g2hCpuMs: [],
+    h2gCpuMs: [],
+  };
   readonly #dial: () => Promise<Socket>;
+  readonly #cpuMs: (() => number) | undefined;
 
-  /** @param dial connects to the guest's server */
-  constructor(dial: () => Promise<Socket>) {
+  /**
+   * @param dial connects to the guest's server
+   * @param cpuMs processor time that what is measured has used so far
+   */
+  constructor(dial: () => Promise<Socket>, cpuMs?: () => number) {
     this.#dial = dial;
+    this.#cpuMs = cpuMs;
   }
 
   /** Runs uncounted round trips. @throws VsockBenchError */
@@ -44,8 +58,13 @@ export class GuestTraffic {
   /** Adds one round to `samples`. @throws VsockBenchError */
   async round(): Promise<void> {
     this.samples.rttUs.push(...(await this.#roundTrips(ROUND_TRIPS_PER_ROUND)));
+    const beforeMs = this.#cpuMs?.() ?? Number.NaN;
     this.samples.g2hMbPerS.push(await this.guestToHost(MIB_PER_ROUND));
+    const betweenMs = this.#cpuMs?.() ?? Number.NaN;
     this.samples.h2gMbPerS.push(await this.hostToGuest(MIB_PER_ROUND));
+    if (this.#cpuMs === undefined) return;
+    this.samples.g2hCpuMs.push(betweenMs - beforeMs);
+    this.samples.h2gCpuMs.push(this.#cpuMs() - betweenMs);
   }
 
   /** The guest sends `mebibytes`. @returns MB per second from the first byte to the last. */

@@ -4,7 +4,7 @@
  * (`vhost-device-vsock`) in its place. Same kernel, same QEMU arguments, same client.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -79,9 +79,13 @@ export class VsockBench {
   readonly #traffic: GuestTraffic;
   readonly #cleanup: CleanupStack;
 
-  private constructor(channelPath: string, cleanup: CleanupStack) {
+  private constructor(
+    channelPath: string,
+    cpuMs: (() => number) | undefined,
+    cleanup: CleanupStack,
+  ) {
     this.channelPath = channelPath;
-    this.#traffic = new GuestTraffic(() => dialChannel(channelPath));
+    this.#traffic = new GuestTraffic(() => dialChannel(channelPath), cpuMs);
     this.#cleanup = cleanup;
   }
 
@@ -98,6 +102,7 @@ export class VsockBench {
       const channelPath = join(dir, 'channel');
       const vhostPath = join(dir, 'vhost');
       const copiesMemory = options.backend === 'copied';
+      const threads = deviceThreads();
       let device: VsockDevice | undefined;
       if (options.backend === 'rust') await startRust(options, vhostPath, channelPath, cleanup);
       else {
@@ -115,7 +120,9 @@ export class VsockBench {
       const initrd = await buildInitrd(source, dir, 'guest');
       const memory = copiesMemory ? device : undefined;
       await bootGuest({ ...options, memory }, { dir, vhostPath, initrd }, cleanup);
-      const bench = new VsockBench(channelPath, cleanup);
+      const thread = deviceThreads().find((id) => !threads.includes(id));
+      const cpuMs = thread === undefined ? undefined : (): number => threadCpuMs(thread);
+      const bench = new VsockBench(channelPath, cpuMs, cleanup);
       await bench.#traffic.warmUp();
       return bench;
     } catch (error) {
@@ -142,6 +149,20 @@ export class VsockBench {
   async close(): Promise<void> {
     await this.#cleanup.run();
   }
+}
+
+const TASKS = '/proc/self/task';
+
+/** Threads of vsock devices in this process. */
+function deviceThreads(): string[] {
+  return readdirSync(TASKS).filter(
+    (id) => readFileSync(`${TASKS}/${id}/comm`, 'latin1').trim() === 'vsock',
+  );
+}
+
+/** Linux, Documentation/scheduler/sched-stats.rst: nanoseconds on a processor come first. */
+function threadCpuMs(id: string): number {
+  return Number(readFileSync(`${TASKS}/${id}/schedstat`, 'latin1').split(' ')[0]) / 1e6;
 }
 
 /** Connects to the guest's server. @throws VsockBenchError */
