@@ -312,6 +312,7 @@ async function createApp(
 const noLoads = (): SandboxLoads => ({
   atMs: 0,
   sandboxes: [],
+  sharedMemoryBytes: null,
   memoryPressure: null,
   events: [],
 });
@@ -322,6 +323,7 @@ async function ownLoads(control: ControlPlane, loads: SandboxLoads): Promise<San
   return {
     atMs: loads.atMs,
     sandboxes: loads.sandboxes.filter(({ id }) => own.has(id)),
+    sharedMemoryBytes: null,
     memoryPressure: null,
     events: loads.events.filter(({ sandbox }) => own.has(sandbox)),
   };

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { mappedMemory, memoryBesideRam } from './host-memory.ts';
+import { MIB } from '../base/units.ts';
+import { anonymousBytes, mappedMemory, memoryBesideRam } from './host-memory.ts';
 
 const SMAPS = `\
 7f0000000000-7f0010000000 rw-s 00000000 00:01 12                 /memfd:guest-ram (deleted)
@@ -18,6 +19,17 @@ Pss:                1024 kB
 Private_Clean:         0 kB
 Private_Dirty:      1024 kB
 `;
+
+describe('anonymousBytes', () => {
+  it('counts what only the process has, and is null after its end', () => {
+    const before = anonymousBytes(process.pid) ?? 0;
+    const bytes = Buffer.alloc(64 * MIB, 1);
+    const after = anonymousBytes(process.pid) ?? 0;
+    expect((after - before) / bytes.length).toBeGreaterThan(0.5);
+    expect(after).toBeLessThan(process.memoryUsage.rss());
+    expect(anonymousBytes(2 ** 22 + 1)).toBeNull();
+  });
+});
 
 describe('mappedMemory', () => {
   it('adds up shares and private pages of the wanted mappings', () => {

@@ -21,6 +21,13 @@ export function residentBytes(pid: number): number | null {
   return Number.isSafeInteger(pages) ? pages * PAGE_BYTES : null;
 }
 
+/** Anonymous memory of a process, bytes: what it shares with nobody, without files that it maps. Null: it has ended. */
+export function anonymousBytes(pid: number): number | null {
+  const [, resident, shared] = (readIfThere(`/proc/${pid}/statm`) ?? '').split(' ').map(Number);
+  const pages = (resident ?? Number.NaN) - (shared ?? Number.NaN);
+  return Number.isSafeInteger(pages) ? pages * PAGE_BYTES : null;
+}
+
 /** A mapping of a process. */
 export interface Mapping {
   /** Its file, or a name like `[heap]`; empty: anonymous. */

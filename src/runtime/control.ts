@@ -143,6 +143,7 @@ export async function openControlPlane(
       isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
     });
     runtime.onUsage((record) => control.noteUsage(record));
+    runtime.metrics.addSharedRam(() => runtime.ram.bytes);
     return {
       control,
       queue,

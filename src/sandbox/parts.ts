@@ -39,6 +39,8 @@ export interface GuestMemory {
   readonly fd: number;
   /** Opens the memory within this process. */
   readonly path: string;
+  /** Of its pages that are there; 0 once it is closed. */
+  usedBytes(): number;
   /** Idempotent. Other open descriptors keep the memory. */
   close(): void;
 }

@@ -22,6 +22,8 @@ const F_GET_SEALS = 1034;
 const F_SEAL_WRITE = 8;
 const F_SEAL_SHRINK_GROW = 6;
 const SEEK_END = 2;
+/** Unit of `st_blocks` (inode(7)). */
+const BLOCK_BYTES = 512;
 
 /** Closing can't fail in a way that a caller could act on (close(2), "dealing with error returns"). */
 export function closeFd(fd: number): void {
@@ -31,6 +33,11 @@ export function closeFd(fd: number): void {
 /** Closes on a thread of Node's pool: the last close of a memory file frees its pages, a second for some gigabytes. */
 export async function closeInPool(fd: number): Promise<void> {
   await new Promise<void>((resolve) => close(fd, () => resolve()));
+}
+
+/** Bytes of a memory file's pages that are there: holes take no memory. @throws Error of Node */
+export function usedBytes(fd: number): number {
+  return fstatSync(fd).blocks * BLOCK_BYTES;
 }
 
 /** @returns bytes read, 0 at the end, or −errno. */

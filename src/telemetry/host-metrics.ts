@@ -14,7 +14,7 @@ import { Counter, collected, Histogram, MetricRegistry, single } from '../base/m
 import { MIB } from '../base/units.ts';
 import type { UsageRecord } from '../bridge/bridge.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
-import { availableMib, memoryPressure, residentBytes } from '../probes/host-memory.ts';
+import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
 import type { StartTimings } from '../sandbox/parts.ts';
 import type { SandboxLoad, SandboxLoads } from '../sandbox/plane/load.ts';
@@ -49,6 +49,7 @@ export class HostMetrics {
   readonly #tokens = new Map<string, number>();
   #channelsOpen = 0;
   #events: RecentEvents | undefined;
+  #sharedBytes: () => number = () => 0;
   #measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
   readonly #phases = new Histogram({
     name: 'neurovisor_start_phase_seconds',
@@ -177,7 +178,7 @@ export class HostMetrics {
       return {
         id: one.spec.id,
         state: one.state,
-        memoryBytes: pid === null ? null : residentBytes(pid),
+        memoryBytes: ownBytes(one),
         modelRequests: one.modelRequests,
         tokens: this.#tokens.get(one.spec.id) ?? 0,
         lastPressure: one.events.lastPressure,
@@ -187,12 +188,18 @@ export class HostMetrics {
     });
     const events = this.#events?.list() ?? [];
     const atMs = this.#clock.wall();
-    return { atMs, sandboxes, memoryPressure: memoryPressure(), events };
+    const sharedMemoryBytes = this.#sharedBytes();
+    return { atMs, sandboxes, sharedMemoryBytes, memoryPressure: memoryPressure(), events };
   }
 
   /** @param measuredOf measurements of a sandbox; `pid`: of its VMM, null: it has none */
   addLoads(measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
     this.#measuredOf = measuredOf;
+  }
+
+  /** @param usedBytes of the RAM that VMs share. Call once. */
+  addSharedRam(usedBytes: () => number): void {
+    this.#sharedBytes = usedBytes;
   }
 
   /** Pids of running VMMs. */
@@ -415,10 +422,19 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_vmm_resident_bytes',
-          help: 'Resident memory of all VMM processes, with that of their guests.',
+          help: 'Memory of all VMMs and their guests that ends with them, without RAM that they share.',
           unit: 'bytes',
         },
-        () => this.loads().sandboxes.reduce((sum, { memoryBytes }) => sum + (memoryBytes ?? 0), 0),
+        () => [...this.#sandboxes].reduce((sum, one) => sum + (ownBytes(one) ?? 0), 0),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_shared_ram_bytes',
+          help: 'RAM of templates, snapshots and forks that VMs share until they write to it, counted once.',
+          unit: 'bytes',
+        },
+        () => this.#sharedBytes(),
       ),
       single(
         'gauge',
@@ -478,6 +494,13 @@ export class HostMetrics {
       stop();
     }
   }
+}
+
+/** What ends with the VM: its VMM's anonymous memory, and RAM in a memory of its own. Null: it has no process. */
+function ownBytes({ vm, ramBytes }: Supervisor): number | null {
+  const pid = vm?.pid ?? null;
+  const bytes = pid === null ? null : anonymousBytes(pid);
+  return bytes === null ? null : bytes + ramBytes;
 }
 
 const REFUSED = 'refused ';

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createApiServer } from '../../src/api/server.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
+import { MIB } from '../../src/base/units.ts';
 import { daemonSocket, resolveHome } from '../../src/home.ts';
 import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
 import type { SandboxTimedEvent } from '../../src/sandbox/plane/recent-events.ts';
@@ -45,6 +46,7 @@ export async function startFakeDaemon(options: FakeOptions = {}): Promise<FakeDa
       atMs: Date.now(),
       sandboxes: loads,
       events,
+      sharedMemoryBytes: 300 * MIB,
       memoryPressure: { some: 0.2, full: 0.01 },
     }),
   });

@@ -547,7 +547,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       release();
       rmSync(path, { force: true });
     };
-    return { fd, path, close };
+    return { fd, path, usedBytes: () => 0, close };
   }
 
   #lease(kind: string): () => void {

@@ -421,7 +421,9 @@ const sandboxLoad: z.ZodType<SandboxLoad> = z
   .object({
     id: sandboxId,
     state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
-    memoryBytes: count.nullable().describe('Host memory that the VM holds; null: unknown.'),
+    memoryBytes: count
+      .nullable()
+      .describe('Host memory of the VM alone, which ends with it; null: unknown.'),
     modelRequests: count.describe('Model requests in flight.'),
     tokens: count.describe('Tokens of prompts and completions.'),
     ...lastMarks,
@@ -441,6 +443,9 @@ export const sandboxLoads: z.ZodType<SandboxLoads> = z
   .object({
     atMs: wallMs,
     sandboxes: z.array(sandboxLoad),
+    sharedMemoryBytes: count
+      .nullable()
+      .describe('RAM that VMs share, counted once; null: not shown to a tenant.'),
     memoryPressure: z
       .object({ some: z.number(), full: z.number() })
       .meta({ id: 'MemoryPressure' })

@@ -23,8 +23,10 @@ export interface TopFrame {
   };
   readonly memory: {
     readonly availableBytes: number;
-    /** All VMMs, including their guests. */
+    /** All VMMs, including their guests, without RAM that they share. */
     readonly vmmBytes: number;
+    /** RAM that VMs share, counted once. */
+    readonly sharedBytes: number;
     readonly pressure: SandboxLoads['memoryPressure'];
   };
   readonly models: {
@@ -166,6 +168,7 @@ export function frameOf(now: Scrape, before: Before, changes: readonly TopEvent[
     memory: {
       availableBytes: host.memoryAvailableMib * MIB,
       vmmBytes: loads.sandboxes.reduce((sum, one) => sum + (one.memoryBytes ?? 0), 0),
+      sharedBytes: loads.sharedMemoryBytes ?? 0,
       pressure: loads.memoryPressure,
     },
     models: {

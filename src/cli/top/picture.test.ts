@@ -96,6 +96,7 @@ function scrape(
       })),
       atMs,
       events,
+      sharedMemoryBytes: 170 * MIB,
       memoryPressure: { some: 0.5, full: 0 },
     },
     samples: new Samples(`neurovisor_tokens_generated_total ${tokens}\n`),

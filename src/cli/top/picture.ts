@@ -83,8 +83,8 @@ function headOf(frame: TopFrame, ink: Inked, view: View): readonly string[] {
     `${ink('bold', 'neurovisor top')}  ${clock}  ${view.problem === null ? title : ink('red', title)}`,
     `sandboxes  ${states.length === 0 ? 'none' : states.join(', ')} · ${queue.waiting} waiting, ` +
       `${queue.starting} starting · pool ${pool.ready} of ${pool.target} ready${hits}`,
-    `memory     ${bytes(memory.vmmBytes)} in VMs, ${bytes(memory.availableBytes)} free` +
-      pressureText(memory.pressure, ink),
+    `memory     ${bytes(memory.vmmBytes)} in VMs, ${bytes(memory.sharedBytes)} shared by them, ` +
+      `${bytes(memory.availableBytes)} free${pressureText(memory.pressure, ink)}`,
     `models     ${models.inFlight} in flight · ${rateText(models.tokensPerSecond)} tokens/s · ` +
       `${rateText(models.requestsPerSecond)} requests/s · ${bytes(models.tokens).replace(/ B$/, '')} tokens · channel ` +
       `${frame.channelBytesPerSecond === null ? '–' : bytes(frame.channelBytesPerSecond)}/s · ${safeText(daemon.upstream)}`,

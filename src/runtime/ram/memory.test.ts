@@ -1,4 +1,4 @@
-import { fstatSync, ftruncateSync } from 'node:fs';
+import { fstatSync, ftruncateSync, writeSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../../base/units.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
@@ -33,6 +33,15 @@ describe('makeMemory', () => {
       memory.close();
     },
   );
+
+  it('usedBytes: pages that are there, none once it is closed', () => {
+    const memory = makeMemory(BYTES);
+    expect(memory.usedBytes()).toBe(0);
+    writeSync(memory.fd, Buffer.alloc(3 * PAGE_BYTES, 1), 0, 3 * PAGE_BYTES, PAGE_BYTES);
+    expect(memory.usedBytes()).toBe(3 * PAGE_BYTES);
+    memory.close();
+    expect(memory.usedBytes()).toBe(0);
+  });
 
   it('close: does not free the pages on the calling thread', () => {
     let [ours, plain] = [0, 0];

@@ -1,6 +1,6 @@
 /** RAM of guests, as memfds: without a name, outside any file system, and freed with the last descriptor. */
 import type { GuestMemory } from '../../sandbox/parts.ts';
-import { closeInPool, createMemFd, sealSize } from '../../sys/fd.ts';
+import { closeInPool, createMemFd, sealSize, usedBytes } from '../../sys/fd.ts';
 
 /** Only touched pages use memory. @throws SyscallError */
 export function makeMemory(bytes: number): GuestMemory {
@@ -12,6 +12,7 @@ export function makeMemory(bytes: number): GuestMemory {
   return {
     fd,
     path: `/proc/self/fd/${fd}`,
+    usedBytes: () => (open ? usedBytes(fd) : 0),
     close() {
       // Freeing its pages on this thread would hold up the answers of all sandboxes.
       if (open) void closeInPool(fd);

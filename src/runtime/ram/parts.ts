@@ -13,6 +13,8 @@ export interface CloneRam {
   copy(file: RamFile): Promise<SharedCopy>;
   /** Opens a RAM file that does not change. */
   map(file: RamFile, sharers: string): Promise<MappedMemory>;
+  /** Host memory that it takes, once for all that share it. Files count 0: the kernel can drop their pages. */
+  readonly bytes: number;
   /** Call after the VMs have ended. Idempotent. */
   close(): Promise<void>;
 }

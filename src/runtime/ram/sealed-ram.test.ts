@@ -22,6 +22,7 @@ import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { makeMemory } from './memory.ts';
 import { SealedRam, UNUSED_MS_MAX } from './sealed-ram.ts';
 
+const PAGE_BYTES = 4096;
 let dir = '';
 let ram: SealedRam;
 let clock: FakeClock;
@@ -129,6 +130,18 @@ describe('SealedRam', () => {
     expect(textAt(`/proc/self/fd/${target}`)).toBe('own');
     closeFd(target);
     await Promise.all([copied.close(), own.close()]);
+  });
+
+  it('bytes: each memory once, however many use it, and only pages that are there', async () => {
+    const memory = makeMemory(64 * MIB);
+    writeSync(memory.fd, 'own', PAGE_BYTES);
+    const own = [await map(memory.path), await map(memory.path)];
+    expect(ram.bytes).toBe(PAGE_BYTES);
+    memory.close();
+    await own[0]?.close();
+    expect(ram.bytes).toBe(PAGE_BYTES);
+    await own[1]?.close();
+    expect(ram.bytes).toBe(0);
   });
 
   it('a file can be used until it is dropped, and what uses it then longer', async () => {

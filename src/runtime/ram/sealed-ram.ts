@@ -12,27 +12,29 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { MappedMemory } from '../../sandbox/parts.ts';
-import { closeInPool, createMemFd, sealContent, sealSize } from '../../sys/fd.ts';
+import { closeInPool, createMemFd, sealContent, sealSize, usedBytes } from '../../sys/fd.ts';
 import { copyDataInto } from '../../sys/sparse-threads.ts';
 import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
 
 /** Time that memory without users stays: copying it again takes as long as half a start. */
 export const UNUSED_MS_MAX = 60_000;
-/** Unit of `st_blocks` (stat(2)). */
-const BLOCK_BYTES = 512;
 
 export class SealedRam implements CloneRam {
   readonly #clock: Clock;
   /** By content and sharers. */
   readonly #copies = new Map<string, Shared>();
+  /** Descriptors of memory that was sealed without a copy. */
+  readonly #sealed = new Set<number>();
 
   constructor(clock: Clock = systemClock) {
     this.#clock = clock;
   }
 
-  /** Memory that the copies take, bytes. */
+  /** Of the pages of copies and sealed memories that are there, each once. */
   get bytes(): number {
-    return [...this.#copies.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+    const sealed = new Map([...this.#sealed].map((fd) => [fstatSync(fd).ino, usedBytes(fd)]));
+    const all = [...[...this.#copies.values()].map(({ bytes }) => bytes), ...sealed.values()];
+    return all.reduce((sum, bytes) => sum + bytes, 0);
   }
 
   /** Keeps the file open, and copies it when somebody uses it, until `drop`. */
@@ -48,7 +50,7 @@ export class SealedRam implements CloneRam {
   async map(file: RamFile, sharers: string): Promise<MappedMemory> {
     const source = await Source.open(file);
     try {
-      if (source.isMemFd) return await sealedItself(file.path);
+      if (source.isMemFd) return await this.#sealedItself(file.path);
       return this.#use(source, sharers);
     } finally {
       // It waits for the copy, which the user need not.
@@ -74,6 +76,22 @@ export class SealedRam implements CloneRam {
       if (!shared.isFilled) return await this.#remove(shared);
       const remove = (): void => void this.#remove(shared);
       shared.cancelRemoval = this.#clock.after(UNUSED_MS_MAX, remove);
+    });
+  }
+
+  async #sealedItself(path: string): Promise<MappedMemory> {
+    // Seals need the right to write.
+    const file = await open(path, 'r+');
+    try {
+      sealContent(file.fd);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    this.#sealed.add(file.fd);
+    return mapped(file.fd, undefined, async () => {
+      this.#sealed.delete(file.fd);
+      await file.close();
     });
   }
 
@@ -176,7 +194,7 @@ class Shared {
 
   /** Pages that are there, and not holes. */
   get bytes(): number {
-    return this.#closing === undefined ? fstatSync(this.fd).blocks * BLOCK_BYTES : 0;
+    return this.#closing === undefined ? usedBytes(this.fd) : 0;
   }
 
   /** Idempotent. */
@@ -184,18 +202,6 @@ class Shared {
     // The copy opens the memory by its descriptor number, which must not be reused before it ends.
     this.#closing ??= Promise.allSettled([this.filled]).then(() => closeInPool(this.fd));
     return this.#closing;
-  }
-}
-
-async function sealedItself(path: string): Promise<MappedMemory> {
-  // Seals need the right to write.
-  const file = await open(path, 'r+');
-  try {
-    sealContent(file.fd);
-    return mapped(file.fd, undefined, () => file.close());
-  } catch (error) {
-    await file.close();
-    throw error;
   }
 }
 

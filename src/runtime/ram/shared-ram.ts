@@ -54,6 +54,11 @@ export class SharedRam implements CloneRam {
     return mapMemory(path);
   }
 
+  /** Its files are on a disk. */
+  get bytes(): number {
+    return 0;
+  }
+
   /** Call after the VMs have ended. Idempotent. */
   async close(): Promise<void> {
     const workspace = this.#workspace;

@@ -8,7 +8,7 @@ export interface SandboxLoad {
   /** Id of a sandbox or pool member. */
   readonly id: string;
   readonly state: SandboxState;
-  /** Host memory of the VM; null: no process of its own. */
+  /** Host memory of the VM alone, which ends with it; null: no process of its own. */
   readonly memoryBytes: number | null;
   /** Requests to the model under way. */
   readonly modelRequests: number;
@@ -41,6 +41,8 @@ export interface SandboxLoads {
   /** Milliseconds since 1970, by the host's clock. */
   readonly atMs: number;
   readonly sandboxes: readonly SandboxLoad[];
+  /** RAM of templates, snapshots and forks that VMs share, counted once; null: not told. */
+  readonly sharedMemoryBytes: number | null;
   /** Null: the kernel does not report it. */
   readonly memoryPressure: MemoryPressure | null;
   /** The newest events of all sandboxes, oldest first (`recent-events.ts`). */

@@ -17,7 +17,7 @@ import type { GuestMemory, InferencePort, MappedMemory, SaveTarget, Workspace } 
 /** The parts of a VM that a save needs. */
 export interface SavedVm {
   readonly vm: Vm;
-  readonly memory: GuestMemory;
+  readonly memory: Pick<GuestMemory, 'path'>;
   readonly mapped?: Pick<MappedMemory, 'path'> | undefined;
   readonly workspace: Workspace;
   readonly port: Pick<InferencePort, 'setSuspended'>;

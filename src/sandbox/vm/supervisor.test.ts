@@ -102,7 +102,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       };
     },
     makeOverlay: () => step('overlay'),
-    makeMemory: () => ({ fd: 9, path: '/m', close: hold('RAM') }),
+    makeMemory: () => ({ fd: 9, path: '/m', usedBytes: () => 0, close: hold('RAM') }),
     allocateCid: () => {
       held.add('cid');
       return { cid: 3, release: () => void held.delete('cid') };
