@@ -1,7 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../base/clock.ts';
 import { CgroupMemory } from './cgroup-memory.ts';
-import { type CgroupMemoryEvent, readGroupMemory, readSample } from './memory-counters.ts';
+import {
+  type CgroupMemoryEvent,
+  readGroupMemory,
+  readGroupRoom,
+  readSample,
+} from './memory-counters.ts';
 
 const V2 = {
   'memory.current': '1000\n',
@@ -19,6 +24,24 @@ const V1 = {
   'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 2\n',
 };
 const reader = (files: Readonly<Record<string, string>>) => (name: string) => files[name] ?? null;
+
+describe('readGroupRoom', () => {
+  it('v1 and v2: what is below the limit, with idle cached files; null without a limit', () => {
+    const stat = 'anon 500\ninactive_file 200\nactive_file 100\n';
+    const v2 = { ...V2, 'memory.stat': stat };
+    expect(readGroupRoom(reader(v2))).toEqual({ limitBytes: 2000, availableBytes: 1200 });
+    const throttled = { ...v2, 'memory.high': '900\n' };
+    expect(readGroupRoom(reader(throttled))).toEqual({ limitBytes: 900, availableBytes: 100 });
+    const v1 = { ...V1, 'memory.stat': 'inactive_file 1\ntotal_inactive_file 300\n' };
+    expect(readGroupRoom(reader(v1))).toEqual({ limitBytes: 2000, availableBytes: 1300 });
+    const over = { ...v2, 'memory.high': '100\n' };
+    expect(readGroupRoom(reader(over))?.availableBytes).toBe(0);
+    expect(readGroupRoom(reader({ ...v2, 'memory.max': 'max\n' }))).toBeNull();
+    const unlimited = { ...V1, 'memory.limit_in_bytes': '9223372036854771712\n' };
+    expect(readGroupRoom(reader(unlimited))).toBeNull();
+    expect(readGroupRoom(reader({}))).toBeNull();
+  });
+});
 
 describe('readGroupMemory', () => {
   const both = { currentBytes: 1000, peakBytes: 1500, limitBytes: 2000 };

@@ -45,6 +45,30 @@ export function readGroupMemory(read: ReadFile): GroupMemory | null {
   return { currentBytes, peakBytes, limitBytes: limit(read(max)) };
 }
 
+/** What a group leaves its processes. */
+export interface GroupRoom {
+  readonly limitBytes: number;
+  /** Below the limit, with cached files that were not used lately: the kernel drops these first. */
+  readonly availableBytes: number;
+}
+
+/**
+ * Null: no limit, not a memory group, or it is gone. Active cached files count as used, as kubelet's working set has it:
+ * they can be dropped, but come back.
+ */
+export function readGroupRoom(read: ReadFile): GroupRoom | null {
+  const v2 = numberIn(read('memory.current'));
+  const limits = v2 === null ? ['memory.limit_in_bytes'] : ['memory.max', 'memory.high'];
+  const set = limits.map((name) => limit(read(name))).filter((bytes) => bytes > 0);
+  const currentBytes = v2 ?? numberIn(read('memory.usage_in_bytes'));
+  if (set.length === 0 || currentBytes === null) return null;
+  const limitBytes = Math.min(...set);
+  // Of v1 only the name with `total_` has the groups below.
+  const stat = pairs(read('memory.stat'));
+  const inactive = of(stat, v2 === null ? 'total_inactive_file' : 'inactive_file');
+  return { limitBytes, availableBytes: Math.max(0, limitBytes - (currentBytes - inactive)) };
+}
+
 /** The same events as a guest's. */
 export type CgroupMemoryEvent =
   | {

@@ -1,15 +1,32 @@
 /** Memory of the host and of processes (proc(5)). */
 import { readFileSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { ignore } from '../base/ignore.ts';
+import { MIB } from '../base/units.ts';
 import type { MemoryPressure } from '../sandbox/plane/load.ts';
+import { MemoryGroups } from './memory-groups.ts';
 
 const KIB_PER_MIB = 1024;
 const BYTES_PER_KIB = 1024;
 /** On x86-64. */
 const PAGE_BYTES = 4096;
 
-/** Memory available without swapping, MiB, not rounded; 0: unknown. */
+let groups: MemoryGroups | undefined;
+
+/** Memory that this process and its VMs may have, MiB: the host's, or the limit of a control group. */
+export function totalMib(): number {
+  groups ??= new MemoryGroups();
+  return Math.min(totalmem() / MIB, groups.limitMib());
+}
+
+/** Memory that is available to this process and its VMs, MiB, not rounded: the host's, or what a control group leaves. */
 export function availableMib(): number {
+  groups ??= new MemoryGroups();
+  return Math.min(hostAvailableMib(), groups.availableMib());
+}
+
+/** Memory of the host that is available without swapping, MiB, not rounded; 0: unknown. */
+export function hostAvailableMib(): number {
   const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'latin1'));
   return Number(match?.[1] ?? 0) / KIB_PER_MIB;
 }

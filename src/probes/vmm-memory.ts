@@ -6,6 +6,7 @@ import { findCgroups } from '../jail/cgroup-paths.ts';
 import { CgroupMemory } from '../observe/cgroup-memory.ts';
 import type { HostMemoryEvents } from '../sandbox/memory-events.ts';
 import type { Launch } from '../vmm/launch.ts';
+import { offerToOomKiller } from './oom-score.ts';
 
 export class VmmMemory {
   readonly #clock: Clock;
@@ -16,8 +17,12 @@ export class VmmMemory {
     this.#clock = clock;
   }
 
-  /** Null: the VMM has no group of its own (no jail, or no control groups here), or it has ended. */
+  /**
+   * Watches a VMM from now on, and offers it to the host's OOM killer.
+   * @returns null: it has no group of its own (no jail, or no control groups here), or it has ended
+   */
   watch(vmmPid: number): HostMemoryEvents | null {
+    offerToOomKiller(vmmPid);
     const dir = memoryGroup(`${vmmPid}`);
     if (dir === undefined || dir === memoryGroup('self')) return null;
     const memory = new CgroupMemory(dir, this.#clock);

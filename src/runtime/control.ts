@@ -1,16 +1,15 @@
 /** The control plane of this process: the core with this runtime's parts and a store. */
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { availableParallelism, totalmem } from 'node:os';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { CleanupStack } from '../base/cleanup.ts';
 import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { SharedBudget } from '../base/model-limits.ts';
-import { MIB } from '../base/units.ts';
 import { dialChannel } from '../guest/dial.ts';
-import { availableMib } from '../probes/host-memory.ts';
+import { availableMib, totalMib } from '../probes/host-memory.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
 import type { StartGate } from '../sandbox/start/start-gate.ts';
@@ -83,7 +82,7 @@ export async function openControlPlane(
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log });
   const queue = new StartQueue({
     concurrency: availableParallelism(),
-    totalMib: waitsForMemory ? Math.floor(totalmem() / MIB) : Number.POSITIVE_INFINITY,
+    totalMib: waitsForMemory ? Math.floor(totalMib()) : Number.POSITIVE_INFINITY,
     availableMib: waitsForMemory
       ? () => Math.floor(availableMib())
       : () => Number.POSITIVE_INFINITY,

@@ -403,7 +403,7 @@ export class HostMetrics {
         'gauge',
         {
           name: 'neurovisor_host_memory_available_bytes',
-          help: 'Available memory of the host (MemAvailable).',
+          help: 'Available memory of the host (MemAvailable), or what a control group leaves the daemon and its VMs.',
           unit: 'bytes',
         },
         () => availableMib() * MIB,

@@ -4,7 +4,7 @@ import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import { availableMib, GUEST_RAM, mappedMemory } from '../../probes/host-memory.ts';
+import { GUEST_RAM, hostAvailableMib, mappedMemory } from '../../probes/host-memory.ts';
 
 /** Unit of `st_blocks` (stat(2)). */
 const BLOCK_BYTES = 512;
@@ -18,7 +18,7 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
   let before = Number.NaN;
   for (let look = 0; look < LOOKS_MAX; look += 1) {
     await sleep(LOOK_EVERY_MS, signal);
-    const now = availableMib();
+    const now = hostAvailableMib();
     if (Math.abs(now - before) < SETTLED_MIB) return now;
     before = now;
   }
