@@ -10,6 +10,10 @@ import { GIB } from './base/units.ts';
 
 export class ConfigError extends CodedError<'config_invalid'> {}
 
+/** What happens while the memory of the host is short: sandboxes are paused to disk, or only starts and growth are refused. */
+export const MEMORY_SHORT = ['pause', 'refuse'] as const;
+export type MemoryShort = (typeof MEMORY_SHORT)[number];
+
 export const JAIL_MODES = ['auto', 'enforce', 'log', 'off'] as const;
 export type JailMode = (typeof JAIL_MODES)[number];
 
@@ -79,6 +83,8 @@ const VARIABLES = {
   NEUROVISOR_ACCELERATOR: oneOf(['auto', 'kvm', 'tcg'], 'auto'),
   /** Whose clones share pages of their template's RAM until they write to them. */
   NEUROVISOR_MEMORY_SHARING: oneOf(MEMORY_SHARING, 'share'),
+  /** What the daemon does while the memory of the host is short. */
+  NEUROVISOR_MEMORY_SHORT: oneOf(MEMORY_SHORT, 'pause'),
   /** VMM of the VMs; `auto`: Firecracker with KVM and where it is installed and can be jailed, otherwise QEMU. */
   NEUROVISOR_VMM: oneOf(['auto', 'firecracker', 'qemu'], 'auto'),
   /** Firecracker's binary: a name in PATH, or a path; unset: that in PATH, or the one that set-up installed. */
@@ -162,6 +168,7 @@ export interface Config {
   readonly auditContent: ContentMode;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly memorySharing: MemorySharing;
+  readonly memoryShort: MemoryShort;
   readonly vmm: 'auto' | 'firecracker' | 'qemu';
   /** Name in PATH or path. */
   readonly firecracker: string;
@@ -219,6 +226,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     auditContent: values.NEUROVISOR_AUDIT_CONTENT,
     accelerator: values.NEUROVISOR_ACCELERATOR,
     memorySharing: values.NEUROVISOR_MEMORY_SHARING,
+    memoryShort: values.NEUROVISOR_MEMORY_SHORT,
     vmm: values.NEUROVISOR_VMM,
     firecracker: values.NEUROVISOR_FIRECRACKER,
     jailer: values.NEUROVISOR_JAILER || null,

@@ -10,6 +10,7 @@ const SANDBOX: SandboxInfo = {
   id: 'a'.repeat(20),
   status: 'ended',
   pausedTo: null,
+  pauseReason: null,
   cpus: 1,
   memoryMib: 512,
   memoryMaxMib: null,

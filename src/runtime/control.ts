@@ -8,9 +8,12 @@ import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { SharedBudget } from '../base/model-limits.ts';
+import type { MemoryShort } from '../config.ts';
 import { dialChannel } from '../guest/dial.ts';
 import { availableMib, totalMib } from '../probes/host-memory.ts';
+import { memoryMarks, reserveMibOf } from '../sandbox/memory/host-guard.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
+import { MemoryGuard } from '../sandbox/plane/memory-guard.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
 import type { StartGate } from '../sandbox/start/start-gate.ts';
 import { StartQueue } from '../sandbox/start/start-queue.ts';
@@ -60,6 +63,8 @@ export interface ControlPlaneOptions {
   readonly dataDir?: string | undefined;
   /** False: starts and growths do not wait for free memory on the host. Default true. */
   readonly waitsForMemory?: boolean | undefined;
+  /** What happens while the memory of the host is short, if starts wait for it. Default: nothing but that. */
+  readonly memoryShort?: MemoryShort | undefined;
   /** Judges starts for the owners of sandboxes. Default: one owner, without limits. */
   readonly gate?: StartGate | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
@@ -80,9 +85,12 @@ export async function openControlPlane(
   // A store of another directory is temporary, and its key goes with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log });
+  const allMib = Math.floor(totalMib());
+  const reserveMib = reserveMibOf(allMib);
   const queue = new StartQueue({
     concurrency: availableParallelism(),
-    totalMib: waitsForMemory ? Math.floor(totalMib()) : Number.POSITIVE_INFINITY,
+    totalMib: waitsForMemory ? allMib : Number.POSITIVE_INFINITY,
+    reserveMib,
     availableMib: waitsForMemory
       ? () => Math.floor(availableMib())
       : () => Number.POSITIVE_INFINITY,
@@ -143,10 +151,25 @@ export async function openControlPlane(
     });
     runtime.onUsage((record) => control.noteUsage(record));
     runtime.metrics.addSharedRam(() => runtime.ram.bytes);
+    const { memoryShort: policy } = options;
+    const guard =
+      policy === undefined || !waitsForMemory
+        ? undefined
+        : new MemoryGuard({
+            clock: systemClock,
+            log,
+            host: control.guarded,
+            queue,
+            policy,
+            marks: memoryMarks(reserveMib),
+            availableMib,
+          });
+    guard?.start();
     return {
       control,
       queue,
       async [Symbol.asyncDispose]() {
+        await guard?.close();
         await control.close();
         await store.close();
       },

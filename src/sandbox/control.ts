@@ -130,6 +130,9 @@ export interface EventsOptions {
  */
 export type PauseTarget = 'memory' | 'disk' | 'disk-only';
 
+/** Why a sandbox was paused that nobody asked to pause. */
+export type PauseReason = 'timeout' | 'idle' | 'host-memory';
+
 /** `pause`: to disk. */
 export type TimeoutAction = 'kill' | 'pause' | 'pause-disk-only';
 
@@ -240,6 +243,8 @@ export interface SandboxInfo {
   readonly id: string;
   readonly status: SandboxStatus;
   readonly pausedTo: PauseTarget | null;
+  /** Of a paused sandbox; null: by request, or for its own disk or memory, as its events say. */
+  readonly pauseReason: PauseReason | null;
   readonly cpus: number;
   /** Current size. */
   readonly memoryMib: number;

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { GuestEvent } from '../../src/guest/guest.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
-import { RESERVE_MIB } from '../../src/sandbox/start/start-queue.ts';
+import { RESERVE_MIB } from '../../src/sandbox/memory/host-guard.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';

@@ -377,6 +377,7 @@ export class FakeControlPlane implements ControlPlane, AsyncDisposable {
       id,
       status: 'running',
       pausedTo: null,
+      pauseReason: null,
       cpus,
       memoryMib,
       memoryMaxMib,

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { EXPOSITION_TYPE, type MetricRegistry } from '../../base/metrics.ts';
 import type { SandboxLoads } from '../../sandbox/plane/load.ts';
 import { type App, failures } from '../route.ts';
-import { sandboxLoads } from '../schema/answers.ts';
+import { sandboxLoads } from '../schema/loads.ts';
 
 /** Not below `/v1`: the metric names are the contract (docs/metrics.md). */
 export const METRICS_PATH = '/metrics';

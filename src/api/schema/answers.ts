@@ -13,9 +13,7 @@ import type {
 } from '../../sandbox/control.ts';
 import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../sandbox/ending.ts';
 import type { ImageInfo } from '../../sandbox/environment.ts';
-import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
 import type { SandboxTimedEvent } from '../../sandbox/plane/recent-events.ts';
-import type { SandboxState } from '../../sandbox/vm/lifecycle.ts';
 import type { ErrorBody } from '../errors.ts';
 import {
   count,
@@ -29,6 +27,7 @@ import {
   onTimeout,
   packageEcosystem,
   pausedTo,
+  pauseReason,
   sandboxId,
   secretPlace,
   sharedBudget,
@@ -80,7 +79,7 @@ const memoryMark = z
     z.object({ ...nearOom, atMs }).meta({ id: 'NearOomMark' }),
   ])
   .meta({ id: 'MemoryMark', description: 'The last sign of memory pressure.' });
-const lastMarks = {
+export const lastMarks = {
   lastPressure: memoryMark.nullable(),
   lastOom: z
     .object({ ...oom, atMs })
@@ -260,6 +259,9 @@ export const sandboxInfo: z.ZodType<SandboxInfo> = z
     id: sandboxId,
     status,
     pausedTo: pausedTo.nullable(),
+    pauseReason: pauseReason
+      .nullable()
+      .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
     cpus: count,
     memoryMib: count.describe('Memory of the guest now, MiB.'),
     memoryMaxMib: count
@@ -397,69 +399,6 @@ export const hostInfo: z.ZodType<HostInfo> = z
       .describe('For the operator those of the host and of all tenants, for a tenant its own.'),
   })
   .meta({ id: 'Host' });
-
-const packetTimes = z
-  .object({
-    count: count.describe('Measured packets.'),
-    p50Ns: z.number().nullable(),
-    p95Ns: z.number().nullable(),
-  })
-  .meta({ id: 'PacketTimes' });
-
-const VM_STATES: Readonly<Record<SandboxState, true>> = {
-  creating: true,
-  booting: true,
-  ready: true,
-  paused: true,
-  saving: true,
-  stopping: true,
-  gone: true,
-  failed: true,
-};
-
-const sandboxLoad: z.ZodType<SandboxLoad> = z
-  .object({
-    id: sandboxId,
-    state: z.enum(Object.keys(VM_STATES) as SandboxState[]),
-    memoryBytes: count
-      .nullable()
-      .describe('Host memory of the VM alone, which ends with it; null: unknown.'),
-    modelRequests: count.describe('Model requests in flight.'),
-    tokens: count.describe('Tokens of prompts and completions.'),
-    ...lastMarks,
-    packets: z
-      .object({ peer: packetTimes, guest: packetTimes, forward: packetTimes })
-      .meta({ id: 'NetworkTimes' })
-      .optional()
-      .describe('Latency of the network card’s packets; absent: not measured.'),
-    syscalls: z
-      .record(z.string(), count)
-      .optional()
-      .describe('System calls of the VMM by name; absent: not counted.'),
-  })
-  .meta({ id: 'SandboxLoad' });
-
-export const sandboxLoads: z.ZodType<SandboxLoads> = z
-  .object({
-    atMs: wallMs,
-    sandboxes: z.array(sandboxLoad),
-    sharedMemoryBytes: count
-      .nullable()
-      .describe('RAM that VMs share, counted once; null: not shown to a tenant.'),
-    memoryPressure: z
-      .object({ some: z.number(), full: z.number() })
-      .meta({ id: 'MemoryPressure' })
-      .nullable()
-      .describe(
-        'Share of the last 10 s in which some, or all, tasks of the host waited for memory (PSI).',
-      ),
-    events: z
-      .array(timedEvent)
-      .describe(
-        'The newest events of all sandboxes, oldest first: at most 64, at most 16 per sandbox.',
-      ),
-  })
-  .meta({ id: 'Loads' });
 
 export const channelStats: z.ZodType<ChannelStats> = z
   .object({

@@ -86,6 +86,10 @@ export const status = z
     description: '`saving`: the state is being written; then the sandbox continues or is paused.',
   });
 export const pausedTo = z.enum(['memory', 'disk', 'disk-only']).meta({ id: 'PauseTarget' });
+export const pauseReason = z.enum(['timeout', 'idle', 'host-memory']).meta({
+  id: 'PauseReason',
+  description: '`host-memory`: the memory of the host was short.',
+});
 export const packageEcosystem = z.enum(ECOSYSTEMS).meta({ id: 'PackageEcosystem' });
 export const onTimeout = z.enum(['kill', 'pause', 'pause-disk-only']).meta({
   id: 'TimeoutAction',

@@ -37,6 +37,7 @@ function sandboxOf(request: CreateRequest): SandboxInfo {
     id: newSandboxId(),
     status: 'running',
     pausedTo: null,
+    pauseReason: null,
     cpus: 1,
     memoryMib: 512,
     memoryMaxMib: null,

@@ -20,6 +20,7 @@ import {
   networkRows,
   provenanceRows,
   secretRows,
+  statusText,
 } from '../output/sandbox-rows.ts';
 import { bytes, coarse } from '../output/table.ts';
 
@@ -114,7 +115,7 @@ export function inspectText(info: SandboxInfo, now: number): string {
   const { end } = info;
   const rows: (readonly [string, string])[] = [
     ['id', info.id],
-    ['status', info.pausedTo === null ? info.status : `${info.status} (${info.pausedTo})`],
+    ['status', statusText({ ...info, end: null })],
     ['age', coarse(now - info.createdAtMs)],
     ['size', `${info.cpus} CPUs, ${memoryText(info)}, disk ${info.diskMib} MiB`],
     ...imageRows(info.image),

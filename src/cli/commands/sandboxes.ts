@@ -12,7 +12,7 @@ import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';
 import { sandboxId } from '../flags/pick.ts';
-import { memoryText } from '../output/sandbox-rows.ts';
+import { memoryText, statusText } from '../output/sandbox-rows.ts';
 import { coarse, table } from '../output/table.ts';
 import { forEach } from './many.ts';
 
@@ -54,7 +54,7 @@ export function sandboxTable(list: readonly SandboxInfo[], now: number): string 
   const heads = ['id', 'status', 'age', 'ends in', 'cpus', 'memory', 'origin', 'image', 'labels'];
   const rows = list.map((one) => [
     one.id,
-    statusOf(one),
+    statusText(one),
     coarse(now - one.createdAtMs),
     endsIn(one, now),
     `${one.cpus}`,
@@ -66,11 +66,6 @@ export function sandboxTable(list: readonly SandboxInfo[], now: number): string 
       .join(' '),
   ]);
   return table(heads, rows);
-}
-
-function statusOf({ status, pausedTo, end }: SandboxInfo): string {
-  const more = pausedTo ?? end?.cause;
-  return more === undefined ? status : `${status} (${more})`;
 }
 
 function endsIn({ endsAtMs, onTimeout }: SandboxInfo, now: number): string {

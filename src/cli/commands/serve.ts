@@ -7,7 +7,7 @@ import { systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { ContentMode } from '../../base/text/content-mode.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { JailMode, MemorySharing } from '../../config.ts';
+import type { JailMode, MemorySharing, MemoryShort } from '../../config.ts';
 import { openEvents } from '../../e2b/events/open.ts';
 import { createE2bServer } from '../../e2b/server.ts';
 import { accessTokens } from '../../e2b/tokens.ts';
@@ -44,6 +44,7 @@ export interface ServeFlags extends ListenFlags, CassetteFlags {
   /** Bytes. */
   readonly modelCache?: number;
   readonly memorySharing?: MemorySharing;
+  readonly memoryShort?: MemoryShort;
   readonly jail?: JailMode;
   readonly openMetrics?: boolean;
 }
@@ -130,6 +131,7 @@ export async function serve(cli: Cli, flags: ServeFlags, release: () => void): P
     runtime.metrics.registry.add(...budgets.metrics());
     const opened = await openControlPlane(runtime, cli.log, {
       gate: quotas,
+      memoryShort: flags.memoryShort ?? cli.config.memoryShort,
       modelBudgets: () => budgets.list(),
     });
     cleanup.push('control plane', () => opened[Symbol.asyncDispose]());

@@ -1,7 +1,7 @@
 /** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
 import { CONTENT_MODES } from '../../base/text/content-mode.ts';
-import { MEMORY_SHARING } from '../../config.ts';
+import { MEMORY_SHARING, MEMORY_SHORT } from '../../config.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';
@@ -82,6 +82,13 @@ export function addDaemon(program: Command): void {
         'whose sandboxes share their template’s memory until they write to it: those of one tenant (share), of all tenants (share-all), ' +
           'or nobody’s (copy) (default: share)',
       ).choices(MEMORY_SHARING),
+    )
+    .addOption(
+      new Option(
+        '--memory-short <action>',
+        'what to do while the memory of the host is short: pause sandboxes to disk, idle ones first (pause), or only refuse starts and ' +
+          'growth (refuse) (default: pause)',
+      ).choices(MEMORY_SHORT),
     )
     .addOption(jailOption())
     .addOption(vmmOption())

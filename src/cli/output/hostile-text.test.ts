@@ -31,6 +31,7 @@ const sandbox = {
   status: 'running',
   origin: 'boot',
   pausedTo: null,
+  pauseReason: null,
   end: null,
   memoryMaxMib: null,
   metadata: { [HOSTILE]: HOSTILE },

@@ -11,7 +11,7 @@ import {
 } from '../../base/model-limits.ts';
 import { placeText } from '../../base/secret-place.ts';
 import { dollarsText } from '../../base/text/dollars.ts';
-import type { SandboxInfo } from '../../sandbox/control.ts';
+import type { PauseReason, SandboxInfo } from '../../sandbox/control.ts';
 import { bytes, coarse } from './table.ts';
 
 type Row = readonly [name: string, value: string];
@@ -157,6 +157,24 @@ export function destinationText(
   const left = bytesUsed === undefined ? '' : `, ${bytes(bytesMax - bytesUsed)} left`;
   return `${bytes(bytesMax)} with ${name}${left}`;
 }
+
+/** `paused (disk, host memory)`, `ended (timeout)`. */
+export function statusText({
+  status,
+  pausedTo,
+  pauseReason,
+  end,
+}: Pick<SandboxInfo, 'status' | 'pausedTo' | 'pauseReason' | 'end'>): string {
+  const why = pauseReason === null ? '' : `, ${PAUSE_REASONS[pauseReason]}`;
+  const more = pausedTo === null ? end?.cause : `${pausedTo}${why}`;
+  return more === undefined ? status : `${status} (${more})`;
+}
+
+const PAUSE_REASONS: Readonly<Record<PauseReason, string>> = {
+  'host-memory': 'memory of the host short',
+  idle: 'idle',
+  timeout: 'timeout',
+};
 
 /** Current memory, and the maximum if there is one. */
 export function memoryText({

@@ -53,6 +53,7 @@ function scrape(
         id,
         status: 'running',
         pausedTo: null,
+        pauseReason: null,
         cpus: 1,
         memoryMib: 100,
         memoryMaxMib: null,

@@ -71,10 +71,11 @@ import { ENDED_MAX, EndedSandboxes } from './ended.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
+import type { GuardedHost } from './memory-guard.ts';
 import { RecentEvents } from './recent-events.ts';
 import { SandboxRows, type SandboxRowsParts } from './sandbox-rows.ts';
 import type { SandboxUpdate } from './sandbox-update.ts';
-import type { ForkLease, SnapshotLease, SnapshotManager } from './snapshot-manager.ts';
+import type { ForkLease, SnapshotManager } from './snapshot-manager.ts';
 
 export interface ControlParts extends StarterParts {
   readonly store: Store;
@@ -358,6 +359,11 @@ export class LocalControlPlane implements ControlPlane {
     else yield* events.since(after);
   }
 
+  /** What the guard of the host's memory acts on. */
+  get guarded(): GuardedHost {
+    return { sandboxes: () => [...this.#sandboxes.values()], pools: this.#starter.pools };
+  }
+
   onChange(listener: (info: SandboxInfo) => void): () => void {
     return this.#changes.listen(listener);
   }
@@ -401,7 +407,8 @@ export class LocalControlPlane implements ControlPlane {
   ): Promise<SandboxInfo> {
     const askedAtMs = this.#parts.clock.now();
     const { snapshot } = request;
-    await using held = snapshot === undefined ? null : await this.#openSnapshot(snapshot);
+    await using held =
+      snapshot === undefined ? null : await this.#parts.snapshots.openNamed(snapshot);
     const started =
       held === null
         ? await this.#starter.start(request, signal, named)
@@ -569,22 +576,12 @@ export class LocalControlPlane implements ControlPlane {
       const { id, pausedSnapshotId: snapshotId } = row;
       const stored = this.#sandboxes.has(id) || this.#ended.has(id) ? null : this.#rows.parse(row);
       if (stored === null) continue;
-      const { spec, policy, origin, template, isDiskOnly } = stored;
+      const { spec, policy, origin, template, isDiskOnly, pauseReason } = stored;
       const { snapshot, parent, createdAtMs } = row;
       const provenance: Provenance = { origin, snapshot, template, parent, createdAtMs };
-      const made = { spec, policy, provenance, snapshotId, isDiskOnly };
+      const made = { spec, policy, provenance, snapshotId, isDiskOnly, pauseReason };
       this.#sandboxes.set(id, ManagedSandbox.suspended(this.#managedParts(), made));
     }
-  }
-
-  async #openSnapshot(idOrName: string): Promise<SnapshotLease> {
-    const row = await this.#parts.snapshots.find(idOrName);
-    if (row.kind === 'pause') {
-      throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
-        remedy: 'neurovisor snapshot ls',
-      });
-    }
-    return await this.#parts.snapshots.open(row.id);
   }
 
   #requireOpen(): void {

@@ -18,7 +18,7 @@ export class IdleWatch {
   readonly #read: () => Promise<Activity | null>;
   readonly #onIdle: () => void;
   #limitMs: number | null = null;
-  #activeAtMs = 0;
+  #activeAtMs: number;
   #bytes = -1;
   #cancel: () => void = () => undefined;
   /** Incremented by each start and stop, so that late answers of an earlier run are ignored. */
@@ -33,6 +33,12 @@ export class IdleWatch {
     this.#clock = options.clock;
     this.#read = options.read;
     this.#onIdle = options.onIdle;
+    this.#activeAtMs = options.clock.now();
+  }
+
+  /** Since the last use, milliseconds; traffic alone counts only where there is a limit. */
+  get idleMs(): number {
+    return this.#clock.now() - this.#activeAtMs;
   }
 
   /** @param limitMs null: never */

@@ -5,6 +5,7 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
+import type { PauseReason, SandboxStatus } from '../control.ts';
 import type { LifetimePolicy } from '../request.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type Activity, IdleWatch } from './idle-watch.ts';
@@ -19,8 +20,15 @@ export interface LifetimeOptions {
   /** Null: unknown now. */
   activity(): Promise<Activity | null>;
   kill(): void;
-  /** False: the sandbox does not run any more. */
-  pause(to: 'disk' | 'disk-only'): Promise<boolean>;
+  /**
+   * Notes the reason once it is the pause's turn.
+   * @param from paused in memory, or running. @returns false: the sandbox does neither any more
+   */
+  pause(
+    to: 'disk' | 'disk-only',
+    reason: PauseReason,
+    from: readonly ('running' | 'paused')[],
+  ): Promise<boolean>;
 }
 
 /**
@@ -40,6 +48,8 @@ export class Lifetime {
   #cancelIdle: () => void = () => undefined;
   /** Incremented by each start and stop: a pause that fails later is not retried. */
   readonly #turns = { timeout: 0, idle: 0 };
+  /** Of a paused sandbox: why, if not by request. */
+  pauseReason: PauseReason | null = null;
 
   constructor(options: LifetimeOptions) {
     this.#options = options;
@@ -52,8 +62,32 @@ export class Lifetime {
     return this.#endsAtMs;
   }
 
+  /** Since its last use, milliseconds; traffic alone counts only where there is an idle timeout. */
+  get idleMs(): number {
+    return this.#idle.idleMs;
+  }
+
+  /** It has an open operation or model request, or that is unknown. */
+  async isBusy(): Promise<boolean> {
+    return (await this.#options.activity())?.busy ?? true;
+  }
+
+  /**
+   * To disk, for the memory of the host.
+   * @returns false: it has no VM any more. @throws SandboxError: it could not be paused
+   */
+  async pauseForMemory(): Promise<boolean> {
+    try {
+      return await this.#options.pause('disk', 'host-memory', ['running', 'paused']);
+    } catch (error) {
+      this.pauseReason = null;
+      throw error;
+    }
+  }
+
   /** Restarts both timeouts. */
   start(): void {
+    this.pauseReason = null;
     this.startTimeout();
     this.startIdle();
   }
@@ -144,8 +178,9 @@ export class Lifetime {
     const turn = this.#turns[limit];
     const why = limit === 'timeout' ? 'its timeout' : 'it was idle';
     try {
-      if (await pause(to)) log.info('a sandbox was paused', { sandbox, why });
+      if (await pause(to, limit, ['running'])) log.info('a sandbox was paused', { sandbox, why });
     } catch (error) {
+      this.pauseReason = null;
       const reason = describeError(error);
       log.warn('a sandbox could not be paused', { sandbox, why, reason });
       if (turn === this.#turns[limit]) onFailure(reason);
@@ -162,3 +197,15 @@ export async function activityOf(supervisor: Supervisor | undefined): Promise<Ac
   // One connection belongs to the agent itself.
   return { busy: stats.connectionsOpen > 1 || supervisor.modelRequests > 0, bytes };
 }
+
+/** The status of a sandbox in an error: a paused one's says why. */
+export function statusText(status: SandboxStatus, reason: PauseReason | null): string {
+  const why = status === 'paused' && reason !== null ? WHY[reason] : '';
+  return `${status}${why}`;
+}
+
+const WHY: Readonly<Record<PauseReason, string>> = {
+  'host-memory': ' because the memory of the host was short',
+  idle: ' because it was idle',
+  timeout: ' because its timeout was over',
+};

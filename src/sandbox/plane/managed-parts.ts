@@ -1,10 +1,22 @@
 /** What a managed sandbox needs of its control plane. */
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
+import type { PauseReason } from '../control.ts';
 import type { TimedEvent } from '../events.ts';
+import type { LifetimePolicy, Provenance } from '../request.ts';
+import type { SandboxSpec } from '../spec.ts';
 import type { Starter } from '../start/starter.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 import type { SnapshotManager } from './snapshot-manager.ts';
+
+/** What stays the same over all VMs, or is known before the first one. */
+export interface Identity {
+  readonly spec: SandboxSpec;
+  readonly policy: LifetimePolicy;
+  readonly provenance: Provenance;
+  /** Of one that is paused. */
+  readonly pauseReason?: PauseReason | null;
+}
 
 /** @template S the managed sandbox */
 export interface ManagedParts<S> {

@@ -188,6 +188,10 @@ export class StateMachine {
     return 'isDiskOnly' in this.#state && this.#state.isDiskOnly;
   }
 
+  get end(): SandboxEnd | null {
+    return this.#state.kind === 'ended' ? this.#state.end : null;
+  }
+
   get isClaimed(): boolean {
     return 'isClaimed' in this.#state && this.#state.isClaimed;
   }

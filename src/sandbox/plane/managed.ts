@@ -13,7 +13,7 @@ import { describeError } from '../../base/errors.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { SnapshotRow } from '../../store/snapshot.ts';
-import type { PauseTarget, ResumeOptions, SandboxInfo } from '../control.ts';
+import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../control.ts';
 import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
 import { refusal, SandboxError } from '../errors.ts';
 import { checkResize } from '../memory/size.ts';
@@ -28,8 +28,8 @@ import { requireValues } from '../secrets.ts';
 import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
-import { activityOf, Lifetime } from './lifetime.ts';
-import type { ManagedParts } from './managed-parts.ts';
+import { activityOf, Lifetime, statusText } from './lifetime.ts';
+import type { Identity, ManagedParts } from './managed-parts.ts';
 import {
   isIn,
   type ManagedState,
@@ -45,13 +45,6 @@ import { SerialQueue, SingleFlight } from './serial-queue.ts';
 import type { ForkLease, SaveExtent } from './snapshot-manager.ts';
 import { UsageLog } from './usage-log.ts';
 
-/** What stays the same over all VMs, or is known before the first one. */
-interface Identity {
-  readonly spec: SandboxSpec;
-  readonly policy: LifetimePolicy;
-  readonly provenance: Provenance;
-}
-
 export class ManagedSandbox {
   readonly id: string;
   readonly provenance: Provenance;
@@ -59,7 +52,7 @@ export class ManagedSandbox {
   readonly events: EventJournal;
   readonly #parts: ManagedParts<ManagedSandbox>;
   readonly #writer: RowWriter;
-  readonly #lifetime: Lifetime;
+  readonly lifetime: Lifetime;
   readonly #life: StateMachine;
   #spec: SandboxSpec;
   #policy: LifetimePolicy;
@@ -87,7 +80,7 @@ export class ManagedSandbox {
     this.provenance = identity.provenance;
     this.#writer = new RowWriter(parts.rows);
     this.events = new EventJournal(parts.clock, (event) => parts.onEvent(this, event));
-    this.#lifetime = new Lifetime({
+    this.lifetime = new Lifetime({
       clock: parts.clock,
       log: parts.log,
       sandbox: this.id,
@@ -95,8 +88,9 @@ export class ManagedSandbox {
       activity: () =>
         activityOf(this.#life.status === 'running' ? this.#life.supervisor : undefined),
       kill: () => void this.remove('timeout').catch((error: unknown) => this.#warn('end', error)),
-      pause: (to) => this.#queue.run(() => this.#pauseIf('running', to)),
+      pause: (to, reason, from) => this.#queue.run(() => this.#pauseIf(from, to, reason)),
     });
+    this.lifetime.pauseReason = identity.pauseReason ?? null;
   }
 
   /** @param made.supervisor of a VM that is ready */
@@ -141,11 +135,12 @@ export class ManagedSandbox {
     return sandboxInfo(this.#parts.rows.withModelUse(this.#spec), this.#policy, this.provenance, {
       status: this.#life.status,
       pausedTo: pausedToOf(this.#life.state),
-      endsAtMs: this.#lifetime.endsAtMs,
+      pauseReason: this.lifetime.pauseReason,
+      endsAtMs: this.lifetime.endsAtMs,
       timings: this.#timings,
       readyMs: this.#readyMs,
       accelerator: this.#parts.accelerator,
-      end: this.#end,
+      end: this.#life.end,
       vm: this.#life.supervisor,
     });
   }
@@ -261,7 +256,7 @@ export class ManagedSandbox {
       while (this.#queue.isBusy) await this.#queue.settle();
       const state = this.#life.state;
       if (state.kind === 'running') {
-        this.#lifetime.touch();
+        this.lifetime.touch();
         return state.supervisor;
       }
       if (this.#life.status !== 'paused') throw this.#refusal('used');
@@ -324,7 +319,7 @@ export class ManagedSandbox {
   async #remove(cause: 'stopped' | 'timeout'): Promise<void> {
     if (this.#life.status === 'ended') return;
     this.#life.beginEnd();
-    this.#lifetime.stop();
+    this.lifetime.stop();
     this.#aborter.abort(new SandboxError('gone', `sandbox ${this.id} was removed`));
     await this.#life.supervisor?.stop(cause);
     while (this.#queue.isBusy) await this.#queue.settle();
@@ -346,7 +341,7 @@ export class ManagedSandbox {
 
   /** For the shutdown of the host: a suspended sandbox stays. */
   async leave(): Promise<void> {
-    this.#lifetime.stop();
+    this.lifetime.stop();
     while (this.#queue.isBusy) await this.#queue.settle();
     if (this.#life.state.kind !== 'suspended') await this.remove();
   }
@@ -369,7 +364,7 @@ export class ManagedSandbox {
     const { supervisor } = from;
     const wasPaused = from.kind === 'paused';
     this.#life.move(from, 'save', { supervisor, wasPaused });
-    const stopTimeout = wasPaused ? this.#lifetime.startStoppedTimeout() : null;
+    const stopTimeout = wasPaused ? this.lifetime.startStoppedTimeout() : null;
     try {
       if (wasPaused) await supervisor.resume();
       return await work(supervisor);
@@ -392,7 +387,7 @@ export class ManagedSandbox {
     // The supervisor reports the end.
     else if (supervisor.state !== 'ready') this.#life.beginEnd();
     else {
-      if (pausedToOf(state) !== null) this.#lifetime.start();
+      if (pausedToOf(state) !== null) this.lifetime.start();
       this.#life.move(state, 'continue', { supervisor });
     }
   }
@@ -400,7 +395,7 @@ export class ManagedSandbox {
   async #pauseToMemory(from: StateOf<'running'>, stops: 'all' | 'idle' = 'all'): Promise<void> {
     const { supervisor } = from;
     await supervisor.pause();
-    this.#lifetime.stop(stops);
+    this.lifetime.stop(stops);
     this.#life.move(from, 'pause', { supervisor });
     await this.#persist();
   }
@@ -413,10 +408,10 @@ export class ManagedSandbox {
         snapshots.pause(supervisor, isDiskOnly ? 'disk' : 'all', (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
             this.#spec = await this.#parts.rows.specToKeep(supervisor);
-            await commit(this.#row(snapshotId, this.#end, isDiskOnly));
+            await commit(this.#row(snapshotId, this.#life.end, isDiskOnly));
             this.#life.commit({ snapshotId, isDiskOnly });
             // From here on the sandbox is on disk, and must not be killed with its VM.
-            this.#lifetime.stop();
+            this.lifetime.stop();
           }),
         ),
       );
@@ -429,23 +424,28 @@ export class ManagedSandbox {
     }
   }
 
-  async #pauseIf(kind: 'running' | 'paused', to: 'disk' | 'disk-only'): Promise<boolean> {
+  async #pauseIf(
+    kinds: readonly ('running' | 'paused')[],
+    to: 'disk' | 'disk-only',
+    reason: PauseReason | null = null,
+  ): Promise<boolean> {
     const { state } = this.#life;
-    if (!isIn(state, [kind])) return false;
+    if (!isIn(state, kinds)) return false;
+    this.lifetime.pauseReason = reason;
     await this.#pauseToDisk(state, to);
     return true;
   }
 
   async #resume(options: ResumeOptions): Promise<void> {
     // With the memory, which a boot that fails must not lose.
-    if (options.reboot === true) await this.#pauseIf('paused', 'disk');
+    if (options.reboot === true) await this.#pauseIf(['paused'], 'disk');
     const state = this.#life.state;
     if (state.kind === 'running') return;
     if (state.kind === 'suspended') return await this.#restore(state, options);
     if (state.kind !== 'paused') throw this.#refusal('resumed');
     const { supervisor } = state;
     this.#life.move(state, 'resume', { supervisor });
-    const stopTimeout = this.#lifetime.startStoppedTimeout();
+    const stopTimeout = this.lifetime.startStoppedTimeout();
     await supervisor.resume().finally(async () => {
       await this.#settle(false);
       if (this.#life.state.kind === 'paused') stopTimeout?.();
@@ -501,7 +501,7 @@ export class ManagedSandbox {
   }
 
   #begin(): void {
-    this.#lifetime.start();
+    this.lifetime.start();
     void this.#persist();
   }
 
@@ -539,10 +539,6 @@ export class ManagedSandbox {
     }
   }
 
-  get #end(): SandboxEnd | null {
-    return this.#life.state.kind === 'ended' ? this.#life.state.end : null;
-  }
-
   #require<K extends StateKind>(what: string, ...kinds: readonly K[]): StateOf<K> {
     const state = this.#life.state;
     if (!isIn(state, kinds)) throw this.#refusal(what);
@@ -550,11 +546,12 @@ export class ManagedSandbox {
   }
 
   #refusal(what: string, remedy?: string): SandboxError {
-    return refusal(this.id, this.#life.status, what, remedy);
+    const status = statusText(this.#life.status, this.lifetime.pauseReason);
+    return refusal(this.id, status, what, remedy);
   }
 
   #finish(event: 'vm-ended' | 'removed', end: SandboxEnd): void {
-    this.#lifetime.stop();
+    this.lifetime.stop();
     this.events.note({ type: 'end', end: endInfo(end) });
     this.#life.finish(event, end);
     void this.#persist().then(() => this.#endPersisted.resolve());
@@ -564,8 +561,8 @@ export class ManagedSandbox {
     if (models) this.#spec = changeModels(this.#spec, models, this.#life.supervisor);
     this.#policy = changeLifetime(this.#policy, change);
     const counts = pausedToOf(this.#life.state) === null && this.#life.snapshotId === null;
-    if (counts && change.timeoutMs !== undefined) this.#lifetime.startTimeout();
-    if (counts && change.idleTimeoutMs !== undefined) this.#lifetime.startIdle();
+    if (counts && change.timeoutMs !== undefined) this.lifetime.startTimeout();
+    if (counts && change.idleTimeoutMs !== undefined) this.lifetime.startIdle();
     this.#parts.onChange(this);
   }
 
@@ -580,7 +577,7 @@ export class ManagedSandbox {
 
   #row(
     pausedSnapshotId: string | null,
-    end = this.#end,
+    end = this.#life.end,
     isDiskOnly = this.#life.isDiskOnly,
   ): SandboxRow {
     return this.#parts.rows.make({
@@ -593,7 +590,8 @@ export class ManagedSandbox {
       isDiskOnly,
       isPaused: this.#life.status === 'paused',
       isClaimed: this.#life.isClaimed,
-      endsAtMs: this.#lifetime.endsAtMs,
+      pauseReason: this.lifetime.pauseReason,
+      endsAtMs: this.lifetime.endsAtMs,
     });
   }
 }

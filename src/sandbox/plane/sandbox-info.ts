@@ -26,7 +26,10 @@ interface CardInfo {
 }
 
 export interface PresentState
-  extends Pick<SandboxInfo, 'status' | 'pausedTo' | 'endsAtMs' | 'timings' | 'readyMs'> {
+  extends Pick<
+    SandboxInfo,
+    'status' | 'pausedTo' | 'pauseReason' | 'endsAtMs' | 'timings' | 'readyMs'
+  > {
   readonly accelerator: string;
   readonly end: SandboxEnd | null;
   /** Undefined: there is no VM. */
@@ -87,6 +90,7 @@ export function endedSandboxInfo(
     id,
     status: 'ended',
     pausedTo: null,
+    pauseReason: null,
     metadata,
     annotations,
     ...specInfo(stored?.spec ?? UNKNOWN_SPEC),

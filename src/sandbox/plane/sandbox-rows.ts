@@ -14,6 +14,7 @@ import type { Log } from '../../base/log.ts';
 import type { BudgetUse } from '../../base/model-limits.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { Store } from '../../store/store.ts';
+import type { PauseReason } from '../control.ts';
 import { endInfo, endWithoutVm, type SandboxEnd, type SandboxLogs } from '../ending.ts';
 import { SandboxError } from '../errors.ts';
 import type { LifetimePolicy, Provenance } from '../request.ts';
@@ -45,6 +46,8 @@ export interface RowFacts {
   readonly isDiskOnly: boolean;
   /** To memory or disk. */
   readonly isPaused: boolean;
+  /** Why it was paused, if not by request. */
+  readonly pauseReason: PauseReason | null;
   /** This process owns the suspended sandbox. */
   readonly isClaimed: boolean;
   readonly endsAtMs: number | null;
@@ -101,6 +104,7 @@ export class SandboxRows {
         origin,
         template,
         isDiskOnly,
+        pauseReason: isPaused ? facts.pauseReason : null,
       }),
       metadata: policy.metadata,
       createdAtMs,

@@ -235,15 +235,20 @@ export class SnapshotManager {
     };
   }
 
+  /** As `open`; a pause is nobody's snapshot. */
+  async openNamed(idOrName: string): Promise<SnapshotLease> {
+    const row = await this.find(idOrName);
+    if (row.kind === 'pause') throw noSnapshot(idOrName);
+    return await this.open(row.id);
+  }
+
   /** @throws SandboxError `not_found` */
   async find(idOrName: string): Promise<SnapshotRow> {
     const rows = await this.#parts.store.snapshots.list();
     const row =
       rows.find(({ id }) => id === idOrName) ?? rows.find(({ name }) => name === idOrName);
     if (row !== undefined) return row;
-    throw new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
-      remedy: 'neurovisor snapshot ls',
-    });
+    throw noSnapshot(idOrName);
   }
 
   async list(): Promise<readonly SnapshotInfo[]> {
@@ -407,4 +412,10 @@ export function foreign(
 /** A machine's text begins with its VMM: `VmmDriver.machineOf`. */
 function vmmOf(machine: string): string | undefined {
   return /^(QEMU|Firecracker) /.exec(machine)?.[1];
+}
+
+function noSnapshot(idOrName: string): SandboxError {
+  return new SandboxError('not_found', `there is no snapshot ${idOrName}`, {
+    remedy: 'neurovisor snapshot ls',
+  });
 }

@@ -16,6 +16,7 @@ const stored = (): string =>
     origin,
     template: 'data',
     isDiskOnly: true,
+    pauseReason: 'host-memory',
   });
 const parsed = (requestJson: string) => parseRequest({ requestJson, metadata: {} }, parseEgress);
 
@@ -23,6 +24,12 @@ describe('parseRequest', () => {
   it('keeps which models a sandbox may use, and which fields its requests may carry', () => {
     expect(parsed(stored())?.spec.models).toEqual(spec.models);
     expect(withoutIdentity(spec).models).toEqual(spec.models);
+  });
+
+  it('keeps why it was paused; an older row does not say', () => {
+    expect(parsed(stored())?.pauseReason).toBe('host-memory');
+    const { pauseReason: _, ...older } = JSON.parse(stored()) as Record<string, unknown>;
+    expect(parsed(JSON.stringify(older))?.pauseReason).toBeNull();
   });
 
   it('keeps the template that the request named; an older row names none', () => {
@@ -69,6 +76,7 @@ describe('parseRequest', () => {
         origin,
         template: null,
         isDiskOnly: false,
+        pauseReason: null,
       });
     };
     expect(placesOf(storedWith({ places }))).toEqual(places);

@@ -1,7 +1,7 @@
 /** The `requestJson` of a sandbox's row. Egress rules are stored as they were written. */
 import { ignore } from '../../base/ignore.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
-import type { SandboxInfo } from '../control.ts';
+import type { PauseReason, SandboxInfo } from '../control.ts';
 import { type LifetimePolicy, lifetimePolicyOf } from '../request.ts';
 import type { SandboxSecret } from '../secrets.ts';
 import {
@@ -22,6 +22,8 @@ export interface StoredRequest {
   readonly template: string | null;
   /** It is paused without its memory. */
   readonly isDiskOnly: boolean;
+  /** Of a paused sandbox: why, if not by request. */
+  readonly pauseReason: PauseReason | null;
 }
 
 type StoredNetwork = EgressText & Omit<NetworkSpec, 'policy'>;
@@ -34,10 +36,10 @@ type StoredSpec = Omit<SandboxSpec, 'network' | 'models'> & {
 const NO_COST = { costNanoDollars: 0 };
 
 export function formatRequest(request: StoredRequest): string {
-  const { spec, policy, origin, template, isDiskOnly } = request;
+  const { spec, policy, ...rest } = request;
   const { metadata: _inItsOwnColumn, ...terms } = policy;
   const stored = { ...spec, network: formatNetwork(spec.network) };
-  return JSON.stringify({ spec: stored, terms, origin, template, isDiskOnly });
+  return JSON.stringify({ spec: stored, terms, ...rest });
 }
 
 function formatNetwork(network: NetworkSpec | null): StoredNetwork | null {
@@ -58,8 +60,10 @@ export function parseRequest(
       readonly origin?: SandboxInfo['origin'];
       readonly template?: string | null;
       readonly isDiskOnly?: boolean;
+      readonly pauseReason?: PauseReason | null;
     } | null;
     const { spec, terms, origin, template = null, isDiskOnly = false } = stored ?? {};
+    const { pauseReason = null } = stored ?? {};
     if (spec === undefined || terms === undefined || origin === undefined) return null;
     const { secrets = [], diskLimits = {}, packages = null } = spec as Partial<SandboxSpec>;
     const { modelAccount: account } = spec;
@@ -81,6 +85,7 @@ export function parseRequest(
       origin,
       template,
       isDiskOnly,
+      pauseReason,
     };
   } catch (error) {
     ignore(error, 'a row of another version');

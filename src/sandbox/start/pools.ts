@@ -113,6 +113,18 @@ export class Pools {
     return { ...info, target: 0, ready: 0, starting: 0 };
   }
 
+  /** Members of all pools that wait for a request. */
+  readyMembers(): number {
+    return this.list().reduce((sum, { ready }) => sum + ready, 0);
+  }
+
+  /** Ends one of them, of the pool that has most; resolves when it has ended. Its pool makes another once memory allows it. */
+  async endMember(): Promise<void> {
+    const pools = [...this.#pools.values()].map(({ warm }) => warm);
+    const [fullest] = pools.toSorted((a, b) => b.stats().ready - a.stats().ready);
+    await fullest?.endMember();
+  }
+
   list(): readonly PoolInfo[] {
     return [...this.#pools.values()].map(infoOf);
   }

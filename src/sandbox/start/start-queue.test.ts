@@ -3,10 +3,10 @@ import { describe, expect, it } from 'vitest';
 import { settle } from '../../../test/support/fake-members.ts';
 import { FakeClock } from '../../base/clock.ts';
 import { BusyError } from '../errors.ts';
+import { RESERVE_MIB } from '../memory/host-guard.ts';
 import {
   Handover,
   MEMORY_POLL_MS,
-  RESERVE_MIB,
   RETRY_MEMORY_MS_MIN,
   RETRY_MS_MAX,
   RETRY_MS_MIN,
@@ -200,6 +200,22 @@ describe('StartQueue', () => {
     expect(begun).toEqual(['a1', 'a2', 'a3', 'a4']);
     for (const name of begun) await end(name);
     expect(queue.stats().reservedMib).toBe(0);
+  });
+
+  it('refuseStarts: refuses requests that wait and new ones, and lets refills of pools wait', async () => {
+    const { queue, host, begun, ask } = queueOf();
+    host.availableMib = 100;
+    const refill = ask('p1', { priority: 'low', queueTimeoutMs: null });
+    const waiting = ask('a1');
+    queue.refuseStarts('100 MiB are available');
+    const busy = { code: 'busy', retryAfterMs: RETRY_MEMORY_MS_MIN };
+    await expect(waiting).rejects.toMatchObject(busy);
+    await expect(ask('a2')).rejects.toThrow('memory of the host is short: 100 MiB are available');
+    expect(queue.stats()).toMatchObject({ waiting: 0, waitingLow: 1 });
+    host.availableMib = TOTAL_MIB;
+    queue.refuseStarts(null);
+    expect(begun).toEqual(['p1']);
+    void refill;
   });
 
   it('run: a large request that waits for memory is not overtaken by small ones', async () => {

@@ -18,13 +18,12 @@ import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import { FairQueue } from '../../base/fairness/fair-queue.ts';
 import { BusyError, SandboxError } from '../errors.ts';
+import { RESERVE_MIB } from '../memory/host-guard.ts';
 
 /** Maximum of waiting requests of one tenant and priority. */
 export const WAITING_MAX = 512;
 /** The maximum of all tenants: one that fills its part leaves that of others. */
 const WAITING_ALL_MAX = 8 * WAITING_MAX;
-/** Memory that stays free for the host. */
-export const RESERVE_MIB = 512;
 /** Interval of memory checks: there is no notification of freed memory. */
 export const MEMORY_POLL_MS = 250;
 /** Bounds of the retry delay of a refused request. */
@@ -104,6 +103,8 @@ export class StartQueue {
   #startMs = START_MS_GUESS;
   #cancelPoll: (() => void) | undefined;
   #closed: PromiseWithResolvers<void> | undefined;
+  /** Why requests are refused instead of waiting for memory; null: they wait. */
+  #shortage: string | null = null;
 
   constructor(options: StartQueueOptions) {
     assert(options.concurrency >= 1, 'a queue without a place to start');
@@ -169,6 +170,28 @@ export class StartQueue {
     };
   }
 
+  /**
+   * Refuses waiting and new requests of normal priority, for memory that is short and can't be freed; growth is refused
+   * without that. Null: they wait again.
+   * @param shortage a clause
+   */
+  refuseStarts(shortage: string | null): void {
+    this.#shortage = shortage;
+    if (shortage === null) {
+      this.#dispatch();
+      return;
+    }
+    const line = this.#queues.normal;
+    for (let one = line.take(); one !== undefined; one = line.take()) {
+      one.refuse(this.#short(shortage));
+    }
+  }
+
+  #short(shortage: string): BusyError {
+    const text = `the memory of the host is short: ${shortage}, and at least ${this.#reserveMib} MiB stay free`;
+    return new BusyError(text, RETRY_MEMORY_MS_MIN);
+  }
+
   /** Refuses all waiting and new requests. Resolves when no start is under way. */
   close(): Promise<void> {
     if (this.#closed === undefined) {
@@ -192,6 +215,7 @@ export class StartQueue {
       const message = `memory: ${memoryMib} MiB; this host has at most ${largestMib} MiB`;
       throw new SandboxError('spec_invalid', message, { remedy: 'ask for less memory' });
     }
+    if (this.#shortage !== null && line === this.#queues.normal) throw this.#short(this.#shortage);
     this.#dispatch();
     if (line.size >= this.#waitingMax || line.sizeOf(tenant) >= WAITING_MAX)
       throw this.#busy('the queue is full');
@@ -229,7 +253,9 @@ export class StartQueue {
     const room = this.roomMib;
     if (memoryMib > room) {
       const text = `this host has ${Math.max(0, Math.floor(room))} MiB left for sandboxes`;
-      throw new SandboxError('memory_unavailable', text);
+      throw new SandboxError('memory_unavailable', text, {
+        remedy: 'pause or remove sandboxes, or add memory to the host',
+      });
     }
     this.#reservedMib += memoryMib;
     let isHeld = true;

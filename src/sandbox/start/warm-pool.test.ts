@@ -394,6 +394,20 @@ describe('WarmPool', () => {
   });
 });
 
+describe('WarmPool: endMember', () => {
+  it('ends one that is ready and replaces it; it does not count as unwell', async () => {
+    const { pool, maker, fill } = poolOf(2, 2);
+    await fill();
+    await pool.endMember();
+    expect(maker.members.map(({ discards }) => discards)).toEqual([1, 0]);
+    expect(pool.stats()).toMatchObject({ ready: 1, starting: 1, discarded: 0 });
+    await fill();
+    expect(pool.stats()).toMatchObject({ ready: 2, starting: 0 });
+    await pool.close();
+    await pool.endMember();
+  });
+});
+
 describe('WarmPool with StartQueue', () => {
   it('200 requests at once, a pool of 4, slow starts: each is served or refused with a reason', async () => {
     const SLOW_MS = 900;

@@ -126,6 +126,15 @@ export class WarmPool<M extends PoolMember> {
     this.#adjust();
   }
 
+  /** Ends a ready member, which is then replaced; resolves when it has ended. Does nothing without one. */
+  async endMember(): Promise<void> {
+    const [oldest] = this.#ready;
+    if (oldest === undefined) return;
+    const ended = this.#discard(oldest);
+    this.#adjust();
+    await ended;
+  }
+
   stats(): WarmPoolStats {
     return {
       min: this.#target.limits.min,
@@ -152,7 +161,7 @@ export class WarmPool<M extends PoolMember> {
     this.#cancelTick();
     this.#cancelBackoff?.();
     for (const aborter of this.#makes.keys()) aborter.abort();
-    for (const ready of this.#ready) this.#discard(ready);
+    for (const ready of this.#ready) void this.#discard(ready);
     const late = Promise.withResolvers<'late'>();
     const { clock, log } = this.#options;
     const cancelTimer = clock.after(CLOSE_MS_MAX, () => late.resolve('late'));
@@ -197,7 +206,7 @@ export class WarmPool<M extends PoolMember> {
     for (; surplus > 0 && starting.length > 0; surplus--) starting.pop()?.abort();
     for (const ready of this.#ready) {
       if (surplus <= 0) break;
-      this.#discard(ready);
+      void this.#discard(ready);
       surplus--;
     }
     if (this.#cancelBackoff !== undefined) return;
@@ -241,7 +250,7 @@ export class WarmPool<M extends PoolMember> {
     const ready: Ready<M> = { member, madeMs, proven: false, check: 'none' };
     this.#ready.add(ready);
     if (unwanted) {
-      this.#discard(ready);
+      void this.#discard(ready);
       return;
     }
     if (!isAlive(member)) {
@@ -262,7 +271,7 @@ export class WarmPool<M extends PoolMember> {
   #evict(ready: Ready<M>, why: string): void {
     if (!this.#ready.has(ready)) return;
     this.#counts.discarded++;
-    this.#discard(ready);
+    void this.#discard(ready);
     const fields = { member: ready.member.id, why };
     // Without backoff, members that die young would be replaced in an endless loop.
     if (ready.proven) this.#options.log.warn('a pool member was lost', fields);
@@ -270,7 +279,8 @@ export class WarmPool<M extends PoolMember> {
     this.#adjust();
   }
 
-  #discard(ready: Ready<M>): void {
+  /** Never rejects. */
+  #discard(ready: Ready<M>): Promise<void> {
     this.#ready.delete(ready);
     const { member } = ready;
     const discarding = (async () => await member.discard())()
@@ -284,6 +294,7 @@ export class WarmPool<M extends PoolMember> {
         this.#discards.delete(discarding);
       });
     this.#discards.add(discarding);
+    return discarding;
   }
 
   /** Backs off. A streak of failures is logged once. */

@@ -1,0 +1,78 @@
+import { describe, expect, it } from 'vitest';
+import {
+  actionFor,
+  memoryMarks,
+  type PauseCandidate,
+  reserveMibOf,
+  Shortage,
+} from './host-guard.ts';
+
+const one = (id: string, more: Partial<PauseCandidate> = {}): PauseCandidate => ({
+  ...{ id, isBusy: false, isPaused: false, idleMs: 0, isHeldOff: false },
+  ...more,
+});
+
+describe('reserveMibOf', () => {
+  it.each([
+    [2048, 512],
+    [16_384, 512],
+    [24_576, 768],
+    [65_536, 2048],
+    [1_048_576, 4096],
+  ])('a host with %d MiB keeps %d MiB free', (totalMib, reserveMib) => {
+    expect(reserveMibOf(totalMib)).toBe(reserveMib);
+  });
+});
+
+describe('Shortage', () => {
+  it('begins below the low mark, and ends at the high one', () => {
+    const shortage = new Shortage(memoryMarks(1000));
+    const seen = [2000, 600, 500, 499, 600, 1249, 1250, 1249, 500, 499];
+    expect(seen.map((mib) => shortage.take(mib))).toEqual([
+      ...[false, false, false, true, true, true],
+      ...[false, false, false, true],
+    ]);
+  });
+});
+
+describe('actionFor', () => {
+  const idle = one('idle', { idleMs: 1000 });
+  const idler = one('idler', { idleMs: 5000 });
+  const busy = one('busy', { isBusy: true, idleMs: 9000 });
+  const inMemory = one('in memory', { isPaused: true, idleMs: 90_000 });
+  const all = [busy, inMemory, idle, idler];
+
+  it('members of pools end first', () => {
+    expect(actionFor({ policy: 'pause', poolMembers: 1, candidates: all })).toEqual({
+      do: 'end-pool-member',
+    });
+  });
+
+  it('idle for longest, then busy, then paused in memory; then starts are refused', () => {
+    const order: string[] = [];
+    for (let left: readonly PauseCandidate[] = all; ; ) {
+      const action = actionFor({ policy: 'pause', poolMembers: 0, candidates: left });
+      if (action.do !== 'pause') {
+        expect(action).toEqual({ do: 'refuse' });
+        break;
+      }
+      order.push(action.id);
+      left = left.filter(({ id }) => id !== action.id);
+    }
+    expect(order).toEqual(['idler', 'idle', 'busy', 'in memory']);
+  });
+
+  it('leaves alone what could not be paused lately', () => {
+    const candidates = [{ ...idler, isHeldOff: true }, idle];
+    expect(actionFor({ policy: 'pause', poolMembers: 0, candidates })).toEqual({
+      do: 'pause',
+      id: 'idle',
+    });
+  });
+
+  it('refuse: neither pauses nor ends anything', () => {
+    expect(actionFor({ policy: 'refuse', poolMembers: 3, candidates: all })).toEqual({
+      do: 'refuse',
+    });
+  });
+});

@@ -1,0 +1,184 @@
+/**
+ * Watches the memory of the host, and frees some before the kernel's OOM killer would (`host-guard.ts` decides). What it pauses
+ * resumes at its next use, as after any pause to disk.
+ *
+ * All I/O comes in as parts.
+ */
+import type { Clock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { orAborted, timeLimit } from '../../base/time-limit.ts';
+import type { SandboxInfo } from '../control.ts';
+import type { EventSink } from '../events.ts';
+import {
+  actionFor,
+  type MemoryMarks,
+  type MemoryShort,
+  type PauseCandidate,
+  Shortage,
+} from '../memory/host-guard.ts';
+import type { Pools } from '../start/pools.ts';
+import type { StartQueue } from '../start/start-queue.ts';
+import type { Lifetime } from './lifetime.ts';
+
+export const GUARD_LIMITS = {
+  /** Between two looks: there is no notification. */
+  lookMs: 250,
+  /** Of a pause; then the next sandbox is tried, and the pause continues. */
+  pauseMsMax: 60_000,
+  /** For the answer of a device whether its sandbox is busy. */
+  answerMsMax: 1000,
+  /** A sandbox that could not be paused is left alone for this time. */
+  holdOffMs: 60_000,
+} as const;
+
+export interface GuardedSandbox {
+  readonly id: string;
+  readonly events: EventSink;
+  readonly lifetime: Pick<Lifetime, 'idleMs' | 'isBusy' | 'pauseForMemory'>;
+  info(): Pick<SandboxInfo, 'status' | 'pausedTo'>;
+}
+
+export interface GuardedHost {
+  sandboxes(): readonly GuardedSandbox[];
+  readonly pools: Pick<Pools, 'readyMembers' | 'endMember'>;
+}
+
+export interface MemoryGuardParts {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly host: GuardedHost;
+  readonly queue: Pick<StartQueue, 'refuseStarts'>;
+  readonly policy: MemoryShort;
+  readonly marks: MemoryMarks;
+  /** Does not throw. */
+  readonly availableMib: () => number;
+}
+
+const REMEDY =
+  'add memory to the host, or start fewer or smaller sandboxes; a paused one resumes at its next use (docs/memory.md)';
+
+export class MemoryGuard {
+  readonly #parts: MemoryGuardParts;
+  readonly #shortage: Shortage;
+  /** When each could not be paused. */
+  readonly #failedAtMs = new WeakMap<GuardedSandbox, number>();
+  #cancelLook: () => void = () => undefined;
+  #acting: Promise<void> | undefined;
+  #isRefusing = false;
+  readonly #closer = new AbortController();
+
+  constructor(parts: MemoryGuardParts) {
+    this.#parts = parts;
+    this.#shortage = new Shortage(parts.marks);
+  }
+
+  start(): void {
+    this.#cancelLook = this.#parts.clock.after(GUARD_LIMITS.lookMs, () => this.#look());
+  }
+
+  /** A pause under way continues. Idempotent. */
+  async close(): Promise<void> {
+    this.#closer.abort();
+    this.#cancelLook();
+    await this.#acting;
+  }
+
+  #look(): void {
+    this.start();
+    if (this.#acting !== undefined) return;
+    const availableMib = Math.floor(this.#parts.availableMib());
+    const wasShort = this.#shortage.isShort;
+    if (this.#shortage.take(availableMib)) {
+      this.#acting = this.#act(availableMib).finally(() => {
+        this.#acting = undefined;
+      });
+    } else if (wasShort) {
+      this.#setRefusing(false, availableMib);
+      this.#parts.log.info('the memory of the host is enough again', { availableMib });
+    }
+  }
+
+  /** Never rejects. */
+  async #act(availableMib: number): Promise<void> {
+    const { host, policy, log } = this.#parts;
+    try {
+      const poolMembers = host.pools.readyMembers();
+      const all = policy === 'refuse' || poolMembers > 0 ? [] : host.sandboxes();
+      const candidates = await Promise.all(all.map((one) => this.#candidateOf(one)));
+      if (this.#closer.signal.aborted) return;
+      const known = candidates.filter((one) => one !== null);
+      const action = actionFor({ policy, poolMembers, candidates: known });
+      this.#setRefusing(action.do === 'refuse', availableMib);
+      if (action.do === 'end-pool-member') {
+        log.warn('the memory of the host is short: an idle member of a pool is ended', {
+          availableMib,
+        });
+        await host.pools.endMember();
+      }
+      if (action.do !== 'pause') return;
+      const chosen = all.find(({ id }) => id === action.id);
+      if (chosen !== undefined) await this.#pause(chosen, availableMib);
+    } catch (error) {
+      log.error('the guard of the memory failed', { reason: describeError(error) });
+    }
+  }
+
+  async #candidateOf(sandbox: GuardedSandbox): Promise<PauseCandidate | null> {
+    const { clock } = this.#parts;
+    const { id, lifetime } = sandbox;
+    const { status, pausedTo } = sandbox.info();
+    const isPaused = status === 'paused' && pausedTo === 'memory';
+    if (status !== 'running' && !isPaused) return null;
+    const failedAtMs = this.#failedAtMs.get(sandbox) ?? Number.NEGATIVE_INFINITY;
+    const isHeldOff = clock.now() - failedAtMs < GUARD_LIMITS.holdOffMs;
+    const isBusy = !isPaused && !isHeldOff && (await this.#isBusy(lifetime));
+    return { id, isBusy, isPaused, idleMs: lifetime.idleMs, isHeldOff };
+  }
+
+  async #isBusy(lifetime: GuardedSandbox['lifetime']): Promise<boolean> {
+    using limit = timeLimit(this.#parts.clock, GUARD_LIMITS.answerMsMax, this.#closer.signal);
+    try {
+      return await orAborted(lifetime.isBusy(), limit.signal);
+    } catch (error) {
+      ignore(error, 'a sandbox without an answer counts as busy');
+      return true;
+    }
+  }
+
+  async #pause(sandbox: GuardedSandbox, availableMib: number): Promise<void> {
+    const { clock, log } = this.#parts;
+    const { id, events, lifetime } = sandbox;
+    const idleS = Math.round(lifetime.idleMs / 1000);
+    const action = { type: 'action', action: 'pause' } as const;
+    const why = `the memory of the host was short: ${availableMib} MiB were available`;
+    using limit = timeLimit(clock, GUARD_LIMITS.pauseMsMax, this.#closer.signal);
+    try {
+      const isPaused = await orAborted(lifetime.pauseForMemory(), limit.signal);
+      // It ended, or somebody else changed it meanwhile.
+      if (!isPaused) return;
+      events.note({ ...action, ok: true, detail: why });
+      const fields = { sandbox: id, availableMib, idleS, remedy: REMEDY };
+      log.warn('the memory of the host is short: a sandbox was paused to disk', fields);
+    } catch (error) {
+      if (this.#closer.signal.aborted) return;
+      this.#failedAtMs.set(sandbox, clock.now());
+      const reason = describeError(error);
+      events.note({ ...action, ok: false, detail: `${why}; ${reason}` });
+      const fields = { sandbox: id, availableMib, reason };
+      log.warn('the memory of the host is short, and a sandbox could not be paused', fields);
+    }
+  }
+
+  #setRefusing(isRefusing: boolean, availableMib: number): void {
+    const { queue, policy, log } = this.#parts;
+    queue.refuseStarts(isRefusing ? `${availableMib} MiB are available` : null);
+    if (isRefusing && !this.#isRefusing) {
+      const reason = policy === 'refuse' ? '--memory-short refuse' : 'no sandbox can be paused';
+      const fields = { availableMib, reason, remedy: REMEDY };
+      log.warn('the memory of the host is short: starts and growth are refused', fields);
+    }
+    this.#isRefusing = isRefusing;
+  }
+}

@@ -1,0 +1,277 @@
+/** The memory of the host gets short: what the guard ends, pauses and refuses, and how owners learn of it. No VMs. */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { sleep } from '../../src/base/clock.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { TimedEvent } from '../../src/sandbox/events.ts';
+import { type MemoryShort, memoryMarks, RESERVE_MIB } from '../../src/sandbox/memory/host-guard.ts';
+import { GUARD_LIMITS, MemoryGuard } from '../../src/sandbox/plane/memory-guard.ts';
+import { eventually } from '../support/eventually.ts';
+import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
+import { requireNothing } from '../support/fake-leftovers.ts';
+import { settle } from '../support/fake-members.ts';
+
+const PLENTY = 60_000;
+const SHORT = RESERVE_MIB / 2 - 1;
+
+class World implements AsyncDisposable {
+  readonly host: FakeHost;
+  readonly log: string[] = [];
+  readonly guard: MemoryGuard;
+  readonly memory: { mib: number };
+
+  static async open(policy: MemoryShort = 'pause', options: FakeHostOptions = {}): Promise<World> {
+    const memory = { mib: PLENTY };
+    const host = await FakeHost.open({ ...options, availableMib: () => memory.mib });
+    return new World(host, memory, policy);
+  }
+
+  private constructor(host: FakeHost, memory: { mib: number }, policy: MemoryShort) {
+    this.host = host;
+    this.memory = memory;
+    const note = (text: string): void => void this.log.push(text);
+    this.guard = new MemoryGuard({
+      clock: host.clock,
+      log: { error: note, warn: note, info: note, debug: note },
+      host: host.control.guarded,
+      queue: host.queue,
+      policy,
+      marks: memoryMarks(RESERVE_MIB),
+      availableMib: () => memory.mib,
+    });
+    this.guard.start();
+  }
+
+  async create(request: CreateRequest = {}): Promise<SandboxInfo> {
+    return await this.host.control.create({ boot: true, ...request });
+  }
+
+  /** Used by its owner now, and no other later. */
+  async use(id: string): Promise<void> {
+    await this.host.control.guest(id);
+    this.host.clock.advance(1000);
+  }
+
+  async events(id: string): Promise<TimedEvent[]> {
+    const seen: TimedEvent[] = [];
+    for await (const event of this.host.control.events(id, { follow: false })) seen.push(event);
+    return seen;
+  }
+
+  /** The next look, and all that follows from it. */
+  async look(): Promise<void> {
+    this.host.clock.advance(GUARD_LIMITS.lookMs);
+    await settle();
+  }
+
+  async recover(): Promise<void> {
+    this.memory.mib = PLENTY;
+    await this.lookUntil(() => this.log.at(-1)?.includes('is enough again') === true);
+  }
+
+  /** Looks again and again. Pauses take real time, for their files, and must not meet limits of the fake clock. */
+  async lookUntil(isDone: () => boolean | Promise<boolean>): Promise<void> {
+    while (!(await isDone())) {
+      await this.look();
+      await sleep(10);
+    }
+  }
+
+  async lookUntilPaused(id: string): Promise<void> {
+    const paused = this.host.became(id, 'paused');
+    await this.look();
+    await paused;
+    await settle();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.guard.close();
+    await this.host[Symbol.asyncDispose]();
+  }
+}
+
+describe('MemoryGuard', () => {
+  it('does nothing while memory is enough, also below the reserve of starts', async () => {
+    await using world = await World.open();
+    const { id } = await world.create();
+    world.memory.mib = RESERVE_MIB / 2;
+    for (let n = 0; n < 10; n += 1) await world.look();
+    expect(await world.host.control.get(id)).toMatchObject({ status: 'running' });
+    expect(world.log).toEqual([]);
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('pauses to disk what was idle for longest, one at a time, until memory is enough', async () => {
+    await using world = await World.open();
+    const { control } = world.host;
+    const ids = [(await world.create()).id, (await world.create()).id, (await world.create()).id];
+    const [first = '', second = '', third = ''] = ids;
+    for (const id of [second, first, third]) await world.use(id);
+    await (await world.host.guest(third)).remember('a thing');
+    world.memory.mib = SHORT;
+    await world.lookUntilPaused(second);
+    expect(await control.get(first)).toMatchObject({ status: 'running', pauseReason: null });
+    // Between the marks it is still short.
+    world.memory.mib = RESERVE_MIB;
+    await world.lookUntilPaused(first);
+    world.memory.mib = RESERVE_MIB * 1.25;
+    for (let n = 0; n < 5; n += 1) await world.look();
+    expect(await control.get(third)).toMatchObject({ status: 'running' });
+    for (const id of [first, second]) {
+      expect(await control.get(id)).toMatchObject({ pausedTo: 'disk', pauseReason: 'host-memory' });
+      const detail = expect.stringMatching(/^the memory of the host was short: \d+ MiB/);
+      expect(await world.events(id)).toMatchObject([
+        { type: 'action', action: 'pause', ok: true, detail },
+      ]);
+    }
+    expect(world.log).toEqual([
+      'the memory of the host is short: a sandbox was paused to disk',
+      'the memory of the host is short: a sandbox was paused to disk',
+      'the memory of the host is enough again',
+    ]);
+    world.memory.mib = PLENTY;
+    await control.guest(second);
+    expect(await control.get(second)).toMatchObject({ status: 'running', pauseReason: null });
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('ends members of pools first, which come back with the memory', async () => {
+    await using world = await World.open();
+    const { control } = world.host;
+    const { id } = await world.create();
+    await control.setPool({ min: 2, max: 2 });
+    await expect.poll(async () => (await control.pools())[0]?.ready).toBe(2);
+    world.memory.mib = SHORT;
+    await world.lookUntil(async () => (await control.get(id)).status === 'paused');
+    await settle();
+    expect(world.log.slice(0, 3)).toEqual([
+      'the memory of the host is short: an idle member of a pool is ended',
+      'the memory of the host is short: an idle member of a pool is ended',
+      'the memory of the host is short: a sandbox was paused to disk',
+    ]);
+    expect((await control.pools())[0]).toMatchObject({ ready: 0, discarded: 0 });
+    await world.recover();
+    const isFull = async (): Promise<void> => expect((await control.pools())[0]?.ready).toBe(2);
+    await world.host.passTime(eventually(isFull));
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('a sandbox that can not be paused runs on, and the next is tried; then starts are refused', async () => {
+    await using world = await World.open();
+    const { control, script } = world.host;
+    const [first, second] = [(await world.create()).id, (await world.create()).id];
+    for (const id of [first, second]) await world.use(id);
+    world.memory.mib = SHORT;
+    script.fail('keep-memory', Object.assign(new Error('no space left'), { code: 'ENOSPC' }));
+    await world.look();
+    await expect.poll(() => world.events(first)).toMatchObject([{ action: 'pause', ok: false }]);
+    expect(await control.get(first)).toMatchObject({ status: 'running', pauseReason: null });
+    await world.lookUntilPaused(second);
+    const refused = { code: 'busy', retryAfterMs: 5000 };
+    const waiting = expect(world.create()).rejects.toMatchObject(refused);
+    await world.look();
+    await waiting;
+    await expect(world.create()).rejects.toMatchObject(refused);
+    await expect(control.guest(second)).rejects.toThrow(/the memory of the host is short: 255 MiB/);
+    expect(world.log.at(-1)).toBe('the memory of the host is short: starts and growth are refused');
+    // It is tried again later.
+    world.host.clock.advance(GUARD_LIMITS.holdOffMs);
+    await settle();
+    await world.lookUntilPaused(first);
+    await world.recover();
+    expect(await world.create()).toMatchObject({ status: 'running' });
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('a pause that hangs does not keep the others from being paused', async () => {
+    await using world = await World.open();
+    const { control, script } = world.host;
+    const [first, second] = [(await world.create()).id, (await world.create()).id];
+    for (const id of [first, second]) await world.use(id);
+    const held = script.hold('keep-memory');
+    world.memory.mib = SHORT;
+    await world.look();
+    await held.reached;
+    const paused = world.host.became(second, 'paused');
+    await world.host.passTime(paused);
+    expect(await control.get(first)).toMatchObject({ status: 'saving' });
+    held.release();
+    await world.host.passTime(world.host.became(first, 'paused'));
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('paused in memory: last, and its memory is freed', async () => {
+    await using world = await World.open();
+    const { control } = world.host;
+    const [first, second] = [(await world.create()).id, (await world.create()).id];
+    await control.pause(first, 'memory');
+    world.memory.mib = SHORT;
+    await world.lookUntilPaused(second);
+    expect(await control.get(first)).toMatchObject({ pausedTo: 'memory', pauseReason: null });
+    await world.look();
+    await expect.poll(() => control.get(first)).toMatchObject({ pausedTo: 'disk' });
+    world.memory.mib = PLENTY;
+    await world.look();
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('refuse: pauses nothing, and refuses starts and growth', async () => {
+    await using world = await World.open('refuse');
+    const { control } = world.host;
+    const { id } = await world.create({ memoryMib: 256, memoryMaxMib: 512 });
+    world.memory.mib = SHORT;
+    await world.look();
+    await expect(world.create()).rejects.toMatchObject({ code: 'busy' });
+    const growth = control.update(id, { memoryMib: 300 });
+    await expect(growth).rejects.toMatchObject({ code: 'memory_unavailable' });
+    expect(await control.get(id)).toMatchObject({ status: 'running', memoryMib: 256 });
+    await world.recover();
+    expect(await world.create()).toMatchObject({ status: 'running' });
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('without automatic resume the error and the next process say why it is paused', async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'nv-host-memory-'));
+    let id = '';
+    {
+      await using world = await World.open('pause', { dataDir });
+      ({ id } = await world.create({ autoResume: false }));
+      world.memory.mib = SHORT;
+      await world.lookUntilPaused(id);
+      const used = world.host.control.guest(id);
+      await expect(used).rejects.toThrow('it is paused because the memory of the host was short');
+    }
+    {
+      await using host = await FakeHost.open({ dataDir });
+      expect(await host.control.get(id)).toMatchObject({ pauseReason: 'host-memory' });
+      expect(await host.control.resume(id)).toMatchObject({ status: 'running', pauseReason: null });
+      await host.control.pause(id, 'disk');
+      expect(await host.control.get(id)).toMatchObject({ pausedTo: 'disk', pauseReason: null });
+      await requireNothing(host);
+    }
+    await rm(dataDir, { recursive: true });
+  });
+
+  it('closing does not wait for a pause under way', async () => {
+    await using world = await World.open();
+    const { script } = world.host;
+    await world.create();
+    const held = script.hold('keep-memory');
+    world.memory.mib = SHORT;
+    await world.look();
+    await held.reached;
+    await world.guard.close();
+    held.release();
+    await settle();
+    await requireNothing(world.host);
+  });
+});
