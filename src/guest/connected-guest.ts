@@ -27,6 +27,7 @@ import { GUEST_LIMITS } from './limits.ts';
 import { Operation } from './operation.ts';
 import { GuestProcess, type ProcessControl } from './process.ts';
 import { guestError, readProcesses, readStarted, readStats, wallNanoseconds } from './protocol.ts';
+import { Standby } from './standby.ts';
 
 export class ConnectedGuest implements Guest {
   readonly info: GuestInfo;
@@ -42,6 +43,7 @@ export class ConnectedGuest implements Guest {
     resize: (pid, size) => this.#resize(pid, size),
   };
   readonly #drop: () => void;
+  readonly #standby: Standby;
   #isClosed = false;
   #isSuspended = false;
 
@@ -56,6 +58,7 @@ export class ConnectedGuest implements Guest {
     this.#clock = options.clock;
     this.info = options.info;
     this.#drop = options.drop;
+    this.#standby = new Standby(options.dial, options.clock);
     this.closed = this.#closed.promise;
     this.files = new ChannelFiles(this.#start);
   }
@@ -112,14 +115,28 @@ export class ConnectedGuest implements Guest {
 
   async settle(options: SettleOptions = {}, signal?: AbortSignal): Promise<void> {
     const { dropCaches, freeze, mustFreeze } = options;
-    await this.#ask('settle', { op: 'settle', dropCaches, freeze, mustFreeze }, signal);
+    await this.#ask('settle', { op: 'settle', dropCaches, freeze, mustFreeze }, { signal });
   }
 
   async update(change: GuestChange, signal?: AbortSignal): Promise<void> {
     const { wallMs, env, limits, network, authority } = change;
     const wallNs = wallMs === undefined ? undefined : wallNanoseconds(wallMs).toString();
     const fields = { op: 'update', wallNs, env, limits, network, authority };
-    await this.#ask('update', fields, signal);
+    const standby = this.#standby.take();
+    if (standby !== undefined) {
+      try {
+        await this.#ask('update', fields, { signal, dial: () => standby });
+        return;
+      } catch (error) {
+        // The guest may just have ended it. Applied twice, an update changes no more than once.
+        if (!(error instanceof GuestError && error.code === 'connection_lost')) throw error;
+      }
+    }
+    await this.#ask('update', fields, { signal });
+  }
+
+  expectUpdate(): void {
+    if (!this.#isClosed && !this.#isSuspended) this.#standby.open();
   }
 
   async processes(): Promise<readonly ProcessInfo[]> {
@@ -135,6 +152,7 @@ export class ConnectedGuest implements Guest {
 
   suspend(): void {
     this.#isSuspended = true;
+    this.#standby.close();
   }
 
   close(): void {
@@ -150,6 +168,7 @@ export class ConnectedGuest implements Guest {
   end(closed: GuestClosed): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#standby.close();
     this.#drop();
     for (const operation of this.#operations) operation.destroy(operation.lostError());
     this.#closed.resolve(this.#isSuspended ? { ...closed, reason: 'suspended' } : closed);
@@ -183,8 +202,12 @@ export class ConnectedGuest implements Guest {
   }
 
   /** Sends a request whose answer has no fields. */
-  async #ask(what: string, request: Record<string, unknown>, signal?: AbortSignal): Promise<void> {
-    const operation = this.#start(what, request, { signal });
+  async #ask(
+    what: string,
+    request: Record<string, unknown>,
+    options: Parameters<StartOperation>[2] = {},
+  ): Promise<void> {
+    const operation = this.#start(what, request, options);
     try {
       await operation.reply(() => ({ ok: true, value: null }));
     } finally {

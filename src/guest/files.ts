@@ -2,6 +2,7 @@
 import { Readable } from 'node:stream';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
+import type { Dial } from './dial.ts';
 import { GuestError } from './errors.ts';
 import { FRAME, type Frame, LineDecoder } from './framing.ts';
 import type {
@@ -20,7 +21,13 @@ import { guestError, parseEntry, parseFileEvent, readEntry, readOpened } from '.
 export type StartOperation = (
   what: string,
   request: Readonly<Record<string, unknown>>,
-  options?: { signal?: AbortSignal | undefined; body?: Uint8Array; replyMsMax?: number },
+  options?: {
+    signal?: AbortSignal | undefined;
+    body?: Uint8Array;
+    replyMsMax?: number;
+    /** Default: a new connection of the guest's. */
+    dial?: Dial;
+  },
 ) => Operation;
 
 export class ChannelFiles implements GuestFiles {

@@ -29,6 +29,8 @@ export interface Guest {
   settle(options?: SettleOptions, signal?: AbortSignal): Promise<void>;
   /** Changes the given settings, all or none; running programs keep their environment. @throws GuestError */
   update(change: GuestChange, signal?: AbortSignal): Promise<void>;
+  /** Keeps a connection open for the next `update`, which then takes half of the time. Idempotent. */
+  expectUpdate(): void;
   /** The running processes that `exec` and `python` started. */
   processes(): Promise<readonly ProcessInfo[]>;
   /** Calls `listener` for each event, at most about 100 a second. Returns the function that removes it. */

@@ -26,6 +26,13 @@ describe('update', () => {
     expect(await say('echo $WHO')).toBe('hello\n');
   });
 
+  it('environment: replaced on a connection that was opened before', async () => {
+    agent.guest.expectUpdate();
+    await say('true');
+    await agent.guest.update({ env: { KEPT: 'no', WHO: 'hello', NEW: 'yes' } });
+    expect(await say('echo $NEW')).toBe('yes\n');
+  });
+
   it('environment: replaced for later programs; the endpoint stays; running programs keep theirs', async () => {
     const early = await agent.guest.exec({ argv: ['sh', '-c', 'read a; echo $WHO'] });
     await agent.guest.update({ env: { WHO: 'updated' } });

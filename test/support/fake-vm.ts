@@ -352,6 +352,8 @@ export class FakeGuest {
     if (network !== undefined) this.network = network;
   }
 
+  expectUpdate(): void {}
+
   async stats(): Promise<Pick<GuestStats, 'memoryAvailableBytes'>> {
     await this.#ask('update');
     return { memoryAvailableBytes: this.#vm.availableMib * 2 ** 20 };

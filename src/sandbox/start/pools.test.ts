@@ -22,7 +22,7 @@ const supervisor = (id: string): Supervisor =>
     spec: { id },
     ended: new Promise(() => undefined),
     isAlive: () => true,
-    guest: () => ({ update: async () => undefined }),
+    guest: () => ({ update: async () => undefined, expectUpdate: () => undefined }),
     stop: async () => undefined,
   }) as unknown as Supervisor;
 

@@ -185,6 +185,8 @@ async function memberOf(
     const guest = supervisor.guest();
     for (let n = 0; n < REHEARSALS; n += 1) {
       await guest.update({}, signal);
+      // The next one, in the end that of the claim.
+      guest.expectUpdate();
       if (!hasPython) continue;
       const script = { code: FIRST_SCRIPT };
       const process = await guest.python({ script, stdin: false }, signal);
@@ -203,7 +205,11 @@ async function memberOf(
     isBound: false,
     ended: supervisor.ended,
     isAlive: () => supervisor.isAlive(),
-    check: () => supervisor.guest().update({}),
+    check: async () => {
+      const guest = supervisor.guest();
+      await guest.update({});
+      guest.expectUpdate();
+    },
     discard: () => supervisor.stop(),
   };
 }
