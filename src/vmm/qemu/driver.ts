@@ -140,8 +140,11 @@ async function start(
   try {
     // `bringUp` awaits it; a failure before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
-    await unlessCancelled(bringUp(process, slot, nic, spec, { state, ram }), signal);
-    const timings = { spawnedMs, runningMs: options.clock.now() - began };
+    const marks = { greetedMs: 0, loadedMs: 0 };
+    const now = (): number => options.clock.now() - began;
+    const bringing = bringUp(process, slot, nic, spec, { state, ram, marks, now });
+    await unlessCancelled(bringing, signal);
+    const timings = { spawnedMs, ...marks, runningMs: now() };
     const { id, channelPath } = spec;
     const snapshotMachine = spec.memoryFd === undefined ? null : machine;
     const hasBalloon = spec.balloonMib !== undefined;
@@ -292,17 +295,33 @@ async function bringUp(
   slot: VsockSlot,
   nic: NicSlot,
   spec: VmSpec,
-  { state, ram }: { readonly state: Buffer | null; readonly ram: PrivateRam | null },
+  {
+    state,
+    ram,
+    marks,
+    now,
+  }: {
+    readonly state: Buffer | null;
+    readonly ram: PrivateRam | null;
+    readonly marks: { greetedMs: number; loadedMs: number };
+    readonly now: () => number;
+  },
 ): Promise<void> {
   // Its greeting, or its end, shows whether it has started; only then is the pid useful.
   await process.qmp.negotiate(GREETING_MS_MAX);
   await process.launched();
-  ram?.find(process.pid);
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   ram?.requireSealed();
-  if (state !== null) await loadState(process.qmp, state);
-  await slot.plugAttached(spec.guestCid);
+  marks.greetedMs = now();
+  await Promise.all([
+    state === null ? undefined : loadState(process.qmp, state),
+    slot.ready(spec.guestCid),
+    // Meanwhile: QEMU has mapped it, and runs no guest code yet.
+    findRam(ram, process),
+  ]);
+  marks.loadedMs = now();
+  await slot.plugReady();
   if (spec.nic !== undefined) await nic.plugNic(spec.nic);
   const { diskLimits = {} } = spec;
   // A new process has no limits.
@@ -312,6 +331,10 @@ async function bringUp(
     await new QemuBalloon(process.qmp, spec.memoryMib).setMemory(spec.memoryMib - spec.balloonMib);
   }
   await process.qmp.execute('cont');
+}
+
+async function findRam(ram: PrivateRam | null, { pid }: QemuProcess): Promise<void> {
+  ram?.find(pid);
 }
 
 async function releaseAll(cleanup: CleanupStack, log: Log, id: string): Promise<void> {

@@ -28,7 +28,9 @@ export async function saveState(qmp: QmpClient): Promise<Buffer> {
   const fd = createMemFd(NAME, 0);
   try {
     await qmp.execute('stop');
-    await migrate(qmp, 'migrate', fd);
+    await setCapabilities(qmp);
+    await qmp.passFd(NAME, fd);
+    await migrate(qmp, 'migrate');
     await finished(qmp);
     return readState(fd, 'migrate');
   } finally {
@@ -135,9 +137,9 @@ export async function loadState(qmp: QmpClient, state: Buffer): Promise<void> {
   try {
     // Written at a position: QEMU shares the offset and starts at the first byte.
     const written = writeSync(fd, state, 0, state.length, 0);
-    if (written !== state.length)
-      throw failed('migrate-incoming', 'the state could not be written');
-    await migrate(qmp, 'migrate-incoming', fd);
+    if (written !== state.length) throw failed(LOAD, 'the state could not be written');
+    // In one go: QEMU obeys in this order, and each wait for an answer would cost a turn of two event loops.
+    await Promise.all([setCapabilities(qmp), qmp.passFd(NAME, fd), migrate(qmp, LOAD)]);
   } finally {
     closeFd(fd);
   }
@@ -156,17 +158,18 @@ async function finished(qmp: QmpClient): Promise<void> {
 const STATUS_ASKED_MAX = 500;
 const STATUS_GAP_MS = 2;
 
-async function migrate(
-  qmp: QmpClient,
-  command: 'migrate' | 'migrate-incoming',
-  fd: number,
-): Promise<void> {
+const LOAD = 'migrate-incoming';
+
+async function setCapabilities(qmp: QmpClient): Promise<void> {
   const capabilities = ['x-ignore-shared', 'events'].map((capability) => ({
     capability,
     state: true,
   }));
   await qmp.execute('migrate-set-capabilities', { capabilities });
-  await qmp.passFd(NAME, fd);
+}
+
+/** Through the descriptor that QEMU has by `NAME`. */
+async function migrate(qmp: QmpClient, command: 'migrate' | typeof LOAD): Promise<void> {
   const over = qmp.event(
     (event) => event.name === 'MIGRATION' && OVER.has(String(event.data['status'])),
     MIGRATION_MS_MAX,

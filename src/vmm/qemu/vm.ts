@@ -98,24 +98,29 @@ export class VsockSlot implements VsockHotplug {
       throw new VmmError('vm_unsupported', 'the vsock device is already plugged');
     }
     try {
-      await this.plugAttached(guestCid);
+      await this.ready(guestCid);
+      await this.plugReady();
     } catch (error) {
       await this.release();
       throw error;
     }
   }
 
-  /** Plugs during the VM's start; the caller releases on failure. */
-  async plugAttached(guestCid: number): Promise<void> {
+  /** All but the plug, also while a state is loaded; the caller releases on failure. */
+  async ready(guestCid: number): Promise<void> {
     const attachment = await this.attach(guestCid);
     if (this.#copiedProcess !== undefined)
       attachment.setProcessMemory(openMemory(this.#copiedProcess()));
-    await this.#passSocket();
     const addr = { type: 'fd', data: { str: SOCKET_NAME } };
-    await this.#qmp.execute('chardev-add', {
-      id: 'vsock',
-      backend: { type: 'socket', data: { addr, server: false } },
-    });
+    const backend = { type: 'socket', data: { addr, server: false } };
+    await Promise.all([
+      this.#passSocket(),
+      this.#qmp.execute('chardev-add', { id: 'vsock', backend }),
+    ]);
+  }
+
+  /** Plugs what `ready` has made. */
+  async plugReady(): Promise<void> {
     await this.#qmp.execute('device_add', {
       driver: 'vhost-user-vsock-pci',
       id: 'vsock',
