@@ -18,8 +18,9 @@ export function mappedCases(bench: () => VmBench): void {
       const shared = openCloneRam(bench().driver, join(spec.dir, 'run'));
       const { open, drop } = await shared.copy({ path: `/proc/self/fd/${spec.memoryFd}` });
       await using opened = new AsyncDisposableStack();
-      const { path: memoryPath, copyInto, close } = await open('us');
+      const { path: memoryPath, ready, copyInto, close } = await open('us');
       opened.defer(close);
+      await ready;
       const digest = (): string =>
         createHash('sha256').update(readFileSync(memoryPath)).digest('hex');
       const before = digest();
