@@ -32,6 +32,7 @@ import { networkBenchmark } from './network/network.ts';
 import { installBenchmark } from './packages/install.ts';
 import { bootBenchmark } from './start/boot.ts';
 import { cloneBenchmark } from './start/clone.ts';
+import { clonePartsBenchmark } from './start/clone-parts.ts';
 import { forkBenchmark } from './start/fork.ts';
 import { langchainBenchmark } from './start/langchain.ts';
 import { pauseBenchmark } from './start/pause.ts';
@@ -44,6 +45,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   bootBenchmark,
   workBenchmark,
   cloneBenchmark,
+  clonePartsBenchmark,
   poolBenchmark,
   scriptBenchmark,
   langchainBenchmark,

@@ -68,7 +68,7 @@ export async function startOnce(
   }
 }
 
-async function startClone(runtime: Runtime, signal: AbortSignal): Promise<Supervisor> {
+export async function startClone(runtime: Runtime, signal: AbortSignal): Promise<Supervisor> {
   const { spec, source } = await runtime.templates.prepare(DEFAULT_TEMPLATE);
   return await runtime.startVm({ warm: spec.warm }, signal, { template: source });
 }
