@@ -163,7 +163,8 @@ export interface VmExit {
 /** Milliseconds on the driver's clock since `start` was called. */
 export interface VmTimings {
   readonly spawnedMs: number;
-  /** Its first answer, and the end of the load of a snapshot. Absent: not measured. */
+  /** All its limits are set, its first answer, and the end of the load of a snapshot. Absent: not measured. */
+  readonly confinedMs?: number;
   readonly greetedMs?: number;
   readonly loadedMs?: number;
   readonly runningMs: number;

@@ -9,8 +9,9 @@ import { startClone } from './clone.ts';
 const NOTES = {
   prepare: 'directory, disk, RAM mapped, sockets',
   spawn: 'files of the jail, control group, the first program of the chain',
-  vmm: 'namespaces and mounts of the jail, QEMU until its first answer',
-  load: 'devices verified and loaded; the socket of the vsock device',
+  jail: 'its namespaces and mounts',
+  vmm: 'QEMU until its first answer',
+  load: 'RAM whole, devices loaded; the socket of the vsock device',
   plug: 'vsock device, limits; the guest runs',
   device: 'the guest: hot plug, probe, until the agent has dialed',
   hello: 'the guest: its first line is here',
@@ -53,15 +54,16 @@ export const clonePartsBenchmark: Benchmark = {
 async function partsOf(sandbox: Supervisor): Promise<Record<Part, number>> {
   const cpu = await processorMs(sandbox.vm?.pid ?? 0);
   const { timings, vm } = sandbox;
-  const { greetedMs, loadedMs } = vm?.timings ?? {};
-  if (timings === undefined || vm === undefined || greetedMs === undefined) throw notMeasured();
-  if (loadedMs === undefined) throw notMeasured();
-  const { spawnedMs, runningMs } = vm.timings;
+  if (timings === undefined || vm === undefined) throw new Error('the sandbox has no VM');
+  const { spawnedMs, confinedMs, greetedMs, loadedMs, runningMs } = vm.timings;
+  if (confinedMs === undefined || greetedMs === undefined || loadedMs === undefined)
+    throw new Error('this VMM does not tell the parts of its start: set NEUROVISOR_VMM=qemu');
   const { readyMs, helloMs } = sandbox.guest().info;
   return {
     prepare: timings.prepareMs,
     spawn: spawnedMs,
-    vmm: greetedMs - spawnedMs,
+    jail: confinedMs - spawnedMs,
+    vmm: greetedMs - confinedMs,
     load: loadedMs - greetedMs,
     plug: runningMs - loadedMs,
     device: timings.agentMs - readyMs,
@@ -69,10 +71,6 @@ async function partsOf(sandbox: Supervisor): Promise<Record<Part, number>> {
     identity: helloMs,
     cpu,
   };
-}
-
-function notMeasured(): Error {
-  return new Error('this VMM does not tell the parts of its start: set NEUROVISOR_VMM=qemu');
 }
 
 /** Of all threads that live, by the scheduler's accounting (proc_pid_schedstat: nanoseconds first). */

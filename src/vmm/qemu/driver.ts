@@ -140,8 +140,12 @@ async function start(
   try {
     // `bringUp` awaits it; a failure before that must not count as unhandled.
     slot.attach(spec.guestCid).catch((error: unknown) => ignore(error, 'reported by bringUp'));
-    const marks = { greetedMs: 0, loadedMs: 0 };
+    const marks = { confinedMs: 0, greetedMs: 0, loadedMs: 0 };
     const now = (): number => options.clock.now() - began;
+    const confined = (): void => {
+      marks.confinedMs = now();
+    };
+    launched.pid.then(confined, (error: unknown) => ignore(error, 'reported by bringUp'));
     const bringing = bringUp(process, slot, nic, spec, { state, ram, marks, now });
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
@@ -309,11 +313,11 @@ async function bringUp(
 ): Promise<void> {
   // Its greeting, or its end, shows whether it has started; only then is the pid useful.
   await process.qmp.negotiate(GREETING_MS_MAX);
+  marks.greetedMs = now();
   await process.launched();
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   ram?.requireSealed();
-  marks.greetedMs = now();
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),
     slot.ready(spec.guestCid),
