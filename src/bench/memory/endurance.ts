@@ -128,7 +128,14 @@ async function orRefused(operation: Promise<void>): Promise<void> {
   }
 }
 
-const EXPECTED = new Set(['not_ready', 'gone', 'not_found', 'link_lost', 'name_taken']);
+const EXPECTED = new Set([
+  'not_ready',
+  'gone',
+  'not_found',
+  'name_taken',
+  'vm_gone',
+  'connection_lost',
+]);
 
 /** Memory files that this process holds. */
 function sharedMib(): number {
