@@ -58,6 +58,7 @@ describe('serve', () => {
       pid: daemon.pid,
       vmm: expect.stringContaining('QEMU'),
       vmmReason: expect.stringMatching(/KVM/),
+      memorySharing: expect.stringContaining('share their template’s memory'),
       upstream: new URL(home.upstream.target.baseUrl ?? '').host,
       auditContent: 'off',
       pool: { min: 0, max: 0 },
