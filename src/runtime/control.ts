@@ -25,8 +25,9 @@ import {
   copyNonZeroInto,
   copyWithoutZeros,
 } from '../sys/sparse-threads.ts';
+import { applyDifference } from '../vmm/difference-file.ts';
 import { parseEgress } from './network.ts';
-import { makeMemory } from './ram/memory.ts';
+import { makeMemory, makeScratch } from './ram/memory.ts';
 import type { Runtime } from './runtime.ts';
 import { SOURCE_DIR } from './setup.ts';
 import { eventPoster } from './webhook.ts';
@@ -39,6 +40,8 @@ const COPIES: Copies = {
   cloneDisk: cloneSparse,
   linkFile: linkOrCopy,
   makeMemory,
+  makeScratch,
+  applyDifference,
 };
 
 function copiesOf({ driver, ram }: Runtime): Copies {
@@ -46,7 +49,7 @@ function copiesOf({ driver, ram }: Runtime): Copies {
   const isHeld = driver.name === 'qemu';
   return {
     ...COPIES,
-    mapMemory: (path, sharers) => ram.map({ path }, sharers),
+    mapMemory: (path, sharers, digest) => ram.map({ path, digest }, sharers),
     holdsMapped: isHeld,
   };
 }

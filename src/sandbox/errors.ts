@@ -1,4 +1,4 @@
-import { CodedError, describeError, errorCode, isFullDisk, remedyOf } from '../base/errors.ts';
+import { CodedError, describeError, isFullDisk, remedyOf } from '../base/errors.ts';
 import { plainLines } from '../base/text/plain.ts';
 import type { StoreErrorCode } from '../store/errors.ts';
 
@@ -91,9 +91,15 @@ export async function translateStoreErrors<T>(work: Promise<T>): Promise<T> {
 
 /** Has the code `disk_full` if that is the cause. */
 export function saveFailure(cause: unknown): SandboxError {
-  const code = errorCode(cause) === 'disk_full' ? 'disk_full' : 'snapshot_failed';
   const message = 'the sandbox could not be saved; it continues to run';
-  return new SandboxError(code, message, { cause, remedy: remedyOf(cause) });
+  // The VMM's driver writes files of the store, too.
+  if (!isFullDisk(cause)) {
+    return new SandboxError('snapshot_failed', message, { cause, remedy: remedyOf(cause) });
+  }
+  const { remedy = 'free space on the file system of the store, or remove unused snapshots' } = {
+    remedy: remedyOf(cause),
+  };
+  return new SandboxError('disk_full', message, { cause, remedy });
 }
 
 /** Refused without starting anything. */

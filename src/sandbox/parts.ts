@@ -13,7 +13,7 @@ import type { EgressPolicy } from '../net/policy/policy.ts';
 import type { CertificateAuthority } from '../net/secret/authority.ts';
 import type { PackageFetch } from '../packages/gateway.ts';
 import type { Tracer } from '../trace/trace.ts';
-import type { VmDisk, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
+import type { RamDifference, VmDisk, VmExit, VmmDriver, VmSnapshot } from '../vmm/driver.ts';
 import type { ViolationMark } from './ending.ts';
 import type { HostMemoryEvents } from './memory-events.ts';
 import type { SandboxSecret } from './secrets.ts';
@@ -103,8 +103,20 @@ export interface MappedMemory {
   readonly ready?: Promise<void>;
   /** Into memory of the same size: before a save, which adds what the VM has changed. */
   copyInto(targetPath: string): Promise<void>;
+  /** For saves of what the VM has changed alone. Absent: all RAM is saved. */
+  readonly base?: RamBase;
   /** Idempotent. */
   close(): Promise<void>;
+}
+
+/** Whole RAM that a VM maps, while its `MappedMemory` is open. */
+export interface RamBase {
+  /** SHA-256 as the store computes it. */
+  digest(): Promise<string>;
+  /** Space of its data. */
+  readonly dataBytes: number;
+  /** For one more user, of the same sharers. */
+  open(): Promise<MappedMemory>;
 }
 
 /** The disks that a VM boots with instead of an empty one. */
@@ -117,8 +129,9 @@ export interface DiskSource {
 
 /** What a clone starts from instead of booting. */
 export interface CloneSource extends DiskSource {
+  /** Its `difference` is for VMs that map the RAM. */
   readonly snapshot: VmSnapshot;
-  /** Into memory of the same size. */
+  /** All RAM, into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;
   /**
    * Opens the RAM for a VM that maps it instead. Absent: it is copied.
@@ -145,6 +158,11 @@ export interface MemoryTarget {
   /** The file that `keepMemory` makes or fills. */
   readonly ramPath: string;
   keepMemory(fromPath: string): Promise<void>;
+  /**
+   * Instead, for a VM that maps `base`: keeps that, which may be there already.
+   * @returns the new file that what the VM has changed is written to
+   */
+  keepBase?(base: RamBase, fromPath: string): Promise<RamDifference>;
 }
 
 export interface SandboxParts {

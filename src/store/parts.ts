@@ -5,6 +5,7 @@ import { asStoreError } from './errors.ts';
 import type { Files, Swept } from './files.ts';
 import type { FileLock } from './lock.ts';
 import type { Sealing } from './sealing.ts';
+import type { WholeFiles } from './whole-files.ts';
 
 export interface StoreParts {
   readonly dir: string;
@@ -13,6 +14,8 @@ export interface StoreParts {
   readonly lock: FileLock;
   readonly clock: Clock;
   readonly sealing: Sealing;
+  /** Of this process. */
+  readonly whole: WholeFiles;
 }
 
 /** Removes files that no row names, and leftovers of dead processes. */
@@ -22,7 +25,7 @@ export async function sweep({ dir, db, files, lock }: StoreParts): Promise<Swept
       // After a power failure removed rows must not come back without their files.
       await db.sync();
       const rows = await db.read('read the needed files', (sql) =>
-        sql.prepare('SELECT DISTINCT digest FROM snapshotFiles').all(),
+        sql.prepare('SELECT digest FROM snapshotFiles UNION SELECT digest FROM sandboxBases').all(),
       );
       const needed = new Set(rows.map((row) => row['digest']));
       return await files.sweep((digest) => needed.has(digest));

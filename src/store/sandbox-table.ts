@@ -157,7 +157,7 @@ export function sandboxTable(parts: StoreParts): SandboxTable {
   };
 }
 
-/** Call in a write transaction. @returns number of removed snapshots of pauses */
+/** Call in a write transaction. @returns not 0: files may be unneeded */
 export function putSandbox(sql: DatabaseSync, sealing: Sealing, row: SandboxRow): number {
   const { metadata, end, log, ...columns } = row;
   const { pausedSnapshotId } = row;
@@ -243,13 +243,33 @@ function forgetOldest(sql: DatabaseSync): void {
     .run(ENDED_SANDBOXES_MAX);
 }
 
-/** Removes snapshots of pauses that no sandbox names. */
+/**
+ * Keeps the base of a pause also while the sandbox runs: its next pause needs it again. Call in a write transaction.
+ * @param digest undefined: its pause has none
+ */
+export function keepBaseOf(sql: DatabaseSync, sandboxId: string, digest: string | undefined): void {
+  if (digest === undefined) {
+    sql.prepare('DELETE FROM sandboxBases WHERE sandboxId = ?').run(sandboxId);
+    return;
+  }
+  sql
+    .prepare('INSERT OR REPLACE INTO sandboxBases (sandboxId, digest) VALUES (?, ?)')
+    .run(sandboxId, digest);
+}
+
+/** Removes snapshots of pauses that no sandbox names, and bases of sandboxes that have ended. */
 function removeOrphans(sql: DatabaseSync): number {
+  const bases = sql
+    .prepare(
+      `DELETE FROM sandboxBases WHERE sandboxId NOT IN
+         (SELECT id FROM sandboxes WHERE status <> 'ended')`,
+    )
+    .run();
   const { changes } = sql
     .prepare(
       `DELETE FROM snapshots WHERE kind = 'pause' AND id NOT IN
          (SELECT pausedSnapshotId FROM sandboxes WHERE pausedSnapshotId IS NOT NULL)`,
     )
     .run();
-  return Number(changes);
+  return Number(changes) + Number(bases.changes);
 }

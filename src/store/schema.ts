@@ -3,7 +3,8 @@
  *
  *     sandboxes ──pausedSnapshotId──► snapshots ◄──snapshotId── snapshotFiles ──digest──► files/<digest>
  *         ▲
- *         └──sandboxId── endLogs
+ *         ├──sandboxId── endLogs
+ *         └──sandboxId── sandboxBases ──digest──► files/<digest>
  *
  * The use of a file is never stored, since a stored count can drift: it is the number of rows that name its
  * digest. Column names are those of the row types, so that no mapping is needed.
@@ -75,6 +76,24 @@ export const MIGRATIONS: readonly Migration[] = [
     `),
   // Snapshots of a disk alone, with an empty `stateSha256`: an older program would take them for damaged.
   () => undefined,
+  // Snapshots that need the RAM of others.
+  (db) =>
+    db.exec(`
+      ALTER TABLE snapshots ADD COLUMN baseBytes INTEGER NOT NULL DEFAULT 0;
+      ALTER TABLE snapshotFiles RENAME TO oldSnapshotFiles;
+      CREATE TABLE snapshotFiles (
+        snapshotId TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+        role TEXT NOT NULL CHECK (role IN ('ram', 'difference', 'base', 'state', 'disk', 'environment')),
+        digest TEXT NOT NULL,
+        PRIMARY KEY (snapshotId, role)
+      ) STRICT, WITHOUT ROWID;
+      INSERT INTO snapshotFiles SELECT snapshotId, role, digest FROM oldSnapshotFiles;
+      DROP TABLE oldSnapshotFiles;
+      CREATE TABLE sandboxBases (
+        sandboxId TEXT PRIMARY KEY NOT NULL,
+        digest TEXT NOT NULL
+      ) STRICT, WITHOUT ROWID;
+    `),
 ];
 
 /** "NVst", which identifies our databases (sqlite.org/fileformat.html, 1.3.18). */

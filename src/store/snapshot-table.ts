@@ -21,12 +21,12 @@ export interface SnapshotTable {
   stage(): Promise<Staging>;
   /**
    * Opens a snapshot and verifies every byte of its files, except an environment: that would take as long as several
-   * starts, and only the guest reads it.
+   * starts, and only the guest reads it. A base is read again only if its file has changed since this process did so.
    * @param what `disk`: without the files of its memory, which may be damaged
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
   open(idOrName: string, what?: 'all' | 'disk'): Promise<OpenSnapshot>;
-  /** Newest first, including those of pauses. */
+  /** Newest first, including those of pauses. The space of a base is added to that of the oldest that needs it. */
   list(): Promise<readonly SnapshotRow[]>;
   /** @throws StoreError `not_found` */
   get(idOrName: string): Promise<SnapshotRow>;
@@ -54,10 +54,11 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     parseRow(dir, 'a snapshot', () => {
       const { filesJson, ...rest } = snapshotSchema.parse(row);
       const files = filesSchema.parse(JSON.parse(filesJson));
-      const { environment } = files;
+      const { environment, base } = files;
       return {
         ...rest,
         files,
+        ...(base === undefined ? {} : { base }),
         ...(environment === undefined ? {} : { environment: `sha256:${environment}` }),
       };
     });
@@ -73,12 +74,12 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     open: async (key, what = 'all') => {
       // Under the lock a row always has its files.
       const opened = await parts.lock.run(async () => openFiles(parts, await get(key), what));
-      return await verified(opened, dir);
+      return await verified(opened, parts);
     },
     get,
     async list() {
       const rows = await db.read('list snapshots', (sql) => sql.prepare(LIST).all());
-      return rows.map(fromRow);
+      return withBases(rows.map(fromRow));
     },
     async remove(key) {
       await db.write(`remove snapshot ${key}`, (sql) => {
@@ -109,7 +110,9 @@ async function openFiles(
   const handles = new Map<keyof PerFile, FileHandle>();
   const roles = what === 'disk' ? (['disk'] as const) : rolesOf(row);
   try {
-    for (const role of [...roles, 'environment'] as const) {
+    const shared =
+      what === 'disk' ? (['environment'] as const) : (['base', 'environment'] as const);
+    for (const role of [...roles, ...shared]) {
       const digest = row.files[role];
       if (digest !== undefined) handles.set(role, await open(files.pathOf(digest), 'r'));
     }
@@ -121,17 +124,25 @@ async function openFiles(
   }
 }
 
-async function verified({ row, handles }: OpenedFiles, dir: string): Promise<OpenSnapshot> {
+async function verified(
+  { row, handles }: OpenedFiles,
+  { dir, whole }: StoreParts,
+): Promise<OpenSnapshot> {
   const paths: { -readonly [K in keyof PerFile]: PerFile[K] } = { disk: '' };
   try {
     for (const [role, handle] of handles) {
       const path = `/proc/self/fd/${handle.fd}`;
       paths[role] = path;
       if (role === 'environment') continue;
-      const found = await digestOf(role, path).catch((error: unknown) => {
+      const wanted = row.files[role] ?? '';
+      const checking =
+        role === 'base'
+          ? whole.isWhole(wanted, handle)
+          : digestOf(role, path).then((found) => found === wanted);
+      const isWhole = await checking.catch((error: unknown) => {
         throw snapshotDamaged(row, `its ${role} can't be read`, error);
       });
-      if (found !== row.files[role]) throw snapshotDamaged(row, `its ${role} has changed`);
+      if (!isWhole) throw snapshotDamaged(row, `its ${role} has changed`);
     }
   } catch (error) {
     await closeAll(handles);
@@ -143,6 +154,19 @@ async function verified({ row, handles }: OpenedFiles, dir: string): Promise<Ope
     return released;
   };
   return { row, paths, release, [Symbol.asyncDispose]: release };
+}
+
+/** @param rows newest first */
+function withBases(rows: readonly SnapshotRow[]): readonly SnapshotRow[] {
+  const counted = new Set(rows.map(({ files }) => files.ram));
+  return rows
+    .toReversed()
+    .map((row) => {
+      if (row.base === undefined || counted.has(row.base)) return row;
+      counted.add(row.base);
+      return { ...row, bytes: row.bytes + row.baseBytes };
+    })
+    .toReversed();
 }
 
 async function closeAll(handles: ReadonlyMap<keyof PerFile, FileHandle>): Promise<void> {

@@ -1,4 +1,10 @@
-/** A snapshot: one row and three files, or only the disk; one more with an environment. */
+/**
+ * A snapshot: one row and three files, or only the disk; one more with an environment.
+ *
+ *     ram, state, disk                    all RAM
+ *     base, difference, state, disk       what a VM had changed in RAM that it shared, and that RAM, which others need, too
+ *     disk                                no memory
+ */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
@@ -6,23 +12,30 @@ import { digestSparse } from '../sys/sparse-threads.ts';
 
 /** Of the files that belong to one snapshot. */
 export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
-export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number];
+const DIFFERENCE_ROLES = ['difference', 'state', 'disk'] as const;
+export type SnapshotRole = (typeof SNAPSHOT_ROLES)[number] | (typeof DIFFERENCE_ROLES)[number];
 /** Something for each file of a snapshot. */
 export interface PerFile {
   /** Absent, as `state`: only the disk was saved. */
   readonly ram?: string;
+  /** Instead of `ram`: what changed in `base` (`vmm/ram-difference.ts`). */
+  readonly difference?: string;
   readonly state?: string;
   readonly disk: string;
+  /** RAM, never written to, and the same for many. */
+  readonly base?: string;
   /** Large, never written to, and the same for many. */
   readonly environment?: string;
 }
 export type SnapshotPaths = PerFile;
 
-/** The files of a snapshot besides an environment. */
+/** The files of a snapshot besides an environment and a base. */
 export function rolesOf({
   stateSha256,
-}: Pick<NewSnapshot, 'stateSha256'>): readonly SnapshotRole[] {
-  return stateSha256 === null ? ['disk'] : SNAPSHOT_ROLES;
+  base,
+}: Pick<NewSnapshot, 'stateSha256' | 'base'>): readonly SnapshotRole[] {
+  if (stateSha256 === null) return ['disk'];
+  return base === undefined ? SNAPSHOT_ROLES : DIFFERENCE_ROLES;
 }
 
 /** Properties of a snapshot that the caller provides. */
@@ -44,12 +57,16 @@ export interface NewSnapshot {
   readonly rootImageDigest: string;
   /** `sha256:…` of the file of its environment; absent: it has none. */
   readonly environment?: string;
+  /** Digest of the RAM that its difference belongs to; absent: it has all RAM, or none. */
+  readonly base?: string;
 }
 
 export interface SnapshotRow extends NewSnapshot {
   readonly createdAtMs: number;
-  /** Space on disk. */
+  /** Space on disk, without that of a base. */
   readonly bytes: number;
+  /** Space of its base; 0: it has none. */
+  readonly baseBytes: number;
   /** Digest of each file. */
   readonly files: PerFile;
 }
@@ -68,19 +85,25 @@ export const snapshotSchema = z.object({
   rootImageDigest: z.string(),
   createdAtMs: z.number().int(),
   bytes: z.number().int(),
+  baseBytes: z.number().int(),
   filesJson: z.string(),
 });
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 export const filesSchema = z.object({
   ram: digest.exactOptional(),
+  difference: digest.exactOptional(),
   state: digest.exactOptional(),
   disk: digest,
+  base: digest.exactOptional(),
   environment: digest.exactOptional(),
 });
 
-/** Returns the plain SHA-256 of the state, which the VMM's driver also checks, or `digestSparse` of RAM and disk. */
+/**
+ * Returns the plain SHA-256 of a file without holes (of the state, the VMM's driver also checks it), or `digestSparse` of
+ * RAM and disk.
+ */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {
-  return role === 'state' ? digestPlain(path) : digestSparse(path);
+  return role === 'state' || role === 'difference' ? digestPlain(path) : digestSparse(path);
 }
 
 async function digestPlain(path: string): Promise<string> {

@@ -6,14 +6,15 @@
  *
  * A kill before the rows leaves unnamed files, which the next `collect` removes; after, a complete snapshot.
  */
-import { open } from 'node:fs/promises';
+import { type FileHandle, open, stat } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
 import { assert } from '../base/assert.ts';
 import { ignore } from '../base/ignore.ts';
+import { cloneSparse, digestSparse } from '../sys/sparse-threads.ts';
 import { asStoreError, StoreError } from './errors.ts';
 import { BLOCK_BYTES } from './files.ts';
 import { type StoreParts, sweep } from './parts.ts';
-import { putSandbox, type SandboxRow } from './sandbox-table.ts';
+import { keepBaseOf, putSandbox, type SandboxRow } from './sandbox-table.ts';
 import {
   digestOf,
   type NewSnapshot,
@@ -29,9 +30,16 @@ export interface Staging extends AsyncDisposable {
   /** Runs `work`, which writes the files. A failure discards them; a full disk is `disk_full`. */
   write(work: (paths: Required<SnapshotPaths>) => Promise<void>): Promise<void>;
   /**
+   * Makes sure that the store has the base of a difference, until `discard` or the row that needs it. A failure discards
+   * all files.
+   * @param copy writes it; called only if it is missing or damaged
+   */
+  keepBase(digest: string, copy: (to: string) => Promise<void>): Promise<void>;
+  /**
    * Commits once. On failure nothing is kept.
    * @param paused row of the sandbox whose pause this is, written in the same transaction; present if and only
    *   if the kind is `pause`
+   * @returns its `bytes` with those of a base that was not there before
    * @throws StoreError `name_taken`, `disk_full`, `snapshot_damaged`: the state is not what the VMM wrote
    */
   commit(snapshot: NewSnapshot, paused?: SandboxRow): Promise<SnapshotRow>;
@@ -54,11 +62,17 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
   }
   const paths = {
     ram: `${stagingDir}/ram`,
+    difference: `${stagingDir}/difference`,
+    base: `${stagingDir}/base`,
     state: `${stagingDir}/state`,
     disk: `${stagingDir}/disk`,
     environment: `${stagingDir}/environment`,
   };
+  let base: KeptBase | undefined;
   const discard = async (): Promise<void> => {
+    const kept = base;
+    base = undefined;
+    await kept?.file?.close();
     await files.discard(stagingDir);
     await files.emptyTrash();
   };
@@ -73,9 +87,15 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
   return {
     paths,
     write: (work) => orDiscard('write a snapshot', () => work(paths)),
+    keepBase: (digest, copy) =>
+      orDiscard('keep the RAM that a snapshot needs', async () => {
+        const file = await openBase(parts, digest);
+        base = { digest, file };
+        if (file === null) await copy(paths.base);
+      }),
     commit: async (snapshot, paused) => {
       const row = await orDiscard(`keep snapshot ${snapshot.id}`, () =>
-        keep(parts, paths, snapshot, paused),
+        keep(parts, paths, { snapshot, paused, base }),
       );
       await discard();
       return row;
@@ -85,29 +105,64 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
   };
 }
 
+interface KeptBase {
+  readonly digest: string;
+  /** In the store, whole when it was opened; null: it was written into the staging directory. */
+  readonly file: FileHandle | null;
+}
+
+/** Null: it is missing or damaged. */
+async function openBase({ files, whole }: StoreParts, digest: string): Promise<FileHandle | null> {
+  let file: FileHandle | undefined;
+  try {
+    file = await open(files.pathOf(digest), 'r');
+    if (await whole.isWhole(digest, file)) return file;
+  } catch (error) {
+    ignore(error, 'it is written again');
+  }
+  await file?.close();
+  return null;
+}
+
 async function keep(
   parts: StoreParts,
   paths: Required<SnapshotPaths>,
-  snapshot: NewSnapshot,
-  paused: SandboxRow | undefined,
+  what: {
+    readonly snapshot: NewSnapshot;
+    readonly paused: SandboxRow | undefined;
+    readonly base: KeptBase | undefined;
+  },
 ): Promise<SnapshotRow> {
-  const { db, files, lock, clock, sealing } = parts;
+  const { db, files, lock, clock, sealing, whole } = parts;
+  const { snapshot, paused } = what;
   const isPause = paused?.pausedSnapshotId === snapshot.id;
   assert((snapshot.kind === 'pause') === isPause, 'a pause and its sandbox come together');
+  // A save without the memory, or with all of it, may follow an attempt with a base.
+  const base = snapshot.base === undefined ? undefined : what.base;
+  assert(snapshot.base === base?.digest, 'a snapshot names the base that was kept for it');
   await db.read('check the name', (sql) => requireFreeName(sql, snapshot.name));
   const digested = await digestAll(paths, snapshot);
-  const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
+  const baseBytes = await bytesOfBase(paths, base);
+  const row = { ...snapshot, ...digested, baseBytes, createdAtMs: Math.floor(clock.wall()) };
   const { environment } = digested.files;
   const staged = new Map<string, string>();
   for (const role of rolesOf(snapshot)) staged.set(digested.files[role] ?? '', paths[role]);
   if (environment !== undefined) staged.set(environment, paths.environment);
   let orphans = 0;
+  let isNewBase = base?.file === null;
   try {
     await lock.run(async () => {
+      if (base !== undefined) {
+        isNewBase ||= await copyIfSwept(parts, paths, base);
+        if (isNewBase) staged.set(base.digest, paths.base);
+      }
       await files.place(staged);
+      if (base !== undefined && isNewBase) await whole.add(base.digest, files.pathOf(base.digest));
       orphans = await db.write(`keep snapshot ${row.id}`, (sql) => {
         insertSnapshot(sql, row);
-        return paused === undefined ? 0 : putSandbox(sql, sealing, paused);
+        if (paused === undefined) return 0;
+        keepBaseOf(sql, paused.id, row.base);
+        return putSandbox(sql, sealing, paused);
       });
     });
   } catch (error) {
@@ -116,7 +171,43 @@ async function keep(
   }
   if (orphans > 0) await sweep(parts);
   await db.sync();
-  return row;
+  return isNewBase ? { ...row, bytes: row.bytes + baseBytes } : row;
+}
+
+/** Verifies a base that was written. @returns its space */
+async function bytesOfBase(
+  paths: Required<SnapshotPaths>,
+  base: KeptBase | undefined,
+): Promise<number> {
+  if (base === undefined) return 0;
+  if (base.file !== null) return (await base.file.stat()).blocks * BLOCK_BYTES;
+  await using file = await open(paths.base, 'r');
+  await file.chmod(0o600);
+  if ((await digestSparse(paths.base)) !== base.digest) {
+    throw new StoreError(
+      'snapshot_damaged',
+      'the RAM that a snapshot needs was not written as it is',
+    );
+  }
+  await file.datasync();
+  return (await file.stat()).blocks * BLOCK_BYTES;
+}
+
+/** Between its opening and now the last snapshot that needed the base may have gone. Call under the store's lock. */
+async function copyIfSwept(
+  { files }: StoreParts,
+  paths: Required<SnapshotPaths>,
+  { digest, file }: KeptBase,
+): Promise<boolean> {
+  if (file === null) return false;
+  const found = await stat(files.pathOf(digest)).catch((error: unknown) => {
+    ignore(error, 'it was removed');
+    return null;
+  });
+  if (found !== null) return false;
+  await cloneSparse(`/proc/self/fd/${file.fd}`, paths.base);
+  await bytesOfBase(paths, { digest, file: null });
+  return true;
 }
 
 async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot): Promise<Digested> {
@@ -133,8 +224,10 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
   }
   const { environment } = snapshot;
   // Its digest is known since it was made; it is not read again.
-  const more =
-    environment === undefined ? {} : { environment: environment.slice('sha256:'.length) };
+  const more = {
+    ...(environment === undefined ? {} : { environment: environment.slice('sha256:'.length) }),
+    ...(snapshot.base === undefined ? {} : { base: snapshot.base }),
+  };
   if (environment !== undefined) {
     await using file = await open(paths.environment, 'r');
     await file.datasync();
@@ -150,14 +243,14 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
 }
 
 function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {
-  const { files, environment: _inFiles, stateSha256, ...columns } = row;
+  const { files, environment: _inFiles, base: _too, stateSha256, ...columns } = row;
   requireFreeName(sql, row.name);
   sql
     .prepare(
       `INSERT INTO snapshots (id, name, kind, sandboxId, specJson, machine, stateSha256, kernelDigest,
-                              rootImageDigest, createdAtMs, bytes)
+                              rootImageDigest, createdAtMs, bytes, baseBytes)
        VALUES (:id, :name, :kind, :sandboxId, :specJson, :machine, :stateSha256, :kernelDigest,
-               :rootImageDigest, :createdAtMs, :bytes)`,
+               :rootImageDigest, :createdAtMs, :bytes, :baseBytes)`,
     )
     .run({ ...columns, stateSha256: stateSha256 ?? '' });
   const insertFile = sql.prepare(

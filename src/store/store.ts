@@ -34,6 +34,7 @@ import { keepReserve } from './reserve.ts';
 import { type SandboxTable, sandboxTable, sealPlainRows } from './sandbox-table.ts';
 import { openSealing } from './sealing.ts';
 import { type SnapshotTable, snapshotTable } from './snapshot-table.ts';
+import { WholeFiles } from './whole-files.ts';
 
 export interface StoreOptions {
   /** Created with mode 0700 if missing. */
@@ -106,7 +107,7 @@ async function openParts(dir: string, keyPath: string, clock: Clock): Promise<St
         db.close();
         throw error;
       }
-      return { dir, clock, db, files, lock: opened, sealing };
+      return { dir, clock, db, files, lock: opened, sealing, whole: new WholeFiles() };
     });
   } catch (error) {
     await lock?.close();

@@ -133,11 +133,23 @@ export interface VmSnapshot {
    * a clone runs. A jailed VMM shares a file that others may read and not write; of any other it gets a copy.
    */
   readonly memoryPath?: string;
+  /** What the VM had changed in that RAM. A driver whose VMs have `ownBytes` loads it; absent: nothing. */
+  readonly difference?: RamDifference;
   readonly statePath: string;
   readonly stateSha256: string;
   /** `machineOf` the snapshotted VM. */
   readonly machine: string;
 }
+
+/** A file of the format in `ram-difference.ts`. */
+export interface RamDifference {
+  readonly path: string;
+  /** SHA-256 of the RAM that it belongs to, as the store computes it; lower-case hex. */
+  readonly baseDigest: string;
+}
+
+/** Where a save puts what the VM has changed in the RAM that it maps: into a file that holds that RAM, or into one of its own. */
+export type RamChanges = { readonly ramPath: string } | { readonly difference: RamDifference };
 
 /** New files, readable by their owner alone. */
 export interface WholeSnapshotFiles {
@@ -223,13 +235,15 @@ export interface Vm {
   /**
    * Stops the VM and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
    * the network card must be unplugged, and the caller must own the RAM. Present with the capability `snapshot`.
-   * @param ramPath with `savesChanges`: a file with the RAM that the VM maps, which gets what it has changed since its
-   *   start; absent: `VmSpec.memoryFd` gets it
+   * @param changes with `savesChanges`: gets what the VM has changed since its start; absent: `VmSpec.memoryFd`, which has
+   *   the RAM that it maps, gets it
    * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own
    */
-  saveState?(statePath: string, ramPath?: string): Promise<VmSnapshot>;
+  saveState?(statePath: string, changes?: RamChanges): Promise<VmSnapshot>;
   /** The VM maps its RAM, and each `saveState` can write all changes of it, into any file. */
   readonly savesChanges?: boolean;
+  /** How much of the RAM that it maps the VM has changed, bytes; also while it runs. Present with `savesChanges`. @throws VmmError */
+  ownBytes?(): Promise<number>;
   /**
    * Stops the VM until `resume` and writes all of it, identity devices included. A clone gets its own channel and TAP;
    * its guest sees a new generation id and loses its connections.

@@ -35,6 +35,7 @@ export const TARGETS: Readonly<Record<string, Load>> = {
   'package-pages': async () => (await import('./package-pages.ts')).packagePages,
   'package-requests': async () => (await import('./package-requests.ts')).packageRequests,
   qmp: async () => (await import('./qmp.ts')).qmp,
+  'ram-difference': async () => (await import('./ram-difference.ts')).ramDifference,
   'request-path': async () => (await import('./request-path.ts')).requestPath,
   'seccomp-records': async () => (await import('./seccomp-records.ts')).seccompRecords,
   seccomp: async () => (await import('./seccomp.ts')).seccomp,

@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openCloneRam } from '../../src/runtime/ram/clone-ram.ts';
 import { dataExtents } from '../../src/sys/file.ts';
-import type { Vm } from '../../src/vmm/driver.ts';
-import { ask, type VmBench } from './driver-parity.ts';
+import { applyDifference } from '../../src/vmm/difference-file.ts';
+import type { RamDifference, Vm, VmSpec } from '../../src/vmm/driver.ts';
+import { ask, expectReleased, held, type VmBench } from './driver-parity.ts';
 
 const PATIENT = { timeout: 60_000 };
 
@@ -21,8 +22,7 @@ export function mappedCases(bench: () => VmBench): void {
       const { path: memoryPath, ready, copyInto, close } = await open('us');
       opened.defer(close);
       await ready;
-      const digest = (): string =>
-        createHash('sha256').update(readFileSync(memoryPath)).digest('hex');
+      const digest = (): string => digestOf(memoryPath);
       const before = digest();
       const mapped = { spec, snapshot: { ...snapshot, memoryPath } };
       /** Memory of its own, empty. */
@@ -56,6 +56,35 @@ export function mappedCases(bench: () => VmBench): void {
         await one.vm.vsockHotplug?.plugVsock(300);
         for (const vm of [fork, one.vm, two.vm]) await expectHere(vm);
       }
+      // What has changed alone, and a clone of that, and of it a clone again.
+      if (one.vm.ownBytes !== undefined) {
+        let of = one.vm;
+        for (const name of ['parent', 'child']) {
+          const difference = { path: join(spec.dir, `${name}.difference`), baseDigest: before };
+          await of.vsockHotplug?.unplugVsock();
+          const own = (await of.ownBytes?.()) ?? 0;
+          const saved = await of.saveState?.(join(spec.dir, `${name}.state`), { difference });
+          if (saved === undefined) throw new Error('no snapshot');
+          expect(saved.difference).toEqual(difference);
+          expect(statSync(difference.path).size).toBeLessThan(own + 100_000);
+          const [applied, whole] = [bench().memory(spec), bench().memory(spec)].map(pathOf);
+          await Promise.all([applied, whole].map((path) => copyInto(path ?? '')));
+          await applyDifference(difference, applied ?? '');
+          await of.saveState?.(join(spec.dir, `${name}.whole`), { ramPath: whole ?? '' });
+          expect(digestOf(applied ?? '')).toBe(digestOf(whole ?? ''));
+          expect(digestOf(applied ?? '')).not.toBe(before);
+          const plain = bench().spec();
+          const child = await bench().clone(
+            { spec, snapshot: { ...saved, memoryPath } },
+            { ...plain, memoryFd: bench().memory(plain) },
+          );
+          await of.resume();
+          await of.vsockHotplug?.plugVsock(400);
+          for (const vm of [child, of]) await expectHere(vm);
+          of = child;
+        }
+        await refuseDamage(bench(), { spec, memoryPath, of });
+      }
       expect(digest()).toBe(before);
       // A VMM that can write the file finds it sealed.
       if (bench().driver.name !== 'qemu') expect(statSync(memoryPath).mode & 0o777).toBe(0o444);
@@ -65,6 +94,39 @@ export function mappedCases(bench: () => VmBench): void {
     });
   });
 }
+
+/** A difference that is cut off, altered, missing or of other RAM starts nothing. */
+async function refuseDamage(
+  bench: VmBench,
+  { spec, memoryPath, of }: { spec: VmSpec; memoryPath: string; of: Vm },
+): Promise<void> {
+  const difference = { path: join(spec.dir, 'damaged'), baseDigest: 'ab'.repeat(32) };
+  await of.vsockHotplug?.unplugVsock();
+  const saved = await of.saveState?.(join(spec.dir, 'damaged.state'), { difference });
+  if (saved === undefined) throw new Error('no snapshot');
+  const whole = readFileSync(difference.path);
+  const altered = Buffer.from(whole);
+  altered.writeUInt32LE(0xffff_ffff, altered.length - 4);
+  const before = held();
+  const refuse = async (change: Partial<RamDifference>): Promise<void> => {
+    const snapshot = { ...saved, memoryPath, difference: { ...difference, ...change } };
+    const clone = bench.clone({ spec, snapshot });
+    await expect(clone).rejects.toMatchObject({ code: 'snapshot_refused' });
+  };
+  for (const bytes of [whole.subarray(0, -1), whole.subarray(0, 63), Buffer.alloc(0), altered]) {
+    writeFileSync(difference.path, bytes);
+    await refuse({});
+  }
+  writeFileSync(difference.path, whole);
+  await refuse({ baseDigest: 'cd'.repeat(32) });
+  await refuse({ path: join(spec.dir, 'none') });
+  await expectReleased(before);
+}
+
+const pathOf = (fd: number): string => `/proc/self/fd/${fd}`;
+
+const digestOf = (path: string): string =>
+  createHash('sha256').update(readFileSync(path)).digest('hex');
 
 async function expectHere(vm: Vm): Promise<void> {
   await expect.poll(() => ask(vm, 'PRINT here').catch(String), PATIENT).toBe('done');

@@ -7,7 +7,7 @@
  */
 
 import { rmSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -18,13 +18,7 @@ import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
-import type {
-  CardLease,
-  GuestMemory,
-  MappedMemory,
-  SandboxParts,
-  StartSource,
-} from '../../src/sandbox/parts.ts';
+import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
@@ -35,9 +29,10 @@ import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
 import type { Tracer } from '../../src/trace/trace.ts';
+import { type FakeSharing, fakeCopies } from './fake-copies.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { FakeModels } from './fake-models.ts';
-import { type Phase, Script } from './fake-script.ts';
+import { Script } from './fake-script.ts';
 import { fromNamed, noImage, withImage } from './fake-template.ts';
 import {
   FAKE_MACHINE,
@@ -85,7 +80,7 @@ export interface FakeHostOptions {
   /** Judges starts. */
   readonly gate?: StartGate;
   /** Its VMs map the RAM that they start from. */
-  readonly mapsMemory?: boolean;
+  readonly mapsMemory?: FakeSharing;
   /** Called with each warning. */
   readonly warn?: Log['warn'];
   /** What it has of images, by their names. */
@@ -117,7 +112,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   readonly dataDir: string;
   #control: LocalControlPlane | undefined;
   readonly #dir: string;
-  readonly #mapsMemory: boolean;
+  readonly #sharing: FakeSharing;
   readonly #store: Store;
   readonly #held = new Map<string, Set<object>>();
   readonly #vms = new Map<string, FakeVm>();
@@ -142,7 +137,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   private constructor(dir: string, options: FakeHostOptions, opened: OpenedStore) {
     this.#dir = dir;
-    this.#mapsMemory = options.mapsMemory ?? false;
+    this.#sharing = options.mapsMemory ?? false;
     this.#store = opened.store;
     this.dataDir = opened.dataDir;
     this.queue = new StartQueue({
@@ -421,8 +416,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
             await vm.step('start', signal);
             await vmSpec.memoryReady;
             await requireState(vmSpec.snapshot);
-            const { memoryPath: mapped } = vmSpec.snapshot ?? {};
-            if (mapped !== undefined) vm.map(await readFile(mapped, 'utf8'));
+            await vm.mapFrom(vmSpec.snapshot ?? {}, this.#sharing === 'differences');
             signal?.throwIfAborted();
           } catch (error) {
             vm.die('killed');
@@ -493,42 +487,14 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   #copies(): Copies {
     const { script } = this;
-    const keep = (phase: Phase) => async (from: string, to: string) => {
-      // As a copy does that fails in its midst.
-      await writeFile(to, 'a part');
-      await script.step(phase, this.#vmOf(from));
-      await copyFile(from, to);
-    };
-    const isOfVm = (path: string): boolean => path.startsWith(join(this.#dir, 'run'));
-    return {
-      keepMemory: keep('keep-memory'),
-      holdMemory: keep('keep-memory'),
-      fillMemory: async (from, to) => {
-        await script.step('fill-memory');
-        await writeFile(to, await readFile(from), { flag: 'r+' });
-      },
-      cloneDisk: (from, to) => keep(isOfVm(from) ? 'keep-disk' : 'copy-disk')(from, to),
-      linkFile: linkOrCopy,
+    return fakeCopies({
+      script,
+      sharing: this.#sharing,
+      vmOf: (path) => this.#vmOf(path),
+      isOfVm: (path) => path.startsWith(join(this.#dir, 'run')),
       makeMemory: () => this.#makeMemory(),
-      ...(this.#mapsMemory ? { mapMemory: (path: string) => this.#mapMemory(path) } : {}),
-    };
-  }
-
-  async #mapMemory(path: string): Promise<MappedMemory> {
-    await this.script.step('map-memory');
-    const close = this.#lease('mappings');
-    const file = await open(path);
-    return {
-      path,
-      copyInto: async (to) => {
-        await this.script.step('fill-memory');
-        await writeFile(to, await readFile(`/proc/self/fd/${file.fd}`), { flag: 'r+' });
-      },
-      close: async () => {
-        close();
-        await file.close();
-      },
-    };
+      lease: (kind) => this.#lease(kind),
+    });
   }
 
   #vmOf(path: string): FakeVm | undefined {

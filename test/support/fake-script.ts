@@ -32,6 +32,8 @@ export type Phase =
   | 'return-nic'
   | 'balloon'
   | 'save-state'
+  | 'own-bytes'
+  | 'save-changes'
   | 'kill'
   /** What is kept of it. */
   | 'keep-memory'

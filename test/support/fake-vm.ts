@@ -24,6 +24,8 @@ import type {
   DiskLimits,
   DiskTrouble,
   NicSpec,
+  RamChanges,
+  RamDifference,
   Vm,
   VmDisk,
   VmExit,
@@ -111,10 +113,28 @@ export class FakeVm implements Vm {
   }
 
   /** RAM that it maps: its guest's changes stay in the VM until it is saved. */
-  #mapped: { text: string; saved: string } | undefined;
+  #mapped: { readonly base: string; text: string; saved: string } | undefined;
+  /** Set by `mapFrom`. */
+  savesChanges = false;
 
-  map(text: string): void {
-    this.#mapped = { text, saved: text };
+  /** @param savesChanges into any file, or as a difference */
+  async mapFrom(
+    { memoryPath, difference }: Pick<VmSnapshot, 'memoryPath' | 'difference'>,
+    savesChanges: boolean,
+  ): Promise<void> {
+    if (memoryPath === undefined) return;
+    const base = await readFile(memoryPath, 'utf8');
+    const text = difference === undefined ? base : await readFakeDifference(difference);
+    this.#mapped = { base, text, saved: base };
+    this.savesChanges = savesChanges;
+  }
+
+  /** The part of the RAM that it maps which its guest has changed. */
+  ownPart = 0.1;
+
+  async ownBytes(): Promise<number> {
+    await this.step('own-bytes');
+    return (this.#mapped?.base.length ?? 0) * this.ownPart;
   }
 
   async writeMemory(text: string): Promise<void> {
@@ -127,9 +147,18 @@ export class FakeVm implements Vm {
   }
 
   /** Only what has changed, as a diff snapshot. */
-  async #writeChanges(): Promise<void> {
+  async #writeChanges(changes: RamChanges | undefined): Promise<void> {
     if (this.#mapped === undefined) return;
-    const { text, saved } = this.#mapped;
+    const { base, text, saved } = this.#mapped;
+    if (changes !== undefined) {
+      const isWhole = 'ramPath' in changes;
+      const path = isWhole ? changes.ramPath : changes.difference.path;
+      if (isWhole && (await readFile(path, 'utf8')) !== base) throw new Error('what for changes?');
+      await writeFile(path, 'a part');
+      await this.step('save-changes');
+      await writeFile(path, isWhole ? text : fakeDifference(changes.difference, text));
+      return;
+    }
     if ((await readFile(this.memoryPath, 'utf8')) !== saved) throw new Error('what for changes?');
     if (text !== saved) await writeFile(this.memoryPath, text);
     this.#mapped.saved = text;
@@ -260,14 +289,16 @@ export class FakeVm implements Vm {
     this.nic = { ...this.nic, isPlugged: true };
   }
 
-  async saveState(statePath: string): Promise<VmSnapshot> {
+  async saveState(statePath: string, changes?: RamChanges): Promise<VmSnapshot> {
     if (this.#isPlugged || this.nic?.isPlugged === true || !this.#runs)
       throw new Error('not now: save');
     this.#runs = false;
     await this.step('save-state');
     await writeFile(statePath, this.id, { flag: 'wx' });
-    await this.#writeChanges();
-    return { statePath, stateSha256: sha256(this.id), machine: FAKE_MACHINE };
+    await this.#writeChanges(changes);
+    const saved = { statePath, stateSha256: sha256(this.id), machine: FAKE_MACHINE };
+    if (changes === undefined || 'ramPath' in changes) return saved;
+    return { ...saved, difference: changes.difference };
   }
 
   async setChannelLimits(): Promise<void> {
@@ -421,6 +452,17 @@ export class FakeGuest {
 
 export function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex');
+}
+
+function fakeDifference({ baseDigest }: RamDifference, text: string): string {
+  return JSON.stringify({ baseDigest, text });
+}
+
+/** @throws VmmError it belongs to other RAM */
+export async function readFakeDifference({ path, baseDigest }: RamDifference): Promise<string> {
+  const found = JSON.parse(await readFile(path, 'utf8')) as { baseDigest: string; text: string };
+  if (found.baseDigest === baseDigest) return found.text;
+  throw new VmmError('snapshot_refused', 'a difference of other RAM');
 }
 
 /** @throws VmmError the state is not what was saved */

@@ -8,6 +8,15 @@ export function makeMemory(bytes: number): GuestMemory {
   // Our vsock device maps it: a compromised VMM must not be able to shrink it under us, nor have us
   // touch, and so pay for, more pages than its guest has.
   sealSize(fd);
+  return memoryOf(fd);
+}
+
+/** An empty file in memory, which grows as it is written. @throws SyscallError */
+export function makeScratch(): GuestMemory {
+  return memoryOf(createMemFd('scratch', 0));
+}
+
+function memoryOf(fd: number): GuestMemory {
   let open = true;
   return {
     fd,

@@ -19,6 +19,7 @@ import { FakeClock } from '../../base/clock.ts';
 import { MIB } from '../../base/units.ts';
 import type { MappedMemory } from '../../sandbox/parts.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
+import { digestSparse } from '../../sys/sparse.ts';
 import { makeMemory } from './memory.ts';
 import { SealedRam, UNUSED_MS_MAX } from './sealed-ram.ts';
 
@@ -203,5 +204,29 @@ describe('SealedRam', () => {
     await expect(map(join(dir, 'none'))).rejects.toMatchObject({
       code: 'ENOENT',
     });
+  });
+
+  it('base: the digest of what is mapped, and one more user of it', async () => {
+    const path = file('one');
+    const digest = await digestSparse(path);
+    const memory = makeMemory(MIB);
+    writeSync(memory.fd, 'one', 0);
+    for (const from of [path, memory.path]) {
+      const one = await map(from);
+      const two = await one.base?.open();
+      expect(await one.base?.digest()).toBe(digest);
+      expect(await two?.base?.digest()).toBe(digest);
+      expect(statSync(two?.path ?? '').ino).toBe(statSync(one.path).ino);
+      expect(one.base?.dataBytes).toBeLessThanOrEqual(MIB);
+      expect(one.base?.dataBytes).toBeGreaterThan(0);
+      await one.close();
+      expect(textAt(two?.path ?? '')).toBe('one');
+      await two?.close();
+    }
+    memory.close();
+    // It was verified by its owner.
+    const known = await ram.map({ path: file('two'), digest: 'of two' }, 'us');
+    expect(await known.base?.digest()).toBe('of two');
+    await known.close();
   });
 });

@@ -7,13 +7,13 @@
  *
  * Each group of sharers has a memfd of its own.
  */
-import { fstatSync, readlinkSync } from 'node:fs';
+import { readlinkSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { MappedMemory } from '../../sandbox/parts.ts';
+import type { MappedMemory, RamBase } from '../../sandbox/parts.ts';
 import { closeInPool, createMemFd, sealContent, sealSize, usedBytes } from '../../sys/fd.ts';
-import { copyDataInto } from '../../sys/sparse-threads.ts';
+import { copyDataInto, digestSparse } from '../../sys/sparse-threads.ts';
 import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
 
 /** Time that memory without users stays: copying it again takes as long as half a start. */
@@ -23,8 +23,8 @@ export class SealedRam implements CloneRam {
   readonly #clock: Clock;
   /** By content and sharers. */
   readonly #copies = new Map<string, Shared>();
-  /** Descriptors of memory that was sealed without a copy. */
-  readonly #sealed = new Set<number>();
+  /** Memory that was sealed without a copy, by its identity: descriptors of its users, who share its digest. */
+  readonly #sealed = new Map<string, Digested & { readonly fds: Set<number> }>();
 
   constructor(clock: Clock = systemClock) {
     this.#clock = clock;
@@ -32,8 +32,8 @@ export class SealedRam implements CloneRam {
 
   /** Of the pages of copies and sealed memories that are there, each once. */
   get bytes(): number {
-    const sealed = new Map([...this.#sealed].map((fd) => [fstatSync(fd).ino, usedBytes(fd)]));
-    const all = [...[...this.#copies.values()].map(({ bytes }) => bytes), ...sealed.values()];
+    const sealed = [...this.#sealed.values()].map(({ fds: [fd] }) => (fd === undefined ? 0 : usedBytes(fd)));
+    const all = [...[...this.#copies.values()].map(({ bytes }) => bytes), ...sealed];
     return all.reduce((sum, bytes) => sum + bytes, 0);
   }
 
@@ -50,7 +50,7 @@ export class SealedRam implements CloneRam {
   async map(file: RamFile, sharers: string): Promise<MappedMemory> {
     const source = await Source.open(file);
     try {
-      if (source.isMemFd) return await this.#sealedItself(file.path);
+      if (source.isMemFd) return await this.#sealedItself(source.id, file.path);
       return this.#use(source, sharers);
     } finally {
       // It waits for the copy, which the user need not.
@@ -67,10 +67,20 @@ export class SealedRam implements CloneRam {
   #use(source: Source, sharers: string): MappedMemory {
     if (source.isClosed) throw new Error('the RAM was dropped');
     const key = `${source.id} ${sharers}`;
-    const shared = this.#copies.get(key) ?? this.#load(source, key);
+    return this.#share(this.#copies.get(key) ?? this.#load(source, key));
+  }
+
+  #share(shared: Shared): MappedMemory {
     shared.users += 1;
     shared.cancelRemoval();
-    return mapped(shared.fd, shared.filled, async () => {
+    const base: RamBase = {
+      digest: () => shared.digest(),
+      get dataBytes() {
+        return shared.dataBytes;
+      },
+      open: async () => this.#share(shared),
+    };
+    return mapped(shared.fd, base, shared.filled, async () => {
       shared.users -= 1;
       if (shared.users > 0) return;
       if (!shared.isFilled) return await this.#remove(shared);
@@ -79,20 +89,32 @@ export class SealedRam implements CloneRam {
     });
   }
 
-  async #sealedItself(path: string): Promise<MappedMemory> {
+  /** @param id of the memory: once one of its users has asked for its digest, all know it */
+  async #sealedItself(id: string, path: string): Promise<MappedMemory> {
     // Seals need the right to write.
     const file = await open(path, 'r+');
     try {
       sealContent(file.fd);
+      const own = `/proc/self/fd/${file.fd}`;
+      const sealed = this.#sealed.get(id) ?? { fds: new Set() };
+      this.#sealed.set(id, sealed);
+      sealed.fds.add(file.fd);
+      const base: RamBase = {
+        digest: () => digestOnce(sealed, own),
+        dataBytes: usedBytes(file.fd),
+        open: () => this.#sealedItself(id, own),
+      };
+      return mapped(file.fd, base, undefined, async () => {
+        sealed.fds.delete(file.fd);
+        if (sealed.fds.size === 0) this.#sealed.delete(id);
+        // A digest under way may read by this number.
+        await Promise.allSettled([sealed.digest]);
+        await file.close();
+      });
     } catch (error) {
       await file.close();
       throw error;
     }
-    this.#sealed.add(file.fd);
-    return mapped(file.fd, undefined, async () => {
-      this.#sealed.delete(file.fd);
-      await file.close();
-    });
   }
 
   #load(source: Source, key: string): Shared {
@@ -115,6 +137,8 @@ export class SealedRam implements CloneRam {
 /** A RAM file, open. */
 class Source {
   readonly id: string;
+  /** Of its content, verified. */
+  readonly digest: string | undefined;
   readonly isMemFd: boolean;
   readonly bytes: number;
   readonly #file: FileHandle;
@@ -127,16 +151,22 @@ class Source {
     try {
       const { dev, ino, size, mtimeNs, ctimeNs } = await file.stat({ bigint: true });
       const id = digest ?? `${dev}:${ino}:${size}:${ctimeNs}`;
-      return new Source(file, id, Number(size), mtimeNs);
+      return new Source(file, { id, digest }, Number(size), mtimeNs);
     } catch (error) {
       await file.close();
       throw error;
     }
   }
 
-  private constructor(file: FileHandle, id: string, bytes: number, writtenNs: bigint) {
+  private constructor(
+    file: FileHandle,
+    { id, digest }: Pick<Source, 'id' | 'digest'>,
+    bytes: number,
+    writtenNs: bigint,
+  ) {
     this.#file = file;
     this.id = id;
+    this.digest = digest;
     this.bytes = bytes;
     this.#writtenNs = writtenNs;
     this.isMemFd = readlinkSync(`/proc/self/fd/${file.fd}`).startsWith('/memfd:');
@@ -176,20 +206,31 @@ class Shared {
   readonly fd: number;
   readonly filled: Promise<void>;
   isFilled = false;
+  /** Once it is filled. Later it grows: a hole that a clone reads becomes a page. */
+  dataBytes = 0;
   users = 0;
   cancelRemoval: () => void = () => undefined;
+  readonly #digested: Digested = {};
   #closing: Promise<void> | undefined;
 
   constructor(key: string, source: Source) {
     this.key = key;
+    if (source.digest !== undefined) this.#digested.digest = Promise.resolve(source.digest);
     this.fd = createMemFd('shared-ram', source.bytes);
     // A VMM may map it before it is whole.
     sealSize(this.fd);
     this.filled = source.copyInto(`/proc/self/fd/${this.fd}`).then(() => {
       sealContent(this.fd);
+      this.dataBytes = this.bytes;
       this.isFilled = true;
     });
     this.filled.catch((error: unknown) => ignore(error, 'reported to each user'));
+  }
+
+  /** Call while it has users. */
+  async digest(): Promise<string> {
+    await this.filled;
+    return await digestOnce(this.#digested, `/proc/self/fd/${this.fd}`);
   }
 
   /** Pages that are there, and not holes. */
@@ -199,14 +240,30 @@ class Shared {
 
   /** Idempotent. */
   close(): Promise<void> {
-    // The copy opens the memory by its descriptor number, which must not be reused before it ends.
-    this.#closing ??= Promise.allSettled([this.filled]).then(() => closeInPool(this.fd));
+    // The copy and a digest open the memory by its descriptor number, which must not be reused before they end.
+    this.#closing ??= Promise.allSettled([this.filled, this.#digested.digest]).then(() =>
+      closeInPool(this.fd),
+    );
     return this.#closing;
   }
 }
 
+interface Digested {
+  digest?: Promise<string>;
+}
+
+/** A failure is forgotten. */
+function digestOnce(known: Digested, path: string): Promise<string> {
+  known.digest ??= digestSparse(path).catch((error: unknown) => {
+    delete known.digest;
+    throw error;
+  });
+  return known.digest;
+}
+
 function mapped(
   fd: number,
+  base: RamBase,
   ready: Promise<void> | undefined,
   leave: () => Promise<void>,
 ): MappedMemory {
@@ -214,6 +271,7 @@ function mapped(
   let closing: Promise<void> | undefined;
   return {
     path,
+    base,
     ...(ready === undefined ? {} : { ready }),
     copyInto: async (target) => {
       await ready;

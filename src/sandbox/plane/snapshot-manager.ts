@@ -10,15 +10,23 @@ import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
 import type { SandboxRow } from '../../store/sandbox-table.ts';
 import type { NewSnapshot, SnapshotPaths, SnapshotRow } from '../../store/snapshot.ts';
+import type { OpenSnapshot } from '../../store/snapshot-table.ts';
 import type { Staging } from '../../store/staging.ts';
 import type { Store } from '../../store/store.ts';
-import type { MachineSize, VmSnapshot } from '../../vmm/driver.ts';
+import type { MachineSize, RamDifference, VmSnapshot } from '../../vmm/driver.ts';
 import type { SnapshotInfo } from '../control.ts';
 import { environmentDisks } from '../environment.ts';
 import { SandboxError } from '../errors.ts';
 import { SNAPSHOT_REFERENCE } from '../limits.ts';
 import { ramMib, vmMemory } from '../memory/size.ts';
-import type { DiskSource, GuestMemory, MappedMemory, SaveTarget, StartSource } from '../parts.ts';
+import type {
+  CloneSource,
+  DiskSource,
+  GuestMemory,
+  MappedMemory,
+  SaveTarget,
+  StartSource,
+} from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
@@ -35,8 +43,12 @@ export interface Copies {
   /** Gives a file that is never written to another, new name. */
   linkFile(from: string, to: string): Promise<void>;
   makeMemory(bytes: number): GuestMemory;
-  /** Opens kept memory for VMs that map it. Absent: this VMM maps none. */
-  mapMemory?(path: string, sharers: string): Promise<MappedMemory>;
+  /** An empty file in memory, which grows as it is written. */
+  makeScratch(): GuestMemory;
+  /** Changes memory that holds the RAM that the difference belongs to. */
+  applyDifference(difference: RamDifference, to: string): Promise<void>;
+  /** Opens kept memory for VMs that map it. Absent: this VMM maps none. @param digest of the store, if it is known */
+  mapMemory?(path: string, sharers: string, digest?: string): Promise<MappedMemory>;
   /** What is mapped is held in memory: a fork's RAM needs no file, and what only one VM uses is better its own. */
   readonly holdsMapped?: boolean;
 }
@@ -126,28 +138,41 @@ export class SnapshotManager {
     await using from = await store.snapshots.open(pauseId, extent);
     await using staging = await store.snapshots.stage();
     await staging.write(async (to) => {
-      const { environment, ...files } = from.paths;
+      const { environment, base: _kept, ...files } = from.paths;
       // The commit drops files that the store has already.
-      for (const role of ['ram', 'state', 'disk'] as const) {
+      for (const role of ['ram', 'difference', 'state', 'disk'] as const) {
         const path = files[role];
         if (path !== undefined) await copies.cloneDisk(path, to[role]);
       }
       if (environment !== undefined) await copies.linkFile(environment, to.environment);
     });
-    const { createdAtMs: _made, bytes: _bytes, files: _files, ...row } = from.row;
+    const { createdAtMs: _made, bytes: _bytes, baseBytes: _too, files: _files, ...all } = from.row;
+    const { base, ...row } = all;
+    const kept = extent === 'disk' || base === undefined ? {} : { base };
+    const { base: basePath = '' } = from.paths;
+    if (kept.base !== undefined) {
+      await staging.keepBase(kept.base, (to) => copies.keepMemory(basePath, to));
+    }
     const stateSha256 = extent === 'disk' ? null : row.stateSha256;
     const specJson = JSON.stringify({ ...snapshotSpec(from.row), annotations });
-    const made = { ...row, stateSha256, specJson, id: newSandboxId(), name };
+    const made = { ...row, ...kept, stateSha256, specJson, id: newSandboxId(), name };
     return await staging.commit({ ...made, kind: 'snapshot' });
   }
 
-  /** Makes a source for forks. RAM is copied in memory, or into a file that all of them map. */
+  /**
+   * Makes a source for forks. What the VM has changed in RAM that it maps is collected in memory; all of them map that RAM.
+   * Other RAM is copied in memory, or into a file that all of them map.
+   */
   async acquireForkSource(supervisor: Supervisor): Promise<ForkLease> {
     const { store, copies } = this.#parts;
     const staging = await store.snapshots.stage();
     let memory: GuestMemory | undefined;
+    let changes: GuestMemory | undefined;
+    let base: MappedMemory | undefined;
     const release = async (): Promise<void> => {
       memory?.close();
+      changes?.close();
+      await base?.close();
       await staging.discard();
     };
     try {
@@ -166,6 +191,12 @@ export class SnapshotManager {
                 ...into.memory,
                 ramPath: held,
                 keepMemory: (from) => copies.holdMemory(from, held),
+                keepBase: async (of) => {
+                  // Also once the sandbox has ended.
+                  base = await of.open();
+                  changes = copies.makeScratch();
+                  return { path: changes.path, baseDigest: await of.digest() };
+                },
               },
             };
       let taken: VmSnapshot | null | undefined;
@@ -174,8 +205,16 @@ export class SnapshotManager {
       });
       if (taken === undefined) throw new Error('a save without a commit');
       const hasEnvironment = supervisor.spec.environment !== undefined;
-      const paths = { ram: held ?? ram, disk, ...(hasEnvironment ? { environment } : {}) };
-      const source = this.#source(taken, paths);
+      const paths = {
+        ram: base?.path ?? held ?? ram,
+        disk,
+        ...(hasEnvironment ? { environment } : {}),
+      };
+      // They are of the sandbox's owner, so they may share with it.
+      const shared = base?.base;
+      const mapMemory =
+        shared === undefined ? this.#mapperOf(paths.ram) : async () => shared.open();
+      const source = this.#source(taken, paths, mapMemory);
       return { source, release, [Symbol.asyncDispose]: release };
     } catch (error) {
       await release();
@@ -183,14 +222,16 @@ export class SnapshotManager {
     }
   }
 
-  /** @param snapshot null: a VM boots from the disk */
+  /**
+   * @param snapshot null: a VM boots from the disk
+   * @param paths of `ram`: the base, if the snapshot has a difference
+   */
   #source(
     snapshot: VmSnapshot | null,
-    { ram, disk, environment }: Omit<SnapshotPaths, 'state'>,
-    isShared = true,
+    { ram, disk, environment }: Omit<SnapshotPaths, 'state' | 'difference' | 'base'>,
+    mapMemory: CloneSource['mapMemory'],
   ): StartSource {
     const { copies } = this.#parts;
-    const { mapMemory } = copies;
     const disks: DiskSource = {
       copyDisk: (to) => copies.cloneDisk(disk, to),
       ...(environment === undefined
@@ -198,14 +239,23 @@ export class SnapshotManager {
         : { linkEnvironment: (to: string) => copies.linkFile(environment, to) }),
     };
     if (snapshot === null || ram === undefined) return disks;
+    const { difference } = snapshot;
     return {
       ...disks,
       snapshot,
-      copyMemory: (to) => copies.fillMemory(ram, to),
-      ...(mapMemory === undefined || !isShared
-        ? {}
-        : { mapMemory: (sharers: string) => mapMemory(ram, sharers) }),
+      copyMemory: async (to) => {
+        await copies.fillMemory(ram, to);
+        if (difference !== undefined) await copies.applyDifference(difference, to);
+      },
+      ...(mapMemory === undefined ? {} : { mapMemory }),
     };
+  }
+
+  /** @param digest of the RAM, if it is known; undefined: VMs get copies */
+  #mapperOf(path: string | undefined, digest?: string): CloneSource['mapMemory'] {
+    const { mapMemory } = this.#parts.copies;
+    if (path === undefined || mapMemory === undefined) return undefined;
+    return (sharers) => mapMemory(path, sharers, digest);
   }
 
   /**
@@ -214,16 +264,21 @@ export class SnapshotManager {
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
   async open(idOrName: string, extent: SaveExtent = 'all'): Promise<SnapshotLease> {
-    const { store } = this.#parts;
+    const { store, copies } = this.#parts;
     const row = await this.find(idOrName);
     if (!this.#fits(row, extent)) throw foreign(row, this.#machineFor(row));
     const open = await store.snapshots.open(row.id, extent);
     const { machine, stateSha256 } = open.row;
     const { state: statePath } = open.paths;
     const snapshot =
-      statePath === undefined || stateSha256 === null ? null : { statePath, stateSha256, machine };
-    const isShared = open.row.kind === 'snapshot' || this.#parts.copies.holdsMapped !== true;
-    const source = this.#source(snapshot, open.paths, isShared);
+      statePath === undefined || stateSha256 === null
+        ? null
+        : { statePath, stateSha256, machine, ...differenceOf(open) };
+    const { ram, base = ram } = open.paths;
+    // RAM that only one VM uses is better its own.
+    const isCopied = copies.holdsMapped === true && base === ram && open.row.kind === 'pause';
+    const mapMemory = isCopied ? undefined : this.#mapperOf(base, open.row.base);
+    const source = this.#source(snapshot, { ...open.paths, ...(base && { ram: base }) }, mapMemory);
     const release = (): Promise<void> => open.release();
     const { row: opened } = open;
     return {
@@ -320,7 +375,7 @@ export class SnapshotManager {
   }
 
   /** A full disk is reported as such. */
-  #into({ paths, write }: Staging, extent: SaveExtent): SaveTarget {
+  #into({ paths, write, keepBase }: Staging, extent: SaveExtent): SaveTarget {
     const { copies } = this.#parts;
     let reason: unknown;
     // A copy that fails removes the directory under the other one, whose error would mislead.
@@ -341,6 +396,11 @@ export class SnapshotManager {
               statePath: paths.state,
               ramPath: paths.ram,
               keepMemory: (from) => keep(() => copies.keepMemory(from, paths.ram)),
+              keepBase: async (base, from) => {
+                const baseDigest = await base.digest();
+                await keepBase(baseDigest, (to) => copies.keepMemory(from, to));
+                return { path: paths.difference, baseDigest };
+              },
             },
       keepDisk: (from) => keep(() => copies.cloneDisk(from, paths.disk)),
       keepEnvironment: (from) => keep(() => copies.linkFile(from, paths.environment)),
@@ -361,9 +421,17 @@ export class SnapshotManager {
     const size = { cpus, memoryMib, memoryMaxMib, diskMib };
     const specJson = JSON.stringify({ ...size, warm, environment, annotations });
     const own = environment === undefined ? {} : { environment: environment.digest };
-    const made = { id, name, kind, sandboxId: spec.id, specJson, ...own };
+    const { difference } = snapshot ?? {};
+    const base = difference === undefined ? {} : { base: difference.baseDigest };
+    const made = { id, name, kind, sandboxId: spec.id, specJson, ...own, ...base };
     return { ...made, machine, stateSha256, kernelDigest, rootImageDigest };
   }
+}
+
+function differenceOf({ row, paths }: OpenSnapshot): Pick<VmSnapshot, 'difference'> {
+  const { base: baseDigest } = row;
+  const { difference: path } = paths;
+  return baseDigest === undefined || path === undefined ? {} : { difference: { path, baseDigest } };
 }
 
 const machineSize = ({ cpus, environment, ...size }: TemplateSpec): MachineSize => ({

@@ -1,14 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import type { SettleOptions } from '../../guest/guest.ts';
 import type { Guest } from '../../guest/link.ts';
-import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
-import type { Workspace } from '../parts.ts';
+import type { RamChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
+import type { RamBase, Workspace } from '../parts.ts';
 import { fillOnce, Saving } from './saving.ts';
 
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
 
 /** A VM that maps its RAM. @param failures of the copy of that, the first ones */
-function world(failures = 0, hasEnvironment = false, savesChanges = false) {
+function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBytes = 50) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => void done.push(name);
   let left = failures;
@@ -21,10 +21,12 @@ function world(failures = 0, hasEnvironment = false, savesChanges = false) {
   const vm = {
     vsockHotplug: { unplugVsock: () => step('unplug'), plugVsock: () => step('plug') },
     savesChanges,
-    saveState: async (_statePath: string, ramPath?: string) => {
-      await step(ramPath === undefined ? 'devices' : `devices, changes into ${ramPath}`);
+    saveState: async (_statePath: string, changes?: RamChanges) => {
+      const path = changes && ('ramPath' in changes ? changes.ramPath : changes.difference.path);
+      await step(path === undefined ? 'devices' : `devices, changes into ${path}`);
       return SNAPSHOT;
     },
+    ownBytes: async () => ownBytes,
     pause: () => step('pause'),
     resume: () => step('resume'),
   } as unknown as Vm;
@@ -39,12 +41,18 @@ function world(failures = 0, hasEnvironment = false, savesChanges = false) {
   const fillMemory = fillOnce({ copyInto }, memory);
   const setSuspended = (is: boolean): void => void done.push(is ? 'end requests' : 'take requests');
   const port = { setSuspended };
-  const mapped = { path: '/t' };
+  const base = { dataBytes: 100 } as RamBase;
+  const mapped = { path: '/t', base };
   const saved = { vm, memory, mapped, workspace, port, cid: 3, hasEnvironment, fillMemory };
   const save = async (what: 'all' | 'disk' = 'all'): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);
-    const memory = what === 'disk' ? null : { statePath: '/s', ramPath: '/r', keepMemory: keep };
+    const keepBase = async (of: RamBase, path: string) => {
+      await step(`keep base ${of === base ? path : ''}`);
+      return { path: '/d', baseDigest: 'x' };
+    };
+    const paths = { statePath: '/s', ramPath: '/r' };
+    const memory = what === 'disk' ? null : { ...paths, keepMemory: keep, keepBase };
     await saving.write({ memory, keepDisk: keep, keepEnvironment: keep }, null);
     return saving;
   };
@@ -69,8 +77,17 @@ describe('Saving', () => {
     expect(done).toEqual(SAVED);
   });
 
-  it('write: what a VM maps is kept while the guest runs, and gets its changes later, each time', async () => {
+  it('write: a VM that has changed at most half of what it maps writes a difference, each time', async () => {
     const { done, save } = world(0, false, true);
+    const steps = ['keep base /t', ...SAVED.slice(0, 3), 'devices, changes into /d', 'keep /o'];
+    for (const _time of [1, 2]) {
+      await save();
+      expect(done.splice(0)).toEqual(steps);
+    }
+  });
+
+  it('write: of a VM that has changed more, all is kept while the guest runs, and gets its changes later', async () => {
+    const { done, save } = world(0, false, true, 51);
     const steps = ['keep /t', ...SAVED.slice(0, 3), 'devices, changes into /r', 'keep /o'];
     for (const _time of [1, 2]) {
       await save();

@@ -4,21 +4,35 @@
  *     linked ──settle──► linked ──unplug──► unplugged ──stop, devices──► stopped ──RAM, disk──► written
  *        └─ nothing to undo                             └───────── resume, plug, hello ───────┘
  *
- * RAM that the VM maps is copied before, while the guest runs, and gets the VM's changes once it has stopped.
+ * Of RAM that the VM maps only what the VM has changed is written, once it has stopped: into a file of its own, or, if that
+ * would be large, into a copy of all RAM, made while the guest runs.
  * Without memory neither devices nor RAM are written; the rest is the same.
  *
  * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
  */
 import type { Guest } from '../../guest/link.ts';
-import type { Vm, VmSnapshot } from '../../vmm/driver.ts';
+import type { RamChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
-import type { GuestMemory, InferencePort, MappedMemory, SaveTarget, Workspace } from '../parts.ts';
+import type {
+  GuestMemory,
+  InferencePort,
+  MappedMemory,
+  MemoryTarget,
+  SaveTarget,
+  Workspace,
+} from '../parts.ts';
+
+/**
+ * A VM that has changed more than this part of the RAM that it maps is saved with all of its RAM: the base would be kept for
+ * the smaller rest, and each start has to copy the changes.
+ */
+const CHANGED_PART_MAX = 1 / 2;
 
 /** The parts of a VM that a save needs. */
 export interface SavedVm {
   readonly vm: Vm;
   readonly memory: Pick<GuestMemory, 'path'>;
-  readonly mapped?: Pick<MappedMemory, 'path'> | undefined;
+  readonly mapped?: Pick<MappedMemory, 'path' | 'base'> | undefined;
   readonly workspace: Workspace;
   readonly port: Pick<InferencePort, 'setSuspended'>;
   readonly cid: number;
@@ -58,9 +72,9 @@ export class Saving {
       throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
     }
     const isKeptFirst = mapped !== undefined && vm.savesChanges === true;
-    // The VMM writes only what has changed since.
+    let changes: RamChanges | undefined;
     if (toMemory !== null) {
-      if (isKeptFirst) await toMemory.keepMemory(mapped.path);
+      if (isKeptFirst) changes = await keepShared(vm, mapped, toMemory);
       else await fillMemory?.();
     }
     // The answers are in the programs' sockets once the guest has settled, and go with the memory.
@@ -73,8 +87,7 @@ export class Saving {
     await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
-    const changesPath = isKeptFirst ? toMemory?.ramPath : undefined;
-    const snapshot = toMemory === null ? null : await vm.saveState(toMemory.statePath, changesPath);
+    const snapshot = toMemory === null ? null : await vm.saveState(toMemory.statePath, changes);
     if (toMemory === null) await vm.pause();
     // All settle before a failure is thrown: no file may change or vanish under another copy.
     const copies = [
@@ -101,6 +114,20 @@ export class Saving {
     }
     await vm.nicHotplug?.returnNic();
   }
+}
+
+/** Keeps RAM that a VM maps. @returns where the VMM writes what has changed since */
+async function keepShared(
+  vm: Vm,
+  { path, base }: Pick<MappedMemory, 'path' | 'base'>,
+  target: MemoryTarget,
+): Promise<RamChanges> {
+  if (base !== undefined && target.keepBase !== undefined && vm.ownBytes !== undefined) {
+    const isSmall = (await vm.ownBytes()) <= base.dataBytes * CHANGED_PART_MAX;
+    if (isSmall) return { difference: await target.keepBase(base, path) };
+  }
+  await target.keepMemory(path);
+  return { ramPath: target.ramPath };
 }
 
 /** Copies the RAM that a clone maps into `memory`, at the first call that succeeds. */

@@ -347,7 +347,10 @@ export class Supervisor {
   async #resumeAfterSave(saving: Saving, running: Running): Promise<void> {
     try {
       await saving.resumeAfterSave();
-      if (!saving.isLinked) {
+      if (saving.isLinked) {
+        // Its exit is seen a moment later.
+        if (!running.vm.isAlive()) throw new SandboxError('gone', 'its VMM has ended');
+      } else {
         const guest = await this.#hello(running.listener, running.vm, this.#aborter.signal);
         this.#watchGuest(running.vm, guest);
       }

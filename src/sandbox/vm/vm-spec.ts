@@ -1,5 +1,5 @@
 /** The spec that a driver gets to start the VM of a sandbox. */
-import type { VmSpec } from '../../vmm/driver.ts';
+import type { VmSnapshot, VmSpec } from '../../vmm/driver.ts';
 import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../environment.ts';
 import { vmMemory } from '../memory/size.ts';
 import type { SandboxParts } from '../parts.ts';
@@ -40,8 +40,14 @@ export function vmSpecOf(
     ...(template === undefined
       ? {}
       : {
-          snapshot: { ...template.snapshot, ...(mapped && { memoryPath: mapped.path }) },
+          snapshot: snapshotOf(template.snapshot, mapped),
           diskLimits,
         }),
   };
+}
+
+/** A VM that has a copy of the RAM has its changes in it. */
+function snapshotOf({ difference, ...snapshot }: VmSnapshot, mapped: Prepared['mapped']) {
+  if (mapped === undefined) return snapshot;
+  return { ...snapshot, memoryPath: mapped.path, ...(difference && { difference }) };
 }

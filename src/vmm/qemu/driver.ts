@@ -22,6 +22,7 @@ import { MIB } from '../../base/units.ts';
 import { fileIdentity } from '../../sys/fd.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
+import { type OpenDifference, openDifference } from '../difference-file.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
@@ -118,9 +119,13 @@ async function start(
   const machine = machineOf(options, host, spec);
   const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
   throwIfCancelled(signal);
+  const ram = privateRamOf(spec);
+  await using difference = await differenceOf(spec).catch((error: unknown) => {
+    ram?.close();
+    throw error;
+  });
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
-  const ram = privateRamOf(spec);
   cleanup.push('private RAM', () => ram?.close());
   const launch = async (): Promise<Launched> =>
     (options.launch ?? launchDirect)(launchPlan(options, host, spec, ram));
@@ -146,7 +151,7 @@ async function start(
       marks.confinedMs = now();
     };
     launched.pid.then(confined, (error: unknown) => ignore(error, 'reported by bringUp'));
-    const bringing = bringUp(process, slot, nic, spec, { state, ram, marks, now });
+    const bringing = bringUp(process, slot, nic, spec, { state, ram, difference, marks, now });
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
     const { id, channelPath } = spec;
@@ -177,13 +182,22 @@ async function freeBytes(path: string): Promise<number> {
 
 /** The RAM that a clone maps; null: it has its own. @throws VmmError `vm_spec_invalid` */
 function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec): PrivateRam | null {
-  if (snapshot?.memoryPath === undefined) return null;
+  if (snapshot?.memoryPath === undefined) {
+    if (snapshot?.difference === undefined) return null;
+    throw new VmmError('vm_spec_invalid', 'a difference of RAM needs the RAM that it belongs to');
+  }
   if (balloonMib !== undefined)
     throw new VmmError(
       'vm_spec_invalid',
       'RAM that is mapped copy-on-write can not have a balloon',
     );
   return PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
+}
+
+/** What the VM of the snapshot had changed in the RAM that the clone maps. @throws VmmError `snapshot_refused` */
+async function differenceOf({ snapshot, memoryMib }: VmSpec): Promise<OpenDifference | null> {
+  if (snapshot?.difference === undefined) return null;
+  return await openDifference(snapshot.difference, memoryMib * MIB);
 }
 
 /** What a save of such a VM needs; null: nothing of its own, or it can't be saved. */
@@ -294,6 +308,13 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
   return `QEMU ${host.version} ${accelerator}, ${processor}, ${digest}`;
 }
 
+/** What the VM starts from; null: nothing. */
+interface Loaded {
+  readonly state: Buffer | null;
+  readonly ram: PrivateRam | null;
+  readonly difference: OpenDifference | null;
+}
+
 async function bringUp(
   process: QemuProcess,
   slot: VsockSlot,
@@ -302,11 +323,10 @@ async function bringUp(
   {
     state,
     ram,
+    difference,
     marks,
     now,
-  }: {
-    readonly state: Buffer | null;
-    readonly ram: PrivateRam | null;
+  }: Loaded & {
     readonly marks: { greetedMs: number; loadedMs: number };
     readonly now: () => number;
   },
@@ -318,11 +338,15 @@ async function bringUp(
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   ram?.requireSealed();
+  if (difference !== null) {
+    await findRam(ram, process);
+    await ram?.load(difference);
+  }
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),
     slot.ready(spec.guestCid),
     // Meanwhile: QEMU has mapped it, and runs no guest code yet.
-    findRam(ram, process),
+    difference === null ? findRam(ram, process) : undefined,
   ]);
   marks.loadedMs = now();
   await slot.plugReady();

@@ -1,9 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, writeSync } from 'node:fs';
+import { mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../../base/units.ts';
 import { closeFd, createMemFd, sealContent } from '../../sys/fd.ts';
+import { openDifference } from '../difference-file.ts';
 import { PrivateRam, piecesOf } from './private-ram.ts';
 
 const MAPS = `7f2c5c000000-7f2c7c000000 rw-p 00000000 00:01 2051                       /memfd:shared-ram (deleted)
@@ -43,9 +46,22 @@ function sealed(): number {
   return fd;
 }
 
-async function withVmm(test: (ram: PrivateRam, pid: number) => Promise<void>): Promise<void> {
+/** The same with other pages: changed, zero, as it was, changed. */
+const CHANGING_VMM = VMM.replace(/m\[.*too'/s, () =>
+  [
+    "m[0:3] = b'new'",
+    'm[1 << 20:(1 << 20) + 3] = bytes(3)',
+    'm[2 << 20:(2 << 20) + 3] = bytes(3)',
+    "m[(3 << 20) + 4096:(3 << 20) + 4099] = b'two'",
+  ].join('\n'),
+);
+
+async function withVmm(
+  test: (ram: PrivateRam, pid: number) => Promise<void>,
+  program = VMM,
+): Promise<void> {
   const fd = sealed();
-  const vmm = spawn('python3', ['-c', VMM], { stdio: ['ignore', 'pipe', 'inherit', fd] });
+  const vmm = spawn('python3', ['-c', program], { stdio: ['ignore', 'pipe', 'inherit', fd] });
   const ended = once(vmm, 'exit');
   const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);
   try {
@@ -90,6 +106,35 @@ describe('PrivateRam', () => {
     closeFd(target);
     const text = (at: number): string => bytes.toString('latin1', at, at + 3);
     expect([text(0), text(MIB), text(3 * MIB + 4096)]).toEqual(['own', '\0\0\0', 'too']);
+  });
+
+  it('writes only what differs, and another VMM gets it', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-difference-'));
+    const difference = { path: join(dir, 'difference'), baseDigest: 'ab'.repeat(32) };
+    const target = createMemFd('target', BYTES);
+    try {
+      const fd = openSync(difference.path, 'w');
+      await withVmm(async (ram, pid) => {
+        ram.find(pid);
+        expect(await ram.ownBytes()).toBe(4 * 4096);
+        // Of four own pages one has become zero, and one is as it was.
+        expect(await ram.writeDifference(fd, difference.baseDigest)).toBe(64 + 2 * 4096 + 3 * 8);
+      }, CHANGING_VMM);
+      closeFd(fd);
+      await withVmm(async (ram, pid) => {
+        ram.find(pid);
+        await using opened = await openDifference(difference, BYTES);
+        await ram.load(opened);
+        expect(await ram.ownBytes()).toBe(3 * 4096);
+        await ram.writeOwnPages(target);
+      });
+      const bytes = readFileSync(`/proc/self/fd/${target}`);
+      const text = (at: number): string => bytes.toString('latin1', at, at + 3);
+      expect([text(0), text(MIB), text(3 * MIB + 4096)]).toEqual(['new', '\0\0\0', 'two']);
+    } finally {
+      closeFd(target);
+      rmSync(dir, { recursive: true });
+    }
   });
 
   it('reads nothing more once it is closed in mid-save', async () => {

@@ -2,13 +2,15 @@
  * RAM that QEMU maps privately (`share=off`): the file holds what all clones of a template share, and QEMU's own pages
  * what this guest has changed. Only through QEMU's address space are both seen.
  */
-import { openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { openSync, readFileSync, readSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MIB } from '../../base/units.ts';
 import { closeFd, type FileIdentity, fileIdentity, fileSize, isSealed } from '../../sys/fd.ts';
 import { allocateNative, PAGE_BYTES } from '../../sys/memory.ts';
-import { openProcessMemory, readProcess } from '../../sys/process-memory.ts';
+import { openProcessMemory, readProcess, writeProcess } from '../../sys/process-memory.ts';
+import { eachDataChunk, type OpenDifference, writeAll } from '../difference-file.ts';
 import { VmmError } from '../errors.ts';
+import { DATA_OFFSET, differenceHeader, differenceTable, RunCollector } from '../ram-difference.ts';
 
 /** A piece of the file in QEMU's address space. */
 interface Piece {
@@ -17,7 +19,17 @@ interface Piece {
   readonly offset: number;
 }
 
+interface OwnRun {
+  readonly memoryFd: number;
+  /** In QEMU's address space. */
+  readonly from: number;
+  /** In the RAM. */
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 const CHUNK_BYTES = MIB;
+const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 /** Chunks without own pages that are looked at before others get a turn of this thread. */
 const CHUNKS_PER_TURN = 64;
 /** Words of /proc/PID/pagemap: 64 bits a page (kernel, Documentation/admin-guide/mm/pagemap.rst). */
@@ -77,7 +89,8 @@ export class PrivateRam {
   find(pid: number | null): void {
     const subject = "the guest's RAM was not found in QEMU";
     try {
-      const pieces = piecesOf(readFileSync(`/proc/${pid}/maps`, 'latin1'), fileIdentity(this.fd));
+      const maps = readFileSync(`/proc/${pid}/maps`, 'latin1');
+      const pieces = piecesOf(maps, fileIdentity(this.fd)).sort((a, b) => a.offset - b.offset);
       const found = pieces.reduce((sum, piece) => sum + piece.bytes, 0);
       if (found !== this.#bytes) throw new Error(`${found} of ${this.#bytes} bytes are mapped`);
       const memoryFd = openProcessMemory(pid ?? 0);
@@ -89,35 +102,80 @@ export class PrivateRam {
   }
 
   /**
-   * Writes all pages that are QEMU's own to their places in a file that holds the shared ones. The VM is stopped. Uses no
-   * descriptor after `close`, which the end of the VM calls: its number may be that of another VM's memory by then.
+   * Makes the pages of a difference QEMU's own. Before a state is loaded, after `find`.
+   * @throws VmmError `snapshot_refused`, `vm_gone`; an errno error of the file
+   */
+  async load(difference: OpenDifference): Promise<void> {
+    const { address, buffer } = allocateNative(CHUNK_BYTES);
+    const chunk = new Uint8Array(buffer);
+    await eachDataChunk(difference, chunk, ({ offset, bytes }) => {
+      for (const part of this.#inMemory(offset, bytes)) {
+        const from = address + part.offset - offset;
+        if (writeProcess(part.memoryFd, from, part.address, part.bytes) !== part.bytes)
+          throw gone();
+      }
+    });
+  }
+
+  /** Bytes of the pages that are QEMU's own, also while it runs. @throws VmmError `vm_gone` */
+  async ownBytes(): Promise<number> {
+    let total = 0;
+    await this.#eachOwnRun(({ bytes }) => {
+      total += bytes;
+    });
+    return total;
+  }
+
+  /**
+   * Writes all pages that are QEMU's own to their places in a file that holds the shared ones. The VM is stopped.
    * @returns bytes written
    * @throws VmmError `vm_gone`; an errno error of the file
    */
   async writeOwnPages(fd: number): Promise<number> {
-    if (this.#inQemu === undefined) throw gone();
-    const { pieces, memoryFd } = this.#inQemu;
     const { address, buffer } = allocateNative(CHUNK_BYTES);
     const chunk = new Uint8Array(buffer);
     let total = 0;
-    let quiet = 0;
-    for (const piece of pieces) {
-      for (let at = 0; at < piece.bytes; at += CHUNK_BYTES) {
-        const end = Math.min(at + CHUNK_BYTES, piece.bytes);
-        const runs = this.#ownRuns(piece.address + at, (end - at) / PAGE_BYTES);
-        for (const { start, bytes } of runs) {
-          const from = piece.address + at + start;
-          if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
-          const to = piece.offset + at + start;
-          if (writeSync(fd, chunk, 0, bytes, to) !== bytes) throw new Error('a short write');
-          total += bytes;
-        }
-        quiet = runs.length > 0 ? 0 : (quiet + 1) % CHUNKS_PER_TURN;
-        if (quiet === 0) await nextTurn();
-        if (this.#isClosed) throw gone();
-      }
-    }
+    await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {
+      if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
+      writeAll(fd, chunk.subarray(0, bytes), offset);
+      total += bytes;
+    });
     return total;
+  }
+
+  /**
+   * Writes into an empty file what QEMU has changed: of its own pages those that differ from the shared ones. The VM is
+   * stopped.
+   * @returns bytes of the file
+   * @throws VmmError `vm_gone`; an errno error of the file
+   */
+  async writeDifference(fd: number, baseDigest: string): Promise<number> {
+    const { address, buffer } = allocateNative(CHUNK_BYTES);
+    const own = Buffer.from(buffer);
+    const shared = Buffer.alloc(CHUNK_BYTES);
+    const found = new RunCollector();
+    let at = DATA_OFFSET;
+    await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {
+      if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
+      if (readSync(this.fd, shared, 0, bytes, offset) !== bytes) throw new Error('the RAM shrank');
+      let kept = 0;
+      for (let page = 0; page < bytes; page += PAGE_BYTES) {
+        const end = page + PAGE_BYTES;
+        if (own.compare(shared, page, end, page, end) === 0) continue;
+        const isZero = own.compare(ZERO_PAGE, 0, PAGE_BYTES, page, end) === 0;
+        found.add((offset + page) / PAGE_BYTES, isZero);
+        if (isZero) continue;
+        // Towards the front, over pages that are left out.
+        if (kept !== page) own.copyWithin(kept, page, end);
+        kept += PAGE_BYTES;
+      }
+      writeAll(fd, own.subarray(0, kept), at);
+      at += kept;
+    });
+    const table = differenceTable(found.runs);
+    writeAll(fd, table, at);
+    writeAll(fd, differenceHeader(found, { ramBytes: this.#bytes, baseDigest }), 0);
+    return at + table.length;
   }
 
   /** Idempotent. */
@@ -127,6 +185,43 @@ export class PrivateRam {
     const { memoryFd = -1, pagemapFd = -1 } = this.#inQemu ?? {};
     this.#inQemu = undefined;
     for (const fd of [this.fd, memoryFd, pagemapFd]) if (fd >= 0) closeFd(fd);
+  }
+
+  /**
+   * Visits the runs of own pages in the order of the RAM, each at most `CHUNK_BYTES` long. Uses no descriptor after
+   * `close`, which the end of the VM calls: its number may be that of another VM's memory by then.
+   * @throws VmmError `vm_gone`
+   */
+  async #eachOwnRun(visit: (run: OwnRun) => void): Promise<void> {
+    if (this.#inQemu === undefined) throw gone();
+    const { pieces, memoryFd } = this.#inQemu;
+    let quiet = 0;
+    for (const piece of pieces) {
+      for (let at = 0; at < piece.bytes; at += CHUNK_BYTES) {
+        const end = Math.min(at + CHUNK_BYTES, piece.bytes);
+        const runs = this.#ownRuns(piece.address + at, (end - at) / PAGE_BYTES);
+        for (const { start, bytes } of runs) {
+          const from = piece.address + at + start;
+          visit({ memoryFd, from, offset: piece.offset + at + start, bytes });
+        }
+        quiet = runs.length > 0 ? 0 : (quiet + 1) % CHUNKS_PER_TURN;
+        if (quiet === 0) await nextTurn();
+        if (this.#isClosed) throw gone();
+      }
+    }
+  }
+
+  /** Where a part of the RAM is in QEMU. @throws VmmError `vm_gone` */
+  #inMemory(offset: number, bytes: number): (Piece & { readonly memoryFd: number })[] {
+    if (this.#inQemu === undefined) throw gone();
+    const { pieces, memoryFd } = this.#inQemu;
+    return pieces.flatMap((piece) => {
+      const start = Math.max(offset, piece.offset);
+      const end = Math.min(offset + bytes, piece.offset + piece.bytes);
+      if (start >= end) return [];
+      const address = piece.address + start - piece.offset;
+      return [{ memoryFd, address, offset: start, bytes: end - start }];
+    });
   }
 
   /** Runs of own pages among `pages` from `address` on; offsets from there. */

@@ -12,6 +12,7 @@ import type {
   DiskLimits,
   DiskTrouble,
   NicHotplug,
+  RamChanges,
   Vm,
   VmExit,
   VmSnapshot,
@@ -285,7 +286,12 @@ export class QemuVm implements Vm {
     return this.#privateMemory !== null;
   }
 
-  async saveState(statePath: string, ramPath?: string): Promise<VmSnapshot> {
+  async ownBytes(): Promise<number> {
+    this.#requireRunning();
+    return (await this.#privateMemory?.ram.ownBytes()) ?? 0;
+  }
+
+  async saveState(statePath: string, changes?: RamChanges): Promise<VmSnapshot> {
     this.#requireRunning();
     const machine = this.#snapshotMachine;
     if (machine === null) throw unsupported("its RAM is QEMU's own");
@@ -294,9 +300,11 @@ export class QemuVm implements Vm {
     const own = this.#privateMemory;
     const { qmp } = this.#process;
     const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
-    if (own !== null) await writeChanges(own, ramPath);
+    if (own !== null) await writeChanges(own, changes);
     await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
-    return { statePath, stateSha256: stateDigest(state), machine };
+    const saved = { statePath, stateSha256: stateDigest(state), machine };
+    if (changes === undefined || 'ramPath' in changes) return saved;
+    return { ...saved, difference: changes.difference };
   }
 
   async pause(): Promise<void> {
@@ -335,13 +343,20 @@ export class QemuVm implements Vm {
   }
 }
 
-async function writeChanges({ ram, memoryFd }: PrivateMemory, path?: string): Promise<void> {
-  if (path === undefined) {
+async function writeChanges(
+  { ram, memoryFd }: PrivateMemory,
+  changes: RamChanges | undefined,
+): Promise<void> {
+  if (changes === undefined) {
     await ram.writeOwnPages(memoryFd);
-    return;
+  } else if ('ramPath' in changes) {
+    await using file = await open(changes.ramPath, 'r+');
+    await ram.writeOwnPages(file.fd);
+  } else {
+    const { path, baseDigest } = changes.difference;
+    await using file = await open(path, 'w', 0o600);
+    await ram.writeDifference(file.fd, baseDigest);
   }
-  await using file = await open(path, 'r+');
-  await ram.writeOwnPages(file.fd);
 }
 
 function unsupported(cause: string): VmmError {

@@ -1,0 +1,153 @@
+/** RAM that snapshots need and share, in the store. */
+import { chmod, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import type { NewSnapshot } from '../../src/store/snapshot.ts';
+import type { Store } from '../../src/store/store.ts';
+import { digestSparse } from '../../src/sys/sparse.ts';
+import {
+  named,
+  newSandbox,
+  newSnapshot,
+  onDisk,
+  takeSnapshot,
+  writeSnapshot,
+  writeSparse,
+} from '../support/snapshots.ts';
+import { temporaryDir, temporaryStore } from '../support/store.ts';
+
+const BASE_BYTES = 1024 * 1024;
+
+async function base(seed = 7): Promise<{ digest: string; copy: (to: string) => Promise<void> }> {
+  const path = join(dirname(await temporaryDir()), 'base');
+  const write = (to: string) => writeSparse(to, BASE_BYTES, Buffer.alloc(4096, seed), 8192);
+  await write(path);
+  return { digest: await digestSparse(path), copy: write };
+}
+
+/** Takes a snapshot with a base. @returns its row, and how often the base was written */
+async function take(
+  store: Store,
+  seed: number,
+  { digest, copy }: Awaited<ReturnType<typeof base>>,
+  change: Partial<NewSnapshot> = {},
+) {
+  await using staging = await store.snapshots.stage();
+  let copies = 0;
+  await staging.keepBase(digest, async (to) => {
+    copies += 1;
+    await copy(to);
+  });
+  await staging.write(async (paths) => {
+    await writeSnapshot({ ...paths, ram: `${paths.ram}-unused` }, seed);
+    await writeFile(paths.difference, `difference ${seed}`);
+  });
+  const snapshot = newSnapshot(seed, { base: digest, ...change });
+  if (change.kind !== 'pause') return { row: await staging.commit(snapshot), copies };
+  const sandbox = newSandbox({ status: 'paused', pausedSnapshotId: snapshot.id });
+  return { row: await staging.commit(snapshot, sandbox), copies, sandbox };
+}
+
+describe('store: bases', () => {
+  it('is written once, and removed with the last snapshot that needs it', async () => {
+    const { dir, store } = await temporaryStore();
+    const of = await base();
+    const [one, two] = [await take(store, 1, of), await take(store, 2, of)];
+    expect([one.copies, two.copies]).toEqual([1, 0]);
+    expect(one.row.files).toMatchObject({ base: of.digest });
+    expect(one.row.files).not.toHaveProperty('ram');
+    expect((await onDisk(dir)).files).toEqual(await named(store));
+    await store.snapshots.remove(one.row.id);
+    expect((await onDisk(dir)).files).toContain(of.digest);
+    await using open = await store.snapshots.open(two.row.id);
+    expect(await readFile(open.paths.difference ?? '', 'utf8')).toBe('difference 2');
+    expect(await digestSparse(open.paths.base ?? '')).toBe(of.digest);
+    await store.snapshots.remove(two.row.id);
+    expect(await onDisk(dir)).toEqual({ files: [], staging: [expect.any(String)], trash: [] });
+    expect((await take(store, 3, of)).copies).toBe(1);
+  });
+
+  it('counts for the oldest that needs it, unless another snapshot has it as its RAM', async () => {
+    const { store } = await temporaryStore();
+    const of = await base();
+    const rows = [await take(store, 1, of), await take(store, 2, of)].map(({ row }) => row);
+    const bytes = async (): Promise<Record<string, number>> =>
+      Object.fromEntries((await store.snapshots.list()).map((row) => [row.id, row.bytes]));
+    const [one = '', two = ''] = rows.map(({ id }) => id);
+    const before = await bytes();
+    expect(before[one]).toBe(rows[0]?.bytes);
+    expect((before[one] ?? 0) - (rows[0]?.baseBytes ?? 0)).toBe(before[two]);
+    await store.snapshots.remove(one);
+    expect((await bytes())[two]).toBe(before[one]);
+    const whole = await takeSnapshot(store, 1);
+    const { files } = await store.snapshots.get(whole);
+    const third = await take(store, 3, {
+      digest: files.ram ?? '',
+      copy: () => Promise.reject(new Error('it is there')),
+    });
+    expect((await bytes())[third.row.id]).toBe(before[two]);
+  });
+
+  it('stays with a sandbox that was paused with it, until that ends', async () => {
+    const { dir, store } = await temporaryStore();
+    const of = await base();
+    const { sandbox, row } = await take(store, 1, of, { kind: 'pause' });
+    if (sandbox === undefined) throw new Error('no sandbox');
+    await store.sandboxes.put({ ...sandbox, status: 'running', pausedSnapshotId: null });
+    expect((await store.snapshots.list()).map(({ id }) => id)).not.toContain(row.id);
+    expect((await onDisk(dir)).files).toEqual([of.digest]);
+    const end = { cause: 'stopped', detail: '', atMs: 1 };
+    await store.sandboxes.put({ ...sandbox, status: 'ended', pausedSnapshotId: null, end });
+    expect((await onDisk(dir)).files).toEqual([]);
+  });
+
+  it('a damaged one is refused by all that have the store open, and repaired by the next save', async () => {
+    const { dir, store } = await temporaryStore();
+    const of = await base();
+    const { row } = await take(store, 1, of);
+    const path = join(dir, 'files', of.digest);
+    const { store: other } = await temporaryStore(dir);
+    await (await other.snapshots.open(row.id)).release();
+    // As a backup that was restored.
+    await chmod(path, 0o400);
+    for (const each of [store, other]) await (await each.snapshots.open(row.id)).release();
+    await chmod(path, 0o600);
+    const whole = await readFile(path);
+    await writeFile(path, Buffer.alloc(whole.length));
+    for (const each of [store, other]) {
+      const opening = each.snapshots.open(row.id);
+      await expect(opening).rejects.toMatchObject({ code: 'snapshot_damaged' });
+      await (await each.snapshots.open(row.id, 'disk')).release();
+    }
+    expect((await take(store, 2, of)).copies).toBe(1);
+    for (const each of [store, other]) await (await each.snapshots.open(row.id)).release();
+  });
+
+  it('a base that is not what its digest says is refused, and nothing is kept', async () => {
+    const { dir, store } = await temporaryStore();
+    const { digest } = await base(1);
+    const { copy } = await base(2);
+    await expect(take(store, 1, { digest, copy })).rejects.toMatchObject({
+      code: 'snapshot_damaged',
+    });
+    expect((await onDisk(dir)).files).toEqual([]);
+    expect(await store.snapshots.list()).toEqual([]);
+  });
+
+  it('a base whose last snapshot goes between the save and its commit is kept', async () => {
+    const { dir, store } = await temporaryStore();
+    const of = await base();
+    const { row } = await take(store, 1, of);
+    await using staging = await store.snapshots.stage();
+    await staging.keepBase(of.digest, () => Promise.reject(new Error('it is there')));
+    await store.snapshots.remove(row.id);
+    expect((await onDisk(dir)).files).toEqual([]);
+    await staging.write(async (paths) => {
+      await writeSnapshot({ ...paths, ram: `${paths.ram}-unused` }, 2);
+      await writeFile(paths.difference, 'difference');
+    });
+    const { id } = await staging.commit(newSnapshot(2, { base: of.digest }));
+    await using open = await store.snapshots.open(id);
+    expect(await digestSparse(open.paths.base ?? '')).toBe(of.digest);
+  });
+});
