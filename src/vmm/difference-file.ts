@@ -93,6 +93,41 @@ export function writeAll(fd: number, bytes: Uint8Array, at: number): void {
   }
 }
 
+/** Writes many small pieces one after the other. */
+export class BufferedWriter {
+  readonly #fd: number;
+  readonly #buffer = Buffer.allocUnsafe(MIB);
+  #held = 0;
+  #written: number;
+
+  /** @param at position of the first byte */
+  constructor(fd: number, at: number) {
+    this.#fd = fd;
+    this.#written = at;
+  }
+
+  /** Position after the last byte. */
+  get end(): number {
+    return this.#written + this.#held;
+  }
+
+  add(bytes: Uint8Array, start = 0, end = bytes.length): void {
+    for (let at = start; at < end; ) {
+      const part = bytes.subarray(at, Math.min(end, at + this.#buffer.length - this.#held));
+      this.#buffer.set(part, this.#held);
+      this.#held += part.length;
+      at += part.length;
+      if (this.#held === this.#buffer.length) this.flush();
+    }
+  }
+
+  flush(): void {
+    writeAll(this.#fd, this.#buffer.subarray(0, this.#held), this.#written);
+    this.#written += this.#held;
+    this.#held = 0;
+  }
+}
+
 function read(fd: number, bytes: number, at: number): Buffer {
   const buffer = Buffer.alloc(bytes);
   readAll(fd, buffer, at);

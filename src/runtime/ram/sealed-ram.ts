@@ -32,7 +32,9 @@ export class SealedRam implements CloneRam {
 
   /** Of the pages of copies and sealed memories that are there, each once. */
   get bytes(): number {
-    const sealed = [...this.#sealed.values()].map(({ fds: [fd] }) => (fd === undefined ? 0 : usedBytes(fd)));
+    const sealed = [...this.#sealed.values()].map(({ fds: [fd] }) =>
+      fd === undefined ? 0 : usedBytes(fd),
+    );
     const all = [...[...this.#copies.values()].map(({ bytes }) => bytes), ...sealed];
     return all.reduce((sum, bytes) => sum + bytes, 0);
   }

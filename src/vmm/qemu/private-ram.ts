@@ -8,7 +8,12 @@ import { MIB } from '../../base/units.ts';
 import { closeFd, type FileIdentity, fileIdentity, fileSize, isSealed } from '../../sys/fd.ts';
 import { allocateNative, PAGE_BYTES } from '../../sys/memory.ts';
 import { openProcessMemory, readProcess, writeProcess } from '../../sys/process-memory.ts';
-import { eachDataChunk, type OpenDifference, writeAll } from '../difference-file.ts';
+import {
+  BufferedWriter,
+  eachDataChunk,
+  type OpenDifference,
+  writeAll,
+} from '../difference-file.ts';
 import { VmmError } from '../errors.ts';
 import { DATA_OFFSET, differenceHeader, differenceTable, RunCollector } from '../ram-difference.ts';
 
@@ -30,8 +35,10 @@ interface OwnRun {
 
 const CHUNK_BYTES = MIB;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
-/** Chunks without own pages that are looked at before others get a turn of this thread. */
-const CHUNKS_PER_TURN = 64;
+/** Read and compared before others get a turn of this thread: about 2 ms. */
+const TURN_BYTES = 2 * MIB;
+/** Looking at a chunk without own pages takes as long as these bytes. */
+const SCAN_COST_BYTES = 32 * 1024;
 /** Words of /proc/PID/pagemap: 64 bits a page (kernel, Documentation/admin-guide/mm/pagemap.rst). */
 const WORD_BYTES = 8;
 /** In the upper half of a word: 63 present, 62 swapped, 61 page of a file or shared. */
@@ -154,28 +161,22 @@ export class PrivateRam {
     const own = Buffer.from(buffer);
     const shared = Buffer.alloc(CHUNK_BYTES);
     const found = new RunCollector();
-    let at = DATA_OFFSET;
+    const data = new BufferedWriter(fd, DATA_OFFSET);
     await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {
       if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
       if (readSync(this.fd, shared, 0, bytes, offset) !== bytes) throw new Error('the RAM shrank');
-      let kept = 0;
       for (let page = 0; page < bytes; page += PAGE_BYTES) {
         const end = page + PAGE_BYTES;
         if (own.compare(shared, page, end, page, end) === 0) continue;
         const isZero = own.compare(ZERO_PAGE, 0, PAGE_BYTES, page, end) === 0;
         found.add((offset + page) / PAGE_BYTES, isZero);
-        if (isZero) continue;
-        // Towards the front, over pages that are left out.
-        if (kept !== page) own.copyWithin(kept, page, end);
-        kept += PAGE_BYTES;
+        if (!isZero) data.add(own, page, end);
       }
-      writeAll(fd, own.subarray(0, kept), at);
-      at += kept;
     });
-    const table = differenceTable(found.runs);
-    writeAll(fd, table, at);
+    data.add(differenceTable(found.runs));
+    data.flush();
     writeAll(fd, differenceHeader(found, { ramBytes: this.#bytes, baseDigest }), 0);
-    return at + table.length;
+    return data.end;
   }
 
   /** Idempotent. */
@@ -195,7 +196,7 @@ export class PrivateRam {
   async #eachOwnRun(visit: (run: OwnRun) => void): Promise<void> {
     if (this.#inQemu === undefined) throw gone();
     const { pieces, memoryFd } = this.#inQemu;
-    let quiet = 0;
+    let work = 0;
     for (const piece of pieces) {
       for (let at = 0; at < piece.bytes; at += CHUNK_BYTES) {
         const end = Math.min(at + CHUNK_BYTES, piece.bytes);
@@ -204,11 +205,15 @@ export class PrivateRam {
           const from = piece.address + at + start;
           visit({ memoryFd, from, offset: piece.offset + at + start, bytes });
         }
-        quiet = runs.length > 0 ? 0 : (quiet + 1) % CHUNKS_PER_TURN;
-        if (quiet === 0) await nextTurn();
+        work += SCAN_COST_BYTES + runs.reduce((sum, { bytes }) => sum + bytes, 0);
+        if (work < TURN_BYTES) continue;
+        work = 0;
+        await nextTurn();
         if (this.#isClosed) throw gone();
       }
     }
+    await nextTurn();
+    if (this.#isClosed) throw gone();
   }
 
   /** Where a part of the RAM is in QEMU. @throws VmmError `vm_gone` */
