@@ -11,7 +11,9 @@ import type { SharedBudget } from '../base/model-limits.ts';
 import type { MemoryShort } from '../config.ts';
 import { dialChannel } from '../guest/dial.ts';
 import { availableMib, totalMib } from '../probes/host-memory.ts';
+import { CloneSizes } from '../sandbox/memory/clone-size.ts';
 import { memoryMarks, reserveMibOf } from '../sandbox/memory/host-guard.ts';
+import { mayMapRam } from '../sandbox/memory/size.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { MemoryGuard } from '../sandbox/plane/memory-guard.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
@@ -90,12 +92,13 @@ export async function openControlPlane(
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log });
   const allMib = Math.floor(totalMib());
   const reserveMib = reserveMibOf(allMib);
+  const clones = new CloneSizes(systemClock, () => runtime.metrics.sharingVms());
   const queue = new StartQueue({
     concurrency: availableParallelism(),
     totalMib: waitsForMemory ? allMib : Number.POSITIVE_INFINITY,
     reserveMib,
     availableMib: waitsForMemory
-      ? () => Math.floor(availableMib())
+      ? () => Math.floor(availableMib() - clones.pendingMib())
       : () => Number.POSITIVE_INFINITY,
     clock: systemClock,
   });
@@ -116,6 +119,10 @@ export async function openControlPlane(
       queue,
       accelerator: driver.accelerator,
       gate: options.gate,
+      sizes: {
+        canShare: (size) => mayMapRam(driver.capabilities, size),
+        expectedMib: (mib) => clones.expectedMib(mib),
+      },
       tracer: runtime.tracer,
       describe: async () => ({
         version,

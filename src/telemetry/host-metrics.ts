@@ -16,6 +16,7 @@ import type { UsageRecord } from '../bridge/bridge.ts';
 import type { NetworkLease } from '../net/lease/lease.ts';
 import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
 import type { ControlPlane, SandboxInfo } from '../sandbox/control.ts';
+import type { LiveClone } from '../sandbox/memory/clone-size.ts';
 import type { StartTimings } from '../sandbox/parts.ts';
 import type { SandboxLoad, SandboxLoads } from '../sandbox/plane/load.ts';
 import type { RecentEvents } from '../sandbox/plane/recent-events.ts';
@@ -195,6 +196,15 @@ export class HostMetrics {
   /** @param measuredOf measurements of a sandbox; `pid`: of its VMM, null: it has none */
   addLoads(measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
     this.#measuredOf = measuredOf;
+  }
+
+  /** VMs that share RAM with others, members of pools included. */
+  sharingVms(): readonly LiveClone[] {
+    const sharing = [...this.#sandboxes].filter(({ sharers }) => sharers !== null);
+    return sharing.map((one) => {
+      const bytes = ownBytes(one);
+      return { ownMib: bytes === null ? null : bytes / MIB, sizeMib: one.spec.memoryMib };
+    });
   }
 
   /** @param usedBytes of the RAM that VMs share. Call once. */

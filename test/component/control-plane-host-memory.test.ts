@@ -275,3 +275,38 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 });
+
+describe('admission', () => {
+  const sizes = { canShare: () => true, expectedMib: () => 100 };
+
+  it('a clone that shares its RAM starts with what it is expected to take, anything else with its size', async () => {
+    const availableMib = (): number => RESERVE_MIB + 120;
+    await using host = await FakeHost.open({ mapsMemory: true, sizes, availableMib });
+    const { control } = host;
+    const { id } = await control.create({});
+    await control.setPool({ min: 1, max: 1 });
+    await eventually(async () => expect((await control.pools())[0]?.ready).toBe(1));
+    await control.setPool({ min: 0, max: 0 });
+    const [fork] = await control.fork(id, { count: 1 });
+    expect(fork?.ok).toBe(true);
+    const boot = control.create({ boot: true, queueTimeoutMs: 1000 });
+    await host.passTime(expect(boot).rejects.toMatchObject({ code: 'busy' }));
+    await requireNothing(host);
+  });
+
+  it('a size that the host can never give is refused at once', async () => {
+    await using host = await FakeHost.open({ mapsMemory: true, sizes });
+    const huge = host.control.create({ memoryMib: 65_536 - RESERVE_MIB + 128 });
+    await expect(huge).rejects.toMatchObject({ code: 'spec_invalid' });
+    await requireNothing(host);
+  });
+
+  it('where nothing may be shared, a clone needs its whole size', async () => {
+    const none = { ...sizes, canShare: () => false };
+    const availableMib = (): number => RESERVE_MIB + 120;
+    await using host = await FakeHost.open({ mapsMemory: true, sizes: none, availableMib });
+    const clone = host.control.create({ queueTimeoutMs: 1000 });
+    await host.passTime(expect(clone).rejects.toMatchObject({ code: 'busy' }));
+    await requireNothing(host);
+  });
+});

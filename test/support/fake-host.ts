@@ -25,6 +25,7 @@ import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import type { StartGate } from '../../src/sandbox/start/start-gate.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
+import type { StartSizes } from '../../src/sandbox/start/starter.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
@@ -79,6 +80,8 @@ export interface FakeHostOptions {
   readonly tracer?: Tracer;
   /** Judges starts. */
   readonly gate?: StartGate;
+  /** What starts are expected to take; default: their whole size. */
+  readonly sizes?: StartSizes;
   /** Its VMs map the RAM that they start from. */
   readonly mapsMemory?: FakeSharing;
   /** Called with each warning. */
@@ -275,6 +278,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
       clock,
       queue,
       gate: options.gate,
+      sizes: options.sizes,
       store,
       log: { ...silentLog, warn: options.warn ?? silentLog.warn },
       accelerator: 'fake',

@@ -11,7 +11,7 @@ import type { Clock } from '../../base/clock.ts';
 import { timeLimit, wait } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
 import type { Guest, GuestLimits } from '../../guest/guest.ts';
-import type { Balloon, Vm, VmSpec } from '../../vmm/driver.ts';
+import type { Balloon, Vm, VmmCapabilities, VmSpec } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import { isInRange, RANGES } from '../limits.ts';
 import type { SandboxSpec } from '../spec.ts';
@@ -41,6 +41,15 @@ export function vmMemory(size: MemorySize): Pick<VmSpec, 'memoryMib' | 'balloonM
   const memoryMib = ramMib(size);
   if (size.memoryMaxMib === undefined) return { memoryMib };
   return { memoryMib, balloonMib: memoryMib - size.memoryMib };
+}
+
+/** Whether a clone of this size may map RAM of its source, and share pages with others. */
+export function mayMapRam(
+  { mapsMemoryMibMax, mapsMemoryWithBalloon }: VmmCapabilities,
+  size: MemorySize,
+): boolean {
+  if (ramMib(size) > (mapsMemoryMibMax ?? Number.POSITIVE_INFINITY)) return false;
+  return vmMemory(size).balloonMib === undefined || mapsMemoryWithBalloon === true;
 }
 
 /** The size after the next step of growth, MiB; null: the guest has its maximum. */

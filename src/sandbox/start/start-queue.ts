@@ -53,7 +53,10 @@ export interface StartQueueOptions {
 export interface StartRequest<T> {
   /** Tenants take turns. */
   readonly tenant: string;
+  /** What it is expected to take. */
   readonly memoryMib: number;
+  /** The most that it may take: a host that is smaller refuses it. Default `memoryMib`. */
+  readonly sizeMib?: number | undefined;
   /** Time limit in the queue, milliseconds; null: none. */
   readonly queueTimeoutMs: number | null;
   /** `low` starts only if no `normal` request waits. Default `normal`. */
@@ -206,13 +209,14 @@ export class StartQueue {
   }
 
   /** Throws unless the request may wait. */
-  #admit<T>({ tenant, memoryMib, signal }: StartRequest<T>, line: FairQueue<Waiting>): void {
+  #admit<T>(request: StartRequest<T>, line: FairQueue<Waiting>): void {
+    const { tenant, memoryMib, sizeMib = memoryMib, signal } = request;
     if (this.#closed !== undefined) throw closed();
     if (signal?.aborted) throw cancelled(signal.reason);
     const largestMib = Math.floor(this.#options.totalMib - this.#reserveMib);
     // Also refuses NaN.
-    if (!(memoryMib <= largestMib)) {
-      const message = `memory: ${memoryMib} MiB; this host has at most ${largestMib} MiB`;
+    if (!(sizeMib <= largestMib)) {
+      const message = `memory: ${sizeMib} MiB; this host has at most ${largestMib} MiB`;
       throw new SandboxError('spec_invalid', message, { remedy: 'ask for less memory' });
     }
     if (this.#shortage !== null && line === this.#queues.normal) throw this.#short(this.#shortage);

@@ -24,12 +24,22 @@ import { openGate, type StartGate } from './start-gate.ts';
 import type { Handover, StartQueue } from './start-queue.ts';
 import type { NamedTemplate } from './template.ts';
 
+/** What a start is expected to take of the host's memory. */
+export interface StartSizes {
+  /** Whether a clone of this size maps RAM that it may share. */
+  canShare(spec: Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>): boolean;
+  /** What it is then expected to have of its own, MiB. */
+  expectedMib(sizeMib: number): number;
+}
+
 export interface StarterParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly queue: StartQueue;
   /** Absent: all starts have one owner, without limits. */
   readonly gate?: StartGate | undefined;
+  /** Absent: a start takes its whole size. */
+  readonly sizes?: StartSizes | undefined;
   /** Absent: nothing is traced. */
   readonly tracer?: Tracer | undefined;
   makeSpec(options: ResolvedOptions): SandboxSpec;
@@ -91,11 +101,11 @@ export class Starter {
       // Outside any trace: a refill is not part of the claim that caused it.
       start: (template, signal) =>
         this.#tracer.run(null, () => this.#startMember(template, signal)),
-      turn: ({ spec: { memoryMib } }, signal, work) =>
-        parts.queue.run(
-          { tenant: HOST, memoryMib, queueTimeoutMs: null, priority: 'low', signal },
-          work,
-        ),
+      turn: ({ spec, source }, signal, work) => {
+        const memoryMib = this.#expectedMib(spec, source, this.#gate.sharersOf(null));
+        const place = { memoryMib, sizeMib: spec.memoryMib, priority: 'low' } as const;
+        return parts.queue.run({ ...place, tenant: HOST, queueTimeoutMs: null, signal }, work);
+      },
     });
   }
 
@@ -139,11 +149,12 @@ export class Starter {
     const cloneOrBoot = (both: AbortSignal): Promise<Started> =>
       this.#cloneOrBoot(spec, template, { path: image?.path, needsTemplate: needs, sharers }, both);
     const handover = template === null ? undefined : this.pools.handover(template.key);
-    const started = await this.#queued(request, spec, signal, cloneOrBoot, handover);
+    const clone = { source: template?.source ?? null, start: cloneOrBoot };
+    const started = await this.#queued(request, spec, signal, clone, handover);
     if (started.isBound) return started;
     if (fits(started, sharers) && (await this.#bind(started, spec, signal))) return started;
     await started.supervisor.stop();
-    return await this.#queued(request, spec, signal, cloneOrBoot);
+    return await this.#queued(request, spec, signal, clone);
   }
 
   /** Starts from a snapshot, with the size and warm list of that. */
@@ -164,7 +175,8 @@ export class Starter {
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, snapshot.source, undefined, this.#sharersOf(request), both);
     return await this.#admitted(request, spec, async () => {
-      const supervisor = await this.#queued(request, spec, signal, start);
+      const from = { source: snapshot.source, start };
+      const supervisor = await this.#queued(request, spec, signal, from);
       return { supervisor, origin: 'snapshot', isBound: true };
     });
   }
@@ -181,7 +193,7 @@ export class Starter {
     const { annotations, copies = 1 } = owner;
     const request = { annotations, queueTimeoutMs: QUEUE_TIMEOUT_MS * copies };
     const { supervisor } = await this.#admitted(owner, spec, async () => ({
-      supervisor: await this.#queued(request, spec, signal, start),
+      supervisor: await this.#queued(request, spec, signal, { source, start }),
     }));
     return supervisor;
   }
@@ -272,13 +284,17 @@ export class Starter {
     request: Pick<CreateRequest, 'queueTimeoutMs' | 'annotations'>,
     spec: SandboxSpec,
     signal: AbortSignal,
-    start: (signal: AbortSignal) => Promise<T>,
+    from: {
+      readonly source: StartSource | null;
+      readonly start: (signal: AbortSignal) => Promise<T>;
+    },
     handover?: Handover<T>,
   ): Promise<T> {
+    const { source, start } = from;
     const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
-    const { memoryMib } = spec;
+    const memoryMib = this.#expectedMib(spec, source, this.#sharersOf(request));
     const tenant = this.#gate.ownerOf(request.annotations ?? {});
-    const place = { tenant, memoryMib, queueTimeoutMs, signal, handover };
+    const place = { tenant, memoryMib, sizeMib: spec.memoryMib, queueTimeoutMs, signal, handover };
     const admission = this.#tracer.start('admission');
     // Called in the context of the start that freed the place, which may belong to another trace.
     const started = this.#tracer.bind(start);
@@ -341,6 +357,19 @@ export class Starter {
     const spec = this.#parts.makeSpec({ ...size, warm: template.warm, network });
     const sharers = this.#gate.sharersOf(null);
     return await this.#startOne(spec, template.source, undefined, sharers, signal);
+  }
+
+  /** A clone that shares its RAM has at first little of its own; all else takes what its size says. */
+  #expectedMib(
+    spec: Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>,
+    source: StartSource | null,
+    sharers: string | null,
+  ): number {
+    const { sizes } = this.#parts;
+    const { memoryMib } = spec;
+    const maps = source !== null && 'mapMemory' in source && source.mapMemory !== undefined;
+    if (!maps || sharers === null || sizes?.canShare(spec) !== true) return memoryMib;
+    return sizes.expectedMib(memoryMib);
   }
 
   #sharersOf({ annotations = {} }: CloneOwner): string | null {

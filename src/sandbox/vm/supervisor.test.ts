@@ -79,6 +79,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     close: hold('listener'),
   });
   const driver = {
+    capabilities: {},
     start: async (spec: VmSpec, signal?: AbortSignal) => {
       await spec.memoryReady;
       await step('vm', signal);

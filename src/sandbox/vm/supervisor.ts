@@ -22,7 +22,7 @@ import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import type { SandboxEnd } from '../ending.ts';
 import { isFailure } from '../ending.ts';
 import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
-import { fitMemory, ramMib, resizeMemory, vmMemory } from '../memory/size.ts';
+import { fitMemory, mayMapRam, ramMib, resizeMemory } from '../memory/size.ts';
 import type { ResizedEvent } from '../memory-events.ts';
 import type {
   MappedMemory,
@@ -463,7 +463,7 @@ export class Supervisor {
 
   /** The RAM of a clone is mapped, or filled while its VMM starts. */
   async #makeMemory(): Promise<MadeMemory> {
-    const { template, makeMemory, sharers = ONE_OWNER } = this.#parts;
+    const { template, makeMemory, driver, sharers = ONE_OWNER } = this.#parts;
     const memory = makeMemory(ramMib(this.spec) * MIB);
     let mapped: MappedMemory | undefined;
     let memoryReady: Promise<void> | undefined;
@@ -473,20 +473,14 @@ export class Supervisor {
       memory.close();
       await mapped?.close();
     });
-    if (template?.mapMemory !== undefined && sharers !== null && this.#mayMap()) {
+    const mayMap = mayMapRam(driver.capabilities, this.spec);
+    if (template?.mapMemory !== undefined && sharers !== null && mayMap) {
       mapped = await template.mapMemory(sharers);
     }
     memoryReady = mapped === undefined ? template?.copyMemory(memory.path) : mapped.ready;
     memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
     const fillMemory = mapped && fillOnce(mapped, memory);
     return { memory, mapped, memoryReady, fillMemory };
-  }
-
-  #mayMap(): boolean {
-    const hasBalloon = vmMemory(this.spec).balloonMib !== undefined;
-    const { mapsMemoryWithBalloon, mapsMemoryMibMax } = this.#parts.driver.capabilities;
-    if (ramMib(this.spec) > (mapsMemoryMibMax ?? Number.POSITIVE_INFINITY)) return false;
-    return !hasBalloon || mapsMemoryWithBalloon === true;
   }
 
   async #startVm(prepared: Prepared, signal: AbortSignal): Promise<Vm> {
