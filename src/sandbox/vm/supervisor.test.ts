@@ -268,6 +268,7 @@ describe('Supervisor', () => {
     const { start } = fake.parts.driver;
     const driver = {
       ...fake.parts.driver,
+      capabilities: { mapsMemory: true } as VmmDriver['capabilities'],
       start: (spec: VmSpec, signal?: AbortSignal) => {
         started.push(spec);
         return start(spec, signal);
