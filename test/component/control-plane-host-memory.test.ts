@@ -6,7 +6,12 @@ import { describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
-import { type MemoryShort, memoryMarks, RESERVE_MIB } from '../../src/sandbox/memory/host-guard.ts';
+import {
+  IDLE_MS_MIN,
+  type MemoryShort,
+  memoryMarks,
+  RESERVE_MIB,
+} from '../../src/sandbox/memory/host-guard.ts';
 import { GUARD_LIMITS, MemoryGuard } from '../../src/sandbox/plane/memory-guard.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
@@ -219,6 +224,25 @@ describe('MemoryGuard', () => {
     await expect.poll(() => control.get(first)).toMatchObject({ pausedTo: 'disk' });
     world.memory.mib = PLENTY;
     await world.look();
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it('a paused sandbox that is used gets the room of one that was idle for long', async () => {
+    await using world = await World.open();
+    const { control, clock } = world.host;
+    const [first, second] = [(await world.create()).id, (await world.create()).id];
+    await control.pause(first, 'disk');
+    clock.advance(IDLE_MS_MIN);
+    await settle();
+    // Enough for those that run, but not for a whole sandbox more.
+    world.memory.mib = RESERVE_MIB + 100;
+    const used = control.guest(first);
+    await world.lookUntil(async () => (await control.get(second)).status === 'paused');
+    world.memory.mib = RESERVE_MIB + 600;
+    await world.host.passTime(used);
+    expect(await control.get(first)).toMatchObject({ status: 'running' });
+    expect(await control.get(second)).toMatchObject({ pauseReason: 'host-memory' });
     await world.guard.close();
     await requireNothing(world.host);
   });

@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import {
   actionFor,
+  actionForResume,
+  IDLE_MS_MIN,
   memoryMarks,
   type PauseCandidate,
   reserveMibOf,
@@ -32,6 +34,24 @@ describe('Shortage', () => {
       ...[false, false, false, true, true, true],
       ...[false, false, false, true],
     ]);
+  });
+});
+
+describe('actionForResume', () => {
+  it('takes the space of what was idle for a minute, never that of busy or paused ones, and refuses nothing', () => {
+    const pause = (candidates: readonly PauseCandidate[]) =>
+      actionForResume({ policy: 'pause', poolMembers: 0, candidates });
+    const idle = one('idle', { idleMs: IDLE_MS_MIN });
+    const others = [
+      one('used', { idleMs: IDLE_MS_MIN - 1 }),
+      one('busy', { isBusy: true, idleMs: 1e9 }),
+      one('in memory', { isPaused: true, idleMs: 1e9 }),
+    ];
+    expect(pause([...others, idle])).toEqual({ do: 'pause', id: 'idle' });
+    expect(pause(others)).toEqual({ do: 'nothing' });
+    const short = { poolMembers: 1, candidates: [idle] };
+    expect(actionForResume({ ...short, policy: 'pause' })).toEqual({ do: 'end-pool-member' });
+    expect(actionForResume({ ...short, policy: 'refuse' })).toEqual({ do: 'nothing' });
   });
 });
 

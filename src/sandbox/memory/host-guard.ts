@@ -70,6 +70,16 @@ export function actionFor({ policy, poolMembers, candidates }: ShortHost): Guard
   return first === undefined ? { do: 'refuse' } : { do: 'pause', id: first.id };
 }
 
+/** One that was idle for less is left alone for the sake of another: two that are used in turn would pause each other. */
+export const IDLE_MS_MIN = 60_000;
+
+/** The action while memory is enough, but not for a paused sandbox that is to resume: the space of one that is idle. */
+export function actionForResume({ policy, poolMembers, candidates }: ShortHost): GuardAction {
+  const idle = candidates.filter((one) => rankOf(one) === 0 && one.idleMs >= IDLE_MS_MIN);
+  const action = actionFor({ policy, poolMembers, candidates: idle });
+  return action.do === 'refuse' ? { do: 'nothing' } : action;
+}
+
 const rankOf = ({ isBusy, isPaused }: PauseCandidate): number => (isPaused ? 2 : isBusy ? 1 : 0);
 
 /** Whether memory is short, with hysteresis. */

@@ -13,6 +13,7 @@ import type { SandboxInfo } from '../control.ts';
 import type { EventSink } from '../events.ts';
 import {
   actionFor,
+  actionForResume,
   type MemoryMarks,
   type MemoryShort,
   type PauseCandidate,
@@ -29,6 +30,8 @@ export const GUARD_LIMITS = {
   pauseMsMax: 60_000,
   /** For the answer of a device whether its sandbox is busy. */
   answerMsMax: 1000,
+  /** A paused sandbox that is to resume waits for this time before another one makes room. */
+  resumeWaitMs: 2000,
   /** A sandbox that could not be paused is left alone for this time. */
   holdOffMs: 60_000,
 } as const;
@@ -49,7 +52,7 @@ export interface MemoryGuardParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly host: GuardedHost;
-  readonly queue: Pick<StartQueue, 'refuseStarts'>;
+  readonly queue: Pick<StartQueue, 'refuseStarts' | 'resumeWaitMs'>;
   readonly policy: MemoryShort;
   readonly marks: MemoryMarks;
   /** Does not throw. */
@@ -90,18 +93,20 @@ export class MemoryGuard {
     if (this.#acting !== undefined) return;
     const availableMib = Math.floor(this.#parts.availableMib());
     const wasShort = this.#shortage.isShort;
-    if (this.#shortage.take(availableMib)) {
-      this.#acting = this.#act(availableMib).finally(() => {
-        this.#acting = undefined;
-      });
-    } else if (wasShort) {
+    const isShort = this.#shortage.take(availableMib);
+    if (wasShort && !isShort) {
       this.#setRefusing(false, availableMib);
       this.#parts.log.info('the memory of the host is enough again', { availableMib });
     }
+    const waits = this.#parts.queue.resumeWaitMs >= GUARD_LIMITS.resumeWaitMs;
+    if (!isShort && !waits) return;
+    this.#acting = this.#act(availableMib, isShort ? actionFor : actionForResume).finally(() => {
+      this.#acting = undefined;
+    });
   }
 
   /** Never rejects. */
-  async #act(availableMib: number): Promise<void> {
+  async #act(availableMib: number, decide: typeof actionFor): Promise<void> {
     const { host, policy, log } = this.#parts;
     try {
       const poolMembers = host.pools.readyMembers();
@@ -109,7 +114,7 @@ export class MemoryGuard {
       const candidates = await Promise.all(all.map((one) => this.#candidateOf(one)));
       if (this.#closer.signal.aborted) return;
       const known = candidates.filter((one) => one !== null);
-      const action = actionFor({ policy, poolMembers, candidates: known });
+      const action = decide({ policy, poolMembers, candidates: known });
       this.#setRefusing(action.do === 'refuse', availableMib);
       if (action.do === 'end-pool-member') {
         log.warn('the memory of the host is short: an idle member of a pool is ended', {

@@ -202,6 +202,23 @@ describe('StartQueue', () => {
     expect(queue.stats().reservedMib).toBe(0);
   });
 
+  it('resumeWaitMs: while a resume is the next one and lacks memory', () => {
+    const { queue, clock, host, ask } = queueOf();
+    host.availableMib = 100;
+    void ask('a1', { queueTimeoutMs: 1000 });
+    void ask('a2', { isResume: true });
+    clock.advance(1000);
+    expect(queue.resumeWaitMs).toBe(0);
+    clock.advance(3000);
+    expect(queue.resumeWaitMs).toBe(3000);
+    host.availableMib = TOTAL_MIB;
+    clock.advance(MEMORY_POLL_MS);
+    expect(queue.resumeWaitMs).toBe(0);
+    void ask('a3', { isResume: true });
+    clock.advance(5000);
+    expect(queue.resumeWaitMs).toBe(0);
+  });
+
   it('refuseStarts: refuses requests that wait and new ones, and lets refills of pools wait', async () => {
     const { queue, host, begun, ask } = queueOf();
     host.availableMib = 100;

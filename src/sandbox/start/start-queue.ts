@@ -57,6 +57,8 @@ export interface StartRequest<T> {
   readonly memoryMib: number;
   /** The most that it may take: a host that is smaller refuses it. Default `memoryMib`. */
   readonly sizeMib?: number | undefined;
+  /** It continues a paused sandbox. Default: a new one. */
+  readonly isResume?: boolean | undefined;
   /** Time limit in the queue, milliseconds; null: none. */
   readonly queueTimeoutMs: number | null;
   /** `low` starts only if no `normal` request waits. Default `normal`. */
@@ -86,6 +88,7 @@ export class Handover<T> {
 
 interface Waiting {
   readonly memoryMib: number;
+  readonly isResume: boolean;
   begin(): void;
   refuse(error: SandboxError): void;
 }
@@ -108,6 +111,8 @@ export class StartQueue {
   #closed: PromiseWithResolvers<void> | undefined;
   /** Why requests are refused instead of waiting for memory; null: they wait. */
   #shortage: string | null = null;
+  /** The request that waits for memory. */
+  #lacking: { readonly first: Waiting; readonly sinceMs: number } | undefined;
 
   constructor(options: StartQueueOptions) {
     assert(options.concurrency >= 1, 'a queue without a place to start');
@@ -125,11 +130,12 @@ export class StartQueue {
   async run<T>(request: StartRequest<T>, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const line = this.#queues[request.priority ?? 'normal'];
     this.#admit(request, line);
-    const { tenant, memoryMib, queueTimeoutMs, handover } = request;
+    const { tenant, memoryMib, isResume = false, queueTimeoutMs, handover } = request;
     const signal = request.signal ?? new AbortController().signal;
     return await new Promise<T>((resolve, reject) => {
       const waiting: Waiting = {
         memoryMib,
+        isResume,
         begin: () => {
           leave();
           resolve(this.#start(memoryMib, () => start(signal)));
@@ -233,15 +239,25 @@ export class StartQueue {
       const first = line.first();
       if (first === undefined) return;
       if (!this.#fits(first)) {
+        if (this.#lacking?.first !== first)
+          this.#lacking = { first, sinceMs: this.#options.clock.now() };
         this.#cancelPoll ??= this.#options.clock.after(MEMORY_POLL_MS, () => {
           this.#cancelPoll = undefined;
           this.#dispatch();
         });
         return;
       }
+      this.#lacking = undefined;
       line.take();
       first.begin();
     }
+  }
+
+  /** For how long a paused sandbox has been the next one to start, and waits for memory, milliseconds; 0: none does. */
+  get resumeWaitMs(): number {
+    const first = this.#queues.normal.first();
+    if (first === undefined || first !== this.#lacking?.first || !first.isResume) return 0;
+    return this.#options.clock.now() - this.#lacking.sinceMs;
   }
 
   /** Memory that is free for sandboxes now, MiB; may be negative. */

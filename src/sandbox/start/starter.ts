@@ -191,7 +191,8 @@ export class Starter {
     const start = (both: AbortSignal): Promise<Supervisor> =>
       this.#startOne(spec, source, undefined, this.#sharersOf(owner), both);
     const { annotations, copies = 1 } = owner;
-    const request = { annotations, queueTimeoutMs: QUEUE_TIMEOUT_MS * copies };
+    const isResume = owner.resumes != null;
+    const request = { annotations, isResume, queueTimeoutMs: QUEUE_TIMEOUT_MS * copies };
     const { supervisor } = await this.#admitted(owner, spec, async () => ({
       supervisor: await this.#queued(request, spec, signal, { source, start }),
     }));
@@ -281,7 +282,9 @@ export class Starter {
   }
 
   async #queued<T>(
-    request: Pick<CreateRequest, 'queueTimeoutMs' | 'annotations'>,
+    request: Pick<CreateRequest, 'queueTimeoutMs' | 'annotations'> & {
+      readonly isResume?: boolean;
+    },
     spec: SandboxSpec,
     signal: AbortSignal,
     from: {
@@ -294,7 +297,16 @@ export class Starter {
     const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
     const memoryMib = this.#expectedMib(spec, source, this.#sharersOf(request));
     const tenant = this.#gate.ownerOf(request.annotations ?? {});
-    const place = { tenant, memoryMib, sizeMib: spec.memoryMib, queueTimeoutMs, signal, handover };
+    const { isResume } = request;
+    const place = {
+      isResume,
+      tenant,
+      memoryMib,
+      sizeMib: spec.memoryMib,
+      queueTimeoutMs,
+      signal,
+      handover,
+    };
     const admission = this.#tracer.start('admission');
     // Called in the context of the start that freed the place, which may belong to another trace.
     const started = this.#tracer.bind(start);
