@@ -1,6 +1,7 @@
 /** Unmodified clients of model servers in a guest without a network card, pointed by its variables alone. */
 import { execFileSync } from 'node:child_process';
 import { createReadStream, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -132,7 +133,9 @@ requires('generators', guestClients()).describe('clients in a guest', ({ package
     await sandbox.guest().python({ script: { code: SAVED }, stdin: false, detached: true });
     const { aborted } = await asked;
     const nothing = async (): Promise<void> => {};
-    const memory = { statePath: join(dir, 'state'), ramPath: '', keepMemory: nothing };
+    const ramPath = join(dir, 'ram');
+    const keepMemory = (): Promise<void> => writeFile(ramPath, '');
+    const memory = { statePath: join(dir, 'state'), ramPath, keepMemory };
     const target = { memory, keepDisk: nothing, keepEnvironment: nothing };
     await sandbox.save(target, 'continue', nothing);
     await aborted;
