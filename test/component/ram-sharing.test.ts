@@ -19,10 +19,11 @@ function ask(
   user: number,
   without: string,
   mode = 'share',
+  failures = 0,
 ): { readonly found: RamSharing[]; readonly tried: number } {
   const fixture = join(import.meta.dirname, '../fixtures/ram-sharing.ts');
   const node = [process.execPath, '--disable-warning=ExperimentalWarning', fixture];
-  const argv = ['--bounding-set', without, '--', ...node, root, `${user}`, mode];
+  const argv = ['--bounding-set', without, '--', ...node, root, `${user}`, mode, `${failures}`];
   return JSON.parse(execFileSync('setpriv', argv, { encoding: 'utf8', timeout: 60_000 })) as never;
 }
 
@@ -50,6 +51,20 @@ requiresRoot().describe('sharing RAM with QEMU', () => {
     expect(tried).toBe(1);
     // Its rights are other ones: the verdict is not for them.
     expect(ask(65534, '+all')).toMatchObject({ found: [{ isShared: true }, {}], tried: 1 });
+  });
+
+  it('a try that failed is no verdict: the next start tries again', () => {
+    const { found, tried } = ask(0, '+all', 'share', 1);
+    expect(found).toEqual([
+      {
+        isShared: false,
+        text: expect.stringContaining('could not be tried'),
+        obstacle: expect.stringContaining('no room'),
+      },
+      { isShared: true, text: expect.any(String) },
+    ]);
+    expect(tried).toBe(2);
+    expect(readdirSync(join(root, 'run'))).toEqual([]);
   });
 
   it('a damaged cache is tried again; `copy` tries nothing', () => {

@@ -55,14 +55,22 @@ export async function ramSharingOf(options: {
   const known = await readCache(path);
   let obstacle = known?.facts === facts ? known.obstacle : undefined;
   if (obstacle === undefined) {
-    obstacle = await tryAccess(options);
+    try {
+      obstacle = await tryAccess(options);
+    } catch (error) {
+      // No verdict, so it is not kept: a full disk or a slow start does not last until the next boot.
+      return copied('it could not be tried whether this process may', describeError(error));
+    }
     await writeCache(home.cacheDir, path, { facts, obstacle });
   }
-  if (obstacle === null) return configured;
-  const text =
-    'each sandbox has a copy of its template’s memory, since this process may not read that of its VMMs';
-  return { isShared: false, text, obstacle };
+  return obstacle === null ? configured : copied('this process may not', obstacle);
 }
+
+const copied = (why: string, obstacle: string): RamSharing => ({
+  isShared: false,
+  text: `each sandbox has a copy of its template’s memory, since ${why} read that of its VMMs`,
+  obstacle,
+});
 
 /** All that the answer depends on. */
 async function factsOf({
@@ -91,16 +99,12 @@ async function tryAccess({
   confinement,
   binary,
 }: Parameters<typeof ramSharingOf>[0]): Promise<string | null> {
+  const id = newSandboxId();
+  const { dir, remove } = await makeWorkspace(home.runDir, id);
   try {
-    const id = newSandboxId();
-    const { dir, remove } = await makeWorkspace(home.runDir, id);
-    try {
-      return await findMemoryObstacle(confinement.launch, binary, systemClock, { id, dir });
-    } finally {
-      await remove();
-    }
-  } catch (error) {
-    return describeError(error);
+    return await findMemoryObstacle(confinement.launch, binary, systemClock, { id, dir });
+  } finally {
+    await remove();
   }
 }
 
