@@ -246,15 +246,22 @@ function forgetOldest(sql: DatabaseSync): void {
 /**
  * Keeps the base of a pause also while the sandbox runs: its next pause needs it again. Call in a write transaction.
  * @param digest undefined: its pause has none
+ * @returns not 0: the one that it had before may be unneeded
  */
-export function keepBaseOf(sql: DatabaseSync, sandboxId: string, digest: string | undefined): void {
-  if (digest === undefined) {
-    sql.prepare('DELETE FROM sandboxBases WHERE sandboxId = ?').run(sandboxId);
-    return;
+export function keepBaseOf(
+  sql: DatabaseSync,
+  sandboxId: string,
+  digest: string | undefined,
+): number {
+  const { changes } = sql
+    .prepare('DELETE FROM sandboxBases WHERE sandboxId = ? AND digest IS NOT ?')
+    .run(sandboxId, digest ?? null);
+  if (digest !== undefined) {
+    sql
+      .prepare('INSERT OR IGNORE INTO sandboxBases (sandboxId, digest) VALUES (?, ?)')
+      .run(sandboxId, digest);
   }
-  sql
-    .prepare('INSERT OR REPLACE INTO sandboxBases (sandboxId, digest) VALUES (?, ?)')
-    .run(sandboxId, digest);
+  return Number(changes);
 }
 
 /** Removes snapshots of pauses that no sandbox names, and bases of sandboxes that have ended. */

@@ -161,8 +161,7 @@ async function keep(
       orphans = await db.write(`keep snapshot ${row.id}`, (sql) => {
         insertSnapshot(sql, row);
         if (paused === undefined) return 0;
-        keepBaseOf(sql, paused.id, row.base);
-        return putSandbox(sql, sealing, paused);
+        return keepBaseOf(sql, paused.id, row.base) + putSandbox(sql, sealing, paused);
       });
     });
   } catch (error) {

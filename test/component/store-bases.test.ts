@@ -101,6 +101,35 @@ describe('store: bases', () => {
     expect((await onDisk(dir)).files).toEqual([]);
   });
 
+  it('goes when the sandbox is paused with another one, or with none', async () => {
+    const { dir, store } = await temporaryStore();
+    const [of, other] = [await base(7), await base(8)];
+    const { sandbox } = await take(store, 1, of, { kind: 'pause' });
+    if (sandbox === undefined) throw new Error('no sandbox');
+    const run = () =>
+      store.sandboxes.put({ ...sandbox, status: 'running', pausedSnapshotId: null });
+    const pause = async (seed: number, digest?: typeof of) => {
+      await using staging = await store.snapshots.stage();
+      if (digest !== undefined) await staging.keepBase(digest.digest, digest.copy);
+      await staging.write(async (paths) => {
+        await writeSnapshot(paths, seed);
+        await writeFile(paths.difference, `difference ${seed}`);
+      });
+      const snapshot = newSnapshot(seed, {
+        kind: 'pause',
+        ...(digest === undefined ? {} : { base: digest.digest }),
+      });
+      await staging.commit(snapshot, { ...sandbox, pausedSnapshotId: snapshot.id });
+      return (await onDisk(dir)).files;
+    };
+    await run();
+    const second = await pause(2, other);
+    expect(second).toContain(other.digest);
+    expect(second).not.toContain(of.digest);
+    await run();
+    expect(await pause(3)).not.toContain(other.digest);
+  });
+
   it('a damaged one is refused by all that have the store open, and repaired by the next save', async () => {
     const { dir, store } = await temporaryStore();
     const of = await base();
