@@ -130,6 +130,10 @@ describe('Templates', () => {
     await templates.remove(old.key);
     await templates.prepare({ ...spec, diskMib: 32 });
     expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
+    // A further copy would have nobody who removes it.
+    for (const sharers of ['us', 'them'])
+      await expect(old.source.mapMemory?.(sharers)).rejects.toThrow('the RAM was dropped');
+    expect(ramFiles()).toEqual(['ram-1', 'ram-2']);
     await mapped?.close();
     await mapped?.close();
     expect(ramFiles()).toEqual(['ram-2']);

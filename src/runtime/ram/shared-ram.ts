@@ -32,10 +32,13 @@ export class SharedRam implements CloneRam {
   async copy({ path: from }: RamFile): Promise<SharedCopy> {
     const first = new FileCopy(await this.#copyOf(from));
     const copies = new Map<string, Promise<FileCopy>>();
+    let isDropped = false;
     const copyFor = (): Promise<FileCopy> =>
       copies.size === 0 ? Promise.resolve(first) : this.#furtherCopy(first);
     return {
       open: async (sharers) => {
+        // A copy that is made now would stay until the end of this process.
+        if (isDropped) throw new Error('the RAM was dropped');
         const copying = copies.get(sharers) ?? copyFor();
         copies.set(sharers, copying);
         // A copy that failed, of a full disk say, is made again for the next.
@@ -43,6 +46,7 @@ export class SharedRam implements CloneRam {
         return await (await copying).open();
       },
       drop: async () => {
+        isDropped = true;
         const made = await Promise.allSettled(copies.values());
         const further = made.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
         await Promise.all([first, ...further].map((one) => one.drop()));
