@@ -149,6 +149,20 @@ describe('PrivateRam', () => {
     closeFd(target);
   });
 
+  it('finds nothing once it is closed, also if its number is that of the same memory again', async () => {
+    await withVmm(async (ram, pid) => {
+      const again = `/proc/self/fd/${ram.fd}`;
+      const other = PrivateRam.open(again, BYTES);
+      ram.close();
+      const reused = PrivateRam.open(`/proc/self/fd/${other.fd}`, BYTES);
+      expect(reused.fd).toBe(ram.fd);
+      const gone = expect.objectContaining({ code: 'vm_gone' });
+      expect(() => ram.requireSealed()).toThrow(gone);
+      expect(() => ram.find(pid)).toThrow(gone);
+      for (const one of [other, reused]) one.close();
+    });
+  });
+
   it('says what to do where it is not found', () => {
     const fd = sealed();
     const ram = PrivateRam.open(`/proc/self/fd/${fd}`, BYTES);

@@ -83,6 +83,7 @@ export class PrivateRam {
    * @throws VmmError `vm_spec_invalid`
    */
   requireSealed(): void {
+    if (this.#isClosed) throw gone();
     if (isSealed(this.fd)) return;
     throw new VmmError('vm_spec_invalid', "the clone's RAM can not be mapped", {
       cause: 'it is not sealed against writing',
@@ -94,6 +95,8 @@ export class PrivateRam {
    * @throws VmmError `vmm_command_failed`
    */
   find(pid: number | null): void {
+    // A start that was cancelled: its descriptor's number may be another memory's, and what is opened here would stay open.
+    if (this.#isClosed) throw gone();
     const subject = "the guest's RAM was not found in QEMU";
     try {
       const maps = readFileSync(`/proc/${pid}/maps`, 'latin1');
