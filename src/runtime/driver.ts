@@ -1,10 +1,9 @@
 /** Makes the chosen VMM's driver. */
-import { totalmem } from 'node:os';
 import { systemClock } from '../base/clock.ts';
 import type { Log } from '../base/log.ts';
-import { MIB } from '../base/units.ts';
 import type { Config } from '../config.ts';
 import type { Home } from '../home.ts';
+import { totalMib } from '../probes/host-memory.ts';
 import type { VmmMemory } from '../probes/vmm-memory.ts';
 import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts';
 import type { VmmDriver } from '../vmm/driver.ts';
@@ -49,7 +48,7 @@ export async function makeDriver(options: {
       binary: QEMU_BINARY,
       attachVsock: (spec) => vsock.attach(spec),
       copiesMemory: sharing.isShared,
-      ...(sharing.isShared ? { mapsMemoryMibMax: sharedMibMax() } : {}),
+      ...(sharing.isShared ? { mapsMemoryMibMax: sharedMibMax(totalMib()) } : {}),
       clock: systemClock,
       log,
       launch,
@@ -66,8 +65,10 @@ export async function makeDriver(options: {
  * Shared memory grows by the pages that its clones are the first to touch, up to its size, beside the clones' own: for one large
  * sandbox a copy takes less.
  */
-const HOST_PER_SHARED = 16;
-const sharedMibMax = (): number => Math.floor(totalmem() / MIB / HOST_PER_SHARED);
+const HOST_PER_SHARED = 12;
+
+/** @param hostMib of which machines that are sold as 8 GiB have a little less: their default sandboxes shall share */
+export const sharedMibMax = (hostMib: number): number => Math.floor(hostMib / HOST_PER_SHARED);
 
 /** @throws RuntimeError `no_accelerator`: the machine lacks the requested accelerator */
 export function chooseAccelerator(
