@@ -21,6 +21,12 @@ import { settle } from '../support/fake-members.ts';
 const PLENTY = 60_000;
 const SHORT = RESERVE_MIB / 2 - 1;
 
+/** Clones are admitted by 100 MiB. */
+const SHARING: FakeHostOptions = {
+  mapsMemory: true,
+  sizes: { canShare: () => true, expectedMib: () => 100 },
+};
+
 class World implements AsyncDisposable {
   readonly host: FakeHost;
   readonly log: string[] = [];
@@ -296,6 +302,73 @@ describe('MemoryGuard', () => {
     await world.guard.close();
     held.release();
     await settle();
+    await requireNothing(world.host);
+  });
+
+  it('a start waits until memory is enough again: it does not take what a pause has freed', async () => {
+    await using world = await World.open('pause', SHARING);
+    const { control, script } = world.host;
+    const { id } = await control.create({});
+    const held = script.hold('keep-memory');
+    world.memory.mib = SHORT;
+    await world.look();
+    await held.reached;
+    // Room for this one, and still short.
+    world.memory.mib = RESERVE_MIB * 1.25 - 1;
+    await world.look();
+    const waiting = control.create({});
+    await settle();
+    expect(world.host.queue.stats()).toMatchObject({ waiting: 1, running: 0 });
+    // Also while a pause takes long, others may end.
+    world.memory.mib = PLENTY;
+    await world.look();
+    expect(await waiting).toMatchObject({ status: 'running' });
+    held.release();
+    await world.host.passTime(world.host.became(id, 'paused'));
+    expect(await control.get(id)).toMatchObject({ pauseReason: 'host-memory' });
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
+  it.each<MemoryShort>(['pause', 'refuse'])(
+    '%s: starts go on with the reserve free where nothing can free more',
+    async (policy) => {
+      await using world = await World.open(policy, SHARING);
+      const { control } = world.host;
+      await control.remove((await control.create({})).id);
+      world.memory.mib = SHORT;
+      await world.look();
+      await expect(control.create({})).rejects.toMatchObject({ code: 'busy' });
+      world.memory.mib = RESERVE_MIB + 100;
+      await world.look();
+      const { id } = await control.create({});
+      for (let n = 0; n < 5; n += 1) await world.look();
+      expect(await control.get(id)).toMatchObject({ status: 'running' });
+      await world.guard.close();
+      await requireNothing(world.host);
+    },
+  );
+
+  it('memory that can not be read is no shortage, and ends nothing', async () => {
+    await using world = await World.open();
+    const { id } = await world.create();
+    const { queue, clock, control } = world.host;
+    let isBroken = true;
+    const guard = new MemoryGuard({
+      ...{ clock, queue, host: control.guarded, policy: 'pause', marks: memoryMarks(RESERVE_MIB) },
+      log: { error: () => {}, warn: () => {}, info: () => {}, debug: () => {} },
+      availableMib: () => {
+        if (isBroken) throw Object.assign(new Error('too many open files'), { code: 'EMFILE' });
+        return SHORT;
+      },
+    });
+    guard.start();
+    for (let n = 0; n < 3; n += 1) await world.look();
+    expect(await control.get(id)).toMatchObject({ status: 'running' });
+    isBroken = false;
+    await world.lookUntilPaused(id);
+    await guard.close();
+    await world.guard.close();
     await requireNothing(world.host);
   });
 });

@@ -37,6 +37,16 @@ describe('Shortage', () => {
   });
 });
 
+describe('Shortage, if nothing can free more', () => {
+  it('ends with the reserve free, and begins below the low mark', () => {
+    const shortage = new Shortage(memoryMarks(1000));
+    expect(shortage.take(499)).toBe(true);
+    expect(shortage.takeLast(999)).toBe(true);
+    expect(shortage.takeLast(1000)).toBe(false);
+    expect([1000, 500, 499].map((mib) => shortage.take(mib))).toEqual([false, false, true]);
+  });
+});
+
 describe('actionForResume', () => {
   it('takes the space of what was idle for a minute, never that of busy or paused ones, and refuses nothing', () => {
     const pause = (candidates: readonly PauseCandidate[]) =>

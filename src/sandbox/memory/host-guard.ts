@@ -2,6 +2,7 @@
  * What to do while the memory of the host is short. Pure: takes numbers, returns one action.
  *
  *     available   ≥ high            enough, even if it was short
+ *                 ≥ reserve         as before, but enough if nothing can free more
  *                 ≥ low             as before: below high it stays short until it is enough
  *                 < low             short
  *
@@ -16,6 +17,7 @@ export type MemoryShort = 'pause' | 'refuse';
 /** MiB. */
 export interface MemoryMarks {
   readonly lowMib: number;
+  readonly reserveMib: number;
   readonly highMib: number;
 }
 
@@ -34,7 +36,7 @@ export function reserveMibOf(totalMib: number): number {
 }
 
 export function memoryMarks(reserveMib: number): MemoryMarks {
-  return { lowMib: reserveMib * LOW_SHARE, highMib: reserveMib * HIGH_SHARE };
+  return { lowMib: reserveMib * LOW_SHARE, reserveMib, highMib: reserveMib * HIGH_SHARE };
 }
 
 /** A sandbox with a VM. */
@@ -99,6 +101,12 @@ export class Shortage {
   take(availableMib: number): boolean {
     const { lowMib, highMib } = this.#marks;
     this.#isShort = availableMib < (this.#isShort ? highMib : lowMib);
+    return this.#isShort;
+  }
+
+  /** Nothing can free more. @returns whether it is short: with the reserve free, starts may have what is above it */
+  takeLast(availableMib: number): boolean {
+    if (availableMib >= this.#marks.reserveMib) this.#isShort = false;
     return this.#isShort;
   }
 }

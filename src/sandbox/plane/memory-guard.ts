@@ -52,10 +52,9 @@ export interface MemoryGuardParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly host: GuardedHost;
-  readonly queue: Pick<StartQueue, 'refuseStarts' | 'resumeWaitMs'>;
+  readonly queue: Pick<StartQueue, 'refuseStarts' | 'holdStarts' | 'resumeWaitMs'>;
   readonly policy: MemoryShort;
   readonly marks: MemoryMarks;
-  /** Does not throw. */
   readonly availableMib: () => number;
 }
 
@@ -86,35 +85,53 @@ export class MemoryGuard {
     this.#closer.abort();
     this.#cancelLook();
     await this.#acting;
+    this.#parts.queue.holdStarts(false);
   }
 
   #look(): void {
     this.start();
-    if (this.#acting !== undefined) return;
-    const availableMib = Math.floor(this.#parts.availableMib());
+    const { queue } = this.#parts;
+    const availableMib = this.#read();
+    if (availableMib === null) return;
     const wasShort = this.#shortage.isShort;
     const isShort = this.#shortage.take(availableMib);
-    if (wasShort && !isShort) {
-      this.#setRefusing(false, availableMib);
-      this.#parts.log.info('the memory of the host is enough again', { availableMib });
-    }
-    const waits = this.#parts.queue.resumeWaitMs >= GUARD_LIMITS.resumeWaitMs;
+    // What a pause frees is not for starts, or the next sandbox would be paused for them.
+    queue.holdStarts(isShort);
+    if (wasShort && !isShort) this.#setEnough(availableMib);
+    if (this.#acting !== undefined) return;
+    const waits = queue.resumeWaitMs >= GUARD_LIMITS.resumeWaitMs;
     if (!isShort && !waits) return;
-    this.#acting = this.#act(availableMib, isShort ? actionFor : actionForResume).finally(() => {
+    this.#acting = this.#act(availableMib, isShort).finally(() => {
       this.#acting = undefined;
     });
   }
 
+  /** Null: unknown now, as when the process has no descriptors left. */
+  #read(): number | null {
+    try {
+      return Math.floor(this.#parts.availableMib());
+    } catch (error) {
+      ignore(error, 'the next look reads it again');
+      return null;
+    }
+  }
+
   /** Never rejects. */
-  async #act(availableMib: number, decide: typeof actionFor): Promise<void> {
+  async #act(availableMib: number, isShort: boolean): Promise<void> {
     const { host, policy, log } = this.#parts;
     try {
       const poolMembers = host.pools.readyMembers();
       const all = policy === 'refuse' || poolMembers > 0 ? [] : host.sandboxes();
       const candidates = await Promise.all(all.map((one) => this.#candidateOf(one)));
-      if (this.#closer.signal.aborted) return;
+      // It may be enough again by now.
+      if (this.#closer.signal.aborted || this.#shortage.isShort !== isShort) return;
       const known = candidates.filter((one) => one !== null);
+      const decide = isShort ? actionFor : actionForResume;
       const action = decide({ policy, poolMembers, candidates: known });
+      if (action.do === 'refuse' && !this.#shortage.takeLast(availableMib)) {
+        this.#setEnough(availableMib);
+        return;
+      }
       this.#setRefusing(action.do === 'refuse', availableMib);
       if (action.do === 'end-pool-member') {
         log.warn('the memory of the host is short: an idle member of a pool is ended', {
@@ -174,6 +191,13 @@ export class MemoryGuard {
       const fields = { sandbox: id, availableMib, reason };
       log.warn('the memory of the host is short, and a sandbox could not be paused', fields);
     }
+  }
+
+  #setEnough(availableMib: number): void {
+    const { queue, log } = this.#parts;
+    queue.holdStarts(false);
+    this.#setRefusing(false, availableMib);
+    log.info('the memory of the host is enough again', { availableMib });
   }
 
   #setRefusing(isRefusing: boolean, availableMib: number): void {

@@ -235,6 +235,17 @@ describe('StartQueue', () => {
     void refill;
   });
 
+  it('holdStarts: nothing starts, whatever memory there is, until it ends', async () => {
+    const { queue, clock, begun, ask } = queueOf();
+    queue.holdStarts(true);
+    void ask('a1');
+    void ask('p1', { priority: 'low', queueTimeoutMs: null });
+    clock.advance(10 * MEMORY_POLL_MS);
+    expect(begun).toEqual([]);
+    queue.holdStarts(false);
+    expect(begun).toContain('a1');
+  });
+
   it('run: a large request that waits for memory is not overtaken by small ones', async () => {
     const { clock, host, begun, ask, end } = queueOf({ concurrency: 4 });
     host.availableMib = 2000;

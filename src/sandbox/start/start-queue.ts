@@ -111,6 +111,8 @@ export class StartQueue {
   #closed: PromiseWithResolvers<void> | undefined;
   /** Why requests are refused instead of waiting for memory; null: they wait. */
   #shortage: string | null = null;
+  /** Requests wait for memory, however much there is. */
+  #isHeld = false;
   /** The request that waits for memory. */
   #lacking: { readonly first: Waiting; readonly sinceMs: number } | undefined;
 
@@ -194,6 +196,13 @@ export class StartQueue {
     for (let one = line.take(); one !== undefined; one = line.take()) {
       one.refuse(this.#short(shortage));
     }
+  }
+
+  /** While memory is being freed: nothing starts until there is enough for all that run. */
+  holdStarts(isHeld: boolean): void {
+    const wasHeld = this.#isHeld;
+    this.#isHeld = isHeld;
+    if (wasHeld && !isHeld) this.#dispatch();
   }
 
   #short(shortage: string): BusyError {
@@ -288,7 +297,7 @@ export class StartQueue {
   }
 
   #fits({ memoryMib }: Waiting): boolean {
-    return this.roomMib >= memoryMib;
+    return !this.#isHeld && this.roomMib >= memoryMib;
   }
 
   async #start<T>(memoryMib: number, start: () => Promise<T>): Promise<T> {
