@@ -5,7 +5,7 @@ import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { mapShared } from '../../sys/memory.ts';
 import { makeMemory } from './memory.ts';
 
-const BYTES = 64 * MIB;
+const BYTES = 256 * MIB;
 const PAGE_BYTES = 4096;
 
 function touch(fd: number): void {
@@ -44,14 +44,21 @@ describe('makeMemory', () => {
   });
 
   it('close: does not free the pages on the calling thread', () => {
-    let [ours, plain] = [0, 0];
-    for (let turn = 0; turn < 5; turn += 1) {
+    // The least of several: what else the thread does in between, such as collecting garbage, is in the others.
+    let [ours, plain] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
+    for (let turn = 0; turn < 3; turn += 1) {
       const memory = makeMemory(BYTES);
       touch(memory.fd);
-      ours += cpuOf(() => memory.close());
+      ours = Math.min(
+        ours,
+        cpuOf(() => memory.close()),
+      );
       const fd = createMemFd('plain', BYTES);
       touch(fd);
-      plain += cpuOf(() => closeFd(fd));
+      plain = Math.min(
+        plain,
+        cpuOf(() => closeFd(fd)),
+      );
     }
     expect(ours / plain).toBeLessThan(0.5);
   });
