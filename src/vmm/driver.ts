@@ -151,6 +151,18 @@ export interface RamDifference {
 /** Where a save puts what the VM has changed in the RAM that it maps: into a file that holds that RAM, or into one of its own. */
 export type RamChanges = { readonly ramPath: string } | { readonly difference: RamDifference };
 
+/** What a save has read and not yet written, so that the VM need not stand still for it. */
+export interface UnwrittenChanges {
+  /** Call it once. @throws an errno error of the file */
+  write(): Promise<unknown>;
+  close(): Promise<void>;
+}
+
+export interface SavedState extends VmSnapshot {
+  /** Before it is written, the snapshot is not whole. The caller closes it in any case. Absent: it is whole. */
+  readonly rest?: UnwrittenChanges;
+}
+
 /** New files, readable by their owner alone. */
 export interface WholeSnapshotFiles {
   readonly statePath: string;
@@ -239,7 +251,7 @@ export interface Vm {
    *   the RAM that it maps, gets it
    * @throws VmmError `vm_unsupported` if a device is plugged or the RAM is the VMM's own
    */
-  saveState?(statePath: string, changes?: RamChanges): Promise<VmSnapshot>;
+  saveState?(statePath: string, changes?: RamChanges): Promise<SavedState>;
   /** The VM maps its RAM, and each `saveState` can write all changes of it, into any file. */
   readonly savesChanges?: boolean;
   /** How much of the RAM that it maps the VM has changed, bytes; also while it runs. Present with `savesChanges`. @throws VmmError */

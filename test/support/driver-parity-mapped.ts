@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { openCloneRam } from '../../src/runtime/ram/clone-ram.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { applyDifference } from '../../src/vmm/difference-file.ts';
-import type { RamDifference, Vm, VmSpec } from '../../src/vmm/driver.ts';
+import type { RamDifference, SavedState, Vm, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { ask, expectReleased, held, type VmBench } from './driver-parity.ts';
 
 const PATIENT = { timeout: 60_000 };
@@ -63,7 +63,9 @@ export function mappedCases(bench: () => VmBench): void {
           const difference = { path: join(spec.dir, `${name}.difference`), baseDigest: before };
           await of.vsockHotplug?.unplugVsock();
           const own = (await of.ownBytes?.()) ?? 0;
-          const saved = await of.saveState?.(join(spec.dir, `${name}.state`), { difference });
+          const saved = await written(
+            of.saveState?.(join(spec.dir, `${name}.state`), { difference }),
+          );
           if (saved === undefined) throw new Error('no snapshot');
           expect(saved.difference).toEqual(difference);
           expect(statSync(difference.path).size).toBeLessThan(own + 100_000);
@@ -102,7 +104,7 @@ async function refuseDamage(
 ): Promise<void> {
   const difference = { path: join(spec.dir, 'damaged'), baseDigest: 'ab'.repeat(32) };
   await of.vsockHotplug?.unplugVsock();
-  const saved = await of.saveState?.(join(spec.dir, 'damaged.state'), { difference });
+  const saved = await written(of.saveState?.(join(spec.dir, 'damaged.state'), { difference }));
   if (saved === undefined) throw new Error('no snapshot');
   const whole = readFileSync(difference.path);
   const altered = Buffer.from(whole);
@@ -142,4 +144,14 @@ function mappingOf(vm: Vm, path: string) {
     Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(entry)?.[1]);
   const rights = entry.split(' ')[1];
   return { rights, residentKib: kib('Rss'), privateKib: kib('Private_Dirty') };
+}
+
+/** What was saved, whole. */
+async function written(saving: Promise<SavedState> | undefined): Promise<VmSnapshot | undefined> {
+  const saved = await saving;
+  if (saved === undefined) return undefined;
+  const { rest, ...snapshot } = saved;
+  await rest?.write();
+  await rest?.close();
+  return snapshot;
 }

@@ -24,7 +24,9 @@ function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBy
     saveState: async (_statePath: string, changes?: RamChanges) => {
       const path = changes && ('ramPath' in changes ? changes.ramPath : changes.difference.path);
       await step(path === undefined ? 'devices' : `devices, changes into ${path}`);
-      return SNAPSHOT;
+      if (changes === undefined || 'ramPath' in changes) return SNAPSHOT;
+      const rest = { write: () => step('write the rest'), close: () => step('close') };
+      return { ...SNAPSHOT, rest };
     },
     ownBytes: async () => ownBytes,
     pause: () => step('pause'),
@@ -44,7 +46,10 @@ function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBy
   const base = { dataBytes: 100 } as RamBase;
   const mapped = { path: '/t', base };
   const saved = { vm, memory, mapped, workspace, port, cid: 3, hasEnvironment, fillMemory };
-  const save = async (what: 'all' | 'disk' = 'all'): Promise<Saving> => {
+  const save = async (
+    what: 'all' | 'disk' = 'all',
+    commit: ((snapshot: VmSnapshot | null) => Promise<void>) | null = null,
+  ): Promise<Saving> => {
     const saving = new Saving(saved, guest);
     const keep = (path: string): Promise<void> => step(`keep ${path}`);
     const keepBase = async (of: RamBase, path: string) => {
@@ -53,7 +58,7 @@ function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBy
     };
     const paths = { statePath: '/s', ramPath: '/r' };
     const memory = what === 'disk' ? null : { ...paths, keepMemory: keep, keepBase };
-    await saving.write({ memory, keepDisk: keep, keepEnvironment: keep }, null);
+    await saving.write({ memory, keepDisk: keep, keepEnvironment: keep }, commit);
     return saving;
   };
   return { done, save, saving: () => new Saving(saved, guest) };
@@ -84,6 +89,23 @@ describe('Saving', () => {
       await save();
       expect(done.splice(0)).toEqual(steps);
     }
+  });
+
+  it('finish: the rest is written before the commit, or when the VM may run again', async () => {
+    const { done, save } = world(0, false, true);
+    const paused = await save('all', async (snapshot) => {
+      expect(snapshot).toEqual(SNAPSHOT);
+      done.push('commit');
+    });
+    await paused.close();
+    expect(done.splice(0).slice(-4)).toEqual(['keep /o', 'write the rest', 'commit', 'close']);
+    const forked = await save();
+    expect(done.at(-1)).toBe('keep /o');
+    await forked.resumeAfterSave();
+    await forked.finish();
+    await forked.close();
+    await forked.close();
+    expect(done.slice(-4)).toEqual(['resume', 'plug', 'write the rest', 'close']);
   });
 
   it('write: of a VM that has changed more, all is kept while the guest runs, and gets its changes later', async () => {

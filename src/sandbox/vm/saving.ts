@@ -11,7 +11,7 @@
  * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
  */
 import type { Guest } from '../../guest/link.ts';
-import type { RamChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
+import type { RamChanges, UnwrittenChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
 import type {
   GuestMemory,
@@ -46,6 +46,7 @@ export class Saving {
   readonly #saved: SavedVm;
   readonly #guest: Guest;
   #phase: 'linked' | 'unplugging' | 'stopped' = 'linked';
+  #rest: UnwrittenChanges | undefined;
 
   constructor(saved: SavedVm, guest: Guest) {
     this.#saved = saved;
@@ -87,7 +88,7 @@ export class Saving {
     await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
-    const snapshot = toMemory === null ? null : await vm.saveState(toMemory.statePath, changes);
+    const snapshot = toMemory === null ? null : await this.#saveState(toMemory.statePath, changes);
     if (toMemory === null) await vm.pause();
     // All settle before a failure is thrown: no file may change or vanish under another copy.
     const copies = [
@@ -98,8 +99,31 @@ export class Saving {
     for (const copy of await Promise.allSettled(copies)) {
       if (copy.status === 'rejected') throw copy.reason;
     }
-    await commit?.(snapshot);
+    if (commit !== null) {
+      await this.finish();
+      await commit(snapshot);
+    }
     return snapshot;
+  }
+
+  async #saveState(path: string, changes: RamChanges | undefined): Promise<VmSnapshot | null> {
+    const saved = await this.#saved.vm.saveState?.(path, changes);
+    if (saved === undefined) return null;
+    const { rest, ...snapshot } = saved;
+    this.#rest = rest;
+    return snapshot;
+  }
+
+  /** Writes what the VM need not stand still for. Before that the copy is not whole. */
+  async finish(): Promise<void> {
+    await this.#rest?.write();
+  }
+
+  /** Call it in the end, whatever became of the save. */
+  async close(): Promise<void> {
+    const rest = this.#rest;
+    this.#rest = undefined;
+    await rest?.close();
   }
 
   /** A hello of the guest follows, unless it is still linked. @throws VmmError */

@@ -325,10 +325,13 @@ export class Supervisor {
         return;
       }
       await this.#resumeAfterSave(saving, running);
+      await saving.finish();
       await commit(snapshot);
       return;
     } catch (error) {
       failure = error;
+    } finally {
+      await saving.close();
     }
     if (this.#stopping !== undefined) throw goneWhileSaving(failure);
     if (this.#state === 'saving') await this.#resumeAfterSave(saving, running);

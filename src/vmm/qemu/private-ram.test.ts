@@ -1,12 +1,13 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../../base/units.ts';
 import { closeFd, createMemFd, sealContent } from '../../sys/fd.ts';
 import { openDifference } from '../difference-file.ts';
+import type { CapturedDifference } from './captured-difference.ts';
 import { PrivateRam, piecesOf } from './private-ram.ts';
 
 const MAPS = `7f2c5c000000-7f2c7c000000 rw-p 00000000 00:01 2051                       /memfd:shared-ram (deleted)
@@ -113,14 +114,15 @@ describe('PrivateRam', () => {
     const difference = { path: join(dir, 'difference'), baseDigest: 'ab'.repeat(32) };
     const target = createMemFd('target', BYTES);
     try {
-      const fd = openSync(difference.path, 'w');
+      let captured: CapturedDifference | undefined;
       await withVmm(async (ram, pid) => {
         ram.find(pid);
         expect(await ram.ownBytes()).toBe(4 * 4096);
-        // Of four own pages one has become zero, and one is as it was.
-        expect(await ram.writeDifference(fd, difference.baseDigest)).toBe(64 + 2 * 4096 + 3 * 8);
+        captured = await ram.captureDifference(difference.path, difference.baseDigest);
       }, CHANGING_VMM);
-      closeFd(fd);
+      // The VMM has ended. Of four own pages one has become zero, and one is as it was.
+      expect(await captured?.write()).toBe(64 + 2 * 4096 + 3 * 8);
+      await captured?.close();
       await withVmm(async (ram, pid) => {
         ram.find(pid);
         await using opened = await openDifference(difference, BYTES);

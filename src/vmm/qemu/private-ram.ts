@@ -8,14 +8,9 @@ import { MIB } from '../../base/units.ts';
 import { closeFd, type FileIdentity, fileIdentity, fileSize, isSealed } from '../../sys/fd.ts';
 import { allocateNative, PAGE_BYTES } from '../../sys/memory.ts';
 import { openProcessMemory, readProcess, writeProcess } from '../../sys/process-memory.ts';
-import {
-  BufferedWriter,
-  eachDataChunk,
-  type OpenDifference,
-  writeAll,
-} from '../difference-file.ts';
+import { eachDataChunk, type OpenDifference, writeAll } from '../difference-file.ts';
 import { VmmError } from '../errors.ts';
-import { DATA_OFFSET, differenceHeader, differenceTable, RunCollector } from '../ram-difference.ts';
+import { CapturedDifference } from './captured-difference.ts';
 
 /** A piece of the file in QEMU's address space. */
 interface Piece {
@@ -34,7 +29,6 @@ interface OwnRun {
 }
 
 const CHUNK_BYTES = MIB;
-const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 /** Read and compared before others get a turn of this thread: about 2 ms. */
 const TURN_BYTES = 2 * MIB;
 /** Looking at a chunk without own pages takes as long as these bytes. */
@@ -154,32 +148,24 @@ export class PrivateRam {
   }
 
   /**
-   * Writes into an empty file what QEMU has changed: of its own pages those that differ from the shared ones. The VM is
-   * stopped.
-   * @returns bytes of the file
+   * Reads QEMU's own pages. The VM is stopped, and may run again afterwards: to find those that differ from the shared ones, and to
+   * write them, takes several times as long.
+   * @param path of a new file for the difference
+   * @returns what the caller writes or closes
    * @throws VmmError `vm_gone`; an errno error of the file
    */
-  async writeDifference(fd: number, baseDigest: string): Promise<number> {
-    const { address, buffer } = allocateNative(CHUNK_BYTES);
-    const own = Buffer.from(buffer);
-    const shared = Buffer.alloc(CHUNK_BYTES);
-    const found = new RunCollector();
-    const data = new BufferedWriter(fd, DATA_OFFSET);
-    await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {
-      if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
-      if (readSync(this.fd, shared, 0, bytes, offset) !== bytes) throw new Error('the RAM shrank');
-      for (let page = 0; page < bytes; page += PAGE_BYTES) {
-        const end = page + PAGE_BYTES;
-        if (own.compare(shared, page, end, page, end) === 0) continue;
-        const isZero = own.compare(ZERO_PAGE, 0, PAGE_BYTES, page, end) === 0;
-        found.add((offset + page) / PAGE_BYTES, isZero);
-        if (!isZero) data.add(own, page, end);
-      }
-    });
-    data.add(differenceTable(found.runs));
-    data.flush();
-    writeAll(fd, differenceHeader(found, { ramBytes: this.#bytes, baseDigest }), 0);
-    return data.end;
+  async captureDifference(path: string, baseDigest: string): Promise<CapturedDifference> {
+    const captured = await CapturedDifference.open(path, this.fd, this.#bytes, baseDigest);
+    try {
+      await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {
+        const address = captured.place(offset, bytes);
+        if (readProcess(memoryFd, from, address, bytes) !== bytes) throw gone();
+      });
+      return captured;
+    } catch (error) {
+      await captured.close();
+      throw error;
+    }
   }
 
   /** Idempotent. */

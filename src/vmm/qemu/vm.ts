@@ -13,14 +13,15 @@ import type {
   DiskTrouble,
   NicHotplug,
   RamChanges,
+  SavedState,
   Vm,
   VmExit,
-  VmSnapshot,
   VmTimings,
   VsockHotplug,
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { stateDigest } from '../snapshot.ts';
+import type { CapturedDifference } from './captured-difference.ts';
 import { limitDisks } from './disk-limits.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { NicSlot } from './nic.ts';
@@ -291,7 +292,7 @@ export class QemuVm implements Vm {
     return (await this.#privateMemory?.ram.ownBytes()) ?? 0;
   }
 
-  async saveState(statePath: string, changes?: RamChanges): Promise<VmSnapshot> {
+  async saveState(statePath: string, changes?: RamChanges): Promise<SavedState> {
     this.#requireRunning();
     const machine = this.#snapshotMachine;
     if (machine === null) throw unsupported("its RAM is QEMU's own");
@@ -300,11 +301,16 @@ export class QemuVm implements Vm {
     const own = this.#privateMemory;
     const { qmp } = this.#process;
     const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
-    if (own !== null) await writeChanges(own, changes);
-    await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
+    const rest = own === null ? undefined : await saveChanges(own, changes);
+    try {
+      await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
+    } catch (error) {
+      await rest?.close();
+      throw error;
+    }
     const saved = { statePath, stateSha256: stateDigest(state), machine };
-    if (changes === undefined || 'ramPath' in changes) return saved;
-    return { ...saved, difference: changes.difference };
+    if (changes === undefined || 'ramPath' in changes || rest === undefined) return saved;
+    return { ...saved, difference: changes.difference, rest };
   }
 
   async pause(): Promise<void> {
@@ -343,10 +349,11 @@ export class QemuVm implements Vm {
   }
 }
 
-async function writeChanges(
+/** @returns what can be written once the VM runs again */
+async function saveChanges(
   { ram, memoryFd }: PrivateMemory,
   changes: RamChanges | undefined,
-): Promise<void> {
+): Promise<CapturedDifference | undefined> {
   if (changes === undefined) {
     await ram.writeOwnPages(memoryFd);
   } else if ('ramPath' in changes) {
@@ -354,9 +361,9 @@ async function writeChanges(
     await ram.writeOwnPages(file.fd);
   } else {
     const { path, baseDigest } = changes.difference;
-    await using file = await open(path, 'w', 0o600);
-    await ram.writeDifference(file.fd, baseDigest);
+    return await ram.captureDifference(path, baseDigest);
   }
+  return undefined;
 }
 
 function unsupported(cause: string): VmmError {

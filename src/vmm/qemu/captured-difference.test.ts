@@ -1,0 +1,55 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { MIB } from '../../base/units.ts';
+import { closeFd, createMemFd } from '../../sys/fd.ts';
+import { PAGE_BYTES } from '../../sys/memory.ts';
+import { readProcess } from '../../sys/process-memory.ts';
+import { applyDifference } from '../difference-file.ts';
+import { CapturedDifference } from './captured-difference.ts';
+
+const BYTES = 160 * MIB;
+const DIGEST = 'ab'.repeat(32);
+let dir = '';
+let base = -1;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'nv-captured-'));
+  base = createMemFd('base', BYTES);
+});
+afterEach(() => {
+  closeFd(base);
+  rmSync(dir, { recursive: true });
+});
+
+const descriptors = (): number => readdirSync('/proc/self/fd').length;
+
+describe('CapturedDifference', () => {
+  it('holds up to 128 MiB, and writes what is more at once; the file is the same', async () => {
+    const before = descriptors();
+    const path = join(dir, 'difference');
+    const captured = await CapturedDifference.open(path, base, BYTES, DIGEST);
+    const guest = createMemFd('guest', BYTES);
+    for (let offset = 0; offset < BYTES; offset += MIB) {
+      // A page of its own in each megabyte; what else it has is zero, as in the base.
+      writeSync(guest, Buffer.alloc(PAGE_BYTES, 1 + offset / MIB), 0, PAGE_BYTES, offset);
+      expect(readProcess(guest, offset, captured.place(offset, MIB), MIB)).toBe(MIB);
+    }
+    expect(await captured.write()).toBe(64 + 160 * (PAGE_BYTES + 8));
+    await captured.close();
+    const target = createMemFd('target', BYTES);
+    await applyDifference({ path, baseDigest: DIGEST }, `/proc/self/fd/${target}`);
+    const same = (fd: number): Buffer => readFileSync(`/proc/self/fd/${fd}`);
+    expect(same(target).equals(same(guest))).toBe(true);
+    for (const fd of [guest, target]) closeFd(fd);
+    expect(descriptors()).toBe(before);
+  });
+
+  it('close: without a write nothing stays open', async () => {
+    const before = descriptors();
+    const captured = await CapturedDifference.open(join(dir, 'd'), base, BYTES, DIGEST);
+    captured.place(0, PAGE_BYTES);
+    await captured.close();
+    expect(descriptors()).toBe(before);
+  });
+});
