@@ -26,14 +26,18 @@ const V1 = {
 const reader = (files: Readonly<Record<string, string>>) => (name: string) => files[name] ?? null;
 
 describe('readGroupRoom', () => {
-  it('v1 and v2: what is below the limit, with idle cached files; null without a limit', () => {
+  it('v1 and v2: what is below the limit, with cached files, of active ones half; null without a limit', () => {
     const stat = 'anon 500\ninactive_file 200\nactive_file 100\n';
     const v2 = { ...V2, 'memory.stat': stat };
-    expect(readGroupRoom(reader(v2))).toEqual({ limitBytes: 2000, availableBytes: 1200 });
+    expect(readGroupRoom(reader(v2))).toEqual({ limitBytes: 2000, availableBytes: 1250 });
     const throttled = { ...v2, 'memory.high': '900\n' };
-    expect(readGroupRoom(reader(throttled))).toEqual({ limitBytes: 900, availableBytes: 100 });
-    const v1 = { ...V1, 'memory.stat': 'inactive_file 1\ntotal_inactive_file 300\n' };
-    expect(readGroupRoom(reader(v1))).toEqual({ limitBytes: 2000, availableBytes: 1300 });
+    expect(readGroupRoom(reader(throttled))).toEqual({ limitBytes: 900, availableBytes: 150 });
+    const v1 = {
+      ...V1,
+      'memory.stat':
+        'active_file 1\ninactive_file 1\ntotal_inactive_file 300\ntotal_active_file 80\n',
+    };
+    expect(readGroupRoom(reader(v1))).toEqual({ limitBytes: 2000, availableBytes: 1340 });
     const over = { ...v2, 'memory.high': '100\n' };
     expect(readGroupRoom(reader(over))?.availableBytes).toBe(0);
     expect(readGroupRoom(reader({ ...v2, 'memory.max': 'max\n' }))).toBeNull();

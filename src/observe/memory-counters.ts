@@ -48,13 +48,17 @@ export function readGroupMemory(read: ReadFile): GroupMemory | null {
 /** What a group leaves its processes. */
 export interface GroupRoom {
   readonly limitBytes: number;
-  /** Below the limit, with cached files that were not used lately: the kernel drops these first. */
+  /** Below the limit, with cached files, of those that were used lately half. */
   readonly availableBytes: number;
 }
 
+/** Of the cached files that were used lately: the rest is what programs need to go on. */
+const ACTIVE_SHARE = 1 / 2;
+
 /**
- * Null: no limit, not a memory group, or it is gone. Active cached files count as used, as kubelet's working set has it:
- * they can be dropped, but come back.
+ * Null: no limit, not a memory group, or it is gone. The kernel moves pages from the active to the inactive list only when it
+ * reclaims, at the limit. So active files can't count as used, as kubelet's working set has it: who keeps away from the limit would
+ * never see them as free (kubernetes/kubernetes#43916).
  */
 export function readGroupRoom(read: ReadFile): GroupRoom | null {
   const v2 = numberIn(read('memory.current'));
@@ -65,8 +69,11 @@ export function readGroupRoom(read: ReadFile): GroupRoom | null {
   const limitBytes = Math.min(...set);
   // Of v1 only the name with `total_` has the groups below.
   const stat = pairs(read('memory.stat'));
-  const inactive = of(stat, v2 === null ? 'total_inactive_file' : 'inactive_file');
-  return { limitBytes, availableBytes: Math.max(0, limitBytes - (currentBytes - inactive)) };
+  const prefix = v2 === null ? 'total_' : '';
+  const inactive = of(stat, `${prefix}inactive_file`);
+  const active = of(stat, `${prefix}active_file`);
+  const used = currentBytes - inactive - active * ACTIVE_SHARE;
+  return { limitBytes, availableBytes: Math.max(0, limitBytes - used) };
 }
 
 /** The same events as a guest's. */

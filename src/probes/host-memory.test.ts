@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../base/units.ts';
 import { anonymousBytes, mappedMemory, memoryBesideRam } from './host-memory.ts';
@@ -19,6 +20,20 @@ Pss:                1024 kB
 Private_Clean:         0 kB
 Private_Dirty:      1024 kB
 `;
+
+describe('availableMib', () => {
+  it('without free descriptors: what it was last', () => {
+    const module = JSON.stringify(new URL('host-memory.ts', import.meta.url).href);
+    const script = `const { openSync } = await import('node:fs');
+      const { availableMib } = await import(${module});
+      const before = availableMib();
+      try { for (;;) openSync('/dev/null'); } catch (error) { if (error.code !== 'EMFILE') throw error; }
+      process.exitCode = availableMib() > 0 && before > 0 ? 7 : 8;`;
+    const node = [process.execPath, '--input-type=module', '-e', script];
+    const { status, stderr } = spawnSync('sh', ['-c', 'ulimit -n 64; exec "$@"', 'sh', ...node]);
+    expect([status, `${stderr}`]).toEqual([7, '']);
+  });
+});
 
 describe('anonymousBytes', () => {
   it('counts what only the process has, and is null after its end', () => {

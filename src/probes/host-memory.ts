@@ -25,10 +25,16 @@ export function availableMib(): number {
   return Math.min(hostAvailableMib(), groups.availableMib());
 }
 
-/** Memory of the host that is available without swapping, MiB, not rounded; 0: unknown. */
+let lastAvailableMib = 0;
+
+/**
+ * Memory of the host that is available without swapping, MiB, not rounded. Does not throw: where it can't be read now, as without
+ * free descriptors, it is what it was last; 0: it never could.
+ */
 export function hostAvailableMib(): number {
-  const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'latin1'));
-  return Number(match?.[1] ?? 0) / KIB_PER_MIB;
+  const match = /^MemAvailable:\s+(\d+) kB$/m.exec(readIfThere('/proc/meminfo') ?? '');
+  if (match !== null) lastAvailableMib = Number(match[1]) / KIB_PER_MIB;
+  return lastAvailableMib;
 }
 
 /** Resident memory of a process, bytes; null: it has ended. */
@@ -119,7 +125,7 @@ function readIfThere(path: string): string | null {
   try {
     return readFileSync(path, 'latin1');
   } catch (error) {
-    ignore(error, 'absent or gone');
+    ignore(error, 'absent, gone, or no descriptor is free');
     return null;
   }
 }
