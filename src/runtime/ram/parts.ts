@@ -1,6 +1,9 @@
 /** RAM that clones share until they write to it. */
 import type { MappedMemory } from '../../sandbox/parts.ts';
 
+/** Time that what has no users stays: copying it again takes as long as half a start. */
+export const UNUSED_MS_MAX = 60_000;
+
 export interface RamFile {
   readonly path: string;
   /** Of its content, verified; files with the same one are the same memory. Absent: a file for itself. */

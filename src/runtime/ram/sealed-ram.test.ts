@@ -21,7 +21,8 @@ import type { MappedMemory } from '../../sandbox/parts.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { digestSparse } from '../../sys/sparse.ts';
 import { makeMemory } from './memory.ts';
-import { SealedRam, UNUSED_MS_MAX } from './sealed-ram.ts';
+import { UNUSED_MS_MAX } from './parts.ts';
+import { SealedRam } from './sealed-ram.ts';
 
 const PAGE_BYTES = 4096;
 let dir = '';

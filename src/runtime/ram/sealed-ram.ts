@@ -14,10 +14,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { MappedMemory, RamBase } from '../../sandbox/parts.ts';
 import { closeInPool, createMemFd, sealContent, sealSize, usedBytes } from '../../sys/fd.ts';
 import { copyDataInto, digestSparse } from '../../sys/sparse-threads.ts';
-import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
-
-/** Time that memory without users stays: copying it again takes as long as half a start. */
-export const UNUSED_MS_MAX = 60_000;
+import { type CloneRam, type RamFile, type SharedCopy, UNUSED_MS_MAX } from './parts.ts';
 
 export class SealedRam implements CloneRam {
   readonly #clock: Clock;

@@ -10,22 +10,26 @@
  */
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type Clock, systemClock } from '../../base/clock.ts';
 import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
 import type { MappedMemory, Workspace } from '../../sandbox/parts.ts';
 import { cloneSparse, copyDataInto } from '../../sys/sparse-threads.ts';
 import { makeWorkspace } from '../workspace.ts';
-import type { CloneRam, RamFile, SharedCopy } from './parts.ts';
+import { type CloneRam, type RamFile, type SharedCopy, UNUSED_MS_MAX } from './parts.ts';
 
 const READ_BY_ALL = 0o444;
 
 export class SharedRam implements CloneRam {
   readonly #runDir: string;
+  readonly #clock: Clock;
   #workspace: Workspace | undefined;
   #made = 0;
 
   /** @param runDir on the file system of the jails; the next start removes what a killed process left there */
-  constructor(runDir: string) {
+  constructor(runDir: string, clock: Clock = systemClock) {
     this.#runDir = runDir;
+    this.#clock = clock;
   }
 
   /** Copies a RAM file, sharing its blocks where the file system can. One call at a time. */
@@ -33,13 +37,16 @@ export class SharedRam implements CloneRam {
     const first = new FileCopy(await this.#copyOf(from));
     const copies = new Map<string, Promise<FileCopy>>();
     let isDropped = false;
-    const copyFor = (): Promise<FileCopy> =>
-      copies.size === 0 ? Promise.resolve(first) : this.#furtherCopy(first);
+    // The first one stays for those who come next; the others would be as many as there ever were tenants.
+    const copyFor = (sharers: string): Promise<FileCopy> =>
+      copies.size === 0
+        ? Promise.resolve(first)
+        : this.#furtherCopy(first, () => copies.delete(sharers));
     return {
       open: async (sharers) => {
         // A copy that is made now would stay until the end of this process.
         if (isDropped) throw new Error('the RAM was dropped');
-        const copying = copies.get(sharers) ?? copyFor();
+        const copying = copies.get(sharers) ?? copyFor(sharers);
         copies.set(sharers, copying);
         // A copy that failed, of a full disk say, is made again for the next.
         copying.catch(() => copies.delete(sharers));
@@ -70,8 +77,15 @@ export class SharedRam implements CloneRam {
     await workspace?.remove();
   }
 
-  async #furtherCopy(of: FileCopy): Promise<FileCopy> {
-    return new FileCopy(await this.#copyOf(of.path));
+  /** @param forget it opens no more: it goes when it had no user for a while */
+  async #furtherCopy(of: FileCopy, forget: () => void): Promise<FileCopy> {
+    const copy: FileCopy = new FileCopy(await this.#copyOf(of.path), () =>
+      this.#clock.after(UNUSED_MS_MAX, () => {
+        forget();
+        copy.drop().catch((error: unknown) => ignore(error, 'it goes with the directory'));
+      }),
+    );
+    return copy;
   }
 
   async #copyOf(from: string): Promise<string> {
@@ -85,14 +99,19 @@ export class SharedRam implements CloneRam {
 
 class FileCopy {
   readonly path: string;
+  readonly #onUnused: () => () => void;
   #users = 0;
   #isDropped = false;
+  #stopWaiting = (): void => undefined;
 
-  constructor(path: string) {
+  /** @param onUnused called when the last user has left; the function that it returns when one comes, or at `drop` */
+  constructor(path: string, onUnused: () => () => void = () => () => undefined) {
     this.path = path;
+    this.#onUnused = onUnused;
   }
 
   async open(): Promise<MappedMemory> {
+    this.#stopWaiting();
     this.#users += 1;
     try {
       const mapped = await mapMemory(this.path);
@@ -109,12 +128,14 @@ class FileCopy {
   }
 
   async drop(): Promise<void> {
+    this.#stopWaiting();
     this.#isDropped = true;
     await this.#removeUnused();
   }
 
   async #leave(): Promise<void> {
     this.#users -= 1;
+    if (this.#users === 0 && !this.#isDropped) this.#stopWaiting = this.#onUnused();
     await this.#removeUnused();
   }
 
