@@ -200,7 +200,7 @@ describe('MemoryGuard', () => {
     await requireNothing(world.host);
   });
 
-  it('a pause that hangs does not keep the others from being paused', async () => {
+  it('a pause that takes long does not keep the others from being paused, and its owner is told of both', async () => {
     await using world = await World.open();
     const { control, script } = world.host;
     const [first, second] = [(await world.create()).id, (await world.create()).id];
@@ -214,6 +214,12 @@ describe('MemoryGuard', () => {
     expect(await control.get(first)).toMatchObject({ status: 'saving' });
     held.release();
     await world.host.passTime(world.host.became(first, 'paused'));
+    await settle();
+    const told = [
+      { action: 'pause', ok: false },
+      { action: 'pause', ok: true },
+    ];
+    expect(await world.events(first)).toMatchObject(told);
     await world.guard.close();
     await requireNothing(world.host);
   });

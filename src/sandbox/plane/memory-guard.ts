@@ -175,14 +175,17 @@ export class MemoryGuard {
     const idleS = Math.round(lifetime.idleMs / 1000);
     const action = { type: 'action', action: 'pause' } as const;
     const why = `the memory of the host was short: ${availableMib} MiB were available`;
-    using limit = timeLimit(clock, GUARD_LIMITS.pauseMsMax, this.#closer.signal);
-    try {
-      const isPaused = await orAborted(lifetime.pauseForMemory(), limit.signal);
+    const note = (isPaused: boolean): void => {
       // It ended, or somebody else changed it meanwhile.
       if (!isPaused) return;
       events.note({ ...action, ok: true, detail: why });
       const fields = { sandbox: id, availableMib, idleS, remedy: REMEDY };
       log.warn('the memory of the host is short: a sandbox was paused to disk', fields);
+    };
+    using limit = timeLimit(clock, GUARD_LIMITS.pauseMsMax, this.#closer.signal);
+    const paused = lifetime.pauseForMemory();
+    try {
+      note(await orAborted(paused, limit.signal));
     } catch (error) {
       if (this.#closer.signal.aborted) return;
       this.#failedAtMs.set(sandbox, clock.now());
@@ -190,6 +193,8 @@ export class MemoryGuard {
       events.note({ ...action, ok: false, detail: `${why}; ${reason}` });
       const fields = { sandbox: id, availableMib, reason };
       log.warn('the memory of the host is short, and a sandbox could not be paused', fields);
+      // A large one may take longer.
+      if (limit.signal.aborted) paused.then(note, (late: unknown) => ignore(late, 'it was told'));
     }
   }
 
