@@ -25,7 +25,8 @@ import {
 } from './guest-rings.ts';
 
 const FEATURES = (1n << 32n) | (1n << 30n);
-const REPLY_TIMEOUT_MS = 5_000;
+/** For a device that hangs; a slow one may have to wait for a processor. */
+const REPLY_TIMEOUT_MS = 30_000;
 /** The largest counter that write(2) reaches: the next write has no room. */
 const COUNTER_MAX = 2n ** 64n - 2n;
 const F_SETFL = 4;
