@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -43,6 +43,21 @@ describe('CapturedDifference', () => {
     expect(same(target).equals(same(guest))).toBe(true);
     for (const fd of [guest, target]) closeFd(fd);
     expect(descriptors()).toBe(before);
+  });
+
+  it('compares and writes no more at once than the room for what comes takes', async () => {
+    const path = join(dir, 'difference');
+    const captured = await CapturedDifference.open(path, base, BYTES, DIGEST);
+    const guest = createMemFd('guest', MIB);
+    writeSync(guest, Buffer.alloc(MIB, 1));
+    const sizes: number[] = [];
+    for (let offset = 0; offset < 131 * MIB; offset += MIB) {
+      expect(readProcess(guest, 0, captured.place(offset, MIB), MIB)).toBe(MIB);
+      sizes.push(statSync(path).size);
+    }
+    expect(sizes.slice(-4)).toEqual([0, 1, 2, 3].map((mib) => (mib === 0 ? 0 : 64 + mib * MIB)));
+    closeFd(guest);
+    await captured.close();
   });
 
   it('close: without a write nothing stays open', async () => {

@@ -80,7 +80,13 @@ export class CapturedDifference {
    * @returns its address
    */
   place(offset: number, bytes: number): number {
-    if (this.#heldBytes + bytes > HELD_BYTES_MAX) for (const run of this.#take()) this.#note(run);
+    // Only as much as it takes: all at once would hold up the answers of all sandboxes.
+    while (this.#heldBytes + bytes > HELD_BYTES_MAX) {
+      const oldest = this.#held.shift();
+      if (oldest === undefined) break;
+      this.#heldBytes -= oldest.pages.length;
+      this.#note(oldest);
+    }
     let room = this.#room;
     if (room === undefined || room.used + bytes > BUFFER_BYTES) {
       room = { ...allocateNative(BUFFER_BYTES), used: 0 };
