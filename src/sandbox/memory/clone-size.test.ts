@@ -13,7 +13,9 @@ describe('expectedOf', () => {
     ['small', clones(8, 40), 64],
     ['some size', clones(8, 100), 125],
     ['unknown', clones(100, null), 128],
-  ])('%s live', (_, live, mib) => expect(expectedOf(live)).toBe(mib));
+    ['small, and one large', [...clones(100, 40), ...clones(1, 16_384, 32_768)], 64],
+    ['small, and many large', [...clones(10, 50), ...clones(9, 400)], 269.7],
+  ])('%s live', (_, live, mib) => expect(expectedOf(live)).toBeCloseTo(mib, 1));
 });
 
 describe('pendingOf', () => {

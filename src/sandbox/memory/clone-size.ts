@@ -26,14 +26,18 @@ export const CLONE_SIZE = {
   clonesMin: 8,
   /** On the mean: the young are still growing. */
   margin: 1.25,
+  /** Of the median: a larger one counts as this much, or it alone would keep room free for each of many small ones. */
+  outlier: 8,
   /** Of the numbers; each takes some system calls per clone. */
   ageMsMax: 1000,
 } as const;
 
 /** Of a new clone of any size, MiB. */
 export function expectedOf(clones: readonly LiveClone[]): number {
-  const known = clones.flatMap(({ ownMib }) => ownMib ?? []);
-  const meanMib = known.reduce((sum, mib) => sum + mib, 0) / Math.max(1, known.length);
+  const known = clones.flatMap(({ ownMib }) => ownMib ?? []).toSorted((a, b) => a - b);
+  const mostMib = CLONE_SIZE.outlier * (known[Math.floor((known.length - 1) / 2)] ?? 0);
+  const sumMib = known.reduce((sum, mib) => sum + Math.min(mib, mostMib), 0);
+  const meanMib = sumMib / Math.max(1, known.length);
   const floorMib =
     known.length < CLONE_SIZE.clonesMin ? CLONE_SIZE.defaultMib : CLONE_SIZE.leastMib;
   return Math.max(floorMib, meanMib * CLONE_SIZE.margin);
