@@ -63,6 +63,9 @@ export interface OpenControlPlane extends AsyncDisposable {
   readonly queue: Pick<StartQueue, 'stats'>;
 }
 
+/** Between two saves of one template. */
+const BASES_KEPT_MS = 10 * 60_000;
+
 export interface ControlPlaneOptions {
   /** Directory of the store. Default: the home's. */
   readonly dataDir?: string | undefined;
@@ -70,6 +73,8 @@ export interface ControlPlaneOptions {
   readonly waitsForMemory?: boolean | undefined;
   /** What happens while the memory of the host is short, if starts wait for it. Default: nothing but that. */
   readonly memoryShort?: MemoryShort | undefined;
+  /** See `StoreOptions`. Default: 10 minutes. */
+  readonly basesKeptMs?: number | undefined;
   /** Judges starts for the owners of sandboxes. Default: one owner, without limits. */
   readonly gate?: StartGate | undefined;
   /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
@@ -89,7 +94,8 @@ export async function openControlPlane(
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
   // A store of another directory is temporary, and its key goes with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
-  const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log });
+  const { basesKeptMs = BASES_KEPT_MS } = options;
+  const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
   const allMib = Math.floor(totalMib());
   const reserveMib = reserveMibOf(allMib);
   const clones = new CloneSizes(systemClock, () => runtime.metrics.sharingVms());

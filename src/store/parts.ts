@@ -4,6 +4,7 @@ import type { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
 import type { Files, Swept } from './files.ts';
 import type { FileLock } from './lock.ts';
+import type { RecentBases } from './recent-bases.ts';
 import type { Sealing } from './sealing.ts';
 import type { WholeFiles } from './whole-files.ts';
 
@@ -16,10 +17,12 @@ export interface StoreParts {
   readonly sealing: Sealing;
   /** Of this process. */
   readonly whole: WholeFiles;
+  /** Kept although no row names them. */
+  readonly recent: RecentBases;
 }
 
 /** Removes files that no row names, and leftovers of dead processes. */
-export async function sweep({ dir, db, files, lock }: StoreParts): Promise<Swept> {
+export async function sweep({ dir, db, files, lock, recent }: StoreParts): Promise<Swept> {
   try {
     const swept = await lock.run(async () => {
       // After a power failure removed rows must not come back without their files.
@@ -28,7 +31,7 @@ export async function sweep({ dir, db, files, lock }: StoreParts): Promise<Swept
         sql.prepare('SELECT digest FROM snapshotFiles UNION SELECT digest FROM sandboxBases').all(),
       );
       const needed = new Set(rows.map((row) => row['digest']));
-      return await files.sweep((digest) => needed.has(digest));
+      return await files.sweep((digest) => needed.has(digest) || recent.has(digest));
     });
     await files.emptyTrash();
     return swept;

@@ -168,6 +168,7 @@ async function keep(
     await sweep(parts).catch((also: unknown) => ignore(also, 'the next sweep removes the files'));
     throw error;
   }
+  if (base !== undefined) parts.recent.note(base.digest);
   if (orphans > 0) await sweep(parts);
   await db.sync();
   return isNewBase ? { ...row, bytes: row.bytes + baseBytes } : row;

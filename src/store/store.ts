@@ -24,12 +24,14 @@ import { closeSync, existsSync, openSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
 import { Files, type Swept } from './files.ts';
 import { FileLock } from './lock.ts';
 import { type StoreParts, sweep } from './parts.ts';
+import { RecentBases } from './recent-bases.ts';
 import { keepReserve } from './reserve.ts';
 import { type SandboxTable, sandboxTable, sealPlainRows } from './sandbox-table.ts';
 import { openSealing } from './sealing.ts';
@@ -43,6 +45,8 @@ export interface StoreOptions {
   readonly keyPath: string;
   readonly clock: Clock;
   readonly log: Log;
+  /** Time that a base stays after the last save that needed it, while this store is open, ms. Default 0. */
+  readonly basesKeptMs?: number | undefined;
 }
 
 export interface Store extends AsyncDisposable {
@@ -55,8 +59,10 @@ export interface Store extends AsyncDisposable {
 }
 
 /** @throws StoreError `store_damaged`, `store_newer`, `store_unavailable`, `store_busy`, `disk_full` */
-export async function openStore({ dir, keyPath, clock, log }: StoreOptions): Promise<Store> {
-  const parts = await openParts(dir, keyPath, clock);
+export async function openStore(options: StoreOptions): Promise<Store> {
+  const { dir, keyPath, clock, log, basesKeptMs = 0 } = options;
+  const recent = new RecentBases(clock, basesKeptMs);
+  const parts = { ...(await openParts(dir, keyPath, clock)), recent };
   let closed: Promise<void> | undefined;
   const close = (): Promise<void> => {
     closed ??= leave(parts);
@@ -88,7 +94,11 @@ export async function openStore({ dir, keyPath, clock, log }: StoreOptions): Pro
 
 const reservePath = (dir: string): string => join(dir, 'reserve');
 
-async function openParts(dir: string, keyPath: string, clock: Clock): Promise<StoreParts> {
+async function openParts(
+  dir: string,
+  keyPath: string,
+  clock: Clock,
+): Promise<Omit<StoreParts, 'recent'>> {
   let lock: FileLock | undefined;
   try {
     const files = new Files(dir);
@@ -123,7 +133,11 @@ function createPrivate(path: string): void {
   if (!existsSync(path)) closeSync(openSync(path, 'wx', 0o600));
 }
 
-async function leave({ db, files, lock }: StoreParts): Promise<void> {
+async function leave(parts: StoreParts): Promise<void> {
+  const { db, files, lock, recent } = parts;
+  if (recent.clear()) {
+    await sweep(parts).catch((error: unknown) => ignore(error, 'the next process removes them'));
+  }
   await lock.run(async () => {
     await files.leave();
     db.close();

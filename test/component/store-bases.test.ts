@@ -2,6 +2,7 @@
 import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { FakeClock } from '../../src/base/clock.ts';
 import type { NewSnapshot } from '../../src/store/snapshot.ts';
 import type { Store } from '../../src/store/store.ts';
 import { digestSparse } from '../../src/sys/sparse.ts';
@@ -65,6 +66,32 @@ describe('store: bases', () => {
     await store.snapshots.remove(two.row.id);
     expect(await onDisk(dir)).toEqual({ files: [], staging: [expect.any(String)], trash: [] });
     expect((await take(store, 3, of)).copies).toBe(1);
+  });
+
+  it('stays for a while after the last save that needed it, at most four, and not beyond the store', async () => {
+    const clock = new FakeClock();
+    const { dir, store } = await temporaryStore(undefined, clock, 1000);
+    const made = await base();
+    const saveAndRemove = async (seed: number, of = made): Promise<number> => {
+      const { row, copies } = await take(store, seed, of);
+      await store.snapshots.remove(row.id);
+      return copies;
+    };
+    expect(await saveAndRemove(1)).toBe(1);
+    expect((await onDisk(dir)).files).toEqual([made.digest]);
+    clock.advance(999);
+    expect(await saveAndRemove(2)).toBe(0);
+    clock.advance(999);
+    await store.collect();
+    expect((await onDisk(dir)).files).toEqual([made.digest]);
+    clock.advance(1);
+    await store.collect();
+    expect((await onDisk(dir)).files).toEqual([]);
+    for (let seed = 11; seed < 16; seed += 1) await saveAndRemove(seed, await base(seed));
+    await store.collect();
+    expect((await onDisk(dir)).files).toHaveLength(4);
+    await store.close();
+    expect((await onDisk(dir)).files).toEqual([]);
   });
 
   it('counts for the oldest that needs it, unless another snapshot has it as its RAM', async () => {

@@ -16,9 +16,11 @@ export async function temporaryDir(): Promise<string> {
 export async function temporaryStore(
   dir?: string,
   clock: Clock = new FakeClock(),
+  basesKeptMs = 0,
 ): Promise<{ dir: string; store: Store }> {
   const where = dir ?? (await temporaryDir());
-  const store = await openStore({ dir: where, keyPath: `${where}.key`, clock, log: silentLog });
+  const parts = { dir: where, keyPath: `${where}.key`, clock, log: silentLog };
+  const store = await openStore({ ...parts, basesKeptMs });
   onTestFinished(() => store.close());
   return { dir: where, store };
 }

@@ -90,7 +90,7 @@ export function useControlPlane(
       onUsage: (record) => void usage.push(record),
       packageIndexes,
     });
-    opened = await openControlPlane(runtime, log);
+    opened = await openControlPlane(runtime, log, { basesKeptMs: 0 });
     await runtime.templates.prepare(SMALL);
   });
   afterAll(async () => {
