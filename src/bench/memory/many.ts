@@ -1,5 +1,7 @@
-/** Host memory of many sandboxes side by side: each one's part of all that they cost, the daemon's growth and shared memory included. */
+/** Memory of many sandboxes side by side: each one's own, and its part of what they share. */
 import { CleanupStack } from '../../base/cleanup.ts';
+import { MIB } from '../../base/units.ts';
+import { anonymousBytes } from '../../probes/host-memory.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
@@ -8,7 +10,6 @@ import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { attachCannedModel, LANGCHAIN } from '../langchain-script.ts';
 import { firstOutputMs, PRINT_ONE } from '../output.ts';
 import { openOwnRuntime } from '../own-runtime.ts';
-import { settledAvailableMib } from './process-memory.ts';
 
 const COUNTS = [1, 8, 64] as const;
 const STATES = ['born', 'print', 'langchain'] as const;
@@ -19,7 +20,7 @@ const nameOf = (count: number, state: string): string => `sandbox.many/${count}-
 export const manyBenchmark: Benchmark = {
   names: COUNTS.flatMap((count) => STATES.map((state) => nameOf(count, state))),
   summary:
-    'host memory of each of 1, 8 and 64 sandboxes, born, after print and after a LangChain call; baseline: without shared memory',
+    'memory of each of 1, 8 and 64 sandboxes, its part of shared memory included: born, after print and after a LangChain call; baseline: without shared memory',
   async measure(context) {
     const { rounds, signal, say } = context;
     const attempts = new Attempts(signal);
@@ -45,7 +46,7 @@ export const manyBenchmark: Benchmark = {
             name: 'a copy of the template’s memory each',
             samples: copied.get(nameOf(count, state)) ?? [],
           },
-          ...attempts.failures('of the host: MemAvailable, once it stays'),
+          ...attempts.failures('anonymous pages of VMMs, memory files of guests'),
         }),
       ),
     );
@@ -76,14 +77,13 @@ async function measureCount(
   into: Samples,
 ): Promise<void> {
   await using cleanup = new CleanupStack();
-  const before = await settledAvailableMib(signal);
   const { spec, source } = await runtime.templates.prepare(DEFAULT_TEMPLATE);
-  const note = async (state: (typeof STATES)[number]): Promise<void> => {
-    const each = (before - (await settledAvailableMib(signal))) / count;
+  const sandboxes: Supervisor[] = [];
+  const note = (state: (typeof STATES)[number]): void => {
+    const each = totalBytes(runtime, sandboxes) / count / MIB;
     const name = nameOf(count, state);
     into.set(name, [...(into.get(name) ?? []), each]);
   };
-  const sandboxes: Supervisor[] = [];
   for (let n = 0; n < count; n += 1) {
     say(`${n + 1} of ${count} sandboxes`);
     const parts = { template: source, attachBridge: attachCannedModel };
@@ -91,11 +91,21 @@ async function measureCount(
     cleanup.push('sandbox', () => sandbox.stop());
     sandboxes.push(sandbox);
   }
-  await note('born');
+  note('born');
   for (const sandbox of sandboxes) await runIn(sandbox, PRINT_ONE, signal);
-  await note('print');
+  note('print');
   for (const sandbox of sandboxes) await runIn(sandbox, LANGCHAIN, signal);
-  await note('langchain');
+  note('langchain');
+}
+
+/** Programs and libraries, which all processes of the host share, are not counted. */
+function totalBytes({ ram }: Runtime, sandboxes: readonly Supervisor[]): number {
+  const shared = ram.bytes;
+  return sandboxes.reduce((sum, { vm, ramBytes }) => {
+    const own = anonymousBytes(vm?.pid ?? 0);
+    if (own === null) throw new Error('the VM has no process to measure');
+    return sum + own + ramBytes;
+  }, shared);
 }
 
 async function runIn(

@@ -5,6 +5,7 @@ import {
   cpSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -168,6 +169,16 @@ describe('SealedRam', () => {
     const memory = await whole(shared.open('us'));
     expect(textAt(memory.path)).toBe('one');
     await memory.close();
+    await shared.drop();
+  });
+
+  it('close: keeps no file open that was not dropped', async () => {
+    const before = readdirSync('/proc/self/fd').length;
+    const shared = await ram.copy({ path: file('one') });
+    const memory = await whole(shared.open('us'));
+    await memory.close();
+    await ram.close();
+    expect(readdirSync('/proc/self/fd')).toHaveLength(before);
     await shared.drop();
   });
 

@@ -20,6 +20,8 @@ export class SealedRam implements CloneRam {
   readonly #clock: Clock;
   /** By content and sharers. */
   readonly #copies = new Map<string, Shared>();
+  /** Of `copy`, until they are dropped. */
+  readonly #kept = new Set<Source>();
   /** Memory that was sealed without a copy, by its identity: descriptors of its users, who share its digest. */
   readonly #sealed = new Map<string, Digested & { readonly fds: Set<number> }>();
 
@@ -39,9 +41,13 @@ export class SealedRam implements CloneRam {
   /** Keeps the file open, and copies it when somebody uses it, until `drop`. */
   async copy(file: RamFile): Promise<SharedCopy> {
     const source = await Source.open(file);
+    this.#kept.add(source);
     return {
       open: async (sharers) => this.#use(source, sharers),
-      drop: () => source.close(),
+      drop: async () => {
+        this.#kept.delete(source);
+        await source.close();
+      },
     };
   }
 
@@ -57,9 +63,13 @@ export class SealedRam implements CloneRam {
     }
   }
 
-  /** Each user has closed its own. */
+  /** Each user has closed its own. Drops what is left. */
   async close(): Promise<void> {
-    await Promise.all([...this.#copies.values()].map((shared) => this.#remove(shared)));
+    await Promise.all([
+      ...[...this.#copies.values()].map((shared) => this.#remove(shared)),
+      ...[...this.#kept].map((source) => source.close()),
+    ]);
+    this.#kept.clear();
   }
 
   /** Adds a user. */
