@@ -2,7 +2,7 @@
  * Whether clones in QEMU share their template's RAM. The vsock device then reaches them through QEMU's process, which not every
  * host allows; the verdict is cached until the host reboots or what it depends on changes.
  */
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
@@ -12,6 +12,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { Config } from '../../config.ts';
 import type { Home } from '../../home.ts';
 import { findMemoryObstacle } from '../../vmm/qemu/memory-access.ts';
+import { readVerdict, writeVerdict } from '../../vmm/verdict-file.ts';
 import type { QemuConfinement } from '../jail.ts';
 import { makeWorkspace } from '../workspace.ts';
 
@@ -52,7 +53,7 @@ export async function ramSharingOf(options: {
   if (!configured.isShared) return configured;
   const path = join(home.cacheDir, 'memory-access.json');
   const facts = await factsOf(options);
-  const known = await readCache(path);
+  const known = await readVerdict(path, cacheSchema);
   let obstacle = known?.facts === facts ? known.obstacle : undefined;
   if (obstacle === undefined) {
     try {
@@ -61,7 +62,7 @@ export async function ramSharingOf(options: {
       // No verdict, so it is not kept: a full disk or a slow start does not last until the next boot.
       return copied('it could not be tried whether this process may', describeError(error));
     }
-    await writeCache(home.cacheDir, path, { facts, obstacle });
+    await writeVerdict(path, { facts, obstacle });
   }
   return obstacle === null ? configured : copied('this process may not', obstacle);
 }
@@ -109,27 +110,3 @@ async function tryAccess({
 }
 
 const cacheSchema = z.object({ facts: z.string(), obstacle: z.string().nullable() });
-
-async function readCache(path: string): Promise<z.infer<typeof cacheSchema> | undefined> {
-  try {
-    return cacheSchema.parse(JSON.parse(await readFile(path, 'utf8')));
-  } catch (error) {
-    ignore(error, 'no cached verdict');
-    return undefined;
-  }
-}
-
-async function writeCache(
-  dir: string,
-  path: string,
-  cache: z.infer<typeof cacheSchema>,
-): Promise<void> {
-  const temporary = `${path}.${process.pid}`;
-  try {
-    await mkdir(dir, { recursive: true });
-    await writeFile(temporary, `${JSON.stringify(cache)}\n`);
-    await rename(temporary, path);
-  } catch (error) {
-    ignore(error, 'the verdict could not be cached; the next start tries again');
-  }
-}

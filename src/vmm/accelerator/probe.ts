@@ -7,7 +7,7 @@
  * refused instruction leaves an error in the host's log.
  */
 import { spawn } from 'node:child_process';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../../base/clock.ts';
@@ -15,6 +15,7 @@ import { ignore } from '../../base/ignore.ts';
 import { modulePath } from '../../base/module-path.ts';
 import { findKvmObstacle } from '../kvm-device.ts';
 import { type QemuVersion, readQemuVersion } from '../qemu/installation.ts';
+import { readVerdict, writeVerdict } from '../verdict-file.ts';
 
 /** Below this many instructions per second the processor certainly does not run guest code natively. */
 export const LOOP_RATE_MIN = 50e6;
@@ -143,13 +144,13 @@ async function probeKvm(options: ProbeOptions): Promise<{ verdict: KvmVerdict; c
   }
   const path = join(options.cacheDir, 'accelerator.json');
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
-  const known = await readCache(path, bootId);
-  if (known !== undefined) return { verdict: known, cached: true };
+  const known = await readVerdict(path, cacheSchema);
+  if (known?.bootId === bootId) return { verdict: known.kvm, cached: true };
   const { steps, ended } = await runChild(options.child ?? defaultChild());
   const verdict = judgeSteps(steps, ended);
   // Not cached: a timeout may come from a busy machine, and silence from a broken installation.
   if (ended === 'exited' && steps.length > 0) {
-    await writeCache(options.cacheDir, path, { version: CACHE_VERSION, bootId, kvm: verdict });
+    await writeVerdict(path, { version: CACHE_VERSION, bootId, kvm: verdict });
   }
   return { verdict, cached: false };
 }
@@ -221,28 +222,3 @@ const cacheSchema = z.object({
   bootId: z.string(),
   kvm: verdictSchema,
 });
-
-async function readCache(path: string, bootId: string): Promise<KvmVerdict | undefined> {
-  try {
-    const cache = cacheSchema.safeParse(parseJson(await readFile(path, 'utf8')));
-    return cache.success && cache.data.bootId === bootId ? cache.data.kvm : undefined;
-  } catch (error) {
-    ignore(error, 'no cached verdict');
-    return undefined;
-  }
-}
-
-async function writeCache(
-  dir: string,
-  path: string,
-  cache: z.infer<typeof cacheSchema>,
-): Promise<void> {
-  const temporary = `${path}.${process.pid}`;
-  try {
-    await mkdir(dir, { recursive: true });
-    await writeFile(temporary, `${JSON.stringify(cache, null, 2)}\n`);
-    await rename(temporary, path);
-  } catch (error) {
-    ignore(error, 'the verdict could not be cached; the next start probes again');
-  }
-}
