@@ -324,8 +324,11 @@ export class Supervisor {
         await this.#end('saved', 'saved, to continue later');
         return;
       }
-      await this.#resumeAfterSave(saving, running);
-      await saving.finish();
+      // The rest is compared and written while the guest comes back.
+      const after = [this.#resumeAfterSave(saving, running), saving.finish()];
+      for (const each of await Promise.allSettled(after)) {
+        if (each.status === 'rejected') throw each.reason;
+      }
       await commit(snapshot);
       return;
     } catch (error) {
