@@ -334,7 +334,8 @@ export class Supervisor {
     } catch (error) {
       failure = error;
     } finally {
-      await saving.close();
+      // A copy that counts is whole: its files were read again for their digests.
+      await saving.close().catch((error: unknown) => ignore(error, 'a file that was written'));
     }
     if (this.#stopping !== undefined) throw goneWhileSaving(failure);
     if (this.#state === 'saving') await this.#resumeAfterSave(saving, running);
