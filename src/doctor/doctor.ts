@@ -65,27 +65,16 @@ export async function examine({ config, log }: DoctorOptions): Promise<Check[]> 
     ['model server', checkUpstream],
     ['gpu', ({ config }) => checkGpu(config)],
   ];
-  const begun = new Map<string, Promise<Check>>();
-  const made = checks.map(([name, check]) => {
-    // Both open a jail, whose leftovers of killed owners each would take for its own to remove.
-    const before = check === checkSharing ? begun.get('jail') : undefined;
-    const running = named(name, async () => {
-      await before;
-      return await check(exam);
-    });
-    begun.set(name, running);
-    return running;
-  });
-  return await Promise.all(made);
-}
-
-async function named(name: string, check: () => Promise<Finding>): Promise<Check> {
-  try {
-    return { name, ...(await check()) };
-  } catch (error) {
-    const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
-    return { name, verdict: 'missing', detail: describeError(error), remedy };
-  }
+  return await Promise.all(
+    checks.map(async ([name, check]) => {
+      try {
+        return { name, ...(await check(exam)) };
+      } catch (error) {
+        const remedy = error instanceof CodedError ? (error.remedy ?? null) : null;
+        return { name, verdict: 'missing' as const, detail: describeError(error), remedy };
+      }
+    }),
+  );
 }
 
 const ok = (detail: string): Finding => ({ verdict: 'ok', detail, remedy: null });

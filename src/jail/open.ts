@@ -6,6 +6,7 @@ import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promise
 import { delimiter, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { describeError } from '../base/errors.ts';
+import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import { hasCapability } from '../sys/capability.ts';
@@ -273,21 +274,23 @@ async function probe(parts: JailParts, options: JailOptions, treeDir: string): P
   if ((await readText(stampPath)) === stamp) return;
   const base = join(options.cacheDir, 'jail');
   await mkdir(base, { recursive: true, mode: 0o700 });
-  // Its own: another process may probe at the same time, or have been killed while it did.
+  // Its own: another jail may be probed at the same time, also by this process, or have been killed while it was.
   const dir = await mkdtemp(join(base, 'probe-'));
   try {
     await probeIn(dir, parts, options);
+    const written = join(dir, 'stamp');
+    await writeFile(written, stamp);
+    await rename(written, stampPath);
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
-  await writeFile(`${stampPath}.${process.pid}`, stamp);
-  await rename(`${stampPath}.${process.pid}`, stampPath);
 }
 
 async function probeIn(dir: string, parts: JailParts, options: JailOptions): Promise<void> {
   const [program = ''] = options.programFiles;
   const jailed = await startJailed(parts, {
-    id: 'probe',
+    // Its control group is named after it.
+    id: newSandboxId(),
     argv: [program, ...options.probeArgs],
     // Not /dev/null: the C library would ask a device whether it is a terminal, a call that VMMs may not make.
     stdio: ['ignore', 'pipe', 'pipe'],
