@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { checkWhole, platformsPage } from './platforms.ts';
+import { platformsPage, wholeOf } from './platforms.ts';
 
 it('platformsPage: a table for each suite, with the programs of the host', () => {
   const page = platformsPage({
@@ -17,7 +17,32 @@ it('platformsPage: a table for each suite, with the programs of the host', () =>
   expect(page).toContain('### QEMU\n\n| case | result |\n|---|---|\n| boots | **failed** |\n');
 });
 
-it('checkWhole: refuses a run of a part of the layer, and names the rest', () => {
-  const results = [{ suite: 'Firecracker', title: 'boots', passed: true }];
-  expect(() => checkWhole({ results })).toThrow('without QEMU, proofs of Firecracker');
+const record = (date: string, suites: readonly string[]) => ({
+  date,
+  versions: date,
+  results: suites.map((suite) => ({ suite, title: 'boots', passed: true })),
+});
+
+it('wholeOf: the groups of all files in their order, of the oldest date', () => {
+  const whole = wholeOf([
+    record('2026-11-29', ['proofs of Firecracker', 'proofs of QEMU', 'hosts', 'network proofs']),
+    record('2026-11-28', ['Firecracker']),
+    record('2026-11-30', ['QEMU']),
+  ]);
+  expect(whole).toMatchObject({ date: '2026-11-28', versions: '2026-11-28' });
+  expect(whole.results.map(({ suite }) => suite)).toEqual([
+    'Firecracker',
+    'QEMU',
+    'proofs of Firecracker',
+    'proofs of QEMU',
+    'hosts',
+    'network proofs',
+  ]);
+});
+
+it('wholeOf: refuses a run of a part of the layer, and names the rest', () => {
+  expect(() => wholeOf([record('2026-11-28', ['Firecracker'])])).toThrow(
+    'without QEMU, proofs of Firecracker',
+  );
+  expect(() => wholeOf([])).toThrow('without Firecracker, QEMU');
 });

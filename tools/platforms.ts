@@ -1,12 +1,10 @@
-/**
- * Writes docs/platforms.md from the last run of the nested layer: node tools/platforms.ts [RESULTS]
- * (default: cache/test-nested/results.json in the home).
- */
-import { readFileSync, writeFileSync } from 'node:fs';
+/** Writes docs/platforms.md from the last run of each file of the nested layer: node tools/platforms.ts */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readConfig } from '../src/config.ts';
 import { resolveHome } from '../src/home.ts';
 import type { NestedRecord } from '../test/support/nested.ts';
+import { nestedResults } from './nested/open.ts';
 
 const PAGE = join(import.meta.dirname, '../docs/platforms.md');
 
@@ -42,19 +40,28 @@ export function platformsPage({ date, versions, results }: NestedRecord): string
 /** The groups of a whole run; a filtered run must not be published as one. */
 const GROUPS = ['Firecracker', 'QEMU', 'proofs of Firecracker', 'proofs of QEMU', 'hosts'];
 
-/** @throws Error if the record is of a part of the layer */
-export function checkWhole({ results }: Pick<NestedRecord, 'results'>): void {
-  const missing = GROUPS.filter((group) => !results.some(({ suite }) => suite === group));
-  if (missing.length > 0)
+/**
+ * One record with the groups in their order, of the oldest run's date.
+ * @throws Error if the records are of a part of the layer
+ */
+export function wholeOf(records: readonly NestedRecord[]): NestedRecord {
+  const [oldest] = records.toSorted((a, b) => a.date.localeCompare(b.date));
+  const all = records.flatMap(({ results }) => results);
+  const missing = GROUPS.filter((group) => !all.some(({ suite }) => suite === group));
+  if (oldest === undefined || missing.length > 0) {
     throw new Error(
       `the last run was of a part: without ${missing.join(', ')}. Run the layer whole.`,
     );
+  }
+  const rank = ({ suite }: { suite: string }): number =>
+    GROUPS.includes(suite) ? GROUPS.indexOf(suite) : GROUPS.length;
+  return { ...oldest, results: all.toSorted((a, b) => rank(a) - rank(b)) };
 }
 
 if (import.meta.main) {
-  const { cacheDir } = resolveHome(readConfig(process.env).home);
-  const path = process.argv[2] ?? join(cacheDir, 'test-nested/results.json');
-  const record = JSON.parse(readFileSync(path, 'utf8')) as NestedRecord;
-  checkWhole(record);
-  writeFileSync(PAGE, platformsPage(record));
+  const dir = nestedResults(resolveHome(readConfig(process.env).home).dir);
+  const records = readdirSync(dir).map(
+    (name) => JSON.parse(readFileSync(join(dir, name), 'utf8')) as NestedRecord,
+  );
+  writeFileSync(PAGE, platformsPage(wholeOf(records)));
 }

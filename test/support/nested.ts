@@ -7,7 +7,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
 import { searchPath } from '../../src/base/search-path.ts';
@@ -16,7 +16,7 @@ import { readConfig } from '../../src/config.ts';
 import { resolveHome } from '../../src/home.ts';
 import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/vmm/firecracker/versions.ts';
 import type { NestedParts } from '../../tools/nested/disks.ts';
-import { nestedCache, type OpenNestedHost, openNestedHost } from '../../tools/nested/open.ts';
+import { nestedResults, type OpenNestedHost, openNestedHost } from '../../tools/nested/open.ts';
 import { ROOT } from './cli.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
@@ -129,7 +129,7 @@ interface NestedResult {
   readonly passed: boolean;
 }
 
-/** The last run, from which `tools/platforms.ts` makes docs/platforms.md. */
+/** The last run of one file; from all, `tools/platforms.ts` makes docs/platforms.md. */
 export interface NestedRecord {
   /** ISO 8601. */
   readonly date: string;
@@ -164,7 +164,8 @@ export interface NestedWorld {
 
 const SH_MS_MAX = 300_000;
 
-export function useNestedHost(parts: NestedParts): NestedWorld {
+/** Describe-body. @param name of the record of this run's results */
+export function useNestedHost(parts: NestedParts, name: string): NestedWorld {
   let daemons = 0;
   let made: { nested: OpenNestedHost; upstream: MockUpstream } | undefined;
   const there = () => {
@@ -192,9 +193,10 @@ export function useNestedHost(parts: NestedParts): NestedWorld {
     if (made === undefined) return;
     try {
       const versions = await sh(VERSIONS);
-      const path = join(nestedCache(parts.home), 'results.json');
+      const dir = nestedResults(parts.home);
+      await mkdir(dir, { recursive: true });
       const record: NestedRecord = { date: new Date().toISOString(), versions, results };
-      await writeFile(path, JSON.stringify(record, null, 2));
+      await writeFile(join(dir, `${name}.json`), JSON.stringify(record, null, 2));
     } finally {
       await made.nested[Symbol.asyncDispose]();
       await made.upstream.close();

@@ -2,10 +2,11 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { isFullRun } from '../support/full-run.ts';
 import { type Holdings, holdings } from '../support/leftovers.ts';
 import { python, useRuntime } from '../support/vm.ts';
 
-const ONE_AFTER_ANOTHER = 50;
+const ONE_AFTER_ANOTHER = isFullRun() ? 50 : 20;
 const AT_ONCE = 5;
 
 const fixture = useRuntime();

@@ -1,18 +1,20 @@
 /**
- * Repetition with real guests: hundreds of sandboxes leave nothing, and a sandbox that is saved a hundred
- * times under traffic connects again each time.
+ * Repetition with real guests: a hundred sandboxes leave nothing, and a sandbox that is saved dozens of times
+ * under traffic connects again each time. A full run has some hundreds of both.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Guest } from '../../src/guest/link.ts';
+import { isFullRun } from '../support/full-run.ts';
 import { type Holdings, holdings } from '../support/leftovers.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
 
-const LOOPS = 100;
-const CYCLES = 500;
+const isFull = isFullRun();
+const LOOPS = isFull ? 100 : 28;
+const CYCLES = isFull ? 500 : 120;
 /** Each processor of a small machine starts one. */
 const AT_ONCE = 2;
 const POLL = { timeout: 60_000, interval: 20 };

@@ -14,10 +14,11 @@ export interface OpenNestedHost extends AsyncDisposable {
   readonly dir: string;
 }
 
-/** In the cache of a home: the disks, and the results of the last run of the tests. */
-export function nestedCache(home: string): string {
-  return join(resolveHome(home).cacheDir, 'test-nested');
-}
+/** In the cache of a home. */
+const nestedCache = (home: string): string => join(resolveHome(home).cacheDir, 'test-nested');
+
+/** Directory with a record of the last run of each test file. */
+export const nestedResults = (home: string): string => join(nestedCache(home), 'results');
 
 /** Makes disks that are missing, and boots. @throws NestedHostError */
 export async function openNestedHost(parts: NestedParts): Promise<OpenNestedHost> {

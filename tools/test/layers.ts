@@ -3,9 +3,11 @@
  *
  *     check ► unit ► guest ── all green ──► component, vm, e2e, nested
  */
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../src/runtime/setup.ts';
 import { runProgram, type Shell } from './child.ts';
+import { sum } from './summary.ts';
 import { type Outcome, type UnsteadyBudget, verdictOf } from './verdict.ts';
 import { vitestIn } from './vitest.ts';
 
@@ -34,8 +36,25 @@ const ALL_PROCESSORS = ['--maxWorkers=100%'];
 const pure = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, { ...context, budget: null }, ALL_PROCESSORS);
 
-const nested = (context: LayerContext) =>
-  onceMoreIfHostDied(context.shell, () => vitestLayer(['nested'], { ...context, budget: null }));
+/** Each file has a host of its own, so that the death of one costs only its file. */
+async function nested(context: LayerContext): Promise<Outcome> {
+  const outcomes: Outcome[] = [];
+  for (const file of nestedFiles(context.filters)) {
+    const ofFile = { ...context, filters: [file], budget: null };
+    const run = (): Promise<Outcome> => vitestLayer(['nested'], ofFile);
+    outcomes.push(await onceMoreIfHostDied(context.shell, run));
+  }
+  return sum(outcomes);
+}
+
+const NESTED_DIR = 'test/nested';
+
+/** @param filters parts of paths; empty: all files */
+function nestedFiles(filters: readonly string[]): readonly string[] {
+  return readdirSync(join(SOURCE_DIR, NESTED_DIR))
+    .map((name) => join(NESTED_DIR, name))
+    .filter((path) => filters.length === 0 || filters.some((part) => path.includes(part)));
+}
 
 const real = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, context);
@@ -68,7 +87,7 @@ function vitestLayer(
 }
 
 /**
- * An emulated host can die of faults of its own. Then the layer runs once more, and says so; any other failure is
+ * An emulated host can die of faults of its own. Then its file runs once more, and says so; any other failure is
  * final.
  */
 export async function onceMoreIfHostDied(
@@ -80,7 +99,7 @@ export async function onceMoreIfHostDied(
     .flatMap(({ message }) => message.split('\n'))
     .find((line) => line.includes('NestedHostError'));
   if (why === undefined) return first;
-  shell.write(`\n-- the nested host died, so its layer runs once more: ${why.trim()}\n`);
+  shell.write(`\n-- the nested host died, so its file runs once more: ${why.trim()}\n`);
   return await run();
 }
 

@@ -9,7 +9,7 @@ describe('planOf', () => {
   it('without words runs every layer, the gate first', () => {
     expect(names()).toEqual(['check', 'unit', 'guest', 'component', 'vm', 'e2e', 'nested']);
     expect(names('nested')).toEqual(['nested']);
-    expect(names('test/nested/vmms.nested.test.ts')).toEqual(['nested']);
+    expect(names('test/nested/qemu.nested.test.ts')).toEqual(['nested']);
   });
   it('keeps the order of the layers, whatever the order of the words', () => {
     expect(names('vm', 'check')).toEqual(['check', 'vm']);
@@ -77,7 +77,7 @@ describe('onceMoreIfHostDied', () => {
     const first = failed('AssertionError: expected 1 to be 2');
     expect(await outcomeOf(first, NOTHING)).toEqual({ outcome: first, left: 1, text: '' });
   });
-  it('the death of the host is told, and the layer run once more, and no more', async () => {
+  it('the death of the host is told, and its file run once more, and no more', async () => {
     const died = failed('some\nNestedHostError: QEMU ended with 1\n  at x');
     const seen = await outcomeOf(died, NOTHING);
     expect(seen).toMatchObject({ outcome: NOTHING, left: 0 });
