@@ -131,6 +131,8 @@ export interface DiskSource {
 export interface CloneSource extends DiskSource {
   /** Its `difference` is for VMs that map the RAM. */
   readonly snapshot: VmSnapshot;
+  /** Until then that difference is being written. The VMM may start, but loads nothing. Absent: it is whole. */
+  readonly ready?: Promise<void>;
   /** All RAM, into memory of the same size. */
   copyMemory(targetPath: string): Promise<void>;
   /**

@@ -79,7 +79,10 @@ export interface VmSpec {
    * snapshot. Absent: memory that only the VMM has.
    */
   readonly memoryFd?: number;
-  /** The VMM may start while that memory is still being filled; no guest code runs before this resolves. */
+  /**
+   * The VMM may start while that memory, or the difference of `snapshot`, is still being written; it reads neither and runs no
+   * guest code before this resolves.
+   */
   readonly memoryReady?: Promise<void>;
   /**
    * Starts from this snapshot instead of booting; `memoryFd` holds a copy of its RAM. With a `memoryPath` it need not

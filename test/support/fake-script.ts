@@ -34,6 +34,7 @@ export type Phase =
   | 'save-state'
   | 'own-bytes'
   | 'save-changes'
+  | 'write-rest'
   | 'kill'
   /** What is kept of it. */
   | 'keep-memory'

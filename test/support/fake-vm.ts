@@ -26,6 +26,8 @@ import type {
   NicSpec,
   RamChanges,
   RamDifference,
+  SavedState,
+  UnwrittenChanges,
   Vm,
   VmDisk,
   VmExit,
@@ -147,8 +149,8 @@ export class FakeVm implements Vm {
   }
 
   /** Only what has changed, as a diff snapshot. */
-  async #writeChanges(changes: RamChanges | undefined): Promise<void> {
-    if (this.#mapped === undefined) return;
+  async #writeChanges(changes: RamChanges | undefined): Promise<UnwrittenChanges | undefined> {
+    if (this.#mapped === undefined) return undefined;
     const { base, text, saved } = this.#mapped;
     if (changes !== undefined) {
       const isWhole = 'ramPath' in changes;
@@ -156,12 +158,21 @@ export class FakeVm implements Vm {
       if (isWhole && (await readFile(path, 'utf8')) !== base) throw new Error('what for changes?');
       await writeFile(path, 'a part');
       await this.step('save-changes');
-      await writeFile(path, isWhole ? text : fakeDifference(changes.difference, text));
-      return;
+      if (isWhole) {
+        await writeFile(path, text);
+        return undefined;
+      }
+      const { script } = this.#parts;
+      const write = async (): Promise<void> => {
+        await script.step('write-rest', this);
+        await writeFile(path, fakeDifference(changes.difference, text), { flag: 'r+' });
+      };
+      return { write, close: () => Promise.resolve() };
     }
     if ((await readFile(this.memoryPath, 'utf8')) !== saved) throw new Error('what for changes?');
     if (text !== saved) await writeFile(this.memoryPath, text);
     this.#mapped.saved = text;
+    return undefined;
   }
 
   isAlive(): boolean {
@@ -289,16 +300,16 @@ export class FakeVm implements Vm {
     this.nic = { ...this.nic, isPlugged: true };
   }
 
-  async saveState(statePath: string, changes?: RamChanges): Promise<VmSnapshot> {
+  async saveState(statePath: string, changes?: RamChanges): Promise<SavedState> {
     if (this.#isPlugged || this.nic?.isPlugged === true || !this.#runs)
       throw new Error('not now: save');
     this.#runs = false;
     await this.step('save-state');
     await writeFile(statePath, this.id, { flag: 'wx' });
-    await this.#writeChanges(changes);
+    const rest = await this.#writeChanges(changes);
     const saved = { statePath, stateSha256: sha256(this.id), machine: FAKE_MACHINE };
-    if (changes === undefined || 'ramPath' in changes) return saved;
-    return { ...saved, difference: changes.difference };
+    if (changes === undefined || 'ramPath' in changes || rest === undefined) return saved;
+    return { ...saved, difference: changes.difference, rest };
   }
 
   async setChannelLimits(): Promise<void> {

@@ -82,7 +82,7 @@ async function measureOne(
       forks.eachMs,
       { name: ofClones, samples: clones.eachMs },
       attempts.each.failures(
-        'from the moment when the parent resumes; includes waiting for its turn',
+        'from the moment when the parent may resume; includes waiting for its turn',
       ),
     ),
     row(

@@ -68,6 +68,7 @@ import { tracedGuest } from '../traced-guest.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';
+import { type ForkStart, startForks } from './forks.ts';
 import { chunksOf, followLogs, logsOf } from './logs.ts';
 import { ManagedSandbox } from './managed.ts';
 import type { ManagedParts } from './managed-parts.ts';
@@ -75,7 +76,7 @@ import type { GuardedHost } from './memory-guard.ts';
 import { RecentEvents } from './recent-events.ts';
 import { SandboxRows, type SandboxRowsParts } from './sandbox-rows.ts';
 import type { SandboxUpdate } from './sandbox-update.ts';
-import type { ForkLease, SnapshotManager } from './snapshot-manager.ts';
+import type { SnapshotManager } from './snapshot-manager.ts';
 
 export interface ControlParts extends StarterParts {
   readonly store: Store;
@@ -429,24 +430,24 @@ export class LocalControlPlane implements ControlPlane {
 
   async #fork(parent: ManagedSandbox, options: ForkOptions): Promise<readonly ForkResult[]> {
     if (parent.spec.network !== null) requireValues(parent.id, parent.spec.secrets);
-    await using held = await parent.acquireForkSource();
-    const forks = Array.from({ length: options.count }, () => this.#forkOne(parent, held, options));
-    return await Promise.all(forks);
+    const startOne = (start: ForkStart): Promise<ForkResult> =>
+      this.#forkOne(parent, start, options);
+    return await startForks(parent, options.count, startOne, this.#closer.signal);
   }
 
   async #forkOne(
     parent: ManagedSandbox,
-    held: ForkLease,
+    { source, parentReturned, signal }: ForkStart,
     options: ForkOptions,
   ): Promise<ForkResult> {
     const askedAtMs = this.#parts.clock.now();
     const { timeoutMs = parent.policy.timeoutMs, metadata = parent.policy.metadata } = options;
-    const signal = this.#untilClosed();
     try {
       const spec = { ...this.#parts.makeSpec({}), ...withoutIdentity(parent.spec) };
       const { annotations } = parent.policy;
       const owner = { annotations, resumes: null, copies: options.count };
-      const supervisor = await this.#starter.startFrom(spec, held.source, owner, signal);
+      const supervisor = await this.#starter.startFrom(spec, source, owner, signal);
+      await parentReturned;
       const policy = { ...parent.policy, timeoutMs, metadata };
       const provenance = {
         origin: 'fork',

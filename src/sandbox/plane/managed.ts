@@ -302,11 +302,12 @@ export class ManagedSandbox {
     );
   }
 
-  async acquireForkSource(): Promise<ForkLease> {
+  /** Resolves when the sandbox is as before. @param onCopied called earlier; owns the lease, also if this throws */
+  async acquireForkSource(onCopied: (lease: ForkLease) => void): Promise<void> {
     const { snapshots } = this.#parts;
-    return await this.#copy<ForkLease>(
-      (snapshotId) => snapshots.open(snapshotId),
-      (supervisor) => snapshots.acquireForkSource(supervisor),
+    await this.#copy(
+      async (snapshotId) => onCopied(await snapshots.open(snapshotId)),
+      (supervisor) => snapshots.acquireForkSource(supervisor, onCopied),
     );
   }
 

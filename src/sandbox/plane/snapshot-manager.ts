@@ -162,8 +162,13 @@ export class SnapshotManager {
   /**
    * Makes a source for forks. What the VM has changed in RAM that it maps is collected in memory; all of them map that RAM.
    * Other RAM is copied in memory, or into a file that all of them map.
+   * @param onCopied gets it before the VM runs again, and owns it from then on, also if this throws
+   * @throws SandboxError; see `Supervisor.save`
    */
-  async acquireForkSource(supervisor: Supervisor): Promise<ForkLease> {
+  async acquireForkSource(
+    supervisor: Supervisor,
+    onCopied: (lease: ForkLease) => void,
+  ): Promise<void> {
     const { store, copies } = this.#parts;
     const staging = await store.snapshots.stage();
     let memory: GuestMemory | undefined;
@@ -175,6 +180,7 @@ export class SnapshotManager {
       await base?.close();
       await staging.discard();
     };
+    let isHandedOver = false;
     try {
       if (copies.mapMemory === undefined || copies.holdsMapped === true) {
         memory = copies.makeMemory(ramMib(supervisor.spec) * MIB);
@@ -199,25 +205,23 @@ export class SnapshotManager {
                 },
               },
             };
-      let taken: VmSnapshot | null | undefined;
-      await supervisor.save(target, 'continue', async (snapshot) => {
-        taken = snapshot;
-      });
-      if (taken === undefined) throw new Error('a save without a commit');
       const hasEnvironment = supervisor.spec.environment !== undefined;
-      const paths = {
-        ram: base?.path ?? held ?? ram,
-        disk,
-        ...(hasEnvironment ? { environment } : {}),
-      };
-      // They are of the sandbox's owner, so they may share with it.
-      const shared = base?.base;
-      const mapMemory =
-        shared === undefined ? this.#mapperOf(paths.ram) : async () => shared.open();
-      const source = this.#source(taken, paths, mapMemory);
-      return { source, release, [Symbol.asyncDispose]: release };
+      await supervisor.save(target, 'continue', async (snapshot, whole) => {
+        const paths = {
+          ram: base?.path ?? held ?? ram,
+          disk,
+          ...(hasEnvironment ? { environment } : {}),
+        };
+        // They are of the sandbox's owner, so they may share with it.
+        const shared = base?.base;
+        const mapMemory =
+          shared === undefined ? this.#mapperOf(paths.ram) : async () => shared.open();
+        const source = this.#source(snapshot, paths, mapMemory, whole);
+        isHandedOver = true;
+        onCopied({ source, release, [Symbol.asyncDispose]: release });
+      });
     } catch (error) {
-      await release();
+      if (!isHandedOver) await release();
       throw error;
     }
   }
@@ -225,11 +229,13 @@ export class SnapshotManager {
   /**
    * @param snapshot null: a VM boots from the disk
    * @param paths of `ram`: the base, if the snapshot has a difference
+   * @param ready until then the difference is being written; absent: it is whole
    */
   #source(
     snapshot: VmSnapshot | null,
     { ram, disk, environment }: Omit<SnapshotPaths, 'state' | 'difference' | 'base'>,
     mapMemory: CloneSource['mapMemory'],
+    ready?: Promise<void>,
   ): StartSource {
     const { copies } = this.#parts;
     const disks: DiskSource = {
@@ -245,8 +251,10 @@ export class SnapshotManager {
       snapshot,
       copyMemory: async (to) => {
         await copies.fillMemory(ram, to);
+        await ready;
         if (difference !== undefined) await copies.applyDifference(difference, to);
       },
+      ...(ready === undefined || difference === undefined ? {} : { ready }),
       ...(mapMemory === undefined ? {} : { mapMemory }),
     };
   }

@@ -165,3 +165,9 @@ export function fillOnce(
     isFilled = true;
   };
 }
+
+/** Undefined: there is nothing to wait for. */
+export function allReady(...waits: (Promise<void> | undefined)[]): Promise<void> | undefined {
+  const pending = waits.filter((one) => one !== undefined);
+  return pending.length === 0 ? undefined : Promise.all(pending).then(() => undefined);
+}

@@ -46,7 +46,7 @@ import {
 } from './lifecycle.ts';
 import { NetworkCard } from './network-card.ts';
 import type { MadeMemory, Prepared, Running } from './running.ts';
-import { fillOnce, Saving } from './saving.ts';
+import { allReady, fillOnce, Saving } from './saving.ts';
 import { startTimings, tracedStart, traceStart } from './start-timings.ts';
 import { limitVm, namedLimits, type VmLimits } from './vm-limits.ts';
 import { vmSpecOf } from './vm-spec.ts';
@@ -302,21 +302,24 @@ export class Supervisor {
 
   /**
    * Saves the state of the VM. All connections to its guest end; its programs live on.
-   * @param then `end`: the VM ends when `commit` has resolved; `continue`: it runs again once RAM and disk are copied
-   * @param commit makes the copy count; if it fails, the VM continues. Null: only the disks were saved
+   * @param then `end`: the VM ends when `commit` has resolved; `continue`: it runs again once RAM and disk are copied, and
+   *   resumes while `commit` runs
+   * @param commit makes the copy count; if it fails, the VM continues. Null: only the disks were saved. It is whole once
+   *   `whole` has resolved, of `end` before
    * @throws SandboxError `not_ready`, `snapshot_failed`, `disk_full` (the VM continues), `gone` (the VM ended)
    */
   async save(
     target: SaveTarget,
     then: 'end' | 'continue',
-    commit: (snapshot: VmSnapshot | null) => Promise<void>,
+    commit: (snapshot: VmSnapshot | null, whole: Promise<void>) => Promise<void>,
   ): Promise<void> {
     this.#require('save');
     const running = this.#running;
     if (running === undefined) throw new SandboxError('not_ready', 'there is no VM to save');
     const saving = new Saving(running, this.guest());
     this.#apply('save');
-    this.#writing = saving.write(target, then === 'end' ? commit : null);
+    const atOnce = (saved: VmSnapshot | null) => commit(saved, Promise.resolve());
+    this.#writing = saving.write(target, then === 'end' ? atOnce : null);
     let failure: unknown;
     try {
       const snapshot = await this.#writing;
@@ -325,11 +328,11 @@ export class Supervisor {
         return;
       }
       // The rest is compared and written while the guest comes back.
-      const after = [this.#resumeAfterSave(saving, running), saving.finish()];
-      for (const each of await Promise.allSettled(after)) {
+      const resuming = this.#resumeAfterSave(saving, running);
+      const whole = saving.finish();
+      for (const each of await Promise.allSettled([resuming, whole, commit(snapshot, whole)])) {
         if (each.status === 'rejected') throw each.reason;
       }
-      await commit(snapshot);
       return;
     } catch (error) {
       failure = error;
@@ -484,7 +487,10 @@ export class Supervisor {
     if (template?.mapMemory !== undefined && sharers !== null && mayMap) {
       mapped = await template.mapMemory(sharers);
     }
-    memoryReady = mapped === undefined ? template?.copyMemory(memory.path) : mapped.ready;
+    memoryReady =
+      mapped === undefined
+        ? template?.copyMemory(memory.path)
+        : allReady(mapped.ready, template?.ready);
     memoryReady?.catch((error: unknown) => ignore(error, 'reported by the start of the VM'));
     const fillMemory = mapped && fillOnce(mapped, memory);
     return { memory, mapped, memoryReady, fillMemory };

@@ -22,7 +22,7 @@ import { MIB } from '../../base/units.ts';
 import { fileIdentity } from '../../sys/fd.ts';
 import { startTscMeter } from '../../sys/tsc.ts';
 import type { AttachVsock } from '../attach-vsock.ts';
-import { type OpenDifference, openDifference } from '../difference-file.ts';
+import { openDifference } from '../difference-file.ts';
 import type { MachineSize, Vm, VmmDriver, VmSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { explainKvm } from '../kvm-device.ts';
@@ -120,10 +120,6 @@ async function start(
   const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
   throwIfCancelled(signal);
   const ram = privateRamOf(spec);
-  await using difference = await differenceOf(spec).catch((error: unknown) => {
-    ram?.close();
-    throw error;
-  });
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   cleanup.push('private RAM', () => ram?.close());
@@ -151,7 +147,7 @@ async function start(
       marks.confinedMs = now();
     };
     launched.pid.then(confined, (error: unknown) => ignore(error, 'reported by bringUp'));
-    const bringing = bringUp(process, slot, nic, spec, { state, ram, difference, marks, now });
+    const bringing = bringUp(process, slot, nic, spec, { state, ram, marks, now });
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
     const { id, channelPath } = spec;
@@ -192,12 +188,6 @@ function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec): PrivateRam |
       'RAM that is mapped copy-on-write can not have a balloon',
     );
   return PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
-}
-
-/** What the VM of the snapshot had changed in the RAM that the clone maps. @throws VmmError `snapshot_refused` */
-async function differenceOf({ snapshot, memoryMib }: VmSpec): Promise<OpenDifference | null> {
-  if (snapshot?.difference === undefined) return null;
-  return await openDifference(snapshot.difference, memoryMib * MIB);
 }
 
 /** What a save of such a VM needs; null: nothing of its own, or it can't be saved. */
@@ -312,7 +302,6 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
 interface Loaded {
   readonly state: Buffer | null;
   readonly ram: PrivateRam | null;
-  readonly difference: OpenDifference | null;
 }
 
 async function bringUp(
@@ -323,7 +312,6 @@ async function bringUp(
   {
     state,
     ram,
-    difference,
     marks,
     now,
   }: Loaded & {
@@ -338,15 +326,12 @@ async function bringUp(
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   ram?.requireSealed();
-  if (difference !== null) {
-    await findRam(ram, process);
-    await ram?.load(difference);
-  }
+  const hasDifference = await loadDifference(spec, ram, process);
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),
     slot.ready(spec.guestCid),
     // Meanwhile: QEMU has mapped it, and runs no guest code yet.
-    difference === null ? findRam(ram, process) : undefined,
+    hasDifference ? undefined : findRam(ram, process),
   ]);
   marks.loadedMs = now();
   await slot.plugReady();
@@ -359,6 +344,19 @@ async function bringUp(
     await new QemuBalloon(process.qmp, spec.memoryMib).setMemory(spec.memoryMib - spec.balloonMib);
   }
   await process.qmp.execute('cont');
+}
+
+/** What the VM of the snapshot had changed in the RAM that the clone maps. @throws VmmError `snapshot_refused` */
+async function loadDifference(
+  { snapshot, memoryMib }: VmSpec,
+  ram: PrivateRam | null,
+  process: QemuProcess,
+): Promise<boolean> {
+  if (snapshot?.difference === undefined) return false;
+  await using difference = await openDifference(snapshot.difference, memoryMib * MIB);
+  await findRam(ram, process);
+  await ram?.load(difference);
+  return true;
 }
 
 async function findRam(ram: PrivateRam | null, { pid }: QemuProcess): Promise<void> {
