@@ -11,7 +11,7 @@ import { sleep, systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { ignore } from '../base/ignore.ts';
-import { GIB } from '../base/units.ts';
+import { GIB, STAT_BLOCK_BYTES } from '../base/units.ts';
 import { tryLockExclusive } from '../sys/file.ts';
 import { cloneSparse } from '../sys/sparse-threads.ts';
 import type { StepKey } from './keys.ts';
@@ -103,7 +103,12 @@ export class BuildCache {
         });
         if (info === undefined) continue;
         const isWhole = /^[0-9a-f]{64}\.ext4$/.test(name);
-        files.push({ path, bytes: info.blocks * 512, usedAtMs: info.mtimeMs, isWhole });
+        files.push({
+          path,
+          bytes: info.blocks * STAT_BLOCK_BYTES,
+          usedAtMs: info.mtimeMs,
+          isWhole,
+        });
       }
     }
     const tooOldMs = systemClock.wall() - LEFTOVER_MS;

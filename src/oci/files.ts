@@ -5,6 +5,7 @@ import { systemClock } from '../base/clock.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { namesIn } from '../base/names-in.ts';
+import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { UNFINISHED } from './builder.ts';
 
 const KINDS = ['blobs', 'layers', 'environments'] as const;
@@ -87,7 +88,7 @@ export class ImageFiles {
           ignore(error, 'another process has just removed it');
         });
         if (info === undefined) continue;
-        const bytes = info.blocks * 512;
+        const bytes = info.blocks * STAT_BLOCK_BYTES;
         // Templates and sandboxes have names of their own for environments.
         const ownBytes = info.nlink === 1 ? bytes : 0;
         found.push({ kind, path, hex, bytes, ownBytes, usedAtMs: info.mtimeMs });

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { ignore } from '../base/ignore.ts';
 import { namesIn } from '../base/names-in.ts';
+import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
 import { type LockContext, withSetupLock } from '../image/lock.ts';
 import { MANIFEST, type PrepareContext } from '../image/prepare.ts';
@@ -28,8 +29,6 @@ export interface TemplateInfo {
 
 /** Directory in the cache. */
 export const TEMPLATE_KIND = 'template';
-/** Unit of `st_blocks` (stat(2)). */
-const BLOCK_BYTES = 512;
 
 export const specSchema = z.object({
   cpus: z.number(),
@@ -116,7 +115,7 @@ async function readTemplate(
     const { details } = z.object({ details: detailsSchema }).parse(manifest);
     const files: Record<string, number> = {};
     for (const name of Object.values(TEMPLATE_FILES)) {
-      files[name] = (await stat(join(dir, name))).blocks * BLOCK_BYTES;
+      files[name] = (await stat(join(dir, name))).blocks * STAT_BLOCK_BYTES;
     }
     const { stateSha256: _, warm: _warm, hasPython: _python, ...shown } = details;
     return { key, ...shown, current: (await keyNow(details.spec)) === key, files };

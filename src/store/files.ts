@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
+import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { tryLockExclusive } from '../sys/file.ts';
 import { StoreError } from './errors.ts';
 
@@ -23,9 +24,6 @@ export interface Swept {
   /** Staging directories of dead processes. */
   readonly abandoned: number;
 }
-
-/** Unit of `st_blocks` (stat(2)). */
-export const BLOCK_BYTES = 512;
 
 export class Files {
   readonly #staging: string;
@@ -81,7 +79,7 @@ export class Files {
     let [files, bytes, abandoned] = [0, 0, 0];
     for (const name of await readdir(this.#files)) {
       if (isNeeded(name)) continue;
-      bytes += (await lstat(this.pathOf(name))).blocks * BLOCK_BYTES;
+      bytes += (await lstat(this.pathOf(name))).blocks * STAT_BLOCK_BYTES;
       files += 1;
       await this.discard(this.pathOf(name));
     }

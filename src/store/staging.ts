@@ -10,9 +10,9 @@ import { type FileHandle, open, stat } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
 import { assert } from '../base/assert.ts';
 import { ignore } from '../base/ignore.ts';
+import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { cloneSparse, digestSparse } from '../sys/sparse-threads.ts';
 import { asStoreError, StoreError } from './errors.ts';
-import { BLOCK_BYTES } from './files.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { keepBaseOf, putSandbox, type SandboxRow } from './sandbox-table.ts';
 import {
@@ -180,7 +180,7 @@ async function bytesOfBase(
   base: KeptBase | undefined,
 ): Promise<number> {
   if (base === undefined) return 0;
-  if (base.file !== null) return (await base.file.stat()).blocks * BLOCK_BYTES;
+  if (base.file !== null) return (await base.file.stat()).blocks * STAT_BLOCK_BYTES;
   await using file = await open(paths.base, 'r');
   await file.chmod(0o600);
   if ((await digestSparse(paths.base)) !== base.digest) {
@@ -190,7 +190,7 @@ async function bytesOfBase(
     );
   }
   await file.datasync();
-  return (await file.stat()).blocks * BLOCK_BYTES;
+  return (await file.stat()).blocks * STAT_BLOCK_BYTES;
 }
 
 /** Between its opening and now the last snapshot that needed the base may have gone. Call under the store's lock. */
@@ -220,7 +220,7 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
     files[role] = await digestOf(role, paths[role]);
     await file.datasync();
     // Blocks are allocated for certain only after the sync.
-    bytes += (await file.stat()).blocks * BLOCK_BYTES;
+    bytes += (await file.stat()).blocks * STAT_BLOCK_BYTES;
   }
   const { environment } = snapshot;
   // Its digest is known since it was made; it is not read again.
@@ -233,7 +233,7 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
     await file.datasync();
     const { nlink, blocks } = await file.stat();
     // Its space is the image's as long as that is there.
-    if (nlink === 1) bytes += blocks * BLOCK_BYTES;
+    if (nlink === 1) bytes += blocks * STAT_BLOCK_BYTES;
   }
   if ((files.state ?? null) !== snapshot.stateSha256) {
     const subject = `keep snapshot ${snapshot.id}`;

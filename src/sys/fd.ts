@@ -1,5 +1,6 @@
 /** File descriptors: read, write, eventfd, memfd. The caller must close descriptors that it gets here. */
 import { close, fstatSync, readlinkSync } from 'node:fs';
+import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { check, libc, orNegativeErrno } from './libc.ts';
 import { allocateNative } from './memory.ts';
 
@@ -22,8 +23,6 @@ const F_GET_SEALS = 1034;
 const F_SEAL_WRITE = 8;
 const F_SEAL_SHRINK_GROW = 6;
 const SEEK_END = 2;
-/** Unit of `st_blocks` (inode(7)). */
-const BLOCK_BYTES = 512;
 
 /** Closing can't fail in a way that a caller could act on (close(2), "dealing with error returns"). */
 export function closeFd(fd: number): void {
@@ -37,7 +36,7 @@ export async function closeInPool(fd: number): Promise<void> {
 
 /** Bytes of a memory file's pages that are there: holes take no memory. @throws Error of Node */
 export function usedBytes(fd: number): number {
-  return fstatSync(fd).blocks * BLOCK_BYTES;
+  return fstatSync(fd).blocks * STAT_BLOCK_BYTES;
 }
 
 /** @returns bytes read, 0 at the end, or −errno. */

@@ -6,7 +6,7 @@ import { readdirSync, readlinkSync, statSync } from 'node:fs';
 import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { MIB } from '../../base/units.ts';
+import { MIB, STAT_BLOCK_BYTES } from '../../base/units.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { Benchmark, Measurement } from '../benchmark.ts';
@@ -150,5 +150,5 @@ function sharedMib(): number {
       ignore(error, 'it was closed meanwhile');
     }
   }
-  return ([...blocks.values()].reduce((sum, count) => sum + count, 0) * 512) / MIB;
+  return ([...blocks.values()].reduce((sum, count) => sum + count, 0) * STAT_BLOCK_BYTES) / MIB;
 }

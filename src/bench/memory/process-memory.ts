@@ -3,11 +3,8 @@ import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { MIB } from '../../base/units.ts';
+import { MIB, STAT_BLOCK_BYTES } from '../../base/units.ts';
 import { GUEST_RAM, hostAvailableMib, mappedMemory } from '../../probes/host-memory.ts';
-
-/** Unit of `st_blocks` (stat(2)). */
-const BLOCK_BYTES = 512;
 
 const LOOK_EVERY_MS = 250;
 const SETTLED_MIB = 1;
@@ -49,5 +46,5 @@ async function guestRamMib(pid: number): Promise<number> {
     }
   }
   const all = [...blocks.values()].reduce((sum, count) => sum + Number(count), 0);
-  return (all * BLOCK_BYTES) / MIB;
+  return (all * STAT_BLOCK_BYTES) / MIB;
 }
