@@ -8,6 +8,7 @@ import { systemClock } from '../base/clock.ts';
 import { newSandboxId } from '../base/ids.ts';
 import type { Log } from '../base/log.ts';
 import type { SharedBudget } from '../base/model-limits.ts';
+import { MIB } from '../base/units.ts';
 import type { MemoryShort } from '../config.ts';
 import { dialChannel } from '../guest/dial.ts';
 import { availableMib, totalMib } from '../probes/host-memory.ts';
@@ -52,6 +53,7 @@ function copiesOf({ driver, ram }: Runtime): Copies {
   return {
     ...COPIES,
     mapMemory: (path, sharers, digest) => ram.map({ path, digest }, sharers),
+    sharedNeed: (path, sharers, digest) => ram.needOf({ path, digest }, sharers),
     holdsMapped: isHeld,
   };
 }
@@ -104,7 +106,7 @@ export async function openControlPlane(
     totalMib: waitsForMemory ? allMib : Number.POSITIVE_INFINITY,
     reserveMib,
     availableMib: waitsForMemory
-      ? () => Math.floor(availableMib() - clones.pendingMib())
+      ? () => Math.floor(availableMib() - clones.pendingMib() - runtime.ram.pendingBytes / MIB)
       : () => Number.POSITIVE_INFINITY,
     clock: systemClock,
   });
@@ -179,6 +181,7 @@ export async function openControlPlane(
             policy,
             marks: memoryMarks(reserveMib),
             availableMib,
+            sharedRam: runtime.ram,
           });
     guard?.start();
     return {

@@ -147,7 +147,12 @@ export class Templates {
     const source = sourceOf(artifact, spec);
     const shared = await this.#share(artifact);
     const mapMemory =
-      shared === null ? {} : { mapMemory: (sharers: string) => shared.open(sharers) };
+      shared === null
+        ? {}
+        : {
+            mapMemory: (sharers: string) => shared.open(sharers),
+            sharedNeed: (sharers: string) => shared.needOf(sharers),
+          };
     const { warm, hasPython } = artifact.details;
     const template = { key, spec, warm, hasPython, source: { ...source, ...mapMemory } };
     return { template, digests, shared };

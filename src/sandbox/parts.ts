@@ -140,6 +140,16 @@ export interface CloneSource extends DiskSource {
    * @param sharers whose VMs may share pages with each other
    */
   mapMemory?(sharers: string): Promise<MappedMemory>;
+  /** What a VM that maps it may have to bring. Undefined: it is there, or takes no memory. */
+  sharedNeed?(sharers: string): SharedNeed | undefined;
+}
+
+/** Memory that VMs share, of which the first one brings a copy. */
+export interface SharedNeed {
+  /** Equal for all that share it. */
+  readonly key: string;
+  /** What it lacks now, MiB; 0 from the first user on: then what it will grow by counts as pending. Does not throw. */
+  missingMib(): number;
 }
 
 /** What a VM starts from: with the memory it continues, without it boots. */

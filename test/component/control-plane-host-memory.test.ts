@@ -1,9 +1,11 @@
 /** The memory of the host gets short: what the guard ends, pauses and refuses, and how owners learn of it. No VMs. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, mkdtempDisposable, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
+import { MIB } from '../../src/base/units.ts';
+import { SealedRam } from '../../src/runtime/ram/sealed-ram.ts';
 import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
 import {
@@ -12,7 +14,12 @@ import {
   memoryMarks,
   RESERVE_MIB,
 } from '../../src/sandbox/memory/host-guard.ts';
-import { GUARD_LIMITS, MemoryGuard } from '../../src/sandbox/plane/memory-guard.ts';
+import {
+  GUARD_LIMITS,
+  MemoryGuard,
+  type MemoryGuardParts,
+} from '../../src/sandbox/plane/memory-guard.ts';
+import { MEMORY_POLL_MS } from '../../src/sandbox/start/start-queue.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeHost, type FakeHostOptions } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';
@@ -20,6 +27,8 @@ import { settle } from '../support/fake-members.ts';
 
 const PLENTY = 60_000;
 const SHORT = RESERVE_MIB / 2 - 1;
+
+const NO_SHARED_RAM = { unusedBytes: 0, dropUnused: () => Promise.resolve() };
 
 /** Clones are admitted by 100 MiB. */
 const SHARING: FakeHostOptions = {
@@ -33,13 +42,22 @@ class World implements AsyncDisposable {
   readonly guard: MemoryGuard;
   readonly memory: { mib: number };
 
-  static async open(policy: MemoryShort = 'pause', options: FakeHostOptions = {}): Promise<World> {
+  static async open(
+    policy: MemoryShort = 'pause',
+    options: FakeHostOptions = {},
+    sharedRam: MemoryGuardParts['sharedRam'] = NO_SHARED_RAM,
+  ): Promise<World> {
     const memory = { mib: PLENTY };
     const host = await FakeHost.open({ ...options, availableMib: () => memory.mib });
-    return new World(host, memory, policy);
+    return new World(host, memory, policy, sharedRam);
   }
 
-  private constructor(host: FakeHost, memory: { mib: number }, policy: MemoryShort) {
+  private constructor(
+    host: FakeHost,
+    memory: { mib: number },
+    policy: MemoryShort,
+    sharedRam: MemoryGuardParts['sharedRam'],
+  ) {
     this.host = host;
     this.memory = memory;
     const note = (text: string): void => void this.log.push(text);
@@ -51,6 +69,7 @@ class World implements AsyncDisposable {
       policy,
       marks: memoryMarks(RESERVE_MIB),
       availableMib: () => memory.mib,
+      sharedRam,
     });
     this.guard.start();
   }
@@ -149,6 +168,47 @@ describe('MemoryGuard', () => {
     await world.guard.close();
     await requireNothing(world.host);
   });
+
+  it.each<MemoryShort>(['pause', 'refuse'])(
+    '%s: drops shared memory that nobody uses before all else, and none in use',
+    async (policy) => {
+      await using temporary = await mkdtempDisposable(join(tmpdir(), 'nv-shared-ram-'));
+      const ram = new SealedRam();
+      const mapped = ['one', 'two'].map(async (name) => {
+        const path = join(temporary.path, name);
+        await writeFile(path, Buffer.alloc(MIB, name));
+        const memory = await ram.map({ path }, 'us');
+        await memory.ready;
+        return memory;
+      });
+      const [one, two] = await Promise.all(mapped);
+      await two?.close();
+      await using world = await World.open(policy, {}, ram);
+      const { control, clock } = world.host;
+      const { id } = await world.create();
+      await world.look();
+      expect(ram.bytes).toBe(2 * MIB);
+      world.memory.mib = SHORT;
+      await world.look();
+      expect(ram.bytes).toBe(MIB);
+      expect(await control.get(id)).toMatchObject({ status: 'running' });
+      // It was not enough.
+      if (policy === 'pause') await world.lookUntilPaused(id);
+      else await world.lookUntil(() => world.log.length === 2);
+      expect(world.log).toEqual([
+        'the memory of the host is short: shared memory without a user is dropped',
+        policy === 'pause'
+          ? 'the memory of the host is short: a sandbox was paused to disk'
+          : 'the memory of the host is short: starts and growth are refused',
+      ]);
+      clock.advance(GUARD_LIMITS.lookMs);
+      expect(ram.bytes).toBe(MIB);
+      await one?.close();
+      await ram.close();
+      await world.guard.close();
+      await requireNothing(world.host);
+    },
+  );
 
   it('ends members of pools first, which come back with the memory', async () => {
     await using world = await World.open();
@@ -362,6 +422,7 @@ describe('MemoryGuard', () => {
     let isBroken = true;
     const guard = new MemoryGuard({
       ...{ clock, queue, host: control.guarded, policy: 'pause', marks: memoryMarks(RESERVE_MIB) },
+      sharedRam: NO_SHARED_RAM,
       log: { error: () => {}, warn: () => {}, info: () => {}, debug: () => {} },
       availableMib: () => {
         if (isBroken) throw Object.assign(new Error('too many open files'), { code: 'EMFILE' });
@@ -394,6 +455,38 @@ describe('admission', () => {
     expect(fork?.ok).toBe(true);
     const boot = control.create({ boot: true, queueTimeoutMs: 1000 });
     await host.passTime(expect(boot).rejects.toMatchObject({ code: 'busy' }));
+    await requireNothing(host);
+  });
+
+  it('clones admitted at once reckon with the copy of the template’s RAM once, and with its growth', async () => {
+    const ram = { missingMib: 170, availableMib: RESERVE_MIB + 170 + 2 * 100 - 1 };
+    const groups: string[] = [];
+    const sharedNeed = (sharers: string) => {
+      groups.push(sharers);
+      return { key: sharers, missingMib: () => ram.missingMib };
+    };
+    const availableMib = (): number => ram.availableMib;
+    await using host = await FakeHost.open({ mapsMemory: true, sizes, availableMib, sharedNeed });
+    const { control, script } = host;
+    const first = script.hold('map-memory');
+    const starts = [control.create({}), control.create({})];
+    await first.reached;
+    await settle();
+    // Room for the copy and one clone, however many want it.
+    expect(host.queue.stats()).toMatchObject({ running: 1, waiting: 1, reservedMib: 270 });
+    ram.availableMib += 1;
+    host.clock.advance(MEMORY_POLL_MS);
+    await settle();
+    expect(host.queue.stats()).toMatchObject({ running: 2, waiting: 0, reservedMib: 370 });
+    ram.missingMib = 0;
+    first.release();
+    await Promise.all(starts);
+    ram.availableMib = RESERVE_MIB + 100;
+    await control.create({});
+    // What boots or copies shares nothing.
+    const boot = control.create({ boot: true, queueTimeoutMs: 1000 });
+    await host.passTime(expect(boot).rejects.toMatchObject({ code: 'busy' }));
+    expect(groups).toEqual(['local', 'local', 'local']);
     await requireNothing(host);
   });
 

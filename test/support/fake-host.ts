@@ -18,7 +18,13 @@ import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
-import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/parts.ts';
+import type {
+  CardLease,
+  CloneSource,
+  GuestMemory,
+  SandboxParts,
+  StartSource,
+} from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
@@ -84,6 +90,8 @@ export interface FakeHostOptions {
   readonly sizes?: StartSizes;
   /** Its VMs map the RAM that they start from. */
   readonly mapsMemory?: FakeSharing;
+  /** Of its template. */
+  readonly sharedNeed?: CloneSource['sharedNeed'];
   /** Called with each warning. */
   readonly warn?: Log['warn'];
   /** What it has of images, by their names. */
@@ -273,7 +281,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   #controlParts(options: FakeHostOptions): ControlParts {
     const { clock, queue, script } = this;
     const store = this.#scripted(this.#store);
-    let template = this.#template();
+    let template = this.#template(options);
     return {
       clock,
       queue,
@@ -339,7 +347,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
     };
   }
 
-  #template(): OpenTemplate {
+  #template({ sharedNeed }: FakeHostOptions): OpenTemplate {
     const statePath = join(this.#dir, 'state');
     const { mapMemory } = this.#copies();
     const ramPath = join(this.#dir, 'template-ram');
@@ -356,6 +364,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
           await writeFile(to, 'of the template', { flag: 'r+' });
         },
         ...(mapMemory === undefined ? {} : { mapMemory: (sharers) => mapMemory(ramPath, sharers) }),
+        ...(sharedNeed === undefined ? {} : { sharedNeed }),
         copyDisk: async (to) => {
           await this.script.step('copy-disk');
           await writeFile(to, 'disk');

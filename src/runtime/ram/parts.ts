@@ -1,5 +1,5 @@
 /** RAM that clones share until they write to it. */
-import type { MappedMemory } from '../../sandbox/parts.ts';
+import type { MappedMemory, SharedNeed } from '../../sandbox/parts.ts';
 
 /** Time that what has no users stays: copying it again takes as long as half a start. */
 export const UNUSED_MS_MAX = 60_000;
@@ -16,8 +16,16 @@ export interface CloneRam {
   copy(file: RamFile): Promise<SharedCopy>;
   /** Opens a RAM file that does not change. */
   map(file: RamFile, sharers: string): Promise<MappedMemory>;
+  /** What the first of these sharers to map the file will bring. Undefined: no memory, or it is there. */
+  needOf(file: RamFile, sharers: string): SharedNeed | undefined;
   /** Host memory that it takes, once for all that share it. Files count 0: the kernel can drop their pages. */
   readonly bytes: number;
+  /** What is in use is expected to take beyond that. */
+  readonly pendingBytes: number;
+  /** Of `bytes`, what nobody uses. */
+  readonly unusedBytes: number;
+  /** Drops what nobody uses, which is copied again for its next user. Resolves when its memory is free. */
+  dropUnused(): Promise<void>;
   /** Call after the VMs have ended. Idempotent. */
   close(): Promise<void>;
 }
@@ -25,6 +33,8 @@ export interface CloneRam {
 /** A RAM file of which there are copies, each for a group of sharers, until `drop` and the end of all that `open` gave out. */
 export interface SharedCopy {
   open(sharers: string): Promise<MappedMemory>;
+  /** As of `CloneRam`. */
+  needOf(sharers: string): SharedNeed | undefined;
   /** Nothing opens it any more. What it holds goes now, or when its last user closes it. */
   drop(): Promise<void>;
 }

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -9,6 +9,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
   writeSync,
@@ -17,7 +18,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import { MIB } from '../../base/units.ts';
+import { MIB, STAT_BLOCK_BYTES } from '../../base/units.ts';
+import { SHARED_SIZE } from '../../sandbox/memory/shared-size.ts';
 import type { MappedMemory } from '../../sandbox/parts.ts';
 import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { digestSparse } from '../../sys/sparse.ts';
@@ -51,6 +53,16 @@ function file(text: string): string {
   const path = join(dir, 'ram');
   writeFileSync(path, Buffer.concat([Buffer.from(text), Buffer.alloc(MIB - text.length)]));
   return path;
+}
+/** Writes to pages as a VMM does, which has the memory mapped privately. */
+function touch(path: string, from: number, pages: number): void {
+  const program = `import mmap, sys
+path, start, pages = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as ram:
+    for page in range(pages):
+        ram[start + page * ${PAGE_BYTES}] = 1`;
+  const ours = path.replace('self', `${process.pid}`);
+  execFileSync('python3', ['-c', program, ours, `${from}`, `${pages}`]);
 }
 const textAt = (path: string): string => readFileSync(path).subarray(0, 3).toString();
 
@@ -145,6 +157,85 @@ describe('SealedRam', () => {
     expect(ram.bytes).toBe(PAGE_BYTES);
     await own[1]?.close();
     expect(ram.bytes).toBe(0);
+  });
+
+  it('dropUnused: what nobody uses goes at once, never what is in use or comes into use', async () => {
+    const paths = ['one', 'two', 'six'].map((text) => {
+      const path = join(dir, text);
+      writeFileSync(path, Buffer.alloc(MIB, text));
+      return path;
+    });
+    const [one, two, six] = await Promise.all(paths.map(map));
+    expect(ram.unusedBytes).toBe(0);
+    await ram.dropUnused();
+    expect(ram.bytes).toBe(3 * MIB);
+    await Promise.all([two?.close(), six?.close()]);
+    expect([ram.unusedBytes, ram.bytes]).toEqual([2 * MIB, 3 * MIB]);
+    const again = await map(paths[2] ?? '');
+    const dropping = ram.dropUnused();
+    expect([ram.unusedBytes, ram.bytes]).toEqual([0, 2 * MIB]);
+    await dropping;
+    expect(textAt(one?.path ?? '')).toBe('one');
+    expect(textAt(again.path)).toBe('six');
+    // It is copied anew for its next user.
+    const late = await map(paths[1] ?? '');
+    expect(textAt(late.path)).toBe('two');
+    clock.advance(2 * UNUSED_MS_MAX);
+    await Promise.all([one, again, late].map((memory) => memory?.close()));
+  });
+
+  it('what the first of each group of sharers brings is missing until it has it, then pending', async () => {
+    const size = 64 * MIB;
+    const data = 8 * MIB;
+    const path = join(dir, 'ram');
+    writeFileSync(path, Buffer.alloc(data, 'x'));
+    truncateSync(path, size);
+    const shared = await ram.copy({ path });
+    const need = shared.needOf('us');
+    const missing = (): number => (need?.missingMib() ?? 0) * MIB;
+    const expected = data + SHARED_SIZE.leastBytes;
+    // The file system may count a block of its own.
+    const ofFile = statSync(path).blocks * STAT_BLOCK_BYTES + SHARED_SIZE.leastBytes;
+    const sum = (): number => missing() + ram.pendingBytes + ram.bytes;
+    expect([missing(), ram.pendingBytes]).toEqual([ofFile, 0]);
+    // The same of a file that is opened by its name.
+    const named = ram.needOf({ path }, 'us');
+    expect([named?.key, named?.missingMib()]).toEqual([need?.key, need?.missingMib()]);
+    expect(ram.needOf({ path: join(dir, 'gone') }, 'us')).toBeUndefined();
+    const opening = await shared.open('us');
+    // While it is copied, too: nothing counts twice, nothing is forgotten.
+    expect([missing(), sum()]).toEqual([0, ofFile]);
+    await opening.ready;
+    expect([missing(), sum(), ram.bytes]).toEqual([0, expected, data]);
+    expect(shared.needOf('them')?.key).not.toBe(need?.key);
+    expect(shared.needOf('them')?.missingMib()).toBe(ofFile / MIB);
+    touch(opening.path, data, 6000);
+    const grown = ram.bytes - data;
+    expect(grown).toBeGreaterThanOrEqual(6000 * PAGE_BYTES);
+    expect(sum()).toBe(expected);
+    touch(opening.path, data, 8000);
+    const more = (ram.bytes - data) * SHARED_SIZE.margin;
+    expect(sum()).toBe(Math.min(size, data + more));
+    await opening.close();
+    // It grows no more, but its next user makes it.
+    expect(ram.pendingBytes).toBe(0);
+    expect(missing()).toBe(Math.min(size, data + more) - ram.bytes);
+    // What it grew by is expected of the next one, and of those of other sharers.
+    await ram.dropUnused();
+    expect(missing()).toBe(Math.min(size, ofFile - SHARED_SIZE.leastBytes + more));
+    expect(shared.needOf('them')?.missingMib()).toBe(need?.missingMib());
+    await shared.drop();
+  });
+
+  it('memory of ours that is sealed as it is: nothing is missing, and it may grow up to its size', async () => {
+    const memory = makeMemory(8 * MIB);
+    writeSync(memory.fd, 'own', 0);
+    expect(ram.needOf({ path: memory.path }, 'us')).toBeUndefined();
+    const own = await map(memory.path);
+    expect(ram.pendingBytes).toBe(8 * MIB - PAGE_BYTES);
+    await own.close();
+    expect(ram.pendingBytes).toBe(0);
+    memory.close();
   });
 
   it('a file can be used until it is dropped, and what uses it then longer', async () => {

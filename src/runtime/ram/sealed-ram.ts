@@ -7,11 +7,13 @@
  *
  * Each group of sharers has a memfd of its own.
  */
-import { readlinkSync } from 'node:fs';
+import { type BigIntStats, readlinkSync, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { MappedMemory, RamBase } from '../../sandbox/parts.ts';
+import { MIB, STAT_BLOCK_BYTES } from '../../base/units.ts';
+import { type SharedMemory, SharedSizes } from '../../sandbox/memory/shared-size.ts';
+import type { MappedMemory, RamBase, SharedNeed } from '../../sandbox/parts.ts';
 import { closeInPool, createMemFd, sealContent, sealSize, usedBytes } from '../../sys/fd.ts';
 import { copyDataInto, digestSparse } from '../../sys/sparse-threads.ts';
 import { type CloneRam, type RamFile, type SharedCopy, UNUSED_MS_MAX } from './parts.ts';
@@ -23,7 +25,8 @@ export class SealedRam implements CloneRam {
   /** Of `copy`, until they are dropped. */
   readonly #kept = new Set<Source>();
   /** Memory that was sealed without a copy, by its identity: descriptors of its users, who share its digest. */
-  readonly #sealed = new Map<string, Digested & { readonly fds: Set<number> }>();
+  readonly #sealed = new Map<string, Sealed>();
+  readonly #sizes = new SharedSizes();
 
   constructor(clock: Clock = systemClock) {
     this.#clock = clock;
@@ -31,11 +34,56 @@ export class SealedRam implements CloneRam {
 
   /** Of the pages of copies and sealed memories that are there, each once. */
   get bytes(): number {
-    const sealed = [...this.#sealed.values()].map(({ fds: [fd] }) =>
-      fd === undefined ? 0 : usedBytes(fd),
+    return sumOf([...this.#copies.values(), ...this.#sealed.values()].map(bytesOf));
+  }
+
+  /** Of those in use: the others grow no more. */
+  get pendingBytes(): number {
+    const used = [...this.#copies.values()].filter(({ users }) => users > 0);
+    for (const one of used) this.#sizes.note(memoryOf(one));
+    return sumOf(
+      [...used, ...this.#sealed.values()].map((one) =>
+        Math.max(0, this.#sizes.expectedBytes(memoryOf(one)) - bytesOf(one)),
+      ),
     );
-    const all = [...[...this.#copies.values()].map(({ bytes }) => bytes), ...sealed];
-    return all.reduce((sum, bytes) => sum + bytes, 0);
+  }
+
+  get unusedBytes(): number {
+    return sumOf(this.#unused.map(bytesOf));
+  }
+
+  async dropUnused(): Promise<void> {
+    await Promise.all(this.#unused.map((shared) => this.#remove(shared)));
+  }
+
+  get #unused(): readonly Shared[] {
+    return [...this.#copies.values()].filter(({ users }) => users === 0);
+  }
+
+  needOf({ path, digest }: RamFile, sharers: string): SharedNeed | undefined {
+    try {
+      // Memory of ours is there, and is sealed as it is.
+      if (isMemFd(path)) return undefined;
+      return this.#needOf(factsOf(statSync(path, { bigint: true }), digest), sharers);
+    } catch (error) {
+      ignore(error, 'a start from it reports that it is gone');
+      return undefined;
+    }
+  }
+
+  #needOf(facts: Facts, sharers: string): SharedNeed {
+    const key = keyOf(facts, sharers);
+    const missingMib = (): number => {
+      const shared = this.#copies.get(key);
+      if (shared !== undefined && shared.users > 0) return 0;
+      const memory =
+        shared === undefined
+          ? { ...facts, key, content: facts.id, grownBytes: 0 }
+          : memoryOf(shared);
+      const bytes = shared === undefined ? 0 : bytesOf(shared);
+      return Math.max(0, this.#sizes.expectedBytes(memory) - bytes) / MIB;
+    };
+    return { key, missingMib };
   }
 
   /** Keeps the file open, and copies it when somebody uses it, until `drop`. */
@@ -44,6 +92,7 @@ export class SealedRam implements CloneRam {
     this.#kept.add(source);
     return {
       open: async (sharers) => this.#use(source, sharers),
+      needOf: (sharers) => this.#needOf(source.facts, sharers),
       drop: async () => {
         this.#kept.delete(source);
         await source.close();
@@ -55,7 +104,7 @@ export class SealedRam implements CloneRam {
   async map(file: RamFile, sharers: string): Promise<MappedMemory> {
     const source = await Source.open(file);
     try {
-      if (source.isMemFd) return await this.#sealedItself(source.id, file.path);
+      if (source.isMemFd) return await this.#sealedItself(source.facts, file.path);
       return this.#use(source, sharers);
     } finally {
       // It waits for the copy, which the user need not.
@@ -75,7 +124,7 @@ export class SealedRam implements CloneRam {
   /** Adds a user. */
   #use(source: Source, sharers: string): MappedMemory {
     if (source.isClosed) throw new Error('the RAM was dropped');
-    const key = `${source.id} ${sharers}`;
+    const key = keyOf(source.facts, sharers);
     return this.#share(this.#copies.get(key) ?? this.#load(source, key));
   }
 
@@ -85,33 +134,35 @@ export class SealedRam implements CloneRam {
     const base: RamBase = {
       digest: () => shared.digest(),
       get dataBytes() {
-        return shared.dataBytes;
+        return shared.facts.dataBytes;
       },
       open: async () => this.#share(shared),
     };
     return mapped(shared.fd, base, shared.filled, async () => {
       shared.users -= 1;
       if (shared.users > 0) return;
+      this.#sizes.note(memoryOf(shared));
       if (!shared.isFilled) return await this.#remove(shared);
       const remove = (): void => void this.#remove(shared);
       shared.cancelRemoval = this.#clock.after(UNUSED_MS_MAX, remove);
     });
   }
 
-  /** @param id of the memory: once one of its users has asked for its digest, all know it */
-  async #sealedItself(id: string, path: string): Promise<MappedMemory> {
+  /** @param facts of the memory: once one of its users has asked for its digest, all know it */
+  async #sealedItself(facts: Facts, path: string): Promise<MappedMemory> {
     // Seals need the right to write.
     const file = await open(path, 'r+');
     try {
       sealContent(file.fd);
       const own = `/proc/self/fd/${file.fd}`;
-      const sealed = this.#sealed.get(id) ?? { fds: new Set() };
+      const { id } = facts;
+      const sealed = this.#sealed.get(id) ?? { facts, key: id, isFilled: true, fds: new Set() };
       this.#sealed.set(id, sealed);
       sealed.fds.add(file.fd);
       const base: RamBase = {
         digest: () => digestOnce(sealed, own),
-        dataBytes: usedBytes(file.fd),
-        open: () => this.#sealedItself(id, own),
+        dataBytes: sealed.facts.dataBytes,
+        open: () => this.#sealedItself(facts, own),
       };
       return mapped(file.fd, base, undefined, async () => {
         sealed.fds.delete(file.fd);
@@ -145,11 +196,10 @@ export class SealedRam implements CloneRam {
 
 /** A RAM file, open. */
 class Source {
-  readonly id: string;
+  readonly facts: Facts;
   /** Of its content, verified. */
   readonly digest: string | undefined;
   readonly isMemFd: boolean;
-  readonly bytes: number;
   readonly #file: FileHandle;
   readonly #writtenNs: bigint;
   readonly #copying = new Set<Promise<void>>();
@@ -158,9 +208,8 @@ class Source {
   static async open({ path, digest }: RamFile): Promise<Source> {
     const file = await open(path, 'r');
     try {
-      const { dev, ino, size, mtimeNs, ctimeNs } = await file.stat({ bigint: true });
-      const id = digest ?? `${dev}:${ino}:${size}:${ctimeNs}`;
-      return new Source(file, { id, digest }, Number(size), mtimeNs);
+      const stat = await file.stat({ bigint: true });
+      return new Source(file, factsOf(stat, digest), digest, stat.mtimeNs);
     } catch (error) {
       await file.close();
       throw error;
@@ -169,16 +218,15 @@ class Source {
 
   private constructor(
     file: FileHandle,
-    { id, digest }: Pick<Source, 'id' | 'digest'>,
-    bytes: number,
+    facts: Facts,
+    digest: string | undefined,
     writtenNs: bigint,
   ) {
     this.#file = file;
-    this.id = id;
+    this.facts = facts;
     this.digest = digest;
-    this.bytes = bytes;
     this.#writtenNs = writtenNs;
-    this.isMemFd = readlinkSync(`/proc/self/fd/${file.fd}`).startsWith('/memfd:');
+    this.isMemFd = isMemFd(`/proc/self/fd/${file.fd}`);
   }
 
   get isClosed(): boolean {
@@ -199,7 +247,7 @@ class Source {
     await copyDataInto(`/proc/self/fd/${this.#file.fd}`, target);
     // Names may come and go, but what was verified must be what clones get.
     const { mtimeNs, size } = await this.#file.stat({ bigint: true });
-    if (mtimeNs !== this.#writtenNs || Number(size) !== this.bytes)
+    if (mtimeNs !== this.#writtenNs || Number(size) !== this.facts.sizeBytes)
       throw new Error('the RAM file was written to');
   }
 
@@ -215,8 +263,8 @@ class Shared {
   readonly fd: number;
   readonly filled: Promise<void>;
   isFilled = false;
-  /** Once it is filled. Later it grows: a hole that a clone reads becomes a page. */
-  dataBytes = 0;
+  /** Its data are the file's until it is filled. Later it grows: a hole that a clone reads becomes a page. */
+  facts: Facts;
   users = 0;
   cancelRemoval: () => void = () => undefined;
   readonly #digested: Digested = {};
@@ -225,12 +273,13 @@ class Shared {
   constructor(key: string, source: Source) {
     this.key = key;
     if (source.digest !== undefined) this.#digested.digest = Promise.resolve(source.digest);
-    this.fd = createMemFd('shared-ram', source.bytes);
+    this.facts = source.facts;
+    this.fd = createMemFd('shared-ram', source.facts.sizeBytes);
     // A VMM may map it before it is whole.
     sealSize(this.fd);
     this.filled = source.copyInto(`/proc/self/fd/${this.fd}`).then(() => {
       sealContent(this.fd);
-      this.dataBytes = this.bytes;
+      this.facts = { ...this.facts, dataBytes: this.bytes };
       this.isFilled = true;
     });
     this.filled.catch((error: unknown) => ignore(error, 'reported to each user'));
@@ -260,6 +309,42 @@ class Shared {
 interface Digested {
   digest?: Promise<string>;
 }
+
+interface Sealed extends Digested, Pick<Shared, 'facts' | 'key' | 'isFilled'> {
+  readonly fds: Set<number>;
+}
+
+/** Of a RAM file. */
+interface Facts extends Pick<SharedMemory, 'dataBytes' | 'sizeBytes'> {
+  /** Of its content, or of the file. */
+  readonly id: string;
+}
+
+function factsOf(stat: BigIntStats, digest: string | undefined): Facts {
+  const { dev, ino, size, blocks, ctimeNs } = stat;
+  const id = digest ?? `${dev}:${ino}:${size}:${ctimeNs}`;
+  return { id, sizeBytes: Number(size), dataBytes: Number(blocks) * STAT_BLOCK_BYTES };
+}
+
+const keyOf = ({ id }: Facts, sharers: string): string => `${id} ${sharers}`;
+
+const isMemFd = (path: string): boolean =>
+  path.startsWith('/proc/self/fd/') && readlinkSync(path).startsWith('/memfd:');
+
+/** Pages that are there, and not holes. */
+function bytesOf(memory: Shared | Sealed): number {
+  if ('bytes' in memory) return memory.bytes;
+  const [fd] = memory.fds;
+  return fd === undefined ? 0 : usedBytes(fd);
+}
+
+function memoryOf(memory: Shared | Sealed): SharedMemory {
+  const { key, facts, isFilled } = memory;
+  const grownBytes = isFilled ? Math.max(0, bytesOf(memory) - facts.dataBytes) : 0;
+  return { ...facts, key, content: facts.id, grownBytes };
+}
+
+const sumOf = (values: readonly number[]): number => values.reduce((sum, one) => sum + one, 0);
 
 /** A failure is forgotten. */
 function digestOnce(known: Digested, path: string): Promise<string> {

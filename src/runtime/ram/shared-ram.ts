@@ -52,6 +52,7 @@ export class SharedRam implements CloneRam {
         copying.catch(() => copies.delete(sharers));
         return await (await copying).open();
       },
+      needOf: () => undefined,
       drop: async () => {
         isDropped = true;
         const made = await Promise.allSettled(copies.values());
@@ -66,9 +67,15 @@ export class SharedRam implements CloneRam {
   }
 
   /** Its files are on a disk. */
-  get bytes(): number {
-    return 0;
+  readonly bytes = 0;
+  readonly pendingBytes = 0;
+  readonly unusedBytes = 0;
+
+  needOf(): undefined {
+    return undefined;
   }
+
+  async dropUnused(): Promise<void> {}
 
   /** Call after the VMs have ended. Idempotent. */
   async close(): Promise<void> {

@@ -34,13 +34,18 @@ export const CLONE_SIZE = {
 
 /** Of a new clone of any size, MiB. */
 export function expectedOf(clones: readonly LiveClone[]): number {
-  const known = clones.flatMap(({ ownMib }) => ownMib ?? []).toSorted((a, b) => a - b);
-  const mostMib = CLONE_SIZE.outlier * (known[Math.floor((known.length - 1) / 2)] ?? 0);
-  const sumMib = known.reduce((sum, mib) => sum + Math.min(mib, mostMib), 0);
-  const meanMib = sumMib / Math.max(1, known.length);
+  const known = clones.flatMap(({ ownMib }) => ownMib ?? []);
   const floorMib =
     known.length < CLONE_SIZE.clonesMin ? CLONE_SIZE.defaultMib : CLONE_SIZE.leastMib;
-  return Math.max(floorMib, meanMib * CLONE_SIZE.margin);
+  return Math.max(floorMib, cappedMean(known) * CLONE_SIZE.margin);
+}
+
+/** The mean, in which none counts for more than eight times the median; 0 of none. */
+export function cappedMean(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const most = CLONE_SIZE.outlier * (sorted[Math.floor((sorted.length - 1) / 2)] ?? 0);
+  const sum = sorted.reduce((all, value) => all + Math.min(value, most), 0);
+  return sum / Math.max(1, sorted.length);
 }
 
 /** What they are expected to take beyond what they have, MiB. */

@@ -79,7 +79,7 @@ function simulate(host: Host): Outcome {
         ...{ id, idleMs: tick - usedAt, isHeldOff: heldOff.has(id) },
         ...{ isBusy: random() < 0.3, isPaused: false },
       }));
-      const action = actionFor({ policy: 'pause', poolMembers, candidates });
+      const action = actionFor({ policy: 'pause', unusedBytes: 0, poolMembers, candidates });
       isRefused = action.do === 'refuse';
       if (action.do === 'end-pool-member')
         [poolMembers, available] = [poolMembers - 1, available + BIRTH_MIB];

@@ -50,7 +50,7 @@ describe('Shortage, if nothing can free more', () => {
 describe('actionForResume', () => {
   it('takes the space of what was idle for a minute, never that of busy or paused ones, and refuses nothing', () => {
     const pause = (candidates: readonly PauseCandidate[]) =>
-      actionForResume({ policy: 'pause', poolMembers: 0, candidates });
+      actionForResume({ policy: 'pause', unusedBytes: 0, poolMembers: 0, candidates });
     const idle = one('idle', { idleMs: IDLE_MS_MIN });
     const others = [
       one('used', { idleMs: IDLE_MS_MIN - 1 }),
@@ -59,7 +59,7 @@ describe('actionForResume', () => {
     ];
     expect(pause([...others, idle])).toEqual({ do: 'pause', id: 'idle' });
     expect(pause(others)).toEqual({ do: 'nothing' });
-    const short = { poolMembers: 1, candidates: [idle] };
+    const short = { unusedBytes: 0, poolMembers: 1, candidates: [idle] };
     expect(actionForResume({ ...short, policy: 'pause' })).toEqual({ do: 'end-pool-member' });
     expect(actionForResume({ ...short, policy: 'refuse' })).toEqual({ do: 'nothing' });
   });
@@ -72,16 +72,32 @@ describe('actionFor', () => {
   const inMemory = one('in memory', { isPaused: true, idleMs: 90_000 });
   const all = [busy, inMemory, idle, idler];
 
-  it('members of pools end first', () => {
-    expect(actionFor({ policy: 'pause', poolMembers: 1, candidates: all })).toEqual({
-      do: 'end-pool-member',
-    });
+  it.each(['pause', 'refuse'] as const)(
+    '%s: unused shared memory goes before all else',
+    (policy) => {
+      const host = { policy, unusedBytes: 1, poolMembers: 1, candidates: all };
+      expect(actionFor(host)).toEqual({ do: 'drop-unused' });
+      expect(actionForResume(host)).toEqual({ do: 'drop-unused' });
+    },
+  );
+
+  it('members of pools end next', () => {
+    expect(actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 1, candidates: all })).toEqual(
+      {
+        do: 'end-pool-member',
+      },
+    );
   });
 
   it('idle for longest, then busy, then paused in memory; then starts are refused', () => {
     const order: string[] = [];
     for (let left: readonly PauseCandidate[] = all; ; ) {
-      const action = actionFor({ policy: 'pause', poolMembers: 0, candidates: left });
+      const action = actionFor({
+        policy: 'pause',
+        unusedBytes: 0,
+        poolMembers: 0,
+        candidates: left,
+      });
       if (action.do !== 'pause') {
         expect(action).toEqual({ do: 'refuse' });
         break;
@@ -94,14 +110,16 @@ describe('actionFor', () => {
 
   it('leaves alone what could not be paused lately', () => {
     const candidates = [{ ...idler, isHeldOff: true }, idle];
-    expect(actionFor({ policy: 'pause', poolMembers: 0, candidates })).toEqual({
+    expect(actionFor({ policy: 'pause', unusedBytes: 0, poolMembers: 0, candidates })).toEqual({
       do: 'pause',
       id: 'idle',
     });
   });
 
   it('refuse: neither pauses nor ends anything', () => {
-    expect(actionFor({ policy: 'refuse', poolMembers: 3, candidates: all })).toEqual({
+    expect(
+      actionFor({ policy: 'refuse', unusedBytes: 0, poolMembers: 3, candidates: all }),
+    ).toEqual({
       do: 'refuse',
     });
   });

@@ -6,11 +6,12 @@
  *                 ≥ low             as before: below high it stays short until it is enough
  *                 < low             short
  *
- *     short:      1. end a member of a pool, which costs little to make again
- *                 2. pause a sandbox to disk: idle for longest; then busy; then paused in memory, since that must run for it
- *                 3. refuse starts and growth
+ *     short:      1. drop shared memory that nobody uses, which costs only a copy
+ *                 2. end a member of a pool, which costs little to make again
+ *                 3. pause a sandbox to disk: idle for longest; then busy; then paused in memory, since that must run for it
+ *                 4. refuse starts and growth
  *
- * `refuse` as the policy leaves only the last. One action at a time: the next look sees what it has freed.
+ * `refuse` as the policy leaves only the first and the last. One action at a time: the next look sees what it has freed.
  */
 export type MemoryShort = 'pause' | 'refuse';
 
@@ -53,18 +54,22 @@ export interface PauseCandidate {
 }
 
 export type GuardAction =
-  | { readonly do: 'nothing' | 'end-pool-member' | 'refuse' }
+  | { readonly do: 'nothing' | 'drop-unused' | 'end-pool-member' | 'refuse' }
   | { readonly do: 'pause'; readonly id: string };
 
 export interface ShortHost {
   readonly policy: MemoryShort;
+  /** Of shared memory that nobody uses. */
+  readonly unusedBytes: number;
   /** Members of pools that are ready. */
   readonly poolMembers: number;
   readonly candidates: readonly PauseCandidate[];
 }
 
 /** The action while memory is short. */
-export function actionFor({ policy, poolMembers, candidates }: ShortHost): GuardAction {
+export function actionFor(host: ShortHost): GuardAction {
+  const { policy, unusedBytes, poolMembers, candidates } = host;
+  if (unusedBytes > 0) return { do: 'drop-unused' };
   if (policy === 'refuse') return { do: 'refuse' };
   if (poolMembers > 0) return { do: 'end-pool-member' };
   const able = candidates.filter(({ isHeldOff }) => !isHeldOff);
@@ -76,9 +81,9 @@ export function actionFor({ policy, poolMembers, candidates }: ShortHost): Guard
 export const IDLE_MS_MIN = 60_000;
 
 /** The action while memory is enough, but not for a paused sandbox that is to resume: the space of one that is idle. */
-export function actionForResume({ policy, poolMembers, candidates }: ShortHost): GuardAction {
-  const idle = candidates.filter((one) => rankOf(one) === 0 && one.idleMs >= IDLE_MS_MIN);
-  const action = actionFor({ policy, poolMembers, candidates: idle });
+export function actionForResume(host: ShortHost): GuardAction {
+  const idle = host.candidates.filter((one) => rankOf(one) === 0 && one.idleMs >= IDLE_MS_MIN);
+  const action = actionFor({ ...host, candidates: idle });
   return action.do === 'refuse' ? { do: 'nothing' } : action;
 }
 

@@ -9,6 +9,7 @@ import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
+import { MIB } from '../../base/units.ts';
 import type { SandboxInfo } from '../control.ts';
 import type { EventSink } from '../events.ts';
 import {
@@ -56,6 +57,12 @@ export interface MemoryGuardParts {
   readonly policy: MemoryShort;
   readonly marks: MemoryMarks;
   readonly availableMib: () => number;
+  /** Memory that clones share. */
+  readonly sharedRam: {
+    /** Of what nobody uses. */
+    readonly unusedBytes: number;
+    dropUnused(): Promise<void>;
+  };
 }
 
 const REMEDY =
@@ -118,21 +125,32 @@ export class MemoryGuard {
 
   /** Never rejects. */
   async #act(availableMib: number, isShort: boolean): Promise<void> {
-    const { host, policy, log } = this.#parts;
+    const { host, policy, log, sharedRam } = this.#parts;
     try {
+      const { unusedBytes } = sharedRam;
       const poolMembers = host.pools.readyMembers();
-      const all = policy === 'refuse' || poolMembers > 0 ? [] : host.sandboxes();
+      const isEasy = policy === 'refuse' || unusedBytes > 0 || poolMembers > 0;
+      const all = isEasy ? [] : host.sandboxes();
       const candidates = await Promise.all(all.map((one) => this.#candidateOf(one)));
       // It may be enough again by now.
       if (this.#closer.signal.aborted || this.#shortage.isShort !== isShort) return;
       const known = candidates.filter((one) => one !== null);
       const decide = isShort ? actionFor : actionForResume;
-      const action = decide({ policy, poolMembers, candidates: known });
+      const action = decide({ policy, unusedBytes, poolMembers, candidates: known });
       if (action.do === 'refuse' && !this.#shortage.takeLast(availableMib)) {
         this.#setEnough(availableMib);
         return;
       }
       this.#setRefusing(action.do === 'refuse', availableMib);
+      if (action.do === 'drop-unused') {
+        const unusedMib = Math.round(unusedBytes / MIB);
+        const fields = { availableMib, unusedMib };
+        log.info(
+          'the memory of the host is short: shared memory without a user is dropped',
+          fields,
+        );
+        await sharedRam.dropUnused();
+      }
       if (action.do === 'end-pool-member') {
         log.warn('the memory of the host is short: an idle member of a pool is ended', {
           availableMib,

@@ -25,6 +25,7 @@ import type {
   GuestMemory,
   MappedMemory,
   SaveTarget,
+  SharedNeed,
   StartSource,
 } from '../parts.ts';
 import type { SandboxSpec, TemplateSpec } from '../spec.ts';
@@ -49,6 +50,8 @@ export interface Copies {
   applyDifference(difference: RamDifference, to: string): Promise<void>;
   /** Opens kept memory for VMs that map it. Absent: this VMM maps none. @param digest of the store, if it is known */
   mapMemory?(path: string, sharers: string, digest?: string): Promise<MappedMemory>;
+  /** As of `CloneSource`. Absent: mapped memory takes none. */
+  sharedNeed?(path: string, sharers: string, digest?: string): SharedNeed | undefined;
   /** What is mapped is held in memory: a fork's RAM needs no file, and what only one VM uses is better its own. */
   readonly holdsMapped?: boolean;
 }
@@ -71,6 +74,8 @@ export interface SnapshotLabel {
 
 /** What is saved, or used of what was saved. */
 export type SaveExtent = 'all' | 'disk';
+
+type RamMapper = Pick<CloneSource, 'mapMemory' | 'sharedNeed'>;
 
 const UNLABELED: SnapshotLabel = { name: null, annotations: {} };
 
@@ -214,9 +219,11 @@ export class SnapshotManager {
         };
         // They are of the sandbox's owner, so they may share with it.
         const shared = base?.base;
-        const mapMemory =
-          shared === undefined ? this.#mapperOf(paths.ram) : async () => shared.open();
-        const source = this.#source(snapshot, paths, mapMemory, whole);
+        const mapper =
+          shared === undefined
+            ? this.#mapperOf(paths.ram)
+            : { mapMemory: async () => shared.open() };
+        const source = this.#source(snapshot, paths, mapper, whole);
         isHandedOver = true;
         onCopied({ source, release, [Symbol.asyncDispose]: release });
       });
@@ -234,7 +241,7 @@ export class SnapshotManager {
   #source(
     snapshot: VmSnapshot | null,
     { ram, disk, environment }: Omit<SnapshotPaths, 'state' | 'difference' | 'base'>,
-    mapMemory: CloneSource['mapMemory'],
+    mapper: RamMapper,
     ready?: Promise<void>,
   ): StartSource {
     const { copies } = this.#parts;
@@ -255,15 +262,18 @@ export class SnapshotManager {
         if (difference !== undefined) await copies.applyDifference(difference, to);
       },
       ...(ready === undefined || difference === undefined ? {} : { ready }),
-      ...(mapMemory === undefined ? {} : { mapMemory }),
+      ...mapper,
     };
   }
 
-  /** @param digest of the RAM, if it is known; undefined: VMs get copies */
-  #mapperOf(path: string | undefined, digest?: string): CloneSource['mapMemory'] {
-    const { mapMemory } = this.#parts.copies;
-    if (path === undefined || mapMemory === undefined) return undefined;
-    return (sharers) => mapMemory(path, sharers, digest);
+  /** @param digest of the RAM, if it is known. @returns nothing: VMs get copies */
+  #mapperOf(path: string | undefined, digest?: string): RamMapper {
+    const { mapMemory, sharedNeed } = this.#parts.copies;
+    if (path === undefined || mapMemory === undefined) return {};
+    return {
+      mapMemory: (sharers) => mapMemory(path, sharers, digest),
+      sharedNeed: (sharers) => sharedNeed?.(path, sharers, digest),
+    };
   }
 
   /**
@@ -285,8 +295,8 @@ export class SnapshotManager {
     const { ram, base = ram } = open.paths;
     // RAM that only one VM uses is better its own.
     const isCopied = copies.holdsMapped === true && base === ram && open.row.kind === 'pause';
-    const mapMemory = isCopied ? undefined : this.#mapperOf(base, open.row.base);
-    const source = this.#source(snapshot, { ...open.paths, ...(base && { ram: base }) }, mapMemory);
+    const mapper = isCopied ? {} : this.#mapperOf(base, open.row.base);
+    const source = this.#source(snapshot, { ...open.paths, ...(base && { ram: base }) }, mapper);
     const release = (): Promise<void> => open.release();
     const { row: opened } = open;
     return {

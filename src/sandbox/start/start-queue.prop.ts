@@ -27,7 +27,11 @@ interface Request {
   readonly timeoutMs: number | null;
   readonly priority: Priority;
   readonly takes: boolean;
+  /** Memory that it shares with others, which the first brings. */
+  readonly shares: Shared | null;
 }
+
+type Shared = 'x' | 'y';
 
 interface Waiting extends Request {
   readonly dueMs: number;
@@ -36,6 +40,7 @@ interface Waiting extends Request {
 class Model {
   nowMs = 0;
   availableMib = TOTAL_MIB;
+  missingMib: Record<Shared, number> = { x: 0, y: 0 };
   closed = false;
   waiting: Waiting[] = [];
   running: Request[] = [];
@@ -48,7 +53,16 @@ class Model {
   }
 
   get reservedMib(): number {
-    return this.running.reduce((sum, { memoryMib }) => sum + memoryMib, 0);
+    return this.#neededBy(this.running);
+  }
+
+  /** What is shared counts once. */
+  #neededBy(starts: readonly Request[]): number {
+    const own = starts.reduce((sum, { memoryMib }) => sum + memoryMib, 0);
+    const missing = (['x', 'y'] as const).map((key) =>
+      starts.some(({ shares }) => shares === key) ? this.missingMib[key] : 0,
+    );
+    return missing.reduce((sum, mib) => sum + mib, own);
   }
 
   run(request: Request, aborted: boolean): void {
@@ -110,7 +124,7 @@ class Model {
       const priority = this.of('normal').length > 0 ? 'normal' : 'low';
       const first = this.#first(priority, this.of(priority));
       if (first === undefined) return;
-      const leftMib = this.availableMib - this.reservedMib - first.memoryMib;
+      const leftMib = this.availableMib - this.#neededBy([...this.running, first]);
       if (leftMib < RESERVE_MIB) return;
       this.#passOn(priority, first);
       this.waiting = this.waiting.filter(({ id }) => id !== first.id);
@@ -146,6 +160,7 @@ class Real {
   readonly aborters = new Map<number, AbortController>();
   readonly starts = new Map<number, PromiseWithResolvers<string>>();
   availableMib = TOTAL_MIB;
+  missingMib: Record<Shared, number> = { x: 0, y: 0 };
   requests = 0;
   readonly queue = new StartQueue({
     concurrency: CONCURRENCY,
@@ -156,14 +171,16 @@ class Real {
     clock: this.clock,
   });
 
-  run({ id, timeoutMs, takes, ...request }: Request, aborted: boolean): void {
+  run({ id, timeoutMs, takes, shares, ...request }: Request, aborted: boolean): void {
     const aborter = new AbortController();
     if (aborted) aborter.abort();
     this.aborters.set(id, aborter);
     const handover = takes ? this.handover : undefined;
     const { signal } = aborter;
+    const shared =
+      shares === null ? undefined : { key: shares, missingMib: () => this.missingMib[shares] };
     this.queue
-      .run({ ...request, queueTimeoutMs: timeoutMs, signal, handover }, () => {
+      .run({ ...request, shared, queueTimeoutMs: timeoutMs, signal, handover }, () => {
         this.begun.push(id);
         const start = Promise.withResolvers<string>();
         this.starts.set(id, start);
@@ -232,6 +249,7 @@ const request = fc.record({
   timeoutMs: fc.option(fc.nat({ max: 6 }).map((quanta) => quanta * MEMORY_POLL_MS + 100)),
   priority: fc.constantFrom<Priority>('normal', 'normal', 'low'),
   takes: fc.boolean(),
+  shares: fc.constantFrom<Shared | null>(null, 'x', 'x', 'y'),
 });
 
 const steps = [
@@ -281,6 +299,13 @@ const steps = [
         real.availableMib = mib;
       }),
   ),
+  fc.tuple(fc.constantFrom<Shared>('x', 'y'), fc.constantFrom(0, 0, 50, 250)).map(
+    ([key, mib]) =>
+      new Step(`missing(${key}, ${mib})`, (model, real) => {
+        model.missingMib[key] = mib;
+        real.missingMib[key] = mib;
+      }),
+  ),
 ];
 
 describe('StartQueue properties', () => {
@@ -316,8 +341,9 @@ async function endAll(model: Model, real: Real, closes: boolean): Promise<void> 
     void real.queue.close();
   });
   if (closes) await closing.run(model, real);
-  model.availableMib = TOTAL_MIB;
-  real.availableMib = TOTAL_MIB;
+  // Enough for any one with what it shares.
+  model.availableMib = 2 * TOTAL_MIB;
+  real.availableMib = 2 * TOTAL_MIB;
   const poll = new Step('poll', () => {
     model.advance();
     real.clock.advance(MEMORY_POLL_MS);

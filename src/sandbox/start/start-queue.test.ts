@@ -202,6 +202,44 @@ describe('StartQueue', () => {
     expect(queue.stats().reservedMib).toBe(0);
   });
 
+  it('shared memory that the first start brings counts once for all of them, until it is there', async () => {
+    const { queue, host, begun, ask, end, finish } = queueOf({ concurrency: 3 });
+    const missing = { template: 300, other: 300 };
+    const need = (key: keyof typeof missing) => ({ key, missingMib: () => missing[key] });
+    const clone = { tenant: 'a', memoryMib: 100, shared: need('template') };
+    host.availableMib = RESERVE_MIB + 300 + 2 * 100;
+    for (const name of ['first', 'second', 'third']) void ask(name, clone);
+    // The first two bring one copy, whichever of them makes it; the third does not fit.
+    expect(begun).toEqual(['first', 'second']);
+    expect(queue.stats().reservedMib).toBe(500);
+    expect(queue.roomMib).toBe(0);
+    // The first fails before it has made it: the second still may.
+    finish.get('first')?.reject(new Error('broken'));
+    await settle();
+    expect(begun).toEqual(['first', 'second', 'third']);
+    // Half of it is there, which the available memory lacks.
+    [missing.template, host.availableMib] = [150, host.availableMib - 150];
+    expect(queue.roomMib).toBe(0);
+    [missing.template, host.availableMib] = [0, host.availableMib - 150];
+    for (const name of ['second', 'third']) await end(name);
+    host.availableMib = RESERVE_MIB + 100;
+    await expect(Promise.race([ask('fourth', clone), settle()])).resolves.toBeUndefined();
+    expect(begun.at(-1)).toBe('fourth');
+    await end('fourth');
+    // Of another template, or the same once it was dropped: a copy again.
+    missing.template = 300;
+    const waiting = [ask('fifth', clone), ask('sixth', { ...clone, shared: need('other') })];
+    expect(begun.at(-1)).toBe('fourth');
+    host.availableMib = RESERVE_MIB + 800;
+    const release = queue.reserve(1);
+    release();
+    expect(begun.slice(-2)).toEqual(['fifth', 'sixth']);
+    expect(queue.stats().reservedMib).toBe(800);
+    for (const name of ['fifth', 'sixth']) await end(name);
+    await Promise.all(waiting);
+    expect(queue.stats().reservedMib).toBe(0);
+  });
+
   it('resumeWaitMs: while a resume is the next one and lacks memory', () => {
     const { queue, clock, host, ask } = queueOf();
     host.availableMib = 100;

@@ -10,7 +10,7 @@
  *
  * The first request waits until its memory is free and is never overtaken, so a large one is not starved. A start
  * reserves its memory until it ends; by then the used part shows in the available memory. In between it counts
- * twice, on the safe side.
+ * twice, on the safe side. Memory that several starts share and the first one brings is reserved once for all of them.
  *
  * No I/O: memory, time and the starts themselves are injected.
  */
@@ -19,6 +19,7 @@ import type { Clock } from '../../base/clock.ts';
 import { FairQueue } from '../../base/fairness/fair-queue.ts';
 import { BusyError, SandboxError } from '../errors.ts';
 import { RESERVE_MIB } from '../memory/host-guard.ts';
+import type { SharedNeed } from '../parts.ts';
 
 /** Maximum of waiting requests of one tenant and priority. */
 export const WAITING_MAX = 512;
@@ -57,6 +58,8 @@ export interface StartRequest<T> {
   readonly memoryMib: number;
   /** The most that it may take: a host that is smaller refuses it. Default `memoryMib`. */
   readonly sizeMib?: number | undefined;
+  /** What it needs beside that, once for all that share it. */
+  readonly shared?: SharedNeed | undefined;
   /** It continues a paused sandbox. Default: a new one. */
   readonly isResume?: boolean | undefined;
   /** Time limit in the queue, milliseconds; null: none. */
@@ -86,15 +89,18 @@ export class Handover<T> {
   }
 }
 
-interface Waiting {
+interface Needed {
   readonly memoryMib: number;
+  readonly shared: SharedNeed | undefined;
+}
+
+interface Waiting extends Needed {
   readonly isResume: boolean;
   begin(): void;
   refuse(error: SandboxError): void;
 }
 
-interface Running {
-  readonly memoryMib: number;
+interface Running extends Needed {
   readonly beganMs: number;
 }
 
@@ -132,15 +138,16 @@ export class StartQueue {
   async run<T>(request: StartRequest<T>, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const line = this.#queues[request.priority ?? 'normal'];
     this.#admit(request, line);
-    const { tenant, memoryMib, isResume = false, queueTimeoutMs, handover } = request;
+    const { tenant, memoryMib, shared, isResume = false, queueTimeoutMs, handover } = request;
     const signal = request.signal ?? new AbortController().signal;
     return await new Promise<T>((resolve, reject) => {
       const waiting: Waiting = {
         memoryMib,
+        shared,
         isResume,
         begin: () => {
           leave();
-          resolve(this.#start(memoryMib, () => start(signal)));
+          resolve(this.#start({ memoryMib, shared }, () => start(signal)));
         },
         refuse: (error) => {
           leave();
@@ -177,7 +184,7 @@ export class StartQueue {
       running: this.#running.size,
       waiting: this.#queues.normal.size,
       waitingLow: this.#queues.low.size,
-      reservedMib: this.#reservedMib,
+      reservedMib: this.#reservedMib + this.#missingMib(),
     };
   }
 
@@ -271,7 +278,15 @@ export class StartQueue {
 
   /** Memory that is free for sandboxes now, MiB; may be negative. */
   get roomMib(): number {
-    return this.#options.availableMib() - this.#reservedMib - this.#reserveMib;
+    const reservedMib = this.#reservedMib + this.#missingMib() + this.#reserveMib;
+    return this.#options.availableMib() - reservedMib;
+  }
+
+  /** What starts under way may still bring of what they share, each once, MiB. */
+  #missingMib(): number {
+    const needs = new Map<string, SharedNeed>();
+    for (const { shared } of this.#running) if (shared !== undefined) needs.set(shared.key, shared);
+    return [...needs.values()].reduce((sum, need) => sum + need.missingMib(), 0);
   }
 
   /**
@@ -296,13 +311,16 @@ export class StartQueue {
     };
   }
 
-  #fits({ memoryMib }: Waiting): boolean {
-    return !this.#isHeld && this.roomMib >= memoryMib;
+  #fits({ memoryMib, shared }: Waiting): boolean {
+    if (this.#isHeld) return false;
+    const isReserved = [...this.#running].some((one) => one.shared?.key === shared?.key);
+    const missingMib = shared === undefined || isReserved ? 0 : shared.missingMib();
+    return this.roomMib >= memoryMib + missingMib;
   }
 
-  async #start<T>(memoryMib: number, start: () => Promise<T>): Promise<T> {
+  async #start<T>({ memoryMib, shared }: Needed, start: () => Promise<T>): Promise<T> {
     const { clock } = this.#options;
-    const running: Running = { memoryMib, beganMs: clock.now() };
+    const running: Running = { memoryMib, shared, beganMs: clock.now() };
     this.#running.add(running);
     this.#reservedMib += memoryMib;
     try {

@@ -21,7 +21,7 @@ import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from 
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import { openGate, type StartGate } from './start-gate.ts';
-import type { Handover, StartQueue } from './start-queue.ts';
+import type { Handover, StartQueue, StartRequest } from './start-queue.ts';
 import type { NamedTemplate } from './template.ts';
 
 /** What a start is expected to take of the host's memory. */
@@ -102,8 +102,8 @@ export class Starter {
       start: (template, signal) =>
         this.#tracer.run(null, () => this.#startMember(template, signal)),
       turn: ({ spec, source }, signal, work) => {
-        const memoryMib = this.#expectedMib(spec, source, this.#gate.sharersOf(null));
-        const place = { memoryMib, sizeMib: spec.memoryMib, priority: 'low' } as const;
+        const needed = this.#neededBy(spec, source, this.#gate.sharersOf(null));
+        const place = { ...needed, sizeMib: spec.memoryMib, priority: 'low' } as const;
         return parts.queue.run({ ...place, tenant: HOST, queueTimeoutMs: null, signal }, work);
       },
     });
@@ -295,13 +295,13 @@ export class Starter {
   ): Promise<T> {
     const { source, start } = from;
     const queueTimeoutMs = request.queueTimeoutMs ?? QUEUE_TIMEOUT_MS;
-    const memoryMib = this.#expectedMib(spec, source, this.#sharersOf(request));
+    const needed = this.#neededBy(spec, source, this.#sharersOf(request));
     const tenant = this.#gate.ownerOf(request.annotations ?? {});
     const { isResume } = request;
     const place = {
       isResume,
       tenant,
-      memoryMib,
+      ...needed,
       sizeMib: spec.memoryMib,
       queueTimeoutMs,
       signal,
@@ -372,16 +372,16 @@ export class Starter {
   }
 
   /** A clone that shares its RAM has at first little of its own; all else takes what its size says. */
-  #expectedMib(
+  #neededBy(
     spec: Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>,
     source: StartSource | null,
     sharers: string | null,
-  ): number {
+  ): Pick<StartRequest<unknown>, 'memoryMib' | 'shared'> {
     const { sizes } = this.#parts;
     const { memoryMib } = spec;
     const maps = source !== null && 'mapMemory' in source && source.mapMemory !== undefined;
-    if (!maps || sharers === null || sizes?.canShare(spec) !== true) return memoryMib;
-    return sizes.expectedMib(memoryMib);
+    if (!maps || sharers === null || sizes?.canShare(spec) !== true) return { memoryMib };
+    return { memoryMib: sizes.expectedMib(memoryMib), shared: source.sharedNeed?.(sharers) };
   }
 
   #sharersOf({ annotations = {} }: CloneOwner): string | null {
