@@ -18,7 +18,7 @@ import { mayMapRam } from '../sandbox/memory/size.ts';
 import { LocalControlPlane } from '../sandbox/plane/control-plane.ts';
 import { MemoryGuard } from '../sandbox/plane/memory-guard.ts';
 import { type Copies, SnapshotManager } from '../sandbox/plane/snapshot-manager.ts';
-import type { StartGate } from '../sandbox/start/start-gate.ts';
+import { openGate, type StartGate } from '../sandbox/start/start-gate.ts';
 import { StartQueue } from '../sandbox/start/start-queue.ts';
 import { openStore } from '../store/store.ts';
 import { linkOrCopy } from '../sys/link-or-copy.ts';
@@ -96,7 +96,7 @@ export async function openControlPlane(
   const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
   // A store of another directory is temporary, and its key goes with it.
   const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
-  const { basesKeptMs = BASES_KEPT_MS } = options;
+  const { basesKeptMs = BASES_KEPT_MS, gate = openGate } = options;
   const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
   const allMib = Math.floor(totalMib());
   const reserveMib = reserveMibOf(allMib);
@@ -117,6 +117,7 @@ export async function openControlPlane(
     kernelDigest: artifacts.kernelDigest,
     rootImageDigest: artifacts.rootImageDigest,
     machineOf: (size) => driver.machineOf?.(size) ?? 'none',
+    ownerOf: (annotations) => gate.ownerOf(annotations),
   });
   try {
     const control = await LocalControlPlane.open({
@@ -126,7 +127,7 @@ export async function openControlPlane(
       snapshots,
       queue,
       accelerator: driver.accelerator,
-      gate: options.gate,
+      gate,
       sizes: {
         canShare: (size) => mayMapRam(driver.capabilities, size),
         expectedMib: (mib) => clones.expectedMib(mib),

@@ -26,8 +26,11 @@ export interface SnapshotTable {
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
   open(idOrName: string, what?: 'all' | 'disk'): Promise<OpenSnapshot>;
-  /** Newest first, including those of pauses. The space of a base is added to that of the oldest that needs it. */
-  list(): Promise<readonly SnapshotRow[]>;
+  /**
+   * Newest first, including those of pauses. The space of a base is added to that of the oldest that needs it.
+   * @param ownerOf of several owners each has an oldest, so what one sees does not depend on the others. Default: one owner
+   */
+  list(ownerOf?: (row: SnapshotRow) => string): Promise<readonly SnapshotRow[]>;
   /** @throws StoreError `not_found` */
   get(idOrName: string): Promise<SnapshotRow>;
   /** Removes the snapshot and files that only it needs; open descriptors stay valid. @throws StoreError `not_found`, `in_use` */
@@ -77,9 +80,9 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
       return await verified(opened, parts);
     },
     get,
-    async list() {
+    async list(ownerOf = () => '') {
       const rows = await db.read('list snapshots', (sql) => sql.prepare(LIST).all());
-      return withBases(rows.map(fromRow));
+      return withBases(rows.map(fromRow), ownerOf);
     },
     async remove(key) {
       await db.write(`remove snapshot ${key}`, (sql) => {
@@ -157,13 +160,18 @@ async function verified(
 }
 
 /** @param rows newest first */
-function withBases(rows: readonly SnapshotRow[]): readonly SnapshotRow[] {
-  const counted = new Set(rows.map(({ files }) => files.ram));
+function withBases(
+  rows: readonly SnapshotRow[],
+  ownerOf: (row: SnapshotRow) => string,
+): readonly SnapshotRow[] {
+  const keyOf = (row: SnapshotRow, digest = ''): string => `${digest} ${ownerOf(row)}`;
+  const counted = new Set(rows.map((row) => keyOf(row, row.files.ram)));
   return rows
     .toReversed()
     .map((row) => {
-      if (row.base === undefined || counted.has(row.base)) return row;
-      counted.add(row.base);
+      const key = keyOf(row, row.base);
+      if (row.base === undefined || counted.has(key)) return row;
+      counted.add(key);
       return { ...row, bytes: row.bytes + row.baseBytes };
     })
     .toReversed();

@@ -39,7 +39,6 @@ export interface Staging extends AsyncDisposable {
    * Commits once. On failure nothing is kept.
    * @param paused row of the sandbox whose pause this is, written in the same transaction; present if and only
    *   if the kind is `pause`
-   * @returns its `bytes` with those of a base that was not there before
    * @throws StoreError `name_taken`, `disk_full`, `snapshot_damaged`: the state is not what the VMM wrote
    */
   commit(snapshot: NewSnapshot, paused?: SandboxRow): Promise<SnapshotRow>;
@@ -171,7 +170,7 @@ async function keep(
   if (base !== undefined) parts.recent.note(base.digest);
   if (orphans > 0) await sweep(parts);
   await db.sync();
-  return isNewBase ? { ...row, bytes: row.bytes + baseBytes } : row;
+  return row;
 }
 
 /** Verifies a base that was written. @returns its space */

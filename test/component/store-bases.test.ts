@@ -102,8 +102,12 @@ describe('store: bases', () => {
       Object.fromEntries((await store.snapshots.list()).map((row) => [row.id, row.bytes]));
     const [one = '', two = ''] = rows.map(({ id }) => id);
     const before = await bytes();
-    expect(before[one]).toBe(rows[0]?.bytes);
-    expect((before[one] ?? 0) - (rows[0]?.baseBytes ?? 0)).toBe(before[two]);
+    const [first] = rows;
+    expect(before[one]).toBe((first?.bytes ?? 0) + (first?.baseBytes ?? 0));
+    expect(before[two]).toBe(first?.bytes);
+    // Of each owner.
+    const ofEach = await store.snapshots.list(({ id }) => id);
+    expect(ofEach.map(({ bytes: each }) => each)).toEqual([before[one], before[one]]);
     await store.snapshots.remove(one);
     expect((await bytes())[two]).toBe(before[one]);
     const whole = await takeSnapshot(store, 1);

@@ -6,7 +6,18 @@ import { TenantPlane } from '../../src/tenants/plane.ts';
 import { TenantQuotas } from '../../src/tenants/quota.ts';
 import { NO_QUOTAS, type Quotas } from '../../src/tenants/settings.ts';
 import { StorageQuota } from '../../src/tenants/storage-quota.ts';
+import { usageOf } from '../../src/tenants/usage.ts';
 import { FakeHost } from '../support/fake-host.ts';
+
+/** VMs map the RAM of one template, so that saves need one base. */
+async function openSharing(limits: Partial<Quotas> = {}) {
+  const known = { of: () => ({ ...NO_QUOTAS, ...limits }) };
+  const gate = new TenantQuotas(known, new FakeClock());
+  const host = await FakeHost.open({ gate, mapsMemory: 'differences' });
+  const storage = new StorageQuota(known, () => host.control.pausedBytes());
+  const planeOf = (tenant: string) => new TenantPlane(host.control, tenant, { storage });
+  return { host, acme: planeOf('acme'), other: planeOf('other') };
+}
 
 async function openWorld(limits: Partial<Quotas>) {
   const known = { of: () => ({ ...NO_QUOTAS, ...limits }) };
@@ -82,6 +93,59 @@ describe('quotas', () => {
     await expect(made).rejects.toThrow();
     expect(quotas.useOf('acme')).toMatchObject({ sandboxes: 0, memoryMib: 0 });
     await plane.create({ boot: true });
+  });
+
+  it('the space of snapshots depends on the tenant’s own alone, also of the base that they share', async () => {
+    const { host, acme, other } = await openSharing();
+    await using _host = host;
+    const [mine, theirs] = [await acme.create({}), await other.create({})];
+    const [third] = [await host.control.create({})];
+    // Each sequence of one, with all the others' before, between and after.
+    await other.snapshot(theirs.id, { name: 'before' });
+    const one = await acme.snapshot(mine.id, { name: 'one' });
+    await other.pause(theirs.id, 'disk');
+    const two = await acme.snapshot(mine.id, { name: 'two' });
+    const seen = await acme.snapshots();
+    expect(seen.map(({ bytes }) => bytes)).toEqual([two.bytes, one.bytes]);
+    const baseBytes = (await host.store.snapshots.get(one.id)).baseBytes;
+    expect(baseBytes).toBeGreaterThan(0);
+    expect(one.bytes - two.bytes).toBe(baseBytes);
+    await host.control.snapshot(third.id);
+    await other.removeSnapshot('before');
+    expect(await acme.snapshots()).toEqual(seen);
+    await other.remove(theirs.id);
+    expect(await acme.snapshots()).toEqual(seen);
+    // The operator sees what each tenant does.
+    const all = await host.control.snapshots();
+    expect(usageOf('acme', [], all).storageBytes).toBe(one.bytes + two.bytes);
+    // Its own older one goes: the next one counts with the base.
+    await acme.removeSnapshot('one');
+    expect((await acme.snapshots()).map(({ bytes }) => bytes)).toEqual([two.bytes + baseBytes]);
+  });
+
+  it('storage: a pause counts with the base that it needs, once for a tenant, whatever others save', async () => {
+    const { host, acme, other } = await openSharing();
+    await using _host = host;
+    const [mine, again, theirs] = [
+      await acme.create({}),
+      await acme.create({}),
+      await other.create({}),
+    ];
+    await other.snapshot(theirs.id);
+    await acme.pause(mine.id, 'disk');
+    await acme.pause(again.id, 'disk');
+    const paused = await host.control.pausedBytes();
+    const [first = 0, second = 0] = [mine, again].map(({ id }) => paused.get(id));
+    const rows = await host.store.snapshots.list();
+    const row = rows.find(({ sandboxId }) => sandboxId === mine.id);
+    expect(row?.baseBytes).toBeGreaterThan(0);
+    expect(first - second).toBe(row?.baseBytes);
+    // A snapshot after it counts without, and with it once the pause is gone.
+    const copy = await acme.snapshot(again.id);
+    expect(copy.bytes).toBe(second);
+    await acme.resume(mine.id);
+    await acme.remove(again.id);
+    expect((await acme.snapshots()).map(({ bytes }) => bytes)).toEqual([first]);
   });
 
   it('storage: nothing is saved once it is used up; snapshots keep their owner', async () => {

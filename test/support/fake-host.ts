@@ -297,6 +297,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
         kernelDigest: 'kernel',
         rootImageDigest: 'image',
         machineOf: () => FAKE_MACHINE,
+        ownerOf: (annotations) => options.gate?.ownerOf(annotations) ?? '',
       }),
       describe: async () => ({
         version: '0',

@@ -267,7 +267,7 @@ export class LocalControlPlane implements ControlPlane {
     const { name = null, diskOnly = false } = options;
     const sandbox = await this.#find(id);
     const made = sandbox.snapshot(name, diskOnly ? 'disk' : 'all');
-    return this.#parts.snapshots.info(await translateStoreErrors(made));
+    return await translateStoreErrors(made.then((row) => this.#parts.snapshots.shown(row)));
   }
 
   async fork(id: string, options: ForkOptions): Promise<readonly ForkResult[]> {

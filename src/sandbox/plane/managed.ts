@@ -403,10 +403,11 @@ export class ManagedSandbox {
 
   async #pauseToDisk(from: StateOf<'running' | 'paused'>, to: 'disk' | 'disk-only'): Promise<void> {
     const { snapshots } = this.#parts;
+    const { annotations } = this.policy;
     const isDiskOnly = to === 'disk-only';
     try {
       await this.#save(from, (supervisor) =>
-        snapshots.pause(supervisor, isDiskOnly ? 'disk' : 'all', (snapshotId, commit) =>
+        snapshots.pause(supervisor, { isDiskOnly, annotations }, (snapshotId, commit) =>
           this.#writer.inTurn(async () => {
             this.#spec = await this.#parts.rows.specToKeep(supervisor);
             await commit(this.#row(snapshotId, this.#life.end, isDiskOnly));

@@ -63,6 +63,8 @@ export interface SnapshotManagerParts {
   readonly kernelDigest: string;
   readonly rootImageDigest: string;
   machineOf(size: MachineSize): string;
+  /** Default: one owner. */
+  ownerOf?(annotations: SnapshotInfo['annotations']): string;
 }
 
 /** What a snapshot has of its own. */
@@ -72,12 +74,15 @@ export interface SnapshotLabel {
   readonly annotations: SnapshotInfo['annotations'];
 }
 
+/** Of a pause. */
+export interface PauseLabel extends Pick<SnapshotLabel, 'annotations'> {
+  readonly isDiskOnly: boolean;
+}
+
 /** What is saved, or used of what was saved. */
 export type SaveExtent = 'all' | 'disk';
 
 type RamMapper = Pick<CloneSource, 'mapMemory' | 'sharedNeed'>;
-
-const UNLABELED: SnapshotLabel = { name: null, annotations: {} };
 
 /** Keeps a clone source usable until its release. */
 export interface ForkLease extends AsyncDisposable {
@@ -105,13 +110,15 @@ export class SnapshotManager {
    */
   async pause(
     supervisor: Supervisor,
-    extent: SaveExtent,
+    { isDiskOnly, annotations }: PauseLabel,
     keep: (snapshotId: string, commit: (row: SandboxRow) => Promise<void>) => Promise<void>,
   ): Promise<void> {
     const id = newSandboxId();
     await using staging = await this.#parts.store.snapshots.stage();
-    await supervisor.save(this.#into(staging, extent), 'end', async (snapshot) => {
-      const made = this.#row(id, UNLABELED, 'pause', supervisor.spec, snapshot);
+    const target = this.#into(staging, isDiskOnly ? 'disk' : 'all');
+    await supervisor.save(target, 'end', async (snapshot) => {
+      const label = { name: null, annotations };
+      const made = this.#row(id, label, 'pause', supervisor.spec, snapshot);
       await keep(id, async (row) => void (await staging.commit(made, row)));
     });
   }
@@ -325,18 +332,30 @@ export class SnapshotManager {
   }
 
   async list(): Promise<readonly SnapshotInfo[]> {
-    const rows = await this.#parts.store.snapshots.list();
-    return rows.filter(({ kind }) => kind === 'snapshot').map((row) => this.info(row));
+    const rows = await this.#countedByOwner();
+    return rows.filter(({ kind }) => kind === 'snapshot').map((row) => this.#info(row));
+  }
+
+  /** As `list` shows it. */
+  async shown(row: SnapshotRow): Promise<SnapshotInfo> {
+    const rows = await this.#countedByOwner();
+    return this.#info(rows.find(({ id }) => id === row.id) ?? row);
   }
 
   /** By the sandbox's id. */
   async pausedBytes(): Promise<ReadonlyMap<string, number>> {
-    const rows = await this.#parts.store.snapshots.list();
+    const rows = await this.#countedByOwner();
     const pauses = rows.filter(({ kind }) => kind === 'pause');
     return new Map(pauses.map(({ sandboxId, bytes }) => [sandboxId, bytes]));
   }
 
-  info(row: SnapshotRow): SnapshotInfo {
+  /** An owner could see by the space of a base what others save and remove. */
+  async #countedByOwner(): Promise<readonly SnapshotRow[]> {
+    const { store, ownerOf = () => '' } = this.#parts;
+    return await store.snapshots.list((row) => ownerOf(annotationsOf(row)));
+  }
+
+  #info(row: SnapshotRow): SnapshotInfo {
     const { cpus, memoryMib, diskMib } = snapshotSpec(row);
     const { id, name, sandboxId, createdAtMs, bytes } = row;
     return {
