@@ -152,7 +152,14 @@ export interface RamDifference {
 }
 
 /** Where a save puts what the VM has changed in the RAM that it maps: into a file that holds that RAM, or into one of its own. */
-export type RamChanges = { readonly ramPath: string } | { readonly difference: RamDifference };
+export type RamChanges =
+  | { readonly ramPath: string }
+  | { readonly difference: RamDifference; readonly room?: ChangesRoom };
+
+/** Memory that a save reads pages into, each page there already. */
+export interface ChangesRoom {
+  readonly buffers: readonly ArrayBuffer[];
+}
 
 /** What a save has read and not yet written, so that the VM need not stand still for it. */
 export interface UnwrittenChanges {
@@ -248,7 +255,7 @@ export interface Vm {
   /** Present if the VM was started with a balloon. */
   readonly balloon?: Balloon;
   /**
-   * Stops the VM and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
+   * Stops the VM, if it runs, and writes its devices to a new file; RAM and disk do not change until `resume`. The vsock device and
    * the network card must be unplugged, and the caller must own the RAM. Present with the capability `snapshot`.
    * @param changes with `savesChanges`: gets what the VM has changed since its start; absent: `VmSpec.memoryFd`, which has
    *   the RAM that it maps, gets it
@@ -259,6 +266,11 @@ export interface Vm {
   readonly savesChanges?: boolean;
   /** How much of the RAM that it maps the VM has changed, bytes; also while it runs. Present with `savesChanges`. @throws VmmError */
   ownBytes?(): Promise<number>;
+  /**
+   * Makes the memory that `saveState` needs for a difference of this size, while the VM runs. Present with `savesChanges`.
+   * @param bytes more may change until then
+   */
+  makeRoom?(bytes: number): Promise<ChangesRoom>;
   /**
    * Stops the VM until `resume` and writes all of it, identity devices included. A clone gets its own channel and TAP;
    * its guest sees a new generation id and loses its connections.

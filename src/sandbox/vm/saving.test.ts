@@ -8,7 +8,13 @@ import { fillOnce, Saving } from './saving.ts';
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };
 
 /** A VM that maps its RAM. @param failures of the copy of that, the first ones */
-function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBytes = 50) {
+function world(
+  failures = 0,
+  hasEnvironment = false,
+  savesChanges = false,
+  ownBytes = 50,
+  hasNoRoom = false,
+) {
   const done: string[] = [];
   const step = async (name: string): Promise<void> => void done.push(name);
   let left = failures;
@@ -23,12 +29,18 @@ function world(failures = 0, hasEnvironment = false, savesChanges = false, ownBy
     savesChanges,
     saveState: async (_statePath: string, changes?: RamChanges) => {
       const path = changes && ('ramPath' in changes ? changes.ramPath : changes.difference.path);
-      await step(path === undefined ? 'devices' : `devices, changes into ${path}`);
+      const room = changes && 'room' in changes && changes.room?.buffers[0]?.byteLength;
+      const where = room === undefined || room === false ? '' : ` in room for ${room}`;
+      await step(path === undefined ? 'devices' : `devices, changes into ${path}${where}`);
       if (changes === undefined || 'ramPath' in changes) return SNAPSHOT;
       const rest = { write: () => step('write the rest'), close: () => step('close') };
       return { ...SNAPSHOT, rest };
     },
     ownBytes: async () => ownBytes,
+    makeRoom: async (bytes: number) => {
+      if (hasNoRoom) throw new RangeError('Array buffer allocation failed');
+      return { buffers: [new ArrayBuffer(bytes)] };
+    },
     pause: () => step('pause'),
     resume: () => step('resume'),
   } as unknown as Vm;
@@ -84,11 +96,20 @@ describe('Saving', () => {
 
   it('write: a VM that has changed at most half of what it maps writes a difference, each time', async () => {
     const { done, save } = world(0, false, true);
-    const steps = ['keep base /t', ...SAVED.slice(0, 3), 'devices, changes into /d', 'keep /o'];
+    const steps = [
+      ...['keep base /t', ...SAVED.slice(0, 3), 'pause'],
+      ...['devices, changes into /d in room for 50', 'keep /o'],
+    ];
     for (const _time of [1, 2]) {
       await save();
       expect(done.splice(0)).toEqual(steps);
     }
+  });
+
+  it('write: without room for the changes, which is made early, the VM is saved nevertheless', async () => {
+    const { done, save } = world(0, false, true, 50, true);
+    await save();
+    expect(done.slice(-2)).toEqual(['devices, changes into /d', 'keep /o']);
   });
 
   it('finish: the rest is written before the commit, or when the VM may run again', async () => {
@@ -110,7 +131,10 @@ describe('Saving', () => {
 
   it('write: of a VM that has changed more, all is kept while the guest runs, and gets its changes later', async () => {
     const { done, save } = world(0, false, true, 51);
-    const steps = ['keep /t', ...SAVED.slice(0, 3), 'devices, changes into /r', 'keep /o'];
+    const steps = [
+      ...['keep /t', ...SAVED.slice(0, 3), 'pause'],
+      ...['devices, changes into /r', 'keep /o'],
+    ];
     for (const _time of [1, 2]) {
       await save();
       expect(done.splice(0)).toEqual(steps);

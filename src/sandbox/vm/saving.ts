@@ -10,6 +10,7 @@
  *
  * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
  */
+import { ignore } from '../../base/ignore.ts';
 import type { Guest } from '../../guest/link.ts';
 import type { RamChanges, UnwrittenChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
 import { SandboxError } from '../errors.ts';
@@ -73,25 +74,29 @@ export class Saving {
       throw new SandboxError('snapshot_failed', 'this VMM can not save VMs');
     }
     const isKeptFirst = mapped !== undefined && vm.savesChanges === true;
-    let changes: RamChanges | undefined;
+    let kept: KeptRam = {};
     if (toMemory !== null) {
-      if (isKeptFirst) changes = await keepShared(vm, mapped, toMemory);
+      if (isKeptFirst) kept = await keepShared(vm, mapped, toMemory);
       else await fillMemory?.();
     }
     // The answers are in the programs' sockets once the guest has settled, and go with the memory.
     port.setSuspended(true);
     // Frozen also with memory: a sandbox may boot from the disk of any save. Only without memory must it boot.
     const isDiskOnly = toMemory === null;
-    await this.#guest.settle({ dropCaches: !isDiskOnly, freeze: true, mustFreeze: isDiskOnly });
+    const settled = { dropCaches: !isDiskOnly, freeze: true, mustFreeze: isDiskOnly };
+    const [changes] = await Promise.all([kept.changes?.(), this.#guest.settle(settled)]);
     this.#phase = 'unplugging';
     this.#guest.suspend();
     await vm.nicHotplug?.withdrawNic();
     await vsockHotplug.unplugVsock();
     this.#phase = 'stopped';
-    const snapshot = toMemory === null ? null : await this.#saveState(toMemory.statePath, changes);
-    if (toMemory === null) await vm.pause();
+    // A VM that is paused already can have its disk copied while its state is saved.
+    if (toMemory === null || isKeptFirst) await vm.pause();
+    const saving = toMemory === null ? null : this.#saveState(toMemory.statePath, changes);
+    if (!isKeptFirst) await saving;
     // All settle before a failure is thrown: no file may change or vanish under another copy.
     const copies = [
+      saving,
       ...(toMemory === null || isKeptFirst ? [] : [toMemory.keepMemory(memory.path)]),
       target.keepDisk(workspace.overlayPath),
       ...(hasEnvironment ? [target.keepEnvironment(workspace.environmentPath)] : []),
@@ -99,6 +104,7 @@ export class Saving {
     for (const copy of await Promise.allSettled(copies)) {
       if (copy.status === 'rejected') throw copy.reason;
     }
+    const snapshot = await saving;
     if (commit !== null) {
       await this.finish();
       await commit(snapshot);
@@ -140,18 +146,35 @@ export class Saving {
   }
 }
 
-/** Keeps RAM that a VM maps. @returns where the VMM writes what has changed since */
+interface KeptRam {
+  /** Where the VMM writes what has changed since. Called while the guest settles, which leaves this process idle. Does not throw. */
+  readonly changes?: () => Promise<RamChanges>;
+}
+
+/** Keeps RAM that a VM maps. */
 async function keepShared(
   vm: Vm,
   { path, base }: Pick<MappedMemory, 'path' | 'base'>,
   target: MemoryTarget,
-): Promise<RamChanges> {
+): Promise<KeptRam> {
   if (base !== undefined && target.keepBase !== undefined && vm.ownBytes !== undefined) {
-    const isSmall = (await vm.ownBytes()) <= base.dataBytes * CHANGED_PART_MAX;
-    if (isSmall) return { difference: await target.keepBase(base, path) };
+    const own = await vm.ownBytes();
+    if (own <= base.dataBytes * CHANGED_PART_MAX) {
+      const difference = await target.keepBase(base, path);
+      return {
+        changes: async () => {
+          const room = await vm.makeRoom?.(own).catch((error: unknown) => {
+            // A failure here would leave a guest that settles meanwhile.
+            ignore(error, 'the save makes it');
+            return undefined;
+          });
+          return { difference, ...(room && { room }) };
+        },
+      };
+    }
   }
   await target.keepMemory(path);
-  return { ramPath: target.ramPath };
+  return { changes: async () => ({ ramPath: target.ramPath }) };
 }
 
 /** Copies the RAM that a clone maps into `memory`, at the first call that succeeds. */

@@ -7,7 +7,7 @@ import { closeFd, createMemFd } from '../../sys/fd.ts';
 import { PAGE_BYTES } from '../../sys/memory.ts';
 import { readProcess } from '../../sys/process-memory.ts';
 import { applyDifference } from '../difference-file.ts';
-import { CapturedDifference } from './captured-difference.ts';
+import { CapturedDifference, makeRoom } from './captured-difference.ts';
 
 const BYTES = 160 * MIB;
 const DIGEST = 'ab'.repeat(32);
@@ -25,10 +25,15 @@ afterEach(() => {
 const descriptors = (): number => readdirSync('/proc/self/fd').length;
 
 describe('CapturedDifference', () => {
-  it('holds up to 128 MiB, and writes what is more at once; the file is the same', async () => {
+  it.each<[number | null, string]>([
+    [null, 'none'],
+    [10 * MIB, 'too little'],
+    [200 * MIB, 'enough'],
+  ])('holds up to 128 MiB, and writes what is more at once; room for %s bytes: %s', async (own) => {
+    const room = own === null ? undefined : await makeRoom(own);
     const before = descriptors();
     const path = join(dir, 'difference');
-    const captured = await CapturedDifference.open(path, base, BYTES, DIGEST);
+    const captured = await CapturedDifference.open(path, base, BYTES, DIGEST, room);
     const guest = createMemFd('guest', BYTES);
     for (let offset = 0; offset < BYTES; offset += MIB) {
       // A page of its own in each megabyte; what else it has is zero, as in the base.
@@ -58,6 +63,14 @@ describe('CapturedDifference', () => {
     expect(sizes.slice(-4)).toEqual([0, 1, 2, 3].map((mib) => (mib === 0 ? 0 : 64 + mib * MIB)));
     closeFd(guest);
     await captured.close();
+  });
+
+  it('makeRoom: whole buffers for what is asked and a bit more, at most for what is held', async () => {
+    const buffers = async (bytes: number): Promise<number> =>
+      (await makeRoom(bytes)).buffers.length;
+    expect([await buffers(0), await buffers(9 * MIB), await buffers(900 * MIB)]).toEqual([
+      1, 3, 33,
+    ]);
   });
 
   it('close: without a write nothing stays open', async () => {

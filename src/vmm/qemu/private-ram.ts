@@ -9,6 +9,7 @@ import { closeFd, type FileIdentity, fileIdentity, fileSize, isSealed } from '..
 import { allocateNative, PAGE_BYTES } from '../../sys/memory.ts';
 import { openProcessMemory, readProcess, writeProcess } from '../../sys/process-memory.ts';
 import { eachDataChunk, type OpenDifference, writeAll } from '../difference-file.ts';
+import type { ChangesRoom } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { CapturedDifference } from './captured-difference.ts';
 
@@ -151,11 +152,16 @@ export class PrivateRam {
    * Reads QEMU's own pages. The VM is stopped, and may run again afterwards: to find those that differ from the shared ones, and to
    * write them, takes several times as long.
    * @param path of a new file for the difference
+   * @param room of `makeRoom`
    * @returns what the caller writes or closes
    * @throws VmmError `vm_gone`; an errno error of the file
    */
-  async captureDifference(path: string, baseDigest: string): Promise<CapturedDifference> {
-    const captured = await CapturedDifference.open(path, this.fd, this.#bytes, baseDigest);
+  async captureDifference(
+    path: string,
+    baseDigest: string,
+    room?: ChangesRoom,
+  ): Promise<CapturedDifference> {
+    const captured = await CapturedDifference.open(path, this.fd, this.#bytes, baseDigest, room);
     try {
       await this.#eachOwnRun(({ memoryFd, from, offset, bytes }) => {
         const address = captured.place(offset, bytes);

@@ -7,6 +7,7 @@ import { connectUnix } from '../../sys/socket.ts';
 import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type {
   Balloon,
+  ChangesRoom,
   ChannelLimits,
   ChannelStats,
   DiskLimits,
@@ -21,7 +22,7 @@ import type {
 } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import { stateDigest } from '../snapshot.ts';
-import type { CapturedDifference } from './captured-difference.ts';
+import { type CapturedDifference, makeRoom } from './captured-difference.ts';
 import { limitDisks } from './disk-limits.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { NicSlot } from './nic.ts';
@@ -292,6 +293,10 @@ export class QemuVm implements Vm {
     return (await this.#privateMemory?.ram.ownBytes()) ?? 0;
   }
 
+  makeRoom(bytes: number): Promise<ChangesRoom> {
+    return makeRoom(bytes);
+  }
+
   async saveState(statePath: string, changes?: RamChanges): Promise<SavedState> {
     this.#requireRunning();
     const machine = this.#snapshotMachine;
@@ -301,12 +306,16 @@ export class QemuVm implements Vm {
     const own = this.#privateMemory;
     const { qmp } = this.#process;
     const state = own === null ? await saveState(qmp) : await saveDevices(qmp, own.configuration);
-    const rest = own === null ? undefined : await saveChanges(own, changes);
-    try {
-      await writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
-    } catch (error) {
+    const writing = writeFile(statePath, state, { flag: 'wx', mode: 0o600 });
+    const [written, captured] = await Promise.allSettled([
+      writing,
+      own === null ? undefined : saveChanges(own, changes),
+    ]);
+    if (captured.status === 'rejected') throw captured.reason;
+    const { value: rest } = captured;
+    if (written.status === 'rejected') {
       await rest?.close();
-      throw error;
+      throw written.reason;
     }
     const saved = { statePath, stateSha256: stateDigest(state), machine };
     if (changes === undefined || 'ramPath' in changes || rest === undefined) return saved;
@@ -361,7 +370,7 @@ async function saveChanges(
     await ram.writeOwnPages(file.fd);
   } else {
     const { path, baseDigest } = changes.difference;
-    return await ram.captureDifference(path, baseDigest);
+    return await ram.captureDifference(path, baseDigest, changes.room);
   }
   return undefined;
 }
