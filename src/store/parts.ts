@@ -1,5 +1,6 @@
 /** Parts that the tables share, and the only way files leave the store. */
 import type { Clock } from '../base/clock.ts';
+import type { BaseCopies } from './base-copies.ts';
 import type { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
 import type { Files, Swept } from './files.ts';
@@ -17,6 +18,8 @@ export interface StoreParts {
   readonly sealing: Sealing;
   /** Of this process. */
   readonly whole: WholeFiles;
+  /** Of this process. */
+  readonly copies: BaseCopies;
   /** Kept although no row names them. */
   readonly recent: RecentBases;
 }

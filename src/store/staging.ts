@@ -32,7 +32,7 @@ export interface Staging extends AsyncDisposable {
   /**
    * Makes sure that the store has the base of a difference, until `discard` or the row that needs it. A failure discards
    * all files.
-   * @param copy writes it; called only if it is missing or damaged
+   * @param copy writes it; called only if it is missing or damaged, and no other save of this process writes it
    */
   keepBase(digest: string, copy: (to: string) => Promise<void>): Promise<void>;
   /**
@@ -71,6 +71,7 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
   const discard = async (): Promise<void> => {
     const kept = base;
     base = undefined;
+    if (kept !== undefined) parts.copies.forget(kept.digest, paths.base);
     await kept?.file?.close();
     await files.discard(stagingDir);
     await files.emptyTrash();
@@ -88,9 +89,12 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
     write: (work) => orDiscard('write a snapshot', () => work(paths)),
     keepBase: (digest, copy) =>
       orDiscard('keep the RAM that a snapshot needs', async () => {
-        const file = await openBase(parts, digest);
-        base = { digest, file };
-        if (file === null) await copy(paths.base);
+        let isThere = false;
+        while (!isThere) {
+          const file = await openBase(parts, digest);
+          base = { digest, file };
+          isThere = file !== null || (await parts.copies.write(digest, paths.base, copy));
+        }
       }),
     commit: async (snapshot, paused) => {
       const row = await orDiscard(`keep snapshot ${snapshot.id}`, () =>

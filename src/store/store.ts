@@ -26,6 +26,7 @@ import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
+import { BaseCopies } from './base-copies.ts';
 import { Database } from './database.ts';
 import { asStoreError } from './errors.ts';
 import { Files, type Swept } from './files.ts';
@@ -117,7 +118,8 @@ async function openParts(
         db.close();
         throw error;
       }
-      return { dir, clock, db, files, lock: opened, sealing, whole: new WholeFiles() };
+      const own = { whole: new WholeFiles(), copies: new BaseCopies() };
+      return { dir, clock, db, files, lock: opened, sealing, ...own };
     });
   } catch (error) {
     await lock?.close();

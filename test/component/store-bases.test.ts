@@ -68,6 +68,60 @@ describe('store: bases', () => {
     expect((await take(store, 3, of)).copies).toBe(1);
   });
 
+  it('is written once by saves at once, each of which may fail', async () => {
+    const { dir, store } = await temporaryStore();
+    const of = await base();
+    const held = Promise.withResolvers<void>();
+    let copies = 0;
+    const copy = async (to: string): Promise<void> => {
+      copies += 1;
+      await held.promise;
+      await of.copy(to);
+    };
+    const stage = async (seed: number) => {
+      const staging = await store.snapshots.stage();
+      const kept = staging.keepBase(of.digest, copy);
+      const commit = async () => {
+        await staging.write(async (paths) => {
+          await writeSnapshot({ ...paths, ram: `${paths.ram}-unused` }, seed);
+          await writeFile(paths.difference, `difference ${seed}`);
+        });
+        return await staging.commit(newSnapshot(seed, { base: of.digest }));
+      };
+      return { staging, kept, commit };
+    };
+    const [one, two, three] = [await stage(1), await stage(2), await stage(3)];
+    held.resolve();
+    await Promise.all([one, two, three].map(({ kept }) => kept));
+    expect(copies).toBe(1);
+    // Who wrote it fails; the others have it nevertheless.
+    await one.staging.discard();
+    const rows = [await two.commit(), await three.commit()];
+    expect((await onDisk(dir)).files).toEqual(await named(store));
+    expect(await onDisk(dir)).toMatchObject({ trash: [] });
+    for (const { id } of rows) {
+      await using open = await store.snapshots.open(id);
+      expect(await digestSparse(open.paths.base ?? '')).toBe(of.digest);
+    }
+    for (const { id } of rows) await store.snapshots.remove(id);
+    expect((await onDisk(dir)).files).toEqual([]);
+    // A copy that is in the store by now, or has failed, is no copy to link to.
+    const [four, five] = [await stage(4), await stage(5)];
+    await four.kept;
+    await four.commit();
+    await five.kept;
+    await five.commit();
+    expect(copies).toBe(2);
+    for (const { id } of await store.snapshots.list()) await store.snapshots.remove(id);
+    const broken = await store.snapshots.stage();
+    const writing = broken.keepBase(of.digest, () => Promise.reject(new Error('broken')));
+    const six = await stage(6);
+    await expect(writing).rejects.toThrow('broken');
+    await six.kept;
+    await six.commit();
+    expect(copies).toBe(3);
+  });
+
   it('stays for a while after the last save that needed it, at most four, and not beyond the store', async () => {
     const clock = new FakeClock();
     const { dir, store } = await temporaryStore(undefined, clock, 1000);
