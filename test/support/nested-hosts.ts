@@ -14,7 +14,7 @@ print('hello from', os.getuid(), platform.release())
 export function nestedHosts(world: NestedWorld): void {
   const asUser = (command: string): string =>
     `setpriv --reuid ${USER} --regid ${USER} --init-groups \
-       env HOME=/home/${USER} NEUROVISOR_HOME=${USER_HOME} ${command}`;
+       env HOME=/home/${USER} NEUROVISOR_HOME=${USER_HOME} NODE_COMPILE_CACHE=${USER_HOME}/cache/node ${command}`;
   const doctor = async (within: string): Promise<string> =>
     await world.sh(`${within} node src/cli/main.ts doctor || [ $? = 1 ]`, RUN_MS_MAX);
 
@@ -23,6 +23,8 @@ export function nestedHosts(world: NestedWorld): void {
       useradd --create-home --groups kvm ${USER}
       mkdir ${USER_HOME}
       cp -a --sparse=always $NEUROVISOR_HOME/cache ${USER_HOME}
+      # Node.js keeps one of each user.
+      for dir in ${USER_HOME}/cache/node/*-0; do mv $dir \${dir%0}$(id -u ${USER}); done
       chown -R ${USER}: ${USER_HOME}
       cat > /tmp/hello.py << 'END'${HELLO}END`);
   });

@@ -15,7 +15,7 @@ import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.
 import { readConfig } from '../../src/config.ts';
 import { resolveHome } from '../../src/home.ts';
 import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/vmm/firecracker/versions.ts';
-import type { NestedParts } from '../../tools/nested/disks.ts';
+import { COMPILE_CACHE, type NestedParts } from '../../tools/nested/disks.ts';
 import { nestedResults, type OpenNestedHost, openNestedHost } from '../../tools/nested/open.ts';
 import { ROOT } from './cli.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
@@ -36,6 +36,7 @@ const STOP_MS_MAX = 300_000;
 export const NESTED_ENVIRONMENT = [
   `export HOME=/root NEUROVISOR_HOME=${HOME} NO_COLOR=1`,
   'export NEUROVISOR_FIRECRACKER=/tools/firecracker/firecracker NEUROVISOR_JAILER=/tools/firecracker/jailer',
+  `export NODE_COMPILE_CACHE=${COMPILE_CACHE}`,
   'export PATH=/tools:/usr/sbin:/usr/bin:/sbin:/bin',
   'cd /data/neurovisor',
   '',
@@ -216,7 +217,7 @@ export function useNestedHost(parts: NestedParts, name: string): NestedWorld {
     const out = '/tmp/command';
     return await sh(
       `
-      env | grep -E '^(HOME=|NEUROVISOR_|NO_COLOR|PATH=)' > ${out}.env
+      env | grep -E '^(HOME=|NEUROVISOR_|NODE_|NO_COLOR|PATH=)' > ${out}.env
       cat > /run/systemd/system/command.service << END
 [Service]
 Type=oneshot
@@ -258,7 +259,8 @@ END
       done`;
     await sh(
       `
-      NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} env | grep -E '^(NEUROVISOR_|NO_COLOR|PATH=)' > ${out}.env
+      NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} NODE_COMPILE_CACHE=${home}/cache/node \
+        env | grep -E '^(NEUROVISOR_|NODE_|NO_COLOR|PATH=)' > ${out}.env
       sed "${unit.join('; ')}" docs/neurovisor.service > /run/systemd/system/${UNIT}
       systemctl daemon-reload
       systemctl start ${UNIT}
