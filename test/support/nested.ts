@@ -182,11 +182,12 @@ export function useNestedHost(parts: NestedParts, name: string): NestedWorld {
   });
   const results: NestedResult[] = [];
   afterEach(({ task }) => {
-    results.push({
-      suite: task.suite?.name ?? '',
-      title: task.name,
-      passed: task.result?.state === 'pass',
-    });
+    const suite = task.suite?.name ?? '';
+    const passed = task.result?.state === 'pass';
+    results.push({ suite, title: task.name, passed });
+    // Vitest tells nothing before the end of the file, which a run that is cut off does not see.
+    const errors = (task.result?.errors ?? []).map(({ message }) => `\n${message}`);
+    process.stderr.write(`${passed ? '✓' : '×'} ${suite}: ${task.name}${errors.join('')}\n`);
     // Else a failure would be taken for one of the product.
     if (task.result?.state === 'fail') made?.nested.host.check();
   });
