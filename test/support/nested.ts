@@ -28,10 +28,10 @@ export type NestedVmm = 'firecracker' | 'qemu';
 const HOME = '/data/home';
 const UNIT = 'neurovisor.service';
 const ROOT_USER = { user: 'root', home: HOME };
-const INTERNET_MS_MAX = 120_000;
+const INTERNET_MS_MAX = 600_000;
 /** The checks of a start take 40 s on an idle machine, and many times that on a busy one. */
 const SERVE_MS_MAX = 900_000;
-const STOP_MS_MAX = 300_000;
+const STOP_MS_MAX = 600_000;
 /** First lines of a script of the nested host. */
 export const NESTED_ENVIRONMENT = [
   `export HOME=/root NEUROVISOR_HOME=${HOME} NO_COLOR=1`,
@@ -163,7 +163,7 @@ export interface NestedWorld {
   serve(vmm: NestedVmm, as?: { user: string; home: string }): Promise<NestedDaemon>;
 }
 
-const SH_MS_MAX = 300_000;
+const SH_MS_MAX = 600_000;
 
 /** Describe-body. @param name of the record of this run's results */
 export function useNestedHost(parts: NestedParts, name: string): NestedWorld {

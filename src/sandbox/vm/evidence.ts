@@ -19,6 +19,8 @@ import type { HostViolations } from '../parts.ts';
 import { diskEvent } from './full-disk.ts';
 
 const EXIT_GRACE_MS = 500;
+/** From the end of a VMM's process to our notice of it: on a busy host, several seconds. */
+const NOTICE_MS_MAX = 30_000;
 
 export interface EvidenceParts {
   readonly clock: Clock;
@@ -86,10 +88,15 @@ export class Evidence {
     this.#emit([event]);
   }
 
-  /** Waits a moment for the exit of the VM, which explains more than a broken link. */
+  /** Waits a moment for the exit of the VM, which explains more than a broken link; longer if the VMM has ended. */
   async exitOrGrace(vm: Vm): Promise<void> {
+    await this.#exitWithin(vm, EXIT_GRACE_MS);
+    if (!vm.isAlive()) await this.#exitWithin(vm, NOTICE_MS_MAX);
+  }
+
+  async #exitWithin(vm: Vm, ms: number): Promise<void> {
     const grace = Promise.withResolvers<void>();
-    const cancel = this.#parts.clock.after(EXIT_GRACE_MS, grace.resolve);
+    const cancel = this.#parts.clock.after(ms, grace.resolve);
     await Promise.race([vm.exited, grace.promise]);
     cancel();
   }

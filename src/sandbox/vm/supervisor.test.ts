@@ -14,6 +14,8 @@ import { Supervisor } from './supervisor.ts';
 
 type Step = 'workspace' | 'overlay' | 'listener' | 'bridge' | 'vm' | 'hello';
 
+const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
 /** Parts without a VM: they record what is held, and fail or hang as configured. */
 function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const held = new Set<string>();
@@ -22,6 +24,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
   const exited = Promise.withResolvers<VmExit>();
   const closed = Promise.withResolvers<GuestClosed>();
   const updates = { fail: false };
+  const vmm = { isAlive: true };
   const packages = {
     policies: [] as (PackagePolicy | null)[],
     fetch: (_fetch: PackageFetch): void => undefined,
@@ -48,7 +51,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
       channelPath: '/c',
       timings: { spawnedMs: 5, runningMs: 30 },
       exited: exited.promise,
-      isAlive: () => true,
+      isAlive: () => vmm.isAlive,
       consoleTail: () => 'Kernel panic - not syncing\n',
       logs: { console: new ByteTail(1), vmm: new ByteTail(1) },
       terminal: null,
@@ -129,7 +132,7 @@ function fakeParts(trouble: { fail?: Step; hang?: Step } = {}) {
     clock,
     log: silentLog,
   };
-  return { parts, held, releases, clock, exited, closed, packages, updates };
+  return { parts, held, releases, clock, exited, closed, packages, updates, vmm };
 }
 
 function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions = {}) {
@@ -375,6 +378,34 @@ describe('Supervisor', () => {
     fake.closed.resolve({ reason: 'lost', detail: '' });
     fake.exited.resolve({ cause: 'vmm-crashed', exitCode: null, signal: 'SIGKILL', detail: '' });
     expect((await sandbox.ended).cause).toBe('vmm-killed');
+  });
+
+  it('an end of the VM that is noticed late explains the broken link, too', async () => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake);
+    await sandbox.start();
+    fake.vmm.isAlive = false;
+    fake.closed.resolve({ reason: 'lost', detail: '' });
+    await settle();
+    fake.clock.advance(500);
+    await settle();
+    fake.clock.advance(20_000);
+    await settle();
+    fake.exited.resolve({ cause: 'vmm-crashed', exitCode: null, signal: 'SIGKILL', detail: '' });
+    expect((await sandbox.ended).cause).toBe('vmm-killed');
+  });
+
+  it('an end of the VM that is never noticed does not keep the sandbox', async () => {
+    const fake = fakeParts();
+    const { sandbox } = supervise(fake);
+    await sandbox.start();
+    fake.vmm.isAlive = false;
+    fake.closed.resolve({ reason: 'lost', detail: '' });
+    await settle();
+    fake.clock.advance(500);
+    await settle();
+    fake.clock.advance(30_000);
+    expect((await sandbox.ended).cause).toBe('agent-lost');
   });
 
   it('illegal requests are refused and change nothing', async () => {
