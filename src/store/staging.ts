@@ -36,6 +36,11 @@ export interface Staging extends AsyncDisposable {
    */
   keepBase(digest: string, copy: (to: string) => Promise<void>): Promise<void>;
   /**
+   * Reads the files and brings them to the disk, once they are whole, so that `commit` need not. Does not throw: `commit` of
+   * the same snapshot then fails.
+   */
+  prepare(snapshot: NewSnapshot): Promise<void>;
+  /**
    * Commits once. On failure nothing is kept.
    * @param paused row of the sandbox whose pause this is, written in the same transaction; present if and only
    *   if the kind is `pause`
@@ -49,6 +54,7 @@ export interface Staging extends AsyncDisposable {
 interface Digested {
   readonly files: PerFile;
   readonly bytes: number;
+  readonly baseBytes: number;
 }
 
 export async function newStaging(parts: StoreParts): Promise<Staging> {
@@ -68,6 +74,7 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
     environment: `${stagingDir}/environment`,
   };
   let base: KeptBase | undefined;
+  let prepared: { readonly id: string; readonly digested: Promise<Digested> } | undefined;
   const discard = async (): Promise<void> => {
     const kept = base;
     base = undefined;
@@ -96,10 +103,17 @@ export async function newStaging(parts: StoreParts): Promise<Staging> {
           isThere = file !== null || (await parts.copies.write(digest, paths.base, copy));
         }
       }),
+    prepare: async (snapshot) => {
+      const digested = digestAll(paths, snapshot, base);
+      prepared = { id: snapshot.id, digested };
+      await digested.catch((error: unknown) => ignore(error, 'reported by the commit'));
+    },
     commit: async (snapshot, paused) => {
-      const row = await orDiscard(`keep snapshot ${snapshot.id}`, () =>
-        keep(parts, paths, { snapshot, paused, base }),
-      );
+      const row = await orDiscard(`keep snapshot ${snapshot.id}`, () => {
+        assert((prepared?.id ?? snapshot.id) === snapshot.id, 'another snapshot was prepared');
+        const digest = () => prepared?.digested ?? digestAll(paths, snapshot, base);
+        return keep(parts, paths, { snapshot, paused, base, digest });
+      });
       await discard();
       return row;
     },
@@ -134,19 +148,18 @@ async function keep(
     readonly snapshot: NewSnapshot;
     readonly paused: SandboxRow | undefined;
     readonly base: KeptBase | undefined;
+    digest(): Promise<Digested>;
   },
 ): Promise<SnapshotRow> {
   const { db, files, lock, clock, sealing, whole } = parts;
   const { snapshot, paused } = what;
   const isPause = paused?.pausedSnapshotId === snapshot.id;
   assert((snapshot.kind === 'pause') === isPause, 'a pause and its sandbox come together');
-  // A save without the memory, or with all of it, may follow an attempt with a base.
-  const base = snapshot.base === undefined ? undefined : what.base;
+  const base = neededBase(snapshot, what.base);
   assert(snapshot.base === base?.digest, 'a snapshot names the base that was kept for it');
   await db.read('check the name', (sql) => requireFreeName(sql, snapshot.name));
-  const digested = await digestAll(paths, snapshot);
-  const baseBytes = await bytesOfBase(paths, base);
-  const row = { ...snapshot, ...digested, baseBytes, createdAtMs: Math.floor(clock.wall()) };
+  const digested = await what.digest();
+  const row = { ...snapshot, ...digested, createdAtMs: Math.floor(clock.wall()) };
   const { environment } = digested.files;
   const staged = new Map<string, string>();
   for (const role of rolesOf(snapshot)) staged.set(digested.files[role] ?? '', paths[role]);
@@ -176,6 +189,10 @@ async function keep(
   await db.sync();
   return row;
 }
+
+/** A save without the memory, or with all of it, may follow an attempt with a base. */
+const neededBase = (snapshot: NewSnapshot, base: KeptBase | undefined): KeptBase | undefined =>
+  snapshot.base === undefined ? undefined : base;
 
 /** Verifies a base that was written. @returns its space */
 async function bytesOfBase(
@@ -213,7 +230,11 @@ async function copyIfSwept(
   return true;
 }
 
-async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot): Promise<Digested> {
+async function digestAll(
+  paths: Required<SnapshotPaths>,
+  snapshot: NewSnapshot,
+  base: KeptBase | undefined,
+): Promise<Digested> {
   const files: { -readonly [K in keyof PerFile]: PerFile[K] } = { disk: '' };
   let bytes = 0;
   for (const role of rolesOf(snapshot)) {
@@ -242,7 +263,8 @@ async function digestAll(paths: Required<SnapshotPaths>, snapshot: NewSnapshot):
     const subject = `keep snapshot ${snapshot.id}`;
     throw new StoreError('snapshot_damaged', `${subject}: its state is not what the VMM wrote`);
   }
-  return { files: { ...files, ...more }, bytes };
+  const baseBytes = await bytesOfBase(paths, neededBase(snapshot, base));
+  return { files: { ...files, ...more }, bytes, baseBytes };
 }
 
 function insertSnapshot(sql: DatabaseSync, row: SnapshotRow): void {

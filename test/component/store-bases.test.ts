@@ -32,6 +32,8 @@ async function take(
   seed: number,
   { digest, copy }: Awaited<ReturnType<typeof base>>,
   change: Partial<NewSnapshot> = {},
+  /** Before the commit. */
+  prepare: 'prepared' | 'damaged' | null = null,
 ) {
   await using staging = await store.snapshots.stage();
   let copies = 0;
@@ -44,6 +46,8 @@ async function take(
     await writeFile(paths.difference, `difference ${seed}`);
   });
   const snapshot = newSnapshot(seed, { base: digest, ...change });
+  if (prepare === 'damaged') await writeFile(staging.paths.state, 'another state');
+  if (prepare !== null) await staging.prepare(snapshot);
   if (change.kind !== 'pause') return { row: await staging.commit(snapshot), copies };
   const sandbox = newSandbox({ status: 'paused', pausedSnapshotId: snapshot.id });
   return { row: await staging.commit(snapshot, sandbox), copies, sandbox };
@@ -120,6 +124,22 @@ describe('store: bases', () => {
     await six.kept;
     await six.commit();
     expect(copies).toBe(3);
+  });
+
+  it('prepare: the commit gives the same row, and fails for what was found before', async () => {
+    const { dir, store } = await temporaryStore();
+    const of = await base();
+    const { row } = await take(store, 1, of);
+    await store.snapshots.remove(row.id);
+    const { id, sandboxId } = row;
+    const { row: again } = await take(store, 1, of, { id, sandboxId }, 'prepared');
+    expect({ ...again, createdAtMs: 0 }).toEqual({ ...row, createdAtMs: 0 });
+    await using open = await store.snapshots.open(again.id);
+    expect(await readFile(open.paths.difference ?? '', 'utf8')).toBe('difference 1');
+    await expect(take(store, 2, of, {}, 'damaged')).rejects.toMatchObject({
+      code: 'snapshot_damaged',
+    });
+    expect((await onDisk(dir)).files).toEqual(await named(store));
   });
 
   it('stays for a while after the last save that needed it, at most four, and not beyond the store', async () => {

@@ -132,8 +132,11 @@ export class SnapshotManager {
     await this.requireFreeName(label.name);
     await using staging = await this.#parts.store.snapshots.stage();
     let made: NewSnapshot | undefined;
-    await supervisor.save(this.#into(staging, extent), 'continue', async (snapshot) => {
+    await supervisor.save(this.#into(staging, extent), 'continue', async (snapshot, whole) => {
       made = this.#row(newSandboxId(), label, 'snapshot', supervisor.spec, snapshot);
+      await whole;
+      // While the guest comes back; it counts once that has.
+      await staging.prepare(made);
     });
     if (made === undefined) throw new Error('a save without a commit');
     return await staging.commit(made);
