@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { MIB } from '../base/units.ts';
 import { ByteTail } from './tail.ts';
 
 describe('ByteTail', () => {
@@ -17,6 +18,14 @@ describe('ByteTail', () => {
         expect(tail.after(position).toString()).toBe(all.slice(from));
       }
     }
+  });
+
+  it('takes memory for what was written, not for what it may keep', () => {
+    const before = process.memoryUsage().arrayBuffers;
+    const tails = Array.from({ length: 100 }, () => new ByteTail(MIB));
+    for (const tail of tails) tail.push(Buffer.alloc(1_000, 'a'));
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(MIB);
+    expect(tails.every((tail) => tail.text().length === 1_000)).toBe(true);
   });
 
   it('onWrite: reports each write until stopped; a listener that throws stops no other', () => {

@@ -1,17 +1,23 @@
 import { Listeners } from '../base/listeners.ts';
 import type { LogTail } from './driver.ts';
 
-/** Keeps the last bytes of an endless stream. */
+/** Of a tail of which nothing was written: most guests write nothing to their console. */
+const FIRST_BYTES = 64;
+
+/** Keeps the last bytes of an endless stream. Its memory grows with what it keeps. */
 export class ByteTail implements LogTail {
-  readonly #ring: Buffer;
+  readonly #bytesMax: number;
+  #ring: Buffer;
   readonly #listeners = new Listeners<void>();
   #total = 0;
 
   constructor(bytesMax: number) {
-    this.#ring = Buffer.alloc(bytesMax);
+    this.#bytesMax = bytesMax;
+    this.#ring = Buffer.alloc(Math.min(bytesMax, FIRST_BYTES));
   }
 
   push(bytes: Uint8Array): void {
+    this.#growTo(this.#total + bytes.length);
     const size = this.#ring.length;
     const kept = bytes.subarray(Math.max(0, bytes.length - size));
     const at = (this.#total + bytes.length - kept.length) % size;
@@ -20,6 +26,15 @@ export class ByteTail implements LogTail {
     this.#ring.set(kept.subarray(first), 0);
     this.#total += bytes.length;
     this.#listeners.emit();
+  }
+
+  /** A ring below its maximum holds the stream from its beginning. */
+  #growTo(bytes: number): void {
+    const { length } = this.#ring;
+    if (bytes <= length || length === this.#bytesMax) return;
+    const grown = Buffer.alloc(Math.min(this.#bytesMax, Math.max(bytes, 2 * length)));
+    grown.set(this.#ring.subarray(0, this.#total));
+    this.#ring = grown;
   }
 
   get total(): number {

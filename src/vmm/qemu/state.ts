@@ -112,8 +112,10 @@ export function configurationOf(state: Buffer): Buffer {
     }
     const next = state[at];
     if (next !== SECTION_START && next !== SECTION_FULL) throw problem('no section');
-    // A copy: it is kept as long as the VM, and must not keep the rest.
-    return Buffer.from(state.subarray(0, at));
+    // It is kept as long as the VM: a copy that keeps neither the rest nor, as `Buffer.from` does, a piece of Node's pool (64 KiB).
+    const kept = Buffer.alloc(at);
+    state.copy(kept, 0, 0, at);
+    return kept;
   } catch (error) {
     if (error instanceof RangeError) throw problem('no end');
     throw error;
