@@ -38,6 +38,7 @@ import { MIB } from '../base/units.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
 import { closeFd, createMemFd } from '../sys/fd.ts';
 import { makeFifo } from '../sys/fifo.ts';
+import { withoutHugePages } from '../sys/huge-pages.ts';
 import { killIfRunning, startTicksOf } from '../sys/process-start.ts';
 import { setLimit } from '../sys/rlimit.ts';
 import type { Cgroup, Cgroups } from './cgroup.ts';
@@ -224,12 +225,10 @@ function launch(
     block = openGate(join(plan.dir, `gate.${plan.id}`));
     writeSync(seccomp, parts.filter, 0, parts.filter.length, 0);
     closeAllOnExec();
-    child = spawn(command, args, {
-      stdio: [...plan.stdio, 'pipe', block, seccomp],
-      detached: true,
-      cwd: '/',
-      env: {},
-    });
+    const stdio = [...plan.stdio, 'pipe' as const, block, seccomp];
+    const start = (): ChildProcess =>
+      spawn(command, args, { stdio, detached: true, cwd: '/', env: {} });
+    child = plan.hugePages === false ? withoutHugePages(start) : start();
   } catch (error) {
     if (block !== undefined) closeFd(block);
     throw error;

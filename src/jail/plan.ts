@@ -51,6 +51,8 @@ export interface JailPlan {
   readonly hasDriver?: boolean;
   /** Open descriptors. Default: enough for a VMM. */
   readonly openFilesMax?: number;
+  /** False: the kernel gives it no transparent huge pages, even where it asks for them. Default: true. */
+  readonly hugePages?: boolean;
 }
 
 const ID = /^[a-z0-9]{1,64}$/;

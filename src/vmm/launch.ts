@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import type { DiskLimits } from '../base/disk-limits.ts';
 import { searchPath } from '../base/search-path.ts';
 import { closeAllOnExec } from '../sys/close-on-exec.ts';
+import { withoutHugePages } from '../sys/huge-pages.ts';
 import { VmmError } from './errors.ts';
 
 /**
@@ -36,6 +37,8 @@ export interface LaunchPlan {
   readonly cpus: number;
   /** Limits that the VMM enforces on its guest; a jail may enforce them on the VMM. */
   readonly diskLimits?: DiskLimits;
+  /** False: the kernel gives it no transparent huge pages, even where it asks for them. Default: true. */
+  readonly hugePages?: boolean;
 }
 
 /** Indexed by the VMM's descriptor; a number is one of ours that it inherits. */
@@ -67,16 +70,17 @@ export interface Launched {
  * `setpriv` (util-linux) sets the parent-death signal and no_new_privs, and becomes the VMM by execve.
  * The kernel ties that signal to the thread that spawned: call it from the main thread.
  */
-export const launchDirect: Launch = async ({ argv, stdio }) => {
+export const launchDirect: Launch = async ({ argv, stdio, hugePages = true }) => {
   closeAllOnExec();
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--no-new-privs', '--', ...argv], {
-    stdio: [...stdio],
-    detached: true,
-    cwd: '/',
-    // Only the search path passes.
-    env: { PATH: searchPath(process.env['PATH']) },
-  });
-  return ofChild(child);
+  const start = (): ChildProcess =>
+    spawn('setpriv', ['--pdeathsig', 'KILL', '--no-new-privs', '--', ...argv], {
+      stdio: [...stdio],
+      detached: true,
+      cwd: '/',
+      // Only the search path passes.
+      env: { PATH: searchPath(process.env['PATH']) },
+    });
+  return ofChild(hugePages ? start() : withoutHugePages(start));
 };
 
 /** For a child that is the VMM itself. */

@@ -102,6 +102,9 @@ async function end(launched: Launched): Promise<void> {
   await launched.release();
 }
 
+/** `THP_enabled` where nobody has set it: 0 in a kernel without huge pages. */
+const USUAL_THP = /^THP_enabled:\s+(\d)$/m.exec(readFileSync('/proc/1/status', 'latin1'))?.[1];
+
 const groups = (): string[] =>
   execFileSync('find', ['/sys/fs/cgroup', '-type', 'd', '-path', '*/neurovisor/jailed.*'], {
     encoding: 'utf8',
@@ -127,6 +130,13 @@ const isThere = (pid: number): boolean =>
   !/^State:\s*[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
 
 describe('launch', () => {
+  it('launch: a VMM without huge pages has none, though it may ask for them', async () => {
+    const { pid } = await launch({ hugePages: false });
+    const statuses = [pid, process.pid].map((of) => readFileSync(`/proc/${of}/status`, 'latin1'));
+    const enabled = statuses.map((status) => /^THP_enabled:\s+(\d)$/m.exec(status)?.[1]);
+    expect(enabled).toEqual(['0', USUAL_THP]);
+  });
+
   it('launch: the VMM has its own user and processes, and a root with only its program and files', async (context) => {
     const image = join(dir, 'image');
     const disk = join(dir, 'disk');

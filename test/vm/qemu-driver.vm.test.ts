@@ -1,5 +1,5 @@
 /** The QEMU driver with real guests: parity, and what only a real machine can show. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
@@ -50,6 +50,16 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
           .replace(/tsc_early_khz=\d+ tsc=reliable lpj=\d+/, 'TSC')
           .trim(),
       ).toBe(`${KERNEL_COMMAND_LINE} loglevel=3`);
+    });
+
+    it('memory: in emulation QEMU gets no huge pages', async () => {
+      const { pid } = await bench.boot();
+      const smaps = readFileSync(`/proc/${pid}/smaps`, 'latin1');
+      const sizes = [...smaps.matchAll(/^AnonHugePages: +(\d+) kB$/gm)].map(([, kib]) =>
+        Number(kib),
+      );
+      expect(sizes.length).toBeGreaterThan(0);
+      expect(Math.max(...sizes)).toBe(0);
     });
 
     it('exited: a VMM killed by another process is a crash, and leaves nothing', async () => {
