@@ -27,6 +27,7 @@ import { growBenchmark } from './memory/grow.ts';
 import { manyBenchmark } from './memory/many.ts';
 import { memoryBenchmark } from './memory/memory.ts';
 import { oomBenchmark } from './memory/oom.ts';
+import { memoryPartsBenchmark } from './memory/parts.ts';
 import { vmmMemoryBenchmark } from './memory/vmm.ts';
 import { networkBenchmark } from './network/network.ts';
 import { installBenchmark } from './packages/install.ts';
@@ -59,6 +60,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   e2bBenchmark,
   e2bMemoryBenchmark,
   memoryBenchmark,
+  memoryPartsBenchmark,
   manyBenchmark,
   enduranceBenchmark,
   vmmMemoryBenchmark,

@@ -19,6 +19,7 @@ Private_Dirty:         0 kB
 Pss:                1024 kB
 Private_Clean:         0 kB
 Private_Dirty:      1024 kB
+Anonymous:           768 kB
 `;
 
 describe('availableMib', () => {
@@ -51,10 +52,17 @@ describe('mappedMemory', () => {
     expect(mappedMemory(SMAPS, ({ path }) => !path.startsWith('/memfd:guest-ram'))).toEqual({
       proportionalMib: 3,
       privateMib: 1.5,
+      anonymousMib: 0.75,
     });
+    const programs = mappedMemory(SMAPS, ({ isCode }) => isCode);
+    expect(programs).toEqual({ proportionalMib: 2, privateMib: 0.5, anonymousMib: 0 });
     const others = mappedMemory(SMAPS, ({ kib }) => kib !== 1024);
     expect(others.proportionalMib).toBeCloseTo(100_000 / 1024);
-    expect(mappedMemory('', () => true)).toEqual({ proportionalMib: 0, privateMib: 0 });
+    expect(mappedMemory('', () => true)).toEqual({
+      proportionalMib: 0,
+      privateMib: 0,
+      anonymousMib: 0,
+    });
   });
 });
 

@@ -57,6 +57,8 @@ export interface Mapping {
   readonly path: string;
   /** Its size. */
   readonly kib: number;
+  /** The process may run what is there. */
+  readonly isCode: boolean;
 }
 
 /** Memory of mappings, MiB. */
@@ -65,28 +67,35 @@ export interface MappedMemory {
   readonly proportionalMib: number;
   /** Pages that no other process maps. */
   readonly privateMib: number;
+  /** Pages that are in no file: of a file that is mapped privately, those that the process has changed. */
+  readonly anonymousMib: number;
 }
+
+const SMAPS_FIELD = /^(Pss|Private_Clean|Private_Dirty|Anonymous): +(\d+) kB$/;
 
 /** The memory of the wanted mappings. @param smaps /proc/<pid>/smaps */
 export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => boolean): MappedMemory {
   let proportionalKib = 0;
   let privateKib = 0;
+  let anonymousKib = 0;
   let wanted = false;
   for (const line of smaps.split('\n')) {
-    const head = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)$/.exec(line);
+    const head = /^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)$/.exec(line);
     if (head !== null) {
-      const [, start = '', end = '', path = ''] = head;
+      const [, start = '', end = '', access = '', path = ''] = head;
       const bytes = Number(BigInt(`0x${end}`) - BigInt(`0x${start}`));
-      wanted = isWanted({ path, kib: bytes / BYTES_PER_KIB });
+      wanted = isWanted({ path, kib: bytes / BYTES_PER_KIB, isCode: access.includes('x') });
     }
-    const [, name, kib] = /^(Pss|Private_Clean|Private_Dirty): +(\d+) kB$/.exec(line) ?? [];
+    const [, name, kib] = SMAPS_FIELD.exec(line) ?? [];
     if (!wanted) continue;
     if (name === 'Pss') proportionalKib += Number(kib);
+    else if (name === 'Anonymous') anonymousKib += Number(kib);
     else if (name !== undefined) privateKib += Number(kib);
   }
   return {
     proportionalMib: proportionalKib / KIB_PER_MIB,
     privateMib: privateKib / KIB_PER_MIB,
+    anonymousMib: anonymousKib / KIB_PER_MIB,
   };
 }
 

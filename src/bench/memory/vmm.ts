@@ -118,7 +118,11 @@ async function measureRounds(
     const memories = await Promise.all(started.map(memoryOf));
     const mean = (what: keyof MappedMemory): number =>
       memories.reduce((sum, memory) => sum + memory[what], 0) / memories.length;
-    samples.push({ proportionalMib: mean('proportionalMib'), privateMib: mean('privateMib') });
+    samples.push({
+      proportionalMib: mean('proportionalMib'),
+      privateMib: mean('privateMib'),
+      anonymousMib: mean('anonymousMib'),
+    });
   }
   return samples;
 }
