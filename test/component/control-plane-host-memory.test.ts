@@ -210,6 +210,43 @@ describe('MemoryGuard', () => {
     },
   );
 
+  it('a start that waits for memory gets that of shared memory that nobody uses, and no sandbox is paused for it', async () => {
+    const unused = {
+      unusedBytes: 170 * MIB,
+      dropUnused: async () => {
+        world.memory.mib += unused.unusedBytes / MIB;
+        unused.unusedBytes = 0;
+      },
+    };
+    await using world = await World.open('pause', SHARING, unused);
+    const { control, clock } = world.host;
+    const { id } = await control.create({});
+    clock.advance(IDLE_MS_MIN);
+    world.memory.mib = RESERVE_MIB + 99;
+    const waiting = (): number => world.host.queue.stats().waiting;
+    const clone = control.create({});
+    await eventually(async () => expect(waiting()).toBe(1));
+    const boot = control.create({ boot: true });
+    await eventually(async () => expect(waiting()).toBe(2));
+    for (let n = 0; n * GUARD_LIMITS.lookMs < GUARD_LIMITS.memoryWaitMs; n += 1) {
+      expect(unused.unusedBytes).toBeGreaterThan(0);
+      await world.look();
+    }
+    await world.lookUntil(() => waiting() === 1);
+    expect(await clone).toMatchObject({ status: 'running' });
+    // The other one is large, and new.
+    clock.advance(2 * GUARD_LIMITS.memoryWaitMs);
+    await world.look();
+    expect(await control.get(id)).toMatchObject({ status: 'running' });
+    expect(world.log).toEqual([
+      'the memory of the host is short: shared memory without a user is dropped',
+    ]);
+    world.memory.mib = PLENTY;
+    await world.host.passTime(boot);
+    await world.guard.close();
+    await requireNothing(world.host);
+  });
+
   it('ends members of pools first, which come back with the memory', async () => {
     await using world = await World.open();
     const { control } = world.host;
@@ -461,7 +498,7 @@ describe('admission', () => {
   it('clones admitted at once reckon with the copy of the template’s RAM once, and with its growth', async () => {
     const ram = { missingMib: 170, availableMib: RESERVE_MIB + 170 + 2 * 100 - 1 };
     const groups: string[] = [];
-    const sharedNeed = (sharers: string) => {
+    const sharedNeed = (_path: string, sharers: string) => {
       groups.push(sharers);
       return { key: sharers, missingMib: () => ram.missingMib };
     };
@@ -487,6 +524,34 @@ describe('admission', () => {
     const boot = control.create({ boot: true, queueTimeoutMs: 1000 });
     await host.passTime(expect(boot).rejects.toMatchObject({ code: 'busy' }));
     expect(groups).toEqual(['local', 'local', 'local']);
+    await requireNothing(host);
+  });
+
+  it('what starts from a snapshot or a pause may have to bring the RAM that it maps, by its digest', async () => {
+    const digests: (string | undefined)[] = [];
+    const sharedNeed = (_path: string, sharers: string, digest?: string) => {
+      digests.push(digest);
+      return { key: `${sharers} ${digest}`, missingMib: () => (digest === undefined ? 0 : 170) };
+    };
+    const ram = { availableMib: RESERVE_MIB + 270 };
+    const availableMib = (): number => ram.availableMib;
+    const options = { mapsMemory: 'differences', sizes, availableMib, sharedNeed } as const;
+    await using host = await FakeHost.open(options);
+    const { control } = host;
+    const { id } = await control.create({});
+    await control.snapshot(id, { name: 'kept' });
+    await control.pause(id, 'disk');
+    await control.resume(id);
+    await control.create({ snapshot: 'kept' });
+    const { base } = (await host.store.snapshots.get('kept')).files;
+    expect(base).toBeDefined();
+    expect(digests).toEqual([undefined, base, base]);
+    ram.availableMib -= 1;
+    const waiting = control.create({ snapshot: 'kept', queueTimeoutMs: 1000 });
+    await host.passTime(expect(waiting).rejects.toMatchObject({ code: 'busy' }));
+    // Forks map what their parent has.
+    const [fork] = await control.fork(id, { count: 1 });
+    expect(fork?.ok).toBe(true);
     await requireNothing(host);
   });
 

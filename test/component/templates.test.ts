@@ -6,6 +6,8 @@ import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { removeNamed } from '../../src/runtime/named-templates/listing.ts';
 import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
+import type { CloneRam } from '../../src/runtime/ram/parts.ts';
+import { SealedRam } from '../../src/runtime/ram/sealed-ram.ts';
 import { SharedRam } from '../../src/runtime/ram/shared-ram.ts';
 import type { Artifacts } from '../../src/runtime/setup.ts';
 import { Templates } from '../../src/runtime/templates.ts';
@@ -20,11 +22,11 @@ describe('Templates', () => {
   /** Of the host's packages. */
   let index = 'a';
 
-  function open(mapsMemory: boolean) {
+  function open(mapsMemory: boolean, ram?: CloneRam) {
     const given = parts(null, events(IMPORTED));
     const { driver } = given;
     const capabilities = { ...driver.capabilities, mapsMemory };
-    const shared = new SharedRam(join(world.root, 'run'));
+    const shared = ram ?? new SharedRam(join(world.root, 'run'));
     const context = {
       cacheDir: join(world.root, 'cache'),
       sourceDir: world.root,
@@ -151,6 +153,19 @@ describe('Templates', () => {
     expect(await templates.prepare(spec)).not.toBe(one);
     expect(ramFiles()).toHaveLength(1);
     await shared.close();
+  });
+
+  it('prepare: says what the first clone of each group of sharers brings', async () => {
+    const ram = new SealedRam();
+    const { templates } = open(true, ram);
+    const { source } = await templates.prepare(spec);
+    const missing = (sharers: string): number => source.sharedNeed?.(sharers)?.missingMib() ?? -1;
+    expect(missing('us')).toBeGreaterThan(0);
+    const mapped = await source.mapMemory?.('us');
+    expect(missing('us')).toBe(0);
+    expect(missing('them')).toBeGreaterThan(0);
+    await mapped?.close();
+    await ram.close();
   });
 
   it('prepare: with another VMM, RAM is copied', async () => {

@@ -18,13 +18,7 @@ import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts
 import { parseEgress } from '../../src/runtime/network.ts';
 import type { SandboxStatus } from '../../src/sandbox/control.ts';
 import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
-import type {
-  CardLease,
-  CloneSource,
-  GuestMemory,
-  SandboxParts,
-  StartSource,
-} from '../../src/sandbox/parts.ts';
+import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/parts.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
@@ -90,8 +84,8 @@ export interface FakeHostOptions {
   readonly sizes?: StartSizes;
   /** Its VMs map the RAM that they start from. */
   readonly mapsMemory?: FakeSharing;
-  /** Of its template. */
-  readonly sharedNeed?: CloneSource['sharedNeed'];
+  /** What those that map RAM may have to bring. */
+  readonly sharedNeed?: Copies['sharedNeed'];
   /** Called with each warning. */
   readonly warn?: Log['warn'];
   /** What it has of images, by their names. */
@@ -124,6 +118,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   #control: LocalControlPlane | undefined;
   readonly #dir: string;
   readonly #sharing: FakeSharing;
+  readonly #sharedNeed: Copies['sharedNeed'];
   readonly #store: Store;
   readonly #held = new Map<string, Set<object>>();
   readonly #vms = new Map<string, FakeVm>();
@@ -149,6 +144,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   private constructor(dir: string, options: FakeHostOptions, opened: OpenedStore) {
     this.#dir = dir;
     this.#sharing = options.mapsMemory ?? false;
+    this.#sharedNeed = options.sharedNeed;
     this.#store = opened.store;
     this.dataDir = opened.dataDir;
     this.queue = new StartQueue({
@@ -281,7 +277,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
   #controlParts(options: FakeHostOptions): ControlParts {
     const { clock, queue, script } = this;
     const store = this.#scripted(this.#store);
-    let template = this.#template(options);
+    let template = this.#template();
     return {
       clock,
       queue,
@@ -348,9 +344,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
     };
   }
 
-  #template({ sharedNeed }: FakeHostOptions): OpenTemplate {
+  #template(): OpenTemplate {
     const statePath = join(this.#dir, 'state');
-    const { mapMemory } = this.#copies();
+    const { mapMemory, sharedNeed } = this.#copies();
     const ramPath = join(this.#dir, 'template-ram');
     writeFileSync(ramPath, 'of the template');
     return {
@@ -365,7 +361,9 @@ export class FakeHost implements Holdings, AsyncDisposable {
           await writeFile(to, 'of the template', { flag: 'r+' });
         },
         ...(mapMemory === undefined ? {} : { mapMemory: (sharers) => mapMemory(ramPath, sharers) }),
-        ...(sharedNeed === undefined ? {} : { sharedNeed }),
+        ...(sharedNeed === undefined
+          ? {}
+          : { sharedNeed: (sharers) => sharedNeed(ramPath, sharers) }),
         copyDisk: async (to) => {
           await this.script.step('copy-disk');
           await writeFile(to, 'disk');
@@ -501,7 +499,7 @@ export class FakeHost implements Holdings, AsyncDisposable {
 
   #copies(): Copies {
     const { script } = this;
-    return fakeCopies({
+    const copies = fakeCopies({
       script,
       sharing: this.#sharing,
       vmOf: (path) => this.#vmOf(path),
@@ -509,6 +507,8 @@ export class FakeHost implements Holdings, AsyncDisposable {
       makeMemory: () => this.#makeMemory(),
       lease: (kind) => this.#lease(kind),
     });
+    const sharedNeed = this.#sharedNeed;
+    return sharedNeed === undefined ? copies : { ...copies, sharedNeed };
   }
 
   #vmOf(path: string): FakeVm | undefined {

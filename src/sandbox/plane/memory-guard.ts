@@ -31,8 +31,8 @@ export const GUARD_LIMITS = {
   pauseMsMax: 60_000,
   /** For the answer of a device whether its sandbox is busy. */
   answerMsMax: 1000,
-  /** A paused sandbox that is to resume waits for this time before another one makes room. */
-  resumeWaitMs: 2000,
+  /** A start waits for memory for this time before what nobody uses goes for it, and for a resume a sandbox. */
+  memoryWaitMs: 2000,
   /** A sandbox that could not be paused is left alone for this time. */
   holdOffMs: 60_000,
 } as const;
@@ -53,7 +53,7 @@ export interface MemoryGuardParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly host: GuardedHost;
-  readonly queue: Pick<StartQueue, 'refuseStarts' | 'holdStarts' | 'resumeWaitMs'>;
+  readonly queue: Pick<StartQueue, 'refuseStarts' | 'holdStarts' | 'memoryWaitMs' | 'resumeWaitMs'>;
   readonly policy: MemoryShort;
   readonly marks: MemoryMarks;
   readonly availableMib: () => number;
@@ -97,7 +97,7 @@ export class MemoryGuard {
 
   #look(): void {
     this.start();
-    const { queue } = this.#parts;
+    const { queue, sharedRam } = this.#parts;
     const availableMib = this.#read();
     if (availableMib === null) return;
     const wasShort = this.#shortage.isShort;
@@ -106,8 +106,9 @@ export class MemoryGuard {
     queue.holdStarts(isShort);
     if (wasShort && !isShort) this.#setEnough(availableMib);
     if (this.#acting !== undefined) return;
-    const waits = queue.resumeWaitMs >= GUARD_LIMITS.resumeWaitMs;
-    if (!isShort && !waits) return;
+    const isForResume = queue.resumeWaitMs >= GUARD_LIMITS.memoryWaitMs;
+    const isForStart = queue.memoryWaitMs >= GUARD_LIMITS.memoryWaitMs && sharedRam.unusedBytes > 0;
+    if (!isShort && !isForResume && !isForStart) return;
     this.#acting = this.#act(availableMib, isShort).finally(() => {
       this.#acting = undefined;
     });

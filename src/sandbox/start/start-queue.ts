@@ -269,11 +269,16 @@ export class StartQueue {
     }
   }
 
-  /** For how long a paused sandbox has been the next one to start, and waits for memory, milliseconds; 0: none does. */
-  get resumeWaitMs(): number {
+  /** For how long the next one to start has waited for memory, milliseconds; 0: it does not, or there is none. */
+  get memoryWaitMs(): number {
     const first = this.#queues.normal.first();
-    if (first === undefined || first !== this.#lacking?.first || !first.isResume) return 0;
+    if (first === undefined || first !== this.#lacking?.first) return 0;
     return this.#options.clock.now() - this.#lacking.sinceMs;
+  }
+
+  /** As `memoryWaitMs`, if the next one is a paused sandbox. */
+  get resumeWaitMs(): number {
+    return this.#queues.normal.first()?.isResume === true ? this.memoryWaitMs : 0;
   }
 
   /** Memory that is free for sandboxes now, MiB; may be negative. */
