@@ -16,8 +16,8 @@ import { DATA_OFFSET, differenceHeader, differenceTable, RunCollector } from '..
 const BUFFER_BYTES = 4 * MIB;
 /** More is compared and written while the VM still stands still. */
 const HELD_BYTES_MAX = 128 * MIB;
-/** Compared before others get a turn of this thread: about 2 ms. */
-const TURN_BYTES = 2 * MIB;
+/** Compared before others get a turn of this thread: about 0.5 ms. The guest comes back meanwhile, and forks start. */
+const TURN_BYTES = MIB / 2;
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
 interface HeldRun {
