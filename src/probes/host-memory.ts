@@ -99,8 +99,8 @@ export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => bool
   };
 }
 
-/** Start of the names of memfds that are guest RAM. */
-export const GUEST_RAM = '/memfd:guest-ram';
+/** Whether a path of /proc is that of a memfd that is guest RAM, of one VM or shared by several. */
+export const isGuestRam = (path: string): boolean => /^\/memfd:(?:guest|shared)-ram/.test(path);
 
 /**
  * A VMM's memory beside its guest's RAM: for QEMU a named memory, for Firecracker one mapping of the guest's size.
@@ -109,7 +109,7 @@ export const GUEST_RAM = '/memfd:guest-ram';
 export function memoryBesideRam(smaps: string, ramMib: number): MappedMemory | null {
   let hasRam = false;
   const memory = mappedMemory(smaps, ({ path, kib }) => {
-    const isRam = path.startsWith(GUEST_RAM) || kib === ramMib * KIB_PER_MIB;
+    const isRam = isGuestRam(path) || kib === ramMib * KIB_PER_MIB;
     hasRam ||= isRam;
     return !isRam;
   });

@@ -4,7 +4,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { sleep } from '../../base/clock.ts';
 import { MIB } from '../../base/units.ts';
-import { GUEST_RAM, mappedMemory } from '../../probes/host-memory.ts';
+import { isGuestRam, mappedMemory } from '../../probes/host-memory.ts';
 import type { ControlPlane } from '../../sandbox/control.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
 import { openBenchControl } from '../control.ts';
@@ -103,6 +103,6 @@ async function memoryNow(signal: AbortSignal): Promise<Memory> {
   runInNewContext('gc()');
   const { heapUsed, external } = process.memoryUsage();
   const smaps = await readFile('/proc/self/smaps', 'latin1');
-  const { privateMib } = mappedMemory(smaps, ({ path }) => !path.startsWith(GUEST_RAM));
+  const { privateMib } = mappedMemory(smaps, ({ path }) => !isGuestRam(path));
   return { heapMib: (heapUsed + external) / MIB, privateMib };
 }

@@ -1,7 +1,7 @@
 /** Where the memory of an idle clone goes, part by part, by the kernel's accounting (proc(5)). */
 import { readFile } from 'node:fs/promises';
 import { CleanupStack } from '../../base/cleanup.ts';
-import { type Mapping, mappedMemory } from '../../probes/host-memory.ts';
+import { isGuestRam, type Mapping, mappedMemory } from '../../probes/host-memory.ts';
 import { DEFAULT_TEMPLATE } from '../../sandbox/start/template.ts';
 import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
 import { parentOf } from '../../sys/process-start.ts';
@@ -96,7 +96,7 @@ async function partsOf(pid: number): Promise<Parts> {
   };
 }
 
-const isRam = ({ path }: Mapping): boolean => path.startsWith('/memfd:');
+const isRam = ({ path }: Mapping): boolean => isGuestRam(path);
 const isFile = ({ path }: Mapping): boolean => path.startsWith('/');
 const isHeap = ({ path }: Mapping): boolean => path === '[heap]';
 

@@ -4,7 +4,7 @@ import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB, STAT_BLOCK_BYTES } from '../../base/units.ts';
-import { GUEST_RAM, hostAvailableMib, mappedMemory } from '../../probes/host-memory.ts';
+import { hostAvailableMib, isGuestRam, mappedMemory } from '../../probes/host-memory.ts';
 
 const LOOK_EVERY_MS = 250;
 const SETTLED_MIB = 1;
@@ -28,7 +28,7 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
  */
 export async function vmmMemoryMib(pid: number): Promise<number> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');
-  const own = mappedMemory(maps, ({ path }) => !path.startsWith(GUEST_RAM));
+  const own = mappedMemory(maps, ({ path }) => !isGuestRam(path));
   return own.proportionalMib + (await guestRamMib(pid));
 }
 
@@ -37,7 +37,7 @@ async function guestRamMib(pid: number): Promise<number> {
   for (const fd of await readdir(`/proc/${pid}/fd`)) {
     const path = `/proc/${pid}/fd/${fd}`;
     try {
-      if (!(await readlink(path)).startsWith(GUEST_RAM)) continue;
+      if (!isGuestRam(await readlink(path))) continue;
       const file = await stat(path, { bigint: true });
       blocks.set(file.ino, file.blocks);
     } catch (error) {

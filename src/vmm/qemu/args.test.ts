@@ -66,6 +66,12 @@ describe('qemuArgs', () => {
     );
     expect(args[args.indexOf('-incoming') + 1]).toBe('defer');
   });
+  it('qemuArgs: pages of RAM that is mapped privately are not offered for merging', () => {
+    const args = qemuArgs({ ...plan, inheritsMemory: true, hasPrivateMemory: true });
+    expect(args).toContain(
+      '{"qom-type":"memory-backend-file","mem-path":"/proc/self/fd/5","id":"mem","size":268435456,"share":false,"merge":false}',
+    );
+  });
   it('qemuArgs: the balloon does not deflate on OOM', () => {
     expect(qemuArgs({ ...plan, hasBalloon: true }).slice(-2)).toEqual([
       '-device',

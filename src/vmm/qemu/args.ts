@@ -96,7 +96,9 @@ const CPU = {
 /** Shared, so that the vsock device's owner can map it and a snapshot can leave it in place; or copy-on-write. */
 function memoryBackend(plan: QemuPlan): object {
   const share = plan.hasPrivateMemory !== true;
-  const common = { id: 'mem', size: plan.memoryMib * MIB, share };
+  // Private pages are offered to the host's same-page merging (KSM) otherwise, by whose time a guest learns what others have.
+  const merging = share ? {} : { merge: false };
+  const common = { id: 'mem', size: plan.memoryMib * MIB, share, ...merging };
   return plan.inheritsMemory
     ? { 'qom-type': 'memory-backend-file', 'mem-path': `/proc/self/fd/${MEMORY_FD}`, ...common }
     : { 'qom-type': 'memory-backend-memfd', ...common };
