@@ -262,21 +262,26 @@ export class FakeVm implements Vm {
     if (this.isHostFull) setImmediate(() => this.stall());
   }
 
+  /** A VM that is gone says so in the step that follows. */
+  #allow(isRight: boolean, what: string): void {
+    if (!isRight && this.#isAlive) throw new Error(`not now: ${what}`);
+  }
+
   async plugVsock(): Promise<void> {
-    if (this.#isPlugged || !this.#runs) throw new Error('not now: plug');
+    this.#allow(!this.#isPlugged && this.#runs, 'plug');
     await this.step('plug');
     this.#isPlugged = true;
   }
 
   async unplugVsock(): Promise<void> {
-    if (!this.#isPlugged || !this.#runs) throw new Error('not now: unplug');
+    this.#allow(this.#isPlugged && this.#runs, 'unplug');
     await this.step('unplug');
     this.#isPlugged = false;
     this.#guest?.lose();
   }
 
   async plugNic({ mac }: NicSpec): Promise<void> {
-    if (this.nic !== null || !this.#runs) throw new Error('not now: plug a network card');
+    this.#allow(this.nic === null && this.#runs, 'plug a network card');
     await this.step('plug-nic');
     this.nic = { mac, isPlugged: true };
   }
@@ -289,7 +294,7 @@ export class FakeVm implements Vm {
 
   async withdrawNic(): Promise<void> {
     if (this.nic === null) return;
-    if (!this.#runs) throw new Error('not now: withdraw a network card');
+    this.#allow(this.#runs, 'withdraw a network card');
     await this.step('withdraw-nic');
     this.nic = { ...this.nic, isPlugged: false };
   }
