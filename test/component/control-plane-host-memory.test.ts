@@ -111,7 +111,8 @@ class World implements AsyncDisposable {
 
   async lookUntilPaused(id: string): Promise<void> {
     const paused = this.host.became(id, 'paused');
-    await this.look();
+    // At the first looks, what was done before may still be under way.
+    await this.lookUntil(async () => (await this.host.control.get(id)).status !== 'running');
     await paused;
     await settle();
   }
