@@ -255,7 +255,7 @@ END
     const property = (name: string) => `$(systemctl show --property ${name} --value ${UNIT})`;
     const ready = `
       until grep -q socketPath ${out}.out; do
-        systemctl is-active --quiet ${UNIT} || { cat ${out}.out ${out}.err; systemctl stop ${UNIT}; exit 1; }
+        systemctl is-active --quiet ${UNIT} || { sleep 2; cat ${out}.ended; systemctl stop ${UNIT}; exit 1; }
         sleep 0.3
       done`;
     await sh(
@@ -263,6 +263,13 @@ END
       NEUROVISOR_HOME=${home} NEUROVISOR_UPSTREAM=${upstreamUrl()} NODE_COMPILE_CACHE=${home}/cache/node \
         env | grep -E '^(NEUROVISOR_|NODE_|NO_COLOR|PATH=)' > ${out}.env
       sed "${unit.join('; ')}" docs/neurovisor.service > /run/systemd/system/${UNIT}
+      mkdir -p /run/systemd/system/${UNIT}.d
+      # The next start truncates what this one has said.
+      cat > /run/systemd/system/${UNIT}.d/ended.conf << 'END'
+[Service]
+ExecStopPost=/bin/sh -c 'cat ${out}.out ${out}.err > ${out}.ended; echo $$SERVICE_RESULT $$EXIT_CODE $$EXIT_STATUS >> ${out}.ended'
+END
+      rm -f ${out}.ended
       systemctl daemon-reload
       systemctl start ${UNIT}
       ${ready}`,
