@@ -99,8 +99,14 @@ export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => bool
   };
 }
 
-/** Whether a path of /proc is that of a memfd that is guest RAM, of one VM or shared by several. */
-export const isGuestRam = (path: string): boolean => /^\/memfd:(?:guest|shared)-ram/.test(path);
+/** Start of the names of memfds that are the RAM of one VM. */
+export const OWN_RAM = '/memfd:guest-ram';
+/** … of those that several VMs map privately. */
+const SHARED_RAM = '/memfd:shared-ram';
+
+/** Whether a path of /proc is that of a memfd of guest RAM. */
+export const isGuestRam = (path: string): boolean =>
+  path.startsWith(OWN_RAM) || path.startsWith(SHARED_RAM);
 
 /**
  * A VMM's memory beside its guest's RAM: for QEMU a named memory, for Firecracker one mapping of the guest's size.

@@ -4,7 +4,7 @@ import { sleep } from '../../base/clock.ts';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB, STAT_BLOCK_BYTES } from '../../base/units.ts';
-import { hostAvailableMib, isGuestRam, mappedMemory } from '../../probes/host-memory.ts';
+import { hostAvailableMib, mappedMemory, OWN_RAM } from '../../probes/host-memory.ts';
 
 const LOOK_EVERY_MS = 250;
 const SETTLED_MIB = 1;
@@ -23,12 +23,12 @@ export async function settledAvailableMib(signal: AbortSignal): Promise<number> 
 }
 
 /**
- * The memory of one VMM, MiB: its share of its mappings, and every allocated page of its guest's RAM, since unmapped
- * pages take memory too.
+ * The memory of one VMM, MiB: its share of its mappings, also of RAM that it shares, and every allocated page of RAM that only its guest has, since
+ * unmapped pages take memory too.
  */
 export async function vmmMemoryMib(pid: number): Promise<number> {
   const maps = await readFile(`/proc/${pid}/smaps`, 'latin1');
-  const own = mappedMemory(maps, ({ path }) => !isGuestRam(path));
+  const own = mappedMemory(maps, ({ path }) => !path.startsWith(OWN_RAM));
   return own.proportionalMib + (await guestRamMib(pid));
 }
 
@@ -37,7 +37,7 @@ async function guestRamMib(pid: number): Promise<number> {
   for (const fd of await readdir(`/proc/${pid}/fd`)) {
     const path = `/proc/${pid}/fd/${fd}`;
     try {
-      if (!isGuestRam(await readlink(path))) continue;
+      if (!(await readlink(path)).startsWith(OWN_RAM)) continue;
       const file = await stat(path, { bigint: true });
       blocks.set(file.ino, file.blocks);
     } catch (error) {
