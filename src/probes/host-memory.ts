@@ -101,7 +101,7 @@ export function mappedMemory(smaps: string, isWanted: (mapping: Mapping) => bool
 
 /** Start of the names of memfds that are the RAM of one VM. */
 export const OWN_RAM = '/memfd:guest-ram';
-/** … of those that several VMs map privately. */
+/** Start of the names of memfds that several VMs map privately. */
 const SHARED_RAM = '/memfd:shared-ram';
 
 /** Whether a path of /proc is that of a memfd of guest RAM. */

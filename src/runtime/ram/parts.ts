@@ -22,9 +22,9 @@ export interface CloneRam {
   readonly bytes: number;
   /** What is in use is expected to take beyond that. */
   readonly pendingBytes: number;
-  /** Of `bytes`, what nobody uses. */
+  /** The part of `bytes` in memory without users. */
   readonly unusedBytes: number;
-  /** Drops what nobody uses, which is copied again for its next user. Resolves when its memory is free. */
+  /** Drops memory without users; the next user gets a new copy. Resolves when it is free. */
   dropUnused(): Promise<void>;
   /** Call after the VMs have ended. Idempotent. */
   close(): Promise<void>;

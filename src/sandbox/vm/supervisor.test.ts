@@ -142,6 +142,19 @@ function supervise(fake: ReturnType<typeof fakeParts>, options: SandboxOptions =
   return { sandbox, states };
 }
 
+/** A sandbox whose link broke and whose VMM has ended, half a second ago; its exit is not noticed yet. */
+async function lostWithItsVmm() {
+  const fake = fakeParts();
+  const { sandbox } = supervise(fake);
+  await sandbox.start();
+  fake.vmm.isAlive = false;
+  fake.closed.resolve({ reason: 'lost', detail: '' });
+  await settle();
+  fake.clock.advance(500);
+  await settle();
+  return { fake, sandbox };
+}
+
 describe('Supervisor', () => {
   it('start: passes through the states and measures each phase', async () => {
     const fake = fakeParts();
@@ -381,14 +394,7 @@ describe('Supervisor', () => {
   });
 
   it('an end of the VM that is noticed late explains the broken link, too', async () => {
-    const fake = fakeParts();
-    const { sandbox } = supervise(fake);
-    await sandbox.start();
-    fake.vmm.isAlive = false;
-    fake.closed.resolve({ reason: 'lost', detail: '' });
-    await settle();
-    fake.clock.advance(500);
-    await settle();
+    const { fake, sandbox } = await lostWithItsVmm();
     fake.clock.advance(20_000);
     await settle();
     fake.exited.resolve({ cause: 'vmm-crashed', exitCode: null, signal: 'SIGKILL', detail: '' });
@@ -396,14 +402,7 @@ describe('Supervisor', () => {
   });
 
   it('an end of the VM that is never noticed does not keep the sandbox', async () => {
-    const fake = fakeParts();
-    const { sandbox } = supervise(fake);
-    await sandbox.start();
-    fake.vmm.isAlive = false;
-    fake.closed.resolve({ reason: 'lost', detail: '' });
-    await settle();
-    fake.clock.advance(500);
-    await settle();
+    const { fake, sandbox } = await lostWithItsVmm();
     fake.clock.advance(30_000);
     expect((await sandbox.ended).cause).toBe('agent-lost');
   });
