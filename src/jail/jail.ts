@@ -223,7 +223,8 @@ function launch(
   let child: ChildProcess;
   try {
     block = openGate(join(plan.dir, `gate.${plan.id}`));
-    writeSync(seccomp, parts.filter, 0, parts.filter.length, 0);
+    const { filter = parts.filter } = plan;
+    writeSync(seccomp, filter, 0, filter.length, 0);
     closeAllOnExec();
     const stdio = [...plan.stdio, 'pipe' as const, block, seccomp];
     const start = (): ChildProcess =>

@@ -39,6 +39,8 @@ export interface JailPlan {
    * Memory of others that it maps, MiB: the kernel counts a page as that of the first who touches it. Default 0.
    */
   readonly sharedMib?: number;
+  /** `struct sock_filter[]`, instead of the jail's own. */
+  readonly filter?: Uint8Array;
   readonly cpus: number;
   readonly diskLimits?: DiskLimits;
   /** Its environment. Default: empty. */

@@ -37,7 +37,7 @@ export async function makeDriver(options: {
   ]);
   const { aroundLaunch = (launch) => launch } = options;
   const launch = memory.around(aroundLaunch(confinement.launch));
-  const { ownFilter } = confinement;
+  const { ownFilter, sparesFiles } = confinement;
   try {
     const sharing = await ramSharingOf({ config, home, confinement, binary: QEMU_BINARY });
     const { obstacle } = sharing;
@@ -52,6 +52,7 @@ export async function makeDriver(options: {
       clock: systemClock,
       log,
       launch,
+      sparesFiles,
       ownFilter,
     });
     return { driver: { ...driver, memorySharing: sharing.text }, confinement };

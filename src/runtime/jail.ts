@@ -18,6 +18,7 @@ import {
 } from '../jail/open.ts';
 import { compileProfile } from '../jail/seccomp/compile.ts';
 import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
+import { sparingFile } from '../jail/seccomp/spared-file.ts';
 import type { JailState } from '../jail/state.ts';
 import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../jail/user-ids.ts';
 import { probeAccelerator } from '../vmm/accelerator/probe.ts';
@@ -39,6 +40,8 @@ export interface Confinement {
 /** How QEMU is confined. */
 export interface QemuConfinement extends Confinement {
   readonly launch: Launch;
+  /** It heeds `LaunchPlan.sparedFd`. */
+  readonly sparesFiles: boolean;
   /** False: QEMU's own filter stays off, because it would end calls that are to be logged only. */
   readonly ownFilter: boolean;
 }
@@ -60,7 +63,7 @@ export async function confine(options: {
   readonly withKvm?: boolean;
 }): Promise<QemuConfinement> {
   const { config, log, acceptsGaps = false } = options;
-  const direct = { launch: launchDirect, ownFilter: true };
+  const direct = { launch: launchDirect, sparesFiles: false, ownFilter: true };
   const { jail: mode } = config;
   if (mode === 'off') return { ...unconfined(SWITCHED_OFF), ...direct };
   try {
@@ -141,7 +144,14 @@ function confinedBy(
 ): QemuConfinement {
   const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
   return {
-    launch: ({ argv: [, ...args], ...plan }) => jail.start({ ...plan, argv: [program, ...args] }),
+    async launch({ argv: [, ...args], sparedFd, ...plan }) {
+      const spared =
+        sparedFd === undefined
+          ? {}
+          : { filter: await qemuFilter(modeOf({ jail: mode }), sparedFd) };
+      return await jail.start({ ...plan, ...spared, argv: [program, ...args] });
+    },
+    sparesFiles: true,
     ownFilter: mode !== 'log',
     state: mode === 'log' ? 'log' : 'enforced',
     description: `jailed: ${jail.description}${logs}`,
@@ -191,12 +201,13 @@ async function open(
   return { jail, program: programFiles[0] ?? binary };
 }
 
-/** @throws JailError `profile_invalid` */
-export async function qemuFilter(mode: Mode): Promise<Uint8Array> {
+/** @param sparedFd as in `LaunchPlan`. @throws JailError `profile_invalid` */
+export async function qemuFilter(mode: Mode, sparedFd?: number): Promise<Uint8Array> {
   const filter = (await readPolicy('qemu-x86_64.json', mode)).get('qemu');
   if (filter === undefined)
     throw new RuntimeError('jail_unavailable', 'the seccomp profile of QEMU is missing');
-  return compileProfile(filter, 'x86_64').program;
+  const whole = sparedFd === undefined ? filter : sparingFile(filter, sparedFd);
+  return compileProfile(whole, 'x86_64').program;
 }
 
 /** What a filter does with a refused call. */

@@ -36,7 +36,7 @@ export interface VmmCapabilities {
   readonly mapsMemory?: boolean;
   /** … up to this size, MiB. Absent: any. */
   readonly mapsMemoryMibMax?: number;
-  /** … unless it has a balloon, whose VMM gives pages back to the file. */
+  /** … with a balloon, too. Absent: not, since the VMM would give pages back to the file. */
   readonly mapsMemoryWithBalloon?: boolean;
   /** A VM can have a balloon: `VmSpec.balloonMib`. */
   readonly balloon?: boolean;

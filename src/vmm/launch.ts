@@ -34,6 +34,11 @@ export interface LaunchPlan {
    * Memory of others that it maps, MiB: the kernel counts a page as that of the first who touches it. Default 0.
    */
   readonly sharedMib?: number;
+  /**
+   * The VMM's descriptor of that memory: a hole that it punches there does nothing, and succeeds. Only for a launch that can do so
+   * (`QemuConfinement.sparesFiles`).
+   */
+  readonly sparedFd?: number | undefined;
   readonly cpus: number;
   /** Limits that the VMM enforces on its guest; a jail may enforce them on the VMM. */
   readonly diskLimits?: DiskLimits;

@@ -2,11 +2,14 @@
  * Memory pressure in real guests: the warning before the kernel kills, the victim, and the action taken
  * about it (docs/observability.md).
  */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { SandboxInfo } from '../../src/sandbox/control.ts';
 import type { TimedEvent } from '../../src/sandbox/events.ts';
+import { MEMORY_FD } from '../../src/vmm/qemu/args.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
-import { exec, python, SMALL, useControlPlane } from '../support/vm.ts';
+import { exec, python, SMALL, useControlPlane, vmmOf } from '../support/vm.ts';
 
 const upstream: MockUpstream = await startMockUpstream();
 const fixture = useControlPlane(() => upstream.target.baseUrl ?? '');
@@ -19,6 +22,18 @@ afterEach(async () => {
 
 /** Takes memory as fast as it can until it is killed. */
 const BALLOON = 'kept = []\nwhile True: kept.append(bytearray(1 << 20))';
+
+/** Pages that a VMM does not share, MiB. */
+function ownMib(vmm: number): number {
+  const rollup = readFileSync(`/proc/${vmm}/smaps_rollup`, 'latin1');
+  return Number(/^Anonymous: +(\d+) kB$/m.exec(rollup)?.[1]) / 1024;
+}
+
+/** What clones share, as this VMM has inherited it. */
+function digestOfRam(vmm: number): string {
+  const ram = readFileSync(`/proc/${vmm}/fd/${MEMORY_FD}`);
+  return createHash('sha256').update(ram).digest('hex');
+}
 
 async function create(request: object = {}): Promise<SandboxInfo> {
   return await fixture.control.create({ ...SMALL, ...request });
@@ -124,6 +139,47 @@ describe('onMemoryPressure', () => {
 });
 
 describe('memoryMaxMib', () => {
+  it('a clone that shares its memory gives it back to the host, and its template stays as it is', async () => {
+    const { control, runtime } = fixture;
+    const size = { memoryMib: 192, memoryMaxMib: 512 };
+    await runtime.templates.prepare({ ...SMALL, ...size });
+    const { id, ...info } = await create(size);
+    expect(info).toMatchObject({ origin: 'clone', sharesMemory: true });
+    const vmm = await vmmOf(fixture, id);
+    const before = digestOfRam(vmm);
+    const guest = await control.guest(id);
+    const born = ownMib(vmm);
+    await control.update(id, { memoryMib: 512 });
+    expect(await python(guest, 'print(len(bytearray(b"x") * (250 << 20)))')).toMatchObject({
+      stdout: `${250 * 2 ** 20}\n`,
+    });
+    const grown = ownMib(vmm);
+    expect(grown - born).toBeGreaterThan(200);
+    await control.update(id, { memoryMib: 192 });
+    // It had 192 MiB before, all of which may be its own now.
+    expect(grown - ownMib(vmm)).toBeGreaterThan(150);
+    expect(digestOfRam(vmm)).toBe(before);
+
+    // What another one has changed goes with it: into a pause, and into its fork. Both grow afterwards.
+    const other = await create(size);
+    await python(await control.guest(other.id), 'open("kept", "w").write("here")');
+    await control.pause(other.id, 'disk');
+    await control.resume(other.id);
+    const [fork] = await control.fork(other.id, { count: 1 });
+    if (fork?.ok !== true) throw new Error(JSON.stringify(fork));
+    for (const each of [other.id, fork.sandbox.id]) {
+      expect(await control.get(each)).toMatchObject({ memoryMib: 192, sharesMemory: true });
+      const vmm = await vmmOf(fixture, each);
+      await control.update(each, { memoryMib: 400 });
+      const code = 'print(open("kept").read(), sum(bytearray(b"x") * (100 << 20)) // 120 >> 20)';
+      expect((await python(await control.guest(each), code)).stdout).toBe('here 100\n');
+      const much = ownMib(vmm);
+      await control.update(each, { memoryMib: 192 });
+      expect(much - ownMib(vmm)).toBeGreaterThan(50);
+      expect(digestOfRam(vmm)).toBe(before);
+    }
+  });
+
   /**
    * More than the sandbox begins with, less than it may have. It waits where its kernel slows it down: on a host that
    * is busy with other things a step may take as long as the kernel takes to a kill.

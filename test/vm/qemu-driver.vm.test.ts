@@ -1,9 +1,12 @@
 /** The QEMU driver with real guests: parity, and what only a real machine can show. */
 import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import { openCloneRam } from '../../src/runtime/ram/clone-ram.ts';
 import type { VmmDriver } from '../../src/vmm/driver.ts';
+import { type Launch, launchDirect } from '../../src/vmm/launch.ts';
 import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
 import { createVsockHost } from '../../src/vsock/host.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
@@ -12,7 +15,9 @@ import { requiresEchoGuest } from '../support/echo-image.ts';
 requiresEchoGuest().describe('QEMU driver', (files) => {
   const vsock = createVsockHost({ log: silentLog });
   let driver: VmmDriver;
-  const makeDriver = (): Promise<VmmDriver> =>
+  const makeDriver = (
+    options: Partial<Parameters<typeof createQemuDriver>[0]> = {},
+  ): Promise<VmmDriver> =>
     createQemuDriver({
       accelerator: 'tcg',
       binary: 'qemu-system-x86_64',
@@ -20,13 +25,17 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       mapsMemoryMibMax: 1024,
       clock: systemClock,
       log: silentLog,
+      ...options,
     });
   beforeAll(async () => {
     driver = await makeDriver();
   });
   afterAll(() => vsock.close());
 
-  driverParity(makeDriver, async () => files);
+  driverParity(
+    () => makeDriver(),
+    async () => files,
+  );
 
   describe('machine', () => {
     let bench: VmBench;
@@ -60,6 +69,40 @@ requiresEchoGuest().describe('QEMU driver', (files) => {
       );
       expect(sizes.length).toBeGreaterThan(0);
       expect(Math.max(...sizes)).toBe(0);
+    });
+
+    it('start: QEMU starts again if it opens RAM that others map as another descriptor than expected', async () => {
+      const spared: (number | undefined)[] = [];
+      // One more descriptor than QEMU usually inherits, so that it opens all others at the next number.
+      const launch: Launch = (plan) => {
+        spared.push(plan.sparedFd);
+        return launchDirect({ ...plan, stdio: [...plan.stdio, 'pipe'] });
+      };
+      const other = new VmBench(await makeDriver({ launch, sparesFiles: true }), files);
+      await using opened = new AsyncDisposableStack();
+      opened.defer(() => other.close());
+      const plain = other.spec({ memoryMib: 192, balloonMib: 64 });
+      const spec = { ...plain, memoryFd: other.memory(plain) };
+      const vm = await other.boot(spec);
+      await vm.vsockHotplug?.unplugVsock();
+      const snapshot = await vm.saveState?.(join(spec.dir, 'state'));
+      if (snapshot === undefined) throw new Error('no snapshot');
+      const shared = openCloneRam(driver, join(spec.dir, 'run'));
+      opened.defer(() => shared.close());
+      const { open } = await shared.copy({ path: `/proc/self/fd/${spec.memoryFd}` });
+      const { path: memoryPath, ready, close } = await open('us');
+      opened.defer(close);
+      await ready;
+      for (let n = 0; n < 2; n += 1) {
+        const size = { memoryMib: 192, balloonMib: 64 };
+        const clone = await other.clone({ spec, snapshot: { ...snapshot, memoryPath } }, size);
+        expect(await ask(clone, 'INFO cpus')).toBe('1');
+      }
+      const [boot, first, second, third, ...more] = spared;
+      expect(boot).toBeUndefined();
+      expect(second).toBe(Number(first) + 1);
+      expect(third).toBe(second);
+      expect(more).toEqual([]);
     });
 
     it('exited: a VMM killed by another process is a crash, and leaves nothing', async () => {

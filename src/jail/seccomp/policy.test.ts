@@ -6,6 +6,7 @@ import { actionOfReturn, compileProfile, X32_BIT } from './compile.ts';
 import { interpret } from './interpret.ts';
 import { type Action, type Profile, parseProfile, withMode } from './profile.ts';
 import { redundantRules } from './profile-check.ts';
+import { sparingFile } from './spared-file.ts';
 import { AUDIT_ARCH, syscallNames, syscallNumber } from './syscalls.ts';
 
 const read = (name: string): Profile =>
@@ -53,6 +54,25 @@ describe('policy', () => {
       }
     });
   }
+
+  it('QEMU: holes in a spared file succeed and are not made; all else is as before', () => {
+    const plain = read('qemu-x86_64.json').get('qemu');
+    if (plain === undefined) throw new Error('no QEMU');
+    const spared = sparingFile(plain, 12);
+    for (const mode of ['enforce', 'log'] as const) {
+      const qemu = judge(new Map([['qemu', withMode(spared, mode)]]), 'qemu');
+      const [size, upperHalf] = [4096, 1n << 32n];
+      expect(qemu('fallocate', 12, 3, 0, size)).toEqual({ errno: 0 });
+      // An int is the lower half of its register.
+      expect(qemu('fallocate', 12n | upperHalf, 3n | upperHalf, 0, size)).toEqual({ errno: 0 });
+      for (const fd of [11, 13, 0, 12 + 0x1000])
+        expect([fd, qemu('fallocate', fd, 3, 0, size)]).toEqual([fd, 'allow']);
+      for (const how of [0, 1, 2, 16]) expect(qemu('fallocate', 12, how, 0, size)).toBe('allow');
+      expect(qemu('read', 12)).toBe('allow');
+      expect(qemu('ptrace')).toBe(mode === 'log' ? 'log' : 'kill_process');
+    }
+    expect(redundantRules(spared)).toEqual([]);
+  });
 
   it('QEMU: allows no exec, no new process and no unneeded part of the kernel', () => {
     const qemu = judge(read('qemu-x86_64.json'), 'qemu');

@@ -44,6 +44,7 @@ import { findQboot, readQemuVersion } from './installation.ts';
 import { NicSlot } from './nic.ts';
 import { PrivateRam } from './private-ram.ts';
 import { QemuProcess } from './process.ts';
+import { RamDescriptor, UnexpectedDescriptor } from './ram-descriptor.ts';
 import { configurationOf, loadState } from './state.ts';
 import { type PrivateMemory, QemuVm, VsockSlot } from './vm.ts';
 
@@ -63,6 +64,8 @@ interface QemuDriverOptions {
   readonly log: Log;
   /** Starts the process; default: directly. */
   readonly launch?: Launch;
+  /** `launch` heeds `LaunchPlan.sparedFd`, without which such a clone can't have a balloon. Default: it does not. */
+  readonly sparesFiles?: boolean;
   /** QEMU's own system call filter; default: on. Off if the jail's filter only logs. */
   readonly ownFilter?: boolean;
 }
@@ -78,6 +81,7 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
     firmwarePath,
     version: qemu.version,
     tscKhz: () => tsc?.read() ?? null,
+    ramDescriptor: options.sparesFiles === true ? new RamDescriptor(accelerator) : null,
   };
   return {
     name: 'qemu',
@@ -93,10 +97,25 @@ export async function createQemuDriver(options: QemuDriverOptions): Promise<VmmD
       balloon: true,
       ...(options.mapsMemoryMibMax === undefined
         ? {}
-        : { mapsMemory: true, mapsMemoryMibMax: options.mapsMemoryMibMax }),
+        : {
+            mapsMemory: true,
+            mapsMemoryMibMax: options.mapsMemoryMibMax,
+            mapsMemoryWithBalloon: options.sparesFiles === true,
+          }),
     },
     machineOf: (size) => machineOf(options, host, size),
-    start: (spec, signal) => start(options, host, spec, signal),
+    async start(spec, signal) {
+      try {
+        return await start(options, host, spec, signal);
+      } catch (error) {
+        if (!(error instanceof UnexpectedDescriptor)) throw error;
+        options.log.info('QEMU is started again, with a filter for its descriptors', {
+          vm: spec.id,
+          cause: describeError(error),
+        });
+        return await start(options, host, spec, signal);
+      }
+    },
   };
 }
 
@@ -105,6 +124,8 @@ interface HostFacts {
   readonly version: string;
   readonly firmwarePath: string | null;
   readonly tscKhz: () => number | null;
+  /** Null: the launch spares no file. */
+  readonly ramDescriptor: RamDescriptor | null;
 }
 
 async function start(
@@ -119,7 +140,7 @@ async function start(
   const machine = machineOf(options, host, spec);
   const state = spec.snapshot === undefined ? null : await readSnapshot(spec.snapshot, machine);
   throwIfCancelled(signal);
-  const ram = privateRamOf(spec);
+  const ram = privateRamOf(spec, host);
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   cleanup.push('private RAM', () => ram?.close());
@@ -147,7 +168,8 @@ async function start(
       marks.confinedMs = now();
     };
     launched.pid.then(confined, (error: unknown) => ignore(error, 'reported by bringUp'));
-    const bringing = bringUp(process, slot, nic, spec, { state, ram, marks, now });
+    const { ramDescriptor } = host;
+    const bringing = bringUp(process, slot, nic, spec, { state, ram, ramDescriptor, marks, now });
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
     const { id, channelPath } = spec;
@@ -177,15 +199,18 @@ async function freeBytes(path: string): Promise<number> {
 }
 
 /** The RAM that a clone maps; null: it has its own. @throws VmmError `vm_spec_invalid` */
-function privateRamOf({ snapshot, memoryMib, balloonMib }: VmSpec): PrivateRam | null {
+function privateRamOf(
+  { snapshot, memoryMib, balloonMib }: VmSpec,
+  { ramDescriptor }: HostFacts,
+): PrivateRam | null {
   if (snapshot?.memoryPath === undefined) {
     if (snapshot?.difference === undefined) return null;
     throw new VmmError('vm_spec_invalid', 'a difference of RAM needs the RAM that it belongs to');
   }
-  if (balloonMib !== undefined)
+  if (balloonMib !== undefined && ramDescriptor === null)
     throw new VmmError(
       'vm_spec_invalid',
-      'RAM that is mapped copy-on-write can not have a balloon',
+      'without a jail, RAM that is mapped copy-on-write can not have a balloon',
     );
   return PrivateRam.open(snapshot.memoryPath, memoryMib * MIB);
 }
@@ -208,8 +233,9 @@ function launchPlan(
 ): LaunchPlan {
   const { accelerator } = options;
   const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, disks = [] } = spec;
-  const { tscKhz, firmwarePath } = host;
+  const { tscKhz, firmwarePath, ramDescriptor } = host;
   const memoryFd = ram?.fd ?? spec.memoryFd;
+  const hasBalloon = spec.balloonMib !== undefined;
   const kernel = { accelerator, cpus, tscKhz: tscKhz(), bootArgs: spec.bootArgs ?? [] };
   const args = qemuArgs({
     accelerator,
@@ -223,7 +249,7 @@ function launchPlan(
     kernelArgs: kernelArgs(kernel),
     inheritsMemory: memoryFd !== undefined,
     hasPrivateMemory: ram !== null,
-    hasBalloon: spec.balloonMib !== undefined,
+    hasBalloon,
     incoming: spec.snapshot !== undefined,
   });
   const stdio: LaunchPlan['stdio'][number][] = ['ignore', 'ignore', 'pipe'];
@@ -246,7 +272,20 @@ function launchPlan(
   // In emulation QEMU would waste 1.9 MiB of one for 2 MiB of room for ACPI tables, and on average half a one behind translated
   // code, which is no faster in them. With KVM the guest's RAM may be in some.
   const hugePages = accelerator === 'kvm';
-  return { id, dir, cpus, memoryMib, sharedMib, stdio, files, diskLimits, argv, hugePages };
+  const sparedFd = ram !== null && hasBalloon ? ramDescriptor?.expected(disks.length) : undefined;
+  return {
+    id,
+    dir,
+    cpus,
+    memoryMib,
+    sharedMib,
+    sparedFd,
+    stdio,
+    files,
+    diskLimits,
+    argv,
+    hugePages,
+  };
 }
 
 /** QEMU's own seccomp filter, set once it has started: no fork, no exec, no change of user or priority. */
@@ -305,6 +344,7 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
 interface Loaded {
   readonly state: Buffer | null;
   readonly ram: PrivateRam | null;
+  readonly ramDescriptor: RamDescriptor | null;
 }
 
 async function bringUp(
@@ -315,6 +355,7 @@ async function bringUp(
   {
     state,
     ram,
+    ramDescriptor,
     marks,
     now,
   }: Loaded & {
@@ -329,6 +370,9 @@ async function bringUp(
   // A machine with `-incoming` does not write into its RAM before a state is loaded.
   await spec.memoryReady;
   ram?.requireSealed();
+  // A jail that spares another file would keep holes out of a disk.
+  if (ram !== null && spec.balloonMib !== undefined)
+    ramDescriptor?.check(process.pid, ram.identity(), spec.disks?.length ?? 0);
   const hasDifference = await loadDifference(spec, ram, process);
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),

@@ -85,6 +85,12 @@ export class PrivateRam {
     });
   }
 
+  /** @throws VmmError `vm_gone` */
+  identity(): FileIdentity {
+    if (this.#isClosed) throw gone();
+    return fileIdentity(this.fd);
+  }
+
   /**
    * Finds it in QEMU, before guest code runs, while QEMU can be trusted to be the process with this number.
    * @throws VmmError `vmm_command_failed`
