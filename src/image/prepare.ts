@@ -13,6 +13,7 @@
  * of the setup lock removes. An altered or unreadable artifact is built again. The key covers the inputs of the
  * checkout; external ones (package versions, compiler) are recorded in the manifest.
  */
+import { closeSync, openSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
@@ -21,6 +22,7 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
+import { tryLockExclusive, tryLockShared } from '../sys/file.ts';
 import { digestSparse } from '../sys/sparse-threads.ts';
 import { explainFullDisk, requireSpace } from './disk-space.ts';
 import { ImageError } from './errors.ts';
@@ -282,7 +284,35 @@ async function pruneOld(
     others.push({ path, mtimeMs: (await stat(path)).mtimeMs });
   }
   others.sort((a, b) => b.mtimeMs - a.mtimeMs);
-  for (const old of others.slice(othersKept)) await removeTree(old.path);
+  for (const old of others.slice(othersKept)) {
+    if (!isHeld(old.path)) await removeTree(old.path);
+  }
+}
+
+/**
+ * Keeps the artifact of a directory from being removed for newer ones, as long as this process lives or until the result is called. A daemon
+ * starts VMs from its own for weeks, while other checkouts set the machine up anew.
+ * @throws Error of Node: it is not there
+ */
+export function holdArtifact(dir: string): () => void {
+  const fd = openSync(join(dir, MANIFEST), 'r');
+  tryLockShared(fd);
+  return () => closeSync(fd);
+}
+
+function isHeld(dir: string): boolean {
+  let fd: number;
+  try {
+    fd = openSync(join(dir, MANIFEST), 'r');
+  } catch (error) {
+    ignore(error, 'without a manifest it is of no use');
+    return false;
+  }
+  try {
+    return !tryLockExclusive(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 async function removeTree(path: string): Promise<void> {

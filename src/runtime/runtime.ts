@@ -242,6 +242,7 @@ export class Runtime {
       const prepared = await ensureArtifacts(setupContext(options, home), {
         withModel: upstream.needsModel && !withoutModel,
       });
+      cleanup.push('artifacts', () => prepared.release());
       const artifacts = { ...prepared, kernelPath: options.kernelPath ?? prepared.kernelPath };
       const vsock = createVsockHost({ log });
       cleanup.push('vsock worker', () => vsock.close());
@@ -305,9 +306,8 @@ export class Runtime {
       metrics.registry.add(...probes.metrics());
       metrics.addLoads((id, pid) => probes.loadOf(id, pid));
       probes.start();
-      const openNetwork = options.openNetwork ?? (() => openKernelNetwork(config, log));
       const network = new Network({
-        open: openNetwork,
+        open: options.openNetwork ?? (() => openKernelNetwork(config, log)),
         watchCard: (id, card) => probes.packets.watch(id, card),
         watchLease: (lease) => metrics.watchLease(lease),
       });

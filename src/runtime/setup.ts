@@ -2,7 +2,7 @@
  * Prepares this machine for sandboxes: host packages, kernel, golden image and, without another model server, a small
  * model. Everything is cached by digest; a second call takes milliseconds.
  */
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
@@ -19,6 +19,7 @@ import {
 import { prepareKernel } from '../image/kernel.ts';
 import { withSetupLock } from '../image/lock.ts';
 import { prepareModel } from '../image/model.ts';
+import { holdArtifact } from '../image/prepare.ts';
 import { isPrepared } from '../image/prepared.ts';
 import { prepareRootfs } from '../image/rootfs.ts';
 
@@ -43,6 +44,8 @@ export interface Artifacts {
   readonly guestPackages: GuestPackages;
   readonly overlayTemplatePath: string;
   readonly model: Model | null;
+  /** Until this is called, or this process ends, no other set-up removes them. */
+  readonly release: () => void;
 }
 
 export interface Model {
@@ -135,6 +138,7 @@ async function prepareAll(
   await Promise.allSettled(all);
   if (aborter.signal.aborted && !context.signal.aborted) throw aborter.signal.reason;
   const [k, r, m] = await Promise.all([kernel, rootfs, model]);
+  const holds = [k.path, r.imagePath].map((path) => holdArtifact(dirname(path)));
   return {
     kernelPath: k.path,
     kernelDigest: k.digest,
@@ -143,5 +147,8 @@ async function prepareAll(
     guestPackages: r.packages,
     overlayTemplatePath: r.overlayTemplatePath,
     model: m === null ? null : { path: m.path, id: m.id },
+    release() {
+      for (const release of holds.splice(0)) release();
+    },
   };
 }

@@ -4,7 +4,12 @@ import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promi
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ImageError } from '../../src/image/errors.ts';
-import { isCached, prepareArtifact, removeLeftovers } from '../../src/image/prepare.ts';
+import {
+  holdArtifact,
+  isCached,
+  prepareArtifact,
+  removeLeftovers,
+} from '../../src/image/prepare.ts';
 import { testContext, tinyRecipe } from '../support/image.ts';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -111,6 +116,23 @@ describe('prepareArtifact', () => {
     const kept = await readdir(join(context.cacheDir, 'tiny'));
     expect(kept).toHaveLength(2);
     expect(kept).toContain('key-of-c');
+  });
+
+  it('keeps an artifact that is held, however many are newer, until its holder has released it', async () => {
+    const context = await testContext();
+    const make = (content: string) => prepareArtifact(context, tinyRecipe(content));
+    const { dir } = await make('daemon');
+    const releases = [holdArtifact(dir), holdArtifact(dir)];
+    for (const content of ['a', 'b', 'c']) await make(content);
+    const kept = (): Promise<string[]> => readdir(join(context.cacheDir, 'tiny'));
+    expect(await kept()).toContain('key-of-daemon');
+    releases.pop()?.();
+    await make('d');
+    expect(await kept()).toContain('key-of-daemon');
+    releases.pop()?.();
+    await make('e');
+    expect((await kept()).sort()).toEqual(['key-of-d', 'key-of-e']);
+    expect(() => holdArtifact(dir)).toThrow('ENOENT');
   });
 });
 

@@ -42,7 +42,7 @@ export const cloneBenchmark: Benchmark = {
     return rows(context, attempts, {
       clone,
       boot,
-      runsc: typeof gvisor === 'string' ? gvisor : runsc,
+      runsc: typeof gvisor === 'string' ? gvisor : { ...runsc, platform: gvisor.platform },
     });
   },
 };
@@ -80,11 +80,12 @@ function rows(
     readonly clone: StartSamples;
     readonly boot: StartSamples;
     /** A text says why there are no samples. */
-    readonly runsc: StartSamples | string;
+    readonly runsc: (StartSamples & Pick<Gvisor, 'platform'>) | string;
   },
 ): Measurement[] {
   const { clone, boot, runsc } = samples;
   const { accelerator } = runtime.driver;
+  const platform = typeof runsc === 'string' ? '' : runsc.platform;
   const row = (
     figure: keyof StartSamples,
     baseline: string,
@@ -102,11 +103,17 @@ function rows(
   });
   return [
     row('ready', 'boot.hello', boot),
-    row('ready', 'runsc do true', runsc, '/gvisor', "gVisor's until the program has ended"),
+    row(
+      'ready',
+      `runsc do true (${platform})`,
+      runsc,
+      '/gvisor',
+      "gVisor's until the program has ended",
+    ),
     row('output', 'boot to the same output', boot),
     row(
       'output',
-      "runsc do python3 -c 'print(1)'",
+      `runsc do python3 -c 'print(1)' (${platform})`,
       runsc,
       '/gvisor',
       "gVisor runs the host's Python",

@@ -1,6 +1,6 @@
 /**
- * gVisor, the baseline of a start: a user-space kernel that runs the host's programs without a network, over ptrace,
- * which works on every machine. Debian package: `runsc`.
+ * gVisor, the baseline of a start: a user-space kernel that runs the host's programs without a network. By systrap, its
+ * platform since 2023, or where it lacks that, as Debian's package `runsc` does, by ptrace.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -11,17 +11,19 @@ import { PRINT_ONE } from '../output.ts';
 import { findProgram } from '../program.ts';
 
 const RUNSC = 'runsc';
-const FLAGS = ['--network=none', '--platform=ptrace', 'do'];
+const PLATFORMS = ['systrap', 'ptrace'] as const;
 const RUN_MS_MAX = 60_000;
 const ERROR_LENGTH_MAX = 300;
 
 export class Gvisor implements AsyncDisposable {
   readonly #program: string;
+  readonly platform: (typeof PLATFORMS)[number];
   /** Temporary directory for the leftovers of `runsc do`. */
   readonly #dir: string;
 
-  private constructor(program: string, dir: string) {
+  private constructor(program: string, platform: (typeof PLATFORMS)[number], dir: string) {
     this.#program = program;
+    this.platform = platform;
     this.#dir = dir;
   }
 
@@ -31,15 +33,20 @@ export class Gvisor implements AsyncDisposable {
     if (program === null) {
       return 'not compared with gVisor: runsc is not in PATH (Debian: apt-get install runsc)';
     }
-    const gvisor = new Gvisor(program, await mkdtemp(join(tmpdir(), 'nv-gvisor-')));
-    try {
-      await gvisor.startMs();
-      await gvisor.printOneMs();
-      return gvisor;
-    } catch (error) {
-      await gvisor[Symbol.asyncDispose]();
-      return `not compared with gVisor, which does not run here: ${describeError(error)}`;
+    const dir = await mkdtemp(join(tmpdir(), 'nv-gvisor-'));
+    let failure: unknown;
+    for (const platform of PLATFORMS) {
+      const gvisor = new Gvisor(program, platform, dir);
+      try {
+        await gvisor.startMs();
+        await gvisor.printOneMs();
+        return gvisor;
+      } catch (error) {
+        failure = error;
+      }
     }
+    await rm(dir, { recursive: true, force: true });
+    return `not compared with gVisor, which does not run here: ${describeError(failure)}`;
   }
 
   /** Milliseconds until `true` has ended. */
@@ -77,7 +84,7 @@ export class Gvisor implements AsyncDisposable {
   }
 
   #spawn(argv: readonly string[]): ChildProcess {
-    return spawn(this.#program, [...FLAGS, ...argv], {
+    return spawn(this.#program, ['--network=none', `--platform=${this.platform}`, 'do', ...argv], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, TMPDIR: this.#dir },
     });
