@@ -2,6 +2,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import type { DatabaseSync } from 'node:sqlite';
 import { errorCode } from '../base/errors.ts';
+import { ignore } from '../base/ignore.ts';
 import { asStoreError, StoreError } from './errors.ts';
 import { type StoreParts, sweep } from './parts.ts';
 import { parseRow } from './row.ts';
@@ -23,9 +24,15 @@ export interface SnapshotTable {
    * Opens a snapshot and verifies every byte of its files, except an environment: that would take as long as several
    * starts, and only the guest reads it. A base is read again only if its file has changed since this process did so.
    * @param what `disk`: without the files of its memory, which may be damaged
+   * @param checks `meanwhile`: returns before state, difference and disk are verified, for a VMM that starts while they are
+   *   (`OpenSnapshot.whole`). Memory that others could share is always verified first
    * @throws StoreError `not_found`, `snapshot_damaged`
    */
-  open(idOrName: string, what?: 'all' | 'disk'): Promise<OpenSnapshot>;
+  open(
+    idOrName: string,
+    what?: 'all' | 'disk',
+    checks?: 'first' | 'meanwhile',
+  ): Promise<OpenSnapshot>;
   /**
    * Newest first, including those of pauses. The space of a base is added to that of the oldest that needs it.
    * @param ownerOf of several owners each has an oldest, so what one sees does not depend on the others. Default: one owner
@@ -41,6 +48,8 @@ export interface OpenSnapshot extends AsyncDisposable {
   readonly row: SnapshotRow;
   /** Readable in this process until `release`, even if the snapshot is removed. Read-only by contract. */
   readonly paths: SnapshotPaths;
+  /** Every byte is verified; nothing of it may run before. @throws StoreError `snapshot_damaged` */
+  readonly whole: Promise<void>;
   /** Idempotent. */
   release(): Promise<void>;
 }
@@ -74,10 +83,17 @@ export function snapshotTable(parts: StoreParts): SnapshotTable {
     db.read(`read snapshot ${key}`, (sql) => find(sql, key));
   return {
     stage: () => newStaging(parts),
-    open: async (key, what = 'all') => {
+    open: async (key, what = 'all', checks = 'first') => {
       // Under the lock a row always has its files.
-      const opened = await parts.lock.run(async () => openFiles(parts, await get(key), what));
-      return await verified(opened, parts);
+      const files = await parts.lock.run(async () => openFiles(parts, await get(key), what));
+      const { opened, sharedWhole } = verifying(files, parts);
+      try {
+        await (checks === 'meanwhile' ? sharedWhole : opened.whole);
+      } catch (error) {
+        await opened.release();
+        throw error;
+      }
+      return opened;
     },
     get,
     async list(ownerOf = () => '') {
@@ -127,36 +143,51 @@ async function openFiles(
   }
 }
 
-async function verified(
+/** @returns `sharedWhole`: of the files that the memory of several VMs is made of */
+function verifying(
   { row, handles }: OpenedFiles,
   { dir, whole }: StoreParts,
-): Promise<OpenSnapshot> {
+): { readonly opened: OpenSnapshot; readonly sharedWhole: Promise<void> } {
   const paths: { -readonly [K in keyof PerFile]: PerFile[K] } = { disk: '' };
-  try {
-    for (const [role, handle] of handles) {
-      const path = `/proc/self/fd/${handle.fd}`;
-      paths[role] = path;
-      if (role === 'environment') continue;
-      const wanted = row.files[role] ?? '';
-      const checking =
+  const checks = new Map<keyof PerFile, Promise<void>>();
+  const check = async (role: keyof PerFile, path: string, handle: FileHandle): Promise<void> => {
+    const wanted = row.files[role] ?? '';
+    try {
+      const isWhole =
         role === 'base'
-          ? whole.isWhole(wanted, handle)
-          : digestOf(role, path).then((found) => found === wanted);
-      const isWhole = await checking.catch((error: unknown) => {
-        throw snapshotDamaged(row, `its ${role} can't be read`, error);
-      });
+          ? await whole.isWhole(wanted, handle)
+          : role === 'environment' || (await digestOf(role, path)) === wanted;
       if (!isWhole) throw snapshotDamaged(row, `its ${role} has changed`);
+    } catch (error) {
+      if (error instanceof StoreError) throw error;
+      throw snapshotDamaged(row, `its ${role} can't be read`, error);
     }
-  } catch (error) {
-    await closeAll(handles);
-    throw asStoreError(error, `open snapshot ${row.id}`, dir);
+  };
+  for (const [role, handle] of handles) {
+    const path = `/proc/self/fd/${handle.fd}`;
+    paths[role] = path;
+    checks.set(role, check(role, path, handle));
   }
+  const all = [...checks.values()];
+  const untilWhole = async (some: readonly (Promise<void> | undefined)[]): Promise<void> => {
+    await Promise.all(some).catch((error: unknown) => {
+      throw asStoreError(error, `open snapshot ${row.id}`, dir);
+    });
+  };
+  const allWhole = untilWhole(all);
+  const sharedWhole = untilWhole([checks.get('ram'), checks.get('base')]);
+  for (const each of [allWhole, sharedWhole])
+    each.catch((error: unknown) => ignore(error, 'told to whom awaits it'));
   let released: Promise<void> | undefined;
   const release = (): Promise<void> => {
-    released ??= closeAll(handles);
+    // Threads read them by the numbers of their descriptors.
+    released ??= Promise.allSettled(all).then(() => closeAll(handles));
     return released;
   };
-  return { row, paths, release, [Symbol.asyncDispose]: release };
+  return {
+    opened: { row, paths, whole: allWhole, release, [Symbol.asyncDispose]: release },
+    sharedWhole,
+  };
 }
 
 /** @param rows newest first */

@@ -5,10 +5,8 @@
  *     base, difference, state, disk       what a VM had changed in RAM that it shared, and that RAM, which others need, too
  *     disk                                no memory
  */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { z } from 'zod';
-import { digestSparse } from '../sys/sparse-threads.ts';
+import { digestSparse, digestWhole } from '../sys/sparse-threads.ts';
 
 /** Of the files that belong to one snapshot. */
 export const SNAPSHOT_ROLES = ['ram', 'state', 'disk'] as const;
@@ -103,11 +101,5 @@ export const filesSchema = z.object({
  * RAM and disk.
  */
 export function digestOf(role: SnapshotRole, path: string): Promise<string> {
-  return role === 'state' || role === 'difference' ? digestPlain(path) : digestSparse(path);
-}
-
-async function digestPlain(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
-  return hash.digest('hex');
+  return role === 'state' || role === 'difference' ? digestWhole(path) : digestSparse(path);
 }

@@ -58,6 +58,10 @@ export async function digestSparse(path: string): Promise<string> {
   return (await ask('digestSparse', path, '')) ?? '';
 }
 
+export async function digestWhole(path: string): Promise<string> {
+  return (await ask('digestWhole', path, '')) ?? '';
+}
+
 async function ask(work: SparseJob['work'], from: string, to: string): Promise<string | undefined> {
   warmSparseThreads();
   const [first, ...others] = threads;

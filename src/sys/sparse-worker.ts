@@ -15,6 +15,7 @@ export const WORK = {
   copyWithoutZeros: sparse.copyWithoutZeros,
   cloneSparse: sparse.cloneSparse,
   digestSparse: sparse.digestSparse,
+  digestWhole: sparse.digestWhole,
 } as const;
 
 export interface SparseJob {

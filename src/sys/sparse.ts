@@ -5,7 +5,7 @@
  * each `TURN_BYTES`.
  */
 import { createHash } from 'node:crypto';
-import { constants, readSync, writeSync } from 'node:fs';
+import { constants, createReadStream, readSync, writeSync } from 'node:fs';
 import { copyFile, type FileHandle, open, rm } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { errorCode } from '../base/errors.ts';
@@ -97,6 +97,14 @@ export async function digestSparse(path: string): Promise<string> {
       hash.update(`${at + start}+${end - start}:`).update(chunk.subarray(start, end));
     }
   });
+  return hash.digest('hex');
+}
+
+/** SHA-256 of a file as it is. */
+export async function digestWhole(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES }))
+    hash.update(chunk as Buffer);
   return hash.digest('hex');
 }
 

@@ -245,7 +245,7 @@ describe('LocalControlPlane: saves of what a VM has changed', () => {
     await requireNothing(host);
   });
 
-  it.each(['base', 'difference'] as const)(
+  it.each(['base', 'difference', 'state', 'disk'] as const)(
     'a missing or damaged %s is refused; the sandbox stays paused and resumes once it is back',
     async (role) => {
       await using host = await openSharing();

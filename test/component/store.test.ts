@@ -410,6 +410,25 @@ describe('snapshots', () => {
     expect(Object.keys(opened.paths)).toEqual(['disk']);
   });
 
+  it('open, meanwhile: RAM that several VMs could share is verified first, the rest by `whole`', async () => {
+    const { dir, store } = await temporaryStore();
+    const id = await takeSnapshot(store, 1);
+    const before = openFds();
+    const open = () => store.snapshots.open(id, 'all', 'meanwhile');
+    await using opened = await open();
+    await opened.whole;
+    await opened.release();
+    const { files } = await store.snapshots.get(id);
+    await flipBit(join(dir, 'files', files.disk));
+    const damaged = await open();
+    // It waits for the checks, which read by numbers of descriptors.
+    await damaged.release();
+    await expect(damaged.whole).rejects.toMatchObject({ code: 'snapshot_damaged' });
+    await flipBit(join(dir, 'files', files.ram ?? ''));
+    await expect(open()).rejects.toMatchObject({ code: 'snapshot_damaged' });
+    expect(openFds()).toEqual(before);
+  });
+
   describe.each(SNAPSHOT_ROLES)('%s', (role) => {
     it.each([
       ['a flipped bit', async (path: string) => flipBit(path)],

@@ -413,7 +413,7 @@ export class LocalControlPlane implements ControlPlane {
     const started =
       held === null
         ? await this.#starter.start(request, signal, named)
-        : await this.#starter.startFromSnapshot(request, held, signal);
+        : await held.orDamage(this.#starter.startFromSnapshot(request, held, signal));
     const provenance = {
       origin: started.origin,
       snapshot: held?.row.id ?? null,

@@ -466,10 +466,10 @@ export class ManagedSandbox {
       await this.#claim();
       if (this.#spec.network !== null) requireValues(this.id, this.#spec.secrets);
       const extent = reboot || this.#life.isDiskOnly ? 'disk' : 'all';
-      await using lease = await snapshots.open(this.#life.snapshotId ?? '', extent);
+      await using lease = await snapshots.open(this.#life.snapshotId ?? '', extent, 'meanwhile');
       const owner = { annotations: this.policy.annotations, resumes: this.id };
-      const supervisor = await start(this.#spec, lease.source, owner, AbortSignal.any(signals));
-      this.#run(supervisor);
+      const starting = start(this.#spec, lease.source, owner, AbortSignal.any(signals));
+      this.#run(await lease.orDamage(starting));
     } catch (error) {
       if (this.#aborter.signal.aborted) throw this.#refusal('resumed');
       const state = this.#life.state;

@@ -94,6 +94,8 @@ export interface ForkLease extends AsyncDisposable {
 export interface SnapshotLease extends ForkLease {
   readonly row: SnapshotRow;
   readonly spec: TemplateSpec;
+  /** What a start from it gives, or fails with: if its files are damaged, with that. @throws StoreError `snapshot_damaged` */
+  orDamage<T>(starting: Promise<T>): Promise<T>;
 }
 
 export class SnapshotManager {
@@ -246,7 +248,7 @@ export class SnapshotManager {
   /**
    * @param snapshot null: a VM boots from the disk
    * @param paths of `ram`: the base, if the snapshot has a difference
-   * @param ready until then the difference is being written; absent: it is whole
+   * @param ready until then files are being written or verified; absent: they are whole
    */
   #source(
     snapshot: VmSnapshot | null,
@@ -271,7 +273,7 @@ export class SnapshotManager {
         await ready;
         if (difference !== undefined) await copies.applyDifference(difference, to);
       },
-      ...(ready === undefined || difference === undefined ? {} : { ready }),
+      ...(ready === undefined ? {} : { ready }),
       ...mapper,
     };
   }
@@ -289,13 +291,20 @@ export class SnapshotManager {
   /**
    * Opens a snapshot after it was verified and found to fit this kernel, image, VMM and processor.
    * @param extent `disk`: a VM boots from its disk; its memory, if it has any, is not looked at
+   * @param checks `meanwhile`: it is verified while its VMM starts, before that loads anything of it (`SnapshotLease.orDamage`)
    * @throws StoreError `snapshot_damaged`; SandboxError `not_found`, `snapshot_foreign`
    */
-  async open(idOrName: string, extent: SaveExtent = 'all'): Promise<SnapshotLease> {
+  async open(
+    idOrName: string,
+    extent: SaveExtent = 'all',
+    checks: 'first' | 'meanwhile' = 'first',
+  ): Promise<SnapshotLease> {
     const { store, copies } = this.#parts;
     const row = await this.find(idOrName);
     if (!this.#fits(row, extent)) throw foreign(row, this.#machineFor(row));
-    const open = await store.snapshots.open(row.id, extent);
+    // What boots from a disk loads nothing that could wait.
+    const isLoaded = extent === 'all' && row.stateSha256 !== null;
+    const open = await store.snapshots.open(row.id, extent, isLoaded ? checks : 'first');
     const { machine, stateSha256 } = open.row;
     const { state: statePath } = open.paths;
     const snapshot =
@@ -306,23 +315,30 @@ export class SnapshotManager {
     // RAM that only one VM uses is better its own.
     const isCopied = copies.holdsMapped === true && base === ram && open.row.kind === 'pause';
     const mapper = isCopied ? {} : this.#mapperOf(base, open.row.base);
-    const source = this.#source(snapshot, { ...open.paths, ...(base && { ram: base }) }, mapper);
+    const paths = { ...open.paths, ...(base && { ram: base }) };
+    const { row: opened, whole } = open;
+    const source = this.#source(snapshot, paths, mapper, whole);
     const release = (): Promise<void> => open.release();
-    const { row: opened } = open;
     return {
       row: opened,
       spec: snapshotSpec(opened),
       source,
+      async orDamage(starting) {
+        return await starting.catch(async (error: unknown) => {
+          await whole;
+          throw error;
+        });
+      },
       release,
       [Symbol.asyncDispose]: release,
     };
   }
 
-  /** As `open`; a pause is nobody's snapshot. */
+  /** As `open`, verified meanwhile; a pause is nobody's snapshot. */
   async openNamed(idOrName: string): Promise<SnapshotLease> {
     const row = await this.find(idOrName);
     if (row.kind === 'pause') throw noSnapshot(idOrName);
-    return await this.open(row.id);
+    return await this.open(row.id, 'all', 'meanwhile');
   }
 
   /** @throws SandboxError `not_found` */
