@@ -159,6 +159,9 @@ describe('memoryMaxMib', () => {
     // It had 192 MiB before, all of which may be its own now.
     expect(grown - ownMib(vmm)).toBeGreaterThan(150);
     expect(digestOfRam(vmm)).toBe(before);
+    // A page that comes back is the template's again. Programs get zeros nevertheless, which the guest's kernel does not write at each allocation.
+    await control.update(id, { memoryMib: 512 });
+    expect((await python(guest, 'print(any(bytearray(300 << 20)))')).stdout).toBe('False\n');
 
     // What another one has changed goes with it: into a pause, and into its fork. Both grow afterwards.
     const other = await create(size);
