@@ -25,8 +25,8 @@ async function check(bytes: Buffer): Promise<void> {
     return;
   }
   const { texts, file } = read.value;
-  // The list of fields has no other names.
-  if (texts.some(([name]) => !/^[\w.]+(?:\[\])?$/.test(name))) return;
+  // The list of fields has no other names, and none as long.
+  if (texts.some(([name]) => !/^[\w.]{1,200}(?:\[\])?$/.test(name))) return;
   const { contentType, body } = writeForm(read.value, bytes);
   const others =
     texts.length === 0 && file === undefined ? [] : await partsOf(Buffer.concat(body), contentType);
