@@ -22,6 +22,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { kernelRecipe } from '../../src/image/kernel.ts';
 import { rootfsRecipe } from '../../src/image/rootfs.ts';
 import { runTool } from '../../src/image/tool.ts';
+import { objectOf, PROGRAMS } from '../../src/observe/compile.ts';
 
 const L1_DIR = join(import.meta.dirname, 'l1');
 /** Increment when the steps below change the result. */
@@ -344,9 +345,14 @@ async function artifactsOf(checkout: string, home: string): Promise<readonly str
   };
   const kernel = await kernelRecipe(checkout);
   const rootfs = await rootfsRecipe(context);
-  const others = ['overlay', 'bpf', 'model'].flatMap((kind) =>
+  const others = ['overlay', 'model'].flatMap((kind) =>
     readdirSync(join(home, 'cache', kind)).map((name) => join(kind, name)),
   );
+  // Set-up does not compile these, but a daemon, and the nested host has no compiler.
+  const probes = await Promise.all(
+    PROGRAMS.map((program) => objectOf(program, { dir: join(home, 'cache/bpf') })),
+  );
+  others.push(...probes.map((path) => join('bpf', basename(path))));
   return [join(kernel.kind, kernel.key), join(rootfs.kind, rootfs.key), ...others];
 }
 
