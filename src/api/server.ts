@@ -222,6 +222,9 @@ export async function createApiServer(options: ApiOptions): Promise<ApiServer> {
   return { app, listen, setCertificate, close, [Symbol.asyncDispose]: close };
 }
 
+/** Of a part of the path, such as an id. */
+const PARAMETER_CHARACTERS_MAX = 64;
+
 /** Creates the routes, not yet listening. */
 async function createApp(
   parts: ApiParts & {
@@ -237,7 +240,17 @@ async function createApp(
   identify: (request: IncomingMessage) => Caller | ApiError,
 ): Promise<App> {
   const { clock, log } = parts;
-  const app = Fastify({ exposeHeadRoutes: false, routerOptions: { maxParamLength: 64 } });
+  const app = Fastify({
+    exposeHeadRoutes: false,
+    routerOptions: { maxParamLength: PARAMETER_CHARACTERS_MAX },
+    // Of a path that it does not route. No hook runs.
+    frameworkErrors(_error, request, reply) {
+      const caller = identify(request.raw);
+      const message = `the path is not valid percent-encoding, or a part of it has more than ${PARAMETER_CHARACTERS_MAX} characters`;
+      const fault = caller instanceof ApiError ? caller : new ApiError('request_invalid', message);
+      void sendError(fault, request as FastifyRequest, reply as FastifyReply, log);
+    },
+  });
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.removeAllContentTypeParsers();

@@ -75,6 +75,18 @@ describe('malformed requests get a typed error', () => {
       'route_not_found',
     ],
     [
+      'a path that is not percent-encoded',
+      'GET /v1/sandboxes/%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n',
+      400,
+      'request_invalid',
+    ],
+    [
+      'an id that is longer than all are',
+      post(`/v1/sandboxes/${'a'.repeat(65)}/pause`, json('{}'), '{}'),
+      400,
+      'request_invalid',
+    ],
+    [
       'an upgrade of another path',
       'GET /v1/host HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: neurovisor-guest\r\n\r\n',
       404,
@@ -244,6 +256,7 @@ describe('access', () => {
     expect(await get(api.port, '/health', {})).toBe(200);
     expect(await get(api.port, '/host', {})).toBe(401);
     expect(await get(api.port, '/nothing', {})).toBe(401);
+    expect(await get(api.port, '/sandboxes/%zz', {})).toBe(401);
     expect(await get(api.port, '/host', { 'x-api-key': 'wrong' })).toBe(401);
     expect(await get(api.port, '/host', { 'x-api-key': API_KEY })).toBe(200);
     expect(await get(api.port, '/host', { authorization: `Bearer ${API_KEY}` })).toBe(200);

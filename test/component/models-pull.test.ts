@@ -171,8 +171,9 @@ describe('from a registry', () => {
     expect((await pull(registry.name('latest'))).wasThere).toBe(true);
     // Only the manifest.
     expect(registry.asked.slice(asked).some((path) => path.includes('/blobs/'))).toBe(false);
-    const start = events.find(({ kind }) => kind === 'start');
-    expect(start).toMatchObject({ title: 'Fetch image (1.3 KiB)' });
+    // On a new machine, packages of the host are installed first.
+    const titles = events.flatMap((event) => (event.kind === 'start' ? [event.title] : []));
+    expect(titles).toContain('Fetch image (1.3 KiB)');
   });
 
   it('an OCI layout; a tag that moved on replaces the model', async () => {
