@@ -306,7 +306,10 @@ describe('packet filter: policies', () => {
     expect((await peer.udp('8.8.8.8', 53, { text: 'secret.evil.test' })).seenAs).toBe(
       world.a.lease.guestAddress,
     );
-    expect(world.hostPeer.arrivals.at(-1)).toMatchObject({ port: 53, text: 'secret.evil.test' });
+    // Arrivals of different protocols are not told in their order.
+    expect(world.hostPeer.arrivals.slice(-3)).toContainEqual(
+      expect.objectContaining({ port: 53, text: 'secret.evil.test' }),
+    );
     const dropped = await dropsDuring(world.a, 'unlisted', async () => {
       expect((await peer.tcp('8.8.8.8', 8080)).outcome).toBe('ECONNREFUSED');
       expect((await peer.udp('8.8.8.8', 443)).outcome).not.toBe('answer');
