@@ -243,7 +243,7 @@ async function createApp(
   const app = Fastify({
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: PARAMETER_CHARACTERS_MAX },
-    // Of a path that it does not route. No hook runs.
+    // For a path that no route can take: no hook runs.
     frameworkErrors(_error, request, reply) {
       const caller = identify(request.raw);
       const message = `the path is not valid percent-encoding, or a part of it has more than ${PARAMETER_CHARACTERS_MAX} characters`;

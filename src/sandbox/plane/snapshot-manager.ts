@@ -334,7 +334,7 @@ export class SnapshotManager {
     };
   }
 
-  /** As `open`, verified meanwhile; a pause is nobody's snapshot. */
+  /** As `open`, verified while the VMM starts. A pause is not found, since it belongs to its sandbox. */
   async openNamed(idOrName: string): Promise<SnapshotLease> {
     const row = await this.find(idOrName);
     if (row.kind === 'pause') throw noSnapshot(idOrName);

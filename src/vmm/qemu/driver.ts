@@ -144,8 +144,13 @@ async function start(
   const cleanup = new CleanupStack();
   const release = (): Promise<void> => releaseAll(cleanup, options.log, spec.id);
   cleanup.push('private RAM', () => ram?.close());
+  const { disks = [], balloonMib } = spec;
+  const sparedFd =
+    ram !== null && balloonMib !== undefined
+      ? host.ramDescriptor?.expected(disks.length)
+      : undefined;
   const launch = async (): Promise<Launched> =>
-    (options.launch ?? launchDirect)(launchPlan(options, host, spec, ram));
+    (options.launch ?? launchDirect)({ ...launchPlan(options, host, spec, ram), sparedFd });
   const launched = await launch().catch(async (error: unknown) => {
     await release();
     throw error;
@@ -168,8 +173,12 @@ async function start(
       marks.confinedMs = now();
     };
     launched.pid.then(confined, (error: unknown) => ignore(error, 'reported by bringUp'));
-    const { ramDescriptor } = host;
-    const bringing = bringUp(process, slot, nic, spec, { state, ram, ramDescriptor, marks, now });
+    const checkDescriptor = (): void => {
+      if (ram === null || sparedFd === undefined) return;
+      host.ramDescriptor?.check(process.pid, ram.identity(), disks.length, sparedFd);
+    };
+    const loaded = { state, ram, checkDescriptor, marks, now };
+    const bringing = bringUp(process, slot, nic, spec, loaded);
     await unlessCancelled(bringing, signal);
     const timings = { spawnedMs, ...marks, runningMs: now() };
     const { id, channelPath } = spec;
@@ -233,7 +242,7 @@ function launchPlan(
 ): LaunchPlan {
   const { accelerator } = options;
   const { id, dir, cpus, memoryMib, kernelPath, rootImagePath, overlayPath, disks = [] } = spec;
-  const { tscKhz, firmwarePath, ramDescriptor } = host;
+  const { tscKhz, firmwarePath } = host;
   const memoryFd = ram?.fd ?? spec.memoryFd;
   const hasBalloon = spec.balloonMib !== undefined;
   const kernel = { accelerator, cpus, tscKhz: tscKhz(), bootArgs: spec.bootArgs ?? [] };
@@ -272,14 +281,12 @@ function launchPlan(
   // In emulation QEMU would waste 1.9 MiB of one for 2 MiB of room for ACPI tables, and on average half a one behind translated
   // code, which is no faster in them. With KVM the guest's RAM may be in some.
   const hugePages = accelerator === 'kvm';
-  const sparedFd = ram !== null && hasBalloon ? ramDescriptor?.expected(disks.length) : undefined;
   return {
     id,
     dir,
     cpus,
     memoryMib,
     sharedMib,
-    sparedFd,
     stdio,
     files,
     diskLimits,
@@ -344,7 +351,7 @@ function machineOf(options: QemuDriverOptions, host: HostFacts, size: MachineSiz
 interface Loaded {
   readonly state: Buffer | null;
   readonly ram: PrivateRam | null;
-  readonly ramDescriptor: RamDescriptor | null;
+  readonly checkDescriptor: () => void;
 }
 
 async function bringUp(
@@ -355,7 +362,7 @@ async function bringUp(
   {
     state,
     ram,
-    ramDescriptor,
+    checkDescriptor,
     marks,
     now,
   }: Loaded & {
@@ -371,8 +378,7 @@ async function bringUp(
   await spec.memoryReady;
   ram?.requireSealed();
   // A jail that spares another file would keep holes out of a disk.
-  if (ram !== null && spec.balloonMib !== undefined)
-    ramDescriptor?.check(process.pid, ram.identity(), spec.disks?.length ?? 0);
+  checkDescriptor();
   const hasDifference = await loadDifference(spec, ram, process);
   await Promise.all([
     state === null ? undefined : loadState(process.qmp, state),

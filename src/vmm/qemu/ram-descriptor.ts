@@ -26,18 +26,18 @@ export class RamDescriptor {
   }
 
   /**
-   * Call before guest code runs. Afterwards `expected` is what was found.
+   * Call before guest code runs. Another start may have changed what is expected since this one's launch. Afterwards `expected` is what was found.
+   * @param spared what was expected at the launch
    * @throws VmmError `vmm_command_failed`, `UnexpectedDescriptor`: the jail spares another file
    */
-  check(pid: number | null, file: FileIdentity, disks: number): void {
+  check(pid: number | null, file: FileIdentity, disks: number, spared: number): void {
     const found = openedAs(pid, file);
-    const expected = this.expected(disks);
-    if (found === expected) return;
+    if (found === spared) return;
     this.#first = found - disks;
     throw new UnexpectedDescriptor(
       'vmm_command_failed',
       "QEMU has opened its guest's RAM as another descriptor than before",
-      { cause: `it is ${found}, not ${expected}`, remedy: 'Set NEUROVISOR_MEMORY_SHARING=copy.' },
+      { cause: `it is ${found}, not ${spared}`, remedy: 'Set NEUROVISOR_MEMORY_SHARING=copy.' },
     );
   }
 }
