@@ -19,7 +19,7 @@ const openLog = (): Promise<AuditLog> =>
     homeDir: home,
     clock: new FakeClock(),
     log: silentLog,
-    limits: { fileBytesMax: 600 },
+    limits: { fileBytesMax: 600, filesMax: 1000 },
   });
 async function note(log: AuditLog, count: number): Promise<void> {
   for (let n = 0; n < count; n += 1) {
@@ -62,12 +62,25 @@ it('follows new records, also into new files, until the signal aborts', async ()
   const reading = (async () => {
     for await (const { record } of readAudit(home, { follow: true, signal: aborter.signal })) {
       seen.push(record.seq);
-      if (seen.length === 3) void note(log, 12);
-      if (record.seq === 15) aborter.abort();
+      if (seen.length === 3) void note(log, 42);
+      if (record.seq === 45) aborter.abort();
     }
   })();
   await reading;
-  expect(seen).toEqual(upTo(15));
+  expect(seen).toEqual(upTo(45));
+});
+
+it('misses no record while files become full', async () => {
+  await using log = await openLog();
+  const writing = note(log, 200);
+  let isWriting = true;
+  void writing.finally(() => {
+    isWriting = false;
+  });
+  while (isWriting) {
+    const seen = await numbers();
+    expect(seen).toEqual(upTo(seen.length));
+  }
 });
 
 it('says that there is no log', async () => {

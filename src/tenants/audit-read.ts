@@ -1,11 +1,10 @@
 /** Reads the records of an audit log, from its oldest file to the current one, also while a daemon writes. */
 import { type FileHandle, open, stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
-import { type AuditKind, auditFiles } from './audit.ts';
+import { type AuditKind, auditPath, fullAuditFiles } from './audit.ts';
 import { type AuditRecord, lineHash, parseRecord } from './audit-record.ts';
 import { TenantError } from './errors.ts';
 
@@ -39,12 +38,13 @@ export async function* readAudit(
   let { fromSeq = 0 } = query;
   let isAgain = false;
   do {
-    const { dir, full, current } = await auditFiles(homeDir, kind);
+    const { full, current } = await openFiles(homeDir, kind);
+    await using _ = { [Symbol.asyncDispose]: async () => await current.file?.close() };
     const paths = full
       .filter((_, index) => (full[index + 1]?.firstSeq ?? Number.POSITIVE_INFINITY) > fromSeq)
-      .map(({ name }) => [join(dir, name), {}] as const);
-    for (const [path, how] of [...paths, [join(dir, current), { follow, signal }] as const]) {
-      for await (const text of linesOf(path, how)) {
+      .map(({ path }) => linesOfFull(path));
+    for (const lines of [...paths, linesOf(current, { follow, signal })]) {
+      for await (const text of lines) {
         const record = parseRecord(text);
         if (record === null || (isAgain && record.seq < fromSeq)) continue;
         yield { record, text };
@@ -89,15 +89,54 @@ export async function changedContents(homeDir: string): Promise<readonly number[
   return changed;
 }
 
+interface OpenFile {
+  readonly path: string;
+  /** Null: there is none. */
+  readonly file: FileHandle | null;
+}
+
+/**
+ * The full files of a log, oldest first, and the current one, which the caller closes. If that one became full
+ * meanwhile, its records would come twice, or those of its successor not at all: then all are taken again.
+ */
+async function openFiles(
+  homeDir: string,
+  kind: AuditKind,
+): Promise<{
+  readonly full: readonly { readonly path: string; readonly firstSeq: number }[];
+  readonly current: OpenFile;
+}> {
+  for (;;) {
+    const path = auditPath(homeDir, kind);
+    const file = await openIfThere(path);
+    let isKept = false;
+    try {
+      const full = await fullAuditFiles(homeDir, kind);
+      isKept = (await stat(path).catch(ignoreMissing))?.ino === (await file?.stat())?.ino;
+      if (isKept) return { full, current: { path, file } };
+    } finally {
+      if (!isKept) await file?.close();
+    }
+  }
+}
+
+async function* linesOfFull(path: string): AsyncGenerator<string> {
+  const file = await openIfThere(path);
+  try {
+    yield* linesOf({ path, file }, {});
+  } finally {
+    await file?.close();
+  }
+}
+
 /** @param follow ends once another file has the name, or the signal aborts */
 async function* linesOf(
-  path: string,
+  { path, file }: OpenFile,
   {
     follow = false,
     signal,
   }: { readonly follow?: boolean; readonly signal?: AbortSignal | undefined },
 ): AsyncGenerator<string> {
-  const file = await openIfThere(path);
   const buffer = Buffer.allocUnsafe(READ_BYTES);
   let held: Buffer[] = [];
   let heldBytes = 0;
@@ -129,8 +168,6 @@ async function* linesOf(
     }
   } catch (error) {
     throw new TenantError('file_failed', `could not read ${path}`, { cause: error });
-  } finally {
-    await file?.close();
   }
 }
 
@@ -144,7 +181,9 @@ async function openIfThere(path: string): Promise<FileHandle | null> {
   try {
     return await open(path, 'r');
   } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error;
+    if (errorCode(error) !== 'ENOENT') {
+      throw new TenantError('file_failed', `could not read ${path}`, { cause: error });
+    }
     ignore(error, 'the oldest file goes, and the current one is renamed');
     return null;
   }

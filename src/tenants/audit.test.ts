@@ -96,6 +96,25 @@ describe('AuditLog', () => {
     ]);
   });
 
+  it('verify finds nothing wrong while files become full and the oldest go', async () => {
+    await using log = await openLog({ limits: { fileBytesMax: 500, filesMax: 20 } });
+    const writing = (async () => {
+      for (let n = 1; n <= 300; n += 1) {
+        log.note(call(n));
+        await log.flush();
+      }
+    })();
+    const found = new Set<string>();
+    let isWriting = true;
+    void writing.finally(() => {
+      isWriting = false;
+    });
+    while (isWriting) {
+      for (const problem of (await verifyAudit(home, 20)).problems) found.add(problem);
+    }
+    expect([...found]).toEqual([]);
+  });
+
   it('a new file that can’t be opened, or an old one that can’t be closed, loses no record', async () => {
     const failing = { open: 0, close: 0 };
     const openFile = async (path: string) => {

@@ -26,6 +26,7 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import type { Clock } from '../base/clock.ts';
 import { describeError, errorCode } from '../base/errors.ts';
@@ -308,7 +309,8 @@ export class AuditLog implements AuditSink, AsyncDisposable {
 }
 
 /**
- * Checks the files of a home, oldest first.
+ * Checks the files of a home, oldest first. A daemon may write meanwhile: what is wrong counts only if no file became
+ * full and none was removed since they were listed.
  * @param filesMax full files beyond which the daemon has removed the oldest
  * @throws TenantError `not_found`: there is no log; `file_failed`
  */
@@ -318,54 +320,74 @@ export async function verifyAudit(
   kind: AuditKind = 'calls',
 ): Promise<ChainReport> {
   const dir = auditDir(homeDir, kind);
-  try {
-    const names = await readdir(dir);
-    const full = names.filter((name) => FULL.test(name)).sort();
-    const known = await readHead(dir);
-    // After a failed rotation there is no current file, and none where somebody has removed it.
-    const current = names.filter((name) => name === CURRENT);
-    if (known === null && full.length + current.length === 0) throw noLog(dir);
-    const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
-    const paths = [...full, ...current].map((name) => join(dir, name));
-    return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
-  } catch (error) {
-    if (error instanceof TenantError) throw error;
-    if (errorCode(error) === 'ENOENT') throw noLog(dir);
-    throw new TenantError('file_failed', `could not read the audit log in ${dir}`, {
-      cause: error,
-    });
+  for (;;) {
+    const names = await auditNames(dir);
+    let report: ChainReport | null = null;
+    let failure: unknown;
+    try {
+      report = await verifyNames(dir, names, filesMax);
+    } catch (error) {
+      failure = readFailure(dir, error);
+    }
+    if (report?.problemCount === 0) return report;
+    if (!isDeepStrictEqual(names, await auditNames(dir))) continue;
+    if (report === null) throw failure;
+    return report;
   }
 }
 
+async function verifyNames(
+  dir: string,
+  names: readonly string[],
+  filesMax: number,
+): Promise<ChainReport> {
+  const full = names.filter((name) => FULL.test(name));
+  const known = await readHead(dir);
+  // After a failed rotation there is no current file, and none where somebody has removed it.
+  const current = names.filter((name) => name === CURRENT);
+  if (known === null && full.length + current.length === 0) throw noLog(dir);
+  const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
+  const paths = [...full, ...current].map((name) => join(dir, name));
+  return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
+}
+
+/** The file that is written to. It may be missing, as it is while a full one is renamed. */
+export function auditPath(homeDir: string, kind: AuditKind): string {
+  return join(auditDir(homeDir, kind), CURRENT);
+}
+
 /**
- * The files of a log.
+ * The full files of a log, oldest first.
  * @throws TenantError `not_found`, `file_failed`
  */
-export async function auditFiles(
+export async function fullAuditFiles(
   homeDir: string,
   kind: AuditKind,
-): Promise<{
-  readonly dir: string;
-  /** Oldest first. */
-  readonly full: readonly { readonly name: string; readonly firstSeq: number }[];
-  /** May be missing, as it is while a full one is renamed. */
-  readonly current: string;
-}> {
+): Promise<readonly { readonly path: string; readonly firstSeq: number }[]> {
   const dir = auditDir(homeDir, kind);
+  return (await auditNames(dir)).flatMap((name) => {
+    const [, seq] = FULL.exec(name) ?? [];
+    return seq === undefined ? [] : [{ path: join(dir, name), firstSeq: Number(seq) }];
+  });
+}
+
+/** A log's files in the order in which they were begun. @throws TenantError `not_found`, `file_failed` */
+async function auditNames(dir: string): Promise<readonly string[]> {
   try {
     const names = await readdir(dir);
-    const full = names.flatMap((name) => {
-      const [, seq] = FULL.exec(name) ?? [];
-      return seq === undefined ? [] : [{ name, firstSeq: Number(seq) }];
-    });
-    full.sort((a, b) => a.firstSeq - b.firstSeq);
-    return { dir, full, current: CURRENT };
+    return [
+      ...names.filter((name) => FULL.test(name)).sort(),
+      ...names.filter((name) => name === CURRENT),
+    ];
   } catch (error) {
-    if (errorCode(error) === 'ENOENT') throw noLog(dir);
-    throw new TenantError('file_failed', `could not read the audit log in ${dir}`, {
-      cause: error,
-    });
+    throw readFailure(dir, error);
   }
+}
+
+function readFailure(dir: string, error: unknown): TenantError {
+  if (error instanceof TenantError) return error;
+  if (errorCode(error) === 'ENOENT') return noLog(dir);
+  return new TenantError('file_failed', `could not read the audit log in ${dir}`, { cause: error });
 }
 
 const noLog = (dir: string): TenantError =>
