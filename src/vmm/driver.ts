@@ -161,7 +161,7 @@ export interface ChangesRoom {
   readonly buffers: readonly ArrayBuffer[];
 }
 
-/** What a save has read and not yet written, so that the VM need not stand still for it. */
+/** What a save has read and not yet written, so that the VM need not be paused for it. */
 export interface UnwrittenChanges {
   /** Call it once. @throws an errno error of the file */
   write(): Promise<unknown>;

@@ -34,7 +34,7 @@ const WARM_ROUNDS = 20;
 /** Heaps and their gaps grow for a while: after gc() and malloc_trim(3) nothing is left of it. */
 const GROWTH_BYTES_MAX = 64 * MIB;
 const GROWTH_BYTES_PER_SESSION_MAX = 8 * KIB;
-/** A device that stands still, not one that is slow. */
+/** A device that hangs, not one that is slow. */
 const ECHO_MS_MAX = 20_000;
 const SETTLE_MS_MAX = 20_000;
 const POLITE_CID = 3;

@@ -23,7 +23,7 @@ const fixture = useControlPlane(() => upstream.target.baseUrl ?? '');
 afterAll(() => upstream.close());
 
 const CLOCK_MS_MAX = 2_000;
-/** Longer than the clock may be off, so that one that stood still is seen. */
+/** Longer than the clock may be off, so that one that stopped is seen. */
 const PAUSED_MS = 3_000;
 const FORKS = 3;
 

@@ -3,7 +3,7 @@ import type { SandboxInfo } from '../../sandbox/control.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
-import { openBenchControl, standstillMs } from '../control.ts';
+import { openBenchControl, pausedMs } from '../control.ts';
 import { makeDirty } from './snapshot.ts';
 
 const COUNTS = [1, 4, 16] as const;
@@ -106,7 +106,7 @@ async function forkOnce(
   const made: SandboxInfo[] = [];
   const failures: string[] = [];
   try {
-    const stillMs = await standstillMs(control, parent, async () => {
+    const stillMs = await pausedMs(control, parent, async () => {
       const began = performance.now();
       const results = await control.fork(parent, { count });
       allMs = performance.now() - began;

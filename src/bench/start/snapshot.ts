@@ -5,7 +5,7 @@ import { MIB } from '../../base/units.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import { Attempts } from '../attempts.ts';
 import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
-import { openBenchControl, standstillMs } from '../control.ts';
+import { openBenchControl, pausedMs } from '../control.ts';
 import { firstOutputMs } from '../output.ts';
 
 /** Memory written by the sandbox before the snapshot. */
@@ -88,7 +88,7 @@ async function snapshotOnce(
 ): Promise<void> {
   let timeMs = 0;
   let bytes = 0;
-  const stillMs = await standstillMs(control, id, async () => {
+  const stillMs = await pausedMs(control, id, async () => {
     const began = performance.now();
     const snapshot = await control.snapshot(id);
     timeMs = performance.now() - began;

@@ -120,7 +120,7 @@ export class Saving {
     return snapshot;
   }
 
-  /** Writes what the VM need not stand still for. Before that the copy is not whole. */
+  /** Writes what the VM need not be paused for. Before that the copy is not whole. */
   async finish(): Promise<void> {
     await this.#rest?.write();
   }

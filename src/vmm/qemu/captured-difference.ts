@@ -14,7 +14,7 @@ import { DATA_OFFSET, differenceHeader, differenceTable, RunCollector } from '..
 
 /** The largest run of pages. */
 const BUFFER_BYTES = 4 * MIB;
-/** More is compared and written while the VM still stands still. */
+/** More is compared and written while the VM is still paused. */
 const HELD_BYTES_MAX = 128 * MIB;
 /** Compared before others get a turn of this thread: about 0.5 ms. The guest comes back meanwhile, and forks start. */
 const TURN_BYTES = MIB / 2;
@@ -31,7 +31,7 @@ interface Room {
   used: number;
 }
 
-/** Otherwise new pages for these buffers take a third of the time in which the VM stands still. */
+/** Otherwise new pages for these buffers take a third of the time in which the VM is paused. */
 export async function makeRoom(bytes: number): Promise<ChangesRoom> {
   const buffers: ArrayBuffer[] = [];
   for (let made = 0; made <= Math.min(bytes, HELD_BYTES_MAX); made += BUFFER_BYTES) {
