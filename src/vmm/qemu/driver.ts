@@ -46,7 +46,8 @@ import { PrivateRam } from './private-ram.ts';
 import { QemuProcess } from './process.ts';
 import { RamDescriptor, UnexpectedDescriptor } from './ram-descriptor.ts';
 import { configurationOf, loadState } from './state.ts';
-import { type PrivateMemory, QemuVm, VsockSlot } from './vm.ts';
+import { type PrivateMemory, QemuVm } from './vm.ts';
+import { VsockSlot } from './vsock-slot.ts';
 
 /** From the spawn to QEMU's greeting; usually 30 ms. */
 const GREETING_MS_MAX = 15_000;

@@ -1,47 +1,20 @@
 import { describe, expect, it } from 'vitest';
+import { type HotplugOptions, hotplugQmp } from '../../../test/support/hotplug-qmp.ts';
 import { NicSlot } from './nic.ts';
-import type { QmpClient, QmpEvent } from './qmp.ts';
 
 const NIC = { tapFd: 7, mac: 'aa:fc:00:00:00:01' };
 
-/** A QMP client that records commands, refuses the command `refuse`, and completes `device_del` if `obeys`. */
-function qmp(options: { refuse?: string; obeys?: boolean } = {}) {
-  const commands: string[] = [];
-  const listeners = new Set<(event: QmpEvent) => void>();
-  const emit = (device: string): void => {
-    for (const tell of [...listeners]) tell({ name: 'DEVICE_DELETED', data: { device } });
-  };
-  const execute = async (command: string, args: Record<string, unknown>): Promise<void> => {
-    commands.push(`${command} ${Object.values(args).join(' ')}`);
-    if (command === options.refuse) throw new Error(`${command} refused`);
-    if (command === 'device_del' && options.obeys !== false) {
-      // Events of a part of the device and of another device must be ignored.
-      emit('');
-      emit('vsock');
-      emit('nic');
-    }
-  };
-  const client = {
-    execute,
-    passFd: async (name: string, fd: number) => void commands.push(`getfd ${name} ${fd}`),
-    onEvent: (listener: (event: QmpEvent) => void) => {
-      listeners.add(listener);
-      return () => listeners.delete(listener);
-    },
-    event: (matches: (event: QmpEvent) => boolean) =>
-      new Promise<QmpEvent>((resolve, reject) => {
-        if (options.obeys === false) reject(new Error('no answer in time'));
-        listeners.add((event) => {
-          if (matches(event)) resolve(event);
-        });
-      }),
-  } as unknown as QmpClient;
-  return { slot: new NicSlot(client), commands, emit };
+function qmp(options: HotplugOptions = {}) {
+  const { client, ...fake } = hotplugQmp(options);
+  return { slot: new NicSlot(client), ...fake };
 }
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 const GETFD = 'getfd nic-tap 7';
 const NETDEV = 'netdev_add tap tap nic-tap false';
-const DEVICE = 'device_add virtio-net-pci nic tap aa:fc:00:00:00:01 false  6';
+const device = (plug: number): string =>
+  `device_add virtio-net-pci nic-${plug} tap aa:fc:00:00:00:01 false  6`;
 
 describe('NicSlot', () => {
   it('plugNic, withdrawNic, returnNic, unplugNic: handle backend and device once each', async () => {
@@ -52,15 +25,15 @@ describe('NicSlot', () => {
     expect(commands.splice(0)).toEqual([]);
     await slot.plugNic(NIC);
     expect(slot.isPlugged).toBe(true);
-    expect(commands.splice(0)).toEqual([GETFD, NETDEV, DEVICE]);
+    expect(commands.splice(0)).toEqual([GETFD, NETDEV, device(0)]);
     await slot.withdrawNic();
     await slot.withdrawNic();
     expect(slot.isPlugged).toBe(false);
     await slot.returnNic();
     await slot.returnNic();
-    expect(commands.splice(0)).toEqual(['device_del nic', DEVICE]);
+    expect(commands.splice(0)).toEqual(['device_del nic-0', device(1)]);
     await slot.unplugNic();
-    expect(commands.splice(0)).toEqual(['device_del nic', 'netdev_del tap']);
+    expect(commands.splice(0)).toEqual(['device_del nic-1', 'netdev_del tap']);
     await slot.plugNic(NIC);
   });
 
@@ -78,16 +51,16 @@ describe('NicSlot', () => {
     expect(one.commands).toEqual([GETFD, NETDEV, 'closefd nic-tap']);
     const two = qmp({ refuse: 'device_add' });
     await expect(two.slot.plugNic(NIC)).rejects.toThrow('device_add refused');
-    expect(two.commands).toEqual([GETFD, NETDEV, DEVICE, 'netdev_del tap']);
+    expect(two.commands).toEqual([GETFD, NETDEV, device(0), 'netdev_del tap']);
     expect(two.slot.isPlugged).toBe(false);
   });
 
   it('unplugNic: a NIC that the guest releases late is unplugged all the same', async () => {
-    const { slot, commands, emit } = qmp({ obeys: false });
+    const { slot, commands, free } = qmp({ gone: 'late' });
     await slot.plugNic(NIC);
     await expect(slot.unplugNic()).rejects.toThrow('no answer');
     expect(slot.isPlugged).toBe(true);
-    emit('nic');
+    free('nic-0');
     expect(slot.isPlugged).toBe(false);
     commands.splice(0);
     await slot.unplugNic();
@@ -95,34 +68,59 @@ describe('NicSlot', () => {
   });
 
   it('returnNic: plugs a NIC again at once if the guest releases it late', async () => {
-    const { slot, commands, emit } = qmp({ obeys: false });
+    const { slot, commands, release, free } = qmp({ gone: 'late' });
     await slot.plugNic(NIC);
     await expect(slot.withdrawNic()).rejects.toThrow('no answer');
     commands.splice(0);
     await slot.returnNic();
     expect(commands).toEqual([]);
-    emit('nic');
+    release('nic-0');
     await expect.poll(() => slot.isPlugged).toBe(true);
-    expect(commands).toEqual([DEVICE]);
+    expect(commands).toEqual([device(1)]);
     // No caller waits for a NIC that is to be unplugged.
     await expect(slot.unplugNic()).rejects.toThrow('no answer');
-    emit('nic');
+    // The rest of the first one says nothing of the second.
+    free('nic-0');
+    expect(slot.isPlugged).toBe(true);
+    free('nic-1');
     expect(slot.isPlugged).toBe(false);
-    expect(commands).toEqual([DEVICE, 'device_del nic']);
+    expect(commands).toEqual([device(1), 'device_del nic-1']);
   });
 
   it('returnNic: if QEMU refuses the late NIC, the next return tries again', async () => {
-    const options: { refuse?: string; obeys: boolean } = { obeys: false };
-    const { slot, commands, emit } = qmp(options);
+    const options: HotplugOptions = { gone: 'late' };
+    const { slot, commands, free } = qmp(options);
     await slot.plugNic(NIC);
     await expect(slot.withdrawNic()).rejects.toThrow('no answer');
     await slot.returnNic();
     options.refuse = 'device_add';
-    emit('nic');
-    await expect.poll(() => commands.filter((each) => each === DEVICE)).toHaveLength(2);
+    free('nic-0');
+    await expect.poll(() => commands.filter((each) => each === device(1))).toHaveLength(1);
     expect(slot.isPlugged).toBe(false);
     delete options.refuse;
     await slot.returnNic();
     expect(slot.isPlugged).toBe(true);
+  });
+
+  it('withdrawNic waits for the guest alone; a return and an end of the card wait for what they need', async () => {
+    const { slot, commands, release, free } = qmp({ gone: 'by-test' });
+    await slot.plugNic(NIC);
+    const withdrawn = slot.withdrawNic();
+    release('nic-0');
+    await withdrawn;
+    expect(slot.isPlugged).toBe(false);
+    commands.splice(0);
+    await slot.returnNic();
+    expect(commands.splice(0)).toEqual([device(1)]);
+    free('nic-0');
+    expect(slot.isPlugged).toBe(true);
+    const unplugged = slot.unplugNic();
+    await turn();
+    release('nic-1');
+    await turn();
+    expect(commands).toEqual(['device_del nic-1']);
+    free('nic-1');
+    await unplugged;
+    expect(commands).toEqual(['device_del nic-1', 'netdev_del tap']);
   });
 });

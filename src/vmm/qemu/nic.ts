@@ -9,15 +9,13 @@ import { ignore } from '../../base/ignore.ts';
 import type { NicHotplug, NicSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
+import { FREED_MS_MAX, isFreed, isReleased, UNPLUG_MS_MAX } from './unplug.ts';
 
-/** The guest must release the device; 100 ms are usual. */
-const UNPLUG_MS_MAX = 10_000;
 /** PCI slot; see the drawing in `args.ts`. */
 const SLOT = '6';
-/** QMP names of the descriptor, the netdev and the device. */
+/** QMP names of the descriptor and the netdev. */
 const FD_NAME = 'nic-tap';
 const NETDEV_ID = 'tap';
-const DEVICE_ID = 'nic';
 
 export class NicSlot implements NicHotplug {
   readonly #qmp: QmpClient;
@@ -26,18 +24,32 @@ export class NicSlot implements NicHotplug {
   #isWanted = false;
   /** The return of a card that was released late. */
   #late: Promise<void> = Promise.resolve();
+  #plugs = 0;
+  /** QEMU has freed the last device. */
+  #freed: Promise<unknown> = Promise.resolve();
   #mac = '';
 
   constructor(qmp: QmpClient) {
     this.#qmp = qmp;
-    qmp.onEvent(({ name, data }) => {
-      if (name !== 'DEVICE_DELETED' || data['device'] !== DEVICE_ID) return;
+    qmp.onEvent((event) => {
+      const id = this.#qemuId;
+      if (this.#state !== 'plugged' || !isReleased(event, id)) return;
       this.#state = 'withdrawn';
+      this.#plugs += 1;
+      this.#freed = isFreed(event, id)
+        ? Promise.resolve()
+        : qmp.event((next) => isFreed(next, id), FREED_MS_MAX);
+      this.#freed.catch((error: unknown) => ignore(error, 'an unplug reports it'));
       if (!this.#isWanted) return;
       this.#late = this.#add().catch((error: unknown) =>
         ignore(error, 'the next return tries again, or QEMU is gone'),
       );
     });
+  }
+
+  /** QMP name of the device: QEMU may not yet have freed the one before. */
+  get #qemuId(): string {
+    return `nic-${this.#plugs}`;
   }
 
   get isPlugged(): boolean {
@@ -72,6 +84,7 @@ export class NicSlot implements NicHotplug {
   async unplugNic(): Promise<void> {
     await this.withdrawNic();
     if (this.#state !== 'withdrawn') return;
+    await this.#freed;
     await this.#qmp.execute('netdev_del', { id: NETDEV_ID });
     this.#state = 'absent';
   }
@@ -80,11 +93,9 @@ export class NicSlot implements NicHotplug {
     this.#isWanted = false;
     await this.#late;
     if (this.#state !== 'plugged') return;
-    const deleted = this.#qmp.event(
-      ({ name, data }) => name === 'DEVICE_DELETED' && data['device'] === DEVICE_ID,
-      UNPLUG_MS_MAX,
-    );
-    await Promise.all([deleted, this.#qmp.execute('device_del', { id: DEVICE_ID })]);
+    const id = this.#qemuId;
+    const released = this.#qmp.event((event) => isReleased(event, id), UNPLUG_MS_MAX);
+    await Promise.all([released, this.#qmp.execute('device_del', { id })]);
   }
 
   async returnNic(): Promise<void> {
@@ -97,7 +108,7 @@ export class NicSlot implements NicHotplug {
     if (this.#state !== 'withdrawn') return;
     await this.#qmp.execute('device_add', {
       driver: 'virtio-net-pci',
-      id: DEVICE_ID,
+      id: this.#qemuId,
       netdev: NETDEV_ID,
       mac: this.#mac,
       // The link is always up. With a status Linux would drop packets until it has polled it, up to a second.
