@@ -17,9 +17,12 @@ export class LoopTurns implements Disposable {
     }, TICK_MS);
   }
 
-  /** So long, in milliseconds, or shorter is the loop held in 99 % of the time. */
+  /**
+   * So long, in milliseconds, or shorter is the loop held in 99 % of the time, without the longest turn: in a measurement of
+   * 4 s that one alone may be the hundredth part, and it may be a collection of garbage that no guest caused.
+   */
   get p99(): number {
-    const sorted = [...this.#turns].sort((a, b) => b - a);
+    const sorted = [...this.#turns].sort((a, b) => b - a).slice(1);
     let left = 0.01 * sorted.reduce((sum, turn) => sum + lengthOf(turn), 0);
     for (const turn of sorted) {
       left -= lengthOf(turn);
