@@ -19,7 +19,6 @@ export interface HotplugOptions {
 }
 
 export function hotplugQmp(options: HotplugOptions = {}): HotplugQmp {
-  const { gone = 'at-once' } = options;
   const commands: string[] = [];
   const listeners = new Set<(event: QmpEvent) => void>();
   const emit = (data: QmpEvent['data']): void => {
@@ -32,7 +31,7 @@ export function hotplugQmp(options: HotplugOptions = {}): HotplugQmp {
     execute: async (command: string, args: Record<string, unknown>): Promise<void> => {
       commands.push(`${command} ${Object.values(args).join(' ')}`);
       if (command === options.refuse) throw new Error(`${command} refused`);
-      if (command !== 'device_del' || gone !== 'at-once') return;
+      if (command !== 'device_del' || (options.gone ?? 'at-once') !== 'at-once') return;
       // Events of other devices must be ignored.
       release('other');
       free('other');
@@ -46,7 +45,7 @@ export function hotplugQmp(options: HotplugOptions = {}): HotplugQmp {
     },
     event: (matches: (event: QmpEvent) => boolean) =>
       new Promise<QmpEvent>((resolve, reject) => {
-        if (gone === 'late') reject(new Error('no answer in time'));
+        if (options.gone === 'late') reject(new Error('no answer in time'));
         listeners.add((event) => {
           if (matches(event)) resolve(event);
         });

@@ -41,9 +41,10 @@ export class NicSlot implements NicHotplug {
         : qmp.event((next) => isFreed(next, id), FREED_MS_MAX);
       this.#freed.catch((error: unknown) => ignore(error, 'an unplug reports it'));
       if (!this.#isWanted) return;
-      this.#late = this.#add().catch((error: unknown) =>
-        ignore(error, 'the next return tries again, or QEMU is gone'),
-      );
+      // A guest may eject its card at any time: QEMU's pace bounds how often it gets another.
+      this.#late = this.#freed
+        .then(() => this.#add())
+        .catch((error: unknown) => ignore(error, 'the next return tries again, or QEMU is gone'));
     });
   }
 
