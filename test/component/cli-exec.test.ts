@@ -319,8 +319,8 @@ sys.exit(7)
     await using control = new FakeControlPlane();
     const code = `
 import time
-print('started', flush=True)
 try:
+    print('started', flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     raise SystemExit(130)

@@ -136,8 +136,9 @@ describe('run --out', () => {
   it('Ctrl-C that the script handles: its results come back', async () => {
     const code = `${WRITE}
 import time
-print('started', flush=True)
-try: time.sleep(600)
+try:
+    print('started', flush=True)
+    time.sleep(600)
 except KeyboardInterrupt: open('results/last.txt', 'w').write('saved')
 `;
     const running = cli(['run', '--out', 'results', '-c', code], { env: daemon.env, cwd: here });

@@ -108,8 +108,8 @@ sys.exit(7)
   it('Ctrl-C: lets the script end by itself, and leaves nothing', async () => {
     const code = `
 import time
-print('started', flush=True)
 try:
+    print('started', flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     print('interrupted', flush=True)
