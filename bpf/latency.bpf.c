@@ -65,8 +65,8 @@ struct since {
 };
 
 /*
- * Shared by all TAPs: when it is full, the oldest are evicted. So that one guest can't evict those of others before
- * their answers, additions per TAP and time are bounded, too (`noted_max`).
+ * Shared by all TAPs: when it is full, the oldest of a processor are evicted (bpf_lru_list.c). So that one guest can't
+ * evict those of others before their answers, additions per TAP and time are bounded, too (`noted_max`).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
