@@ -39,11 +39,11 @@ export async function* readAudit(
   let isAgain = false;
   do {
     const { full, current } = await openFiles(homeDir, kind);
-    await using _ = { [Symbol.asyncDispose]: async () => await current.file?.close() };
-    const paths = full
+    await using _ = current.file;
+    const older = full
       .filter((_, index) => (full[index + 1]?.firstSeq ?? Number.POSITIVE_INFINITY) > fromSeq)
       .map(({ path }) => linesOfFull(path));
-    for (const lines of [...paths, linesOf(current, { follow, signal })]) {
+    for (const lines of [...older, linesOf(current, { follow, signal })]) {
       for await (const text of lines) {
         const record = parseRecord(text);
         if (record === null || (isAgain && record.seq < fromSeq)) continue;
@@ -108,25 +108,19 @@ async function openFiles(
 }> {
   for (;;) {
     const path = auditPath(homeDir, kind);
-    const file = await openIfThere(path);
-    let isKept = false;
-    try {
-      const full = await fullAuditFiles(homeDir, kind);
-      isKept = (await stat(path).catch(ignoreMissing))?.ino === (await file?.stat())?.ino;
-      if (isKept) return { full, current: { path, file } };
-    } finally {
-      if (!isKept) await file?.close();
-    }
+    await using opened = new AsyncDisposableStack();
+    const file = opened.use(await openIfThere(path));
+    const full = await fullAuditFiles(homeDir, kind);
+    const { named, ours } = await inodesOf(path, file);
+    if (named !== ours) continue;
+    opened.move();
+    return { full, current: { path, file } };
   }
 }
 
 async function* linesOfFull(path: string): AsyncGenerator<string> {
-  const file = await openIfThere(path);
-  try {
-    yield* linesOf({ path, file }, {});
-  } finally {
-    await file?.close();
-  }
+  await using file = await openIfThere(path);
+  yield* linesOf({ path, file }, {});
 }
 
 /** @param follow ends once another file has the name, or the signal aborts */
@@ -173,8 +167,17 @@ async function* linesOf(
 
 /** True once another file has its name. */
 async function hasSuccessor(path: string, file: FileHandle | null): Promise<boolean> {
+  const { named, ours } = await inodesOf(path, file);
+  return named !== undefined && named !== ours;
+}
+
+/** Of the file that has the name, and of the open one; undefined: there is none. */
+async function inodesOf(
+  path: string,
+  file: FileHandle | null,
+): Promise<{ readonly named: number | undefined; readonly ours: number | undefined }> {
   const there = await stat(path).catch(ignoreMissing);
-  return there !== undefined && there.ino !== (await file?.stat())?.ino;
+  return { named: there?.ino, ours: (await file?.stat())?.ino };
 }
 
 async function openIfThere(path: string): Promise<FileHandle | null> {

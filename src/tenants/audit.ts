@@ -288,7 +288,7 @@ export class AuditLog implements AuditSink, AsyncDisposable {
     this.#firstSeq = nextSeq;
     this.#isRenamed = false;
     await before.close();
-    const old = (await fullFiles(this.#dir)).slice(0, -this.#limits.filesMax);
+    const old = (await filesIn(this.#dir)).full.slice(0, -this.#limits.filesMax);
     for (const name of old) await rm(join(this.#dir, name));
   }
 
@@ -321,30 +321,23 @@ export async function verifyAudit(
 ): Promise<ChainReport> {
   const dir = auditDir(homeDir, kind);
   for (;;) {
-    const names = await auditNames(dir);
-    let report: ChainReport | null = null;
-    let failure: unknown;
-    try {
-      report = await verifyNames(dir, names, filesMax);
-    } catch (error) {
-      failure = readFailure(dir, error);
-    }
-    if (report?.problemCount === 0) return report;
-    if (!isDeepStrictEqual(names, await auditNames(dir))) continue;
-    if (report === null) throw failure;
-    return report;
+    const files = await listFiles(dir);
+    const found = await verifyFiles(dir, files, filesMax).catch((error: unknown) =>
+      readFailure(dir, error),
+    );
+    const isSound = !(found instanceof TenantError) && found.problemCount === 0;
+    if (!isSound && !isDeepStrictEqual(files, await listFiles(dir))) continue;
+    if (found instanceof TenantError) throw found;
+    return found;
   }
 }
 
-async function verifyNames(
+async function verifyFiles(
   dir: string,
-  names: readonly string[],
+  { full, current }: LogFiles,
   filesMax: number,
 ): Promise<ChainReport> {
-  const full = names.filter((name) => FULL.test(name));
   const known = await readHead(dir);
-  // After a failed rotation there is no current file, and none where somebody has removed it.
-  const current = names.filter((name) => name === CURRENT);
   if (known === null && full.length + current.length === 0) throw noLog(dir);
   const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
   const paths = [...full, ...current].map((name) => join(dir, name));
@@ -365,20 +358,25 @@ export async function fullAuditFiles(
   kind: AuditKind,
 ): Promise<readonly { readonly path: string; readonly firstSeq: number }[]> {
   const dir = auditDir(homeDir, kind);
-  return (await auditNames(dir)).flatMap((name) => {
-    const [, seq] = FULL.exec(name) ?? [];
-    return seq === undefined ? [] : [{ path: join(dir, name), firstSeq: Number(seq) }];
-  });
+  const { full } = await listFiles(dir);
+  return full.map((name) => ({
+    path: join(dir, name),
+    firstSeq: Number(FULL.exec(name)?.[1]),
+  }));
 }
 
-/** A log's files in the order in which they were begun. @throws TenantError `not_found`, `file_failed` */
-async function auditNames(dir: string): Promise<readonly string[]> {
+/** Names of a log's files. */
+interface LogFiles {
+  /** Oldest first. */
+  readonly full: readonly string[];
+  /** One, or none: after a failed rotation, and where somebody has removed it. */
+  readonly current: readonly string[];
+}
+
+/** @throws TenantError `not_found`, `file_failed` */
+async function listFiles(dir: string): Promise<LogFiles> {
   try {
-    const names = await readdir(dir);
-    return [
-      ...names.filter((name) => FULL.test(name)).sort(),
-      ...names.filter((name) => name === CURRENT),
-    ];
+    return await filesIn(dir);
   } catch (error) {
     throw readFailure(dir, error);
   }
@@ -436,7 +434,7 @@ interface Opened {
 async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Opened> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const known = (await readHead(dir)) ?? CHAIN_START;
-  const full = await fullFiles(dir);
+  const { full } = await filesIn(dir);
   const path = join(dir, CURRENT);
   await cutTorn(path);
   const file = await openFile(path);
@@ -485,9 +483,12 @@ async function readIfThere(path: string): Promise<Buffer> {
 /** Only appends, also if somebody else writes. */
 const openCurrent = async (path: string): Promise<AuditFile> => await open(path, 'a', 0o600);
 
-/** Oldest first. */
-async function fullFiles(dir: string): Promise<readonly string[]> {
-  return (await readdir(dir)).filter((name) => FULL.test(name)).sort();
+async function filesIn(dir: string): Promise<LogFiles> {
+  const names = await readdir(dir);
+  return {
+    full: names.filter((name) => FULL.test(name)).sort(),
+    current: names.filter((name) => name === CURRENT),
+  };
 }
 
 async function writeHead(dir: string, end: ChainEnd): Promise<void> {

@@ -1,7 +1,7 @@
 /**
  * The network card of one VM: QEMU's copy of a TAP (its "netdev"), and the device on it.
  *
- *     getfd (SCM_RIGHTS) ─► netdev_add ─► device_add      device_del ─► DEVICE_DELETED ─► netdev_del
+ *     getfd (SCM_RIGHTS) ─► netdev_add ─► device_add      device_del ─► released ─► freed ─► netdev_del
  *
  * The TAP ends with the last copy of its descriptor: at `netdev_del`, or with QEMU.
  */
@@ -9,7 +9,7 @@ import { ignore } from '../../base/ignore.ts';
 import type { NicHotplug, NicSpec } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
-import { FREED_MS_MAX, isFreed, isReleased, UNPLUG_MS_MAX } from './unplug.ts';
+import { FREED_MS_MAX, isFreed, isReleased, releaseDevice } from './unplug.ts';
 
 /** PCI slot; see the drawing in `args.ts`. */
 const SLOT = '6';
@@ -94,9 +94,7 @@ export class NicSlot implements NicHotplug {
     this.#isWanted = false;
     await this.#late;
     if (this.#state !== 'plugged') return;
-    const id = this.#qemuId;
-    const released = this.#qmp.event((event) => isReleased(event, id), UNPLUG_MS_MAX);
-    await Promise.all([released, this.#qmp.execute('device_del', { id })]);
+    await releaseDevice(this.#qmp, this.#qemuId);
   }
 
   async returnNic(): Promise<void> {

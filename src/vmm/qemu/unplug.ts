@@ -9,20 +9,28 @@
  * Both come under QEMU's lock, which the eject holds until the whole device is unrealized. Until the second event the id is
  * taken, so each plug has an id of its own.
  */
-import type { QmpEvent } from './qmp.ts';
+import type { QmpClient, QmpEvent } from './qmp.ts';
 
 /** A guest must release the device; a busy or hostile one may be slow. */
-export const UNPLUG_MS_MAX = 10_000;
+export const RELEASED_MS_MAX = 10_000;
 /** From the first event to the second. */
 export const FREED_MS_MAX = 5_000;
 
-/** The guest has released the device: no state of a VM contains it. */
-export function isReleased({ name, data }: QmpEvent, id: string): boolean {
-  if (name !== 'DEVICE_DELETED') return false;
-  return data['device'] === id || data['path'] === `/machine/peripheral/${id}/virtio-backend`;
+/** Resolves when the guest has released the device. @throws VmmError as `QmpClient` */
+export async function releaseDevice(qmp: QmpClient, id: string): Promise<void> {
+  const released = qmp.event((event) => isReleased(event, id), RELEASED_MS_MAX);
+  await Promise.all([released, qmp.execute('device_del', { id })]);
 }
 
-/** Its backend can be removed. */
+/** No state of a VM contains the device. */
+export function isReleased(event: QmpEvent, id: string): boolean {
+  const isPart =
+    event.name === 'DEVICE_DELETED' &&
+    event.data['path'] === `/machine/peripheral/${id}/virtio-backend`;
+  return isPart || isFreed(event, id);
+}
+
+/** What it used can be removed. */
 export function isFreed({ name, data }: QmpEvent, id: string): boolean {
   return name === 'DEVICE_DELETED' && data['device'] === id;
 }

@@ -17,7 +17,6 @@ afterAll(async () => {
   await rm(dir, { recursive: true });
 });
 
-/** Commands without the connection that QEMU gets. */
 function slotOf(options: HotplugOptions) {
   const { client, commands, release, free } = hotplugQmp(options);
   const detached: number[] = [];
@@ -34,6 +33,7 @@ function slotOf(options: HotplugOptions) {
     memory: undefined,
     copiedProcess: undefined,
   });
+  /** The commands since the last call, without the connection that QEMU gets. */
   const told = (): string[] => commands.splice(0).filter((command) => !command.startsWith('getfd'));
   return { slot, told, release, free, detached };
 }

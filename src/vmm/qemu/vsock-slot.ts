@@ -11,7 +11,7 @@ import type { AttachVsock, VsockAttachment } from '../attach-vsock.ts';
 import type { ChannelLimits, ChannelStats, VsockHotplug } from '../driver.ts';
 import { VmmError } from '../errors.ts';
 import type { QmpClient } from './qmp.ts';
-import { FREED_MS_MAX, isFreed, isReleased, UNPLUG_MS_MAX } from './unplug.ts';
+import { FREED_MS_MAX, isFreed, RELEASED_MS_MAX, releaseDevice } from './unplug.ts';
 
 /** PCI slot of the vsock device; see the drawing in `args.ts`. */
 const VSOCK_SLOT = '5';
@@ -33,7 +33,7 @@ function openMemory(pid: number | null): number {
   }
 }
 
-/** The vsock device of one VM: absent, or plugged with its own backend. */
+/** Absent, or plugged with its own backend. */
 export class VsockSlot implements VsockHotplug {
   readonly #qmp: QmpClient;
   readonly #attachVsock: AttachVsock;
@@ -130,12 +130,11 @@ export class VsockSlot implements VsockHotplug {
   async unplugVsock(): Promise<void> {
     await this.#plugged();
     const id = this.#qemuId;
-    const released = this.#qmp.event((event) => isReleased(event, id), UNPLUG_MS_MAX);
-    const freed = this.#qmp.event((event) => isFreed(event, id), UNPLUG_MS_MAX + FREED_MS_MAX);
-    freed
+    this.#qmp
+      .event((event) => isFreed(event, id), RELEASED_MS_MAX + FREED_MS_MAX)
       .then(() => this.#qmp.execute('chardev-remove', { id }))
       .catch((error: unknown) => ignore(error, 'the unplug has failed, or QEMU is gone'));
-    await Promise.all([released, this.#qmp.execute('device_del', { id })]);
+    await releaseDevice(this.#qmp, id);
     this.#plugs += 1;
     await this.release();
   }
