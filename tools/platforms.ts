@@ -60,8 +60,8 @@ export function wholeOf(records: readonly NestedRecord[]): NestedRecord {
 
 if (import.meta.main) {
   const dir = nestedResults(resolveHome(readConfig(process.env).home).dir);
-  const records = readdirSync(dir).map(
-    (name) => JSON.parse(readFileSync(join(dir, name), 'utf8')) as NestedRecord,
-  );
+  const records = readdirSync(dir)
+    .filter((name) => name !== 'smoke.json')
+    .map((name) => JSON.parse(readFileSync(join(dir, name), 'utf8')) as NestedRecord);
   writeFileSync(PAGE, platformsPage(wholeOf(records)));
 }

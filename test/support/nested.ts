@@ -20,7 +20,7 @@ import { nestedResults, type OpenNestedHost, openNestedHost } from '../../tools/
 import { ROOT } from './cli.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
-import { type Requirement, requires } from './requires.ts';
+import { type Requirement, requires, requiresFullRun } from './requires.ts';
 
 export type NestedVmm = 'firecracker' | 'qemu';
 
@@ -77,6 +77,10 @@ export function supportedFirecracker(
 
 export const requiresNested = (): Requirement<NestedParts> =>
   requires('nested', nestedParts(process.env));
+
+/** The whole of it takes two hours, so each run has only the smoke. */
+export const requiresNestedInFull = (): Requirement<NestedParts> =>
+  requiresFullRun('nested', () => nestedParts(process.env));
 
 function find(program: string, path: string): string | undefined {
   return path
