@@ -12,6 +12,7 @@ import { once } from 'node:events';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import type { ServeReport } from '../../src/cli/commands/serve.ts';
 import { readConfig } from '../../src/config.ts';
 import { type Daemon, openDaemon } from '../../src/library/daemon.ts';
 import { ANCHOR_PREFIX } from '../../src/net/xdp/anchor.ts';
@@ -85,16 +86,22 @@ export class NetworkWorld implements AsyncDisposable {
     return new NetworkWorld({ host, internet, servers, home, env });
   }
 
-  /** Starts a daemon and connects to it. @param env more of its environment */
+  /**
+   * Starts a daemon and connects to it.
+   * @param env more of its environment
+   * @param flags more of `serve`
+   */
   async serve(
     env: Readonly<Record<string, string>> = {},
-  ): Promise<{ process: DaemonProcess; control: Daemon }> {
+    ...flags: string[]
+  ): Promise<{ process: DaemonProcess; control: Daemon; report: ServeReport }> {
     const [enter = '', ...args] = this.#inside();
-    const serve = ['serve', '-o', 'json', '--pool', '0'];
+    const serve = ['serve', '-o', 'json', '--pool', '0', ...flags];
     const process = watchDaemon(enter, [...args, ...serve], { ...this.#env, ...env });
     this.#daemons.push(process);
-    await process.ready();
-    return { process, control: await openDaemon(readConfig({ NEUROVISOR_HOME: this.home })) };
+    const report = await process.ready();
+    const control = await openDaemon(readConfig({ NEUROVISOR_HOME: this.home }));
+    return { process, control, report };
   }
 
   /** One command to its end. @param before what the command is given to, e.g. `setpriv` with options */
