@@ -1,33 +1,16 @@
 /**
- * The layers of the tests, cheapest first. The gate needs no machine; the rest boots kernels and VMs.
+ * The layers of the tests, cheapest first. The gate needs no machine; the rest needs other programs, kernels and VMs.
  *
- *     check ► unit ► guest ── all green ──► component, vm, e2e, nested
+ *     check ► unit ► guest ── all green ──► inprocess, component, smoke ┆ delays, vm, e2e, nested
+ *     └────────────────── ./neurovisor test ───────────────────────────┘
  */
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { SOURCE_DIR } from '../../src/runtime/setup.ts';
-import { runProgram, type Shell } from './child.ts';
-import { sum } from './summary.ts';
-import { type Outcome, type UnsteadyBudget, verdictOf } from './verdict.ts';
-import { vitestIn } from './vitest.ts';
-
-export interface LayerContext {
-  readonly shell: Shell;
-  readonly seed: number;
-  /** Parts of paths that Vitest's files must contain; empty: all files. */
-  readonly filters: readonly string[];
-  readonly budget: UnsteadyBudget;
-}
-
-export interface Layer {
-  readonly name: string;
-  readonly stage: 'gate' | 'machine';
-  /** VMs are booted: the machine must be set up first. */
-  readonly needsSetup?: boolean;
-  /** Other programs take part. */
-  readonly needsPackages?: boolean;
-  run(context: LayerContext): Promise<Outcome>;
-}
+import { runProgram } from './child.ts';
+import { DELAYS_MS_DEFAULT, delayed } from './delay-plan.ts';
+import { type Layer, type LayerContext, NOTHING, vitestLayer } from './layer.ts';
+import { nestedTests } from './nested-layer.ts';
+import type { Outcome } from './verdict.ts';
 
 /** Vitest leaves one idle; these tests wait for nothing. */
 const ALL_PROCESSORS = ['--maxWorkers=100%'];
@@ -36,82 +19,54 @@ const ALL_PROCESSORS = ['--maxWorkers=100%'];
 const pure = (projects: readonly string[]) => (context: LayerContext) =>
   vitestLayer(projects, { ...context, budget: null }, ALL_PROCESSORS);
 
-/** Each file has a host of its own, so that the death of one costs only its file. */
-async function nested(context: LayerContext): Promise<Outcome> {
-  const outcomes: Outcome[] = [];
-  for (const file of nestedFiles(context.filters)) {
-    const ofFile = { ...context, filters: [file], budget: null };
-    const run = (): Promise<Outcome> => vitestLayer(['nested'], ofFile);
-    outcomes.push(await onceMoreIfHostDied(context.shell, run));
-  }
-  return sum(outcomes);
-}
+const real = (project: string) => (context: LayerContext) => vitestLayer([project], context);
 
-const NESTED_DIR = 'test/nested';
-
-/** @param filters parts of paths; empty: all files */
-function nestedFiles(filters: readonly string[]): readonly string[] {
-  return readdirSync(join(SOURCE_DIR, NESTED_DIR))
-    .map((name) => join(NESTED_DIR, name))
-    .filter((path) => filters.length === 0 || filters.some((part) => path.includes(part)));
-}
-
-const real = (projects: readonly string[]) => (context: LayerContext) =>
-  vitestLayer(projects, context);
+/** These wait for timers and small programs most of the time. */
+const filling = (project: string) => (context: LayerContext) =>
+  vitestLayer([project], context, ALL_PROCESSORS);
 
 export const LAYERS: readonly Layer[] = [
   { name: 'check', stage: 'gate', run: check },
   { name: 'unit', stage: 'gate', run: pure(['tidy', 'unit', 'prop']) },
   { name: 'guest', stage: 'gate', run: guestTests },
-  { name: 'component', stage: 'machine', needsPackages: true, run: real(['component']) },
-  { name: 'vm', stage: 'machine', needsPackages: true, needsSetup: true, run: real(['vm']) },
-  { name: 'e2e', stage: 'machine', needsSetup: true, run: real(['e2e']) },
-  { name: 'nested', stage: 'machine', needsPackages: true, needsSetup: true, run: nested },
+  { name: 'inprocess', stage: 'machine', run: filling('inprocess') },
+  { name: 'component', stage: 'machine', needsMachine: true, run: filling('component') },
+  { name: 'smoke', stage: 'machine', needsMachine: true, run: real('smoke') },
+  { name: 'delays', stage: 'machine', isExtra: true, run: withDelays },
+  { name: 'vm', stage: 'machine', isExtra: true, needsMachine: true, run: real('vm') },
+  { name: 'e2e', stage: 'machine', isExtra: true, needsMachine: true, run: real('e2e') },
+  { name: 'nested', stage: 'machine', isExtra: true, needsMachine: true, run: nestedTests },
 ];
+
+/** Files in which the order of file operations, timers and connections matters most, and that are short. */
+const DELAYED_FILES = [
+  'test/inprocess/audit',
+  'test/inprocess/store',
+  'test/inprocess/control-plane-aborts',
+  'test/inprocess/control-plane-changes',
+  'test/inprocess/bridge-queue',
+  'test/inprocess/api-sessions',
+  'test/inprocess/api-tunnel',
+];
+
+/** The same tests, with everything late that may be late. A failure is final: it has the seed that repeats it. */
+function withDelays(context: LayerContext): Promise<Outcome> {
+  const shell = { ...context.shell, env: delayed(context.shell.env, DELAYS_MS_DEFAULT) };
+  const { filters } = context;
+  const late = {
+    ...context,
+    shell,
+    budget: null,
+    filters: filters.length > 0 ? filters : DELAYED_FILES,
+  };
+  return vitestLayer(['inprocess'], late, ALL_PROCESSORS);
+}
 
 /** The layer whose files lie at a path. */
 export function layerOf(path: string): string {
-  const match = /^test\/(component|vm|e2e|nested)(?:\/|$)/.exec(path);
+  const match = /^test\/(inprocess|component|smoke|vm|e2e|nested)(?:\/|$)/.exec(path);
   return match?.[1] ?? 'unit';
 }
-
-function vitestLayer(
-  projects: readonly string[],
-  context: Omit<LayerContext, 'budget'> & { readonly budget: UnsteadyBudget | null },
-  args: readonly string[] = [],
-): Promise<Outcome> {
-  const { shell, seed, filters, budget } = context;
-  const onRerun = (file: string, round: number): void =>
-    shell.write(`\n-- rerun ${round} of a failed file: ${file}\n`);
-  return verdictOf(vitestIn(shell, seed, { args }), { projects, filters }, { budget, onRerun });
-}
-
-/**
- * An emulated host can die of faults of its own. Then its file runs once more, and says so; any other failure is
- * final.
- */
-export async function onceMoreIfHostDied(
-  shell: Pick<Shell, 'write'>,
-  run: () => Promise<Outcome>,
-): Promise<Outcome> {
-  const first = await run();
-  const why = first.failures
-    .flatMap(({ message }) => message.split('\n'))
-    .find((line) => line.includes('NestedHostError'));
-  if (why === undefined) return first;
-  shell.write(`\n-- the nested host died, so its file runs once more: ${why.trim()}\n`);
-  return await run();
-}
-
-const NOTHING: Outcome = {
-  passed: 0,
-  failed: 0,
-  skipped: 0,
-  failures: [],
-  unsteady: [],
-  skips: [],
-  files: [],
-};
 
 async function check({ shell }: LayerContext): Promise<Outcome> {
   const failures = [];

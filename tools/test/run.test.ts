@@ -1,13 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { guestOutcome, type Layer, type LayerContext, onceMoreIfHostDied } from './layers.ts';
+import type { Layer, LayerContext } from './layer.ts';
+import { guestOutcome } from './layers.ts';
 import { planOf, runLayers } from './run.ts';
 import { type Outcome, UnsteadyBudget } from './verdict.ts';
 
 const names = (...words: string[]): string[] => planOf(words).layers.map(({ name }) => name);
 
 describe('planOf', () => {
-  it('without words runs every layer, the gate first', () => {
-    expect(names()).toEqual(['check', 'unit', 'guest', 'component', 'vm', 'e2e', 'nested']);
+  it('without words runs what each checkout must pass, the gate first; `all` adds the rest', () => {
+    const usual = ['check', 'unit', 'guest', 'inprocess', 'component', 'smoke'];
+    expect(names()).toEqual(usual);
+    expect(names('all')).toEqual([...usual, 'delays', 'vm', 'e2e', 'nested']);
     expect(names('nested')).toEqual(['nested']);
     expect(names('test/nested/qemu.nested.test.ts')).toEqual(['nested']);
   });
@@ -57,35 +60,6 @@ const NOTHING: Outcome = {
   files: [],
 };
 
-describe('onceMoreIfHostDied', () => {
-  const failed = (message: string): Outcome => ({
-    ...NOTHING,
-    failed: 1,
-    failures: [{ file: 'f', test: 't', message }],
-  });
-  async function outcomeOf(...outcomes: Outcome[]) {
-    let text = '';
-    const write = (more: string): void => {
-      text += more;
-    };
-    const left = [...outcomes];
-    const run = () => Promise.resolve(left.shift() ?? NOTHING);
-    return { outcome: await onceMoreIfHostDied({ write }, run), left: left.length, text };
-  }
-
-  it('a failure of the product is never run again', async () => {
-    const first = failed('AssertionError: expected 1 to be 2');
-    expect(await outcomeOf(first, NOTHING)).toEqual({ outcome: first, left: 1, text: '' });
-  });
-  it('the death of the host is told, and its file run once more, and no more', async () => {
-    const died = failed('some\nNestedHostError: QEMU ended with 1\n  at x');
-    const seen = await outcomeOf(died, NOTHING);
-    expect(seen).toMatchObject({ outcome: NOTHING, left: 0 });
-    expect(seen.text).toContain('NestedHostError: QEMU ended with 1');
-    expect(await outcomeOf(died, died, NOTHING)).toMatchObject({ outcome: died, left: 1 });
-  });
-});
-
 describe('runLayers', () => {
   let text = '';
   const context = (): LayerContext => {
@@ -94,7 +68,14 @@ describe('runLayers', () => {
       text += more;
     };
     const shell = { signal: new AbortController().signal, env: {}, isTerminal: false, write };
-    return { shell, seed: 1, filters: [], budget: new UnsteadyBudget() };
+    return {
+      shell,
+      seed: 1,
+      cacheDir: '/nowhere',
+      isFull: false,
+      filters: [],
+      budget: new UnsteadyBudget(),
+    };
   };
   const layer = (
     name: string,
@@ -103,21 +84,58 @@ describe('runLayers', () => {
   ): Layer => ({ name, stage, run });
   const red = async (): Promise<Outcome> => ({ ...NOTHING, failed: 1 });
 
-  it('a red gate stops the run before anything else, and says what did not run', async () => {
-    const layers = [layer('check', 'gate', red), layer('unit', 'gate'), layer('vm', 'machine')];
-    const outcomes = await runLayers(layers, context(), async () => expect.fail('prepared'));
-    expect(outcomes).toHaveLength(1);
+  const machine = (name: string, run?: Layer['run']): Layer => ({
+    ...layer(name, 'machine', run),
+    needsMachine: true,
+  });
+
+  it('a red gate stops the run and the set-up beside it, and says what did not run', async () => {
+    const layers = [layer('check', 'gate', red), layer('unit', 'gate'), machine('vm')];
+    let isStopped = false;
+    const results = await runLayers(layers, context(), async (signal) => {
+      await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()));
+      isStopped = true;
+      signal.throwIfAborted();
+    });
+    expect(results).toHaveLength(1);
+    expect(isStopped).toBe(true);
     expect(text).toContain('\nnot run, since the gate is red: unit, vm\n');
   });
 
-  it('a green gate is followed by the machine’s layers, which are prepared once', async () => {
-    let prepared = 0;
-    const layers = [layer('check', 'gate'), layer('vm', 'machine', red), layer('e2e', 'machine')];
-    const outcomes = await runLayers(layers, context(), async () => {
-      prepared += 1;
+  it('prepares the machine once, beside the gate; only layers that need it wait for it', async () => {
+    const order: string[] = [];
+    const prepared = Promise.withResolvers<void>();
+    const note = (name: string) => async (): Promise<Outcome> => {
+      order.push(name);
+      if (name === 'inprocess') prepared.resolve();
+      return name === 'vm' ? await red() : NOTHING;
+    };
+    const layers = [
+      layer('check', 'gate', note('check')),
+      layer('inprocess', 'machine', note('inprocess')),
+      machine('vm', note('vm')),
+      machine('e2e', note('e2e')),
+    ];
+    const results = await runLayers(layers, context(), async () => {
+      order.push('preparation');
+      await prepared.promise;
     });
-    expect(outcomes.map(({ failed }) => failed)).toEqual([0, 1, 0]);
-    expect(prepared).toBe(1);
+    expect(order).toEqual(['preparation', 'check', 'inprocess', 'vm', 'e2e']);
+    expect(results.map(({ outcome }) => outcome.failed).toSorted()).toEqual([0, 0, 0, 1]);
+  });
+
+  it('a preparation that fails fails the run', async () => {
+    const layers = [layer('check', 'gate'), machine('vm')];
+    const running = runLayers(layers, context(), async () => {
+      throw new Error('no space');
+    });
+    await expect(running).rejects.toThrow('no space');
+  });
+
+  it('without a layer that needs it, nothing is prepared', async () => {
+    const layers = [layer('check', 'gate'), layer('inprocess', 'machine')];
+    const results = await runLayers(layers, context(), async () => expect.fail('prepared'));
+    expect(results.map((result) => result.layer)).toEqual(['check', 'inprocess']);
   });
 
   it('components run beside VMs, with the lines of each labeled', async () => {
@@ -132,15 +150,15 @@ describe('runLayers', () => {
       both.resolve();
       return NOTHING;
     });
-    const outcomes = await runLayers([component, vm], context(), async () => undefined);
-    expect(outcomes).toHaveLength(2);
+    const results = await runLayers([component, vm], context(), async () => undefined);
+    expect(results).toHaveLength(2);
     expect(text).toContain('component | from a component\n');
     expect(text).toContain('vm | from a VM\n');
   });
 
-  it('runs two layers at a time, the longest first, the next as soon as one has ended', async () => {
+  it('runs two lanes: what uses all processors one after another, VMs one at a time', async () => {
     const began: string[] = [];
-    const gates = ['component', 'vm', 'e2e', 'nested'].map((name) => ({
+    const gates = ['inprocess', 'component', 'smoke', 'vm', 'e2e', 'nested'].map((name) => ({
       name,
       end: Promise.withResolvers<Outcome>(),
     }));
@@ -150,12 +168,19 @@ describe('runLayers', () => {
         return await end.promise;
       }),
     );
+    const ends = (name: string): void =>
+      gates.find((gate) => gate.name === name)?.end.resolve(NOTHING);
     const running = runLayers(layers, context(), async () => undefined);
-    await expect.poll(() => began).toEqual(['component', 'nested']);
-    gates[0]?.end.resolve(NOTHING);
-    await expect.poll(() => began).toEqual(['component', 'nested', 'vm']);
+    await expect.poll(() => began).toEqual(['inprocess', 'nested']);
+    ends('nested');
+    await expect.poll(() => began).toEqual(['inprocess', 'nested', 'smoke']);
+    ends('inprocess');
+    await expect.poll(() => began).toEqual(['inprocess', 'nested', 'smoke', 'component']);
+    // The first lane is empty, so it helps the other.
+    ends('component');
+    await expect.poll(() => began.at(-1)).toBe('vm');
     for (const { end } of gates) end.resolve(NOTHING);
-    expect(await running).toHaveLength(4);
-    expect(began).toEqual(['component', 'nested', 'vm', 'e2e']);
+    expect(await running).toHaveLength(6);
+    expect(began.at(-1)).toBe('e2e');
   });
 });

@@ -1,9 +1,11 @@
 /** `neurovisor test`: runs layers in order and ends with the closing line. */
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { describeError } from '../../src/base/errors.ts';
 import type { Cli } from '../../src/cli/cli.ts';
 import { openRuntime } from '../../src/cli/commands/open-runtime.ts';
 import { UsageError } from '../../src/cli/failure.ts';
+import { plainView } from '../../src/cli/output/progress.ts';
 import { duration } from '../../src/cli/output/table.ts';
 import { resolveHome } from '../../src/home.ts';
 import { ensureTestPackages } from '../../src/runtime/setup.ts';
@@ -11,57 +13,106 @@ import { requiredCapabilities } from '../../test/support/capabilities.ts';
 import { FULL_VARIABLE } from '../../test/support/full-run.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
 import { labeled, type Shell } from './child.ts';
-import { LAYERS, type Layer, type LayerContext, layerOf } from './layers.ts';
+import { delayed } from './delay-plan.ts';
+import type { Layer, LayerContext } from './layer.ts';
+import { LAYERS, layerOf } from './layers.ts';
+import { type LayerResult, RESULTS_VARIABLE, readResults, writeResults } from './results.ts';
 import { counts, endOf, sum } from './summary.ts';
+import { doubledOf, readTimes, TIMES_VARIABLE, withTimes, writeTimes } from './times.ts';
 import { appendUnsteady, LIST_VARIABLE } from './unsteady-list.ts';
-import { type Outcome, UnsteadyBudget } from './verdict.ts';
+import { UnsteadyBudget } from './verdict.ts';
 
 export interface Plan {
   readonly layers: readonly Layer[];
   readonly filters: readonly string[];
 }
 
-/** @param words layers, and paths that limit them to some files; none: all layers */
+/** Stands for every layer. */
+const ALL = 'all';
+
+/** @param words layers, `all`, and paths that limit them to some files; none: what each checkout must pass */
 export function planOf(words: readonly string[]): Plan {
   const isPath = (word: string): boolean => /[/.]/.test(word);
   const filters = words.filter(isPath).map((word) => word.replace(/^\.\//, ''));
   const named = words.filter((word) => !isPath(word));
-  const unknown = named.find((name) => !LAYERS.some((layer) => layer.name === name));
+  const unknown = named.find(
+    (name) => name !== ALL && !LAYERS.some((layer) => layer.name === name),
+  );
   if (unknown !== undefined) {
-    const names = LAYERS.map(({ name }) => name).join(', ');
+    const names = [ALL, ...LAYERS.map(({ name }) => name)].join(', ');
     throw new UsageError(`no layer "${unknown}"`, `layers: ${names}; or a path such as src/net`);
   }
+  if (named.includes(ALL)) return { layers: LAYERS, filters };
   const wanted = new Set([...named, ...filters.map(layerOf)]);
-  const layers = LAYERS.filter(({ name }) => wanted.size === 0 || wanted.has(name));
+  const layers = LAYERS.filter(({ name, isExtra = false }) =>
+    wanted.size === 0 ? !isExtra : wanted.has(name),
+  );
   return { layers, filters };
 }
 
-/** @param isFull with what takes too long for each run */
+export interface TestFlags {
+  /** With what takes too long for each run. */
+  readonly full?: boolean;
+  /** The longest delay of file operations, timers, connections and child processes, ms. */
+  readonly delays?: number;
+}
+
 export async function runTests(
   cli: Cli,
   words: readonly string[],
-  isFull: boolean,
+  { full: isFull = false, delays }: TestFlags,
 ): Promise<number> {
-  const { layers, filters } = planOf(words);
+  const { layers, filters } = planOf(isFull && words.length === 0 ? [ALL] : words);
   checkRequired(cli.env);
   const seed = runSeed();
+  const { cacheDir } = resolveHome(cli.config.home);
+  const timesPath = join(cacheDir, 'test-times.json');
+  const env = {
+    ...cli.env,
+    [TIMES_VARIABLE]: timesPath,
+    ...(isFull ? { [FULL_VARIABLE]: 'full' } : {}),
+  };
   const shell: Shell = {
     signal: cli.cancelled,
-    env: isFull ? { ...cli.env, [FULL_VARIABLE]: 'full' } : cli.env,
+    env: delays === undefined ? env : delayed({ ...env, NEUROVISOR_SEED: `${seed}` }, delays),
     isTerminal: cli.stdout.isTTY,
     write: (text) => void cli.stdout.write(text),
   };
-  const context: LayerContext = { shell, seed, filters, budget: new UnsteadyBudget() };
+  const context: LayerContext = {
+    shell,
+    seed,
+    cacheDir,
+    isFull,
+    filters,
+    budget: new UnsteadyBudget(),
+  };
   shell.write(`seed ${seed} (repeat with NEUROVISOR_SEED=${seed})\n`);
-  const outcomes = await runLayers(layers, context, (machine) => prepare(cli, machine));
-  const outcome = sum(outcomes);
-  const listPath =
-    cli.env[LIST_VARIABLE] || join(resolveHome(cli.config.home).cacheDir, 'unsteady.jsonl');
+  const resultsPath = cli.env[RESULTS_VARIABLE];
+  const before = await readResults(resultsPath);
+  const ranBefore = new Set(before.map(({ layer }) => layer));
+  const left = hasRedGate(before) ? [] : layers.filter(({ name }) => !ranBefore.has(name));
+  const ran = await runLayers(left, context, (signal) => prepare(cli, shell, signal));
+  const results = [...before, ...ran];
+  const outcome = sum(ran.map((result) => result.outcome));
+  const times = await readTimes(timesPath);
+  const doubled = doubledOf(times, outcome.files);
+  // Delays and filters by name change how long a file takes.
+  if (delays === undefined) await writeTimes(timesPath, withTimes(times, outcome.files));
+  const listPath = cli.env[LIST_VARIABLE] || join(cacheDir, 'unsteady.jsonl');
   await appendUnsteady(listPath, seed, outcome.unsteady, new Date());
-  shell.write(endOf(outcome, seed, listPath));
-  const isEmpty = outcome.passed + outcome.failed + outcome.skipped === 0;
+  // The part with all layers is the last.
+  const isContinued = Boolean(resultsPath) && layers.length < LAYERS.length;
+  if (resultsPath) await writeResults(resultsPath, results);
+  shell.write(endOf({ layers: results, doubled, seed, listPath, isContinued }));
+  const whole = sum(results.map((result) => result.outcome));
+  const isEmpty = whole.passed + whole.failed + whole.skipped === 0;
   if (isEmpty) throw new UsageError(`no test matches ${words.join(' ')}`);
-  return outcome.failed === 0 ? 0 : 1;
+  return whole.failed === 0 ? 0 : 1;
+}
+
+function hasRedGate(results: readonly LayerResult[]): boolean {
+  const gate = new Set(LAYERS.filter(({ stage }) => stage === 'gate').map(({ name }) => name));
+  return results.some(({ layer, outcome }) => gate.has(layer) && outcome.failed > 0);
 }
 
 /** @throws UsageError before anything runs */
@@ -74,50 +125,81 @@ function checkRequired(env: Cli['env']): void {
 }
 
 /**
- * Runs the gate, and the other layers only if it is green.
- * @param prepareMachine called before the first layer that needs the machine
+ * Runs the gate, and the other layers only if it is green. The machine is set up meanwhile; layers that need nothing of
+ * it do not wait for that.
+ * @param prepareMachine called at most once, as soon as a layer will need the machine; its signal: the gate is red
  */
 export async function runLayers(
   layers: readonly Layer[],
   context: LayerContext,
-  prepareMachine: (layers: readonly Layer[]) => Promise<void>,
-): Promise<readonly Outcome[]> {
+  prepareMachine: (signal: AbortSignal) => Promise<void>,
+): Promise<readonly LayerResult[]> {
+  const machine = layers.filter(({ stage }) => stage === 'machine');
+  const stop = new AbortController();
+  const prepared = machine.some(({ needsMachine }) => needsMachine === true)
+    ? prepareMachine(stop.signal)
+    : Promise.resolve();
+  // Waited for below, in each case.
+  prepared.catch(() => undefined);
   const ofGate = layers.filter(({ stage }) => stage === 'gate');
   const gate = await inOrder(ofGate, context);
-  const isRed = gate.some(({ failed }) => failed > 0);
-  const machine = layers.filter(({ stage }) => stage === 'machine');
+  const isRed = gate.some(({ outcome }) => outcome.failed > 0);
   const left = [...ofGate.slice(gate.length), ...(isRed ? machine : [])];
   if (left.length > 0) {
     const names = left.map(({ name }) => name).join(', ');
     context.shell.write(`\nnot run, since the gate is red: ${names}\n`);
   }
-  if (isRed || machine.length === 0) return gate;
-  await prepareMachine(machine);
-  return [...gate, ...(await sideBySide(machine, context))];
+  if (isRed) {
+    stop.abort();
+    await Promise.allSettled([prepared]);
+    return gate;
+  }
+  if (machine.length === 0) return gate;
+  return [...gate, ...(await sideBySide(machine, context, prepared))];
 }
 
-/** Each VM is emulated by one thread, and components wait for timers and small programs most of the time. */
-const AT_ONCE = 2;
-/** The longest first, so that the others fill the time beside them. */
-const BY_LENGTH: readonly string[] = ['component', 'nested', 'vm', 'e2e'];
+/** Those that need no machine begin, and then the longest, so that the others fill the time beside them. */
+const BY_LENGTH: readonly string[] = [
+  'inprocess',
+  'component',
+  'nested',
+  'smoke',
+  'vm',
+  'e2e',
+  'delays',
+];
+/** Both use as many processes as there are processors, so they are never at work at the same time. */
+const FILLING: ReadonlySet<string> = new Set(['inprocess', 'component', 'delays']);
 
 async function sideBySide(
   layers: readonly Layer[],
   context: LayerContext,
-): Promise<readonly Outcome[]> {
-  if (layers.length === 1) return await inOrder(layers, context);
+  prepared: Promise<void>,
+): Promise<readonly LayerResult[]> {
   const rank = ({ name }: Layer): number => BY_LENGTH.indexOf(name);
-  const left = layers.toSorted((a, b) => rank(a) - rank(b));
-  const worker = async (): Promise<readonly Outcome[]> => {
-    const outcomes: Outcome[] = [];
-    for (let layer = left.shift(); layer !== undefined; layer = left.shift())
-      outcomes.push(await labeledRun(layer, context));
-    return outcomes;
+  const sorted = layers.toSorted((a, b) => rank(a) - rank(b));
+  const filling = sorted.filter(({ name }) => FILLING.has(name));
+  const others = sorted.filter(({ name }) => !FILLING.has(name));
+  const isAlone = layers.length === 1;
+  const one = async (layer: Layer): Promise<LayerResult> => {
+    if (layer.needsMachine === true) await prepared;
+    return isAlone ? await run(layer, context) : await labeledRun(layer, context);
   };
-  return (await Promise.all(Array.from({ length: AT_ONCE }, worker))).flat();
+  const lane = async (own: Layer[], then: Layer[]): Promise<readonly LayerResult[]> => {
+    const results: LayerResult[] = [];
+    for (
+      let layer = own.shift() ?? then.shift();
+      layer !== undefined;
+      layer = own.shift() ?? then.shift()
+    )
+      results.push(await one(layer));
+    return results;
+  };
+  // Each VM is emulated by one thread, and components wait for timers and small programs most of the time.
+  return (await Promise.all([lane(filling, others), lane(others, [])])).flat();
 }
 
-async function labeledRun(layer: Layer, context: LayerContext): Promise<Outcome> {
+async function labeledRun(layer: Layer, context: LayerContext): Promise<LayerResult> {
   const shell = labeled(context.shell, `${layer.name} | `);
   try {
     return await run(layer, { ...context, shell });
@@ -129,37 +211,47 @@ async function labeledRun(layer: Layer, context: LayerContext): Promise<Outcome>
 async function inOrder(
   layers: readonly Layer[],
   context: LayerContext,
-): Promise<readonly Outcome[]> {
-  const outcomes: Outcome[] = [];
+): Promise<readonly LayerResult[]> {
+  const results: LayerResult[] = [];
   for (const layer of layers) {
-    const outcome = await run(layer, context);
-    outcomes.push(outcome);
-    if (layer.stage === 'gate' && outcome.failed > 0) break;
+    const result = await run(layer, context);
+    results.push(result);
+    if (result.outcome.failed > 0) break;
   }
-  return outcomes;
+  return results;
 }
 
-async function run(layer: Layer, context: LayerContext): Promise<Outcome> {
+async function run(layer: Layer, context: LayerContext): Promise<LayerResult> {
   const { shell } = context;
   shell.signal.throwIfAborted();
   const began = performance.now();
   shell.write(`\n== ${layer.name}\n`);
   const outcome = await layer.run(context);
-  const took = duration(performance.now() - began);
-  shell.write(`== ${layer.name}: ${counts(outcome)} in ${took}\n`);
-  return outcome;
+  const tookMs = performance.now() - began;
+  shell.write(`== ${layer.name}: ${counts(outcome)} in ${duration(tookMs)}\n`);
+  return { layer: layer.name, tookMs, outcome };
 }
 
-async function prepare(cli: Cli, layers: readonly Layer[]): Promise<void> {
-  if (layers.some(({ needsPackages }) => needsPackages === true)) {
-    const { progress, cancelled: signal, log } = cli;
-    await ensureTestPackages({ progress: progress.report, signal, log });
+/** Installs what tests need, and sets the machine up, while the gate prints its own lines. */
+async function prepare(cli: Cli, shell: Shell, gate: AbortSignal): Promise<void> {
+  const { log } = cli;
+  const signal = AbortSignal.any([cli.cancelled, gate]);
+  const lines = labeled(shell, 'setup | ');
+  const view = plainView(
+    new Writable({
+      write: (text: Buffer, _, done) => {
+        lines.write(text.toString());
+        done();
+      },
+    }),
+  );
+  const progress = view.report;
+  try {
+    await ensureTestPackages({ progress, signal, log });
+    // The tests use the engine and its model even where another model server is available.
+    const config = { ...cli.config, upstream: 'engine' };
+    await using _runtime = await openRuntime(cli, { config, progress, signal });
+  } finally {
+    view.close();
   }
-  if (layers.some(({ needsSetup }) => needsSetup === true)) await setUp(cli);
-  else cli.progress.close();
-}
-
-async function setUp(cli: Cli): Promise<void> {
-  // The tests use the engine and its model even where another model server is available.
-  await using _runtime = await openRuntime(cli, { config: { ...cli.config, upstream: 'engine' } });
 }

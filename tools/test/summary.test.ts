@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { endOf, skipTable, slowest, sum } from './summary.ts';
+import { doubledTable, endOf, layerTable, type RunEnd, skipTable, sum } from './summary.ts';
 import type { Outcome } from './verdict.ts';
 
 const outcome = (change: Partial<Outcome>): Outcome => ({
@@ -13,17 +13,32 @@ const outcome = (change: Partial<Outcome>): Outcome => ({
   ...change,
 });
 
+const end = (change: Partial<Outcome>, more: Partial<RunEnd> = {}): string =>
+  endOf({
+    layers: [{ layer: 'unit', tookMs: 90_000, outcome: outcome(change) }],
+    doubled: [],
+    seed: 7,
+    listPath: '/list',
+    isContinued: false,
+    ...more,
+  });
+
 describe('endOf', () => {
   it('ends with the closing line alone on its line', () => {
-    const plain = endOf(outcome({ passed: 3 }), 7, 'list');
-    expect(plain).toBe('\n3 passed, 0 failed\n');
-    const skipped = outcome({ passed: 3, skipped: 1 });
-    expect(endOf(skipped, 7, 'list').endsWith('\n3 passed, 0 failed, 1 skipped\n')).toBe(true);
+    expect(end({ passed: 3 })).toMatch(/\nunit +0 +3 +1\.5\n\n3 passed, 0 failed\n$/);
+    expect(end({ passed: 3, skipped: 1 })).toMatch(/\n3 passed, 0 failed, 1 skipped\n$/);
+  });
+
+  it('counts all layers, and closes nothing if another part of the run follows', () => {
+    const one = { layer: 'a', tookMs: 1, outcome: outcome({ passed: 3 }) };
+    const layers = [one, { ...one, layer: 'b' }];
+    expect(end({}, { layers })).toMatch(/\n6 passed, 0 failed\n$/);
+    expect(end({}, { layers, isContinued: true })).toMatch(/\nso far: 6 passed, 0 failed\n$/);
   });
 
   it('repeats each failure, cut, and says how to repeat the run with its seed', () => {
     const failures = [{ file: 'a.test.ts', test: 'x > breaks', message: `${'x'.repeat(5000)}` }];
-    const text = endOf(outcome({ failed: 1, failures }), 7, 'list');
+    const text = end({ failed: 1, failures });
     expect(text).toContain('\nFAILED: a.test.ts > x > breaks\n    xxx');
     expect(text).toContain('x…\n');
     expect(text.length).toBeLessThan(3000);
@@ -32,7 +47,7 @@ describe('endOf', () => {
 
   it('names unsteady tests with their first message, and counts them on a line of their own', () => {
     const unsteady = [{ file: 'b.ts', test: 'sways', message: 'Error: late' }];
-    const text = endOf(outcome({ passed: 1, unsteady }), 7, '/list');
+    const text = end({ passed: 1, unsteady });
     expect(text).toContain('\nUNSTEADY: b.ts > sways\n    Error: late\n');
     expect(text.endsWith('\n1 unsteady: b.ts > sways (/list)\n1 passed, 0 failed\n')).toBe(true);
   });
@@ -51,15 +66,29 @@ describe('skipTable', () => {
   it('is empty if nothing was skipped', () => expect(skipTable([])).toBe(''));
 });
 
-describe('slowest', () => {
-  it('lists at most 15 files, the slowest first', () => {
+describe('layerTable', () => {
+  it('has a line per layer, and the five slowest files of each, the slowest first', () => {
     const files = Array.from({ length: 20 }, (_, n) => ({
       file: `${n}.ts`,
       durationMs: 1000 * (n + 1),
+      tests: 2,
     }));
-    const lines = slowest(files).trim().split('\n');
-    expect(lines).toHaveLength(16);
-    expect(lines[1]).toMatch(/^ +20\.0 s {2}19\.ts$/);
+    const text = layerTable([
+      { layer: 'unit', tookMs: 61_000, outcome: outcome({ passed: 38, failed: 2, files }) },
+      { layer: 'vm', tookMs: 6_000, outcome: outcome({ passed: 1 }) },
+    ]);
+    expect(text).toMatch(/\nunit +20 +40 +1\.0\nvm +0 +1 +0\.1\n/);
+    const listed = text.split('slowest files:\n')[1]?.trimEnd().split('\n');
+    expect(listed).toHaveLength(5);
+    expect(listed?.[0]).toMatch(/^ {2}unit +20\.0 s {2}19\.ts$/);
+  });
+});
+
+describe('doubledTable', () => {
+  it('names each file with both durations', () => {
+    const doubled = [{ file: 'a.ts', durationMs: 50_000, tests: 1, usualMs: 20_000 }];
+    expect(doubledTable(doubled)).toContain('  a.ts: 50.0 s, usually 20.0 s\n');
+    expect(doubledTable([])).toBe('');
   });
 });
 

@@ -1,9 +1,12 @@
 /** The end of the runner's output: times, skips, failures, and the closing line that CI reads. */
-import { duration } from '../../src/cli/output/table.ts';
+import { duration, table } from '../../src/cli/output/table.ts';
 import { type Failure, type Skip, titleOf } from './report.ts';
+import type { LayerResult } from './results.ts';
+import type { Doubled } from './times.ts';
 import type { FileTime, Outcome } from './verdict.ts';
 
-const SLOWEST = 15;
+/** Slowest files that are listed per layer. */
+const SLOWEST = 5;
 /** Tests with the same reason that are listed one by one. */
 const SKIPS_LISTED = 5;
 /** Characters of a failure's message that are repeated. */
@@ -28,11 +31,23 @@ export function sum(outcomes: readonly Outcome[]): Outcome {
   };
 }
 
-/** @param listPath where unsteady tests are kept */
-export function endOf(outcome: Outcome, seed: number, listPath: string): string {
+export interface RunEnd {
+  /** In the order in which they ended, with those of an earlier part of the run. */
+  readonly layers: readonly LayerResult[];
+  readonly doubled: readonly Doubled[];
+  readonly seed: number;
+  /** Where unsteady tests are kept. */
+  readonly listPath: string;
+  /** Another part of the run follows, which prints the closing line. */
+  readonly isContinued: boolean;
+}
+
+export function endOf({ layers, doubled, seed, listPath, isContinued }: RunEnd): string {
+  const outcome = sum(layers.map((layer) => layer.outcome));
   const { failures, unsteady } = outcome;
   const parts = [
-    slowest(outcome.files),
+    layerTable(layers),
+    doubledTable(doubled),
     skipTable(outcome.skips),
     ...failures.map((failure) => told('FAILED', failure)),
     ...unsteady.map((failure) => told('UNSTEADY', failure)),
@@ -45,17 +60,41 @@ export function endOf(outcome: Outcome, seed: number, listPath: string): string 
   if (unsteady.length > 0) {
     lines.push(`${unsteady.length} unsteady: ${unsteady.map(titleOf).join('; ')} (${listPath})`);
   }
-  lines.push(counts(outcome));
+  lines.push(`${isContinued ? 'so far: ' : ''}${counts(outcome)}`);
   return `${parts.filter((part) => part !== '').join('\n')}\n${lines.join('\n')}\n`;
 }
 
-export function slowest(files: readonly FileTime[]): string {
-  if (files.length <= 1) return '';
-  const rows = [...files]
-    .sort((a, b) => b.durationMs - a.durationMs)
+/** A line per layer, and its slowest files. */
+export function layerTable(layers: readonly LayerResult[]): string {
+  if (layers.length === 0) return '';
+  const rows = layers.map(({ layer, tookMs, outcome }) => {
+    const tests = outcome.passed + outcome.failed + outcome.unsteady.length;
+    return [layer, `${outcome.files.length}`, `${tests}`, (tookMs / 60_000).toFixed(1)];
+  });
+  const slowest = layers.flatMap(({ layer, outcome }) => slowestOf(layer, outcome.files));
+  const list = slowest.length === 0 ? '' : `\nslowest files:\n${slowest.join('')}`;
+  return `\n${table(['layer', 'files', 'tests', 'minutes'], rows)}\n${list}`;
+}
+
+function slowestOf(layer: string, files: readonly FileTime[]): readonly string[] {
+  if (files.length <= 1) return [];
+  return files
+    .toSorted((a, b) => b.durationMs - a.durationMs)
     .slice(0, SLOWEST)
-    .map(({ file, durationMs }) => `  ${duration(durationMs).padStart(11)}  ${file}\n`);
-  return `\nslowest files:\n${rows.join('')}`;
+    .map(
+      ({ file, durationMs }) =>
+        `  ${layer.padEnd(9)} ${duration(durationMs).padStart(11)}  ${file}\n`,
+    );
+}
+
+/** A file that doubled is a change of the product or of the test: on a busy machine all do. */
+export function doubledTable(doubled: readonly Doubled[]): string {
+  if (doubled.length === 0) return '';
+  const rows = doubled.map(
+    ({ file, durationMs, usualMs }) =>
+      `  ${file}: ${duration(durationMs)}, usually ${duration(usualMs)}\n`,
+  );
+  return `\ntook twice as long as usual:\n${rows.join('')}`;
 }
 
 /** One line per test, or one per reason that many share. */

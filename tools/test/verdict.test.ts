@@ -51,7 +51,7 @@ describe('verdictOf', () => {
     const vitest = scripted(GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome).toMatchObject({ passed: 2, failed: 0, skipped: 0, failures: [], unsteady: [] });
-    expect(outcome.files).toEqual([{ file: 'a.ts', durationMs: 10 }]);
+    expect(outcome.files).toEqual([{ file: 'a.ts', durationMs: 10, tests: 2 }]);
     expect(vitest.requests).toEqual([REQUEST]);
   });
 
@@ -63,13 +63,14 @@ describe('verdictOf', () => {
     expect(vitest.requests).toHaveLength(1);
   });
 
-  it('a test that passes five reruns of its file is unsteady, neither passed nor failed', async () => {
+  it('a test that passes five reruns is unsteady, neither passed nor failed', async () => {
     const vitest = scripted(RED, GREEN);
     const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
     expect(outcome).toMatchObject({ passed: 1, failed: 0, failures: [] });
     expect(outcome.unsteady).toEqual([{ file: 'a.ts', test: 'one', message: 'one broke' }]);
     expect(vitest.requests).toHaveLength(1 + RERUNS);
-    expect(vitest.requests[RERUNS]).toEqual({ projects: ['vm'], filters: ['a.ts'] });
+    const again = { projects: ['vm'], filters: ['a.ts'], names: ['one'] };
+    expect(vitest.requests[RERUNS]).toEqual(again);
   });
 
   it('a test that fails in the fifth rerun failed', async () => {
@@ -81,10 +82,19 @@ describe('verdictOf', () => {
     expect(budget.take(2)).toBe(true);
   });
 
-  it('no rerun follows one that failed', async () => {
+  it('a test that fails alone is run again with its file, which may make what it needs', async () => {
     const vitest = scripted(RED, RED, GREEN);
-    await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
-    expect(vitest.requests).toHaveLength(2);
+    const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
+    expect(outcome).toMatchObject({ failed: 0, unsteady: [{ test: 'one' }] });
+    expect(vitest.requests).toHaveLength(2 + RERUNS);
+    expect(vitest.requests[2]).toEqual({ projects: ['vm'], filters: ['a.ts'] });
+  });
+
+  it('no rerun follows one of the whole file that failed', async () => {
+    const vitest = scripted(RED, RED, RED, GREEN);
+    const outcome = await verdictOf(vitest, REQUEST, { budget: new UnsteadyBudget() });
+    expect(outcome).toMatchObject({ failed: 1, unsteady: [] });
+    expect(vitest.requests).toHaveLength(3);
   });
 
   it('another test of the file that fails in a rerun makes both fail', async () => {

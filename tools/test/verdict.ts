@@ -1,8 +1,8 @@
 /**
- * The verdict on one layer's run. In layers with kernels and VMs, the file of a failed test is run again,
- * five times and with the same seed. If every rerun passes, the test is unsteady; otherwise it failed.
+ * The verdict on one layer's run. In layers with kernels and VMs, a failed test is run again, without the others of its
+ * file, five times and with the same seed. If every rerun passes, the test is unsteady; otherwise it failed.
  *
- *     failed ── reruns allowed, at most two in the whole run ──► 5 × its file ── all pass ──► unsteady
+ *     failed ── reruns allowed, at most two in the whole run ──► 5 × the test ── all pass ──► unsteady
  *        └─────────────── otherwise ───────────────► failed           └────── one fails ────► failed
  */
 import {
@@ -18,12 +18,13 @@ import type { RunVitest, VitestRequest } from './vitest.ts';
 
 /** Unsteady tests of one run beyond which it is red. */
 export const UNSTEADY_MAX = 2;
-/** Reruns of a failed test's file, all of which must pass. */
+/** Reruns of a failed test, all of which must pass. */
 export const RERUNS = 5;
 
 export interface FileTime {
   readonly file: string;
   readonly durationMs: number;
+  readonly tests: number;
 }
 
 export interface Outcome {
@@ -56,6 +57,8 @@ export interface VerdictOptions {
   /** Null: failures of this layer are final. */
   readonly budget: UnsteadyBudget | null;
   onRerun?(file: string, round: number): void;
+  /** Called at once, long before the end of the run. */
+  onUnsteady?(failure: Failure): void;
 }
 
 export async function verdictOf(
@@ -71,7 +74,11 @@ export async function verdictOf(
   }
   const { budget } = options;
   const isFinal = stray.length > 0 || first.length === 0 || budget?.take(first.length) !== true;
-  const files = report.files.map(({ path, durationMs }) => ({ file: path, durationMs }));
+  const files = report.files.map(({ path, durationMs, tests }) => ({
+    file: path,
+    durationMs,
+    tests: tests.length,
+  }));
   let passed = passedOf(report);
   let skips = skipsOf(report);
   if (isFinal) {
@@ -84,6 +91,7 @@ export async function verdictOf(
   for (const [file, ofFile] of Map.groupBy(first, (failure) => failure.file)) {
     const again = await rerun(run, { ...request, filters: [file] }, ofFile, options.onRerun);
     if (again === null) {
+      for (const failure of ofFile) options.onUnsteady?.(failure);
       unsteady.push(...ofFile);
       // The reruns passed what a failed set-up had skipped.
       const stillSkipped = skips.filter(
@@ -111,9 +119,12 @@ async function rerun(
   onRerun: VerdictOptions['onRerun'],
 ): Promise<readonly Failure[] | null> {
   const [file = ''] = request.filters;
+  // A file that could not be loaded names no test.
+  const names = known.flatMap(({ test }) => test ?? []);
+  let again = names.length === known.length ? { ...request, names } : request;
   for (let round = 1; round <= RERUNS; round += 1) {
     onRerun?.(file, round);
-    const { status, report } = await run(request);
+    const { status, report } = await run(again);
     const passed = new Set(
       report.files
         .filter(({ path }) => path === file)
@@ -125,8 +136,17 @@ async function rerun(
     const isPassed = ({ test }: Failure): boolean =>
       test === null ? passed.size > 0 : passed.has(test) || isSuite(passed, test);
     if (status === 0 && known.every(isPassed)) continue;
-    const names = new Set(known.map(({ test }) => test));
-    return [...failuresOf(report).filter(({ test }) => !names.has(test)), ...strayFailures(report)];
+    if (again !== request && round === 1) {
+      // It may need what earlier tests of its file have made.
+      again = request;
+      round = 0;
+      continue;
+    }
+    const isKnown = new Set(known.map(({ test }) => test));
+    return [
+      ...failuresOf(report).filter(({ test }) => !isKnown.has(test)),
+      ...strayFailures(report),
+    ];
   }
   return null;
 }

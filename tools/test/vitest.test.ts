@@ -96,6 +96,27 @@ it('requires: skips with the reason, and fails where the capability is required'
   expect(unknown).toMatchObject([{ message: expect.stringContaining('capability "rot"') }]);
 });
 
+it('vitestIn: runs only the tests and suites that are named', async () => {
+  await writeFile(
+    join(dir, 'named.test.mjs'),
+    `import { describe, expect, it } from 'vitest';
+     describe('a (suite)', () => { it('one + one', () => {}); it('one', () => expect.fail()); });
+     describe('whole', () => { it('x', () => {}); it('y', () => {}); });
+     it('other', () => expect.fail());`,
+  );
+  const names = ['a (suite) > one + one', 'whole'];
+  const { status, report } = await vitest()({ projects: [], filters: ['named'], names });
+  expect(status).toBe(0);
+  const passed = report.files.flatMap(({ tests }) =>
+    tests.filter(({ state }) => state === 'passed'),
+  );
+  expect(passed.map(({ name }) => name)).toEqual([
+    'a (suite) > one + one',
+    'whole > x',
+    'whole > y',
+  ]);
+});
+
 it('vitestIn: a file that can not be loaded is a failure', async () => {
   await writeFile(join(dir, 'broken.test.mjs'), "import './nowhere.mjs';");
   const { report } = await vitest()({ projects: [], filters: ['broken'] });

@@ -10,6 +10,8 @@ export interface VitestRequest {
   readonly projects: readonly string[];
   /** Parts of paths; empty: all files. */
   readonly filters: readonly string[];
+  /** Only these tests and suites, as `suite > test`. */
+  readonly names?: readonly string[];
 }
 
 export interface VitestRun {
@@ -27,7 +29,7 @@ export interface VitestOptions {
 
 export function vitestIn(shell: Shell, seed: number, options: VitestOptions = {}): RunVitest {
   const { config, args = [] } = options;
-  return async ({ projects, filters }) => {
+  return async ({ projects, filters, names = [] }) => {
     const dir = await mkdtemp(join(tmpdir(), 'nv-test-'));
     try {
       const path = join(dir, 'report.json');
@@ -38,6 +40,7 @@ export function vitestIn(shell: Shell, seed: number, options: VitestOptions = {}
         ...(config === undefined ? [] : ['--config', config, '--root', join(config, '..')]),
         ...projects.flatMap((project) => ['--project', project]),
         ...args,
+        ...(names.length === 0 ? [] : ['--testNamePattern', patternOf(names)]),
         '--reporter=default',
         `--reporter=${join(import.meta.dirname, 'reporter.ts')}`,
         ...(filters.length === 0 ? [] : ['--passWithNoTests', ...filters]),
@@ -49,6 +52,12 @@ export function vitestIn(shell: Shell, seed: number, options: VitestOptions = {}
       await rm(dir, { recursive: true });
     }
   };
+}
+
+/** A suite stands for all its tests. */
+function patternOf(names: readonly string[]): string {
+  const escaped = names.map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+  return `^(?:${escaped.join('|')})(?: |$)`;
 }
 
 /** A run that wrote no report is an error outside any test. */

@@ -16,6 +16,8 @@ export async function openRuntime(
       | 'sharedBudgets'
       | 'modelCacheBytes'
       | 'requestLog'
+      | 'progress'
+      | 'signal'
     >
   > & {
     /** The caller closes the progress itself, for example after building a template. */

@@ -71,7 +71,11 @@ function logUpdateOn(stream: NodeJS.WriteStream): LogUpdate {
   return createLogUpdate(stream, { showCursor: true });
 }
 
-function plainView(stream: NodeJS.WritableStream, now: () => number): ProgressView {
+/** Whole lines, for a stream that is no terminal or that others write to as well. */
+export function plainView(
+  stream: NodeJS.WritableStream,
+  now: () => number = () => performance.now(),
+): ProgressView {
   const steps = new Map<string, Step>();
   const print = (line: string): void => void stream.write(`${line}\n`);
   const timer = setInterval(() => {

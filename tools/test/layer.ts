@@ -1,0 +1,51 @@
+/** What a layer of the tests is: a name, what it needs, and how it runs. */
+import type { Shell } from './child.ts';
+import { type Failure, titleOf } from './report.ts';
+import { type Outcome, type UnsteadyBudget, verdictOf } from './verdict.ts';
+import { vitestIn } from './vitest.ts';
+
+export interface LayerContext {
+  readonly shell: Shell;
+  readonly seed: number;
+  /** What of the home's cache the runner keeps. */
+  readonly cacheDir: string;
+  /** Also what takes too long for each run. */
+  readonly isFull: boolean;
+  /** Parts of paths that Vitest's files must contain; empty: all files. */
+  readonly filters: readonly string[];
+  readonly budget: UnsteadyBudget;
+}
+
+export interface Layer {
+  readonly name: string;
+  readonly stage: 'gate' | 'machine';
+  /** Not part of `./neurovisor test` without words. */
+  readonly isExtra?: boolean;
+  /** Other programs take part, or VMs are booted: the machine must be set up first. */
+  readonly needsMachine?: boolean;
+  run(context: LayerContext): Promise<Outcome>;
+}
+
+export const NOTHING: Outcome = {
+  passed: 0,
+  failed: 0,
+  skipped: 0,
+  failures: [],
+  unsteady: [],
+  skips: [],
+  files: [],
+};
+
+export function vitestLayer(
+  projects: readonly string[],
+  context: Omit<LayerContext, 'budget'> & { readonly budget: UnsteadyBudget | null },
+  args: readonly string[] = [],
+): Promise<Outcome> {
+  const { shell, seed, filters, budget } = context;
+  const onRerun = (file: string, round: number): void =>
+    shell.write(`\n-- rerun ${round} of what failed in ${file}\n`);
+  const onUnsteady = (failure: Failure): void =>
+    shell.write(`\n-- UNSTEADY: ${titleOf(failure)}\n`);
+  const request = { projects, filters };
+  return verdictOf(vitestIn(shell, seed, { args }), request, { budget, onRerun, onUnsteady });
+}

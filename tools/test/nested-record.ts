@@ -1,0 +1,69 @@
+/**
+ * The record of a green run of the nested layer. It holds as long as everything that this layer shows is the same: the
+ * sources that run VMs, the guest, its kernel and image, the probes, the policies, the nested host, its tests, and the
+ * versions of the VMMs. Then `./neurovisor test all` prints the record instead of half an hour of emulation.
+ */
+import { createHash } from 'node:crypto';
+import { globSync } from 'node:fs';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { ignore } from '../../src/base/ignore.ts';
+
+/** Sources whose change makes a record worthless, relative to the checkout. */
+export const SEEN_BY_NESTED: readonly string[] = [
+  'src/{vmm,vsock,jail,guest,observe,net,sys,base,sandbox,store,probes,runtime,prove}/**/*.ts',
+  'guest/{agent,builder}/**/*.{py,c}',
+  'guest/init.c',
+  '{kernel,image,bpf,policy}/**/*',
+  'tools/nested/**/*',
+  'test/nested/**/*',
+  'test/support/nested*.ts',
+  'test/fixtures/nested-vmm.py',
+  'docs/neurovisor.service',
+];
+/** Tests of the sources above show nothing of the nested host. */
+const NOT_SEEN = /\.(?:test|prop)\.ts$/;
+
+const schema = z.object({
+  key: z.string(),
+  /** ISO 8601. */
+  date: z.string(),
+  /** Whether all cases ran (`--full`), or one smoke of both VMMs. */
+  isFull: z.boolean(),
+  passed: z.number().int().min(1),
+});
+export type NestedGreen = z.infer<typeof schema>;
+
+/** @param versions of the programs that the nested host gets, a line each */
+export async function nestedKey(checkout: string, versions: string): Promise<string> {
+  const names = globSync([...SEEN_BY_NESTED], { cwd: checkout, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(checkout.length + 1))
+    .filter((name) => name.startsWith('test/') || !NOT_SEEN.test(name));
+  const hash = createHash('sha256').update(`${versions.length}:${versions}`);
+  for (const name of names.toSorted()) {
+    const content = await readFile(join(checkout, name));
+    hash.update(`${name.length}:${name}${content.length}:`).update(content);
+  }
+  return hash.digest('hex').slice(0, 16);
+}
+
+export const nestedRecordPath = (cacheDir: string): string =>
+  join(cacheDir, 'test-nested', 'green.json');
+
+/** @returns undefined: none, or one of another key */
+export async function readNestedGreen(path: string, key: string): Promise<NestedGreen | undefined> {
+  try {
+    const record = schema.parse(JSON.parse(await readFile(path, 'utf8')));
+    return record.key === key ? record : undefined;
+  } catch (error) {
+    ignore(error, 'no record of a green run of the nested layer');
+    return undefined;
+  }
+}
+
+export async function writeNestedGreen(path: string, record: NestedGreen): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  await writeFile(path, `${JSON.stringify(record)}\n`);
+}
