@@ -1,11 +1,5 @@
 /** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
-import {
-  Agent,
-  type ClientRequest,
-  type IncomingMessage,
-  type RequestOptions,
-  request,
-} from 'node:http';
+import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
@@ -16,6 +10,9 @@ import { formatTraceparent, type SpanContext } from '../trace/trace.ts';
 import type { Answer } from './answers.ts';
 import { connectFailure, type DaemonPlace } from './connect-failure.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
+
+// An import would read every export of node:http, and so load undici: decision 39.
+const { Agent, request } = process.getBuiltinModule('node:http');
 
 export type DaemonAddress = (
   | { readonly socketPath: string }
