@@ -14,6 +14,9 @@ import { answerError, answerInvalid, ClientError } from './errors.ts';
 // An import would read every export of node:http, and so load undici: decision 39.
 const { Agent, request } = process.getBuiltinModule('node:http');
 
+/** For TLS only, but without it the agent compiles a large pattern to see whether the host is an address. */
+const UNNAMED = { servername: '' };
+
 export type DaemonAddress = (
   | { readonly socketPath: string }
   /** For example `http://127.0.0.1:7070`; a port needs the key. */
@@ -54,7 +57,7 @@ export class Transport {
   constructor(address: DaemonAddress) {
     if ('socketPath' in address) {
       const { socketPath } = address;
-      this.#target = { socketPath, host: 'localhost', headers: traceHeader(address) };
+      this.#target = { socketPath, host: 'localhost', ...UNNAMED, headers: traceHeader(address) };
       this.#place = { socketPath };
       return;
     }
@@ -68,7 +71,7 @@ export class Transport {
     const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
     const headers = { ...key, ...traceHeader(address) };
     const host = url.hostname.replace(/^\[|\]$/g, '');
-    this.#target = { host, port: url.port === '' ? 80 : Number(url.port), headers };
+    this.#target = { host, ...UNNAMED, port: url.port === '' ? 80 : Number(url.port), headers };
     this.#place = { url };
   }
 
