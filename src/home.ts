@@ -7,7 +7,6 @@
  *     data.key   the key of the requests in the store
  *     run/       one directory per running sandbox, and the daemon's socket; otherwise empty
  */
-import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -32,13 +31,16 @@ const RUN_DIR_BYTES_MAX = 108 - 1 - '/v.vhost_65535'.length - 21;
 export function resolveHome(home: string): Home {
   const dir = resolve(home || join(homedir(), '.neurovisor'));
   const inHome = join(dir, 'run');
-  // Sockets of a home with a long path live in a directory of its own with a short path.
-  const short = join(
-    resolve(tmpdir()),
-    `nv-${process.getuid?.() ?? 0}-${createHash('sha256').update(dir).digest('hex').slice(0, 12)}`,
-  );
-  const runDir = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX ? inHome : short;
-  return { dir, cacheDir: join(dir, 'cache'), runDir };
+  const isShort = Buffer.byteLength(inHome) <= RUN_DIR_BYTES_MAX;
+  return { dir, cacheDir: join(dir, 'cache'), runDir: isShort ? inHome : shortRunDir(dir) };
+}
+
+/** Sockets of a home with a long path live in a directory of its own with a short path. */
+function shortRunDir(dir: string): string {
+  // Few homes need it, and it would slow the start of every command: decision 39.
+  const { createHash } = process.getBuiltinModule('node:crypto');
+  const digest = createHash('sha256').update(dir).digest('hex').slice(0, 12);
+  return join(resolve(tmpdir()), `nv-${process.getuid?.() ?? 0}-${digest}`);
 }
 
 /**

@@ -9,21 +9,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { ignore } from '../base/ignore.ts';
-import { addAudit } from './definitions/audit.ts';
-import { addDaemon } from './definitions/daemon.ts';
+import { addCommands } from './definitions/all.ts';
 import { describe, helpWords } from './definitions/help.ts';
-import { addHistory } from './definitions/history.ts';
-import { addImage } from './definitions/image.ts';
-import { addInside } from './definitions/inside.ts';
-import { addKey } from './definitions/key.ts';
-import { addMachine } from './definitions/machine.ts';
-import { addModels } from './definitions/models.ts';
-import { addNet } from './definitions/net.ts';
-import { addRun } from './definitions/run.ts';
-import { addSandbox } from './definitions/sandbox.ts';
-import { addSeccomp } from './definitions/seccomp.ts';
-import { addTemplate } from './definitions/template.ts';
-import { addTenant } from './definitions/tenant.ts';
 import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
@@ -50,30 +37,13 @@ const program = new Command('neurovisor')
   })
   .hook('preSubcommand', (_program, named) => describe(named));
 
-program.commandsGroup('Scripts:');
-addRun(program);
-program.commandsGroup('Sandboxes and the daemon:');
-addSandbox(program);
-addInside(program);
-addHistory(program);
-addDaemon(program);
-addKey(program);
-addTenant(program);
-addAudit(program);
-program.commandsGroup('This machine:');
-addTemplate(program);
-addImage(program);
-addMachine(program);
-addModels(program);
-addNet(program);
-addSeccomp(program);
-
 // `--help | head`
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error) => ignore(error, 'the reader of our output left'));
 }
 
 try {
+  await addCommands(program, words);
   await program.parseAsync(helpWords(program, words), { from: 'user' });
 } catch (error) {
   if (error instanceof UsageError) {

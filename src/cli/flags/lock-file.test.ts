@@ -47,6 +47,9 @@ describe('lockEntries', () => {
     ['requirements.txt', '', 'no file is locked'],
     ['package-lock.json', '{', 'invalid JSON'],
     ['package-lock.json', '{"dependencies":{}}', 'no packages of npm 7'],
+    ['package-lock.json', '{"packages":[]}', 'no packages of npm 7'],
+    ['package-lock.json', '{"packages":{"node_modules/a":{"name":1}}}', 'no packages of npm 7'],
+    ['package-lock.json', '[]', 'no packages of npm 7'],
     ['Cargo.lock', '', 'no file is locked'],
   ])('%s %j is a usage error', (name, text, message) => {
     expect(() => lockEntries(name, text)).toThrow(message);

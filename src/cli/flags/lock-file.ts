@@ -2,7 +2,6 @@
  * Lock files, as entries of a package policy (`pip:NAME sha256:HEX`). Pure. The file is the user's own, so a wrong one is
  * a usage error that names the line.
  */
-import { z } from 'zod';
 import { UsageError } from '../failure.ts';
 
 const HOW = 'use a requirements.txt with --hash, uv.lock, package-lock.json or Cargo.lock';
@@ -38,23 +37,8 @@ function requirements(file: string, text: string): string[] {
   });
 }
 
-const npmSchema = z.object({
-  packages: z.record(
-    z.string(),
-    z.object({
-      name: z.string().optional(),
-      integrity: z.string().optional(),
-      link: z.boolean().optional(),
-    }),
-  ),
-});
-
 function npmLock(file: string, text: string): string[] {
-  const checked = npmSchema.safeParse(jsonOf(file, text));
-  if (!checked.success) {
-    throw new UsageError(`${file}: it has no packages of npm 7 or newer`, 'run npm install again');
-  }
-  return Object.entries(checked.data.packages).flatMap(([path, { name, integrity = '' }]) => {
+  return Object.entries(npmPackages(file, text)).flatMap(([path, { name, integrity = '' }]) => {
     const [, base64] = /(?:^|\s)sha512-([A-Za-z0-9+/]{86}==)/.exec(integrity) ?? [];
     // An alias has the real name in `name`.
     const real = name ?? path.split('node_modules/').at(-1);
@@ -62,6 +46,31 @@ function npmLock(file: string, text: string): string[] {
     return [`npm:${real} sha512:${Buffer.from(base64, 'base64').toString('hex')}`];
   });
 }
+
+interface NpmPackage {
+  readonly name?: string;
+  readonly integrity?: string;
+}
+
+/** Checked without zod, which every `run` and `create` would load. */
+function npmPackages(file: string, text: string): Readonly<Record<string, NpmPackage>> {
+  const lock = jsonOf(file, text);
+  const packages = isRecord(lock) ? lock['packages'] : undefined;
+  if (isRecord(packages) && Object.values(packages).every(isNpmPackage)) {
+    return packages as Record<string, NpmPackage>;
+  }
+  throw new UsageError(`${file}: it has no packages of npm 7 or newer`, 'run npm install again');
+}
+
+function isNpmPackage(value: unknown): value is NpmPackage {
+  if (!isRecord(value)) return false;
+  return [value['name'], value['integrity']].every((text) =>
+    ['string', 'undefined'].includes(typeof text),
+  );
+}
+
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function jsonOf(file: string, text: string): unknown {
   try {

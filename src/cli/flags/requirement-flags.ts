@@ -8,10 +8,8 @@ import { promisify } from 'node:util';
 import { errorCode } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
 import { readRequirementsFile } from '../../requirements/file.ts';
-import { projectMetadata } from '../../requirements/project.ts';
-import { GUEST_PYTHON, requirePython } from '../../requirements/python.ts';
 import { parseRequirements, splitRequirements } from '../../requirements/requirement.ts';
-import { type ScriptMetadata, scriptMetadata } from '../../requirements/script-metadata.ts';
+import type { ScriptMetadata } from '../../requirements/script-metadata.ts';
 import { UsageError } from '../failure.ts';
 import type { BuildFlags, ImageFlags } from './image-flag.ts';
 
@@ -51,35 +49,48 @@ export async function requirementsOf(
   return parseRequirements(wanted);
 }
 
-type Choose = (metadata: ScriptMetadata) => readonly string[];
+type Choose = (metadata: ScriptMetadata) => Promise<readonly string[]>;
 
 async function ownRequirements(
   { code, project }: Program,
   choose: Choose,
 ): Promise<readonly string[]> {
-  const metadata = scriptMetadata(code);
-  const own = metadata === null ? [] : choose(metadata);
+  const own = await inlineRequirements(code, choose);
   if (project === null) return own;
   const file = join(project, 'pyproject.toml');
   return (await isFile(file)) ? [...own, ...(await requirementsAt(file, choose))] : own;
+}
+
+async function inlineRequirements(code: string, choose: Choose): Promise<readonly string[]> {
+  // Most scripts have none, and start faster without a parser.
+  if (!code.includes('# /// script')) return [];
+  const { scriptMetadata } = await import('../../requirements/script-metadata.ts');
+  const metadata = scriptMetadata(code);
+  return metadata === null ? [] : await choose(metadata);
 }
 
 /** A requirements file, a pyproject.toml, or the directory of one or the other. */
 async function requirementsAt(path: string, choose: Choose): Promise<readonly string[]> {
   const file = (await isDirectory(path)) ? await fileIn(path) : path;
   if (!file.endsWith('.toml')) return await readRequirementsFile(file, readNamed);
+  const { projectMetadata } = await import('../../requirements/project.ts');
   const metadata = projectMetadata(await readText(file));
   const locked = await lockedBy(join(dirname(file), 'uv.lock'));
-  const required = choose(metadata);
+  const required = await choose(metadata);
   return locked ?? required;
 }
 
-function fitting({ dependencies, requiresPython }: ScriptMetadata): readonly string[] {
-  if (requiresPython !== null) requirePython(GUEST_PYTHON, requiresPython);
+async function fitting({
+  dependencies,
+  requiresPython,
+}: ScriptMetadata): Promise<readonly string[]> {
+  if (requiresPython === null) return dependencies;
+  const { GUEST_PYTHON, requirePython } = await import('../../requirements/python.ts');
+  requirePython(GUEST_PYTHON, requiresPython);
   return dependencies;
 }
 
-function anyPython({ dependencies }: ScriptMetadata): readonly string[] {
+async function anyPython({ dependencies }: ScriptMetadata): Promise<readonly string[]> {
   return dependencies;
 }
 

@@ -2,9 +2,7 @@
 import { realpath } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
 import type { Guest } from '../../guest/link.ts';
-import { copyIn } from '../../transfer/copy-in.ts';
 import { CopyError, type TransferOptions } from '../../transfer/transfer.ts';
-import { requireSource } from '../../transfer/tree-here.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 
@@ -48,6 +46,8 @@ export async function copyForRun(
   user: string | undefined,
 ): Promise<Copied> {
   const { source, target } = parseCopy(spec);
+  // Loaded only here: most runs copy nothing.
+  const { copyIn } = await import('../../transfer/copy-in.ts');
   const copy = () => copyIn(guest, source, target, resultOptions(cli, user));
   const to = await asUsageErrors(copy);
   return { from: await realpath(source), to };
@@ -92,6 +92,8 @@ export function parseOuts(specs: readonly string[]): readonly Out[] {
 
 /** Checked before a sandbox starts. @throws UsageError */
 export async function requireCopies(specs: readonly string[]): Promise<void> {
+  if (specs.length === 0) return;
+  const { requireSource } = await import('../../transfer/tree-here.ts');
   for (const spec of specs) await asUsageErrors(() => requireSource(parseCopy(spec).source));
 }
 

@@ -17,9 +17,8 @@ import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:pat
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import type { Guest, PythonSpec } from '../../../guest/link.ts';
-import { type SentProject, sendProject } from '../../../transfer/project.ts';
+import type { SentProject } from '../../../transfer/project.ts';
 import { fileOptions } from '../../../transfer/transfer.ts';
-import { requireSource } from '../../../transfer/tree-here.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
 import { asUsageErrors, type Copied, copyForRun, resultOptions } from '../../transfer/copies.ts';
@@ -87,6 +86,7 @@ async function send(
   source: string,
   to: string,
 ): Promise<SentProject> {
+  const { sendProject } = await import('../../../transfer/project.ts');
   return await asUsageErrors(() => sendProject(guest, source, to, resultOptions(cli, user)));
 }
 
@@ -94,6 +94,7 @@ const inHome = (directory: string): string => `~/${basename(resolve(directory))}
 
 /** Checked before a sandbox starts. @throws UsageError */
 export async function requireWorkdir(directory: string): Promise<void> {
+  const { requireSource } = await import('../../../transfer/tree-here.ts');
   await asUsageErrors(() => requireSource(directory));
   if (!(await stat(directory)).isDirectory()) {
     throw new UsageError(`--workdir ${directory}: not a directory`, 'name a directory');

@@ -2,7 +2,6 @@
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { SignalName } from '../../../guest/guest.ts';
-import { TemplateNames } from '../../../runtime/named-templates/names.ts';
 import type { ImageInfo } from '../../../sandbox/environment.ts';
 import { UsageError } from '../../failure.ts';
 
@@ -80,6 +79,7 @@ export async function isOfImage(
   template: string | boolean = false,
 ): Promise<boolean> {
   if (typeof template !== 'string') return false;
+  const { TemplateNames } = await import('../../../runtime/named-templates/names.ts');
   try {
     return (await new TemplateNames(home).get(template)).spec.environment !== undefined;
   } catch (error) {

@@ -2,7 +2,6 @@
 import { describeError, errorCode, remedyOf } from '../../../base/errors.ts';
 import { plain } from '../../../base/text/plain.ts';
 import type { Guest } from '../../../guest/link.ts';
-import { copyOut } from '../../../transfer/copy-out.ts';
 import type { Cli } from '../../cli.ts';
 import { failureText, UsageError } from '../../failure.ts';
 import { bytes as inUnits } from '../../output/table.ts';
@@ -37,6 +36,7 @@ export async function copyResults(
     const from = inDirectory(cwd, path);
     try {
       cli.cancelled.throwIfAborted();
+      const { copyOut } = await import('../../../transfer/copy-out.ts');
       const received = await copyOut(guest, from, host, resultOptions(cli, user));
       cli.progress.close();
       const { path: to, files, bytes } = received;

@@ -4,7 +4,6 @@
  */
 
 import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemon.ts';
-import { pulledModelPath } from '../../../runtime/pulled-models/named.ts';
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
@@ -100,7 +99,7 @@ async function daemonFor(cli: Cli, flags: RunFlags): Promise<Daemon | null> {
     if (alone !== null) throw new UsageError(`--daemon excludes ${alone}`, 'omit --daemon');
     return await reachDaemon(cli);
   }
-  const isAlone = alone !== null || isPulled(cli, flags);
+  const isAlone = alone !== null || (await isPulled(cli, flags));
   return isAlone ? null : await openUsualDaemon(cli.config);
 }
 
@@ -109,8 +108,11 @@ const cassetteOf = ({ config: { cassette } }: Cli): string | null =>
   cassette && (cassette.mode === 'record' ? 'NEUROVISOR_RECORD' : 'NEUROVISOR_REPLAY');
 
 /** A daemon has the models of its own start. */
-const isPulled = ({ config }: Cli, { model }: RunFlags): boolean =>
-  model !== undefined && pulledModelPath(config, model) !== null;
+async function isPulled({ config }: Cli, { model }: RunFlags): Promise<boolean> {
+  if (model === undefined) return false;
+  const { pulledModelPath } = await import('../../../runtime/pulled-models/named.ts');
+  return pulledModelPath(config, model) !== null;
+}
 
 /** The option that needs a sandbox of this process; null: none. */
 export function onlyHere(flags: RunFlags): string | null {

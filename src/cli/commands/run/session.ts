@@ -23,7 +23,7 @@ import { type RunJob, type RunReport, readsStdin, runOptions, wantsTerminal } fr
 import { missingFileHint, type Placement, placeCopies, placeFiles } from './placement.ts';
 import { argvOf, stopSignalOf } from './program.ts';
 import { copyResults, lostResults, type OutReport } from './results.ts';
-import { isSynced, type SyncReport, syncBack } from './sync.ts';
+import type { SyncReport } from './sync.ts';
 
 /** The sandbox of a run, ready. */
 export interface RunSandbox {
@@ -211,6 +211,7 @@ async function bringBack(
   const absolute = (path: string): string => resolve(home, path.replace(/^~(\/|$)/, './'));
   const others = new Set(copied.filter((one) => one !== workdir).map(({ to }) => absolute(to)));
   const skip = (path: string): boolean => others.has(`${absolute(workdir.to)}/${path}`);
+  const { isSynced, syncBack } = await import('./sync.ts');
   const sync = await syncBack(cli, guest, workdir, { user, yes, skip });
   return { out, sync, isComplete: isCopied && isSynced(sync) };
 }

@@ -1,0 +1,89 @@
+/**
+ * All commands, in the order of the general help, by the file that defines them. A command line that begins with a command
+ * loads that file alone: the others would take longer than most commands do (decision 39).
+ */
+import type { Command } from 'commander';
+
+interface Definitions {
+  /** Heading of the general help. */
+  readonly heading: string;
+  /** The names of the commands, which a test compares with the file's. */
+  readonly names: readonly string[];
+  /** Imports the file. @returns its function that adds the commands to the program */
+  load(): Promise<(program: Command) => void>;
+}
+
+const SCRIPTS = 'Scripts:';
+const SANDBOXES = 'Sandboxes and the daemon:';
+const MACHINE = 'This machine:';
+
+export const DEFINITIONS: readonly Definitions[] = [
+  { heading: SCRIPTS, names: ['run'], load: async () => (await import('./run.ts')).addRun },
+  {
+    heading: SANDBOXES,
+    names: ['create', 'update', 'ls', 'rm', 'pause', 'resume', 'snapshot', 'fork'],
+    load: async () => (await import('./sandbox.ts')).addSandbox,
+  },
+  {
+    heading: SANDBOXES,
+    names: ['exec', 'shell', 'cp', 'port', 'ps'],
+    load: async () => (await import('./inside.ts')).addInside,
+  },
+  {
+    heading: SANDBOXES,
+    names: ['events', 'logs', 'inspect'],
+    load: async () => (await import('./history.ts')).addHistory,
+  },
+  {
+    heading: SANDBOXES,
+    names: ['serve', 'host', 'top', 'pool'],
+    load: async () => (await import('./daemon.ts')).addDaemon,
+  },
+  { heading: SANDBOXES, names: ['key'], load: async () => (await import('./key.ts')).addKey },
+  {
+    heading: SANDBOXES,
+    names: ['tenant'],
+    load: async () => (await import('./tenant.ts')).addTenant,
+  },
+  { heading: SANDBOXES, names: ['audit'], load: async () => (await import('./audit.ts')).addAudit },
+  {
+    heading: MACHINE,
+    names: ['template'],
+    load: async () => (await import('./template.ts')).addTemplate,
+  },
+  { heading: MACHINE, names: ['image'], load: async () => (await import('./image.ts')).addImage },
+  {
+    heading: MACHINE,
+    names: ['setup', 'doctor', 'bench'],
+    load: async () => (await import('./machine.ts')).addMachine,
+  },
+  {
+    heading: MACHINE,
+    names: ['models'],
+    load: async () => (await import('./models.ts')).addModels,
+  },
+  {
+    heading: MACHINE,
+    names: ['net', 'prove'],
+    load: async () => (await import('./net.ts')).addNet,
+  },
+  {
+    heading: MACHINE,
+    names: ['seccomp'],
+    load: async () => (await import('./seccomp.ts')).addSeccomp,
+  },
+];
+
+/** Adds the command that the words begin with and those of its file; all commands if they begin with none. */
+export async function addCommands(
+  program: Command,
+  [first = '']: readonly string[],
+): Promise<void> {
+  const named = DEFINITIONS.filter(({ names }) => names.includes(first));
+  const wanted = named.length > 0 ? named : DEFINITIONS;
+  const adds = await Promise.all(wanted.map(({ load }) => load()));
+  for (const [at, { heading }] of wanted.entries()) {
+    program.commandsGroup(heading);
+    adds[at]?.(program);
+  }
+}
