@@ -22,8 +22,8 @@ const TEST_FILES = [
 /** Clients of models that tests install, with their versions. */
 const CLIENT_LOCKS = [
   'image/requirements.lock',
-  'test/fixtures/model-clients/python/*.lock',
-  'test/fixtures/model-clients/*/package.json',
+  'test/fixtures/{clients,model-clients/python}/*.lock',
+  'test/fixtures/{clients,model-clients/*}/package.json',
 ];
 const PROOFS: ReadonlySet<string> = new Set(PROOF_NAMES);
 

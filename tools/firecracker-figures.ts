@@ -296,7 +296,6 @@ const common = {
   binary: firecracker,
   clock: systemClock,
   log: silentLog,
-  allowOlder: true,
   tracksDirtyPages: true,
 };
 
@@ -306,7 +305,6 @@ async function openJailed(): Promise<Jailed & { close(): Promise<void> }> {
     config: { ...readConfig({}), firecracker, jailer, jail: 'enforce' },
     home,
     log: silentLog,
-    allowOlder: true,
     acceptsGaps: true,
   });
   const baseDir = join(base, 'jails');

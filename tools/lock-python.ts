@@ -16,15 +16,10 @@ import { runTool } from '../src/image/tool.ts';
 const LOCKS = [
   { dir: 'image', name: 'requirements', options: [] },
   { dir: 'image', name: 'model', options: ['--no-deps'] },
-  { dir: 'test/fixtures/api-clients/python', name: 'requirements', options: [] },
-  { dir: 'test/fixtures/e2b-clients/python', name: 'newest', options: [] },
-  { dir: 'test/fixtures/e2b-clients/python', name: '2.45', options: [] },
-  { dir: 'test/fixtures/model-clients/python', name: 'anthropic', options: [] },
+  { dir: 'test/fixtures/clients', name: 'requirements', options: [] },
+  { dir: 'test/fixtures/clients/e2b-2.45', name: 'requirements', options: [] },
   { dir: 'test/fixtures/model-clients/python', name: 'frameworks', options: [] },
   { dir: 'test/fixtures/model-clients/python', name: 'guest', options: ['--no-deps'] },
-  { dir: 'test/fixtures/model-clients/python', name: 'ollama', options: [] },
-  { dir: 'test/fixtures/model-clients/python', name: 'openai', options: [] },
-  { dir: 'test/fixtures/e2b-frameworks/python', name: 'frameworks', options: [] },
   { dir: 'test/fixtures/code-interpreter', name: 'server', options: [] },
 ];
 const root = join(import.meta.dirname, '..');

@@ -18,7 +18,7 @@ What was run on which platform, with which VMM. The tables of the emulated host 
 | KVM on real hardware | Firecracker, QEMU | Linux | **not run yet.** \`neurovisor doctor --report\` prints what an issue about it needs |
 | KVM in an emulated host, cgroup v2, systemd | Firecracker, QEMU | Linux | the cases below: each whole run of the tests where Firecracker is found |
 | software emulation (TCG), cgroup v1 | QEMU | Linux | everything else: layers \`vm\` and \`e2e\` of each whole run, and all figures |
-| KVM that boots no Linux, cgroup v1 | Firecracker 1.12.1 | 14 KB of our own | driver, jail, network, proofs: layer \`component\` of each whole run |
+| KVM that boots no Linux, cgroup v1 | Firecracker 1.16.1 | 14 KB of our own | driver, jail, network, proofs: layer \`component\` of each whole run |
 | a GPU | | | **not run yet**; everything up to loading the library is tested |
 `;
 

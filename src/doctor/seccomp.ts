@@ -7,13 +7,12 @@ import { JailError } from '../jail/errors.ts';
 import { compileProfile } from '../jail/seccomp/compile.ts';
 import { disassemble } from '../jail/seccomp/disassemble.ts';
 import { type ExplainedThread, explainProfile } from '../jail/seccomp/explain.ts';
-import { type FilterFormat, firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
+import { firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
 import { type ProposedThread, proposeProfile } from '../jail/seccomp/learn.ts';
 import { type Mode, type Profile, parseProfile, withMode } from '../jail/seccomp/profile.ts';
 import { type Since, STRACE, tracedCalls } from '../jail/seccomp/strace.ts';
 import { ARCHITECTURES, type Architecture } from '../jail/seccomp/syscalls.ts';
 
-export { type FilterFormat, filterFormatOf } from '../jail/seccomp/firecracker-filter.ts';
 export type { Architecture, ExplainedThread, ProposedThread, Since };
 export { ARCHITECTURES, JailError };
 
@@ -42,8 +41,8 @@ export async function listProgram(
 export interface CompileOptions {
   readonly arch: Architecture;
   readonly mode: Mode;
-  /** `raw`: the BPF instructions of one thread. */
-  readonly format: 'raw' | FilterFormat;
+  /** `raw`: the BPF instructions of one thread; `bitcode`: a file for Firecracker's `--seccomp-filter`. */
+  readonly format: 'raw' | 'bitcode';
   /** For `raw`, when a profile has several. */
   readonly thread?: string | undefined;
 }
@@ -59,7 +58,7 @@ export async function compileFile(
   const bytes =
     format === 'raw'
       ? compileProfile(chosen(profile, thread), arch).program
-      : firecrackerFilter(profile, format, arch);
+      : firecrackerFilter(profile, arch);
   await writeFile(out, bytes);
   return bytes.length;
 }

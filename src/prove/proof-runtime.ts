@@ -9,8 +9,6 @@ export interface JailContext {
   readonly log: Log;
   /** How `cp` copies a file or directory of a guest into a directory of this machine, for the proof `files`. */
   readonly copyOut?: (guest: Guest, source: string, target: string) => Promise<void>;
-  /** For tests: accept a Firecracker older than sandboxes do. */
-  readonly allowOlder?: boolean;
   /** Duration of the proof `load`, milliseconds. */
   readonly loadMs?: number;
   /** Number of guests that the proof `image` attacks with; default 1. */

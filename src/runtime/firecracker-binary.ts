@@ -74,12 +74,11 @@ export async function hasFirecracker(
 export async function installFirecracker(
   context: SetupContext,
   source: FirecrackerSource,
-  allowOlder = false,
 ): Promise<InstalledPaths & FirecrackerDetails> {
   return await withSetupLock(context, () =>
     prepareFirecracker(context, source, async ({ firecracker, jailer }) => {
-      const { text } = await readFirecrackerVersion(firecracker, allowOlder);
-      const its = (await readJailerVersion(jailer, allowOlder)).text;
+      const { text } = await readFirecrackerVersion(firecracker);
+      const its = (await readJailerVersion(jailer)).text;
       if (text === its) return text;
       throw new ImageError('source_invalid', `install ${source.from}`, {
         cause: `its Firecracker is ${text}, its jailer ${its}`,

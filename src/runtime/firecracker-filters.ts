@@ -6,7 +6,7 @@ import type { Home } from '../home.ts';
 import { requirePrivateDir } from '../jail/private-dir.ts';
 import { type CompiledFilter, compileProfile } from '../jail/seccomp/compile.ts';
 import { filteredExec } from '../jail/seccomp/filtered-exec.ts';
-import { filterFormatOf, firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
+import { firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
 import { invalid, type Mode } from '../jail/seccomp/profile.ts';
 import { readPolicy } from './jail.ts';
 
@@ -18,14 +18,13 @@ const LAUNCH = 'launch';
 const DIGEST_CHARACTERS = 16;
 
 /**
- * Writes our profile in the encoding of a Firecracker version, for `--seccomp-filter`. Returns its path.
+ * Writes our profile for `--seccomp-filter`. Returns its path.
  * @throws JailError `profile_invalid`, `jail_dir_unsafe`
  */
-export async function writeFilter(cache: Cache, version: string, mode: Mode): Promise<string> {
+export async function writeFilter(cache: Cache, mode: Mode): Promise<string> {
   const profile = await readPolicy('firecracker-x86_64.json', mode);
-  const format = filterFormatOf(version);
-  const bytes = firecrackerFilter(profile, format, 'x86_64');
-  return await writeAnew(cache, `firecracker-${format}-${mode}`, bytes, FOR_DATA);
+  const bytes = firecrackerFilter(profile, 'x86_64');
+  return await writeAnew(cache, `firecracker-threads-${mode}`, bytes, FOR_DATA);
 }
 
 /**

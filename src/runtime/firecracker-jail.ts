@@ -56,8 +56,6 @@ export interface FirecrackerOptions {
   readonly log: Log;
   /** Absent: memory of VMMs is not watched. */
   readonly memory?: Pick<VmmMemory, 'lastLook'>;
-  /** For tests: see `FirecrackerDriverOptions`. */
-  readonly allowOlder?: boolean;
   /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
   readonly acceptsGaps?: boolean;
 }
@@ -223,10 +221,7 @@ function wrapperOf(vm: Jailed, groups: readonly string[]): string[] {
 }
 
 /** @throws VmmError `vmm_missing`; JailError `jail_unavailable`: jailer and Firecracker have different versions */
-async function findJailer(
-  { config, allowOlder = false }: FirecrackerOptions,
-  binary: string,
-): Promise<string> {
+async function findJailer({ config }: FirecrackerOptions, binary: string): Promise<string> {
   const beside = join(dirname(binary), 'jailer');
   const isBeside = await access(beside, constants.X_OK).then(
     () => true,
@@ -234,8 +229,8 @@ async function findJailer(
   );
   const jailer = await findBinary(config.jailer ?? (isBeside ? beside : 'jailer'));
   const [ours, its] = await Promise.all([
-    readFirecrackerVersion(binary, allowOlder),
-    readJailerVersion(jailer, allowOlder),
+    readFirecrackerVersion(binary),
+    readJailerVersion(jailer),
   ]);
   if (ours.text === its.text) return jailer;
   throw new JailError('jail_unavailable', `cannot use the jailer ${jailer}`, {

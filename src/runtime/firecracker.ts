@@ -35,19 +35,17 @@ export async function makeFirecracker(
   options: FirecrackerOptions,
   confined?: ConfinedFirecracker,
 ): Promise<{ driver: FirecrackerDriver; confinement: Confinement }> {
-  const { config, home, log, allowOlder = false } = options;
-  const version = await readFirecrackerVersion(config.firecracker, allowOlder);
+  const { config, home, log } = options;
+  // Refuses a version before the jail is made.
+  await readFirecrackerVersion(config.firecracker);
   const sharing = sharingAsConfigured(config);
-  const seccompFilterPath = takesOurs(config)
-    ? await writeFilter(home, version.text, modeOf(config))
-    : undefined;
+  const seccompFilterPath = takesOurs(config) ? await writeFilter(home, modeOf(config)) : undefined;
   const { jail, confinement } = confined ?? (await confineFirecracker(options));
   try {
     const driver = await createFirecrackerDriver({
       binary: config.firecracker,
       clock: systemClock,
       log,
-      allowOlder,
       ...(seccompFilterPath === undefined ? {} : { seccompFilterPath }),
       ...(jail === null ? {} : { jail: jail.specOf }),
       tracksDirtyPages: true,

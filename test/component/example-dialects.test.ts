@@ -27,12 +27,8 @@ afterAll(async () => {
   await fixture.close();
 });
 
-for (const [lock, name] of [
-  ['anthropic', 'messages_agent.py'],
-  ['openai', 'responses_agent.py'],
-  ['ollama', 'ollama_agent.py'],
-] as const) {
-  requires('generators', dialectExample(lock, name)).describe(name, (client) => {
+for (const name of ['messages_agent.py', 'responses_agent.py', 'ollama_agent.py']) {
+  requires('generators', dialectExample(name)).describe(name, (client) => {
     it('calls the tool, and answers with its result', async () => {
       expect(await runClient(client, forwarder.port)).toBe(
         'tool    multiply(12, 7) = 84\nanswer  It is 84.\n',

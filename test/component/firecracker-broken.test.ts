@@ -59,7 +59,7 @@ describe('readFirecrackerVersion', () => {
 
   it('a binary that does not answer is killed', async () => {
     const path = file('#!/bin/sh\nexec sleep 1000');
-    const reading = readFirecrackerVersion(path, false, 100);
+    const reading = readFirecrackerVersion(path, 100);
     await expect(reading).rejects.toMatchObject({
       code: 'vmm_missing',
       cause: 'it did not answer --version within 100 ms',
@@ -82,7 +82,6 @@ requiresFirecrackerAsRoot().describe('/dev/kvm is taken away', (files) => {
       binary: files.firecracker,
       clock: systemClock,
       log: silentLog,
-      allowOlder: true,
       kvmDevice: gone,
       spawn: (argv, stdio) => spawnVmm(isGone ? [...WITHOUT_KVM, ...argv] : argv, stdio),
     });

@@ -77,7 +77,6 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
       binary: found.firecracker,
       clock: systemClock,
       log: silentLog,
-      allowOlder: true,
       ...more,
     });
     bench = new VmBench(driver, found);
@@ -101,7 +100,7 @@ requiresFirecracker().describe('Firecracker devices', (files) => {
     // Balloon, two disks, vsock, entropy; no network card.
     expect(devices).toHaveLength(5);
     expect(words.filter((word) => !devices.includes(word)).join(' ')).toBe(
-      'console=ttyS0 quiet reboot=k panic=1 pci=off rootfstype=erofs init=/sbin/neurovisor-init loglevel=3 root=/dev/vda ro',
+      'console=ttyS0 quiet reboot=k panic=1 rootfstype=erofs init=/sbin/neurovisor-init loglevel=3 pci=off root=/dev/vda ro',
     );
     expect(await ask(vm, 'INFO disk0')).toBe('golden');
     expect(await ask(vm, 'INFO write-root')).toBe('refused');

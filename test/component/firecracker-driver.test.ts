@@ -13,7 +13,6 @@ requiresFirecracker().describe('Firecracker driver', (files) => {
       binary: files.firecracker,
       clock: systemClock,
       log: silentLog,
-      allowOlder: true,
       tracksDirtyPages: true,
     });
   let driver: VmmDriver;
@@ -27,7 +26,7 @@ requiresFirecracker().describe('Firecracker driver', (files) => {
   afterEach(() => bench.close());
 
   // Firecracker takes its NIC by the TAP's name and keeps it: firecracker-devices.test.ts.
-  driverParity(makeDriver, async () => files, ['nic', 'disks']);
+  driverParity(makeDriver, async () => files, ['nic', 'disks', 'paused-connections']);
 
   it('start: the channel carries bytes both ways', async () => {
     const vm = await bench.boot();

@@ -53,7 +53,6 @@ requiresFirecrackerAsRoot().describe('a Firecracker taken over', (files) => {
       config: { ...files, jailUids: null, ...config },
       home: { cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') },
       log: silentLog,
-      allowOlder: true,
     });
     const bench = new VmBench(driver, files);
     const seen: Record<string, string> = {};

@@ -97,7 +97,6 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
       config: { ...usual, ...more },
       home: home(),
       log: silentLog,
-      allowOlder: true,
       memory,
     });
     confinement = made.confinement;
@@ -233,11 +232,11 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     await expect.poll(() => stops.isAlive(), PATIENT).toBe(false);
   });
 
-  it('makeFirecracker: compiles our filters for its version, readable by their owner only', async () => {
+  it('makeFirecracker: compiles our filters, readable by their owner only', async () => {
     const { boot } = await opened({ firecrackerFilter: 'ours' });
     const vm = await boot();
     expect(confinement?.description).toContain('our seccomp filters');
-    const [file = ''] = filters('firecracker-bincode-enforce');
+    const [file = ''] = filters('firecracker-threads-enforce');
     expect(lstatSync(file)).toMatchObject({ uid: 0 });
     expect(lstatSync(file).mode & 0o777).toBe(0o600);
     const held = join(dir, 'run/jail/firecracker', vm.id, 'root/fc');
@@ -257,7 +256,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     const vm = await boot();
     expect(status(vm, 'Seccomp')).toBe('2');
     expect(confinement?.description).toContain('our seccomp filters, but refused system calls');
-    expect(filters('firecracker-bincode-log')).toHaveLength(1);
+    expect(filters('firecracker-threads-log')).toHaveLength(1);
     expect(filters('firecracker-launch-log')).toHaveLength(1);
   });
 
@@ -273,11 +272,11 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
 
   it('makeFirecracker: without a usable jailer, enforce and auto fail', async () => {
     const other = join(dir, 'jailer');
-    writeFileSync(other, '#!/bin/sh\necho "Jailer v1.12.0"\n');
+    writeFileSync(other, '#!/bin/sh\necho "Jailer v1.17.0"\n');
     chmodSync(other, 0o755);
     await expect(open({ jailer: other })).rejects.toMatchObject({
       code: 'jail_unavailable',
-      cause: expect.objectContaining({ cause: expect.stringContaining('1.12.0') }),
+      cause: expect.objectContaining({ cause: expect.stringContaining('1.17.0') }),
     });
     const lacks = open({ jailer: join(dir, 'none') });
     await expect(lacks).rejects.toMatchObject({ code: 'jail_unavailable' });
@@ -292,7 +291,7 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
     const fails = join(dir, 'jailer');
     writeFileSync(
       fails,
-      '#!/bin/sh\n[ "$1" = --version ] && echo "Jailer v1.12.1" && exit 0\necho no chroot here >&2\nexit 1\n',
+      '#!/bin/sh\n[ "$1" = --version ] && echo "Jailer v1.16.1" && exit 0\necho no chroot here >&2\nexit 1\n',
     );
     chmodSync(fails, 0o755);
     await expect(open({ jailer: fails })).rejects.toMatchObject({
@@ -397,14 +396,13 @@ requiresFirecrackerAsRoot().describe('Firecracker of the runtime', (files) => {
         const made = await makeFirecracker({
           config: { ...usual, firecrackerFilter: 'ours' },
           log: silentLog,
-          allowOlder: true,
           home: { cacheDir: join(shared, 'cache'), runDir: join(shared, 'run') },
         });
         own.push(made.confinement);
         return made.driver;
       },
       async () => files,
-      ['nic', 'disks'],
+      ['nic', 'disks', 'paused-connections'],
     );
   });
 

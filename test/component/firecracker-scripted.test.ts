@@ -326,7 +326,7 @@ describe('a running VM', () => {
 
 describe('versions', () => {
   const pausedAndResumed = async (version: string, mode = 'good'): Promise<string[]> => {
-    await makeDriver(mode, version, { allowOlder: true });
+    await makeDriver(mode, version);
     const vm = await bench.start(bench.spec({ memoryMib: 64 }));
     const before = names().length;
     await vm.pause();
@@ -337,25 +337,22 @@ describe('versions', () => {
   };
   const AT_REST = ['kernel', 'log', 'metrics', 'overlay', 'root', 's'];
 
-  it.each(['1.16.0', '1.16.1', '1.16.7'])(
-    'resume: %s takes a snapshot in each pause',
-    async (v) => {
-      expect(await pausedAndResumed(v)).toEqual([
-        'PATCH /vm',
-        'PUT /snapshot/create',
-        'PATCH /vm',
-        'PATCH /vm',
-      ]);
-      const [, body] = asked().find(([call]) => call === 'PUT /snapshot/create') ?? [];
-      expect(body).toMatchObject({ snapshot_type: 'Diff' });
-    },
-  );
+  it.each(['1.16.1', '1.16.7'])('resume: %s takes a snapshot in each pause', async (v) => {
+    expect(await pausedAndResumed(v)).toEqual([
+      'PATCH /vm',
+      'PUT /snapshot/create',
+      'PATCH /vm',
+      'PATCH /vm',
+    ]);
+    const [, body] = asked().find(([call]) => call === 'PUT /snapshot/create') ?? [];
+    expect(body).toMatchObject({ snapshot_type: 'Diff' });
+  });
   it('resume: even a refused snapshot revives the vsock device of 1.16', async () => {
     const calls = await pausedAndResumed('1.16.1', 'refuse@PUT /snapshot/create');
     expect(calls).toEqual(['PATCH /vm', 'PUT /snapshot/create', 'PATCH /vm', 'PATCH /vm']);
   });
-  it.each(['1.12.1', '1.17.0'])('resume: %s needs none', async (version) => {
-    expect(await pausedAndResumed(version)).toEqual(['PATCH /vm', 'PATCH /vm', 'PATCH /vm']);
+  it('resume: 1.17 needs none', async () => {
+    expect(await pausedAndResumed('1.17.0')).toEqual(['PATCH /vm', 'PATCH /vm', 'PATCH /vm']);
   });
   it('resume: takes no extra snapshot after a requested one', async () => {
     await makeDriver('good', '1.16.1', { tracksDirtyPages: true });
@@ -365,15 +362,8 @@ describe('versions', () => {
     await vm.resume();
     expect(names().filter((call) => call === 'PUT /snapshot/create')).toHaveLength(1);
   });
-  it.each([
-    ['1.12.1', { enable_diff_snapshots: false }, ['vsock_override', 'track_dirty_pages']],
-    [
-      '1.16.1',
-      { track_dirty_pages: false, vsock_override: { uds_path: 'c' } },
-      ['enable_diff_snapshots'],
-    ],
-  ])('start: a clone on %s', async (version, expected, absent) => {
-    await makeDriver('good', version, { allowOlder: true });
+  it('start: a clone gets a socket and a network card of its own', async () => {
+    await makeDriver('good');
     const nic = { tapFd: -1, tapName: 'lo', mac: 'aa:fc:00:00:00:01' };
     const spec = bench.spec({ memoryMib: 64, nic });
     const vm = await bench.start(spec);
@@ -386,18 +376,15 @@ describe('versions', () => {
     expect(body).toMatchObject({
       snapshot_path: 'fc/state',
       resume_vm: true,
-      ...expected,
+      track_dirty_pages: false,
+      vsock_override: { uds_path: 'c' },
       mem_backend: { backend_type: 'File', backend_path: 'fc/memory' },
       network_overrides: [{ iface_id: 'eth0', host_dev_name: 'lo' }],
     });
-    for (const key of absent) expect(body).not.toHaveProperty(key);
   });
   it.each([
     ['1.16.0', 'is older than 1.16.1'],
-    ['1.12.1', 'is older than 1.16.1'],
-    ['1.13.0', 'CVE-2026-5747'],
-    ['1.14.3', 'CVE-2026-5747'],
-    ['1.15.0', 'CVE-2026-5747'],
+    ['1.15.0', 'is older than 1.16.1'],
     ['2.0.0', 'only 1.x is'],
     ['one', 'has no version'],
   ])('createFirecrackerDriver: refuses %s with a remedy', async (version, reason) => {
@@ -406,10 +393,6 @@ describe('versions', () => {
       cause: expect.stringContaining(reason),
       remedy: expect.stringContaining('1.16.1'),
     });
-  });
-  it('createFirecrackerDriver: refuses a vulnerable version even where older ones are allowed', async () => {
-    const driver = makeDriver('good', '1.14.0', { allowOlder: true });
-    await expect(driver).rejects.toMatchObject({ code: 'vmm_missing' });
   });
   it('createFirecrackerDriver: refuses a binary that is missing', async () => {
     const common = { clock: systemClock, log: silentLog };

@@ -292,20 +292,18 @@ requiresFirecracker().describe('Firecracker in the jail of an ordinary user', (f
           config: { ...PLAIN, firecracker: files.firecracker },
           home: { cacheDir: join(dir, 'cache'), runDir: join(dir, 'run') },
           log: silentLog,
-          allowOlder: true,
         });
         driver = await createFirecrackerDriver({
           binary: files.firecracker,
           clock: systemClock,
           log: silentLog,
-          allowOlder: true,
           jail: jail.specOf,
           tracksDirtyPages: true,
         });
         return driver;
       },
       async () => files,
-      ['nic', 'disks'],
+      ['nic', 'disks', 'paused-connections'],
     );
 
     it('start: RAM that a clone maps is mounted read-only, though its user owns it', async () => {

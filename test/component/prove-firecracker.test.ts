@@ -1,5 +1,5 @@
 /** `neurovisor prove … --vmm firecracker`, with a real one. Needs root and gcc; no Linux guest. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
@@ -35,7 +35,6 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   const context = (more: Partial<Config> = {}): JailContext => ({
     config: { ...readConfig({}), home, vmm: 'firecracker', firecracker, jailer, ...more },
     log: silentLog,
-    allowOlder: true,
   });
   const failed = ({ tried }: Proof): string[] =>
     tried.filter(({ ok }) => !ok).map(({ what, seen }) => `${what}: ${seen}`);
@@ -149,9 +148,9 @@ requiresFirecrackerAsRoot().describe('prove --vmm firecracker', (files) => {
   });
 
   it('a case that cannot run is an error with its reason, never a proof', PATIENT, async () => {
-    // The version floor is the default.
-    const older = { ...context(), allowOlder: false };
-    await expect(proveSeccomp(older)).rejects.toMatchObject({
+    const older = join(home, 'firecracker');
+    writeFileSync(older, "#!/bin/sh\necho 'Firecracker v1.16.0'\n", { mode: 0o755 });
+    await expect(proveSeccomp(context({ firecracker: older }))).rejects.toMatchObject({
       code: 'no_world',
       cause: expect.objectContaining({ code: 'vmm_missing' }),
     });

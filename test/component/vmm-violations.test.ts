@@ -92,7 +92,6 @@ requires('seccomp-records', whyNot() ?? true).describe('VmmViolations', () => {
         config: { ...firecracker, jail: 'enforce', jailUids: null, firecrackerFilter: 'builtin' },
         home: { cacheDir: join(home, 'cache'), runDir: join(home, 'run') },
         log: silentLog,
-        allowOlder: true,
         acceptsGaps: true,
       });
       const bench = new VmBench(driver, firecracker);

@@ -10,12 +10,7 @@ import { AGENT, TemplateNames } from '../../src/runtime/named-templates/names.ts
 import { readyMadeRecipe } from '../../src/runtime/named-templates/ready-made.ts';
 import { ROOT } from '../support/cli.ts';
 import { useDaemonHome, vmmsIn } from '../support/daemon.ts';
-import {
-  type E2bClient,
-  nodeFrameworks,
-  pythonFrameworks,
-  runWithClient,
-} from '../support/e2b-clients.ts';
+import { type E2bClient, nodeClient, pythonClient, runWithClient } from '../support/e2b-clients.ts';
 import { buildAgent } from '../support/e2b-matrix.ts';
 import { modelEnv, scriptAgent } from '../support/scripted-agent-model.ts';
 
@@ -55,7 +50,10 @@ describe('frameworks run unchanged, with tools that work in a sandbox', () => {
       run('1 / 0'),
       run('import os\nprint(os.environ["E2B_SANDBOX"], sum(range(100)))'),
     ]);
-    const answer = await outputOf(there(pythonFrameworks()), join(EXAMPLES, 'langchain_agent.py'));
+    const answer = await outputOf(
+      there(pythonClient('newest')),
+      join(EXAMPLES, 'langchain_agent.py'),
+    );
     expect(returned[0]).toContain('ZeroDivisionError: division by zero');
     expect(returned[1]).toBe('true 4950\n');
     expect(answer).toBe('The sandbox says: true 4950\n\n');
@@ -68,7 +66,7 @@ describe('frameworks run unchanged, with tools that work in a sandbox', () => {
       bash('echo no >&2; exit 3'),
       bash('echo $E2B_SANDBOX; python3 primes.py'),
     ]);
-    const answer = await outputOf(there(nodeFrameworks()), join(EXAMPLES, 'ai-sdk-agent.mjs'));
+    const answer = await outputOf(there(nodeClient('newest')), join(EXAMPLES, 'ai-sdk-agent.mjs'));
     expect(returned.map((one) => JSON.parse(one) as unknown)).toEqual([
       { exitCode: 0, stdout: '', stderr: '' },
       { exitCode: 3, stdout: '', stderr: 'no\n' },
@@ -83,7 +81,10 @@ describe('frameworks run unchanged, with tools that work in a sandbox', () => {
       run('pwd; cat orders.csv'),
       run("awk -F, '/apples/ { n += $2 } END { print n }' orders.csv > apples; cat apples; exit 4"),
     ]);
-    const answer = await outputOf(there(pythonFrameworks()), join(EXAMPLES, 'openai_agents.py'));
+    const answer = await outputOf(
+      there(pythonClient('newest')),
+      join(EXAMPLES, 'openai_agents.py'),
+    );
     expect(returned[0]).toContain('/workspace\napples,120\npears,80\napples,22\n');
     expect(returned[1]).toMatch(/exited with code 4\n[\s\S]*\n142\n/);
     expect(answer).toContain('142');
@@ -136,12 +137,12 @@ describe('the programs of the READMEs of E2B’s clients print what they say', (
   };
 
   it('JavaScript', async () => {
-    const client = there(nodeFrameworks());
+    const client = there(nodeClient('newest'));
     await runAll(client, await nodeReadmes(client), /```ts\n([\s\S]*?)```/g, '.mjs');
   });
 
   it('Python', async () => {
-    const client = there(pythonFrameworks());
+    const client = there(pythonClient('newest'));
     await runAll(client, await pythonReadmes(client), /```py\n([\s\S]*?)```/g, '.py');
   });
 });

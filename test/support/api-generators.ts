@@ -1,10 +1,10 @@
-/** Generators of clients, and what their clients need, each pinned by a lock file in `test/fixtures/api-clients`. */
+/** Generators of clients, and what their clients need, each pinned by a lock file. */
 import { cpSync } from 'node:fs';
 import { join } from 'node:path';
 import {
+  clientsForNode,
+  clientsForPython,
   installed,
-  lockedNode,
-  lockedPython,
   orReason,
   type PythonPackages,
   run,
@@ -14,12 +14,11 @@ export const CLIENTS_DIR = join(import.meta.dirname, '../fixtures/api-clients');
 const GENERATOR = 'github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen';
 
 /** Packages for Python, or why there are none. */
-export const pythonPackages = (): PythonPackages | string =>
-  orReason(() => lockedPython('python', join(CLIENTS_DIR, 'python/requirements.lock')));
+export const pythonPackages = (): PythonPackages | string => orReason(() => clientsForPython());
 
 /** A directory with `node_modules`, or why there is none. */
 export const nodePackages = (): string | { readonly dir: string } =>
-  orReason(() => ({ dir: lockedNode('typescript', join(CLIENTS_DIR, 'typescript')) }));
+  orReason(() => ({ dir: clientsForNode() }));
 
 /** The generator for Go, or why there is none. */
 export const goGenerator = (): string | { readonly generator: string } =>

@@ -1,18 +1,22 @@
 /**
  * E2B's unmodified clients, newest and of the generation before (whose requests differ), pinned by lock files in
- * `test/fixtures/e2b-clients`. Scripts run as processes with only E2B's environment variables.
+ * `test/fixtures/clients`. Scripts run as processes with only E2B's environment variables.
  */
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { lockedNode, lockedPython, orReason, type PythonPackages } from './locked-packages.ts';
+import {
+  type ClientVersion,
+  clientsForNode,
+  clientsForPython,
+  orReason,
+  type PythonPackages,
+} from './locked-packages.ts';
 
 export const E2B_CLIENTS_DIR = join(import.meta.dirname, '../fixtures/e2b-clients');
-const FRAMEWORKS_DIR = join(import.meta.dirname, '../fixtures/e2b-frameworks');
 const RUN_MS_MAX = 300_000;
 const OUTPUT_BYTES_MAX = 16 * 1024 * 1024;
 
-export type ClientVersion = 'newest' | '2.45';
 export const CLIENT_VERSIONS: readonly ClientVersion[] = ['newest', '2.45'];
 
 export interface E2bClient {
@@ -27,32 +31,13 @@ export interface E2bClient {
   readonly packages: string;
 }
 
-/** Packages `e2b` and `e2b-code-interpreter` for Python, or why there are none. */
+/** For Python: E2B's packages, and with the newest the frameworks for agents that use them; or why there are none. */
 export const pythonClient = (version: ClientVersion): E2bClient | string =>
-  orReason(() => {
-    const lock = join(E2B_CLIENTS_DIR, 'python', `${version}.lock`);
-    return pythonWith(version, lockedPython(`e2b-python-${version}`, lock));
-  });
-
-/** Packages `e2b` and `@e2b/code-interpreter` for Node.js, or why there are none. */
-export const nodeClient = (version: ClientVersion): E2bClient | string =>
-  orReason(() => {
-    const dir = lockedNode(`e2b-node-${version}`, join(E2B_CLIENTS_DIR, 'node', version));
-    return nodeWith(version, dir);
-  });
-
-/** Frameworks for agents, with E2B's newest clients, or why there are none. */
-export const pythonFrameworks = (): E2bClient | string =>
-  orReason(() => {
-    const lock = join(FRAMEWORKS_DIR, 'python/frameworks.lock');
-    return pythonWith('newest', lockedPython('e2b-frameworks', lock));
-  });
+  orReason(() => pythonWith(version, clientsForPython(version)));
 
 /** The same for Node.js. */
-export const nodeFrameworks = (): E2bClient | string =>
-  orReason(() =>
-    nodeWith('newest', lockedNode('e2b-node-frameworks', join(FRAMEWORKS_DIR, 'node'))),
-  );
+export const nodeClient = (version: ClientVersion): E2bClient | string =>
+  orReason(() => nodeWith(version, clientsForNode(version)));
 
 /**
  * Runs a script, and ends without taking Python down: threads of 2.45's HTTP library may still be at work then, and

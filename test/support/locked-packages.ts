@@ -1,24 +1,33 @@
 /**
  * Packages of tests, each set pinned by a lock file. They come from the registries of their languages into the cache of
  * the home, once per lock file; no install script runs.
+ *
+ * All clients share one environment of each language. A second one has E2B's clients of the generation before: the same
+ * packages in other versions.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
+  closeSync,
   cpSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
+  openSync,
   readFileSync,
   renameSync,
   rmSync,
 } from 'node:fs';
-import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
+import { tryLockExclusive } from '../../src/sys/file.ts';
+import { testCacheDir } from './wheel.ts';
 
+const CLIENTS_DIR = join(import.meta.dirname, '../fixtures/clients');
 /** Of the lock files' wheels. */
 const PYTHON = '3.11';
-const INSTALL_MS_MAX = 300_000;
+const INSTALL_MS_MAX = 600_000;
+const LOCK_POLL_MS = 100;
+
+export type ClientVersion = 'newest' | '2.45';
 
 export interface PythonPackages {
   /** Of an environment with the packages; for `python -m NAME`, since its scripts have another path in them. */
@@ -26,6 +35,17 @@ export interface PythonPackages {
   /** With the programs of the packages. */
   readonly env: { readonly PATH: string };
 }
+
+/** The clients for Python. @param version of E2B's @throws as `lockedPython` */
+export const clientsForPython = (version: ClientVersion = 'newest'): PythonPackages =>
+  lockedPython(`clients-python-${version}`, join(clientsDir(version), 'requirements.lock'));
+
+/** The clients for Node.js. @param version of E2B's @returns a directory with `node_modules` @throws as `lockedNode` */
+export const clientsForNode = (version: ClientVersion = 'newest'): string =>
+  lockedNode(`clients-node-${version}`, clientsDir(version));
+
+const clientsDir = (version: ClientVersion): string =>
+  version === 'newest' ? CLIENTS_DIR : join(CLIENTS_DIR, `e2b-${version}`);
 
 /** @throws if the registry can't be reached, or there is no Python for the wheels */
 export function lockedPython(name: string, lock: string): PythonPackages {
@@ -74,30 +94,47 @@ export function findPython(): string {
   throw new Error(`there is no Python ${PYTHON} with pip`);
 }
 
-/** The directory that `install` has filled for these lock files, now or in an earlier run. */
+/**
+ * The directory that `install` has filled for these lock files, now or in an earlier run. Other processes that want it
+ * wait meanwhile.
+ */
 export function installed(
   name: string,
   locks: readonly string[],
   install: (target: string) => void,
 ): string {
-  const home = process.env['NEUROVISOR_HOME'] || join(homedir(), '.neurovisor');
-  const cache = join(home, 'cache/test-api-clients');
-  mkdirSync(cache, { recursive: true, mode: 0o700 });
   const hash = createHash('sha256');
   for (const lock of locks) hash.update(readFileSync(lock));
-  const dir = join(cache, `${name}-${hash.digest('hex').slice(0, 16)}`);
+  const digest = hash.digest('hex').slice(0, 16);
+  const dir = join(testCacheDir('test-api-clients'), `${name}-${digest}`);
   if (existsSync(dir)) return dir;
-  const beside = mkdtempSync(join(cache, 'install-'));
+  const lock = openSync(`${dir}.lock`, 'a', 0o600);
   try {
-    install(beside);
-    renameSync(beside, dir);
-  } catch (error) {
-    // Another test file may have been faster.
-    if (!existsSync(dir)) throw error;
+    waitForLock(lock, dir);
+    if (existsSync(dir)) return dir;
+    // What an interrupted run left.
+    const part = `${dir}.part`;
+    rmSync(part, { recursive: true, force: true });
+    try {
+      mkdirSync(part, { mode: 0o700 });
+      install(part);
+      renameSync(part, dir);
+    } finally {
+      rmSync(part, { recursive: true, force: true });
+    }
+    return dir;
   } finally {
-    rmSync(beside, { recursive: true, force: true });
+    closeSync(lock);
   }
-  return dir;
+}
+
+/** Blocks the thread: the packages are asked for while a test file loads. */
+function waitForLock(lock: number, dir: string): void {
+  const sleeper = new Int32Array(new SharedArrayBuffer(4));
+  for (let waitedMs = 0; !tryLockExclusive(lock); waitedMs += LOCK_POLL_MS) {
+    if (waitedMs >= INSTALL_MS_MAX) throw new Error(`another process still installs ${dir}`);
+    Atomics.wait(sleeper, 0, 0, LOCK_POLL_MS);
+  }
 }
 
 export function run(program: string, args: readonly string[], cwd?: string): string {

@@ -1,14 +1,20 @@
 /**
- * Unmodified clients of model servers, pinned by lock files in `test/fixtures/model-clients`. Scripts run as processes with
+ * Unmodified clients of model servers, pinned by lock files in `test/fixtures/clients`. Scripts run as processes with
  * the variables that a sandbox has.
  */
 
 import { execFile, execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, symlinkSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { lockedNode, lockedPython, orReason } from './locked-packages.ts';
+import {
+  clientsForNode,
+  clientsForPython,
+  lockedPython,
+  orReason,
+  type PythonPackages,
+} from './locked-packages.ts';
 
 export const MODEL_CLIENTS_DIR = join(import.meta.dirname, '../fixtures/model-clients');
 const RUN_MS_MAX = 120_000;
@@ -20,36 +26,32 @@ export interface ModelClient {
 }
 
 /** The package `anthropic` for Python, or why there is none. */
-export const pythonAnthropic = (): ModelClient | string =>
-  pythonClient({ lock: 'anthropic', script: 'anthropic.py' });
+export const pythonAnthropic = (): ModelClient | string => pythonClient('anthropic.py');
 
 /** The package `@anthropic-ai/sdk` for Node.js, or why there is none. */
-export const nodeAnthropic = (): ModelClient | string =>
-  nodeClient({ lock: 'node', script: 'anthropic.mjs' });
+export const nodeAnthropic = (): ModelClient | string => nodeClient('anthropic.mjs');
 
 /** Vercel's AI SDK with its providers for OpenAI and Anthropic, or why there is none. */
-export const nodeAiSdk = (): ModelClient | string =>
-  nodeClient({ lock: 'node-ai', script: 'ai.mjs' });
+export const nodeAiSdk = (): ModelClient | string => nodeClient('ai.mjs');
 
 /** The package `openai` for Python, or why there is none. */
-export const pythonOpenai = (): ModelClient | string =>
-  pythonClient({ lock: 'openai', script: 'openai.py' });
+export const pythonOpenai = (): ModelClient | string => pythonClient('openai.py');
 
 /** The package `openai` for Node.js, or why there is none. */
-export const nodeOpenai = (): ModelClient | string =>
-  nodeClient({ lock: 'node-openai', script: 'openai.mjs' });
+export const nodeOpenai = (): ModelClient | string => nodeClient('openai.mjs');
 
 /** The package `ollama` or `langchain-ollama` for Python, or why there is none. */
 export const pythonOllama = (script: 'ollama.py' | 'langchain-ollama.py'): ModelClient | string =>
-  pythonClient({ lock: 'ollama', script });
+  pythonClient(script);
 
 /** LlamaIndex and LiteLLM, 450 MB with what they need, or why there are none. */
 export const pythonFrameworks = (): ModelClient | string =>
-  pythonClient({ lock: 'frameworks', script: 'python/frameworks.py' });
+  pythonClient('python/frameworks.py', () =>
+    lockedPython('frameworks-python', join(MODEL_CLIENTS_DIR, 'python/frameworks.lock')),
+  );
 
 /** The package `ollama` for Node.js, or why there is none. */
-export const nodeOllama = (): ModelClient | string =>
-  nodeClient({ lock: 'ollama-node', script: 'ollama.mjs' });
+export const nodeOllama = (): ModelClient | string => nodeClient('ollama.mjs');
 
 /** Compiled packages for a guest, as a directory for PYTHONPATH, or why there are none: what its image has is left out. */
 export const guestPackages = (): { readonly packages: string } | string =>
@@ -62,49 +64,67 @@ export const guestPackages = (): { readonly packages: string } | string =>
     return { packages };
   });
 
-/** Directories of `guest-node`, and the lock file whose packages lie beside each. */
-const GUEST_NODE = { openai: 'node-openai', anthropic: 'node', ai: 'node-ai' };
+/** What `guest-node` imports. */
+const GUEST_NODE = [
+  '@ai-sdk/anthropic',
+  '@ai-sdk/openai',
+  '@anthropic-ai/sdk',
+  'ai',
+  'openai',
+  'zod',
+];
 
 /** A directory with Node.js (`bin/node`), its clients and `main.mjs`, whose links `tar -h` follows, or why there is none. */
 export const guestNode = (): { readonly root: string } | string =>
   orReason(() => {
     const source = join(MODEL_CLIENTS_DIR, 'guest-node');
-    const packages = Object.entries(GUEST_NODE).map(([name, lock]) => {
-      const dir = lockedNode(`model-clients-${lock}`, join(MODEL_CLIENTS_DIR, lock));
-      return [name, join(dir, 'node_modules')] as const;
-    });
+    const clients = clientsForNode();
     const root = mkdtempSync(join(tmpdir(), 'nv-guest-node-'));
     mkdirSync(join(root, 'bin'));
     symlinkSync(process.execPath, join(root, 'bin/node'));
-    symlinkSync(join(source, 'main.mjs'), join(root, 'main.mjs'));
-    for (const [name, dir] of packages) {
-      mkdirSync(join(root, name));
-      symlinkSync(dir, join(root, name, 'node_modules'));
-      symlinkSync(join(source, name, 'clients.mjs'), join(root, name, 'clients.mjs'));
+    for (const name of readdirSync(source)) symlinkSync(join(source, name), join(root, name));
+    for (const path of withDependencies(clients, GUEST_NODE)) {
+      mkdirSync(dirname(join(root, path)), { recursive: true });
+      symlinkSync(join(clients, path), join(root, path));
     }
     return { root };
   });
 
-/** @param lock name of the lock file */
-const pythonClient = (client: {
-  readonly lock: string;
-  readonly script: string;
-}): ModelClient | string =>
-  orReason(() => {
-    const lock = join(MODEL_CLIENTS_DIR, `python/${client.lock}.lock`);
-    const { python } = lockedPython(`${client.lock}-clients-python`, lock);
-    return { program: python, args: [join(MODEL_CLIENTS_DIR, client.script)] };
-  });
+/** Places of packages and of all that they need, from the lock file. What lies inside of another one goes with it. */
+function withDependencies(dir: string, names: readonly string[]): ReadonlySet<string> {
+  const { packages } = JSON.parse(readFileSync(join(dir, 'package-lock.json'), 'utf8')) as {
+    readonly packages: Readonly<
+      Record<string, { readonly dependencies?: Readonly<Record<string, string>> }>
+    >;
+  };
+  const places = new Set<string>();
+  // Node.js looks beside a package first, then outwards.
+  const placeOf = (name: string, from: string): string => {
+    const place = `${from === '' ? '' : `${from}/`}node_modules/${name}`;
+    if (from === '' || place in packages) return place;
+    return placeOf(name, from.slice(0, Math.max(0, from.lastIndexOf('/node_modules/'))));
+  };
+  const add = (name: string, from: string): void => {
+    const place = placeOf(name, from);
+    if (places.has(place)) return;
+    places.add(place);
+    for (const needed of Object.keys(packages[place]?.dependencies ?? {})) add(needed, place);
+  };
+  for (const name of names) add(name, '');
+  return new Set([...places].filter((place) => place.lastIndexOf('node_modules/') === 0));
+}
 
-/** @param lock directory of the lock file */
-const nodeClient = (client: {
-  readonly lock: string;
-  readonly script: string;
-}): ModelClient | string =>
+/** @param script in the folder of the clients of models */
+const pythonClient = (
+  script: string,
+  packages: () => PythonPackages = clientsForPython,
+): ModelClient | string =>
+  orReason(() => ({ program: packages().python, args: [join(MODEL_CLIENTS_DIR, script)] }));
+
+const nodeClient = (name: string): ModelClient | string =>
   orReason(() => {
-    const { lock } = client;
-    const script = join(MODEL_CLIENTS_DIR, client.script);
-    const dir = lockedNode(`model-clients-${lock}`, join(MODEL_CLIENTS_DIR, lock));
+    const script = join(MODEL_CLIENTS_DIR, name);
+    const dir = clientsForNode();
     // The script lies elsewhere, and `import` looks only beside it.
     const hook = `import { registerHooks } from 'node:module'; import { pathToFileURL } from 'node:url';
       const parentURL = pathToFileURL(${JSON.stringify(join(dir, 'main.js'))}).href;
@@ -116,8 +136,7 @@ const nodeClient = (client: {
   });
 
 /** An agent of `examples/dialects` with its dialect's client, or why there is none. */
-export const dialectExample = (lock: 'anthropic' | 'openai' | 'ollama', name: string) =>
-  pythonClient({ lock, script: `../../../examples/dialects/${name}` });
+export const dialectExample = (name: string) => pythonClient(`../../../examples/dialects/${name}`);
 
 /** What a sandbox has. @param port of the bridge */
 export const sandboxVariables = (port: number) => ({

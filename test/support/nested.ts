@@ -5,8 +5,6 @@
  *     vitest ── RemoteControlPlane ── unix socket ──► nested host: neurovisor serve ── KVM ──► Firecracker or QEMU
  *        └──── mock model server ◄── 10.0.2.2 ──────────────┘
  */
-import { execFileSync } from 'node:child_process';
-import { accessSync, constants, existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
@@ -14,10 +12,10 @@ import { searchPath } from '../../src/base/search-path.ts';
 import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { readConfig } from '../../src/config.ts';
 import { resolveHome } from '../../src/home.ts';
-import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/vmm/firecracker/versions.ts';
 import { COMPILE_CACHE, type NestedParts } from '../../tools/nested/disks.ts';
 import { nestedResults, type OpenNestedHost, openNestedHost } from '../../tools/nested/open.ts';
 import { ROOT } from './cli.ts';
+import { findProgram, supportedFirecracker } from './firecracker-programs.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';
 import { type Requirement, requires, requiresFullRun } from './requires.ts';
@@ -46,33 +44,11 @@ export const NESTED_ENVIRONMENT = [
 export function nestedParts(env: NodeJS.ProcessEnv): NestedParts | string {
   if (process.geteuid?.() !== 0) return 'it is not root';
   for (const program of ['mmdebstrap', 'qemu-system-x86_64'])
-    if (find(program, searchPath(env['PATH'])) === undefined) return `there is no ${program}`;
+    if (findProgram(program, searchPath(env['PATH'])) === undefined)
+      return `there is no ${program}`;
   const binaries = supportedFirecracker(env);
   if (typeof binaries === 'string') return binaries;
   return { checkout: ROOT, home: resolveHome(readConfig(env).home).dir, ...binaries };
-}
-
-/**
- * A Firecracker that the product takes, with its jailer, or why there is none.
- * @param beside a directory with one directory per version
- */
-export function supportedFirecracker(
-  env: NodeJS.ProcessEnv,
-  beside = join(ROOT, '../shared/firecracker'),
-): Pick<NestedParts, 'firecracker' | 'jailer'> | string {
-  const { cacheDir } = resolveHome(readConfig(env).home);
-  const kept = join(cacheDir, 'test-firecracker', VERSION_FLOOR);
-  const path = [env['PATH'] ?? '', kept, join(beside, VERSION_FLOOR)].join(':');
-  const firecracker = env['NEUROVISOR_FIRECRACKER'] || find('firecracker', path);
-  const jailer = env['NEUROVISOR_JAILER'] || find('jailer', path);
-  if (firecracker === undefined || jailer === undefined) {
-    return (
-      `there is no Firecracker ${VERSION_FLOOR} or newer with its jailer: set NEUROVISOR_FIRECRACKER and ` +
-      `NEUROVISOR_JAILER to those of github.com/firecracker-microvm/firecracker/releases, or put both into ${kept}`
-    );
-  }
-  const problem = problemOf(firecracker, 'Firecracker') ?? problemOf(jailer, 'Jailer');
-  return problem ?? { firecracker, jailer };
 }
 
 export const requiresNested = (): Requirement<NestedParts> =>
@@ -81,26 +57,6 @@ export const requiresNested = (): Requirement<NestedParts> =>
 /** The whole of it takes two hours, so each run has only the smoke. */
 export const requiresNestedInFull = (): Requirement<NestedParts> =>
   requiresFullRun('nested', () => nestedParts(process.env));
-
-function find(program: string, path: string): string | undefined {
-  return path
-    .split(':')
-    .map((dir) => join(dir, program))
-    .find((file) => existsSync(file));
-}
-
-function problemOf(file: string, program: 'Firecracker' | 'Jailer'): string | undefined {
-  try {
-    accessSync(file, constants.X_OK);
-    const output = execFileSync(file, ['--version'], { encoding: 'utf8', stdio: 'pipe' });
-    const version = parseVersion(output, program);
-    if (version === undefined) return `${file} is no ${program}`;
-    const problem = versionProblem(version, false);
-    return problem === undefined ? undefined : `${file}: ${problem}`;
-  } catch (error) {
-    return `${file} does not start: ${error instanceof Error ? error.message : String(error)}`;
-  }
-}
 
 /** What `test/fixtures/nested-vmm.py` prints. */
 export interface VmmState {

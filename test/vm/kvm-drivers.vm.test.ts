@@ -41,7 +41,6 @@ requires('firecracker-linux', await linuxOnKvm()).describe(
             binary: found.firecracker,
             clock: systemClock,
             log: silentLog,
-            allowOlder: true,
             tracksDirtyPages: true,
           }),
         async () => found.guest,

@@ -30,8 +30,6 @@ export interface ProveFlags {
   /** Milliseconds. */
   readonly for?: number;
   readonly guests?: number;
-  /** For tests. */
-  readonly allowOlder?: boolean;
 }
 
 const RESOLVER = '8.8.8.8';
@@ -47,13 +45,12 @@ export async function prove(
   if (flags.endpoint !== undefined) return await proveThere(cli, words, flags);
   const names = words.length === 0 ? USUAL_PROOFS : [...new Set(words.map(proofName))];
   const { config, log, cancelled: signal } = cli;
-  const { allowOlder = false, for: loadMs, guests } = flags;
+  const { for: loadMs, guests } = flags;
   const copy = async (guest: Guest, source: string, target: string): Promise<void> => {
     const { copyOut } = await import('../../transfer/copy-out.ts');
     await copyOut(guest, source, target, { signal: cli.cancelled });
   };
   const more = {
-    allowOlder,
     copyOut: copy,
     ...(loadMs === undefined ? {} : { loadMs }),
     ...(guests === undefined ? {} : { guests }),

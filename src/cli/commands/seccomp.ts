@@ -7,7 +7,6 @@ import {
   compileFile,
   type ExplainedThread,
   explainFile,
-  filterFormatOf,
   hostArchitecture,
   JailError,
   learnFromRun,
@@ -20,6 +19,9 @@ import { UsageError } from '../failure.ts';
 import { namedFile } from '../flags/named-file.ts';
 import { bytes, table } from '../output/table.ts';
 import { requireProgram } from './host-program.ts';
+
+/** Firecracker 1.14 and older read another encoding, and no sandbox runs in them. */
+const FIRECRACKER_MINOR_MIN = 15;
 
 interface ArchFlags {
   readonly arch?: string;
@@ -34,8 +36,6 @@ export interface CompileFlags extends ArchFlags {
 
 export interface ReachFlags {
   readonly calls?: boolean;
-  /** For tests. */
-  readonly allowOlder?: boolean;
 }
 
 export interface LearnFlags {
@@ -103,7 +103,8 @@ export async function seccompExplain(
 
 export async function seccompCompile(cli: Cli, file: string, flags: CompileFlags): Promise<number> {
   const { out, thread, firecracker, mode } = flags;
-  const format = firecracker === undefined ? 'raw' : filterFormat(firecracker);
+  if (firecracker !== undefined) checkVersion(firecracker);
+  const format = firecracker === undefined ? 'raw' : 'bitcode';
   if (format !== 'raw' && thread !== undefined)
     throw new UsageError(
       '--firecracker and --thread are mutually exclusive',
@@ -132,12 +133,9 @@ export async function seccompLearn(
   return 0;
 }
 
-export async function seccompReach(
-  cli: Cli,
-  { calls = false, allowOlder = false }: ReachFlags,
-): Promise<number> {
+export async function seccompReach(cli: Cli, { calls = false }: ReachFlags): Promise<number> {
   const { reachOfVmm } = await import('../../prove/jail/reach-vmm.ts');
-  const threads = await reachOfVmm({ config: cli.config, log: cli.log, allowOlder });
+  const threads = await reachOfVmm({ config: cli.config, log: cli.log });
   if (cli.json) {
     cli.printJson(threads);
     return 0;
@@ -188,10 +186,12 @@ function architecture({ arch }: ArchFlags): Architecture {
   return ARCHITECTURES.find((name) => name === arch) ?? hostArchitecture();
 }
 
-function filterFormat(version: string) {
-  if (/^1\.\d+(\.|$)/.test(version)) return filterFormatOf(version);
+/** @throws UsageError for a version that does not read our encoding */
+function checkVersion(version: string): void {
+  const [, minor] = /^1\.(\d+)(\.|$)/.exec(version) ?? [];
+  if (Number(minor) >= FIRECRACKER_MINOR_MIN) return;
   const what = /^\d+\.\d/.test(version)
     ? `unsupported version ${version}`
     : `invalid version "${version}"`;
-  throw new UsageError(`--firecracker: ${what}`, 'use a 1.x version, for example 1.16.1');
+  throw new UsageError(`--firecracker: ${what}`, 'use 1.15 or newer, 1.x, for example 1.16.1');
 }

@@ -1,5 +1,5 @@
 /** Definitions of `neurovisor net` and `neurovisor prove`. */
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import type { NetDoctorFlags } from '../commands/net.ts';
 import type { ProveFlags } from '../commands/prove.ts';
 import { parseDuration } from '../flags/options.ts';
@@ -92,12 +92,6 @@ export function addNet(program: Command): void {
     .addOption(vmmOption())
     .option('--for <duration>', 'load: duration (default: 1m)', parseDuration)
     .option('--guests <count>', 'image: number of hostile guests (default: 1)', hostileGuests)
-    .addOption(
-      new Option(
-        '--allow-older',
-        'for tests: accept a Firecracker version that sandboxes do not support',
-      ).hideHelp(),
-    )
     .option('--listen <address>', 'canary: address to listen on (default: 0.0.0.0)')
     .option(
       '--address <address>',

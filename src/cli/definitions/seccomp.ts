@@ -55,12 +55,6 @@ export function addSeccomp(program: Command): void {
     )
     .addOption(vmmOption())
     .option('--calls', 'also list the calls by name')
-    .addOption(
-      new Option(
-        '--allow-older',
-        'for tests: accept a Firecracker version that sandboxes do not support',
-      ).hideHelp(),
-    )
     .addOption(output())
     .action((flags: OutputFlags & ReachFlags) =>
       perform(flags, async (cli) => (await load()).seccompReach(cli, flags)),

@@ -93,7 +93,7 @@ export class FirecrackerVmms implements Vmms {
 
   /** @throws ProofError `no_world` with the reason, if it can't be proved here */
   static async open(context: JailContext): Promise<FirecrackerVmms> {
-    const { log, allowOlder = false } = context;
+    const { log } = context;
     const home = resolveHome(context.config.home);
     const config = await withFirecracker(context.config, home);
     // Where sandboxes have theirs: a jail takes disks by hard links, which need one file system.
@@ -104,7 +104,6 @@ export class FirecrackerVmms implements Vmms {
         config: { ...config, jail: 'enforce' },
         home,
         log,
-        allowOlder,
         acceptsGaps: true,
       });
       await writeFile(join(dir, 'kernel'), idleGuest());

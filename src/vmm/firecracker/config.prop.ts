@@ -61,7 +61,6 @@ const callsOf = (spec: VmSpec) => {
     disks,
     tracksDirtyPages: false,
     balloonMib: undefined,
-    addsPciOff: false,
   });
   const { tapName, mac = '' } = nic ?? {};
   return tapName === undefined ? calls : [...calls, nicCall({ tapName, mac }, {})];
@@ -89,7 +88,6 @@ describe('bootCalls', () => {
         };
         expect(boot.boot_args).toMatch(/^[A-Za-z0-9_.,:/= -]+$/);
         expect(boot.boot_args.match(/(^| )init=/g)).toHaveLength(1);
-        expect(boot.boot_args).toContain(' pci=off ');
         const drives = calls.filter(({ path }) => path.startsWith('/drives/disk'));
         expect(drives.map(({ body }) => body)).toMatchObject(
           (spec.disks ?? []).map(({ access }, index) => ({

@@ -15,7 +15,6 @@ import type { BucketLimit } from '../../base/token-bucket.ts';
 import { KIB } from '../../base/units.ts';
 import type { VmDisk } from '../driver.ts';
 import type { ApiCall } from './api-client.ts';
-import type { Quirks } from './versions.ts';
 
 /** Names in the process' directory; the channel's own name is the last part of `channelPath`. */
 export const FILES = {
@@ -82,7 +81,6 @@ interface BootPlan {
   readonly disks: readonly VmDisk[];
   /** Needed for diff snapshots; costs a write fault per page. */
   readonly tracksDirtyPages: boolean;
-  readonly addsPciOff: boolean;
   /** Undefined: no balloon. */
   readonly balloonMib: number | undefined;
 }
@@ -160,14 +158,13 @@ export function nicCall(nic: NicPlan, limits: DeviceLimits): ApiCall {
  * `Documentation/admin-guide/kernel-parameters.txt`; Firecracker adds `root=/dev/vda ro` and the devices.
  * docs/firecracker.md explains each, which a test checks.
  */
-export function kernelArgs(plan: Pick<BootPlan, 'bootArgs' | 'addsPciOff'>): string[] {
+export function kernelArgs(plan: Pick<BootPlan, 'bootArgs'>): string[] {
   return [
     'console=ttyS0',
     'quiet',
     // A reboot by the keyboard controller ends Firecracker; a panic reboots after a second.
     'reboot=k',
     'panic=1',
-    ...(plan.addsPciOff ? [] : ['pci=off']),
     'rootfstype=erofs',
     'init=/sbin/neurovisor-init',
     ...plan.bootArgs,
@@ -186,18 +183,19 @@ interface LoadPlan {
 }
 
 /** Needs a new Firecracker process. The guest runs once this is answered. */
-export function loadCall(plan: LoadPlan, quirks: Quirks): ApiCall {
+export function loadCall(plan: LoadPlan): ApiCall {
   const { channelName, nic } = plan;
   return {
     ...put('/snapshot/load', {
       snapshot_path: FILES.state,
       mem_backend: { backend_type: 'File', backend_path: FILES.memory },
-      [quirks.trackDirtyPagesKey]: plan.tracksDirtyPages,
+      track_dirty_pages: plan.tracksDirtyPages,
       resume_vm: true,
       ...(nic === undefined
         ? {}
         : { network_overrides: [{ iface_id: NIC_ID, host_dev_name: nic.tapName }] }),
-      ...(quirks.overridesVsock ? { vsock_override: { uds_path: channelName } } : {}),
+      // Firecracker accepts an empty path, and makes no socket.
+      vsock_override: { uds_path: channelName },
     }),
     msMax: SNAPSHOT_MS_MAX,
   };

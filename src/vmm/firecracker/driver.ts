@@ -48,11 +48,11 @@ import { makeJailPlace } from './jail/place.ts';
 import { makeUserPlace, type UserJailSpec } from './jail/user-place.ts';
 import { makeDirectPlace, type Place } from './place.ts';
 import { FirecrackerProcess } from './process/process.ts';
-import { awaitApi, drainFirstConnection } from './process/readiness.ts';
+import { awaitApi } from './process/readiness.ts';
 import { type SpawnVmm, spawnVmm } from './process/spawn.ts';
 import { withoutMark } from './snapshot/card.ts';
 import { Snapshots } from './snapshot/snapshots.ts';
-import { type FirecrackerVersion, type Quirks, quirksOf, VERSION_FLOOR } from './versions.ts';
+import { type FirecrackerVersion, type Quirks, quirksOf } from './versions.ts';
 import { FirecrackerVm, type FirecrackerVmOptions } from './vm.ts';
 
 export interface FirecrackerDriverOptions {
@@ -62,8 +62,6 @@ export interface FirecrackerDriverOptions {
   readonly log: Log;
   /** Starts the process; default: directly. */
   readonly spawn?: SpawnVmm;
-  /** Accepts versions below the floor, except vulnerable ones; for tests. */
-  readonly allowOlder?: boolean;
   /** Compiled filters for Firecracker's threads, in the format of its version; absent: its own. */
   readonly seccompFilterPath?: string;
   /** The jail of each VM, by Firecracker's jailer as root, or as an ordinary user; absent: none. */
@@ -97,11 +95,8 @@ export interface FirecrackerDriver extends VmmDriver {
 export async function createFirecrackerDriver(
   options: FirecrackerDriverOptions,
 ): Promise<FirecrackerDriver> {
-  const { allowOlder = false, binary, log } = options;
-  const version = await readFirecrackerVersion(binary, allowOlder);
-  if (allowOlder) {
-    log.warn('any version of Firecracker is allowed', { version: version.text, VERSION_FLOOR });
-  }
+  const { binary, log } = options;
+  const version = await readFirecrackerVersion(binary);
   const quirks = quirksOf(version);
   const relays = new RelayHost(log, options.clock, options.startRelays);
   const known = { ...options, version, quirks, relays, path: await findBinary(binary) };
@@ -255,7 +250,7 @@ function makeVm(
 ): FirecrackerVm {
   const { quirks, clock, tracksDirtyPages = false } = known;
   const { id, channelPath, memoryMib, balloonMib, memoryFd, nic, disks = [] } = spec;
-  const { place, relay, process, isAdopted = false } = parts;
+  const { place, process, isAdopted = false } = parts;
   const machine = machineOf(known.version, spec);
   return new FirecrackerVm({
     id,
@@ -275,13 +270,7 @@ function makeVm(
       hasNic: nic !== undefined,
       isAdopted,
     }),
-    channelReturned: () => settleChannel(known, relay.innerPath),
   });
-}
-
-/** @param innerPath Firecracker's own socket */
-async function settleChannel({ quirks, clock }: Known, innerPath: string): Promise<void> {
-  if (quirks.losesFirstConnection) await drainFirstConnection(innerPath, clock);
 }
 
 /** As root, Firecracker would create a missing TAP. */
@@ -378,7 +367,7 @@ async function bringUp(
   { spec, user }: { spec: VmSpec; user: Parameters<NicLender>[0]['user'] },
 ): Promise<void> {
   const { api } = process;
-  const { quirks, tracksDirtyPages = false } = known;
+  const { tracksDirtyPages = false } = known;
   await place.admitted?.();
   await awaitApi(api, process.exited, known.clock);
   process.settle();
@@ -390,11 +379,10 @@ async function bringUp(
     if (spec.snapshot.memoryPath === undefined && spec.memoryFd !== undefined) {
       await place.lendMemory(spec.memoryFd);
     }
-    await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages }, quirks)));
+    await withTap((nic) => load(api, loadCall({ channelName, nic, tracksDirtyPages })));
     // The state contains its VM's limits, which hold only for the guest's first milliseconds.
     await setDiskLimits(api, spec);
     await place.connectChannel();
-    await settleChannel(known, spec.channelPath);
     return;
   }
   const { cpus: count, memoryMib, balloonMib, guestCid, bootArgs = [] } = spec;
@@ -410,7 +398,6 @@ async function bringUp(
     limits,
     disks,
     balloonMib,
-    addsPciOff: quirks.addsPciOff,
     tracksDirtyPages,
   });
   for (const call of calls) await api.call(call);

@@ -20,23 +20,18 @@ const WORDS_MAX = 200;
 type Program = 'Firecracker' | 'Jailer';
 
 /**
- * @param allowOlder accept versions below the floor; for tests
  * @throws VmmError `vmm_missing` if it is missing, can't be run or must not be used
  */
 export async function readFirecrackerVersion(
   binary: string,
-  allowOlder = false,
   msMax = RUN_MS_MAX,
 ): Promise<FirecrackerVersion> {
-  return readVersion(binary, 'Firecracker', { allowOlder, msMax });
+  return readVersion(binary, 'Firecracker', msMax);
 }
 
 /** The same for the jailer. */
-export async function readJailerVersion(
-  binary: string,
-  allowOlder = false,
-): Promise<FirecrackerVersion> {
-  return readVersion(binary, 'Jailer', { allowOlder, msMax: RUN_MS_MAX });
+export async function readJailerVersion(binary: string): Promise<FirecrackerVersion> {
+  return readVersion(binary, 'Jailer', RUN_MS_MAX);
 }
 
 /**
@@ -66,11 +61,11 @@ export async function findBinary(
 async function readVersion(
   binary: string,
   program: Program,
-  { allowOlder, msMax }: { readonly allowOlder: boolean; readonly msMax: number },
+  msMax: number,
 ): Promise<FirecrackerVersion> {
   const version = parseVersion(await run(binary, program, msMax), program);
   if (version === undefined) throw missing(binary, program, 'its output has no version');
-  const problem = versionProblem(version, allowOlder);
+  const problem = versionProblem(version);
   if (problem !== undefined) throw missing(binary, program, problem);
   return version;
 }

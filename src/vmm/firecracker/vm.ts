@@ -38,8 +38,6 @@ export interface FirecrackerVmOptions {
   readonly clock: Clock;
   /** Ends the process if necessary, and releases all that `start` made. */
   readonly release: () => Promise<void>;
-  /** Called when the channel is open again after a snapshot. */
-  readonly channelReturned: () => Promise<void>;
   /** Limits the disk I/O of the process, in addition to the guest's; absent: unlimited. */
   readonly limitVmm?: JailSpec['limitDisks'] | undefined;
 }
@@ -129,7 +127,6 @@ export class FirecrackerVm implements Vm, VsockHotplug {
     }
     await this.#options.relay.connect();
     this.#isPlugged = true;
-    await this.#options.channelReturned();
   }
 
   async unplugVsock(): Promise<void> {

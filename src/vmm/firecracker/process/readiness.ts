@@ -1,7 +1,5 @@
-/** Waits for a new Firecracker, or one that has just loaded a snapshot. */
-import { connect } from 'node:net';
+/** Waits for a new Firecracker. */
 import type { Clock } from '../../../base/clock.ts';
-import { ignore } from '../../../base/ignore.ts';
 import { VmmError } from '../../errors.ts';
 import type { ApiClient } from '../api-client.ts';
 
@@ -35,22 +33,4 @@ export async function awaitApi(
     }
     await Promise.race([exited, new Promise<void>((resolve) => clock.after(RETRY_MS, resolve))]);
   }
-}
-
-/** No guest listens at this port; a refusal is as good as an answer. */
-const NO_PORT = 1;
-const FIRST_MS_MAX = 500;
-
-/** Spends the first connection after a load, which may get lost. Never rejects. */
-export async function drainFirstConnection(channelPath: string, clock: Clock): Promise<void> {
-  const over = Promise.withResolvers<void>();
-  const socket = connect({ path: channelPath });
-  const cancel = clock.after(FIRST_MS_MAX, over.resolve);
-  socket.on('error', (error) => ignore(error, 'this connection may get lost'));
-  socket.once('close', () => over.resolve());
-  socket.write(`CONNECT ${NO_PORT}\n`);
-  socket.resume();
-  await over.promise;
-  cancel();
-  socket.destroy();
 }
