@@ -11,14 +11,14 @@ const PAGE = join(import.meta.dirname, '../docs/platforms.md');
 const HEAD = `# Platforms
 
 What was run on which platform, with which VMM. The tables of the emulated host are made by \`node tools/platforms.ts\` from the last run of
-\`./neurovisor test nested\`.
+\`./neurovisor test --full nested\`.
 
 | platform | VMM | guest | what runs there, and when |
 |---|---|---|---|
 | KVM on real hardware | Firecracker, QEMU | Linux | **not run yet.** \`neurovisor doctor --report\` prints what an issue about it needs |
-| KVM in an emulated host, cgroup v2, systemd | Firecracker, QEMU | Linux | the cases below: each whole run of the tests where Firecracker is found |
-| software emulation (TCG), cgroup v1 | QEMU | Linux | everything else: layers \`vm\` and \`e2e\` of each whole run, and all figures |
-| KVM that boots no Linux, cgroup v1 | Firecracker 1.16.1 | 14 KB of our own | driver, jail, network, proofs: layer \`component\` of each whole run |
+| KVM in an emulated host, cgroup v2, systemd | Firecracker, QEMU | Linux | the cases below; a smoke of both VMMs in each \`./neurovisor test all\` where Firecracker is found |
+| software emulation (TCG), cgroup v1 | QEMU | Linux | everything else: layers \`vm\` and \`e2e\` of each \`./neurovisor test all\`, and all figures |
+| KVM that boots no Linux, cgroup v1 | Firecracker 1.16.1 | 14 KB of our own | driver, jail, network, proofs: layer \`component\` of each \`./neurovisor test\` |
 | a GPU | | | **not run yet**; everything up to loading the library is tested |
 `;
 
