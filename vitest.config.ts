@@ -36,7 +36,7 @@ const layer = (
 export default defineConfig({
   test: {
     projects: [
-      layer('tidy', ['test/{tidy,promises}.test.ts'], 120_000),
+      layer('tidy', ['test/{tidy,promises,prebuilt}.test.ts'], 120_000),
       layer('unit', ['{src,test/fuzz,test/support,tools}/**/*.test.ts'], 120_000),
       layer('prop', ['src/**/*.prop.ts', 'test/prop/**/*.prop.ts'], 600_000, SEEDED),
       layer('component', ['test/component/**/*.test.ts'], 600_000, SEEDED),
