@@ -14,10 +14,11 @@ import {
   describeKernel,
   isKernelBuilt,
   prebuiltKernelDir,
+  prebuiltKernelSchema,
   prepareKernel,
   readKernelInputs,
 } from './kernel/kernel.ts';
-import { compressedPath } from './prebuilt.ts';
+import { compressedPath, readShipped, unpackPrebuilt } from './prebuilt.ts';
 import type { PrepareContext } from './prepare.ts';
 import { neededPackages } from './prepared.ts';
 
@@ -105,6 +106,16 @@ describe('prepareKernel', () => {
       expect((await prepareKernel(context)).manifest.origin).toBe('prebuilt');
     },
   );
+
+  it('a full disk: the error is not taken for a damaged file', async () => {
+    const manifest = await readShipped(prebuiltKernelDir(root), prebuiltKernelSchema);
+    if (manifest === undefined) throw new Error('none is shipped');
+    const { signal } = context;
+    const dir = prebuiltKernelDir(root);
+    // Each write to this device fails with ENOSPC.
+    const unpacking = { dir, name: 'vmlinux', manifest, to: '/dev/full', signal };
+    await expect(unpackPrebuilt(unpacking)).rejects.toMatchObject({ code: 'ENOSPC' });
+  });
 
   it('interrupted: nothing is made, then it works', async () => {
     const aborter = new AbortController();

@@ -43,7 +43,7 @@ export interface Unpacking {
   /** In the manifest; the file is compressed, and has another ending. */
   readonly name: string;
   readonly manifest: PrebuiltManifest;
-  /** A path where nothing is; after an error it must not be used. */
+  /** After an error it must not be used. */
   readonly to: string;
   readonly mode?: number;
   readonly signal: AbortSignal;
@@ -65,7 +65,7 @@ export async function unpackPrebuilt(unpacking: Unpacking): Promise<void> {
       done(bytes > expected.sizeBytes ? new Error(TOO_LARGE) : null, chunk);
     },
   });
-  const file = createWriteStream(to, { flags: 'wx', mode });
+  const file = createWriteStream(to, { mode });
   try {
     await pipeline(createReadStream(path), createZstdDecompress(), measure, file, { signal });
   } catch (cause) {
