@@ -168,7 +168,7 @@ interface KernelSource {
   readonly key: string;
 }
 
-/** The guest kernel's key is of name, size and time of its source: an empty file of these stands for 150 MB. */
+/** The key of a guest kernel that was built here is of name, size and time of its source: an empty file of these stands for 150 MB. */
 function kernelSources(): readonly KernelSource[] {
   const dir = '/usr/src';
   return readdirSync(dir)
