@@ -137,7 +137,7 @@ const LAYERS: Record<string, readonly string[]> = {
  * file named here is a room of its own: the folder's entry, above its rooms.
  */
 const ROOMS: Record<string, Record<string, readonly string[]>> = {
-  base: { '.': [], text: ['.'], fairness: ['.'] },
+  base: { '.': [], text: ['.'], fairness: ['.'], prebuilt: ['.'] },
   bench: {
     '.': [],
     start: ['.'],

@@ -15,8 +15,8 @@ import { silentProgress } from '../src/base/progress.ts';
 import { REFERENCE_DIR, REFERENCE_FILE } from '../src/bench/start/reference-kernel.ts';
 import { readConfig } from '../src/config.ts';
 import { resolveHome } from '../src/home.ts';
-import { prepareKernel } from '../src/image/kernel.ts';
-import { parseKernelConfig } from '../src/image/kernel-config.ts';
+import { parseKernelConfig } from '../src/image/kernel/config.ts';
+import { prepareKernel } from '../src/image/kernel/kernel.ts';
 
 /** Options that have `MITIGATION_` in the place of `CPU_` today, or before their name. */
 const MITIGATIONS = [

@@ -10,7 +10,6 @@ import { GIB } from '../base/units.ts';
 import { probeUpstreams } from '../bridge/upstream/detect.ts';
 import type { Config } from '../config.ts';
 import { requireRunDir, resolveHome } from '../home.ts';
-import { missingHostPackages } from '../image/host-packages.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
 import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
 import { confine, QEMU_BINARY, remediesOf } from '../runtime/jail.ts';
@@ -28,6 +27,8 @@ import { probeAccelerator } from '../vmm/accelerator/probe.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import type { Check, Finding } from './check.ts';
 import { checkGpu } from './gpu.ts';
+import { checkKernel } from './kernel.ts';
+import { checkPackages } from './packages.ts';
 import { checkSetup } from './setup.ts';
 
 export interface DoctorOptions {
@@ -62,6 +63,7 @@ export async function examine({ config, log }: DoctorOptions): Promise<Check[]> 
     ['disk', checkDisk],
     ['memory', checkMemory],
     ['setup', checkSetup],
+    ['guest kernel', checkKernel],
     ['model server', checkUpstream],
     ['gpu', ({ config }) => checkGpu(config)],
   ];
@@ -89,17 +91,6 @@ function checkPrivileges(): Finding {
     verdict: 'limited',
     detail: 'not root: set-up can build everything but cannot install host packages',
     remedy: 'run `sudo ./neurovisor setup` once if host packages are missing',
-  };
-}
-
-async function checkPackages(): Promise<Finding> {
-  const missing = await missingHostPackages();
-  if (missing.length === 0) return ok('all installed');
-  const names = missing.map((one) => one.name).join(' ');
-  return {
-    verdict: 'missing',
-    detail: names,
-    remedy: `run \`./neurovisor setup\` as root, or: sudo apt-get install ${names}`,
   };
 }
 

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { missingHostPackages, parseAptStatus, RUN_PACKAGES } from './host-packages.ts';
 import { HOST_PACKAGES } from './package-table.ts';
@@ -39,5 +42,27 @@ describe('HOST_PACKAGES', () => {
 describe('missingHostPackages', () => {
   it('finds nothing missing in an empty table', async () => {
     expect(await missingHostPackages([])).toEqual([]);
+  });
+});
+
+describe('missingHostPackages: names', () => {
+  it('a package of many versions is one that apt knows', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nv-apt-'));
+    const versions = Array.from({ length: 30 }, (_, i) => `     6.12.${i} 500`).join('\n');
+    const policy = `many:\n  Installed: (none)\n  Candidate: 6.12.30\n  Version table:\n${versions}`;
+    const script = `#!/bin/sh\n[ "$2" = many ] || exit 0\ncat <<'END'\n${policy}\nEND\n`;
+    writeFileSync(join(dir, 'apt-cache'), script, { mode: 0o755 });
+    const path = process.env['PATH'];
+    process.env['PATH'] = `${dir}:${path}`;
+    try {
+      const check = { kind: 'file', path: '/nowhere' } as const;
+      const wanted = { name: 'many', alternatives: ['other'], reason: 'for a test', check };
+      const other = { name: 'other', alternatives: ['many'], reason: 'for a test', check };
+      const found = await missingHostPackages([wanted, other]);
+      expect(found.map(({ name }) => name)).toEqual(['many', 'many']);
+    } finally {
+      process.env['PATH'] = path;
+      rmSync(dir, { recursive: true });
+    }
   });
 });

@@ -9,15 +9,17 @@ import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { ImageError } from './errors.ts';
-import { findKernelSource } from './kernel-source.ts';
-import { HOST_PACKAGES, type HostPackage, type PackageCheck } from './package-table.ts';
+import { findKernelSource } from './kernel/source.ts';
+import type { HostPackage, PackageCheck } from './package-table.ts';
 import type { PrepareContext } from './prepare.ts';
 import { runTool, toolEnvironment } from './tool.ts';
 
 export {
   BUILDER_PACKAGES,
+  COMPILER_PACKAGES,
   ENVIRONMENT_PACKAGES,
   type HostPackage,
+  KERNEL_PACKAGES,
   RUN_PACKAGES,
   TEST_PACKAGES,
 } from './package-table.ts';
@@ -32,13 +34,13 @@ const DOWNLOAD_FRACTION = 0.55;
 
 /**
  * The missing packages, by the names that this host's apt knows.
- * @param table use `RUN_PACKAGES` (30 ms instead of 500) when nothing has to be built
+ * @param table `RUN_PACKAGES` (30 ms) when nothing has to be built, otherwise `neededPackages` (`prepared.ts`; 500 ms)
  */
 export async function missingHostPackages(
-  table: readonly HostPackage[] = HOST_PACKAGES,
+  table: readonly HostPackage[],
 ): Promise<readonly HostPackage[]> {
-  const isRoot = process.geteuid?.() === 0;
-  const needed = table.filter((one) => one.onlyFor !== 'ordinary-user' || !isRoot);
+  const others = process.geteuid?.() === 0 ? 'ordinary-user' : 'root';
+  const needed = table.filter((one) => one.onlyFor !== others);
   const present = await Promise.all(needed.map((one) => passes(one.check)));
   const missing = needed.filter((_, index) => !present[index]);
   return await Promise.all(missing.map(withKnownName));
@@ -62,9 +64,14 @@ export async function installHostPackages(
   progress({ kind: 'start', step: STEP, title, estimateMs: ESTIMATE_MS });
   try {
     await aptInstall(context, packages);
-    const still = await missingHostPackages(packages);
+    const still = (await missingHostPackages(packages)).filter(isRequired);
     if (still.length > 0) throw installFailed(still, new Error('the packages are still missing'));
   } catch (error) {
+    if (!packages.some(isRequired) && !context.signal.aborted) {
+      context.log.warn(`without ${names}`, { reason: describeError(error) });
+      progress({ kind: 'done', step: STEP, cached: false, durationMs: 0 });
+      return;
+    }
     progress({ kind: 'failed', step: STEP, message: describeError(error) });
     throw error;
   }
@@ -94,7 +101,9 @@ async function aptInstall(
       await apt(['update']);
       known = await Promise.all(packages.map(withKnownName));
     }
-    const names = known.map((one) => one.name);
+    const offered = await Promise.all(known.map((one) => isRequired(one) || aptKnows(one.name)));
+    const names = known.filter((_, index) => offered[index]).map((one) => one.name);
+    if (names.length === 0) return;
     await apt(
       ['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names],
       (line) => {
@@ -167,13 +176,21 @@ async function withKnownName(one: HostPackage): Promise<HostPackage> {
 
 async function aptKnows(name: string): Promise<boolean> {
   try {
-    const policy = await runTool('apt-cache', ['policy', name]);
-    return /^ {2}Candidate: (?!\(none\))/m.test(policy);
+    let isCandidate = false;
+    // By lines, since `runTool` returns only the last ones, and a package of many versions has more.
+    await runTool('apt-cache', ['policy', name], {
+      onLine: (line) => {
+        isCandidate ||= /^ {2}Candidate: (?!\(none\))/.test(line);
+      },
+    });
+    return isCandidate;
   } catch (error) {
     ignore(error, 'no apt on this host');
     return false;
   }
 }
+
+const isRequired = (one: HostPackage): boolean => one.isOptional !== true;
 
 function needsRoot(packages: readonly HostPackage[]): ImageError {
   const list = packages.map((one) => `${one.name} (${one.reason})`).join(', ');

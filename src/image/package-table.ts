@@ -21,8 +21,9 @@ export interface HostPackage {
   readonly check: PackageCheck;
   /** Needed to run a sandbox; all others are needed only for builds. */
   readonly atRun?: true;
-  /** Needed only by users other than root. */
-  readonly onlyFor?: 'ordinary-user';
+  readonly onlyFor?: 'ordinary-user' | 'root';
+  /** Sandboxes run without it, and not every release has it: set-up installs it where apt can. */
+  readonly isOptional?: true;
 }
 
 const program = (name: string): PackageCheck => ({ kind: 'program', program: name });
@@ -33,6 +34,7 @@ const runs = (name: string, ...args: string[]): PackageCheck => ({
 });
 const file = (path: string): PackageCheck => ({ kind: 'file', path });
 
+/** What every set-up needs. What is compiled needs more: `neededPackages` (`prepared.ts`). */
 export const HOST_PACKAGES: readonly HostPackage[] = [
   {
     name: 'qemu-system-x86',
@@ -47,33 +49,10 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     atRun: true,
   },
   {
-    name: 'linux-source-6.1',
-    alternatives: ['linux-source-6.12', 'linux-source'],
-    reason: 'source of the guest kernel',
-    check: { kind: 'kernel-source' },
+    name: 'binutils',
+    reason: 'strips the guest’s Python packages',
+    check: program('strip'),
   },
-  { name: 'gcc', reason: 'compiles the guest kernel and init', check: runs('gcc', '--version') },
-  {
-    name: 'libc6-dev',
-    reason: 'static C library for the guest’s init',
-    check: file('/usr/lib/x86_64-linux-gnu/libc.a'),
-  },
-  { name: 'binutils', reason: 'links and strips the guest kernel', check: program('strip') },
-  { name: 'make', reason: 'builds the guest kernel', check: program('make') },
-  { name: 'flex', reason: 'builds the guest kernel’s configuration tool', check: program('flex') },
-  {
-    name: 'bison',
-    reason: 'builds the guest kernel’s configuration tool',
-    check: program('bison'),
-  },
-  { name: 'bc', reason: 'computes constants of the guest kernel', check: program('bc') },
-  {
-    name: 'libelf-dev',
-    reason: 'builds the guest kernel’s object checker',
-    check: file('/usr/include/libelf.h'),
-  },
-  { name: 'xz-utils', reason: 'unpacks the kernel source', check: program('xz') },
-  { name: 'bzip2', reason: 'unpacks the kernel source (Ubuntu)', check: program('bzip2') },
   {
     name: 'mmdebstrap',
     reason: 'installs the guest’s Debian into the golden image',
@@ -103,16 +82,69 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     reason: 'fetches the guest’s Python packages and the default model',
     check: runs('python3', '-m', 'pip', '--version'),
   },
+  {
+    name: 'nftables',
+    reason: 'filters packets of sandboxes’ networks',
+    check: program('nft'),
+    onlyFor: 'root',
+    isOptional: true,
+  },
+  {
+    name: 'libbpf1',
+    reason: 'loads the probes of the host’s kernel',
+    check: file('/usr/lib/x86_64-linux-gnu/libbpf.so.1'),
+    onlyFor: 'root',
+    isOptional: true,
+  },
+];
+
+const GCC: HostPackage = {
+  name: 'gcc',
+  reason: 'compiles programs of the guest, of proofs and of tests',
+  check: runs('gcc', '--version'),
+};
+const STATIC_LIBC: HostPackage = {
+  name: 'libc6-dev',
+  reason: 'static C library for these programs',
+  check: file('/usr/lib/x86_64-linux-gnu/libc.a'),
+};
+
+/** Packages that compile the guest's init, and programs of `prove` and `bench`. Set-up needs them only for an init that is not the shipped one. */
+export const COMPILER_PACKAGES: readonly HostPackage[] = [GCC, STATIC_LIBC];
+
+const KERNEL_TOOLS: readonly HostPackage[] = [
+  ...COMPILER_PACKAGES,
+  { name: 'make', reason: 'builds the guest kernel', check: program('make') },
+  { name: 'flex', reason: 'builds the guest kernel’s configuration tool', check: program('flex') },
+  {
+    name: 'bison',
+    reason: 'builds the guest kernel’s configuration tool',
+    check: program('bison'),
+  },
+  { name: 'bc', reason: 'computes constants of the guest kernel', check: program('bc') },
+  {
+    name: 'libelf-dev',
+    reason: 'builds the guest kernel’s object checker',
+    check: file('/usr/include/libelf.h'),
+  },
+  { name: 'xz-utils', reason: 'unpacks the kernel source', check: program('xz') },
+];
+
+/** Packages that build a guest kernel here: one that is not the shipped one. */
+export const KERNEL_PACKAGES: readonly HostPackage[] = [
+  ...KERNEL_TOOLS,
+  {
+    name: 'linux-source-6.12',
+    alternatives: ['linux-source-6.1', 'linux-source'],
+    reason: 'source of the guest kernel',
+    check: { kind: 'kernel-source' },
+  },
+  { name: 'bzip2', reason: 'unpacks the kernel source (Ubuntu)', check: program('bzip2') },
 ];
 
 /** Packages that compile the tools of the VM that builds images (`builder-tools.ts`). */
 export const BUILDER_PACKAGES: readonly HostPackage[] = [
-  { name: 'gcc', reason: 'compiles the tools that build images', check: runs('gcc', '--version') },
-  {
-    name: 'libc6-dev',
-    reason: 'static C library for the tools that build images',
-    check: file('/usr/lib/x86_64-linux-gnu/libc.a'),
-  },
+  ...COMPILER_PACKAGES,
   {
     name: 'libzstd-dev',
     reason: 'unpacks zstd layers in the VM that builds images',
@@ -129,7 +161,8 @@ export const ENVIRONMENT_PACKAGES: readonly HostPackage[] = [
 
 /** Packages that only tests need: independent programs that inspect and talk to the product. */
 export const TEST_PACKAGES: readonly HostPackage[] = [
-  { name: 'nftables', reason: 'filters packets of sandboxes’ networks', check: program('nft') },
+  // A run of all tests builds the guest kernel again; its source it fetches itself.
+  ...KERNEL_TOOLS,
   { name: 'iproute2', reason: 'reads back network configuration', check: program('ip') },
   { name: 'util-linux', reason: 'makes network namespaces', check: program('unshare') },
   { name: 'openssl', reason: 'speaks TLS to the gateway', check: runs('openssl', 'version') },
@@ -149,7 +182,7 @@ export const TEST_PACKAGES: readonly HostPackage[] = [
   },
   {
     name: 'libbpf-dev',
-    reason: 'has the headers of BPF programs, and loads them',
+    reason: 'has the headers of BPF programs',
     check: file('/usr/include/bpf/bpf_helpers.h'),
   },
 ];

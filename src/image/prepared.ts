@@ -3,8 +3,15 @@
  * packages the golden image has.
  */
 import { describePackages, type GuestPackages } from './debian-lock.ts';
-import { kernelRecipe } from './kernel.ts';
+import { guestInit } from './init.ts';
+import { isKernelBuilt, kernelRecipe } from './kernel/kernel.ts';
 import { modelRecipe } from './model.ts';
+import {
+  COMPILER_PACKAGES,
+  HOST_PACKAGES,
+  type HostPackage,
+  KERNEL_PACKAGES,
+} from './package-table.ts';
 import { cachedDetails, isCached, type PrepareContext } from './prepare.ts';
 import { rootfsRecipe } from './rootfs.ts';
 
@@ -22,7 +29,7 @@ export async function absentArtifacts(
 ): Promise<readonly AbsentArtifact[]> {
   const { cacheDir, sourceDir } = context;
   const wanted: [string, Promise<{ readonly kind: string; readonly key: string }>][] = [
-    ['kernel', kernelRecipe(sourceDir)],
+    ['kernel', kernelRecipe(context)],
     ['golden image', rootfsRecipe(context)],
   ];
   if (options.withModel) wanted.push(['model', modelRecipe(sourceDir)]);
@@ -36,6 +43,17 @@ export async function absentArtifacts(
     }),
   );
   return found.flat();
+}
+
+/** Host packages that a set-up needs: compilers only for a kernel or an init that is built here. @throws ImageError */
+export async function neededPackages(
+  context: Pick<PrepareContext, 'cacheDir' | 'sourceDir'>,
+): Promise<readonly HostPackage[]> {
+  const needed = new Map(HOST_PACKAGES.map((one) => [one.name, one]));
+  const kernel = (await isKernelBuilt(context)) ? KERNEL_PACKAGES : [];
+  const init = (await guestInit(context)).isBuilt ? COMPILER_PACKAGES : [];
+  for (const one of [...kernel, ...init]) needed.set(one.name, one);
+  return [...needed.values()];
 }
 
 /** True when every artifact is in the cache. */

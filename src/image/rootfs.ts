@@ -21,6 +21,7 @@ import {
   readLocks,
   unpackTar,
 } from './guest-base.ts';
+import { type GuestInit, guestInit } from './init.ts';
 import { prepareOverlayTemplate } from './overlay.ts';
 import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
 import {
@@ -82,11 +83,12 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
   const { sourceDir } = context;
   const base = guestBaseRecipe(await readLocks(sourceDir));
   const agentSha256 = await digestGuestSources(sourceDir);
+  const init = await guestInit(context);
   return {
     kind: 'rootfs',
     title: 'Build the golden image',
     estimateMs: ESTIMATE_MS,
-    key: digestBytes(`rootfs ${RECIPE_VERSION}`, base.key, agentSha256),
+    key: digestBytes(`rootfs ${RECIPE_VERSION}`, base.key, agentSha256, init.identity),
     files: [IMAGE],
     spaceBytes: SPACE_BYTES,
     details: rootfsManifestSchema,
@@ -101,7 +103,7 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
       const tar = made.files.get(BASE_TAR);
       if (tar === undefined)
         throw new ImageError('result_invalid', `the guest base has no ${BASE_TAR}`);
-      const compiler = await composeImage(job, tar.path, sourceDir);
+      const compiler = await composeImage(job, tar.path, { sourceDir, init });
       return {
         ...made.details,
         suite: GUEST_CODENAME,
@@ -142,7 +144,11 @@ const TRUST_PATHS = ['etc/ssl', OPENSSL_DIR];
 const isAgentSource = (path: string): boolean => path.endsWith('.py');
 
 /** @returns the compiler that built init */
-async function composeImage(job: Job, baseTar: string, sourceDir: string): Promise<string> {
+async function composeImage(
+  job: Job,
+  baseTar: string,
+  { sourceDir, init }: { readonly sourceDir: string; readonly init: GuestInit },
+): Promise<string> {
   const { signal } = job;
   const root = join(job.scratchDir, 'root');
   await mkdir(root);
@@ -159,17 +165,13 @@ async function composeImage(job: Job, baseTar: string, sourceDir: string): Promi
     await cp(path, await placeIn(root, join(AGENT_DIR, relative(agentSource, path))));
   }
   await compileTrees(root, [agentDir], signal);
-  // A build id and debug data would differ between build directories.
-  const flags = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none'];
-  const init = await placeIn(root, INIT_PATH);
-  await runTool('gcc', [...flags, '-o', init, join(sourceDir, 'guest', 'init.c')], { signal });
+  const compiler = await init.place(await placeIn(root, INIT_PATH), signal);
   await addTrustStore(root);
   await makeReadable(root, [ADDED_DIR, INIT_PATH, ...TRUST_PATHS], signal);
-  const compiler = await runTool('gcc', ['-dumpfullversion'], { signal });
 
   job.report(BASE_FRACTION + 0.03, 'pack the image');
   const same = ['-T', `${SOURCE_DATE_EPOCH}`, '-U', IMAGE_UUID, '--all-root', '-x', '-1'];
   await runTool('mkfs.erofs', ['--quiet', ...same, join(job.outDir, IMAGE), root], { signal });
   await rm(root, { recursive: true, force: true });
-  return `gcc ${compiler.trim()}`;
+  return compiler;
 }

@@ -74,6 +74,22 @@ export function runTool(
   });
 }
 
+/** The first line of a tool's output: its version, in whole. @throws ImageError */
+export async function firstLineOf(
+  program: string,
+  args: readonly string[],
+  signal?: AbortSignal,
+): Promise<string> {
+  let first: string | undefined;
+  await runTool(program, args, {
+    ...(signal === undefined ? {} : { signal }),
+    onLine: (line) => {
+      first ??= line;
+    },
+  });
+  return first ?? '';
+}
+
 /** The environment of tools: that of this process, in English, with the system directories in PATH. */
 export function toolEnvironment(extra: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
   const path = searchPath(process.env['PATH']);

@@ -36,7 +36,12 @@ export function requireFirstPidNamespace(attempt: string): void {
 export function explain(attempt: string, error: unknown): unknown {
   if (error instanceof LibbpfError && error.code === 'no_library') {
     const { remedy } = error;
-    return new ObserveError('no_library', attempt, remedy === undefined ? {} : { remedy });
+    const cause = error;
+    return new ObserveError(
+      'no_library',
+      attempt,
+      remedy === undefined ? { cause } : { cause, remedy },
+    );
   }
   if (!(error instanceof SyscallError)) return error;
   return observeError(codeOf(error.code), attempt, error);

@@ -1,5 +1,6 @@
 /**
- * Compiles the programs of `bpf/` on this machine and caches the objects (io). Equal sources, options and clang give
+ * Finds the objects of the programs of `bpf/` (io): those that the repository ships, in `bpf/prebuilt/`, where they fit the
+ * sources; otherwise clang compiles on this machine, and the objects are cached. Equal sources, options and clang give
  * equal bytes, independent of the repository's path.
  *
  *     <dir>/<program>.<digest of sources and options>.<digest of the compiler>.o
@@ -13,13 +14,14 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { errorCode } from '../base/errors.ts';
 import { ObserveError } from './errors.ts';
+import { shippedObject } from './shipped.ts';
 
 const run = promisify(execFile);
 
 export const PROGRAMS = ['latency', 'processes', 'syscalls'] as const;
-type ProgramName = (typeof PROGRAMS)[number];
+export type ProgramName = (typeof PROGRAMS)[number];
 
-const SOURCE_DIR = new URL('../../bpf/', import.meta.url).pathname;
+export const SOURCE_DIR = new URL('../../bpf/', import.meta.url).pathname;
 /** v3 of the instruction set: Linux 5.12. Paths in the object are relative, so that it does not depend on this machine. */
 const OPTIONS = [
   '-target',
@@ -38,6 +40,8 @@ const OPTIONS = [
   '/usr/include',
 ];
 const COMPILE_TIME_MS_MAX = 60_000;
+/** Of a digest in the name of a cached object. */
+const NAME_CHARS = 16;
 
 export interface CompileOptions {
   /** Directory of the objects; created if missing. */
@@ -53,7 +57,10 @@ export interface CompileOptions {
  */
 export async function objectOf(program: ProgramName, options: CompileOptions): Promise<string> {
   const { dir, compiler = 'clang', sourceDir = SOURCE_DIR } = options;
-  const prefix = `${program}.${await digestOfSources(sourceDir)}.`;
+  const sources = await digestOfSources(sourceDir);
+  const shipped = await shippedObject(program, sourceDir, sources);
+  if (shipped?.path !== undefined) return shipped.path;
+  const prefix = `${program}.${sources.slice(0, NAME_CHARS)}.`;
   await mkdir(dir, { recursive: true });
   const kept = (await readdir(dir)).filter(
     (name) => name.startsWith(prefix) && name.endsWith('.o'),
@@ -61,16 +68,22 @@ export async function objectOf(program: ProgramName, options: CompileOptions): P
   const version = await versionOf(compiler);
   if (version === undefined) {
     const [first] = kept;
-    if (first === undefined) throw noCompiler(program, compiler);
+    if (first === undefined) throw noCompiler(program, compiler, shipped?.damage);
     return join(dir, first);
   }
-  const name = `${prefix}${digest([version])}.o`;
+  const name = `${prefix}${digest([version]).slice(0, NAME_CHARS)}.o`;
   const path = join(dir, name);
   if (!kept.includes(name)) await compile(compiler, sourceDir, program, path);
   return path;
 }
 
-async function compile(compiler: string, cwd: string, program: ProgramName, path: string) {
+/** @throws ObserveError `compile_failed` */
+export async function compile(
+  compiler: string,
+  cwd: string,
+  program: ProgramName,
+  path: string,
+): Promise<void> {
   // Two processes may compile at once; each finds a complete object.
   const fresh = `${path}.${process.pid}`;
   const args = [...OPTIONS, '-c', `${program}.bpf.c`, '-o', fresh];
@@ -88,8 +101,8 @@ async function compile(compiler: string, cwd: string, program: ProgramName, path
   }
 }
 
-/** Digest of all sources and the options. */
-async function digestOfSources(dir: string): Promise<string> {
+/** Digest of all sources and the options, hexadecimal. */
+export async function digestOfSources(dir: string): Promise<string> {
   const names = (await readdir(dir)).filter((name) => /\.[ch]$/.test(name)).sort();
   const texts = await Promise.all(names.map((name) => readFile(join(dir, name), 'utf8')));
   return digest([...OPTIONS, ...names, ...texts]);
@@ -108,10 +121,12 @@ async function versionOf(compiler: string): Promise<string | undefined> {
   }
 }
 
-function noCompiler(program: ProgramName, compiler: string): ObserveError {
+/** @param damage of the object in `bpf/prebuilt/`; undefined: none fits the sources */
+function noCompiler(program: ProgramName, compiler: string, damage?: string): ObserveError {
+  const shipped = damage ?? 'no object in bpf/prebuilt/ fits the sources';
   return new ObserveError(
     'no_compiler',
-    `could not compile bpf/${program}.bpf.c: ${compiler} is not installed, and there is no cached object`,
+    `could not compile bpf/${program}.bpf.c: ${compiler} is not installed, and ${shipped}`,
     { remedy: 'Install clang and libbpf-dev (Debian, Ubuntu: apt-get install clang libbpf-dev).' },
   );
 }
@@ -119,5 +134,5 @@ function noCompiler(program: ProgramName, compiler: string): ObserveError {
 function digest(parts: readonly string[]): string {
   const hash = createHash('sha256');
   for (const part of parts) hash.update(`${part.length}:`).update(part);
-  return hash.digest('hex').slice(0, 16);
+  return hash.digest('hex');
 }

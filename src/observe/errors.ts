@@ -8,7 +8,7 @@ export type ObserveErrorCode =
   | 'no_library'
   /** The kernel has no type information (CONFIG_DEBUG_INFO_BTF). */
   | 'no_btf'
-  /** No clang and no cached object. */
+  /** No shipped object fits the sources, and there is no clang and no cached object. */
   | 'no_compiler'
   /** clang fails, usually for missing headers. */
   | 'compile_failed'

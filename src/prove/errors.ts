@@ -14,4 +14,8 @@ type ProofErrorCode =
   /** The canary can't listen, or does not answer. */
   | 'canary_failed';
 
+/** Remedy where the programs of a proof can't be compiled. */
+export const INSTALL_COMPILER =
+  'Run: sudo apt-get install -y --no-install-recommends gcc libc6-dev';
+
 export class ProofError extends CodedError<ProofErrorCode> {}

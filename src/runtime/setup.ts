@@ -8,19 +8,21 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { GIB } from '../base/units.ts';
+import { chooseBuilds } from '../image/build-choice.ts';
 import type { GuestPackages } from '../image/debian-lock.ts';
 import { requireSpace } from '../image/disk-space.ts';
 import {
   installHostPackages,
+  KERNEL_PACKAGES,
   missingHostPackages,
   RUN_PACKAGES,
   TEST_PACKAGES,
 } from '../image/host-packages.ts';
-import { prepareKernel } from '../image/kernel.ts';
+import { isKernelBuilt, prepareBuiltKernel, prepareKernel } from '../image/kernel/kernel.ts';
 import { withSetupLock } from '../image/lock.ts';
 import { prepareModel } from '../image/model.ts';
 import { holdArtifact } from '../image/prepare.ts';
-import { isPrepared } from '../image/prepared.ts';
+import { isPrepared, neededPackages } from '../image/prepared.ts';
 import { prepareRootfs } from '../image/rootfs.ts';
 
 /** Root of the checkout (or of the installed package). */
@@ -66,9 +68,14 @@ export function ensureArtifacts(
     const startedAt = systemClock.now();
     const step = SETUP_STEP;
     const title = 'Set this machine up, once';
-    progress({ kind: 'start', step, title, estimateMs: ESTIMATE_MS, isWhole: true });
+    const buildsKernel = await isKernelBuilt(context);
+    const estimateMs = buildsKernel ? ESTIMATE_WITH_KERNEL_MS : ESTIMATE_MS;
+    progress({ kind: 'start', step, title, estimateMs, isWhole: true });
     try {
-      const counted = { ...context, progress: withTotal(progress) };
+      const counted = {
+        ...context,
+        progress: withTotal(progress, buildsKernel ? SHARES_WITH_KERNEL : SHARES),
+      };
       const artifacts = await prepareAll(counted, options, false);
       const durationMs = systemClock.now() - startedAt;
       progress({ kind: 'done', step, cached: false, durationMs });
@@ -77,6 +84,19 @@ export function ensureArtifacts(
       progress({ kind: 'failed', step, message: describeError(error) });
       throw error;
     }
+  });
+}
+
+/**
+ * Builds guest kernel and init from source from now on, or uses those that are shipped. A build that fails changes nothing.
+ * @throws ImageError
+ */
+export function chooseKernel(context: SetupContext, fromSource: boolean): Promise<void> {
+  return withSetupLock(context, async () => {
+    if (!fromSource) return await chooseBuilds(context.cacheDir, false);
+    await installHostPackages(context, await missingHostPackages(KERNEL_PACKAGES));
+    await prepareBuiltKernel(context);
+    await chooseBuilds(context.cacheDir, true);
   });
 }
 
@@ -89,8 +109,10 @@ export async function ensureTestPackages(
 
 const SETUP_STEP = 'setup';
 
-/** Measured shares of the processor time; only the overall progress bar depends on them. */
-const SHARES: Readonly<Record<string, number>> = {
+/** Measured shares of the time; only the overall progress bar depends on them. */
+type Shares = Readonly<Record<string, number>>;
+const SHARES: Shares = { 'host-packages': 0.1, kernel: 0.01, rootfs: 0.8, model: 0.09 };
+const SHARES_WITH_KERNEL: Shares = {
   'host-packages': 0.08,
   kernel: 0.75,
   rootfs: 0.14,
@@ -98,7 +120,7 @@ const SHARES: Readonly<Record<string, number>> = {
 };
 
 /** Passes events on, each followed by the overall progress. */
-function withTotal(progress: Progress): Progress {
+function withTotal(progress: Progress, shares: Shares): Progress {
   const fractions = new Map<string, number>();
   return (event) => {
     progress(event);
@@ -106,13 +128,14 @@ function withTotal(progress: Progress): Progress {
     if (known === undefined) return;
     fractions.set(event.step, known);
     let fraction = 0;
-    for (const [step, done] of fractions) fraction += (SHARES[step] ?? 0) * done;
+    for (const [step, done] of fractions) fraction += (shares[step] ?? 0) * done;
     progress({ kind: 'update', step: SETUP_STEP, fraction });
   };
 }
 
 /** For a complete set-up on 2 cores. */
-const ESTIMATE_MS = 6 * 60_000;
+const ESTIMATE_MS = 2 * 60_000;
+const ESTIMATE_WITH_KERNEL_MS = 6 * 60_000;
 
 /** Peak disk usage of the concurrent builds; more than a gigabyte remains afterwards. */
 export const SPACE_BYTES = 4 * GIB;
@@ -122,10 +145,12 @@ async function prepareAll(
   options: { readonly withModel: boolean },
   prepared: boolean,
 ): Promise<Artifacts> {
-  const missing = await missingHostPackages(prepared ? RUN_PACKAGES : undefined);
+  const missing = await missingHostPackages(
+    prepared ? RUN_PACKAGES : await neededPackages(context),
+  );
   if (missing.length > 0) await installHostPackages(context, missing);
   else context.progress({ kind: 'done', step: 'host-packages', cached: true, durationMs: 0 });
-  // Concurrently: the kernel build needs the processors, the others mostly wait for the network.
+  // Concurrently: a kernel build needs the processors, the others mostly wait for the network.
   const aborter = new AbortController();
   const signal = AbortSignal.any([context.signal, aborter.signal]);
   const shared = { ...context, signal };

@@ -1,6 +1,6 @@
 /** Latency of a guest's packets, as the kernel measures it, in a namespace of the test. */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -23,6 +23,7 @@ import {
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/observe-latency.ts');
+const BPF = join(import.meta.dirname, '../../bpf');
 const DELAY_MS = 20;
 
 let dir: string;
@@ -378,14 +379,18 @@ describe('LatencyProbes', () => {
 
   it('no_compiler only without a cached object; no_library; not_permitted without CAP_BPF', async () => {
     const compiler = '/nowhere/clang';
-    expect(await host.refusal('open', { dir: join(dir, 'empty'), compiler })).toMatchObject({
+    const sourceDir = join(dir, 'bpf');
+    cpSync(BPF, sourceDir, { recursive: true });
+    appendFileSync(join(sourceDir, 'log2.h'), '\n');
+    const empty = join(dir, 'empty');
+    expect(await host.refusal('open', { dir: empty, compiler, sourceDir })).toMatchObject({
       code: 'no_compiler',
       remedy: expect.stringContaining('apt-get install clang'),
     });
-    await open();
+    await open({ sourceDir });
     await host.do('close');
     // The object is cached now.
-    await open({ compiler });
+    await open({ compiler, sourceDir });
     await using stack = new AsyncDisposableStack();
     const start = (prefix: readonly string[]) =>
       stack.adopt(new NamespacedProcess(prefix, FIXTURE), (each) => each.kill());

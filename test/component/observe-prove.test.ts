@@ -1,4 +1,4 @@
-/** `prove xdp` with and without a compiler, and `net latency` on a sandbox. */
+/** `prove xdp` without a compiler and without libbpf, and `net latency` on a sandbox. */
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -9,7 +9,7 @@ import { silentLog } from '../../src/base/log.ts';
 import { readConfig } from '../../src/config.ts';
 import type { Proof } from '../../src/prove/proof.ts';
 import { prove } from '../../src/prove/prove.ts';
-import { cli, ROOT } from '../support/cli.ts';
+import { ROOT } from '../support/cli.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 let dir: string;
@@ -31,28 +31,33 @@ describe('prove xdp', () => {
     expect(proof?.tried.filter(({ what }) => what.startsWith('control'))).toHaveLength(2);
   });
 
-  /** The command where there is no clang. */
-  async function withoutCompiler(more: Record<string, string> = {}) {
-    const few = mkdtempSync(join(dir, 'few-'));
-    for (const name of ['unshare', 'nft', 'dirname', 'readlink', 'uname', 'sha256sum', 'cat'])
-      symlinkSync(await which(name), join(few, name));
-    const env = { PATH: `${dirname(process.execPath)}:${few}`, ...more };
-    const { status, stdout } = await cli(['prove', 'xdp', '-o', 'json'], { env }).result;
+  /** The command in an empty home, where only these programs are in PATH. @param before runs in a mount namespace of its own */
+  async function proveIn(few: readonly string[], before: string) {
+    const bin = mkdtempSync(join(dir, 'few-'));
+    for (const name of few) symlinkSync(await which(name), join(bin, name));
+    const PATH = `${dirname(process.execPath)}:${bin}`;
+    const env = { ...process.env, PATH, NO_COLOR: '1', NEUROVISOR_HOME: join(dir, 'empty') };
+    const main = join(ROOT, 'src/cli/main.ts');
+    const command = [process.execPath, main, 'prove', 'xdp', '-o', 'json'];
+    const inside = ['-m', '/bin/sh', '-c', `${before}; exec "$@"`, 'sh', ...command];
+    const { status, stdout } = await ended(await which('unshare'), inside, env);
     const [proof] = JSON.parse(stdout) as Proof[];
     return { status, tried: proof?.tried ?? [] };
   }
+  const FEW = ['unshare', 'nft'];
 
-  it('without a compiler, but with programs in the home: holds with those', async () => {
-    const { status, tried } = await withoutCompiler();
+  it('without a compiler, in an empty home: holds with the shipped programs', async () => {
+    const { status, tried } = await proveIn(FEW, ':');
     expect(tried.filter(({ ok }) => !ok)).toEqual([]);
     expect(status).toBe(0);
   });
 
-  it('without a compiler and programs: unavailable with a reason, and does not hold', async () => {
-    const { status, tried } = await withoutCompiler({ NEUROVISOR_HOME: join(dir, 'empty') });
+  it('without libbpf: unavailable with a reason, and does not hold', async () => {
+    const hide = 'for each in /usr/lib/*/libbpf.so.1; do mount --bind /dev/null $each; done';
+    const { status, tried } = await proveIn([...FEW, 'mount'], hide);
     expect(status).toBe(1);
     expect(tried.at(-1)).toMatchObject({
-      seen: expect.stringMatching(/^not available \(no_compiler\): Install clang/),
+      seen: expect.stringMatching(/^not available \(no_library\): Install libbpf1/),
       ok: false,
     });
   });
@@ -105,8 +110,12 @@ interface Ended {
 function neurovisor(pid: number, ...args: string[]): Promise<Ended> {
   const enter = ['-t', String(pid), '-n', '-m', join(ROOT, 'neurovisor')];
   const env = { ...process.env, NO_COLOR: '1', NEUROVISOR_HOME: join(dir, 'home') };
+  return ended('nsenter', [...enter, ...args], env);
+}
+
+function ended(program: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<Ended> {
   return new Promise((resolve) => {
-    execFile('nsenter', [...enter, ...args], { env }, (error, stdout, stderr) => {
+    execFile(program, args, { env }, (error, stdout, stderr) => {
       resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr });
     });
   });

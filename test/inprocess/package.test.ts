@@ -113,7 +113,16 @@ describe('npm package', () => {
 
   it('files: everything it starts or reads is included', async () => {
     const read = await filesOf(
-      ...['bpf', 'guest/agent', 'guest/builder', 'guest/init.c', 'image', 'kernel', 'policy'],
+      ...[
+        'bpf',
+        'guest/agent',
+        'guest/builder',
+        'guest/init.c',
+        'guest/prebuilt',
+        'image',
+        'kernel',
+        'policy',
+      ],
     );
     const beside = (await filesOf('src')).filter((path) => !path.endsWith('.ts'));
     const expected = [...read, ...beside.map((path) => path.replace('src', 'dist'))];

@@ -21,6 +21,7 @@ export const CAPABILITIES = [
   'docker-registry',
   'musl',
   'open-files',
+  'prebuilt-tools',
 ] as const;
 export type Capability = (typeof CAPABILITIES)[number];
 

@@ -19,7 +19,8 @@ import {
 import { cp, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { silentLog } from '../../src/base/log.ts';
-import { kernelRecipe } from '../../src/image/kernel.ts';
+import { BUILD_CHOICE } from '../../src/image/build-choice.ts';
+import { kernelRecipe } from '../../src/image/kernel/kernel.ts';
 import { rootfsRecipe } from '../../src/image/rootfs.ts';
 import { runTool } from '../../src/image/tool.ts';
 import { objectOf, PROGRAMS } from '../../src/observe/compile.ts';
@@ -167,7 +168,7 @@ interface KernelSource {
   readonly key: string;
 }
 
-/** The guest kernel's key is of name, size and time of its source: an empty file of these stands for 150 MB. */
+/** The key of a guest kernel that was built here is of name, size and time of its source: an empty file of these stands for 150 MB. */
 function kernelSources(): readonly KernelSource[] {
   const dir = '/usr/src';
   return readdirSync(dir)
@@ -343,16 +344,18 @@ async function artifactsOf(checkout: string, home: string): Promise<readonly str
     signal: new AbortController().signal,
     log: silentLog,
   };
-  const kernel = await kernelRecipe(checkout);
+  const kernel = await kernelRecipe(context);
   const rootfs = await rootfsRecipe(context);
   const others = ['overlay', 'model'].flatMap((kind) =>
     readdirSync(join(home, 'cache', kind)).map((name) => join(kind, name)),
   );
-  // Set-up does not compile these, but a daemon, and the nested host has no compiler.
-  const probes = await Promise.all(
-    PROGRAMS.map((program) => objectOf(program, { dir: join(home, 'cache/bpf') })),
-  );
-  others.push(...probes.map((path) => join('bpf', basename(path))));
+  // A build from source is a choice of the home.
+  others.push(...readdirSync(join(home, 'cache')).filter((name) => name === BUILD_CHOICE));
+  // Objects of programs that are not the shipped ones: the nested host has no compiler.
+  const dir = join(home, 'cache/bpf');
+  const probes = await Promise.all(PROGRAMS.map((program) => objectOf(program, { dir })));
+  const compiled = probes.filter((path) => path.startsWith(dir));
+  others.push(...compiled.map((path) => join('bpf', basename(path))));
   return [join(kernel.kind, kernel.key), join(rootfs.kind, rootfs.key), ...others];
 }
 

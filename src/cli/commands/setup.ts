@@ -13,7 +13,7 @@ import {
 } from '../../runtime/firecracker-binary.ts';
 import { templateSpec } from '../../runtime/named-templates/spec.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
-import { SOURCE_DIR } from '../../runtime/setup.ts';
+import { chooseKernel, type SetupContext, SOURCE_DIR } from '../../runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { table } from '../output/table.ts';
@@ -22,11 +22,14 @@ import { openRuntime } from './open-runtime.ts';
 export interface SetupFlags {
   readonly firecracker?: string;
   readonly sha256?: string;
+  /** Absent: as chosen before. */
+  readonly buildKernel?: boolean;
 }
 
 export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
   const source = firecrackerSource(flags);
   const installed = source === null ? null : await install(cli, source);
+  if (flags.buildKernel !== undefined) await chooseKernel(setupContext(cli), flags.buildKernel);
   await using runtime = await openRuntime(cli, { keepsProgress: true });
   const template = await defaultTemplate(runtime, cli);
   cli.progress.close();
@@ -78,10 +81,12 @@ const SHA256 = /^[0-9a-f]{64}$/;
 
 /** Before anything else, which may take minutes. @throws ImageError, VmmError */
 async function install(cli: Cli, source: FirecrackerSource): Promise<InstalledPaths> {
-  const { cacheDir } = resolveHome(cli.config.home);
-  const { progress, log, cancelled: signal } = cli;
-  const context = { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal, log };
-  return await installFirecracker(context, source);
+  return await installFirecracker(setupContext(cli), source);
+}
+
+function setupContext({ config, progress, log, cancelled: signal }: Cli): SetupContext {
+  const { cacheDir } = resolveHome(config.home);
+  return { cacheDir, sourceDir: SOURCE_DIR, progress: progress.report, signal, log };
 }
 
 async function wantsFirecracker(cli: Cli, { driver, home }: Runtime): Promise<boolean> {

@@ -13,7 +13,7 @@ export function addMachine(program: Command): void {
     .command('setup')
     .summary('install and build what is missing')
     .description(
-      'Install host packages, build the guest kernel, the golden image and the default template, and download ' +
+      'Install host packages, unpack the guest kernel, build the golden image and the default template, and download ' +
         'a small model. Results are cached by digest: only what is missing is made.',
     )
     .option(
@@ -24,6 +24,11 @@ export function addMachine(program: Command): void {
       '--sha256 <digest>',
       'SHA-256 of that archive, or of firecracker and jailer in that directory, separated by a comma',
     )
+    .option(
+      '--build-kernel',
+      'build the guest kernel and its init from source here, and use them from now on',
+    )
+    .option('--no-build-kernel', 'use the prebuilt ones again (default)')
     .addOption(output())
     .action((flags: SetupFlags & OutputFlags) =>
       perform(flags, async (cli) => (await import('../commands/setup.ts')).setup(cli, flags)),

@@ -4,7 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { errorCode } from '../../base/errors.ts';
-import { ProofError } from '../errors.ts';
+import { INSTALL_COMPILER, ProofError } from '../errors.ts';
 
 const SOURCE = join(import.meta.dirname, 'inject.c');
 const RUN_MS_MAX = 20_000;
@@ -36,7 +36,7 @@ export class Injector implements AsyncDisposable {
     } catch (cause) {
       await rm(dir, { recursive: true });
       const isMissing = errorCode(cause) === 'ENOENT';
-      const more = isMissing ? { remedy: 'Run ./neurovisor setup, which installs gcc.' } : {};
+      const more = isMissing ? { remedy: INSTALL_COMPILER } : {};
       throw new ProofError('no_world', 'could not compile the program of the proof', {
         cause,
         ...more,

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import { ProofError } from '../errors.ts';
+import { INSTALL_COMPILER, ProofError } from '../errors.ts';
 
 export const TINY_GUEST_DIR = join(import.meta.dirname, 'tiny-guest');
 export const TINY_GUEST_FLAGS: readonly string[] = [
@@ -46,7 +46,7 @@ export async function buildTinyGuest(path: string): Promise<void> {
     await promisify(execFile)('gcc', words, options);
   } catch (cause) {
     const isMissing = errorCode(cause) === 'ENOENT';
-    const more = isMissing ? { remedy: 'Run ./neurovisor setup, which installs gcc.' } : {};
+    const more = isMissing ? { remedy: INSTALL_COMPILER } : {};
     throw new ProofError('no_world', 'could not compile the guest of the proof', {
       cause,
       ...more,

@@ -1,14 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import {
-  configViolations,
-  parseDenied,
-  parseKernelConfig,
-  parseOptional,
-} from './kernel-config.ts';
+import { configViolations, parseDenied, parseKernelConfig, parseOptional } from './config.ts';
 
-const kernelDir = join(import.meta.dirname, '..', '..', 'kernel');
+const kernelDir = join(import.meta.dirname, '..', '..', '..', 'kernel');
 const fragment = readFileSync(join(kernelDir, 'guest.config'), 'utf8');
 const denied = readFileSync(join(kernelDir, 'deny.txt'), 'utf8');
 

@@ -1,19 +1,21 @@
 /** Finds the kernel source of the distribution's `linux-source-*` package in /usr/src. */
 import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { ignore } from '../base/ignore.ts';
-import { runTool } from './tool.ts';
+import { ignore } from '../../base/ignore.ts';
+import { runTool } from '../tool.ts';
 
 export interface KernelSource {
   /** Path of the tarball. */
   readonly path: string;
   /** Name, size and time of the tarball, which change with each version of the package. */
   readonly identity: string;
+  /** The Debian package that brought it; absent: the one that dpkg names. */
+  readonly owner?: { readonly name: string; readonly version: string };
 }
 
 export const KERNEL_SOURCE_DIR = '/usr/src';
 /** The tested series of the configuration; others are used if it is missing. */
-const PREFERRED_SERIES = '6.1';
+const PREFERRED_SERIES = '6.12';
 const TARBALL = /^linux-source-(\d+(?:\.\d+)*)\.tar\.(?:xz|gz|bz2|zst)$/;
 
 export async function findKernelSource(
@@ -59,6 +61,7 @@ export async function describeSource(
   source: KernelSource,
   signal: AbortSignal,
 ): Promise<{ name: string; version: string }> {
+  if (source.owner !== undefined) return source.owner;
   try {
     const owner = await runTool('dpkg-query', ['-S', source.path], { signal });
     const name = owner.split(':')[0] ?? 'unknown';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { BuildCounter } from './kernel.ts';
+import { BuildCounter } from './build.ts';
 
 describe('BuildCounter', () => {
   it('counts steps of the build and names the last one', () => {

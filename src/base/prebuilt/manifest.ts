@@ -1,0 +1,41 @@
+/**
+ * Files that the repository ships compiled. Beside them lies a manifest: what they were made of and with which tools, so
+ * that a change of the sources is noticed and anybody can build them again and compare.
+ */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { errorCode } from '../errors.ts';
+
+export const PREBUILT_DIR = 'prebuilt';
+export const PREBUILT_MANIFEST = 'manifest.json';
+
+const SHA256 = z.string().regex(/^[0-9a-f]{64}$/);
+
+export const prebuiltSchema = z.object({
+  /** Digest of sources and options. */
+  inputs: SHA256,
+  /** What made the files, by name, with the exact version. */
+  tools: z.record(z.string(), z.string()),
+  /** Before compression. */
+  files: z.record(z.string(), z.object({ sha256: SHA256, sizeBytes: z.number().int().min(1) })),
+});
+export type PrebuiltManifest = z.infer<typeof prebuiltSchema>;
+
+/**
+ * @returns undefined: this checkout ships no such files
+ * @throws SyntaxError, ZodError: the manifest is damaged
+ */
+export async function readPrebuilt<Manifest>(
+  dir: string,
+  schema: z.ZodType<Manifest>,
+): Promise<Manifest | undefined> {
+  let text: string;
+  try {
+    text = await readFile(join(dir, PREBUILT_MANIFEST), 'utf8');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+  return schema.parse(JSON.parse(text));
+}
