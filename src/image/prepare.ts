@@ -222,6 +222,7 @@ async function makeArtifact<Details>(
   await mkdir(tmpDir(cacheDir), { recursive: true });
   await requireSpace(cacheDir, recipe.spaceBytes, recipe.title);
   const workDir = await mkdtemp(join(tmpDir(cacheDir), `${recipe.kind}-`));
+  let reached = 0;
   try {
     const outDir = join(workDir, 'out');
     const scratchDir = join(workDir, 'scratch');
@@ -232,8 +233,10 @@ async function makeArtifact<Details>(
       scratchDir,
       signal: context.signal,
       log: context.log,
-      report: (fraction, detail) =>
-        context.progress({ kind: 'update', step: recipe.kind, fraction, detail }),
+      report: (fraction, detail) => {
+        reached = Math.max(reached, fraction);
+        context.progress({ kind: 'update', step: recipe.kind, fraction: reached, detail });
+      },
     });
     const files = await describeFiles(outDir, recipe);
     const manifest = {
