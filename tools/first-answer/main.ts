@@ -10,6 +10,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
+import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { resolveHome } from '../../src/home.ts';
@@ -23,14 +24,14 @@ const CLIENT_FILES = [
   '/etc/resolv.conf',
   '/etc/hosts',
   '/etc/npmrc',
-  '/root/.npmrc',
   '/etc/pip.conf',
-  '/root/.config/pip',
   '/etc/apt/auth.conf',
   '/etc/apt/auth.conf.d',
   '/etc/ssl/certs',
   '/usr/local/share/ca-certificates',
 ];
+/** The same of this user. */
+const USER_FILES = ['.npmrc', '.config/pip', '.pip'];
 const CLIENT_VARIABLES =
   /^(npm_config_|PIP_|SSL_|CURL_CA|REQUESTS_CA|NODE_EXTRA_CA|https?_proxy|no_proxy)/i;
 /** Those of this host that the clean one must not have. */
@@ -50,7 +51,8 @@ try {
   const root = join(dir, 'root');
   await mkdir(root);
   execFileSync('tar', ['-x', '-p', '-f', clean, '-C', root]);
-  for (const path of CLIENT_FILES) await copyInto(root, path);
+  for (const path of CLIENT_FILES) await copy(path, join(root, path));
+  for (const name of USER_FILES) await copy(join(homedir(), name), join(root, 'root', name));
   const checkout = join(root, 'root/neurovisor');
   execFileSync('git', ['clone', '--quiet', '--no-local', SOURCE_DIR, checkout]);
   process.exitCode = await run(root);
@@ -68,11 +70,11 @@ async function makeClean(to: string, scratch: string): Promise<void> {
   await rename(`${to}.new.tar`, to);
 }
 
-async function copyInto(root: string, path: string): Promise<void> {
-  if (!existsSync(path)) return;
-  await mkdir(dirname(join(root, path)), { recursive: true });
+async function copy(from: string, to: string): Promise<void> {
+  if (!existsSync(from)) return;
+  await mkdir(dirname(to), { recursive: true });
   // A link may lead to what the clean root does not have.
-  await cp(path, join(root, path), { recursive: true, dereference: true, force: true });
+  await cp(from, to, { recursive: true, dereference: true, force: true });
 }
 
 /** Returns the exit status. */
