@@ -39,10 +39,8 @@ const NOT_COPIED = /^npm_config_(prefix|cache|userconfig|globalconfig)$/i;
 
 const words = process.argv.slice(2);
 const command = words.length === 0 ? COMMAND : words;
-const cache = join(
-  resolveHome(process.env['NEUROVISOR_HOME'] ?? null).cacheDir,
-  'test-first-answer',
-);
+const home = process.env['NEUROVISOR_HOME'] ?? join(homedir(), '.neurovisor');
+const cache = join(resolveHome(home).cacheDir, 'test-first-answer');
 await mkdir(cache, { recursive: true });
 const clean = join(cache, 'bookworm-npm.tar');
 const dir = await mkdtemp(join(cache, 'run-'));
