@@ -91,6 +91,9 @@ function run(root: string): Promise<number> {
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
+    // unshare ignores other signals; all processes of its namespace end with it.
+    const stop = (): void => void child.kill('SIGKILL');
+    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, stop);
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on('line', (line) => console.log(`${seconds()}  ${line}`));
     }
