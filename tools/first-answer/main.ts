@@ -27,7 +27,7 @@ const CLIENT_FILES = [
   '/etc/pip.conf',
   '/etc/apt/auth.conf',
   '/etc/apt/auth.conf.d',
-  '/etc/ssl/certs',
+  '/etc/ssl/certs/ca-certificates.crt',
   '/usr/local/share/ca-certificates',
 ];
 /** The same of this user. */
@@ -71,6 +71,7 @@ async function makeClean(to: string, scratch: string): Promise<void> {
 async function copy(from: string, to: string): Promise<void> {
   if (!existsSync(from)) return;
   await mkdir(dirname(to), { recursive: true });
+  await rm(to, { recursive: true, force: true });
   // A link may lead to what the clean root does not have.
   await cp(from, to, { recursive: true, dereference: true, force: true });
 }
