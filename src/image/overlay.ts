@@ -2,6 +2,7 @@
  * The disk of one sandbox: an empty ext4 filesystem, the upper layer over the golden image. A template is made
  * once and copied by its data extents: about 200 KB for 2 GiB, in a millisecond or two.
  */
+import { randomUUID } from 'node:crypto';
 import {
   type FileHandle,
   mkdir,
@@ -45,8 +46,7 @@ export async function prepareOverlayTemplate(cacheDir: string): Promise<string> 
   const stamp = await readText(stampPath);
   if (identity !== undefined && stamp === JSON.stringify(identity)) return path;
   await mkdir(dir, { recursive: true });
-  const temporary = `${path}.${process.pid}`;
-  await rm(temporary, { force: true });
+  const temporary = `${path}.${randomUUID()}`;
   await formatOverlay(temporary, OVERLAY_BYTES);
   await rename(temporary, path);
   await writeFile(stampPath, JSON.stringify(await identify(path)));

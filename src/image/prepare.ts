@@ -9,12 +9,12 @@
  *        ▼
  *   <cacheDir>/tmp/<kind>-…/  build ──► hash ──► manifest ──► rename into place (atomic)
  *
- * So an artifact exists completely or not at all. A killed build leaves files only in tmp/, which the next holder
- * of the setup lock removes. An altered or unreadable artifact is built again. The key covers the inputs of the
+ * So an artifact exists completely or not at all, and is read without a lock; a build has one of its own for its key
+ * (lock.ts). A killed build leaves files only in tmp/, which the next set-up removes. An altered or unreadable artifact is built again. The key covers the inputs of the
  * checkout; external ones (package versions, compiler) are recorded in the manifest.
  */
 import { closeSync, openSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '../base/clock.ts';
@@ -26,7 +26,9 @@ import { tryLockExclusive, tryLockShared } from '../sys/file.ts';
 import { digestSparse } from '../sys/sparse-threads.ts';
 import { explainFullDisk, requireSpace } from './disk-space.ts';
 import { ImageError } from './errors.ts';
+import { withArtifactLock } from './lock.ts';
 import { digestFile, verifyImage } from './verify.ts';
+import { makeWorkDir } from './work-dir.ts';
 
 export interface PrepareContext {
   readonly cacheDir: string;
@@ -117,15 +119,22 @@ export async function prepareArtifact<Details>(
       durationMs: systemClock.now() - startedAtMs,
     });
   try {
-    const found = await findArtifact(context, recipe);
+    const found = await readArtifact(context, recipe);
     if (found !== undefined) {
       done(true);
       return found;
     }
-    context.progress({ kind: 'start', step: kind, title, estimateMs });
-    const made = await makeArtifact(context, recipe);
-    done(false);
-    return made;
+    return await withArtifactLock(context, recipe, title, async () => {
+      const meanwhile = await findArtifact(context, recipe);
+      if (meanwhile !== undefined) {
+        done(true);
+        return meanwhile;
+      }
+      context.progress({ kind: 'start', step: kind, title, estimateMs });
+      const made = await makeArtifact(context, recipe);
+      done(false);
+      return made;
+    });
   } catch (error) {
     context.progress({ kind: 'failed', step: kind, message: describeError(error) });
     throw error;
@@ -154,12 +163,19 @@ export async function cachedDetails<Details>(
   }
 }
 
-/** Removes leftovers of killed builds. Only the holder of the setup lock may call it. */
-export async function removeLeftovers(cacheDir: string): Promise<void> {
-  await removeTree(tmpDir(cacheDir));
+/** The artifact, unless it is missing or unusable. */
+async function readArtifact<Details>(
+  { cacheDir }: PrepareContext,
+  recipe: Recipe<Details>,
+): Promise<Artifact<Details> | undefined> {
+  if (!(await isCached(cacheDir, recipe))) return undefined;
+  try {
+    return await openArtifact(join(cacheDir, recipe.kind, recipe.key), recipe);
+  } catch (error) {
+    ignore(error, 'whoever has the lock reports and removes it');
+    return undefined;
+  }
 }
-
-const tmpDir = (cacheDir: string): string => join(cacheDir, 'tmp');
 
 async function findArtifact<Details>(
   context: PrepareContext,
@@ -219,12 +235,12 @@ async function makeArtifact<Details>(
   const { cacheDir } = context;
   const kindDir = join(cacheDir, recipe.kind);
   await mkdir(kindDir, { recursive: true });
-  await mkdir(tmpDir(cacheDir), { recursive: true });
   await requireSpace(cacheDir, recipe.spaceBytes, recipe.title);
-  const workDir = await mkdtemp(join(tmpDir(cacheDir), `${recipe.kind}-`));
+  const workDir = await makeWorkDir(cacheDir, recipe.kind);
+  let reached = 0;
   try {
-    const outDir = join(workDir, 'out');
-    const scratchDir = join(workDir, 'scratch');
+    const outDir = join(workDir.path, 'out');
+    const scratchDir = join(workDir.path, 'scratch');
     await mkdir(outDir);
     await mkdir(scratchDir);
     const details = await recipe.build({
@@ -232,8 +248,10 @@ async function makeArtifact<Details>(
       scratchDir,
       signal: context.signal,
       log: context.log,
-      report: (fraction, detail) =>
-        context.progress({ kind: 'update', step: recipe.kind, fraction, detail }),
+      report: (fraction, detail) => {
+        reached = Math.max(reached, fraction);
+        context.progress({ kind: 'update', step: recipe.kind, fraction: reached, detail });
+      },
     });
     const files = await describeFiles(outDir, recipe);
     const manifest = {
@@ -256,7 +274,7 @@ async function makeArtifact<Details>(
   } catch (error) {
     throw explainFullDisk(error, cacheDir, recipe.spaceBytes, recipe.title);
   } finally {
-    await removeTree(workDir);
+    await workDir.remove();
   }
 }
 

@@ -3,6 +3,7 @@
  * guests share the file and write to their own overlay disk (overlay.ts). Not compressed: in software emulation
  * every page would cost the guest time, and the host caches the file once for all.
  */
+import { existsSync } from 'node:fs';
 import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { z } from 'zod';
@@ -52,7 +53,7 @@ export type RootfsManifest = z.infer<typeof rootfsManifestSchema>;
 
 /** Increment when the steps below change the result. */
 const RECIPE_VERSION = 3;
-const ESTIMATE_MS = 110_000;
+const ESTIMATE_MS = 40_000;
 const SPACE_BYTES = 1800 * MIB;
 const IMAGE = 'rootfs.erofs';
 /** Share of the time that the guest base takes when it is not cached. */
@@ -81,14 +82,15 @@ export async function prepareRootfs(context: PrepareContext): Promise<{
 
 export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<RootfsManifest>> {
   const { sourceDir } = context;
-  const base = guestBaseRecipe(await readLocks(sourceDir));
+  const locks = await readLocks(sourceDir);
+  const { key: baseKey } = guestBaseRecipe(locks);
   const agentSha256 = await digestGuestSources(sourceDir);
   const init = await guestInit(context);
   return {
     kind: 'rootfs',
     title: 'Build the golden image',
     estimateMs: ESTIMATE_MS,
-    key: digestBytes(`rootfs ${RECIPE_VERSION}`, base.key, agentSha256, init.identity),
+    key: digestBytes(`rootfs ${RECIPE_VERSION}`, baseKey, agentSha256, init.identity),
     files: [IMAGE],
     spaceBytes: SPACE_BYTES,
     details: rootfsManifestSchema,
@@ -99,11 +101,18 @@ export async function rootfsRecipe(context: PrepareContext): Promise<Recipe<Root
           job.report((event.fraction ?? 0) * BASE_FRACTION, event.detail ?? '');
         }
       };
-      const made = await prepareArtifact({ ...context, progress }, base);
+      const root = join(job.scratchDir, 'root');
+      const base = guestBaseRecipe(locks, root);
+      const made = await prepareArtifact({ ...context, signal: job.signal, progress }, base);
       const tar = made.files.get(BASE_TAR);
       if (tar === undefined)
         throw new ImageError('result_invalid', `the guest base has no ${BASE_TAR}`);
-      const compiler = await composeImage(job, tar.path, { sourceDir, init });
+      if (!existsSync(root)) {
+        job.report(BASE_FRACTION, 'unpack the base');
+        await mkdir(root);
+        await unpackTar(tar.path, root, job.signal);
+      }
+      const compiler = await composeImage(job, root, { sourceDir, init });
       return {
         ...made.details,
         suite: GUEST_CODENAME,
@@ -146,15 +155,10 @@ const isAgentSource = (path: string): boolean => path.endsWith('.py');
 /** @returns the compiler that built init */
 async function composeImage(
   job: Job,
-  baseTar: string,
+  root: string,
   { sourceDir, init }: { readonly sourceDir: string; readonly init: GuestInit },
 ): Promise<string> {
   const { signal } = job;
-  const root = join(job.scratchDir, 'root');
-  await mkdir(root);
-  job.report(BASE_FRACTION, 'unpack the base');
-  await unpackTar(baseTar, root, signal);
-
   for (const [path, target] of Object.entries(RUN_LINKS)) {
     await rm(join(root, path), { force: true });
     await symlink(target, join(root, path));

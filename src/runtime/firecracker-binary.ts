@@ -12,7 +12,6 @@ import {
   type InstalledPaths,
   prepareFirecracker,
 } from '../image/firecracker.ts';
-import { withSetupLock } from '../image/lock.ts';
 import { isUrl } from '../image/pinned-source.ts';
 import {
   findBinary,
@@ -75,15 +74,13 @@ export async function installFirecracker(
   context: SetupContext,
   source: FirecrackerSource,
 ): Promise<InstalledPaths & FirecrackerDetails> {
-  return await withSetupLock(context, () =>
-    prepareFirecracker(context, source, async ({ firecracker, jailer }) => {
-      const { text } = await readFirecrackerVersion(firecracker);
-      const its = (await readJailerVersion(jailer)).text;
-      if (text === its) return text;
-      throw new ImageError('source_invalid', `install ${source.from}`, {
-        cause: `its Firecracker is ${text}, its jailer ${its}`,
-        remedy: 'Use both of one release.',
-      });
-    }),
-  );
+  return await prepareFirecracker(context, source, async ({ firecracker, jailer }) => {
+    const { text } = await readFirecrackerVersion(firecracker);
+    const its = (await readJailerVersion(jailer)).text;
+    if (text === its) return text;
+    throw new ImageError('source_invalid', `install ${source.from}`, {
+      cause: `its Firecracker is ${text}, its jailer ${its}`,
+      remedy: 'Use both of one release.',
+    });
+  });
 }

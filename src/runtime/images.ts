@@ -10,7 +10,6 @@ import {
   installHostPackages,
   missingHostPackages,
 } from '../image/host-packages.ts';
-import { withSetupLock } from '../image/lock.ts';
 import type { ImageBuilder } from '../oci/builder.ts';
 import { OciError } from '../oci/errors.ts';
 import { IMAGE_LIMITS, Images, type PulledImage } from '../oci/images.ts';
@@ -155,7 +154,7 @@ export async function openBuilder(context: ImagesContext): Promise<ImageBuilder>
 export async function openToolVms(context: ImagesContext): Promise<BuilderVms> {
   const { home, progress, signal, log } = context;
   const setup = { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
-  const tools = await withSetupLock(setup, () => prepareBuilderTools(setup));
+  const tools = await prepareBuilderTools(setup);
   const runtime = await context.runtime();
   if (runtime.driver.accelerator === 'fake') {
     throw new OciError('build_failed', 'images are built in VMs, and this host has none');

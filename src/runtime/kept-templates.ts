@@ -6,7 +6,7 @@ import { ignore } from '../base/ignore.ts';
 import { namesIn } from '../base/names-in.ts';
 import { STAT_BLOCK_BYTES } from '../base/units.ts';
 import { missingHostPackages, RUN_PACKAGES } from '../image/host-packages.ts';
-import { type LockContext, withSetupLock } from '../image/lock.ts';
+import { type LockContext, withArtifactLock, withFileLock } from '../image/lock.ts';
 import { MANIFEST, type PrepareContext } from '../image/prepare.ts';
 import { isPrepared } from '../image/prepared.ts';
 import type { TemplateSpec } from '../sandbox/spec.ts';
@@ -94,8 +94,16 @@ export async function keptTemplates(
 export async function removeTemplate(context: LockContext, key: string): Promise<boolean> {
   const parent = join(context.cacheDir, TEMPLATE_KIND);
   if (!(await namesIn(parent)).includes(key)) return false;
-  await withSetupLock(context, () => rm(join(parent, key), { recursive: true, force: true }));
+  await withArtifactLock(context, { kind: TEMPLATE_KIND, key }, 'build this template', () =>
+    rm(join(parent, key), { recursive: true, force: true }),
+  );
   return true;
+}
+
+/** Runs `work`, which changes names of templates, while nothing else changes them. */
+export function withNamesLock<T>(context: LockContext, work: () => Promise<T>): Promise<T> {
+  const path = join(context.cacheDir, 'locks', 'template-names');
+  return withFileLock(context, path, 'name a template', work);
 }
 
 /** True: the runtime opens without installing or building anything except, perhaps, a model. */

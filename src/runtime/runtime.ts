@@ -80,14 +80,14 @@ import { openPackages } from './packages.ts';
 import { openCloneRam } from './ram/clone-ram.ts';
 import { makeMemory } from './ram/memory.ts';
 import type { CloneRam } from './ram/parts.ts';
-import { type Artifacts, ensureArtifacts, type SetupContext, SOURCE_DIR } from './setup.ts';
+import { type Artifacts, ensureArtifacts, type SetupOptions, setupContext } from './setup.ts';
 import { type Template, Templates } from './templates.ts';
 import { GUEST_TRACES_ENV, openTracing } from './tracing.ts';
 import { bridgePolicy, chooseUpstream, type Upstream } from './upstream.ts';
 import { decideVmm } from './vmm-choice.ts';
 import { inferenceSocket, makeWorkspace, packageSocket, reclaim } from './workspace.ts';
 
-export interface RuntimeOptions {
+export interface RuntimeOptions extends Pick<SetupOptions, 'modelLater'> {
   readonly config: Config;
   readonly progress: Progress;
   readonly log: Log;
@@ -224,7 +224,7 @@ export class Runtime {
     const config = await withFirecracker(options.config, home);
     const cleanup = new CleanupStack();
     try {
-      const { modelPath, withoutModel = false } = options;
+      const { modelPath, withoutModel = false, modelLater = false } = options;
       const cassette = withoutModel ? null : config.cassette;
       const tape = options.tape ?? (await RuntimeTape.open(cassette, log));
       // Descriptors inherited from our parent must not reach programs that we start.
@@ -239,9 +239,9 @@ export class Runtime {
       const upstream =
         tape?.upstream ?? (await chooseUpstream({ ...home, config, modelPath, log }));
       cleanup.push('engine', () => upstream.close());
-      const prepared = await ensureArtifacts(setupContext(options, home), {
-        withModel: upstream.needsModel && !withoutModel,
-      });
+      const withModel = upstream.needsModel && !withoutModel;
+      const wanted = { withModel, modelLater };
+      const prepared = await ensureArtifacts(setupContext(options, home), wanted);
       cleanup.push('artifacts', () => prepared.release());
       const artifacts = { ...prepared, kernelPath: options.kernelPath ?? prepared.kernelPath };
       const vsock = createVsockHost({ log });
@@ -591,9 +591,4 @@ function requireBalloon({ capabilities, name }: VmmDriver, options: SandboxOptio
   throw new SandboxError('spec_invalid', `sandbox option memoryMaxMib: ${why}`, {
     remedy: 'omit it, and choose memoryMib as large as needed',
   });
-}
-
-function setupContext(options: RuntimeOptions, home: Home): SetupContext {
-  const { progress, signal, log } = options;
-  return { cacheDir: home.cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
 }

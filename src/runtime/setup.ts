@@ -5,13 +5,17 @@
 import { dirname, join } from 'node:path';
 import { systemClock } from '../base/clock.ts';
 import { describeError } from '../base/errors.ts';
+import { together } from '../base/fairness/together.ts';
+import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { GIB } from '../base/units.ts';
+import type { Home } from '../home.ts';
 import { chooseBuilds } from '../image/build-choice.ts';
 import type { GuestPackages } from '../image/debian-lock.ts';
 import { requireSpace } from '../image/disk-space.ts';
 import {
+  type HostPackage,
   installHostPackages,
   KERNEL_PACKAGES,
   missingHostPackages,
@@ -37,6 +41,13 @@ export interface SetupContext {
   readonly log: Log;
 }
 
+export function setupContext(
+  { progress, signal, log }: Pick<SetupContext, 'progress' | 'signal' | 'log'>,
+  { cacheDir }: Pick<Home, 'cacheDir'>,
+): SetupContext {
+  return { cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
+}
+
 export interface Artifacts {
   readonly kernelPath: string;
   readonly kernelDigest: string;
@@ -45,9 +56,16 @@ export interface Artifacts {
   /** Debian packages of the root image. */
   readonly guestPackages: GuestPackages;
   readonly overlayTemplatePath: string;
-  readonly model: Model | null;
-  /** Until this is called, or this process ends, no other set-up removes them. */
-  readonly release: () => void;
+  /** Null: none was asked for. Pending while it is fetched; rejects as a set-up does. */
+  readonly model: Promise<Model | null>;
+  /** Until this is called, or this process ends, no other set-up removes them. Ends the model's fetch. */
+  readonly release: () => Promise<void>;
+}
+
+export interface SetupOptions {
+  readonly withModel: boolean;
+  /** True: does not wait for the model; whoever needs it waits for `Artifacts.model`. Default: false. */
+  readonly modelLater?: boolean | undefined;
 }
 
 export interface Model {
@@ -55,15 +73,23 @@ export interface Model {
   readonly id: string;
 }
 
-/** @throws ImageError with a remedy */
-export function ensureArtifacts(
+/**
+ * What is prepared already is read without a lock.
+ * @throws ImageError with a remedy
+ */
+export async function ensureArtifacts(
   context: SetupContext,
-  options: { readonly withModel: boolean },
+  options: SetupOptions,
 ): Promise<Artifacts> {
-  return withSetupLock(context, async () => {
-    const prepared = await isPrepared(context, options);
-    if (prepared) return await prepareAll(context, options, true);
+  if (await isReady(context, options)) return await prepareAll(context, options, []);
+  return await withSetupLock(context, async () => {
+    if (await isReady(context, options)) return await prepareAll(context, options, []);
     const { progress } = context;
+    const prepared = await isPrepared(context, options);
+    const missing = await missingHostPackages(
+      prepared ? RUN_PACKAGES : await neededPackages(context),
+    );
+    if (prepared) return await prepareAll(context, options, missing);
     await requireSpace(context.cacheDir, SPACE_BYTES, 'Setting this machine up');
     const startedAt = systemClock.now();
     const step = SETUP_STEP;
@@ -76,7 +102,7 @@ export function ensureArtifacts(
         ...context,
         progress: withTotal(progress, buildsKernel ? SHARES_WITH_KERNEL : SHARES),
       };
-      const artifacts = await prepareAll(counted, options, false);
+      const artifacts = await prepareAll(counted, options, missing);
       const durationMs = systemClock.now() - startedAt;
       progress({ kind: 'done', step, cached: false, durationMs });
       return artifacts;
@@ -98,6 +124,11 @@ export function chooseKernel(context: SetupContext, fromSource: boolean): Promis
     await prepareBuiltKernel(context);
     await chooseBuilds(context.cacheDir, true);
   });
+}
+
+async function isReady(context: SetupContext, options: SetupOptions): Promise<boolean> {
+  if (!(await isPrepared(context, options))) return false;
+  return (await missingHostPackages(RUN_PACKAGES)).length === 0;
 }
 
 /** Installs the packages that only tests need. @throws ImageError */
@@ -142,38 +173,40 @@ export const SPACE_BYTES = 4 * GIB;
 
 async function prepareAll(
   context: SetupContext,
-  options: { readonly withModel: boolean },
-  prepared: boolean,
+  options: SetupOptions,
+  missing: readonly HostPackage[],
 ): Promise<Artifacts> {
-  const missing = await missingHostPackages(
-    prepared ? RUN_PACKAGES : await neededPackages(context),
-  );
   if (missing.length > 0) await installHostPackages(context, missing);
   else context.progress({ kind: 'done', step: 'host-packages', cached: true, durationMs: 0 });
-  // Concurrently: a kernel build needs the processors, the others mostly wait for the network.
-  const aborter = new AbortController();
-  const signal = AbortSignal.any([context.signal, aborter.signal]);
-  const shared = { ...context, signal };
-  const kernel = prepareKernel(shared);
-  const rootfs = prepareRootfs(shared);
-  const model = options.withModel ? prepareModel(shared) : Promise.resolve(null);
-  const all = [kernel, rootfs, model];
-  for (const one of all) one.catch((error: unknown) => aborter.abort(error));
-  // All are awaited, so that no build is still running when the first failure is thrown.
-  await Promise.allSettled(all);
-  if (aborter.signal.aborted && !context.signal.aborted) throw aborter.signal.reason;
-  const [k, r, m] = await Promise.all([kernel, rootfs, model]);
-  const holds = [k.path, r.imagePath].map((path) => holdArtifact(dirname(path)));
-  return {
-    kernelPath: k.path,
-    kernelDigest: k.digest,
-    rootImagePath: r.imagePath,
-    rootImageDigest: r.digest,
-    guestPackages: r.packages,
-    overlayTemplatePath: r.overlayTemplatePath,
-    model: m === null ? null : { path: m.path, id: m.id },
-    release() {
-      for (const release of holds.splice(0)) release();
-    },
-  };
+  // Concurrently: some need a processor, the others mostly wait for the network.
+  const stop = new AbortController();
+  const signal = AbortSignal.any([context.signal, stop.signal]);
+  const model = options.withModel ? prepareModel({ ...context, signal }) : Promise.resolve(null);
+  model.catch((error: unknown) => ignore(error, 'reported to those who wait for the model'));
+  try {
+    const [kernel, rootfs] = await together(signal, [
+      (its) => prepareKernel({ ...context, signal: its }),
+      (its) => prepareRootfs({ ...context, signal: its }),
+      async () => (options.modelLater === true ? null : await model),
+    ]);
+    const holds = [kernel.path, rootfs.imagePath].map((path) => holdArtifact(dirname(path)));
+    return {
+      kernelPath: kernel.path,
+      kernelDigest: kernel.digest,
+      rootImagePath: rootfs.imagePath,
+      rootImageDigest: rootfs.digest,
+      guestPackages: rootfs.packages,
+      overlayTemplatePath: rootfs.overlayTemplatePath,
+      model: model.then((made) => (made === null ? null : { path: made.path, id: made.id })),
+      async release() {
+        stop.abort();
+        await Promise.allSettled([model]);
+        for (const release of holds.splice(0)) release();
+      },
+    };
+  } catch (error) {
+    stop.abort(error);
+    await Promise.allSettled([model]);
+    throw error;
+  }
 }

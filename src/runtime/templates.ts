@@ -1,5 +1,5 @@
 /**
- * The templates of this machine: found, built under the set-up's lock, listed and removed.
+ * The templates of this machine: found, built under a lock of their own, listed and removed.
  *
  *     spec ─► key ─► <cache>/template/<key> there and whole? ──► CloneSource
  *                          │ no, and it may be built: 30–60 s in software emulation
@@ -10,7 +10,6 @@ import { join } from 'node:path';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
-import { withSetupLock } from '../image/lock.ts';
 import {
   type Artifact,
   isCached,
@@ -29,7 +28,13 @@ import { linkOrCopy } from '../sys/link-or-copy.ts';
 import { cloneSparse } from '../sys/sparse.ts';
 import { copyDataInto, copyWithoutZeros } from '../sys/sparse-threads.ts';
 import { serveCannedModel } from './canned-model.ts';
-import { type Details, detailsSchema, removeTemplate, TEMPLATE_KIND } from './kept-templates.ts';
+import {
+  type Details,
+  detailsSchema,
+  removeTemplate,
+  TEMPLATE_KIND,
+  withNamesLock,
+} from './kept-templates.ts';
 import { type ListedTemplate, listTemplates } from './named-templates/listing.ts';
 import type { TemplateNames } from './named-templates/names.ts';
 import type { CloneRam, SharedCopy } from './ram/parts.ts';
@@ -86,6 +91,8 @@ export class Templates {
   readonly names: TemplateNames;
   /** Verified in this process. */
   readonly #opened = new Map<string, Opened>();
+  /** What several requests wait for is built and opened once. */
+  readonly #preparing = new Map<string, Promise<Template>>();
 
   constructor(
     context: SetupContext,
@@ -122,15 +129,24 @@ export class Templates {
     if (known !== undefined && known.identity === (await this.#identity(key))) {
       return known.template;
     }
-    return await withSetupLock(this.#context, async () => {
-      const artifact = await prepareArtifact(this.#context, await this.#recipe(key, spec, image));
-      const identity = await this.#identity(key);
-      const meanwhile = this.#opened.get(key);
-      if (meanwhile?.identity === identity) return meanwhile.template;
-      const opened = await this.#open(key, spec, artifact, meanwhile);
-      this.#opened.set(key, { ...opened, identity });
-      return opened.template;
-    });
+    const preparing =
+      this.#preparing.get(key) ??
+      this.#prepare(key, spec, image).finally(() => this.#preparing.delete(key));
+    this.#preparing.set(key, preparing);
+    return await preparing;
+  }
+
+  async #prepare(
+    key: string,
+    spec: TemplateSpec,
+    image: EnvironmentSource | undefined,
+  ): Promise<Template> {
+    const artifact = await prepareArtifact(this.#context, await this.#recipe(key, spec, image));
+    const identity = await this.#identity(key);
+    const before = this.#opened.get(key);
+    const opened = await this.#open(key, spec, artifact, before);
+    this.#opened.set(key, { ...opened, identity });
+    return opened.template;
   }
 
   /** @param before of the same key */
@@ -194,7 +210,7 @@ export class Templates {
 
   /** Gives the template the name. @throws SandboxError `spec_invalid` */
   async setName(name: string, { spec, source }: Template): Promise<void> {
-    await withSetupLock(this.#context, () => this.names.set(name, spec, source.linkEnvironment));
+    await withNamesLock(this.#context, () => this.names.set(name, spec, source.linkEnvironment));
   }
 
   /** Keeps what a ready-made environment's template is made of, and a name of its disk's file. */
@@ -205,7 +221,7 @@ export class Templates {
     recipe: string,
   ): Promise<void> {
     const link = (to: string): Promise<void> => linkOrCopy(path, to);
-    await withSetupLock(this.#context, () => this.names.setReadyMade(name, spec, link, recipe));
+    await withNamesLock(this.#context, () => this.names.setReadyMade(name, spec, link, recipe));
   }
 
   /** Returns false if there is no such template. */

@@ -32,10 +32,10 @@ export interface Upstream {
   readonly models: readonly string[] | null;
   /** Asks the server for the current names of its models; null: it does not list them. */
   offered(): Promise<readonly string[] | null>;
-  /** For the bridge. @param model of the engine */
-  source(model: Model | null): UpstreamSource;
+  /** For the bridge. @param model of the engine, which the first request waits for */
+  source(model: Promise<Model | null>): UpstreamSource;
   /** Starts what the first request would start. */
-  warm(model: Model | null): Promise<void>;
+  warm(model: Promise<Model | null>): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -145,12 +145,12 @@ function engineUpstream(options: UpstreamOptions): Upstream {
     defaultModel: modelId,
     models: null,
     offered: async () => [modelId],
-    source: (model) => {
-      fetched = model;
-      return () => engine.target();
+    source: (model) => async () => {
+      fetched = await model;
+      return await engine.target();
     },
     warm: async (model) => {
-      fetched = model;
+      fetched = await model;
       await engine.target();
     },
     close: () => engine.stop(),

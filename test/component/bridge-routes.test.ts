@@ -85,7 +85,7 @@ async function bridge(
       log: silentLog,
       reread: () => null,
     })
-  ).source(null);
+  ).source(Promise.resolve(null));
   const fixture = await bridgeFixture({ routes, policy, draw, log, queue });
   cleanup.push('bridge', () => fixture.close());
   return fixture;

@@ -56,7 +56,7 @@ requires('model', findModel()).describe('engines of models.toml', (model) => {
     const servers = await openServers(file, { ...place, reread: () => null });
     cleanup.push('servers', () => servers.close());
     expect(servers).toMatchObject({ needsModel: true, defaultModel: 'assistant' });
-    const routes = servers.source({ path: modelPath, id: 'm' });
+    const routes = servers.source(Promise.resolve({ path: modelPath, id: 'm' }));
     const { call, close } = await bridgeFixture({ routes });
     cleanup.push('bridge', close);
 

@@ -93,7 +93,9 @@ describe('withSetupLock', () => {
     await entered.promise;
     const two = withSetupLock(second, async () => order.push('second in'));
     await expect.poll(() => second.events.map((event) => event.kind)).toEqual(['start']);
-    expect(second.events[0]).toMatchObject({ title: expect.stringContaining(`${process.pid}`) });
+    expect(second.events[0]).toMatchObject({
+      title: 'Wait for another request: set this machine up',
+    });
     release.resolve();
     await Promise.all([one, two]);
     expect(order).toEqual(['first in', 'first out', 'second in']);
@@ -128,10 +130,13 @@ describe('withSetupLock', () => {
     const exited = once(owner, 'exit');
     const waiting = withSetupLock(context, async () => 'in');
     await expect.poll(() => context.events.length).toBe(1);
+    expect(context.events[0]).toMatchObject({
+      title: `Wait for process ${owner.pid}: set this machine up`,
+    });
     owner.kill('SIGKILL');
     await exited;
     expect(await waiting).toBe('in');
-    expect(await readdir(context.cacheDir)).not.toContain('tmp');
+    expect(await readdir(join(context.cacheDir, 'tmp'))).toEqual([]);
   });
 
   it('stops waiting when it is cancelled', async () => {

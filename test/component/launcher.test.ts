@@ -7,6 +7,7 @@ import {
   copyFile,
   mkdir,
   mkdtemp,
+  readdir,
   readFile,
   rm,
   symlink,
@@ -104,3 +105,16 @@ requiresRoot().it(
     expect(stderr).not.toContain('retries');
   },
 );
+
+it('neurovisor: a Node.js that is not the pinned one is refused, and nothing of it stays', async () => {
+  await rm(join(dir, 'bin/node'));
+  await writeFile(join(dir, 'bin/node'), '#!/bin/sh\necho v18.0.0\n', { mode: 0o755 });
+  const npm = '#!/bin/sh\n[ "$1" = pack ] || exit 0\necho other >"$4/$5.tgz"\n';
+  await writeFile(join(dir, 'bin/npm'), npm.replace('$5.tgz', '$(echo "$5" | tr @ -).tgz'));
+  const { stdout, stderr } = await launch('ls');
+  expect(stdout).toBe('');
+  expect(stderr).toContain('npm served another file than the pinned one (SHA-512 ');
+  expect(stderr).toContain('fix: install Node.js 24 or newer yourself');
+  expect(await readdir(join(dir, 'home'))).toEqual(['install.lock', 'node']);
+  expect(await readdir(join(dir, 'home/node'))).toEqual([]);
+});

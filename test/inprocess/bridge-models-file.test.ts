@@ -66,7 +66,7 @@ async function bridge(): Promise<BridgeFixture & { readonly defaultModel: () => 
   const place = { config, runDir: dir, cacheDir: dir };
   const servers = await openServers(first, { ...place, log, clock, reread });
   cleanup.push('servers', () => servers.close());
-  const fixture = await bridgeFixture({ routes: servers.source(null) });
+  const fixture = await bridgeFixture({ routes: servers.source(Promise.resolve(null)) });
   cleanup.push('bridge', () => fixture.close());
   return Object.assign(fixture, { defaultModel: () => servers.defaultModel });
 }

@@ -481,7 +481,7 @@ describe('RuntimeTape', () => {
   const logged: unknown[] = [];
   const log: Log = { ...silentLog, error: (...words) => logged.push(words) };
   async function targetOf(upstream: Upstream): Promise<NonNullable<Options['upstream']>> {
-    const source = upstream.source(null);
+    const source = upstream.source(Promise.resolve(null));
     if (typeof source !== 'function') throw new Error('a cassette is one upstream');
     return source;
   }

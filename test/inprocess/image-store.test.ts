@@ -1,15 +1,11 @@
 /** The content store: returns only complete, unaltered artifacts, or builds them. */
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { ImageError } from '../../src/image/errors.ts';
-import {
-  holdArtifact,
-  isCached,
-  prepareArtifact,
-  removeLeftovers,
-} from '../../src/image/prepare.ts';
+import { holdArtifact, isCached, prepareArtifact } from '../../src/image/prepare.ts';
+import { makeWorkDir, removeLeftovers } from '../../src/image/work-dir.ts';
 import { testContext, tinyRecipe } from '../support/image.ts';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -136,6 +132,56 @@ describe('prepareArtifact', () => {
   });
 });
 
+describe('locks of artifacts', () => {
+  it('prepareArtifact: another artifact, and one that exists, are not held up by a build', async () => {
+    const context = await testContext();
+    const slow = Promise.withResolvers<void>();
+    const begun = Promise.withResolvers<void>();
+    await prepareArtifact(context, tinyRecipe('there'));
+    const building = prepareArtifact(
+      context,
+      tinyRecipe('slow', {
+        during: async () => {
+          begun.resolve();
+          await slow.promise;
+        },
+      }),
+    );
+    await begun.promise;
+    const there = tinyRecipe('there');
+    await prepareArtifact(context, there);
+    await prepareArtifact(context, tinyRecipe('other'));
+    expect(there.builds()).toBe(0);
+    slow.resolve();
+    await building;
+    expect(await readdir(join(context.cacheDir, 'locks'))).toEqual([]);
+  });
+
+  it('prepareArtifact: a second caller waits for the same build, is told for what, and builds nothing', async () => {
+    const first = await testContext();
+    const second = { ...(await testContext()), cacheDir: first.cacheDir };
+    const slow = Promise.withResolvers<void>();
+    const begun = Promise.withResolvers<void>();
+    const recipe = tinyRecipe('content', {
+      during: async () => {
+        begun.resolve();
+        await slow.promise;
+      },
+    });
+    const one = prepareArtifact(first, recipe);
+    await begun.promise;
+    const two = prepareArtifact(second, recipe);
+    await expect.poll(() => second.events.length).toBe(1);
+    expect(second.events[0]).toMatchObject({
+      title: 'Wait for another request: Make a tiny thing',
+    });
+    slow.resolve();
+    await Promise.all([one, two]);
+    expect(recipe.builds()).toBe(1);
+    expect(second.events.at(-1)).toMatchObject({ step: 'tiny', cached: true });
+  });
+});
+
 describe('removeLeftovers', () => {
   it('removes leftovers of a killed build, and nothing else', async () => {
     const context = await testContext();
@@ -143,7 +189,11 @@ describe('removeLeftovers', () => {
     const left = join(context.cacheDir, 'tmp', 'tiny-killed', 'scratch');
     await mkdir(left, { recursive: true });
     await writeFile(join(left, 'half'), 'x');
+    const running = await makeWorkDir(context.cacheDir, 'tiny');
     await removeLeftovers(context.cacheDir);
-    expect((await readdir(context.cacheDir)).sort()).toEqual(['tiny']);
+    expect(await readdir(join(context.cacheDir, 'tmp'))).toEqual([basename(running.path)]);
+    await running.remove();
+    expect(await readdir(join(context.cacheDir, 'tmp'))).toEqual([]);
+    expect(await isCached(context.cacheDir, tinyRecipe('content'))).toBe(true);
   });
 });

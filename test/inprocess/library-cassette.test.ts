@@ -27,7 +27,7 @@ afterEach(async () => {
 
 /** In place of a runtime: a bridge with the tape, and a fake control plane. */
 async function start(_: unknown, tape: RuntimeTape): Promise<OpenedPlane> {
-  const player = tape.upstream?.source(null);
+  const player = tape.upstream?.source(Promise.resolve(null));
   const fixture = await bridgeFixture({
     tape: tape.tape,
     ...(typeof player === 'function' ? { upstream: player } : {}),

@@ -42,7 +42,7 @@ it('offered: the engine has exactly one model', async () => {
 
 /** Of a server that is the only one. */
 const targetOf = (upstream: Upstream): Promise<UpstreamTarget> => {
-  const source = upstream.source(null);
+  const source = upstream.source(Promise.resolve(null));
   if (typeof source !== 'function') throw new Error('several servers');
   return source();
 };

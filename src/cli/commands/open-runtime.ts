@@ -13,6 +13,7 @@ export async function openRuntime(
       | 'onUsage'
       | 'observes'
       | 'withoutModel'
+      | 'modelLater'
       | 'sharedBudgets'
       | 'modelCacheBytes'
       | 'requestLog'

@@ -30,8 +30,9 @@ export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
   const source = firecrackerSource(flags);
   const installed = source === null ? null : await install(cli, source);
   if (flags.buildKernel !== undefined) await chooseKernel(setupContext(cli), flags.buildKernel);
-  await using runtime = await openRuntime(cli, { keepsProgress: true });
+  await using runtime = await openRuntime(cli, { keepsProgress: true, modelLater: true });
   const template = await defaultTemplate(runtime, cli);
+  const model = await runtime.artifacts.model;
   cli.progress.close();
   const { artifacts, driver, upstream, home } = runtime;
   const made = {
@@ -44,7 +45,7 @@ export async function setup(cli: Cli, flags: SetupFlags): Promise<number> {
     packages: artifacts.guestPackages.description,
     template,
     models: upstream.description,
-    model: artifacts.model?.path ?? null,
+    model: model?.path ?? null,
     ...(installed === null ? {} : { firecracker: installed.firecracker }),
   };
   if (cli.json) {

@@ -43,6 +43,24 @@ describe('progressView', () => {
     expect(text()).toContain('… Build it 25 % after 15.0 s, about 45.0 s left');
   });
 
+  it('plain: neither the share that is done goes back nor the time that is left grows', () => {
+    let now = 0;
+    const { stream, text } = screen(false);
+    const view = progressView(stream, () => now);
+    const lineAt = (seconds: number): string | undefined => {
+      now = seconds * 1000;
+      vi.advanceTimersByTime(15_000);
+      return text().trim().split('\n').at(-1)?.trim();
+    };
+    view.report(START);
+    view.report({ kind: 'update', step: 'k', fraction: 0.5 });
+    expect(lineAt(15)).toBe('… Build it 50 % after 15.0 s, about 15.0 s left');
+    view.report({ kind: 'update', step: 'k', fraction: 0.3 });
+    expect(lineAt(25)).toBe('… Build it 50 % after 25.0 s, about 5.0 s left');
+    expect(lineAt(40)).toBe('… Build it 50 % after 40.0 s');
+    view.close();
+  });
+
   it('plain: estimates a whole by the longest of its parts', () => {
     let now = 0;
     const { stream, text } = screen(false);

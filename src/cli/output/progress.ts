@@ -16,6 +16,8 @@ interface Step {
   startedAt: number;
   fraction: number | undefined;
   detail: string;
+  /** The earliest end that was shown. */
+  endsAt: number;
 }
 
 /** Running steps, in start order. */
@@ -102,13 +104,16 @@ function apply(
   const step = steps.get(event.step);
   if (event.kind === 'start') {
     const { title, estimateMs, isWhole = false } = event;
-    const begun = { startedAt: now, fraction: undefined, detail: '' };
+    const begun = { startedAt: now, fraction: undefined, detail: '', endsAt: Infinity };
     steps.set(event.step, { title: plain(title), estimateMs, isWhole, ...begun });
     return;
   }
   if (step === undefined) return;
   if (event.kind === 'update') {
-    step.fraction = event.fraction ?? step.fraction;
+    // Never backwards, whatever several builds at once report.
+    if (event.fraction !== undefined) {
+      step.fraction = Math.max(event.fraction, step.fraction ?? 0);
+    }
     step.detail = plain(event.detail ?? step.detail);
     return;
   }
@@ -133,9 +138,15 @@ function shownFraction(step: Step, now: number): number {
 function progressText(step: Step, steps: Steps, now: number): string {
   const percent = Math.floor(shownFraction(step, now) * 100);
   const elapsed = now - step.startedAt;
-  const left = timeLeft(step, steps, now);
+  const left = shownTimeLeft(step, steps, now);
   const rest = left > 0 ? `, about ${duration(left)} left` : '';
   return `${step.title} ${percent} % after ${duration(elapsed)}${rest}`;
+}
+
+/** Never more than was promised before; once that is over, 0: no number is better than a growing one. */
+function shownTimeLeft(step: Step, steps: Steps, now: number): number {
+  step.endsAt = Math.min(step.endsAt, now + timeLeft(step, steps, now));
+  return Math.max(0, step.endsAt - now);
 }
 
 /**
@@ -157,7 +168,7 @@ function stepLine(step: Step, steps: Steps, now: number, columns: number): strin
   const filled = Math.round(fraction * BAR_CELLS);
   const bar = '█'.repeat(filled) + '░'.repeat(BAR_CELLS - filled);
   const elapsed = now - step.startedAt;
-  const left = timeLeft(step, steps, now);
+  const left = shownTimeLeft(step, steps, now);
   const time = `${duration(elapsed)}${left > 0 ? `, about ${duration(left)} left` : ''}`;
   const head = `${step.title} ${bar} ${Math.floor(fraction * 100)} % ${time}`;
   const room = columns - head.length - 3;

@@ -1,8 +1,10 @@
 /** The model servers of `models.toml`, as the runtime's upstream. */
+
 import { dirname } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { type Clock, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import type { EngineSource } from '../../bridge/routing/models-file.ts';
 import type { RoutedUpstream, RouteTable } from '../../bridge/routing/route-table.ts';
@@ -32,6 +34,9 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
   const engines = new Engines(log);
   /** That set-up fetches. */
   let fetched: Model | null = null;
+  const keep = async (model: Promise<Model | null>): Promise<void> => {
+    fetched = await model;
+  };
   const targetIn = (server: ConfiguredServer): RoutedUpstream['target'] => {
     const { name, engine } = server;
     if (engine === null) return targetOf(server, { path: first.path, log, clock });
@@ -110,12 +115,14 @@ export async function openServers(first: ConfiguredModels, options: ServersOptio
     },
     models: offered,
     offered: names,
-    source: (model: Model | null) => {
-      fetched = model;
+    source: (model: Promise<Model | null>) => {
+      keep(model).catch((error: unknown) =>
+        ignore(error, 'reported to those who wait for the model'),
+      );
       return table;
     },
-    warm: async (model: Model | null) => {
-      fetched = model;
+    warm: async (model: Promise<Model | null>) => {
+      await keep(model);
       const asked = defaultModel() ?? '';
       const name = file.models.get(asked)?.routes[0]?.upstream ?? asked;
       const server = file.upstreams.find((one) => one.name === name);

@@ -1,5 +1,5 @@
 /** Templates with their names: those in the cache, and names whose files are yet to be built. */
-import { type LockContext, withSetupLock } from '../../image/lock.ts';
+import type { LockContext } from '../../image/lock.ts';
 import type { TemplateSpec } from '../../sandbox/spec.ts';
 import { templateKey } from '../../sandbox/start/template.ts';
 import {
@@ -7,6 +7,7 @@ import {
   keptTemplates,
   removeTemplate,
   type TemplateInfo,
+  withNamesLock,
 } from '../kept-templates.ts';
 import { AGENT, type TemplateNames } from './names.ts';
 
@@ -59,7 +60,7 @@ export async function removeNamed(
   name: string,
 ): Promise<readonly string[]> {
   const before = await names.list();
-  await withSetupLock(context, () => names.remove(name));
+  await withNamesLock(context, () => names.remove(name));
   const spec = before.find((one) => one.name === name)?.spec;
   const isShared = before.some((one) => one.name !== name && spec && isSame(one.spec, spec));
   if (spec === undefined || isShared) return [];

@@ -79,7 +79,7 @@ export class TemplateNames {
   }
 
   /**
-   * Gives the name, or gives it to another template at once. The caller has the set-up's lock.
+   * Gives the name, or gives it to another template at once. The caller has the lock of names.
    * @param linkEnvironment makes a second name of the file of the spec's environment
    * @throws SandboxError `spec_invalid`
    */
@@ -135,7 +135,7 @@ export class TemplateNames {
     await this.#dropUnused();
   }
 
-  /** Also removes a damaged one. The caller has the set-up's lock. @throws SandboxError `spec_invalid`, `not_found` */
+  /** Also removes a damaged one. The caller has the lock of names. @throws SandboxError `spec_invalid`, `not_found` */
   async remove(name: string): Promise<void> {
     checkRemovable(name);
     try {

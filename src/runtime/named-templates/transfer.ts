@@ -7,12 +7,12 @@ import {
   installHostPackages,
   missingHostPackages,
 } from '../../image/host-packages.ts';
-import { withSetupLock } from '../../image/lock.ts';
 import type { PrepareContext } from '../../image/prepare.ts';
 import { fetchArtifact, pushArtifact } from '../../oci/artifacts.ts';
 import { parseReference, type Reference } from '../../oci/reference.ts';
 import { SandboxError } from '../../sandbox/errors.ts';
 import type { NamedTemplate } from '../../sandbox/start/template.ts';
+import { withNamesLock } from '../kept-templates.ts';
 import { LAYOUT_TAG, parseManifest, readTemplate, writeTemplate } from './layout.ts';
 import { checkNewName, type TemplateNames } from './names.ts';
 
@@ -32,7 +32,7 @@ export async function importTemplate(
   const packed = await readTemplate(dir, availableParallelism(), from);
   const own = name ?? packed.name;
   checkNewName(own);
-  await withSetupLock(context, async () => {
+  await withNamesLock(context, async () => {
     if (await names.has(own)) throw taken(own);
     await names.set(own, packed.spec, async (path) => packed.writeDisk?.(path, context.signal));
   });

@@ -169,7 +169,7 @@ async function wantedThere(
 async function pullWanted(context: PullContext, wanted: Wanted): Promise<PullResult> {
   const { name, source, version } = wanted;
   const store = new ModelStore(context.cacheDir);
-  const work = `pull of ${name}`;
+  const work = `pull ${name}`;
   return await withFileLock(context, store.lockPath(name), work, async () => {
     const known = store.find(name);
     if (known !== null && known.source !== source) throw nameTaken(known);
@@ -348,7 +348,7 @@ export async function removeModels(
   const sizes = new Map<string, number>();
   for (const name of names) sizes.set(name, await store.size(name));
   for (const name of sizes.keys()) {
-    await withFileLock(context, store.lockPath(name), `pull of ${name}`, async () => {
+    await withFileLock(context, store.lockPath(name), `pull ${name}`, async () => {
       const dir = store.tmpDir(name);
       await rm(dir, { recursive: true, force: true });
       await mkdir(dir, { recursive: true });

@@ -36,6 +36,7 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
   const fromMs = systemClock.now();
   await using runtime = await openRuntime(cli, {
     keepsProgress: true,
+    modelLater: true,
     config: {
       ...cli.config,
       jail: flags.jail ?? cli.config.jail,
@@ -50,6 +51,8 @@ export async function runHere(cli: Cli, job: RunJob): Promise<number> {
     const { control } = opened;
     span.part('set-up', fromMs, systemClock.now());
     return await withSandbox(cli, control, request, async (sandbox) => {
+      // On a fresh machine it is fetched while the template is built.
+      await runtime.artifacts.model;
       cli.progress.close();
       span.set({ 'neurovisor.sandbox.id': sandbox.info.id });
       if (wantsConsole) {
