@@ -8,9 +8,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { silentLog } from '../src/base/log.ts';
 import { silentProgress } from '../src/base/progress.ts';
-import { formatDebianLock } from '../src/image/debian-lock.ts';
-import { guestBaseRecipe, readLocks } from '../src/image/guest-base.ts';
 import { prepareArtifact } from '../src/image/prepare.ts';
+import { formatDebianLock } from '../src/image/rootfs/debian-lock.ts';
+import { guestBaseRecipe, readLocks } from '../src/image/rootfs/guest-base.ts';
 
 const sourceDir = join(import.meta.dirname, '..');
 // On a disk: /tmp may be in memory, and small.

@@ -11,7 +11,7 @@ import { probeUpstreams } from '../bridge/upstream/detect.ts';
 import type { Config } from '../config.ts';
 import { requireRunDir, resolveHome } from '../home.ts';
 import { tryProbes } from '../probes/kernel-probes.ts';
-import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker-binary.ts';
+import { INSTALL_FIRECRACKER, withFirecracker } from '../runtime/firecracker/binary.ts';
 import { confine, QEMU_BINARY, remediesOf } from '../runtime/jail.ts';
 import { readModelsFile } from '../runtime/model-servers/models-file.ts';
 import { overviewOf } from '../runtime/model-servers/overview.ts';

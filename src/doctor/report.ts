@@ -13,7 +13,7 @@ import { type Config, DEFAULT_FIRECRACKER } from '../config.ts';
 import { resolveHome } from '../home.ts';
 import { absentArtifacts } from '../image/prepared.ts';
 import { openCgroups } from '../jail/open.ts';
-import { withFirecracker } from '../runtime/firecracker-binary.ts';
+import { withFirecracker } from '../runtime/firecracker/binary.ts';
 import { Runtime } from '../runtime/runtime.ts';
 import { SOURCE_DIR } from '../runtime/setup.ts';
 import { confineChoice, foreseeVmm, judgeFirecracker } from '../runtime/vmm-choice.ts';

@@ -10,7 +10,7 @@ import { ignore } from '../base/ignore.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
-import { withFirecracker } from '../runtime/firecracker-binary.ts';
+import { withFirecracker } from '../runtime/firecracker/binary.ts';
 import { remediesOf } from '../runtime/jail.ts';
 import { confineChoice, foreseeVmm } from '../runtime/vmm-choice.ts';
 import type { Check, Finding } from './check.ts';

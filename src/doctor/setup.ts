@@ -5,8 +5,8 @@ import { describeError } from '../base/errors.ts';
 import type { Log } from '../base/log.ts';
 import type { Config } from '../config.ts';
 import { resolveHome } from '../home.ts';
-import type { GuestPackages } from '../image/debian-lock.ts';
 import { absentArtifacts, guestPackages } from '../image/prepared.ts';
+import type { GuestPackages } from '../image/rootfs/debian-lock.ts';
 import { SOURCE_DIR } from '../runtime/setup.ts';
 import type { Finding } from './check.ts';
 

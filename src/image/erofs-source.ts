@@ -9,10 +9,10 @@ import { describeError } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import { MIB } from '../base/units.ts';
 import { ImageError } from './errors.ts';
-import { debianMirrors } from './guest-mirrors.ts';
 import { copyPinned } from './pinned-source.ts';
 import type { Job } from './prepare.ts';
-import { DEBIAN_KEYRING } from './rootfs-recipe.ts';
+import { debianMirrors } from './rootfs/guest-mirrors.ts';
+import { DEBIAN_KEYRING } from './rootfs/recipe.ts';
 import { runTool } from './tool.ts';
 
 export const EROFS_VERSION = '1.9.4';

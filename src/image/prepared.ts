@@ -2,7 +2,7 @@
  * What is built: whether anything has to be, so that a machine that is set up checks only the run packages, and which
  * packages the golden image has.
  */
-import { describePackages, type GuestPackages } from './debian-lock.ts';
+
 import { guestInit } from './init.ts';
 import { isKernelBuilt, kernelRecipe } from './kernel/kernel.ts';
 import { modelRecipe } from './model.ts';
@@ -13,7 +13,8 @@ import {
   KERNEL_PACKAGES,
 } from './package-table.ts';
 import { cachedDetails, isCached, type PrepareContext } from './prepare.ts';
-import { rootfsRecipe } from './rootfs.ts';
+import { describePackages, type GuestPackages } from './rootfs/debian-lock.ts';
+import { rootfsRecipe } from './rootfs/rootfs.ts';
 
 export interface AbsentArtifact {
   /** For people. */

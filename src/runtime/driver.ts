@@ -28,7 +28,7 @@ export async function makeDriver(options: {
 }): Promise<{ driver: VmmDriver; confinement: Confinement }> {
   const { choice, config, home, log, vsock, memory } = options;
   if (choice.vmm === 'firecracker') {
-    const { makeFirecracker } = await import('./firecracker.ts');
+    const { makeFirecracker } = await import('./firecracker/firecracker.ts');
     return await makeFirecracker({ config, home, log, memory }, choice.confined);
   }
   const [verdict, confinement] = await Promise.all([

@@ -58,7 +58,7 @@ import type { Launch } from '../vmm/launch.ts';
 import { createVsockHost } from '../vsock/host.ts';
 import { CidPool } from './cid.ts';
 import { makeDriver } from './driver.ts';
-import { withFirecracker } from './firecracker-binary.ts';
+import { withFirecracker } from './firecracker/binary.ts';
 import type { Images, ImagesContext } from './images.ts';
 import { type Confinement, checkJail } from './jail.ts';
 import { RuntimeTape } from './model-servers/tape.ts';

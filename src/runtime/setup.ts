@@ -12,7 +12,6 @@ import type { Progress } from '../base/progress.ts';
 import { GIB } from '../base/units.ts';
 import type { Home } from '../home.ts';
 import { chooseBuilds } from '../image/build-choice.ts';
-import type { GuestPackages } from '../image/debian-lock.ts';
 import { requireSpace } from '../image/disk-space.ts';
 import {
   type HostPackage,
@@ -27,7 +26,8 @@ import { withSetupLock } from '../image/lock.ts';
 import { prepareModel } from '../image/model.ts';
 import { holdArtifact } from '../image/prepare.ts';
 import { isPrepared, neededPackages } from '../image/prepared.ts';
-import { prepareRootfs } from '../image/rootfs.ts';
+import type { GuestPackages } from '../image/rootfs/debian-lock.ts';
+import { prepareRootfs } from '../image/rootfs/rootfs.ts';
 
 /** Root of the checkout (or of the installed package). */
 export const SOURCE_DIR = join(import.meta.dirname, '../..');

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { RuntimeError } from './errors.ts';
-import type { ConfinedFirecracker } from './firecracker.ts';
+import type { ConfinedFirecracker } from './firecracker/firecracker.ts';
 import { chooseByJail, chooseVmm, judgeFirecracker } from './vmm-choice.ts';
 
 const kvm = { usable: true, reason: 'KVM runs guest code natively' };

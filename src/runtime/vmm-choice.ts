@@ -8,7 +8,7 @@ import { type ProbeVerdict, probeAccelerator } from '../vmm/accelerator/probe.ts
 import { VmmError } from '../vmm/errors.ts';
 import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
 import { RuntimeError } from './errors.ts';
-import type { ConfinedFirecracker } from './firecracker.ts';
+import type { ConfinedFirecracker } from './firecracker/firecracker.ts';
 import { type Confinement, confine, judgeGaps, QEMU_BINARY } from './jail.ts';
 
 export interface VmmChoice {
@@ -39,7 +39,7 @@ export async function decideVmm(options: ChoiceOptions): Promise<VmmChoice> {
   const firecracker = isLookedFor ? await judgeFirecracker(config.firecracker) : null;
   const choice = chooseVmm(config, kvm, firecracker);
   if (choice.vmm === 'qemu' || isAsked || config.jail === 'off') return choice;
-  const { confineFirecracker } = await import('./firecracker.ts');
+  const { confineFirecracker } = await import('./firecracker/firecracker.ts');
   const chosen = await chooseByJail(choice, config.jail, {
     firecracker: () => confineFirecracker({ ...options, acceptsGaps: true }),
     qemuGaps: async () => {
@@ -77,7 +77,7 @@ export async function confineChoice(
   if (choice.confined !== undefined) return choice.confined.confinement;
   const diagnosed = { ...options, log: withoutWarnings(options.log), acceptsGaps: true };
   if (choice.vmm === 'qemu') return await confine({ ...diagnosed, binary: QEMU_BINARY });
-  const { confineFirecracker } = await import('./firecracker.ts');
+  const { confineFirecracker } = await import('./firecracker/firecracker.ts');
   return (await confineFirecracker(diagnosed)).confinement;
 }
 

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { writeLauncher } from '../../src/runtime/firecracker-filters.ts';
+import { writeLauncher } from '../../src/runtime/firecracker/filters.ts';
 import { ROOT } from '../support/cli.ts';
 
 /** Starts a program and checks it; the last word of the output is the cause of a refusal, or `confined`. */

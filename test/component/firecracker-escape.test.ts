@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { Injector, type SystemCall } from '../../src/prove/jail/inject.ts';
-import { makeFirecracker } from '../../src/runtime/firecracker.ts';
+import { makeFirecracker } from '../../src/runtime/firecracker/firecracker.ts';
 import { VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 

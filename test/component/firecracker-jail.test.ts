@@ -20,7 +20,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { writeLauncher } from '../../src/runtime/firecracker-filters.ts';
+import { writeLauncher } from '../../src/runtime/firecracker/filters.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import type { VmSpec } from '../../src/vmm/driver.ts';
 import {

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { ANCHOR_PREFIX } from '../../src/net/xdp/anchor.ts';
 import { udpFrame } from '../../src/prove/frames.ts';
-import type { FirecrackerConfig } from '../../src/runtime/firecracker-jail.ts';
+import type { FirecrackerConfig } from '../../src/runtime/firecracker/jail.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 import { Namespace, type Peer } from '../support/namespaces.ts';

@@ -25,7 +25,7 @@ import {
   explainUnused,
   installFirecracker,
   withFirecracker,
-} from '../../src/runtime/firecracker-binary.ts';
+} from '../../src/runtime/firecracker/binary.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type TestContext, temporaryDirectory, testContext } from '../support/image.ts';
 import { requiresRoot } from '../support/requires.ts';

@@ -10,7 +10,7 @@ import { readConfig } from '../../src/config.ts';
 import { openRecords, VmmViolations } from '../../src/probes/vmm-violations.ts';
 import { Injector } from '../../src/prove/jail/inject.ts';
 import { openVmms } from '../../src/prove/jail/open-vmms.ts';
-import { makeFirecracker } from '../../src/runtime/firecracker.ts';
+import { makeFirecracker } from '../../src/runtime/firecracker/firecracker.ts';
 import { VmBench } from '../support/driver-parity.ts';
 import { firecrackerFiles } from '../support/firecracker.ts';
 import { requires } from '../support/requires.ts';

@@ -1,7 +1,7 @@
 /** The indexes that this machine's own clients use, where they answer. */
 import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
-import { GUEST_CODENAME } from '../../src/image/rootfs-recipe.ts';
+import { GUEST_CODENAME } from '../../src/image/rootfs/recipe.ts';
 import { PackageError } from '../../src/packages/errors.ts';
 import type { IndexSet } from '../../src/packages/gateway.ts';
 import { hostFiles } from '../../src/packages/host/host-files.ts';

@@ -12,10 +12,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { z } from 'zod';
-import { debianPackagesSchema } from '../../src/image/debian-lock.ts';
-import { BASE_TAR, guestBaseRecipe, readLocks } from '../../src/image/guest-base.ts';
 import { type PrepareContext, prepareArtifact } from '../../src/image/prepare.ts';
-import { prepareRootfs } from '../../src/image/rootfs.ts';
+import { debianPackagesSchema } from '../../src/image/rootfs/debian-lock.ts';
+import { BASE_TAR, guestBaseRecipe, readLocks } from '../../src/image/rootfs/guest-base.ts';
+import { prepareRootfs } from '../../src/image/rootfs/rootfs.ts';
 import { testContext } from '../support/image.ts';
 import { useRuntime } from '../support/vm.ts';
 

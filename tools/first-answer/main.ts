@@ -14,7 +14,7 @@ import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { resolveHome } from '../../src/home.ts';
-import { guestMirrors } from '../../src/image/guest-mirrors.ts';
+import { guestMirrors } from '../../src/image/rootfs/guest-mirrors.ts';
 
 const COMMAND = ['./neurovisor', 'run', '--timings', 'examples/agent.py'];
 const SOURCE_DIR = join(import.meta.dirname, '../..');

@@ -21,7 +21,7 @@ import { basename, dirname, join } from 'node:path';
 import { silentLog } from '../../src/base/log.ts';
 import { BUILD_CHOICE } from '../../src/image/build-choice.ts';
 import { kernelRecipe } from '../../src/image/kernel/kernel.ts';
-import { rootfsRecipe } from '../../src/image/rootfs.ts';
+import { rootfsRecipe } from '../../src/image/rootfs/rootfs.ts';
 import { runTool } from '../../src/image/tool.ts';
 import { objectOf, PROGRAMS } from '../../src/observe/compile.ts';
 

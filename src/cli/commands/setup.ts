@@ -10,7 +10,7 @@ import {
   type InstalledPaths,
   installFirecracker,
   isUrl,
-} from '../../runtime/firecracker-binary.ts';
+} from '../../runtime/firecracker/binary.ts';
 import { templateSpec } from '../../runtime/named-templates/spec.ts';
 import type { Runtime } from '../../runtime/runtime.ts';
 import { chooseKernel, type SetupContext, SOURCE_DIR } from '../../runtime/setup.ts';

@@ -6,7 +6,7 @@
  * recorded in the image's manifest. Pure.
  */
 import { z } from 'zod';
-import { ImageError } from './errors.ts';
+import { ImageError } from '../errors.ts';
 
 const debianPackageSchema = z.object({
   version: z.string(),

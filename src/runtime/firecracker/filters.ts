@@ -2,13 +2,13 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Home } from '../home.ts';
-import { requirePrivateDir } from '../jail/private-dir.ts';
-import { type CompiledFilter, compileProfile } from '../jail/seccomp/compile.ts';
-import { filteredExec } from '../jail/seccomp/filtered-exec.ts';
-import { firecrackerFilter } from '../jail/seccomp/firecracker-filter.ts';
-import { invalid, type Mode } from '../jail/seccomp/profile.ts';
-import { readPolicy } from './jail.ts';
+import type { Home } from '../../home.ts';
+import { requirePrivateDir } from '../../jail/private-dir.ts';
+import { type CompiledFilter, compileProfile } from '../../jail/seccomp/compile.ts';
+import { filteredExec } from '../../jail/seccomp/filtered-exec.ts';
+import { firecrackerFilter } from '../../jail/seccomp/firecracker-filter.ts';
+import { invalid, type Mode } from '../../jail/seccomp/profile.ts';
+import { readPolicy } from '../jail.ts';
 
 type Cache = Pick<Home, 'cacheDir'>;
 

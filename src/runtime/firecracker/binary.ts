@@ -1,24 +1,24 @@
 /** Which Firecracker is meant: the configured one, that in PATH, or the one that set-up installed. */
 
-import { ignore } from '../base/ignore.ts';
-import type { Config } from '../config.ts';
-import { DEFAULT_FIRECRACKER } from '../config.ts';
-import type { Home } from '../home.ts';
-import { ImageError } from '../image/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Config } from '../../config.ts';
+import { DEFAULT_FIRECRACKER } from '../../config.ts';
+import type { Home } from '../../home.ts';
+import { ImageError } from '../../image/errors.ts';
 import {
   type FirecrackerDetails,
   type FirecrackerSource,
   findInstalledFirecracker,
   type InstalledPaths,
   prepareFirecracker,
-} from '../image/firecracker.ts';
-import { isUrl } from '../image/pinned-source.ts';
+} from '../../image/firecracker.ts';
+import { isUrl } from '../../image/pinned-source.ts';
 import {
   findBinary,
   readFirecrackerVersion,
   readJailerVersion,
-} from '../vmm/firecracker/installation.ts';
-import type { SetupContext } from './setup.ts';
+} from '../../vmm/firecracker/installation.ts';
+import type { SetupContext } from '../setup.ts';
 
 export { type FirecrackerSource, type InstalledPaths, isUrl };
 

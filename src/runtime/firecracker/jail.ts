@@ -11,38 +11,38 @@
 import { closeSync, constants, openSync } from 'node:fs';
 import { access, realpath, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { type DiskLimits, hasDiskLimits } from '../base/disk-limits.ts';
-import type { Log } from '../base/log.ts';
-import type { Config } from '../config.ts';
-import { type Home, requireRunDir } from '../home.ts';
-import type { Cgroup, Cgroups } from '../jail/cgroup.ts';
-import { ioLimits } from '../jail/disk-io.ts';
-import { JailError } from '../jail/errors.ts';
-import { fileLimitBytes, limitsOf } from '../jail/jail.ts';
+import { type DiskLimits, hasDiskLimits } from '../../base/disk-limits.ts';
+import type { Log } from '../../base/log.ts';
+import type { Config } from '../../config.ts';
+import { type Home, requireRunDir } from '../../home.ts';
+import type { Cgroup, Cgroups } from '../../jail/cgroup.ts';
+import { ioLimits } from '../../jail/disk-io.ts';
+import { JailError } from '../../jail/errors.ts';
+import { fileLimitBytes, limitsOf } from '../../jail/jail.ts';
 import {
   isRootWith,
   type JailGap,
   limitGaps,
   NEEDED_CAPABILITIES,
   openCgroups,
-} from '../jail/open.ts';
-import { requirePrivateDir } from '../jail/private-dir.ts';
-import { LAUNCHER_ENDS } from '../jail/seccomp/filtered-exec.ts';
-import { type TakenUid, UserIds } from '../jail/user-ids.ts';
-import type { VmmMemory } from '../probes/vmm-memory.ts';
-import type { VmSpec } from '../vmm/driver.ts';
+} from '../../jail/open.ts';
+import { requirePrivateDir } from '../../jail/private-dir.ts';
+import { LAUNCHER_ENDS } from '../../jail/seccomp/filtered-exec.ts';
+import { type TakenUid, UserIds } from '../../jail/user-ids.ts';
+import type { VmmMemory } from '../../probes/vmm-memory.ts';
+import type { VmSpec } from '../../vmm/driver.ts';
 import {
   findBinary,
   readFirecrackerVersion,
   readJailerVersion,
-} from '../vmm/firecracker/installation.ts';
-import type { JailSpec } from '../vmm/firecracker/jail/jailer.ts';
-import { makeJailPlace } from '../vmm/firecracker/jail/place.ts';
-import { reclaimJails } from '../vmm/firecracker/jail/reclaim.ts';
-import type { UserJailSpec } from '../vmm/firecracker/jail/user-place.ts';
-import { spawnVmm } from '../vmm/firecracker/process/spawn.ts';
-import { writeLauncher } from './firecracker-filters.ts';
-import { modeOf, STATE_DIR, uidRange } from './jail.ts';
+} from '../../vmm/firecracker/installation.ts';
+import type { JailSpec } from '../../vmm/firecracker/jail/jailer.ts';
+import { makeJailPlace } from '../../vmm/firecracker/jail/place.ts';
+import { reclaimJails } from '../../vmm/firecracker/jail/reclaim.ts';
+import type { UserJailSpec } from '../../vmm/firecracker/jail/user-place.ts';
+import { spawnVmm } from '../../vmm/firecracker/process/spawn.ts';
+import { modeOf, STATE_DIR, uidRange } from '../jail.ts';
+import { writeLauncher } from './filters.ts';
 
 export type FirecrackerConfig = Pick<
   Config,

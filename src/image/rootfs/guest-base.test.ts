@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { ImageError } from './errors.ts';
+import { ImageError } from '../errors.ts';
 import { guestBaseRecipe, parseDpkgStatus, parseLock } from './guest-base.ts';
 
-const imageDir = join(import.meta.dirname, '..', '..', 'image');
+const imageDir = join(import.meta.dirname, '../../../image');
 const HASH = `--hash=sha256:${'a'.repeat(64)}`;
 
 describe('parseLock', () => {

@@ -1,7 +1,8 @@
 /** Mirrors for the guest's Debian: the host's own mirrors and proxy, or mmdebstrap's default. */
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ignore } from '../base/ignore.ts';
+import { ignore } from '../../base/ignore.ts';
+import { runTool } from '../tool.ts';
 import {
   type AptSource,
   guestMirrorLines,
@@ -9,8 +10,7 @@ import {
   parseOneLine,
   parseOsRelease,
 } from './apt-sources.ts';
-import { DEBIAN_KEYRING, GUEST_CODENAME } from './rootfs-recipe.ts';
-import { runTool } from './tool.ts';
+import { DEBIAN_KEYRING, GUEST_CODENAME } from './recipe.ts';
 
 export interface GuestMirrors {
   /** A sources list for mmdebstrap; undefined: the host is not Debian, so mmdebstrap uses its default mirror. */

@@ -1,16 +1,8 @@
 /** Firecracker for sandboxes: in its jail if the host supports that, with the configured filters. */
-import { systemClock } from '../base/clock.ts';
-import { isRootWith, NEEDED_CAPABILITIES } from '../jail/open.ts';
-import { createFirecrackerDriver, type FirecrackerDriver } from '../vmm/firecracker/driver.ts';
-import { readFirecrackerVersion } from '../vmm/firecracker/installation.ts';
-import { writeFilter } from './firecracker-filters.ts';
-import {
-  type FirecrackerConfig,
-  type FirecrackerJail,
-  type FirecrackerOptions,
-  openFirecrackerJail,
-} from './firecracker-jail.ts';
-import { openFirecrackerUserJail } from './firecracker-user-jail.ts';
+import { systemClock } from '../../base/clock.ts';
+import { isRootWith, NEEDED_CAPABILITIES } from '../../jail/open.ts';
+import { createFirecrackerDriver, type FirecrackerDriver } from '../../vmm/firecracker/driver.ts';
+import { readFirecrackerVersion } from '../../vmm/firecracker/installation.ts';
 import {
   type Confinement,
   judgeGaps,
@@ -18,8 +10,16 @@ import {
   SWITCHED_OFF,
   unconfined,
   unjailable,
+} from '../jail.ts';
+import { sharingAsConfigured } from '../ram/sharing.ts';
+import { writeFilter } from './filters.ts';
+import {
+  type FirecrackerConfig,
+  type FirecrackerJail,
+  type FirecrackerOptions,
+  openFirecrackerJail,
 } from './jail.ts';
-import { sharingAsConfigured } from './ram/sharing.ts';
+import { openFirecrackerUserJail } from './user-jail.ts';
 
 /** How Firecracker is confined; `jail` null: it is not. */
 export interface ConfinedFirecracker {

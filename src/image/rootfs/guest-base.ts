@@ -17,8 +17,13 @@ import {
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
-import { together } from '../base/fairness/together.ts';
-import { MIB } from '../base/units.ts';
+import { together } from '../../base/fairness/together.ts';
+import { MIB } from '../../base/units.ts';
+import { ImageError } from '../errors.ts';
+import type { Job, Recipe } from '../prepare.ts';
+import { runTool } from '../tool.ts';
+import { filesUnder, removeDirectories } from '../tree.ts';
+import { digestBytes } from '../verify.ts';
 import {
   aptPreferences,
   compareWithLock,
@@ -31,9 +36,7 @@ import {
   withDigests,
 } from './debian-lock.ts';
 import { withoutSections } from './elf-debug.ts';
-import { ImageError } from './errors.ts';
 import { guestMirrors } from './guest-mirrors.ts';
-import type { Job, Recipe } from './prepare.ts';
 import {
   APT_PREFERENCES,
   APT_RECORDS,
@@ -53,10 +56,7 @@ import {
   SOURCE_DATE_EPOCH,
   STRIPPED_PACKAGES,
   USER,
-} from './rootfs-recipe.ts';
-import { runTool } from './tool.ts';
-import { filesUnder, removeDirectories } from './tree.ts';
-import { digestBytes } from './verify.ts';
+} from './recipe.ts';
 
 export const baseDetailsSchema = z.object({
   packages: debianPackagesSchema,

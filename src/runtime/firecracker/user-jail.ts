@@ -5,22 +5,22 @@
  */
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { ignore } from '../base/ignore.ts';
-import { searchPath } from '../base/search-path.ts';
-import { JailError } from '../jail/errors.ts';
-import type { Jailed } from '../jail/jail.ts';
-import { type Jail, namespaceRemedy, openJail, readSetting } from '../jail/open.ts';
-import type { JailFile } from '../jail/plan.ts';
-import { requirePrivateDir } from '../jail/private-dir.ts';
-import { memoryGroup } from '../probes/vmm-memory.ts';
-import type { VmSpec } from '../vmm/driver.ts';
-import { findBinary } from '../vmm/firecracker/installation.ts';
-import { DESCRIPTORS_MAX } from '../vmm/firecracker/jail/jailer.ts';
-import type { UserJailSpec } from '../vmm/firecracker/jail/user-place.ts';
-import { findKvmObstacle, KVM_DEVICE } from '../vmm/kvm-device.ts';
-import { launchFilter } from './firecracker-filters.ts';
-import type { FirecrackerJail, FirecrackerOptions } from './firecracker-jail.ts';
-import { modeOf, STATE_DIR, uidRange } from './jail.ts';
+import { ignore } from '../../base/ignore.ts';
+import { searchPath } from '../../base/search-path.ts';
+import { JailError } from '../../jail/errors.ts';
+import type { Jailed } from '../../jail/jail.ts';
+import { type Jail, namespaceRemedy, openJail, readSetting } from '../../jail/open.ts';
+import type { JailFile } from '../../jail/plan.ts';
+import { requirePrivateDir } from '../../jail/private-dir.ts';
+import { memoryGroup } from '../../probes/vmm-memory.ts';
+import type { VmSpec } from '../../vmm/driver.ts';
+import { findBinary } from '../../vmm/firecracker/installation.ts';
+import { DESCRIPTORS_MAX } from '../../vmm/firecracker/jail/jailer.ts';
+import type { UserJailSpec } from '../../vmm/firecracker/jail/user-place.ts';
+import { findKvmObstacle, KVM_DEVICE } from '../../vmm/kvm-device.ts';
+import { modeOf, STATE_DIR, uidRange } from '../jail.ts';
+import { launchFilter } from './filters.ts';
+import type { FirecrackerJail, FirecrackerOptions } from './jail.ts';
 
 /** Path of Firecracker in the jail, as in its jailer's. */
 const PROGRAM = '/firecracker';

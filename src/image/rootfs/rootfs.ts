@@ -7,11 +7,17 @@ import { existsSync } from 'node:fs';
 import { cp, mkdir, readFile, rm, symlink } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { z } from 'zod';
-import { systemClock } from '../base/clock.ts';
-import type { ProgressEvent } from '../base/progress.ts';
-import { MIB } from '../base/units.ts';
+import { systemClock } from '../../base/clock.ts';
+import type { ProgressEvent } from '../../base/progress.ts';
+import { MIB } from '../../base/units.ts';
+import { ImageError } from '../errors.ts';
+import { type GuestInit, guestInit } from '../init.ts';
+import { prepareOverlayTemplate } from '../overlay.ts';
+import { type Job, type PrepareContext, prepareArtifact, type Recipe } from '../prepare.ts';
+import { runTool } from '../tool.ts';
+import { filesUnder } from '../tree.ts';
+import { digestBytes } from '../verify.ts';
 import { describePackages, type GuestPackages } from './debian-lock.ts';
-import { ImageError } from './errors.ts';
 import {
   BASE_TAR,
   baseDetailsSchema,
@@ -22,9 +28,6 @@ import {
   readLocks,
   unpackTar,
 } from './guest-base.ts';
-import { type GuestInit, guestInit } from './init.ts';
-import { prepareOverlayTemplate } from './overlay.ts';
-import { type Job, type PrepareContext, prepareArtifact, type Recipe } from './prepare.ts';
 import {
   ADDED_DIR,
   AGENT_DIR,
@@ -34,10 +37,7 @@ import {
   RUN_LINKS,
   SITE_PACKAGES,
   SOURCE_DATE_EPOCH,
-} from './rootfs-recipe.ts';
-import { runTool } from './tool.ts';
-import { filesUnder } from './tree.ts';
-import { digestBytes } from './verify.ts';
+} from './recipe.ts';
 
 const rootfsManifestSchema = baseDetailsSchema.extend({
   /** Debian release of the guest. */

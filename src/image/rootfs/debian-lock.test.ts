@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { ImageError } from '../errors.ts';
 import {
   aptPreferences,
   compareWithLock,
@@ -9,8 +10,7 @@ import {
   parseDebianLock,
   withDigests,
 } from './debian-lock.ts';
-import { ImageError } from './errors.ts';
-import { GUEST_PACKAGES } from './rootfs-recipe.ts';
+import { GUEST_PACKAGES } from './recipe.ts';
 
 const A = 'a'.repeat(64);
 const B = 'b'.repeat(64);
@@ -32,7 +32,7 @@ describe('parseDebianLock', () => {
     expect(() => parseDebianLock(line)).toThrow(ImageError);
   });
   it('image/debian.lock has every package that the image needs', () => {
-    const path = join(import.meta.dirname, '..', '..', 'image', 'debian.lock');
+    const path = join(import.meta.dirname, '../../../image/debian.lock');
     const locked = parseDebianLock(readFileSync(path, 'utf8'));
     expect(Object.keys(locked)).toEqual(
       expect.arrayContaining([...Object.keys(GUEST_PACKAGES), 'libc6', 'dpkg']),
