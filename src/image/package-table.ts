@@ -49,11 +49,6 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     atRun: true,
   },
   {
-    name: 'binutils',
-    reason: 'strips the guest’s Python packages',
-    check: program('strip'),
-  },
-  {
     name: 'mmdebstrap',
     reason: 'installs the guest’s Debian into the golden image',
     check: runs('mmdebstrap', '--version'),
@@ -114,6 +109,7 @@ export const COMPILER_PACKAGES: readonly HostPackage[] = [GCC, STATIC_LIBC];
 
 const KERNEL_TOOLS: readonly HostPackage[] = [
   ...COMPILER_PACKAGES,
+  { name: 'binutils', reason: 'strips the guest kernel', check: program('strip') },
   { name: 'make', reason: 'builds the guest kernel', check: program('make') },
   { name: 'flex', reason: 'builds the guest kernel’s configuration tool', check: program('flex') },
   {
