@@ -31,7 +31,8 @@ def _forget_environment(package: str) -> None:
     import functools
 
     for found in gc.get_objects():
-        if isinstance(found, functools._lru_cache_wrapper):  # type: ignore[attr-defined]
+        # Not `isinstance`: it asks proxies for their class, and those of the package `openai` import half of it then.
+        if type(found) is functools._lru_cache_wrapper:  # type: ignore[attr-defined]
             module = getattr(found, "__module__", None) or ""
             if module == package or module.startswith(f"{package}."):
                 found.cache_clear()
