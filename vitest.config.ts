@@ -49,6 +49,7 @@ export default defineConfig({
       layer('prop', ['src/**/*.prop.ts', 'test/prop/**/*.prop.ts'], 600_000, SEEDED),
       layer('inprocess', ['test/inprocess/**/*.test.ts'], 600_000, SHARED),
       layer('component', ['test/component/**/*.test.ts'], 600_000, SHARED),
+      layer('clients', ['test/clients/**/*.test.ts'], 600_000, SEEDED),
       layer('smoke', ['test/smoke/**/*.smoke.test.ts'], 900_000, ALONE),
       layer('vm', ['test/vm/**/*.vm.test.ts'], 900_000, ALONE),
       layer('e2e', ['test/e2e/**/*.e2e.test.ts'], 900_000, ALONE),

@@ -1,5 +1,5 @@
 /**
- * schemathesis on the REST interface; see test/component/api-fuzz.test.ts. Without `--url`, on a server with fake VMs:
+ * schemathesis on the REST interface; see test/clients/api-fuzz.test.ts. Without `--url`, on a server with fake VMs:
  *
  *     node tools/fuzz-rest.ts [--time 10m] [--seed S] [--url http://127.0.0.1:PORT]
  *

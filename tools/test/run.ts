@@ -162,14 +162,15 @@ export async function runLayers(
 const BY_LENGTH: readonly string[] = [
   'inprocess',
   'component',
+  'clients',
   'nested',
   'smoke',
   'vm',
   'e2e',
   'delays',
 ];
-/** Both use as many processes as there are processors, so they are never at work at the same time. */
-const FILLING: ReadonlySet<string> = new Set(['inprocess', 'component', 'delays']);
+/** They use as many processes as there are processors, so they are never at work at the same time. */
+const FILLING: ReadonlySet<string> = new Set(['inprocess', 'component', 'clients', 'delays']);
 
 async function sideBySide(
   layers: readonly Layer[],
