@@ -49,6 +49,7 @@ export default defineConfig({
       layer('prop', ['src/**/*.prop.ts', 'test/prop/**/*.prop.ts'], 600_000, SEEDED),
       layer('inprocess', ['test/inprocess/**/*.test.ts'], 600_000, SHARED),
       layer('component', ['test/component/**/*.test.ts'], 600_000, SHARED),
+      layer('proofs', ['test/proofs/**/*.test.ts'], 600_000, SEEDED),
       layer('clients', ['test/clients/**/*.test.ts'], 600_000, SEEDED),
       layer('smoke', ['test/smoke/**/*.smoke.test.ts'], 900_000, ALONE),
       layer('vm', ['test/vm/**/*.vm.test.ts'], 900_000, ALONE),

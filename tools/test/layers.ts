@@ -1,7 +1,7 @@
 /**
  * The layers of the tests, cheapest first. The gate needs no machine; the rest needs other programs, kernels and VMs.
  *
- *     check ► unit ► guest ── all green ──► inprocess, component, smoke ┆ delays, clients, vm, e2e, nested
+ *     check ► unit ► guest ── all green ──► inprocess, component, smoke ┆ delays, proofs, clients, vm, e2e, nested
  *     └────────────────── ./neurovisor test ───────────────────────────┘
  */
 import { join } from 'node:path';
@@ -33,13 +33,8 @@ export const LAYERS: readonly Layer[] = [
   { name: 'component', stage: 'machine', needsMachine: true, run: filling('component') },
   { name: 'smoke', stage: 'machine', needsMachine: true, run: real('smoke') },
   { name: 'delays', stage: 'machine', isExtra: true, run: withDelays },
-  {
-    name: 'clients',
-    stage: 'machine',
-    isExtra: true,
-    needsMachine: true,
-    run: filling('clients'),
-  },
+  { name: 'proofs', stage: 'machine', isExtra: true, needsMachine: true, run: filling('proofs') },
+  { name: 'clients', stage: 'machine', isExtra: true, needsMachine: true, run: filling('clients') },
   { name: 'vm', stage: 'machine', isExtra: true, needsMachine: true, run: real('vm') },
   { name: 'e2e', stage: 'machine', isExtra: true, needsMachine: true, run: real('e2e') },
   { name: 'nested', stage: 'machine', isExtra: true, needsMachine: true, run: nestedTests },
@@ -71,7 +66,9 @@ function withDelays(context: LayerContext): Promise<Outcome> {
 
 /** The layer whose files lie at a path. */
 export function layerOf(path: string): string {
-  const match = /^test\/(inprocess|component|clients|smoke|vm|e2e|nested)(?:\/|$)/.exec(path);
+  const match = /^test\/(inprocess|component|proofs|clients|smoke|vm|e2e|nested)(?:\/|$)/.exec(
+    path,
+  );
   return match?.[1] ?? 'unit';
 }
 

@@ -10,7 +10,7 @@ describe('planOf', () => {
   it('without words runs what each checkout must pass, the gate first; `all` adds the rest', () => {
     const usual = ['check', 'unit', 'guest', 'inprocess', 'component', 'smoke'];
     expect(names()).toEqual(usual);
-    expect(names('all')).toEqual([...usual, 'delays', 'clients', 'vm', 'e2e', 'nested']);
+    expect(names('all')).toEqual([...usual, 'delays', 'proofs', 'clients', 'vm', 'e2e', 'nested']);
     expect(names('nested')).toEqual(['nested']);
     expect(names('test/nested/qemu.nested.test.ts')).toEqual(['nested']);
   });

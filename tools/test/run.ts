@@ -162,6 +162,7 @@ export async function runLayers(
 const BY_LENGTH: readonly string[] = [
   'inprocess',
   'component',
+  'proofs',
   'clients',
   'nested',
   'smoke',
@@ -170,7 +171,13 @@ const BY_LENGTH: readonly string[] = [
   'delays',
 ];
 /** They use as many processes as there are processors, so they are never at work at the same time. */
-const FILLING: ReadonlySet<string> = new Set(['inprocess', 'component', 'clients', 'delays']);
+const FILLING: ReadonlySet<string> = new Set([
+  'inprocess',
+  'component',
+  'proofs',
+  'clients',
+  'delays',
+]);
 
 async function sideBySide(
   layers: readonly Layer[],
