@@ -2,7 +2,12 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { missingHostPackages, parseAptStatus, RUN_PACKAGES } from './host-packages.ts';
+import {
+  missingHostPackages,
+  parseAptStatus,
+  parseLockHolder,
+  RUN_PACKAGES,
+} from './host-packages.ts';
 import { HOST_PACKAGES } from './package-table.ts';
 
 describe('parseAptStatus', () => {
@@ -23,6 +28,15 @@ describe('parseAptStatus', () => {
       expect(parseAptStatus(line)).toBeUndefined();
     },
   );
+});
+
+describe('parseLockHolder', () => {
+  it('names the process that apt waits for', () => {
+    const line =
+      'Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 812 (unattended-upgr)...';
+    expect(parseLockHolder(line)).toBe('process 812 (unattended-upgr)');
+    expect(parseLockHolder('Reading package lists...')).toBeUndefined();
+  });
 });
 
 describe('HOST_PACKAGES', () => {

@@ -86,11 +86,24 @@ async function aptInstall(
   const { progress, signal } = context;
   const report = (fraction: number, detail: string): void =>
     progress({ kind: 'update', step: STEP, fraction, detail });
+  // dpkg that is killed leaves packages half installed, so an installation that has begun ends first.
+  const stop = new AbortController();
+  let isInstalling = false;
+  const onAbort = (): void => {
+    if (isInstalling) report(DOWNLOAD_FRACTION, 'canceled: apt ends its installation first');
+    else stop.abort(signal.reason);
+  };
+  signal.addEventListener('abort', onAbort, { once: true });
+  if (signal.aborted) onAbort();
   const apt = (args: readonly string[], onStatusLine?: (line: string) => void): Promise<string> =>
     runTool('apt-get', ['-y', '-o', `DPkg::Lock::Timeout=${APT_LOCK_WAIT_S}`, ...args], {
-      signal,
+      signal: stop.signal,
       env: { DEBIAN_FRONTEND: 'noninteractive' },
       missingRemedy: `This host has no apt. Install ${packages.map((one) => one.name).join(', ')} with its package manager.`,
+      onLine: (line) => {
+        const holder = parseLockHolder(line);
+        if (holder !== undefined) report(0, `wait for ${holder}, which has apt's lock`);
+      },
       ...(onStatusLine === undefined ? {} : { onStatusLine }),
     });
   try {
@@ -107,14 +120,25 @@ async function aptInstall(
     await apt(
       ['-o', 'APT::Status-Fd=3', 'install', '--no-install-recommends', ...names],
       (line) => {
+        isInstalling ||= line.startsWith('pmstatus:');
         const status = parseAptStatus(line);
-        if (status !== undefined) report(status.fraction, status.detail);
+        if (status !== undefined && !signal.aborted) report(status.fraction, status.detail);
       },
     );
   } catch (error) {
     if (signal.aborted) throw error;
     throw installFailed(packages, error);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
   }
+  if (signal.aborted) {
+    throw new ImageError('cancelled', 'install host packages: canceled', { cause: signal.reason });
+  }
+}
+
+/** Who has the lock that apt waits for, e.g. `process 812 (unattended-upgr)`; undefined: apt does not wait. */
+export function parseLockHolder(line: string): string | undefined {
+  return /Could not get lock .* held by (process \d+ \([^)]*\))/.exec(line)?.[1];
 }
 
 /** Parses one line of apt's status protocol (`dlstatus:1:20.5:Retrieving …`, `pmstatus:gcc:40.0:…`). */
