@@ -136,7 +136,7 @@ async function aptInstall(
   }
 }
 
-/** Who has the lock that apt waits for, e.g. `process 812 (unattended-upgr)`; undefined: apt does not wait. */
+/** The holder of the lock that apt waits for, e.g. `process 812 (unattended-upgr)`; undefined: apt does not wait. */
 export function parseLockHolder(line: string): string | undefined {
   return /Could not get lock .* held by (process \d+ \([^)]*\))/.exec(line)?.[1];
 }

@@ -1,6 +1,6 @@
 /**
  * Locks that processes share: two concurrent builds of the same kernel would only take twice as long. A lock is flock(2)
- * on a file, so the kernel releases it when its owner dies. Whoever waits is told for what. Finished artifacts are read
+ * on a file, so the kernel releases it when its owner dies. A waiting caller's progress says for what. Finished artifacts are read
  * without a lock.
  */
 import { type FileHandle, mkdir, open, readFile, rm, stat } from 'node:fs/promises';
