@@ -140,13 +140,23 @@ function toolFailure(
   const full = /No space left on device|Disk quota exceeded/.test(text);
   const how = typeof status === 'number' ? `exit status ${status}` : `ended by ${status}`;
   const command = [program, ...args.slice(0, 2)].join(' ');
+  const offline = OFFLINE.exec(text)?.[0];
+  if (offline !== undefined && !full) {
+    return new ImageError('tool_failed', `run ${command}: its server can't be reached`, {
+      cause: new Error(offline),
+      remedy: `Check this machine's network, DNS and proxy. ${RUN_AGAIN}`,
+    });
+  }
   return new ImageError(full ? 'disk_full' : 'tool_failed', `run ${command}: ${how}`, {
     cause: new Error(text === '' ? 'it printed nothing' : text),
-    ...(full
-      ? { remedy: 'Free disk space and run the command again; finished steps are not repeated.' }
-      : {}),
+    ...(full ? { remedy: `Free disk space. ${RUN_AGAIN}` } : {}),
   });
 }
+
+const RUN_AGAIN = 'Then run the command again; finished steps are not repeated.';
+/** Said by apt, pip and skopeo where the network or the name service is missing. */
+const OFFLINE =
+  /Temporary failure (?:in name resolution|resolving '[^']*')|Could not resolve (?:host|'[^']*')|Network is unreachable|No route to host|no such host/;
 
 function cancelled(program: string, signal: AbortSignal): ImageError {
   return new ImageError('cancelled', `run ${program}: cancelled`, { cause: signal.reason });

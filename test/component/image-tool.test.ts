@@ -56,6 +56,17 @@ describe('runTool', () => {
     ).rejects.toMatchObject({ code: 'disk_full' });
   });
 
+  it('says in a line that a server can not be reached, and what to check', async () => {
+    const said =
+      "Err:1 bookworm InRelease\\n  Temporary failure resolving 'deb.example'\\nE: failed";
+    await expect(runTool('sh', ['-c', `printf "${said}"; exit 100`])).rejects.toMatchObject({
+      code: 'tool_failed',
+      message: expect.stringContaining("can't be reached"),
+      cause: expect.objectContaining({ message: "Temporary failure resolving 'deb.example'" }),
+      remedy: expect.stringContaining('network'),
+    });
+  });
+
   it('ends the program and its children when it is cancelled', async () => {
     const aborter = new AbortController();
     const path = join(await temporaryDirectory(), 'pid');
