@@ -43,12 +43,10 @@ export const LAYERS: readonly Layer[] = [
 /** Files in which the order of file operations, timers and connections matters most, and that are short. */
 const DELAYED_FILES = [
   'test/inprocess/audit',
-  'test/inprocess/store',
+  'test/inprocess/store.test.ts',
   'test/inprocess/control-plane-aborts',
-  'test/inprocess/control-plane-changes',
   'test/inprocess/bridge-queue',
   'test/inprocess/api-sessions',
-  'test/inprocess/api-tunnel',
 ];
 
 /** The same tests, with everything late that may be late. A failure is final: it has the seed that repeats it. */
