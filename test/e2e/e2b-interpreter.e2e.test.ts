@@ -6,11 +6,10 @@
 import { readFile } from 'node:fs/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { useDaemonHome, vmmsIn } from '../support/daemon.ts';
-import { columnsOf, documented, tried } from '../support/e2b-matrix.ts';
+import { columnsOf, documented, tried, USUAL_TITLES } from '../support/e2b-matrix.ts';
 import { LIGHT, makeLightInterpreter } from '../support/light-interpreter.ts';
 
-const TITLES = ['JavaScript, newest', 'Python sync, newest', 'Python async, 2.45'];
-const COLUMNS = columnsOf('interpreter').filter(({ title }) => TITLES.includes(title));
+const COLUMNS = columnsOf('interpreter').filter(({ title }) => USUAL_TITLES.includes(title));
 
 const home = useDaemonHome();
 let server: { readonly url: string; readonly apiKey: string };

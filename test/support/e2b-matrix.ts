@@ -42,6 +42,13 @@ export const columnsOf = (script: string): readonly Column[] =>
     })),
   ]);
 
+/** Each language, each mode and each version once: what usual runs try. */
+export const USUAL_TITLES: readonly string[] = [
+  'JavaScript, newest',
+  'Python sync, newest',
+  'Python async, 2.45',
+];
+
 /** `files.makeDir` and `files_make_dir` are one method. */
 const bare = (method: string): string => method.toLowerCase().replace(/[^a-z]/g, '');
 
