@@ -68,7 +68,7 @@ export const baseDetailsSchema = z.object({
 export type BaseDetails = z.infer<typeof baseDetailsSchema>;
 
 /** Increment when the steps below change the result. */
-const RECIPE_VERSION = 4;
+const RECIPE_VERSION = 5;
 const ESTIMATE_MS = 35_000;
 const SPACE_BYTES = 1300 * MIB;
 
@@ -350,7 +350,8 @@ async function compileBytecode(job: Job, root: string): Promise<void> {
 /**
  * Compiles bytecode that is valid without a check of the source: all files of an image have one timestamp, by
  * which Python would consider each out of date. Its paths are those of the guest. Packages' own tests, which nobody
- * imports, get none.
+ * imports, get none. The compiler must not keep bytecode of its own imports: that would have this directory in it, and
+ * would not be compiled again.
  */
 export async function compileTrees(
   root: string,
@@ -367,6 +368,7 @@ export async function compileTrees(
     '-m',
     'compileall',
     '-q',
+    '-f',
     '-j',
     `${availableParallelism()}`,
     '-x',
@@ -381,7 +383,12 @@ export async function compileTrees(
   ];
   await runTool(join(root, 'lib64/ld-linux-x86-64.so.2'), python, {
     signal,
-    env: { PYTHONHOME: join(root, 'usr'), PYTHONHASHSEED: '0', PYTHONPATH: '' },
+    env: {
+      PYTHONHOME: join(root, 'usr'),
+      PYTHONHASHSEED: '0',
+      PYTHONPATH: '',
+      PYTHONDONTWRITEBYTECODE: '1',
+    },
   });
 }
 
