@@ -4,6 +4,7 @@ import { resolveHome } from '../home.ts';
 import {
   COMPILER_PACKAGES,
   type HostPackage,
+  installCommand,
   missingHostPackages,
 } from '../image/host-packages.ts';
 import { neededPackages } from '../image/prepared.ts';
@@ -31,13 +32,10 @@ export function judgePackages(
     return {
       verdict: missing.every((one) => one.isOptional === true) ? 'limited' : 'missing',
       detail: names,
-      remedy: `run \`./neurovisor setup\` as root, or: ${install(missing)}`,
+      remedy: `run \`./neurovisor setup\` as root, or: ${installCommand(missing)}`,
     };
   }
   if (compilers.length === 0) return { verdict: 'ok', detail: 'all installed', remedy: null };
-  const detail = `all installed; \`prove\` and some figures of \`bench\` compile programs: ${install(compilers)}`;
+  const detail = `all installed; \`prove\` and some figures of \`bench\` compile programs: ${installCommand(compilers)}`;
   return { verdict: 'ok', detail, remedy: null };
 }
-
-const install = (packages: readonly HostPackage[]): string =>
-  `sudo apt-get install -y --no-install-recommends ${packages.map((one) => one.name).join(' ')}`;

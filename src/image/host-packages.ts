@@ -216,11 +216,14 @@ async function aptKnows(name: string): Promise<boolean> {
 
 const isRequired = (one: HostPackage): boolean => one.isOptional !== true;
 
+/** The command that installs packages, for people. */
+export const installCommand = (packages: readonly HostPackage[]): string =>
+  `sudo apt-get install -y --no-install-recommends ${packages.map((one) => one.name).join(' ')}`;
+
 function needsRoot(packages: readonly HostPackage[]): ImageError {
   const list = packages.map((one) => `${one.name} (${one.reason})`).join(', ');
-  const names = packages.map((one) => one.name).join(' ');
   return new ImageError('host_packages_missing', `missing host packages: ${list}`, {
-    remedy: `Run: sudo apt-get install -y --no-install-recommends ${names}`,
+    remedy: `Run: ${installCommand(packages)}`,
   });
 }
 

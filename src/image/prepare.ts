@@ -172,7 +172,7 @@ async function readArtifact<Details>(
   try {
     return await openArtifact(join(cacheDir, recipe.kind, recipe.key), recipe);
   } catch (error) {
-    ignore(error, 'whoever has the lock reports and removes it');
+    ignore(error, 'the holder of the lock reports and removes it');
     return undefined;
   }
 }

@@ -1,4 +1,5 @@
 import { CodedError } from '../base/errors.ts';
+import { COMPILER_PACKAGES, installCommand } from '../image/host-packages.ts';
 
 type ProofErrorCode =
   /** This user can't make namespaces or inspect processes. */
@@ -15,7 +16,6 @@ type ProofErrorCode =
   | 'canary_failed';
 
 /** Remedy where the programs of a proof can't be compiled. */
-export const INSTALL_COMPILER =
-  'Run: sudo apt-get install -y --no-install-recommends gcc libc6-dev';
+export const INSTALL_COMPILER = `Run: ${installCommand(COMPILER_PACKAGES)}`;
 
 export class ProofError extends CodedError<ProofErrorCode> {}

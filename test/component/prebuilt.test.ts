@@ -1,5 +1,5 @@
 /**
- * Nobody has to trust what the repository ships compiled: the long run builds all of it again, of the pinned source and in
+ * Anyone can check what the repository ships compiled: the long run builds all of it again, of the pinned source and in
  * another directory, and compares SHA-256. The kernel takes minutes.
  */
 import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';

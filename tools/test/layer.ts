@@ -23,6 +23,10 @@ export interface Layer {
   readonly isExtra?: boolean;
   /** Other programs take part, or VMs are booted: the machine must be set up first. */
   readonly needsMachine?: boolean;
+  /** Uses as many processes as there are processors, so no other such layer runs beside it. */
+  readonly isWide?: boolean;
+  /** Its files take longer than usual, which says nothing about them. */
+  readonly isDelayed?: boolean;
   run(context: LayerContext): Promise<Outcome>;
 }
 

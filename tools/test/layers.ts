@@ -22,22 +22,24 @@ const pure = (projects: readonly string[]) => (context: LayerContext) =>
 const real = (project: string) => (context: LayerContext) => vitestLayer([project], context);
 
 /** These wait for timers and small programs most of the time. */
-const filling = (project: string) => (context: LayerContext) =>
+const wide = (project: string) => (context: LayerContext) =>
   vitestLayer([project], context, ALL_PROCESSORS);
+
+const EXTRA = { stage: 'machine', isExtra: true } as const;
 
 export const LAYERS: readonly Layer[] = [
   { name: 'check', stage: 'gate', run: check },
   { name: 'unit', stage: 'gate', run: pure(['tidy', 'unit', 'prop']) },
   { name: 'guest', stage: 'gate', run: guestTests },
-  { name: 'inprocess', stage: 'machine', run: filling('inprocess') },
-  { name: 'component', stage: 'machine', needsMachine: true, run: filling('component') },
+  { name: 'inprocess', stage: 'machine', isWide: true, run: wide('inprocess') },
+  { name: 'component', stage: 'machine', needsMachine: true, isWide: true, run: wide('component') },
   { name: 'smoke', stage: 'machine', needsMachine: true, run: real('smoke') },
-  { name: 'delays', stage: 'machine', isExtra: true, run: withDelays },
-  { name: 'proofs', stage: 'machine', isExtra: true, needsMachine: true, run: filling('proofs') },
-  { name: 'clients', stage: 'machine', isExtra: true, needsMachine: true, run: filling('clients') },
-  { name: 'vm', stage: 'machine', isExtra: true, needsMachine: true, run: real('vm') },
-  { name: 'e2e', stage: 'machine', isExtra: true, needsMachine: true, run: real('e2e') },
-  { name: 'nested', stage: 'machine', isExtra: true, needsMachine: true, run: nestedTests },
+  { ...EXTRA, name: 'delays', isWide: true, isDelayed: true, run: withDelays },
+  { ...EXTRA, name: 'proofs', needsMachine: true, isWide: true, run: wide('proofs') },
+  { ...EXTRA, name: 'clients', needsMachine: true, isWide: true, run: wide('clients') },
+  { ...EXTRA, name: 'vm', needsMachine: true, run: real('vm') },
+  { ...EXTRA, name: 'e2e', needsMachine: true, run: real('e2e') },
+  { ...EXTRA, name: 'nested', needsMachine: true, run: nestedTests },
 ];
 
 /** Files in which the order of file operations, timers and connections matters most, and that are short. */

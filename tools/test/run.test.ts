@@ -81,7 +81,7 @@ describe('runLayers', () => {
     name: string,
     stage: Layer['stage'],
     run: Layer['run'] = async () => NOTHING,
-  ): Layer => ({ name, stage, run });
+  ): Layer => ({ name, stage, run, isWide: ['inprocess', 'component'].includes(name) });
   const red = async (): Promise<Outcome> => ({ ...NOTHING, failed: 1 });
 
   const machine = (name: string, run?: Layer['run']): Layer => ({

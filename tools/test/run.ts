@@ -20,7 +20,7 @@ import { type LayerResult, RESULTS_VARIABLE, readResults, writeResults } from '.
 import { counts, endOf, sum } from './summary.ts';
 import { doubledOf, readTimes, TIMES_VARIABLE, withTimes, writeTimes } from './times.ts';
 import { appendUnsteady, LIST_VARIABLE } from './unsteady-list.ts';
-import { UnsteadyBudget } from './verdict.ts';
+import { type FileTime, UnsteadyBudget } from './verdict.ts';
 
 export interface Plan {
   readonly layers: readonly Layer[];
@@ -95,9 +95,9 @@ export async function runTests(
   const results = [...before, ...ran];
   const outcome = sum(ran.map((result) => result.outcome));
   const times = await readTimes(timesPath);
-  const doubled = doubledOf(times, outcome.files);
-  // Delays and filters by name change how long a file takes.
-  if (delays === undefined) await writeTimes(timesPath, withTimes(times, outcome.files));
+  const files = delays === undefined ? timedFiles(ran) : [];
+  const doubled = doubledOf(times, files);
+  await writeTimes(timesPath, withTimes(times, files));
   const listPath = cli.env[LIST_VARIABLE] || join(cacheDir, 'unsteady.jsonl');
   await appendUnsteady(listPath, seed, outcome.unsteady, new Date());
   // The part with all layers is the last.
@@ -108,6 +108,12 @@ export async function runTests(
   const isEmpty = whole.passed + whole.failed + whole.skipped === 0;
   if (isEmpty) throw new UsageError(`no test matches ${words.join(' ')}`);
   return whole.failed === 0 ? 0 : 1;
+}
+
+/** The delays run files of another layer again: their durations there are the ones to keep. */
+function timedFiles(results: readonly LayerResult[]): readonly FileTime[] {
+  const isDelayed = new Set(LAYERS.filter((layer) => layer.isDelayed).map(({ name }) => name));
+  return results.flatMap(({ layer, outcome }) => (isDelayed.has(layer) ? [] : outcome.files));
 }
 
 function hasRedGate(results: readonly LayerResult[]): boolean {
@@ -158,7 +164,7 @@ export async function runLayers(
   return [...gate, ...(await sideBySide(machine, context, prepared))];
 }
 
-/** Those that need no machine begin, and then the longest, so that the others fill the time beside them. */
+/** In each lane those that need no machine begin, and then the longest, so that the others fill the time beside them. */
 const BY_LENGTH: readonly string[] = [
   'inprocess',
   'component',
@@ -170,14 +176,6 @@ const BY_LENGTH: readonly string[] = [
   'e2e',
   'delays',
 ];
-/** They use as many processes as there are processors, so they are never at work at the same time. */
-const FILLING: ReadonlySet<string> = new Set([
-  'inprocess',
-  'component',
-  'proofs',
-  'clients',
-  'delays',
-]);
 
 async function sideBySide(
   layers: readonly Layer[],
@@ -186,8 +184,8 @@ async function sideBySide(
 ): Promise<readonly LayerResult[]> {
   const rank = ({ name }: Layer): number => BY_LENGTH.indexOf(name);
   const sorted = layers.toSorted((a, b) => rank(a) - rank(b));
-  const filling = sorted.filter(({ name }) => FILLING.has(name));
-  const others = sorted.filter(({ name }) => !FILLING.has(name));
+  const wide = sorted.filter(({ isWide }) => isWide === true);
+  const others = sorted.filter(({ isWide }) => isWide !== true);
   const isAlone = layers.length === 1;
   const one = async (layer: Layer): Promise<LayerResult> => {
     if (layer.needsMachine === true) await prepared;
@@ -204,7 +202,7 @@ async function sideBySide(
     return results;
   };
   // Each VM is emulated by one thread, and components wait for timers and small programs most of the time.
-  return (await Promise.all([lane(filling, others), lane(others, [])])).flat();
+  return (await Promise.all([lane(wide, others), lane(others, [])])).flat();
 }
 
 async function labeledRun(layer: Layer, context: LayerContext): Promise<LayerResult> {

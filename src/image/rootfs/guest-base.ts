@@ -349,8 +349,8 @@ async function compileBytecode(job: Job, root: string): Promise<void> {
 
 /**
  * Compiles bytecode that is valid without a check of the source: all files of an image have one timestamp, by
- * which Python would consider each out of date. Its paths are those of the guest. Packages' own tests, which nobody
- * imports, get none. The compiler must not keep bytecode of its own imports: that would have this directory in it, and
+ * which Python would consider each out of date. Its paths are those of the guest. Packages' own tests, which no
+ * program imports, get none. The compiler must not keep bytecode of its own imports: that would have this directory in it, and
  * would not be compiled again.
  */
 export async function compileTrees(
