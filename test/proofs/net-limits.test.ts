@@ -55,10 +55,12 @@ describe('packet filter: limits', () => {
     const more = { limits: { bytesMax: 2 * BUDGET }, bytesUsed: BUDGET };
     await update({ mode: 'open' }, more, ['spent']);
     expect((await world.a.peer.tcp('8.8.8.8', 80)).outcome).toBe('answer');
-    // Refused traffic does not count as used.
+    // Refused traffic does not count as used. The server of the first connection, whose client is gone, may send one
+    // segment again, which now passes.
+    const segment = 1500 + 40;
     const used = (await world.traffic(world.a)).budgetBytesUsed;
     expect(used).toBeGreaterThan(BUDGET);
-    expect(used).toBeLessThan(BUDGET + 2000);
+    expect(used).toBeLessThan(BUDGET + 2000 + segment);
   });
   it('a client that only reads is reset at the end of the budget', async () => {
     await world.internet.tell('serveFlood', { host: '0.0.0.0', port: 9100 });

@@ -19,6 +19,7 @@ import { median, percentile } from '../../base/statistics.ts';
 import { MIB } from '../../base/units.ts';
 import { createBridge } from '../../bridge/bridge.ts';
 import { listenForGuest } from '../../guest/link.ts';
+import type { Actor } from '../actor.ts';
 import { ALLOWED, DIR_PREFIX } from '../map.ts';
 import { FLOODS, type FloodTargets } from '../neighbor-floods.ts';
 import type { ProbePlan, ProbeTimes } from '../neighbor-probe.ts';
@@ -35,6 +36,8 @@ const ROUNDS = 100;
 const BLOCKED_ROUNDS = 20;
 /** Slower than the resolver's limit for one sandbox. */
 const GAP_MS = 40;
+/** So many of the large bodies are checked while the event loop is measured: fewer would show nothing. */
+const CHECKED_MIN = 4;
 /** In all, whatever the number of hostile sandboxes: bodies, and the heaps of two threads. */
 const GROWTH_MIB_MAX = 256 + 2 * 512;
 const HOSTILE_PORTS = 4;
@@ -96,6 +99,7 @@ async function tryFlood(notes: Notes, { kind, hostile, targets, ask, calm }: Try
   });
   const begun = await done();
   const times = await ask();
+  if (kind === 'bodies') await noteChecked(notes, actor);
   const during = (await done()) - begun;
   const outcomes = await actor.ask<Record<string, number>>('endFlood');
   const seen = Object.entries(outcomes).map(([outcome, count]) => `${count} ${outcome}`);
@@ -111,6 +115,18 @@ async function tryFlood(notes: Notes, { kind, hostile, targets, ask, calm }: Try
   const most = `at most ${GROWTH_MIB_MAX} MiB`;
   const grown = `${growth.toFixed(0)} MiB`;
   notes.note(`${what}: memory of the host process grows by`, most, grown, growth <= GROWTH_MIB_MAX);
+}
+
+/** Waits until enough bodies were checked to their end, and refused for their unknown model. */
+async function noteChecked(notes: Notes, actor: Actor): Promise<void> {
+  let checked = 0;
+  const isEnough = await eventually(async () => {
+    const counts = await actor.ask<Record<string, number>>('flooded');
+    checked = counts['status 400'] ?? 0;
+    return checked >= CHECKED_MIN;
+  });
+  const what = 'control: large bodies are checked meanwhile';
+  notes.note(what, `at least ${CHECKED_MIN}`, `${checked}`, isEnough);
 }
 
 function noteCalm(notes: Notes, { health, names, models, failures }: ProbeTimes): void {
