@@ -45,7 +45,7 @@ export default defineConfig({
     sequence: { sequencer: LongestFirst },
     projects: [
       layer('tidy', ['test/{tidy,promises,prebuilt}.test.ts'], 120_000),
-      layer('unit', ['{src,test/fuzz,test/support,tools}/**/*.test.ts'], 120_000),
+      layer('unit', ['{src,prove,bench,test/fuzz,test/support,tools}/**/*.test.ts'], 120_000),
       layer('prop', ['src/**/*.prop.ts', 'test/prop/**/*.prop.ts'], 600_000, SEEDED),
       layer('inprocess', ['test/inprocess/**/*.test.ts'], 600_000, SHARED),
       layer('component', ['test/component/**/*.test.ts'], 600_000, SHARED),

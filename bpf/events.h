@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What processes.bpf.c and src/observe/events.ts share. A test compares both by the object's BTF. */
+/* What processes.bpf.c and src/machine/observe/events.ts share. A test compares both by the object's BTF. */
 #ifndef NV_EVENTS_H
 #define NV_EVENTS_H
 

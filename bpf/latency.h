@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What latency.bpf.c and src/observe/latency.ts share. A test compares both by the object's BTF. */
+/* What latency.bpf.c and src/machine/observe/latency.ts share. A test compares both by the object's BTF. */
 #ifndef NV_LATENCY_H
 #define NV_LATENCY_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What syscalls.bpf.c and src/observe/syscalls.ts share. A test compares both by the object's BTF. */
+/* What syscalls.bpf.c and src/machine/observe/syscalls.ts share. A test compares both by the object's BTF. */
 #ifndef NV_SYSCALLS_H
 #define NV_SYSCALLS_H
 

@@ -412,7 +412,7 @@ static void run_agent(char *const argv[], char *const envp[], pid_t room)
 		if (ended < 0 && errno != EINTR)
 			die("wait for the agent");
 	}
-	/* src/sandbox/ending.ts reads these two lines. */
+	/* src/sandbox/contract/ending.ts reads these two lines. */
 	if (WIFSIGNALED(status))
 		fprintf(stderr, "neurovisor-init: the agent was ended by signal %d\n", WTERMSIG(status));
 	else

@@ -14,20 +14,22 @@
  * `onProgress` to watch). Sandboxes then share the vsock worker, the bridge and the model server, which end with the
  * last sandbox.
  */
-import './library/require-node.ts';
+import './cli/library/require-node.ts';
 import type { Duplex } from 'node:stream';
+import { copyIn } from './artifacts/transfer/copy-in.ts';
+import { copyOut, type Received } from './artifacts/transfer/copy-out.ts';
+import { IgnoreRules } from './artifacts/transfer/ignored.ts';
+import type { TransferOptions } from './artifacts/transfer/transfer.ts';
 import type { ChannelLimits, ChannelStats } from './base/channel.ts';
 import { systemClock } from './base/clock.ts';
-import type { DiskLimits } from './base/disk-limits.ts';
 import { errorCode } from './base/errors.ts';
 import { ignore } from './base/ignore.ts';
-import type { UsageRecord } from './bridge/bridge.ts';
-import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './guest/link.ts';
-import { withAbort } from './library/abort.ts';
-import { collect, withoutCallbacks } from './library/collect.ts';
-import { filesOf } from './library/files.ts';
-import type { Host, HostOptions } from './library/host.ts';
-import { Hosts } from './library/hosts.ts';
+import type { DiskLimits } from './base/request/disk-limits.ts';
+import { withAbort } from './cli/library/abort.ts';
+import { collect, withoutCallbacks } from './cli/library/collect.ts';
+import { filesOf } from './cli/library/files.ts';
+import type { Host, HostOptions } from './cli/library/host.ts';
+import { Hosts } from './cli/library/hosts.ts';
 import type {
   BufferOptions,
   CreateOptions,
@@ -36,8 +38,10 @@ import type {
   RunResult,
   TextOptions,
   UploadOptions,
-} from './library/options.ts';
-import { forwardPort, type PortForward } from './library/port-forward.ts';
+} from './cli/library/options.ts';
+import { forwardPort, type PortForward } from './cli/library/port-forward.ts';
+import type { UsageRecord } from './inference/bridge/bridge.ts';
+import type { Guest, GuestFiles, GuestStats, Process, ProcessInfo } from './machine/guest/link.ts';
 import type {
   EventsOptions,
   ForkOptions,
@@ -46,36 +50,24 @@ import type {
   SandboxInfo,
   SnapshotInfo,
   SnapshotOptions,
-} from './sandbox/control.ts';
-import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/ending.ts';
-import { SandboxError } from './sandbox/errors.ts';
-import type { TimedEvent } from './sandbox/events.ts';
-import type { PackageOptions } from './sandbox/packages.ts';
-import type { StartTimings } from './sandbox/parts.ts';
-import type { SecretOptions } from './sandbox/secrets.ts';
-import type { NetworkOptions } from './sandbox/spec.ts';
-import { copyIn } from './transfer/copy-in.ts';
-import { copyOut, type Received } from './transfer/copy-out.ts';
-import { IgnoreRules } from './transfer/ignored.ts';
-import type { TransferOptions } from './transfer/transfer.ts';
+} from './sandbox/contract/control.ts';
+import { type EndInfo, NO_EVIDENCE, type SandboxLogs } from './sandbox/contract/ending.ts';
+import { SandboxError } from './sandbox/contract/errors.ts';
+import type { TimedEvent } from './sandbox/contract/events.ts';
+import type { PackageOptions } from './sandbox/contract/packages.ts';
+import type { StartTimings } from './sandbox/contract/parts.ts';
+import type { SecretOptions } from './sandbox/contract/secrets.ts';
+import type { NetworkOptions } from './sandbox/contract/spec.ts';
 
+export type { Received } from './artifacts/transfer/copy-out.ts';
+export type { TransferOptions } from './artifacts/transfer/transfer.ts';
 export type { ChannelLimits, ChannelStats } from './base/channel.ts';
-export type { DiskLimits } from './base/disk-limits.ts';
 export type { ProgressEvent } from './base/progress.ts';
-export type { SecretPlace } from './base/secret-place.ts';
-export type { UsageRecord } from './bridge/bridge.ts';
-export type {
-  FileEntry,
-  GuestFiles,
-  GuestStats,
-  OomVictim,
-  Process,
-  ProcessExit,
-  ProcessInfo,
-} from './guest/link.ts';
-export { Cassette, type CassetteReport } from './library/cassette.ts';
-export * from './library/errors.ts';
-export type { DaemonChoice, HostOptions } from './library/host.ts';
+export type { DiskLimits } from './base/request/disk-limits.ts';
+export type { SecretPlace } from './base/request/secret-place.ts';
+export { Cassette, type CassetteReport } from './cli/library/cassette.ts';
+export * from './cli/library/errors.ts';
+export type { DaemonChoice, HostOptions } from './cli/library/host.ts';
 export type {
   BufferOptions,
   CreateOptions,
@@ -84,8 +76,18 @@ export type {
   RunResult,
   TextOptions,
   UploadOptions,
-} from './library/options.ts';
-export type { PortForward } from './library/port-forward.ts';
+} from './cli/library/options.ts';
+export type { PortForward } from './cli/library/port-forward.ts';
+export type { UsageRecord } from './inference/bridge/bridge.ts';
+export type {
+  FileEntry,
+  GuestFiles,
+  GuestStats,
+  OomVictim,
+  Process,
+  ProcessExit,
+  ProcessInfo,
+} from './machine/guest/link.ts';
 export type {
   EventsOptions,
   ForkOptions,
@@ -94,20 +96,22 @@ export type {
   SandboxInfo,
   SandboxStatus,
   SnapshotInfo,
-} from './sandbox/control.ts';
-export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/ending.ts';
-export type { TimedEvent } from './sandbox/events.ts';
-export type { PackageInfo, PackageOptions } from './sandbox/packages.ts';
-export type { StartTimings } from './sandbox/parts.ts';
-export type { RequestHeaderOptions, SecretInfo, SecretOptions } from './sandbox/secrets.ts';
+} from './sandbox/contract/control.ts';
+export type { EndCause, EndEvidence, SandboxEnd, SandboxLogs } from './sandbox/contract/ending.ts';
+export type { TimedEvent } from './sandbox/contract/events.ts';
+export type { PackageInfo, PackageOptions } from './sandbox/contract/packages.ts';
+export type { StartTimings } from './sandbox/contract/parts.ts';
+export type {
+  RequestHeaderOptions,
+  SecretInfo,
+  SecretOptions,
+} from './sandbox/contract/secrets.ts';
 export type {
   ModelPolicy,
   NetworkLimits,
   NetworkOptions,
   SandboxOptions,
-} from './sandbox/spec.ts';
-export type { Received } from './transfer/copy-out.ts';
-export type { TransferOptions } from './transfer/transfer.ts';
+} from './sandbox/contract/spec.ts';
 
 const hosts = new Hosts();
 

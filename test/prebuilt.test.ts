@@ -3,19 +3,19 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { prebuiltSchema, readPrebuilt } from '../src/base/prebuilt/manifest.ts';
-import { INIT, prebuiltInitDir } from '../src/image/init.ts';
-import { configViolations } from '../src/image/kernel/config.ts';
+import { INIT, prebuiltInitDir } from '../src/artifacts/image/init.ts';
+import { configViolations } from '../src/artifacts/image/kernel/config.ts';
 import {
   CONFIG,
   prebuiltKernelDir,
   prebuiltKernelSchema,
   VMLINUX,
-} from '../src/image/kernel/kernel.ts';
-import { unpackPrebuilt } from '../src/image/prebuilt.ts';
-import { digestFile } from '../src/image/verify.ts';
-import { PROGRAMS } from '../src/observe/compile.ts';
-import { objectName } from '../src/observe/shipped.ts';
+} from '../src/artifacts/image/kernel/kernel.ts';
+import { unpackPrebuilt } from '../src/artifacts/image/prebuilt.ts';
+import { digestFile } from '../src/artifacts/image/verify.ts';
+import { prebuiltSchema, readPrebuilt } from '../src/base/prebuilt/manifest.ts';
+import { PROGRAMS } from '../src/machine/observe/compile.ts';
+import { objectName } from '../src/machine/observe/shipped.ts';
 import { PARTS } from '../tools/prebuilt/parts.ts';
 
 const ROOT = join(import.meta.dirname, '..');

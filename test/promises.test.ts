@@ -2,7 +2,7 @@
 import { globSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { PROOF_NAMES } from '../src/prove/prove.ts';
+import { PROOF_NAMES } from '../prove/prove.ts';
 
 const root = join(import.meta.dirname, '..');
 /** Tables of promises: the header of the column that names the tests. */
@@ -14,7 +14,7 @@ const PAGES = {
 } as const;
 /** Files that show something when they run. `test/support` has suites that several test files share. */
 const TEST_FILES = [
-  '{src,test,tools}/**/*.{test,prop}.ts',
+  '{src,prove,bench,test,tools}/**/*.{test,prop}.ts',
   'test/{fuzz,support}/*.ts',
   'tools/*.ts',
   'guest/tests/test_*.py',

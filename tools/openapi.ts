@@ -5,16 +5,16 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createApiServer } from '../src/api/server.ts';
+import { createControlApp } from '../src/api/e2b/control/app.ts';
+import type { Events } from '../src/api/e2b/events/routes.ts';
+import { addTemplateRoutes } from '../src/api/e2b/templates/routes.ts';
+import type { Templates } from '../src/api/e2b/templates/templates.ts';
+import { accessTokens } from '../src/api/e2b/tokens.ts';
+import { createApiServer } from '../src/api/rest/server.ts';
+import { operatorOnly } from '../src/api/tenants/callers.ts';
 import { systemClock } from '../src/base/clock.ts';
 import { silentLog } from '../src/base/log.ts';
-import { createControlApp } from '../src/e2b/control/app.ts';
-import type { Events } from '../src/e2b/events/routes.ts';
-import { addTemplateRoutes } from '../src/e2b/templates/routes.ts';
-import type { Templates } from '../src/e2b/templates/templates.ts';
-import { accessTokens } from '../src/e2b/tokens.ts';
-import type { ControlPlane } from '../src/sandbox/control.ts';
-import { operatorOnly } from '../src/tenants/callers.ts';
+import type { ControlPlane } from '../src/sandbox/contract/control.ts';
 
 export const OPENAPI_FILE = join(import.meta.dirname, '../spec/openapi.json');
 export const E2B_OPENAPI_FILE = join(import.meta.dirname, '../spec/e2b-openapi.json');

@@ -1,8 +1,8 @@
 /** Writes docs/platforms.md from the last run of each file of the nested layer: node tools/platforms.ts */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { readConfig } from '../src/config.ts';
-import { resolveHome } from '../src/home.ts';
+import { readConfig } from '../src/base/config.ts';
+import { resolveHome } from '../src/base/home.ts';
 import type { NestedRecord } from '../test/support/nested.ts';
 import { nestedResults } from './nested/open.ts';
 

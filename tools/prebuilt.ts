@@ -12,10 +12,10 @@ import { copyFile, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:
 import { basename, join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { constants, zstdCompressSync } from 'node:zlib';
+import { compressedPath } from '../src/artifacts/image/prebuilt.ts';
 import { silentLog } from '../src/base/log.ts';
 import { PREBUILT_MANIFEST } from '../src/base/prebuilt/manifest.ts';
 import type { Progress } from '../src/base/progress.ts';
-import { compressedPath } from '../src/image/prebuilt.ts';
 import { type MadePart, makeKernel, PARTS, type PartName } from './prebuilt/parts.ts';
 
 const LEVEL = 22;

@@ -10,13 +10,13 @@
  */
 import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { REFERENCE_DIR, REFERENCE_FILE } from '../bench/start/reference-kernel.ts';
+import { parseKernelConfig } from '../src/artifacts/image/kernel/config.ts';
+import { prepareKernel } from '../src/artifacts/image/kernel/kernel.ts';
+import { readConfig } from '../src/base/config.ts';
+import { resolveHome } from '../src/base/home.ts';
 import { silentLog } from '../src/base/log.ts';
 import { silentProgress } from '../src/base/progress.ts';
-import { REFERENCE_DIR, REFERENCE_FILE } from '../src/bench/start/reference-kernel.ts';
-import { readConfig } from '../src/config.ts';
-import { resolveHome } from '../src/home.ts';
-import { parseKernelConfig } from '../src/image/kernel/config.ts';
-import { prepareKernel } from '../src/image/kernel/kernel.ts';
 
 /** Options that have `MITIGATION_` in the place of `CPU_` today, or before their name. */
 const MITIGATIONS = [

@@ -1,5 +1,5 @@
 /**
- * Writes `src/jail/seccomp/syscall-tables.ts` from the kernel's headers of this machine (Debian: linux-libc-dev, and
+ * Writes `src/machine/jail/seccomp/syscall-tables.ts` from the kernel's headers of this machine (Debian: linux-libc-dev, and
  * gcc for its preprocessor): `node tools/syscall-tables.ts`. Needed only when a profile is to name a system
  * call that is newer than the table.
  */
@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-const OUT = join(import.meta.dirname, '../src/jail/seccomp/syscall-tables.ts');
+const OUT = join(import.meta.dirname, '../src/machine/jail/seccomp/syscall-tables.ts');
 const LINE_LENGTH = 98;
 
 /** arm64 has the generic table, and these parts of it (arch/arm64/include/uapi/asm/unistd.h). */

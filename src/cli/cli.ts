@@ -1,11 +1,11 @@
 /** The context of a command: streams, configuration, progress, signals. */
 import type { Readable, Writable } from 'node:stream';
+import type { Config } from '../base/config.ts';
 import { errorCode } from '../base/errors.ts';
 import { ignore } from '../base/ignore.ts';
 import type { Log, LogFields } from '../base/log.ts';
 import type { Progress } from '../base/progress.ts';
 import { plain, plainJson } from '../base/text/plain.ts';
-import type { Config } from '../config.ts';
 import { exitOfSignal, type HandledSignal } from './exit-status.ts';
 
 export interface CliStreams {

@@ -5,18 +5,19 @@
  *                                                             │
  *                                       top/  transfer/  daemon/  flags/  output/
  */
+
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { ignore } from '../base/ignore.ts';
+import { PACKAGE_DIR } from '../base/package-dir.ts';
 import { addCommands } from './definitions/all.ts';
 import { describe, helpWords } from './definitions/help.ts';
 import { EXIT_USAGE } from './exit-status.ts';
 import { printFailure, UsageError } from './failure.ts';
 import { asksForJson } from './flags/asks-json.ts';
 
-const root = join(import.meta.dirname, '../..');
-const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+const { version } = JSON.parse(readFileSync(join(PACKAGE_DIR, 'package.json'), 'utf8')) as {
   version: string;
 };
 

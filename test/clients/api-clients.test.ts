@@ -15,7 +15,7 @@ import {
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { NO_EVIDENCE } from '../../src/sandbox/ending.ts';
+import { NO_EVIDENCE } from '../../src/sandbox/contract/ending.ts';
 import { OPENAPI_FILE } from '../../tools/openapi.ts';
 import {
   CLIENTS_DIR,

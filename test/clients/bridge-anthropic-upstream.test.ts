@@ -1,7 +1,7 @@
 /** Model servers that speak Anthropic's Messages, behind the bridge, over real sockets. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Player } from '../../src/bridge/tape/player.ts';
-import { Recorder } from '../../src/bridge/tape/recorder.ts';
+import { Player } from '../../src/inference/bridge/tape/player.ts';
+import { Recorder } from '../../src/inference/bridge/tape/recorder.ts';
 import { bridgeFixture } from '../support/bridge-fixture.ts';
 import { type MessageEvent, messageEvents, sendMessage, sseOf } from '../support/messages.ts';
 import { type MockUpstream, sendJson, startEvents } from '../support/mock-upstream.ts';

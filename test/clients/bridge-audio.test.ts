@@ -4,7 +4,7 @@ import type { ServerResponse } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { BridgePolicy } from '../../src/bridge/bridge.ts';
+import type { BridgePolicy } from '../../src/inference/bridge/bridge.ts';
 import { auditedBridge } from '../support/audited-bridge.ts';
 import {
   type Answered,

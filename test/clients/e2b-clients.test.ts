@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { BuildFailure } from '../../src/e2b/errors.ts';
+import { BuildFailure } from '../../src/api/e2b/errors.ts';
 import {
   CLIENT_VERSIONS,
   E2B_CLIENTS_DIR,

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
-import type { Guest, GuestStats } from '../../src/guest/guest.ts';
+import type { Guest, GuestStats } from '../../src/machine/guest/guest.ts';
 import { E2B_OPENAPI_FILE } from '../../tools/openapi.ts';
 import { pythonPackages } from '../support/api-generators.ts';
 import { openE2bWorld } from '../support/e2b-world.ts';

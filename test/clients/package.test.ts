@@ -47,7 +47,10 @@ const typeErrors = async (code: string): Promise<string> => {
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nv-package-'));
   const clone = join(dir, 'clone');
-  for (const path of new Set([...(await filesOf()), ...(await filesOf('src', 'tools'))])) {
+  for (const path of new Set([
+    ...(await filesOf()),
+    ...(await filesOf('src', 'prove', 'bench', 'tools')),
+  ])) {
     await mkdir(dirname(join(clone, path)), { recursive: true });
     await cp(join(ROOT, path), join(clone, path));
   }
@@ -108,7 +111,7 @@ describe('npm package', () => {
     };
     expect((await run(command, ['--version'], { env })).stdout).toBe(`${version}\n`);
     const test = run(command, ['test'], { env });
-    await expect(test).rejects.toMatchObject({ code: 2, stderr: /npm package has no tests/ });
+    await expect(test).rejects.toMatchObject({ code: 2, stderr: /npm package has no test/ });
   });
 
   it('files: everything it starts or reads is included', async () => {
@@ -124,8 +127,8 @@ describe('npm package', () => {
         'policy',
       ],
     );
-    const beside = (await filesOf('src')).filter((path) => !path.endsWith('.ts'));
-    const expected = [...read, ...beside.map((path) => path.replace('src', 'dist'))];
+    const beside = (await filesOf('src', 'prove', 'bench')).filter((path) => !path.endsWith('.ts'));
+    const expected = [...read, ...beside.map((path) => join('dist', path))];
     expect(expected.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
 
     const named: string[] = [];
@@ -139,12 +142,13 @@ describe('npm package', () => {
         /join\(import\.meta\.dirname, '(.+?)'|new URL\('(.+?)', import\.meta\.url\)/g,
       );
       for (const [, joined, url] of paths) named.push(join(dirname(path), joined ?? url ?? ''));
+      for (const [, name = ''] of text.matchAll(/join\(PACKAGE_DIR, '(.+?)'/g)) named.push(name);
       // A module named in any other way would be looked up as TypeScript.
       expect(text.replace(/(?:modulePath|new Actor)\('.*?'/g, ''), path).not.toMatch(
         /new URL\('[^']*\.ts'|dirname, '[^']*\.ts'|meta\.filename\)/,
       );
     }
-    expect(started).toContain('dist/vsock/worker.js');
+    expect(started).toContain('dist/src/machine/vsock/worker.js');
     expect(named).toContain('policy');
     expect(named.filter((path) => !existsSync(join(installed, path)))).toEqual([]);
     expect(started.filter((path) => !existsSync(join(installed, path)))).toEqual([]);

@@ -3,9 +3,9 @@
  * with `./neurovisor test --full`.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { UsageRecord } from '../../src/bridge/bridge.ts';
-import { detectUpstream } from '../../src/bridge/upstream/detect.ts';
 import { modelsTest } from '../../src/cli/commands/models/servers.ts';
+import type { UsageRecord } from '../../src/inference/bridge/bridge.ts';
+import { detectUpstream } from '../../src/inference/bridge/upstream/detect.ts';
 import { type Answered, type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { eventually } from '../support/eventually.ts';
 import { isFullRun } from '../support/full-run.ts';

@@ -19,13 +19,13 @@ import { zstdCompressSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
-import { readTemplate, writeTemplate } from '../../src/runtime/named-templates/layout.ts';
-import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
+import { readTemplate, writeTemplate } from '../../src/host/runtime/named-templates/layout.ts';
+import { TemplateNames } from '../../src/host/runtime/named-templates/names.ts';
 import {
   importTemplate,
   pullTemplate,
   pushTemplate,
-} from '../../src/runtime/named-templates/transfer.ts';
+} from '../../src/host/runtime/named-templates/transfer.ts';
 import { freePort } from '../support/free-port.ts';
 import { digest, makeImage, tar, writeLayout } from '../support/oci-images.ts';
 import { requires } from '../support/requires.ts';

@@ -6,16 +6,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { createApiServer } from '../../src/api/server.ts';
-import { silentLog } from '../../src/base/log.ts';
 import {
   connectDaemon,
   type DaemonAddress,
   isDaemonRunning,
   type RemoteControlPlane,
-} from '../../src/client/client.ts';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
-import { BusyError, SandboxError } from '../../src/sandbox/errors.ts';
+} from '../../src/api/client/client.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
+import { silentLog } from '../../src/base/log.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { BusyError, SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { untilCancelled } from '../support/fake-control-plane.ts';
 import { agentPython, outcome } from '../support/guest-agent.ts';

@@ -6,11 +6,11 @@ import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, expect, it } from 'vitest';
-import { API_LIMITS } from '../../src/api/limits.ts';
-import { createApiServer } from '../../src/api/server.ts';
+import { API_LIMITS } from '../../src/api/rest/limits.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { untilCancelled } from '../support/fake-control-plane.ts';
 

@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
-import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
+import type { UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
 import { type BridgeFixture, bridgeFixture, call, type Opened } from '../support/bridge-fixture.ts';
 import { makeAuthority } from '../support/certificate-authority.ts';
 import { holdConnection } from '../support/held-connection.ts';

@@ -3,8 +3,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
-import type { HostMemoryEvents } from '../../src/sandbox/memory-events.ts';
+import { CgroupMemory } from '../../src/machine/observe/cgroup-memory.ts';
+import type { HostMemoryEvents } from '../../src/sandbox/contract/memory-events.ts';
 import { makeHostCgroup } from '../support/host-cgroup.ts';
 import { requires } from '../support/requires.ts';
 

@@ -3,14 +3,14 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type BuildRequest, buildDockerfile } from '../../src/artifacts/dockerfile/build.ts';
+import { BuildCache } from '../../src/artifacts/dockerfile/cache.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { GIB } from '../../src/base/units.ts';
 import { type CreateFlags, create } from '../../src/cli/commands/create.ts';
-import { type BuildRequest, buildDockerfile } from '../../src/dockerfile/build.ts';
-import { BuildCache } from '../../src/dockerfile/cache.ts';
-import { openImages, resolveEnvironment } from '../../src/runtime/images.ts';
-import type { CreateRequest } from '../../src/sandbox/control.ts';
+import { openImages, resolveEnvironment } from '../../src/host/runtime/images.ts';
+import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
 import { cli as runCli } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';

@@ -4,7 +4,7 @@ import type { Cli } from '../../src/cli/cli.ts';
 import { poolSet } from '../../src/cli/commands/host.ts';
 import { pause } from '../../src/cli/commands/sandboxes.ts';
 import { fork, snapshotCreate } from '../../src/cli/commands/snapshot.ts';
-import type { ControlPlane } from '../../src/sandbox/control.ts';
+import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 

@@ -18,11 +18,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { copyOut } from '../../src/artifacts/transfer/copy-out.ts';
+import { listThere } from '../../src/artifacts/transfer/tree-there.ts';
 import { cp } from '../../src/cli/commands/cp.ts';
 import { requireCopies } from '../../src/cli/transfer/copies.ts';
-import type { FileEntry, Guest } from '../../src/guest/link.ts';
-import { copyOut } from '../../src/transfer/copy-out.ts';
-import { listThere } from '../../src/transfer/tree-there.ts';
+import type { FileEntry, Guest } from '../../src/machine/guest/link.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { SandboxEventBody } from '../../src/sandbox/events.ts';
+import type { SandboxEventBody } from '../../src/sandbox/contract/events.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { startCollector } from '../support/otlp-collector.ts';

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { events, inspect, inspectText, logs } from '../../src/cli/commands/history.ts';
 import { list } from '../../src/cli/commands/sandboxes.ts';
 import { exitStatus } from '../../src/cli/output/program-streams.ts';
-import type { ProcessExit } from '../../src/guest/guest.ts';
+import type { ProcessExit } from '../../src/machine/guest/guest.ts';
 import { cli as cliOf } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { startFakeDaemon } from '../support/fake-daemon.ts';

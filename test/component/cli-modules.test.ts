@@ -42,7 +42,7 @@ async function modulesOf(...words: string[]): Promise<readonly string[]> {
 
 /** Heavy ones that no command on a daemon needs; undici comes with `import 'node:http'`. */
 const HEAVY =
-  /undici|^node:(http|https|crypto)$|^src\/(runtime\/runtime|sys|bridge|oci|api\/server)|node_modules\/(koffi|fastify|diff|smol-toml|@renovatebot|node-llama-cpp|log-update)/;
+  /undici|^node:(http|https|crypto)$|^(prove|bench)\/|^src\/(host\/runtime\/runtime|sys|inference\/bridge|artifacts\/oci|api\/rest\/server)|node_modules\/(koffi|fastify|diff|smol-toml|@renovatebot|node-llama-cpp|log-update)/;
 
 describe('the command line loads only what a command needs', () => {
   it.each([

@@ -7,15 +7,15 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { duplexPair } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/client.ts';
+import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { MIB } from '../../src/base/units.ts';
 import { type PortFlags, type PortReport, parsePorts, port } from '../../src/cli/commands/port.ts';
-import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
-import { daemonSocket, resolveHome } from '../../src/home.ts';
 import {
   FORWARD_LIMITS,
   type ForwardOptions,
   forwardPort,
-} from '../../src/library/port-forward.ts';
+} from '../../src/cli/library/port-forward.ts';
 import { cli as command } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 import { freePort } from '../support/free-port.ts';

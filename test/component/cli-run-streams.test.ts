@@ -7,7 +7,7 @@ import { Readable } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
-import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
+import { TemplateNames } from '../../src/host/runtime/named-templates/names.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
 import { ROOT } from '../support/cli.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';

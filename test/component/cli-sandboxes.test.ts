@@ -13,8 +13,8 @@ import {
   snapshotRemove,
 } from '../../src/cli/commands/snapshot.ts';
 import { update } from '../../src/cli/commands/update.ts';
-import type { CreateRequest, PoolInfo } from '../../src/sandbox/control.ts';
-import { SandboxError } from '../../src/sandbox/errors.ts';
+import type { CreateRequest, PoolInfo } from '../../src/sandbox/contract/control.ts';
+import { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';
 

@@ -3,10 +3,10 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { createApiServer } from '../../src/api/server.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
+import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { daemonSocket, resolveHome } from '../../src/home.ts';
-import { tryLockDaemon } from '../../src/runtime/daemon-lock.ts';
+import { tryLockDaemon } from '../../src/host/runtime/daemon-lock.ts';
 import { type CliRun, cli } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 

@@ -75,7 +75,7 @@ describe('usage errors without a daemon', () => {
     ['run --no-daemon --deny-out pypi.org -c 1', '--deny-out alone blocks everything'],
     ['template build -t web --start x', '--start needs --ready'],
     ['template build --start x --image alpine', '--start needs --tag'],
-    ['prove canary', 'prove canary needs --zone'],
+    ['prove-endpoint canary', 'canary needs --zone'],
     ['bench nosuch', 'use a group (boot, '],
   ])('%s', async (line, message) => {
     const { status, stdout, stderr } = await run(line);

@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { probeAccelerator } from '../../src/vmm/accelerator/probe.ts';
+import { probeAccelerator } from '../../src/machine/vmm/accelerator/probe.ts';
 import { cli } from '../support/cli.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { z } from 'zod';
-import { createApiServer } from '../../src/api/server.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
 import { ROOT } from '../support/cli.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 

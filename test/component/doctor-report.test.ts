@@ -4,8 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { readConfig } from '../../src/config.ts';
-import { type HostReport, reportHost } from '../../src/doctor/report.ts';
+import { readConfig } from '../../src/base/config.ts';
+import { type HostReport, reportHost } from '../../src/host/doctor/report.ts';
 import { ROOT } from '../support/cli.ts';
 import { requiresRoot } from '../support/requires.ts';
 

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type LogEntry, Sandbox, Template, waitForPort } from 'e2b';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { BuildFailure } from '../../src/e2b/errors.ts';
-import { BusyError } from '../../src/sandbox/errors.ts';
+import { BuildFailure } from '../../src/api/e2b/errors.ts';
+import { BusyError } from '../../src/sandbox/contract/errors.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nv-e2b-templates-'));

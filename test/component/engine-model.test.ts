@@ -9,7 +9,11 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { type Engine, type EngineOptions, startEngine } from '../../src/engine/process.ts';
+import {
+  type Engine,
+  type EngineOptions,
+  startEngine,
+} from '../../src/inference/engine/process.ts';
 import { findModel } from '../support/model.ts';
 import { requires } from '../support/requires.ts';
 
@@ -106,7 +110,7 @@ describe('startEngine', () => {
 describe('the engine process', () => {
   it('ends when its parent is killed', async () => {
     const script = `
-      import { startEngine } from ${JSON.stringify(join(import.meta.dirname, '../../src/engine/process.ts'))};
+      import { startEngine } from ${JSON.stringify(join(import.meta.dirname, '../../src/inference/engine/process.ts'))};
       import { systemClock } from ${JSON.stringify(join(import.meta.dirname, '../../src/base/clock.ts'))};
       import { silentLog } from ${JSON.stringify(join(import.meta.dirname, '../../src/base/log.ts'))};
       const engine = await startEngine({ modelPath: process.argv[1], modelId: 'm', log: silentLog,

@@ -4,9 +4,9 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { compileProfile } from '../../src/jail/seccomp/compile.ts';
-import { filteredExec, LAUNCHER_ENDS } from '../../src/jail/seccomp/filtered-exec.ts';
-import { parseProfile } from '../../src/jail/seccomp/profile.ts';
+import { compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
+import { filteredExec, LAUNCHER_ENDS } from '../../src/machine/jail/seccomp/filtered-exec.ts';
+import { parseProfile } from '../../src/machine/jail/seccomp/profile.ts';
 
 const EISDIR = 21;
 const POLICY = {

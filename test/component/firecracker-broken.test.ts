@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { judgeFirecracker } from '../../src/runtime/vmm-choice.ts';
-import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
-import { readFirecrackerVersion } from '../../src/vmm/firecracker/installation.ts';
-import { spawnVmm } from '../../src/vmm/firecracker/process/spawn.ts';
+import { judgeFirecracker } from '../../src/host/runtime/vmm-choice.ts';
+import { createFirecrackerDriver } from '../../src/machine/vmm/firecracker/driver.ts';
+import { readFirecrackerVersion } from '../../src/machine/vmm/firecracker/installation.ts';
+import { spawnVmm } from '../../src/machine/vmm/firecracker/process/spawn.ts';
 import { ask, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 

@@ -4,14 +4,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { writeLauncher } from '../../src/runtime/firecracker/filters.ts';
+import { writeLauncher } from '../../src/host/runtime/firecracker/filters.ts';
 import { ROOT } from '../support/cli.ts';
 
 /** Starts a program and checks it; the last word of the output is the cause of a refusal, or `confined`. */
 const LOOK = `
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { checkConfinement } from '${join(ROOT, 'src/vmm/firecracker/jail/confinement.ts')}';
+import { checkConfinement } from '${join(ROOT, 'src/machine/vmm/firecracker/jail/confinement.ts')}';
 const [command, ...args] = process.argv.slice(1);
 const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
 child.stdin.write('started');

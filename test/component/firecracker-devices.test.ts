@@ -9,17 +9,17 @@ import { afterEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { KIB } from '../../src/base/units.ts';
-import type { Vm } from '../../src/vmm/driver.ts';
-import { PIECE_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-socket.ts';
+import type { Vm } from '../../src/machine/vmm/driver.ts';
+import { PIECE_BYTES_MAX } from '../../src/machine/vmm/firecracker/channel/relay-socket.ts';
 import {
   type RelayThread,
   startRelayThread,
-} from '../../src/vmm/firecracker/channel/relay-thread.ts';
+} from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
 import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
-} from '../../src/vmm/firecracker/driver.ts';
-import { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
+} from '../../src/machine/vmm/firecracker/driver.ts';
+import { FirecrackerVm } from '../../src/machine/vmm/firecracker/vm.ts';
 import { readAll, readBytes } from '../support/channel.ts';
 import { ask, HELLO_PORT, openCommand, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';

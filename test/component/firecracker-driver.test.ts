@@ -2,8 +2,8 @@
 import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { VmmDriver } from '../../src/vmm/driver.ts';
-import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
+import type { VmmDriver } from '../../src/machine/vmm/driver.ts';
+import { createFirecrackerDriver } from '../../src/machine/vmm/firecracker/driver.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 

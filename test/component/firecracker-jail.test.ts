@@ -20,15 +20,15 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { writeLauncher } from '../../src/runtime/firecracker/filters.ts';
-import { startTicksOf } from '../../src/sys/process-start.ts';
-import type { VmSpec } from '../../src/vmm/driver.ts';
+import { writeLauncher } from '../../src/host/runtime/firecracker/filters.ts';
+import type { VmSpec } from '../../src/machine/vmm/driver.ts';
 import {
   createFirecrackerDriver,
   type FirecrackerDriver,
   type FirecrackerDriverOptions,
-} from '../../src/vmm/firecracker/driver.ts';
-import { reclaimJails } from '../../src/vmm/firecracker/jail/reclaim.ts';
+} from '../../src/machine/vmm/firecracker/driver.ts';
+import { reclaimJails } from '../../src/machine/vmm/firecracker/jail/reclaim.ts';
+import { startTicksOf } from '../../src/sys/process-start.ts';
 import { readAll } from '../support/channel.ts';
 import { ask, HELLO_PORT, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';

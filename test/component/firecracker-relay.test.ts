@@ -19,20 +19,20 @@ import { type Clock, FakeClock, systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
-import { closeFd, createMemFd } from '../../src/sys/fd.ts';
-import { acceptUnix, connectUnix, FdChannel, listenUnix } from '../../src/sys/socket.ts';
-import { FdLedger } from '../../src/vmm/firecracker/channel/fd-ledger.ts';
-import { TURN_BYTES } from '../../src/vmm/firecracker/channel/guest-channel.ts';
-import { type Command, NO_STATS } from '../../src/vmm/firecracker/channel/messages.ts';
-import type { ChannelRelay } from '../../src/vmm/firecracker/channel/relay.ts';
-import { RelayHost } from '../../src/vmm/firecracker/channel/relay-host.ts';
-import { RelayLoop } from '../../src/vmm/firecracker/channel/relay-loop.ts';
-import { PIECE_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-socket.ts';
+import { FdLedger } from '../../src/machine/vmm/firecracker/channel/fd-ledger.ts';
+import { TURN_BYTES } from '../../src/machine/vmm/firecracker/channel/guest-channel.ts';
+import { type Command, NO_STATS } from '../../src/machine/vmm/firecracker/channel/messages.ts';
+import type { ChannelRelay } from '../../src/machine/vmm/firecracker/channel/relay.ts';
+import { RelayHost } from '../../src/machine/vmm/firecracker/channel/relay-host.ts';
+import { RelayLoop } from '../../src/machine/vmm/firecracker/channel/relay-loop.ts';
+import { PIECE_BYTES_MAX } from '../../src/machine/vmm/firecracker/channel/relay-socket.ts';
 import {
   type RelayThread,
   type StartRelayThread,
   startRelayThread,
-} from '../../src/vmm/firecracker/channel/relay-thread.ts';
+} from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
+import { closeFd, createMemFd } from '../../src/sys/fd.ts';
+import { acceptUnix, connectUnix, FdChannel, listenUnix } from '../../src/sys/socket.ts';
 import { listenForGuestPort, readAll } from '../support/channel.ts';
 
 const PATIENT = { timeout: 60_000 };

@@ -15,13 +15,13 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Clock, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { Vm, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
+import type { Vm, VmmDriver, VmSpec } from '../../src/machine/vmm/driver.ts';
 import {
   createFirecrackerDriver,
   type FirecrackerDriverOptions,
-} from '../../src/vmm/firecracker/driver.ts';
-import type { SpawnVmm } from '../../src/vmm/firecracker/process/spawn.ts';
-import type { FirecrackerVm } from '../../src/vmm/firecracker/vm.ts';
+} from '../../src/machine/vmm/firecracker/driver.ts';
+import type { SpawnVmm } from '../../src/machine/vmm/firecracker/process/spawn.ts';
+import type { FirecrackerVm } from '../../src/machine/vmm/firecracker/vm.ts';
 import { held, VmBench } from '../support/driver-parity.ts';
 
 const STUB = join(import.meta.dirname, '../fixtures/stub-firecracker.mjs');

@@ -13,9 +13,9 @@ import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
+import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/machine/vmm/driver.ts';
+import { createFirecrackerDriver } from '../../src/machine/vmm/firecracker/driver.ts';
 import { sealSize } from '../../src/sys/fd.ts';
-import type { Vm, VmmDriver, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
-import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { readAll, readBytes } from '../support/channel.ts';
 import {
   ask,

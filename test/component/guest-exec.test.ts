@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
-import type { GuestEvent, Process } from '../../src/guest/link.ts';
+import type { GuestEvent, Process } from '../../src/machine/guest/link.ts';
 import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
 const sh = (script: string, ...args: string[]): string[] => ['sh', '-c', script, 'sh', ...args];

@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
-import type { FileEvent } from '../../src/guest/link.ts';
+import type { FileEvent } from '../../src/machine/guest/link.ts';
 import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
 let agent: RunningAgent;

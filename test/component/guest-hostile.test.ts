@@ -8,8 +8,8 @@ import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type Clock, FakeClock, sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { GUEST_LIMITS } from '../../src/guest/limits.ts';
-import { type GuestListener, listenForGuest } from '../../src/guest/link.ts';
+import { GUEST_LIMITS } from '../../src/machine/guest/limits.ts';
+import { type GuestListener, listenForGuest } from '../../src/machine/guest/link.ts';
 import { outcome, type RunningAgent, spawnAgent, startAgent } from '../support/guest-agent.ts';
 
 const HELLO = {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
-import type { GuestEvent, PythonSpec } from '../../src/guest/link.ts';
+import type { GuestEvent, PythonSpec } from '../../src/machine/guest/link.ts';
 import {
   agentPython,
   type Outcome,

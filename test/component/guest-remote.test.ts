@@ -8,10 +8,10 @@ import { type Duplex, duplexPair, type Readable } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sleep, systemClock } from '../../src/base/clock.ts';
-import type { Dial } from '../../src/guest/dial.ts';
-import { GuestError } from '../../src/guest/errors.ts';
-import type { Guest } from '../../src/guest/guest.ts';
-import { connectGuest } from '../../src/guest/remote.ts';
+import type { Dial } from '../../src/machine/guest/dial.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
+import type { Guest } from '../../src/machine/guest/guest.ts';
+import { connectGuest } from '../../src/machine/guest/remote.ts';
 import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
 let agent: RunningAgent;

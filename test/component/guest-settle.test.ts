@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { type Guest, listenForGuest, type Process } from '../../src/guest/link.ts';
+import { type Guest, listenForGuest, type Process } from '../../src/machine/guest/link.ts';
 import { outcome, type RunningAgent, startAgent } from '../support/guest-agent.ts';
 
 const IDENTITY = {

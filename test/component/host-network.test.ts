@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
-import { ANCHOR_PREFIX } from '../../src/net/xdp/anchor.ts';
+import { ANCHOR_PREFIX } from '../../src/egress/net/xdp/anchor.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const FIXTURE = join(import.meta.dirname, '../fixtures/host-network.ts');

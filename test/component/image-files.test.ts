@@ -4,14 +4,14 @@ import { createHash } from 'node:crypto';
 import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { MIB } from '../../src/base/units.ts';
 import {
   createOverlay,
   formatOverlay,
   OVERLAY_BYTES,
   prepareOverlayTemplate,
-} from '../../src/image/overlay.ts';
-import { digestFile, verifyImage } from '../../src/image/verify.ts';
+} from '../../src/artifacts/image/overlay.ts';
+import { digestFile, verifyImage } from '../../src/artifacts/image/verify.ts';
+import { MIB } from '../../src/base/units.ts';
 import { dataExtents } from '../../src/sys/file.ts';
 import { temporaryDirectory } from '../support/image.ts';
 

@@ -4,9 +4,9 @@ import { once } from 'node:events';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { withSetupLock } from '../../src/artifacts/image/lock.ts';
+import { runTool } from '../../src/artifacts/image/tool.ts';
 import { errorCode } from '../../src/base/errors.ts';
-import { withSetupLock } from '../../src/image/lock.ts';
-import { runTool } from '../../src/image/tool.ts';
 import { temporaryDirectory, testContext } from '../support/image.ts';
 
 /** False for a zombie, too: a PID 1 may never reap it. */
@@ -123,8 +123,8 @@ describe('withSetupLock', () => {
   it('is free again when its owner was killed, and removes leftovers of that build', async () => {
     const context = await testContext();
     const script = join(await temporaryDirectory(), 'owner.ts');
-    const lockModule = join(context.sourceDir, 'src/image/lock.ts');
-    const storeModule = join(context.sourceDir, 'src/image/prepare.ts');
+    const lockModule = join(context.sourceDir, 'src/artifacts/image/lock.ts');
+    const storeModule = join(context.sourceDir, 'src/artifacts/image/prepare.ts');
     await writeFile(
       script,
       `import { withSetupLock } from '${lockModule}';

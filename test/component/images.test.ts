@@ -18,14 +18,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { ImageBuilder, LayerJob, MergeJob } from '../../src/artifacts/oci/builder.ts';
+import { chainId } from '../../src/artifacts/oci/documents.ts';
+import { FETCH_LIMITS } from '../../src/artifacts/oci/fetch.ts';
+import { IMAGE_LIMITS, Images, type ImagesOptions } from '../../src/artifacts/oci/images.ts';
+import { parseReference } from '../../src/artifacts/oci/reference.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { type ProgressEvent, silentProgress } from '../../src/base/progress.ts';
-import type { ImageBuilder, LayerJob, MergeJob } from '../../src/oci/builder.ts';
-import { chainId } from '../../src/oci/documents.ts';
-import { FETCH_LIMITS } from '../../src/oci/fetch.ts';
-import { IMAGE_LIMITS, Images, type ImagesOptions } from '../../src/oci/images.ts';
-import { parseReference } from '../../src/oci/reference.ts';
-import { resolveEnvironment } from '../../src/runtime/images.ts';
+import { resolveEnvironment } from '../../src/host/runtime/images.ts';
 import {
   digest,
   makeImage,

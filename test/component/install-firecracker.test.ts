@@ -17,15 +17,15 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import { findInstalledFirecracker } from '../../src/artifacts/image/firecracker.ts';
+import { extractFile, listArchive } from '../../src/artifacts/image/release-archive.ts';
+import { DEFAULT_FIRECRACKER } from '../../src/base/config.ts';
 import { describeError } from '../../src/base/errors.ts';
-import { DEFAULT_FIRECRACKER } from '../../src/config.ts';
-import { findInstalledFirecracker } from '../../src/image/firecracker.ts';
-import { extractFile, listArchive } from '../../src/image/release-archive.ts';
 import {
   explainUnused,
   installFirecracker,
   withFirecracker,
-} from '../../src/runtime/firecracker/binary.ts';
+} from '../../src/host/runtime/firecracker/binary.ts';
 import { cli, ROOT } from '../support/cli.ts';
 import { type TestContext, temporaryDirectory, testContext } from '../support/image.ts';
 import { requiresRoot } from '../support/requires.ts';
@@ -198,7 +198,7 @@ describe('installFirecracker', () => {
   requiresRoot().it('leaves a disk that is full during a download to be told as that', async () => {
     const bytes = Buffer.alloc(2 ** 21);
     const url = await serve((_, answer) => answer.end(bytes));
-    const module = join(ROOT, 'src/image/pinned-source.ts');
+    const module = join(ROOT, 'src/artifacts/image/pinned-source.ts');
     const script = `
       const { copyPinned } = await import('${module}');
       const source = { from: '${url}', sha256: '${sha256(bytes)}', bytesMax: ${bytes.length} };

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { deviceName, ioLimits } from '../../src/jail/disk-io.ts';
-import { confine } from '../../src/runtime/jail.ts';
+import { confine } from '../../src/host/runtime/jail.ts';
+import { deviceName, ioLimits } from '../../src/machine/jail/disk-io.ts';
 import { ioSettings, requiresDiskLimits } from '../support/cgroup-io.ts';
 
 const QEMU = 'qemu-system-x86_64';

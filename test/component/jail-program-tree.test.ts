@@ -16,10 +16,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { searchPath } from '../../src/base/search-path.ts';
-import { openJail } from '../../src/jail/open.ts';
-import { type ProgramTree, ProgramTrees } from '../../src/jail/program-tree.ts';
-import { qemuFilter } from '../../src/runtime/jail.ts';
-import { listQemuFiles } from '../../src/vmm/qemu/installation.ts';
+import { qemuFilter } from '../../src/host/runtime/jail.ts';
+import { openJail } from '../../src/machine/jail/open.ts';
+import { type ProgramTree, ProgramTrees } from '../../src/machine/jail/program-tree.ts';
+import { listQemuFiles } from '../../src/machine/vmm/qemu/installation.ts';
 
 const MACHINE = ['-machine', 'none', '-nodefaults', '-no-user-config', '-display', 'none', '-S'];
 const UIDS = { first: 1_950_000_200, count: 8 };

@@ -1,8 +1,8 @@
 /** Limits of bytes by name at the gateway, with real clients and servers, on loopback. */
 import { afterEach, describe, expect, it } from 'vitest';
-import { DestinationBudgets } from '../../src/net/policy/destination-budgets.ts';
-import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
-import { namePolicy } from '../../src/net/policy/name-policy.ts';
+import { DestinationBudgets } from '../../src/egress/net/policy/destination-budgets.ts';
+import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import { namePolicy } from '../../src/egress/net/policy/name-policy.ts';
 import {
   ADDRESS,
   ALERT,

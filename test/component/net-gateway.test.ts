@@ -5,7 +5,7 @@ import { connect as tlsConnect } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { FairShare } from '../../src/base/fairness/fair-share.ts';
-import { dialDirectly } from '../../src/net/gateway/gateway.ts';
+import { dialDirectly } from '../../src/egress/net/gateway/gateway.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import { eventually } from '../support/eventually.ts';
 import {

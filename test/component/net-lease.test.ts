@@ -5,13 +5,21 @@ import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { type AddressLease, AddressPlan } from '../../src/net/addresses/address-plan.ts';
-import { encodeQuery, encodeReply, parseAnswer, parseQuery } from '../../src/net/dns/message.ts';
-import { SandboxLease, type SandboxLeaseOptions } from '../../src/net/lease/sandbox-lease.ts';
-import { NetworkShares } from '../../src/net/lease/shares.ts';
-import type { PacketPin } from '../../src/net/nftables/ruleset.ts';
-import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
-import type { EgressPolicy } from '../../src/net/policy/policy.ts';
+import { type AddressLease, AddressPlan } from '../../src/egress/net/addresses/address-plan.ts';
+import {
+  encodeQuery,
+  encodeReply,
+  parseAnswer,
+  parseQuery,
+} from '../../src/egress/net/dns/message.ts';
+import {
+  SandboxLease,
+  type SandboxLeaseOptions,
+} from '../../src/egress/net/lease/sandbox-lease.ts';
+import { NetworkShares } from '../../src/egress/net/lease/shares.ts';
+import type { PacketPin } from '../../src/egress/net/nftables/ruleset.ts';
+import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import type { EgressPolicy } from '../../src/egress/net/policy/policy.ts';
 
 /** A loopback address, for both host and guest. */
 const HERE = '127.53.0.1';

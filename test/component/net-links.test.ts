@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
-import type { Link } from '../../src/net/netlink/rtnetlink-link.ts';
+import type { Link } from '../../src/egress/net/netlink/rtnetlink-link.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 
 const HOST_MAC = 'aa:fc:00:00:00:01';

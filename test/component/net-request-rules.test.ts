@@ -8,11 +8,11 @@ import { connect as connectTls, createSecureContext } from 'node:tls';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { DestinationBudgets } from '../../src/net/policy/destination-budgets.ts';
-import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
-import { namePolicy } from '../../src/net/policy/name-policy.ts';
-import { CertificateAuthority } from '../../src/net/secret/authority.ts';
-import type { EgressSecrets } from '../../src/net/secret/secret.ts';
+import { DestinationBudgets } from '../../src/egress/net/policy/destination-budgets.ts';
+import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import { namePolicy } from '../../src/egress/net/policy/name-policy.ts';
+import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
+import type { EgressSecrets } from '../../src/egress/net/secret/secret.ts';
 import {
   ADDRESS,
   cleanUp,

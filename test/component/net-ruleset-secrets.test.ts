@@ -1,8 +1,8 @@
 /** Traffic that the packet filter redirects to the gateway for secrets, against the real kernel. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
-import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
-import type { EgressPolicyText } from '../../src/net/policy/egress-rules.ts';
+import { updateSandbox, wholeTable } from '../../src/egress/net/nftables/ruleset.ts';
+import type { ChainInput } from '../../src/egress/net/nftables/sandbox-chains.ts';
+import type { EgressPolicyText } from '../../src/egress/net/policy/egress-rules.ts';
 import { createWorld, networkOf, PRIVATE, PUBLIC, type World } from '../support/ruleset-world.ts';
 
 let world: World;

@@ -6,9 +6,9 @@ import {
   removeSandbox,
   updateSandbox,
   wholeTable,
-} from '../../src/net/nftables/ruleset.ts';
-import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
+} from '../../src/egress/net/nftables/ruleset.ts';
+import type { ChainInput } from '../../src/egress/net/nftables/sandbox-chains.ts';
+import { type EgressPolicyText, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import {
   createWorld,
   type Guest,

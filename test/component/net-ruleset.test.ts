@@ -3,8 +3,8 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
-import { AddressPlan } from '../../src/net/addresses/address-plan.ts';
-import { Nft } from '../../src/net/nftables/nft.ts';
+import { AddressPlan } from '../../src/egress/net/addresses/address-plan.ts';
+import { Nft } from '../../src/egress/net/nftables/nft.ts';
 import {
   addPins,
   addSandbox,
@@ -12,10 +12,10 @@ import {
   removeTable,
   updateSandbox,
   wholeTable,
-} from '../../src/net/nftables/ruleset.ts';
-import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
-import { DROP_COUNTERS, readTraffic } from '../../src/net/nftables/sandbox-counters.ts';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
+} from '../../src/egress/net/nftables/ruleset.ts';
+import type { ChainInput } from '../../src/egress/net/nftables/sandbox-chains.ts';
+import { DROP_COUNTERS, readTraffic } from '../../src/egress/net/nftables/sandbox-counters.ts';
+import { type EgressPolicyText, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import {
   createWorld,
   type Guest,

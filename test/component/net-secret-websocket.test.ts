@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 import { afterEach, expect, it } from 'vitest';
-import { matcherOf } from '../../src/net/secret/secret.ts';
-import { SecretWebSocket } from '../../src/net/secret/websocket.ts';
+import { matcherOf } from '../../src/egress/net/secret/secret.ts';
+import { SecretWebSocket } from '../../src/egress/net/secret/websocket.ts';
 import { cleanUp, undo } from '../support/gateway-servers.ts';
 import { listen } from '../support/gateway-world.ts';
 import { PLACEHOLDER, SECRETS, TOKEN } from '../support/secrets.ts';

@@ -3,8 +3,8 @@
  * to leave the values in it. The signatures of S3 leave fields out, as those of bearer tokens leave out all.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { SecretValue } from '../../src/base/secret-value.ts';
-import type { EgressSecret } from '../../src/net/secret/secret.ts';
+import { SecretValue } from '../../src/base/request/secret-value.ts';
+import type { EgressSecret } from '../../src/egress/net/secret/secret.ts';
 import { ADDRESS, cleanUp, undo } from '../support/gateway-servers.ts';
 import { certificate, command, HOST } from '../support/gateway-world.ts';
 import { requiresS3Server, startS3Server } from '../support/s3-server.ts';

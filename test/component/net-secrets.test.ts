@@ -7,8 +7,8 @@ import { dirname, join } from 'node:path';
 import { connect as connectTls, createSecureContext } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { CertificateAuthority } from '../../src/net/secret/authority.ts';
-import type { SecretUse } from '../../src/net/secret/connection.ts';
+import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
+import type { SecretUse } from '../../src/egress/net/secret/connection.ts';
 import { eventually } from '../support/eventually.ts';
 import { ADDRESS, cleanUp, httpWorld, undo } from '../support/gateway-servers.ts';
 import {

@@ -5,12 +5,12 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { AddressPlan } from '../../src/net/addresses/address-plan.ts';
-import { HostLock } from '../../src/net/host-lock.ts';
-import { HostTable, type InstalledRules } from '../../src/net/nftables/host-table.ts';
-import { Nft } from '../../src/net/nftables/nft.ts';
-import { type PacketPin, PINS_MAX } from '../../src/net/nftables/ruleset.ts';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
+import { AddressPlan } from '../../src/egress/net/addresses/address-plan.ts';
+import { HostLock } from '../../src/egress/net/host-lock.ts';
+import { HostTable, type InstalledRules } from '../../src/egress/net/nftables/host-table.ts';
+import { Nft } from '../../src/egress/net/nftables/nft.ts';
+import { type PacketPin, PINS_MAX } from '../../src/egress/net/nftables/ruleset.ts';
+import { type EgressPolicyText, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
 import { Namespace } from '../support/namespaces.ts';
 

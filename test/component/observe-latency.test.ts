@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { sleep, systemClock } from '../../src/base/clock.ts';
-import { bucketOf, quantileNs, since } from '../../src/observe/histogram.ts';
-import type { Path, TapLatency } from '../../src/observe/latency.ts';
+import { bucketOf, quantileNs, since } from '../../src/machine/observe/histogram.ts';
+import type { Path, TapLatency } from '../../src/machine/observe/latency.ts';
 import {
   cut,
   echo,

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
-import { objectOf, PROGRAMS } from '../../src/observe/compile.ts';
+import { objectOf, PROGRAMS } from '../../src/machine/observe/compile.ts';
 import {
   EVENT,
   EVENT_BYTES,
@@ -13,7 +13,7 @@ import {
   LOSS_BYTES,
   SANDBOX,
   SANDBOX_BYTES,
-} from '../../src/observe/events.ts';
+} from '../../src/machine/observe/events.ts';
 import {
   SETTINGS,
   SETTINGS_BYTES,
@@ -21,9 +21,9 @@ import {
   TAP_BYTES,
   TIMES,
   TIMES_BYTES,
-} from '../../src/observe/latency.ts';
-import { CALLS, CALLS_BYTES } from '../../src/observe/syscalls.ts';
-import { openTracepoints } from '../../src/observe/tracepoints.ts';
+} from '../../src/machine/observe/latency.ts';
+import { CALLS, CALLS_BYTES } from '../../src/machine/observe/syscalls.ts';
+import { openTracepoints } from '../../src/machine/observe/tracepoints.ts';
 import { BpfObject } from '../../src/sys/bpf/object.ts';
 
 const BPF = join(import.meta.dirname, '../../bpf');

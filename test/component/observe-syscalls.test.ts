@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { openSyscallCounts, type SyscallCounts } from '../../src/observe/syscalls.ts';
+import { openSyscallCounts, type SyscallCounts } from '../../src/machine/observe/syscalls.ts';
 
 const [READ, GETPPID] = [0, 110];
 

@@ -7,13 +7,13 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId, type SandboxId } from '../../src/base/ids.ts';
-import type { ProcessEvent } from '../../src/observe/events.ts';
-import { countOf } from '../../src/observe/histogram.ts';
+import type { ProcessEvent } from '../../src/machine/observe/events.ts';
+import { countOf } from '../../src/machine/observe/histogram.ts';
 import {
   openTracepoints,
   type TracepointOptions,
   type Tracepoints,
-} from '../../src/observe/tracepoints.ts';
+} from '../../src/machine/observe/tracepoints.ts';
 import { need } from '../support/requires.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 

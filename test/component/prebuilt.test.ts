@@ -5,12 +5,15 @@
 import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, type TestContext } from 'vitest';
+import {
+  prebuiltKernelDir,
+  prebuiltKernelSchema,
+} from '../../src/artifacts/image/kernel/kernel.ts';
+import { runTool } from '../../src/artifacts/image/tool.ts';
 import { describeError } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { prebuiltSchema, readPrebuilt } from '../../src/base/prebuilt/manifest.ts';
 import { silentProgress } from '../../src/base/progress.ts';
-import { prebuiltKernelDir, prebuiltKernelSchema } from '../../src/image/kernel/kernel.ts';
-import { runTool } from '../../src/image/tool.ts';
 import { PARTS, type Part, type PartName } from '../../tools/prebuilt/parts.ts';
 import { isFullRun } from '../support/full-run.ts';
 import { need, requiresFullRun } from '../support/requires.ts';

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
-import { limitDisks } from '../../src/vmm/qemu/disk-limits.ts';
+import { limitDisks } from '../../src/machine/vmm/qemu/disk-limits.ts';
 import { StandingQemu } from '../support/standing-qemu.ts';
 
 const TRIES_MAX = 50;

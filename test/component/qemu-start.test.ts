@@ -14,10 +14,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Clock, sleep, systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
-import type { VmmDriver } from '../../src/vmm/driver.ts';
-import { type Launch, ofChild } from '../../src/vmm/launch.ts';
-import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
+import type { AttachVsock } from '../../src/machine/vmm/attach-vsock.ts';
+import type { VmmDriver } from '../../src/machine/vmm/driver.ts';
+import { type Launch, ofChild } from '../../src/machine/vmm/launch.ts';
+import { createQemuDriver } from '../../src/machine/vmm/qemu/driver.ts';
 import { expectReleased, held, VmBench } from '../support/driver-parity.ts';
 import { muteVsock } from '../support/mute-vsock.ts';
 

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import type { RamSharing } from '../../src/runtime/ram/sharing.ts';
+import type { RamSharing } from '../../src/host/runtime/ram/sharing.ts';
 import { requiresRoot } from '../support/requires.ts';
 
 let root = '';

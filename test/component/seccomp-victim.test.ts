@@ -1,16 +1,16 @@
 /** The compiler's programs in the real kernel: every action, every operator, calls of other architectures. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { INSTRUCTIONS_MAX } from '../../src/jail/seccomp/cbpf.ts';
-import { compileProfile, X32_BIT } from '../../src/jail/seccomp/compile.ts';
+import { INSTRUCTIONS_MAX } from '../../src/machine/jail/seccomp/cbpf.ts';
+import { compileProfile, X32_BIT } from '../../src/machine/jail/seccomp/compile.ts';
 import {
   type Action,
   isRefusal,
   OPERATORS,
   parseProfile,
   type ThreadFilter,
-} from '../../src/jail/seccomp/profile.ts';
-import { AUDIT_ARCH, syscallNumber } from '../../src/jail/seccomp/syscalls.ts';
+} from '../../src/machine/jail/seccomp/profile.ts';
+import { AUDIT_ARCH, syscallNumber } from '../../src/machine/jail/seccomp/syscalls.ts';
 import { callOf, filtersOf } from '../support/seccomp-profiles.ts';
 import { decide } from '../support/seccomp-reference.ts';
 import { outcomeOf, Victim, type VictimCall } from '../support/seccomp-victim.ts';

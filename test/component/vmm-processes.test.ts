@@ -8,11 +8,11 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { CgroupMemory } from '../../src/observe/cgroup-memory.ts';
-import { openTracepoints } from '../../src/observe/tracepoints.ts';
-import { residentBytes } from '../../src/probes/host-memory.ts';
-import { VmmProcesses, type VmmProcessesParts } from '../../src/probes/vmm-processes.ts';
-import type { HostMemoryEvent } from '../../src/sandbox/memory-events.ts';
+import { residentBytes } from '../../src/host/probes/host-memory.ts';
+import { VmmProcesses, type VmmProcessesParts } from '../../src/host/probes/vmm-processes.ts';
+import { CgroupMemory } from '../../src/machine/observe/cgroup-memory.ts';
+import { openTracepoints } from '../../src/machine/observe/tracepoints.ts';
+import type { HostMemoryEvent } from '../../src/sandbox/contract/memory-events.ts';
 import { need } from '../support/requires.ts';
 import { makeSmallCgroup } from '../support/small-cgroup.ts';
 

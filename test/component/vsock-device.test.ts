@@ -8,21 +8,21 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { countBytes } from '../../prove/vms/rate-counts.ts';
+import { limitedTries, type Rate } from '../../prove/vms/rate-verdict.ts';
 import type { BucketLimit } from '../../src/base/token-bucket.ts';
 import { GIB, MIB } from '../../src/base/units.ts';
-import { countBytes } from '../../src/prove/vms/rate-counts.ts';
-import { limitedTries, type Rate } from '../../src/prove/vms/rate-verdict.ts';
-import { fileIdentity, sealSize } from '../../src/sys/fd.ts';
-import { libc } from '../../src/sys/libc.ts';
-import { connectUnix } from '../../src/sys/socket.ts';
 import {
   createVsockHost,
   type VsockDevice,
   type VsockDeviceSpec,
   type VsockHost,
-} from '../../src/vsock/host.ts';
-import { GRANT_BYTES_MAX } from '../../src/vsock/limits.ts';
-import { REQUEST } from '../../src/vsock/vhost-user.ts';
+} from '../../src/machine/vsock/host.ts';
+import { GRANT_BYTES_MAX } from '../../src/machine/vsock/limits.ts';
+import { REQUEST } from '../../src/machine/vsock/vhost-user.ts';
+import { fileIdentity, sealSize } from '../../src/sys/fd.ts';
+import { libc } from '../../src/sys/libc.ts';
+import { connectUnix } from '../../src/sys/socket.ts';
 import { collect, guestMappings, openFds } from '../support/process-view.ts';
 import { VhostFrontEnd } from '../support/vhost-front-end.ts';
 
@@ -571,7 +571,7 @@ describe('VsockHost', () => {
     ['can be ended while a device is attached', 'process.exit(7);', 7],
     ['can fail while a device is attached', "throw new Error('x');", 1],
   ])('a process with a worker %s', async (_name, last, status) => {
-    const module = JSON.stringify(new URL('../../src/vsock/host.ts', import.meta.url).href);
+    const module = JSON.stringify(new URL('../../src/machine/vsock/host.ts', import.meta.url).href);
     const paths = { vhostSocketPath: join(dir, 'v'), channelPath: join(dir, 'c') };
     const script = `const { createVsockHost } = await import(${module});
       const device = await createVsockHost().attach(${JSON.stringify({ id: 'x', guestCid: 9, ...paths })});

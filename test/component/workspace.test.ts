@@ -18,12 +18,12 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { readConfig } from '../../src/base/config.ts';
+import { daemonSocket, requireRunDir, resolveHome } from '../../src/base/home.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
-import { daemonSocket, requireRunDir, resolveHome } from '../../src/home.ts';
-import { openDaemon, openDaemonIfRunning } from '../../src/library/daemon.ts';
-import { makeWorkspace, reclaim } from '../../src/runtime/workspace.ts';
+import { openDaemon, openDaemonIfRunning } from '../../src/cli/library/daemon.ts';
+import { makeWorkspace, reclaim } from '../../src/host/runtime/workspace.ts';
 
 let runDir = '';
 beforeEach(async () => {
@@ -50,7 +50,7 @@ function sleeper() {
 async function orphan(vmmPid: number | null): Promise<string> {
   const id = newSandboxId();
   const code = `
-    const { makeWorkspace } = await import(${JSON.stringify(join(import.meta.dirname, '../../src/runtime/workspace.ts'))});
+    const { makeWorkspace } = await import(${JSON.stringify(join(import.meta.dirname, '../../src/host/runtime/workspace.ts'))});
     const workspace = await makeWorkspace(process.argv[1], process.argv[2]);
     if (process.argv[3] !== '0') await workspace.recordVmm(Number(process.argv[3]));
     process.kill(process.pid, 'SIGKILL');

@@ -1,7 +1,7 @@
 /** How daemons begin and end: by a signal, by `kill -9`, two at once; and what the next one finds. */
 import { readdir } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { type DaemonHome, leftIn, useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { descendants } from '../support/leftovers.ts';
 

@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ServeReport } from '../../src/cli/commands/serve.ts';
-import type { PoolInfo, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { PoolInfo, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { ROOT } from '../support/cli.ts';
 import { type DaemonProcess, useDaemonHome, vmmsIn } from '../support/daemon.ts';
 import { freePort } from '../support/free-port.ts';

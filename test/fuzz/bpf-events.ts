@@ -1,5 +1,5 @@
 /** Events of our programs in the kernel, whose names hostile processes choose. */
-import { EVENT, EVENT_BYTES, readEvent } from '../../src/observe/events.ts';
+import { EVENT, EVENT_BYTES, readEvent } from '../../src/machine/observe/events.ts';
 import { must, target } from './target.ts';
 
 const event = (kind: number): Buffer => {

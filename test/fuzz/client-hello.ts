@@ -1,7 +1,7 @@
 /** The first bytes of a TLS client, damaged and cut anywhere: one verdict, however they arrive. */
 import fc from 'fast-check';
-import { parseHostName } from '../../src/net/addresses/host-name.ts';
-import { ClientHelloReader, HELLO_WIRE_BYTES_MAX } from '../../src/net/tls/client-hello.ts';
+import { parseHostName } from '../../src/egress/net/addresses/host-name.ts';
+import { ClientHelloReader, HELLO_WIRE_BYTES_MAX } from '../../src/egress/net/tls/client-hello.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import { must, structured } from './target.ts';
 

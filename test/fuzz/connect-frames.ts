@@ -1,5 +1,5 @@
 /** A client's stream of messages: the same ones however it is cut, and a refusal only of the kinds that the protocol has. */
-import { ConnectError, endFrame, frameOf, messagesOf } from '../../src/e2b/envd/connect.ts';
+import { ConnectError, endFrame, frameOf, messagesOf } from '../../src/api/e2b/envd/connect.ts';
 import { pieces } from './cuts.ts';
 import { must, target } from './target.ts';
 

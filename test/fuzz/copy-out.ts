@@ -14,10 +14,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import fc from 'fast-check';
+import { copyOut } from '../../src/artifacts/transfer/copy-out.ts';
+import { CopyError } from '../../src/artifacts/transfer/transfer.ts';
 import { errorCode } from '../../src/base/errors.ts';
-import type { FileEntry, Guest } from '../../src/guest/link.ts';
-import { copyOut } from '../../src/transfer/copy-out.ts';
-import { CopyError } from '../../src/transfer/transfer.ts';
+import type { FileEntry, Guest } from '../../src/machine/guest/link.ts';
 import { must, structured } from './target.ts';
 
 const name = fc.oneof(

@@ -4,8 +4,8 @@ import {
   parseAnswer,
   parseQuery,
   QUERY_BYTES_MAX,
-} from '../../src/net/dns/message.ts';
-import { TcpMessages, tcpMessage } from '../../src/net/dns/tcp-messages.ts';
+} from '../../src/egress/net/dns/message.ts';
+import { TcpMessages, tcpMessage } from '../../src/egress/net/dns/tcp-messages.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

@@ -1,6 +1,6 @@
 /** DNS messages from guests and upstreams: parsing any bytes ends within bounds, and encoding round-trips. */
 import fc from 'fast-check';
-import { isCanonicalName } from '../../src/net/addresses/host-name.ts';
+import { isCanonicalName } from '../../src/egress/net/addresses/host-name.ts';
 import {
   type DnsRecord,
   encodeQuery,
@@ -8,7 +8,7 @@ import {
   parseAnswer,
   parseQuery,
   RECORDS_MAX,
-} from '../../src/net/dns/message.ts';
+} from '../../src/egress/net/dns/message.ts';
 import { must, structured } from './target.ts';
 
 const label = fc.stringMatching(/^[a-zA-Z0-9_-]{1,63}$/);

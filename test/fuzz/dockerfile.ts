@@ -1,11 +1,15 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: variables of Dockerfiles
 /** A Dockerfile and its ignore rules: a typed error, or steps and a configuration within the limits. */
-import { DockerfileError } from '../../src/dockerfile/errors.ts';
-import { EMPTY_CONFIG, evaluateStage, NOTHING_INHERITED } from '../../src/dockerfile/evaluate.ts';
-import { DOCKERFILE_LIMITS } from '../../src/dockerfile/limits.ts';
-import { parseDockerfile } from '../../src/dockerfile/parse.ts';
-import { platformArguments, readStages } from '../../src/dockerfile/stages.ts';
-import { DockerIgnore } from '../../src/transfer/docker-ignore.ts';
+import { DockerfileError } from '../../src/artifacts/dockerfile/errors.ts';
+import {
+  EMPTY_CONFIG,
+  evaluateStage,
+  NOTHING_INHERITED,
+} from '../../src/artifacts/dockerfile/evaluate.ts';
+import { DOCKERFILE_LIMITS } from '../../src/artifacts/dockerfile/limits.ts';
+import { parseDockerfile } from '../../src/artifacts/dockerfile/parse.ts';
+import { platformArguments, readStages } from '../../src/artifacts/dockerfile/stages.ts';
+import { DockerIgnore } from '../../src/artifacts/transfer/docker-ignore.ts';
 import { must, target } from './target.ts';
 
 const platform = platformArguments('amd64');

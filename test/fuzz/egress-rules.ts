@@ -1,8 +1,8 @@
 /** Texts of egress rules: read, or refused with a typed error; what is read decides without an exception. */
 import { inspect } from 'node:util';
-import { NetError } from '../../src/net/errors.ts';
-import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
-import { decide } from '../../src/net/policy/policy.ts';
+import { NetError } from '../../src/egress/net/errors.ts';
+import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import { decide } from '../../src/egress/net/policy/policy.ts';
 import { must, target } from './target.ts';
 
 const ASKED = [

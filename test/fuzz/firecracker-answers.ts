@@ -1,6 +1,6 @@
 /** Answers of Firecracker's API after a guest has taken it over: a value, or a fault that fits on a terminal. */
 import { isDeepStrictEqual } from 'node:util';
-import { readAnswer } from '../../src/vmm/firecracker/api-answer.ts';
+import { readAnswer } from '../../src/machine/vmm/firecracker/api-answer.ts';
 import { must, target } from './target.ts';
 
 const FAULT_CHARACTERS_MAX = 1_000;

@@ -1,5 +1,5 @@
 /** Firecracker's counters, whose numbers a guest causes: sums within bounds, the same however the lines come. */
-import { MetricsReader } from '../../src/vmm/firecracker/process/metrics.ts';
+import { MetricsReader } from '../../src/machine/vmm/firecracker/process/metrics.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

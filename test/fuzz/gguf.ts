@@ -1,9 +1,10 @@
 /** Headers of GGUF files: a typed error, a wish for more bytes, or facts within bounds. */
-import { EngineError } from '../../src/engine/errors.ts';
-import { parseGguf, Truncated } from '../../src/engine/gguf.ts';
-import { OciError } from '../../src/oci/errors.ts';
-import { parseModelManifest } from '../../src/oci/model-manifest.ts';
-import { DIGEST } from '../../src/oci/reference.ts';
+
+import { OciError } from '../../src/artifacts/oci/errors.ts';
+import { parseModelManifest } from '../../src/artifacts/oci/model-manifest.ts';
+import { DIGEST } from '../../src/artifacts/oci/reference.ts';
+import { EngineError } from '../../src/inference/engine/errors.ts';
+import { parseGguf, Truncated } from '../../src/inference/engine/gguf.ts';
 import {
   dockerModel,
   makeGguf,

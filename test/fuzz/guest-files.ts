@@ -1,10 +1,10 @@
 /** A listing of a hostile guest: entries within their bounds, or a typed error; never more than was sent. */
 
-import { GuestError } from '../../src/guest/errors.ts';
-import { ChannelFiles } from '../../src/guest/files.ts';
-import { FRAME, FrameDecoder } from '../../src/guest/framing.ts';
-import type { FileEntry } from '../../src/guest/guest.ts';
-import type { Operation, OperationHandlers } from '../../src/guest/operation.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
+import { ChannelFiles } from '../../src/machine/guest/files.ts';
+import { FRAME, FrameDecoder } from '../../src/machine/guest/framing.ts';
+import type { FileEntry } from '../../src/machine/guest/guest.ts';
+import type { Operation, OperationHandlers } from '../../src/machine/guest/operation.ts';
 import { pieces } from './cuts.ts';
 import { must, target } from './target.ts';
 

@@ -1,6 +1,6 @@
 /** A line of a guest as each kind of message: a value within its bounds, or a reason that fits on a terminal. */
 
-import { GUEST_LIMITS } from '../../src/guest/limits.ts';
+import { GUEST_LIMITS } from '../../src/machine/guest/limits.ts';
 import {
   parseConfirm,
   parseEntry,
@@ -12,7 +12,7 @@ import {
   readProcesses,
   readStarted,
   readStats,
-} from '../../src/guest/protocol.ts';
+} from '../../src/machine/guest/protocol.ts';
 import { must, target } from './target.ts';
 
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\u2028\u2029]/u;

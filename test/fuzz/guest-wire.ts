@@ -1,8 +1,8 @@
 /** The guest's end of the protocol: control connection, operations, lines, frames. Bounded, and the same however cut. */
-import { FRAME_HEADER_BYTES, FrameDecoder, LineDecoder } from '../../src/guest/framing.ts';
-import { HelloSession } from '../../src/guest/hello.ts';
-import { GUEST_LIMITS } from '../../src/guest/limits.ts';
-import { OperationSession, type SessionEvent } from '../../src/guest/session.ts';
+import { FRAME_HEADER_BYTES, FrameDecoder, LineDecoder } from '../../src/machine/guest/framing.ts';
+import { HelloSession } from '../../src/machine/guest/hello.ts';
+import { GUEST_LIMITS } from '../../src/machine/guest/limits.ts';
+import { OperationSession, type SessionEvent } from '../../src/machine/guest/session.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

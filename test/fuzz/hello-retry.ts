@@ -1,6 +1,6 @@
 /** A client's second hello, and a server's answer that asks for one: judged by the whole hello, however it comes. */
-import { ClientHelloReader } from '../../src/net/tls/client-hello.ts';
-import { SecondHello, ServerHelloStart } from '../../src/net/tls/hello-retry.ts';
+import { ClientHelloReader } from '../../src/egress/net/tls/client-hello.ts';
+import { SecondHello, ServerHelloStart } from '../../src/egress/net/tls/hello-retry.ts';
 import { helloMessage, records } from '../support/client-hello.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';

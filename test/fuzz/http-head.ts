@@ -1,7 +1,7 @@
 /** Requests on a connection, in any pieces: the forwarded bytes parse as the same requests. */
 import fc from 'fast-check';
-import { HEAD_BYTES_MAX, type RequestHead } from '../../src/net/http/head.ts';
-import { HttpRequestReader } from '../../src/net/http/requests.ts';
+import { HEAD_BYTES_MAX, type RequestHead } from '../../src/egress/net/http/head.ts';
+import { HttpRequestReader } from '../../src/egress/net/http/requests.ts';
 import { must, structured } from './target.ts';
 
 const part = fc.oneof(

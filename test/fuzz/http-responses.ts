@@ -1,6 +1,6 @@
 /** Answers of a server: their ends are found the same however they are cut, and by both of our readers. */
-import { HttpResponses } from '../../src/net/http/responses.ts';
-import { SecretResponses } from '../../src/net/secret/responses.ts';
+import { HttpResponses } from '../../src/egress/net/http/responses.ts';
+import { SecretResponses } from '../../src/egress/net/secret/responses.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

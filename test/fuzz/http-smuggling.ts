@@ -3,7 +3,7 @@
  * bodies as those that were judged, and no other.
  */
 import { createRequire } from 'node:module';
-import { HttpRequestReader } from '../../src/net/http/requests.ts';
+import { HttpRequestReader } from '../../src/egress/net/http/requests.ts';
 import { must, target } from './target.ts';
 
 interface Parser {

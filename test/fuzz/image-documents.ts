@@ -1,7 +1,12 @@
 /** Documents of an image: a typed error, or what is within the limits and reads the same again. */
-import { choosePlatform, LAYERS_MAX, parseConfig, parseDocument } from '../../src/oci/documents.ts';
-import { OciError } from '../../src/oci/errors.ts';
-import { DIGEST } from '../../src/oci/reference.ts';
+import {
+  choosePlatform,
+  LAYERS_MAX,
+  parseConfig,
+  parseDocument,
+} from '../../src/artifacts/oci/documents.ts';
+import { OciError } from '../../src/artifacts/oci/errors.ts';
+import { DIGEST } from '../../src/artifacts/oci/reference.ts';
 import { must, target } from './target.ts';
 
 const hex = (digit: string): string => `sha256:${digit.repeat(64)}`;

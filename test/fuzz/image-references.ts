@@ -1,6 +1,6 @@
 /** References to images: refused with a typed error, or harmless as an argument of skopeo and the same when read again. */
-import { OciError } from '../../src/oci/errors.ts';
-import { parseReference, type Reference } from '../../src/oci/reference.ts';
+import { OciError } from '../../src/artifacts/oci/errors.ts';
+import { parseReference, type Reference } from '../../src/artifacts/oci/reference.ts';
 import { must, target } from './target.ts';
 
 export const imageReferences = target(

@@ -1,6 +1,6 @@
 /** What the VM that builds images says: a length that its disk has, or a typed error. */
-import { BLOCK_BYTES, readVerdict } from '../../src/oci/builder.ts';
-import { OciError } from '../../src/oci/errors.ts';
+import { BLOCK_BYTES, readVerdict } from '../../src/artifacts/oci/builder.ts';
+import { OciError } from '../../src/artifacts/oci/errors.ts';
 import { must, target } from './target.ts';
 
 const DISK_BYTES = 1 << 20;

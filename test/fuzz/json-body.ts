@@ -1,6 +1,6 @@
 /** A request's JSON: read as the strictest server reads it, and an edit changes nothing else. */
-import { openaiDialect } from '../../src/bridge/dialect/openai/openai.ts';
-import { editJson, isJsonObject, parseJsonBody } from '../../src/bridge/json-body.ts';
+import { openaiDialect } from '../../src/inference/bridge/dialect/openai/openai.ts';
+import { editJson, isJsonObject, parseJsonBody } from '../../src/inference/bridge/json-body.ts';
 import { must, target } from './target.ts';
 
 const limits = (more: number) => ({

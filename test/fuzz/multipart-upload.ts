@@ -1,8 +1,8 @@
 /** Uploads of files: the same ones however the body is cut, and a refusal with a status of the client's. */
 
-import { writeParts } from '../../src/e2b/envd/multipart.ts';
-import { E2bError } from '../../src/e2b/errors.ts';
-import type { FileEntry } from '../../src/guest/guest.ts';
+import { writeParts } from '../../src/api/e2b/envd/multipart.ts';
+import { E2bError } from '../../src/api/e2b/errors.ts';
+import type { FileEntry } from '../../src/machine/guest/guest.ts';
 import { pieces } from './cuts.ts';
 import { must, target } from './target.ts';
 

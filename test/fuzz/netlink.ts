@@ -1,22 +1,22 @@
 /** Any datagram as an answer of the kernel: parsed, or a typed error; encoding round-trips. */
 import fc from 'fast-check';
-import { decodeIp, encodeIp } from '../../src/net/netlink/address.ts';
+import { decodeIp, encodeIp } from '../../src/egress/net/netlink/address.ts';
 import {
   type Attribute,
   type AttributeSpec,
   encodeAttributes,
   parseAttributes,
-} from '../../src/net/netlink/attribute.ts';
-import { LinkError } from '../../src/net/netlink/errors.ts';
-import { NetlinkExchange } from '../../src/net/netlink/exchange.ts';
+} from '../../src/egress/net/netlink/attribute.ts';
+import { LinkError } from '../../src/egress/net/netlink/errors.ts';
+import { NetlinkExchange } from '../../src/egress/net/netlink/exchange.ts';
 import {
   encodeMessage,
   parseAcknowledgement,
   parseMessages,
-} from '../../src/net/netlink/message.ts';
-import { parseAddress } from '../../src/net/netlink/rtnetlink-address.ts';
-import { dumpLinks, parseLink } from '../../src/net/netlink/rtnetlink-link.ts';
-import { parseRoute } from '../../src/net/netlink/rtnetlink-route.ts';
+} from '../../src/egress/net/netlink/message.ts';
+import { parseAddress } from '../../src/egress/net/netlink/rtnetlink-address.ts';
+import { dumpLinks, parseLink } from '../../src/egress/net/netlink/rtnetlink-link.ts';
+import { parseRoute } from '../../src/egress/net/netlink/rtnetlink-route.ts';
 import { must, structured } from './target.ts';
 
 const SEQUENCE = 9;

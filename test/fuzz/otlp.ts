@@ -1,5 +1,5 @@
 /** Spans of a guest: within the limits, or no message; and what our own exporter writes is read again. */
-import { DECODE_LIMITS, decodeExport } from '../../src/trace/otlp-decode.ts';
+import { DECODE_LIMITS, decodeExport } from '../../src/base/trace/otlp-decode.ts';
 import { must, target } from './target.ts';
 
 const span = Buffer.from(

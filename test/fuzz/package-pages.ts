@@ -3,11 +3,11 @@
  * can be found by its link and has a digest, and the page reads as one again.
  */
 import fc from 'fast-check';
-import { PackageError } from '../../src/packages/errors.ts';
-import type { Catalog, RawPage } from '../../src/packages/protocol/artifact.ts';
-import { cargoRoute, parseCargoIndex } from '../../src/packages/protocol/cargo.ts';
-import { npmRoute, parsePackument } from '../../src/packages/protocol/npm.ts';
-import { parsePypiPage, pypiRoute } from '../../src/packages/protocol/pypi.ts';
+import { PackageError } from '../../src/egress/packages/errors.ts';
+import type { Catalog, RawPage } from '../../src/egress/packages/protocol/artifact.ts';
+import { cargoRoute, parseCargoIndex } from '../../src/egress/packages/protocol/cargo.ts';
+import { npmRoute, parsePackument } from '../../src/egress/packages/protocol/npm.ts';
+import { parsePypiPage, pypiRoute } from '../../src/egress/packages/protocol/pypi.ts';
 import { must, structured } from './target.ts';
 
 const SHA256 = 'a'.repeat(64);

@@ -3,11 +3,11 @@
  * would be asked for can't leave the base of that index.
  */
 import fc from 'fast-check';
-import { parseRoute } from '../../src/packages/port/route.ts';
-import type { Route } from '../../src/packages/protocol/artifact.ts';
-import { cargoPage } from '../../src/packages/protocol/cargo.ts';
-import { npmPage } from '../../src/packages/protocol/npm.ts';
-import { pypiPage } from '../../src/packages/protocol/pypi.ts';
+import { parseRoute } from '../../src/egress/packages/port/route.ts';
+import type { Route } from '../../src/egress/packages/protocol/artifact.ts';
+import { cargoPage } from '../../src/egress/packages/protocol/cargo.ts';
+import { npmPage } from '../../src/egress/packages/protocol/npm.ts';
+import { pypiPage } from '../../src/egress/packages/protocol/pypi.ts';
 import { must, structured } from './target.ts';
 
 const SHA256 = 'a'.repeat(64);

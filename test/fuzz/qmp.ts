@@ -1,5 +1,5 @@
 /** QEMU's answers after a guest has taken it over: messages or a reason, bounded, and the same however cut. */
-import { QMP_LINE_BYTES_MAX, QmpDecoder } from '../../src/vmm/qemu/qmp.ts';
+import { QMP_LINE_BYTES_MAX, QmpDecoder } from '../../src/machine/vmm/qemu/qmp.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

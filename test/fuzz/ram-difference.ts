@@ -1,6 +1,6 @@
 /** Differences of RAM from a store: a typed error, or runs within the RAM that do not overlap. */
-import { PAGE_BYTES } from '../../src/sys/memory.ts';
-import { VmmError } from '../../src/vmm/errors.ts';
+
+import { VmmError } from '../../src/machine/vmm/errors.ts';
 import {
   DIFFERENCE_HEADER_BYTES,
   differenceHeader,
@@ -10,7 +10,8 @@ import {
   RunCollector,
   tableBytes,
   tableOffset,
-} from '../../src/vmm/ram-difference.ts';
+} from '../../src/machine/vmm/ram-difference.ts';
+import { PAGE_BYTES } from '../../src/sys/memory.ts';
 import { must, target } from './target.ts';
 
 const PAGES = 1024;

@@ -3,10 +3,10 @@
  * below the path of the rule. The servers here are naive on purpose, each in ways in which real ones are.
  */
 import fc from 'fast-check';
-import { parseHead } from '../../src/net/http/head.ts';
-import { parsePolicy } from '../../src/net/policy/egress-rules.ts';
-import { readPath } from '../../src/net/policy/request-path.ts';
-import { decideRequest } from '../../src/net/policy/request-policy.ts';
+import { parseHead } from '../../src/egress/net/http/head.ts';
+import { parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import { readPath } from '../../src/egress/net/policy/request-path.ts';
+import { decideRequest } from '../../src/egress/net/policy/request-policy.ts';
 import { must, structured } from './target.ts';
 
 const RULES = ['/v1/', '/v1/models', '/a-b/c.d/'] as const;

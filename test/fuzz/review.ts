@@ -16,13 +16,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import fc from 'fast-check';
+import type { Content } from '../../src/artifacts/transfer/content.ts';
+import { CopyTarget } from '../../src/artifacts/transfer/copy-target.ts';
+import { IgnoreRules } from '../../src/artifacts/transfer/ignored.ts';
+import { applyChanges, reviewChanges } from '../../src/artifacts/transfer/review.ts';
+import { CopyError } from '../../src/artifacts/transfer/transfer.ts';
 import { errorCode } from '../../src/base/errors.ts';
-import type { FileEntry, Guest } from '../../src/guest/link.ts';
-import type { Content } from '../../src/transfer/content.ts';
-import { CopyTarget } from '../../src/transfer/copy-target.ts';
-import { IgnoreRules } from '../../src/transfer/ignored.ts';
-import { applyChanges, reviewChanges } from '../../src/transfer/review.ts';
-import { CopyError } from '../../src/transfer/transfer.ts';
+import type { FileEntry, Guest } from '../../src/machine/guest/link.ts';
 import { must, structured } from './target.ts';
 
 const name = fc.oneof(

@@ -1,5 +1,5 @@
 /** The kernel's audit records, with names that a hostile process chose: the fields are the kernel's, or it is none. */
-import { AUDIT_SECCOMP, parseSeccompRecord } from '../../src/observe/seccomp-record.ts';
+import { AUDIT_SECCOMP, parseSeccompRecord } from '../../src/machine/observe/seccomp-record.ts';
 import { must, target } from './target.ts';
 
 const record = (text: string, type: number = AUDIT_SECCOMP): Buffer => {

@@ -3,13 +3,13 @@
  * its program decides each call as the profile means it. Any text as a trace: calls, or none.
  */
 import fc from 'fast-check';
-import { JailError } from '../../src/jail/errors.ts';
-import { compileProfile, returnWord } from '../../src/jail/seccomp/compile.ts';
-import { interpret } from '../../src/jail/seccomp/interpret.ts';
-import { proposeProfile } from '../../src/jail/seccomp/learn.ts';
-import { OPERATORS, type Profile, parseProfile } from '../../src/jail/seccomp/profile.ts';
-import { tracedCalls } from '../../src/jail/seccomp/strace.ts';
-import { AUDIT_ARCH } from '../../src/jail/seccomp/syscalls.ts';
+import { JailError } from '../../src/machine/jail/errors.ts';
+import { compileProfile, returnWord } from '../../src/machine/jail/seccomp/compile.ts';
+import { OPERATORS, type Profile, parseProfile } from '../../src/machine/jail/seccomp/profile.ts';
+import { AUDIT_ARCH } from '../../src/machine/jail/seccomp/syscalls.ts';
+import { interpret } from '../../tools/seccomp/interpret.ts';
+import { proposeProfile } from '../../tools/seccomp/learn.ts';
+import { tracedCalls } from '../../tools/seccomp/strace.ts';
 import { decide } from '../support/seccomp-reference.ts';
 import { must, structured } from './target.ts';
 

@@ -2,10 +2,10 @@
  * Requests of a guest with placeholders: a secret's value leaves only in a credential field, never beside a credential of
  * the guest's own, and the same however the requests are cut.
  */
-import { SecretValue } from '../../src/base/secret-value.ts';
-import { HttpRequestReader } from '../../src/net/http/requests.ts';
-import { DEFAULT_PLACES } from '../../src/net/secret/credentials.ts';
-import { SecretExchange } from '../../src/net/secret/exchange.ts';
+import { SecretValue } from '../../src/base/request/secret-value.ts';
+import { HttpRequestReader } from '../../src/egress/net/http/requests.ts';
+import { DEFAULT_PLACES } from '../../src/egress/net/secret/credentials.ts';
+import { SecretExchange } from '../../src/egress/net/secret/exchange.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

@@ -1,5 +1,5 @@
 /** Answers of a server that knows a secret: the guest never gets it, and the same answers however they are cut. */
-import { SecretResponses } from '../../src/net/secret/responses.ts';
+import { SecretResponses } from '../../src/egress/net/secret/responses.ts';
 import { SECRET_MATCHER, SECRET_VALUE, withoutChunks } from '../support/server-secret.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';

@@ -1,6 +1,6 @@
 /** A server's WebSocket frames: valid frames come out, with the same messages but the secret, however they are cut. */
-import { Scrubber } from '../../src/net/secret/scrubber.ts';
-import { SecretWebSocket } from '../../src/net/secret/websocket.ts';
+import { Scrubber } from '../../src/egress/net/secret/scrubber.ts';
+import { SecretWebSocket } from '../../src/egress/net/secret/websocket.ts';
 import { SECRET_MATCHER, SECRET_VALUE } from '../support/server-secret.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';

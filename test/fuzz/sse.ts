@@ -1,7 +1,7 @@
 /** A model server's events: no byte is lost, and the same events however they come. Cache hints are masked in place. */
-import { CacheHintMask } from '../../src/bridge/cache-hints.ts';
-import { eventData, type SsePiece, SseSplitter } from '../../src/bridge/sse.ts';
-import { DocumentUsage, StreamUsage } from '../../src/bridge/usage.ts';
+import { CacheHintMask } from '../../src/inference/bridge/cache-hints.ts';
+import { eventData, type SsePiece, SseSplitter } from '../../src/inference/bridge/sse.ts';
+import { DocumentUsage, StreamUsage } from '../../src/inference/bridge/usage.ts';
 import { sameHoweverCut } from './cuts.ts';
 import { must, target } from './target.ts';
 

@@ -1,6 +1,6 @@
 /** Forms with sound: refused, or written so that another parser reads the same. */
 
-import { readForm, writeForm } from '../../src/bridge/body/upload-form.ts';
+import { readForm, writeForm } from '../../src/inference/bridge/body/upload-form.ts';
 import { formOf, formType, partsOf } from '../support/forms.ts';
 import { must, target } from './target.ts';
 

@@ -1,11 +1,11 @@
 /** A model server's stream, translated: the same answer however it is cut, and whole only if the server's is. */
 import { FakeClock } from '../../src/base/clock.ts';
-import { MessagesAnswerReader } from '../../src/bridge/dialect/anthropic/read-answer.ts';
-import { DIALECTS } from '../../src/bridge/dialect/dialects.ts';
-import type { AnswerEvent } from '../../src/bridge/dialect/model.ts';
-import { OpenaiAnswerReader } from '../../src/bridge/dialect/openai/read-answer.ts';
-import { BridgeError } from '../../src/bridge/errors.ts';
-import { eventData, SseSplitter } from '../../src/bridge/sse.ts';
+import { MessagesAnswerReader } from '../../src/inference/bridge/dialect/anthropic/read-answer.ts';
+import { DIALECTS } from '../../src/inference/bridge/dialect/dialects.ts';
+import type { AnswerEvent } from '../../src/inference/bridge/dialect/model.ts';
+import { OpenaiAnswerReader } from '../../src/inference/bridge/dialect/openai/read-answer.ts';
+import { BridgeError } from '../../src/inference/bridge/errors.ts';
+import { eventData, SseSplitter } from '../../src/inference/bridge/sse.ts';
 import { answerOptions } from '../support/conversation-arbitraries.ts';
 import { CLIENTS, EVENTS, isHonest, SERVERS } from '../support/damaged-streams.ts';
 import { sameHoweverCut } from './cuts.ts';

@@ -3,13 +3,13 @@
  * handed on exactly once, and the same answers as when it comes whole.
  */
 import fc from 'fast-check';
-import { MEMORY_REGIONS_MAX } from '../../src/vsock/limits.ts';
+import { MEMORY_REGIONS_MAX } from '../../src/machine/vsock/limits.ts';
 import {
   MESSAGE_HEADER_BYTES,
   REQUEST,
   VhostUserSession,
   type VhostUserTarget,
-} from '../../src/vsock/vhost-user.ts';
+} from '../../src/machine/vsock/vhost-user.ts';
 import { must, structured } from './target.ts';
 
 const u32 = fc.oneof(fc.nat({ max: 3 }), fc.nat({ max: 0x200 }), fc.nat({ max: 0xffffffff }));

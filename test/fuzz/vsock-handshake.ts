@@ -1,7 +1,7 @@
 /** A client's first bytes, cut anywhere: the same answer, no byte beyond the line touched. */
 import fc from 'fast-check';
-import { parseConnectLine } from '../../src/vsock/handshake.ts';
-import { CONNECT_LINE_BYTES_MAX } from '../../src/vsock/limits.ts';
+import { parseConnectLine } from '../../src/machine/vsock/handshake.ts';
+import { CONNECT_LINE_BYTES_MAX } from '../../src/machine/vsock/limits.ts';
 import { must, structured } from './target.ts';
 
 const text = (value: string): Uint8Array => new Uint8Array(Buffer.from(value, 'latin1'));

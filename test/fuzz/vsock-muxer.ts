@@ -4,8 +4,8 @@
  * order; every byte arrives once and in order, and nothing is left at the end.
  */
 import fc from 'fast-check';
-import { CONNECTIONS_MAX } from '../../src/vsock/limits.ts';
-import { OP } from '../../src/vsock/packet.ts';
+import { CONNECTIONS_MAX } from '../../src/machine/vsock/limits.ts';
+import { OP } from '../../src/machine/vsock/packet.ts';
 import type { GuestStream } from '../support/guest-peer.ts';
 import type { MemorySocket } from '../support/memory-sockets.ts';
 import { VsockWorld } from '../support/vsock-world.ts';

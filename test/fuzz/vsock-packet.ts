@@ -1,6 +1,6 @@
 /** Any 44 bytes: parsed without an exception; encoding round-trips. */
 import fc from 'fast-check';
-import { HEADER_BYTES, PacketHeader, writeToGuest } from '../../src/vsock/packet.ts';
+import { HEADER_BYTES, PacketHeader, writeToGuest } from '../../src/machine/vsock/packet.ts';
 import { must, structured } from './target.ts';
 
 const HOST_CID = 2n;

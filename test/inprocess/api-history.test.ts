@@ -1,10 +1,10 @@
 /** Events and logs of a sandbox over HTTP, with a plain client and with ours. */
 import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { RemoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import { RemoteControlPlane } from '../../src/client/client.ts';
-import type { LogChunk } from '../../src/sandbox/control.ts';
-import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/events.ts';
+import type { LogChunk } from '../../src/sandbox/contract/control.ts';
+import type { SandboxEventBody, TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { type ApiFixture, startApi } from '../support/api-fixture.ts';
 
 const NEAR: SandboxEventBody = {

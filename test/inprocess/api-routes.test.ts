@@ -5,9 +5,9 @@ import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MIB } from '../../src/base/units.ts';
-import { GuestError } from '../../src/guest/errors.ts';
-import type { ForkResult, SandboxInfo } from '../../src/sandbox/control.ts';
-import { BusyError } from '../../src/sandbox/errors.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
+import type { ForkResult, SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { BusyError } from '../../src/sandbox/contract/errors.ts';
 import { OPENAPI_FILE, openapiDocument } from '../../tools/openapi.ts';
 import { type ApiFixture, API_KEY as KEY, type Method, startApi } from '../support/api-fixture.ts';
 

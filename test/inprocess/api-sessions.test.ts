@@ -2,8 +2,8 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { RemoteControlPlane } from '../../src/api/client/client.ts';
 import { systemClock } from '../../src/base/clock.ts';
-import { RemoteControlPlane } from '../../src/client/client.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { settle } from '../support/fake-members.ts';
 

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { expect, it } from 'vitest';
-import { API_LIMITS } from '../../src/api/limits.ts';
+import { API_LIMITS } from '../../src/api/rest/limits.ts';
 import { startApi } from '../support/api-fixture.ts';
 import { settle } from '../support/fake-members.ts';
 

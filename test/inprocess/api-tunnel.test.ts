@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { Duplex, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { API_LIMITS } from '../../src/api/limits.ts';
+import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/client.ts';
+import { API_LIMITS } from '../../src/api/rest/limits.ts';
 import { MIB } from '../../src/base/units.ts';
-import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
 import { API_KEY, type ApiFixture, startApi } from '../support/api-fixture.ts';
 import { outcome } from '../support/guest-agent.ts';
 

@@ -4,13 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { connectDaemon } from '../../src/api/client/client.ts';
+import { AuditLog, verifyAudit } from '../../src/api/tenants/audit.ts';
+import { type AuditRecord, parseRecord } from '../../src/api/tenants/audit-record.ts';
+import { KeyStore, KnownKeys } from '../../src/api/tenants/keys.ts';
+import { Tenancy } from '../../src/api/tenants/tenancy.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { connectDaemon } from '../../src/client/client.ts';
-import { AuditLog, verifyAudit } from '../../src/tenants/audit.ts';
-import { type AuditRecord, parseRecord } from '../../src/tenants/audit-record.ts';
-import { KeyStore, KnownKeys } from '../../src/tenants/keys.ts';
-import { Tenancy } from '../../src/tenants/tenancy.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 let home: string;

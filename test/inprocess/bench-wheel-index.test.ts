@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
-import { WheelIndex } from '../../src/bench/packages/wheel-index.ts';
+import { WheelIndex } from '../../bench/packages/wheel-index.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nv-wheel-index-'));
 const { signal } = new AbortController();

@@ -1,8 +1,8 @@
 /** Model servers that break their streams or lie about usage: what they hold is released, and counts stay counts. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
-import type { SentRequest, UpstreamTarget } from '../../src/bridge/bridge.ts';
-import type { RouteTable } from '../../src/bridge/routing/route-table.ts';
+import type { SentRequest, UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
+import type { RouteTable } from '../../src/inference/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import {
   CLIENTS,

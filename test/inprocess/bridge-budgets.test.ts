@@ -6,9 +6,9 @@ import {
   HOST_ACCOUNT,
   type ModelBudget,
   tenantAccount,
-} from '../../src/base/model-limits.ts';
-import type { Price } from '../../src/bridge/budget/price.ts';
-import type { RoutedModel } from '../../src/bridge/routing/route-table.ts';
+} from '../../src/base/request/model-limits.ts';
+import type { Price } from '../../src/inference/bridge/budget/price.ts';
+import type { RoutedModel } from '../../src/inference/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
 import {
   delta,

@@ -1,7 +1,7 @@
 /** A peer disconnects, and the other side notices (B6, B7); a guest in each phase and dialect: `bridge-cancel-phases`. */
 import { connect } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
+import type { UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { holdConnection } from '../support/held-connection.ts';
 import {

@@ -6,11 +6,11 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
 import { LoopTime } from '../../src/base/fairness/loop-time.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { BodyChecker, type CheckerLimits } from '../../src/bridge/body/body-checker.ts';
-import type { BodyCheck } from '../../src/bridge/body/check-body.ts';
-import { openaiDialect } from '../../src/bridge/dialect/openai/openai.ts';
-import { jsonLimits } from '../../src/bridge/json-body.ts';
-import { BRIDGE_LIMITS } from '../../src/bridge/limits.ts';
+import { BodyChecker, type CheckerLimits } from '../../src/inference/bridge/body/body-checker.ts';
+import type { BodyCheck } from '../../src/inference/bridge/body/check-body.ts';
+import { openaiDialect } from '../../src/inference/bridge/dialect/openai/openai.ts';
+import { jsonLimits } from '../../src/inference/bridge/json-body.ts';
+import { BRIDGE_LIMITS } from '../../src/inference/bridge/limits.ts';
 import { type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
 import { completion, sendJson } from '../support/mock-upstream.ts';
 

@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { FakeClock } from '../../src/base/clock.ts';
+import { readConfig } from '../../src/base/config.ts';
 import type { Log } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
-import { readModelsFile } from '../../src/runtime/model-servers/models-file.ts';
-import { openServers } from '../../src/runtime/model-servers/servers.ts';
+import { readModelsFile } from '../../src/host/runtime/model-servers/models-file.ts';
+import { openServers } from '../../src/host/runtime/model-servers/servers.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import {
   completion,

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
-import { detectUpstream, probeUpstreams } from '../../src/bridge/upstream/detect.ts';
+import { detectUpstream, probeUpstreams } from '../../src/inference/bridge/upstream/detect.ts';
 import { type BridgeFixture, bridgeFixture, call } from '../support/bridge-fixture.ts';
 import {
   completion,

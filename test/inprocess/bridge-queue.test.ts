@@ -4,9 +4,9 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
-import type { BridgePort } from '../../src/bridge/bridge.ts';
-import type { BridgePolicy } from '../../src/bridge/policy.ts';
-import { QUEUE_LIMITS } from '../../src/bridge/queue/upstream-queues.ts';
+import type { BridgePort } from '../../src/inference/bridge/bridge.ts';
+import type { BridgePolicy } from '../../src/inference/bridge/policy.ts';
+import { QUEUE_LIMITS } from '../../src/inference/bridge/queue/upstream-queues.ts';
 import { type BridgeFixture, bridgeFixture, call, open } from '../support/bridge-fixture.ts';
 import { delta, type Recorded, sendJson, startEvents } from '../support/mock-upstream.ts';
 

@@ -3,9 +3,13 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
-import type { BridgePolicy, UpstreamTarget, UsageRecord } from '../../src/bridge/bridge.ts';
-import type { RoutedUpstream, RouteTable } from '../../src/bridge/routing/route-table.ts';
-import { Recorder } from '../../src/bridge/tape/recorder.ts';
+import type {
+  BridgePolicy,
+  UpstreamTarget,
+  UsageRecord,
+} from '../../src/inference/bridge/bridge.ts';
+import type { RoutedUpstream, RouteTable } from '../../src/inference/bridge/routing/route-table.ts';
+import { Recorder } from '../../src/inference/bridge/tape/recorder.ts';
 import {
   type Answered,
   type BridgeFixture,

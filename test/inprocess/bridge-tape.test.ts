@@ -13,16 +13,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Log, silentLog } from '../../src/base/log.ts';
-import { cassetteText, parseCassette } from '../../src/bridge/tape/cassette.ts';
+import { RuntimeTape } from '../../src/host/runtime/model-servers/tape.ts';
+import type { Upstream } from '../../src/host/runtime/upstream.ts';
+import { cassetteText, parseCassette } from '../../src/inference/bridge/tape/cassette.ts';
 import {
   readCassette,
   requireCassettePlace,
   writeCassette,
-} from '../../src/bridge/tape/cassette-file.ts';
-import { Player } from '../../src/bridge/tape/player.ts';
-import { Recorder } from '../../src/bridge/tape/recorder.ts';
-import { RuntimeTape } from '../../src/runtime/model-servers/tape.ts';
-import type { Upstream } from '../../src/runtime/upstream.ts';
+} from '../../src/inference/bridge/tape/cassette-file.ts';
+import { Player } from '../../src/inference/bridge/tape/player.ts';
+import { Recorder } from '../../src/inference/bridge/tape/recorder.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { formOf, formType } from '../support/forms.ts';
 import {

@@ -5,7 +5,7 @@ import { exec } from '../../src/cli/commands/exec.ts';
 import { runInDaemon } from '../../src/cli/commands/run/daemon.ts';
 import type { RunFlags } from '../../src/cli/commands/run/job.ts';
 import { endAfterLoss } from '../../src/cli/output/loss.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { testCli } from '../support/test-cli.ts';

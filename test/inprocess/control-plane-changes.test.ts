@@ -1,6 +1,6 @@
 /** Concurrent changes of one sandbox: the second waits, joins, or is refused with a reason. No VMs. */
 import { describe, expect, it } from 'vitest';
-import type { SandboxStatus } from '../../src/sandbox/control.ts';
+import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';

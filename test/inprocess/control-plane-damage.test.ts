@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING, NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';
 import { settle } from '../support/fake-members.ts';

@@ -1,6 +1,6 @@
 /** Forks start while their parent returns from its save: who fails, and what is left. No VMs. */
 import { describe, expect, it } from 'vitest';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { openGate } from '../../src/sandbox/start/start-gate.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { NOTHING_STORED, requireNothing } from '../support/fake-leftovers.ts';

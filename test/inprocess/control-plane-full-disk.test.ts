@@ -1,6 +1,6 @@
 /** A full file system on the host: no silent hang and no data loss. */
 import { describe, expect, it } from 'vitest';
-import type { TimedEvent } from '../../src/sandbox/events.ts';
+import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { RETRY_FULL_MS } from '../../src/sandbox/vm/identity.ts';
 import { eventually } from '../support/eventually.ts';
 import { FakeHost } from '../support/fake-host.ts';

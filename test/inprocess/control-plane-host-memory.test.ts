@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
 import { MIB } from '../../src/base/units.ts';
-import { SealedRam } from '../../src/runtime/ram/sealed-ram.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
-import type { TimedEvent } from '../../src/sandbox/events.ts';
+import { SealedRam } from '../../src/host/runtime/ram/sealed-ram.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
 import {
   IDLE_MS_MIN,
   type MemoryShort,

@@ -3,7 +3,10 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { EnvironmentSource, SandboxEnvironment } from '../../src/sandbox/environment.ts';
+import type {
+  EnvironmentSource,
+  SandboxEnvironment,
+} from '../../src/sandbox/contract/environment.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';

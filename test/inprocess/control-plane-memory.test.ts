@@ -1,8 +1,8 @@
 /** Sandboxes with variable memory: growth under memory pressure, and updates by the owner. */
 import { describe, expect, it } from 'vitest';
-import type { GuestEvent } from '../../src/guest/guest.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
-import type { TimedEvent } from '../../src/sandbox/events.ts';
+import type { GuestEvent } from '../../src/machine/guest/guest.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { RESERVE_MIB } from '../../src/sandbox/memory/host-guard.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';

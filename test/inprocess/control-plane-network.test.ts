@@ -1,8 +1,8 @@
 /** Networks over the life of a sandbox. No VMs. */
 import { describe, expect, it } from 'vitest';
-import { CertificateAuthority } from '../../src/net/secret/authority.ts';
-import { SandboxError } from '../../src/sandbox/errors.ts';
-import type { NetworkOptions } from '../../src/sandbox/spec.ts';
+import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
+import { SandboxError } from '../../src/sandbox/contract/errors.ts';
+import type { NetworkOptions } from '../../src/sandbox/contract/spec.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { requireNothing } from '../support/fake-leftovers.ts';

@@ -1,6 +1,6 @@
 /** Many sandboxes, concurrently and in sequence, from a pool, a template or a boot. No VMs. */
 import { describe, expect, it } from 'vitest';
-import { BusyError } from '../../src/sandbox/errors.ts';
+import { BusyError } from '../../src/sandbox/contract/errors.ts';
 import { REFILL_DELAY_MS } from '../../src/sandbox/start/pools.ts';
 import { WAITING_MAX } from '../../src/sandbox/start/start-queue.ts';
 import { FakeHost } from '../support/fake-host.ts';

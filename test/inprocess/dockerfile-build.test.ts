@@ -18,17 +18,17 @@ import {
   type BuildParts,
   type BuildRequest,
   buildDockerfile,
-} from '../../src/dockerfile/build.ts';
-import { BuildCache } from '../../src/dockerfile/cache.ts';
-import { EMPTY_CONFIG } from '../../src/dockerfile/evaluate.ts';
-import { madeStage } from '../../src/dockerfile/made-stage.ts';
+} from '../../src/artifacts/dockerfile/build.ts';
+import { BuildCache } from '../../src/artifacts/dockerfile/cache.ts';
+import { EMPTY_CONFIG } from '../../src/artifacts/dockerfile/evaluate.ts';
+import { madeStage } from '../../src/artifacts/dockerfile/made-stage.ts';
 import {
   type CopyPlan,
   type RunPlan,
   type StageDisks,
   type StageVm,
   StepFault,
-} from '../../src/dockerfile/stage-vm.ts';
+} from '../../src/artifacts/dockerfile/stage-vm.ts';
 
 interface Started {
   readonly disks: StageDisks;

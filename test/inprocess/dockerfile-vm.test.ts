@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, Readable, Writable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type StageDisks, StepFault } from '../../src/dockerfile/stage-vm.ts';
-import { startStageVm } from '../../src/dockerfile/vm.ts';
-import type { ExecSpec, Process } from '../../src/guest/guest.ts';
-import type { BuilderVms } from '../../src/runtime/image-builder.ts';
-import type { SandboxOptions, SandboxSpec } from '../../src/sandbox/spec.ts';
-import type { DiskTrouble, VmDisk } from '../../src/vmm/driver.ts';
+import { type StageDisks, StepFault } from '../../src/artifacts/dockerfile/stage-vm.ts';
+import { startStageVm } from '../../src/host/builds/stage-vm.ts';
+import type { BuilderVms } from '../../src/host/runtime/image-builder.ts';
+import type { ExecSpec, Process } from '../../src/machine/guest/guest.ts';
+import type { DiskTrouble, VmDisk } from '../../src/machine/vmm/driver.ts';
+import type { SandboxOptions, SandboxSpec } from '../../src/sandbox/contract/spec.ts';
 
 type Plan = Record<string, unknown>;
 interface Said {

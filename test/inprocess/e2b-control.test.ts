@@ -1,8 +1,8 @@
 /** E2B's control plane: the unmodified JavaScript client, and raw requests for what it does not show. */
 import { Sandbox, SandboxNotFoundError, Secret, SecretError, Volume, VolumeError } from 'e2b';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { CreateRequest } from '../../src/sandbox/control.ts';
-import { BusyError, SandboxError } from '../../src/sandbox/errors.ts';
+import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
+import { BusyError, SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { type Asking, asking } from '../support/e2b-ask.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 

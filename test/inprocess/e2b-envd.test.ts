@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { endFrame, frameOf } from '../../src/e2b/envd/connect.ts';
-import { SandboxError } from '../../src/sandbox/errors.ts';
+import { endFrame, frameOf } from '../../src/api/e2b/envd/connect.ts';
+import { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 let world: E2bWorld;

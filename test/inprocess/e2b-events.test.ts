@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { eventPoster } from '../../src/runtime/webhook.ts';
+import { eventPoster } from '../../src/egress/webhook.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 interface Received {

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Sandbox } from 'e2b';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { INTERPRETER_PORT } from '../../src/e2b/dispatch.ts';
-import { mayUseInterpreter } from '../../src/e2b/interpreter/interpreter.ts';
-import { accessTokens } from '../../src/e2b/tokens.ts';
+import { INTERPRETER_PORT } from '../../src/api/e2b/dispatch.ts';
+import { mayUseInterpreter } from '../../src/api/e2b/interpreter/interpreter.ts';
+import { accessTokens } from '../../src/api/e2b/tokens.ts';
 import { type E2bWorld, openE2bWorld } from '../support/e2b-world.ts';
 
 const tokens = accessTokens(Buffer.alloc(32, 7));

@@ -3,8 +3,8 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { expect, it } from 'vitest';
-import type { Call } from '../../src/e2b/envd/call.ts';
-import { download } from '../../src/e2b/envd/files.ts';
+import type { Call } from '../../src/api/e2b/envd/call.ts';
+import { download } from '../../src/api/e2b/envd/files.ts';
 
 it('cuts the answer, so that its client does not wait for the rest', async () => {
   const open = async () => ({

@@ -2,11 +2,11 @@
 import type { IncomingMessage } from 'node:http';
 import { Duplex } from 'node:stream';
 import { expect, it } from 'vitest';
+import { createE2bServer } from '../../src/api/e2b/server.ts';
+import { accessTokens } from '../../src/api/e2b/tokens.ts';
+import { operatorOnly } from '../../src/api/tenants/callers.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { createE2bServer } from '../../src/e2b/server.ts';
-import { accessTokens } from '../../src/e2b/tokens.ts';
-import { operatorOnly } from '../../src/tenants/callers.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 
 it('may be reset while the sandbox is looked for', async () => {

@@ -4,10 +4,10 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { EngineError } from '../../src/engine/errors.ts';
-import { BODY_BYTES_MAX, createEngineServer } from '../../src/engine/server.ts';
-import { Service } from '../../src/engine/service.ts';
-import { QUEUE_MAX } from '../../src/engine/slots.ts';
+import { EngineError } from '../../src/inference/engine/errors.ts';
+import { BODY_BYTES_MAX, createEngineServer } from '../../src/inference/engine/server.ts';
+import { Service } from '../../src/inference/engine/service.ts';
+import { QUEUE_MAX } from '../../src/inference/engine/slots.ts';
 import { ScriptedBackend } from '../support/scripted-backend.ts';
 
 const CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>';

@@ -3,7 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findProcessor } from '../../src/engine/processor.ts';
+import { findProcessor } from '../../src/inference/engine/processor.ts';
 
 let dir = '';
 beforeAll(async () => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
-import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
+import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
 import { driverParity, VmBench } from '../support/driver-parity.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'nv-fake-'));

@@ -10,9 +10,9 @@ import type { ChannelLimits } from '../../src/base/channel.ts';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
-import type { ChannelRelay } from '../../src/vmm/firecracker/channel/relay.ts';
-import { RelayHost } from '../../src/vmm/firecracker/channel/relay-host.ts';
-import { PIECE_BYTES_MAX } from '../../src/vmm/firecracker/channel/relay-socket.ts';
+import type { ChannelRelay } from '../../src/machine/vmm/firecracker/channel/relay.ts';
+import { RelayHost } from '../../src/machine/vmm/firecracker/channel/relay-host.ts';
+import { PIECE_BYTES_MAX } from '../../src/machine/vmm/firecracker/channel/relay-socket.ts';
 import { dialGuest, listenForGuestPort, readAll, readBytes } from '../support/channel.ts';
 import { relayOnThisThread } from '../support/relay.ts';
 

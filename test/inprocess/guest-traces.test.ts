@@ -1,10 +1,10 @@
 /** Spans of a program in a guest, sent over its channel to the host's collector. */
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MIB } from '../../src/base/units.ts';
-import { readConfig } from '../../src/config.ts';
-import { openTracing } from '../../src/runtime/tracing.ts';
+import { openTracing } from '../../src/host/runtime/tracing.ts';
 import { type MetricsWorld, openMetricsWorld } from '../support/metrics-world.ts';
 import { type Collector, encode, rejectedOf, startCollector } from '../support/otlp-collector.ts';
 

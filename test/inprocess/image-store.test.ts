@@ -3,9 +3,9 @@ import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, stat, utimes, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { ImageError } from '../../src/image/errors.ts';
-import { holdArtifact, isCached, prepareArtifact } from '../../src/image/prepare.ts';
-import { makeWorkDir, removeLeftovers } from '../../src/image/work-dir.ts';
+import { ImageError } from '../../src/artifacts/image/errors.ts';
+import { holdArtifact, isCached, prepareArtifact } from '../../src/artifacts/image/prepare.ts';
+import { makeWorkDir, removeLeftovers } from '../../src/artifacts/image/work-dir.ts';
 import { testContext, tinyRecipe } from '../support/image.ts';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

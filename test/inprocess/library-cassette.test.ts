@@ -3,9 +3,9 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { OpenedPlane } from '../../src/cli/library/local.ts';
+import type { RuntimeTape } from '../../src/host/runtime/model-servers/tape.ts';
 import { Cassette, CassetteError, Sandbox } from '../../src/index.ts';
-import type { OpenedPlane } from '../../src/library/local.ts';
-import type { RuntimeTape } from '../../src/runtime/model-servers/tape.ts';
 import { type BridgeFixture, bridgeFixture } from '../support/bridge-fixture.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 

@@ -1,14 +1,14 @@
 /** The library while its daemon starts, after it was killed, and once it is back. */
 import { mkdir } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { createApiServer } from '../../src/api/server.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
+import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { daemonSocket, resolveHome } from '../../src/home.ts';
+import { Hosts } from '../../src/cli/library/hosts.ts';
+import { tryLockDaemon } from '../../src/host/runtime/daemon-lock.ts';
 import { Sandbox } from '../../src/index.ts';
-import { Hosts } from '../../src/library/hosts.ts';
-import { tryLockDaemon } from '../../src/runtime/daemon-lock.ts';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
-import { NO_EVIDENCE } from '../../src/sandbox/ending.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import { NO_EVIDENCE } from '../../src/sandbox/contract/ending.ts';
 import { FakeControlPlane } from '../support/fake-control-plane.ts';
 import { type FakeDaemon, startFakeDaemon } from '../support/fake-daemon.ts';
 

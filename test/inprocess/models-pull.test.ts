@@ -12,14 +12,14 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { ProgressEvent } from '../../src/base/progress.ts';
 import { modelsPull, modelsRemove } from '../../src/cli/commands/models/pulled.ts';
 import { modelsList } from '../../src/cli/commands/models/servers.ts';
-import { readConfig } from '../../src/config.ts';
-import { pulledModelPath } from '../../src/runtime/pulled-models/named.ts';
-import { type PullOptions, pullModel } from '../../src/runtime/pulled-models/pull.ts';
-import { ModelStore } from '../../src/runtime/pulled-models/store.ts';
+import { pulledModelPath } from '../../src/host/runtime/pulled-models/named.ts';
+import { type PullOptions, pullModel } from '../../src/host/runtime/pulled-models/pull.ts';
+import { ModelStore } from '../../src/host/runtime/pulled-models/store.ts';
 import {
   dockerModel,
   makeArtifact,

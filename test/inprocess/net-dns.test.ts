@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
-import { SandboxNames } from '../../src/net/dns/answers.ts';
+import { SandboxNames } from '../../src/egress/net/dns/answers.ts';
 import {
   type DnsQuery,
   type DnsRecord,
@@ -13,10 +13,10 @@ import {
   encodeReply,
   parseAnswer,
   parseQuery,
-} from '../../src/net/dns/message.ts';
-import { DnsServer, type DnsServerOptions } from '../../src/net/dns/server.ts';
-import { ListenError } from '../../src/net/listen-error.ts';
-import { Pins } from '../../src/net/policy/pins.ts';
+} from '../../src/egress/net/dns/message.ts';
+import { DnsServer, type DnsServerOptions } from '../../src/egress/net/dns/server.ts';
+import { ListenError } from '../../src/egress/net/listen-error.ts';
+import { Pins } from '../../src/egress/net/policy/pins.ts';
 import { eventually } from '../support/eventually.ts';
 import { listPolicy } from '../support/net-policy.ts';
 

@@ -3,7 +3,7 @@ import { readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
+import { NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
 import { fileOf, type TestFile, type TestIndex } from '../support/package-index.ts';
 import {
   fetchPackage as get,

@@ -1,7 +1,11 @@
 /** npm, cargo, Go and apt through the package gateway, with scripted indexes. */
 import { createHash } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { ECOSYSTEMS, NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
+import {
+  ECOSYSTEMS,
+  NO_PACKAGES,
+  type PackagePolicy,
+} from '../../src/base/request/package-policy.ts';
 import {
   type Answer,
   fetchPackage,

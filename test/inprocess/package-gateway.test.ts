@@ -3,8 +3,12 @@ import { readdir } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { HOST_DISK_FULL, NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
-import type { PackageFetch } from '../../src/packages/gateway.ts';
+import {
+  HOST_DISK_FULL,
+  NO_PACKAGES,
+  type PackagePolicy,
+} from '../../src/base/request/package-policy.ts';
+import type { PackageFetch } from '../../src/egress/packages/gateway.ts';
 import { fileOf, type TestIndex, wheelOf } from '../support/package-index.ts';
 import {
   fetchPackage as get,

@@ -1,8 +1,8 @@
 /** The package gateway in front of this machine's own Python index. */
 import { createHash } from 'node:crypto';
 import { expect, it } from 'vitest';
-import { NO_PACKAGES } from '../../src/base/package-policy.ts';
-import { isPublicAddress } from '../../src/runtime/packages.ts';
+import { NO_PACKAGES } from '../../src/base/request/package-policy.ts';
+import { isPublicAddress } from '../../src/host/runtime/packages.ts';
 import { findHostIndexes } from '../support/host-index.ts';
 import { fetchPackage, openPackageWorld } from '../support/package-world.ts';
 import { need } from '../support/requires.ts';

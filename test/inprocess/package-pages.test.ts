@@ -3,9 +3,9 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { LoopTime } from '../../src/base/fairness/loop-time.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { NO_PACKAGES, type PackagePolicy } from '../../src/base/package-policy.ts';
-import { PageReader } from '../../src/packages/store/page-reader.ts';
-import type { PageQuestion, PageToRead } from '../../src/packages/store/page-reading.ts';
+import { NO_PACKAGES, type PackagePolicy } from '../../src/base/request/package-policy.ts';
+import { PageReader } from '../../src/egress/packages/store/page-reader.ts';
+import type { PageQuestion, PageToRead } from '../../src/egress/packages/store/page-reading.ts';
 import { fileOf, wheelOf } from '../support/package-index.ts';
 import { fetchPackage as get, openPackageWorld } from '../support/package-world.ts';
 

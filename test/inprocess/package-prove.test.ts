@@ -1,6 +1,6 @@
 /** `neurovisor prove packages`: it holds, and it finds a gateway that does not keep its promise. */
 import { expect, it } from 'vitest';
-import { provePackages } from '../../src/prove/packages/packages-proof.ts';
+import { provePackages } from '../../prove/packages/packages-proof.ts';
 
 it('prove packages: holds', { timeout: 60_000 }, async () => {
   const { tried, holds } = await provePackages();

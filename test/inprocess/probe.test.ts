@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { probeAccelerator, runChild } from '../../src/vmm/accelerator/probe.ts';
+import { probeAccelerator, runChild } from '../../src/machine/vmm/accelerator/probe.ts';
 
 let dir: string;
 beforeEach(() => {

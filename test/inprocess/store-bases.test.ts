@@ -3,8 +3,8 @@ import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
-import type { NewSnapshot } from '../../src/store/snapshot.ts';
-import type { Store } from '../../src/store/store.ts';
+import type { NewSnapshot } from '../../src/sandbox/store/snapshot.ts';
+import type { Store } from '../../src/sandbox/store/store.ts';
 import { digestSparse } from '../../src/sys/sparse.ts';
 import {
   named,

@@ -2,9 +2,9 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
-import type { SandboxRow } from '../../src/store/sandbox-table.ts';
-import type { OpenSnapshot } from '../../src/store/snapshot-table.ts';
-import type { Store } from '../../src/store/store.ts';
+import type { SandboxRow } from '../../src/sandbox/store/sandbox-table.ts';
+import type { OpenSnapshot } from '../../src/sandbox/store/snapshot-table.ts';
+import type { Store } from '../../src/sandbox/store/store.ts';
 import {
   holdsSeed,
   named,

@@ -19,9 +19,9 @@ import {
   END_LOGS_MAX,
   ENDED_SANDBOXES_MAX,
   WAIT_MS_MAX,
-} from '../../src/store/limits.ts';
-import { FileLock } from '../../src/store/lock.ts';
-import { SNAPSHOT_ROLES } from '../../src/store/snapshot.ts';
+} from '../../src/sandbox/store/limits.ts';
+import { FileLock } from '../../src/sandbox/store/lock.ts';
+import { SNAPSHOT_ROLES } from '../../src/sandbox/store/snapshot.ts';
 import { openFds } from '../support/process-view.ts';
 import {
   holdsSeed,

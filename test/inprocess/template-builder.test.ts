@@ -3,13 +3,13 @@ import { mkdtempSync, readdirSync, readFileSync, readlinkSync, writeFileSync } f
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
-import { GuestError } from '../../src/guest/errors.ts';
-import type { ExecSpec, Guest, GuestEvent, Process } from '../../src/guest/link.ts';
-import type { CardLease } from '../../src/sandbox/parts.ts';
-import type { TemplateSpec } from '../../src/sandbox/spec.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
+import type { ExecSpec, Guest, GuestEvent, Process } from '../../src/machine/guest/link.ts';
+import type { DiskTrouble, VmmDriver, VmSpec } from '../../src/machine/vmm/driver.ts';
+import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
+import type { CardLease } from '../../src/sandbox/contract/parts.ts';
+import type { TemplateSpec } from '../../src/sandbox/contract/spec.ts';
 import { buildTemplate, type TemplateParts } from '../../src/sandbox/start/template-builder.ts';
-import type { DiskTrouble, VmmDriver, VmSpec } from '../../src/vmm/driver.ts';
-import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 
 import {
   events,

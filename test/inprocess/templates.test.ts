@@ -4,14 +4,14 @@ import { copyFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import { removeNamed } from '../../src/runtime/named-templates/listing.ts';
-import { TemplateNames } from '../../src/runtime/named-templates/names.ts';
-import type { CloneRam } from '../../src/runtime/ram/parts.ts';
-import { SealedRam } from '../../src/runtime/ram/sealed-ram.ts';
-import { SharedRam } from '../../src/runtime/ram/shared-ram.ts';
-import type { Artifacts } from '../../src/runtime/setup.ts';
-import { Templates } from '../../src/runtime/templates.ts';
-import type { TemplateSpec } from '../../src/sandbox/spec.ts';
+import { removeNamed } from '../../src/host/runtime/named-templates/listing.ts';
+import { TemplateNames } from '../../src/host/runtime/named-templates/names.ts';
+import type { CloneRam } from '../../src/host/runtime/ram/parts.ts';
+import { SealedRam } from '../../src/host/runtime/ram/sealed-ram.ts';
+import { SharedRam } from '../../src/host/runtime/ram/shared-ram.ts';
+import type { Artifacts } from '../../src/host/runtime/setup.ts';
+import { Templates } from '../../src/host/runtime/templates.ts';
+import type { TemplateSpec } from '../../src/sandbox/contract/spec.ts';
 
 import { events, IMPORTED, parts, useTemplateWorld, world } from '../support/template-world.ts';
 

@@ -1,12 +1,12 @@
 /** Quotas of tenants on the real control plane, without VMs. */
 import { describe, expect, it } from 'vitest';
+import { TenantPlane } from '../../src/api/tenants/plane.ts';
+import { TenantQuotas } from '../../src/api/tenants/quota.ts';
+import { NO_QUOTAS, type Quotas } from '../../src/api/tenants/settings.ts';
+import { StorageQuota } from '../../src/api/tenants/storage-quota.ts';
+import { usageOf } from '../../src/api/tenants/usage.ts';
 import { FakeClock } from '../../src/base/clock.ts';
-import { BusyError } from '../../src/sandbox/errors.ts';
-import { TenantPlane } from '../../src/tenants/plane.ts';
-import { TenantQuotas } from '../../src/tenants/quota.ts';
-import { NO_QUOTAS, type Quotas } from '../../src/tenants/settings.ts';
-import { StorageQuota } from '../../src/tenants/storage-quota.ts';
-import { usageOf } from '../../src/tenants/usage.ts';
+import { BusyError } from '../../src/sandbox/contract/errors.ts';
 import { FakeHost } from '../support/fake-host.ts';
 
 /** VMs map the RAM of one template, so that saves need one base. */

@@ -1,11 +1,11 @@
 /** One trace from a request to the first token, as a collector receives it. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FakeClock, systemClock } from '../../src/base/clock.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
-import { openTracing } from '../../src/runtime/tracing.ts';
-import { TRACE_LIMITS, TraceExporter } from '../../src/trace/exporter.ts';
-import { type SpanRecord, Tracer } from '../../src/trace/trace.ts';
+import { TRACE_LIMITS, TraceExporter } from '../../src/base/trace/exporter.ts';
+import { type SpanRecord, Tracer } from '../../src/base/trace/trace.ts';
+import { openTracing } from '../../src/host/runtime/tracing.ts';
 import { call } from '../support/bridge-fixture.ts';
 import { FakeHost } from '../support/fake-host.ts';
 import { METRICS_KEY, openMetricsWorld } from '../support/metrics-world.ts';

@@ -1,10 +1,10 @@
 /** Models of a model server: queried again on each use; an unreachable server keeps its last list. */
 import { expect, it } from 'vitest';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { UpstreamTarget } from '../../src/bridge/upstream/address.ts';
-import { listenerOwners } from '../../src/bridge/upstream/listener-owner.ts';
-import { readConfig } from '../../src/config.ts';
-import { chooseUpstream, type Upstream } from '../../src/runtime/upstream.ts';
+import { chooseUpstream, type Upstream } from '../../src/host/runtime/upstream.ts';
+import type { UpstreamTarget } from '../../src/inference/bridge/upstream/address.ts';
+import { listenerOwners } from '../../src/inference/bridge/upstream/listener-owner.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 
 const choose = (where: string) =>

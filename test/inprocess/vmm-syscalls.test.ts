@@ -1,8 +1,8 @@
 /** System calls of VMMs in metrics and per VMM; the kernel's part is in observe-syscalls.test.ts. */
 import { describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
-import type { CallCounts } from '../../src/observe/syscalls.ts';
-import { VmmSyscalls, type VmmSyscallsParts } from '../../src/probes/vmm-syscalls.ts';
+import { VmmSyscalls, type VmmSyscallsParts } from '../../src/host/probes/vmm-syscalls.ts';
+import type { CallCounts } from '../../src/machine/observe/syscalls.ts';
 
 const NAMES: Readonly<Record<number, string>> = { 0: 'read', 1: 'write', 271: 'ppoll' };
 

@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { eventPoster, type WebhookOptions } from '../../src/runtime/webhook.ts';
+import { eventPoster, type WebhookOptions } from '../../src/egress/webhook.ts';
 
 const FAILED = 'the event was not delivered; the log of the host has the cause';
 const LOCAL = { address: '127.0.0.1', family: 4 };

@@ -2,17 +2,17 @@
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { silentLog } from '../../src/base/log.ts';
 import {
   type BenchContext,
   type Benchmark,
   isWanted,
   type Measurement,
-} from '../../src/bench/benchmark.ts';
-import { fairnessBenchmarkOf } from '../../src/bench/bridge/fairness.ts';
-import { gatewayBenchmarkOf } from '../../src/bench/bridge/gateway.ts';
-import { overheadBenchmark } from '../../src/bench/bridge/overhead.ts';
-import { readConfig } from '../../src/config.ts';
+} from '../../bench/benchmark.ts';
+import { fairnessBenchmarkOf } from '../../bench/bridge/fairness.ts';
+import { gatewayBenchmarkOf } from '../../bench/bridge/gateway.ts';
+import { overheadBenchmark } from '../../bench/bridge/overhead.ts';
+import { readConfig } from '../../src/base/config.ts';
+import { silentLog } from '../../src/base/log.ts';
 import { temporaryDirectory } from '../support/image.ts';
 
 const OVERHEAD = {

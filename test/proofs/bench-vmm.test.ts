@@ -1,10 +1,10 @@
 /** Benchmarks of VMMs that need no Linux guest. */
 import { expect } from 'vitest';
+import type { BenchContext, Benchmark, Measurement } from '../../bench/benchmark.ts';
+import { jailBenchmark } from '../../bench/kernel/jail.ts';
+import { vmmMemoryBenchmark } from '../../bench/memory/vmm.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { BenchContext, Benchmark, Measurement } from '../../src/bench/benchmark.ts';
-import { jailBenchmark } from '../../src/bench/kernel/jail.ts';
-import { vmmMemoryBenchmark } from '../../src/bench/memory/vmm.ts';
-import { readConfig } from '../../src/config.ts';
 import { temporaryDirectory } from '../support/image.ts';
 import { requiresRoot } from '../support/requires.ts';
 

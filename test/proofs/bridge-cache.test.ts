@@ -5,11 +5,11 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
-import { callerKey } from '../../src/bridge/caller-key.ts';
-import { startEngine } from '../../src/engine/process.ts';
-import { createEngineServer } from '../../src/engine/server.ts';
-import { Service } from '../../src/engine/service.ts';
+import type { UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
+import { callerKey } from '../../src/inference/bridge/caller-key.ts';
+import { startEngine } from '../../src/inference/engine/process.ts';
+import { createEngineServer } from '../../src/inference/engine/server.ts';
+import { Service } from '../../src/inference/engine/service.ts';
 import {
   type Answered,
   type BridgeFixture,

@@ -3,9 +3,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { Injector, type SystemCall } from '../../prove/jail/inject.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { Injector, type SystemCall } from '../../src/prove/jail/inject.ts';
-import { makeFirecracker } from '../../src/runtime/firecracker/firecracker.ts';
+import { makeFirecracker } from '../../src/host/runtime/firecracker/firecracker.ts';
 import { VmBench } from '../support/driver-parity.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 

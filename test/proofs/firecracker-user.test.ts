@@ -21,15 +21,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { Injector, type SystemCall } from '../../prove/jail/inject.ts';
+import type { Proof } from '../../prove/proof.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { Injector, type SystemCall } from '../../src/prove/jail/inject.ts';
-import type { Proof } from '../../src/prove/proof.ts';
-import type { FirecrackerConfig, FirecrackerJail } from '../../src/runtime/firecracker/jail.ts';
-import { openFirecrackerUserJail } from '../../src/runtime/firecracker/user-jail.ts';
+import type {
+  FirecrackerConfig,
+  FirecrackerJail,
+} from '../../src/host/runtime/firecracker/jail.ts';
+import { openFirecrackerUserJail } from '../../src/host/runtime/firecracker/user-jail.ts';
+import type { VmmDriver } from '../../src/machine/vmm/driver.ts';
+import { createFirecrackerDriver } from '../../src/machine/vmm/firecracker/driver.ts';
 import { startTicksOf } from '../../src/sys/process-start.ts';
-import type { VmmDriver } from '../../src/vmm/driver.ts';
-import { createFirecrackerDriver } from '../../src/vmm/firecracker/driver.ts';
 import { driverParity, VmBench } from '../support/driver-parity.ts';
 import { requiresFirecracker, requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 

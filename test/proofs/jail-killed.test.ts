@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { endUnfinishedStarts } from '../../src/jail/leftovers.ts';
+import { endUnfinishedStarts } from '../../src/machine/jail/leftovers.ts';
 import { requiresRoot } from '../support/requires.ts';
 
 let dir: string;

@@ -13,11 +13,11 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
-import { namespaceRemedy, openJail } from '../../src/jail/open.ts';
-import { DEFAULT_UIDS } from '../../src/jail/user-ids.ts';
-import { confine } from '../../src/runtime/jail.ts';
+import { confine } from '../../src/host/runtime/jail.ts';
+import { namespaceRemedy, openJail } from '../../src/machine/jail/open.ts';
+import { DEFAULT_UIDS } from '../../src/machine/jail/user-ids.ts';
 import { requiresCgroupV1 } from '../support/host-cgroup.ts';
 import { requiresRoot } from '../support/requires.ts';
 
@@ -213,7 +213,7 @@ describe('confine', () => {
     expect(made.filter((path) => /^cache\/(?!accelerator\.json$)/.test(path))).toEqual([]);
   });
   requiresRoot().it('checkNamespaces: asks bubblewrap as an ordinary user', () => {
-    const check = join(import.meta.dirname, '../../src/jail/open.ts');
+    const check = join(import.meta.dirname, '../../src/machine/jail/open.ts');
     const script = `import { checkNamespaces } from ${JSON.stringify(check)};
       await checkNamespaces(process.argv[1]).then(() => console.log('ok'), (error) => console.log(error.code, error.cause));`;
     const as = (path: string): string => {

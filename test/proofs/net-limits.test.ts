@@ -1,8 +1,8 @@
 /** Limits of a sandbox's network against the real kernel, checked by counted bytes and packets. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { updateSandbox, wholeTable } from '../../src/net/nftables/ruleset.ts';
-import type { ChainInput, KeptChain } from '../../src/net/nftables/sandbox-chains.ts';
-import type { EgressPolicyText } from '../../src/net/policy/egress-rules.ts';
+import { updateSandbox, wholeTable } from '../../src/egress/net/nftables/ruleset.ts';
+import type { ChainInput, KeptChain } from '../../src/egress/net/nftables/sandbox-chains.ts';
+import type { EgressPolicyText } from '../../src/egress/net/policy/egress-rules.ts';
 import { createWorld, networkOf, type World } from '../support/ruleset-world.ts';
 
 let world: World;

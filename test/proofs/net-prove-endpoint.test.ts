@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import type { Proof, Tried } from '../../src/prove/proof.ts';
+import type { Proof, Tried } from '../../prove/proof.ts';
 import type { Asked, Seen } from '../fixtures/prove-endpoint.ts';
 
 const run = promisify(execFile);
@@ -73,7 +73,7 @@ const DEFAULT = ['HTTP', 'TLS', 'another port', 'DNS of another resolver', 'a na
   (what) => `no policy is named: ${what}`,
 );
 
-describe('prove egress --endpoint', () => {
+describe('prove-endpoint', () => {
   it('holds for sandboxes behind our network, and no sandbox is left', async () => {
     const { command, made, left } = await suite({ without: [], isCommand: true });
     expect(command).toMatchObject({ status: 0, stderr: '' });
@@ -130,7 +130,7 @@ describe('prove egress --endpoint', () => {
   });
 });
 
-describe('prove canary', () => {
+describe('prove-endpoint canary', () => {
   it('records every try, whatever was sent to it before', async () => {
     const { stdout } = await run('unshare', ['--net', process.execPath, HOSTILE]);
     const seen = JSON.parse(stdout) as Tried[];

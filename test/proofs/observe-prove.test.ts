@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Proof } from '../../prove/proof.ts';
+import { prove } from '../../prove/prove.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
-import type { Proof } from '../../src/prove/proof.ts';
-import { prove } from '../../src/prove/prove.ts';
 import { ROOT } from '../support/cli.ts';
 import { NamespacedProcess } from '../support/net-namespace.ts';
 

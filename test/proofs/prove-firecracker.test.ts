@@ -3,21 +3,21 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { proveCaps } from '../../prove/jail/caps-proof.ts';
+import { proveCgroup } from '../../prove/jail/cgroup-proof.ts';
+import { FirecrackerVmms } from '../../prove/jail/firecracker-vmms.ts';
+import { proveImage } from '../../prove/jail/image-proof.ts';
+import { proveImageWithoutLinux } from '../../prove/jail/image-without-linux.ts';
+import { FORBIDDEN, proveSeccomp } from '../../prove/jail/seccomp-proof.ts';
+import type { Proof } from '../../prove/proof.ts';
+import type { JailContext } from '../../prove/proof-runtime.ts';
+import { type Config, readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { type Config, readConfig } from '../../src/config.ts';
-import { compileProfile } from '../../src/jail/seccomp/compile.ts';
-import { parseProfile } from '../../src/jail/seccomp/profile.ts';
-import { reachOf } from '../../src/jail/seccomp/reach.ts';
-import { proveCaps } from '../../src/prove/jail/caps-proof.ts';
-import { proveCgroup } from '../../src/prove/jail/cgroup-proof.ts';
-import { FirecrackerVmms } from '../../src/prove/jail/firecracker-vmms.ts';
-import { proveImage } from '../../src/prove/jail/image-proof.ts';
-import { proveImageWithoutLinux } from '../../src/prove/jail/image-without-linux.ts';
-import { reachOfVmm } from '../../src/prove/jail/reach-vmm.ts';
-import { FORBIDDEN, proveSeccomp } from '../../src/prove/jail/seccomp-proof.ts';
-import type { Proof } from '../../src/prove/proof.ts';
-import type { JailContext } from '../../src/prove/proof-runtime.ts';
-import { POLICY_DIR } from '../../src/runtime/jail.ts';
+import { POLICY_DIR } from '../../src/host/runtime/jail.ts';
+import { compileProfile } from '../../src/machine/jail/seccomp/compile.ts';
+import { parseProfile } from '../../src/machine/jail/seccomp/profile.ts';
+import { reachOf } from '../../tools/seccomp/reach.ts';
+import { reachOfVmm } from '../../tools/seccomp/reach-vmm.ts';
 import { requiresFirecrackerAsRoot } from '../support/firecracker.ts';
 
 /** Hundreds of starts on a busy machine. */

@@ -29,7 +29,7 @@ it.each(['SIGINT', 'SIGTERM'] as const)(
 );
 
 it('an actor whose parent is gone exits silently', async () => {
-  const module = JSON.stringify(join(ROOT, 'src/prove/actor.ts'));
+  const module = JSON.stringify(join(ROOT, 'prove/actor.ts'));
   const code = `import(${module}).then(({ act }) => act({ never: () => 1 }));`;
   const child = spawn(process.execPath, ['-e', code], { stdio: ['pipe', 'pipe', 'pipe'] });
   let stderr = '';

@@ -3,10 +3,10 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import type { Proof } from '../../prove/proof.ts';
+import { prove } from '../../prove/prove.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { readConfig } from '../../src/config.ts';
-import type { Proof } from '../../src/prove/proof.ts';
-import { prove } from '../../src/prove/prove.ts';
 
 const run = promisify(execFile);
 const ON_LOOP = join(import.meta.dirname, '../fixtures/prove-neighbors-on-loop.ts');

@@ -1,12 +1,12 @@
 /** The proof of channel limits against sandboxes of its own making, which keep their limits or do not. */
 import { PassThrough, Readable, Writable } from 'node:stream';
 import { expect, it } from 'vitest';
+import { Notes } from '../../prove/proof.ts';
+import { type Control, proveChannels } from '../../prove/vms/ratelimit-proof.ts';
 import type { ChannelLimits, ChannelStats } from '../../src/base/channel.ts';
 import { sleep } from '../../src/base/clock.ts';
 import { type BucketLimit, TokenBucket } from '../../src/base/token-bucket.ts';
 import { KIB } from '../../src/base/units.ts';
-import { Notes } from '../../src/prove/proof.ts';
-import { type Control, proveChannels } from '../../src/prove/vms/ratelimit-proof.ts';
 
 const CHUNK_BYTES = 16 * KIB;
 const TICK_MS = 5;

@@ -5,8 +5,8 @@ import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { firecrackerFilter } from '../../src/jail/seccomp/firecracker-filter.ts';
-import { type Profile, parseProfile } from '../../src/jail/seccomp/profile.ts';
+import { firecrackerFilter } from '../../src/machine/jail/seccomp/firecracker-filter.ts';
+import { type Profile, parseProfile } from '../../src/machine/jail/seccomp/profile.ts';
 import { requiresFirecracker } from '../support/firecracker.ts';
 
 const POLICY = join(import.meta.dirname, '../../policy/firecracker-x86_64.json');

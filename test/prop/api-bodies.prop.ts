@@ -1,7 +1,7 @@
 /** Any JSON body gets an answer of the API, never an internal error. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { errorBody } from '../../src/api/schema/answers.ts';
+import { errorBody } from '../../src/api/rest/schema/answers.ts';
 import { type ApiFixture, type Method, startApi } from '../support/api-fixture.ts';
 
 let api: ApiFixture;

@@ -12,11 +12,11 @@ import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { RelayHost } from '../../src/vmm/firecracker/channel/relay-host.ts';
+import { RelayHost } from '../../src/machine/vmm/firecracker/channel/relay-host.ts';
 import {
   type RelayThread,
   startRelayThread,
-} from '../../src/vmm/firecracker/channel/relay-thread.ts';
+} from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
 import { dialGuest } from '../support/channel.ts';
 
 const RUNS = 25;

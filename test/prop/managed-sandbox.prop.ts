@@ -6,7 +6,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CodedError } from '../../src/base/errors.ts';
-import type { SandboxStatus } from '../../src/sandbox/control.ts';
+import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
 import {
   MANAGED_TRANSITIONS,
   STATUS,

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type ApiServer, createApiServer } from '../../src/api/server.ts';
+import { type ApiServer, createApiServer } from '../../src/api/rest/server.ts';
 import { type Clock, systemClock } from '../../src/base/clock.ts';
 import type { Log } from '../../src/base/log.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';

@@ -2,18 +2,18 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { AuditLog } from '../../src/api/tenants/audit.ts';
+import { modelRequestLog } from '../../src/api/tenants/audit-models.ts';
+import { type AuditRecord, parseRecord } from '../../src/api/tenants/audit-record.ts';
 import { CleanupStack } from '../../src/base/cleanup.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { ContentMode } from '../../src/base/text/content-mode.ts';
-import type { BridgePolicy } from '../../src/bridge/bridge.ts';
-import type { Price } from '../../src/bridge/budget/price.ts';
-import { Player } from '../../src/bridge/tape/player.ts';
-import type { Tape } from '../../src/bridge/tape/tape.ts';
-import type { UpstreamApi } from '../../src/bridge/upstream/address.ts';
-import { AuditLog } from '../../src/tenants/audit.ts';
-import { modelRequestLog } from '../../src/tenants/audit-models.ts';
-import { type AuditRecord, parseRecord } from '../../src/tenants/audit-record.ts';
+import type { BridgePolicy } from '../../src/inference/bridge/bridge.ts';
+import type { Price } from '../../src/inference/bridge/budget/price.ts';
+import { Player } from '../../src/inference/bridge/tape/player.ts';
+import type { Tape } from '../../src/inference/bridge/tape/tape.ts';
+import type { UpstreamApi } from '../../src/inference/bridge/upstream/address.ts';
 import { type BridgeFixture, bridgeFixture } from './bridge-fixture.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 

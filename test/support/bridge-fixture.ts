@@ -16,9 +16,9 @@ import {
   createBridge,
   type UpstreamTarget,
   type UsageRecord,
-} from '../../src/bridge/bridge.ts';
-import type { Draw } from '../../src/bridge/routing/affinity.ts';
-import type { RouteTable } from '../../src/bridge/routing/route-table.ts';
+} from '../../src/inference/bridge/bridge.ts';
+import type { Draw } from '../../src/inference/bridge/routing/affinity.ts';
+import type { RouteTable } from '../../src/inference/bridge/routing/route-table.ts';
 import { type MockUpstream, startMockUpstream } from './mock-upstream.ts';
 
 export interface Answered {

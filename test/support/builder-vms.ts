@@ -1,11 +1,11 @@
 /** VMs that build images, as functions that write disks and print a line. */
 import { join } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
-import type { ExecSpec, Process } from '../../src/guest/guest.ts';
-import type { ImageBuilder } from '../../src/oci/builder.ts';
-import { type BuilderVms, makeImageBuilder } from '../../src/runtime/image-builder.ts';
-import type { SandboxSpec } from '../../src/sandbox/spec.ts';
-import type { DiskTrouble, VmDisk } from '../../src/vmm/driver.ts';
+import type { ImageBuilder } from '../../src/artifacts/oci/builder.ts';
+import { type BuilderVms, makeImageBuilder } from '../../src/host/runtime/image-builder.ts';
+import type { ExecSpec, Process } from '../../src/machine/guest/guest.ts';
+import type { DiskTrouble, VmDisk } from '../../src/machine/vmm/driver.ts';
+import type { SandboxSpec } from '../../src/sandbox/contract/spec.ts';
 
 export interface FakeBuilderVm {
   readonly plan: Record<string, unknown>;

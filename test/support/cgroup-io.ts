@@ -3,9 +3,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { silentLog } from '../../src/base/log.ts';
-import { findCgroups } from '../../src/jail/cgroup-paths.ts';
-import { ioLimits } from '../../src/jail/disk-io.ts';
-import { openCgroups } from '../../src/jail/open.ts';
+import { findCgroups } from '../../src/machine/jail/cgroup-paths.ts';
+import { ioLimits } from '../../src/machine/jail/disk-io.ts';
+import { openCgroups } from '../../src/machine/jail/open.ts';
 import { type Requirement, requires } from './requires.ts';
 
 const read = (path: string): string => readFileSync(path, 'latin1');

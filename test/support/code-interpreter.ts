@@ -5,7 +5,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { readyMadeDir } from '../../src/runtime/named-templates/ready-made.ts';
+import { readyMadeDir } from '../../src/artifacts/ready-made.ts';
 import { lockedPython, orReason, type PythonPackages } from './locked-packages.ts';
 
 const LOCK = join(import.meta.dirname, '../fixtures/code-interpreter/server.lock');

@@ -1,8 +1,8 @@
 /** Arbitraries of conversations, and of what an upstream answers, for properties of the dialects. */
 import fc from 'fast-check';
 import { systemClock } from '../../src/base/clock.ts';
-import type { AnswerOptions } from '../../src/bridge/dialect/dialect.ts';
-import type { Message, Part } from '../../src/bridge/dialect/model.ts';
+import type { AnswerOptions } from '../../src/inference/bridge/dialect/dialect.ts';
+import type { Message, Part } from '../../src/inference/bridge/dialect/model.ts';
 
 export const words = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 });
 /** As JSON reads it: it has no -0. */

@@ -8,9 +8,12 @@ import type {
   Message,
   Part,
   TextPart,
-} from '../../src/bridge/dialect/model.ts';
-import { ERROR_PREFIX, IMAGES_FOLLOW } from '../../src/bridge/dialect/openai/write-request.ts';
-import type { JsonObject } from '../../src/bridge/json-body.ts';
+} from '../../src/inference/bridge/dialect/model.ts';
+import {
+  ERROR_PREFIX,
+  IMAGES_FOLLOW,
+} from '../../src/inference/bridge/dialect/openai/write-request.ts';
+import type { JsonObject } from '../../src/inference/bridge/json-body.ts';
 
 const defined = (object: JsonObject): JsonObject =>
   Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));

@@ -3,7 +3,7 @@
  * It draws a word at its start and keeps it in memory only.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Guest } from '../../src/guest/link.ts';
+import type { Guest } from '../../src/machine/guest/link.ts';
 
 export interface Count {
   readonly pid: number;

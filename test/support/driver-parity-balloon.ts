@@ -1,7 +1,7 @@
 /** The drivers' contract for the memory of a running guest. */
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { Vm } from '../../src/vmm/driver.ts';
+import type { Vm } from '../../src/machine/vmm/driver.ts';
 import { ask, type VmBench } from './driver-parity.ts';
 
 const RAM_MIB = 192;

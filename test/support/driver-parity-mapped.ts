@@ -3,10 +3,16 @@ import { createHash } from 'node:crypto';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { openCloneRam } from '../../src/runtime/ram/clone-ram.ts';
+import { openCloneRam } from '../../src/host/runtime/ram/clone-ram.ts';
+import { applyDifference } from '../../src/machine/vmm/difference-file.ts';
+import type {
+  RamDifference,
+  SavedState,
+  Vm,
+  VmSnapshot,
+  VmSpec,
+} from '../../src/machine/vmm/driver.ts';
 import { dataExtents } from '../../src/sys/file.ts';
-import { applyDifference } from '../../src/vmm/difference-file.ts';
-import type { RamDifference, SavedState, Vm, VmSnapshot, VmSpec } from '../../src/vmm/driver.ts';
 import { ask, expectReleased, held, type VmBench } from './driver-parity.ts';
 
 const PATIENT = { timeout: 60_000 };

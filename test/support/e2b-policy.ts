@@ -1,7 +1,7 @@
 /** The network settings of E2B's API as a policy, for the stand-in of its endpoint. */
-import { cidrsOf, rangeOf, subtractRanges } from '../../src/net/addresses/addresses.ts';
-import { POLICY_NONE, parsePolicy } from '../../src/net/policy/egress-rules.ts';
-import type { EgressPolicy, EgressRule } from '../../src/net/policy/policy.ts';
+import { cidrsOf, rangeOf, subtractRanges } from '../../src/egress/net/addresses/addresses.ts';
+import { POLICY_NONE, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
+import type { EgressPolicy, EgressRule } from '../../src/egress/net/policy/policy.ts';
 
 export interface E2bNetwork {
   readonly allowInternetAccess?: boolean;

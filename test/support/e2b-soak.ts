@@ -14,8 +14,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text as textOf } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { resolveHome } from '../../src/base/home.ts';
 import { MIB } from '../../src/base/units.ts';
-import { resolveHome } from '../../src/home.ts';
 import { ROOT } from './cli.ts';
 import { type DaemonProcess, watchDaemon } from './daemon.ts';
 import {

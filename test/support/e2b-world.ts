@@ -2,18 +2,18 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Certificate } from '../../src/api/listener.ts';
-import { type ApiServer, createApiServer } from '../../src/api/server.ts';
+import { openEvents } from '../../src/api/e2b/events/open.ts';
+import type { PostEvent } from '../../src/api/e2b/events/webhooks.ts';
+import type { TemplateParts } from '../../src/api/e2b/parts.ts';
+import { createE2bServer } from '../../src/api/e2b/server.ts';
+import { accessTokens } from '../../src/api/e2b/tokens.ts';
+import type { Certificate } from '../../src/api/rest/listener.ts';
+import { type ApiServer, createApiServer } from '../../src/api/rest/server.ts';
+import type { AuditSink } from '../../src/api/tenants/audit.ts';
+import { type Callers, operatorOnly } from '../../src/api/tenants/callers.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
-import { openEvents } from '../../src/e2b/events/open.ts';
-import type { PostEvent } from '../../src/e2b/events/webhooks.ts';
-import type { TemplateParts } from '../../src/e2b/parts.ts';
-import { createE2bServer } from '../../src/e2b/server.ts';
-import { accessTokens } from '../../src/e2b/tokens.ts';
-import type { ControlPlane } from '../../src/sandbox/control.ts';
-import type { AuditSink } from '../../src/tenants/audit.ts';
-import { type Callers, operatorOnly } from '../../src/tenants/callers.ts';
+import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';
 import { FakeTemplateBuilds } from './fake-template-builds.ts';
 

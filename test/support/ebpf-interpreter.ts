@@ -1,5 +1,5 @@
 /**
- * Runs what `src/net/xdp/assembler.ts` can write, without a kernel: an independent reading of RFC 9669 with addresses
+ * Runs what `src/egress/net/xdp/assembler.ts` can write, without a kernel: an independent reading of RFC 9669 with addresses
  * that no real program has, so that a load outside the frame is an error as the verifier would have it.
  */
 

@@ -13,9 +13,11 @@ import type { Duplex } from 'node:stream';
 import type { ChannelStats } from '../../src/base/channel.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { newSandboxId } from '../../src/base/ids.ts';
-import type { UsageRecord } from '../../src/bridge/bridge.ts';
-import type { Guest } from '../../src/guest/guest.ts';
-import { parseEgress } from '../../src/runtime/network.ts';
+import { parseEgress } from '../../src/host/runtime/network.ts';
+import type { UsageRecord } from '../../src/inference/bridge/bridge.ts';
+import type { Guest } from '../../src/machine/guest/guest.ts';
+import type { Vm } from '../../src/machine/vmm/driver.ts';
+import { ByteTail } from '../../src/machine/vmm/tail.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -34,17 +36,15 @@ import type {
   SandboxInfo,
   SnapshotInfo,
   SnapshotOptions,
-} from '../../src/sandbox/control.ts';
-import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/ending.ts';
-import { imageInfo } from '../../src/sandbox/environment.ts';
-import { SandboxError } from '../../src/sandbox/errors.ts';
-import type { TimedEvent } from '../../src/sandbox/events.ts';
-import { RANGES } from '../../src/sandbox/limits.ts';
-import { packageInfo } from '../../src/sandbox/packages.ts';
-import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
-import { followLogs } from '../../src/sandbox/plane/logs.ts';
-import { checkRequest } from '../../src/sandbox/request.ts';
-import { secretInfo } from '../../src/sandbox/secrets.ts';
+} from '../../src/sandbox/contract/control.ts';
+import { type EndCause, NO_EVIDENCE, type SandboxLogs } from '../../src/sandbox/contract/ending.ts';
+import { imageInfo } from '../../src/sandbox/contract/environment.ts';
+import { SandboxError } from '../../src/sandbox/contract/errors.ts';
+import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
+import { RANGES } from '../../src/sandbox/contract/limits.ts';
+import { packageInfo } from '../../src/sandbox/contract/packages.ts';
+import { checkRequest } from '../../src/sandbox/contract/request.ts';
+import { secretInfo } from '../../src/sandbox/contract/secrets.ts';
 import {
   egressText,
   makeSpec,
@@ -53,10 +53,10 @@ import {
   type SandboxSpec,
   specInfo,
   withSecrets,
-} from '../../src/sandbox/spec.ts';
+} from '../../src/sandbox/contract/spec.ts';
+import { EventJournal } from '../../src/sandbox/plane/event-journal.ts';
+import { followLogs } from '../../src/sandbox/plane/logs.ts';
 import { DEFAULT_TEMPLATE } from '../../src/sandbox/start/template.ts';
-import type { Vm } from '../../src/vmm/driver.ts';
-import { ByteTail } from '../../src/vmm/tail.ts';
 import { type RunningAgent, startAgent } from './guest-agent.ts';
 
 export interface FakeOptions {

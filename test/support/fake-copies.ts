@@ -1,6 +1,6 @@
 /** Copies between files and memory in a fake host, whose RAM are small files. */
 import { copyFile, open, readFile, writeFile } from 'node:fs/promises';
-import type { GuestMemory, MappedMemory } from '../../src/sandbox/parts.ts';
+import type { GuestMemory, MappedMemory } from '../../src/sandbox/contract/parts.ts';
 import type { Copies } from '../../src/sandbox/plane/snapshot-manager.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
 import { digestSparse } from '../../src/sys/sparse.ts';

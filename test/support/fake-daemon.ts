@@ -2,11 +2,11 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createApiServer } from '../../src/api/server.ts';
+import { createApiServer } from '../../src/api/rest/server.ts';
+import { daemonSocket, resolveHome } from '../../src/base/home.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { MetricRegistry } from '../../src/base/metrics.ts';
 import { MIB } from '../../src/base/units.ts';
-import { daemonSocket, resolveHome } from '../../src/home.ts';
 import type { SandboxLoad } from '../../src/sandbox/plane/load.ts';
 import type { SandboxTimedEvent } from '../../src/sandbox/plane/recent-events.ts';
 import { FakeControlPlane, type FakeOptions } from './fake-control-plane.ts';

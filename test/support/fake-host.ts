@@ -13,23 +13,28 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { FakeClock } from '../../src/base/clock.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
-import type { GuestIdentity } from '../../src/guest/identity.ts';
-import type { DestinationUse } from '../../src/net/policy/destination-budgets.ts';
-import { parseEgress } from '../../src/runtime/network.ts';
-import type { SandboxStatus } from '../../src/sandbox/control.ts';
-import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
-import type { CardLease, GuestMemory, SandboxParts, StartSource } from '../../src/sandbox/parts.ts';
+import type { Tracer } from '../../src/base/trace/trace.ts';
+import type { DestinationUse } from '../../src/egress/net/policy/destination-budgets.ts';
+import { parseEgress } from '../../src/host/runtime/network.ts';
+import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
+import type { SandboxStatus } from '../../src/sandbox/contract/control.ts';
+import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
+import type {
+  CardLease,
+  GuestMemory,
+  SandboxParts,
+  StartSource,
+} from '../../src/sandbox/contract/parts.ts';
+import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/contract/spec.ts';
 import { type ControlParts, LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
 import { type Copies, SnapshotManager } from '../../src/sandbox/plane/snapshot-manager.ts';
-import { makeSpec, type NetworkSpec, type SandboxSpec } from '../../src/sandbox/spec.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import type { StartGate } from '../../src/sandbox/start/start-gate.ts';
 import { StartQueue } from '../../src/sandbox/start/start-queue.ts';
 import type { StartSizes } from '../../src/sandbox/start/starter.ts';
+import { openStore, type Store } from '../../src/sandbox/store/store.ts';
 import { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
-import { openStore, type Store } from '../../src/store/store.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';
-import type { Tracer } from '../../src/trace/trace.ts';
 import { type FakeSharing, fakeCopies } from './fake-copies.ts';
 import { FakeHostMemory } from './fake-host-memory.ts';
 import { FakeModels } from './fake-models.ts';

@@ -5,7 +5,7 @@ import type {
   TemplateBuildEvent,
   TemplateBuilds,
   TemplateSize,
-} from '../../src/e2b/parts.ts';
+} from '../../src/api/e2b/parts.ts';
 
 export class FakeTemplateBuilds implements TemplateBuilds {
   readonly wanted: TemplateBuild[] = [];

@@ -1,10 +1,10 @@
 /** Templates of the fake host: of an image, and with a name. */
 
-import { OciError } from '../../src/oci/errors.ts';
-import { imageFailure, parseReference } from '../../src/runtime/images.ts';
-import { checkNamedRequest, withTemplate } from '../../src/runtime/named-templates/request.ts';
-import type { EnvironmentSource } from '../../src/sandbox/environment.ts';
-import type { SandboxError } from '../../src/sandbox/errors.ts';
+import { OciError } from '../../src/artifacts/oci/errors.ts';
+import { imageFailure, parseReference } from '../../src/host/runtime/images.ts';
+import { checkNamedRequest, withTemplate } from '../../src/host/runtime/named-templates/request.ts';
+import type { EnvironmentSource } from '../../src/sandbox/contract/environment.ts';
+import type { SandboxError } from '../../src/sandbox/contract/errors.ts';
 import type { ControlParts } from '../../src/sandbox/plane/control-plane.ts';
 import type { OpenTemplate } from '../../src/sandbox/start/pools.ts';
 import { linkOrCopy } from '../../src/sys/link-or-copy.ts';

@@ -6,10 +6,10 @@
 import { createHash } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { PassThrough } from 'node:stream';
-import type { GuestNetwork } from '../../src/base/guest-network.ts';
 import { ignore } from '../../src/base/ignore.ts';
+import type { GuestNetwork } from '../../src/base/request/guest-network.ts';
 import { orAborted } from '../../src/base/time-limit.ts';
-import { GuestError } from '../../src/guest/errors.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
 import type {
   GuestChange,
   GuestClosed,
@@ -18,7 +18,7 @@ import type {
   GuestStats,
   Process,
   RunOptions,
-} from '../../src/guest/guest.ts';
+} from '../../src/machine/guest/guest.ts';
 import type {
   Balloon,
   DiskLimits,
@@ -33,9 +33,9 @@ import type {
   VmExit,
   VmSnapshot,
   VmSpec,
-} from '../../src/vmm/driver.ts';
-import { VmmError } from '../../src/vmm/errors.ts';
-import { ByteTail } from '../../src/vmm/tail.ts';
+} from '../../src/machine/vmm/driver.ts';
+import { VmmError } from '../../src/machine/vmm/errors.ts';
+import { ByteTail } from '../../src/machine/vmm/tail.ts';
 import type { Phase, Script } from './fake-script.ts';
 
 export const FAKE_MACHINE = 'fake machine';

@@ -13,10 +13,14 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { readConfig } from '../../src/base/config.ts';
+import { resolveHome } from '../../src/base/home.ts';
 import { searchPath } from '../../src/base/search-path.ts';
-import { readConfig } from '../../src/config.ts';
-import { resolveHome } from '../../src/home.ts';
-import { parseVersion, VERSION_FLOOR, versionProblem } from '../../src/vmm/firecracker/versions.ts';
+import {
+  parseVersion,
+  VERSION_FLOOR,
+  versionProblem,
+} from '../../src/machine/vmm/firecracker/versions.ts';
 import { ROOT } from './cli.ts';
 
 export interface FirecrackerPrograms {

@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { TINY_GUEST_DIR, TINY_GUEST_FLAGS } from '../../src/prove/jail/tiny-guest.ts';
+import { TINY_GUEST_DIR, TINY_GUEST_FLAGS } from '../../prove/jail/tiny-guest.ts';
 import type { ParityFiles } from './driver-parity.ts';
 import { type FirecrackerPrograms, supportedFirecracker } from './firecracker-programs.ts';
 import { type Requirement, requires } from './requires.ts';

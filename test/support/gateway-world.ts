@@ -5,10 +5,14 @@ import { connect, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
-import { Gateway, type GatewayEvent, type GatewayOptions } from '../../src/net/gateway/gateway.ts';
-import type { GatewaySandbox } from '../../src/net/gateway/sandbox.ts';
-import type { Endpoint, GatewayPolicy } from '../../src/net/policy/judge.ts';
-import { Pins } from '../../src/net/policy/pins.ts';
+import {
+  Gateway,
+  type GatewayEvent,
+  type GatewayOptions,
+} from '../../src/egress/net/gateway/gateway.ts';
+import type { GatewaySandbox } from '../../src/egress/net/gateway/sandbox.ts';
+import type { Endpoint, GatewayPolicy } from '../../src/egress/net/policy/judge.ts';
+import { Pins } from '../../src/egress/net/policy/pins.ts';
 
 export const HOST = '127.0.0.1';
 

@@ -10,14 +10,14 @@ import { buffer } from 'node:stream/consumers';
 import { systemClock } from '../../src/base/clock.ts';
 import { ignore } from '../../src/base/ignore.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
-import type { GuestIdentity } from '../../src/guest/identity.ts';
+import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
 import {
   type Guest,
   type GuestListener,
   listenForGuest,
   type Process,
   type ProcessExit,
-} from '../../src/guest/link.ts';
+} from '../../src/machine/guest/link.ts';
 import { descendants } from './leftovers.ts';
 
 const AGENT = join(import.meta.dirname, '../../guest/agent/__main__.py');

@@ -1,5 +1,5 @@
 /** Streams on top of `GuestRings`: what a guest's kernel does for its sockets, with honest credit. */
-import { OP, SHUTDOWN_BOTH, SHUTDOWN_SEND } from '../../src/vsock/packet.ts';
+import { OP, SHUTDOWN_BOTH, SHUTDOWN_SEND } from '../../src/machine/vsock/packet.ts';
 import type { GuestRings, HostPacket } from './guest-rings.ts';
 
 const PACKET_BYTES_MAX = 64 * 1024;

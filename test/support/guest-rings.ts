@@ -2,8 +2,8 @@
  * The guest's half of a vsock device, for tests: both rings and their buffers in one piece of memory, as
  * a driver keeps them. It can also do what no driver should: raw descriptors, wrong headers.
  */
-import { HEADER_BYTES } from '../../src/vsock/packet.ts';
-import type { RingAddresses } from '../../src/vsock/ring-memory.ts';
+import { HEADER_BYTES } from '../../src/machine/vsock/packet.ts';
+import type { RingAddresses } from '../../src/machine/vsock/ring-memory.ts';
 
 /** An atomic read-modify-write is a full barrier on x86-64. */
 const FENCE = new Int32Array(new SharedArrayBuffer(4));

@@ -1,14 +1,15 @@
 /** The indexes that this machine's own clients use, where they answer. */
+
+import { GUEST_CODENAME } from '../../src/artifacts/image/rootfs/recipe.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { describeError } from '../../src/base/errors.ts';
-import { GUEST_CODENAME } from '../../src/image/rootfs/recipe.ts';
-import { PackageError } from '../../src/packages/errors.ts';
-import type { IndexSet } from '../../src/packages/gateway.ts';
-import { hostFiles } from '../../src/packages/host/host-files.ts';
-import { readIndexes } from '../../src/packages/host/indexes.ts';
-import { PYPI_ACCEPT } from '../../src/packages/protocol/pypi.ts';
-import { Upstream } from '../../src/packages/upstream/fetch.ts';
-import { isPublicAddress } from '../../src/runtime/packages.ts';
+import { PackageError } from '../../src/egress/packages/errors.ts';
+import type { IndexSet } from '../../src/egress/packages/gateway.ts';
+import { hostFiles } from '../../src/egress/packages/host/host-files.ts';
+import { readIndexes } from '../../src/egress/packages/host/indexes.ts';
+import { PYPI_ACCEPT } from '../../src/egress/packages/protocol/pypi.ts';
+import { Upstream } from '../../src/egress/packages/upstream/fetch.ts';
+import { isPublicAddress } from '../../src/host/runtime/packages.ts';
 
 const LOOK_MS = 10_000;
 

@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KIB, MIB } from '../../src/base/units.ts';
-import { makeMemory } from '../../src/runtime/ram/memory.ts';
+import { makeMemory } from '../../src/host/runtime/ram/memory.ts';
 import { fileIdentity } from '../../src/sys/fd.ts';
 import { randomFrom } from './run-seed.ts';
 import { VhostFrontEnd } from './vhost-front-end.ts';

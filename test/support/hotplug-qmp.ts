@@ -1,5 +1,5 @@
 /** A QMP client for tests of devices that are plugged and unplugged. */
-import type { QmpClient, QmpEvent } from '../../src/vmm/qemu/qmp.ts';
+import type { QmpClient, QmpEvent } from '../../src/machine/vmm/qemu/qmp.ts';
 
 export interface HotplugQmp {
   readonly client: QmpClient;

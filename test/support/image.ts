@@ -1,12 +1,12 @@
-/** A cache directory, a recorder of progress events and a tiny recipe, for tests of `src/image`. */
+/** A cache directory, a recorder of progress events and a tiny recipe, for tests of `src/artifacts/image`. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { z } from 'zod';
+import type { Job, PrepareContext, Recipe } from '../../src/artifacts/image/prepare.ts';
 import { silentLog } from '../../src/base/log.ts';
 import type { ProgressEvent } from '../../src/base/progress.ts';
-import type { Job, PrepareContext, Recipe } from '../../src/image/prepare.ts';
 
 export interface TestContext extends PrepareContext {
   readonly events: ProgressEvent[];

@@ -2,9 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import * as firecracker from '../../src/machine/vmm/firecracker/config.ts';
+import * as qemu from '../../src/machine/vmm/qemu/args.ts';
 import { TEMPLATE_BOOT_ARGS } from '../../src/sandbox/start/template.ts';
-import * as firecracker from '../../src/vmm/firecracker/config.ts';
-import * as qemu from '../../src/vmm/qemu/args.ts';
 
 const DOCUMENT = join(import.meta.dirname, '../../docs/firecracker.md');
 /** Added by Firecracker. */

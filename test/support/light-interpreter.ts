@@ -6,7 +6,7 @@
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { readyMadeDir } from '../../src/runtime/named-templates/ready-made.ts';
+import { readyMadeDir } from '../../src/artifacts/ready-made.ts';
 import { interpreterPackages } from './code-interpreter.ts';
 import type { DaemonHome } from './daemon.ts';
 import { run } from './locked-packages.ts';

@@ -5,7 +5,7 @@
 import { posix } from 'node:path';
 import { PassThrough, Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
-import { GuestError } from '../../src/guest/errors.ts';
+import { GuestError } from '../../src/machine/guest/errors.ts';
 import type {
   ExecSpec,
   FileEntry,
@@ -16,7 +16,7 @@ import type {
   Process,
   PythonSpec,
   RunOptions,
-} from '../../src/guest/guest.ts';
+} from '../../src/machine/guest/guest.ts';
 import { EXIT } from './process-exit.ts';
 
 const HOME = '/home/user';

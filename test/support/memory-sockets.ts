@@ -1,13 +1,13 @@
 /** Host programs in memory, with bounded socket buffers, for the muxer's tests. */
-import type { Connection } from '../../src/vsock/connection.ts';
+import type { Connection } from '../../src/machine/vsock/connection.ts';
 import {
   type ConnectResult,
   type HostSocket,
   READ_WOULD_BLOCK,
   WRITE_BROKEN,
-} from '../../src/vsock/host-socket.ts';
-import type { Muxer } from '../../src/vsock/muxer.ts';
-import type { Segments } from '../../src/vsock/segments.ts';
+} from '../../src/machine/vsock/host-socket.ts';
+import type { Muxer } from '../../src/machine/vsock/muxer.ts';
+import type { Segments } from '../../src/machine/vsock/segments.ts';
 
 /** Both ends of one socket: the muxer's (`HostSocket`) and the host program's (the other methods). */
 export class MemorySocket implements HostSocket<Connection> {

@@ -1,5 +1,5 @@
 /** Frames of Ethernet as they come out of a TAP, and what becomes of them before the packet filter. */
-import { type IpAddress, parseAddress } from '../../src/net/addresses/addresses.ts';
+import { type IpAddress, parseAddress } from '../../src/egress/net/addresses/addresses.ts';
 
 export type Fate = 'pass' | 'metadata' | 'unreadable';
 

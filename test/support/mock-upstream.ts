@@ -2,7 +2,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
-import type { UpstreamTarget } from '../../src/bridge/bridge.ts';
+import type { UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
 
 export interface Recorded {
   readonly method: string;

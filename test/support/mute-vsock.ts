@@ -1,7 +1,7 @@
 /** A vsock device that takes QEMU's connection and says nothing, for a QEMU that does not care. */
 import { createServer, type Server } from 'node:net';
+import type { AttachVsock } from '../../src/machine/vmm/attach-vsock.ts';
 import { closeFd } from '../../src/sys/fd.ts';
-import type { AttachVsock } from '../../src/vmm/attach-vsock.ts';
 
 /** @param told called each time a VM is attached or detached */
 export function muteVsock(told: (what: 'attached' | 'detached') => void): AttachVsock {

@@ -1,7 +1,7 @@
 /** `neurovisor prove` in the nested host: what a compromised guest or VMM may not do, with either VMM. */
 import { expect, it } from 'vitest';
-import type { Proof } from '../../src/prove/proof.ts';
-import type { ProofName } from '../../src/prove/prove.ts';
+import type { Proof } from '../../prove/proof.ts';
+import type { ProofName } from '../../prove/prove.ts';
 import type { NestedVmm, NestedWorld } from './nested.ts';
 
 /** With time limits of their own, for a host that is emulated twice. */

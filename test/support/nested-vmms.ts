@@ -2,9 +2,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { KIB, MIB } from '../../src/base/units.ts';
-import type { Guest } from '../../src/guest/link.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
-import { DISK_REQUEST_BYTES_MAX } from '../../src/vmm/firecracker/config.ts';
+import type { Guest } from '../../src/machine/guest/link.ts';
+import { DISK_REQUEST_BYTES_MAX } from '../../src/machine/vmm/firecracker/config.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { countBeyond, readCount, startCounter } from './counter.ts';
 import type { NestedDaemon, NestedVmm, NestedWorld, VmmState } from './nested.ts';
 import { ALLOWED, FORBIDDEN, METADATA } from './network-world.ts';

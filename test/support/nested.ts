@@ -8,10 +8,10 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll } from 'vitest';
+import { connectDaemon, type RemoteControlPlane } from '../../src/api/client/client.ts';
+import { readConfig } from '../../src/base/config.ts';
+import { resolveHome } from '../../src/base/home.ts';
 import { searchPath } from '../../src/base/search-path.ts';
-import { connectDaemon, type RemoteControlPlane } from '../../src/client/client.ts';
-import { readConfig } from '../../src/config.ts';
-import { resolveHome } from '../../src/home.ts';
 import { COMPILE_CACHE, type NestedParts } from '../../tools/nested/disks.ts';
 import { nestedResults, type OpenNestedHost, openNestedHost } from '../../tools/nested/open.ts';
 import { ROOT } from './cli.ts';

@@ -1,7 +1,7 @@
 /** An egress policy made of lists, for tests of names that do not want the real one. */
 
-import type { GatewayPolicy, GatewayVerdict } from '../../src/net/policy/judge.ts';
-import type { Verdict } from '../../src/net/policy/verdict.ts';
+import type { GatewayPolicy, GatewayVerdict } from '../../src/egress/net/policy/judge.ts';
+import type { Verdict } from '../../src/egress/net/policy/verdict.ts';
 
 export interface ListPolicy {
   /** Names, or `*.` and a suffix. */

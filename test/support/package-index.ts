@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { crc32 } from 'node:zlib';
-import type { Index } from '../../src/packages/gateway.ts';
+import type { Index } from '../../src/egress/packages/gateway.ts';
 
 export interface TestFile {
   readonly filename: string;

@@ -6,14 +6,14 @@ import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { errorCode } from '../../src/base/errors.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { PackagePolicy } from '../../src/base/package-policy.ts';
+import type { PackagePolicy } from '../../src/base/request/package-policy.ts';
 import {
   createPackageGateway,
   type IndexSet,
   type PackageFetch,
   type PackagePort,
   type PackagesOptions,
-} from '../../src/packages/gateway.ts';
+} from '../../src/egress/packages/gateway.ts';
 import { startPackageIndex, type TestIndex } from './package-index.ts';
 
 export interface Answer {

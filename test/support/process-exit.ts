@@ -1,5 +1,5 @@
 /** How a program ends that did well. */
-import type { ProcessExit } from '../../src/guest/link.ts';
+import type { ProcessExit } from '../../src/machine/guest/link.ts';
 
 export const EXIT: ProcessExit = {
   exitCode: 0,

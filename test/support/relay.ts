@@ -1,8 +1,8 @@
 /** The relay's thread for tests that need a clock of their own: its loop on the event loop of the test. */
 import type { Clock } from '../../src/base/clock.ts';
-import { FdLedger } from '../../src/vmm/firecracker/channel/fd-ledger.ts';
-import { RelayLoop } from '../../src/vmm/firecracker/channel/relay-loop.ts';
-import type { StartRelayThread } from '../../src/vmm/firecracker/channel/relay-thread.ts';
+import { FdLedger } from '../../src/machine/vmm/firecracker/channel/fd-ledger.ts';
+import { RelayLoop } from '../../src/machine/vmm/firecracker/channel/relay-loop.ts';
+import type { StartRelayThread } from '../../src/machine/vmm/firecracker/channel/relay-thread.ts';
 
 export function relayOnThisThread(clock: Clock): StartRelayThread {
   return (received, ended) => {

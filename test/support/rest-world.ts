@@ -3,7 +3,7 @@
  * are fake: as quick as requests can come. What guests do is in memory, so nothing that a client asks for runs here.
  */
 import { silentLog } from '../../src/base/log.ts';
-import type { ControlPlane } from '../../src/sandbox/control.ts';
+import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
 import { MemoryFiles, memoryGuest } from './memory-guest.ts';
 import { METRICS_KEY, type MetricsWorld, openMetricsWorld } from './metrics-world.ts';
 

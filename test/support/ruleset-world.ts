@@ -8,11 +8,14 @@
  * The host forwards, and the internet knows the way back: without our table, guests reach all of it.
  */
 import type { SandboxId } from '../../src/base/ids.ts';
-import { type AddressLease, AddressPlan } from '../../src/net/addresses/address-plan.ts';
-import { Nft } from '../../src/net/nftables/nft.ts';
-import type { ChainInput } from '../../src/net/nftables/sandbox-chains.ts';
-import { readTraffic, type SandboxTraffic } from '../../src/net/nftables/sandbox-counters.ts';
-import { type EgressPolicyText, parsePolicy } from '../../src/net/policy/egress-rules.ts';
+import { type AddressLease, AddressPlan } from '../../src/egress/net/addresses/address-plan.ts';
+import { Nft } from '../../src/egress/net/nftables/nft.ts';
+import type { ChainInput } from '../../src/egress/net/nftables/sandbox-chains.ts';
+import {
+  readTraffic,
+  type SandboxTraffic,
+} from '../../src/egress/net/nftables/sandbox-counters.ts';
+import { type EgressPolicyText, parsePolicy } from '../../src/egress/net/policy/egress-rules.ts';
 import { Namespace, type Peer } from './namespaces.ts';
 
 export const PUBLIC = ['93.184.216.34', '8.8.8.8', '1.1.1.1', '93.184.216.99'];

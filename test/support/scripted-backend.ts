@@ -6,7 +6,7 @@ import type {
   GenerateOptions,
   PreparedPrompt,
   Prompt,
-} from '../../src/engine/backend.ts';
+} from '../../src/inference/engine/backend.ts';
 
 /**
  * A model that says what a test wants. Each generation takes the next script; a token of `null` waits

@@ -1,6 +1,5 @@
 /** Random seccomp profiles, and calls that lie at and around what their rules speak of. */
 import fc from 'fast-check';
-import type { Call } from '../../src/jail/seccomp/interpret.ts';
 import {
   type Action,
   allBits,
@@ -8,14 +7,15 @@ import {
   OPERATORS,
   type Rule,
   type ThreadFilter,
-} from '../../src/jail/seccomp/profile.ts';
-import { checkRules } from '../../src/jail/seccomp/profile-check.ts';
+} from '../../src/machine/jail/seccomp/profile.ts';
+import { checkRules } from '../../src/machine/jail/seccomp/profile-check.ts';
 import {
   type Architecture,
   AUDIT_ARCH,
   syscallNames,
   syscallNumber,
-} from '../../src/jail/seccomp/syscalls.ts';
+} from '../../src/machine/jail/seccomp/syscalls.ts';
+import type { Call } from '../../tools/seccomp/interpret.ts';
 
 const action: fc.Arbitrary<Action> = fc.oneof(
   fc.constantFrom<Action>('allow', 'log', 'trap', 'kill_thread', 'kill_process'),

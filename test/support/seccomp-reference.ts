@@ -2,9 +2,14 @@
  * What a seccomp profile means, said as plainly as can be: the judge of the compiler. Slow, and apart from
  * `compile.ts` on purpose.
  */
-import type { Call } from '../../src/jail/seccomp/interpret.ts';
-import type { Action, Condition, ThreadFilter } from '../../src/jail/seccomp/profile.ts';
-import { type Architecture, AUDIT_ARCH, syscallNumber } from '../../src/jail/seccomp/syscalls.ts';
+
+import type { Action, Condition, ThreadFilter } from '../../src/machine/jail/seccomp/profile.ts';
+import {
+  type Architecture,
+  AUDIT_ARCH,
+  syscallNumber,
+} from '../../src/machine/jail/seccomp/syscalls.ts';
+import type { Call } from '../../tools/seccomp/interpret.ts';
 
 export function decide(filter: ThreadFilter, arch: Architecture, call: Call): Action {
   if (call.arch !== AUDIT_ARCH[arch]) return 'kill_process';

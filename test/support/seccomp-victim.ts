@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Action } from '../../src/jail/seccomp/profile.ts';
+import type { Action } from '../../src/machine/jail/seccomp/profile.ts';
 
 const SOURCE = join(import.meta.dirname, '../fixtures/seccomp-victim.c');
 

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { systemClock } from '../../src/base/clock.ts';
-import { CertificateAuthority } from '../../src/net/secret/authority.ts';
-import type { SecretUse } from '../../src/net/secret/connection.ts';
-import type { EgressSecret, EgressSecrets } from '../../src/net/secret/secret.ts';
+import { CertificateAuthority } from '../../src/egress/net/secret/authority.ts';
+import type { SecretUse } from '../../src/egress/net/secret/connection.ts';
+import type { EgressSecret, EgressSecrets } from '../../src/egress/net/secret/secret.ts';
 import { undo, world } from './gateway-servers.ts';
 import { command, HOST, type WorldOptions } from './gateway-world.ts';
 

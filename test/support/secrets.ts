@@ -1,6 +1,6 @@
 /** Secrets for tests of the gateway. */
-import { SecretValue } from '../../src/base/secret-value.ts';
-import type { EgressSecret } from '../../src/net/secret/secret.ts';
+import { SecretValue } from '../../src/base/request/secret-value.ts';
+import type { EgressSecret } from '../../src/egress/net/secret/secret.ts';
 
 export const TOKEN = 'sk-live/0123+456789=abcdef"XYZ';
 export const PLACEHOLDER = 'NV_SECRET_abcdefghijklmnopqrst';

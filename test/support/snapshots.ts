@@ -4,9 +4,9 @@ import { existsSync } from 'node:fs';
 import { open, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newSandboxId } from '../../src/base/ids.ts';
-import type { SandboxRow } from '../../src/store/sandbox-table.ts';
-import type { NewSnapshot, SnapshotPaths } from '../../src/store/snapshot.ts';
-import type { Store } from '../../src/store/store.ts';
+import type { SandboxRow } from '../../src/sandbox/store/sandbox-table.ts';
+import type { NewSnapshot, SnapshotPaths } from '../../src/sandbox/store/snapshot.ts';
+import type { Store } from '../../src/sandbox/store/store.ts';
 
 /** What the files of a snapshot hold; those of equal seeds are equal. */
 const ramOf = (seed: number): Buffer => Buffer.alloc(4096, seed + 1);

@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../../src/base/clock.ts';
 import { MIB } from '../../src/base/units.ts';
-import { DISK_NODES } from '../../src/vmm/qemu/args.ts';
-import { QmpClient } from '../../src/vmm/qemu/qmp.ts';
+import { DISK_NODES } from '../../src/machine/vmm/qemu/args.ts';
+import { QmpClient } from '../../src/machine/vmm/qemu/qmp.ts';
 
 const DISK_MIB = 64;
 const GREETING_MS_MAX = 60_000;

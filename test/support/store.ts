@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import { type Clock, FakeClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { openStore, type Store } from '../../src/store/store.ts';
+import { openStore, type Store } from '../../src/sandbox/store/store.ts';
 
 export async function temporaryDir(): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'nv-store-'));

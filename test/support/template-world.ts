@@ -7,12 +7,18 @@ import { Readable } from 'node:stream';
 import { afterEach, beforeEach } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import type { GuestIdentity } from '../../src/guest/identity.ts';
-import type { ExecSpec, Guest, GuestEvent, Process, WarmModule } from '../../src/guest/link.ts';
-import { makeMemory } from '../../src/runtime/ram/memory.ts';
-import { makeWorkspace } from '../../src/runtime/workspace.ts';
+import { makeMemory } from '../../src/host/runtime/ram/memory.ts';
+import { makeWorkspace } from '../../src/host/runtime/workspace.ts';
+import type { GuestIdentity } from '../../src/machine/guest/identity.ts';
+import type {
+  ExecSpec,
+  Guest,
+  GuestEvent,
+  Process,
+  WarmModule,
+} from '../../src/machine/guest/link.ts';
+import { createFakeDriver } from '../../src/machine/vmm/fake/driver.ts';
 import type { TemplateParts } from '../../src/sandbox/start/template-builder.ts';
-import { createFakeDriver } from '../../src/vmm/fake/driver.ts';
 
 export type Step =
   | 'memory'

@@ -1,8 +1,8 @@
 /** A `Cli` whose streams are in memory, for commands that run in the test's own process. */
 import { PassThrough } from 'node:stream';
+import { readConfig } from '../../src/base/config.ts';
 import { Cli, type CliStreams } from '../../src/cli/cli.ts';
 import { progressView } from '../../src/cli/output/progress.ts';
-import { readConfig } from '../../src/config.ts';
 
 export interface TestCli {
   readonly cli: Cli;

@@ -1,7 +1,7 @@
 /** A bridge with a scripted server of Anthropic's API and one of OpenAI's. */
 import { CleanupStack } from '../../src/base/cleanup.ts';
-import type { BridgePolicy, UpstreamTarget } from '../../src/bridge/bridge.ts';
-import type { RoutedModel, RouteTable } from '../../src/bridge/routing/route-table.ts';
+import type { BridgePolicy, UpstreamTarget } from '../../src/inference/bridge/bridge.ts';
+import type { RoutedModel, RouteTable } from '../../src/inference/bridge/routing/route-table.ts';
 import { type BridgeFixture, bridgeFixture } from './bridge-fixture.ts';
 import { sendAnswer } from './completions.ts';
 import { sendMessage } from './messages.ts';

@@ -4,6 +4,11 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import {
+  MESSAGE_HEADER_BYTES,
+  PROTOCOL_FEATURES,
+  REQUEST,
+} from '../../src/machine/vsock/vhost-user.ts';
+import {
   closeFd,
   createEventFd,
   createMemFd,
@@ -14,7 +19,6 @@ import {
 import { ERRNO, libc } from '../../src/sys/libc.ts';
 import { type Mapping, mapShared } from '../../src/sys/memory.ts';
 import { connectUnix, FdChannel } from '../../src/sys/socket.ts';
-import { MESSAGE_HEADER_BYTES, PROTOCOL_FEATURES, REQUEST } from '../../src/vsock/vhost-user.ts';
 import { GuestPeer } from './guest-peer.ts';
 import {
   type DriverRing,

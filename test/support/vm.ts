@@ -6,16 +6,16 @@ import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
+import { readConfig } from '../../src/base/config.ts';
+import { resolveHome } from '../../src/base/home.ts';
 import { type Log, silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
-import type { UsageRecord } from '../../src/bridge/bridge.ts';
-import { readConfig } from '../../src/config.ts';
-import type { Guest, ProcessExit, PythonSpec } from '../../src/guest/link.ts';
-import { resolveHome } from '../../src/home.ts';
-import { type OpenControlPlane, openControlPlane } from '../../src/runtime/control.ts';
-import { Runtime, type RuntimeOptions } from '../../src/runtime/runtime.ts';
+import { type OpenControlPlane, openControlPlane } from '../../src/host/runtime/control.ts';
+import { Runtime, type RuntimeOptions } from '../../src/host/runtime/runtime.ts';
+import type { UsageRecord } from '../../src/inference/bridge/bridge.ts';
+import type { Guest, ProcessExit, PythonSpec } from '../../src/machine/guest/link.ts';
+import type { TemplateSpec } from '../../src/sandbox/contract/spec.ts';
 import type { LocalControlPlane } from '../../src/sandbox/plane/control-plane.ts';
-import type { TemplateSpec } from '../../src/sandbox/spec.ts';
 
 export interface RuntimeFixture {
   /** Valid inside tests. */

@@ -3,7 +3,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ChannelStats } from '../../src/base/channel.ts';
-import type { DeviceClosed } from '../../src/vsock/host.ts';
+import type { DeviceClosed } from '../../src/machine/vsock/host.ts';
 
 export type DeviceCommand =
   | {

@@ -1,13 +1,13 @@
 /** A whole vsock device in memory: guest rings, muxer, host programs; time is a number. */
 import { MIB } from '../../src/base/units.ts';
+import { MappedMemory, makeRegion, RemoteMemory } from '../../src/machine/vsock/guest-memory.ts';
+import { Muxer, type MuxerOptions } from '../../src/machine/vsock/muxer.ts';
+import type { MemoryRegion } from '../../src/machine/vsock/ring-memory.ts';
+import { Scratch } from '../../src/machine/vsock/scratch.ts';
+import { RX, TX } from '../../src/machine/vsock/vhost-user.ts';
+import { Virtqueue } from '../../src/machine/vsock/virtqueue.ts';
 import { allocateNative } from '../../src/sys/memory.ts';
 import { openProcessMemory } from '../../src/sys/process-memory.ts';
-import { MappedMemory, makeRegion, RemoteMemory } from '../../src/vsock/guest-memory.ts';
-import { Muxer, type MuxerOptions } from '../../src/vsock/muxer.ts';
-import type { MemoryRegion } from '../../src/vsock/ring-memory.ts';
-import { Scratch } from '../../src/vsock/scratch.ts';
-import { RX, TX } from '../../src/vsock/vhost-user.ts';
-import { Virtqueue } from '../../src/vsock/virtqueue.ts';
 import { GuestPeer } from './guest-peer.ts';
 import {
   GUEST_BASE,

@@ -1,8 +1,8 @@
 /** `neurovisor bench boot.work` finds the stages of a boot: it depends on QEMU's plugins, the kernel and glibc. */
 import { expect, it } from 'vitest';
+import { workBenchmark } from '../../bench/start/work.ts';
+import { readConfig } from '../../src/base/config.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { workBenchmark } from '../../src/bench/start/work.ts';
-import { readConfig } from '../../src/config.ts';
 
 it('a boot’s instructions are counted by stage', async () => {
   const figures = await workBenchmark.measure({

@@ -15,7 +15,7 @@ const ROOT = join(import.meta.dirname, '../..');
 const FIXTURES = ['test/fixtures/cgroup-v2.ts', 'test/fixtures/cgroup-delegated.ts'];
 /** `src/sys` calls the C library through it. */
 const KOFFI = ['node_modules/koffi', 'node_modules/@koromix'];
-const SOURCES = ['src/base', 'src/jail', 'src/sys', 'package.json', ...KOFFI, ...FIXTURES];
+const SOURCES = ['src/base', 'src/machine/jail', 'src/sys', 'package.json', ...KOFFI, ...FIXTURES];
 /** As systemd does for a unit with `User=` and `Delegate=yes`; a shell in the group starts its arguments. */
 const DELEGATED = `
 group=/sys/fs/cgroup/nv.service

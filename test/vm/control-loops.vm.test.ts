@@ -6,7 +6,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Guest } from '../../src/guest/link.ts';
+import type { Guest } from '../../src/machine/guest/link.ts';
 import { isFullRun } from '../support/full-run.ts';
 import { type Holdings, holdings } from '../support/leftovers.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';

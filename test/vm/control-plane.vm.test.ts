@@ -6,8 +6,8 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Guest } from '../../src/guest/link.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { Guest } from '../../src/machine/guest/link.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { countBeyond, readCount, startCounter } from '../support/counter.ts';
 import { type Holdings, holdings } from '../support/leftovers.ts';
 import {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Log } from '../../src/base/log.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { countBeyond, startCounter } from '../support/counter.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, python, SMALL, useControlPlane, vmmOf } from '../support/vm.ts';

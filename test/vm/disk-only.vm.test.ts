@@ -1,7 +1,7 @@
 /** Sandboxes that are paused, saved and resumed without their memory: a guest boots from the disk that another left. */
 import { afterAll, expect, it } from 'vitest';
 import { sleep } from '../../src/base/clock.ts';
-import type { Guest } from '../../src/guest/link.ts';
+import type { Guest } from '../../src/machine/guest/link.ts';
 import { startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, SMALL, useControlPlane } from '../support/vm.ts';
 

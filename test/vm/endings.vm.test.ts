@@ -2,12 +2,12 @@
 import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import type { Guest } from '../../src/guest/guest.ts';
-import { readSample } from '../../src/observe/memory-counters.ts';
-import { memoryGroup } from '../../src/probes/vmm-memory.ts';
-import { openRecords } from '../../src/probes/vmm-violations.ts';
-import { Injector } from '../../src/prove/jail/inject.ts';
-import type { CreateRequest } from '../../src/sandbox/control.ts';
+import { Injector } from '../../prove/jail/inject.ts';
+import { memoryGroup } from '../../src/host/probes/vmm-memory.ts';
+import { openRecords } from '../../src/host/probes/vmm-violations.ts';
+import type { Guest } from '../../src/machine/guest/guest.ts';
+import { readSample } from '../../src/machine/observe/memory-counters.ts';
+import type { CreateRequest } from '../../src/sandbox/contract/control.ts';
 import { limitGroup } from '../support/host-cgroup.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
 import { SMALL, useControlPlane, vmmOf } from '../support/vm.ts';

@@ -14,7 +14,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { SandboxEnvironment } from '../../src/sandbox/environment.ts';
+import type { SandboxEnvironment } from '../../src/sandbox/contract/environment.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { requires } from '../support/requires.ts';
 import { exec, python, SMALL, useRuntime } from '../support/vm.ts';

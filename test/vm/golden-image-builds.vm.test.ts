@@ -12,10 +12,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { z } from 'zod';
-import { type PrepareContext, prepareArtifact } from '../../src/image/prepare.ts';
-import { debianPackagesSchema } from '../../src/image/rootfs/debian-lock.ts';
-import { BASE_TAR, guestBaseRecipe, readLocks } from '../../src/image/rootfs/guest-base.ts';
-import { prepareRootfs } from '../../src/image/rootfs/rootfs.ts';
+import { type PrepareContext, prepareArtifact } from '../../src/artifacts/image/prepare.ts';
+import { debianPackagesSchema } from '../../src/artifacts/image/rootfs/debian-lock.ts';
+import {
+  BASE_TAR,
+  guestBaseRecipe,
+  readLocks,
+} from '../../src/artifacts/image/rootfs/guest-base.ts';
+import { prepareRootfs } from '../../src/artifacts/image/rootfs/rootfs.ts';
 import { testContext } from '../support/image.ts';
 import { requiresFullRun } from '../support/requires.ts';
 import { useRuntime } from '../support/vm.ts';

@@ -3,8 +3,8 @@
  * guest tries every way to write, then the file is hashed in full and a second sandbox looks at it.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { digestFile } from '../../src/image/verify.ts';
-import { type Attack, attackImage } from '../../src/prove/jail/image-attacks.ts';
+import { type Attack, attackImage } from '../../prove/jail/image-attacks.ts';
+import { digestFile } from '../../src/artifacts/image/verify.ts';
 import type { Supervisor } from '../../src/sandbox/vm/supervisor.ts';
 import { exec, useRuntime } from '../support/vm.ts';
 

@@ -4,13 +4,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ImageBuilder } from '../../src/artifacts/oci/builder.ts';
+import { IMAGE_LIMITS, Images } from '../../src/artifacts/oci/images.ts';
 import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { GIB, MIB } from '../../src/base/units.ts';
-import type { ImageBuilder } from '../../src/oci/builder.ts';
-import { IMAGE_LIMITS, Images } from '../../src/oci/images.ts';
-import { openBuilder, parseReference, preparePulls } from '../../src/runtime/images.ts';
-import { makeWorkspace } from '../../src/runtime/workspace.ts';
+import { openBuilder, parseReference, preparePulls } from '../../src/host/runtime/images.ts';
+import { makeWorkspace } from '../../src/host/runtime/workspace.ts';
 import {
   makeImage,
   type TarEntry,

@@ -5,9 +5,9 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
-import type { TimedEvent } from '../../src/sandbox/events.ts';
-import { MEMORY_FD } from '../../src/vmm/qemu/args.ts';
+import { MEMORY_FD } from '../../src/machine/vmm/qemu/args.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
+import type { TimedEvent } from '../../src/sandbox/contract/events.ts';
 import { type MockUpstream, startMockUpstream } from '../support/mock-upstream.ts';
 import { exec, python, SMALL, useControlPlane, vmmOf } from '../support/vm.ts';
 

@@ -4,8 +4,8 @@
  */
 import { text } from 'node:stream/consumers';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Daemon } from '../../src/library/daemon.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { Daemon } from '../../src/cli/library/daemon.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import type { DaemonProcess } from '../support/daemon.ts';
 import { ALLOWED, FORBIDDEN, METADATA, NetworkWorld } from '../support/network-world.ts';
 import { exec, python } from '../support/vm.ts';

@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { openCloneRam } from '../../src/runtime/ram/clone-ram.ts';
-import type { VmmDriver } from '../../src/vmm/driver.ts';
-import { type Launch, launchDirect } from '../../src/vmm/launch.ts';
-import { createQemuDriver } from '../../src/vmm/qemu/driver.ts';
-import { createVsockHost } from '../../src/vsock/host.ts';
+import { openCloneRam } from '../../src/host/runtime/ram/clone-ram.ts';
+import type { VmmDriver } from '../../src/machine/vmm/driver.ts';
+import { type Launch, launchDirect } from '../../src/machine/vmm/launch.ts';
+import { createQemuDriver } from '../../src/machine/vmm/qemu/driver.ts';
+import { createVsockHost } from '../../src/machine/vsock/host.ts';
 import { ask, driverParity, VmBench } from '../support/driver-parity.ts';
 import { requiresEchoGuest } from '../support/echo-image.ts';
 

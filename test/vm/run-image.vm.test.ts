@@ -8,8 +8,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { silentLog } from '../../src/base/log.ts';
 import { silentProgress } from '../../src/base/progress.ts';
 import { GIB } from '../../src/base/units.ts';
-import { openImages } from '../../src/runtime/images.ts';
-import type { SandboxInfo } from '../../src/sandbox/control.ts';
+import { openImages } from '../../src/host/runtime/images.ts';
+import type { SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import { makeImage, tar, writeLayout } from '../support/oci-images.ts';
 import { exec, useControlPlane } from '../support/vm.ts';
 

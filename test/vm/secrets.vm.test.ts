@@ -5,8 +5,8 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Daemon } from '../../src/library/daemon.ts';
-import type { CreateRequest, SandboxInfo } from '../../src/sandbox/control.ts';
+import type { Daemon } from '../../src/cli/library/daemon.ts';
+import type { CreateRequest, SandboxInfo } from '../../src/sandbox/contract/control.ts';
 import type { DaemonProcess } from '../support/daemon.ts';
 import { certificate } from '../support/gateway-world.ts';
 import { ALLOWED, FORBIDDEN, NetworkWorld } from '../support/network-world.ts';

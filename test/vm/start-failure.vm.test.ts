@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { listenForGuest } from '../../src/guest/link.ts';
+import { listenForGuest } from '../../src/machine/guest/link.ts';
 import { holdings } from '../support/leftovers.ts';
 import { useRuntime } from '../support/vm.ts';
 

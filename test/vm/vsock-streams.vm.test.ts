@@ -2,8 +2,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { VsockBench } from '../../bench/channel/vsock.ts';
 import { MIB } from '../../src/base/units.ts';
-import { VsockBench } from '../../src/bench/channel/vsock.ts';
 import { dialGuest } from '../support/channel.ts';
 import type { ParityFiles } from '../support/driver-parity.ts';
 import { requiresEchoGuest } from '../support/echo-image.ts';

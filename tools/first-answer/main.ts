@@ -13,8 +13,8 @@ import { cp, mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { resolveHome } from '../../src/home.ts';
-import { guestMirrors } from '../../src/image/rootfs/guest-mirrors.ts';
+import { guestMirrors } from '../../src/artifacts/image/rootfs/guest-mirrors.ts';
+import { resolveHome } from '../../src/base/home.ts';
 
 const COMMAND = ['./neurovisor', 'run', '--timings', 'examples/agent.py'];
 const SOURCE_DIR = join(import.meta.dirname, '../..');

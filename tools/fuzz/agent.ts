@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 import { findPython } from '../../test/support/locked-packages.ts';
 import type { CampaignOptions, CampaignResult, Found } from './campaign.ts';
 import type { Progress } from './messages.ts';

@@ -1,10 +1,9 @@
 /** What `./neurovisor fuzz` starts: the fuzzers of this checkout. The npm package does not contain it. */
-import { Command, CommanderError } from 'commander';
 import { perform } from '../../src/cli/definitions/perform.ts';
-import { EXIT_USAGE } from '../../src/cli/exit-status.ts';
+import { runTool, toolProgram } from '../tool-program.ts';
 import { type FuzzFlags, runFuzz } from './run.ts';
 
-const program = new Command('neurovisor fuzz')
+const program = toolProgram('fuzz')
   .description('Fuzz the parsers of hostile bytes, guided by coverage.')
   .argument(
     '[targets...]',
@@ -16,7 +15,6 @@ const program = new Command('neurovisor fuzz')
   .option('--jobs <count>', 'threads: of one target, or targets side by side', '1')
   .option('--minimize', 'keep the fewest inputs that reach what all known ones reach')
   .option('--replay', 'run the kept inputs once, without instrumentation')
-  .exitOverride()
   .showHelpAfterError('(neurovisor fuzz --list names the targets)')
   .addHelpText(
     'after',
@@ -27,9 +25,4 @@ Ctrl-C ends a run and keeps what it has found. The exit status is 1 if an input 
   )
   .action((names: string[], flags: FuzzFlags) => perform({}, (cli) => runFuzz(cli, names, flags)));
 
-try {
-  await program.parseAsync(process.argv.slice(2), { from: 'user' });
-} catch (error) {
-  if (!(error instanceof CommanderError)) throw error;
-  process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
-}
+await runTool(program);

@@ -1,8 +1,9 @@
 /** `neurovisor fuzz`: which targets, from which inputs, and what is printed. */
+
+import { resolveHome } from '../../src/base/home.ts';
 import type { Cli } from '../../src/cli/cli.ts';
 import { UsageError } from '../../src/cli/failure.ts';
 import { parseCount, parseDuration } from '../../src/cli/flags/options.ts';
-import { resolveHome } from '../../src/home.ts';
 import { keepCrasher, keepInputs, keptInputs, keptPath } from '../../test/fuzz/kept-inputs.ts';
 import { CANARY, HANGING_CANARY, loadTarget, TARGETS } from '../../test/fuzz/registry.ts';
 import { replay } from '../../test/fuzz/replay.ts';

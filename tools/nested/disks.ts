@@ -18,12 +18,12 @@ import {
 } from 'node:fs';
 import { cp, mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { BUILD_CHOICE } from '../../src/artifacts/image/build-choice.ts';
+import { kernelRecipe } from '../../src/artifacts/image/kernel/kernel.ts';
+import { rootfsRecipe } from '../../src/artifacts/image/rootfs/rootfs.ts';
+import { runTool } from '../../src/artifacts/image/tool.ts';
 import { silentLog } from '../../src/base/log.ts';
-import { BUILD_CHOICE } from '../../src/image/build-choice.ts';
-import { kernelRecipe } from '../../src/image/kernel/kernel.ts';
-import { rootfsRecipe } from '../../src/image/rootfs/rootfs.ts';
-import { runTool } from '../../src/image/tool.ts';
-import { objectOf, PROGRAMS } from '../../src/observe/compile.ts';
+import { objectOf, PROGRAMS } from '../../src/machine/observe/compile.ts';
 
 const L1_DIR = join(import.meta.dirname, 'l1');
 /** Increment when the steps below change the result. */

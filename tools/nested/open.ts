@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { resolveHome } from '../../src/home.ts';
+import { resolveHome } from '../../src/base/home.ts';
 import { freePort } from '../../test/support/free-port.ts';
 import { makeDisks, type NestedParts } from './disks.ts';
 import { NestedHost } from './host.ts';

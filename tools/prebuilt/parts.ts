@@ -4,15 +4,8 @@
  */
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Log } from '../../src/base/log.ts';
-import {
-  PREBUILT_DIR,
-  type PrebuiltManifest,
-  readPrebuilt,
-} from '../../src/base/prebuilt/manifest.ts';
-import type { Progress } from '../../src/base/progress.ts';
-import { compileInit, digestInit, INIT, prebuiltInitDir } from '../../src/image/init.ts';
-import { kernelTools } from '../../src/image/kernel/build.ts';
+import { compileInit, digestInit, INIT, prebuiltInitDir } from '../../src/artifacts/image/init.ts';
+import { kernelTools } from '../../src/artifacts/image/kernel/build.ts';
 import {
   buildRecipe,
   CONFIG,
@@ -21,13 +14,20 @@ import {
   prebuiltKernelSchema,
   readKernelInputs,
   VMLINUX,
-} from '../../src/image/kernel/kernel.ts';
-import type { KernelSource } from '../../src/image/kernel/source.ts';
-import { prepareArtifact } from '../../src/image/prepare.ts';
-import { firstLineOf, runTool } from '../../src/image/tool.ts';
-import { digestFile } from '../../src/image/verify.ts';
-import { compile, digestOfSources, PROGRAMS } from '../../src/observe/compile.ts';
-import { objectName } from '../../src/observe/shipped.ts';
+} from '../../src/artifacts/image/kernel/kernel.ts';
+import type { KernelSource } from '../../src/artifacts/image/kernel/source.ts';
+import { prepareArtifact } from '../../src/artifacts/image/prepare.ts';
+import { firstLineOf, runTool } from '../../src/artifacts/image/tool.ts';
+import { digestFile } from '../../src/artifacts/image/verify.ts';
+import type { Log } from '../../src/base/log.ts';
+import {
+  PREBUILT_DIR,
+  type PrebuiltManifest,
+  readPrebuilt,
+} from '../../src/base/prebuilt/manifest.ts';
+import type { Progress } from '../../src/base/progress.ts';
+import { compile, digestOfSources, PROGRAMS } from '../../src/machine/observe/compile.ts';
+import { objectName } from '../../src/machine/observe/shipped.ts';
 
 export interface MakeContext {
   /** Root of the checkout. */

@@ -1,6 +1,6 @@
 /** Child processes of the test runner, with their output passed on line by line. */
 import { spawn } from 'node:child_process';
-import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 
 /** What every part of the runner needs to run a program. */
 export interface Shell {

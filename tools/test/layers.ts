@@ -5,7 +5,7 @@
  *     └────────────────── ./neurovisor test ───────────────────────────┘
  */
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 import { runProgram } from './child.ts';
 import { DELAYS_MS_DEFAULT, delayed } from './delay-plan.ts';
 import { type Layer, type LayerContext, NOTHING, vitestLayer } from './layer.ts';

@@ -1,13 +1,13 @@
 /** What `./neurovisor test` starts: the tests of this checkout. The npm package does not contain it. */
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { InvalidArgumentError } from 'commander';
 import { perform } from '../../src/cli/definitions/perform.ts';
-import { EXIT_USAGE } from '../../src/cli/exit-status.ts';
 import { CAPABILITIES } from '../../test/support/capabilities.ts';
+import { runTool, toolProgram } from '../tool-program.ts';
 import { DELAYS_MS_MAX } from './delay-plan.ts';
 import { LAYERS } from './layers.ts';
 import { runTests, type TestFlags } from './run.ts';
 
-const program = new Command('neurovisor test')
+const program = toolProgram('test')
   .description('Run the tests of this checkout.')
   .argument('[layers or paths...]', 'what to run (default: what each checkout must pass)')
   .option(
@@ -19,7 +19,6 @@ const program = new Command('neurovisor test')
     'delay file operations, timers, connections and ends of child processes at random, up to MS (6 finds most)',
     readDelays,
   )
-  .exitOverride()
   .showHelpAfterError('(neurovisor test --help lists the layers)')
   .addHelpText(
     'after',
@@ -27,7 +26,7 @@ const program = new Command('neurovisor test')
   ./neurovisor test                 does this checkout work on this machine?
   ./neurovisor test all             every layer: also delays, vm, e2e and the smoke of nested
   ./neurovisor test --full          also what takes hours
-  ./neurovisor test unit src/net    a layer, or the files whose path contains src/net
+  ./neurovisor test unit src/egress/net    a layer, or the files whose path contains src/egress/net
 
 Layers, in order: ${LAYERS.map(({ name }) => name).join(', ')}. If check, unit or guest fails, the rest is not run.
 delays: some of inprocess, with --delays. nested: Linux guests under KVM, in an emulated host; a green run counts until
@@ -47,9 +46,4 @@ function readDelays(text: string): number {
   throw new InvalidArgumentError(`use a whole number of ms from 1 to ${DELAYS_MS_MAX}`);
 }
 
-try {
-  await program.parseAsync(process.argv.slice(2), { from: 'user' });
-} catch (error) {
-  if (!(error instanceof CommanderError)) throw error;
-  process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
-}
+await runTool(program);

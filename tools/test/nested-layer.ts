@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 import { nestedParts } from '../../test/support/nested.ts';
 import type { Shell } from './child.ts';
 import { type LayerContext, NOTHING, vitestLayer } from './layer.ts';

@@ -15,7 +15,7 @@ async function checkout(files: Readonly<Record<string, string>>): Promise<string
 }
 
 const FILES = {
-  'src/vmm/qemu/vm.ts': 'vm',
+  'src/machine/vmm/qemu/vm.ts': 'vm',
   'src/cli/main.ts': 'main',
   'guest/agent/a.py': 'agent',
   'test/nested/x.nested.test.ts': 'cases',
@@ -26,8 +26,8 @@ it('nestedKey: changes with what the nested host sees, and only with that', asyn
     await nestedKey(await checkout({ ...FILES, ...files }), versions);
   const same = await of({});
   expect(await of({ 'src/cli/main.ts': 'other' })).toBe(same);
-  expect(await of({ 'src/vmm/qemu/vm.test.ts': 'a test' })).toBe(same);
-  expect(await of({ 'src/vmm/qemu/vm.ts': 'vm2' })).not.toBe(same);
+  expect(await of({ 'src/machine/vmm/qemu/vm.test.ts': 'a test' })).toBe(same);
+  expect(await of({ 'src/machine/vmm/qemu/vm.ts': 'vm2' })).not.toBe(same);
   expect(await of({ 'policy/new.json': '{}' })).not.toBe(same);
   expect(await of({ 'test/nested/x.nested.test.ts': 'more cases' })).not.toBe(same);
   expect(await of({}, 'QEMU 8.2')).not.toBe(same);

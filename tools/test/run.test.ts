@@ -18,9 +18,9 @@ describe('planOf', () => {
     expect(names('vm', 'check')).toEqual(['check', 'vm']);
   });
   it('takes the layer of a path from the path, beside the layers that are named', () => {
-    expect(names('src/net', 'test/component/jail.test.ts')).toEqual(['unit', 'component']);
-    expect(names('guest', 'src/net')).toEqual(['unit', 'guest']);
-    expect(planOf(['unit', './src/net']).filters).toEqual(['src/net']);
+    expect(names('src/egress/net', 'test/component/jail.test.ts')).toEqual(['unit', 'component']);
+    expect(names('guest', 'src/egress/net')).toEqual(['unit', 'guest']);
+    expect(planOf(['unit', './src/egress/net']).filters).toEqual(['src/egress/net']);
   });
   it('refuses a layer that does not exist, and names those that do', () => {
     expect(() => planOf(['unti'])).toThrow('no layer "unti"');

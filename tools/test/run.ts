@@ -2,13 +2,13 @@
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { describeError } from '../../src/base/errors.ts';
+import { resolveHome } from '../../src/base/home.ts';
 import type { Cli } from '../../src/cli/cli.ts';
 import { openRuntime } from '../../src/cli/commands/open-runtime.ts';
 import { UsageError } from '../../src/cli/failure.ts';
 import { plainView } from '../../src/cli/output/progress.ts';
 import { duration } from '../../src/cli/output/table.ts';
-import { resolveHome } from '../../src/home.ts';
-import { ensureTestPackages } from '../../src/runtime/setup.ts';
+import { ensureTestPackages } from '../../src/host/runtime/setup.ts';
 import { requiredCapabilities } from '../../test/support/capabilities.ts';
 import { FULL_VARIABLE } from '../../test/support/full-run.ts';
 import { runSeed } from '../../test/support/run-seed.ts';
@@ -40,7 +40,10 @@ export function planOf(words: readonly string[]): Plan {
   );
   if (unknown !== undefined) {
     const names = [ALL, ...LAYERS.map(({ name }) => name)].join(', ');
-    throw new UsageError(`no layer "${unknown}"`, `layers: ${names}; or a path such as src/net`);
+    throw new UsageError(
+      `no layer "${unknown}"`,
+      `layers: ${names}; or a path such as src/egress/net`,
+    );
   }
   if (named.includes(ALL)) return { layers: LAYERS, filters };
   const wanted = new Set([...named, ...filters.map(layerOf)]);

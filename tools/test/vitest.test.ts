@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 import { failuresOf, skipsOf } from './report.ts';
 import { appendUnsteady } from './unsteady-list.ts';
 import { UnsteadyBudget, verdictOf } from './verdict.ts';

@@ -2,7 +2,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { SOURCE_DIR } from '../../src/runtime/setup.ts';
+import { SOURCE_DIR } from '../../src/host/runtime/setup.ts';
 import { runProgram, type Shell } from './child.ts';
 import { REPORT_VARIABLE, type TestReport } from './report.ts';
 

@@ -1,10 +1,10 @@
 /** `neurovisor cp`: files and directories between this machine and a sandbox. */
 import { pipeline } from 'node:stream/promises';
-import type { ControlPlane } from '../../sandbox/control.ts';
-import { copyIn } from '../../transfer/copy-in.ts';
-import { copyOut } from '../../transfer/copy-out.ts';
-import { fileOptions } from '../../transfer/transfer.ts';
-import { requireSource } from '../../transfer/tree-here.ts';
+import { copyIn } from '../../artifacts/transfer/copy-in.ts';
+import { copyOut } from '../../artifacts/transfer/copy-out.ts';
+import { fileOptions } from '../../artifacts/transfer/transfer.ts';
+import { requireSource } from '../../artifacts/transfer/tree-here.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';

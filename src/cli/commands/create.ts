@@ -6,7 +6,7 @@ import type {
   MemoryAction,
   SandboxInfo,
   TimeoutAction,
-} from '../../sandbox/control.ts';
+} from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { checkBuildFlags } from '../flags/image-flag.ts';

@@ -3,14 +3,18 @@ import { constants } from 'node:fs';
 import { open as openFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { styleText } from 'node:util';
+import type { BuildEvent, BuildRequest } from '../../artifacts/dockerfile/build.ts';
+import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
+import {
+  DOCKERFILE_LIMITS,
+  SECRET_BYTES_MAX,
+  SECRETS_MAX,
+} from '../../artifacts/dockerfile/limits.ts';
 import { describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { BuildEvent, BuildRequest } from '../../dockerfile/build.ts';
-import { DockerfileError } from '../../dockerfile/errors.ts';
-import { DOCKERFILE_LIMITS, SECRET_BYTES_MAX, SECRETS_MAX } from '../../dockerfile/limits.ts';
-import { type BuiltEnvironment, buildEnvironment } from '../../dockerfile/open.ts';
-import { STAGE_VM_DEFAULTS } from '../../dockerfile/vm.ts';
-import { checkNewName } from '../../runtime/named-templates/names.ts';
+import { type BuiltEnvironment, buildEnvironment } from '../../host/builds/environment-build.ts';
+import { STAGE_VM_DEFAULTS } from '../../host/builds/stage-vm.ts';
+import { checkNewName } from '../../host/runtime/named-templates/names.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { readReference } from '../flags/image-flag.ts';

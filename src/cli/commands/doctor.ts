@@ -1,9 +1,9 @@
 /** `neurovisor doctor`: checks each capability, and prints how to fix what does not work, or a report for an issue. */
 import { plain } from '../../base/text/plain.ts';
-import { examine } from '../../doctor/doctor.ts';
-import { reportHost } from '../../doctor/report.ts';
-import { reportText } from '../../doctor/report-text.ts';
-import { auditHost } from '../../doctor/security.ts';
+import { examine } from '../../host/doctor/doctor.ts';
+import { reportHost } from '../../host/doctor/report.ts';
+import { reportText } from '../../host/doctor/report-text.ts';
+import { auditHost } from '../../host/doctor/security.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../output/table.ts';
 import { verdictText } from '../output/verdict.ts';

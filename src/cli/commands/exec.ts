@@ -1,8 +1,8 @@
 /** `neurovisor exec` and `shell`: run a program in a sandbox, on the streams of this command. */
 import { CodedError, describeError } from '../../base/errors.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { Guest, Process, ProcessExit, RunOptions } from '../../guest/link.ts';
-import type { ControlPlane } from '../../sandbox/control.ts';
+import type { Guest, Process, ProcessExit, RunOptions } from '../../machine/guest/link.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_NO_PROGRAM, EXIT_NOT_EXECUTABLE } from '../exit-status.ts';
 import { failureJson, failureText, UsageError } from '../failure.ts';

@@ -3,10 +3,10 @@
 import { once } from 'node:events';
 import { systemClock } from '../../base/clock.ts';
 import { plain, plainJson, plainLines } from '../../base/text/plain.ts';
-import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
-import type { ViolationMark } from '../../sandbox/ending.ts';
-import type { TimedEvent } from '../../sandbox/events.ts';
-import type { PressureMark } from '../../sandbox/memory-events.ts';
+import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
+import type { ViolationMark } from '../../sandbox/contract/ending.ts';
+import type { TimedEvent } from '../../sandbox/contract/events.ts';
+import type { PressureMark } from '../../sandbox/contract/memory-events.ts';
 import type { Cli } from '../cli.ts';
 import { sandboxId } from '../flags/pick.ts';
 import { amount, eventText, victimText } from '../output/event-text.ts';

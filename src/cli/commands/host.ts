@@ -1,10 +1,16 @@
 /** `neurovisor host`, `pool`, `ps`: the status of the daemon, its pools and the programs of a sandbox. */
+
+import { HostStore } from '../../api/tenants/settings.ts';
 import { type Clock, systemClock } from '../../base/clock.ts';
-import type { ProcessInfo } from '../../guest/link.ts';
-import { resolveHome } from '../../home.ts';
-import type { ControlPlane, HostInfo, PoolInfo, PoolLimits } from '../../sandbox/control.ts';
-import { shownImage } from '../../sandbox/environment.ts';
-import { HostStore } from '../../tenants/settings.ts';
+import { resolveHome } from '../../base/home.ts';
+import type { ProcessInfo } from '../../machine/guest/link.ts';
+import type {
+  ControlPlane,
+  HostInfo,
+  PoolInfo,
+  PoolLimits,
+} from '../../sandbox/contract/control.ts';
+import { shownImage } from '../../sandbox/contract/environment.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import type { ImageFlags } from '../flags/image-flag.ts';

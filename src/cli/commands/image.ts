@@ -1,9 +1,9 @@
 /** `neurovisor image`: pulls, lists and removes images, which become disks of sandboxes. */
 
 import { systemClock } from '../../base/clock.ts';
+import { resolveHome } from '../../base/home.ts';
 import { ignore } from '../../base/ignore.ts';
 import { MIB } from '../../base/units.ts';
-import { resolveHome } from '../../home.ts';
 import {
   type Images,
   type ImagesContext,
@@ -11,8 +11,8 @@ import {
   type PulledImage,
   type Removed,
   type StoredImage,
-} from '../../runtime/images.ts';
-import type { Runtime } from '../../runtime/runtime.ts';
+} from '../../host/runtime/images.ts';
+import type { Runtime } from '../../host/runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 import { readReference } from '../flags/image-flag.ts';
 import { coarse, table } from '../output/table.ts';

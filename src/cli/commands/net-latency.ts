@@ -1,6 +1,6 @@
 /** `neurovisor net latency`: measures the packet latency of a sandbox. */
-import { resolveHome } from '../../home.ts';
-import { type LatencyReport, measureLatency, type PathReport } from '../../probes/latency.ts';
+import { resolveHome } from '../../base/home.ts';
+import { type LatencyReport, measureLatency, type PathReport } from '../../host/probes/latency.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from '../flags/ranges.ts';

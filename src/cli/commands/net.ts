@@ -1,9 +1,9 @@
 /** `neurovisor net`: the networks of sandboxes on this host, and whether the host supports them. */
 
+import { resolveHome } from '../../base/home.ts';
 import { plain } from '../../base/text/plain.ts';
-import { examineNetwork } from '../../doctor/network.ts';
-import { cleanNetworks, type NetworkView, viewNetworks } from '../../doctor/network-view.ts';
-import { resolveHome } from '../../home.ts';
+import { examineNetwork } from '../../host/doctor/network.ts';
+import { cleanNetworks, type NetworkView, viewNetworks } from '../../host/doctor/network-view.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { destinationText } from '../output/sandbox-rows.ts';

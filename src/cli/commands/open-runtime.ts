@@ -1,6 +1,6 @@
 /** Opens the runtime, with progress on the screen. */
-import { buildReadyMade } from '../../dockerfile/open.ts';
-import { Runtime, type RuntimeOptions } from '../../runtime/runtime.ts';
+import { buildReadyMade } from '../../host/builds/environment-build.ts';
+import { Runtime, type RuntimeOptions } from '../../host/runtime/runtime.ts';
 import type { Cli } from '../cli.ts';
 
 export async function openRuntime(

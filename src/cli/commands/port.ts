@@ -1,11 +1,11 @@
 /** `neurovisor port`: forwards ports of a sandbox to the loopback of this machine, until Ctrl-C. */
 import { sleep, systemClock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
-import { type ForwardOptions, forwardPort, type PortForward } from '../../library/port-forward.ts';
-import type { ControlPlane, SandboxInfo } from '../../sandbox/control.ts';
+import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { failureText, UsageError } from '../failure.ts';
 import { sandboxId } from '../flags/pick.ts';
+import { type ForwardOptions, forwardPort, type PortForward } from '../library/port-forward.ts';
 import { statusOfEnd } from '../output/loss.ts';
 
 /** What `-o json` prints once all ports listen. */

@@ -5,9 +5,9 @@ import type {
   PauseTarget,
   SandboxInfo,
   SandboxStatus,
-} from '../../sandbox/control.ts';
-import { shownImage } from '../../sandbox/environment.ts';
-import { SandboxError } from '../../sandbox/errors.ts';
+} from '../../sandbox/contract/control.ts';
+import { shownImage } from '../../sandbox/contract/environment.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';

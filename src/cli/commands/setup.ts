@@ -1,7 +1,7 @@
 /** `neurovisor setup`: prepares this machine, and lists the results. */
 import { resolve } from 'node:path';
 import { describeError } from '../../base/errors.ts';
-import { resolveHome } from '../../home.ts';
+import { resolveHome } from '../../base/home.ts';
 import {
   explainUnused,
   type FirecrackerSource,
@@ -10,10 +10,10 @@ import {
   type InstalledPaths,
   installFirecracker,
   isUrl,
-} from '../../runtime/firecracker/binary.ts';
-import { templateSpec } from '../../runtime/named-templates/spec.ts';
-import type { Runtime } from '../../runtime/runtime.ts';
-import { chooseKernel, type SetupContext, SOURCE_DIR } from '../../runtime/setup.ts';
+} from '../../host/runtime/firecracker/binary.ts';
+import { templateSpec } from '../../host/runtime/named-templates/spec.ts';
+import type { Runtime } from '../../host/runtime/runtime.ts';
+import { chooseKernel, type SetupContext, SOURCE_DIR } from '../../host/runtime/setup.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { table } from '../output/table.ts';

@@ -1,9 +1,13 @@
 /** `neurovisor snapshot` and `fork`: snapshots and copies of sandboxes. */
 
-import { snapshotName } from '../../api/schema/fields.ts';
+import { snapshotName } from '../../api/rest/schema/fields.ts';
 import { systemClock } from '../../base/clock.ts';
 import { plainLines } from '../../base/text/plain.ts';
-import type { ControlPlane, SnapshotInfo, SnapshotOptions } from '../../sandbox/control.ts';
+import type {
+  ControlPlane,
+  SnapshotInfo,
+  SnapshotOptions,
+} from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parsePairs } from '../flags/options.ts';

@@ -1,13 +1,13 @@
 /** `neurovisor template export|import|push|pull`: moves named templates between hosts. */
-import { resolveHome } from '../../home.ts';
-import { writeTemplate } from '../../runtime/named-templates/layout.ts';
-import { TemplateNames } from '../../runtime/named-templates/names.ts';
+import { resolveHome } from '../../base/home.ts';
+import { writeTemplate } from '../../host/runtime/named-templates/layout.ts';
+import { TemplateNames } from '../../host/runtime/named-templates/names.ts';
 import {
   importTemplate,
   pullTemplate,
   pushTemplate,
-} from '../../runtime/named-templates/transfer.ts';
-import { SOURCE_DIR } from '../../runtime/setup.ts';
+} from '../../host/runtime/named-templates/transfer.ts';
+import { SOURCE_DIR } from '../../host/runtime/setup.ts';
 import type { NamedTemplate } from '../../sandbox/start/template.ts';
 import type { Cli } from '../cli.ts';
 import { table } from '../output/table.ts';

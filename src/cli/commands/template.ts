@@ -1,24 +1,24 @@
 /** `neurovisor template`: builds, names, lists and removes templates. */
 
+import { READY_MADE } from '../../artifacts/ready-made.ts';
+import { resolveHome } from '../../base/home.ts';
 import { nearNames } from '../../base/text/near-names.ts';
 import { MIB } from '../../base/units.ts';
-import { resolveHome } from '../../home.ts';
-import { isSetUp, keptTemplates, removeTemplate } from '../../runtime/kept-templates.ts';
+import { isSetUp, keptTemplates, removeTemplate } from '../../host/runtime/kept-templates.ts';
 import {
   type ListedTemplate,
   listTemplates,
   removeNamed,
-} from '../../runtime/named-templates/listing.ts';
+} from '../../host/runtime/named-templates/listing.ts';
 import {
   checkNewName,
   checkRemovable,
   TemplateNames,
-} from '../../runtime/named-templates/names.ts';
-import { READY_MADE } from '../../runtime/named-templates/ready-made.ts';
-import type { Runtime } from '../../runtime/runtime.ts';
-import { SOURCE_DIR } from '../../runtime/setup.ts';
-import { shownImage } from '../../sandbox/environment.ts';
-import type { StartCommand } from '../../sandbox/spec.ts';
+} from '../../host/runtime/named-templates/names.ts';
+import type { Runtime } from '../../host/runtime/runtime.ts';
+import { SOURCE_DIR } from '../../host/runtime/setup.ts';
+import { shownImage } from '../../sandbox/contract/environment.ts';
+import type { StartCommand } from '../../sandbox/contract/spec.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { type ImageFlags, imageRequest, readReference } from '../flags/image-flag.ts';

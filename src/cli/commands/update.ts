@@ -4,7 +4,7 @@ import type {
   MemoryAction,
   NetworkInfo,
   SandboxChange,
-} from '../../sandbox/control.ts';
+} from '../../sandbox/contract/control.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 import { parseDiskLimits } from '../flags/disk-limits.ts';

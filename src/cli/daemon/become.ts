@@ -3,11 +3,11 @@
  * and fail at once while it is free.
  */
 import { sleep } from '../../base/clock.ts';
-import { resolveHome } from '../../home.ts';
-import { openDaemonIfRunning } from '../../library/daemon.ts';
-import { tryLockDaemon } from '../../runtime/daemon-lock.ts';
+import { resolveHome } from '../../base/home.ts';
+import { tryLockDaemon } from '../../host/runtime/daemon-lock.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
+import { openDaemonIfRunning } from '../library/daemon.ts';
 
 /** Wait for another daemon that is starting or stopping. */
 const OTHER_MS_MAX = 30_000;

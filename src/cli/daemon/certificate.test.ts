@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { makeAuthority } from '../../../test/support/certificate-authority.ts';
-import type { Certificate } from '../../api/listener.ts';
+import type { Certificate } from '../../api/rest/listener.ts';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
 import { followCertificate, RENEWAL_MS, readCertificate } from './certificate.ts';

@@ -1,7 +1,7 @@
 /** The certificate of the daemon's port, in files that others renew. */
 import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
-import type { Certificate } from '../../api/listener.ts';
+import type { Certificate } from '../../api/rest/listener.ts';
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';

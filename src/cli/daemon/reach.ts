@@ -1,6 +1,7 @@
 /** Connects a command to the daemon, and tells the user when it waits for one that is starting. */
-import { type Daemon, openDaemonOnceReady } from '../../library/daemon.ts';
+
 import type { Cli } from '../cli.ts';
+import { type Daemon, openDaemonOnceReady } from '../library/daemon.ts';
 
 /** @throws ClientError `daemon_unreachable` at once if no daemon is starting, otherwise at the time limit */
 export async function reachDaemon(cli: Cli): Promise<Daemon> {

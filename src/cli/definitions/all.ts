@@ -67,11 +67,6 @@ export const DEFINITIONS: readonly Definitions[] = [
     names: ['net', 'prove'],
     load: async () => (await import('./net.ts')).addNet,
   },
-  {
-    heading: MACHINE,
-    names: ['seccomp'],
-    load: async () => (await import('./seccomp.ts')).addSeccomp,
-  },
 ];
 
 /** Adds the command that the words begin with and those of its file; all commands if they begin with none. */

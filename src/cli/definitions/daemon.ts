@@ -1,7 +1,7 @@
 /** Definitions of the daemon's commands: `serve`, `host`, `top`, `pool`. */
 import { type Command, Option } from 'commander';
+import { MEMORY_SHARING, MEMORY_SHORT } from '../../base/config.ts';
 import { CONTENT_MODES } from '../../base/text/content-mode.ts';
-import { MEMORY_SHARING, MEMORY_SHORT } from '../../config.ts';
 import type { HostFlags, PoolFlags } from '../commands/host.ts';
 import type { ServeFlags } from '../commands/serve.ts';
 import type { TopFlags } from '../commands/top.ts';

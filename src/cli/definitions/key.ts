@@ -1,6 +1,6 @@
 /** Definitions of `neurovisor key`. */
 import type { Command } from 'commander';
-import { DEFAULT_TENANT } from '../../tenants/limits.ts';
+import { DEFAULT_TENANT } from '../../api/tenants/limits.ts';
 import { type OutputFlags, perform } from './perform.ts';
 import { listCommand, output } from './shared-options.ts';
 

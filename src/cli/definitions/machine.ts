@@ -1,6 +1,6 @@
 /** Definitions of the commands for this machine: `setup`, `doctor`, `bench`. */
 import { type Command, Option } from 'commander';
-import type { BenchFlags } from '../commands/bench.ts';
+import { type BenchFlags, loadBeside } from '../beside.ts';
 import type { DoctorFlags } from '../commands/doctor.ts';
 import type { SetupFlags } from '../commands/setup.ts';
 import * as ranges from '../flags/ranges.ts';
@@ -64,13 +64,7 @@ export function addMachine(program: Command): void {
     .option('--rounds <n>', 'rounds per benchmark (default: 10)', ranges.rounds)
     .addOption(output())
     .action((names: string[], flags: BenchFlags & OutputFlags) =>
-      perform(flags, async (cli) =>
-        (await import('../commands/bench.ts')).bench(cli, names, flags),
-      ),
+      perform(flags, async (cli) => (await loadBeside('bench')).bench(cli, names, flags)),
     );
-  describeLater(bench, async () => {
-    const { BENCHMARKS } = await import('../../bench/registry.ts');
-    const figures = BENCHMARKS.map((one) => `  ${one.names.join(', ')}\n      ${one.summary}`);
-    return `Run benchmarks, and print median and p95 beside a baseline measured in the same run.\n\nBenchmarks:\n${figures.join('\n')}`;
-  });
+  describeLater(bench, async () => (await loadBeside('bench')).description());
 }

@@ -2,8 +2,8 @@
  * Runs one command: configuration, signals, exit status. Imports what a command needs only when it runs, so that
  * help appears at once.
  */
-import type { Daemon } from '../../library/daemon.ts';
-import { SandboxError } from '../../sandbox/errors.ts';
+
+import { SandboxError } from '../../sandbox/contract/errors.ts';
 import type { Cli } from '../cli.ts';
 import {
   EXIT_NEUROVISOR_FAILED,
@@ -12,6 +12,7 @@ import {
   HANDLED_SIGNALS,
 } from '../exit-status.ts';
 import { printFailure, UsageError } from '../failure.ts';
+import type { Daemon } from '../library/daemon.ts';
 
 export interface OutputFlags {
   readonly output?: string;
@@ -52,7 +53,7 @@ export async function perform(
 }
 
 async function openCli(json: boolean, vmm: string | undefined): Promise<Cli> {
-  const { readConfig } = await import('../../config.ts');
+  const { readConfig } = await import('../../base/config.ts');
   const { Cli } = await import('../cli.ts');
   const { progressView } = await import('../output/progress.ts');
   const env = vmm === undefined ? process.env : { ...process.env, NEUROVISOR_VMM: vmm };

@@ -156,7 +156,7 @@ Examples:
           );
         const { run } = await import('../commands/run/run.ts');
         const { isOfImage, namesProgram } = await import('../commands/run/program.ts');
-        const { resolveHome } = await import('../../home.ts');
+        const { resolveHome } = await import('../../base/home.ts');
         const { hasImage } = await import('../commands/run/job.ts');
         if (flags.code !== undefined && flags.module !== undefined)
           throw new UsageError('-c and -m are mutually exclusive', 'omit one of them');

@@ -1,6 +1,6 @@
 /** Definitions of the commands for sandboxes of the daemon: `create` to `fork`. */
 import { type Command, Option } from 'commander';
-import type { PauseTarget } from '../../sandbox/control.ts';
+import type { PauseTarget } from '../../sandbox/contract/control.ts';
 import type { CreateFlags } from '../commands/create.ts';
 import type { ListFlags } from '../commands/sandboxes.ts';
 import type { ForkFlags } from '../commands/snapshot.ts';

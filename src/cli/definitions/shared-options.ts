@@ -1,7 +1,7 @@
 /** Options that several commands share. */
 import { type Command, Option } from 'commander';
-import { MODEL_PRIORITIES } from '../../base/model-limits.ts';
-import { JAIL_MODES } from '../../config.ts';
+import { JAIL_MODES } from '../../base/config.ts';
+import { MODEL_PRIORITIES } from '../../base/request/model-limits.ts';
 import { parseModelCache } from '../flags/model-cache.ts';
 import * as ranges from '../flags/ranges.ts';
 

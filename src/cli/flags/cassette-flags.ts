@@ -1,7 +1,7 @@
 /** `--record FILE` and `--replay FILE`. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import type { CassetteChoice, Config } from '../../config.ts';
+import type { CassetteChoice, Config } from '../../base/config.ts';
 import { UsageError } from '../failure.ts';
 
 export interface CassetteFlags {

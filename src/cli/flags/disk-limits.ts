@@ -1,6 +1,6 @@
 /** `--disk-limit`: the disk limits of a sandbox. */
-import type { DiskLimits } from '../../base/disk-limits.ts';
-import { RANGES } from '../../sandbox/limits.ts';
+import type { DiskLimits } from '../../base/request/disk-limits.ts';
+import { RANGES } from '../../sandbox/contract/limits.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
 import { parseCount, parseRate } from './options.ts';
 

@@ -1,6 +1,6 @@
 /** `--image` and `--build`: the container image of a new sandbox. */
 import { describeError, errorCode, remedyOf } from '../../base/errors.ts';
-import type { Reference } from '../../runtime/images.ts';
+import type { Reference } from '../../host/runtime/images.ts';
 import { UsageError } from '../failure.ts';
 
 export interface ImageFlags {
@@ -33,7 +33,7 @@ export function checkBuildFlags({ build, buildArg = [], target }: BuildFlags): v
 
 /** @param name a path in it is relative to the working directory. @throws UsageError */
 export async function readReference(name: string): Promise<Reference> {
-  const { parseReference } = await import('../../runtime/images.ts');
+  const { parseReference } = await import('../../host/runtime/images.ts');
   try {
     return parseReference(name, process.cwd());
   } catch (error) {

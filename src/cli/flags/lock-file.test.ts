@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { isLockEntry } from '../../base/package-policy.ts';
+import { isLockEntry } from '../../base/request/package-policy.ts';
 import { lockEntries } from './lock-file.ts';
 
 const A = 'a'.repeat(64);

@@ -1,8 +1,8 @@
 /** `--budget`, `--tokens-per-minute`: what a sandbox may use of the models. */
 
-import type { ModelBudget, WindowedBudget } from '../../base/model-limits.ts';
+import type { ModelBudget, WindowedBudget } from '../../base/request/model-limits.ts';
 import { COST_DECIMALS_MAX, dollarsText, parseDollars } from '../../base/text/dollars.ts';
-import { RANGES } from '../../sandbox/limits.ts';
+import { RANGES } from '../../sandbox/contract/limits.ts';
 import { UsageError } from '../failure.ts';
 import { type LimitWord, parseLimits } from './limit-list.ts';
 import { durationText, parseDuration } from './options.ts';

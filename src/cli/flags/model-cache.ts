@@ -1,5 +1,5 @@
 /** `--model-cache`: answers of models that equal requests get again. */
-import type { ModelCache } from '../../base/model-limits.ts';
+import type { ModelCache } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from './ranges.ts';

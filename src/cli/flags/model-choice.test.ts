@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { readConfig } from '../../config.ts';
-import type { Upstream } from '../../runtime/upstream.ts';
+import { readConfig } from '../../base/config.ts';
+import type { Upstream } from '../../host/runtime/upstream.ts';
 import { modelChoice } from './model-choice.ts';
 
 const upstream = (models: readonly string[] | null): Upstream => ({

@@ -1,9 +1,9 @@
 /** `--model`: a name that the model server offers, or a pulled model or GGUF file for the engine. */
 import { existsSync } from 'node:fs';
-import type { Config } from '../../config.ts';
-import { pulledModelPath } from '../../runtime/pulled-models/named.ts';
-import { modelIdOf, type Upstream } from '../../runtime/upstream.ts';
-import type { ModelPolicy } from '../../sandbox/spec.ts';
+import type { Config } from '../../base/config.ts';
+import { pulledModelPath } from '../../host/runtime/pulled-models/named.ts';
+import { modelIdOf, type Upstream } from '../../host/runtime/upstream.ts';
+import type { ModelPolicy } from '../../sandbox/contract/spec.ts';
 import { UsageError } from '../failure.ts';
 import { requireModel } from './offered.ts';
 

@@ -1,6 +1,6 @@
 /** Checks that a named model exists. Apart from `model-choice.ts`, which loads the runtime. */
-import { RuntimeError } from '../../runtime/errors.ts';
-import type { ControlPlane } from '../../sandbox/control.ts';
+import { RuntimeError } from '../../host/runtime/errors.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
 
 /** Checks the model of a new sandbox in the daemon. @throws RuntimeError `model_unknown` */
 export async function checkModelThere(

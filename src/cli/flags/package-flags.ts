@@ -1,8 +1,8 @@
 /** `--packages` and the options that restrict it. */
 import { readFileSync } from 'node:fs';
 import { describeError } from '../../base/errors.ts';
-import { ECOSYSTEMS, type Ecosystem, isPackageRule } from '../../base/package-policy.ts';
-import type { PackageOptions } from '../../sandbox/packages.ts';
+import { ECOSYSTEMS, type Ecosystem, isPackageRule } from '../../base/request/package-policy.ts';
+import type { PackageOptions } from '../../sandbox/contract/packages.ts';
 import { UsageError } from '../failure.ts';
 import { lockEntries } from './lock-file.ts';
 import * as ranges from './ranges.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { SandboxFilter, SandboxInfo, SnapshotInfo } from '../../sandbox/control.ts';
+import type { SandboxFilter, SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
 import { sandboxId, snapshotId } from './pick.ts';
 
 const ONE = 'aaaa0000000000000000';

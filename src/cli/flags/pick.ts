@@ -1,6 +1,6 @@
 /** Resolves the IDs that people type: a unique prefix is enough. */
 import { parseSandboxId } from '../../base/ids.ts';
-import type { ControlPlane } from '../../sandbox/control.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
 import { UsageError } from '../failure.ts';
 
 /**

@@ -2,8 +2,8 @@
  * Numbers of the command line, each with its range. Checked before any request, so that a message names the
  * option; the daemon checks again, by field name.
  */
-import type { PoolLimits } from '../../sandbox/control.ts';
-import { RANGES, type Range } from '../../sandbox/limits.ts';
+import type { PoolLimits } from '../../sandbox/contract/control.ts';
+import { RANGES, type Range } from '../../sandbox/contract/limits.ts';
 import { UsageError } from '../failure.ts';
 import { parseAmount } from './model-budget.ts';
 import { parseCount, parseDuration, parseMemory, parseRate } from './options.ts';

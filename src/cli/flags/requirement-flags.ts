@@ -5,11 +5,11 @@ import { stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
+import { readRequirementsFile } from '../../artifacts/requirements/file.ts';
+import { parseRequirements, splitRequirements } from '../../artifacts/requirements/requirement.ts';
+import type { ScriptMetadata } from '../../artifacts/requirements/script-metadata.ts';
 import { errorCode } from '../../base/errors.ts';
 import { MIB } from '../../base/units.ts';
-import { readRequirementsFile } from '../../requirements/file.ts';
-import { parseRequirements, splitRequirements } from '../../requirements/requirement.ts';
-import type { ScriptMetadata } from '../../requirements/script-metadata.ts';
 import { UsageError } from '../failure.ts';
 import type { BuildFlags, ImageFlags } from './image-flag.ts';
 
@@ -64,7 +64,7 @@ async function ownRequirements(
 async function inlineRequirements(code: string, choose: Choose): Promise<readonly string[]> {
   // Most scripts have none, and start faster without a parser.
   if (!code.includes('# /// script')) return [];
-  const { scriptMetadata } = await import('../../requirements/script-metadata.ts');
+  const { scriptMetadata } = await import('../../artifacts/requirements/script-metadata.ts');
   const metadata = scriptMetadata(code);
   return metadata === null ? [] : await choose(metadata);
 }
@@ -73,7 +73,7 @@ async function inlineRequirements(code: string, choose: Choose): Promise<readonl
 async function requirementsAt(path: string, choose: Choose): Promise<readonly string[]> {
   const file = (await isDirectory(path)) ? await fileIn(path) : path;
   if (!file.endsWith('.toml')) return await readRequirementsFile(file, readNamed);
-  const { projectMetadata } = await import('../../requirements/project.ts');
+  const { projectMetadata } = await import('../../artifacts/requirements/project.ts');
   const metadata = projectMetadata(await readText(file));
   const locked = await lockedBy(join(dirname(file), 'uv.lock'));
   const required = await choose(metadata);
@@ -85,7 +85,7 @@ async function fitting({
   requiresPython,
 }: ScriptMetadata): Promise<readonly string[]> {
   if (requiresPython === null) return dependencies;
-  const { GUEST_PYTHON, requirePython } = await import('../../requirements/python.ts');
+  const { GUEST_PYTHON, requirePython } = await import('../../artifacts/requirements/python.ts');
   requirePython(GUEST_PYTHON, requiresPython);
   return dependencies;
 }

@@ -1,8 +1,8 @@
 /** `--secret NAME@HOST[,HOST…][:PLACE[,PLACE…]][=FILE]`: parses it and reads the value. */
 import { readFileSync } from 'node:fs';
 import { describeError } from '../../base/errors.ts';
-import type { SecretPlace } from '../../base/secret-place.ts';
-import type { SecretOptions } from '../../sandbox/secrets.ts';
+import type { SecretPlace } from '../../base/request/secret-place.ts';
+import type { SecretOptions } from '../../sandbox/contract/secrets.ts';
 import { UsageError } from '../failure.ts';
 
 const HOW =

@@ -1,7 +1,7 @@
 /** `--start`, `--ready`, `--ready-timeout`: the program of a template, and what tells that it is ready. */
 import { plain } from '../../base/text/plain.ts';
-import type { StoredImage } from '../../runtime/images.ts';
-import type { StartCommand } from '../../sandbox/spec.ts';
+import type { StoredImage } from '../../host/runtime/images.ts';
+import type { StartCommand } from '../../sandbox/contract/spec.ts';
 import { UsageError } from '../failure.ts';
 import * as ranges from './ranges.ts';
 

@@ -3,7 +3,7 @@
  * `Ctrl-] q` leaves.
  */
 import { ignore } from '../../base/ignore.ts';
-import type { TerminalSize } from '../../guest/link.ts';
+import type { TerminalSize } from '../../machine/guest/link.ts';
 import type { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';

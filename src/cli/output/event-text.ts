@@ -1,9 +1,9 @@
 /** Formats events of a sandbox for people. Pure. */
 
 import { plain } from '../../base/text/plain.ts';
-import type { SandboxEventBody } from '../../sandbox/events.ts';
-import { diskFullText } from '../../sandbox/events.ts';
-import type { OomMark } from '../../sandbox/memory-events.ts';
+import type { SandboxEventBody } from '../../sandbox/contract/events.ts';
+import { diskFullText } from '../../sandbox/contract/events.ts';
+import type { OomMark } from '../../sandbox/contract/memory-events.ts';
 import { bytes } from './table.ts';
 
 export function eventText(event: SandboxEventBody): string {

@@ -2,8 +2,8 @@
 import { Writable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { testCli } from '../../../test/support/test-cli.ts';
-import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
-import { SandboxError, startFailure } from '../../sandbox/errors.ts';
+import type { HostInfo, SandboxInfo } from '../../sandbox/contract/control.ts';
+import { SandboxError, startFailure } from '../../sandbox/contract/errors.ts';
 import { hostTable, processTable } from '../commands/host.ts';
 import { sandboxTable } from '../commands/sandboxes.ts';
 import { failureText } from '../failure.ts';

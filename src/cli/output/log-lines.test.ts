@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { LogChunk } from '../../sandbox/control.ts';
+import type { LogChunk } from '../../sandbox/contract/control.ts';
 import { LogLines, type LogView } from './log-lines.ts';
 
 const of = (source: LogChunk['source']) => (text: string) =>

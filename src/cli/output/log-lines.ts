@@ -1,6 +1,6 @@
 /** Merges the live output of a sandbox's console and its VMM for one reader. Pure. */
 import { plainLines } from '../../base/text/plain.ts';
-import type { LogChunk } from '../../sandbox/control.ts';
+import type { LogChunk } from '../../sandbox/contract/control.ts';
 
 /** Longer lines of the VMM are split, characters. */
 const LINE_CHARACTERS_MAX = 4096;

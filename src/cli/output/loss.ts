@@ -2,11 +2,11 @@
 import { sleep } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import { plain } from '../../base/text/plain.ts';
-import type { ControlPlane } from '../../sandbox/control.ts';
-import type { EndInfo, SandboxEnd } from '../../sandbox/ending.ts';
-import { SandboxError } from '../../sandbox/errors.ts';
-import type { DiskEvent } from '../../sandbox/events.ts';
-import { diskFullText } from '../../sandbox/events.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import type { EndInfo, SandboxEnd } from '../../sandbox/contract/ending.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { DiskEvent } from '../../sandbox/contract/events.ts';
+import { diskFullText } from '../../sandbox/contract/events.ts';
 import type { Cli } from '../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../exit-status.ts';
 

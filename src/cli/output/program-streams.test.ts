@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { EXIT } from '../../../test/support/process-exit.ts';
 import { testCli } from '../../../test/support/test-cli.ts';
 import { MIB } from '../../base/units.ts';
-import type { Process } from '../../guest/link.ts';
+import type { Process } from '../../machine/guest/link.ts';
 import { relay } from './program-streams.ts';
 
 function processWith(stdout: Iterable<Buffer>, stderr: Iterable<Buffer>): Process {

@@ -8,10 +8,10 @@ import {
   type ModelBudget,
   type ModelCache,
   type SharedBudget,
-} from '../../base/model-limits.ts';
-import { placeText } from '../../base/secret-place.ts';
+} from '../../base/request/model-limits.ts';
+import { placeText } from '../../base/request/secret-place.ts';
 import { dollarsText } from '../../base/text/dollars.ts';
-import type { PauseReason, SandboxInfo } from '../../sandbox/control.ts';
+import type { PauseReason, SandboxInfo } from '../../sandbox/contract/control.ts';
 import { bytes, coarse } from './table.ts';
 
 type Row = readonly [name: string, value: string];

@@ -1,6 +1,6 @@
 /** Progress of a template that the daemon builds: it tells only when it has ended. */
 import type { Clock } from '../../base/clock.ts';
-import { shownImage } from '../../sandbox/environment.ts';
+import { shownImage } from '../../sandbox/contract/environment.ts';
 import type { Cli } from '../cli.ts';
 
 /** Longer than this, and the daemon is likely to build a template. */

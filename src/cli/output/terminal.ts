@@ -3,7 +3,7 @@
  * and `shell` use it. The terminal is restored however this ends.
  */
 import { ReadStream } from 'node:tty';
-import type { TerminalSize } from '../../guest/link.ts';
+import type { TerminalSize } from '../../machine/guest/link.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 

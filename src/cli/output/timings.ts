@@ -1,8 +1,8 @@
 /** Time breakdown of a run, by phase. */
 import { plain } from '../../base/text/plain.ts';
-import type { UsageRecord } from '../../bridge/bridge.ts';
-import type { HostInfo } from '../../sandbox/control.ts';
-import type { StartTimings } from '../../sandbox/parts.ts';
+import type { UsageRecord } from '../../inference/bridge/bridge.ts';
+import type { HostInfo } from '../../sandbox/contract/control.ts';
+import type { StartTimings } from '../../sandbox/contract/parts.ts';
 import { duration, table } from './table.ts';
 
 export interface Phase {

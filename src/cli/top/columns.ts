@@ -1,6 +1,6 @@
 /** The list of sandboxes in `neurovisor top`, with the columns that fit. Pure. */
 import { stripVTControlCharacters } from 'node:util';
-import type { BudgetState } from '../../base/model-limits.ts';
+import type { BudgetState } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
 import { coarse } from '../output/table.ts';
 import type { Pressure, SandboxRow } from './frame.ts';

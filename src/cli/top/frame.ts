@@ -1,8 +1,8 @@
 /** One frame of `neurovisor top`, computed from the daemon's answers. Pure. */
-import { type BudgetState, budgetStates } from '../../base/model-limits.ts';
+import { type BudgetState, budgetStates } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
-import type { HostInfo, SandboxInfo } from '../../sandbox/control.ts';
-import type { SandboxEventBody } from '../../sandbox/events.ts';
+import type { HostInfo, SandboxInfo } from '../../sandbox/contract/control.ts';
+import type { SandboxEventBody } from '../../sandbox/contract/events.ts';
 import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
 import { eventText } from '../output/event-text.ts';
 import { bytes } from '../output/table.ts';

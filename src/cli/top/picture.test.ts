@@ -1,10 +1,10 @@
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
-import type { ModelBudget } from '../../base/model-limits.ts';
+import type { ModelBudget } from '../../base/request/model-limits.ts';
 import { MIB } from '../../base/units.ts';
-import { NO_EVIDENCE } from '../../sandbox/ending.ts';
+import { NO_EVIDENCE } from '../../sandbox/contract/ending.ts';
+import { NO_MODEL_POLICY } from '../../sandbox/contract/spec.ts';
 import type { SandboxLoad } from '../../sandbox/plane/load.ts';
-import { NO_MODEL_POLICY } from '../../sandbox/spec.ts';
 import { frameOf, type Scrape, type TopFrame } from './frame.ts';
 import { cut } from './ink.ts';
 import { draw, drawWhole, sortRows, sparkline, type View } from './picture.ts';

@@ -1,8 +1,8 @@
 /** Copies of commands: their options, and errors of the command line. */
 import { realpath } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
-import type { Guest } from '../../guest/link.ts';
-import { CopyError, type TransferOptions } from '../../transfer/transfer.ts';
+import { CopyError, type TransferOptions } from '../../artifacts/transfer/transfer.ts';
+import type { Guest } from '../../machine/guest/link.ts';
 import type { Cli } from '../cli.ts';
 import { UsageError } from '../failure.ts';
 
@@ -47,7 +47,7 @@ export async function copyForRun(
 ): Promise<Copied> {
   const { source, target } = parseCopy(spec);
   // Loaded only here: most runs copy nothing.
-  const { copyIn } = await import('../../transfer/copy-in.ts');
+  const { copyIn } = await import('../../artifacts/transfer/copy-in.ts');
   const copy = () => copyIn(guest, source, target, resultOptions(cli, user));
   const to = await asUsageErrors(copy);
   return { from: await realpath(source), to };
@@ -93,7 +93,7 @@ export function parseOuts(specs: readonly string[]): readonly Out[] {
 /** Checked before a sandbox starts. @throws UsageError */
 export async function requireCopies(specs: readonly string[]): Promise<void> {
   if (specs.length === 0) return;
-  const { requireSource } = await import('../../transfer/tree-here.ts');
+  const { requireSource } = await import('../../artifacts/transfer/tree-here.ts');
   for (const spec of specs) await asUsageErrors(() => requireSource(parseCopy(spec).source));
 }
 

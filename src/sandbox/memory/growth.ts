@@ -6,7 +6,7 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import type { EventSink, SandboxEventBody } from '../events.ts';
+import type { EventSink, SandboxEventBody } from '../contract/events.ts';
 import { grownMib, type MemorySize } from './size.ts';
 
 /** No further step for this time after a failed one, milliseconds. */

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
-import type { MemoryAction } from '../control.ts';
-import { SandboxError } from '../errors.ts';
-import type { SandboxEventBody, TimedEvent } from '../events.ts';
+import type { MemoryAction } from '../contract/control.ts';
+import { SandboxError } from '../contract/errors.ts';
+import type { SandboxEventBody, TimedEvent } from '../contract/events.ts';
 import { EventJournal } from '../plane/event-journal.ts';
 import { GROW_HOLD_OFF_MS } from './growth.ts';
 import { MemoryPolicy, POLICY_LIMITS } from './policy.ts';

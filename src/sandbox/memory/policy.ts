@@ -12,9 +12,9 @@
 
 import { describeError, errorCode } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { MemoryAction } from '../control.ts';
-import { SandboxError } from '../errors.ts';
-import type { ActionEvent, TimedEvent } from '../events.ts';
+import type { MemoryAction } from '../contract/control.ts';
+import { SandboxError } from '../contract/errors.ts';
+import type { ActionEvent, TimedEvent } from '../contract/events.ts';
 import { type GrowingSandbox, type GrowthParts, MemoryGrowth } from './growth.ts';
 
 export const POLICY_LIMITS = {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import type { GuestChange } from '../../guest/guest.ts';
-import type { Vm } from '../../vmm/driver.ts';
+import type { GuestChange } from '../../machine/guest/guest.ts';
+import type { Vm } from '../../machine/vmm/driver.ts';
 import {
   fitMemory,
   grownMib,

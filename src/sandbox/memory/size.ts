@@ -10,11 +10,11 @@
 import type { Clock } from '../../base/clock.ts';
 import { timeLimit, wait } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
-import type { Guest, GuestLimits } from '../../guest/guest.ts';
-import type { Balloon, Vm, VmmCapabilities, VmSpec } from '../../vmm/driver.ts';
-import { SandboxError } from '../errors.ts';
-import { isInRange, RANGES } from '../limits.ts';
-import type { SandboxSpec } from '../spec.ts';
+import type { Guest, GuestLimits } from '../../machine/guest/guest.ts';
+import type { Balloon, Vm, VmmCapabilities, VmSpec } from '../../machine/vmm/driver.ts';
+import { SandboxError } from '../contract/errors.ts';
+import { isInRange, RANGES } from '../contract/limits.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 
 export type MemorySize = Pick<SandboxSpec, 'memoryMib' | 'memoryMaxMib'>;
 

@@ -1,8 +1,8 @@
 /** Whatever comes, in whatever order and at whatever times: nothing is lost without being counted. */
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import type { GuestEvent } from '../../guest/guest.ts';
-import type { MemoryEvent } from '../memory-events.ts';
+import type { GuestEvent } from '../../machine/guest/guest.ts';
+import type { MemoryEvent } from '../contract/memory-events.ts';
 import { MEMORY_LIMITS, MemoryWatch } from './watch.ts';
 
 const bytes = fc.nat();

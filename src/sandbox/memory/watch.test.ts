@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { GuestEvent } from '../../guest/guest.ts';
+import type { GuestEvent } from '../../machine/guest/guest.ts';
 import { MEMORY_LIMITS, MemoryWatch } from './watch.ts';
 
 const PRESSURE: GuestEvent = {

@@ -11,7 +11,7 @@
  */
 
 import { TokenBucket } from '../../base/token-bucket.ts';
-import type { GuestEvent } from '../../guest/guest.ts';
+import type { GuestEvent } from '../../machine/guest/guest.ts';
 import type {
   DroppedEvent,
   HostMemoryEvent,
@@ -19,7 +19,7 @@ import type {
   OomMark,
   PressureMark,
   ResizedEvent,
-} from '../memory-events.ts';
+} from '../contract/memory-events.ts';
 
 export const MEMORY_LIMITS = {
   /** Of each type: events in a burst, and per second. */

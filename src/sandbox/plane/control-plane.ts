@@ -13,12 +13,11 @@ import { describeError } from '../../base/errors.ts';
 import { parseSandboxId } from '../../base/ids.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
-import type { ModelBudget } from '../../base/model-limits.ts';
-import type { UsageRecord } from '../../bridge/bridge.ts';
-import type { Guest } from '../../guest/guest.ts';
-import type { Store } from '../../store/store.ts';
-import { passiveTracer, type Tracer } from '../../trace/trace.ts';
-import type { Vm } from '../../vmm/driver.ts';
+import type { ModelBudget } from '../../base/request/model-limits.ts';
+import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import type { UsageRecord } from '../../inference/bridge/bridge.ts';
+import type { Guest } from '../../machine/guest/guest.ts';
+import type { Vm } from '../../machine/vmm/driver.ts';
 import type {
   ControlPlane,
   CreateRequest,
@@ -37,20 +36,19 @@ import type {
   SandboxInfo,
   SnapshotInfo,
   SnapshotOptions,
-} from '../control.ts';
-import type { SandboxLogs } from '../ending.ts';
-import { SandboxError, translateStoreErrors } from '../errors.ts';
-import type { TimedEvent } from '../events.ts';
-import { RANGES } from '../limits.ts';
-import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
-import { packagePolicy } from '../packages.ts';
+} from '../contract/control.ts';
+import type { SandboxLogs } from '../contract/ending.ts';
+import { SandboxError, translateStoreErrors } from '../contract/errors.ts';
+import type { TimedEvent } from '../contract/events.ts';
+import { RANGES } from '../contract/limits.ts';
+import { packagePolicy } from '../contract/packages.ts';
 import {
   checkRequest,
   type LifetimePolicy,
   lifetimePolicyOf,
   type Provenance,
-} from '../request.ts';
-import { requireValues } from '../secrets.ts';
+} from '../contract/request.ts';
+import { requireValues } from '../contract/secrets.ts';
 import {
   checkBudget,
   checkChannelLimits,
@@ -60,11 +58,13 @@ import {
   networkSpec,
   type ParseEgress,
   withoutIdentity,
-} from '../spec.ts';
+} from '../contract/spec.ts';
+import { tracedGuest } from '../contract/traced-guest.ts';
+import { MemoryPolicy, type PolicyParts } from '../memory/policy.ts';
 import type { OpenTemplate } from '../start/pools.ts';
 import { Starter, type StarterParts } from '../start/starter.ts';
 import type { NamedTemplate } from '../start/template.ts';
-import { tracedGuest } from '../traced-guest.ts';
+import type { Store } from '../store/store.ts';
 import { onDiskEvent } from '../vm/full-disk.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { ENDED_MAX, EndedSandboxes } from './ended.ts';

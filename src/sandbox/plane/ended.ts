@@ -1,9 +1,10 @@
 /**
  * Ended sandboxes: the newest of this process from memory, all others from their rows (io).
  */
-import type { SandboxRow } from '../../store/sandbox-table.ts';
-import type { SandboxInfo } from '../control.ts';
-import { translateStoreErrors } from '../errors.ts';
+
+import type { SandboxInfo } from '../contract/control.ts';
+import { translateStoreErrors } from '../contract/errors.ts';
+import type { SandboxRow } from '../store/sandbox-table.ts';
 import { endedSandboxInfo } from './sandbox-info.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import { NO_EVIDENCE } from '../ending.ts';
-import type { SandboxEventBody } from '../events.ts';
+import { NO_EVIDENCE } from '../contract/ending.ts';
+import type { SandboxEventBody } from '../contract/events.ts';
 import { EventJournal, JOURNAL_LIMITS } from './event-journal.ts';
 
 const NEAR: SandboxEventBody = {

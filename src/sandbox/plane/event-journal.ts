@@ -5,7 +5,7 @@
 
 import type { Clock } from '../../base/clock.ts';
 import { Listeners } from '../../base/listeners.ts';
-import type { EventSink, SandboxEventBody, TimedEvent } from '../events.ts';
+import type { EventSink, SandboxEventBody, TimedEvent } from '../contract/events.ts';
 
 export const JOURNAL_LIMITS = {
   /** Kept events. */

@@ -7,8 +7,8 @@
  * If the parent fails to return, the forks end with it, and the request has that failure. A fork that fails is one result
  * of several.
  */
-import type { ForkResult } from '../control.ts';
-import type { StartSource } from '../parts.ts';
+import type { ForkResult } from '../contract/control.ts';
+import type { StartSource } from '../contract/parts.ts';
 import type { ManagedSandbox } from './managed.ts';
 import type { ForkLease } from './snapshot-manager.ts';
 

@@ -5,8 +5,8 @@
 import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import type { PauseReason, SandboxStatus } from '../control.ts';
-import type { LifetimePolicy } from '../request.ts';
+import type { PauseReason, SandboxStatus } from '../contract/control.ts';
+import type { LifetimePolicy } from '../contract/request.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type Activity, IdleWatch } from './idle-watch.ts';
 

@@ -1,6 +1,6 @@
 /** The current usage of sandboxes, for a live view (types only). */
 
-import type { OomMark, PressureMark } from '../memory-events.ts';
+import type { OomMark, PressureMark } from '../contract/memory-events.ts';
 import type { SandboxState } from '../vm/lifecycle.ts';
 import type { SandboxTimedEvent } from './recent-events.ts';
 

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import type { Vm } from '../../vmm/driver.ts';
-import { ByteTail } from '../../vmm/tail.ts';
-import type { LogChunk, SandboxInfo } from '../control.ts';
+import type { Vm } from '../../machine/vmm/driver.ts';
+import { ByteTail } from '../../machine/vmm/tail.ts';
+import type { LogChunk, SandboxInfo } from '../contract/control.ts';
 import { FOLLOW_LIMITS, followLogs } from './logs.ts';
 
 function newVm(): Vm {

@@ -9,9 +9,9 @@ import { StringDecoder } from 'node:string_decoder';
 import type { Clock } from '../../base/clock.ts';
 import { ignore } from '../../base/ignore.ts';
 import { wait } from '../../base/time-limit.ts';
-import type { LogTail, Vm } from '../../vmm/driver.ts';
-import type { ControlPlane, LogChunk, SandboxInfo } from '../control.ts';
-import type { SandboxLogs } from '../ending.ts';
+import type { LogTail, Vm } from '../../machine/vmm/driver.ts';
+import type { ControlPlane, LogChunk, SandboxInfo } from '../contract/control.ts';
+import type { SandboxLogs } from '../contract/ending.ts';
 
 export const FOLLOW_LIMITS = {
   /** Size of one chunk. */

@@ -1,10 +1,10 @@
 /** What a managed sandbox needs of its control plane. */
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
-import type { PauseReason } from '../control.ts';
-import type { TimedEvent } from '../events.ts';
-import type { LifetimePolicy, Provenance } from '../request.ts';
-import type { SandboxSpec } from '../spec.ts';
+import type { PauseReason } from '../contract/control.ts';
+import type { TimedEvent } from '../contract/events.ts';
+import type { LifetimePolicy, Provenance } from '../contract/request.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 import type { Starter } from '../start/starter.ts';
 import type { SandboxRows } from './sandbox-rows.ts';
 import type { SnapshotManager } from './snapshot-manager.ts';

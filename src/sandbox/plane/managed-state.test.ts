@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { endWithoutVm } from '../ending.ts';
+import { endWithoutVm } from '../contract/ending.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import {
   isOver,

@@ -6,8 +6,8 @@
  */
 import { assert } from '../../base/assert.ts';
 import { stateDiagram } from '../../base/state-diagram.ts';
-import type { SandboxInfo, SandboxStatus } from '../control.ts';
-import type { SandboxEnd } from '../ending.ts';
+import type { SandboxInfo, SandboxStatus } from '../contract/control.ts';
+import type { SandboxEnd } from '../contract/ending.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
 interface InVm {

@@ -10,22 +10,22 @@
  * before, or it ends because its VM died. A suspended sandbox belongs to the first process that claims it.
  */
 import { describeError } from '../../base/errors.ts';
-import type { Guest } from '../../guest/link.ts';
-import type { SandboxRow } from '../../store/sandbox-table.ts';
-import type { SnapshotRow } from '../../store/snapshot.ts';
-import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../control.ts';
-import { endInfo, endWithoutVm, type SandboxEnd } from '../ending.ts';
-import { refusal, SandboxError } from '../errors.ts';
-import { checkResize } from '../memory/size.ts';
-import type { StartTimings } from '../parts.ts';
+import type { Guest } from '../../machine/guest/link.ts';
+import type { PauseReason, PauseTarget, ResumeOptions, SandboxInfo } from '../contract/control.ts';
+import { endInfo, endWithoutVm, type SandboxEnd } from '../contract/ending.ts';
+import { refusal, SandboxError } from '../contract/errors.ts';
+import type { StartTimings } from '../contract/parts.ts';
 import {
   changeLifetime,
   type LifetimeChange,
   type LifetimePolicy,
   type Provenance,
-} from '../request.ts';
-import { requireValues } from '../secrets.ts';
-import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../spec.ts';
+} from '../contract/request.ts';
+import { requireValues } from '../contract/secrets.ts';
+import { hasSecretChange, type SandboxSpec, unwritten, withSecrets } from '../contract/spec.ts';
+import { checkResize } from '../memory/size.ts';
+import type { SandboxRow } from '../store/sandbox-table.ts';
+import type { SnapshotRow } from '../store/snapshot.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { EventJournal } from './event-journal.ts';
 import { activityOf, Lifetime, statusText } from './lifetime.ts';

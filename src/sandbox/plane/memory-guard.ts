@@ -10,8 +10,8 @@ import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
 import { MIB } from '../../base/units.ts';
-import type { SandboxInfo } from '../control.ts';
-import type { EventSink } from '../events.ts';
+import type { SandboxInfo } from '../contract/control.ts';
+import type { EventSink } from '../contract/events.ts';
 import {
   actionFor,
   actionForResume,

@@ -1,7 +1,7 @@
 /**
  * The newest events of all sandboxes of a host, for a live view. One sandbox has a limited share.
  */
-import type { TimedEvent } from '../events.ts';
+import type { TimedEvent } from '../contract/events.ts';
 
 export type SandboxTimedEvent = TimedEvent & { readonly sandbox: string };
 

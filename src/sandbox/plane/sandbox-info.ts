@@ -1,23 +1,23 @@
 /** The public view of a sandbox. */
-import type { GuestNetwork } from '../../base/guest-network.ts';
-import type { GatewayUse } from '../../net/lease/lease.ts';
-import type { SandboxRow, SandboxRowEnd } from '../../store/sandbox-table.ts';
-import type { SandboxInfo } from '../control.ts';
+import type { GuestNetwork } from '../../base/request/guest-network.ts';
+import type { GatewayUse } from '../../egress/net/lease/lease.ts';
+import type { SandboxInfo } from '../contract/control.ts';
 import {
   type EndCause,
   type EndEvidence,
   endInfo,
   NO_EVIDENCE,
   type SandboxEnd,
-} from '../ending.ts';
-import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../request.ts';
+} from '../contract/ending.ts';
+import { type LifetimePolicy, lifetimePolicyOf, type Provenance } from '../contract/request.ts';
 import {
   egressText,
   type NetworkSpec,
   NO_MODEL_POLICY,
   type SandboxSpec,
   specInfo,
-} from '../spec.ts';
+} from '../contract/spec.ts';
+import type { SandboxRow, SandboxRowEnd } from '../store/sandbox-table.ts';
 import type { StoredRequest } from './stored-request.ts';
 
 interface CardInfo {

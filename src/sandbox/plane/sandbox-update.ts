@@ -1,9 +1,9 @@
 /** A change of a running VM in several parts, all of them or none. */
 import { ignore } from '../../base/ignore.ts';
-import type { PackagePolicy } from '../../base/package-policy.ts';
-import { SandboxError } from '../errors.ts';
-import type { LifetimeChange } from '../request.ts';
-import type { ModelPolicy, NetworkSpec, SandboxSpec, SecretChange } from '../spec.ts';
+import type { PackagePolicy } from '../../base/request/package-policy.ts';
+import { SandboxError } from '../contract/errors.ts';
+import type { LifetimeChange } from '../contract/request.ts';
+import type { ModelPolicy, NetworkSpec, SandboxSpec, SecretChange } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import type { VmLimits } from '../vm/vm-limits.ts';
 

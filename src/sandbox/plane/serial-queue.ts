@@ -1,6 +1,6 @@
 /** Serialization of work on one object. */
 import { ignore } from '../../base/ignore.ts';
-import { SandboxError } from '../errors.ts';
+import { SandboxError } from '../contract/errors.ts';
 
 /** Runs one piece of work at a time. */
 export class SerialQueue {

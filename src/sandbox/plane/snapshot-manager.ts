@@ -8,17 +8,11 @@
  */
 import { newSandboxId } from '../../base/ids.ts';
 import { MIB } from '../../base/units.ts';
-import type { SandboxRow } from '../../store/sandbox-table.ts';
-import type { NewSnapshot, SnapshotPaths, SnapshotRow } from '../../store/snapshot.ts';
-import type { OpenSnapshot } from '../../store/snapshot-table.ts';
-import type { Staging } from '../../store/staging.ts';
-import type { Store } from '../../store/store.ts';
-import type { MachineSize, RamDifference, VmSnapshot } from '../../vmm/driver.ts';
-import type { SnapshotInfo } from '../control.ts';
-import { environmentDisks } from '../environment.ts';
-import { SandboxError } from '../errors.ts';
-import { SNAPSHOT_REFERENCE } from '../limits.ts';
-import { ramMib, vmMemory } from '../memory/size.ts';
+import type { MachineSize, RamDifference, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { SnapshotInfo } from '../contract/control.ts';
+import { environmentDisks } from '../contract/environment.ts';
+import { SandboxError } from '../contract/errors.ts';
+import { SNAPSHOT_REFERENCE } from '../contract/limits.ts';
 import type {
   CloneSource,
   DiskSource,
@@ -27,8 +21,14 @@ import type {
   SaveTarget,
   SharedNeed,
   StartSource,
-} from '../parts.ts';
-import type { SandboxSpec, TemplateSpec } from '../spec.ts';
+} from '../contract/parts.ts';
+import type { SandboxSpec, TemplateSpec } from '../contract/spec.ts';
+import { ramMib, vmMemory } from '../memory/size.ts';
+import type { SandboxRow } from '../store/sandbox-table.ts';
+import type { NewSnapshot, SnapshotPaths, SnapshotRow } from '../store/snapshot.ts';
+import type { OpenSnapshot } from '../store/snapshot-table.ts';
+import type { Staging } from '../store/staging.ts';
+import type { Store } from '../store/store.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 
 /** Copies of RAM and disks. Holes and zeros are equal. */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { parseEgress as parseRules } from '../../runtime/network.ts';
-import { lifetimePolicyOf } from '../request.ts';
-import { makeSpec, withoutIdentity } from '../spec.ts';
+import { parseEgress as parseRules } from '../../host/runtime/network.ts';
+import { lifetimePolicyOf } from '../contract/request.ts';
+import { makeSpec, withoutIdentity } from '../contract/spec.ts';
 import { formatRequest, parseRequest } from './stored-request.ts';
 
 const parseEgress = (): never => {

@@ -1,9 +1,8 @@
 /** The `requestJson` of a sandbox's row. Egress rules are stored as they were written. */
 import { ignore } from '../../base/ignore.ts';
-import type { SandboxRow } from '../../store/sandbox-table.ts';
-import type { PauseReason, SandboxInfo } from '../control.ts';
-import { type LifetimePolicy, lifetimePolicyOf } from '../request.ts';
-import type { SandboxSecret } from '../secrets.ts';
+import type { PauseReason, SandboxInfo } from '../contract/control.ts';
+import { type LifetimePolicy, lifetimePolicyOf } from '../contract/request.ts';
+import type { SandboxSecret } from '../contract/secrets.ts';
 import {
   type EgressText,
   egressText,
@@ -12,7 +11,8 @@ import {
   NO_MODEL_POLICY,
   type ParseEgress,
   type SandboxSpec,
-} from '../spec.ts';
+} from '../contract/spec.ts';
+import type { SandboxRow } from '../store/sandbox-table.ts';
 
 export interface StoredRequest {
   readonly spec: SandboxSpec;

@@ -1,5 +1,5 @@
 /** The last model requests of a sandbox, oldest first. */
-import type { UsageRecord } from '../../bridge/bridge.ts';
+import type { UsageRecord } from '../../inference/bridge/bridge.ts';
 
 const RECORDS_MAX = 256;
 

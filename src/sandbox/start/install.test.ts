@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { expect, it, onTestFinished } from 'vitest';
-import { HOST_DISK_FULL } from '../../base/package-policy.ts';
-import type { ExecSpec, Guest, Process } from '../../guest/link.ts';
+import { HOST_DISK_FULL } from '../../base/request/package-policy.ts';
+import type { ExecSpec, Guest, Process } from '../../machine/guest/link.ts';
 import { installPackages } from './install.ts';
 
 /** As a program of a guest whose connection ends: its exit and its streams fail. */

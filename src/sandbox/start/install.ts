@@ -6,9 +6,9 @@
  */
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
-import { HOST_DISK_FULL } from '../../base/package-policy.ts';
-import type { Guest } from '../../guest/guest.ts';
-import { FREE_SPACE, SandboxError } from '../errors.ts';
+import { HOST_DISK_FULL } from '../../base/request/package-policy.ts';
+import type { Guest } from '../../machine/guest/guest.ts';
+import { FREE_SPACE, SandboxError } from '../contract/errors.ts';
 
 const REQUIREMENTS_PATH = '/run/neurovisor-requirements.txt';
 /** A large set in software emulation; the caller may cancel at any time. */

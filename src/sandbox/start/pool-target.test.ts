@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { RANGES } from '../limits.ts';
+import { RANGES } from '../contract/limits.ts';
 import { CALM_MS, PoolTarget } from './pool-target.ts';
 
 /** One member takes 2 s. */

@@ -1,6 +1,6 @@
-import type { PoolLimits } from '../control.ts';
-import { SandboxError } from '../errors.ts';
-import { RANGES } from '../limits.ts';
+import type { PoolLimits } from '../contract/control.ts';
+import { SandboxError } from '../contract/errors.ts';
+import { RANGES } from '../contract/limits.ts';
 
 const POOL_MEMBERS_MAX = RANGES.poolMembers.max;
 

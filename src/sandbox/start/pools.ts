@@ -2,9 +2,9 @@
 import type { Clock } from '../../base/clock.ts';
 import type { Log } from '../../base/log.ts';
 import { timeLimit, wait } from '../../base/time-limit.ts';
-import type { PoolInfo, PoolLimits, SandboxInfo } from '../control.ts';
-import type { CloneSource } from '../parts.ts';
-import type { TemplateSpec } from '../spec.ts';
+import type { PoolInfo, PoolLimits, SandboxInfo } from '../contract/control.ts';
+import type { CloneSource } from '../contract/parts.ts';
+import type { TemplateSpec } from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { Handover } from './start-queue.ts';
 import { type PoolMember, WarmPool } from './warm-pool.ts';

@@ -1,5 +1,5 @@
 /** Judges starts for the owner of a sandbox, whatever caused them: a creation, a fork, a resume. */
-import type { SandboxInfo } from '../control.ts';
+import type { SandboxInfo } from '../contract/control.ts';
 
 export interface StartAsked {
   /** The sandbox's, which say whose it is. */

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import type { ExecSpec, Guest, Process, ProcessExit } from '../../guest/guest.ts';
+import type { ExecSpec, Guest, Process, ProcessExit } from '../../machine/guest/guest.ts';
 import { checkStart, START_LOG, startProgram } from './start-program.ts';
 
 const START = { command: 'serve --port 80', ready: 'probe', readyTimeoutMs: 5_000 };

@@ -9,7 +9,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { settle } from '../../../test/support/fake-members.ts';
 import { FakeClock } from '../../base/clock.ts';
-import { BusyError, SandboxError } from '../errors.ts';
+import { BusyError, SandboxError } from '../contract/errors.ts';
 import { Handover, MEMORY_POLL_MS, RETRY_MS_MAX, RETRY_MS_MIN, StartQueue } from './start-queue.ts';
 
 const CONCURRENCY = 2;

@@ -2,7 +2,7 @@ import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { settle } from '../../../test/support/fake-members.ts';
 import { FakeClock } from '../../base/clock.ts';
-import { BusyError } from '../errors.ts';
+import { BusyError } from '../contract/errors.ts';
 import { RESERVE_MIB } from '../memory/host-guard.ts';
 import {
   Handover,

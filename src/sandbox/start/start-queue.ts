@@ -17,9 +17,9 @@
 import { assert } from '../../base/assert.ts';
 import type { Clock } from '../../base/clock.ts';
 import { FairQueue } from '../../base/fairness/fair-queue.ts';
-import { BusyError, SandboxError } from '../errors.ts';
+import { BusyError, SandboxError } from '../contract/errors.ts';
+import type { SharedNeed } from '../contract/parts.ts';
 import { RESERVE_MIB } from '../memory/host-guard.ts';
-import type { SharedNeed } from '../parts.ts';
 
 /** Maximum of waiting requests of one tenant and priority. */
 export const WAITING_MAX = 512;

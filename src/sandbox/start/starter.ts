@@ -12,12 +12,17 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
-import { passiveTracer, type Tracer } from '../../trace/trace.ts';
-import type { CreateRequest, SandboxInfo } from '../control.ts';
-import type { EnvironmentSource } from '../environment.ts';
-import { isWithoutNetwork, SandboxError } from '../errors.ts';
-import type { StartSource } from '../parts.ts';
-import type { ResolvedOptions, SandboxOptions, SandboxSpec, TemplateSpec } from '../spec.ts';
+import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import type { CreateRequest, SandboxInfo } from '../contract/control.ts';
+import type { EnvironmentSource } from '../contract/environment.ts';
+import { isWithoutNetwork, SandboxError } from '../contract/errors.ts';
+import type { StartSource } from '../contract/parts.ts';
+import type {
+  ResolvedOptions,
+  SandboxOptions,
+  SandboxSpec,
+  TemplateSpec,
+} from '../contract/spec.ts';
 import type { Supervisor } from '../vm/supervisor.ts';
 import { type OpenTemplate, Pools, type Started } from './pools.ts';
 import { openGate, type StartGate } from './start-gate.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { SandboxEnvironment } from '../environment.ts';
+import type { SandboxEnvironment } from '../contract/environment.ts';
 import {
   canBeCloned,
   DEFAULT_TEMPLATE,

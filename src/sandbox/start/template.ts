@@ -7,9 +7,9 @@
  * A template is loaded only for exactly its key.
  */
 import { createHash } from 'node:crypto';
-import type { VmmCapabilities } from '../../vmm/driver.ts';
-import type { EnvironmentSource, SandboxEnvironment } from '../environment.ts';
-import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../spec.ts';
+import type { VmmCapabilities } from '../../machine/vmm/driver.ts';
+import type { EnvironmentSource, SandboxEnvironment } from '../contract/environment.ts';
+import { DEFAULTS, type SandboxOptions, type TemplateSpec } from '../contract/spec.ts';
 
 /** The inputs of a template; its key is their digest. */
 export interface TemplateInputs {

@@ -7,7 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeMaker, FakeMember, settle } from '../../../test/support/fake-members.ts';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
-import { BusyError } from '../errors.ts';
+import { BusyError } from '../contract/errors.ts';
 import { Handover, StartQueue } from './start-queue.ts';
 import { BACKOFF_MS_MIN, REFILL_CONCURRENCY, WarmPool } from './warm-pool.ts';
 

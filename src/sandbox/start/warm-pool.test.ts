@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { FakeMaker, type FakeMember, settle } from '../../../test/support/fake-members.ts';
 import { FakeClock } from '../../base/clock.ts';
 import { type Log, silentLog } from '../../base/log.ts';
-import { BusyError } from '../errors.ts';
+import { BusyError } from '../contract/errors.ts';
 import { CALM_MS } from './pool-target.ts';
 import { Handover, StartQueue } from './start-queue.ts';
 import {

@@ -18,7 +18,7 @@ import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import type { Log } from '../../base/log.ts';
 import { orAborted, timeLimit } from '../../base/time-limit.ts';
-import type { PoolInfo, PoolLimits } from '../control.ts';
+import type { PoolInfo, PoolLimits } from '../contract/control.ts';
 import { PoolTarget } from './pool-target.ts';
 
 /** Members that are made concurrently. */

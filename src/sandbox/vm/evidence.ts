@@ -3,19 +3,19 @@
 import type { Clock } from '../../base/clock.ts';
 import { Listeners } from '../../base/listeners.ts';
 import { MIB } from '../../base/units.ts';
-import type { Guest } from '../../guest/guest.ts';
-import type { Vm, VmExit } from '../../vmm/driver.ts';
-import { causeOfExit, type SandboxEnd } from '../ending.ts';
-import type { DiskEvent, PackageEvent } from '../events.ts';
-import { MemoryWatch } from '../memory/watch.ts';
+import type { Guest } from '../../machine/guest/guest.ts';
+import type { Vm, VmExit } from '../../machine/vmm/driver.ts';
+import { causeOfExit, type SandboxEnd } from '../contract/ending.ts';
+import type { DiskEvent, PackageEvent } from '../contract/events.ts';
 import type {
   HostMemoryEvents,
   MemoryEvent,
   OomMark,
   PressureMark,
   ResizedEvent,
-} from '../memory-events.ts';
-import type { HostViolations } from '../parts.ts';
+} from '../contract/memory-events.ts';
+import type { HostViolations } from '../contract/parts.ts';
+import { MemoryWatch } from '../memory/watch.ts';
 import { diskEvent } from './full-disk.ts';
 
 const EXIT_GRACE_MS = 500;

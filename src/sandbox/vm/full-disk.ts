@@ -6,9 +6,14 @@
  */
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
-import type { DiskTrouble } from '../../vmm/driver.ts';
-import { FREE_SPACE, SandboxError } from '../errors.ts';
-import { type DiskEvent, diskFullText, type EventSink, type TimedEvent } from '../events.ts';
+import type { DiskTrouble } from '../../machine/vmm/driver.ts';
+import { FREE_SPACE, SandboxError } from '../contract/errors.ts';
+import {
+  type DiskEvent,
+  diskFullText,
+  type EventSink,
+  type TimedEvent,
+} from '../contract/events.ts';
 
 export function diskEvent({ kind, path, freeBytes }: DiskTrouble): DiskEvent {
   return { type: kind === 'full' ? 'disk_full' : 'disk_error', path, freeBytes };

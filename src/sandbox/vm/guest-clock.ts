@@ -3,7 +3,7 @@ import type { Clock } from '../../base/clock.ts';
 import { describeError } from '../../base/errors.ts';
 import type { Log } from '../../base/log.ts';
 import { timeLimit } from '../../base/time-limit.ts';
-import type { Guest } from '../../guest/link.ts';
+import type { Guest } from '../../machine/guest/link.ts';
 
 /** A healthy guest answers within milliseconds; a resume waits this long for one that hangs. */
 const SET_CLOCK_MS_MAX = 5000;

@@ -1,17 +1,17 @@
 /** The hello: the identity that a guest gets, and the wait for its confirmation. */
 
 import type { Clock } from '../../base/clock.ts';
-import type { GuestNetwork } from '../../base/guest-network.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { GuestIdentity } from '../../guest/identity.ts';
-import type { Guest, GuestListener } from '../../guest/link.ts';
-import type { DiskTrouble, Vm } from '../../vmm/driver.ts';
-import { SandboxError } from '../errors.ts';
+import type { GuestNetwork } from '../../base/request/guest-network.ts';
+import type { GuestIdentity } from '../../machine/guest/identity.ts';
+import type { Guest, GuestListener } from '../../machine/guest/link.ts';
+import type { DiskTrouble, Vm } from '../../machine/vmm/driver.ts';
+import { SandboxError } from '../contract/errors.ts';
+import { packageVariables } from '../contract/packages.ts';
+import type { GuestTrust } from '../contract/parts.ts';
+import { placeholdersOf } from '../contract/secrets.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 import { guestLimits } from '../memory/size.ts';
-import { packageVariables } from '../packages.ts';
-import type { GuestTrust } from '../parts.ts';
-import { placeholdersOf } from '../secrets.ts';
-import type { SandboxSpec } from '../spec.ts';
 import { startedOnFullDisk } from './full-disk.ts';
 
 /** Where the agent puts the certificates (`spec/guest-protocol.md`, section 3), for programs with a bundle of their own. */

@@ -3,7 +3,7 @@
  * refused with `{from, event}` and changes nothing (R-CP-3).
  */
 import { stateDiagram } from '../../base/state-diagram.ts';
-import { SandboxError } from '../errors.ts';
+import { SandboxError } from '../contract/errors.ts';
 
 export type SandboxState =
   /** Directory, disk and sockets are being made; no VM yet. */

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
-import type { Guest, GuestChange } from '../../guest/link.ts';
-import type { BytesByName, DestinationUse } from '../../net/policy/destination-budgets.ts';
-import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import type { CardLease } from '../parts.ts';
-import type { NetworkSpec } from '../spec.ts';
+import type { BytesByName, DestinationUse } from '../../egress/net/policy/destination-budgets.ts';
+import type { Guest, GuestChange } from '../../machine/guest/link.ts';
+import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
+import type { CardLease } from '../contract/parts.ts';
+import type { NetworkSpec } from '../contract/spec.ts';
 import { NetworkCard, NO_TRAFFIC } from './network-card.ts';
 
 const LIST: NetworkSpec = { policy: { mode: 'allowlist', allow: [], deny: [] }, limits: {} };

@@ -6,17 +6,17 @@
  * The supervisor owns the card and makes one change at a time; the end of the VM may come at any moment.
  */
 import type { Duplex } from 'node:stream';
-import type { GuestNetwork } from '../../base/guest-network.ts';
 import { ignore } from '../../base/ignore.ts';
-import type { Guest } from '../../guest/link.ts';
-import type { GatewayUse } from '../../net/lease/lease.ts';
-import type { BytesByName } from '../../net/policy/destination-budgets.ts';
-import type { EgressPolicy } from '../../net/policy/policy.ts';
-import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import { SandboxError } from '../errors.ts';
-import type { CardLease, GuestTrust, LeaseSecrets, SandboxParts } from '../parts.ts';
-import type { SandboxSecret } from '../secrets.ts';
-import type { NetworkSpec } from '../spec.ts';
+import type { GuestNetwork } from '../../base/request/guest-network.ts';
+import type { GatewayUse } from '../../egress/net/lease/lease.ts';
+import type { BytesByName } from '../../egress/net/policy/destination-budgets.ts';
+import type { EgressPolicy } from '../../egress/net/policy/policy.ts';
+import type { Guest } from '../../machine/guest/link.ts';
+import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
+import { SandboxError } from '../contract/errors.ts';
+import type { CardLease, GuestTrust, LeaseSecrets, SandboxParts } from '../contract/parts.ts';
+import type { SandboxSecret } from '../contract/secrets.ts';
+import type { NetworkSpec } from '../contract/spec.ts';
 
 /** Minimum interval between two reads of the counters: each costs a process (`nft`). */
 const COUNTERS_MS_MIN = 30_000;

@@ -1,7 +1,13 @@
 /** The resources of a supervisor's VM (types only). */
-import type { GuestListener } from '../../guest/link.ts';
-import type { NicSpec, Vm } from '../../vmm/driver.ts';
-import type { GuestMemory, InferencePort, MappedMemory, PackagePort, Workspace } from '../parts.ts';
+import type { GuestListener } from '../../machine/guest/link.ts';
+import type { NicSpec, Vm } from '../../machine/vmm/driver.ts';
+import type {
+  GuestMemory,
+  InferencePort,
+  MappedMemory,
+  PackagePort,
+  Workspace,
+} from '../contract/parts.ts';
 
 /** Resources made before the VM starts. */
 export interface Prepared {

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { SettleOptions } from '../../guest/guest.ts';
-import type { Guest } from '../../guest/link.ts';
-import type { RamChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
-import type { RamBase, Workspace } from '../parts.ts';
+import type { SettleOptions } from '../../machine/guest/guest.ts';
+import type { Guest } from '../../machine/guest/link.ts';
+import type { RamChanges, Vm, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { RamBase, Workspace } from '../contract/parts.ts';
 import { fillOnce, Saving } from './saving.ts';
 
 const SNAPSHOT: VmSnapshot = { statePath: '/s', stateSha256: 'x', machine: 'm' };

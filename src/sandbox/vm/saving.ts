@@ -11,9 +11,9 @@
  * The vsock device and the network card are unplugged; the VMM keeps the card's TAP, so its lease stays valid.
  */
 import { ignore } from '../../base/ignore.ts';
-import type { Guest } from '../../guest/link.ts';
-import type { RamChanges, UnwrittenChanges, Vm, VmSnapshot } from '../../vmm/driver.ts';
-import { SandboxError } from '../errors.ts';
+import type { Guest } from '../../machine/guest/link.ts';
+import type { RamChanges, UnwrittenChanges, Vm, VmSnapshot } from '../../machine/vmm/driver.ts';
+import { SandboxError } from '../contract/errors.ts';
 import type {
   GuestMemory,
   InferencePort,
@@ -21,7 +21,7 @@ import type {
   MemoryTarget,
   SaveTarget,
   Workspace,
-} from '../parts.ts';
+} from '../contract/parts.ts';
 
 /**
  * A VM that has changed more than this part of the RAM that it maps is saved with all of its RAM: the base would be kept for

@@ -1,9 +1,9 @@
 /** How long a start took, phase by phase. */
 
-import type { GuestInfo } from '../../guest/guest.ts';
-import { passiveTracer, type Span, type Tracer } from '../../trace/trace.ts';
-import type { Vm } from '../../vmm/driver.ts';
-import type { StartTimings } from '../parts.ts';
+import { passiveTracer, type Span, type Tracer } from '../../base/trace/trace.ts';
+import type { GuestInfo } from '../../machine/guest/guest.ts';
+import type { Vm } from '../../machine/vmm/driver.ts';
+import type { StartTimings } from '../contract/parts.ts';
 
 /**
  * @param at times of one clock, milliseconds; `guest` null: a clone, whose guest has the times of its template's boot

@@ -1,14 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { FakeClock } from '../../base/clock.ts';
 import { silentLog } from '../../base/log.ts';
-import type { PackagePolicy } from '../../base/package-policy.ts';
-import type { Guest, GuestClosed, GuestListener } from '../../guest/link.ts';
-import type { PackageFetch } from '../../packages/gateway.ts';
-import type { Vm, VmExit, VmmDriver, VmSpec } from '../../vmm/driver.ts';
-import { ByteTail } from '../../vmm/tail.ts';
-import { packagePolicy } from '../packages.ts';
-import type { SandboxParts } from '../parts.ts';
-import { makeSpec, type SandboxOptions } from '../spec.ts';
+import type { PackagePolicy } from '../../base/request/package-policy.ts';
+import type { PackageFetch } from '../../egress/packages/gateway.ts';
+import type { Guest, GuestClosed, GuestListener } from '../../machine/guest/link.ts';
+import type { Vm, VmExit, VmmDriver, VmSpec } from '../../machine/vmm/driver.ts';
+import { ByteTail } from '../../machine/vmm/tail.ts';
+import { packagePolicy } from '../contract/packages.ts';
+import type { SandboxParts } from '../contract/parts.ts';
+import { makeSpec, type SandboxOptions } from '../contract/spec.ts';
 import type { SandboxState } from './lifecycle.ts';
 import { Supervisor } from './supervisor.ts';
 

@@ -12,18 +12,17 @@ import { CleanupStack } from '../../base/cleanup.ts';
 import { describeError } from '../../base/errors.ts';
 import { ignore } from '../../base/ignore.ts';
 import { Listeners } from '../../base/listeners.ts';
-import type { PackagePolicy } from '../../base/package-policy.ts';
+import type { PackagePolicy } from '../../base/request/package-policy.ts';
+import type { Span } from '../../base/trace/trace.ts';
 import { MIB } from '../../base/units.ts';
-import type { GuestIdentity } from '../../guest/identity.ts';
-import type { Guest, GuestListener } from '../../guest/link.ts';
-import type { PackageFetch } from '../../packages/gateway.ts';
-import type { Span } from '../../trace/trace.ts';
-import type { NicSpec, Vm, VmSnapshot } from '../../vmm/driver.ts';
-import type { SandboxEnd } from '../ending.ts';
-import { isFailure } from '../ending.ts';
-import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../errors.ts';
-import { fitMemory, mayMapRam, ramMib, resizeMemory } from '../memory/size.ts';
-import type { ResizedEvent } from '../memory-events.ts';
+import type { PackageFetch } from '../../egress/packages/gateway.ts';
+import type { GuestIdentity } from '../../machine/guest/identity.ts';
+import type { Guest, GuestListener } from '../../machine/guest/link.ts';
+import type { NicSpec, Vm, VmSnapshot } from '../../machine/vmm/driver.ts';
+import type { SandboxEnd } from '../contract/ending.ts';
+import { isFailure } from '../contract/ending.ts';
+import { goneWhileSaving, SandboxError, saveFailure, startFailure } from '../contract/errors.ts';
+import type { ResizedEvent } from '../contract/memory-events.ts';
 import type {
   MappedMemory,
   PackagePort,
@@ -31,9 +30,10 @@ import type {
   SaveTarget,
   StartTimings,
   Workspace,
-} from '../parts.ts';
-import { requireValues, type SandboxSecret } from '../secrets.ts';
-import type { ModelPolicy, NetworkSpec, SandboxSpec } from '../spec.ts';
+} from '../contract/parts.ts';
+import { requireValues, type SandboxSecret } from '../contract/secrets.ts';
+import type { ModelPolicy, NetworkSpec, SandboxSpec } from '../contract/spec.ts';
+import { fitMemory, mayMapRam, ramMib, resizeMemory } from '../memory/size.ts';
 import { Evidence } from './evidence.ts';
 import { setGuestClock } from './guest-clock.ts';
 import { identityOf, untilHello } from './identity.ts';

@@ -1,7 +1,7 @@
 /** Limits of a VM that can change while it runs. */
-import { hasDiskLimits } from '../../base/disk-limits.ts';
-import type { Vm } from '../../vmm/driver.ts';
-import type { SandboxSpec } from '../spec.ts';
+import { hasDiskLimits } from '../../base/request/disk-limits.ts';
+import type { Vm } from '../../machine/vmm/driver.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 
 export type VmLimits = Pick<SandboxSpec, 'channelLimits' | 'diskLimits'>;
 

@@ -1,9 +1,9 @@
 /** The spec that a driver gets to start the VM of a sandbox. */
-import type { VmSnapshot, VmSpec } from '../../vmm/driver.ts';
-import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../environment.ts';
+import type { VmSnapshot, VmSpec } from '../../machine/vmm/driver.ts';
+import { ENVIRONMENT_BOOT_ARGS, environmentDisk } from '../contract/environment.ts';
+import type { SandboxParts } from '../contract/parts.ts';
+import type { SandboxSpec } from '../contract/spec.ts';
 import { vmMemory } from '../memory/size.ts';
-import type { SandboxParts } from '../parts.ts';
-import type { SandboxSpec } from '../spec.ts';
 import type { Prepared } from './running.ts';
 
 export function vmSpecOf(

@@ -1,10 +1,10 @@
 /** `neurovisor audit ls`, `audit show`: what the logs say of requests and calls. */
 import { once } from 'node:events';
+import { type AuditLine, findAudit, readAudit } from '../../../api/tenants/audit-read.ts';
+import type { AuditRecord, ModelUse } from '../../../api/tenants/audit-record.ts';
+import { resolveHome } from '../../../base/home.ts';
 import { dollarsText } from '../../../base/text/dollars.ts';
 import { plain, plainJson, plainLines } from '../../../base/text/plain.ts';
-import { resolveHome } from '../../../home.ts';
-import { type AuditLine, findAudit, readAudit } from '../../../tenants/audit-read.ts';
-import type { AuditRecord, ModelUse } from '../../../tenants/audit-record.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
 import { parseDuration } from '../../flags/options.ts';

@@ -1,10 +1,11 @@
 /** `neurovisor audit`: the logs of control calls and of requests to models. */
+
+import { type AuditKind, verifyAudit, verifyAuditFiles } from '../../../api/tenants/audit.ts';
+import { changedContents } from '../../../api/tenants/audit-read.ts';
+import type { ChainReport } from '../../../api/tenants/audit-record.ts';
 import { errorCode } from '../../../base/errors.ts';
+import { resolveHome } from '../../../base/home.ts';
 import { plain } from '../../../base/text/plain.ts';
-import { resolveHome } from '../../../home.ts';
-import { type AuditKind, verifyAudit, verifyAuditFiles } from '../../../tenants/audit.ts';
-import { changedContents } from '../../../tenants/audit-read.ts';
-import type { ChainReport } from '../../../tenants/audit-record.ts';
 import type { Cli } from '../../cli.ts';
 import { usageOf } from './with-usage.ts';
 

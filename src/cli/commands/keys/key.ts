@@ -1,8 +1,9 @@
 /** `neurovisor key`: API keys of tenants, in the files of this home. */
+
+import { type KeyInfo, KeyStore } from '../../../api/tenants/keys.ts';
 import { systemClock } from '../../../base/clock.ts';
+import { resolveHome } from '../../../base/home.ts';
 import { plain } from '../../../base/text/plain.ts';
-import { resolveHome } from '../../../home.ts';
-import { type KeyInfo, KeyStore } from '../../../tenants/keys.ts';
 import type { Cli } from '../../cli.ts';
 import { coarse, table } from '../../output/table.ts';
 import { forEach } from '../many.ts';

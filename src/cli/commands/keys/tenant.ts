@@ -1,23 +1,28 @@
 /** `neurovisor tenant`: the quotas of tenants, in the files of this home. */
-import { systemClock } from '../../../base/clock.ts';
-import { type BudgetUse, budgetStates, type WindowedBudget } from '../../../base/model-limits.ts';
-import { MIB } from '../../../base/units.ts';
-import { resolveHome } from '../../../home.ts';
-import { openDaemonIfRunning } from '../../../library/daemon.ts';
-import { KeyStore } from '../../../tenants/keys.ts';
+
+import { KeyStore } from '../../../api/tenants/keys.ts';
 import {
   type Quotas,
   type TenantChange,
   type TenantInfo,
   TenantStore,
   unset,
-} from '../../../tenants/settings.ts';
-import { usageOf } from '../../../tenants/usage.ts';
+} from '../../../api/tenants/settings.ts';
+import { usageOf } from '../../../api/tenants/usage.ts';
+import { systemClock } from '../../../base/clock.ts';
+import { resolveHome } from '../../../base/home.ts';
+import {
+  type BudgetUse,
+  budgetStates,
+  type WindowedBudget,
+} from '../../../base/request/model-limits.ts';
+import { MIB } from '../../../base/units.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
 import { budgetWords, parseSharedBudget } from '../../flags/model-budget.ts';
 import { parseMemory } from '../../flags/options.ts';
 import { withOption } from '../../flags/ranges.ts';
+import { openDaemonIfRunning } from '../../library/daemon.ts';
 import { bytes, table } from '../../output/table.ts';
 import { withUsage } from './with-usage.ts';
 

@@ -1,5 +1,5 @@
+import { TenantError } from '../../../api/tenants/errors.ts';
 import { describeError } from '../../../base/errors.ts';
-import { TenantError } from '../../../tenants/errors.ts';
 import { UsageError } from '../../failure.ts';
 
 const USAGE_CODES: readonly string[] = ['invalid', 'not_found'];

@@ -1,8 +1,8 @@
 /** `neurovisor models pull` and `rm`: models for the built-in engine. */
 import { systemClock } from '../../../base/clock.ts';
-import { resolveHome } from '../../../home.ts';
-import { pullModel, removeModels } from '../../../runtime/pulled-models/pull.ts';
-import type { PulledModel } from '../../../runtime/pulled-models/store.ts';
+import { resolveHome } from '../../../base/home.ts';
+import { pullModel, removeModels } from '../../../host/runtime/pulled-models/pull.ts';
+import type { PulledModel } from '../../../host/runtime/pulled-models/store.ts';
 import type { Cli } from '../../cli.ts';
 import { bytes, coarse, table } from '../../output/table.ts';
 

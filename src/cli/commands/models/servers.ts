@@ -1,5 +1,5 @@
 /** `neurovisor models ls` and `test`: the model servers of this host, their models, and a test of them. */
-import { resolveHome } from '../../../home.ts';
+import { resolveHome } from '../../../base/home.ts';
 import {
   type ModelOverview,
   type ModelsOverview,
@@ -8,8 +8,8 @@ import {
   type RouteTest,
   type ServerOverview,
   testModels,
-} from '../../../runtime/model-servers/overview.ts';
-import { ModelStore } from '../../../runtime/pulled-models/store.ts';
+} from '../../../host/runtime/model-servers/overview.ts';
+import { ModelStore } from '../../../host/runtime/pulled-models/store.ts';
 import type { Cli } from '../../cli.ts';
 import { duration, table } from '../../output/table.ts';
 import { pulledText } from './pulled.ts';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { CassetteReport } from '../../../runtime/model-servers/tape.ts';
+import type { CassetteReport } from '../../../host/runtime/model-servers/tape.ts';
 import { endCassette } from './cassette.ts';
 
 const missing = {

@@ -1,6 +1,6 @@
 /** `run --record` and `--replay`: what is said at the end, and the status. */
 import { plain } from '../../../base/text/plain.ts';
-import type { CassetteReport } from '../../../runtime/model-servers/tape.ts';
+import type { CassetteReport } from '../../../host/runtime/model-servers/tape.ts';
 import type { Cli } from '../../cli.ts';
 import { EXIT_NEUROVISOR_FAILED, EXIT_NOT_IN_CASSETTE } from '../../exit-status.ts';
 

@@ -4,8 +4,8 @@
  */
 
 import { systemClock } from '../../../base/clock.ts';
-import type { UsageRecord } from '../../../bridge/bridge.ts';
-import type { ControlPlane, SandboxInfo } from '../../../sandbox/control.ts';
+import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
+import type { ControlPlane, SandboxInfo } from '../../../sandbox/contract/control.ts';
 import type { Cli } from '../../cli.ts';
 import { checkModelThere } from '../../flags/offered.ts';
 import { sandboxOptions, templateOption } from '../../flags/sandbox-flags.ts';

@@ -2,10 +2,10 @@
 
 import { systemClock } from '../../../base/clock.ts';
 import { plain } from '../../../base/text/plain.ts';
-import type { UsageRecord } from '../../../bridge/bridge.ts';
-import { openTemporaryControlPlane } from '../../../runtime/control.ts';
-import type { ControlPlane, CreateRequest } from '../../../sandbox/control.ts';
-import type { EndCause } from '../../../sandbox/ending.ts';
+import { openTemporaryControlPlane } from '../../../host/runtime/control.ts';
+import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
+import type { ControlPlane, CreateRequest } from '../../../sandbox/contract/control.ts';
+import type { EndCause } from '../../../sandbox/contract/ending.ts';
 import type { Cli } from '../../cli.ts';
 import { EXIT_NEUROVISOR_FAILED } from '../../exit-status.ts';
 import { cassetteChoice } from '../../flags/cassette-flags.ts';

@@ -1,9 +1,10 @@
 /** The work of a `run` and its report, whether the sandbox is this process's or the daemon's. */
-import type { UsageRecord } from '../../../bridge/bridge.ts';
-import type { JailMode } from '../../../config.ts';
-import type { ProcessExit, RunOptions } from '../../../guest/link.ts';
-import type { CassetteReport } from '../../../runtime/model-servers/tape.ts';
-import type { SandboxEnd } from '../../../sandbox/ending.ts';
+
+import type { JailMode } from '../../../base/config.ts';
+import type { CassetteReport } from '../../../host/runtime/model-servers/tape.ts';
+import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
+import type { ProcessExit, RunOptions } from '../../../machine/guest/link.ts';
+import type { SandboxEnd } from '../../../sandbox/contract/ending.ts';
 import { UsageError } from '../../failure.ts';
 import { type CassetteFlags, cassetteChoice } from '../../flags/cassette-flags.ts';
 import { checkBuildFlags, imageOptionText } from '../../flags/image-flag.ts';

@@ -14,11 +14,11 @@
  */
 import { realpath, stat } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import type { SentProject } from '../../../artifacts/transfer/project.ts';
+import { fileOptions } from '../../../artifacts/transfer/transfer.ts';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
-import type { Guest, PythonSpec } from '../../../guest/link.ts';
-import type { SentProject } from '../../../transfer/project.ts';
-import { fileOptions } from '../../../transfer/transfer.ts';
+import type { Guest, PythonSpec } from '../../../machine/guest/link.ts';
 import type { Cli } from '../../cli.ts';
 import { UsageError } from '../../failure.ts';
 import { asUsageErrors, type Copied, copyForRun, resultOptions } from '../../transfer/copies.ts';
@@ -86,7 +86,7 @@ async function send(
   source: string,
   to: string,
 ): Promise<SentProject> {
-  const { sendProject } = await import('../../../transfer/project.ts');
+  const { sendProject } = await import('../../../artifacts/transfer/project.ts');
   return await asUsageErrors(() => sendProject(guest, source, to, resultOptions(cli, user)));
 }
 
@@ -94,7 +94,7 @@ const inHome = (directory: string): string => `~/${basename(resolve(directory))}
 
 /** Checked before a sandbox starts. @throws UsageError */
 export async function requireWorkdir(directory: string): Promise<void> {
-  const { requireSource } = await import('../../../transfer/tree-here.ts');
+  const { requireSource } = await import('../../../artifacts/transfer/tree-here.ts');
   await asUsageErrors(() => requireSource(directory));
   if (!(await stat(directory)).isDirectory()) {
     throw new UsageError(`--workdir ${directory}: not a directory`, 'name a directory');

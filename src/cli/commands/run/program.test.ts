@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { TemplateNames } from '../../../runtime/named-templates/names.ts';
-import type { ImageInfo, SandboxEnvironment } from '../../../sandbox/environment.ts';
+import { TemplateNames } from '../../../host/runtime/named-templates/names.ts';
+import type { ImageInfo, SandboxEnvironment } from '../../../sandbox/contract/environment.ts';
 import { DEFAULT_TEMPLATE } from '../../../sandbox/start/template.ts';
 import { argvOf, isOfImage, namesProgram, stopSignalOf } from './program.ts';
 

@@ -1,8 +1,8 @@
 /** The program of `neurovisor run --image IMAGE [-- PROGRAM]`, or `--build DIR`, chosen as `docker run` does. */
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
-import type { SignalName } from '../../../guest/guest.ts';
-import type { ImageInfo } from '../../../sandbox/environment.ts';
+import type { SignalName } from '../../../machine/guest/guest.ts';
+import type { ImageInfo } from '../../../sandbox/contract/environment.ts';
 import { UsageError } from '../../failure.ts';
 
 /** What the command line says of it. */
@@ -79,7 +79,7 @@ export async function isOfImage(
   template: string | boolean = false,
 ): Promise<boolean> {
   if (typeof template !== 'string') return false;
-  const { TemplateNames } = await import('../../../runtime/named-templates/names.ts');
+  const { TemplateNames } = await import('../../../host/runtime/named-templates/names.ts');
   try {
     return (await new TemplateNames(home).get(template)).spec.environment !== undefined;
   } catch (error) {

@@ -1,7 +1,7 @@
 /** `run --out`: copies what the script has written to this machine. */
 import { describeError, errorCode, remedyOf } from '../../../base/errors.ts';
 import { plain } from '../../../base/text/plain.ts';
-import type { Guest } from '../../../guest/link.ts';
+import type { Guest } from '../../../machine/guest/link.ts';
 import type { Cli } from '../../cli.ts';
 import { failureText, UsageError } from '../../failure.ts';
 import { bytes as inUnits } from '../../output/table.ts';
@@ -36,7 +36,7 @@ export async function copyResults(
     const from = inDirectory(cwd, path);
     try {
       cli.cancelled.throwIfAborted();
-      const { copyOut } = await import('../../../transfer/copy-out.ts');
+      const { copyOut } = await import('../../../artifacts/transfer/copy-out.ts');
       const received = await copyOut(guest, from, host, resultOptions(cli, user));
       cli.progress.close();
       const { path: to, files, bytes } = received;

@@ -3,12 +3,12 @@
  * The sandbox belongs to the daemon if one runs and supports the options, otherwise to this process.
  */
 
-import { type Daemon, openDaemon, openUsualDaemon } from '../../../library/daemon.ts';
 import type { Cli } from '../../cli.ts';
 import { reachDaemon } from '../../daemon/reach.ts';
 import { UsageError } from '../../failure.ts';
 import { imageOptionText } from '../../flags/image-flag.ts';
 import { requirementsOf } from '../../flags/requirement-flags.ts';
+import { type Daemon, openDaemon, openUsualDaemon } from '../../library/daemon.ts';
 import { requireTerminal } from '../../output/terminal.ts';
 import { parseOuts, requireCopies } from '../../transfer/copies.ts';
 import { requireBuildHere, withBuiltImage } from '../built-image.ts';
@@ -110,7 +110,7 @@ const cassetteOf = ({ config: { cassette } }: Cli): string | null =>
 /** A daemon has the models of its own start. */
 async function isPulled({ config }: Cli, { model }: RunFlags): Promise<boolean> {
   if (model === undefined) return false;
-  const { pulledModelPath } = await import('../../../runtime/pulled-models/named.ts');
+  const { pulledModelPath } = await import('../../../host/runtime/pulled-models/named.ts');
   return pulledModelPath(config, model) !== null;
 }
 

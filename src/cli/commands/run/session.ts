@@ -3,15 +3,19 @@
  * daemon (`daemon.ts`) and for one of this process (`here.ts`).
  */
 import { resolve } from 'node:path';
+import { fileOptions } from '../../../artifacts/transfer/transfer.ts';
 import { errorCode } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { plain } from '../../../base/text/plain.ts';
-import type { UsageRecord } from '../../../bridge/bridge.ts';
-import type { Guest, Process } from '../../../guest/link.ts';
-import type { CassetteReport } from '../../../runtime/model-servers/tape.ts';
-import type { ControlPlane, CreateRequest, SandboxInfo } from '../../../sandbox/control.ts';
-import type { EndInfo } from '../../../sandbox/ending.ts';
-import { fileOptions } from '../../../transfer/transfer.ts';
+import type { CassetteReport } from '../../../host/runtime/model-servers/tape.ts';
+import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
+import type { Guest, Process } from '../../../machine/guest/link.ts';
+import type {
+  ControlPlane,
+  CreateRequest,
+  SandboxInfo,
+} from '../../../sandbox/contract/control.ts';
+import type { EndInfo } from '../../../sandbox/contract/ending.ts';
 import { type Cli, SIGNAL_GRACE_MS } from '../../cli.ts';
 import { EXIT_NO_RESULTS } from '../../exit-status.ts';
 import { UsageError } from '../../failure.ts';

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { Change } from '../../../transfer/review.ts';
+import type { Change } from '../../../artifacts/transfer/review.ts';
 import { reviewText } from './sync.ts';
 
 describe('reviewText', () => {

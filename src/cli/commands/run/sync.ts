@@ -6,15 +6,20 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Content } from '../../../artifacts/transfer/content.ts';
+import { CopyTarget } from '../../../artifacts/transfer/copy-target.ts';
+import type { SentProject } from '../../../artifacts/transfer/project.ts';
+import {
+  applyChanges,
+  type Change,
+  type Review,
+  reviewChanges,
+} from '../../../artifacts/transfer/review.ts';
+import { DIFF_BYTES_MAX, isText, textDiff } from '../../../artifacts/transfer/text-diff.ts';
 import { describeError, remedyOf } from '../../../base/errors.ts';
 import { ignore } from '../../../base/ignore.ts';
 import { plain, plainLines } from '../../../base/text/plain.ts';
-import type { Guest } from '../../../guest/link.ts';
-import type { Content } from '../../../transfer/content.ts';
-import { CopyTarget } from '../../../transfer/copy-target.ts';
-import type { SentProject } from '../../../transfer/project.ts';
-import { applyChanges, type Change, type Review, reviewChanges } from '../../../transfer/review.ts';
-import { DIFF_BYTES_MAX, isText, textDiff } from '../../../transfer/text-diff.ts';
+import type { Guest } from '../../../machine/guest/link.ts';
 import type { Cli } from '../../cli.ts';
 import { failureText, UsageError } from '../../failure.ts';
 import { confirm, hasQuestions } from '../../output/confirm.ts';

@@ -1,0 +1,173 @@
+/** Sandboxes through E2B's interface: creations at once, the first command, and files; against the control plane itself. */
+import { text as readText } from 'node:stream/consumers';
+import { MIB } from '../../src/base/units.ts';
+import type { ControlPlane } from '../../src/sandbox/contract/control.ts';
+import { Attempts } from '../attempts.ts';
+import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { waitForCalm } from '../calm.ts';
+import { openBenchControl } from '../control.ts';
+import { type E2bClient, type E2bSandbox, openE2bClient } from './client.ts';
+
+const TEMPLATE = 'agent';
+const AT_ONCE = [1, 5, 10, 50] as const;
+const FILE_BYTES = 100 * MIB;
+const FILE = '/home/user/file';
+const MB = 1e6;
+
+export const e2bBenchmark: Benchmark = {
+  names: [
+    ...AT_ONCE.map((count) => `e2b.create/${count}`),
+    'e2b.first',
+    'e2b.upload',
+    'e2b.download',
+  ],
+  summary:
+    "through E2B's interface: each of N sandboxes created at once; creation and the first command; files of 100 MiB",
+  async measure(context) {
+    await using opened = await openBenchControl(context);
+    const { control } = opened;
+    await using client = await openE2bClient(control, context);
+    // Builds the template and fills the page cache.
+    await client.remove(await client.create(TEMPLATE));
+    const measured: Measurement[] = [];
+    for (const count of AT_ONCE) {
+      if (context.wants(`e2b.create/${count}`)) {
+        measured.push(await createAtOnce(context, client, control, count));
+      }
+    }
+    if (context.wants('e2b.first')) measured.push(await firstCommand(context, client, control));
+    if (context.wants('e2b.upload') || context.wants('e2b.download')) {
+      measured.push(...(await files(context, client, control)));
+    }
+    return measured;
+  },
+};
+
+/** Rounds of `count` creations at once, as many as give `rounds` samples. */
+async function createAtOnce(
+  context: BenchContext,
+  client: E2bClient,
+  control: ControlPlane,
+  count: number,
+): Promise<Measurement> {
+  const { rounds, signal, say, runtime } = context;
+  const attempts = new Attempts(signal);
+  const samples: number[] = [];
+  const own: number[] = [];
+  for (let round = 0; samples.length < rounds && round < rounds; round += 1) {
+    say(`${count} creations at once, round ${round + 1}`);
+    await waitForCalm(signal);
+    const made: E2bSandbox[] = [];
+    await Promise.all(
+      Array.from({ length: count }, () =>
+        attempts.run(async () => {
+          const began = performance.now();
+          made.push(await client.create(TEMPLATE));
+          samples.push(performance.now() - began);
+        }),
+      ),
+    );
+    await Promise.all(made.map((one) => client.remove(one)));
+    await waitForCalm(signal);
+    const ids: string[] = [];
+    await Promise.all(
+      Array.from({ length: count }, async () => {
+        const began = performance.now();
+        ids.push((await control.create({ template: TEMPLATE }, signal)).id);
+        own.push(performance.now() - began);
+      }),
+    );
+    await Promise.all(ids.map((id) => control.remove(id)));
+  }
+  return {
+    name: `e2b.create/${count}`,
+    unit: 'ms',
+    accelerator: runtime.driver.accelerator,
+    samples,
+    baseline: { name: 'the control plane, the same', samples: own },
+    ...attempts.failures(),
+  };
+}
+
+async function firstCommand(
+  { rounds, signal, say, runtime }: BenchContext,
+  client: E2bClient,
+  control: ControlPlane,
+): Promise<Measurement> {
+  const attempts = new Attempts(signal);
+  const samples: number[] = [];
+  const own: number[] = [];
+  for (let round = 0; round < rounds; round += 1) {
+    say(`first command ${round + 1} of ${rounds}`);
+    await waitForCalm(signal);
+    await attempts.run(async () => {
+      const began = performance.now();
+      const sandbox = await client.create(TEMPLATE);
+      try {
+        const said = await client.run(sandbox, 'echo hi');
+        if (said !== 'hi\n') throw new Error(`the command printed ${said}`);
+        samples.push(performance.now() - began);
+      } finally {
+        await client.remove(sandbox);
+      }
+    });
+    await waitForCalm(signal);
+    const began = performance.now();
+    const { id } = await control.create({ template: TEMPLATE }, signal);
+    const argv = ['/bin/bash', '-l', '-c', 'echo hi'];
+    const process = await (await control.guest(id)).exec({ argv, stdin: false }, signal);
+    process.stderr.resume();
+    await Promise.all([readText(process.stdout), process.exit]);
+    own.push(performance.now() - began);
+    await control.remove(id);
+  }
+  return {
+    name: 'e2b.first',
+    unit: 'ms',
+    accelerator: runtime.driver.accelerator,
+    samples,
+    baseline: { name: 'the control plane, the same', samples: own },
+    ...attempts.failures("`bash -l -c 'echo hi'`, until its end is known"),
+  };
+}
+
+async function files(
+  { rounds, signal, say, runtime }: BenchContext,
+  client: E2bClient,
+  control: ControlPlane,
+): Promise<Measurement[]> {
+  const sandbox = await client.create(TEMPLATE);
+  const content = new Uint8Array(FILE_BYTES).fill(7);
+  const speeds = { up: [], down: [], ownUp: [], ownDown: [] } as Record<string, number[]>;
+  const timed = async (to: string, work: () => Promise<unknown>): Promise<void> => {
+    const began = performance.now();
+    await work();
+    speeds[to]?.push(FILE_BYTES / MB / ((performance.now() - began) / 1000));
+  };
+  try {
+    const guest = await control.guest(sandbox.id);
+    for (let round = 0; round < rounds; round += 1) {
+      say(`files ${round + 1} of ${rounds}`);
+      await waitForCalm(signal);
+      await timed('up', () => client.upload(sandbox, FILE, new Blob([content])));
+      await timed('ownUp', () => guest.files.write(FILE, content));
+      await timed('down', () => client.download(sandbox, FILE));
+      await timed('ownDown', async () => {
+        for await (const _part of await guest.files.read(FILE)) signal.throwIfAborted();
+      });
+    }
+  } finally {
+    await client.remove(sandbox);
+  }
+  const row = (name: string, own: readonly number[], base: readonly number[]): Measurement => ({
+    name,
+    unit: 'MB/s',
+    accelerator: runtime.driver.accelerator,
+    samples: own,
+    baseline: { name: 'the guest protocol, the same', samples: base },
+  });
+  return [
+    row('e2b.upload', speeds['up'] ?? [], speeds['ownUp'] ?? []),
+    row('e2b.download', speeds['down'] ?? [], speeds['ownDown'] ?? []),
+  ];
+}

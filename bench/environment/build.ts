@@ -1,0 +1,168 @@
+/** What a Dockerfile's build costs beside its commands: each step, the whole, and a build without a change. */
+import { mkdir, mkdtemp, rm, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { BuildEvent } from '../../src/artifacts/dockerfile/build.ts';
+import { buildEnvironment } from '../../src/host/builds/environment-build.ts';
+import { STAGE_VM_DEFAULTS } from '../../src/host/builds/stage-vm.ts';
+import { type ImagesContext, openBuilder, openImages } from '../../src/host/runtime/images.ts';
+import { Attempts } from '../attempts.ts';
+import type { BenchContext, Benchmark, Measurement } from '../benchmark.ts';
+import { Containers } from './containers.ts';
+import { imagesContext } from './images-context.ts';
+import { writeLayout } from './oci-layout.ts';
+import { IN_IMAGE, MISSING, makeBusyboxTree } from './static-program.ts';
+
+const STEPS = 5;
+const NO_OP = [IN_IMAGE, 'true'];
+const NAMES = ['build.step', 'build.whole', 'build.unchanged'] as const;
+
+/** Milliseconds. */
+interface Samples {
+  readonly step: number[];
+  readonly whole: number[];
+  readonly unchanged: number[];
+  readonly container: number[];
+}
+
+export const buildBenchmark: Benchmark = {
+  names: NAMES,
+  summary: `a build with ${STEPS} commands that do nothing: each, all, and again without a change`,
+  async measure(context) {
+    const { runtime, signal } = context;
+    const dir = await mkdtemp(join(runtime.home.dir, 'bench-'));
+    try {
+      const tree = join(dir, 'tree');
+      await mkdir(tree);
+      if (!(await makeBusyboxTree(tree, process.env))) return rows(context, null, MISSING);
+      await writeLayout(join(dir, 'layout'), tree, {}, signal);
+      return await measureBuilds(context, dir, tree);
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
+  },
+};
+
+async function measureBuilds(
+  context: BenchContext,
+  dir: string,
+  tree: string,
+): Promise<Measurement[]> {
+  const { rounds, signal, say } = context;
+  const images = await ownCache(context, dir);
+  const crun = await Containers.open('crun', { tree, argv: NO_OP, output: '' });
+  const attempts = new Attempts(signal);
+  const samples: Samples = { step: [], whole: [], unchanged: [], container: [] };
+  try {
+    // The first round unpacks the base and is not counted.
+    for (let round = 0; round <= rounds; round += 1) {
+      say(`build ${round} of ${rounds}`);
+      await attempts.run(() => buildTwice(images, dir, round === 0 ? null : samples));
+      if (typeof crun === 'string' || round === 0) continue;
+      for (let step = 0; step < STEPS; step += 1) samples.container.push((await crun.run()).endMs);
+    }
+  } finally {
+    if (typeof crun !== 'string') await crun[Symbol.asyncDispose]();
+  }
+  const { note, failed } = attempts.failures(typeof crun === 'string' ? crun : undefined);
+  return rows(context, samples, note, failed);
+}
+
+/** A cache that is removed, so that builds leave nothing, with the machine's own tools. */
+async function ownCache(benchContext: BenchContext, dir: string): Promise<ImagesContext> {
+  const cacheDir = join(dir, 'cache');
+  const context = imagesContext(benchContext);
+  const { cacheDir: shared, runDir } = context.home;
+  // Makes the tools if they are missing.
+  await openBuilder(context);
+  await mkdir(cacheDir);
+  for (const name of ['builder-tools', 'setup.lock']) {
+    await symlink(join(shared, name), join(cacheDir, name));
+  }
+  return { ...context, home: { cacheDir, runDir } };
+}
+
+/** Once with no step of an earlier build, once with all. @throws unless that is so */
+async function buildTwice(images: ImagesContext, dir: string, into: Samples | null): Promise<void> {
+  const marks: StepMark[] = [];
+  const whole = await buildMs(images, dir, true, marks);
+  const unchanged = await buildMs(images, dir, false, []);
+  into?.step.push(...stepTimes(marks));
+  into?.whole.push(whole);
+  into?.unchanged.push(unchanged);
+}
+
+async function buildMs(
+  images: ImagesContext,
+  dir: string,
+  noCache: boolean,
+  marks: StepMark[],
+): Promise<number> {
+  const began = performance.now();
+  const { steps } = await buildEnvironment(images, openImages(images), {
+    request: {
+      dockerfile: Buffer.from(dockerfile(`oci:${join(dir, 'layout')}:latest`)),
+      dockerfilePath: null,
+      contextDir: dir,
+      buildArgs: {},
+      target: null,
+      secrets: new Map(),
+      noCache,
+    },
+    vm: { ...STAGE_VM_DEFAULTS, network: null },
+    name: null,
+    onEvent: ({ kind }) => void marks.push({ kind, atMs: performance.now() }),
+  });
+  const ms = performance.now() - began;
+  const ran = noCache ? STEPS : 0;
+  if (steps.run !== ran || steps.cached !== STEPS - ran) {
+    throw new Error(`${steps.run} steps ran, ${steps.cached} were cached`);
+  }
+  return ms;
+}
+
+function dockerfile(base: string): string {
+  return [`FROM ${base}`, ...Array(STEPS).fill(`RUN ${JSON.stringify(NO_OP)}`), ''].join('\n');
+}
+
+export interface StepMark {
+  readonly kind: BuildEvent['kind'];
+  readonly atMs: number;
+}
+
+/** How long each step took until the next began, or packing: its result is kept by then. */
+export function stepTimes(marks: readonly StepMark[]): number[] {
+  const begins = marks.filter(({ kind }) => kind === 'step' || kind === 'pack');
+  return begins.slice(1).map(({ atMs }, index) => atMs - (begins[index]?.atMs ?? atMs));
+}
+
+/** @param samples null: nothing was measured */
+function rows(
+  { runtime }: BenchContext,
+  samples: Samples | null,
+  note?: string,
+  failed = 0,
+): Measurement[] {
+  const { accelerator } = runtime.driver;
+  const row = (
+    name: (typeof NAMES)[number],
+    own: readonly number[],
+    baseline: Measurement['baseline'],
+    about?: string,
+  ): Measurement => {
+    const notes = [about, note].filter((one) => one !== undefined);
+    const more = notes.length === 0 ? {} : { note: notes.join('; ') };
+    return { name, unit: 'ms', accelerator, samples: own, baseline, failed, ...more };
+  };
+  if (samples === null) return NAMES.map((name) => row(name, [], null));
+  const { step, whole, unchanged, container } = samples;
+  return [
+    row(
+      'build.step',
+      step,
+      container.length === 0 ? null : { name: 'crun run, until it is gone', samples: container },
+      'with keeping its result, which crun does not',
+    ),
+    row('build.whole', whole, null, `a VM, ${STEPS} steps, packing; no baseline`),
+    row('build.unchanged', unchanged, { name: 'build.whole', samples: whole }),
+  ];
+}

@@ -1,0 +1,91 @@
+/**
+ * Checks a daemon's answers against `spec/openapi.json`, which the server's schemas generate. Commands start
+ * faster this way: loading those schemas, with zod, costs more than all other modules of `neurovisor ls`.
+ *
+ * Answers may grow: fields that the document does not name are dropped.
+ */
+
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ChannelStats } from '../../base/channel.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
+import type { UsageRecord } from '../../inference/bridge/bridge.ts';
+import type { GuestInfo } from '../../machine/guest/guest.ts';
+import type {
+  ForkResult,
+  HostInfo,
+  LogChunk,
+  PoolInfo,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../../sandbox/contract/control.ts';
+import type { SandboxLogs } from '../../sandbox/contract/ending.ts';
+import type { TimedEvent } from '../../sandbox/contract/events.ts';
+import type { SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { ErrorBody } from '../rest/errors.ts';
+import { type AnswerSchema, conform, MISMATCH, type Schemas } from './json-schema.ts';
+
+export interface Answer<T> {
+  /** Returns null for a body that does not match. */
+  read(body: unknown): { readonly value: T } | null;
+}
+
+const DOCUMENT = join(PACKAGE_DIR, 'spec/openapi.json');
+let schemas: Schemas | undefined;
+
+/** The named schemas of the document. */
+function documentSchemas(): Schemas {
+  if (schemas === undefined) {
+    const document = JSON.parse(readFileSync(DOCUMENT, 'utf8')) as {
+      readonly components: { readonly schemas: Schemas };
+    };
+    schemas = document.components.schemas;
+  }
+  return schemas;
+}
+
+function answer<T>(schema: AnswerSchema): Answer<T> {
+  return {
+    read: (body) => {
+      const value = conform(schema, body, documentSchemas());
+      return value === MISMATCH ? null : { value: value as T };
+    },
+  };
+}
+
+const named = <T>(name: string): Answer<T> => answer({ $ref: `#/components/schemas/${name}` });
+
+function listOf<Key extends string, T>(
+  key: Key,
+  name: string,
+): Answer<Readonly<Record<Key, readonly T[]>>> {
+  const items = { $ref: `#/components/schemas/${name}` };
+  return answer({
+    type: 'object',
+    properties: { [key]: { type: 'array', items } },
+    required: [key],
+  });
+}
+
+export const sandboxInfo = named<SandboxInfo>('Sandbox');
+export const sandboxList = listOf<'sandboxes', SandboxInfo>('sandboxes', 'Sandbox');
+export const snapshotInfo = named<SnapshotInfo>('Snapshot');
+export const snapshotList = listOf<'snapshots', SnapshotInfo>('snapshots', 'Snapshot');
+export const forkList = listOf<'forks', ForkResult>('forks', 'ForkResult');
+export const poolInfo = named<PoolInfo>('Pool');
+export const poolList = listOf<'pools', PoolInfo>('pools', 'Pool');
+export const hostInfo = named<HostInfo>('Host');
+export const guestInfo = named<GuestInfo>('Guest');
+export const channelStats = named<ChannelStats>('ChannelStats');
+export const usageList = listOf<'usage', UsageRecord>('usage', 'Usage');
+export const sandboxLogs = named<SandboxLogs>('Logs');
+export const sandboxLoads = named<SandboxLoads>('Loads');
+export const timedEvent = named<TimedEvent>('SandboxEvent');
+export const logChunk = named<LogChunk>('LogChunk');
+export const errorBody = named<ErrorBody>('ErrorBody');
+export const health = answer<{ readonly status: 'ok' }>({
+  type: 'object',
+  properties: { status: { const: 'ok' } },
+  required: ['status'],
+});
+export const empty = answer<null>({ type: 'null' });

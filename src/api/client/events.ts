@@ -1,0 +1,58 @@
+/**
+ * The events of one sandbox. A broken stream reconnects after the last sequence number, so that no event comes
+ * twice, and none is lost that the daemon still has.
+ */
+import type { IncomingMessage } from 'node:http';
+import { sleep } from '../../base/clock.ts';
+import { CodedError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { EventsOptions } from '../../sandbox/contract/control.ts';
+import type { TimedEvent } from '../../sandbox/contract/events.ts';
+import { timedEvent } from './answers.ts';
+import { answerInvalid } from './errors.ts';
+import { serverSent } from './server-sent.ts';
+
+const LIMITS = {
+  /** One line of the stream, characters. */
+  lineCharactersMax: 64 * 1024,
+  /** Delay before reconnecting, milliseconds. */
+  retryMs: 1000,
+} as const;
+
+/** @throws ClientError, SandboxError if the request is refused */
+export async function* readEvents(
+  open: (query: URLSearchParams, signal: AbortSignal) => Promise<IncomingMessage>,
+  options: EventsOptions,
+): AsyncGenerator<TimedEvent, void, undefined> {
+  const { follow = true, signal = new AbortController().signal } = options;
+  let { after = 0 } = options;
+  for (;;) {
+    const query = new URLSearchParams({ after: `${after}`, follow: `${follow}` });
+    try {
+      for await (const event of parse(await open(query, signal))) {
+        after = event.seq;
+        yield event;
+        if (event.type === 'end') return;
+      }
+      if (!follow) return;
+    } catch (error) {
+      if (signal.aborted) return;
+      // The daemon answered with an error; only a lost connection is retried.
+      if (error instanceof CodedError && error.code !== 'daemon_lost') throw error;
+      ignore(error, 'the stream reconnects');
+    }
+    try {
+      await sleep(LIMITS.retryMs, signal);
+    } catch (error) {
+      return ignore(error, 'the reader has left');
+    }
+  }
+}
+
+async function* parse(stream: IncomingMessage): AsyncGenerator<TimedEvent, void, undefined> {
+  for await (const { data } of serverSent(stream, LIMITS.lineCharactersMax)) {
+    const read = timedEvent.read(JSON.parse(data));
+    if (read === null) throw answerInvalid('malformed event');
+    yield read.value;
+  }
+}

@@ -1,0 +1,269 @@
+/** HTTP requests to one daemon: keep-alive connections, validated answers (io). */
+import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { formatTraceparent, type SpanContext } from '../../base/trace/trace.ts';
+import { MIB } from '../../base/units.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { Answer } from './answers.ts';
+import { connectFailure, type DaemonPlace } from './connect-failure.ts';
+import { answerError, answerInvalid, ClientError } from './errors.ts';
+
+// An import would read every export of node:http, and so load undici: decision 39.
+const { Agent, request } = process.getBuiltinModule('node:http');
+
+/** For TLS only, but without it the agent compiles a large pattern to see whether the host is an address. */
+const UNNAMED = { servername: '' };
+
+export type DaemonAddress = (
+  | { readonly socketPath: string }
+  /** For example `http://127.0.0.1:7070`; a port needs the key. */
+  | { readonly url: string; readonly apiKey?: string | undefined }
+) & {
+  /** Trace of this process. */
+  readonly trace?: SpanContext | undefined;
+};
+
+export interface Call<T> {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  /** Below `/v1`. */
+  readonly path: string;
+  readonly query?: URLSearchParams | undefined;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: unknown;
+  readonly answer: Answer<T>;
+  readonly signal?: AbortSignal | undefined;
+  /** Reverses the request: for an answer that arrives after the abort. */
+  readonly undo?: (value: T) => Promise<unknown>;
+}
+
+const LIMITS = {
+  /** Size of an answer, bytes. */
+  answerBytesMax: 64 * MIB,
+  /** Idle keep-alive connections. */
+  idleSocketsMax: 8,
+  /** Time for the daemon to close the connection of an aborted request, milliseconds. */
+  abortMsMax: 5000,
+} as const;
+
+export class Transport {
+  readonly #target: RequestOptions;
+  readonly #place: DaemonPlace;
+  readonly #agent = new Agent({ keepAlive: true, maxFreeSockets: LIMITS.idleSocketsMax });
+
+  /** @throws ClientError `address_invalid` */
+  constructor(address: DaemonAddress) {
+    if ('socketPath' in address) {
+      const { socketPath } = address;
+      this.#target = { socketPath, host: 'localhost', ...UNNAMED, headers: traceHeader(address) };
+      this.#place = { socketPath };
+      return;
+    }
+    const url = URL.parse(address.url);
+    if (url === null || url.protocol !== 'http:' || url.pathname !== '/' || url.search !== '') {
+      throw new ClientError('address_invalid', `invalid daemon address "${address.url}"`, {
+        remedy:
+          'use http://HOST:PORT, for example http://127.0.0.1:7070; reach another machine by an SSH tunnel',
+      });
+    }
+    const key = address.apiKey === undefined ? {} : { 'x-api-key': address.apiKey };
+    const headers = { ...key, ...traceHeader(address) };
+    const host = url.hostname.replace(/^\[|\]$/g, '');
+    this.#target = { host, ...UNNAMED, port: url.port === '' ? 80 : Number(url.port), headers };
+    this.#place = { url };
+  }
+
+  /** @throws ClientError; SandboxError, as the daemon's control plane threw it */
+  async call<T>(call: Call<T>): Promise<T> {
+    const { undo } = call;
+    if (undo === undefined) return this.#parse(call, await this.#send(call), call.signal);
+    // An answer that has begun names what to undo, so it is read to its end.
+    const answer = await this.#send(call);
+    const value = await this.#parse(call, answer, undefined);
+    if (call.signal?.aborted !== true) return value;
+    let failure: unknown = call.signal.reason;
+    try {
+      await undo(value);
+    } catch (error) {
+      failure = error;
+    }
+    throw new SandboxError('cancelled', 'the request was canceled', { cause: failure });
+  }
+
+  async #parse<T>(
+    call: Call<T>,
+    answer: IncomingMessage,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
+    const text = await this.#read(answer, signal);
+    const body = text === '' ? null : parseJson(text);
+    const { statusCode: status = 0 } = answer;
+    if (status >= 300 || status < 200) throw answerError(status, body);
+    const read = call.answer.read(body);
+    if (read === null) throw answerInvalid(`${call.method} ${call.path}`);
+    return read.value;
+  }
+
+  /**
+   * Returns an answer whose body streams.
+   * @param isAwaited whether the connection keeps the process alive
+   */
+  async stream(path: string, signal: AbortSignal, isAwaited: boolean): Promise<IncomingMessage> {
+    const answer = await this.#sent({ method: 'GET', path, signal }, undefined);
+    const { statusCode: status = 0, socket } = answer;
+    if (status !== 200) throw answerError(status, parseJson(await this.#read(answer, signal)));
+    if (!isAwaited) socket.unref();
+    return answer;
+  }
+
+  /** Returns a text answer. @param path absolute, not below `/v1` */
+  async text(path: string, signal?: AbortSignal): Promise<string> {
+    const answer = await this.#sent({ method: 'GET', path, signal, base: '' }, undefined);
+    const text = await this.#read(answer, signal);
+    const { statusCode: status = 0 } = answer;
+    if (status !== 200) throw answerError(status, parseJson(text));
+    return text;
+  }
+
+  /** Opens a new connection and upgrades it to raw bytes in both directions, with half-closes. */
+  async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
+    const outgoing = request({
+      ...this.#target,
+      path: `/v1${path}`,
+      headers: { ...this.#target.headers, connection: 'upgrade', upgrade: protocol },
+      ...(signal === undefined ? {} : { signal }),
+      createConnection: (options) =>
+        connect({ ...options, path: options.socketPath, allowHalfOpen: true } as never),
+    });
+    const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
+    outgoing.once('upgrade', (_answer, socket: Socket, head: Buffer) => {
+      socket.setNoDelay(true);
+      if (head.length > 0) socket.unshift(head);
+      resolve(socket);
+    });
+    outgoing.once('response', (answer) => {
+      this.#read(answer, undefined).then((text) => {
+        reject(answerError(answer.statusCode ?? 0, parseJson(text)));
+        outgoing.destroy();
+      }, reject);
+    });
+    outgoing.on('error', (error) => reject(this.#failure(error, signal)));
+    outgoing.end();
+    return await promise;
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+
+  async #send<T>(call: Call<T>): Promise<IncomingMessage> {
+    const { method, path, query, body, signal, headers } = call;
+    const search = query === undefined || query.size === 0 ? '' : `?${query}`;
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const sent = { method, path: path + search, signal, undo: call.undo, headers };
+    return await this.#sent(sent, text);
+  }
+
+  async #sent(
+    call: {
+      method: string;
+      path: string;
+      signal: AbortSignal | undefined;
+      base?: string;
+      undo?: Call<never>['undo'];
+      headers?: Call<never>['headers'];
+    },
+    body: string | undefined,
+  ): Promise<IncomingMessage> {
+    const { method, path, signal, base = '/v1' } = call;
+    if (signal?.aborted === true) throw this.#failure(signal.reason, signal);
+    const isDestroyedOnAbort = call.undo === undefined;
+    const type = body === undefined ? {} : { 'content-type': 'application/json' };
+    for (let attempt = 1; ; attempt += 1) {
+      const outgoing = request({
+        ...this.#target,
+        agent: this.#agent,
+        method,
+        path: base + path,
+        headers: { ...this.#target.headers, ...type, ...call.headers },
+        ...(signal !== undefined && isDestroyedOnAbort ? { signal } : {}),
+      });
+      const stop = isDestroyedOnAbort ? undefined : endOnAbort(outgoing, signal);
+      try {
+        return await new Promise((resolve, reject) => {
+          outgoing.once('response', (answer) => {
+            stop?.();
+            resolve(answer);
+          });
+          outgoing.on('error', reject);
+          outgoing.end(body);
+        });
+      } catch (error) {
+        stop?.();
+        // The daemon closed the idle connection just now, before it read the request.
+        const stale = outgoing.reusedSocket && errorCode(error) === 'ECONNRESET';
+        if (!stale || method !== 'GET' || attempt > 1) throw this.#failure(error, signal);
+        ignore(error, 'the idle connection was closed; retried on a new one');
+      }
+    }
+  }
+
+  async #read(answer: IncomingMessage, signal: AbortSignal | undefined): Promise<string> {
+    const parts: Buffer[] = [];
+    let bytes = 0;
+    try {
+      for await (const part of answer as AsyncIterable<Buffer>) {
+        bytes += part.length;
+        if (bytes > LIMITS.answerBytesMax) break;
+        parts.push(part);
+      }
+    } catch (error) {
+      throw this.#failure(error, signal);
+    }
+    if (bytes > LIMITS.answerBytesMax) throw answerInvalid('it exceeds its size limit');
+    return Buffer.concat(parts).toString();
+  }
+
+  #failure(error: unknown, signal: AbortSignal | undefined): Error {
+    if (signal?.aborted === true) {
+      return new SandboxError('cancelled', 'the request was canceled', { cause: signal.reason });
+    }
+    return connectFailure(error, this.#place);
+  }
+}
+
+/**
+ * On an abort ends the sending half of the connection. The daemon then cancels the request and closes its half; an
+ * answer that it wrote before still arrives. Returns how to stop.
+ */
+function endOnAbort(outgoing: ClientRequest, signal: AbortSignal | undefined): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  const onAbort = (): void => {
+    const { socket } = outgoing;
+    if (socket === null || socket.connecting) {
+      outgoing.destroy();
+      return;
+    }
+    socket.end();
+    timer = setTimeout(() => outgoing.destroy(), LIMITS.abortMsMax);
+  };
+  signal?.addEventListener('abort', onAbort, { once: true });
+  return () => {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', onAbort);
+  };
+}
+
+function traceHeader({ trace }: DaemonAddress): Record<string, string> {
+  return trace === undefined ? {} : { traceparent: formatTraceparent(trace) };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    throw answerInvalid('not valid JSON', error);
+  }
+}

@@ -1,0 +1,28 @@
+/** The OpenAPI document of what E2B's clients are served, generated from the schemas: `spec/e2b-openapi.json`. */
+import type { FastifyInstance } from 'fastify';
+import { describeApi } from '../../rest/openapi.ts';
+import { e2bSchemas } from './schema.ts';
+
+/** Version of the interface, which E2B names so. */
+const VERSION = '0.1.0';
+
+const DESCRIPTION = `
+The part of E2B's control plane that NeuroVisor serves to E2B's unmodified clients, on the port of \`neurovisor serve\`
+(docs/e2b.md). Unknown fields of requests are ignored. Errors have one shape, \`{"code", "message"}\`, with the status as
+\`code\`; \`Should-Retry\` and \`Retry-After\` say whether another try helps.
+`.trim();
+
+export async function describeControl(app: FastifyInstance): Promise<void> {
+  await describeApi(app, {
+    info: { title: 'NeuroVisor for clients of E2B', version: VERSION, description: DESCRIPTION },
+    server: 'A port of 127.0.0.1.',
+    tags: [
+      { name: 'sandboxes', description: 'One microVM each.' },
+      { name: 'snapshots', description: 'Saved states, used as templates.' },
+      { name: 'metrics', description: 'What sandboxes use.' },
+      { name: 'events', description: 'What happened to sandboxes, and webhooks that are told.' },
+      { name: 'logs', description: 'Consoles of sandboxes.' },
+    ],
+    schemas: e2bSchemas,
+  });
+}

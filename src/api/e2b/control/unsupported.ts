@@ -1,0 +1,36 @@
+/**
+ * What E2B has and NeuroVisor does not: an answer that says so, by which a client throws its error for the subject
+ * (`VolumeError`, `SecretError`). Not in the OpenAPI document.
+ */
+import type { App } from '../../rest/route.ts';
+import { E2bError } from '../errors.ts';
+
+const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
+
+export function addUnsupportedRoutes(app: App): void {
+  const refuse = (paths: readonly string[], status: number, why: string, remedy: string): void => {
+    for (const url of paths) {
+      app.route({
+        method: [...METHODS],
+        url,
+        schema: { hide: true },
+        handler: () => {
+          throw new E2bError(status, why, { remedy });
+        },
+      });
+    }
+  };
+  // Not 404: a client would say that a volume of this name is missing.
+  refuse(
+    ['/volumes', '/volumes/*', '/volumecontent/*'],
+    501,
+    'volumes are not supported',
+    'copy files into the sandbox, or start it from a snapshot that has them',
+  );
+  refuse(
+    ['/secrets', '/secrets/*'],
+    404,
+    'secrets of a project are not supported',
+    "give a sandbox its secrets by NeuroVisor's own interfaces (docs/secrets.md)",
+  );
+}

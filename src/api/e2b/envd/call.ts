@@ -1,0 +1,50 @@
+/** One call of a client: its request, its sandbox, and its response. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Guest } from '../../../machine/guest/guest.ts';
+import { E2B_LIMITS } from '../limits.ts';
+import { ConnectError } from './connect.ts';
+
+export interface Call {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  /** Of the sandbox. */
+  readonly id: string;
+  /** Template of the sandbox, as its creator named it. */
+  readonly template: string;
+  /** The running guest. @throws SandboxError */
+  guest(): Promise<Guest>;
+  /** User in the guest that the caller names; undefined: the default one. */
+  readonly user: string | undefined;
+}
+
+/** `Authorization: Basic base64(user:)`. */
+export function userOf({ headers }: IncomingMessage): string | undefined {
+  const [, encoded = ''] = /^Basic +([A-Za-z0-9+/=]+)$/i.exec(headers.authorization ?? '') ?? [];
+  const [user = ''] = Buffer.from(encoded, 'base64').toString().split(':', 1);
+  return user === '' ? undefined : user;
+}
+
+/** The client's limit of the whole call, milliseconds; undefined: none. @throws ConnectError */
+export function timeoutOf({ headers }: IncomingMessage): number | undefined {
+  const text = headers['connect-timeout-ms'];
+  if (text === undefined) return undefined;
+  if (typeof text !== 'string' || !/^\d{1,10}$/.test(text)) {
+    throw new ConnectError('invalid_argument', 'Connect-Timeout-Ms is not a number');
+  }
+  // Zero means none.
+  return Number(text) === 0 ? undefined : Number(text);
+}
+
+/** How long a stream may be silent, milliseconds. */
+export function keepAliveOf({ headers }: IncomingMessage): number {
+  const text = headers['keepalive-ping-interval'];
+  if (typeof text !== 'string' || !/^\d{1,6}$/.test(text)) return E2B_LIMITS.keepAliveMs;
+  return Math.max(E2B_LIMITS.keepAliveMsMin, Number(text) * 1000);
+}
+
+/**
+ * The owner of a file. E2B's envd is root: it reads and writes any file, and gives what it creates to the user
+ * (OpenAI's Agents make `/workspace` by it). In a VM, root is no more than its users.
+ */
+export const fileUser = (user: string | undefined) =>
+  ({ asRoot: true, ...(user === undefined ? {} : { user }) }) as const;

@@ -1,0 +1,193 @@
+/** Requests for E2B's envd: checks the token or signature, and dispatches to the service. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { describeError, errorCode } from '../../../base/errors.ts';
+import type { SandboxInfo } from '../../../sandbox/contract/control.ts';
+import { isGuestError } from '../../rest/errors.ts';
+import { clientGone } from '../../rest/route.ts';
+import { equalInConstantTime } from '../../tenants/callers.ts';
+import { E2bError, errorReply, INTERNAL } from '../errors.ts';
+import { keptOf } from '../kept.ts';
+import type { E2bParts } from '../parts.ts';
+import { fileSignature, type SignedFile } from '../tokens.ts';
+import { type Call, userOf } from './call.ts';
+import { allowPages } from './cors.ts';
+import { download, upload } from './files.ts';
+import { FilesystemService } from './filesystem.ts';
+import { ProcessService } from './process.ts';
+import { Programs } from './programs.ts';
+import { answerRpc, type Rpc } from './service.ts';
+import { Watchers } from './watchers.ts';
+
+/** Errors of an answer whose client left before it began, while the guest read or while it was written, or by a reset. */
+const OF_CLOSED_STREAM =
+  /^(?:ERR_STREAM_(?:PREMATURE_CLOSE|UNABLE_TO_PIPE|DESTROYED|WRITE_AFTER_END)|ECONNRESET|EPIPE|cancelled)$/;
+
+export class Envd {
+  readonly #parts: E2bParts;
+  readonly #rpcs: ReadonlyMap<string, Rpc>;
+  readonly #programs: Programs;
+  readonly #watchers: Watchers;
+
+  constructor(parts: E2bParts) {
+    this.#parts = parts;
+    this.#programs = new Programs(parts.clock);
+    this.#watchers = new Watchers(parts.clock);
+    this.#rpcs = rpcsOf(
+      new ProcessService(this.#programs, parts.clock),
+      new FilesystemService(this.#watchers),
+    );
+  }
+
+  /** The sandbox has ended. */
+  forget(id: string): void {
+    this.#programs.forget(id);
+    this.#watchers.forget(id);
+  }
+
+  /**
+   * Answers a request for a running sandbox; never rejects.
+   * @param refuse answers that there is no such sandbox
+   */
+  async answer(
+    request: IncomingMessage,
+    response: ServerResponse,
+    info: SandboxInfo,
+    refuse: () => void,
+  ): Promise<void> {
+    const { control, log } = this.#parts;
+    const { id } = info;
+    const call: Call = {
+      request,
+      response,
+      id,
+      template: keptOf(info).template,
+      guest: () => control.guest(id),
+      user: userOf(request),
+    };
+    const gone = clientGone({ raw: response });
+    allowPages(response);
+    try {
+      await this.#answer(call);
+    } catch (error) {
+      if (error instanceof GuestAway) {
+        refuse();
+        return;
+      }
+      // No client waits for an answer any more.
+      if (gone.aborted && OF_CLOSED_STREAM.test(errorCode(error) ?? '')) return;
+      const known = errorReply(error);
+      if (known === null) {
+        // Its query may hold a signature, which is a permission.
+        const [path = ''] = (request.url ?? '').split('?', 1);
+        log.error(`envd ${path}`, { error: describeError(error) });
+      }
+      const { status, headers, body } = known ?? INTERNAL;
+      if (response.headersSent) response.destroy();
+      else {
+        response.writeHead(status, { ...headers, 'content-type': 'application/json' });
+        response.end(JSON.stringify(body));
+      }
+    }
+  }
+
+  async #answer(call: Call): Promise<void> {
+    const { method = '', url = '/' } = call.request;
+    const [path = ''] = url.split('?', 1);
+    if (method === 'GET' && path === '/health') {
+      call.response.writeHead(204).end();
+      return;
+    }
+    this.#authorize(call, path);
+    const isFile = path === '/files' && (method === 'GET' || method === 'POST');
+    const rpc = method === 'POST' ? this.#rpcs.get(path) : undefined;
+    if (!isFile && rpc === undefined) {
+      throw new E2bError(404, `no route ${method} ${path.slice(0, 200)}`);
+    }
+    // Before anything of the answer is sent.
+    await guestOf(call);
+    if (rpc !== undefined) await answerRpc(rpc, call, this.#parts);
+    else if (method === 'GET') await download(call);
+    else await upload(call, this.#parts);
+  }
+
+  /** @throws E2bError 401 */
+  #authorize({ request, id }: Call, path: string): void {
+    const { tokens, clock } = this.#parts;
+    const token = tokens.envd(id);
+    const given = request.headers['x-access-token'];
+    if (typeof given === 'string') {
+      if (equalInConstantTime(given, token)) return;
+      throw new E2bError(401, 'the access token is not valid');
+    }
+    if (path !== '/files') throw new E2bError(401, 'the header X-Access-Token is missing');
+    const signed = signedFile(request);
+    if (signed === null) throw new E2bError(401, 'missing signature query parameter');
+    if (!equalInConstantTime(signed.signature, fileSignature(signed, token))) {
+      throw new E2bError(401, 'invalid signature');
+    }
+    if (signed.expiration !== null && Number(signed.expiration) * 1000 < clock.wall()) {
+      throw new E2bError(401, 'signature is already expired');
+    }
+  }
+}
+
+/** The sandbox has ended, or was paused without automatic resume, since the request came. */
+class GuestAway extends Error {}
+
+const AWAY: ReadonlySet<unknown> = new Set(['not_found', 'gone', 'not_ready']);
+
+/** @throws GuestAway; what resuming throws */
+async function guestOf(call: Call): Promise<void> {
+  try {
+    await call.guest();
+  } catch (error) {
+    if (!isGuestError(error) && AWAY.has(errorCode(error))) throw new GuestAway();
+    throw error;
+  }
+}
+
+/** What the signature of a request is for; null: it has none. */
+export function signedFile(
+  request: Pick<IncomingMessage, 'method' | 'url'>,
+): (SignedFile & { readonly signature: string }) | null {
+  const query = new URLSearchParams((request.url ?? '').split('?', 2)[1] ?? '');
+  const signature = query.get('signature');
+  if (signature === null) return null;
+  return {
+    signature,
+    path: query.get('path') ?? '',
+    operation: request.method === 'POST' ? 'write' : 'read',
+    user: query.get('username') ?? '',
+    expiration: query.get('signature_expiration'),
+  };
+}
+
+function rpcsOf(process: ProcessService, files: FilesystemService): ReadonlyMap<string, Rpc> {
+  const unary = (run: Extract<Rpc, { kind: 'unary' }>['run']): Rpc => ({ kind: 'unary', run });
+  const server = (run: Extract<Rpc, { kind: 'server' }>['run']): Rpc => ({ kind: 'server', run });
+  return new Map<string, Rpc>([
+    ['/process.Process/List', unary((call) => process.list(call))],
+    ['/process.Process/Start', server((...args) => process.start(...args))],
+    ['/process.Process/Connect', server((...args) => process.connect(...args))],
+    ['/process.Process/Update', unary((...args) => process.update(...args))],
+    ['/process.Process/SendInput', unary((...args) => process.sendInput(...args))],
+    [
+      '/process.Process/StreamInput',
+      { kind: 'client', run: (...args) => process.streamInput(...args) },
+    ],
+    ['/process.Process/CloseStdin', unary((...args) => process.closeStdin(...args))],
+    ['/process.Process/SendSignal', unary((...args) => process.sendSignal(...args))],
+    ['/filesystem.Filesystem/Stat', unary((...args) => files.stat(...args))],
+    ['/filesystem.Filesystem/MakeDir', unary((...args) => files.makeDir(...args))],
+    ['/filesystem.Filesystem/Move', unary((...args) => files.move(...args))],
+    ['/filesystem.Filesystem/ListDir', unary((...args) => files.listDir(...args))],
+    ['/filesystem.Filesystem/Remove', unary((...args) => files.remove(...args))],
+    ['/filesystem.Filesystem/CreateWatcher', unary((...args) => files.createWatcher(...args))],
+    [
+      '/filesystem.Filesystem/GetWatcherEvents',
+      unary((...args) => files.getWatcherEvents(...args)),
+    ],
+    ['/filesystem.Filesystem/RemoveWatcher', unary((...args) => files.removeWatcher(...args))],
+    ['/filesystem.Filesystem/WatchDir', server((...args) => files.watchDir(...args))],
+  ]);
+}

@@ -1,0 +1,32 @@
+/** Failures of guests and sandboxes as errors of the Connect protocol. */
+
+import { CodedError, describeError } from '../../../base/errors.ts';
+import type { GuestErrorCode } from '../../../machine/guest/errors.ts';
+import { isGuestError } from '../../rest/errors.ts';
+import { type ConnectCode, ConnectError } from './connect.ts';
+
+const GUEST: Record<GuestErrorCode, ConnectCode> = {
+  invalid_request: 'invalid_argument',
+  permission_denied: 'permission_denied',
+  not_found: 'not_found',
+  already_exists: 'already_exists',
+  suspended: 'unavailable',
+  too_large: 'invalid_argument',
+  cancelled: 'canceled',
+  hello_refused: 'unavailable',
+  protocol_error: 'internal',
+  connection_lost: 'unavailable',
+  guest_failed: 'internal',
+  exhausted: 'resource_exhausted',
+  timeout: 'unavailable',
+  hello_timeout: 'unavailable',
+  disk_full: 'resource_exhausted',
+};
+
+/** Null: a bug. */
+export function connectErrorOf(error: unknown): ConnectError | null {
+  if (error instanceof ConnectError) return error;
+  if (isGuestError(error)) return new ConnectError(GUEST[error.code], describeError(error));
+  if (error instanceof CodedError) return new ConnectError('unavailable', describeError(error));
+  return null;
+}

@@ -1,0 +1,159 @@
+/**
+ * The calls of E2B's envd, answered on the host with the guest's own operations: nothing of E2B runs in the guest.
+ *
+ *     POST /process.Process/NAME, /filesystem.Filesystem/NAME     Connect protocol
+ *     GET /health · GET and POST /files
+ */
+import type { IncomingMessage } from 'node:http';
+import { describeError } from '../../../base/errors.ts';
+import { withIdleLimit } from '../../rest/body.ts';
+import { clientGone } from '../../rest/route.ts';
+import type { E2bParts } from '../parts.ts';
+import type { Call } from './call.ts';
+import {
+  CONNECT_STATUS,
+  ConnectError,
+  endFrame,
+  frameOf,
+  messagesOf,
+  parseJson,
+} from './connect.ts';
+import { connectErrorOf } from './failures.ts';
+import { readText } from './read-text.ts';
+
+/** Where a call's stream of messages goes. */
+export interface Outlet {
+  /** Resolves when the client can take more, or has gone. */
+  send(message: unknown): Promise<void>;
+  /** Sends `message` whenever nothing else was sent for so long. */
+  keepAlive(ms: number, message: unknown): void;
+  /** Resolves when the client has gone. */
+  readonly gone: Promise<undefined>;
+}
+
+export type Rpc =
+  | { readonly kind: 'unary'; run(call: Call, message: unknown): Promise<unknown> }
+  | { readonly kind: 'server'; run(call: Call, message: unknown, outlet: Outlet): Promise<void> }
+  | {
+      readonly kind: 'client';
+      run(call: Call, messages: AsyncIterable<unknown>): Promise<unknown>;
+    };
+
+export async function answerRpc(
+  rpc: Rpc,
+  call: Call,
+  { clock, log }: Pick<E2bParts, 'clock' | 'log'>,
+): Promise<void> {
+  const { request, response } = call;
+  if (rpc.kind === 'unary') {
+    try {
+      const answer = await rpc.run(call, parseJson(await readText(request, clock)));
+      sendJson(200, answer);
+    } catch (error) {
+      const failure = failureOf(error);
+      sendJson(CONNECT_STATUS[failure.code], { code: failure.code, message: failure.message });
+    }
+    return;
+  }
+  try {
+    if (rpc.kind === 'client') {
+      const answer = await rpc.run(call, messagesOf(partsOf(request)));
+      open();
+      response.write(frameOf(answer));
+    } else {
+      await serve(rpc);
+    }
+    response.end(endFrame());
+  } catch (error) {
+    open();
+    response.end(endFrame(failureOf(error)));
+  } finally {
+    // The rest of the body, so that the connection serves the client's next call.
+    request.resume();
+  }
+
+  /** Not before the client's message: the Python client cuts what it still sends when it sees an answer. */
+  function open(): void {
+    if (response.headersSent) return;
+    response.writeHead(200, { 'content-type': 'application/connect+json' });
+    response.flushHeaders();
+  }
+
+  async function serve(stream: Extract<Rpc, { kind: 'server' }>): Promise<void> {
+    const message = await firstMessage(messagesOf(withIdleLimit(request, clock)));
+    open();
+    const outlet = outletTo(call, clock);
+    try {
+      await stream.run(call, message, outlet);
+    } finally {
+      outlet.close();
+    }
+  }
+
+  function sendJson(status: number, body: unknown): void {
+    const text = JSON.stringify(body);
+    response.writeHead(status, {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(text),
+    });
+    response.end(text);
+  }
+
+  function failureOf(error: unknown): ConnectError {
+    const known = connectErrorOf(error);
+    if (known !== null) return known;
+    log.error(`envd ${request.url ?? ''}`, { error: describeError(error) });
+    return new ConnectError('internal', 'internal server error');
+  }
+}
+
+/** Without an end of the connection when no more parts are read. */
+function partsOf(request: IncomingMessage): AsyncIterable<Buffer> {
+  return request.iterator({ destroyOnReturn: false });
+}
+
+/** Whatever comes after it is not waited for. @throws ConnectError `invalid_argument` */
+async function firstMessage(messages: AsyncIterable<unknown>): Promise<unknown> {
+  for await (const message of messages) return message;
+  throw new ConnectError('invalid_argument', 'there is no message');
+}
+
+function outletTo(call: Call, clock: E2bParts['clock']): Outlet & { close(): void } {
+  const { response } = call;
+  const signal = clientGone({ raw: call.response });
+  const gone = new Promise<undefined>((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    else signal.addEventListener('abort', () => resolve(undefined), { once: true });
+  });
+  let drained: Promise<void> | undefined;
+  let stop = (): void => undefined;
+  let restart = (): void => undefined;
+  const send = async (message: unknown): Promise<void> => {
+    restart();
+    if (signal.aborted || response.writableEnded) return;
+    if (response.write(frameOf(message))) return;
+    drained ??= new Promise((resolve) => response.once('drain', resolve)).then(() => {
+      drained = undefined;
+    });
+    await Promise.race([gone, drained]);
+  };
+  return {
+    send,
+    gone,
+    keepAlive(ms, message) {
+      restart = () => {
+        stop();
+        stop = clock.after(ms, () => {
+          // A client that does not read needs no sign of life, and they would pile up.
+          if (response.writableNeedDrain) restart();
+          else void send(message);
+        });
+      };
+      restart();
+    },
+    close() {
+      restart = () => undefined;
+      stop();
+    },
+  };
+}

@@ -1,0 +1,101 @@
+/**
+ * Watches that a client asks for their events (`CreateWatcher`), of every sandbox. One that nobody asks is removed after a
+ * while, and the events of one are bounded: the client then misses some, since E2B's messages have no word for it.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Clock } from '../../../base/clock.ts';
+import type { FileWatch } from '../../../machine/guest/guest.ts';
+import { E2B_LIMITS } from '../limits.ts';
+import { ConnectError } from './connect.ts';
+
+interface Watcher {
+  readonly sandbox: string;
+  events: unknown[];
+  /** Of the events as JSON. */
+  characters: number;
+  watch: FileWatch | null;
+  stopTimer: () => void;
+}
+
+export class Watchers {
+  readonly #clock: Clock;
+  readonly #all = new Map<string, Watcher>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** @param start begins the watch, whose events go to `add` @throws ConnectError; what `start` throws */
+  async create(
+    sandbox: string,
+    start: (add: (event: unknown) => void) => Promise<FileWatch>,
+  ): Promise<string> {
+    const ofSandbox = [...this.#all.values()].filter((other) => other.sandbox === sandbox);
+    if (ofSandbox.length >= E2B_LIMITS.watchersMax) {
+      const message = `the sandbox has ${E2B_LIMITS.watchersMax} watchers: remove one`;
+      throw new ConnectError('resource_exhausted', message);
+    }
+    const watcher: Watcher = {
+      sandbox,
+      events: [],
+      characters: 0,
+      watch: null,
+      stopTimer: () => undefined,
+    };
+    const id = `w${randomBytes(12).toString('hex')}`;
+    this.#all.set(id, watcher);
+    try {
+      watcher.watch = await start((event) => {
+        const characters = watcher.characters + JSON.stringify(event).length;
+        const isFull = watcher.events.length >= E2B_LIMITS.watcherEventsMax;
+        if (isFull || characters > E2B_LIMITS.watcherCharactersMax) return;
+        watcher.events.push(event);
+        watcher.characters = characters;
+      });
+    } catch (error) {
+      this.#all.delete(id);
+      throw error;
+    }
+    // It is dropped already if the sandbox has ended meanwhile.
+    if (this.#all.has(id)) this.#expireLater(id, watcher);
+    else watcher.watch.stop();
+    return id;
+  }
+
+  /** The events since the last call. @throws ConnectError `not_found` */
+  take(sandbox: string, id: string): readonly unknown[] {
+    const watcher = this.#find(sandbox, id);
+    this.#expireLater(id, watcher);
+    const { events } = watcher;
+    watcher.events = [];
+    watcher.characters = 0;
+    return events;
+  }
+
+  /** @throws ConnectError `not_found` */
+  remove(sandbox: string, id: string): void {
+    this.#drop(id, this.#find(sandbox, id));
+  }
+
+  /** The sandbox has ended. */
+  forget(sandbox: string): void {
+    for (const [id, watcher] of this.#all) if (watcher.sandbox === sandbox) this.#drop(id, watcher);
+  }
+
+  #find(sandbox: string, id: string): Watcher {
+    const watcher = this.#all.get(id);
+    if (watcher?.sandbox === sandbox) return watcher;
+    throw new ConnectError('not_found', `watcher with id ${id.slice(0, 80)} not found`);
+  }
+
+  #expireLater(id: string, watcher: Watcher): void {
+    watcher.stopTimer();
+    watcher.stopTimer = this.#clock.after(E2B_LIMITS.watcherIdleMs, () => this.#drop(id, watcher));
+  }
+
+  #drop(id: string, watcher: Watcher): void {
+    watcher.stopTimer();
+    watcher.watch?.stop();
+    this.#all.delete(id);
+  }
+}

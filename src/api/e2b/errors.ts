@@ -1,0 +1,85 @@
+/** Errors as E2B's clients expect them: one shape, `code` as number and as status. */
+
+import { CodedError, describeError } from '../../base/errors.ts';
+import { BusyError } from '../../sandbox/contract/errors.ts';
+import { retryAfterSeconds, statusOf } from '../rest/errors.ts';
+
+/** A refusal with its status. The message is sent to the client. */
+export class E2bError extends CodedError<`${number}`> {
+  readonly status: number;
+  /** Further word for programs. */
+  readonly errorCode: string | undefined;
+  /** Undefined: another try would fail too. */
+  readonly retryAfterSeconds: number | undefined;
+
+  constructor(
+    status: number,
+    message: string,
+    options: {
+      cause?: unknown;
+      remedy?: string | undefined;
+      errorCode?: string;
+      retryAfterSeconds?: number;
+    } = {},
+  ) {
+    super(`${status}`, message, options);
+    this.status = status;
+    this.errorCode = options.errorCode;
+    this.retryAfterSeconds = options.retryAfterSeconds;
+  }
+}
+
+/** A template could not be built. The message is sent to the client. */
+export class BuildFailure extends CodedError<'build_failed'> {
+  /** Number of the step from 1; `base` and `finalize`: before the first and after the last; null: unknown. */
+  readonly step: number | 'base' | 'finalize' | null;
+
+  constructor(step: BuildFailure['step'], message: string, options: { cause?: unknown } = {}) {
+    super('build_failed', message, options);
+    this.step = step;
+  }
+}
+
+export interface ErrorReply {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: { readonly code: number; readonly message: string; readonly error_code?: string };
+}
+
+const MESSAGE_CHARACTERS_MAX = 4096;
+/** Sandboxes that have ended are unknown to E2B's clients. */
+const STATUS_CHANGED: ReadonlyMap<number, number> = new Map([[410, 404]]);
+
+/** Null: a bug, which is logged and answered without details. */
+export function errorReply(error: unknown): ErrorReply | null {
+  const status = error instanceof E2bError ? error.status : statusOf(error);
+  if (status === undefined) return null;
+  const code = STATUS_CHANGED.get(status) ?? status;
+  const remedy =
+    error instanceof CodedError && error.remedy !== undefined ? `; ${error.remedy}` : '';
+  const message = `${describeError(error)}${remedy}`.slice(0, MESSAGE_CHARACTERS_MAX);
+  const word = error instanceof E2bError ? error.errorCode : undefined;
+  return {
+    status: code,
+    headers: retryHeaders(error),
+    body: { code, message, ...(word === undefined ? {} : { error_code: word }) },
+  };
+}
+
+export const INTERNAL: ErrorReply = {
+  status: 500,
+  headers: {},
+  body: { code: 500, message: 'internal server error; see the log of the daemon' },
+};
+
+/** The Python client repeats 429 and 502 to 504, creations too, unless it is told. */
+function retryHeaders(error: unknown): Record<string, string> {
+  const seconds =
+    error instanceof BusyError
+      ? retryAfterSeconds(error)
+      : error instanceof E2bError
+        ? error.retryAfterSeconds
+        : undefined;
+  if (seconds === undefined) return { 'should-retry': 'false' };
+  return { 'should-retry': 'true', 'retry-after': String(seconds) };
+}

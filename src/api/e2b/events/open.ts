@@ -1,0 +1,32 @@
+/** Events of all sandboxes of a daemon, on disk, and their webhooks. */
+import type { Clock } from '../../../base/clock.ts';
+import type { Log } from '../../../base/log.ts';
+import type { ControlPlane } from '../../../sandbox/contract/control.ts';
+import { EventJournal } from './journal.ts';
+import { noteLifecycle } from './lifecycle.ts';
+import type { Events } from './routes.ts';
+import { type PostEvent, Webhooks } from './webhooks.ts';
+
+export async function openEvents(parts: {
+  /** File of the journal, in a private directory. */
+  readonly path: string;
+  readonly control: Pick<ControlPlane, 'onChange' | 'list' | 'snapshots'>;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly post: PostEvent;
+}): Promise<Events & AsyncDisposable> {
+  const { path, control, clock, log, post } = parts;
+  const journal = new EventJournal(path);
+  const webhooks = new Webhooks({ journal, clock, log, post });
+  const onEvent = (): void => webhooks.wake();
+  const stop = await noteLifecycle({ control, journal, clock, log, onEvent });
+  return {
+    journal,
+    webhooks,
+    async [Symbol.asyncDispose]() {
+      stop();
+      await webhooks[Symbol.asyncDispose]();
+      journal[Symbol.dispose]();
+    },
+  };
+}

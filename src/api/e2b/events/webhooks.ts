@@ -1,0 +1,144 @@
+/**
+ * Delivery of events to webhooks: at least once while an event is kept, each webhook's in order, with growing pauses
+ * after failures. What was delivered is on disk, so a restart continues there.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import type { Clock } from '../../../base/clock.ts';
+import { describeError } from '../../../base/errors.ts';
+import { ignore } from '../../../base/ignore.ts';
+import type { Log } from '../../../base/log.ts';
+import type { EventJournal, StoredEvent, Webhook } from './journal.ts';
+import { EVENT_LIMITS } from './limits.ts';
+import { webhookBody } from './view.ts';
+
+/** Sends a body once; throws if it was not taken. It decides where events may go. */
+export type PostEvent = (
+  url: string,
+  body: string,
+  headers: Readonly<Record<string, string>>,
+) => Promise<void>;
+
+export interface WebhookParts {
+  readonly journal: EventJournal;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly post: PostEvent;
+}
+
+export class Webhooks implements AsyncDisposable {
+  readonly #parts: WebhookParts;
+  readonly #running = new Map<string, { readonly stop: AbortController; wake: () => void }>();
+  readonly #loops = new Set<Promise<void>>();
+
+  constructor(parts: WebhookParts) {
+    this.#parts = parts;
+    for (const webhook of parts.journal.webhooks()) this.start(webhook);
+  }
+
+  /** There is a new event. */
+  wake(): void {
+    for (const one of this.#running.values()) one.wake();
+  }
+
+  /** Delivers to a webhook from now on as it says now. */
+  start(webhook: Webhook): void {
+    this.stop(webhook.id);
+    if (!webhook.enabled) return;
+    const running = { stop: new AbortController(), wake: (): void => undefined };
+    this.#running.set(webhook.id, running);
+    const loop = this.#deliver(webhook, running);
+    this.#loops.add(loop);
+    void loop.then(() => this.#loops.delete(loop));
+  }
+
+  stop(id: string): void {
+    this.#running.get(id)?.stop.abort(new Error('the webhook was changed'));
+    this.#running.delete(id);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const id of [...this.#running.keys()]) this.stop(id);
+    await Promise.all(this.#loops);
+  }
+
+  async #deliver(
+    webhook: Webhook,
+    running: { readonly stop: AbortController; wake: () => void },
+  ): Promise<void> {
+    const { clock, journal } = this.#parts;
+    const { signal } = running.stop;
+    let pauseMs: number = EVENT_LIMITS.retryMsMin;
+    // One listener for all waits: a webhook may wait for years.
+    signal.addEventListener('abort', () => running.wake(), { once: true });
+    const woken = (begin: (resolve: () => void) => void): Promise<void> =>
+      new Promise((resolve) => {
+        running.wake = resolve;
+        begin(resolve);
+      });
+    while (!signal.aborted) {
+      // No turn of the loop between the question and the wait, in which an event could come unseen.
+      const next = this.#try(signal, () => journal.nextFor(webhook) ?? 'nothing');
+      if (next === 'nothing') await woken(() => undefined);
+      else if (next !== 'failed' && (await this.#deliverOne(webhook, next, signal))) {
+        pauseMs = EVENT_LIMITS.retryMsMin;
+      } else {
+        const until = clock.now() + pauseMs;
+        // A new event also wakes, and is no reason to send the one before it early.
+        while (!signal.aborted && clock.now() < until) {
+          let stop = (): void => undefined;
+          await woken((resolve) => {
+            stop = clock.after(until - clock.now(), resolve);
+          });
+          stop();
+        }
+        pauseMs = Math.min(2 * pauseMs, EVENT_LIMITS.retryMsMax);
+      }
+    }
+  }
+
+  /** False: it was not taken, or that it was can't be kept now. */
+  async #deliverOne(webhook: Webhook, event: StoredEvent, signal: AbortSignal): Promise<boolean> {
+    if (!(await this.#send(webhook, event))) return false;
+    if (signal.aborted) return true;
+    const note = (): string => {
+      this.#parts.journal.noteDelivered(webhook.id, event.seq);
+      return 'noted';
+    };
+    return this.#try(signal, note) === 'noted';
+  }
+
+  /** A journal that can't be read or written now is tried again, as a receiver is. */
+  #try<T>(signal: AbortSignal, use: () => T): T | 'failed' {
+    try {
+      return use();
+    } catch (error) {
+      const reason = describeError(error);
+      if (!signal.aborted) this.#parts.log.error('a webhook waits for its journal', { reason });
+      return 'failed';
+    }
+  }
+
+  async #send({ id, url, secret }: Webhook, event: StoredEvent): Promise<boolean> {
+    const body = webhookBody(event);
+    try {
+      await this.#parts.post(url, body, {
+        'e2b-webhook-id': id,
+        'e2b-delivery-id': randomUUID(),
+        'e2b-signature-version': 'v1',
+        'e2b-signature': signatureOf(secret, body),
+      });
+      return true;
+    } catch (error) {
+      ignore(error, 'logged by the function that posts; the event is sent again');
+      return false;
+    }
+  }
+}
+
+/** As E2B documents it: no HMAC, but the digest of the secret and the body. */
+export function signatureOf(secret: string, body: string): string {
+  return createHash('sha256')
+    .update(secret + body)
+    .digest('base64')
+    .replace(/=+$/, '');
+}

@@ -1,0 +1,104 @@
+/** What this interface keeps with a sandbox that it creates, as an annotation of the sandbox. */
+import { z } from 'zod';
+import { ignore } from '../../base/ignore.ts';
+import { EGRESS_LIMITS } from '../../base/request/egress-limits.ts';
+import type { SandboxInfo } from '../../sandbox/contract/control.ts';
+import { RANGES } from '../../sandbox/contract/limits.ts';
+import { E2B_LIMITS } from './limits.ts';
+
+const KEY = 'e2b';
+
+const rules = z
+  .array(z.string().max(EGRESS_LIMITS.ruleCharactersMax))
+  .max(EGRESS_LIMITS.rulesMax)
+  .nullish();
+/** Strict: a change that is not made must be refused. */
+const transforms = z
+  .record(
+    z.string().min(1).max(E2B_LIMITS.hostCharactersMax),
+    z
+      .array(
+        z.strictObject({
+          transform: z
+            .strictObject({
+              headers: z
+                .record(z.string(), z.string().max(RANGES.requestHeaderCharacters.max))
+                .nullish(),
+            })
+            .nullish(),
+        }),
+      )
+      .max(E2B_LIMITS.rulesOfHostMax)
+      .nullable(),
+  )
+  .describe(
+    'Header fields that are set in each HTTPS request to a host, or to all names below it (`*.example.com`). Answers show no values.',
+  );
+export type Rules = z.infer<typeof transforms>;
+/** The part of the settings that an update replaces. */
+export const networkLists = {
+  allowOut: rules,
+  denyOut: rules,
+  rules: transforms.nullish(),
+  egressProxy: z.unknown().optional().describe('Not supported: refused.'),
+  dnsServers: z.unknown().optional().describe('Not supported: refused.'),
+};
+/** The rest of the settings, which stay for the sandbox's life. */
+export const e2bNetwork = z.object({
+  allowPublicTraffic: z.boolean().nullish(),
+  maskRequestHost: z.string().max(E2B_LIMITS.hostCharactersMax).nullish(),
+  httpsPorts: z
+    .array(z.number().int().min(1).max(65_535))
+    .max(E2B_LIMITS.httpsPortsMax)
+    .nullish()
+    .describe('Ports whose programs serve HTTPS; their certificates are not verified.'),
+});
+const list = z.array(z.string()).optional();
+const network = z.object({
+  allowOut: list,
+  denyOut: list,
+  allowPublicTraffic: z.boolean().optional(),
+  maskRequestHost: z.string().optional(),
+  httpsPorts: z.array(z.number()).optional(),
+});
+const kept = z.object({
+  /** As the client named it. */
+  template: z.string(),
+  /** Null: the client did not say, and the sandbox has the internet. */
+  allowInternetAccess: z.boolean().nullable(),
+  network: network.optional(),
+});
+
+export type E2bNetwork = z.infer<typeof network>;
+export type Kept = z.infer<typeof kept>;
+
+export function formatKept(value: Kept): Readonly<Record<string, string>> {
+  return { [KEY]: JSON.stringify(value) };
+}
+
+/** Of a sandbox that another interface created: what is true of it. */
+export function keptOf(info: Pick<SandboxInfo, 'annotations' | 'template' | 'network'>): Kept {
+  const text = info.annotations[KEY];
+  const otherwise = {
+    template: info.template ?? 'agent',
+    allowInternetAccess: info.network !== null,
+  };
+  if (text === undefined) return otherwise;
+  try {
+    return kept.parse(JSON.parse(text));
+  } catch (error) {
+    ignore(error, 'kept by another version');
+    return otherwise;
+  }
+}
+
+/** Whether its ports are open to callers without its traffic token. */
+export const isPublic = (info: Parameters<typeof keptOf>[0]): boolean =>
+  keptOf(info).network?.allowPublicTraffic !== false;
+
+/** Variables by which programs know that they run in a sandbox of E2B's clients. */
+export const marksOf = (id: string, template: string): Readonly<Record<string, string>> => ({
+  E2B_SANDBOX: 'true',
+  E2B_SANDBOX_ID: id,
+  E2B_TEMPLATE_ID: template,
+});

@@ -1,0 +1,100 @@
+/** What all parts of the E2B interface share. */
+import type { Clock } from '../../base/clock.ts';
+import type { Log } from '../../base/log.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import type { TemplateStep } from '../../sandbox/contract/template-step.ts';
+import type { AuditSink } from '../tenants/audit.ts';
+import type { Callers } from '../tenants/callers.ts';
+import type { AccessTokens } from './tokens.ts';
+
+export interface E2bParts {
+  readonly control: ControlPlane;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly tokens: AccessTokens;
+  /** Who has which key, and sees what. */
+  readonly callers: Callers;
+  /** Takes a record of each call of the control plane. Absent: none are kept. */
+  readonly audit?: AuditSink | undefined;
+  /** Names of ports end with it: `PORT-ID.DOMAIN`. It may hold a port. */
+  readonly domain: () => string;
+}
+
+/** What sandboxes need of the templates that clients have built. */
+export interface TemplateSource {
+  /** Our name of the template that `ID`, `NAME` or `NAME:TAG` means; undefined: a client has built none. */
+  localName(text: string): string | undefined;
+  /** By id or name. @returns false: there is none */
+  remove(text: string): Promise<boolean>;
+}
+
+/** What builds templates, and where their names and uploaded files are kept. */
+export interface TemplateParts {
+  readonly builds: TemplateBuilds;
+  /** Names, tags and finished builds: a directory of the home. */
+  readonly stateDir: string;
+  /** Uploaded archives, which may be removed at any time. */
+  readonly uploadsDir: string;
+  /**
+   * Judges a build for the tenant's quotas when its turn has come. Absent: there are none.
+   * @returns to be called at the end of the build
+   * @throws an error whose message clients may see
+   */
+  readonly admit?: (tenant: string | null, memoryMib: number) => () => void;
+}
+
+export interface TemplateBuilds {
+  /**
+   * Builds it in VMs and gives it its name.
+   * @returns the size of the sandboxes that start from it
+   * @throws BuildFailure, or another error whose message clients may see
+   */
+  build(
+    wanted: TemplateBuild,
+    onEvent: (event: TemplateBuildEvent) => void,
+    signal: AbortSignal,
+  ): Promise<TemplateSize>;
+  /** The most memory of VMs that a build has at one time, MiB. */
+  memoryMibOf(size: Partial<TemplateSize>): number;
+  /** Removes a template that `build` has named. A missing one is no error. */
+  remove(name: string): Promise<void>;
+  /** Whether this machine has a template of this name, whoever built it. */
+  has(name: string): Promise<boolean>;
+}
+
+export interface TemplateSize {
+  readonly cpus: number;
+  readonly memoryMib: number;
+  /** Of what a sandbox may write. */
+  readonly diskMib: number;
+}
+
+export interface TemplateBuild {
+  /** Our name for the result. */
+  readonly name: string;
+  readonly from: { readonly kind: 'image' | 'template'; readonly name: string };
+  readonly steps: readonly TemplateStep[];
+  readonly start: TemplateStart | null;
+  /** What the client asks for; the builder chooses the rest. */
+  readonly size: Partial<TemplateSize>;
+  /** True: no step of an earlier build is used. */
+  readonly isFresh: boolean;
+}
+
+/** Commands of a shell. */
+export interface TemplateStart {
+  readonly command: string | null;
+  /** Exits with 0 once the program is ready. */
+  readonly ready: string | null;
+}
+
+/** Of step `step`, from 1; 0: what is done before the first. */
+export type TemplateBuildEvent =
+  | { readonly kind: 'step'; readonly step: number; readonly isCached: boolean }
+  | {
+      readonly kind: 'output';
+      readonly step: number;
+      readonly stream: 'stdout' | 'stderr';
+      readonly chunk: Buffer;
+    }
+  | { readonly kind: 'note' | 'warning'; readonly text: string };

@@ -1,0 +1,218 @@
+/**
+ * E2B's interfaces on one port: the control plane, envd and the ports of sandboxes (docs/e2b.md). Programs that use
+ * E2B's clients need only other addresses.
+ *
+ *     request ── dispatch.ts ──┬─ control/    create, list, end, …
+ *                              ├─ templates/  what clients build sandboxes from
+ *                              ├─ envd/       programs and files of a sandbox
+ *                              ├─ interpreter/  who may reach the code interpreter, and what it must know first
+ *                              └─ traffic/    a port of a sandbox
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { CodedError, describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { SandboxInfo } from '../../sandbox/contract/control.ts';
+import { BusyError } from '../../sandbox/contract/errors.ts';
+import { KeyWatch } from '../rest/key-watch.ts';
+import type { App } from '../rest/route.ts';
+import type { OtherInterface } from '../rest/server.ts';
+import { equalInConstantTime } from '../tenants/callers.ts';
+import { PerTenant } from '../tenants/per-tenant.ts';
+import { callerOf, createControlApp } from './control/app.ts';
+import { ENVD_PORT, INTERPRETER_PORT, type Target, targetOf } from './dispatch.ts';
+import { answersPreflight } from './envd/cors.ts';
+import { Envd, signedFile } from './envd/envd.ts';
+import { Signers } from './envd/signers.ts';
+import type { WithEvents } from './events/routes.ts';
+import { Interpreters, mayUseInterpreter } from './interpreter/interpreter.ts';
+import { isPublic } from './kept.ts';
+import type { E2bParts, TemplateParts } from './parts.ts';
+import { addTemplateRoutes, addUploadRoute } from './templates/routes.ts';
+import { BuildTurns, Templates } from './templates/templates.ts';
+import { UploadUrls } from './templates/uploads.ts';
+import { PortProxy, refuseUpgrade } from './traffic/proxy.ts';
+import { notFound, portClosed, sendRefusal, tokenNeeded } from './traffic/refusal.ts';
+
+export interface E2bServer extends OtherInterface, AsyncDisposable {
+  /** For tests: requests to the control plane without a connection. */
+  readonly app: App;
+}
+
+const TRAFFIC_TOKEN = 'e2b-traffic-access-token';
+
+type SandboxTarget = Extract<Target, { kind: 'sandbox' }>;
+
+export interface E2bServerParts extends E2bParts, WithEvents {
+  /** Absent: clients build no templates. */
+  readonly templates?: TemplateParts;
+}
+
+export async function createE2bServer(parts: E2bServerParts): Promise<E2bServer> {
+  const { control, log, tokens } = parts;
+  const urls = new UploadUrls(parts.clock);
+  const turns = new BuildTurns();
+  const { templates: builder } = parts;
+  const templates = new PerTenant(async (tenant) =>
+    builder === undefined
+      ? null
+      : await Templates.open({ ...parts, templates: builder, urls, turns }, tenant),
+  );
+  const apps = new PerTenant(async (tenant) => {
+    const own = await templates.of(tenant);
+    if (own === null) return await createControlApp(parts, tenant);
+    const add = (routes: App): void => {
+      addTemplateRoutes(routes, own);
+      // Uploads have no key: the operator's routes take them, whoever made the URL.
+      if (tenant === null) addUploadRoute(routes, parts, urls);
+    };
+    return await createControlApp(parts, tenant, false, { source: own, add });
+  });
+  const app = await apps.of(null);
+  const envd = new Envd(parts);
+  const proxy = new PortProxy(parts);
+  const interpreters = new Interpreters(parts);
+  const signers = await Signers.open(parts);
+  const keyWatch = new KeyWatch(parts.callers, parts.clock);
+  const stopForgetting = control.onChange(({ id, status }) => {
+    if (status !== 'ended') return;
+    envd.forget(id);
+    interpreters.forget(id);
+  });
+
+  /** Null: the answer is sent. */
+  async function sandboxOf(
+    { id, port }: SandboxTarget,
+    request: IncomingMessage,
+    refuse: (refusal: ReturnType<typeof notFound>) => void,
+  ): Promise<SandboxInfo | null> {
+    const info = await find(id);
+    if (info === null || !canServe(info)) refuse(notFound(id));
+    else if (port === 0) refuse(portClosed(id, port));
+    else if (!mayReach(request, info, port))
+      refuse(tokenNeeded(id, request.headers[TRAFFIC_TOKEN] !== undefined));
+    else return info;
+    return null;
+  }
+
+  function mayReach(request: IncomingMessage, info: SandboxInfo, port: number): boolean {
+    // It judges by itself.
+    if (port === ENVD_PORT) return true;
+    if (port === INTERPRETER_PORT) return mayUseInterpreter(request, info.id, parts);
+    return isPublic(info) || hasToken(request, info.id);
+  }
+
+  async function find(id: string): Promise<SandboxInfo | null> {
+    try {
+      const info = await control.get(id);
+      return info.status === 'ended' ? null : info;
+    } catch (error) {
+      if (error instanceof CodedError) return null;
+      throw error;
+    }
+  }
+
+  function hasToken({ headers }: IncomingMessage, id: string): boolean {
+    const given = headers[TRAFFIC_TOKEN];
+    return typeof given === 'string' && equalInConstantTime(given, tokens.traffic(id));
+  }
+
+  /** The URL does not say whose file it is. Null: the answer is sent. */
+  function signerOf(
+    request: IncomingMessage,
+    refuse: (refusal: ReturnType<typeof notFound>) => void,
+  ): string | null {
+    const signed = signedFile(request);
+    try {
+      const id = signed === null ? null : signers.find(signed);
+      if (id === null) refuse({ status: 401, body: { code: 401, message: 'invalid signature' } });
+      return id;
+    } catch (error) {
+      if (!(error instanceof BusyError)) throw error;
+      refuse({ status: 429, body: { code: 429, message: error.message } });
+      return null;
+    }
+  }
+
+  /** The sandbox may have ended or been paused since it was found. */
+  const answerEnvd = (
+    request: IncomingMessage,
+    response: ServerResponse,
+    info: SandboxInfo,
+  ): Promise<void> =>
+    envd.answer(request, response, info, () => sendRefusal(request, response, notFound(info.id)));
+
+  async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const target = targetOf(request);
+    const isOfProgram = target.kind === 'sandbox' && target.port !== ENVD_PORT;
+    if (!isOfProgram && answersPreflight(request, response)) return;
+    if (target.kind === 'signed') {
+      const id = signerOf(request, (why) => sendRefusal(request, response, why));
+      if (id === null) return;
+      const named: SandboxTarget = { kind: 'sandbox', id, port: ENVD_PORT };
+      const info = await sandboxOf(named, request, (why) => sendRefusal(request, response, why));
+      if (info !== null) await answerEnvd(request, response, info);
+    } else if (target.kind === 'sandbox') {
+      const info = await sandboxOf(target, request, (why) => sendRefusal(request, response, why));
+      if (info === null) return;
+      if (target.port === INTERPRETER_PORT) await interpreters.prepare(info);
+      if (target.port === ENVD_PORT) await answerEnvd(request, response, info);
+      else await proxy.answer(request, response, info, target.port);
+    } else {
+      const caller = callerOf(request, parts.callers);
+      // The operator's routes answer with the refusal.
+      const own = caller === null ? app : await apps.of(caller.tenant);
+      if (caller !== null) keyWatch.follow(caller, response);
+      own.routing(request, response);
+    }
+  }
+
+  async function join(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
+    const target = targetOf(request);
+    if (target.kind !== 'sandbox') {
+      client.destroy();
+      return;
+    }
+    const info = await sandboxOf(target, request, (why) => refuseUpgrade(request, client, why));
+    if (info !== null) await proxy.join(request, client, head, info, target.port);
+  }
+
+  const failed = (where: string) => (error: unknown) =>
+    log.error(`E2B ${where}`, { error: describeError(error) });
+  return {
+    app,
+    takes: (request) => targetOf(request).kind !== 'own',
+    takesUpgrade: (request) => {
+      const target = targetOf(request);
+      // HTTP/2 by upgrade is left to be ignored, as HTTP allows: the answer is in HTTP/1.1.
+      const isH2 = /\bh2c?\b/i.test(request.headers.upgrade ?? '');
+      return target.kind === 'sandbox' && target.port !== ENVD_PORT && !isH2;
+    },
+    request: (request, response) => {
+      answer(request, response).catch((error: unknown) => {
+        failed('request')(error);
+        response.destroy();
+      });
+    },
+    upgrade: (request, client, head) => {
+      // At once: a reset while the sandbox is looked for would end the process.
+      client.on('error', (error) => ignore(error, 'reported by the close that follows'));
+      join(request, client, head).catch((error: unknown) => {
+        failed('upgrade')(error);
+        client.destroy();
+      });
+    },
+    [Symbol.asyncDispose]: async () => {
+      stopForgetting();
+      keyWatch.close();
+      signers[Symbol.dispose]();
+      for (const one of await apps.all()) await one.close();
+      // At once: the end of one tenant's builds may wait for the running one of another.
+      await Promise.all((await templates.all()).map((one) => one?.[Symbol.asyncDispose]()));
+    },
+  };
+}
+
+/** A paused sandbox is resumed by a request if it may be, but never booted: its programs would be gone. */
+const canServe = ({ status, pausedTo, autoResume }: SandboxInfo): boolean =>
+  status !== 'paused' || (autoResume && pausedTo !== 'disk-only');

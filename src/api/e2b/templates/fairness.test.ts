@@ -1,0 +1,133 @@
+import { mkdtemp, readdir, rm, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { type Clock, FakeClock } from '../../../base/clock.ts';
+import { silentLog } from '../../../base/log.ts';
+import { E2B_LIMITS } from '../limits.ts';
+import type { TemplateBuilds } from '../parts.ts';
+import { BuildTurns, Templates } from './templates.ts';
+import { Uploads, UploadUrls } from './uploads.ts';
+
+const HASH = 'a'.repeat(64);
+
+describe('BuildTurns', () => {
+  it('a tenant with many builds delays another’s by one', async () => {
+    const turns = new BuildTurns();
+    const order: string[] = [];
+    const build = (tenant: string, number: number) =>
+      turns.take(tenant, async () => void order.push(`${tenant}${number}`));
+    const all = [1, 2, 3, 4].map((number) => build('a', number));
+    all.push(build('b', 1), build('b', 2));
+    await Promise.all(all);
+    expect(order).toEqual(['a1', 'a2', 'b1', 'a3', 'b2', 'a4']);
+  });
+
+  it('a build that fails ends no other’s turn', async () => {
+    const turns = new BuildTurns();
+    const failed = turns.take('a', async () => await Promise.reject(new Error('no')));
+    const other = turns.take('b', async () => undefined);
+    await expect(failed).rejects.toThrow('no');
+    await other;
+    await turns.take('a', async () => undefined);
+  });
+});
+
+it('Templates: a build without an end fails after a while, and others get their turn', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'nv-long-build-'));
+  const time = new FakeClock();
+  const clock: Clock = {
+    now: () => time.now(),
+    wall: () => time.wall(),
+    after: (ms, run) => time.after(ms, run),
+  };
+  const builds = {
+    build: (_wanted, _onEvent, signal) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => reject(signal.reason as Error));
+      }),
+    remove: async () => undefined,
+    has: async () => false,
+    memoryMibOf: () => 1,
+  } satisfies TemplateBuilds;
+  const turns = new BuildTurns();
+  const places = { stateDir: join(dir, 'state'), uploadsDir: join(dir, 'uploads') };
+  const parts = { clock, log: silentLog, urls: new UploadUrls(clock), turns };
+  await using templates = await Templates.open(
+    { ...parts, templates: { builds, ...places } },
+    'greedy',
+  );
+  const { templateId, build } = templates.request({ name: 'endless' });
+  await templates.start(templateId, build, { fromImage: 'alpine', steps: [] });
+  const other = turns.take('polite', async () => undefined);
+  const statusOf = () => templates.status(templateId, build, 0, 10);
+  await vi.waitFor(() => expect(statusOf().status).toBe('building'));
+  time.advance(E2B_LIMITS.buildMsMax);
+  await other;
+  expect(statusOf()).toMatchObject({
+    status: 'error',
+    reason: { message: 'the build took longer than 2 hours' },
+  });
+  await rm(dir, { recursive: true, force: true });
+});
+
+describe('UploadUrls', () => {
+  const clock = new FakeClock();
+  let dir: string;
+  let greedy: Uploads;
+  let polite: Uploads;
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'nv-uploads-'));
+    greedy = await Uploads.open(join(dir, 'greedy'), clock);
+    polite = await Uploads.open(join(dir, 'polite'), clock);
+  });
+  afterEach(() => rm(dir, { recursive: true, force: true }));
+  async function* archive(): AsyncGenerator<Buffer> {
+    yield Buffer.from('x');
+  }
+
+  it('what builds keep counts: it can’t be replaced by more of the same size', async () => {
+    const sizes = new Map<string, number>();
+    const add = (hash: string) => greedy.add(hash.repeat(64), archive(), () => undefined);
+    await add('a');
+    await greedy.keepFor('b1', 0, 'a'.repeat(64));
+    const most = E2B_LIMITS.uploadsBytesMax;
+    // Sparse: without this much of the disk.
+    for (const name of await readdir(join(dir, 'greedy'))) {
+      await truncate(join(dir, 'greedy', name), most);
+      sizes.set(name, most);
+    }
+    await expect(add('b')).rejects.toMatchObject({ status: 507 });
+    expect((await readdir(join(dir, 'greedy'))).toSorted()).toEqual([...sizes.keys()].toSorted());
+    await greedy.release('b1');
+    await add('b');
+    expect(await greedy.has('a'.repeat(64))).toBe(false);
+  });
+
+  it('a tenant that asks for many forgets only its own', async () => {
+    const urls = new UploadUrls(clock);
+    const [mine, first] = [urls.allow(polite, HASH), urls.allow(greedy, HASH)];
+    for (let count = 0; count < E2B_LIMITS.uploadUrlsMax; count += 1) urls.allow(greedy, HASH);
+    await urls.receive(mine, archive());
+    await expect(urls.receive(first, archive())).rejects.toMatchObject({ status: 403 });
+    expect(await polite.has(HASH)).toBe(true);
+  });
+
+  it('a tenant that uploads a lot at once leaves places for others', async () => {
+    const urls = new UploadUrls(clock);
+    const { promise: end, resolve } = Promise.withResolvers<void>();
+    async function* slow(): AsyncGenerator<Buffer> {
+      await end;
+      yield Buffer.from('x');
+    }
+    const { ownMax } = E2B_LIMITS.uploadsAtOnce;
+    const held = Array.from({ length: ownMax }, () =>
+      urls.receive(urls.allow(greedy, HASH), slow()),
+    );
+    await expect(urls.receive(urls.allow(greedy, HASH), archive())).rejects.toThrow('too many');
+    await urls.receive(urls.allow(polite, HASH), archive());
+    resolve();
+    await Promise.all(held);
+    await urls.receive(urls.allow(greedy, HASH), archive());
+  });
+});

@@ -1,0 +1,47 @@
+/** Metrics of the REST server. Labels hold the server's route patterns, never requested paths. */
+import { Counter, Histogram, type Metric } from '../../base/metrics.ts';
+
+export interface Answered {
+  readonly method: string;
+  /** Pattern as written in `routes/`; undefined: no route matched. */
+  readonly route: string | undefined;
+  readonly status: number;
+  readonly seconds: number;
+}
+
+export class ApiMetrics {
+  readonly #requests = new Counter({
+    name: 'neurovisor_api_requests_total',
+    help: 'Requests to the REST server that were answered.',
+    unit: null,
+    labels: ['method', 'route', 'status'],
+    seriesMax: 400,
+  });
+  readonly #duration = new Histogram({
+    name: 'neurovisor_api_request_duration_seconds',
+    help: 'From the head of a request until its answer is sent.',
+    unit: 'seconds',
+    labels: ['method', 'route'],
+  });
+
+  readonly #operations = new Histogram({
+    name: 'neurovisor_operation_answer_seconds',
+    help: 'From a request to an agent (run a program, read a file, …) until its first answer.',
+    unit: 'seconds',
+  });
+
+  list(): readonly Metric[] {
+    return [this.#requests, this.#duration, this.#operations];
+  }
+
+  /** Counts an operation that an agent answered. */
+  operationAnswered(seconds: number): void {
+    this.#operations.observe({}, seconds);
+  }
+
+  answered({ method, route, status, seconds }: Answered): void {
+    const by = route === undefined ? { method: 'any', route: 'none' } : { method, route };
+    this.#requests.add({ ...by, status: `${status}` });
+    this.#duration.observe(by, seconds);
+  }
+}

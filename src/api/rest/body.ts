@@ -1,0 +1,89 @@
+/** Request bodies with size and time limits, so that a slow client can't hold a request open. */
+import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import type { Clock } from '../../base/clock.ts';
+import { ignore } from '../../base/ignore.ts';
+import { ApiError } from './errors.ts';
+import { API_LIMITS } from './limits.ts';
+
+/** Returns undefined for an empty body. @throws ApiError `too_large`, `request_timeout`, `request_invalid` */
+export async function readJsonBody(body: Readable, clock: Clock): Promise<unknown> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  const reading = (async (): Promise<void> => {
+    for await (const part of chunks(body)) {
+      bytes += part.length;
+      if (bytes > API_LIMITS.bodyBytesMax) {
+        throw new ApiError(
+          'too_large',
+          `the JSON body is larger than ${API_LIMITS.bodyBytesMax} bytes`,
+        );
+      }
+      parts.push(part);
+    }
+  })();
+  await within(reading, clock, API_LIMITS.bodyMsMax, 'the body');
+  if (bytes === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(parts).toString()) as unknown;
+  } catch (error) {
+    throw new ApiError('request_invalid', 'the body is not valid JSON', { cause: error });
+  }
+}
+
+/** Yields the chunks of `body`, each of which must arrive within `LIMITS.uploadIdleMsMax`. */
+export async function* withIdleLimit(body: Readable, clock: Clock): AsyncGenerator<Buffer> {
+  const source = chunks(body);
+  try {
+    for (;;) {
+      const next = await within(
+        source.next(),
+        clock,
+        API_LIMITS.uploadIdleMsMax,
+        'more of the content',
+      );
+      if (next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    // Not awaited: it would wait for the late chunk.
+    source.return?.().catch((error: unknown) => ignore(error, 'the rest of the body is discarded'));
+  }
+}
+
+/**
+ * Reads and drops the rest of a refused request. Resolves at its end, or after `LIMITS.lingerMsMax`. Without
+ * it a client that is still sending may not see the answer.
+ */
+export function discardRest(request: IncomingMessage, clock: Clock): Promise<void> {
+  if (request.complete) return Promise.resolve();
+  request.on('error', (error) => ignore(error, 'the rest of the body is discarded'));
+  // A `readable` listener of an earlier reader would keep the stream from flowing.
+  request.removeAllListeners('readable');
+  request.on('data', () => undefined);
+  request.resume();
+  return new Promise((resolve) => {
+    const stop = clock.after(API_LIMITS.lingerMsMax, resolve);
+    request.once('close', () => {
+      stop();
+      resolve();
+    });
+  });
+}
+
+/** Iterates without destroying the stream at an early end, since the answer needs the connection. */
+function chunks(body: Readable): AsyncIterator<Buffer> & AsyncIterable<Buffer> {
+  return body.iterator({ destroyOnReturn: false });
+}
+
+async function within<T>(work: Promise<T>, clock: Clock, ms: number, what: string): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const stop = clock.after(ms, () =>
+    reject(new ApiError('request_timeout', `${what} did not arrive within ${ms} ms`)),
+  );
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    stop();
+  }
+}

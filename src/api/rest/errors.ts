@@ -1,0 +1,152 @@
+/** Errors as HTTP: one table from codes to statuses, one shape of body. */
+import { CodedError, describeError } from '../../base/errors.ts';
+import type { GuestErrorCode } from '../../machine/guest/errors.ts';
+import { BusyError, SandboxError, type SandboxErrorCode } from '../../sandbox/contract/errors.ts';
+import { API_LIMITS } from './limits.ts';
+
+export type ApiErrorCode =
+  /** Malformed HTTP or JSON, or a missing, unknown or invalid field; the message names it. */
+  | 'request_invalid'
+  /** No API key, or a wrong one. */
+  | 'unauthorized'
+  /** A request of a web page, or with a foreign `Host`: refused, whatever the key. */
+  | 'forbidden'
+  /** No route matches. */
+  | 'route_not_found'
+  /** The route has other methods; the header `Allow` lists them. */
+  | 'method_not_allowed'
+  /** The body or the headers exceed their limit. */
+  | 'too_large'
+  /** The client took too long to send. */
+  | 'request_timeout'
+  /** The route does not accept the body's Content-Type. */
+  | 'media_type'
+  /** The route requires an upgrade. */
+  | 'upgrade_required'
+  /** The `Idempotency-Key` was used before with another body. */
+  | 'key_reused'
+  /** The session is closed, so nothing is created in it. */
+  | 'session_closed'
+  /** A bug in the server; its log says more. */
+  | 'internal'
+  /** Another server listens at the address. */
+  | 'already_running'
+  /** The server can't listen at the address. */
+  | 'listen_failed';
+
+export class ApiError extends CodedError<ApiErrorCode> {}
+
+export interface ErrorBody {
+  readonly error: {
+    readonly code: string;
+    readonly message: string;
+    /** How to fix it, for people. */
+    readonly remedy: string | null;
+    /** When a retry is likely to succeed. */
+    readonly retryAfterMs?: number | undefined;
+  };
+}
+
+export interface ErrorAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: ErrorBody;
+}
+
+/** nginx's status for a client that has disconnected; it is never sent. */
+const CLIENT_GONE = 499;
+
+const API: Record<ApiErrorCode, number> = {
+  request_invalid: 400,
+  unauthorized: 401,
+  forbidden: 403,
+  route_not_found: 404,
+  method_not_allowed: 405,
+  too_large: 413,
+  request_timeout: 408,
+  media_type: 415,
+  upgrade_required: 426,
+  key_reused: 409,
+  session_closed: 409,
+  internal: 500,
+  already_running: 500,
+  listen_failed: 500,
+};
+
+const SANDBOX: Record<SandboxErrorCode, number> = {
+  spec_invalid: 400,
+  not_found: 404,
+  not_ready: 409,
+  name_taken: 409,
+  snapshot_foreign: 409,
+  forbidden: 403,
+  gone: 410,
+  busy: 429,
+  cancelled: CLIENT_GONE,
+  start_failed: 502,
+  snapshot_failed: 502,
+  disk_full: 507,
+  snapshot_damaged: 409,
+  in_use: 409,
+  store_failed: 503,
+  memory_unavailable: 409,
+  network_unavailable: 503,
+  port_unreachable: 502,
+  secrets_missing: 409,
+  template_failed: 502,
+  image_failed: 502,
+};
+
+/** Prefixed with `guest_` in answers, so that a missing file differs from a missing sandbox. */
+const GUEST: Record<GuestErrorCode, number> = {
+  invalid_request: 400,
+  permission_denied: 403,
+  not_found: 404,
+  already_exists: 409,
+  suspended: 409,
+  too_large: 413,
+  cancelled: CLIENT_GONE,
+  hello_refused: 502,
+  protocol_error: 502,
+  connection_lost: 502,
+  guest_failed: 502,
+  exhausted: 503,
+  timeout: 504,
+  hello_timeout: 504,
+  disk_full: 507,
+};
+
+/** Returns undefined for a bug, which is logged and answered without details. */
+export function statusOf(error: unknown): number | undefined {
+  if (error instanceof ApiError) return API[error.code];
+  if (error instanceof SandboxError) return SANDBOX[error.code];
+  if (isGuestError(error)) return GUEST[error.code];
+  return undefined;
+}
+
+export function errorAnswer(error: unknown): ErrorAnswer {
+  const status = statusOf(error);
+  if (status === undefined || !(error instanceof CodedError)) {
+    const message = 'internal server error';
+    const remedy = 'see the log of the daemon, and report the error';
+    return { status: 500, headers: {}, body: { error: { code: 'internal', message, remedy } } };
+  }
+  const body = {
+    code: isGuestError(error) ? `guest_${error.code.replace(/^guest_/, '')}` : error.code,
+    message: describeError(error).slice(0, API_LIMITS.messageCharactersMax),
+    remedy: error.remedy ?? null,
+  };
+  if (!(error instanceof BusyError)) return { status, headers: {}, body: { error: body } };
+  const { retryAfterMs } = error;
+  const headers = { 'retry-after': String(retryAfterSeconds(error)) };
+  return { status, headers, body: { error: { ...body, retryAfterMs } } };
+}
+
+/** Of `Retry-After`: whole seconds. */
+export const retryAfterSeconds = ({ retryAfterMs }: BusyError): number =>
+  Math.max(1, Math.ceil(retryAfterMs / 1000));
+
+/** Recognized by name, since interfaces import only types of the guest. */
+export function isGuestError(error: unknown): error is CodedError<GuestErrorCode> {
+  return error instanceof CodedError && error.name === 'GuestError' && error.code in GUEST;
+}

@@ -1,0 +1,87 @@
+/** Types and helpers that the routes share. */
+import type { ServerResponse } from 'node:http';
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type {
+  FastifyInstance,
+  FastifyReply,
+  RawReplyDefaultExpression,
+  RawRequestDefaultExpression,
+  RawServerDefault,
+} from 'fastify';
+import type { FastifyBaseLogger } from 'fastify/types/logger.js';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import type { Clock } from '../../base/clock.ts';
+import type { Log } from '../../base/log.ts';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import { errorBody } from './schema/answers.ts';
+
+export type App = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  ZodTypeProvider
+>;
+
+export interface ApiParts {
+  readonly control: ControlPlane;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** Answer of a route that sends server-sent events. */
+export const eventStream = (description: string) => ({
+  description,
+  content: { 'text/event-stream': { schema: z.string() } },
+});
+
+/** Error answer of every route. */
+export const failures = { default: errorBody } as const;
+
+/** Returns a signal that is aborted when the client disconnects before its answer is complete. */
+export function clientGone({ raw }: { readonly raw: ServerResponse }): AbortSignal {
+  const controller = new AbortController();
+  const onClose = (): void => {
+    if (!raw.writableFinished) controller.abort(new Error('the client disconnected'));
+  };
+  whenClosed(raw, onClose);
+  return controller.signal;
+}
+
+/** Calls once, when the answer is sent or its client has gone, which may have been long ago. */
+export function whenClosed(response: ServerResponse, run: () => void): void {
+  if (response.closed || response.destroyed) run();
+  else response.once('close', run);
+}
+
+/** Connections whose last answer may be unread, each with how to end the watch. */
+const unread = new WeakMap<Duplex, () => void>();
+
+/**
+ * Calls `undo` if the client disconnects without its answer. A client of a unix socket that closes it with unread
+ * data resets the connection (unix(7)). A reset of a TCP connection shows nothing: the client may have read all.
+ */
+export function onUndelivered({ raw }: FastifyReply, gone: AbortSignal, undo: () => void): void {
+  if (gone.aborted) {
+    undo();
+    return;
+  }
+  const { socket } = raw;
+  // A request of `app.inject` has no connection.
+  if (!(socket instanceof Socket)) return;
+  gone.addEventListener('abort', undo, { once: true });
+  if (socket.remoteAddress !== undefined) return;
+  const onError = (): void => {
+    if (raw.writableFinished) undo();
+  };
+  socket.once('error', onError);
+  unread.set(socket, () => socket.off('error', onError));
+}
+
+/** The client sent another request, so it has read the answer to its last one. */
+export function noteDelivered(socket: Duplex): void {
+  unread.get(socket)?.();
+  unread.delete(socket);
+}

@@ -1,0 +1,539 @@
+/** Response bodies. */
+import { z } from 'zod';
+import type { ChannelStats } from '../../../base/channel.ts';
+import type { UsageRecord } from '../../../inference/bridge/bridge.ts';
+import type { FileEntry, GuestInfo, ProcessInfo } from '../../../machine/guest/guest.ts';
+import type {
+  ForkResult,
+  HostInfo,
+  LogChunk,
+  PoolInfo,
+  SandboxInfo,
+  SnapshotInfo,
+} from '../../../sandbox/contract/control.ts';
+import { END_CAUSES, type EndInfo, type SandboxLogs } from '../../../sandbox/contract/ending.ts';
+import type { ImageInfo } from '../../../sandbox/contract/environment.ts';
+import type { SandboxTimedEvent } from '../../../sandbox/plane/recent-events.ts';
+import type { ErrorBody } from '../errors.ts';
+import {
+  count,
+  diskLimits,
+  modelPolicy,
+  modelUse,
+  ms,
+  networkLimits,
+  networkMode,
+  onMemoryPressure,
+  onTimeout,
+  packageEcosystem,
+  pausedTo,
+  pauseReason,
+  sandboxId,
+  secretPlace,
+  sharedBudget,
+  status,
+  wallMs,
+} from './fields.ts';
+
+const timings = z
+  .object({
+    origin: z.enum(['boot', 'clone']),
+    prepareMs: ms.describe('Directory, disk, sockets; for a clone, also its RAM.'),
+    vmmMs: ms.describe('From the start of the VMM process until guest code runs.'),
+    kernelMs: ms.describe('Until the first process; 0 in a clone.'),
+    agentMs: ms.describe('Until the agent is confirmed.'),
+    totalMs: ms,
+  })
+  .meta({ id: 'StartTimings' });
+
+const victim = z
+  .object({
+    pid: count,
+    name: z.string(),
+    rssBytes: count.describe('Its resident memory.'),
+  })
+  .meta({ id: 'OomVictim' });
+const source = z
+  .enum(['guest', 'host'])
+  .meta({ id: 'MemorySource', description: 'The kernel that reports it.' });
+const amount = {
+  source,
+  memoryBytes: count,
+  limitBytes: count.describe('Limit at which the kernel kills; 0: unknown.'),
+};
+const pressure = {
+  type: z.literal('pressure'),
+  ...amount,
+  some: z
+    .number()
+    .describe('Percent of the last 10 s in which some programs waited for memory (PSI).'),
+  full: z.number().describe('The same for all programs.'),
+};
+const nearOom = { type: z.literal('near_oom'), ...amount };
+const oom = { source, victim: victim.nullable(), detail: z.string() };
+const atMs = wallMs;
+
+const memoryMark = z
+  .discriminatedUnion('type', [
+    z.object({ ...pressure, atMs }).meta({ id: 'PressureMark' }),
+    z.object({ ...nearOom, atMs }).meta({ id: 'NearOomMark' }),
+  ])
+  .meta({ id: 'MemoryMark', description: 'The last sign of memory pressure.' });
+export const lastMarks = {
+  lastPressure: memoryMark.nullable(),
+  lastOom: z
+    .object({ ...oom, atMs })
+    .meta({ id: 'OomMark', description: 'The last OOM kill.' })
+    .nullable(),
+};
+const lastViolation = z
+  .object({
+    count: count.describe('All violations of this VMM.'),
+    syscall: z.number(),
+    name: z.string().nullable(),
+    address: z.string().nullable(),
+    action: z.enum(['refused', 'logged']),
+    atMs,
+  })
+  .meta({
+    id: 'SyscallViolation',
+    description: 'The last system call that the seccomp filter of the VMM refused or logged.',
+  });
+
+const endInfo: z.ZodType<EndInfo> = z
+  .object({
+    cause: z.enum(END_CAUSES).meta({ id: 'EndCause' }),
+    detail: z.string(),
+    atMs,
+    evidence: z
+      .object({
+        exitStatus: z.number().nullable().describe('Exit status of the VMM.'),
+        signal: z.string().nullable(),
+        ...lastMarks,
+        lastViolation: lastViolation.nullable(),
+      })
+      .meta({ id: 'EndEvidence' }),
+  })
+  .meta({ id: 'End' });
+
+/** An event of one type, as a schema of its own. */
+const event = <Id extends string, Shape extends z.core.$ZodLooseShape>(id: Id, shape: Shape) =>
+  z
+    .object({
+      ...shape,
+      sandbox: sandboxId,
+      seq: count.describe('Sequence number, from 1.'),
+      atMs,
+    })
+    .meta({ id });
+/** One event of a sandbox: a line of its stream, an entry of the load. */
+export const timedEvent: z.ZodType<SandboxTimedEvent> = z
+  .discriminatedUnion('type', [
+    event('PressureEvent', pressure),
+    event('NearOomEvent', nearOom),
+    event('OomEvent', { type: z.literal('oom'), ...oom }),
+    event('SecurityEvent', {
+      type: z.literal('security'),
+      source: z.literal('host'),
+      what: z.literal('vmm_exec').describe('The VMM executed a program, which must never happen.'),
+      detail: z.string(),
+    }),
+    event('DiskEvent', {
+      type: z
+        .enum(['disk_full', 'disk_error'])
+        .describe(
+          'disk_full: the host’s disk is full and the sandbox is paused; disk_error: the guest got EIO.',
+        ),
+      path: z.string().describe('The disk’s file on the host.'),
+      freeBytes: count.nullable(),
+    }),
+    event('DroppedEvent', { type: z.literal('dropped'), count }),
+    event('ActionEvent', {
+      type: z.literal('action'),
+      action: z.enum(['warn', 'pause', 'snapshot', 'webhook', 'grow']),
+      ok: z.boolean(),
+      detail: z.string(),
+    }),
+    event('ResizedEvent', {
+      type: z.literal('resized'),
+      by: z.enum(['pressure', 'owner']),
+      fromMib: count,
+      toMib: count,
+      durationMs: ms,
+    }),
+    event('PackageEvent', {
+      type: z.literal('package'),
+      ecosystem: packageEcosystem,
+      name: z.string(),
+      version: z.string().describe('Empty: a page, or not known.'),
+      file: z.string().describe('Empty: the page of the name.'),
+      outcome: z.string().describe('`ok`, or why not: `denied`, `too_young`, `not_locked`, ….'),
+      digest: z.string().describe('`sha256:…`; empty: a page, or not known.'),
+      bytes: count.describe('Sent to the sandbox.'),
+      cached: z.boolean().describe('True: no index was asked.'),
+    }),
+    event('EndEvent', { type: z.literal('end'), end: endInfo }),
+  ])
+  .meta({ id: 'SandboxEvent' });
+
+export const sandboxLogs: z.ZodType<SandboxLogs> = z
+  .object({
+    console: z.string().describe('Last 64 KiB of the serial console.'),
+    vmm: z.string().describe('Last lines of the VMM.'),
+  })
+  .meta({ id: 'Logs' });
+
+export const logChunk: z.ZodType<LogChunk> = z
+  .object({
+    source: z.enum(['console', 'vmm']),
+    text: z.string(),
+    skippedBytes: count.describe('Bytes skipped before this chunk because the reader was slow.'),
+  })
+  .meta({ id: 'LogChunk' });
+
+const gatewayUse = z
+  .object({
+    allowed: z.number().describe('Allowed TLS connections and HTTP requests.'),
+    refused: z.record(z.string(), z.number()).describe('Refused ones, by reason.'),
+    destinations: z
+      .array(
+        z
+          .object({ name: z.string(), bytesMax: z.number(), bytesUsed: z.number() })
+          .meta({ id: 'DestinationUse' }),
+      )
+      .describe('Use of the limits by name.'),
+  })
+  .meta({ id: 'GatewayUse' });
+const networkInfo = z
+  .object({
+    mode: networkMode,
+    allow: z.array(z.string()),
+    deny: z.array(z.string()),
+    limits: networkLimits,
+    address: z.string().nullable().describe('IPv4 address; null while there is no network card.'),
+    gatewayUse: gatewayUse
+      .nullable()
+      .describe('What the gateway allowed and refused; null while there is no network card.'),
+  })
+  .meta({ id: 'Network' });
+const packageInfo = z
+  .object({
+    ecosystems: z.array(packageEcosystem),
+    allow: z.array(z.string()),
+    deny: z.array(z.string()),
+    minAgeMs: ms.nullable(),
+    lockedFiles: count.nullable().describe('Files that the lock names; null: no lock.'),
+  })
+  .meta({ id: 'Packages' });
+const secretInfo = z
+  .object({
+    name: z.string(),
+    sets: z
+      .string()
+      .optional()
+      .describe('The header field that the gateway sets; absent: the guest has a placeholder.'),
+    hosts: z.array(z.string()),
+    places: z.array(secretPlace).describe('Empty: the usual credential fields.'),
+    held: z.boolean().describe('False: the value must be given again.'),
+  })
+  .meta({ id: 'SecretInfo' });
+
+const ofImage = {
+  user: z.string().describe('Of its programs, as the image names it; empty: root.'),
+  workdir: z.string(),
+  entrypoint: z.array(z.string()),
+  cmd: z.array(z.string()),
+  exposedPorts: z.array(z.string()).describe('Such as `80/tcp`.'),
+  stopSignal: z.string().nullable(),
+};
+const imageInfo: z.ZodType<ImageInfo> = z
+  .object({
+    name: z.string().describe('The reference that was asked for.'),
+    digest: z.string().describe('`sha256:…` of its manifest.'),
+    ...ofImage,
+  })
+  .meta({ id: 'SandboxImage' });
+
+export const sandboxInfo: z.ZodType<SandboxInfo> = z
+  .object({
+    id: sandboxId,
+    status,
+    pausedTo: pausedTo.nullable(),
+    pauseReason: pauseReason
+      .nullable()
+      .describe('Of a paused sandbox; null: paused by request, or for its own memory or disk.'),
+    cpus: count,
+    memoryMib: count.describe('Memory of the guest now, MiB.'),
+    memoryMaxMib: count
+      .nullable()
+      .describe('Maximum the memory can grow to, MiB; null: it does not grow.'),
+    diskMib: count,
+    image: imageInfo.nullable().describe('Container image it runs in; null: the built-in system.'),
+    metadata: z.record(z.string(), z.string()),
+    annotations: z
+      .record(z.string(), z.string())
+      .describe('What the interface that created it keeps with it.'),
+    origin: z.enum(['pool', 'clone', 'boot', 'snapshot', 'fork']).meta({
+      id: 'SandboxOrigin',
+      description: 'How it was created: from a pool, as a clone of a template, by a boot, ….',
+    }),
+    snapshot: z.string().nullable().describe('The snapshot it was created from.'),
+    template: z
+      .string()
+      .nullable()
+      .describe('Name of the template it was created from; null: the request named none.'),
+    parent: z.string().nullable().describe('The sandbox it was forked from.'),
+    accelerator: z.string(),
+    sharesMemory: z.boolean().nullable().describe('Until it is changed; null: there is no VM.'),
+    createdAtMs: wallMs,
+    endsAtMs: wallMs.nullable().describe('When its timeout expires; null: no timeout, or paused.'),
+    onTimeout,
+    idleTimeoutMs: ms.nullable(),
+    autoResume: z.boolean(),
+    onMemoryPressure,
+    diskLimits,
+    models: modelPolicy.describe('What it may ask a model.'),
+    modelUse,
+    packages: packageInfo.nullable().describe('Package policy; null: it may fetch no packages.'),
+    network: networkInfo.nullable().describe('Network policy; null: no network.'),
+    secrets: z
+      .array(secretInfo)
+      .describe('Secrets that requests to these hosts get; never the values.'),
+    timings: timings.nullable().describe('Phases of the last start; null if it came from a pool.'),
+    readyMs: ms.nullable().describe('From the request until ready, milliseconds.'),
+    end: endInfo.nullable().describe('Why it ended; null if it has not.'),
+  })
+  .meta({ id: 'Sandbox' });
+export const sandboxList = z
+  .object({ sandboxes: z.array(sandboxInfo) })
+  .meta({ id: 'SandboxList' });
+
+export const snapshotInfo: z.ZodType<SnapshotInfo> = z
+  .object({
+    id: z.string(),
+    name: z.string().nullable(),
+    sandbox: z.string().describe('The sandbox it was created from.'),
+    annotations: z.record(z.string(), z.string()).describe('Those of its sandbox.'),
+    cpus: count,
+    memoryMib: count,
+    diskMib: count,
+    createdAtMs: wallMs,
+    bytes: count.describe('Space on disk.'),
+    diskOnly: z.boolean().describe('It has no memory: sandboxes boot from its disk.'),
+    current: z
+      .boolean()
+      .describe('False: unusable with the host’s current kernel, image, VMM or processor.'),
+  })
+  .meta({ id: 'Snapshot' });
+export const snapshotList = z
+  .object({ snapshots: z.array(snapshotInfo) })
+  .meta({ id: 'SnapshotList' });
+
+const forkResult: z.ZodType<ForkResult> = z
+  .discriminatedUnion('ok', [
+    z.object({ ok: z.literal(true), sandbox: sandboxInfo }).meta({ id: 'ForkSuccess' }),
+    z
+      .object({ ok: z.literal(false), code: z.string(), message: z.string() })
+      .meta({ id: 'ForkFailure' }),
+  ])
+  .meta({ id: 'ForkResult', description: 'Each fork succeeds or fails on its own.' });
+export const forkList = z.object({ forks: z.array(forkResult) }).meta({ id: 'ForkList' });
+
+export const poolInfo: z.ZodType<PoolInfo> = z
+  .object({
+    template: z.string().describe('Key of the template.'),
+    name: z.string().nullable().describe('Name of the template that the pool was set with.'),
+    spec: z
+      .object({
+        cpus: count,
+        memoryMib: count,
+        memoryMaxMib: count.exactOptional(),
+        diskMib: count,
+        warm: z.array(z.string()),
+        requirements: z.array(z.string()).exactOptional().describe('Python packages.'),
+        environment: z
+          .object({
+            image: z.string(),
+            imageDigest: z.string(),
+            digest: z.string().describe('`sha256:…` of its disk.'),
+            env: z.record(z.string(), z.string()),
+            ...ofImage,
+          })
+          .meta({ id: 'PoolEnvironment' })
+          .exactOptional()
+          .describe('Container image; absent: the built-in system.'),
+        card: z
+          .boolean()
+          .exactOptional()
+          .describe('True: the members have a network card, for requests with a network.'),
+      })
+      .meta({ id: 'PoolTemplate' }),
+    min: count,
+    max: count,
+    target: count.describe('Members wanted now, by demand.'),
+    ready: count,
+    starting: count,
+    hits: count.describe('Requests served from the pool.'),
+    misses: count.describe('Requests that found the pool empty.'),
+    discarded: count.describe('Members that died or did not respond.'),
+  })
+  .meta({ id: 'Pool' });
+export const poolList = z.object({ pools: z.array(poolInfo) }).meta({ id: 'PoolList' });
+
+export const hostInfo: z.ZodType<HostInfo> = z
+  .object({
+    version: z.string(),
+    vmm: z.string(),
+    vmmReason: z.string().describe('Why this VMM was chosen.'),
+    memorySharing: z.string().describe('Whose sandboxes share memory, or why none does.'),
+    accelerator: z.string(),
+    upstream: z.string().describe('The model server.'),
+    models: z.array(z.string()).nullable().describe('Models it offers now; null: unknown.'),
+    sandboxes: count,
+    paused: count,
+    queued: count.describe('Requests waiting in the start queue.'),
+    memoryAvailableMib: z.number(),
+    startedAtMs: wallMs,
+    modelBudgets: z
+      .array(sharedBudget)
+      .describe('For the operator those of the host and of all tenants, for a tenant its own.'),
+  })
+  .meta({ id: 'Host' });
+
+export const channelStats: z.ZodType<ChannelStats> = z
+  .object({
+    bytesGuestToHost: count,
+    bytesHostToGuest: count,
+    connectionsOpened: count,
+    connectionsOpen: count,
+    connectionsRefused: count,
+    throttledMsGuestToHost: ms,
+    throttledMsHostToGuest: ms,
+    protocolErrors: count,
+  })
+  .meta({ id: 'ChannelStats' });
+
+const usageRecord: z.ZodType<UsageRecord> = z
+  .object({
+    sandboxId: z.string(),
+    model: z.string(),
+    operation: z.string(),
+    promptTokens: z.number(),
+    completionTokens: z.number(),
+    estimated: z.boolean().describe('Counted by the bridge, not reported by the model server.'),
+    stream: z.boolean(),
+    cached: z
+      .literal(true)
+      .exactOptional()
+      .describe('Answered from the cache: no model server had the request, and it used no tokens.'),
+    status: z.number(),
+    outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost']),
+    timings: z
+      .object({ queueMs: ms, ttftMs: ms.nullable(), totalMs: ms })
+      .meta({ id: 'UsageTimings' }),
+  })
+  .meta({ id: 'Usage', description: 'One model request.' });
+export const usageList = z.object({ usage: z.array(usageRecord) }).meta({ id: 'UsageList' });
+
+export const guestInfo: z.ZodType<GuestInfo> = z
+  .object({
+    agentVersion: z.string(),
+    pythonVersion: z.string(),
+    kernelToInitMs: ms.nullable(),
+    initToAgentMs: ms.nullable(),
+    agentToHelloMs: ms,
+    helloMs: ms,
+    readyMs: ms,
+    overlay: z.enum(['disk', 'memory', 'none']),
+    cgroup: z.boolean(),
+    problems: z.array(z.string()),
+  })
+  .meta({ id: 'Guest' });
+
+const processInfo: z.ZodType<ProcessInfo> = z
+  .object({
+    pid: count,
+    kind: z.enum(['exec', 'python']),
+    argv: z.array(z.string()),
+    cwd: z.string(),
+    user: z.string(),
+    tag: z.string().nullable(),
+    pty: z.boolean(),
+    detached: z.boolean(),
+    ageMs: ms,
+  })
+  .meta({ id: 'Process' });
+export const processList = z
+  .object({ processes: z.array(processInfo) })
+  .meta({ id: 'ProcessList' });
+
+const outputEncoding = z.enum(['utf8', 'base64']);
+export const execResult = z
+  .object({
+    exitCode: z.number().nullable().describe('Null if a signal ended it.'),
+    signal: z.string().nullable(),
+    timedOut: z.boolean(),
+    oomKilled: z.boolean().describe('The guest’s OOM killer killed it.'),
+    oomVictim: victim.nullable().describe('The process that the OOM killer chose.'),
+    truncated: z.boolean().describe('True: output beyond the limit was dropped.'),
+    stdout: z.string(),
+    stderr: z.string(),
+    encoding: z
+      .object({ stdout: outputEncoding, stderr: outputEncoding })
+      .meta({ id: 'OutputEncoding' })
+      .describe('`base64` for output that is not UTF-8.'),
+    durationMs: ms,
+  })
+  .meta({ id: 'ExecResult' });
+
+const fileType = z.enum(['file', 'directory', 'symlink', 'other']);
+export const fileEntry: z.ZodType<FileEntry> = z
+  .object({
+    name: z.string(),
+    path: z.string(),
+    type: fileType,
+    bytes: count,
+    mode: z.number().describe('Permission bits, as a decimal number.'),
+    owner: z.string(),
+    group: z.string(),
+    modifiedMs: wallMs,
+    symlinkTarget: z.string().nullable(),
+    target: z
+      .object({ path: z.string(), type: fileType, mode: z.number() })
+      .meta({ id: 'LinkTarget' })
+      .nullable()
+      .optional()
+      .describe('Where a symbolic link leads in the end; null: nowhere.'),
+    metadata: z
+      .record(z.string(), z.string())
+      .optional()
+      .describe('The extended attributes user.e2b.NAME, by NAME.'),
+  })
+  .meta({ id: 'FileEntry' });
+export const fileList = z.object({ entries: z.array(fileEntry) }).meta({ id: 'FileList' });
+
+export const health = z.object({ status: z.literal('ok') }).meta({ id: 'Health' });
+
+export const errorBody: z.ZodType<ErrorBody> = z
+  .object({
+    error: z
+      .object({
+        code: z.string().describe('Stable code, for programs.'),
+        message: z.string(),
+        remedy: z.string().nullable().describe('How to fix it.'),
+        retryAfterMs: ms.optional().describe('When to retry, milliseconds.'),
+      })
+      .meta({ id: 'ErrorDetail' }),
+  })
+  .meta({
+    id: 'ErrorBody',
+    examples: [
+      {
+        error: {
+          code: 'not_found',
+          message: 'there is no sandbox abcdefghij0123456789',
+          remedy: null,
+        },
+      },
+    ],
+  });

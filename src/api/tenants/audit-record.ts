@@ -1,0 +1,198 @@
+/**
+ * A line of the audit log, and the check of a chain of lines (pure). Each line has the SHA-256 of the line before, so a line
+ * that is changed, removed or moved shows:
+ *
+ *     {"seq":1,…,"prev":"000…"}      {"seq":2,…,"prev":sha256(line 1)}      {"seq":3,…,"prev":sha256(line 2)}
+ */
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+import { ignore } from '../../base/ignore.ts';
+
+/** A request of a sandbox to a model: how much, how long, and how it ended. Never what was asked. */
+const modelUse = z.object({
+  /** Name of the model. */
+  name: z.string(),
+  promptTokens: z.number(),
+  completionTokens: z.number(),
+  /** True: the bridge has estimated the tokens. */
+  estimated: z.boolean(),
+  stream: z.boolean(),
+  outcome: z.enum(['ok', 'cancelled', 'upstream-error', 'upstream-lost', 'refused']),
+  /** Milliseconds until the first byte; null: there was none. */
+  firstByteMs: z.number().nullable(),
+  // Older records lack all of the following.
+  /** Milliseconds until its turn at the model server, and for its part of a budget. */
+  queueMs: z.number().optional(),
+  /** The API that the sandbox spoke. */
+  dialect: z.string().optional(),
+  /** Only of requests that were answered, as the next three: the name in `models.toml`. Null: a cassette has answered. */
+  upstream: z.string().nullable().optional(),
+  /** The upstream's name of the model. */
+  upstreamModel: z.string().optional(),
+  /** Billionths of a dollar; null: the route has no price. 0 if no model server was asked. */
+  costNanoDollars: z.number().nullable().optional(),
+  /** Null: there is no trace. */
+  traceId: z.string().nullable().optional(),
+  /** Names of tools that the answer called: the first 16, each once. */
+  tools: z.array(z.string()).readonly().optional(),
+  toolCalls: z.number().int().positive().optional(),
+  /** The answer came from the cache: no model server had the request, and it used no tokens. */
+  cached: z.literal(true).optional(),
+  /** The answer came from a cassette: no model server had the request. */
+  replayed: z.literal(true).optional(),
+  /** The code of the refusal, such as `budget_spent`. */
+  refusal: z.string().optional(),
+  /** SHA-256, hexadecimal, of what was asked and of the text of the answer; docs/tenants.md says of what exactly. */
+  sha256: z.object({ request: z.string().optional(), answer: z.string().optional() }).optional(),
+  /** The record in the log of contents: its number and the SHA-256 of its line. */
+  content: z.object({ seq: z.number().int().positive(), sha256: z.string() }).optional(),
+  /** Refused requests of this sandbox since its last record that have none. */
+  leftOut: z.number().int().positive().optional(),
+});
+export type ModelUse = z.infer<typeof modelUse>;
+
+const record = z.object({
+  /** From 1, without a gap, also over files. */
+  seq: z.number().int().positive(),
+  /** Time of the answer, ISO 8601, UTC. */
+  at: z.string(),
+  /** Null: the operator; for a refused key: nobody. */
+  tenant: z.string().nullable(),
+  /** Id of the key, or `socket`, `daemon`, `sandbox`; null: no valid key. */
+  key: z.string().nullable(),
+  /** The method and the pattern of the path: never ids, queries or bodies. */
+  call: z.string(),
+  /** Id of the sandbox or snapshot; null: none. */
+  target: z.string().nullable(),
+  /** HTTP status. */
+  status: z.number().int(),
+  /** Time until the answer, milliseconds. */
+  ms: z.number(),
+  /** Only in the log of model requests. */
+  model: modelUse.optional(),
+  /** Only in the log of contents: the request and the answer. */
+  content: z.record(z.string(), z.unknown()).optional(),
+  /** Records before this one that could not be kept. */
+  lost: z.number().int().positive().optional(),
+  prev: z.string().regex(/^[0-9a-f]{64}$/),
+});
+export type AuditRecord = z.infer<typeof record>;
+
+/** `prev` of the first record. */
+export const NO_PREVIOUS = '0'.repeat(64);
+
+export interface ChainEnd {
+  /** 0: no record yet. */
+  readonly seq: number;
+  /** SHA-256 of the line, hexadecimal. */
+  readonly hash: string;
+}
+
+export const CHAIN_START: ChainEnd = { seq: 0, hash: NO_PREVIOUS };
+
+export function lineHash(line: string): string {
+  return createHash('sha256').update(line).digest('hex');
+}
+
+/** Null: not a record. */
+export function parseRecord(line: string): AuditRecord | null {
+  try {
+    return record.parse(JSON.parse(line));
+  } catch (error) {
+    ignore(error, 'reported as a line that is no record');
+    return null;
+  }
+}
+
+/** Checks lines one after another. */
+export class ChainCheck {
+  readonly #problems: string[] = [];
+  #problemCount = 0;
+  #last: (ChainEnd & { readonly where: string }) | null = null;
+  #first: AuditRecord | null = null;
+  #lastAt: string | null = null;
+  #count = 0;
+  /** The end that is known from elsewhere, and whether it was met. */
+  readonly #known: ChainEnd | null;
+
+  readonly #firstSeq: number | null;
+
+  /**
+   * @param known a record that must be there; null: none is known
+   * @param firstSeq number of the first record; null: any
+   */
+  constructor(known: ChainEnd | null, firstSeq: number | null) {
+    this.#known = known;
+    this.#firstSeq = firstSeq;
+  }
+
+  /** @param where the line's place, for messages */
+  add(line: string, where: string): void {
+    this.#count += 1;
+    const one = parseRecord(line);
+    const hash = lineHash(line);
+    const last = this.#last;
+    this.#lastAt = one?.at ?? this.#lastAt;
+    if (one === null) {
+      this.#report(`${where} is not a record: it was changed`);
+      // The next one says by its number whether this was one line.
+      if (last !== null) this.#last = { seq: last.seq + 1, hash, where };
+      return;
+    }
+    if (last === null) {
+      this.#first = one;
+      if (this.#firstSeq !== null && one.seq > this.#firstSeq) {
+        this.#report(`${where}: records ${this.#firstSeq} to ${one.seq - 1} are missing before it`);
+      }
+      if (one.seq === 1 && one.prev !== NO_PREVIOUS) this.#report(`${where}: it was changed`);
+    } else if (one.seq > last.seq + 1) {
+      this.#report(`${where}: records ${last.seq + 1} to ${one.seq - 1} are missing before it`);
+    } else if (one.seq <= last.seq) {
+      this.#report(`${where}: record ${one.seq} is out of order, after record ${last.seq}`);
+    } else if (one.prev !== last.hash) {
+      this.#report(`${last.where}: it was changed, record ${one.seq} does not match it`);
+    }
+    if (one.seq === this.#known?.seq && hash !== this.#known.hash) {
+      this.#report(`${where}: it was changed, the end of the log does not match it`);
+    }
+    this.#last = { seq: one.seq, hash, where };
+  }
+
+  end(): ChainReport {
+    const seq = this.#last?.seq ?? 0;
+    const known = this.#known?.seq ?? 0;
+    if (seq < known) this.#report(`records ${seq + 1} to ${known} are missing at the end`);
+    return {
+      records: this.#count,
+      firstSeq: this.#first?.seq ?? null,
+      lastSeq: this.#last?.seq ?? null,
+      lastHash: this.#last?.hash ?? null,
+      firstAt: this.#first?.at ?? null,
+      lastAt: this.#lastAt,
+      problems: this.#problems,
+      problemCount: this.#problemCount,
+    };
+  }
+
+  #report(problem: string): void {
+    this.#problemCount += 1;
+    if (this.#problems.length < PROBLEMS_SHOWN_MAX) this.#problems.push(problem);
+  }
+}
+
+const PROBLEMS_SHOWN_MAX = 20;
+
+export interface ChainReport {
+  readonly records: number;
+  /** Null: there is no record. */
+  readonly firstSeq: number | null;
+  readonly lastSeq: number | null;
+  /** Keep it elsewhere: anyone who can write to the files can write a whole new chain. */
+  readonly lastHash: string | null;
+  /** Times of these records, as they say. */
+  readonly firstAt: string | null;
+  readonly lastAt: string | null;
+  /** The first ones, each with its place. */
+  readonly problems: readonly string[];
+  readonly problemCount: number;
+}

@@ -1,0 +1,509 @@
+/**
+ * The audit log: one line per control call, chained (`audit-record.ts`).
+ *
+ *     HOME/audit/         0700
+ *       audit.jsonl       0600, only appended to
+ *       audit-SEQ.jsonl   full ones; SEQ: their first record
+ *       head.json         the last record, against a cut end
+ *       models/           the same for requests to models, so that sandboxes do not push out the records of calls
+ *       content/          the same for what was asked and answered, so that long texts do not push out those records
+ *
+ * Calls do not wait for the disk: lines are written in batches, at least every `flushMs`. While the disk is full, calls go
+ * on and lines wait in memory; beyond `waitingMax` and `waitingCharactersMax` they are dropped, and the next record says how many.
+ */
+import { createReadStream } from 'node:fs';
+import {
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { isDeepStrictEqual } from 'node:util';
+import { z } from 'zod';
+import type { Clock } from '../../base/clock.ts';
+import { describeError, errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { TokenBucket } from '../../base/token-bucket.ts';
+import { MIB } from '../../base/units.ts';
+import type { Content } from '../../inference/bridge/bridge.ts';
+import {
+  type AuditRecord,
+  CHAIN_START,
+  ChainCheck,
+  type ChainEnd,
+  type ChainReport,
+  lineHash,
+  type ModelUse,
+  parseRecord,
+} from './audit-record.ts';
+import type { Caller } from './callers.ts';
+import { TenantError } from './errors.ts';
+
+export const AUDIT_LIMITS = {
+  flushMs: 200,
+  /** Lines that wait for the disk. */
+  waitingMax: 10_000,
+  /** Characters of these lines, whose bytes may be three times as many. */
+  waitingCharactersMax: 16 * MIB,
+  /** Written at once. */
+  batchCharactersMax: MIB,
+  fileBytesMax: 64 * 1024 * 1024,
+  /** Full files; the oldest goes. */
+  filesMax: 16,
+  /** Records of callers without a valid key, who must not push out the others' records. */
+  strangers: { size: 50, refillPerSecond: 5 },
+  callCharactersMax: 200,
+} as const;
+
+type Limits = Omit<typeof AUDIT_LIMITS, keyof NonNullable<AuditParts['limits']>> &
+  Required<NonNullable<AuditParts['limits']>>;
+
+export interface AuditedCall {
+  /** Null: no valid key. */
+  readonly caller: Caller | null;
+  readonly call: string;
+  readonly target: string | null;
+  readonly status: number;
+  readonly ms: number;
+  readonly model?: ModelUse;
+  readonly content?: Content;
+}
+
+/** Which log of a home. */
+export type AuditKind = 'calls' | 'models' | 'content';
+
+/** Takes records; never throws. */
+export interface AuditSink {
+  /** @returns the record's place in the chain; null: it was dropped */
+  note(call: AuditedCall): ChainEnd | null;
+}
+
+/** A file that is only appended to. */
+export type AuditFile = Pick<FileHandle, 'appendFile' | 'truncate' | 'close'>;
+
+export interface AuditParts {
+  readonly homeDir: string;
+  /** Default `calls`. */
+  readonly kind?: AuditKind;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** For tests. */
+  readonly limits?: {
+    readonly [K in 'waitingMax' | 'waitingCharactersMax' | 'fileBytesMax' | 'filesMax']?: number;
+  };
+  /** For tests: opens the current file to append to it. */
+  readonly open?: (path: string) => Promise<AuditFile>;
+}
+
+/** A line that waits, and the chain with it. */
+interface Line {
+  readonly line: string;
+  readonly end: ChainEnd;
+}
+
+const CURRENT = 'audit.jsonl';
+/** The call of a last record that only says what was lost before the daemon ended. */
+const END = '(end)';
+const FULL = /^audit-(\d{12})\.jsonl$/;
+const HEAD = 'head.json';
+const head = z.object({ seq: z.number().int().nonnegative(), hash: z.string() });
+
+export class AuditLog implements AuditSink, AsyncDisposable {
+  readonly #parts: AuditParts;
+  readonly #limits: Limits;
+  readonly #dir: string;
+  readonly #strangers: TokenBucket;
+  #file: AuditFile;
+  #bytes: number;
+  #firstSeq: number;
+  #end: ChainEnd;
+  #waiting: Line[] = [];
+  #waitingCharacters = 0;
+  #lost = 0;
+  #cancelFlush: (() => void) | undefined;
+  #flushing: Promise<void> = Promise.resolve();
+  #isFailing = false;
+  /** The current file may end with a part of a line, which must be cut off before anything follows. */
+  #isTorn = false;
+  /** The current file has its final name, and there is no other yet. */
+  #isRenamed = false;
+  #isClosed = false;
+
+  private constructor(parts: AuditParts, opened: Opened) {
+    this.#parts = parts;
+    this.#limits = { ...AUDIT_LIMITS, ...parts.limits };
+    this.#dir = auditDir(parts.homeDir, parts.kind);
+    this.#strangers = new TokenBucket(this.#limits.strangers, parts.clock.now());
+    this.#file = opened.file;
+    this.#bytes = opened.bytes;
+    this.#firstSeq = opened.firstSeq;
+    this.#end = opened.end;
+  }
+
+  /** Continues the chain; cuts off a last line that a killed daemon wrote in part. @throws TenantError `file_failed` */
+  static async open(parts: AuditParts): Promise<AuditLog> {
+    try {
+      return new AuditLog(
+        parts,
+        await openFiles(auditDir(parts.homeDir, parts.kind), parts.open ?? openCurrent),
+      );
+    } catch (error) {
+      throw new TenantError('file_failed', 'could not open the audit log', { cause: error });
+    }
+  }
+
+  note(audited: AuditedCall): ChainEnd | null {
+    const { caller } = audited;
+    if (this.#isClosed) return null;
+    const { clock } = this.#parts;
+    if (caller === null) {
+      if (this.#strangers.waitForMs(1, clock.now()) > 0) {
+        this.#lost += 1;
+        return null;
+      }
+      this.#strangers.spend(1);
+    }
+    const { waitingMax, waitingCharactersMax } = this.#limits;
+    if (this.#waiting.length >= waitingMax || this.#waitingCharacters >= waitingCharactersMax) {
+      this.#lost += 1;
+      return null;
+    }
+    this.#add(audited);
+    this.#cancelFlush ??= clock.after(this.#limits.flushMs, () => void this.flush());
+    return this.#end;
+  }
+
+  #add({ caller, call, target, status, ms, model, content }: AuditedCall): void {
+    const record: AuditRecord = {
+      seq: this.#end.seq + 1,
+      at: new Date(this.#parts.clock.wall()).toISOString(),
+      tenant: caller?.tenant ?? null,
+      key: caller?.key ?? null,
+      call: call.slice(0, this.#limits.callCharactersMax),
+      target,
+      status,
+      ms: Math.round(ms),
+      ...(model && { model }),
+      ...(content && { content: { ...content } }),
+      ...(this.#lost === 0 ? {} : { lost: this.#lost }),
+      prev: this.#end.hash,
+    };
+    this.#lost = 0;
+    const line = JSON.stringify(record);
+    this.#end = { seq: record.seq, hash: lineHash(line) };
+    this.#waiting.push({ line, end: this.#end });
+    this.#waitingCharacters += line.length;
+  }
+
+  /** Resolves when all lines so far are written, or could not be; never rejects. */
+  flush(): Promise<void> {
+    this.#cancelFlush?.();
+    this.#cancelFlush = undefined;
+    this.#flushing = this.#flushing.then(() => this.#write());
+    return this.#flushing;
+  }
+
+  async #write(): Promise<void> {
+    // More lines may come meanwhile.
+    let left = this.#waiting.length;
+    if (left === 0) return;
+    try {
+      while (left > 0) left -= await this.#writeBatch();
+      if (this.#isFailing) this.#parts.log.info('the audit log is written again');
+      this.#isFailing = false;
+    } catch (error) {
+      if (!this.#isFailing) {
+        const reason = describeError(error);
+        this.#parts.log.error('the audit log can’t be written; calls go on', { reason });
+      }
+      this.#isFailing = true;
+    }
+    if (this.#waiting.length > 0 && !this.#isClosed) {
+      this.#cancelFlush ??= this.#parts.clock.after(this.#limits.flushMs, () => void this.flush());
+    }
+  }
+
+  /** @returns the number of lines */
+  async #writeBatch(): Promise<number> {
+    const { batchCharactersMax, fileBytesMax } = this.#limits;
+    let characters = 0;
+    const beyond = this.#waiting.findIndex(({ line }) => {
+      characters += line.length;
+      return characters > batchCharactersMax;
+    });
+    const batch = this.#waiting.slice(0, beyond < 0 ? undefined : Math.max(1, beyond));
+    const [first, last] = [batch[0], batch.at(-1)];
+    if (first === undefined || last === undefined) return 0;
+    if (this.#isTorn) await this.#cut();
+    if (this.#bytes >= fileBytesMax) await this.#rotate(first.end.seq);
+    const bytes = Buffer.from(batch.map(({ line }) => `${line}\n`).join(''));
+    await this.#append(bytes);
+    this.#waiting = this.#waiting.slice(batch.length);
+    for (const { line } of batch) this.#waitingCharacters -= line.length;
+    this.#bytes += bytes.length;
+    await writeHead(this.#dir, last.end);
+    return batch.length;
+  }
+
+  /** A part that a full disk took is cut off again: the lines stay in memory. */
+  async #append(bytes: Buffer): Promise<void> {
+    try {
+      await this.#file.appendFile(bytes);
+    } catch (error) {
+      this.#isTorn = true;
+      await this.#cut().catch((reason: unknown) =>
+        ignore(reason, 'tried again before the next line'),
+      );
+      throw error;
+    }
+  }
+
+  async #cut(): Promise<void> {
+    await this.#file.truncate(this.#bytes);
+    this.#isTorn = false;
+  }
+
+  async #rotate(nextSeq: number): Promise<void> {
+    const current = join(this.#dir, CURRENT);
+    // After a failure below, the next attempt finds the file renamed already.
+    if (!this.#isRenamed) {
+      const full = join(this.#dir, `audit-${String(this.#firstSeq).padStart(12, '0')}.jsonl`);
+      await rename(current, full);
+      this.#isRenamed = true;
+    }
+    const { open: openFile = openCurrent } = this.#parts;
+    const file = await openFile(current);
+    const before = this.#file;
+    this.#file = file;
+    this.#bytes = 0;
+    this.#firstSeq = nextSeq;
+    this.#isRenamed = false;
+    await before.close();
+    const old = (await filesIn(this.#dir)).full.slice(0, -this.#limits.filesMax);
+    for (const name of old) await rm(join(this.#dir, name));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    if (this.#lost > 0) {
+      // No later record will say it.
+      this.#add({ caller: null, call: END, target: null, status: 0, ms: 0 });
+    }
+    await this.flush();
+    const waiting = this.#waiting.map(({ line }) => parseRecord(line));
+    const lost = waiting.reduce((sum, one) => sum + (one?.lost ?? 0), 0);
+    const count = waiting.filter((one) => one?.call !== END).length + lost;
+    if (count > 0) this.#parts.log.error('records of the audit log are lost', { count });
+    await this.#file.close();
+  }
+}
+
+/**
+ * Checks the files of a home, oldest first. A daemon may write meanwhile: what is wrong counts only if no file became
+ * full and none was removed since they were listed.
+ * @param filesMax full files beyond which the daemon has removed the oldest
+ * @throws TenantError `not_found`: there is no log; `file_failed`
+ */
+export async function verifyAudit(
+  homeDir: string,
+  filesMax: number = AUDIT_LIMITS.filesMax,
+  kind: AuditKind = 'calls',
+): Promise<ChainReport> {
+  const dir = auditDir(homeDir, kind);
+  for (;;) {
+    const files = await listFiles(dir);
+    const found = await verifyFiles(dir, files, filesMax).catch((error: unknown) =>
+      readFailure(dir, error),
+    );
+    const isSound = !(found instanceof TenantError) && found.problemCount === 0;
+    if (!isSound && !isDeepStrictEqual(files, await listFiles(dir))) continue;
+    if (found instanceof TenantError) throw found;
+    return found;
+  }
+}
+
+async function verifyFiles(
+  dir: string,
+  { full, current }: LogFiles,
+  filesMax: number,
+): Promise<ChainReport> {
+  const known = await readHead(dir);
+  if (known === null && full.length + current.length === 0) throw noLog(dir);
+  const [, oldest = '1'] = FULL.exec(full[0] ?? '') ?? [];
+  const paths = [...full, ...current].map((name) => join(dir, name));
+  return await verify(paths, known, full.length < filesMax ? 1 : Number(oldest));
+}
+
+/** The file that is written to. It may be missing, as it is while a full one is renamed. */
+export function auditPath(homeDir: string, kind: AuditKind): string {
+  return join(auditDir(homeDir, kind), CURRENT);
+}
+
+/**
+ * The full files of a log, oldest first.
+ * @throws TenantError `not_found`, `file_failed`
+ */
+export async function fullAuditFiles(
+  homeDir: string,
+  kind: AuditKind,
+): Promise<readonly { readonly path: string; readonly firstSeq: number }[]> {
+  const dir = auditDir(homeDir, kind);
+  const { full } = await listFiles(dir);
+  return full.map((name) => ({
+    path: join(dir, name),
+    firstSeq: Number(FULL.exec(name)?.[1]),
+  }));
+}
+
+/** Names of a log's files. */
+interface LogFiles {
+  /** Oldest first. */
+  readonly full: readonly string[];
+  /** One, or none: after a failed rotation, and where somebody has removed it. */
+  readonly current: readonly string[];
+}
+
+/** @throws TenantError `not_found`, `file_failed` */
+async function listFiles(dir: string): Promise<LogFiles> {
+  try {
+    return await filesIn(dir);
+  } catch (error) {
+    throw readFailure(dir, error);
+  }
+}
+
+function readFailure(dir: string, error: unknown): TenantError {
+  if (error instanceof TenantError) return error;
+  if (errorCode(error) === 'ENOENT') return noLog(dir);
+  return new TenantError('file_failed', `could not read the audit log in ${dir}`, { cause: error });
+}
+
+const noLog = (dir: string): TenantError =>
+  new TenantError('not_found', `there is no audit log in ${dir}`, {
+    remedy:
+      'the daemon begins one when it starts; set NEUROVISOR_HOME to read that of another home',
+  });
+
+/** Checks files as one chain, which may begin anywhere. @throws TenantError `not_found`, `file_failed` */
+export async function verifyAuditFiles(paths: readonly string[]): Promise<ChainReport> {
+  return await verify(paths, null, null);
+}
+
+async function verify(
+  paths: readonly string[],
+  known: ChainEnd | null,
+  firstSeq: number | null,
+): Promise<ChainReport> {
+  const check = new ChainCheck(known, firstSeq);
+  for (const path of paths) {
+    let line = 0;
+    const input = createReadStream(path);
+    try {
+      for await (const text of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
+        line += 1;
+        check.add(text, `${path} line ${line}`);
+      }
+    } catch (error) {
+      const code = errorCode(error) === 'ENOENT' ? 'not_found' : 'file_failed';
+      throw new TenantError(code, `could not read ${path}`, { cause: error });
+    }
+  }
+  return check.end();
+}
+
+const auditDir = (homeDir: string, kind: AuditKind = 'calls'): string =>
+  join(homeDir, 'audit', ...(kind === 'calls' ? [] : [kind]));
+
+interface Opened {
+  readonly file: AuditFile;
+  readonly bytes: number;
+  readonly firstSeq: number;
+  readonly end: ChainEnd;
+}
+
+async function openFiles(dir: string, openFile: typeof openCurrent): Promise<Opened> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const known = (await readHead(dir)) ?? CHAIN_START;
+  const { full } = await filesIn(dir);
+  const path = join(dir, CURRENT);
+  await cutTorn(path);
+  const file = await openFile(path);
+  const { size } = await stat(path);
+  const last = full.at(-1);
+  const [first, end] = await endsOf(path);
+  const before = end !== null || last === undefined ? null : (await endsOf(join(dir, last)))[1];
+  const onDisk = end ?? before ?? CHAIN_START;
+  // If the end was cut off, numbering continues after it, so the gap stays visible.
+  const seq = Math.max(onDisk.seq, known.seq);
+  return { file, bytes: size, firstSeq: first ?? seq + 1, end: { seq, hash: onDisk.hash } };
+}
+
+/** Number of the first record, and the last one, of a file; null: none. */
+async function endsOf(path: string): Promise<readonly [number | null, ChainEnd | null]> {
+  const bytes = await readIfThere(path);
+  const whole = bytes.lastIndexOf(NEWLINE);
+  if (whole < 0) return [null, null];
+  const text = (from: number, to: number): string => bytes.subarray(from, to).toString('utf8');
+  const first = text(0, bytes.indexOf(NEWLINE));
+  const last = text(whole === 0 ? 0 : bytes.lastIndexOf(NEWLINE, whole - 1) + 1, whole);
+  // A changed line has no number: then the known end gives the next one.
+  const end = { seq: parseRecord(last)?.seq ?? 0, hash: lineHash(last) };
+  return [parseRecord(first)?.seq ?? null, end];
+}
+
+/** Cuts off what follows the last newline. */
+async function cutTorn(path: string): Promise<void> {
+  const bytes = await readIfThere(path);
+  const whole = bytes.lastIndexOf(NEWLINE) + 1;
+  if (whole < bytes.length) await truncate(path, whole);
+}
+
+const NEWLINE = 0x0a;
+
+async function readIfThere(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+    ignore(error, 'there is no log yet');
+    return Buffer.alloc(0);
+  }
+}
+
+/** Only appends, also if somebody else writes. */
+const openCurrent = async (path: string): Promise<AuditFile> => await open(path, 'a', 0o600);
+
+async function filesIn(dir: string): Promise<LogFiles> {
+  const names = await readdir(dir);
+  return {
+    full: names.filter((name) => FULL.test(name)).sort(),
+    current: names.filter((name) => name === CURRENT),
+  };
+}
+
+async function writeHead(dir: string, end: ChainEnd): Promise<void> {
+  const draft = join(dir, `${HEAD}.new`);
+  await writeFile(draft, `${JSON.stringify(end)}\n`, { mode: 0o600 });
+  await rename(draft, join(dir, HEAD));
+}
+
+/** Null: there is none. */
+async function readHead(dir: string): Promise<ChainEnd | null> {
+  try {
+    return head.parse(JSON.parse(await readFile(join(dir, HEAD), 'utf8')));
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT' && !(error instanceof SyntaxError)) throw error;
+    ignore(error, 'nothing was written yet, or the machine stopped meanwhile');
+    return null;
+  }
+}

@@ -1,0 +1,47 @@
+/** Who sends a request, and the sandboxes that this caller sees. */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
+
+export interface Caller {
+  /** Null: the operator, who sees all sandboxes. */
+  readonly tenant: string | null;
+  /** Id of the key; for the operator how it came: `socket` or `daemon` (the daemon's own key). */
+  readonly key: string;
+}
+
+/** This user and root, at the unix socket. */
+export const SOCKET_CALLER: Caller = { tenant: null, key: 'socket' };
+/** Holder of the daemon's own key. */
+export const DAEMON_KEY_CALLER: Caller = { tenant: null, key: 'daemon' };
+
+export interface Callers {
+  /** The owner of a key; null for a wrong, unknown or revoked one. Never throws. */
+  identify(key: string): Caller | null;
+  /** Whether a tenant's key, by its id, is certainly no longer valid: while keys can't be read, it may be. Never throws. */
+  isRevoked(keyId: string): boolean;
+  /** The control plane of a tenant; null: the operator's. */
+  planeOf(tenant: string | null): ControlPlane;
+}
+
+/** A daemon without tenants. @param apiKey null: no key opens it */
+export function operatorOnly(control: ControlPlane, apiKey: string | null): Callers {
+  return {
+    identify: (key) =>
+      apiKey !== null && equalInConstantTime(key, apiKey) ? DAEMON_KEY_CALLER : null,
+    isRevoked: () => false,
+    planeOf: () => control,
+  };
+}
+
+/** Compares digests of equal length, so that timing reveals nothing about the key, not even its length. */
+export function equalInConstantTime(a: string, b: string): boolean {
+  return timingSafeEqual(keyDigest(a), keyDigest(b));
+}
+
+/**
+ * SHA-256. A slow hash protects passwords, which can be guessed; a key has 192 random bits, so nobody finds it from its
+ * digest at any speed, and a slow hash would only let strangers burn the daemon's CPU with wrong keys.
+ */
+export function keyDigest(key: string): Buffer {
+  return createHash('sha256').update(key).digest();
+}

@@ -1,0 +1,27 @@
+/** The owner of a sandbox or snapshot, one of its annotations: no user sets those, and forks and snapshots keep them. */
+import type { SandboxInfo, SnapshotInfo } from '../../sandbox/contract/control.ts';
+
+const KEY = 'tenant';
+
+type Annotations = SandboxInfo['annotations'];
+
+/** Null: the operator's. */
+export function ownerOf({ annotations }: { readonly annotations: Annotations }): string | null {
+  return Object.hasOwn(annotations, KEY) ? (annotations[KEY] ?? null) : null;
+}
+
+/** Names of snapshots are unique on a host, so a tenant's are kept with the tenant's name. */
+export const nameOnHost = (owner: string, name: string): string => `${owner}/${name}`;
+
+/** The name of a snapshot as its owner gave it. */
+export function ownName(info: Pick<SnapshotInfo, 'name' | 'annotations'>): string | null {
+  const owner = ownerOf(info);
+  const prefix = owner === null ? '' : nameOnHost(owner, '');
+  return info.name?.startsWith(prefix) === true ? info.name.slice(prefix.length) : info.name;
+}
+
+/** @param owner null: the operator */
+export function withOwner(annotations: Annotations | undefined, owner: string | null): Annotations {
+  const { [KEY]: _other, ...rest } = annotations ?? {};
+  return owner === null ? rest : { ...rest, [KEY]: owner };
+}

@@ -1,0 +1,186 @@
+/**
+ * What each tenant uses, and whether it may use more. All counts are kept here and change in one step with the decision,
+ * so requests at once never exceed a quota together.
+ *
+ *     admit ──► reserved ─┬─ runsAs(id) ──► counted by id ◄── changes of the control plane
+ *                         └─ release
+ */
+import { assert } from '../../base/assert.ts';
+import type { Clock } from '../../base/clock.ts';
+import { TokenBucket } from '../../base/token-bucket.ts';
+import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
+import { BusyError } from '../../sandbox/contract/errors.ts';
+import type { StartAsked, StartGate, StartReservation } from '../../sandbox/start/start-gate.ts';
+import { TENANT_LIMITS } from './limits.ts';
+import { ownerOf } from './owner.ts';
+import type { KnownTenants, Quotas } from './settings.ts';
+import { countedMib } from './usage.ts';
+
+interface Counted {
+  readonly tenant: string;
+  readonly memoryMib: number;
+}
+
+export interface TenantUse {
+  readonly sandboxes: number;
+  readonly memoryMib: number;
+}
+
+export interface MemorySharing {
+  /** Clones of all tenants share pages of their template's RAM; else each tenant's among themselves. */
+  readonly isAcross: boolean;
+  /** Whether anybody but the operator could get a member of a pool. */
+  hasTenants(): boolean;
+}
+
+const APART: MemorySharing = { isAcross: false, hasTenants: () => true };
+
+export class TenantQuotas implements StartGate {
+  readonly #quotas: Pick<KnownTenants, 'of'>;
+  readonly #clock: Clock;
+  readonly #sharing: MemorySharing;
+  readonly #sandboxes = new Map<string, Counted>();
+  /** Starts that are under way; `isNew`: they count as sandboxes, too. */
+  readonly #reserved = new Set<Counted & { readonly isNew: boolean }>();
+  /** Owners of the sandboxes that ended last: their model requests may end after them. */
+  readonly #ended = new Map<string, string>();
+  readonly #starts = new Map<string, TokenBucket>();
+
+  /** @param sharing default: tenants share no memory, and there are some */
+  constructor(quotas: Pick<KnownTenants, 'of'>, clock: Clock, sharing: MemorySharing = APART) {
+    this.#quotas = quotas;
+    this.#clock = clock;
+    this.#sharing = sharing;
+  }
+
+  /** Counts the sandboxes of a control plane from now on. @returns the function that stops it */
+  async watch(control: Pick<ControlPlane, 'list' | 'onChange'>): Promise<() => void> {
+    let changed: Set<string> | null = new Set();
+    const stop = control.onChange((info) => {
+      changed?.add(info.id);
+      this.#note(info);
+    });
+    // A change that came meanwhile is newer than the list: an ended sandbox must not count again.
+    for (const info of await control.list()) if (!changed.has(info.id)) this.#note(info);
+    changed = null;
+    return stop;
+  }
+
+  /**
+   * A template build begins: its VMs count like one start. Call the answer at its end.
+   * @throws BusyError
+   */
+  admitBuild(tenant: string | null, memoryMib: number): () => void {
+    if (tenant === null) return () => undefined;
+    const reserved = this.#reserve(tenant, memoryMib, false);
+    return () => void this.#reserved.delete(reserved);
+  }
+
+  useOf(tenant: string): TenantUse {
+    const own = [...this.#sandboxes.values(), ...this.#reserved].filter(
+      (one) => one.tenant === tenant,
+    );
+    // A sandbox that is being resumed is counted already, without memory.
+    const sandboxes = own.filter((one) => !('isNew' in one) || one.isNew).length;
+    const memoryMib = own.reduce((sum, one) => sum + one.memoryMib, 0);
+    return { sandboxes, memoryMib };
+  }
+
+  ownerOf(annotations: SandboxInfo['annotations']): string {
+    const tenant = ownerOf({ annotations });
+    return tenant === null ? 'operator' : `tenant ${tenant}`;
+  }
+
+  sharersOf(annotations: SandboxInfo['annotations'] | null): string | null {
+    if (this.#sharing.isAcross) return 'all';
+    if (annotations !== null) return this.ownerOf(annotations);
+    return this.#sharing.hasTenants() ? null : this.ownerOf({});
+  }
+
+  admit({ annotations, memoryMib, resumes }: StartAsked): StartReservation {
+    const tenant = ownerOf({ annotations });
+    if (tenant === null) return { runsAs: () => undefined, release: () => undefined };
+    const isNew = resumes === null;
+    const { sandboxes } = this.#quotas.of(tenant);
+    if (isNew) within(tenant, 'sandboxes', this.useOf(tenant).sandboxes, 1, sandboxes);
+    const reserved = this.#reserve(tenant, memoryMib, isNew);
+    return {
+      runsAs: (id) => {
+        if (this.#reserved.delete(reserved)) this.#sandboxes.set(id, { tenant, memoryMib });
+      },
+      release: () => void this.#reserved.delete(reserved),
+    };
+  }
+
+  abandoned(id: string): void {
+    this.#end(id);
+  }
+
+  /** @throws BusyError */
+  #reserve(tenant: string, memoryMib: number, isNew: boolean) {
+    const quotas = this.#quotas.of(tenant);
+    const use = this.useOf(tenant);
+    within(tenant, 'MiB of memory', use.memoryMib, memoryMib, quotas.memoryMib);
+    this.#requireStart(tenant, quotas);
+    const reserved = { tenant, memoryMib, isNew };
+    this.#reserved.add(reserved);
+    return reserved;
+  }
+
+  /** For the bridge. */
+  tenantOf(sandboxId: string): string | null {
+    return this.#sandboxes.get(sandboxId)?.tenant ?? this.#ended.get(sandboxId) ?? null;
+  }
+
+  #end(id: string): void {
+    const known = this.#sandboxes.get(id);
+    if (known === undefined) return;
+    this.#sandboxes.delete(id);
+    this.#ended.set(id, known.tenant);
+    const [oldest] = this.#ended.keys();
+    if (this.#ended.size > TENANT_LIMITS.endedMax && oldest !== undefined)
+      this.#ended.delete(oldest);
+  }
+
+  #note(info: SandboxInfo): void {
+    const tenant = ownerOf(info);
+    if (tenant === null) return;
+    if (info.status === 'ended') this.#end(info.id);
+    else this.#sandboxes.set(info.id, { tenant, memoryMib: countedMib(info) });
+  }
+
+  #requireStart(tenant: string, { startsPerSecond }: Quotas): void {
+    if (startsPerSecond === null) {
+      this.#starts.delete(tenant);
+      return;
+    }
+    if (startsPerSecond === 0) throw exceeded(tenant, '0 starts a second', TENANT_LIMITS.retryMs);
+    const now = this.#clock.now();
+    const limit = { size: Math.max(1, startsPerSecond), refillPerSecond: startsPerSecond };
+    const bucket = this.#starts.get(tenant) ?? new TokenBucket(limit, now);
+    bucket.setLimit(limit, now);
+    this.#starts.set(tenant, bucket);
+    // Whole starts: a bucket is open while a part of a token is left.
+    const waitMs = bucket.waitForMs(1, now);
+    if (waitMs > 0) throw exceeded(tenant, `${startsPerSecond} starts a second`, waitMs);
+    bucket.spend(1);
+  }
+}
+
+/** @throws BusyError */
+export function within(
+  tenant: string,
+  what: string,
+  used: number,
+  more: number,
+  most: number | null,
+): void {
+  assert(used >= 0, 'more was released than used');
+  if (most === null || used + more <= most) return;
+  const wanted = more > 1 ? `, ${more} more wanted` : '';
+  throw exceeded(tenant, `${used} of ${most} ${what} are used${wanted}`, TENANT_LIMITS.retryMs);
+}
+
+export function exceeded(tenant: string, why: string, retryMs: number): BusyError {
+  return new BusyError(`quota of tenant ${tenant}: ${why}`, Math.ceil(retryMs));
+}

@@ -1,0 +1,48 @@
+/** The tenants of a daemon: whose key a request has, and what its owner sees. */
+import type { ControlPlane } from '../../sandbox/contract/control.ts';
+import { type Caller, type Callers, operatorOnly } from './callers.ts';
+import type { KnownKeys } from './keys.ts';
+import { TenantPlane } from './plane.ts';
+import type { StorageQuota } from './storage-quota.ts';
+
+export interface TenancyParts {
+  readonly control: ControlPlane;
+  readonly keys: Pick<KnownKeys, 'identify' | 'isRevoked'>;
+  /** The daemon's own key, the operator's. */
+  readonly apiKey: string;
+  /** Absent: unlimited. */
+  readonly storage?: StorageQuota | undefined;
+  /** Hosted models of a tenant; absent: none. */
+  readonly hostedOf?: ((tenant: string) => readonly string[]) | undefined;
+}
+
+export class Tenancy implements Callers {
+  readonly #parts: TenancyParts;
+  readonly #operator: Callers;
+  readonly #planes = new Map<string, ControlPlane>();
+
+  constructor(parts: TenancyParts) {
+    this.#parts = parts;
+    this.#operator = operatorOnly(parts.control, parts.apiKey);
+  }
+
+  identify(key: string): Caller | null {
+    // Both, always: the time of an answer must not tell which one has the key.
+    const operator = this.#operator.identify(key);
+    const tenant = this.#parts.keys.identify(key);
+    return operator ?? tenant;
+  }
+
+  isRevoked(keyId: string): boolean {
+    return this.#parts.keys.isRevoked(keyId);
+  }
+
+  planeOf(tenant: string | null): ControlPlane {
+    const { control, storage, hostedOf } = this.#parts;
+    if (tenant === null) return control;
+    const known =
+      this.#planes.get(tenant) ?? new TenantPlane(control, tenant, { storage, hostedOf });
+    this.#planes.set(tenant, known);
+    return known;
+  }
+}

@@ -1,0 +1,94 @@
+/**
+ * The source of erofs-utils, pinned by its digest. Releases before 1.9.3 lose opaque directories when they merge layers,
+ * and those of stable distributions can't merge them at all, so it is built from source. It comes from /usr/src, or
+ * from the host's mirrors of Debian, whose newer releases have it as a source package.
+ */
+import { access, mkdir, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describeError } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
+import { ImageError } from './errors.ts';
+import { copyPinned } from './pinned-source.ts';
+import type { Job } from './prepare.ts';
+import { debianMirrors } from './rootfs/guest-mirrors.ts';
+import { DEBIAN_KEYRING } from './rootfs/recipe.ts';
+import { runTool } from './tool.ts';
+
+export const EROFS_VERSION = '1.9.4';
+export const EROFS_SHA256 = '7d135aa2550326a5acf20f53c518aea5a8900015ce50700044e40f818c31dd80';
+const EROFS_TARBALL = `erofs-utils_${EROFS_VERSION}.orig.tar.gz`;
+const SOURCE_DIR = '/usr/src';
+const BYTES_MAX = 4 * MIB;
+/** Releases of Debian that have, or will have, this version. */
+const SUITES = ['sid', 'forky'] as const;
+
+/** @throws ImageError `source_invalid`: nowhere to be had, or altered; `cancelled` */
+export async function fetchErofsSource(job: Job, to: string): Promise<void> {
+  const { scratchDir, signal } = job;
+  const placed = join(SOURCE_DIR, EROFS_TARBALL);
+  const from = (await isThere(placed)) ? placed : await download(scratchDir, signal);
+  await copyPinned({ from, sha256: EROFS_SHA256, bytesMax: BYTES_MAX }, to, { signal });
+}
+
+/** @returns the path of the tarball */
+async function download(scratchDir: string, signal: AbortSignal): Promise<string> {
+  const mirrors = await debianMirrors();
+  let cause: unknown = 'this host has no mirror of Debian';
+  for (const suite of mirrors.length === 0 ? [] : SUITES) {
+    try {
+      return await downloadFrom(mirrors, suite, join(scratchDir, suite), signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      ignore(error, 'the next suite may have it');
+      cause = error;
+    }
+  }
+  throw new ImageError('source_invalid', `fetch the source of erofs-utils ${EROFS_VERSION}`, {
+    cause: describeError(cause),
+    remedy: `Place ${EROFS_TARBALL} in ${SOURCE_DIR}, with the SHA-256 ${EROFS_SHA256}.`,
+  });
+}
+
+/** With lists of its own: the host's apt learns of no other release. */
+async function downloadFrom(
+  mirrors: readonly string[],
+  suite: string,
+  dir: string,
+  signal: AbortSignal,
+): Promise<string> {
+  for (const name of ['lists/partial', 'cache/archives/partial', 'source']) {
+    await mkdir(join(dir, name), { recursive: true });
+  }
+  const list = join(dir, 'sources.list');
+  const lines = mirrors.map(
+    (uri) => `deb-src [signed-by=${DEBIAN_KEYRING}] ${uri} ${suite} main\n`,
+  );
+  await writeFile(list, lines.join(''));
+  const options = [
+    `Dir::Etc::sourcelist=${list}`,
+    'Dir::Etc::sourceparts=-',
+    `Dir::State::lists=${join(dir, 'lists')}`,
+    `Dir::Cache=${join(dir, 'cache')}`,
+    // The directory is this user's alone.
+    'APT::Sandbox::User=root',
+  ].flatMap((option) => ['-o', option]);
+  const cwd = join(dir, 'source');
+  const apt = (args: readonly string[]): Promise<string> =>
+    runTool('apt-get', [...options, ...args], { signal, cwd });
+  await apt(['update']);
+  await apt(['source', '--download-only', 'erofs-utils']);
+  const names = await readdir(cwd);
+  if (names.includes(EROFS_TARBALL)) return join(cwd, EROFS_TARBALL);
+  throw new Error(`Debian ${suite} has ${names.find((name) => name.includes('.orig.')) ?? 'none'}`);
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await access(path);
+    return true;
+  } catch (error) {
+    ignore(error, 'the source is fetched');
+    return false;
+  }
+}

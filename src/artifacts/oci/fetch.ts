@@ -1,0 +1,361 @@
+/**
+ * Fetches an image into a private directory: its manifest, its configuration, its layers by digest.
+ *
+ *     skopeo inspect ─► index ─► manifest ─► bounds ─► skopeo copy ─► manifest again, configuration: digests
+ *                                                          │
+ *                                                      watch: bytes on disk, silence
+ *
+ * From a registry, an OCI layout is written, beside which blobs that the cache has are placed first: they are not fetched
+ * again. Anything else goes into skopeo's `dir`, which keeps layers that are not compressed as they are. Layers are not
+ * opened: skopeo compares their digests, and the VM that unpacks them compares the digests of their content.
+ */
+import { link, mkdir, open, readdir, stat, statfs } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { assert } from '../../base/assert.ts';
+import { systemClock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
+import {
+  type Blob,
+  choosePlatform,
+  DOCUMENT_BYTES_MAX,
+  digestOf,
+  type LayerBlob,
+  type Manifest,
+  type ParsedConfig,
+  parseConfig,
+  parseDocument,
+  requirePlatform,
+} from './documents.ts';
+import { OciError } from './errors.ts';
+import type { Reference } from './reference.ts';
+import { runSkopeo } from './skopeo.ts';
+
+/** Interval of the watch, ms. */
+const WATCH_MS = 200;
+/** Disk beyond the layers and documents: skopeo's own files, and blocks begun. */
+const SLACK_BYTES = 16 * MIB;
+
+export interface FetchLimits {
+  /** Largest size of all stored blobs together. */
+  readonly imageBytesMax: number;
+  /** Without a new byte for this time, a fetch ends, ms. */
+  readonly silenceMsMax: number;
+}
+
+export const FETCH_LIMITS: FetchLimits = {
+  imageBytesMax: 32 * 1024 * MIB,
+  silenceMsMax: 120_000,
+};
+
+export interface FetchOptions {
+  readonly reference: Reference;
+  /** As images call it: `amd64`, `arm64`. */
+  readonly architecture: string;
+  /** A new private directory on the file system of the cache, which the caller removes. */
+  readonly dir: string;
+  readonly signal: AbortSignal;
+  readonly limits?: FetchLimits | undefined;
+  /** For tests. */
+  readonly program?: string | undefined;
+}
+
+export interface Resolved {
+  /** Digest of the manifest for this machine; null: known only once it is copied. */
+  readonly digest: string | null;
+  readonly manifest: Manifest;
+}
+
+/**
+ * Asks for the manifest for this machine; nothing is stored.
+ * @throws OciError
+ */
+export async function resolveImage(options: FetchOptions): Promise<Resolved> {
+  const { reference, architecture } = options;
+  const top = await inspect(options, reference.source);
+  checkPin(reference, top);
+  const found = parseDocument(top);
+  if ('manifest' in found) return { digest: digestOf(top), manifest: found.manifest };
+  const { digest } = choosePlatform(found.index, architecture);
+  if (reference.repository === null) {
+    // An archive or layout can't be asked for a digest: skopeo chooses, and what it chose is checked.
+    const copied = await inspect(options, reference.source, architecture);
+    return { digest: null, manifest: manifestOf(copied) };
+  }
+  const chosen = await inspect(options, `${reference.repository}@${digest}`);
+  if (digestOf(chosen) !== digest) throw altered('manifest');
+  return { digest, manifest: manifestOf(chosen) };
+}
+
+export interface Fetched {
+  readonly digest: string;
+  readonly manifest: Manifest;
+  readonly config: ParsedConfig;
+  /** Path of a blob, by its digest. */
+  readonly blobPath: (digest: string) => string;
+}
+
+/**
+ * @param cached paths of blobs that the cache has; they are not fetched again
+ * @param onBytes how much of the total is there
+ * @throws OciError
+ */
+export async function fetchImage(
+  options: FetchOptions,
+  resolved: Resolved,
+  cached: (digest: string) => string | null,
+  onBytes: (bytes: number, total: number) => void,
+): Promise<Fetched> {
+  const { reference, architecture, limits = FETCH_LIMITS } = options;
+  const dir = join(options.dir, 'image');
+  const { layers, config } = resolved.manifest;
+  const blobs = new Map([config, ...layers].map((blob) => [blob.digest, blob]));
+  const total = [...blobs.values()].reduce((sum, blob) => sum + blob.bytes, 0);
+  await requireRoom(dir, total, limits.imageBytesMax, reference.text);
+  const keepsBlobs = reference.repository !== null && layers.every(isCompressed);
+  const copy = keepsBlobs
+    ? layoutCopy(reference, resolved, dir)
+    : plainCopy(reference, resolved, dir);
+  await mkdir(dir, { mode: 0o700 });
+  if (keepsBlobs) {
+    await mkdir(dirname(copy.blobPath(config.digest)));
+    for (const blob of blobs.values()) {
+      await reuse(blob, cached(blob.digest), copy.blobPath(blob.digest));
+    }
+  }
+  const platform = [`--override-os=linux`, `--override-arch=${architecture}`];
+  // skopeo unpacks a compressed archive into a copy first.
+  const archiveBytesMax = reference.repository === null ? limits.imageBytesMax : 0;
+  await watchedSkopeo(options, [...platform, 'copy', '--quiet', ...copy.args], {
+    bytesMax: total + archiveBytesMax,
+    cause: 'it is larger than its manifest says',
+    onBytes: (bytes) => onBytes(Math.min(bytes, total), total),
+  });
+  return await readFetched(options, resolved, copy);
+}
+
+interface Copy {
+  readonly args: readonly string[];
+  readonly blobPath: (digest: string) => string;
+  /** Null: the manifest that was resolved counts. */
+  readonly manifestPath: string | null;
+}
+
+const isCompressed = ({ compression }: LayerBlob): boolean => compression !== 'none';
+
+const pinnedSource = ({ repository, source }: Reference, { digest }: Resolved): string =>
+  repository === null || digest === null ? source : `${repository}@${digest}`;
+
+/** skopeo would compress layers that are not. It writes a manifest of its own, with the same blobs. */
+function layoutCopy(reference: Reference, resolved: Resolved, dir: string): Copy {
+  const to = [`--dest-shared-blob-dir=${dir}`, pinnedSource(reference, resolved)];
+  return {
+    args: [...to, `oci:${join(dir, 'layout')}:image`],
+    blobPath: (digest) => join(dir, 'sha256', digest.slice('sha256:'.length)),
+    manifestPath: null,
+  };
+}
+
+function plainCopy(reference: Reference, resolved: Resolved, dir: string): Copy {
+  return {
+    args: ['--preserve-digests', pinnedSource(reference, resolved), `dir:${dir}`],
+    blobPath: (digest) => join(dir, digest.slice('sha256:'.length)),
+    manifestPath: join(dir, 'manifest.json'),
+  };
+}
+
+async function readFetched(
+  { architecture }: FetchOptions,
+  resolved: Resolved,
+  { blobPath, manifestPath }: Copy,
+): Promise<Fetched> {
+  const { digest, manifest } = await readManifest(manifestPath, resolved);
+  if (resolved.digest !== null && digest !== resolved.digest) throw altered('manifest');
+  const configPath = blobPath(manifest.config.digest);
+  if ((await sizeOf(configPath)) === null) throw altered('configuration');
+  const document = await readBounded(configPath, 'configuration');
+  if (digestOf(document) !== manifest.config.digest) throw altered('configuration');
+  const config = parseConfig(document);
+  requirePlatform(config.platform, architecture);
+  if (config.diffIds.length !== manifest.layers.length) {
+    throw new OciError('image_invalid', 'the image contradicts itself', {
+      cause: `it has ${manifest.layers.length} layers, and digests of ${config.diffIds.length}`,
+    });
+  }
+  for (const layer of manifest.layers) {
+    if ((await sizeOf(blobPath(layer.digest))) !== layer.bytes) throw altered('layer');
+  }
+  return { digest, manifest, config, blobPath };
+}
+
+/** Null: skopeo, which reads names of JSON in any case, has fetched other blobs than the manifest names. */
+async function sizeOf(path: string): Promise<number | null> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+async function readManifest(
+  path: string | null,
+  resolved: Resolved,
+): Promise<{ readonly digest: string; readonly manifest: Manifest }> {
+  if (path === null) {
+    assert(resolved.digest !== null, 'a registry names the digest');
+    return { digest: resolved.digest, manifest: resolved.manifest };
+  }
+  const bytes = await readBounded(path, 'manifest');
+  return { digest: digestOf(bytes), manifest: manifestOf(bytes) };
+}
+
+function manifestOf(bytes: Uint8Array): Manifest {
+  const found = parseDocument(bytes);
+  if ('manifest' in found) return found.manifest;
+  throw new OciError('image_invalid', 'the image has an index in its index');
+}
+
+async function inspect(
+  options: FetchOptions,
+  source: string,
+  architecture?: string,
+): Promise<Buffer> {
+  const platform =
+    architecture === undefined ? [] : ['--override-os=linux', `--override-arch=${architecture}`];
+  const { imageBytesMax } = options.limits ?? FETCH_LIMITS;
+  return await watchedSkopeo(options, [...platform, 'inspect', '--raw', source], {
+    bytesMax: imageBytesMax,
+    cause: `it has more than ${Math.floor(imageBytesMax / MIB)} MiB`,
+    onBytes: () => undefined,
+  });
+}
+
+function silent(image: string, ms: number): OciError {
+  return new OciError('registry_failed', `fetching ${image} was stopped`, {
+    cause: `nothing came for ${Math.round(ms / 1000)} s`,
+    remedy: 'Check that the registry can be reached, and try again.',
+  });
+}
+
+interface Watch {
+  /** Bytes that may be stored. */
+  readonly bytesMax: number;
+  /** Cause of the error if more is stored. */
+  readonly cause: string;
+  readonly onBytes: (bytes: number) => void;
+}
+
+/** Runs skopeo with its temporary files in the private directory; without that they go to /var/tmp, unwatched. */
+export async function watchedSkopeo(
+  options: Omit<FetchOptions, 'architecture'>,
+  args: readonly string[],
+  watch: Watch,
+): Promise<Buffer> {
+  const { program, reference, dir } = options;
+  const temporary = join(dir, 'tmp');
+  await mkdir(temporary, { recursive: true, mode: 0o700 });
+  return await watched(options, watch, (signal) =>
+    runSkopeo([`--tmpdir=${temporary}`, ...args], { program, image: reference.text, signal }),
+  );
+}
+
+function checkPin({ digest }: Reference, document: Uint8Array): void {
+  if (digest !== null && digestOf(document) !== digest) throw altered('manifest');
+}
+
+function altered(what: string): OciError {
+  return new OciError('image_invalid', `the image's ${what} does not have its digest`, {
+    remedy: 'Pull it again; if that fails, too, do not use its registry.',
+  });
+}
+
+async function requireRoom(
+  dir: string,
+  total: number,
+  bytesMax: number,
+  image: string,
+): Promise<void> {
+  if (total > bytesMax) {
+    throw new OciError('image_too_large', `${image} is too large`, {
+      cause: `it has ${Math.ceil(total / MIB)} MiB, and ${Math.floor(bytesMax / MIB)} MiB is the limit`,
+      remedy: 'Use a smaller image.',
+    });
+  }
+  const { bavail, bsize } = await statfs(join(dir, '..'));
+  if (bavail * bsize >= total + SLACK_BYTES) return;
+  throw new OciError('disk_full', `there is no room for ${image}`, {
+    cause: `it needs ${Math.ceil((total + SLACK_BYTES) / MIB)} MiB, and ${Math.floor((bavail * bsize) / MIB)} MiB are free`,
+    remedy: 'Free disk space, for example with: neurovisor image prune',
+  });
+}
+
+/** A blob of the right size that the cache has is not fetched again. */
+async function reuse(blob: Blob, path: string | null, to: string): Promise<void> {
+  if (path === null) return;
+  try {
+    if ((await stat(path)).size !== blob.bytes) return;
+    await link(path, to);
+  } catch (error) {
+    ignore(error, 'the blob is fetched');
+  }
+}
+
+/** Ends the work when it stores too much, or when it stores nothing for long. */
+async function watched<T>(
+  { signal, limits = FETCH_LIMITS, reference, dir }: Omit<FetchOptions, 'architecture'>,
+  { bytesMax, cause, onBytes }: Watch,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const own = new AbortController();
+  let last = -1;
+  let changedAt = systemClock.now();
+  let isOver = false;
+  const look = async (): Promise<void> => {
+    const bytes = await bytesIn(dir);
+    const now = systemClock.now();
+    if (bytes !== last) changedAt = now;
+    last = bytes;
+    onBytes(bytes);
+    if (bytes > bytesMax + SLACK_BYTES) {
+      own.abort(
+        new OciError('image_too_large', `fetching ${reference.text} was stopped`, { cause }),
+      );
+    } else if (now - changedAt > limits.silenceMsMax) {
+      own.abort(silent(reference.text, limits.silenceMsMax));
+    }
+    if (!isOver && !own.signal.aborted) timer = systemClock.after(WATCH_MS, () => void look());
+  };
+  let timer = systemClock.after(WATCH_MS, () => void look());
+  try {
+    return await work(AbortSignal.any([signal, own.signal]));
+  } finally {
+    isOver = true;
+    timer();
+  }
+}
+
+async function bytesIn(dir: string): Promise<number> {
+  let bytes = 0;
+  try {
+    for (const name of await readdir(dir, { recursive: true })) {
+      const found = await stat(join(dir, name)).catch((error: unknown) => {
+        if (errorCode(error) !== 'ENOENT') throw error;
+      });
+      bytes += found?.size ?? 0;
+    }
+  } catch (error) {
+    ignore(error, 'the directory is gone: the fetch has ended');
+  }
+  return bytes;
+}
+
+async function readBounded(path: string, what: string): Promise<Buffer> {
+  await using file = await open(path, 'r');
+  const { size } = await file.stat();
+  if (size > DOCUMENT_BYTES_MAX) {
+    throw new OciError('image_too_large', `the image's ${what} is too large`);
+  }
+  return await file.readFile();
+}

@@ -1,0 +1,573 @@
+/**
+ * The images of this machine: pulled from registries and archives, and made into disks for VMs.
+ *
+ *     reference ─ resolve ─► manifest ─ fetch ─► blobs ─ builder: a VM per layer ─► layers ─ builder ─► environment
+ *                                                 └─ by digest        by diff_id ┘     by ChainID ┘
+ *
+ * Each step finds what is already there, so that images share layers, and a second pull takes as long as the question to
+ * the registry.
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { z } from 'zod';
+import { systemClock } from '../../base/clock.ts';
+import { errorCode } from '../../base/errors.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import { ignore } from '../../base/ignore.ts';
+import { type Progress, ProgressStep } from '../../base/progress.ts';
+import { GIB } from '../../base/units.ts';
+import { type ImageBuilder, UNFINISHED } from './builder.ts';
+import { Catalog, type StoredImage } from './catalog.ts';
+import { chainId, type ImageConfig, LAYERS_MAX, platformText } from './documents.ts';
+import { OciError } from './errors.ts';
+import { type Fetched, type FetchLimits, fetchImage, resolveImage } from './fetch.ts';
+import { type CacheFile, chooseEvictions, hexOf, ImageFiles } from './files.ts';
+import { parseReference, type Reference } from './reference.ts';
+import { SharedWork } from './shared-work.ts';
+
+export interface ImageLimits {
+  /** Largest unpacked archive of a layer. */
+  readonly layerBytesMax: number;
+  /** Largest size of all unpacked layers of an image. */
+  readonly unpackedBytesMax: number;
+  /** Largest size of the cache of images. */
+  readonly quotaBytes: number;
+}
+
+export const IMAGE_LIMITS: ImageLimits = {
+  layerBytesMax: 16 * GIB,
+  unpackedBytesMax: 32 * GIB,
+  quotaBytes: 64 * GIB,
+};
+
+export interface ImagesOptions {
+  readonly cacheDir: string;
+  /** As images call it: `amd64`, `arm64`. */
+  readonly architecture: string;
+  readonly builder: ImageBuilder;
+  readonly progress: Progress;
+  /** Called before a registry or an archive is read. Default: nothing. */
+  readonly beforeFetch?: (() => Promise<void>) | undefined;
+  readonly limits?: ImageLimits | undefined;
+  readonly fetchLimits?: FetchLimits | undefined;
+  /** For tests: the program to use instead of skopeo. */
+  readonly skopeo?: string | undefined;
+}
+
+/** An image as a disk for a VM, with what it says about its programs. */
+export interface Environment
+  extends Pick<ImageConfig, 'user' | 'env' | 'workdir' | 'entrypoint' | 'cmd'> {
+  /** Path of a read-only EROFS image, of which every byte comes from a VM that saw hostile layers. */
+  readonly image: string;
+  /** `sha256:…` of that file. */
+  readonly digest: string;
+}
+
+export interface PulledImage {
+  readonly image: StoredImage;
+  readonly environment: Environment;
+}
+
+/** Bytes that a removal freed. */
+export interface Removed {
+  readonly images: readonly string[];
+  readonly bytes: number;
+}
+
+const environmentSchema = z.object({ digest: z.string(), bytes: z.number() });
+
+export class Images {
+  readonly #options: ImagesOptions;
+  readonly #limits: ImageLimits;
+  readonly #files: ImageFiles;
+  readonly #catalog: Catalog;
+  readonly #pulls = new SharedWork<StoredImage>();
+  readonly #builds = new SharedWork<Environment>();
+  /** Number of pulls under way. */
+  #pulling = 0;
+
+  constructor(options: ImagesOptions) {
+    this.#options = options;
+    this.#limits = options.limits ?? IMAGE_LIMITS;
+    const dir = join(options.cacheDir, 'oci');
+    this.#files = new ImageFiles(dir);
+    this.#catalog = new Catalog(dir);
+  }
+
+  /** Architecture of the images that run here, as images call it. */
+  get architecture(): string {
+    return this.#options.architecture;
+  }
+
+  /** Newest first. @throws OciError */
+  async list(): Promise<readonly StoredImage[]> {
+    return (await this.#catalog.read()).toSorted((a, b) => b.pulledAtMs - a.pulledAtMs);
+  }
+
+  /**
+   * By reference, digest, or a prefix of at least 6 digits of the digest.
+   * @throws OciError `image_not_found`
+   */
+  async find(text: string, cwd: string): Promise<StoredImage> {
+    const images = await this.list();
+    const found = images.find(({ digest }) => digest === text) ?? findByHex(images, text);
+    const image = found ?? findByName(images, parseReference(text, cwd));
+    if (image !== undefined) return image;
+    throw notFound(text);
+  }
+
+  /**
+   * Fetches the image and makes its environment, or finds both.
+   * @param when `missing`: a name that is known here is not asked for again
+   * @throws OciError
+   */
+  async pull(
+    reference: Reference,
+    when: 'always' | 'missing',
+    signal: AbortSignal,
+  ): Promise<PulledImage> {
+    this.#pulling += 1;
+    try {
+      return await this.#pull(reference, when, signal);
+    } finally {
+      this.#pulling -= 1;
+    }
+  }
+
+  async #pull(
+    reference: Reference,
+    when: 'always' | 'missing',
+    signal: AbortSignal,
+  ): Promise<PulledImage> {
+    const isStored = reference.transport === 'stored';
+    const isSought = isStored || when === 'missing';
+    const known = isSought ? findByName(await this.list(), reference) : undefined;
+    if (isStored && known === undefined) throw notFound(reference.text);
+    const image =
+      known ??
+      (await this.#pulls.run(reference.text, signal, (own) => this.#fetch(reference, own)));
+    const environment = await this.#environmentOr(image, reference, signal);
+    await this.#enforceQuota(image, signal);
+    return { image, environment };
+  }
+
+  /** Blobs that were evicted meanwhile are fetched again. */
+  async #environmentOr(
+    image: StoredImage,
+    reference: Reference,
+    signal: AbortSignal,
+  ): Promise<Environment> {
+    try {
+      return await this.#environment(image, signal);
+    } catch (error) {
+      if (!(error instanceof MissingBlob)) throw error;
+      if (reference.transport === 'stored') throw removedFiles(reference);
+      const again = await this.#pulls.run(reference.text, signal, (own) =>
+        this.#fetch(reference, own),
+      );
+      return await this.#environment(again, signal).catch((second: unknown) => {
+        if (!(second instanceof MissingBlob)) throw second;
+        throw removedFiles(reference);
+      });
+    }
+  }
+
+  /** Whether a build has made these files. @param key `sha256:…` of all that they depend on */
+  async hasBuilt(key: string): Promise<boolean> {
+    const bytes = await this.#files.use('environments', key);
+    return bytes !== null && (await this.#recordOf(key, bytes)) !== undefined;
+  }
+
+  /** Path of a new file for the disk of a build, on the cache's file system. */
+  async placeForBuild(key: string): Promise<string> {
+    await this.#files.make();
+    return `${this.#files.path('environments', key)}.${newSandboxId()}${UNFINISHED}`;
+  }
+
+  /** Makes the file the disk of these files. */
+  async keepBuilt(key: string, from: string, signal: AbortSignal): Promise<void> {
+    await this.#keepEnvironment(key, from, signal);
+  }
+
+  /**
+   * Lists what a build made, as an image without layers.
+   * @param name null: without one
+   * @throws OciError `image_not_found`: its disk was removed meanwhile
+   */
+  async addBuilt(
+    key: string,
+    config: ImageConfig,
+    name: Reference | null,
+    signal: AbortSignal,
+  ): Promise<PulledImage> {
+    const plain = toPlain(config);
+    const text = JSON.stringify({ key, config: plain });
+    const digest = `sha256:${createHash('sha256').update(text).digest('hex')}`;
+    const image: StoredImage = {
+      digest,
+      names: [],
+      platform: `linux/${this.#options.architecture}`,
+      pulledAtMs: systemClock.wall(),
+      configDigest: digest,
+      built: key,
+      layers: [],
+      config: plain,
+    };
+    const added = await this.#add(image, name?.text ?? null, signal);
+    const environment = await this.#environment(added, signal);
+    await this.#enforceQuota(added, signal);
+    return { image: added, environment };
+  }
+
+  /**
+   * Removes images and the files that no other image needs.
+   * @throws OciError `image_not_found`
+   */
+  async remove(texts: readonly string[], cwd: string, signal: AbortSignal): Promise<Removed> {
+    const found = await Promise.all(texts.map((text) => this.find(text, cwd)));
+    const gone = new Set(found.map(({ digest }) => digest));
+    return await this.#removeWhere(signal, ({ digest }) => gone.has(digest));
+  }
+
+  /** Removes images without a name, or all; and files of no image. */
+  async prune(all: boolean, signal: AbortSignal): Promise<Removed> {
+    return await this.#removeWhere(signal, ({ names }) => all || names.length === 0);
+  }
+
+  async #removeWhere(
+    signal: AbortSignal,
+    isGone: (image: StoredImage) => boolean,
+  ): Promise<Removed> {
+    return await this.#catalog.update(signal, async (images) => {
+      const kept = images.filter((image) => !isGone(image));
+      const needed = new Set(kept.flatMap(filesOf));
+      const files = (await this.#files.list()).filter(({ hex }) => !needed.has(hex));
+      const result = {
+        images: images.filter(isGone).map(({ digest }) => digest),
+        bytes: await this.#removeFiles(files),
+      };
+      return { images: kept, result };
+    });
+  }
+
+  async #removeFiles(files: readonly CacheFile[]): Promise<number> {
+    for (const file of files) await this.#files.remove(file);
+    return files.reduce((sum, { ownBytes }) => sum + ownBytes, 0);
+  }
+
+  async #enforceQuota(used: StoredImage, signal: AbortSignal): Promise<void> {
+    // The last of several pulls does it: the others need what they have just made.
+    if (this.#pulling > 1) return;
+    const files = await this.#files.list();
+    const keep = new Set([hexOf(chainOf(used))]);
+    const evicted = chooseEvictions(files, this.#limits.quotaBytes, keep);
+    if (evicted.length === 0) return;
+    await this.#removeFiles(evicted);
+    signal.throwIfAborted();
+  }
+
+  async #fetch(reference: Reference, signal: AbortSignal): Promise<StoredImage> {
+    const { architecture, fetchLimits: limits, skopeo: program } = this.#options;
+    await this.#options.beforeFetch?.();
+    const step = new ProgressStep(
+      this.#options.progress,
+      'image-fetch',
+      `Fetch ${reference.text}`,
+      20_000,
+    );
+    await this.#files.make();
+    const dir = join(this.#files.dir, 'tmp', newSandboxId());
+    const options = { reference, architecture, dir, signal, limits, program };
+    try {
+      const resolved = await resolveImage(options);
+      const known = (await this.list()).find(({ digest }) => digest === resolved.digest);
+      if (known !== undefined && (await this.#isComplete(known))) {
+        step.done(true);
+        return await this.#addName(known, reference, signal);
+      }
+      const fetched = await fetchImage(
+        options,
+        resolved,
+        (digest) => this.#files.path('blobs', digest),
+        (bytes, total) => step.bytes(bytes, total),
+      );
+      await this.#keepBlobs(fetched);
+      step.done(false);
+      return await this.#addName(toStored(fetched), reference, signal);
+    } catch (error) {
+      step.failed(error);
+      throw explain(error, reference.text, signal);
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
+  }
+
+  /** Whether its environment is there, or can be built without the registry. */
+  async #isComplete(image: StoredImage): Promise<boolean> {
+    if ((await this.#files.use('environments', chainOf(image))) !== null) return true;
+    for (const { digest, diffId } of image.layers) {
+      const has =
+        (await this.#files.use('layers', diffId)) ?? (await this.#files.use('blobs', digest));
+      if (has === null) return false;
+    }
+    return true;
+  }
+
+  async #keepBlobs({ manifest, blobPath }: Fetched): Promise<void> {
+    for (const { digest } of manifest.layers) {
+      await rename(blobPath(digest), this.#files.path('blobs', digest)).catch(
+        // A layer that occurs twice.
+        (error: unknown) => {
+          if (errorCode(error) !== 'ENOENT') throw error;
+        },
+      );
+    }
+  }
+
+  async #addName(
+    image: StoredImage,
+    { text }: Reference,
+    signal: AbortSignal,
+  ): Promise<StoredImage> {
+    return await this.#add(image, text, signal);
+  }
+
+  /** The name now means this image, and no other. */
+  async #add(image: StoredImage, text: string | null, signal: AbortSignal): Promise<StoredImage> {
+    return await this.#catalog.update(signal, async (images) => {
+      const others = images.map((one) => ({
+        ...one,
+        names: one.names.filter((name) => name !== text),
+      }));
+      const existing = others.find(({ digest }) => digest === image.digest) ?? image;
+      const names = [
+        ...existing.names.filter((name) => name !== text),
+        ...(text === null ? [] : [text]),
+      ];
+      const result = { ...existing, names, pulledAtMs: systemClock.wall() };
+      return {
+        images: [...others.filter(({ digest }) => digest !== image.digest), result],
+        result,
+      };
+    });
+  }
+
+  async #environment(image: StoredImage, signal: AbortSignal): Promise<Environment> {
+    const chain = chainOf(image);
+    return await this.#builds.run(chain, signal, async (own) => {
+      const found = await this.#findEnvironment(image, chain);
+      if (found !== undefined) return found;
+      if (image.built !== undefined) throw goneBuild(image);
+      await this.#files.make();
+      const layers = await this.#buildLayers(image, own);
+      return await this.#merge(image, chain, layers, own);
+    });
+  }
+
+  async #findEnvironment(image: StoredImage, chain: string): Promise<Environment | undefined> {
+    const path = this.#files.path('environments', chain);
+    const bytes = await this.#files.use('environments', chain);
+    if (bytes === null) return undefined;
+    const digest = await this.#recordOf(chain, bytes);
+    return digest === undefined ? undefined : toEnvironment(image, path, digest);
+  }
+
+  /** @returns the digest of the whole file; undefined: it is not whole */
+  async #recordOf(chain: string, bytes: number): Promise<string | undefined> {
+    const path = this.#files.path('environments', chain);
+    try {
+      const record = environmentSchema.parse(JSON.parse(await readFile(`${path}.json`, 'utf8')));
+      if (record.bytes === bytes) return record.digest;
+    } catch (error) {
+      ignore(error, 'the environment is built again');
+    }
+    return undefined;
+  }
+
+  /** Moves a whole file to its place, and records its digest. */
+  async #keepEnvironment(chain: string, from: string, signal: AbortSignal): Promise<string> {
+    const path = this.#files.path('environments', chain);
+    await rm(`${path}.json`, { force: true });
+    const digest = await digestFile(from, signal);
+    const record = { digest, bytes: (await stat(from)).size };
+    if (from !== path) await rename(from, path);
+    // Last: without it the image counts as not built.
+    await writeFile(`${path}.json`, `${JSON.stringify(record)}\n`);
+    return digest;
+  }
+
+  async #buildLayers(
+    image: StoredImage,
+    signal: AbortSignal,
+  ): Promise<readonly { readonly path: string; readonly bytes: number }[]> {
+    const { progress, builder } = this.#options;
+    const { layers } = image;
+    const title = layers.length === 1 ? 'Unpack the layer' : `Unpack ${layers.length} layers`;
+    const step = new ProgressStep(progress, 'image-layers', title, layers.length * 8_000);
+    const made: { path: string; bytes: number }[] = [];
+    let built = 0;
+    let left = this.#limits.unpackedBytesMax;
+    try {
+      for (const [index, layer] of layers.entries()) {
+        const path = this.#files.path('layers', layer.diffId);
+        let bytes = await this.#files.use('layers', layer.diffId);
+        if (bytes === null) {
+          const blobPath = this.#files.path('blobs', layer.digest);
+          if ((await this.#files.use('blobs', layer.digest)) === null) throw new MissingBlob();
+          const unpackedBytesMax = Math.min(left, this.#limits.layerBytesMax);
+          const { diffId, compression, bytes: blobBytes } = layer;
+          const job = { blobPath, blobBytes, compression, diffId, unpackedBytesMax };
+          await builder.layer(job, path, signal);
+          bytes = (await stat(path)).size;
+          built += 1;
+        }
+        left -= bytes;
+        if (left < 0) throw tooLarge(this.#limits.unpackedBytesMax);
+        made.push({ path, bytes });
+        step.fraction((index + 1) / layers.length, `${index + 1} of ${layers.length}`);
+      }
+      step.done(built === 0);
+      return made;
+    } catch (error) {
+      step.failed(error);
+      throw explain(error, image.names.at(-1) ?? image.digest, signal);
+    }
+  }
+
+  async #merge(
+    image: StoredImage,
+    chain: string,
+    layers: readonly { readonly path: string; readonly bytes: number }[],
+    signal: AbortSignal,
+  ): Promise<Environment> {
+    const step = new ProgressStep(this.#options.progress, 'image-merge', 'Merge the layers', 8_000);
+    const path = this.#files.path('environments', chain);
+    try {
+      await rm(`${path}.json`, { force: true });
+      await this.#options.builder.merge({ layers }, path, signal);
+      const digest = await this.#keepEnvironment(chain, path, signal);
+      step.done(false);
+      return toEnvironment(image, path, digest);
+    } catch (error) {
+      step.failed(error);
+      throw explain(error, image.names.at(-1) ?? image.digest, signal);
+    }
+  }
+}
+
+/** A blob that the cache no longer has. */
+class MissingBlob extends Error {
+  override name = 'MissingBlob';
+}
+
+/** The name of its environment. */
+function chainOf({ layers, built }: StoredImage): string {
+  return built ?? chainId(layers.map(({ diffId }) => diffId));
+}
+
+/** Hexadecimal names of all files of an image. */
+function filesOf(image: StoredImage): string[] {
+  const { layers } = image;
+  return [chainOf(image), ...layers.flatMap(({ digest, diffId }) => [digest, diffId])].map(hexOf);
+}
+
+function toStored({ digest, manifest, config }: Fetched): StoredImage {
+  return {
+    digest,
+    names: [],
+    platform: platformText(config.platform),
+    pulledAtMs: systemClock.wall(),
+    configDigest: manifest.config.digest,
+    layers: manifest.layers.slice(0, LAYERS_MAX).map((layer, index) => ({
+      digest: layer.digest,
+      bytes: layer.bytes,
+      compression: layer.compression,
+      diffId: config.diffIds[index] ?? '',
+    })),
+    config: toPlain(config.config),
+  };
+}
+
+/** The catalog's type has no read-only arrays. */
+function toPlain(config: ImageConfig): StoredImage['config'] {
+  const { healthcheck } = config;
+  return {
+    ...config,
+    env: { ...config.env },
+    entrypoint: [...config.entrypoint],
+    cmd: [...config.cmd],
+    exposedPorts: [...config.exposedPorts],
+    labels: { ...config.labels },
+    healthcheck: healthcheck && { ...healthcheck, command: [...healthcheck.command] },
+  };
+}
+
+function toEnvironment({ config }: StoredImage, image: string, digest: string): Environment {
+  const { user, env, workdir, entrypoint, cmd } = config;
+  return { image, digest, user, env, workdir, entrypoint, cmd };
+}
+
+function notFound(text: string): OciError {
+  return new OciError('image_not_found', `there is no image "${text.slice(0, 200)}" here`, {
+    remedy: 'List the images with: neurovisor image ls',
+  });
+}
+
+function removedFiles({ text }: Reference): OciError {
+  return new OciError('disk_full', `the files of ${text} were removed again`, {
+    cause: 'another pull needs their room, or images were pruned',
+    remedy: 'Pull it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
+  });
+}
+
+function goneBuild({ names, digest }: StoredImage): OciError {
+  return new OciError('image_not_found', `the disk of ${names.at(-1) ?? digest} was removed`, {
+    cause: 'it was built here, and other images needed its room',
+    remedy: 'Build it again, or set NEUROVISOR_IMAGE_QUOTA_GIB to more.',
+  });
+}
+
+function findByName(
+  images: readonly StoredImage[],
+  { text, digest }: Reference,
+): StoredImage | undefined {
+  return images.find((one) => one.names.includes(text) || one.digest === digest);
+}
+
+const HEX_PREFIX = /^(?:sha256:)?([0-9a-f]{6,64})$/;
+
+function findByHex(images: readonly StoredImage[], text: string): StoredImage | undefined {
+  const [, hex] = HEX_PREFIX.exec(text) ?? [];
+  if (hex === undefined) return undefined;
+  const found = images.filter(({ digest }) => digest.startsWith(`sha256:${hex}`));
+  return found.length === 1 ? found[0] : undefined;
+}
+
+function tooLarge(bytesMax: number): OciError {
+  return new OciError('image_too_large', 'the image is too large', {
+    cause: `unpacked, it has more than ${Math.floor(bytesMax / GIB)} GiB`,
+    remedy: 'Use a smaller image.',
+  });
+}
+
+function explain(error: unknown, image: string, signal: AbortSignal): unknown {
+  if (error instanceof OciError || error instanceof MissingBlob) return error;
+  if (signal.aborted) {
+    return new OciError('cancelled', `pulling ${image} was canceled`, { cause: signal.reason });
+  }
+  const code = errorCode(error);
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error;
+  return new OciError('disk_full', `there is no room for ${image}`, {
+    cause: error,
+    remedy: 'Free disk space, for example with: neurovisor image prune',
+  });
+}
+
+async function digestFile(path: string, signal: AbortSignal): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path), hash, { signal });
+  return `sha256:${hash.digest('hex')}`;
+}

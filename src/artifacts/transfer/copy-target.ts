@@ -1,0 +1,220 @@
+/**
+ * A directory of this machine that a copy writes below. Each component of a path below it is opened by itself with
+ * O_NOFOLLOW, and files are made relative to the descriptor of their directory: the equal of openat2(2) with
+ * RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, which Node lacks. So a link below it never leads a write elsewhere,
+ * whether an earlier copy left it or another program makes it meanwhile.
+ */
+import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
+import {
+  type FileHandle,
+  lstat,
+  mkdir,
+  open,
+  readlink,
+  rename,
+  rm,
+  rmdir,
+  symlink,
+  unlink,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { errorCode } from '../../base/errors.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import type { Content } from './content.ts';
+import { CopyError } from './transfer.ts';
+
+const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
+
+export class CopyTarget {
+  readonly #dir: string;
+
+  /** @param dir an existing directory; links on the way to it are followed, for its owner names it */
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  /** Keeps an existing directory. @param mode without the bits of the umask. @returns whether there was none. @throws CopyError `in_the_way` */
+  async makeDirectory(path: string, mode = 0o700): Promise<boolean> {
+    let isNew = true;
+    await this.#inParent(path, async (at) => {
+      try {
+        await mkdir(at, { mode });
+      } catch (error) {
+        if (errorCode(error) !== 'EEXIST') throw error;
+        if (!(await lstat(at)).isDirectory()) throw this.#inTheWay(path);
+        isNew = false;
+      }
+    });
+    return isNew;
+  }
+
+  /**
+   * Writes all or nothing; an existing link is replaced, not followed.
+   * @param openContent called once the target can be written: a stream that nobody reads would stay open
+   */
+  writeFile(
+    path: string,
+    mode: number,
+    openContent: () => AsyncIterable<Uint8Array> | Promise<AsyncIterable<Uint8Array>>,
+  ): Promise<void> {
+    return this.#replace(path, async (part) => {
+      const file = await open(part, 'wx', 0o600);
+      try {
+        await writeFile(file, await openContent());
+        await file.chmod(mode & 0o777);
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
+  makeLink(path: string, target: string): Promise<void> {
+    return this.#replace(path, (part) => symlink(target, part));
+  }
+
+  /** Sets the permissions of a file, and no other mode bits. */
+  async setFileMode(path: string, mode: number): Promise<void> {
+    await this.#inParent(path, async (at) => {
+      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      try {
+        await file.chmod(mode & 0o777);
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
+  /** Sets the permissions of a directory, and no other mode bits. */
+  async setMode(path: string, mode: number): Promise<void> {
+    const directory = await this.#open(path.split('/'));
+    try {
+      await directory.chmod(mode & 0o777);
+    } finally {
+      await directory.close();
+    }
+  }
+
+  /** Removes a file, a link or an empty directory; what is gone already counts as removed. */
+  async remove(path: string, isDirectory: boolean): Promise<void> {
+    try {
+      await this.#inParent(path, async (at) => await (isDirectory ? rmdir(at) : unlink(at)));
+    } catch (error) {
+      if (errorCode(error) !== 'ENOENT') throw error;
+    }
+  }
+
+  /** Null: nothing is there. @throws CopyError `in_the_way`: a link or another type is on the way, or there */
+  async contentOf(path: string): Promise<Content | null> {
+    let found: Content | null = null;
+    try {
+      await this.#inParent(path, async (at) => {
+        found = await this.#content(at, path);
+      });
+    } catch (error) {
+      if (errorCode(error) !== 'ENOENT') throw error;
+    }
+    return found;
+  }
+
+  /** The content of a file; null: it is larger. */
+  async readFile(path: string, bytesMax: number): Promise<Buffer | null> {
+    let content: Buffer | null = null;
+    await this.#inParent(path, async (at) => {
+      const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      try {
+        const info = await file.stat();
+        if (info.isFile() && info.size <= bytesMax) content = await file.readFile();
+      } finally {
+        await file.close();
+      }
+    });
+    return content;
+  }
+
+  async #content(at: string, path: string): Promise<Content> {
+    const info = await lstat(at);
+    if (info.isSymbolicLink()) return { type: 'symlink', target: await readlink(at) };
+    const mode = info.mode & 0o777;
+    if (info.isDirectory()) return { type: 'directory', mode };
+    if (!info.isFile()) throw this.#inTheWay(path);
+    const file = await open(at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    try {
+      const hash = createHash('sha256');
+      let bytes = 0;
+      for await (const chunk of file.createReadStream({ autoClose: false })) {
+        hash.update(chunk);
+        bytes += chunk.length;
+      }
+      return { type: 'file', mode, bytes, sha256: hash.digest('hex') };
+    } finally {
+      await file.close();
+    }
+  }
+
+  async #replace(path: string, make: (part: string) => Promise<void>): Promise<void> {
+    await this.#inParent(path, async (at, parent) => {
+      const part = join(parent, `.${newSandboxId()}.part`);
+      try {
+        if (!(await isReplaceable(at))) throw this.#inTheWay(path, 'a file');
+        await make(part);
+        await rename(part, at);
+      } catch (error) {
+        await rm(part, { force: true });
+        throw error;
+      }
+    });
+  }
+
+  /** @param use gets the path of the file and of its directory, both through the descriptor of the directory */
+  async #inParent(path: string, use: (at: string, parent: string) => Promise<void>): Promise<void> {
+    const components = path.split('/');
+    const name = components.pop() ?? '';
+    const directory = await this.#open(components);
+    try {
+      const parent = `/proc/self/fd/${directory.fd}`;
+      await use(join(parent, name), parent);
+    } finally {
+      await directory.close();
+    }
+  }
+
+  async #open(components: readonly string[]): Promise<FileHandle> {
+    let directory = await open(this.#dir, O_RDONLY | O_DIRECTORY);
+    let path = '';
+    for (const component of components) {
+      path = join(path, component);
+      const parent = directory;
+      try {
+        directory = await open(
+          `/proc/self/fd/${parent.fd}/${component}`,
+          O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+        );
+      } catch (error) {
+        const code = errorCode(error);
+        throw code === 'ELOOP' || code === 'ENOTDIR' ? this.#inTheWay(path) : error;
+      } finally {
+        await parent.close();
+      }
+    }
+    return directory;
+  }
+
+  #inTheWay(path: string, wanted = 'a directory'): CopyError {
+    return new CopyError('in_the_way', `${join(this.#dir, path)} exists and is not ${wanted}`, {
+      remedy: 'remove it, or choose another target',
+    });
+  }
+}
+
+/** Nothing, a file or a link. A device that is replaced, such as /dev/null, is one no more. */
+async function isReplaceable(path: string): Promise<boolean> {
+  try {
+    const info = await lstat(path);
+    return info.isFile() || info.isSymbolicLink();
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return true;
+    throw error;
+  }
+}

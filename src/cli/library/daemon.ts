@@ -1,0 +1,100 @@
+/** Finds the daemon: at this home's socket, or at NEUROVISOR_URL. */
+import { existsSync } from 'node:fs';
+import type { RemoteControlPlane } from '../../api/client/client.ts';
+import { type Clock, sleep, systemClock } from '../../base/clock.ts';
+import type { Config } from '../../base/config.ts';
+import { errorCode } from '../../base/errors.ts';
+import { checkRunDir, daemonSocket, resolveHome } from '../../base/home.ts';
+import { parseTraceparent, type SpanContext } from '../../base/trace/trace.ts';
+
+/** Enough for a start, but not for the set-up of a new machine. */
+const STARTING_MS_MAX = 30_000;
+const POLL_MS = 100;
+
+/** The daemon's control plane; dispose of it to close its connections. */
+export type Daemon = RemoteControlPlane;
+
+/** @throws ClientError `daemon_unreachable`, `unauthorized`; HomeError `run_dir_unsafe` */
+export async function openDaemon(config: Config): Promise<Daemon> {
+  // Loaded only here: sandboxes of this process need no client.
+  const { connectDaemon } = await import('../../api/client/client.ts');
+  const { daemonUrl: url, daemonKey: apiKey } = config;
+  const trace = traceOf(config);
+  if (url === null) return await connectDaemon({ socketPath: socketPath(config), trace });
+  return await connectDaemon({ url, trace, ...(apiKey === null ? {} : { apiKey }) });
+}
+
+/**
+ * Waits for a daemon of this home that is starting.
+ * @param options.onWait called once if it has to wait
+ * @throws ClientError as `openDaemon`: at once if no daemon is starting, otherwise at the time limit
+ */
+export async function openDaemonOnceReady(
+  config: Config,
+  options: { readonly signal?: AbortSignal | undefined; readonly onWait?: () => void } = {},
+  clock: Clock = systemClock,
+): Promise<Daemon> {
+  const startedAtMs = clock.now();
+  for (let isReported = false; ; isReported = true) {
+    try {
+      return await openDaemon(config);
+    } catch (error) {
+      if (errorCode(error) !== 'daemon_unreachable' || config.daemonUrl !== null) throw error;
+      const { isDaemonLocked } = await import('../../host/runtime/daemon-lock.ts');
+      if (!isDaemonLocked(resolveHome(config.home))) throw error;
+      if (clock.now() - startedAtMs >= STARTING_MS_MAX) throw await stillNotReady(error);
+    }
+    if (!isReported) options.onWait?.();
+    await sleep(POLL_MS, options.signal);
+  }
+}
+
+async function stillNotReady(cause: unknown): Promise<Error> {
+  const { ClientError } = await import('../../api/client/errors.ts');
+  return new ClientError('daemon_unreachable', 'the daemon of this home is not ready', {
+    cause,
+    remedy: 'retry when `neurovisor serve` reports that it is ready',
+  });
+}
+
+/**
+ * The daemon to use by default; null: none runs, or this process has settings (cassette, model server, accelerator, VMM,
+ * GPU, jail) that the daemon may not have been started with.
+ * @throws ClientError: the daemon at NEUROVISOR_URL does not answer
+ */
+export async function openUsualDaemon(config: Config): Promise<Daemon | null> {
+  // First: a program that is tested with a cassette must not reach a model.
+  if (config.cassette !== null) return null;
+  if (config.daemonUrl !== null) return await openDaemon(config);
+  const { upstream, modelsFile, accelerator, vmm, gpu, jail } = config;
+  if (modelsFile !== null) return null;
+  if ([upstream, accelerator, vmm, gpu, jail].some((setting) => setting !== 'auto')) return null;
+  return await openDaemonIfRunning(config);
+}
+
+/** The daemon at this home's socket; null: none answers. */
+export async function openDaemonIfRunning(config: Config): Promise<Daemon | null> {
+  if (!(await isHomeDaemonRunning(config))) return null;
+  const { RemoteControlPlane } = await import('../../api/client/client.ts');
+  const address = { socketPath: socketPath(config), trace: traceOf(config) };
+  return new RemoteControlPlane(address, systemClock);
+}
+
+/** Whether a daemon answers at this home's socket. */
+export async function isHomeDaemonRunning(config: Config): Promise<boolean> {
+  const path = socketPath(config);
+  if (!existsSync(path)) return false;
+  const { isDaemonRunning } = await import('../../api/client/client.ts');
+  return await isDaemonRunning(path);
+}
+
+/** The trace of this process, from its environment. */
+const traceOf = ({ traceparent }: Config): SpanContext | undefined =>
+  parseTraceparent(traceparent) ?? undefined;
+
+/** @throws HomeError `run_dir_unsafe`: another user could answer there */
+function socketPath(config: Config): string {
+  const home = resolveHome(config.home);
+  checkRunDir(home.runDir);
+  return daemonSocket(home);
+}

@@ -1,0 +1,123 @@
+/** The HTTP server of one port (io). Node's parser runs in strict mode; what it accepts is checked again. */
+import { chmod } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { dropInput } from '../../../base/drop-input.ts';
+import { errorCode } from '../../../base/errors.ts';
+import { MIB } from '../../../base/units.ts';
+import { PackageError } from '../errors.ts';
+import { PORT_LIMITS } from '../limits.ts';
+import type { PackageRules } from '../policy.ts';
+import { type Refusal, refused } from '../refusal.ts';
+import { Exchange, type ExchangeContext } from './exchange.ts';
+
+/** Of a body that is refused, so that its sender can read the answer. */
+const LINGER = { lingerBytesMax: 8 * MIB, lingerTimeoutMs: 10_000 };
+
+export class Listener {
+  #context: ExchangeContext;
+  readonly #server: Server;
+  readonly #running = new Set<Promise<void>>();
+
+  constructor(context: ExchangeContext) {
+    this.#context = context;
+    const limits = PORT_LIMITS;
+    this.#server = createServer(
+      {
+        maxHeaderSize: limits.requestHeaderBytesMax,
+        headersTimeout: limits.headersTimeoutMs,
+        requestTimeout: limits.headersTimeoutMs,
+        keepAliveTimeout: limits.idleConnectionTimeoutMs,
+        connectionsCheckingInterval: 1_000,
+        insecureHTTPParser: false,
+        noDelay: true,
+      },
+      (request, response) => this.#onRequest(request, response),
+    );
+    this.#server.maxConnections = limits.connectionsMax;
+    // One more than allowed, to detect a request with too many.
+    this.#server.maxHeadersCount = limits.requestHeadersMax + 1;
+    this.#server.timeout = limits.stallTimeoutMs;
+    this.#server.on('clientError', (error, socket) => onClientError(error, socket));
+  }
+
+  /** @throws PackageError `listen_failed` */
+  async listen(socketPath: string): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', (cause) => {
+        reject(new PackageError('listen_failed', `listen on ${socketPath}`, { cause }));
+      });
+      this.#server.listen(socketPath, resolve);
+    });
+    this.#server.on('error', (error) => {
+      this.#context.log.warn('package port', { error: error.message });
+    });
+    // The directory is private already; the mode must not depend on the umask.
+    await chmod(socketPath, 0o600);
+  }
+
+  /** Applies to requests that arrive from now on. */
+  setRules(rules: PackageRules): void {
+    this.#context = { ...this.#context, rules };
+  }
+
+  /** Ends requests in flight and closes every connection. */
+  async close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => {
+      this.#server.close(() => resolve());
+    });
+    this.#server.closeAllConnections();
+    await closed;
+    await Promise.all(this.#running);
+  }
+
+  #onRequest(request: IncomingMessage, response: ServerResponse): void {
+    const exchange = new Exchange(this.#context, request, response);
+    const refusal = checkRequest(request, this.#running.size);
+    if (refusal !== undefined) {
+      response.setHeader('connection', 'close');
+      exchange.refuse(refusal);
+      dropInput(request, { clock: this.#context.clock, limits: LINGER }, () => undefined);
+      return;
+    }
+    request.resume();
+    const running = exchange.run().finally(() => this.#running.delete(running));
+    this.#running.add(running);
+  }
+}
+
+/** What no request for a package has. */
+function checkRequest(request: IncomingMessage, inFlight: number): Refusal | undefined {
+  const { headers, rawHeaders, method = '' } = request;
+  if (method !== 'GET' && method !== 'HEAD') {
+    const message = `Only packages can be fetched here, by GET; ${method.slice(0, 20)} is refused.`;
+    return refused(405, 'method_refused', message).refusal;
+  }
+  if (rawHeaders.length / 2 > PORT_LIMITS.requestHeadersMax) {
+    return refused(431, 'bad_request', 'The request has too many headers.').refusal;
+  }
+  if (request.httpVersion !== '1.1' && request.httpVersion !== '1.0') {
+    return refused(400, 'bad_request', 'Requests are of HTTP/1.1.').refusal;
+  }
+  const names = rawHeaders.filter((_, index) => index % 2 === 0).map((name) => name.toLowerCase());
+  const isTwice = ['host', 'content-length', 'transfer-encoding', 'range'].some(
+    (name) => names.filter((one) => one === name).length > 1,
+  );
+  const hasBody =
+    headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
+  if (isTwice || hasBody) {
+    return refused(400, 'bad_request', 'Package requests have no body and no field twice.').refusal;
+  }
+  if (inFlight < PORT_LIMITS.requestsInFlightMax) return undefined;
+  return refused(429, 'busy', 'Too many package requests at once.').refusal;
+}
+
+function onClientError(error: Error, socket: Duplex): void {
+  if (!socket.writable || errorCode(error) === 'ECONNRESET') {
+    socket.destroy();
+    return;
+  }
+  const isLarge = errorCode(error) === 'HPE_HEADER_OVERFLOW';
+  const status = isLarge ? '431 Request Header Fields Too Large' : '400 Bad Request';
+  socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
+}

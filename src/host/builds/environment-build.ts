@@ -1,0 +1,149 @@
+/** Builds Dockerfiles with this machine's VMs and images: the part that joins both. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Base, BaseDisk } from '../../artifacts/dockerfile/base.ts';
+import {
+  type BuildEvent,
+  type BuildParts,
+  type BuildRequest,
+  type Built,
+  buildDockerfile,
+} from '../../artifacts/dockerfile/build.ts';
+import { BuildCache } from '../../artifacts/dockerfile/cache.ts';
+import { EMPTY_CONFIG } from '../../artifacts/dockerfile/evaluate.ts';
+import { READY_MADE, readyMadeDir } from '../../artifacts/ready-made.ts';
+import { systemClock } from '../../base/clock.ts';
+import { describeError } from '../../base/errors.ts';
+import { plain } from '../../base/text/plain.ts';
+import { MIB } from '../../base/units.ts';
+import type { BuilderVms } from '../runtime/image-builder.ts';
+import type {
+  Environment,
+  Images,
+  ImagesContext,
+  PulledImage,
+  Reference,
+} from '../runtime/images.ts';
+import { openToolVms, parseReference } from '../runtime/images.ts';
+import { STAGE_VM_DEFAULTS, type StageVmOptions, startStageVm } from './stage-vm.ts';
+
+export interface DockerfileBuild {
+  readonly request: BuildRequest;
+  readonly vm: StageVmOptions;
+  /** The result is listed under it; null: without a name. */
+  readonly name: Reference | null;
+  onEvent(event: BuildEvent): void;
+}
+
+export interface BuiltEnvironment extends PulledImage {
+  readonly warnings: Built['warnings'];
+  readonly steps: Built['steps'];
+}
+
+/** @throws DockerfileError, OciError, ImageError */
+export async function buildEnvironment(
+  context: ImagesContext,
+  images: Images,
+  { request, vm, name, onEvent }: DockerfileBuild,
+): Promise<BuiltEnvironment> {
+  const { signal, home } = context;
+  let vms: Promise<BuilderVms> | undefined;
+  const openVms = (): Promise<BuilderVms> => {
+    vms ??= openToolVms(context);
+    return vms;
+  };
+  const parts: BuildParts = {
+    architecture: images.architecture,
+    diskBytes: vm.diskMib * MIB,
+    cache: new BuildCache(join(home.cacheDir, 'dockerfile')),
+    base: async (source): Promise<Base> => {
+      if (source.kind === 'agent') {
+        const { artifacts } = await context.runtime();
+        const disk = {
+          kind: 'system',
+          path: '',
+          digest: `sha256:${artifacts.rootImageDigest}`,
+          hasUser: true,
+        } as const;
+        return { disk, config: EMPTY_CONFIG };
+      }
+      if (source.kind === 'ready-made') {
+        const { image, environment } = await buildReadyMade(context, images, source.name);
+        const config = { ...image.config, user: EMPTY_CONFIG.user, workdir: EMPTY_CONFIG.workdir };
+        return { disk: { ...fileDisk(environment), hasUser: true }, config };
+      }
+      const reference = parseReference(source.reference, process.cwd());
+      const { image, environment } = await images.pull(reference, 'missing', signal);
+      return { disk: fileDisk(environment), config: image.config };
+    },
+    startVm: async (disks, stop) => await startStageVm(await openVms(), vm, disks, stop),
+    hasEnvironment: (key) => images.hasBuilt(key),
+    environmentPath: (key) => images.placeForBuild(key),
+    keepEnvironment: (key, path, stop) => images.keepBuilt(key, path, stop),
+    onEvent,
+  };
+  const built = await buildDockerfile(parts, request, signal);
+  const added = await images.addBuilt(built.key, built.config, name, signal);
+  return { ...added, warnings: built.warnings, steps: built.steps };
+}
+
+function fileDisk({ image, digest }: Environment): BaseDisk {
+  return { kind: 'file', path: image, digest };
+}
+
+/**
+ * Builds an environment that NeuroVisor brings, with its base. One that was built before is found.
+ * @throws DockerfileError, OciError, ImageError
+ */
+export async function buildReadyMade(
+  context: ImagesContext,
+  images: Images,
+  name: string,
+): Promise<PulledImage> {
+  const { progress } = context;
+  const step = `environment-${name}`;
+  const startedAtMs = systemClock.now();
+  const estimateMs = READY_MADE.get(name)?.estimateMs ?? 0;
+  const dir = readyMadeDir(name);
+  const dockerfilePath = join(dir, 'Dockerfile');
+  const request = {
+    dockerfile: await readFile(dockerfilePath),
+    dockerfilePath,
+    contextDir: dir,
+    buildArgs: {},
+    target: null,
+    secrets: new Map<string, Uint8Array>(),
+    noCache: false,
+  };
+  let hasStarted = false;
+  const onEvent = (event: BuildEvent): void => {
+    const detail = detailOf(event);
+    if (detail === '') return;
+    if (!hasStarted) {
+      progress({ kind: 'start', step, title: `Build the environment ${name}`, estimateMs });
+    }
+    hasStarted = true;
+    // No fraction: the first step of `base` takes most of the time.
+    progress({ kind: 'update', step, detail });
+  };
+  try {
+    const vm = { ...STAGE_VM_DEFAULTS, network: null };
+    const reference = parseReference(`neurovisor/${name}`, dir);
+    const build = { request, vm, name: reference, onEvent };
+    const built = await buildEnvironment(context, images, build);
+    const durationMs = systemClock.now() - startedAtMs;
+    progress({ kind: 'done', step, cached: !hasStarted, durationMs });
+    return built;
+  } catch (error) {
+    progress({ kind: 'failed', step, message: describeError(error) });
+    throw error;
+  }
+}
+
+/** One line of what happens; empty: nothing new. Output is hostile. */
+function detailOf(event: BuildEvent): string {
+  if (event.kind === 'pack') return 'write the disk';
+  if (event.kind === 'step') return event.cached ? '' : plain(event.text);
+  if (event.kind !== 'output') return '';
+  return plain(event.chunk.toString('utf8').trim().split('\n').at(-1) ?? '').slice(0, 200);
+}

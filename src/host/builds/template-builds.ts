@@ -1,0 +1,216 @@
+/** Templates for E2B's clients: their steps run in VMs, as those of Dockerfiles do, and the result becomes a named template. */
+import { randomUUID } from 'node:crypto';
+import { availableParallelism } from 'node:os';
+import { BuildFailure } from '../../api/e2b/errors.ts';
+import type {
+  TemplateBuild,
+  TemplateBuildEvent,
+  TemplateBuilds,
+  TemplateSize,
+  TemplateStart,
+} from '../../api/e2b/parts.ts';
+import { DockerfileError } from '../../artifacts/dockerfile/errors.ts';
+import { loginCommand, type MadeBase, madeStage } from '../../artifacts/dockerfile/made-stage.ts';
+import { READY_MADE } from '../../artifacts/ready-made.ts';
+import { CodedError, describeError, errorCode, remedyOf } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { silentProgress } from '../../base/progress.ts';
+import type { NetworkOptions, StartCommand } from '../../sandbox/contract/spec.ts';
+import { type Images, type ImagesContext, openImages, parseReference } from '../runtime/images.ts';
+import { removeNamed } from '../runtime/named-templates/listing.ts';
+import { AGENT, type StoredTemplate } from '../runtime/named-templates/names.ts';
+import type { Runtime } from '../runtime/runtime.ts';
+import { SOURCE_DIR } from '../runtime/setup.ts';
+import { type BuiltEnvironment, buildEnvironment } from './environment-build.ts';
+import { STAGE_VM_DEFAULTS } from './stage-vm.ts';
+
+/** As E2B's, but for the disk, of which it names only what must be free. */
+const SIZE: TemplateSize = {
+  cpus: Math.min(2, availableParallelism()),
+  memoryMib: 1024,
+  diskMib: 4096,
+};
+/** As E2B's, for a program without a check. */
+const READY_OTHERWISE = 'sleep 20';
+const READY_MS = 600_000;
+
+type OnEvent = (event: TemplateBuildEvent) => void;
+
+export class VmTemplateBuilds implements TemplateBuilds {
+  readonly #runtime: Runtime;
+  readonly #context: ImagesContext;
+  readonly #images: Images;
+
+  constructor(
+    runtime: Runtime,
+    { log, signal, quotaBytes }: { log: Log; signal: AbortSignal; quotaBytes: number },
+  ) {
+    this.#runtime = runtime;
+    this.#context = {
+      home: runtime.home,
+      progress: silentProgress,
+      signal,
+      log,
+      quotaBytes,
+      runtime: async () => runtime,
+    };
+    this.#images = openImages(this.#context);
+  }
+
+  /** VMs of steps, then the guest that sandboxes are cloned from. */
+  memoryMibOf({ memoryMib = SIZE.memoryMib }: Partial<TemplateSize>): number {
+    return Math.max(STAGE_VM_DEFAULTS.memoryMib, memoryMib);
+  }
+
+  async build(wanted: TemplateBuild, onEvent: OnEvent, signal: AbortSignal): Promise<TemplateSize> {
+    const built = await this.#environment(wanted, onEvent, signal);
+    const { cpus = SIZE.cpus, memoryMib = SIZE.memoryMib, diskMib = 0 } = wanted.size;
+    const size = { cpus, memoryMib, diskMib: Math.max(SIZE.diskMib, diskMib) };
+    try {
+      const text = 'Start the guest that sandboxes are cloned from';
+      onEvent({ kind: 'note', text: `[finalize] ${text}` });
+      const image = built.image.digest;
+      const start = wanted.start === null ? undefined : startCommand(wanted.start);
+      const made = await this.#runtime.prepareTemplate({ ...size, image }, start);
+      signal.throwIfAborted();
+      await this.#runtime.templates.setName(wanted.name, made);
+      return size;
+    } catch (error) {
+      throw failure('finalize', error);
+    }
+  }
+
+  async #environment(
+    { from, steps, isFresh }: TemplateBuild,
+    onEvent: OnEvent,
+    signal: AbortSignal,
+  ): Promise<BuiltEnvironment> {
+    try {
+      const base = await this.#base(from);
+      const network = await this.#network(onEvent);
+      const copies = steps.flatMap((step) => (step.kind === 'copy' ? [step.archive] : []));
+      let line = 0;
+      return await buildEnvironment({ ...this.#context, signal }, this.#images, {
+        request: {
+          dockerfile: madeStage(base, steps, randomUUID),
+          dockerfilePath: null,
+          contextDir: this.#runtime.home.cacheDir,
+          buildArgs: {},
+          target: null,
+          secrets: new Map(),
+          noCache: isFresh,
+          archives: new Map(copies.map(({ sha256, path }) => [sha256, path])),
+        },
+        vm: { ...STAGE_VM_DEFAULTS, network },
+        name: null,
+        onEvent: (event) => {
+          if (event.kind === 'step') {
+            line = event.line;
+            onEvent({ kind: 'step', step: line, isCached: event.cached });
+          } else if (event.kind === 'output') {
+            onEvent({ kind: 'output', step: line, stream: event.stream, chunk: event.chunk });
+          } else if (event.kind === 'warning') onEvent(event);
+          else if (event.kind === 'pack')
+            onEvent({ kind: 'note', text: '[finalize] Write the disk' });
+        },
+      });
+    } catch (error) {
+      const line = error instanceof DockerfileError ? error.line : 0;
+      throw failure(line === 0 ? 'base' : line, error);
+    }
+  }
+
+  async #base({ kind, name }: TemplateBuild['from']): Promise<MadeBase> {
+    if (kind === 'image') {
+      const { transport } = parseReference(name, '/');
+      if (transport !== 'docker' && transport !== 'stored') {
+        throw new BuildFailure(
+          'base',
+          `${name}: a build reads no files of the machine of the daemon`,
+        );
+      }
+      return { source: { kind: 'image', reference: name }, kind, user: '' };
+    }
+    if (name === AGENT) return OURS;
+    if (READY_MADE.has(name)) {
+      return { source: { kind: 'ready-made', name }, kind: 'environment', user: '' };
+    }
+    return ofTemplate(await this.#runtime.templates.names.get(name));
+  }
+
+  /** That of sandboxes. Without one, steps still have the package gateway. */
+  async #network(onEvent: OnEvent): Promise<NetworkOptions | null> {
+    try {
+      await this.#runtime.network.open();
+      return { mode: 'open', allow: [], deny: [] };
+    } catch (error) {
+      const text = `steps have no network but the package indexes of the host: ${describeError(error)}`;
+      onEvent({ kind: 'warning', text });
+      return null;
+    }
+  }
+
+  async remove(name: string): Promise<void> {
+    const { progress, signal, log } = this.#context;
+    const { cacheDir } = this.#runtime.home;
+    const context = { cacheDir, sourceDir: SOURCE_DIR, progress, signal, log };
+    const { names } = this.#runtime.templates;
+    if (!(await names.has(name))) return;
+    try {
+      await removeNamed(context, names, name);
+    } catch (error) {
+      if (errorCode(error) !== 'not_found') throw error;
+      ignore(error, 'it was removed meanwhile');
+    }
+  }
+
+  async has(name: string): Promise<boolean> {
+    if (READY_MADE.has(name) || name === 'code-interpreter-v1') return true;
+    return await this.#runtime.templates.names.has(name);
+  }
+}
+
+const OURS: MadeBase = { source: { kind: 'agent' }, kind: 'environment', user: '' };
+
+/** @throws BuildFailure */
+function ofTemplate({ name, spec, image }: StoredTemplate): MadeBase {
+  if ((spec.requirements ?? []).length > 0) {
+    throw new BuildFailure('base', `the template ${name} has packages beside its image`);
+  }
+  if (image === undefined) return OURS;
+  const { digest, user, env, workdir, entrypoint, cmd, exposedPorts, stopSignal } =
+    image.environment;
+  const program = { user, env, workdir, entrypoint, cmd, exposedPorts, stopSignal };
+  const config = { ...program, labels: {}, healthcheck: null };
+  const disk = { kind: 'file', path: image.path, digest } as const;
+  return { source: { kind: 'given', base: { disk, config } }, kind: 'template', user };
+}
+
+/**
+ * A program that ends well has left others running, for example as a service does; ours must stay. E2B's checks of a port use
+ * ss, which many images lack.
+ */
+function startCommand({ command, ready }: TemplateStart): StartCommand {
+  const stay = 'exec sleep infinity';
+  const program = command === null ? stay : `${loginCommand(command)} && ${stay}`;
+  const check = ready ?? (command === null ? 'true' : READY_OTHERWISE);
+  return {
+    command: program,
+    ready: loginCommand(`${SS_OTHERWISE}\n${check}`),
+    readyTimeoutMs: READY_MS,
+  };
+}
+
+const SS_OTHERWISE = `command -v ss >/dev/null 2>&1 || ss() {
+  for word in "$@"; do port=\${word#:}; done
+  cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -i ":$(printf %04X "$port") 0\\+:0000 0A"
+}`;
+
+function failure(step: BuildFailure['step'], error: unknown): unknown {
+  if (error instanceof BuildFailure || !(error instanceof CodedError)) return error;
+  // Remedies with options are for commands.
+  const remedy = remedyOf(error);
+  const more = remedy === undefined || remedy.includes('--') ? '' : ` (${remedy})`;
+  return new BuildFailure(step, `${describeError(error).replace(/^line \d+: /, '')}${more}`, {});
+}

@@ -1,0 +1,318 @@
+/**
+ * The daemon: everything that `neurovisor serve` holds while it runs, composed in one place.
+ *
+ *     accounts  who may use how much, and what is written down of it
+ *     plane     the runtime and its sandboxes
+ *     doors     REST, and E2B's interfaces beside it
+ */
+import { join } from 'node:path';
+import { openEvents } from '../../api/e2b/events/open.ts';
+import { createE2bServer, type E2bServer } from '../../api/e2b/server.ts';
+import { accessTokens } from '../../api/e2b/tokens.ts';
+import type { Certificate } from '../../api/rest/listener.ts';
+import { type ApiServer, createApiServer } from '../../api/rest/server.ts';
+import { AuditLog } from '../../api/tenants/audit.ts';
+import { modelRequestLog } from '../../api/tenants/audit-models.ts';
+import { KnownKeys } from '../../api/tenants/keys.ts';
+import { ModelBudgets } from '../../api/tenants/model-budgets.ts';
+import { TenantQuotas } from '../../api/tenants/quota.ts';
+import { HostStore, KnownHost, KnownTenants } from '../../api/tenants/settings.ts';
+import { StorageQuota } from '../../api/tenants/storage-quota.ts';
+import { Tenancy } from '../../api/tenants/tenancy.ts';
+import { CleanupStack } from '../../base/cleanup.ts';
+import { systemClock } from '../../base/clock.ts';
+import type { Config } from '../../base/config.ts';
+import { daemonSocket, type Home, requireRunDir, resolveHome } from '../../base/home.ts';
+import type { Log } from '../../base/log.ts';
+import type { Progress } from '../../base/progress.ts';
+import type { WindowedBudget } from '../../base/request/model-limits.ts';
+import { eventPoster } from '../../egress/webhook.ts';
+import type { ControlPlane, PoolLimits } from '../../sandbox/contract/control.ts';
+import { buildReadyMade } from '../builds/environment-build.ts';
+import { VmTemplateBuilds } from '../builds/template-builds.ts';
+import { openControlPlane } from '../runtime/control.ts';
+import { Runtime } from '../runtime/runtime.ts';
+import type { Upstream } from '../runtime/upstream.ts';
+import { apiKey, tokenKey } from './secrets.ts';
+
+export interface DaemonOptions {
+  readonly config: Config;
+  readonly log: Log;
+  readonly progress: Progress;
+  /** Stops set-up and template builds. */
+  readonly signal: AbortSignal;
+  /** A GGUF file for the built-in model server. */
+  readonly modelPath?: string | undefined;
+  /** @throws CodedError if the chosen model cannot be served by what was found */
+  readonly checkUpstream: (upstream: Upstream) => void;
+  /** Kept from now on as the budget of all sandboxes; null: none. Default: the one kept before. */
+  readonly modelBudget?: WindowedBudget | null | undefined;
+  /** Memory for answers that equal requests get again, bytes. */
+  readonly modelCacheBytes?: number | undefined;
+  /** Sandboxes that wait, started. */
+  readonly pool: PoolLimits;
+  readonly openMetrics: boolean;
+  /** Null: only the socket of the home. */
+  readonly port: PortOptions | null;
+}
+
+export interface PortOptions {
+  /** 0: any free port. */
+  readonly port: number;
+  /** An IP address. */
+  readonly host: string;
+  readonly certificate: Certificate | undefined;
+  /** Names of this machine that requests may give as `Host`. */
+  readonly names: readonly string[];
+  /** @param port the bound port. @returns the domain of sandboxes' names */
+  readonly domainOf: (port: number) => string;
+}
+
+export interface Daemon extends AsyncDisposable {
+  readonly runtime: Runtime;
+  readonly control: ControlPlane;
+  readonly socketPath: string;
+  /** Null: only the socket. */
+  readonly bound: { readonly port: number; readonly domain: string } | null;
+  /** File of the API key; null: no port, or the key is of the environment. */
+  readonly apiKeyPath: string | null;
+  /** New connections get it. */
+  setCertificate(renewed: Certificate): void;
+}
+
+/**
+ * Opens everything and listens. Dispose of it to stop: what is paused to disk is kept.
+ * @param held released at the end, after all else, or if opening fails
+ */
+export async function openDaemon(options: DaemonOptions, held: () => void): Promise<Daemon> {
+  const cleanup = new CleanupStack();
+  try {
+    cleanup.push('lock of the home', held);
+    const home = resolveHome(options.config.home);
+    const accounts = await openAccounts(options, home, cleanup);
+    const plane = await openPlane(options, accounts, cleanup);
+    const doors = await openDoors({ options, home, accounts, plane, cleanup });
+    const { api, key } = doors;
+    const socketPath = daemonSocket(home);
+    requireRunDir(home.runDir);
+    // First the socket: a daemon that is refused here must not have changed anything.
+    await api.listen({ socketPath });
+    const bound = await bind(options.port, doors);
+    if (options.pool.max > 0) await plane.control.setPool(options.pool);
+    plane.runtime.warmUpstream();
+    return {
+      runtime: plane.runtime,
+      control: plane.control,
+      socketPath,
+      bound,
+      apiKeyPath: key?.path ?? null,
+      setCertificate: (renewed) => api.setCertificate(renewed),
+      [Symbol.asyncDispose]: () => cleanup.run(),
+    };
+  } catch (error) {
+    await cleanup.run();
+    throw error;
+  }
+}
+
+interface Accounts {
+  readonly tenants: KnownTenants;
+  readonly budgets: ModelBudgets;
+  readonly keys: KnownKeys;
+  readonly quotas: TenantQuotas;
+  readonly modelAudit: AuditLog;
+  /** Null: contents are not kept. */
+  readonly contents: AuditLog | null;
+}
+
+/** Closed after the runtime: model requests count when they end. */
+async function openAccounts(
+  { config, log, modelBudget }: DaemonOptions,
+  { dir: homeDir }: Home,
+  cleanup: CleanupStack,
+): Promise<Accounts> {
+  const clock = systemClock;
+  const counted = { homeDir, clock, log };
+  if (modelBudget !== undefined) new HostStore(homeDir).set({ modelBudget });
+  const tenants = new KnownTenants(homeDir, clock, log);
+  const host = new KnownHost(homeDir, clock, log);
+  const budgets = await ModelBudgets.open({ ...counted, tenants, host });
+  cleanup.push('use of budgets', () => budgets[Symbol.asyncDispose]());
+  const modelAudit = await AuditLog.open({ ...counted, kind: 'models' });
+  cleanup.push('audit log of model requests', () => modelAudit[Symbol.asyncDispose]());
+  const { auditContent, memorySharing } = config;
+  const hasContents = auditContent === 'redacted' || auditContent === 'full';
+  const contents = hasContents ? await AuditLog.open({ ...counted, kind: 'content' }) : null;
+  if (contents !== null)
+    cleanup.push('audit log of contents', () => contents[Symbol.asyncDispose]());
+  const keys = new KnownKeys(homeDir, clock, log);
+  const quotas = new TenantQuotas(tenants, clock, {
+    isAcross: memorySharing === 'share-all',
+    hasTenants: () => keys.hasTenants(),
+  });
+  return { tenants, budgets, keys, quotas, modelAudit, contents };
+}
+
+interface Plane {
+  readonly runtime: Runtime;
+  readonly control: Awaited<ReturnType<typeof openControlPlane>>['control'];
+}
+
+async function openPlane(
+  { config, log, progress, signal, modelPath, modelCacheBytes, checkUpstream }: DaemonOptions,
+  { budgets, keys, quotas, modelAudit, contents }: Accounts,
+  cleanup: CleanupStack,
+): Promise<Plane> {
+  const runtime = await Runtime.open({
+    config,
+    log,
+    progress,
+    signal,
+    buildReadyMade,
+    observes: true,
+    modelPath,
+    modelCacheBytes,
+    sharedBudgets: { of: (tenant) => budgets.of(tenant), used: budgets.used },
+    requestLog: modelRequestLog(modelAudit, contents, (id) => quotas.tenantOf(id)),
+  });
+  cleanup.push('runtime', () => runtime.close());
+  checkUpstream(runtime.upstream);
+  runtime.metrics.registry.add(...budgets.metrics());
+  const opened = await openControlPlane(runtime, log, {
+    gate: quotas,
+    memoryShort: config.memoryShort,
+    modelBudgets: () => budgets.list(),
+  });
+  cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
+  runtime.metrics.addControl(opened.control, opened.queue);
+  await quotas.watch(opened.control);
+  runtime.onUsage(({ sandboxId }) => {
+    budgets.note(quotas.tenantOf(sandboxId), (account) => runtime.modelUse(account));
+  });
+  runtime.setOwners({
+    tenantOf: (id) => quotas.tenantOf(id),
+    cacheScopeOf: (id) => {
+      const tenant = quotas.tenantOf(id);
+      return tenant === null ? null : keys.incarnationOf(tenant);
+    },
+  });
+  return { runtime, control: opened.control };
+}
+
+interface Composition {
+  readonly options: DaemonOptions;
+  readonly home: Home;
+  readonly accounts: Accounts;
+  readonly plane: Plane;
+  readonly cleanup: CleanupStack;
+}
+
+interface Doors {
+  readonly api: ApiServer;
+  /** Null without a port. */
+  readonly key: { readonly key: string; readonly path: string | null } | null;
+  setDomain(domain: string): void;
+}
+
+async function openDoors(parts: Composition): Promise<Doors> {
+  const { options, home, accounts, plane, cleanup } = parts;
+  const { config, log, port, openMetrics } = options;
+  const { control, runtime } = plane;
+  const key = port === null ? null : await apiKey(config.daemonKey, home.dir);
+  const tenancy = key === null ? undefined : tenancyOf(accounts, control, key.key);
+  const events = tenancy === undefined ? undefined : await eventsOf(parts);
+  const audit = await AuditLog.open({ homeDir: home.dir, clock: systemClock, log });
+  cleanup.push('audit log', () => audit[Symbol.asyncDispose]());
+  let domain = 'localhost';
+  const e2b =
+    tenancy === undefined
+      ? undefined
+      : await e2bOf(parts, { callers: tenancy, events, audit, domain: () => domain });
+  const api = await createApiServer({
+    control,
+    log,
+    metrics: runtime.metrics.registry,
+    tracer: runtime.tracer,
+    loads: () => runtime.metrics.loads(),
+    openMetrics,
+    beside: e2b,
+    callers: tenancy,
+    audit,
+    names: port?.names ?? [],
+    ...(key === null ? {} : { apiKey: key.key }),
+  });
+  cleanup.push('REST server', () => api.close());
+  const setDomain = (name: string): void => {
+    domain = name;
+  };
+  return { api, key, setDomain };
+}
+
+function tenancyOf({ tenants, keys }: Accounts, control: Plane['control'], key: string): Tenancy {
+  return new Tenancy({
+    control,
+    keys,
+    apiKey: key,
+    storage: new StorageQuota(tenants, () => control.pausedBytes()),
+    hostedOf: (tenant) => tenants.hostedOf(tenant),
+  });
+}
+
+type Events = Awaited<ReturnType<typeof openEvents>>;
+
+/** For E2B's clients, and as webhooks. */
+async function eventsOf({ options, home, plane, cleanup }: Composition): Promise<Events> {
+  const { log } = options;
+  const { control, runtime } = plane;
+  const events = await openEvents({
+    path: join(home.dir, 'events.db'),
+    control,
+    clock: systemClock,
+    log,
+    post: eventPoster({ hosts: runtime.webhookHosts, log }),
+  });
+  cleanup.push('events', () => events[Symbol.asyncDispose]());
+  return events;
+}
+
+interface E2bUses {
+  readonly callers: Tenancy;
+  readonly events: Events | undefined;
+  readonly audit: AuditLog;
+  readonly domain: () => string;
+}
+
+async function e2bOf(
+  { options, home, accounts, plane, cleanup }: Composition,
+  uses: E2bUses,
+): Promise<E2bServer> {
+  const { config, log, signal } = options;
+  const e2b = await createE2bServer({
+    ...uses,
+    control: plane.control,
+    log,
+    clock: systemClock,
+    tokens: accessTokens(await tokenKey(home.dir)),
+    templates: {
+      builds: new VmTemplateBuilds(plane.runtime, {
+        log,
+        signal,
+        quotaBytes: config.imageQuotaBytes,
+      }),
+      stateDir: join(home.dir, 'e2b-templates'),
+      uploadsDir: join(home.cacheDir, 'e2b-uploads'),
+      admit: (tenant, memoryMib) => accounts.quotas.admitBuild(tenant, memoryMib),
+    },
+  });
+  cleanup.push('E2B server', () => e2b[Symbol.asyncDispose]());
+  return e2b;
+}
+
+async function bind(at: PortOptions | null, { api, setDomain }: Doors): Promise<Daemon['bound']> {
+  if (at === null) return null;
+  const { host, certificate } = at;
+  const port = (await api.listen({ host, port: at.port, certificate })) ?? 0;
+  const domain = at.domainOf(port);
+  setDomain(domain);
+  return { port, domain };
+}

@@ -1,0 +1,61 @@
+/** Secrets of the daemon in the home, each made once, in a file that only its owner can read. */
+import { randomBytes } from 'node:crypto';
+import { link, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CodedError, errorCode } from '../../base/errors.ts';
+
+const API_KEY = /^[\x21-\x7e]+$/;
+const TOKEN_KEY = /^[0-9a-f]{64}$/;
+
+/**
+ * The key of its ports: that of the environment, otherwise that of the home. Older clients of E2B take only keys like
+ * `e2b_` and hexadecimal digits.
+ */
+export async function apiKey(
+  given: string | null,
+  homeDir: string,
+): Promise<{ key: string; path: string | null }> {
+  if (given !== null) return { key: given, path: null };
+  const path = join(homeDir, 'api-key');
+  const make = (): string => `e2b_${randomBytes(24).toString('hex')}`;
+  return { key: await secretOf(path, API_KEY, make), path };
+}
+
+/** From which the tokens of sandboxes are derived. */
+export async function tokenKey(homeDir: string): Promise<Buffer> {
+  const make = (): string => randomBytes(32).toString('hex');
+  return Buffer.from(await secretOf(join(homeDir, 'token-key'), TOKEN_KEY, make), 'hex');
+}
+
+/**
+ * Reads a secret, or makes it. A full disk or a kill leaves no part of one: with an empty key, anybody could compute tokens.
+ * @throws CodedError `secret_damaged`
+ */
+async function secretOf(path: string, form: RegExp, make: () => string): Promise<string> {
+  const known = await readIfThere(path);
+  if (known !== null) {
+    if (form.test(known)) return known;
+    const remedy =
+      'restore it, or remove it: the next start makes another secret, and clients need the new one';
+    throw new CodedError('secret_damaged', `${path}: the file is damaged`, { remedy });
+  }
+  const secret = make();
+  const draft = `${path}.${randomBytes(4).toString('hex')}.new`;
+  try {
+    await writeFile(draft, `${secret}\n`, { mode: 0o600, flag: 'wx', flush: true });
+    await link(draft, path);
+  } finally {
+    await rm(draft, { force: true });
+  }
+  return secret;
+}
+
+/** Null: there is no such file. */
+async function readIfThere(path: string): Promise<string | null> {
+  try {
+    return (await readFile(path, 'utf8')).trim();
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+    return null;
+  }
+}

@@ -1,0 +1,60 @@
+/**
+ * What the control groups of this process leave it of the host's memory: the VMs' groups are below or beside its own, and the
+ * limits of all groups above hold for them, too.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { ignore } from '../../base/ignore.ts';
+import { MIB } from '../../base/units.ts';
+import { type GroupRoom, readGroupRoom } from '../../machine/observe/memory-counters.ts';
+import { memoryGroup } from './vmm-memory.ts';
+
+const LIMITS = ['memory.max', 'memory.limit_in_bytes'] as const;
+
+/** The group and those above it that can have a limit, nearest first. */
+export function limitedGroups(
+  group: string,
+  exists: (path: string) => boolean = existsSync,
+): readonly string[] {
+  const dirs: string[] = [];
+  for (let dir = group; dir !== dirname(dir); dir = dirname(dir)) {
+    if (LIMITS.some((name) => exists(join(dir, name)))) dirs.push(dir);
+  }
+  return dirs;
+}
+
+export class MemoryGroups {
+  readonly #dirs: readonly string[];
+  readonly #read: (path: string) => string | null;
+
+  constructor(
+    dirs: readonly string[] = limitedGroups(memoryGroup('self') ?? '/'),
+    read: (path: string) => string | null = readOrNull,
+  ) {
+    this.#dirs = dirs;
+    this.#read = read;
+  }
+
+  /** The smallest limit, MiB; Infinity: none. It may change at any time. */
+  limitMib(): number {
+    return Math.min(...this.#rooms().map(({ limitBytes }) => limitBytes / MIB));
+  }
+
+  /** What is left below each limit, the least of it, MiB; Infinity: no limit. */
+  availableMib(): number {
+    return Math.min(...this.#rooms().map(({ availableBytes }) => availableBytes / MIB));
+  }
+
+  #rooms(): readonly GroupRoom[] {
+    return this.#dirs.flatMap((dir) => readGroupRoom((name) => this.#read(join(dir, name))) ?? []);
+  }
+}
+
+function readOrNull(path: string): string | null {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch (error) {
+    ignore(error, 'the other version of control groups, or the group is gone');
+    return null;
+  }
+}

@@ -1,0 +1,229 @@
+/** The control plane of this process: the core with this runtime's parts and a store. */
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { CleanupStack } from '../../base/cleanup.ts';
+import { systemClock } from '../../base/clock.ts';
+import type { MemoryShort } from '../../base/config.ts';
+import { newSandboxId } from '../../base/ids.ts';
+import type { Log } from '../../base/log.ts';
+import type { SharedBudget } from '../../base/request/model-limits.ts';
+import { MIB } from '../../base/units.ts';
+import { eventPoster } from '../../egress/webhook.ts';
+import { dialChannel } from '../../machine/guest/dial.ts';
+import { applyDifference } from '../../machine/vmm/difference-file.ts';
+import { CloneSizes } from '../../sandbox/memory/clone-size.ts';
+import { memoryMarks, reserveMibOf } from '../../sandbox/memory/host-guard.ts';
+import { mayMapRam } from '../../sandbox/memory/size.ts';
+import { LocalControlPlane } from '../../sandbox/plane/control-plane.ts';
+import { MemoryGuard } from '../../sandbox/plane/memory-guard.ts';
+import { type Copies, SnapshotManager } from '../../sandbox/plane/snapshot-manager.ts';
+import { openGate, type StartGate } from '../../sandbox/start/start-gate.ts';
+import { StartQueue } from '../../sandbox/start/start-queue.ts';
+import { openStore } from '../../sandbox/store/store.ts';
+import { linkOrCopy } from '../../sys/link-or-copy.ts';
+import {
+  cloneSparse,
+  copyDataInto,
+  copyNonZeroInto,
+  copyWithoutZeros,
+} from '../../sys/sparse-threads.ts';
+import { availableMib, totalMib } from '../probes/host-memory.ts';
+import { parseEgress } from './network.ts';
+import { makeMemory, makeScratch } from './ram/memory.ts';
+import type { Runtime } from './runtime.ts';
+import { SOURCE_DIR } from './setup.ts';
+import { isAlive, makeWorkspace, type ProcessRef, processRef } from './workspace.ts';
+
+const COPIES: Copies = {
+  keepMemory: copyWithoutZeros,
+  fillMemory: copyDataInto,
+  holdMemory: copyNonZeroInto,
+  cloneDisk: cloneSparse,
+  linkFile: linkOrCopy,
+  makeMemory,
+  makeScratch,
+  applyDifference,
+};
+
+function copiesOf({ driver, ram }: Runtime): Copies {
+  if (driver.capabilities.mapsMemory !== true) return COPIES;
+  const isHeld = driver.name === 'qemu';
+  return {
+    ...COPIES,
+    mapMemory: (path, sharers, digest) => ram.map({ path, digest }, sharers),
+    sharedNeed: (path, sharers, digest) => ram.needOf({ path, digest }, sharers),
+    holdsMapped: isHeld,
+  };
+}
+
+/** A control plane with its store; dispose of it to close both. */
+export interface OpenControlPlane extends AsyncDisposable {
+  readonly control: LocalControlPlane;
+  /** The queue of starts. */
+  readonly queue: Pick<StartQueue, 'stats'>;
+}
+
+/** Between two saves of one template. */
+const BASES_KEPT_MS = 10 * 60_000;
+
+export interface ControlPlaneOptions {
+  /** Directory of the store. Default: the home's. */
+  readonly dataDir?: string | undefined;
+  /** False: starts and growths do not wait for free memory on the host. Default true. */
+  readonly waitsForMemory?: boolean | undefined;
+  /** What happens while the memory of the host is short, if starts wait for it. Default: nothing but that. */
+  readonly memoryShort?: MemoryShort | undefined;
+  /** See `StoreOptions`. Default: 10 minutes. */
+  readonly basesKeptMs?: number | undefined;
+  /** Judges starts for the owners of sandboxes. Default: one owner, without limits. */
+  readonly gate?: StartGate | undefined;
+  /** Budgets for models that sandboxes share, as the operator sees them. Default: none. */
+  readonly modelBudgets?: (() => readonly SharedBudget[]) | undefined;
+}
+
+/**
+ * Opens a control plane on a runtime, which the caller closes afterwards.
+ * @throws StoreError
+ */
+export async function openControlPlane(
+  runtime: Runtime,
+  log: Log,
+  options: ControlPlaneOptions = {},
+): Promise<OpenControlPlane> {
+  const { home, driver, artifacts, upstream } = runtime;
+  const { dataDir = join(home.dir, 'data'), waitsForMemory = true } = options;
+  // A store of another directory is temporary, and its key goes with it.
+  const keyPath = options.dataDir === undefined ? join(home.dir, 'data.key') : join(dataDir, 'key');
+  const { basesKeptMs = BASES_KEPT_MS, gate = openGate } = options;
+  const store = await openStore({ dir: dataDir, keyPath, clock: systemClock, log, basesKeptMs });
+  const allMib = Math.floor(totalMib());
+  const reserveMib = reserveMibOf(allMib);
+  const clones = new CloneSizes(systemClock, () => runtime.metrics.sharingVms());
+  const queue = new StartQueue({
+    concurrency: availableParallelism(),
+    totalMib: waitsForMemory ? allMib : Number.POSITIVE_INFINITY,
+    reserveMib,
+    availableMib: waitsForMemory
+      ? () => Math.floor(availableMib() - clones.pendingMib() - runtime.ram.pendingBytes / MIB)
+      : () => Number.POSITIVE_INFINITY,
+    clock: systemClock,
+  });
+  const version = await productVersion();
+  const snapshots = new SnapshotManager({
+    store,
+    copies: copiesOf(runtime),
+    kernelDigest: artifacts.kernelDigest,
+    rootImageDigest: artifacts.rootImageDigest,
+    machineOf: (size) => driver.machineOf?.(size) ?? 'none',
+    ownerOf: (annotations) => gate.ownerOf(annotations),
+  });
+  try {
+    const control = await LocalControlPlane.open({
+      clock: systemClock,
+      log,
+      store,
+      snapshots,
+      queue,
+      accelerator: driver.accelerator,
+      gate,
+      sizes: {
+        canShare: (size) => mayMapRam(driver.capabilities, size),
+        expectedMib: (mib) => clones.expectedMib(mib),
+      },
+      tracer: runtime.tracer,
+      describe: async () => ({
+        version,
+        vmm: driver.description,
+        vmmReason: runtime.vmmReason,
+        memorySharing: driver.memorySharing ?? 'none',
+        upstream: upstream.description,
+        models: await upstream.offered(),
+        memoryAvailableMib: Math.floor(availableMib()),
+        modelBudgets: options.modelBudgets?.() ?? [],
+      }),
+      makeSpec: (options) => runtime.makeSpec(options),
+      modelUse: (account) => runtime.modelUse(account),
+      parseEgress,
+      supervise: (spec, source, environmentPath, sharers) =>
+        runtime.supervise(spec, {
+          sharers,
+          ...(source === null
+            ? {}
+            : 'snapshot' in source
+              ? { template: source }
+              : { disk: source }),
+          ...(environmentPath === undefined
+            ? {}
+            : { linkEnvironment: (to) => linkOrCopy(environmentPath, to) }),
+        }),
+      resolveImage: (image, signal) => runtime.resolveImage(image, signal),
+      openNetwork: () => runtime.network.open(),
+      fromNamedTemplate: (name, request) => runtime.fromNamedTemplate(name, request),
+      templateFor: (options, image, named) => runtime.templateFor(options, image, named),
+      prepareTemplate: (members) => runtime.prepareTemplate(members),
+      dial: (channelPath) => dialChannel(channelPath)(),
+      notify: eventPoster({ hosts: runtime.webhookHosts, log }),
+      ownerJson: JSON.stringify({ ...(await processRef(process.pid)), instance: randomUUID() }),
+      isOwnerAlive: async (json) => await isAlive(JSON.parse(json) as ProcessRef),
+    });
+    runtime.onUsage((record) => control.noteUsage(record));
+    runtime.metrics.addSharedRam(() => runtime.ram.bytes);
+    const { memoryShort: policy } = options;
+    const guard =
+      policy === undefined || !waitsForMemory
+        ? undefined
+        : new MemoryGuard({
+            clock: systemClock,
+            log,
+            host: control.guarded,
+            queue,
+            policy,
+            marks: memoryMarks(reserveMib),
+            availableMib,
+            sharedRam: runtime.ram,
+          });
+    guard?.start();
+    return {
+      control,
+      queue,
+      async [Symbol.asyncDispose]() {
+        await guard?.close();
+        await control.close();
+        await store.close();
+      },
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+/**
+ * A control plane for one command: nothing of it stays, and nothing else shares the host's memory with it. The next
+ * start reclaims the store of a killed process as it reclaims a sandbox's directory.
+ * @throws StoreError
+ */
+export async function openTemporaryControlPlane(
+  runtime: Runtime,
+  log: Log,
+): Promise<OpenControlPlane> {
+  const cleanup = new CleanupStack();
+  try {
+    const { dir, remove } = await makeWorkspace(runtime.home.runDir, newSandboxId());
+    cleanup.push('store of the run', remove);
+    const dataDir = join(dir, 'data');
+    const opened = await openControlPlane(runtime, log, { dataDir, waitsForMemory: false });
+    cleanup.push('control plane', () => opened[Symbol.asyncDispose]());
+    return { ...opened, [Symbol.asyncDispose]: () => cleanup.run() };
+  } catch (error) {
+    await cleanup.run();
+    throw error;
+  }
+}
+
+async function productVersion(): Promise<string> {
+  const text = await readFile(join(SOURCE_DIR, 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}

@@ -1,0 +1,13 @@
+import { CodedError } from '../../base/errors.ts';
+
+export type RuntimeErrorCode =
+  /** The configured model server does not answer as one. */
+  | 'upstream_unreachable'
+  /** The model server does not offer the requested model. */
+  | 'model_unknown'
+  /** No VMM on this machine can run a guest. */
+  | 'no_accelerator'
+  /** A jail is required, and this host cannot provide it. */
+  | 'jail_unavailable';
+
+export class RuntimeError extends CodedError<RuntimeErrorCode> {}

@@ -1,0 +1,256 @@
+/** The configured jail around VMMs, or the reason why there is none. */
+
+import { statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Config } from '../../base/config.ts';
+import { CodedError } from '../../base/errors.ts';
+import type { Home } from '../../base/home.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { PACKAGE_DIR } from '../../base/package-dir.ts';
+import { searchPath } from '../../base/search-path.ts';
+import {
+  checkNamespaces,
+  isRootWith,
+  type Jail,
+  type JailGap,
+  NEEDED_CAPABILITIES,
+  openJail,
+} from '../../machine/jail/open.ts';
+import { compileProfile } from '../../machine/jail/seccomp/compile.ts';
+import {
+  type Mode,
+  type Profile,
+  parseProfile,
+  withMode,
+} from '../../machine/jail/seccomp/profile.ts';
+import { sparingFile } from '../../machine/jail/seccomp/spared-file.ts';
+import type { JailState } from '../../machine/jail/state.ts';
+import { DEFAULT_UIDS, parseUidRange, type UidRange } from '../../machine/jail/user-ids.ts';
+import { probeAccelerator } from '../../machine/vmm/accelerator/probe.ts';
+import { type Launch, launchDirect } from '../../machine/vmm/launch.ts';
+import { listQemuFiles } from '../../machine/vmm/qemu/installation.ts';
+import { RuntimeError } from './errors.ts';
+
+/** How VMMs are confined. */
+export interface Confinement {
+  readonly state: JailState;
+  /** For people: `jailed: own user, …` or `not jailed: …`. */
+  readonly description: string;
+  /** Missing protections. */
+  readonly gaps: readonly JailGap[];
+  /** Call after all VMMs have ended. */
+  close(): Promise<void>;
+}
+
+/** How QEMU is confined. */
+export interface QemuConfinement extends Confinement {
+  readonly launch: Launch;
+  /** It heeds `LaunchPlan.sparedFd`. */
+  readonly sparesFiles: boolean;
+  /** False: QEMU's own filter stays off, because it would end calls that are to be logged only. */
+  readonly ownFilter: boolean;
+}
+
+/** Shared by all NeuroVisor processes of the host. */
+export const STATE_DIR = '/run/neurovisor';
+export const QEMU_BINARY = 'qemu-system-x86_64';
+export const POLICY_DIR = join(PACKAGE_DIR, 'policy');
+
+/** @throws RuntimeError `jail_unavailable`: a jail is required (any mode but `off`) and not available */
+export async function confine(options: {
+  readonly config: Pick<Config, 'jail' | 'jailUids'> & Partial<Pick<Config, 'accelerator'>>;
+  readonly home: Pick<Home, 'cacheDir'>;
+  readonly log: Log;
+  readonly binary: string;
+  /** For diagnosis: a jail with gaps is accepted, even with `enforce`. */
+  readonly acceptsGaps?: boolean;
+  /** VMMs get /dev/kvm. Default: if the probe finds that KVM works. */
+  readonly withKvm?: boolean;
+}): Promise<QemuConfinement> {
+  const { config, log, acceptsGaps = false } = options;
+  const direct = { launch: launchDirect, sparesFiles: false, ownFilter: true };
+  const { jail: mode } = config;
+  if (mode === 'off') return { ...unconfined(SWITCHED_OFF), ...direct };
+  try {
+    const opened = await open(options);
+    try {
+      if (!acceptsGaps) judgeGaps(opened.jail.gaps, mode, log);
+    } catch (error) {
+      await opened.jail.close();
+      throw error;
+    }
+    return confinedBy(opened, mode);
+  } catch (error) {
+    throw unjailable(error);
+  }
+}
+
+export const SWITCHED_OFF = 'disabled by NEUROVISOR_JAIL';
+
+/** The refusal of every mode but `off`: no VMM runs without namespaces and seccomp unless the owner says so. */
+export function unjailable(error: unknown): RuntimeError {
+  if (error instanceof RuntimeError) return error;
+  const remedy = error instanceof CodedError ? error.remedy : undefined;
+  const first = remedy?.replace(/\.$/, '') ?? 'Run `./neurovisor doctor --security`';
+  return new RuntimeError('jail_unavailable', 'cannot jail VMMs on this host', {
+    cause: error,
+    remedy: `${first}. To run VMs without a jail: --jail off (NEUROVISOR_JAIL=off).`,
+  });
+}
+
+/**
+ * Refuses before the set-up, which takes minutes, what the host will not allow after it.
+ * @throws RuntimeError `jail_unavailable`
+ */
+export async function checkJail(
+  { jail }: Pick<Config, 'jail'>,
+  vmm: 'firecracker' | 'qemu',
+): Promise<void> {
+  if (jail === 'off') return;
+  // Firecracker's own jailer needs no user namespaces.
+  if (vmm === 'firecracker' && isRootWith(NEEDED_CAPABILITIES)) return;
+  try {
+    await checkNamespaces(searchPath(process.env['PATH']));
+  } catch (error) {
+    throw unjailable(error);
+  }
+}
+
+/**
+ * Logs the gaps of a jail.
+ * @throws RuntimeError `jail_unavailable`: with `enforce` the jail must be complete
+ */
+export function judgeGaps(
+  gaps: readonly JailGap[],
+  mode: Config['jail'],
+  log: Log,
+  of = 'VMMs',
+): void {
+  if (gaps.length === 0) return;
+  if (mode === 'enforce') {
+    throw new RuntimeError('jail_unavailable', 'the jail would be incomplete', {
+      cause: gaps.map(({ text }) => text).join('; '),
+      remedy: `${remediesOf(gaps)} (docs/security.md, Hosts), or set NEUROVISOR_JAIL=auto`,
+    });
+  }
+  for (const { text: gap, remedy } of gaps) {
+    log.warn(`the jail of ${of} is incomplete`, { gap, remedy });
+  }
+}
+
+/** One clause: what to do about all of them. */
+export function remediesOf(gaps: readonly JailGap[]): string {
+  return [...new Set(gaps.map(({ remedy }) => remedy))].join('; ');
+}
+
+function confinedBy(
+  { jail, program }: { jail: Jail; program: string },
+  mode: 'auto' | 'enforce' | 'log',
+): QemuConfinement {
+  const logs = mode === 'log' ? ', but refused system calls are only logged' : '';
+  return {
+    async launch({ argv: [, ...args], sparedFd, ...plan }) {
+      const spared =
+        sparedFd === undefined
+          ? {}
+          : { filter: await qemuFilter(modeOf({ jail: mode }), sparedFd) };
+      return await jail.start({ ...plan, ...spared, argv: [program, ...args] });
+    },
+    sparesFiles: true,
+    ownFilter: mode !== 'log',
+    state: mode === 'log' ? 'log' : 'enforced',
+    description: `jailed: ${jail.description}${logs}`,
+    gaps: jail.gaps,
+    close: () => jail.close(),
+  };
+}
+
+/** @param reason one clause for people */
+export function unconfined(reason: string): Confinement {
+  return {
+    state: 'off',
+    description: `not jailed: ${reason}`,
+    gaps: [{ text: `VMMs are not jailed: ${reason}`, remedy: 'unset NEUROVISOR_JAIL' }],
+    close: () => Promise.resolve(),
+  };
+}
+
+/** Returns the jail, and the program in it. */
+async function open(
+  options: Parameters<typeof confine>[0],
+): Promise<{ jail: Jail; program: string }> {
+  const { config, home, log, binary } = options;
+  const path = searchPath(process.env['PATH']);
+  const [programFiles, filter] = await Promise.all([
+    listQemuFiles(binary, path),
+    qemuFilter(modeOf(config)),
+  ]);
+  if (process.geteuid?.() === 0 && kvmAccess() === 'root' && (await usesKvm(options))) {
+    throw new RuntimeError('jail_unavailable', 'give VMMs access to /dev/kvm', {
+      cause: 'only root may open it',
+      remedy: 'run chgrp kvm /dev/kvm && chmod 660 /dev/kvm, and add a udev rule for it',
+    });
+  }
+  const kvm = kvmAccess();
+  const jail = await openJail({
+    cacheDir: home.cacheDir,
+    stateDir: STATE_DIR,
+    searchPath: path,
+    programFiles,
+    filter,
+    log,
+    probeArgs: ['--version'],
+    uids: uidRange(config.jailUids),
+    deviceGid: typeof kvm === 'number' ? kvm : null,
+  });
+  return { jail, program: programFiles[0] ?? binary };
+}
+
+/** @param sparedFd as in `LaunchPlan`. @throws JailError `profile_invalid` */
+export async function qemuFilter(mode: Mode, sparedFd?: number): Promise<Uint8Array> {
+  const filter = (await readPolicy('qemu-x86_64.json', mode)).get('qemu');
+  if (filter === undefined)
+    throw new RuntimeError('jail_unavailable', 'the seccomp profile of QEMU is missing');
+  const whole = sparedFd === undefined ? filter : sparingFile(filter, sparedFd);
+  return compileProfile(whole, 'x86_64').program;
+}
+
+/** What a filter does with a refused call. */
+export function modeOf({ jail }: Pick<Config, 'jail'>): Mode {
+  return jail === 'log' ? 'log' : 'enforce';
+}
+
+/** Reads one of the product's own profiles. @throws JailError `profile_invalid` */
+export async function readPolicy(name: string, mode: Mode): Promise<Profile> {
+  const profile = parseProfile(await readFile(join(POLICY_DIR, name), 'utf8'));
+  return new Map([...profile].map(([thread, filter]) => [thread, withMode(filter, mode)]));
+}
+
+export function uidRange(text: string | null): UidRange {
+  const range = text === null ? DEFAULT_UIDS : parseUidRange(text);
+  if (range !== undefined) return range;
+  throw new RuntimeError('jail_unavailable', `cannot use the user ids ${text} for VMMs`, {
+    remedy: 'set NEUROVISOR_JAIL_UIDS to FIRST:COUNT, above 1000 and without 65534',
+  });
+}
+
+/** Who may open /dev/kvm; a number: this group. */
+function kvmAccess(): 'all' | 'root' | 'none' | number {
+  try {
+    const { gid, mode } = statSync('/dev/kvm');
+    if ((mode & 0o006) === 0o006) return 'all';
+    return (mode & 0o060) === 0o060 && gid !== 0 ? gid : 'root';
+  } catch (error) {
+    ignore(error, 'no KVM here');
+    return 'none';
+  }
+}
+
+/** Called only where it matters: the probe may take a second. */
+async function usesKvm({ config, home, withKvm }: Parameters<typeof confine>[0]): Promise<boolean> {
+  if (withKvm !== undefined) return withKvm;
+  if (config.accelerator === 'tcg') return false;
+  return (await probeAccelerator({ cacheDir: home.cacheDir })).accelerator === 'kvm';
+}

@@ -1,0 +1,43 @@
+/** Templates of the environments that NeuroVisor brings. */
+import { READY_MADE, readyMadeRecipe } from '../../../artifacts/ready-made.ts';
+import type { EnvironmentSource } from '../../../sandbox/contract/environment.ts';
+import { DEFAULTS, type TemplateSpec } from '../../../sandbox/contract/spec.ts';
+import type { NamedTemplate } from '../../../sandbox/start/template.ts';
+import type { Images, ImagesContext, PulledImage } from '../images.ts';
+import { templateSpec } from './spec.ts';
+
+/** Builds it, or finds it. A function of the composition root, since builds need a runtime themselves. */
+export type BuildReadyMade = (
+  context: ImagesContext,
+  images: Images,
+  name: string,
+) => Promise<PulledImage>;
+
+interface ReadyMadeParts {
+  readonly systemDigest: string;
+  readonly names: {
+    /** The stored template, if it was made by this recipe. */
+    readyMade(name: string, recipe: string): Promise<NamedTemplate | undefined>;
+  };
+  build(): Promise<EnvironmentSource>;
+  /** @param path of the disk's file, of which it makes a second name */
+  keep(name: string, spec: TemplateSpec, path: string, recipe: string): Promise<void>;
+}
+
+/** What the template of a ready-made environment is made of; the environment is built if it is missing or outdated. */
+export async function readyMadeTemplate(
+  name: string,
+  { systemDigest, names, build, keep }: ReadyMadeParts,
+): Promise<NamedTemplate> {
+  const recipe = await readyMadeRecipe(name, systemDigest);
+  const known = await names.readyMade(name, recipe);
+  if (known !== undefined) return known;
+  const image = await build();
+  const { memoryMib, diskMib, start } = { start: undefined, ...(READY_MADE.get(name) ?? DEFAULTS) };
+  const spec = {
+    ...templateSpec({ memoryMib, diskMib }, image),
+    ...(start === undefined ? {} : { start }),
+  };
+  await keep(name, spec, image.path, recipe);
+  return (await names.readyMade(name, recipe)) ?? { name, spec, image };
+}

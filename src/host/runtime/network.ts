@@ -1,0 +1,191 @@
+/** The host's network as sandboxes see it: opened by the first that asks for one, with errors of sandboxes. */
+import { systemClock } from '../../base/clock.ts';
+import type { Config } from '../../base/config.ts';
+import { CodedError, remedyOf } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import type { Log } from '../../base/log.ts';
+import { NetError } from '../../egress/net/errors.ts';
+import type { HostNetwork, NetworkLease } from '../../egress/net/lease/lease.ts';
+import { LinkError } from '../../egress/net/netlink/errors.ts';
+import { assertLimitable, parsePolicy } from '../../egress/net/policy/egress-rules.ts';
+import type { EgressPolicy } from '../../egress/net/policy/policy.ts';
+import { needsAnyDecryption } from '../../egress/net/policy/request-policy.ts';
+import { CertificateAuthority } from '../../egress/net/secret/authority.ts';
+import { machineRoots } from '../../egress/net/secret/roots.ts';
+import type { EgressSecrets } from '../../egress/net/secret/secret.ts';
+import { SandboxError } from '../../sandbox/contract/errors.ts';
+import type { CardLease, GuestTrust, LeaseSecrets } from '../../sandbox/contract/parts.ts';
+import { requireValues, type SandboxSecret } from '../../sandbox/contract/secrets.ts';
+import type { NetworkOptions, NetworkSpec } from '../../sandbox/contract/spec.ts';
+import { writeNoCore } from '../../sys/core-dump.ts';
+
+export interface NetworkParts {
+  /** Called at the first need, and again after a failure. */
+  open(): Promise<HostNetwork>;
+  /** Called for each card, and again after a loan. Returns how to stop. */
+  watchCard?(sandboxId: string, interfaceName: string): () => void;
+  /** Called for each lease. Returns what to call before its release. */
+  watchLease?(lease: NetworkLease): () => Promise<void>;
+}
+
+export class Network {
+  readonly #parts: NetworkParts;
+  #opened: Promise<HostNetwork> | undefined;
+
+  constructor(parts: NetworkParts) {
+    this.#parts = parts;
+  }
+
+  /** @throws SandboxError `network_unavailable` with what a person can do about it */
+  async open(): Promise<HostNetwork> {
+    this.#opened ??= this.#parts.open();
+    const opening = this.#opened;
+    try {
+      return await opening;
+    } catch (error) {
+      // The next sandbox tries again: what is missing may be installed by then.
+      if (this.#opened === opening) this.#opened = undefined;
+      throw unavailable(error);
+    }
+  }
+
+  /** @throws SandboxError `network_unavailable`, `secrets_missing` */
+  async lease(
+    sandboxId: string,
+    wanted: NetworkSpec,
+    { secrets, authority }: LeaseSecrets,
+  ): Promise<CardLease> {
+    requireValues(sandboxId, secrets);
+    const isNeeded = secrets.length > 0 || needsAnyDecryption(wanted.policy);
+    let trust = await trustFor(isNeeded, authority);
+    const network = await this.open();
+    let current = secrets;
+    const given = egressSecrets(secrets, trust);
+    const lease = await orUnavailable(network.lease({ ...wanted, sandboxId, secrets: given }));
+    const watchCard = (): (() => void) =>
+      this.#parts.watchCard?.(sandboxId, lease.interfaceName) ?? (() => undefined);
+    const beforeRelease = this.#parts.watchLease?.(lease);
+    let stopWatching = watchCard();
+    let isReleased = false;
+    return {
+      get trust() {
+        return trust;
+      },
+      setSecrets: async (changed) => {
+        requireValues(sandboxId, changed);
+        trust = await trustFor(changed.length > 0, trust?.authority ?? authority);
+        current = changed;
+        await orUnavailable(lease.setSecrets(egressSecrets(changed, trust)));
+      },
+      tapFd: lease.tapFd,
+      guest: lease.guest,
+      confirmHandover: () => orUnavailable(lease.confirmHandover()),
+      lend: async (...to) => {
+        // While lent, the TAP is in another namespace, without our probes.
+        stopWatching();
+        try {
+          await lease.lend(...to);
+          if (!isReleased) stopWatching = watchCard();
+        } catch (error) {
+          // Any other error is the VMM's.
+          throw error instanceof LinkError || error instanceof NetError
+            ? unavailable(error)
+            : error;
+        }
+      },
+      setPolicy: async (policy, limits) => {
+        if (trust === undefined && needsAnyDecryption(policy)) {
+          trust = await trustFor(true, authority);
+          await orUnavailable(lease.setSecrets(egressSecrets(current, trust)));
+        }
+        await orUnavailable(lease.setPolicy(policy, limits));
+      },
+      connect: async (port, signal) => {
+        try {
+          return await lease.connect(port, signal);
+        } catch (error) {
+          if (!(error instanceof CodedError)) throw error;
+          const message = `port ${port} of the sandbox's card`;
+          throw new SandboxError('port_unreachable', message, {
+            cause: error,
+            remedy: remedyOf(error),
+          });
+        }
+      },
+      traffic: () => lease.traffic(),
+      gatewayUse: () => lease.gatewayUse(),
+      release: async () => {
+        isReleased = true;
+        stopWatching();
+        await beforeRelease?.();
+        await lease.release();
+      },
+    };
+  }
+
+  /** Call after the sandboxes have ended. Idempotent. */
+  async close(): Promise<void> {
+    const opened = this.#opened;
+    this.#opened = undefined;
+    try {
+      await (await opened)?.[Symbol.asyncDispose]();
+    } catch (error) {
+      ignore(error, 'reported to the sandbox that needed a network');
+    }
+  }
+}
+
+/** An authority is kept once made, since programs in the guest may keep trusting it. */
+async function trustFor(
+  isNeeded: boolean,
+  known: CertificateAuthority | undefined,
+): Promise<GuestTrust | undefined> {
+  if (!isNeeded && known === undefined) return undefined;
+  const authority = known ?? new CertificateAuthority(systemClock);
+  return { authority, certificate: await authority.certificate() };
+}
+
+function egressSecrets(
+  secrets: readonly SandboxSecret[],
+  trust: GuestTrust | undefined,
+): EgressSecrets | undefined {
+  if (trust === undefined) return undefined;
+  const known = secrets.flatMap(({ value, ...rest }) =>
+    value === null ? [] : [{ ...rest, value }],
+  );
+  if (known.length > 0) writeNoCore();
+  return { secrets: known, authority: trust.authority, roots: machineRoots };
+}
+
+/** @throws SandboxError `spec_invalid`, naming the rule */
+export function parseEgress({ mode, allow = [], deny = [], limits }: NetworkOptions): EgressPolicy {
+  try {
+    const isLimitedByName = (limits?.destinations ?? []).length > 0;
+    return assertLimitable(parsePolicy({ mode, allow, deny }), isLimitedByName);
+  } catch (error) {
+    if (!(error instanceof CodedError)) throw error;
+    throw new SandboxError('spec_invalid', `sandbox option network: ${error.message}`, {
+      remedy: remedyOf(error),
+    });
+  }
+}
+
+async function orUnavailable<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw unavailable(error);
+  }
+}
+
+function unavailable(cause: unknown): SandboxError {
+  const message = 'could not set up the network of the sandbox';
+  return new SandboxError('network_unavailable', message, { cause, remedy: remedyOf(cause) });
+}
+
+/** Loaded only here: most sandboxes have no network. */
+export async function openKernelNetwork(config: Config, log: Log): Promise<HostNetwork> {
+  const { openHostNetwork } = await import('../../egress/net/lease/host-network.ts');
+  const { networkPool: pool } = config;
+  return await openHostNetwork({ clock: systemClock, log, ...(pool === null ? {} : { pool }) });
+}

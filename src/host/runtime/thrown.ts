@@ -1,0 +1,13 @@
+/** Error classes of the mechanisms, for users of the library: what set-up and operations reject with, or name as cause. */
+
+export { ImageError } from '../../artifacts/image/errors.ts';
+export { NetError } from '../../egress/net/errors.ts';
+export { BridgeError } from '../../inference/bridge/errors.ts';
+export { CassetteError, type CassetteErrorCode } from '../../inference/bridge/tape/errors.ts';
+export { EngineError } from '../../inference/engine/errors.ts';
+export { GuestError, type GuestErrorCode } from '../../machine/guest/errors.ts';
+export { JailError } from '../../machine/jail/errors.ts';
+export { VmmError } from '../../machine/vmm/errors.ts';
+export { VsockError } from '../../machine/vsock/errors.ts';
+export { StoreError } from '../../sandbox/store/errors.ts';
+export { RuntimeError } from './errors.ts';

@@ -1,0 +1,519 @@
+/**
+ * Metrics of this process: all counters of its parts in one registry for `/metrics`, and the current load of each
+ * sandbox for `neurovisor top`.
+ *
+ *     supervisors ── phases, ends, channels ──┐
+ *     leases ─────── traffic, refusals ───────┼─► MetricRegistry ─► GET /metrics
+ *     control plane, queue, pools, bridge ────┘        (docs/metrics.md)
+ *
+ * Sandbox ids are never labels: only sums over sandboxes are exported.
+ */
+import type { Clock } from '../../base/clock.ts';
+import { ignore, ignoredErrors } from '../../base/ignore.ts';
+import { Counter, collected, Histogram, MetricRegistry, single } from '../../base/metrics.ts';
+import { MIB } from '../../base/units.ts';
+import type { NetworkLease } from '../../egress/net/lease/lease.ts';
+import type { UsageRecord } from '../../inference/bridge/bridge.ts';
+import type { ControlPlane, SandboxInfo } from '../../sandbox/contract/control.ts';
+import type { StartTimings } from '../../sandbox/contract/parts.ts';
+import type { LiveClone } from '../../sandbox/memory/clone-size.ts';
+import type { SandboxLoad, SandboxLoads } from '../../sandbox/plane/load.ts';
+import type { RecentEvents } from '../../sandbox/plane/recent-events.ts';
+import type { StartQueue } from '../../sandbox/start/start-queue.ts';
+import type { Supervisor } from '../../sandbox/vm/supervisor.ts';
+import { anonymousBytes, availableMib, memoryPressure } from '../probes/host-memory.ts';
+import { processMetrics } from './process-metrics.ts';
+import { Totals } from './totals.ts';
+
+/** How long a scrape waits for its sources; after that it exports their last values. */
+const ASK_MS_MAX = 2000;
+/** Boots in software emulation take seconds, a claim from a pool a millisecond. */
+const START_BOUNDS = [
+  0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60,
+] as const;
+
+const PHASES = ['prepare', 'vmm', 'kernel', 'agent'] as const;
+
+const DIRECTIONS = {
+  guest_to_host: ['bytesGuestToHost', 'throttledMsGuestToHost'],
+  host_to_guest: ['bytesHostToGuest', 'throttledMsHostToGuest'],
+} as const;
+
+export class HostMetrics {
+  readonly registry = new MetricRegistry();
+  readonly #clock: Clock;
+  readonly #channels = new Totals();
+  readonly #network = new Totals();
+  readonly #sandboxes = new Set<Supervisor>();
+  readonly #leases = new Set<CountedLease>();
+  /** By id of live sandboxes. */
+  readonly #tokens = new Map<string, number>();
+  #channelsOpen = 0;
+  #events: RecentEvents | undefined;
+  #sharedBytes: () => number = () => 0;
+  #measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad> = () => ({});
+  readonly #phases = new Histogram({
+    name: 'neurovisor_start_phase_seconds',
+    help: 'Duration of the phases of a VM start (prepare, vmm, kernel, agent), by boot or clone.',
+    unit: 'seconds',
+    labels: ['origin', 'phase'],
+    bounds: START_BOUNDS,
+  });
+  readonly #boots = new Histogram({
+    name: 'neurovisor_vm_boot_seconds',
+    help: 'Start of a VM until its agent is ready to run code.',
+    unit: 'seconds',
+    labels: ['origin'],
+    bounds: START_BOUNDS,
+  });
+  readonly #acquired = new Histogram({
+    name: 'neurovisor_vm_acquire_seconds',
+    help: 'Request for a sandbox until it is ready, with the time in the start queue.',
+    unit: 'seconds',
+    labels: ['origin'],
+    bounds: START_BOUNDS,
+  });
+  readonly #vmEnds = new Counter({
+    name: 'neurovisor_vm_ends_total',
+    help: 'Ended VMs by cause, pool members included.',
+    unit: null,
+    labels: ['cause'],
+  });
+  readonly #resizes = new Counter({
+    name: 'neurovisor_memory_resizes_total',
+    help: 'Memory resizes of sandboxes, by memory pressure or by the owner.',
+    unit: null,
+    labels: ['by', 'direction'],
+  });
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.registry.add(this.#phases, this.#boots, this.#acquired, this.#vmEnds, this.#resizes);
+    this.#addChannels();
+    this.#addNetwork();
+    this.#addHost();
+    this.registry.beforeScrape(() => this.#ask());
+  }
+
+  /** Call before the start. */
+  watch(sandbox: Supervisor): void {
+    this.#sandboxes.add(sandbox);
+    sandbox.onTransition(({ state, event }) => {
+      if (event === 'agent-confirmed' && sandbox.timings !== undefined)
+        this.#started(sandbox.timings);
+      // The counts end with the device, which is unplugged or killed next.
+      if (state === 'saving' || state === 'stopping') void this.#askChannel(sandbox);
+    });
+    sandbox.events.listen((event) => {
+      if (event.type !== 'resized') return;
+      this.#resizes.add({ by: event.by, direction: event.toMib < event.fromMib ? 'less' : 'more' });
+    });
+    void sandbox.ended.then(({ cause }) => {
+      this.#sandboxes.delete(sandbox);
+      this.#tokens.delete(sandbox.spec.id);
+      this.#vmEnds.add({ cause });
+    });
+  }
+
+  /** Returns a function to call before the lease is released: it reads the last counts, which are kept. */
+  watchLease(lease: CountedLease): () => Promise<void> {
+    this.#leases.add(lease);
+    return async () => {
+      if (this.#leases.delete(lease)) await this.#askLease(lease);
+    };
+  }
+
+  noteUsage({ sandboxId, promptTokens, completionTokens }: UsageRecord): void {
+    const lives = [...this.#sandboxes].some(({ spec }) => spec.id === sandboxId);
+    if (!lives) return;
+    const known = this.#tokens.get(sandboxId) ?? 0;
+    this.#tokens.set(sandboxId, known + promptTokens + completionTokens);
+  }
+
+  /** Call once. */
+  addControl(
+    control: ControlPlane & { readonly recentEvents: RecentEvents },
+    queue: Pick<StartQueue, 'stats'>,
+  ): void {
+    this.#events = control.recentEvents;
+    this.#addSandboxes(control);
+    this.#addPools(control);
+    this.registry.add(
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_start_queue_waiting',
+          help: 'Starts in the queue: requests, and refills of pools.',
+          unit: null,
+          labels: ['kind'],
+        },
+        () => {
+          const { waiting, waitingLow } = queue.stats();
+          return [
+            [{ kind: 'request' }, waiting],
+            [{ kind: 'refill' }, waitingLow],
+          ];
+        },
+      ),
+      single(
+        'gauge',
+        { name: 'neurovisor_starts_in_progress', help: 'Starts in progress.', unit: null },
+        () => queue.stats().running,
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_start_reserved_bytes',
+          help: 'Memory reserved by starts in progress.',
+          unit: 'bytes',
+        },
+        () => queue.stats().reservedMib * MIB,
+      ),
+    );
+  }
+
+  /** The current load of each sandbox with a VM. */
+  loads(): SandboxLoads {
+    const sandboxes = [...this.#sandboxes].map((one): SandboxLoad => {
+      const pid = one.vm?.pid ?? null;
+      return {
+        id: one.spec.id,
+        state: one.state,
+        memoryBytes: ownBytes(one),
+        modelRequests: one.modelRequests,
+        tokens: this.#tokens.get(one.spec.id) ?? 0,
+        lastPressure: one.events.lastPressure,
+        lastOom: one.events.lastOom,
+        ...this.#measuredOf(one.spec.id, pid),
+      };
+    });
+    const events = this.#events?.list() ?? [];
+    const atMs = this.#clock.wall();
+    const sharedMemoryBytes = this.#sharedBytes();
+    return { atMs, sandboxes, sharedMemoryBytes, memoryPressure: memoryPressure(), events };
+  }
+
+  /** @param measuredOf measurements of a sandbox; `pid`: of its VMM, null: it has none */
+  addLoads(measuredOf: (id: string, pid: number | null) => Partial<SandboxLoad>): void {
+    this.#measuredOf = measuredOf;
+  }
+
+  /** VMs that share RAM with others, members of pools included. */
+  sharingVms(): readonly LiveClone[] {
+    const sharing = [...this.#sandboxes].filter(({ sharers }) => sharers !== null);
+    return sharing.map((one) => {
+      const bytes = ownBytes(one);
+      return { ownMib: bytes === null ? null : bytes / MIB, sizeMib: one.spec.memoryMib };
+    });
+  }
+
+  /** @param usedBytes of the RAM that VMs share. Call once. */
+  addSharedRam(usedBytes: () => number): void {
+    this.#sharedBytes = usedBytes;
+  }
+
+  /** Pids of running VMMs. */
+  vmmPids(): readonly number[] {
+    return [...this.#sandboxes].flatMap(({ vm }) => vm?.pid ?? []);
+  }
+
+  #started(timings: StartTimings): void {
+    const { origin, prepareMs, vmmMs, kernelMs, agentMs, totalMs } = timings;
+    const spans = { prepare: prepareMs, vmm: vmmMs, kernel: kernelMs, agent: agentMs };
+    for (const phase of PHASES) this.#phases.observe({ origin, phase }, spans[phase] / 1000);
+    this.#boots.observe({ origin }, totalMs / 1000);
+  }
+
+  #addSandboxes(control: ControlPlane): void {
+    const ended = new Counter({
+      name: 'neurovisor_sandboxes_ended_total',
+      help: 'Ended sandboxes, by cause.',
+      unit: null,
+      labels: ['cause'],
+    });
+    /** Sandboxes that have been ready. */
+    const known = new Set<string>();
+    control.onChange((info) => {
+      if (info.status === 'ended') {
+        known.delete(info.id);
+        ended.add({ cause: info.end?.cause ?? 'unknown' });
+      } else if (info.status === 'running' && info.readyMs !== null && !known.has(info.id)) {
+        known.add(info.id);
+        this.#acquired.observe({ origin: info.origin }, info.readyMs / 1000);
+      }
+    });
+    let list: readonly SandboxInfo[] = [];
+    this.registry.beforeScrape(async () => {
+      list = await this.#inTime(control.list(), list);
+    });
+    this.registry.add(
+      ended,
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_sandboxes',
+          help: 'Sandboxes by status, without ended ones.',
+          unit: null,
+          labels: ['status'],
+        },
+        () =>
+          Object.entries(Object.groupBy(list, ({ status }) => status)).map(([status, of]) => [
+            { status },
+            of.length,
+          ]),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_pool_active_vms',
+          help: 'Running sandboxes, without idle pool members.',
+          unit: null,
+        },
+        () => list.filter(({ status }) => status === 'running').length,
+      ),
+    );
+  }
+
+  #addPools(control: ControlPlane): void {
+    let pools: Awaited<ReturnType<ControlPlane['pools']>> = [];
+    this.registry.beforeScrape(async () => {
+      pools = await this.#inTime(control.pools(), pools);
+    });
+    const sum = (key: 'ready' | 'starting' | 'target' | 'hits' | 'misses' | 'discarded'): number =>
+      pools.reduce((total, pool) => total + pool[key], 0);
+    const gauge = (name: string, help: string, key: 'ready' | 'starting' | 'target') =>
+      single('gauge', { name, help, unit: null }, () => sum(key));
+    this.registry.add(
+      gauge('neurovisor_pool_warm_vms', 'Ready members of all pools.', 'ready'),
+      gauge('neurovisor_pool_starting_vms', 'Starting members of all pools.', 'starting'),
+      gauge('neurovisor_pool_target_vms', 'Target size of all pools together.', 'target'),
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_pool_claims_total',
+          help: 'Requests that found a ready member (hit) or none (miss), and unhealthy members (discarded).',
+          unit: null,
+          labels: ['result'],
+        },
+        () => [
+          [{ result: 'hit' }, sum('hits')],
+          [{ result: 'miss' }, sum('misses')],
+          [{ result: 'discarded' }, sum('discarded')],
+        ],
+      ),
+    );
+  }
+
+  #addChannels(): void {
+    const total = (name: string, help: string, key: string) =>
+      single('counter', { name, help, unit: null }, () => this.#channels.get(key));
+    const labels = ['direction'];
+    this.registry.add(
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_channel_bytes_total',
+          unit: 'bytes',
+          labels,
+          help: 'Payload on the channels between host and guests.',
+        },
+        () =>
+          Object.entries(DIRECTIONS).map(([direction, [bytes]]) => [
+            { direction },
+            this.#channels.get(bytes),
+          ]),
+      ),
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_channel_throttled_seconds_total',
+          unit: 'seconds',
+          labels,
+          help: 'Time that channels were throttled by their rate limits.',
+        },
+        () =>
+          Object.entries(DIRECTIONS).map(([direction, [, throttled]]) => [
+            { direction },
+            this.#channels.get(throttled) / 1000,
+          ]),
+      ),
+      total(
+        'neurovisor_channel_connections_total',
+        'Connections opened on the channels, in both directions.',
+        'connectionsOpened',
+      ),
+      total(
+        'neurovisor_channel_connections_refused_total',
+        'Connections refused by a limit, or without a listener.',
+        'connectionsRefused',
+      ),
+      total(
+        'neurovisor_channel_protocol_errors_total',
+        'Packets from guests that violated the protocol.',
+        'protocolErrors',
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_channel_connections',
+          help: 'Open connections on the channels.',
+          unit: null,
+        },
+        () => this.#channelsOpen,
+      ),
+    );
+  }
+
+  #addNetwork(): void {
+    const both = (name: string, help: string, unit: 'bytes' | null, out: string, back: string) =>
+      collected('counter', { name, help, unit, labels: ['direction'] }, () => [
+        [{ direction: 'out' }, this.#network.get(out)],
+        [{ direction: 'in' }, this.#network.get(back)],
+      ]);
+    this.registry.add(
+      both(
+        'neurovisor_network_bytes_total',
+        'Bytes of guests with a network card.',
+        'bytes',
+        'bytesOut',
+        'bytesIn',
+      ),
+      both(
+        'neurovisor_network_packets_total',
+        'Packets of guests with a network card.',
+        null,
+        'packetsOut',
+        'packetsIn',
+      ),
+      collected(
+        'counter',
+        {
+          name: 'neurovisor_network_refused_packets_total',
+          help: 'Dropped packets of guests, by reason.',
+          unit: null,
+          labels: ['reason'],
+        },
+        () =>
+          this.#network
+            .names()
+            .filter((name) => name.startsWith(REFUSED))
+            .map((name) => [{ reason: name.slice(REFUSED.length) }, this.#network.get(name)]),
+      ),
+      single(
+        'gauge',
+        { name: 'neurovisor_network_leases', help: 'Network cards of guests.', unit: null },
+        () => this.#leases.size,
+      ),
+    );
+  }
+
+  #addHost(): void {
+    this.registry.add(
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_host_memory_available_bytes',
+          help: 'Available memory of the host (MemAvailable), or what a control group leaves the daemon and its VMs.',
+          unit: 'bytes',
+        },
+        () => availableMib() * MIB,
+      ),
+      collected(
+        'gauge',
+        {
+          name: 'neurovisor_host_memory_pressure_ratio',
+          help: 'Share of the last 10 s in which some or all tasks of the host waited for memory (PSI).',
+          unit: 'ratio',
+          labels: ['kind'],
+        },
+        () => Object.entries(memoryPressure() ?? {}).map(([kind, ratio]) => [{ kind }, ratio]),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_vmm_resident_bytes',
+          help: 'Memory of all VMMs and their guests that ends with them, without RAM that they share.',
+          unit: 'bytes',
+        },
+        () => [...this.#sandboxes].reduce((sum, one) => sum + (ownBytes(one) ?? 0), 0),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_shared_ram_bytes',
+          help: 'RAM of templates, snapshots and forks that VMs share until they write to it, counted once.',
+          unit: 'bytes',
+        },
+        () => this.#sharedBytes(),
+      ),
+      single(
+        'gauge',
+        {
+          name: 'neurovisor_guest_memory_bytes',
+          help: 'Current memory size of all guests; not their maximum.',
+          unit: 'bytes',
+        },
+        () => [...this.#sandboxes].reduce((sum, { spec }) => sum + spec.memoryMib, 0) * MIB,
+      ),
+      ...processMetrics(),
+      ignoredErrors,
+    );
+  }
+
+  async #ask(): Promise<void> {
+    const open = [...this.#sandboxes].map((one) => this.#askChannel(one));
+    const leases = [...this.#leases].map((lease) => this.#askLease(lease));
+    const counts = await this.#inTime(Promise.all(open), []);
+    await this.#inTime(Promise.all(leases), []);
+    this.#channelsOpen = counts.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** Returns the number of open connections. */
+  async #askChannel(sandbox: Supervisor): Promise<number> {
+    const { vm } = sandbox;
+    if (vm === undefined) return 0;
+    try {
+      const { connectionsOpen, ...counted } = await vm.channelStats();
+      this.#channels.note(vm, counted);
+      return connectionsOpen;
+    } catch (error) {
+      ignore(error, 'the VM is ending');
+      return 0;
+    }
+  }
+
+  async #askLease(lease: CountedLease): Promise<void> {
+    try {
+      const { refused, bytesUsed: _, ...counted } = await lease.traffic();
+      const reasons = Object.entries(refused).map(([name, count]) => [REFUSED + name, count]);
+      this.#network.note(lease, { ...counted, ...Object.fromEntries(reasons) });
+    } catch (error) {
+      ignore(error, 'the network is ending');
+    }
+  }
+
+  async #inTime<T>(asked: Promise<T>, otherwise: T): Promise<T> {
+    const late = Promise.withResolvers<T>();
+    const stop = this.#clock.after(ASK_MS_MAX, () => late.resolve(otherwise));
+    try {
+      return await Promise.race([asked, late.promise]);
+    } catch (error) {
+      ignore(error, 'the last values are exported');
+      return otherwise;
+    } finally {
+      stop();
+    }
+  }
+}
+
+/** What ends with the VM: its VMM's anonymous memory, and RAM in a memory of its own. Null: it has no process. */
+function ownBytes({ vm, ramBytes }: Supervisor): number | null {
+  const pid = vm?.pid ?? null;
+  const bytes = pid === null ? null : anonymousBytes(pid);
+  return bytes === null ? null : bytes + ramBytes;
+}
+
+const REFUSED = 'refused ';
+
+/** A network lease, as far as it is measured. */
+export type CountedLease = Pick<NetworkLease, 'traffic'>;

@@ -1,0 +1,29 @@
+/** A thread of `body-checker.ts`: one body at a time, whose bytes move here and back. */
+import { serveTurns } from '../../../base/fairness/turn-worker.ts';
+import type { Checked } from '../refusal.ts';
+import { type BodyCheck, type CheckedBody, checkBody } from './check-body.ts';
+
+export interface BodyRequest {
+  readonly bytes: Uint8Array;
+  readonly check: BodyCheck;
+}
+
+export interface BodyAnswer {
+  readonly bytes: Uint8Array;
+  readonly checked: Checked<CheckedBody>;
+}
+
+serveTurns(({ bytes, check }: BodyRequest) => {
+  const { buffer, byteOffset, byteLength } = bytes;
+  const checked = checkBody(Buffer.from(buffer, byteOffset, byteLength), check);
+  const answer: BodyAnswer = { bytes, checked };
+  const transfer = [buffer as ArrayBuffer];
+  for (const form of checked.ok ? Object.values(checked.value.forms) : []) {
+    const written = form.bytes;
+    // A small buffer may be a part of a shared one, which can't move.
+    if (written !== undefined && written.byteLength === written.buffer.byteLength) {
+      transfer.push(written.buffer as ArrayBuffer);
+    }
+  }
+  return { answer, transfer };
+});

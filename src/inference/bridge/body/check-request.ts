@@ -1,0 +1,62 @@
+/** Checks the body of a request beside the event loop, with what the bridge keeps for it (io). */
+import type { ContentMode } from '../../../base/text/content-mode.ts';
+import { orAborted } from '../../../base/time-limit.ts';
+import type { Dialect, KeptContext, Operation } from '../dialect/dialect.ts';
+import type { ExchangeContext } from '../exchange-context.ts';
+import { jsonLimits } from '../json-body.ts';
+import { UPSTREAM_APIS } from '../upstream/address.ts';
+import type { CheckedBytes } from './body-checker.ts';
+
+export interface RequestToCheck {
+  readonly dialect: Dialect;
+  readonly operation: Operation;
+  readonly bytes: Buffer;
+  /** Its header. */
+  readonly contentType: string | undefined;
+  readonly signal: AbortSignal;
+  /** What the log keeps of the request. */
+  readonly content: ContentMode;
+  /** The memory of the body stays in use until this has settled. */
+  readonly onCheck: (checking: Promise<unknown>) => void;
+}
+
+/** Checks again with what a first check has found to be needed. @throws the signal's reason */
+export async function checkRequest(
+  context: ExchangeContext,
+  request: RequestToCheck,
+): Promise<CheckedBytes> {
+  const first = await checkWith(context, request);
+  const needs = first.checked.ok ? first.checked.value.needs : undefined;
+  const kept = needs && request.dialect.translation?.find?.(needs, context.kept);
+  if (kept === undefined) return first;
+  if (!kept.ok) return { ...first, checked: kept };
+  return await checkWith(context, { ...request, bytes: first.bytes }, kept.value);
+}
+
+/** Maybe in a thread, which has the bytes meanwhile. */
+async function checkWith(
+  context: ExchangeContext,
+  { dialect, operation, bytes, contentType, signal, onCheck, content }: RequestToCheck,
+  kept?: KeptContext,
+): Promise<CheckedBytes> {
+  const { checker, policy, limits, sandboxId, metrics, clock, apis, tape } = context;
+  const begunAtMs = clock.now();
+  const check = {
+    dialect: dialect.name,
+    operation,
+    contentType,
+    policy,
+    limits: jsonLimits(limits),
+    // The answer that a cassette plays may be of another host's upstream.
+    apis: tape === undefined ? apis.all : UPSTREAM_APIS,
+    hasChoice: context.dispatcher.hasChoice,
+    content,
+    ...(kept === undefined ? {} : { kept }),
+  };
+  const loopTime = context.bodyTime;
+  const checking = checker.check({ sandboxId, loopTime, bytes, check, signal });
+  onCheck(checking);
+  const result = await orAborted(checking, signal);
+  metrics.countCheck(result.where, clock.now() - begunAtMs);
+  return result;
+}

@@ -1,0 +1,147 @@
+/**
+ * Metrics of all requests of a bridge (R-OBS-4), by model, dialect and outcome. A name becomes a label only
+ * after an upstream has answered for it, so a guest can't invent labels.
+ */
+import { Counter, Histogram, type Metric, OTHER, SECONDS_BOUNDS } from '../../base/metrics.ts';
+import type { TokenTimes } from './token-times.ts';
+import type { UsageRecord } from './usage.ts';
+
+/** Models with series of their own. */
+const MODELS_MAX = 16;
+/** The last bound is near `bodyBytesMax`. */
+const BODY_BOUNDS = [1, 4, 16, 64, 256, 1024, 4096, 32_768].map((kib) => kib * 1024);
+export const INTER_TOKEN_BOUNDS = [
+  0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10,
+] as const;
+
+/** The outcome of a request that was not sent to the upstream. */
+export type UnsentOutcome = 'refused' | 'cancelled' | 'upstream-lost';
+
+const BY_MODEL = ['model', 'dialect'] as const;
+
+export class BridgeMetrics {
+  readonly #models = new Set<string>();
+  readonly #requests = new Counter({
+    name: 'neurovisor_requests_total',
+    help: 'Finished inference requests by outcome: ok, cancelled, refused, upstream-error, upstream-lost.',
+    unit: null,
+    labels: ['model', 'dialect', 'outcome'],
+    seriesMax: 256,
+  });
+  readonly #errors = new Counter({
+    name: 'neurovisor_errors_total',
+    help: 'Error answers to guests, by code.',
+    unit: null,
+    labels: ['error_type'],
+    seriesMax: 64,
+  });
+  readonly #generated = new Counter({
+    name: 'neurovisor_tokens_generated_total',
+    help: 'Tokens that models produced; estimated if the upstream does not report them.',
+    unit: null,
+    labels: BY_MODEL,
+  });
+  readonly #prompt = new Counter({
+    name: 'neurovisor_tokens_prompt_total',
+    help: 'Tokens of prompts; estimated if the upstream does not report them.',
+    unit: null,
+    labels: BY_MODEL,
+  });
+  readonly #duration = new Histogram({
+    name: 'neurovisor_inference_duration_seconds',
+    help: 'From the first byte of a request to the last byte of its answer, for requests sent to the upstream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+  });
+  readonly #queue = new Histogram({
+    name: 'neurovisor_inference_queue_seconds',
+    help: 'From the end of a request until it is sent to the upstream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+  });
+  readonly #firstToken = new Histogram({
+    name: 'neurovisor_time_to_first_token_seconds',
+    help: 'From the end of a request to the first event with text of its stream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+    bounds: SECONDS_BOUNDS,
+  });
+  readonly #interToken = new Histogram({
+    name: 'neurovisor_inter_token_seconds',
+    help: 'Time between events with text of one stream, as they arrive from the upstream.',
+    unit: 'seconds',
+    labels: BY_MODEL,
+    bounds: INTER_TOKEN_BOUNDS,
+  });
+  readonly #bodies = new Histogram({
+    name: 'neurovisor_request_size_bytes',
+    help: 'Size of bodies of inference requests.',
+    unit: 'bytes',
+    labels: ['dialect'],
+    bounds: BODY_BOUNDS,
+  });
+
+  readonly #checks = new Histogram({
+    name: 'neurovisor_bridge_body_check_seconds',
+    help: 'Time to check the body of an inference request, with the wait for a thread; `where` is loop or thread.',
+    unit: 'seconds',
+    labels: ['where'],
+    bounds: SECONDS_BOUNDS,
+  });
+
+  list(): readonly Metric[] {
+    return [
+      this.#requests,
+      this.#errors,
+      this.#generated,
+      this.#prompt,
+      this.#duration,
+      this.#queue,
+      this.#firstToken,
+      this.#interToken,
+      this.#bodies,
+      this.#checks,
+    ];
+  }
+
+  countBody(dialect: string, bytes: number): void {
+    this.#bodies.observe({ dialect }, bytes);
+  }
+
+  countCheck(where: 'loop' | 'thread', tookMs: number): void {
+    this.#checks.observe({ where }, tookMs / 1000);
+  }
+
+  /** Counts an error answer to a guest. */
+  countError(code: string): void {
+    this.#errors.add({ error_type: code });
+  }
+
+  countUnsent(dialect: string, outcome: UnsentOutcome): void {
+    this.#requests.add({ model: OTHER, dialect, outcome });
+  }
+
+  /** Counts a request that was sent to the upstream. @param tokens arrival times of its stream */
+  countSent(dialect: string, usage: UsageRecord, tokens: TokenTimes): void {
+    const { outcome, timings, promptTokens, completionTokens } = usage;
+    const by = { model: this.#label(usage), dialect };
+    this.#requests.add({ ...by, outcome });
+    this.#prompt.add(by, promptTokens);
+    this.#generated.add(by, completionTokens);
+    this.#duration.observe(by, timings.totalMs / 1000);
+    this.#queue.observe(by, timings.queueMs / 1000);
+    if (tokens.firstMs !== null) this.#firstToken.observe(by, tokens.firstMs / 1000);
+    this.#interToken.merge(by, tokens.gaps, tokens.gapSumSeconds);
+  }
+
+  /** Counts a request that was answered from the cache. */
+  countCached(dialect: string, usage: UsageRecord): void {
+    this.#requests.add({ model: this.#label(usage), dialect, outcome: usage.outcome });
+  }
+
+  #label({ model, outcome }: UsageRecord): string {
+    const isNew = !this.#models.has(model);
+    if (isNew && outcome === 'ok' && this.#models.size < MODELS_MAX) this.#models.add(model);
+    return this.#models.has(model) ? model : OTHER;
+  }
+}

@@ -1,0 +1,303 @@
+/**
+ * The inference bridge: connects guests to a model server on the host, and to nothing else.
+ *
+ *      guest                                  host
+ *     ┌──────────────────────────┐           ┌──────────────────────────────────────────────────┐
+ *     │ client ─► 127.0.0.1:11434│  vsock    │ <channel>_1025 ─► port ─► exchange ─► upstream     │
+ *     │           (forwarder)    │══ 1025 ══►│   (identity)      limits   policy      (key added) │
+ *     └──────────────────────────┘           └──────────────────────────────────────────────────┘
+ *
+ * A *port* is one unix socket, and the socket identifies the caller: the bridge ignores what a request says
+ * about its sender (R-IPC-8). A port serves the OpenAI API with its Responses, Anthropic's Messages and Ollama's API over
+ * HTTP/1.1 (`dialect/`). Each request is an *exchange*: parsed within limits, checked against the sandbox's policy, sent
+ * to the upstream when it is its turn, with the
+ * host's key instead of the guest's. Its answer returns as it arrives: unchanged, or translated if client and
+ * upstream speak different dialects.
+ *
+ * Before you change something here:
+ * - Two parsers read a JSON body, ours and the upstream's. `json-body.ts` ensures that both see the same,
+ *   and edits in place: bytes that the policy does not change pass unchanged.
+ * - Streams are server-sent events. The bridge requests the usage event from every upstream, counts, and
+ *   removes it for clients that did not request it. It sends `: keep-alive` while the upstream is silent.
+ * - Errors have the API's own form. Within a stream they are an event; a truncated answer never looks complete.
+ * - A cache (`response-cache/`) answers exactly equal requests of a tenant, for sandboxes that have one.
+ * - A tape (`tape/`) records requests and answers, or answers in place of the upstream; each inference request passes it.
+ * - Nothing that a guest sends becomes part of a URL, a header name or a path on the host.
+ *
+ * Pure: limits, refusal, failure, dispatched, kept-answers, cache-hints, caller-key, headers, json-body, fields, policy,
+ * sse, usage, without-key, record/answer-notes, content/, body/check-body, upstream/address, dialect/, queue/token-scheduler, routing/ but for model-names and dispatcher, tape/
+ * but for its streams and files, response-cache/ but for response-cache.
+ * Input and output: listener, exchange, reply, relay, the rest of body/ (requests' bodies), of queue/ (turns at a model
+ * server), of routing/ (which server a request goes to) and upstream/ (model servers).
+ */
+import type { Clock } from '../../base/clock.ts';
+import { FairShare, type FairShareLimits } from '../../base/fairness/fair-share.ts';
+import { LoopTime } from '../../base/fairness/loop-time.ts';
+import type { Log } from '../../base/log.ts';
+import { type Metric, single } from '../../base/metrics.ts';
+import type { BudgetUse } from '../../base/request/model-limits.ts';
+import type { ContentMode } from '../../base/text/content-mode.ts';
+import { passiveTracer, type Tracer } from '../../base/trace/trace.ts';
+import type { SharedBudgets } from './admission.ts';
+import { BODY_MEMORY } from './body/body.ts';
+import { BODY_LOOP_TIME, BodyChecker, type CheckerLimits } from './body/body-checker.ts';
+import { BridgeMetrics } from './bridge-metrics.ts';
+import { Budgets } from './budget/budgets.ts';
+import { CONTENT_MEMORY } from './content/content.ts';
+import { BridgeError } from './errors.ts';
+import { type TakeTraces, TRACE_LOOP_TIME } from './guest-traces.ts';
+import { KEPT_MEMORY, KeptAnswers } from './kept-answers.ts';
+import { BRIDGE_LIMITS } from './limits.ts';
+import { Listener, type PortStats } from './listener.ts';
+import type { BridgePolicy } from './policy.ts';
+import { type QueueLimits, UpstreamQueues } from './queue/upstream-queues.ts';
+import { PortRecords } from './record/port-records.ts';
+import type { RequestLog } from './record/request-record.ts';
+import { spokenApis } from './request-form.ts';
+import { ResponseCache } from './response-cache/response-cache.ts';
+import { type Draw, drawByHash } from './routing/affinity.ts';
+import { Dispatcher } from './routing/dispatcher.ts';
+import { ModelNames } from './routing/model-names.ts';
+import { tableOf, type UpstreamSource } from './routing/route-table.ts';
+import type { Tape } from './tape/tape.ts';
+import { Catalog } from './upstream/catalog.ts';
+import { UpstreamClient } from './upstream/client.ts';
+import type { UsageRecord } from './usage.ts';
+
+export type { Content } from './content/content.ts';
+export type { PortStats } from './listener.ts';
+export type { BridgePolicy } from './policy.ts';
+export type { RefusedRequest, RequestLog, SentRequest } from './record/request-record.ts';
+export type { UpstreamSource } from './routing/route-table.ts';
+export type { UpstreamTarget } from './upstream/address.ts';
+export type { UsageRecord } from './usage.ts';
+
+export interface BridgeOptions {
+  /**
+   * The destination of requests, or several with the routes to them. A function is called for each request, so its
+   * result may change. Requests wait for it, streaming ones with keep-alives. If it rejects they get 503, with the
+   * error's remedy.
+   */
+  readonly upstream: UpstreamSource;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Called at the end of each request that was sent to the upstream. */
+  readonly onUsage?: (usage: UsageRecord) => void;
+  /** Gets a record of each request that was sent, and of those that were refused. Absent: no records. */
+  readonly requestLog?: RequestLog | undefined;
+  /** What its records have of requests and answers. Default `off`. */
+  readonly content?: ContentMode | undefined;
+  /** The owner of a sandbox: owners share an upstream equally. Null, as by default: the operator. */
+  readonly tenantOf?: (sandboxId: string) => string | null;
+  /** Sandboxes of the same scope share cached answers. Default: `tenantOf`. */
+  readonly cacheScopeOf?: (sandboxId: string) => string | null;
+  /** Absent: no spans; a guest's own `traceparent` goes to the upstream unchanged. */
+  readonly tracer?: Tracer;
+  /** Receives spans made in a guest. Absent: `/otlp/v1/traces` is not served. */
+  readonly takeTraces?: TakeTraces | undefined;
+  /** For the choice among routes. Default: by hash. */
+  readonly draw?: Draw;
+  /** Records what ports ask, or answers it from a cassette. Absent: neither. */
+  readonly tape?: Tape | undefined;
+  /** Bytes for the bodies of all ports. Default `BODY_MEMORY`. */
+  readonly bodyMemory?: FairShareLimits;
+  /** Default `CHECKER_LIMITS`. */
+  readonly checker?: Partial<CheckerLimits>;
+  /** Budgets that sandboxes share, beside their own. Absent: none. */
+  readonly sharedBudgets?: SharedBudgetOptions | undefined;
+  /** Bytes for answers that are given again to equal requests. Default `RESPONSE_CACHE_BYTES`. */
+  readonly cacheBytes?: number | undefined;
+  /** Default `QUEUE_LIMITS`. */
+  readonly queue?: QueueLimits;
+}
+
+export interface SharedBudgetOptions {
+  /** Asked for each request, and again while it waits. */
+  readonly of: SharedBudgets;
+  /** By account, before. */
+  readonly used: ReadonlyMap<string, BudgetUse>;
+}
+
+export interface Caller {
+  readonly sandboxId: string;
+  /** Made by `attach`, removed by `close`. Its directory must be private to the host. */
+  readonly socketPath: string;
+  readonly policy?: BridgePolicy;
+  /** Whose budget its requests use. Default: its own. */
+  readonly account?: { readonly id: string; readonly used?: BudgetUse };
+}
+
+export interface Bridge {
+  /**
+   * Listens at the caller's socket, whose requests all count as the caller's.
+   * @throws BridgeError `listen_failed`, `closed`
+   */
+  attach(caller: Caller): Promise<BridgePort>;
+  /** What was used of a budget, of `HOST_ACCOUNT` by all, of a `tenantAccount` by the tenant's; null: nothing is known of it. */
+  budgetUse(account: string): BudgetUse | null;
+  /** Metrics of all ports, including closed ones. */
+  metrics(): readonly Metric[];
+  /** Closes all ports. Idempotent. */
+  close(): Promise<void>;
+}
+
+export interface BridgePort {
+  stats(): PortStats;
+  /**
+   * Applies to requests that arrive from now on; `limits` stay those of `attach`. The budget applies to all that share
+   * the account.
+   */
+  setPolicy(policy: BridgePolicy): void;
+  /** For a save of the sandbox: requests in flight and new ones get an error that tells to retry. */
+  setSuspended(isSuspended: boolean): void;
+  /** Cancels requests in flight, to the guest and to the upstream. Idempotent. */
+  close(): Promise<void>;
+}
+
+export function createBridge(options: BridgeOptions): Bridge {
+  const { upstream, clock, log } = options;
+  const client = new UpstreamClient(clock);
+  const catalog = new Catalog({ client, clock, log, limits: BRIDGE_LIMITS });
+  const memory = new FairShare(options.bodyMemory ?? BODY_MEMORY);
+  const mode = options.requestLog === undefined ? 'off' : (options.content ?? 'off');
+  const content = { mode, memory: new FairShare(CONTENT_MEMORY) };
+  const keptMemory = new FairShare(KEPT_MEMORY);
+  const checker = new BodyChecker({ clock, log, limits: options.checker ?? {} });
+  const queues = new UpstreamQueues(clock, options.queue);
+  const models = new ModelNames(upstream, catalog);
+  const { draw = drawByHash } = options;
+  const dispatcher = new Dispatcher({ source: upstream, queues, clock, log, draw });
+  const budgets = new Budgets(clock);
+  for (const [account, used] of options.sharedBudgets?.used ?? []) {
+    budgets.restore({ account, limits: { windowMs: used.windowMs }, holders: [] }, used);
+  }
+  const cache = new ResponseCache(clock, options.cacheBytes);
+  const ports = new Set<BridgePort>();
+  const metrics = new BridgeMetrics();
+  const { tracer = passiveTracer() } = options;
+  let closing: Promise<void> | undefined;
+  return {
+    async attach(caller) {
+      if (closing !== undefined) throw new BridgeError('closed', 'the bridge is closed');
+      const { sandboxId, socketPath, policy = {}, account = { id: sandboxId } } = caller;
+      const share = { account: account.id, limits: policy.budget ?? {} };
+      // They may have been changed while the sandbox was paused.
+      budgets.setLimits(share.account, share.limits);
+      if (account.used !== undefined) budgets.restore(share, account.used);
+      const limits = { ...BRIDGE_LIMITS, ...policy.limits };
+      const onUsage = options.onUsage ?? ((): void => undefined);
+      const records = new PortRecords(options.requestLog, clock);
+      const kept = new KeptAnswers(keptMemory, sandboxId);
+      const listener = new Listener({
+        sandboxId,
+        account: account.id,
+        kept,
+        policy,
+        limits,
+        checker,
+        bodyTime: new LoopTime(BODY_LOOP_TIME, clock),
+        traceTime: new LoopTime(TRACE_LOOP_TIME, clock),
+        memory,
+        models,
+        dispatcher,
+        client,
+        catalog,
+        clock,
+        log,
+        onUsage,
+        records,
+        content,
+        tenantOf: options.tenantOf ?? (() => null),
+        cacheScopeOf: options.cacheScopeOf ?? options.tenantOf ?? (() => null),
+        queues,
+        budgets,
+        sharedBudgets: options.sharedBudgets?.of ?? (() => []),
+        metrics,
+        tracer,
+        takeTraces: options.takeTraces,
+        tape: options.tape?.open(sandboxId),
+        cache,
+        apis: spokenApis(tableOf(upstream)),
+      });
+      await listener.listen(socketPath);
+      let closed: Promise<void> | undefined;
+      const port: BridgePort = {
+        stats: () => listener.stats(),
+        setPolicy(changed) {
+          budgets.setLimits(account.id, changed.budget ?? {});
+          listener.setPolicy(changed);
+        },
+        setSuspended: (isSuspended) => listener.setSuspended(isSuspended),
+        close() {
+          ports.delete(port);
+          closed ??= listener.close().finally(() => {
+            records.close();
+            kept.close();
+          });
+          return closed;
+        },
+      };
+      ports.add(port);
+      return port;
+    },
+    budgetUse: (account) => budgets.useOf(account),
+    metrics: () => [
+      ...metrics.list(),
+      ...queues.metrics(),
+      ...dispatcher.metrics(),
+      ...cache.metrics(),
+      ...portGauges(ports),
+      waitingBodies(checker),
+    ],
+    close() {
+      closing ??= Promise.all([...ports].map((port) => port.close())).then(async () => {
+        client.close();
+        cache.close();
+        await checker.close();
+      });
+      return closing;
+    },
+  };
+}
+
+function waitingBodies(checker: BodyChecker): Metric {
+  return single(
+    'gauge',
+    {
+      name: 'neurovisor_bridge_bodies_waiting',
+      help: 'Request bodies that wait for a thread to check them.',
+      unit: null,
+    },
+    () => checker.waiting,
+  );
+}
+
+function portGauges(ports: ReadonlySet<BridgePort>): readonly Metric[] {
+  const sum = (key: 'inFlight' | 'connections' | 'bodyBytes') => (): number =>
+    [...ports].reduce((total, port) => total + port.stats()[key], 0);
+  return [
+    single(
+      'gauge',
+      {
+        name: 'neurovisor_requests_in_flight',
+        help: 'Inference requests in flight.',
+        unit: null,
+      },
+      sum('inFlight'),
+    ),
+    single(
+      'gauge',
+      { name: 'neurovisor_bridge_connections', help: 'Open connections of guests.', unit: null },
+      sum('connections'),
+    ),
+    single(
+      'gauge',
+      {
+        name: 'neurovisor_bridge_body_bytes',
+        help: 'Memory held for request bodies.',
+        unit: 'bytes',
+      },
+      sum('bodyBytes'),
+    ),
+  ];
+}

@@ -1,0 +1,144 @@
+/** The models that a sandbox may use, and under which names. Set on the host, per port. */
+import type { ModelBudget, ModelCache, ModelPriority } from '../../base/request/model-limits.ts';
+import type { BridgeLimits } from './limits.ts';
+import { accepted, type Checked, refused } from './refusal.ts';
+
+export interface BridgePolicy {
+  /** Allowed upstream names. Absent: all that the upstream lists. */
+  readonly allowModels?: readonly string[];
+  /**
+   * Requested name → upstream name; `*` matches every name that does not exist otherwise. Targets and
+   * `defaultModel` are allowed even if `allowModels` omits them.
+   */
+  readonly aliases?: Readonly<Record<string, string>>;
+  /**
+   * Used when a request names no model, `default`, or a missing model of a hosted service (`gpt-4o-mini`):
+   * agents written for those services run unchanged. Absent: such requests get 404.
+   */
+  readonly defaultModel?: string;
+  /**
+   * Models whose prompts may leave this host (`all`: every one), as a table of routes says. Absent: none. Without a
+   * table it has no effect.
+   */
+  readonly allowHosted?: readonly string[];
+  /** Paths of fields that pass unchecked, e.g. `enable_search`, `messages.content.uuid`: see `fields.ts`. */
+  readonly allowFields?: readonly string[];
+  /** True: answers keep what tells cache hits, so a sandbox may see what others have asked. */
+  readonly showCacheHits?: boolean;
+  /** Place in the queue of a busy upstream. Default: normal. */
+  readonly priority?: ModelPriority;
+  /** Budget of the sandbox, or of all that share its account. */
+  readonly budget?: ModelBudget;
+  /** Absent: each request reaches a model server. */
+  readonly cache?: ModelCache;
+  readonly limits?: Partial<BridgeLimits>;
+}
+
+/** One model in the upstream's list (`GET /v1/models`). */
+export interface ModelEntry {
+  readonly id: string;
+  /** Seconds since 1970; 0 if unknown. */
+  readonly created: number;
+  readonly ownedBy: string;
+}
+
+/** Built-in default names of clients, which no local model has. */
+const HOSTED_NAME =
+  /^(?:(?:gpt|chatgpt|claude|gemini)-|o[1-9](?:-|$)|text-(?:embedding|davinci)-|davinci-|babbage-)/;
+
+/** Names of embedding models. A wrong guess leads to a 404 that lists the models, never to wrong vectors. */
+const EMBEDDING_NAME =
+  /embed|(?:^|[/_-])(?:bge|gte|e5|sbert|minilm|mpnet|labse|arctic|m3e|instructor)(?:[:/._-]|$)|minilm|mpnet/i;
+
+export const isEmbeddingModel = (name: string): boolean => EMBEDDING_NAME.test(name);
+
+/** `named`: only a model that the request names, since the default one would not do, as for audio. */
+export type ModelUse = 'text' | 'embeddings' | 'named';
+
+const MODELS_NAMED_MAX = 20;
+const MODEL_ID_CHARACTERS_SHOWN_MAX = 100;
+
+/**
+ * The upstream name for the model that a guest requested. An embedding request for a missing model gets only a
+ * model that is one by its name: vectors of a chat model would be wrong without any error.
+ * @param listed models of the upstream; null: unknown, and then any name passes unless `allowModels` omits it
+ */
+export function resolveModel(
+  asked: string | undefined,
+  policy: BridgePolicy,
+  listed: readonly string[] | null,
+  use: ModelUse = 'text',
+): Checked<string> {
+  const aliases = policy.aliases ?? {};
+  const name = asked ?? '';
+  const direct = ownValue(aliases, name);
+  if (direct !== undefined && name !== '*') return accepted(direct);
+  const unnamed = name === '' || name === 'default';
+  const there = policy.allowModels ?? listed;
+  if (there === null && !unnamed) return accepted(name);
+  if (there?.includes(name)) return accepted(name);
+  // Ollama lists `llama3:latest`; clients request `llama3`.
+  if (there?.includes(`${name}:latest`)) return accepted(`${name}:latest`);
+  // Its clients may name the tag of a model that another server lists without it.
+  const untagged = name.replace(/:latest$/, '');
+  const untaggedAlias = untagged === '*' ? undefined : ownValue(aliases, untagged);
+  if (untaggedAlias !== undefined) return accepted(untaggedAlias);
+  if (untagged !== '' && there?.includes(untagged)) return accepted(untagged);
+  if (name !== '' && name === policy.defaultModel) return accepted(name);
+  const rest = ownValue(aliases, '*');
+  const isHosted = unnamed || HOSTED_NAME.test(name);
+  const fallback = rest ?? (isHosted ? policy.defaultModel : undefined);
+  const fits = use === 'text' || (use === 'embeddings' && EMBEDDING_NAME.test(fallback ?? ''));
+  if (fallback !== undefined && fits) {
+    return accepted(fallback);
+  }
+  if (use === 'embeddings' && isHosted) {
+    const [only, ...others] = (there ?? []).filter((id) => EMBEDDING_NAME.test(id));
+    if (only !== undefined && others.length === 0) return accepted(only);
+  }
+  return unknownModel(name, visibleNames(policy, listed));
+}
+
+/** Whether the sandbox may use an upstream's model, by whatever name it reaches it. */
+export function mayUse(model: string, policy: BridgePolicy): boolean {
+  const { allowModels, aliases = {}, defaultModel } = policy;
+  if (allowModels === undefined || allowModels.includes(model)) return true;
+  return model === defaultModel || Object.values(aliases).includes(model);
+}
+
+/** The models that a guest sees: the allowed ones and the aliases. */
+export function visibleModels(
+  policy: BridgePolicy,
+  listed: readonly ModelEntry[] | null,
+): ModelEntry[] {
+  const known = new Map((listed ?? []).map((entry) => [entry.id, entry]));
+  const names = visibleNames(policy, listed === null ? null : [...known.keys()]);
+  return names.map((id) => {
+    const target = ownValue(policy.aliases ?? {}, id) ?? id;
+    const { created, ownedBy } = known.get(target) ?? { created: 0, ownedBy: 'neurovisor' };
+    return { id, created, ownedBy };
+  });
+}
+
+function visibleNames(policy: BridgePolicy, listed: readonly string[] | null): string[] {
+  const names = new Set(policy.allowModels ?? listed ?? []);
+  if (policy.defaultModel !== undefined) names.add(policy.defaultModel);
+  for (const name of Object.keys(policy.aliases ?? {})) if (name !== '*') names.add(name);
+  return [...names];
+}
+
+function unknownModel(name: string, names: readonly string[]): Checked<never> {
+  const shown = JSON.stringify(name.slice(0, MODEL_ID_CHARACTERS_SHOWN_MAX));
+  const some = names.slice(0, MODELS_NAMED_MAX).join(', ');
+  const more =
+    names.length > MODELS_NAMED_MAX ? ` and ${names.length - MODELS_NAMED_MAX} more` : '';
+  const list = names.length === 0 ? 'No model is available.' : `Available: ${some}${more}.`;
+  return refused(404, 'model_not_found', `The model ${shown} does not exist here. ${list}`, {
+    param: 'model',
+  });
+}
+
+/** Names come from guests: `constructor` must not find an inherited member. */
+function ownValue(record: Readonly<Record<string, string>>, name: string): string | undefined {
+  return Object.hasOwn(record, name) ? record[name] : undefined;
+}

@@ -1,0 +1,257 @@
+/**
+ * Decides which waiting request an upstream with few slots gets next: by virtual token counters, as in "Fairness in
+ * Serving Large Language Models" (arXiv 2401.00588), on two levels. Pure: time comes in, nothing goes out.
+ *
+ *     band (aged) ──► tenant with the smallest counter ──► its sandbox with the smallest counter ──► its oldest request
+ *
+ * A counter has the cost of what was dispatched, from an estimate at dispatch to the true cost at the end. So flows that
+ * wait all the time in one band get the same service, up to what the slots hold at a time, however many requests they
+ * send. Leaving saves no credit: a flow that waits again is lifted to the smallest counter that waits.
+ *
+ * Bands are strict, but a request counts as one band better for each `agingMs` that it waits, and so do all of its band
+ * and of better ones: a flow whose requests wait for each other must not pass others by their age. While a better band is
+ * served, counters of worse ones rise along, so a request that has aged competes and is not owed the past.
+ */
+import { assert } from '../../../base/assert.ts';
+
+export interface Arrival {
+  readonly tenant: string;
+  readonly sandbox: string;
+  /** 0 is the best. */
+  readonly band: number;
+  /** Charged at dispatch, > 0. */
+  readonly cost: number;
+}
+
+export interface Ticket extends Arrival {
+  readonly arrivedAtMs: number;
+}
+
+/** One level's account of who has got how much. */
+interface Flow {
+  counter: number;
+  /** Part of it that is of running requests, whose true cost is not known yet. */
+  unsettled: number;
+  /** Requests. */
+  waiting: number;
+  running: number;
+}
+
+interface Sandbox extends Flow {
+  readonly line: Set<Item>;
+}
+
+interface Tenant extends Flow {
+  readonly sandboxes: Level<Sandbox>;
+}
+
+interface Item {
+  readonly ticket: Ticket;
+  readonly tenant: Tenant;
+  readonly sandbox: Sandbox;
+  /** Undefined: waits. */
+  charged: number | undefined;
+}
+
+const NEW_FLOW: Flow = { counter: 0, unsettled: 0, waiting: 0, running: 0 };
+/** Flows that do nothing now, but whose counters are kept, at each level. */
+const IDLE_FLOWS_MAX = 1024;
+
+export class TokenScheduler {
+  readonly #agingMs: number;
+  readonly #tenants = new Level<Tenant>(() => ({
+    ...NEW_FLOW,
+    sandboxes: new Level<Sandbox>(() => ({ ...NEW_FLOW, line: new Set() })),
+  }));
+  readonly #items = new Map<Ticket, Item>();
+  #slots: number;
+  #running = 0;
+
+  /** @param slots requests that run at a time, > 0 */
+  constructor(options: { readonly slots: number; readonly agingMs: number }) {
+    this.#slots = options.slots;
+    this.#agingMs = options.agingMs;
+  }
+
+  get running(): number {
+    return this.#running;
+  }
+
+  get waiting(): number {
+    return this.#items.size - this.#running;
+  }
+
+  /** Fewer slots end no request. */
+  setSlots(slots: number): void {
+    this.#slots = slots;
+  }
+
+  add(arrival: Arrival, nowMs: number): Ticket {
+    const ticket = { ...arrival, arrivedAtMs: nowMs };
+    const tenant = this.#tenants.join(arrival.tenant);
+    const sandbox = tenant.sandboxes.join(arrival.sandbox);
+    const item: Item = { ticket, tenant, sandbox, charged: undefined };
+    sandbox.line.add(item);
+    for (const flow of [tenant, sandbox]) flow.waiting += 1;
+    this.#items.set(ticket, item);
+    return ticket;
+  }
+
+  /** The next request, which has a slot from now on. Undefined: no slot is free, or none waits. */
+  next(nowMs: number): Ticket | undefined {
+    if (this.#running >= this.#slots || this.waiting === 0) return undefined;
+    const bands = this.#agedBands(nowMs);
+    const bandOf = (sandbox: Sandbox): number => agedBand(bands, sandbox);
+    const bandOfTenant = (tenant: Tenant): number => tenant.sandboxes.best(bandOf);
+    const band = this.#tenants.best(bandOfTenant);
+    const tenant = this.#tenants.take(bandOfTenant, band);
+    const sandbox = tenant.sandboxes.take(bandOf, band);
+    const [item] = sandbox.line;
+    assert(item !== undefined, 'a flow that waits has a request');
+    sandbox.line.delete(item);
+    for (const flow of [tenant, sandbox]) {
+      flow.waiting -= 1;
+      flow.running += 1;
+    }
+    this.#running += 1;
+    item.charged = 0;
+    this.charge(item.ticket, item.ticket.cost);
+    return item.ticket;
+  }
+
+  /** Replaces what a running request has cost so far. No effect for others. */
+  charge(ticket: Ticket, cost: number): void {
+    const item = this.#items.get(ticket);
+    if (item?.charged === undefined) return;
+    const more = cost - item.charged;
+    item.charged = cost;
+    for (const flow of [item.tenant, item.sandbox]) {
+      flow.counter += more;
+      flow.unsettled += more;
+    }
+  }
+
+  /** A request has ended, or no longer waits. Idempotent. */
+  remove(ticket: Ticket): void {
+    const item = this.#items.get(ticket);
+    if (item === undefined) return;
+    this.#items.delete(ticket);
+    const { tenant, sandbox } = item;
+    const state = item.charged === undefined ? 'waiting' : 'running';
+    if (state === 'running') this.#running -= 1;
+    else sandbox.line.delete(item);
+    for (const flow of [tenant, sandbox]) {
+      flow[state] -= 1;
+      flow.unsettled -= item.charged ?? 0;
+    }
+    tenant.sandboxes.leave(ticket.sandbox);
+    this.#tenants.leave(ticket.tenant);
+  }
+
+  /** What each band counts as now, by its index: as the best that has aged in it or in a worse one. */
+  #agedBands(nowMs: number): readonly number[] {
+    const bands: number[] = [];
+    for (const tenant of this.#tenants.all()) {
+      for (const { line } of tenant.sandboxes.all()) {
+        const [first] = line;
+        if (first === undefined) continue;
+        const { band, arrivedAtMs } = first.ticket;
+        const aged = Math.max(0, band - Math.floor((nowMs - arrivedAtMs) / this.#agingMs));
+        for (let better = 0; better <= band; better += 1)
+          bands[better] = Math.min(bands[better] ?? better, aged);
+      }
+    }
+    return bands;
+  }
+}
+
+function agedBand(bands: readonly number[], { line }: Sandbox): number {
+  const [first] = line;
+  return first === undefined ? Number.POSITIVE_INFINITY : (bands[first.ticket.band] ?? 0);
+}
+
+/** The flows of one level. When all of them are idle their counters begin anew. */
+class Level<F extends Flow> {
+  readonly #make: () => F;
+  readonly #flows = new Map<string, F>();
+  #active = 0;
+  /** The counter of the last flow that was taken, before it was charged. */
+  #passed = 0;
+
+  constructor(make: () => F) {
+    this.#make = make;
+  }
+
+  /** A request arrives. */
+  join(name: string): F {
+    let flow = this.#flows.get(name);
+    if (flow === undefined) {
+      flow = this.#make();
+      this.#flows.set(name, flow);
+    }
+    if (flow.waiting + flow.running === 0) this.#active += 1;
+    if (flow.waiting === 0) flow.counter = Math.max(flow.counter, this.#floor());
+    return flow;
+  }
+
+  /** A request has gone. */
+  leave(name: string): void {
+    const flow = this.#flows.get(name);
+    if (flow === undefined || flow.waiting + flow.running > 0) return;
+    this.#active -= 1;
+    // Its place in the map tells how long it has been idle.
+    this.#flows.delete(name);
+    if (this.#active === 0) {
+      this.#flows.clear();
+      this.#passed = 0;
+    } else if (flow.counter > this.#floor()) {
+      this.#flows.set(name, flow);
+      this.#forget();
+    }
+  }
+
+  all(): Iterable<F> {
+    return this.#flows.values();
+  }
+
+  best(bandOf: (flow: F) => number): number {
+    let best = Number.POSITIVE_INFINITY;
+    for (const flow of this.#flows.values())
+      if (flow.waiting > 0) best = Math.min(best, bandOf(flow));
+    return best;
+  }
+
+  /** The flow of the band that has got the least; those of worse bands gain nothing by waiting. */
+  take(bandOf: (flow: F) => number, band: number): F {
+    const waiting = [...this.#flows.values()].filter((flow) => flow.waiting > 0);
+    let least: F | undefined;
+    for (const flow of waiting) {
+      if (bandOf(flow) === band && (least === undefined || flow.counter < least.counter))
+        least = flow;
+    }
+    assert(least !== undefined, 'a flow waits in the band');
+    const { counter } = least;
+    for (const flow of waiting) {
+      if (bandOf(flow) > band) flow.counter = Math.max(flow.counter, counter);
+    }
+    this.#passed = Math.max(this.#passed, counter);
+    return least;
+  }
+
+  /** Without estimates: one that comes must not wait until others have worked off what they never used. */
+  #floor(): number {
+    let least = Number.POSITIVE_INFINITY;
+    for (const flow of this.#flows.values())
+      if (flow.waiting > 0) least = Math.min(least, flow.counter - flow.unsettled);
+    return least === Number.POSITIVE_INFINITY ? this.#passed : least;
+  }
+
+  #forget(): void {
+    if (this.#flows.size - this.#active <= IDLE_FLOWS_MAX) return;
+    for (const [name, flow] of this.#flows) {
+      if (flow.waiting + flow.running > 0) continue;
+      this.#flows.delete(name);
+      return;
+    }
+  }
+}

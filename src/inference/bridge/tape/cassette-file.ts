@@ -1,0 +1,116 @@
+/** Cassettes as files (io). */
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { errorCode } from '../../../base/errors.ts';
+import { ignore } from '../../../base/ignore.ts';
+import {
+  CASSETTE_BYTES_MAX,
+  type Cassette,
+  cassetteText,
+  cassetteTooLarge,
+  parseCassette,
+} from './cassette.ts';
+import { CassetteError } from './errors.ts';
+
+/** @throws CassetteError */
+export async function readCassette(path: string): Promise<Cassette> {
+  const bytes = await readBytes(path).catch((cause: unknown) => {
+    if (cause instanceof CassetteError) throw named(path, cause);
+    throw failed(path, errorCode(cause) === 'ENOENT' ? 'find' : 'read', cause);
+  });
+  try {
+    return parseCassette(bytes);
+  } catch (error) {
+    throw error instanceof CassetteError ? named(path, error) : error;
+  }
+}
+
+/**
+ * Before anything is recorded: a file that is no cassette would be lost, and a missing directory would lose the recording.
+ * @throws CassetteError
+ */
+export async function requireCassettePlace(path: string): Promise<void> {
+  try {
+    const dir = await stat(dirname(path));
+    if (!dir.isDirectory()) throw new Error('its directory is a file');
+    await stat(path);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw failed(path, 'write', error);
+    if (!(await isThere(dirname(path)))) throw failed(path, 'write', error);
+    return;
+  }
+  await readCassette(path);
+}
+
+/** Replaces the file as a whole, readable for its owner alone. @throws CassetteError */
+export async function writeCassette(path: string, cassette: Cassette): Promise<void> {
+  const text = cassetteText(cassette);
+  if (Buffer.byteLength(text) > CASSETTE_BYTES_MAX) throw named(path, cassetteTooLarge());
+  const draft = join(dirname(path), `.${basename(path)}.${process.pid}.new`);
+  try {
+    const file = await open(draft, 'wx', 0o600);
+    try {
+      await file.writeFile(text);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(draft, path);
+  } catch (error) {
+    await rm(draft, { force: true }).catch((reason: unknown) =>
+      ignore(reason, 'the cause follows'),
+    );
+    throw failed(path, 'write', error);
+  }
+}
+
+async function readBytes(path: string): Promise<Buffer> {
+  const file = await open(path, 'r');
+  try {
+    return await bounded(file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function bounded(file: FileHandle): Promise<Buffer> {
+  const { size } = await file.stat();
+  if (size > CASSETTE_BYTES_MAX) throw cassetteTooLarge();
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  // A pipe has no size.
+  for await (const part of file.createReadStream({ autoClose: false }) as AsyncIterable<Buffer>) {
+    bytes += part.length;
+    if (bytes > CASSETTE_BYTES_MAX) throw cassetteTooLarge();
+    parts.push(part);
+  }
+  return Buffer.concat(parts);
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    ignore(error, 'reported by the caller');
+    return false;
+  }
+}
+
+const named = (path: string, error: CassetteError): CassetteError =>
+  new CassetteError(error.code, `${path}: ${error.message}`, {
+    ...(error.remedy === undefined ? {} : { remedy: error.remedy }),
+  });
+
+const REMEDIES = {
+  find: 'record it first: neurovisor run --record FILE',
+  read: 'check the permissions of the file',
+  write: 'check that the directory exists, is writable and has space',
+} as const;
+
+function failed(path: string, what: keyof typeof REMEDIES, cause: unknown): CassetteError {
+  return new CassetteError('cassette_failed', `could not ${what} the cassette ${path}`, {
+    cause,
+    remedy: REMEDIES[what],
+  });
+}

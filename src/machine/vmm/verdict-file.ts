@@ -1,0 +1,26 @@
+/** Verdicts on a host that stay until it changes, in files of the cache. None is not an error: the host is judged again. */
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { z } from 'zod';
+import { ignore } from '../../base/ignore.ts';
+
+/** @returns undefined: there is none of this schema */
+export async function readVerdict<T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> {
+  try {
+    return schema.parse(JSON.parse(await readFile(path, 'utf8')));
+  } catch (error) {
+    ignore(error, 'no cached verdict');
+    return undefined;
+  }
+}
+
+export async function writeVerdict(path: string, verdict: unknown): Promise<void> {
+  const temporary = `${path}.${process.pid}`;
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    await writeFile(temporary, `${JSON.stringify(verdict, null, 2)}\n`);
+    await rename(temporary, path);
+  } catch (error) {
+    ignore(error, 'the verdict could not be cached; the next start probes again');
+  }
+}

@@ -1,0 +1,158 @@
+import { CodedError, describeError, isFullDisk, remedyOf } from '../../base/errors.ts';
+import { plainLines } from '../../base/text/plain.ts';
+import type { StoreErrorCode } from '../store/errors.ts';
+
+export type SandboxErrorCode =
+  /** A field of the spec is out of range; the message names it. */
+  | 'spec_invalid'
+  /** The VM or its agent did not become ready. */
+  | 'start_failed'
+  /** The request is not legal in the sandbox's present state. */
+  | 'not_ready'
+  /** The sandbox has ended. */
+  | 'gone'
+  /** No sandbox or snapshot has this id or name. */
+  | 'not_found'
+  /** Another snapshot has this name. */
+  | 'name_taken'
+  /** The snapshot needs another kernel, image, VMM or processor. */
+  | 'snapshot_foreign'
+  /** The sandbox could not be saved; it continues to run. */
+  | 'snapshot_failed'
+  /** No space on disk; nothing was written, and a running sandbox continues. */
+  | 'disk_full'
+  /** A file of the snapshot is missing or altered. */
+  | 'snapshot_damaged'
+  /** A paused sandbox needs the snapshot. */
+  | 'in_use'
+  /** The store can't be read or written; the message says why. */
+  | 'store_failed'
+  /** Too many requests; the error says when to try again. */
+  | 'busy'
+  /** The memory size can't change; the message says why. The sandbox keeps its size. */
+  | 'memory_unavailable'
+  /** This host can't provide a network; the message says why. */
+  | 'network_unavailable'
+  /** Nothing in the sandbox accepts the connection; the message says why. */
+  | 'port_unreachable'
+  /** The values of the secrets are no longer known here; set them again. */
+  | 'secrets_missing'
+  /** The image is unknown, can't be fetched or can't be used; the message says why. */
+  | 'image_failed'
+  /** A template could not be built; sandboxes still boot. */
+  | 'template_failed'
+  /** Only the operator of the host may do this. */
+  | 'forbidden'
+  /** The caller cancelled. */
+  | 'cancelled';
+
+/** For errors that do not name a better one, nor does their cause. */
+const REMEDIES: Partial<Record<SandboxErrorCode, string>> = {
+  gone: 'create a new sandbox; its end is in `neurovisor ls -a`',
+  not_found: 'neurovisor ls',
+};
+
+export class SandboxError extends CodedError<SandboxErrorCode> {
+  constructor(
+    code: SandboxErrorCode,
+    message: string,
+    options: { cause?: unknown; remedy?: string | undefined } = {},
+  ) {
+    const remedy = options.remedy ?? remedyOf(options.cause) ?? REMEDIES[code];
+    super(code, message, { ...options, remedy });
+  }
+}
+
+/** Store errors that keep their meaning; any other becomes `store_failed`. */
+const STORE_CODES: Partial<Record<StoreErrorCode, SandboxErrorCode>> = {
+  not_found: 'not_found',
+  name_taken: 'name_taken',
+  in_use: 'in_use',
+  disk_full: 'disk_full',
+  snapshot_damaged: 'snapshot_damaged',
+  store_closed: 'cancelled',
+};
+
+/** A store error as a SandboxError; anything else as it is. This folder imports only types of the store. */
+export function fromStore(error: unknown): unknown {
+  if (!(error instanceof CodedError) || error.name !== 'StoreError') return error;
+  const code = STORE_CODES[error.code as StoreErrorCode] ?? 'store_failed';
+  return new SandboxError(code, error.message, { cause: error.cause, remedy: remedyOf(error) });
+}
+
+/** Awaits work that may use the store. @throws SandboxError in place of a store error */
+export async function translateStoreErrors<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw fromStore(error);
+  }
+}
+
+/** Has the code `disk_full` if that is the cause. */
+export function saveFailure(cause: unknown): SandboxError {
+  const message = 'the sandbox could not be saved; it continues to run';
+  // The VMM's driver writes files of the store, too.
+  if (!isFullDisk(cause)) {
+    return new SandboxError('snapshot_failed', message, { cause, remedy: remedyOf(cause) });
+  }
+  const { remedy = 'free space on the file system of the store, or remove unused snapshots' } = {
+    remedy: remedyOf(cause),
+  };
+  return new SandboxError('disk_full', message, { cause, remedy });
+}
+
+/** Refused without starting anything. */
+export class BusyError extends SandboxError {
+  /** Delay after which a retry is likely to succeed, milliseconds. */
+  readonly retryAfterMs: number;
+
+  constructor(message: string, retryAfterMs: number, options: { cause?: unknown } = {}) {
+    const seconds = Math.ceil(retryAfterMs / 1000);
+    super('busy', message, { ...options, remedy: `try again in ${seconds} s` });
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+export function goneWhileSaving(cause: unknown): SandboxError {
+  return new SandboxError('gone', 'the sandbox ended while it was being saved', { cause });
+}
+
+/** Another way to start the sandbox would fail for the same reason. */
+export function isWithoutNetwork(error: unknown): error is SandboxError {
+  return error instanceof SandboxError && WITHOUT_NETWORK.has(error.code);
+}
+
+const WITHOUT_NETWORK: ReadonlySet<SandboxErrorCode> = new Set([
+  'network_unavailable',
+  'secrets_missing',
+]);
+
+/** Where the disks of sandboxes are. */
+export const FREE_SPACE = 'free space there, or set NEUROVISOR_HOME to a larger file system';
+
+const CONSOLE_LINES_IN_ERROR = 12;
+
+/** Includes the last lines of the guest's console, which often show the cause. */
+export function startFailure(error: unknown, consoleTail: string): SandboxError {
+  if (isWithoutNetwork(error)) return error;
+  const lastLines = plainLines(consoleTail)
+    .trimEnd()
+    .split('\n')
+    .slice(-CONSOLE_LINES_IN_ERROR)
+    .join('\n');
+  const console = lastLines === '' ? '' : `\nlast lines of the guest's console:\n${lastLines}`;
+  const why = `${describeError(error)}${console}`;
+  const isFull = isFullDisk(error);
+  return new SandboxError('start_failed', 'the sandbox could not be started', {
+    cause: isFull ? new SandboxError('disk_full', why) : new Error(why),
+    remedy: remedyOf(error) ?? (isFull ? FREE_SPACE : undefined),
+  });
+}
+
+/** @param what the refused change, e.g. `paused` */
+export function refusal(id: string, status: string, what: string, remedy?: string): SandboxError {
+  const code = status === 'ending' || status === 'ended' ? 'gone' : 'not_ready';
+  const text = `sandbox ${id} can't be ${what}: it is ${status}`;
+  return new SandboxError(code, text, remedy === undefined ? {} : { remedy });
+}

@@ -1,0 +1,116 @@
+/** Checks what callers ask of a host of sandboxes; `makeSpec` checks the rest. */
+import { isAtMost } from '../../base/text/characters.ts';
+import type {
+  CreateRequest,
+  MemoryAction,
+  SandboxChange,
+  SandboxInfo,
+  TimeoutAction,
+} from './control.ts';
+import { SandboxError } from './errors.ts';
+import { RANGES, REQUEST_LIMITS } from './limits.ts';
+import { inRange } from './spec.ts';
+
+/** The part of a request that concerns the sandbox over all its VMs. */
+export interface LifetimePolicy {
+  readonly timeoutMs: number | null;
+  readonly onTimeout: TimeoutAction;
+  readonly idleTimeoutMs: number | null;
+  readonly autoResume: boolean;
+  readonly onMemoryPressure: MemoryAction;
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Of the interface that created it: `CreateRequest.annotations`. */
+  readonly annotations: Readonly<Record<string, string>>;
+}
+
+/** The changes that need no VM. */
+export type LifetimeChange = Omit<
+  SandboxChange,
+  'channelLimits' | 'diskLimits' | 'network' | 'secrets' | 'requestHeaders' | 'memoryMib'
+>;
+
+/** Returns the policy with the fields of `change` that are set. */
+export function changeLifetime(policy: LifetimePolicy, change: LifetimeChange): LifetimePolicy {
+  const given = Object.entries(change).filter(([, value]) => value !== undefined);
+  // Each interface replaces only its own.
+  const annotations = { ...policy.annotations, ...change.annotations };
+  return { ...policy, ...Object.fromEntries(given), annotations };
+}
+
+/** Where a sandbox comes from. */
+export interface Provenance {
+  readonly origin: SandboxInfo['origin'];
+  /** Id of the snapshot that the sandbox was created from. */
+  readonly snapshot: string | null;
+  /** Name of the template that the request named. */
+  readonly template: string | null;
+  readonly parent: string | null;
+  readonly createdAtMs: number;
+}
+
+/** @param canGrow the sandbox has a memory maximum. @throws SandboxError `spec_invalid` */
+export function checkRequest(request: CreateRequest | SandboxChange, canGrow = false): void {
+  duration('timeoutMs', request.timeoutMs);
+  duration('idleTimeoutMs', request.idleTimeoutMs);
+  if ('queueTimeoutMs' in request) duration('queueTimeoutMs', request.queueTimeoutMs);
+  checkMemoryAction(request.onMemoryPressure, canGrow);
+  checkMetadata(request.metadata ?? {});
+}
+
+function checkMetadata(metadata: Readonly<Record<string, string>>): void {
+  const { metadataPairsMax, metadataKeyCharactersMax, metadataValueCharactersMax } = REQUEST_LIMITS;
+  const pairs = Object.entries(metadata);
+  if (pairs.length > metadataPairsMax)
+    throw invalid('metadata', `at most ${metadataPairsMax} pairs`);
+  for (const [key, value] of pairs) {
+    if (key.length < 1 || !isAtMost(key, metadataKeyCharactersMax)) {
+      throw invalid('metadata', `a key has 1 to ${metadataKeyCharactersMax} characters`);
+    }
+    if (!isAtMost(value, metadataValueCharactersMax)) {
+      throw invalid('metadata', `a value has at most ${metadataValueCharactersMax} characters`);
+    }
+  }
+}
+
+export function lifetimePolicyOf(request: CreateRequest): LifetimePolicy {
+  return {
+    timeoutMs: request.timeoutMs ?? null,
+    onTimeout: request.onTimeout ?? 'kill',
+    idleTimeoutMs: request.idleTimeoutMs ?? null,
+    autoResume: request.autoResume ?? true,
+    onMemoryPressure: request.onMemoryPressure ?? 'warn',
+    metadata: request.metadata ?? {},
+    annotations: request.annotations ?? {},
+  };
+}
+
+/** @param canGrow the sandbox has a memory maximum. @throws SandboxError `spec_invalid` */
+export function checkMemoryAction(action: string | undefined, canGrow = false): void {
+  if (action === undefined || ['warn', 'pause', 'snapshot'].includes(action)) return;
+  if (action === 'grow') {
+    if (canGrow) return;
+    throw new SandboxError(
+      'spec_invalid',
+      'sandbox option onMemoryPressure: grow needs a sandbox with a maximum beyond its memory',
+      { remedy: 'create the sandbox with --memory-max (memoryMaxMib)' },
+    );
+  }
+  const url = action.length <= REQUEST_LIMITS.webhookUrlCharactersMax ? URL.parse(action) : null;
+  const isWeb = url !== null && ['http:', 'https:'].includes(url.protocol);
+  if (isWeb && url.username === '' && url.password === '') return;
+  throw new SandboxError(
+    'spec_invalid',
+    'sandbox option onMemoryPressure: use warn, grow, pause, snapshot or an http(s) URL without a password',
+  );
+}
+
+function duration(
+  field: 'timeoutMs' | 'idleTimeoutMs' | 'queueTimeoutMs',
+  value: number | null | undefined,
+): void {
+  if (value !== undefined && value !== null) inRange(field, value, RANGES[field]);
+}
+
+function invalid(field: string, why: string): SandboxError {
+  return new SandboxError('spec_invalid', `sandbox option ${field}: ${why}`);
+}

@@ -1,0 +1,198 @@
+/**
+ * Secrets of a sandbox. Their values stay in memory: on disk there are only names, hosts, places and placeholders
+ * (`docs/decisions/0011-secrets.md`).
+ */
+import {
+  isPlace,
+  isSamePlace,
+  PLACE_NAME_CHARACTERS_MAX,
+  placeText,
+  type SecretPlace,
+} from '../../base/request/secret-place.ts';
+import { newPlaceholder, SecretValue } from '../../base/request/secret-value.ts';
+import { SandboxError } from './errors.ts';
+import { RANGES, REQUEST_LIMITS } from './limits.ts';
+
+export interface SecretOptions {
+  /** Name of the guest's variable that holds the placeholder. */
+  readonly name: string;
+  /** Host names, reached by HTTPS on port 443. */
+  readonly hosts: readonly string[];
+  /**
+   * Where requests may have it: as one header field or query parameter. Omitted or empty: in the usual credential
+   * fields, such as `Authorization` and `X-Api-Key`.
+   */
+  readonly places?: readonly SecretPlace[] | undefined;
+  /** 16 to 4096 visible ASCII characters. */
+  readonly value: string;
+}
+
+/** A header field that the gateway sets in each HTTPS request to its hosts, whatever the guest sends. */
+export interface RequestHeaderOptions {
+  readonly name: string;
+  /** Host names, or `*.name` for all names below it, at port 443. This alone does not allow them. */
+  readonly hosts: readonly string[];
+  /** Printable ASCII. */
+  readonly value: string;
+}
+
+export interface SandboxSecret {
+  readonly name: string;
+  /** The header field that the gateway sets to the value, without a placeholder in the guest. */
+  readonly sets?: string | undefined;
+  readonly hosts: readonly string[];
+  /** Empty: the usual credential fields. */
+  readonly places: readonly SecretPlace[];
+  /** What the guest has instead of the value. Survives changes of the value, pauses and forks: programs may hold it. */
+  readonly placeholder: string;
+  /** Null: unknown here, because another process held the sandbox. */
+  readonly value: SecretValue | null;
+}
+
+/** The public view of a secret. */
+export interface SecretInfo {
+  readonly name: string;
+  /** The header field that the gateway sets; absent: the guest has a placeholder. */
+  readonly sets?: string | undefined;
+  readonly hosts: readonly string[];
+  /** Empty: the usual credential fields. */
+  readonly places: readonly SecretPlace[];
+  /** False: set the value again; the process that had it has ended. */
+  readonly held: boolean;
+}
+
+const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
+const HOST = /^(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}$/;
+/** A name that could be read as an address. */
+const ADDRESS = /\.(?:\d+|0x[0-9a-f]*)$/;
+
+/**
+ * @param before the current secrets; one of the same name keeps its placeholder
+ * @throws SandboxError `spec_invalid`, never containing a value
+ */
+export function makeSecrets(
+  options: readonly SecretOptions[],
+  before: readonly SandboxSecret[] = [],
+): readonly SandboxSecret[] {
+  const { secretsMax } = REQUEST_LIMITS;
+  check(options.length <= secretsMax, 'secrets', `at most ${secretsMax}`);
+  const names = new Set(options.map(({ name }) => name));
+  check(names.size === options.length, 'secrets', 'two have the same name');
+  return options.map(({ name, hosts, places = [], value }) => {
+    check(NAME.test(name), 'secrets', `"${name.slice(0, 128)}" is not a variable name`);
+    checkValue(name, value);
+    const known = before.find((one) => one.sets === undefined && one.name === name);
+    return {
+      name,
+      hosts: makeHosts(name, hosts),
+      places: makePlaces(name, places),
+      placeholder: known?.placeholder ?? newPlaceholder(value.length),
+      value: new SecretValue(value),
+    };
+  });
+}
+
+/** Secrets that were read from disk, with the values that this process has. */
+export function withValues(
+  stored: readonly SandboxSecret[],
+  known: readonly SandboxSecret[],
+): readonly SandboxSecret[] {
+  return stored.map((secret) => {
+    const same = known.find((one) => one.placeholder === secret.placeholder);
+    return { ...secret, value: secret.value ?? same?.value ?? null };
+  });
+}
+
+/** @throws SandboxError `secrets_missing`: without values the placeholders would be sent */
+export function requireValues(id: string, secrets: readonly SandboxSecret[]): void {
+  const missing = secrets.filter(({ value }) => value === null);
+  const [first] = missing;
+  if (first === undefined) return;
+  const names = [...new Set(missing.map(({ name }) => name))].join(', ');
+  const text = `sandbox ${id} has secrets whose values are lost with the process that held them: ${names}`;
+  const remedy =
+    first.sets === undefined
+      ? `set all of them again: neurovisor update ${id} --secret ${secretText(first)}`
+      : 'set all of them again: requestHeaders of PATCH /v1/sandboxes/ID, or rules of E2B’s updateNetwork';
+  throw new SandboxError('secrets_missing', text, { remedy });
+}
+
+/** As in `--secret`, so that a place is not lost when the value is set again. */
+function secretText({ name, hosts, places }: SandboxSecret): string {
+  const where = places.length === 0 ? '' : `:${places.map(placeText).join(',')}`;
+  return `${name}@${hosts.join(',')}${where}`;
+}
+
+export function secretInfo(secrets: readonly SandboxSecret[]): readonly SecretInfo[] {
+  return secrets.map(({ name, sets, hosts, places, value }) => ({
+    name,
+    ...(sets === undefined ? {} : { sets }),
+    hosts,
+    places,
+    held: value !== null,
+  }));
+}
+
+/** The guest's variables. */
+export function placeholdersOf(
+  secrets: readonly SandboxSecret[],
+): Readonly<Record<string, string>> {
+  const known = secrets.filter(({ sets }) => sets === undefined);
+  return Object.fromEntries(known.map(({ name, placeholder }) => [name, placeholder]));
+}
+
+function makeHosts(name: string, hosts: readonly string[]): readonly string[] {
+  const { secretHostsMax: hostsMax } = REQUEST_LIMITS;
+  check(hosts.length > 0 && hosts.length <= hostsMax, name, `1 to ${hostsMax} hosts`);
+  return [...new Set(hosts.map((host) => makeHost(name, host)))];
+}
+
+/** No pattern: a secret is for one destination. No port: it goes over HTTPS only. */
+function makeHost(name: string, text: string): string {
+  const host = text.toLowerCase().replace(/:443$/, '').replace(/\.$/, '');
+  const isHost = isSecretHost(host);
+  check(!/:\d+$/.test(host), name, `"${shown(text)}": secrets are inserted on port 443 only`);
+  check(isHost, name, `"${shown(text)}" is not a host name such as api.example.com`);
+  return host;
+}
+
+/** @param host in small letters */
+export function isSecretHost(host: string): boolean {
+  return HOST.test(host) && !ADDRESS.test(host);
+}
+
+function makePlaces(name: string, places: readonly SecretPlace[]): readonly SecretPlace[] {
+  const { secretPlacesMax: placesMax } = REQUEST_LIMITS;
+  check(places.length <= placesMax, name, `at most ${placesMax} places`);
+  for (const place of places) {
+    const why = `"${shown(placeText(place))}" is no place for a secret: use header=FIELD, but no field that frames, routes or reshapes the request, or query=PARAMETER, with at most ${PLACE_NAME_CHARACTERS_MAX} characters`;
+    check(isPlace(place), name, why);
+  }
+  const isNew = (place: SecretPlace, index: number): boolean =>
+    places.findIndex((one) => isSamePlace(one, place)) === index;
+  return places.filter(isNew).map(({ in: kind, name: text }) => ({ in: kind, name: text }));
+}
+
+function checkValue(name: string, value: string): void {
+  const { min, max } = RANGES.secretCharacters;
+  check(
+    value.length >= min && value.length <= max,
+    name,
+    `a value has ${min} to ${max} characters, this one has ${value.length}`,
+  );
+  // The value becomes part of an HTTP header.
+  const isVisible = /^[\x21-\x7e]*$/.test(value);
+  check(
+    isVisible,
+    name,
+    'a value has visible ASCII characters only, without spaces or line breaks',
+  );
+}
+
+function shown(text: string): string {
+  return text.slice(0, 80);
+}
+
+function check(ok: boolean, field: string, why: string): asserts ok {
+  if (!ok) throw new SandboxError('spec_invalid', `sandbox option secrets: ${field}: ${why}`);
+}

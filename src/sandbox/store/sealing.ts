@@ -1,0 +1,136 @@
+/**
+ * Encryption of the requests in rows, whose variables may be users' secrets: AES-256-GCM with a key in a file of the
+ * owner's.
+ *
+ *     {"sealed": base64(nonce ‖ ciphertext ‖ tag), "key": id of the key}
+ *
+ * Each text is bound to its sandbox's id, so it can't be moved to another row. A copy of the store without the key, a
+ * backup or a stolen disk of `data/`, tells no secret. Whoever can read as this user has the key, too.
+ */
+import { createCipheriv, createDecipheriv, createHash, randomBytes, randomUUID } from 'node:crypto';
+import { closeSync, constants, fstatSync, linkSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { z } from 'zod';
+import { errorCode } from '../../base/errors.ts';
+import { ignore } from '../../base/ignore.ts';
+import { otherOwnerRemedy } from '../../base/private-dir.ts';
+import { isDiskFull, StoreError } from './errors.ts';
+
+const KEY_BYTES = 32;
+const NONCE_BYTES = 12;
+const TAG_BYTES = 16;
+const KEY_ID_CHARACTERS = 16;
+const OTHERS = 0o077;
+/** Separates these texts from any other use of the key. */
+const PURPOSE = 'neurovisor sandbox request 1';
+
+const sealedSchema = z.strictObject({ sealed: z.base64(), key: z.string() });
+
+export interface Sealing {
+  /** Names the key without telling it. */
+  readonly keyId: string;
+  /** The key was made just now, so an older version may have left plain text. */
+  readonly isNew: boolean;
+  /** @returns JSON */
+  seal(text: string, id: string): string;
+  /** @returns null: sealed with another key, for another id, or altered */
+  unseal(json: string, id: string): string | null;
+}
+
+/**
+ * Opens the key's file, or makes it.
+ * @throws StoreError `store_unavailable`; Error of Node: the disk is full
+ */
+export async function openSealing(keyPath: string): Promise<Sealing> {
+  const known = readKey(keyPath);
+  if (known !== undefined) return sealingWith(known);
+  const { key, isNew } = await makeKey(keyPath);
+  return sealingWith(key, isNew);
+}
+
+export function sealingWith(key: Uint8Array, isNew = false): Sealing {
+  const keyId = createHash('sha256').update(key).digest('hex').slice(0, KEY_ID_CHARACTERS);
+  const context = (id: string): Buffer => Buffer.from(`${PURPOSE}\n${id}`);
+  return {
+    keyId,
+    isNew,
+    seal(text, id) {
+      const nonce = randomBytes(NONCE_BYTES);
+      const cipher = createCipheriv('aes-256-gcm', key, nonce).setAAD(context(id));
+      const parts = [nonce, cipher.update(text, 'utf8'), cipher.final(), cipher.getAuthTag()];
+      return JSON.stringify({ sealed: Buffer.concat(parts).toString('base64'), key: keyId });
+    },
+    unseal(json, id) {
+      const found = sealedSchema.safeParse(JSON.parse(json));
+      if (!found.success || found.data.key !== keyId) return null;
+      const bytes = Buffer.from(found.data.sealed, 'base64');
+      if (bytes.length < NONCE_BYTES + TAG_BYTES) return null;
+      const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, NONCE_BYTES))
+        .setAAD(context(id))
+        .setAuthTag(bytes.subarray(-TAG_BYTES));
+      try {
+        const text = decipher.update(bytes.subarray(NONCE_BYTES, -TAG_BYTES));
+        return Buffer.concat([text, decipher.final()]).toString('utf8');
+      } catch (error) {
+        ignore(error, 'it was altered, or belongs to another row');
+        return null;
+      }
+    },
+  };
+}
+
+/** @returns undefined if there is none */
+function readKey(path: string): Buffer | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw unusable(path, error);
+  }
+  try {
+    const { uid, mode, size } = fstatSync(fd);
+    if (uid !== process.geteuid?.()) {
+      throw unusable(path, `its owner is user ${uid}`, otherOwnerRemedy(uid));
+    }
+    if ((mode & OTHERS) !== 0) {
+      throw unusable(path, 'other users can read or write it', `Run: chmod 600 ${path}`);
+    }
+    if (size !== KEY_BYTES) throw unusable(path, `it does not have ${KEY_BYTES} bytes`);
+    return readFileSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Complete or not there, whatever other processes do at the same time. */
+async function makeKey(path: string): Promise<{ readonly key: Buffer; readonly isNew: boolean }> {
+  const key = randomBytes(KEY_BYTES);
+  const temporary = `${path}.${randomUUID()}`;
+  try {
+    await using file = await open(temporary, 'wx', 0o600);
+    await file.writeFile(key);
+    await file.sync();
+    linkSync(temporary, path);
+    // Before any row needs it.
+    await using directory = await open(dirname(path), 'r');
+    await directory.sync();
+    return { key, isNew: true };
+  } catch (error) {
+    const other = errorCode(error) === 'EEXIST' ? readKey(path) : undefined;
+    if (other !== undefined) return { key: other, isNew: false };
+    throw isDiskFull(error) ? error : unusable(path, error);
+  } finally {
+    rmSync(temporary, { force: true });
+  }
+}
+
+function unusable(path: string, cause: unknown, remedy?: string): StoreError {
+  return new StoreError('store_unavailable', `could not use the key ${path} of the store`, {
+    cause,
+    remedy:
+      remedy ??
+      `Check its owner and mode (600), or put back a copy. Without it, paused sandboxes can't be resumed: remove ${path} to give them up.`,
+  });
+}
